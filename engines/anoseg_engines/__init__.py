@@ -1,0 +1,1 @@
+"""Engines: the bundle a trained network is sealed into, the runtimes that run it, and the judgement."""

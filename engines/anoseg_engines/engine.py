@@ -1,0 +1,179 @@
+"""An engine: a bundle loaded on a runtime and proved on its golden images. The one way from image to map and score.
+
+Made, used and closed on one thread (the inspector's, in the daemon).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anoseg_engines.bundle import Bundle, GoldenSample
+from anoseg_engines.cpu import CpuRuntime
+from anoseg_engines.errors import ConfigError, EngineError
+from anoseg_engines.images import Image
+from anoseg_engines.judge import Inspection, Thresholds
+from anoseg_engines.manifest import GoldenTolerance
+from anoseg_engines.placement import InputSpec, Placement, Region
+from anoseg_engines.runtime import Runtime
+
+RUNTIMES: dict[str, Callable[[bytes, InputSpec, int], Runtime]] = {
+    "cpu": lambda model, spec, threads: CpuRuntime(model, spec, threads=threads),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenResult:
+    """How far one golden image came out from its record (absolute differences)."""
+
+    score: float
+    recorded_score: float
+    map_mean: float
+    map_p999: float
+    verdict_equal: bool
+
+    def holds(self, tolerance: GoldenTolerance) -> bool:
+        """Whether all differences are within tolerance; anything that is no number does not hold."""
+        return (
+            self.verdict_equal
+            and abs(self.score - self.recorded_score) <= tolerance.score
+            and self.map_mean <= tolerance.map_mean
+            and self.map_p999 <= tolerance.map_p999
+        )
+
+
+class Engine:
+    """Runs parts through a bundle's network. Holds the input buffers; `inspect` returns arrays that are the caller's."""
+
+    def __init__(self, bundle: Bundle, runtime: Runtime) -> None:
+        self.bundle = bundle
+        self._runtime = runtime
+        self._bound: Placement | None = None
+        self._frames: dict[int, NDArray[np.uint8]] = {}
+
+    @classmethod
+    def load(cls, bundle: Bundle, *, runtime: str = "auto", threads: int = 0) -> Engine:
+        """Load `bundle` on a runtime, prove it on the golden images (which warms it up as well).
+
+        runtime: "auto" or a name of RUNTIMES; "auto" is the CPU runtime. threads: 0 lets the runtime choose.
+
+        Raises:
+            ConfigError: the runtime's name is unknown.
+            EngineError: the network cannot be run, or the golden images come out otherwise than recorded.
+        """
+        name = "cpu" if runtime == "auto" else runtime
+        if name not in RUNTIMES:
+            raise ConfigError(f"runtime {runtime!r} is unknown", hint=f"choose auto or one of {', '.join(RUNTIMES)}")
+        engine = cls(bundle, RUNTIMES[name](bundle.model_onnx, bundle.manifest.input, threads))
+        try:
+            engine.prove()
+        except BaseException:
+            engine.close()
+            raise
+        return engine
+
+    @property
+    def spec(self) -> InputSpec:
+        """The network's input."""
+        return self.bundle.manifest.input
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """Score and pixel threshold of the bundle."""
+        return self.bundle.thresholds
+
+    @property
+    def description(self) -> str:
+        """Bundle and runtime, for logs."""
+        return f"{self.bundle.label} on {self._runtime.description}"
+
+    @property
+    def runtime_description(self) -> str:
+        """Runtime, version and the precision that runs."""
+        return self._runtime.description
+
+    def place(self, region: Region) -> Placement:
+        """Plan a region of the camera image, and make the runtime ready for its number of tiles.
+
+        Raises:
+            ConfigError: the region is empty. EngineError: the runtime cannot take so many tiles.
+        """
+        placement = Placement.of(self.spec, region)
+        self._bind(placement)
+        return placement
+
+    def inspect(self, image: Image, placement: Placement) -> Inspection:
+        """Run one part: camera image uint8 [H, W, 3] BGR → score and part map (a new array, the caller's).
+
+        Raises:
+            EngineError: the runtime failed or its answer is no number.
+        """
+        self._bind(placement)
+        frames = self._frames[len(placement.tiles)]
+        placement.fill(image, frames)
+        start = time.monotonic_ns()
+        maps, scores = self._runtime.infer(frames)
+        inference_ns = time.monotonic_ns() - start
+        score = float(scores.max())
+        if not np.isfinite(scores).all():  # max() may hide a NaN in one tile behind another tile's number
+            raise EngineError(f"the network's score is {scores.tolist()}", hint="run `anoseg-engine verify` on the bundle")
+        return Inspection(score, placement.stitch(maps), inference_ns)
+
+    def prove(self) -> list[GoldenResult]:
+        """Run the golden images and compare with what the trainer's FP32 network said of them.
+
+        Raises:
+            EngineError: one is out of tolerance; both values are named.
+        """
+        manifest = self.bundle.manifest
+        results = []
+        for golden, sample in zip(manifest.golden, self.bundle.golden_samples(), strict=True):
+            result = self._compare(sample)
+            if not result.holds(manifest.golden_tolerance):
+                limit = manifest.golden_tolerance
+                raise EngineError(
+                    f"{self.bundle.path}: does not prove itself on {self._runtime.description}: {golden.image} scores "
+                    f"{result.score:.4f}, recorded {result.recorded_score:.4f} (±{limit.score}); map differs by "
+                    f"{result.map_mean:.4f} on average (≤ {limit.map_mean}), {result.map_p999:.4f} at the 99.9th percentile "
+                    f"(≤ {limit.map_p999}); verdict {'equal' if result.verdict_equal else 'differs'}",
+                    hint="the engine is refused; copy the bundle again or train it anew",
+                )
+            results.append(result)
+        return results
+
+    def close(self) -> None:
+        """Give the runtime back."""
+        self._bound = None
+        self._frames.clear()
+        self._runtime.close()
+
+    def _compare(self, sample: GoldenSample) -> GoldenResult:
+        height, width = sample.image.shape[:2]
+        inspection = self.inspect(sample.image, Placement.of(self.spec, Region(0, 0, width, height)))
+        if inspection.anomaly_map.shape != sample.anomaly_map.shape:
+            raise EngineError(
+                f"{self.bundle.path}: a golden map is {sample.anomaly_map.shape}, "
+                f"this input size gives {inspection.anomaly_map.shape}"
+            )
+        difference = np.abs(inspection.anomaly_map - sample.anomaly_map)
+        threshold = self.thresholds.score
+        return GoldenResult(
+            score=inspection.score,
+            recorded_score=sample.score,
+            map_mean=float(difference.mean()),
+            map_p999=float(np.quantile(difference, 0.999)),
+            verdict_equal=(inspection.score >= threshold) == (sample.verdict == "FAIL"),
+        )
+
+    def _bind(self, placement: Placement) -> None:
+        if placement is self._bound:
+            return
+        n = len(placement.tiles)
+        self._runtime.bind_coords(placement.coords_N2HW)
+        if n not in self._frames:
+            self._frames[n] = np.empty((n, self.spec.height, self.spec.width, 3), np.uint8)
+        self._bound = placement

@@ -1,0 +1,47 @@
+"""The errors a user may meet. Each says what was wrong, where, and what to do; `main` prints it and exits with its code."""
+
+from __future__ import annotations
+
+
+class AnosegError(Exception):
+    """A condition told to the user in one message, without a traceback.
+
+    `hint` says what to do about it. `exit_code` is the contract with the service manager: 1 a restart may cure it,
+    2 configuration or input, 3 engine refused; systemd does not restart on 2 and 3.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, hint: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.what}\n  {self.hint}" if self.hint else self.what
+
+
+class ConfigError(AnosegError):
+    """A configuration file or command line that cannot be used."""
+
+    exit_code = 2
+
+
+class DataError(AnosegError):
+    """Images, masks or folders that cannot be used."""
+
+    exit_code = 2
+
+
+class EngineError(AnosegError):
+    """A bundle, model or runtime that is refused."""
+
+    exit_code = 3
+
+
+class CameraError(AnosegError):
+    """A camera or other source of frames that cannot be opened or read."""
+
+
+class PublishError(AnosegError):
+    """A socket that cannot be bound or used."""

@@ -1,0 +1,69 @@
+"""Reading image files: the one way for trainer, evaluation and folder sources, so that all see the same pixels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from anoseg_engines.errors import DataError
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
+
+Image = NDArray[np.uint8]
+"""A camera image: uint8 [H, W, 3], BGR as OpenCV delivers."""
+
+
+def list_images(folder: Path) -> list[Path]:
+    """Image files directly in `folder`, sorted by name; other files are left out.
+
+    Raises:
+        DataError: the folder does not exist or is no folder.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder", hint="give a folder of images")
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+
+
+def read_image(path: Path) -> Image:
+    """Read `path` as uint8 [H, W, 3] BGR: grey is repeated, alpha dropped, 16 bit divided by 256, EXIF rotation not applied.
+
+    Rotation is not applied because a camera does not apply it either, and masks are drawn on the stored pixels.
+
+    Raises:
+        DataError: the file is missing, empty, or cannot be decoded.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    if not data:
+        raise DataError(f"{path}: the file is empty (0 bytes)", hint="delete it or copy it again")
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    if image is None:
+        raise DataError(f"{path}: not a readable image ({len(data)} bytes)", hint="delete it or copy it again")
+    return as_bgr(image)
+
+
+def as_bgr(image: NDArray[Any]) -> Image:
+    """Bring a decoded image or camera frame to uint8 [H, W, 3] BGR, C-contiguous: grey repeated, alpha dropped, 16 bit / 256.
+
+    Raises:
+        DataError: the array has no image's shape or dtype.
+    """
+    if image.dtype == np.uint16:
+        image = (image >> 8).astype(np.uint8)
+    if image.dtype != np.uint8:
+        raise DataError(f"image has dtype {image.dtype}, 8 or 16 bit unsigned is needed")
+    if image.ndim == 3 and image.shape[2] == 1:
+        image = image[:, :, 0]
+    if image.ndim == 2:
+        image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
+    elif image.ndim == 3 and image.shape[2] == 4:
+        image = cv2.cvtColor(image, cv2.COLOR_BGRA2BGR)
+    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise DataError(f"image has shape {image.shape}, [H, W] or [H, W, 3] is needed")
+    return np.ascontiguousarray(image, dtype=np.uint8)

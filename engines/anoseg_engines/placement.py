@@ -1,0 +1,200 @@
+"""Where a part's region lands on the network's input, and where the map lands on the camera image.
+
+A Placement is made once per camera (region, image size, bundle) and used for every part; it holds the precomputed
+coordinate channels. Pure geometry: no thread, no files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from anoseg_engines.errors import ConfigError
+from anoseg_engines.images import Image
+
+Mode = Literal["resize", "tile"]
+
+
+class InputSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The network's input, fixed at training time.
+
+    height, width: network pixels. mode: see DESIGN "Modes". scale: network pixels per camera pixel (tile mode only).
+    overlap: network pixels that neighbouring tiles share at least (tile mode only).
+    """
+
+    height: int
+    width: int
+    mode: Mode = "resize"
+    scale: float = 1.0
+    overlap: int = 0
+
+    def __post_init__(self) -> None:
+        if self.height < 1 or self.width < 1:
+            raise ValueError("height and width must be positive")
+        if not 0 < self.scale < 100:
+            raise ValueError("scale must be above 0")
+        if not 0 <= self.overlap < min(self.height, self.width):
+            raise ValueError("overlap must be at least 0 and smaller than a tile")
+
+
+class Region(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A rectangle in camera pixels: left, top, width, height."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One network input on the scaled part: its left and top in part pixels (negative: padding lies before the part)."""
+
+    x: int
+    y: int
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """How one region becomes N network inputs of H×W, and N maps become one part map.
+
+    region: camera pixels. part_width, part_height: size of the scaled part, and of the part map.
+    tiles: N tiles on it. coords_N2HW: FP16 [N, 2, H, W], x then y, −1…1 over the whole part, beyond that range in padding;
+    the network masks its map there, so padding can never score. Owned by the placement; never written after it is made.
+    """
+
+    spec: InputSpec
+    region: Region
+    part_width: int
+    part_height: int
+    tiles: tuple[Tile, ...]
+    coords_N2HW: NDArray[np.float16]
+
+    @classmethod
+    def of(cls, spec: InputSpec, region: Region) -> Placement:
+        """Plan the placement of `region` for a network with input `spec`.
+
+        Raises:
+            ConfigError: the region is empty.
+        """
+        if region.width < 1 or region.height < 1:
+            raise ConfigError(f"region of {region.width}×{region.height} pixels is empty")
+        if spec.mode == "resize":
+            scale = min(spec.width / region.width, spec.height / region.height)
+            part_width = min(spec.width, max(1, round(region.width * scale)))
+            part_height = min(spec.height, max(1, round(region.height * scale)))
+        else:
+            part_width = max(1, round(region.width * spec.scale))
+            part_height = max(1, round(region.height * spec.scale))
+        xs = _starts(part_width, spec.width, spec.overlap)
+        ys = _starts(part_height, spec.height, spec.overlap)
+        tiles = tuple(Tile(x, y) for y in ys for x in xs)
+        coords = np.stack([tile_coords(spec, part_width, part_height, tile) for tile in tiles])
+        return cls(spec, region, part_width, part_height, tiles, coords)
+
+    @property
+    def scale_xy(self) -> tuple[float, float]:
+        """Part-map pixels per camera pixel, along x and y."""
+        return self.part_width / self.region.width, self.part_height / self.region.height
+
+    def scaled_part(self, image: Image) -> Image:
+        """Cut the region out of the camera image and scale it: uint8 [part_height, part_width, 3].
+
+        Raises:
+            ConfigError: the region reaches beyond the image.
+        """
+        r = self.region
+        height, width = image.shape[:2]
+        if r.x < 0 or r.y < 0 or r.x + r.width > width or r.y + r.height > height:
+            raise ConfigError(
+                f"region x={r.x} y={r.y} {r.width}×{r.height} reaches beyond the image of {width}×{height} pixels"
+            )
+        return scale_part(image[r.y : r.y + r.height, r.x : r.x + r.width], self.part_width, self.part_height)
+
+    def fill(self, image: Image, frames_NHWC: NDArray[np.uint8]) -> None:
+        """Write the N network inputs of a camera image into `frames_NHWC`, uint8 [N, H, W, 3], which the caller owns."""
+        part = self.scaled_part(image)
+        for tile, out in zip(self.tiles, frames_NHWC, strict=True):
+            cut_tile(part, tile, out)
+
+    def stitch(self, maps_NHW: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Join N tile maps into the part map, float32 [part_height, part_width]; a new array, the caller's.
+
+        Where tiles overlap they are blended with weights that fall towards a tile's rim, so that a seam leaves no step.
+        """
+        part = np.zeros((self.part_height, self.part_width), np.float32)
+        if len(self.tiles) == 1:
+            _add(part, maps_NHW[0].astype(np.float32), self.tiles[0])
+            return part
+        weight = np.zeros_like(part)
+        window = _window(self.spec)
+        for tile, tile_map in zip(self.tiles, maps_NHW, strict=True):
+            _add(part, tile_map.astype(np.float32) * window, tile)
+            _add(weight, window, tile)
+        return np.asarray(part / weight, np.float32)
+
+
+def scale_part(region_HWC: Image, part_width: int, part_height: int) -> Image:
+    """Scale a cut-out region to part pixels: area averaging when it shrinks, linear when it grows."""
+    height, width = region_HWC.shape[:2]
+    if (width, height) == (part_width, part_height):
+        return region_HWC
+    shrinks = part_width < width or part_height < height
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(region_HWC, (part_width, part_height), interpolation=method), np.uint8)
+
+
+def cut_tile(part: Image, tile: Tile, out_HWC: NDArray[np.uint8]) -> None:
+    """Copy the tile's part pixels into `out_HWC`; beyond the part, its border pixels are repeated."""
+    height, width = out_HWC.shape[:2]
+    top, left = max(0, -tile.y), max(0, -tile.x)
+    y0, x0 = max(0, tile.y), max(0, tile.x)
+    piece = part[y0 : tile.y + height, x0 : tile.x + width]
+    if piece.shape[:2] == (height, width):
+        out_HWC[:] = piece
+        return
+    bottom, right = height - top - piece.shape[0], width - left - piece.shape[1]
+    out_HWC[:] = cv2.copyMakeBorder(piece, top, bottom, left, right, cv2.BORDER_REPLICATE)
+
+
+def tile_coords(spec: InputSpec, part_width: int, part_height: int, tile: Tile) -> NDArray[np.float16]:
+    """Coordinate channels of one tile, FP16 [2, H, W]: pixel centres, −1…1 over the part, ±2 in padding."""
+    x = (2 * (np.arange(spec.width, dtype=np.float32) + tile.x) + 1) / part_width - 1
+    y = (2 * (np.arange(spec.height, dtype=np.float32) + tile.y) + 1) / part_height - 1
+    # In padding the value is clipped well outside the range, so that rounding to FP16 cannot bring it back inside.
+    x = np.where(x < -1, -2.0, np.where(x > 1, 2.0, x))
+    y = np.where(y < -1, -2.0, np.where(y > 1, 2.0, y))
+    grid = np.broadcast_arrays(x[None, :], y[:, None])
+    return np.stack(grid).astype(np.float16)
+
+
+def _starts(part: int, tile: int, overlap: int) -> list[int]:
+    """Tile starts along one axis: one centred tile if the part fits, else the fewest, evenly spread, flush with both ends."""
+    if part <= tile:
+        return [-((tile - part) // 2)]
+    count = 1 + -(-(part - tile) // (tile - overlap))
+    return [round(i * (part - tile) / (count - 1)) for i in range(count)]
+
+
+def _window(spec: InputSpec) -> NDArray[np.float32]:
+    """Blending weights of a tile, float32 [H, W], above 0 everywhere."""
+
+    def ramp(n: int) -> NDArray[np.float32]:
+        rim = max(1, spec.overlap)
+        distance = np.minimum(np.arange(n), np.arange(n)[::-1]) + 1
+        return np.asarray(np.minimum(distance / rim, 1.0), np.float32)
+
+    return np.outer(ramp(spec.height), ramp(spec.width)).astype(np.float32)
+
+
+def _add(part: NDArray[np.float32], tile_map: NDArray[np.float32], tile: Tile) -> None:
+    """Add the portion of `tile_map` that lies on the part, in place."""
+    top, left = max(0, -tile.y), max(0, -tile.x)
+    y0, x0 = max(0, tile.y), max(0, tile.x)
+    view = part[y0 : tile.y + tile_map.shape[0], x0 : tile.x + tile_map.shape[1]]
+    view += tile_map[top : top + view.shape[0], left : left + view.shape[1]]
