@@ -1,0 +1,52 @@
+# AnoSeg Edge. `make help` lists what there is. Two commands matter: `make demo` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: help demo test check format demo-bundle clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
+
+demo: $(VENV)/.installed-base ## set up, then inspect a simulated line with the real daemon (about half a minute)
+	$(BIN)/anosegd demo --out demo-out
+
+test: $(VENV)/.installed-dev ## set up, then run the whole test suite
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.installed-dev ## lint, format, types, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed-dev ## format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+demo-bundle: $(VENV)/.installed-dev ## train the demo's bundle anew: renders its images, trains, replaces engines/store/demo
+	rm -rf runs/demo-images runs/demo-store
+	$(BIN)/anosegd demo-images --out runs/demo-images
+	$(BIN)/anoseg-train fit --data runs/demo-images --out runs/demo-store/demo --config configs/train-demo.yaml
+	$(BIN)/anoseg-train evaluate --bundle runs/demo-store/demo --data runs/demo-images
+	rm -rf engines/store/demo
+	mv runs/demo-store/demo engines/store/demo
+
+clean: ## remove the virtual environment and everything generated
+	rm -rf $(VENV) demo-out runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+# Installed editable, so that the commands run this checkout. The base install is all that the line needs: no PyTorch.
+$(VENV)/.installed-base: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "Installing into $(VENV) (a few minutes the first time) ..."
+	$(PIP_INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed-base
+	@echo "Installing the trainer and the test tools into $(VENV) (PyTorch is large) ..."
+	$(PIP_INSTALL) --editable '.[train,tensorrt-rtx,dev]'
+	@touch $@

@@ -1,0 +1,185 @@
+"""The bundle: sealed, proved, refused with the reason when anything about it is not as written."""
+
+import dataclasses
+import json
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from tiny_bundle import bad_part, golden, good_part, tiny_draft, write_tiny_bundle
+
+from anoseg_engines.bundle import MANIFEST, load_bundle, versions, write_bundle
+from anoseg_engines.engine import Engine
+from anoseg_engines.errors import AnosegError, ConfigError, EngineError
+from anoseg_engines.judge import judge
+from anoseg_engines.manifest import canonical_bytes, manifest_schema, sealed
+from anoseg_engines.placement import InputSpec, Region
+
+
+def test_a_written_bundle_loads_proves_itself_and_judges(tmp_path: Path) -> None:
+    """Written, loaded by name (newest version), run: the white spot fails, the grey part passes."""
+    write_tiny_bundle(tmp_path / "tiny")
+    write_tiny_bundle(tmp_path / "tiny")
+    bundle = load_bundle(tmp_path / "tiny")
+    assert bundle.label == "tiny/2"
+    engine = Engine.load(bundle)
+    placement = engine.place(Region(0, 0, 80, 48))
+    for image, outcome in [(good_part(), "PASS"), (bad_part(), "FAIL")]:
+        judgement = judge(engine.inspect(image, placement), engine.thresholds, placement)
+        assert judgement.outcome == outcome
+    (defect,) = judgement.defects
+    assert (defect.x, defect.y) == pytest.approx((20, 10), abs=1.5)
+    engine.close()
+
+
+def test_tile_mode_finds_the_same_spot_as_resize_mode(tmp_path: Path) -> None:
+    """A part larger than the network's input is inspected in overlapping tiles; the defect is where it is."""
+    engine = Engine.load(write_tiny_bundle(tmp_path / "tiny", InputSpec(32, 32, "tile", 1.0, 8)))
+    placement = engine.place(Region(0, 0, 80, 48))
+    assert len(placement.tiles) == 6
+    (defect,) = judge(engine.inspect(bad_part(), placement), engine.thresholds, placement).defects
+    assert (defect.x, defect.y, defect.width, defect.height) == (20, 10, 20, 20)
+    engine.close()
+
+
+def test_any_changed_byte_is_noticed(tmp_path: Path) -> None:
+    """One bit flipped at any of many places, in any file of the bundle, manifest included: refused, the file named."""
+    bundle = write_tiny_bundle(tmp_path / "tiny")
+    rng = np.random.default_rng(0)
+    for path in sorted(p for p in bundle.path.rglob("*") if p.is_file()):
+        whole = path.read_bytes()
+        for position in rng.integers(0, len(whole), 40):
+            changed = bytearray(whole)
+            changed[position] ^= 1 << int(rng.integers(8))
+            path.write_bytes(changed)
+            with pytest.raises(EngineError, match=path.name.replace(".", r"\.")):
+                load_bundle(bundle.path)
+        path.write_bytes(whole)
+    load_bundle(bundle.path)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "golden/00.png", "golden/01.map.png"])
+def test_a_missing_or_truncated_file_is_named(tmp_path: Path, name: str) -> None:
+    """A file cut short or gone is refused with its name."""
+    path = write_tiny_bundle(tmp_path / "tiny").path / name
+    path.write_bytes(path.read_bytes()[:-7])
+    with pytest.raises(EngineError, match=f"{name}.*damaged"):
+        load_bundle(tmp_path / "tiny")
+    path.unlink()
+    with pytest.raises(EngineError, match=f"{name}.*cannot be read"):
+        load_bundle(tmp_path / "tiny")
+
+
+def test_a_bundle_that_answers_otherwise_than_recorded_is_not_written(tmp_path: Path) -> None:
+    """A network that does not reproduce its golden maps is refused with both scores, and leaves nothing behind."""
+    draft = tiny_draft()
+    wrong = dataclasses.replace(golden(bad_part(), draft.input), score=0.7)
+    with pytest.raises(EngineError, match=r"0\.99\d+, recorded 0\.7000"):
+        write_bundle(tmp_path / "store" / "tiny", dataclasses.replace(draft, golden=[wrong]))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_golden_verdict_that_turns_is_refused(tmp_path: Path) -> None:
+    """Scores within tolerance are not enough: a golden image on the other side of the threshold is refused."""
+    draft = tiny_draft()
+    turned = dataclasses.replace(golden(good_part(), draft.input), verdict="FAIL")
+    with pytest.raises(EngineError, match="verdict differs"):
+        write_bundle(tmp_path / "tiny", dataclasses.replace(draft, golden=[turned]))
+
+
+def test_a_newer_schema_says_update(tmp_path: Path) -> None:
+    """A bundle of a later program is refused with the two versions and what to do."""
+    path = write_tiny_bundle(tmp_path / "tiny").path / MANIFEST
+    path.write_bytes(path.read_bytes().replace(b'"schema_version": 1', b'"schema_version": 9'))
+    with pytest.raises(EngineError, match=r"(?s)schema version 9.*update"):
+        load_bundle(tmp_path / "tiny")
+
+
+@pytest.mark.parametrize("name", ["../../secret", "/etc/hostname"])
+def test_a_manifest_cannot_reach_outside_the_bundle(tmp_path: Path, name: str) -> None:
+    """Even a correctly sealed manifest names only files inside its folder."""
+    bundle = write_tiny_bundle(tmp_path / "tiny")
+    manifest = msgspec.structs.replace(bundle.manifest, files={**bundle.manifest.files, name: "0" * 64})
+    (bundle.path / MANIFEST).write_bytes(canonical_bytes(sealed(manifest)))
+    with pytest.raises(EngineError, match="not a path inside the bundle"):
+        load_bundle(bundle.path)
+
+
+def test_no_bundle_there_is_a_configuration_error(tmp_path: Path) -> None:
+    """A path without a bundle is the user's mistake (exit code 2), not a refused engine."""
+    with pytest.raises(ConfigError, match="no such bundle"):
+        load_bundle(tmp_path / "nothing")
+    with pytest.raises(ConfigError, match="no bundle in this folder"):
+        load_bundle(tmp_path)
+
+
+def test_a_killed_writer_leaves_nothing_that_loads(tmp_path: Path) -> None:
+    """A half-written folder of a killed process is no version."""
+    write_tiny_bundle(tmp_path / "tiny")
+    shutil.copytree(tmp_path / "tiny" / "1", tmp_path / "tiny" / ".writing-dead")
+    assert versions(tmp_path / "tiny") == [1]
+    assert write_tiny_bundle(tmp_path / "tiny").label == "tiny/2"
+
+
+def test_no_space_left_is_told_and_nothing_remains(tmp_path: Path) -> None:
+    """Writing fails half-way (a file size limit stands for the full disk): one clear message, no folder left."""
+    target = tmp_path / "store" / "tiny"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    draft = dataclasses.replace(tiny_draft(), model_onnx=b"x" * 100_000)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+    try:
+        with pytest.raises(AnosegError, match="cannot be written"):
+            write_bundle(target, draft)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_told_and_nothing_remains(tmp_path: Path) -> None:
+    """On a file system of 64 KiB that is really full: 'no space left', and the disk as empty as before."""
+    mounted = tmp_path / "small"
+    mounted.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", mounted], capture_output=True).returncode:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        with pytest.raises(AnosegError, match="no space left"):
+            write_bundle(mounted / "tiny", dataclasses.replace(tiny_draft(), model_onnx=b"x" * 100_000))
+        assert list(mounted.iterdir()) == []
+    finally:
+        subprocess.run(["umount", mounted], check=True)
+
+
+def test_inspect_and_verify_as_a_user_runs_them(tmp_path: Path) -> None:
+    """The commands print the bundle and its proof; a damaged one exits 3, a missing one 2, without a traceback."""
+    bundle = write_tiny_bundle(tmp_path / "tiny")
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-m", "anoseg_engines", *arguments], capture_output=True, text=True)
+
+    inspected = json.loads(run("inspect", str(tmp_path / "tiny"), "--json").stdout)
+    assert inspected["product"] == "tiny"
+    verified = json.loads(run("verify", str(tmp_path / "tiny"), "--json").stdout)
+    assert [g["verdict"] for g in verified["golden"]] == ["PASS", "FAIL"]
+    assert verified["digest"] == bundle.digest
+    (bundle.path / "model.onnx").write_bytes(b"")
+    for arguments, code in [(("verify", str(tmp_path / "tiny")), 3), (("inspect", str(tmp_path / "none")), 2)]:
+        done = run(*arguments)
+        assert done.returncode == code
+        assert done.stderr.startswith("anoseg-engine: ")
+        assert "Traceback" not in done.stderr
+
+
+def test_the_manifest_keeps_to_its_published_schema(tmp_path: Path) -> None:
+    """The JSON Schema generated from the code describes what is written."""
+    import jsonschema
+
+    bundle = write_tiny_bundle(tmp_path / "tiny")
+    jsonschema.validate(json.loads((bundle.path / MANIFEST).read_bytes()), manifest_schema())
