@@ -1,0 +1,317 @@
+"""Client of an AnoSeg Edge station: follow its verdicts without losing one. One file, pyzmq and the standard library only.
+
+    from anosegd.client import Client
+
+    with Client("tcp://127.0.0.1:5570", "tcp://127.0.0.1:5571") as station:
+        for verdict in station.follow(consumer="archive"):
+            store(verdict)          # acknowledged when the loop asks for the next one
+
+ZeroMQ's publisher drops what a slow or restarting subscriber misses. Every verdict carries (journal_id, seq); the client
+notices a gap in seq, asks the station's journal for what is missing, and yields everything once and in order. To count
+each verdict exactly once across a crash of your own program, store the verdict and `verdict.cursor` in one transaction
+and start again with `follow(after=cursor)`.
+
+A Client belongs to one thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import zmq
+
+ACK_EVERY_S = 0.5
+PAGE = 500
+
+
+class ClientError(Exception):
+    """The station does not answer, or refuses a request; the message says which."""
+
+
+class Cursor(NamedTuple):
+    """A place in a station's verdicts: everything up to and including `seq` of this journal is done."""
+
+    journal_id: str
+    seq: int
+
+
+class Event(NamedTuple):
+    """Something about the stream that is no verdict.
+
+    kind: `up`, `down` (no heartbeat), `journal_changed` (the station began a new journal; what the old one still held can no
+    longer be had), `gone` (numbers first…last fell to retention before they were read), `void` (numbers that never carried
+    a verdict, left by a restart or a failed commit).
+    """
+
+    kind: str
+    detail: str
+    first: int = 0
+    last: int = 0
+
+
+class Verdict(dict[str, Any]):
+    """The verdict's header as published. `replayed`: it came from the journal; it must never drive a PLC output."""
+
+    def __init__(self, header: dict[str, Any], *, replayed: bool) -> None:
+        super().__init__(header)
+        self.replayed = replayed
+
+    @property
+    def cursor(self) -> Cursor:
+        """Where to go on after this verdict: `follow(after=verdict.cursor)`."""
+        return Cursor(self["journal_id"], self["seq"])
+
+
+class Client:
+    """A station's subscriber.
+
+    publish, control: the station's two endpoints. on_event: called with each `Event`, on the caller's thread.
+    down_after_s: without a heartbeat for so long the station counts as down (it sends one a second).
+    request_timeout_s: how long one request may wait for its answer.
+    """
+
+    def __init__(
+        self,
+        publish: str = "tcp://127.0.0.1:5570",
+        control: str = "tcp://127.0.0.1:5571",
+        *,
+        on_event: Callable[[Event], None] | None = None,
+        down_after_s: float = 3.0,
+        request_timeout_s: float = 2.0,
+    ) -> None:
+        self._context = zmq.Context()
+        self._context.linger = 0
+        self._publish, self._control_endpoint = publish, control
+        self._on_event = on_event or (lambda event: None)
+        self._down_after_s = down_after_s
+        self._request_timeout_s = request_timeout_s
+        self._control: zmq.Socket[bytes] | None = None
+        self._request_id = 0
+        self._up: bool | None = None
+        self._last_heartbeat = time.monotonic()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the sockets; a `follow` still running ends with an error."""
+        self._context.destroy(linger=0)
+
+    # ------------------------------------------------------------------ requests
+
+    def request(self, op: str, **arguments: Any) -> dict[str, Any]:
+        """One request to the control socket.
+
+        Raises:
+            ClientError: no answer in time, or the station refuses; the message says why.
+        """
+        self._request_id += 1
+        if self._control is None:
+            self._control = self._context.socket(zmq.DEALER)
+            self._control.connect(self._control_endpoint)
+        self._control.send(json.dumps({"id": self._request_id, "op": op, **arguments}).encode())
+        end = time.monotonic() + self._request_timeout_s
+        while (left := end - time.monotonic()) > 0 and self._control.poll(int(left * 1000) + 1):
+            reply = json.loads(self._control.recv())
+            if reply.get("id") != self._request_id:
+                continue  # the late answer to a request that was given up
+            if not reply.get("ok"):
+                raise ClientError(f"{op}: {reply.get('error')}: {reply.get('message')}")
+            return dict(reply)
+        # A request in the pipe of a station that went away would be answered long after; a new socket forgets it.
+        self._control.close(linger=0)
+        self._control = None
+        raise ClientError(f"{op}: no answer from {self._control_endpoint} within {self._request_timeout_s} s")
+
+    def status(self) -> dict[str, Any]:
+        """The station's state, as its heartbeat gives it."""
+        return dict(self.request("status")["state"])
+
+    def first_seq_since(self, time_ns: int) -> int:
+        """The first number whose verdict was committed at or after `time_ns` (Unix time)."""
+        return int(self.request("since", time_ns=time_ns)["seq"])
+
+    def replay(self, first: int, last: int | None = None) -> Iterator[Verdict]:
+        """Committed verdicts from the journal, in order, up to `last` or the newest there is.
+
+        Raises:
+            ClientError: the station does not answer.
+        """
+        while last is None or first <= last:
+            page = self.request("replay", **{"from": first}, to=last, limit=PAGE)
+            yield from self._page(page)
+            if page["next"] <= first:
+                return
+            first = page["next"]
+
+    # ------------------------------------------------------------------ following
+
+    def follow(
+        self, *, consumer: str | None = None, after: Cursor | None = None, first: int | None = None, idle_s: float | None = None
+    ) -> Iterator[Verdict]:
+        """Yield verdicts in order, gaps filled from the journal, through restarts of the station and of the network.
+
+        Where it starts: `consumer` after what that named consumer acknowledged (the station remembers; a new one starts
+        with the oldest verdict kept); `after` a cursor that you stored; `first` at a number; otherwise with the next verdict.
+        idle_s: end after so long without a verdict; None goes on for ever.
+        """
+        position = _Position(after.journal_id if after else None, after.seq + 1 if after else first)
+        acks = _Acks(self, consumer)
+        socket = self._context.socket(zmq.SUB)
+        try:
+            socket.set(zmq.RCVHWM, 20_000)
+            socket.set(zmq.RECONNECT_IVL, 50)
+            socket.set(zmq.RECONNECT_IVL_MAX, 500)
+            socket.subscribe(b"verdict.")
+            socket.subscribe(b"state")
+            socket.connect(self._publish)
+            self._last_heartbeat = time.monotonic()
+            last_verdict = time.monotonic()
+            if consumer is not None:
+                position = self._consumer_position(consumer)
+            if position.next is not None:
+                for verdict in self._fill(position, None):
+                    yield verdict
+                    acks.done(verdict)
+            while idle_s is None or time.monotonic() - last_verdict < idle_s:
+                for verdict in self._live(socket, position):
+                    last_verdict = time.monotonic()
+                    yield verdict
+                    acks.done(verdict)
+                acks.flush()
+        finally:
+            socket.close(linger=0)
+            with contextlib.suppress(ClientError, zmq.ZMQError):
+                acks.flush(force=True)
+
+    def _live(self, socket: zmq.Socket[bytes], position: _Position) -> Iterator[Verdict]:
+        """What one received message brings: nothing, a verdict, or a filled gap and then the verdict."""
+        if not socket.poll(100):
+            if self._up is not False and time.monotonic() - self._last_heartbeat > self._down_after_s:
+                self._set_up(False, f"no heartbeat for {self._down_after_s} s")
+            return
+        message = _parse(socket.recv_multipart())
+        if message is None:
+            return
+        topic, header, journal_id, seq = message
+        self._check_journal(position, journal_id)
+        if topic == b"state":
+            self._last_heartbeat = time.monotonic()
+            self._set_up(True, "heartbeat")
+            if position.next is not None and seq >= position.next:
+                yield from self._fill(position, seq)
+            return
+        if position.next is not None and seq > position.next:
+            yield from self._fill(position, seq - 1)
+            if position.next != seq:
+                return  # the station did not answer: the next message tries again
+        if position.next is None or seq == position.next:
+            position.next = seq + 1
+            yield Verdict(header, replayed=False)
+
+    def _fill(self, position: _Position, last: int | None) -> Iterator[Verdict]:
+        """From the journal, everything from the position up to `last` (None: all there is); stops if the station is silent."""
+        while position.next is not None and (last is None or position.next <= last):
+            try:
+                page = self.request("replay", **{"from": position.next}, to=last, limit=PAGE)
+            except ClientError:
+                return  # down, or busy: the heartbeat tells, and the next message asks again
+            if self._check_journal(position, page["journal_id"]):
+                last = None  # another journal: its numbers are others
+                continue
+            if page["next"] <= position.next:
+                return  # the rest is being committed just now, and will come live or with the next heartbeat
+            for verdict in self._page(page):
+                position.next = verdict["seq"] + 1
+                yield verdict
+            position.next = page["next"]
+
+    def _page(self, page: dict[str, Any]) -> Iterator[Verdict]:
+        if page["gone"]:
+            first, last = page["gone"]
+            self._on_event(Event("gone", f"{last - first + 1} numbers are older than the journal keeps", first, last))
+        for first, last in page["void"]:
+            self._on_event(Event("void", "no verdict was committed under these numbers", first, last))
+        for header in page["verdicts"]:
+            yield Verdict(header, replayed=True)
+
+    def _consumer_position(self, name: str) -> _Position:
+        while True:
+            try:
+                reply = self.request("consumer", name=name)
+                return _Position(reply["journal_id"], reply["cursor"] + 1)
+            except ClientError as error:
+                if "no answer" not in str(error):
+                    raise
+                if time.monotonic() - self._last_heartbeat > self._down_after_s:
+                    self._set_up(False, "no answer")
+                time.sleep(0.1)
+
+    def _check_journal(self, position: _Position, journal_id: str) -> bool:
+        """Notice a new journal; where the position names a place, it moves to the new journal's beginning."""
+        if position.journal_id == journal_id:
+            return False
+        known = position.journal_id is not None
+        if known:
+            self._on_event(Event("journal_changed", f"{position.journal_id} → {journal_id}"))
+        position.journal_id = journal_id
+        if known and position.next is not None:
+            position.next = 1
+        return known
+
+    def _set_up(self, up: bool, detail: str) -> None:
+        if self._up is not up:
+            self._up = up
+            self._on_event(Event("up" if up else "down", detail))
+
+
+def _parse(parts: list[bytes]) -> tuple[bytes, dict[str, Any], str, int] | None:
+    """Topic, header, journal id and (last) seq of a message; None if it is none of ours."""
+    with contextlib.suppress(ValueError, KeyError, TypeError, IndexError):
+        header = json.loads(parts[1])
+        seq = header["last_seq"] if parts[0] == b"state" else header["seq"]
+        return parts[0], header, str(header["journal_id"]), int(seq)
+    return None
+
+
+class _Position:
+    """Where a follower stands: the next number it will yield (None: whatever comes first), in which journal."""
+
+    def __init__(self, journal_id: str | None, next_seq: int | None) -> None:
+        self.journal_id = journal_id
+        self.next = next_seq
+
+
+class _Acks:
+    """Acknowledges a consumer's progress, seldom enough to cost nothing."""
+
+    def __init__(self, client: Client, consumer: str | None) -> None:
+        self._client, self._consumer = client, consumer
+        self._done: Cursor | None = None
+        self._sent: Cursor | None = None
+        self._sent_at = time.monotonic()
+
+    def done(self, verdict: Verdict) -> None:
+        """The loop body has finished with this verdict."""
+        self._done = verdict.cursor
+        self.flush()
+
+    def flush(self, *, force: bool = False) -> None:
+        """Tell the station, if there is something new and it is time."""
+        if self._consumer is None or self._done is None or self._done == self._sent:
+            return
+        if not force and time.monotonic() - self._sent_at < ACK_EVERY_S:
+            return
+        self._sent_at = time.monotonic()
+        with contextlib.suppress(
+            ClientError
+        ):  # not acknowledged is delivered again: the caller sees it twice, never not at all
+            self._client.request("ack", name=self._consumer, journal_id=self._done.journal_id, seq=self._done.seq)
+            self._sent = self._done
