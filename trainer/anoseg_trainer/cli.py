@@ -1,0 +1,164 @@
+"""`anoseg-train`: fit and evaluate."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+
+from anoseg_engines.bundle import load_bundle
+from anoseg_engines.engine import Engine
+from anoseg_engines.errors import AnosegError, ConfigError
+from anoseg_trainer.config import TrainConfig, load_config
+from anoseg_trainer.evaluate import Evaluation, evaluate
+from anoseg_trainer.overlays import write_overlays
+
+COLUMNS = ("image_auroc", "pixel_auroc", "aupro_30", "best_iou", "iou_at_pixel_threshold")
+
+
+def main() -> None:
+    """Entry point of `anoseg-train`; exits with the error's code."""
+    try:
+        run(sys.argv[1:])
+    except AnosegError as error:
+        print(f"anoseg-train: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:  # the reader of our output (head, less) has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        print("anoseg-train: stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+def run(arguments: list[str]) -> None:
+    """Run one command."""
+    parser = argparse.ArgumentParser(prog="anoseg-train", description="Train AnoSeg on good images and evaluate bundles.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    fit = commands.add_parser("fit", help="train on good images; ends with a finished bundle")
+    fit.add_argument("--data", type=Path, required=True, metavar="DIR", help="good images: MVTec AD layout or a flat folder")
+    fit.add_argument("--out", type=Path, required=True, metavar="STORE/NAME", help="bundle to write a new version of")
+    fit.add_argument("--config", type=Path, metavar="FILE", help="YAML; configs/train.yaml shows every key and its default")
+    fit.add_argument("--seed", type=int, default=0, metavar="N")
+    fit.add_argument("--minutes", type=float, metavar="M", help="time to train; replaces the configuration's limits")
+    fit.add_argument("--steps", type=int, metavar="N", help="steps to train; replaces the configuration's limits")
+    fit.add_argument("--false-reject", type=float, metavar="SHARE", help="share of good parts that may be rejected")
+    fit.add_argument("--work", type=Path, metavar="DIR", help="folder for checkpoints (runs/NAME)")
+    fit.add_argument("--resume", action="store_true", help="go on from the checkpoint in --work")
+    test = commands.add_parser("evaluate", help="measure a bundle on test images with masks")
+    test.add_argument("--bundle", type=Path, required=True, metavar="DIR", help="STORE/NAME or STORE/NAME/VERSION")
+    test.add_argument("--data", type=Path, required=True, metavar="DIR", help="MVTec AD layout")
+    test.add_argument("--json", type=Path, metavar="FILE", help="write all figures and every image's score")
+    test.add_argument("--overlays", type=Path, metavar="DIR", help="write pictures of the best and the worst")
+    test.add_argument("--runtime", default="auto", help="auto, cpu or tensorrt")
+    options = parser.parse_args(arguments)
+    if options.command == "fit":
+        _fit(options)
+    else:
+        _evaluate(options)
+
+
+def _fit(options: argparse.Namespace) -> None:
+    from anoseg_trainer.fit import fit  # PyTorch takes seconds to import; evaluate and --help do without
+    from anoseg_trainer.training import Status
+
+    config = _with_options(load_config(options.config), options)
+    console = Console(stderr=True)
+    live = console.is_terminal
+    line = "{task.percentage:5.1f} %  loss {task.fields[loss]}  AUROC {task.fields[auroc]}  {task.fields[rate]} img/s  {task.fields[left]} left"
+    with Progress(TextColumn("training"), BarColumn(), TextColumn(line), console=console, disable=not live) as progress:
+        task = progress.add_task("training", total=1.0, loss="–", auroc="–", rate="–", left="–")
+        reported: list[int] = [-1]
+
+        def on_status(status: Status) -> None:
+            auroc = "–" if status.validation is None else f"{status.validation.image_auroc:.3f}"
+            left = "–" if status.step < 10 else f"{int(status.left_s) // 60}:{int(status.left_s) % 60:02d}"
+            fields = {"loss": f"{status.loss:.4f}", "auroc": auroc, "rate": f"{status.images_per_s:.0f}", "left": left}
+            progress.update(task, completed=status.done, **fields)
+            if not live and status.validation is not None and status.step // 100 != reported[0]:
+                reported[0] = status.step // 100
+                print(f"step {status.step}  " + "  ".join(f"{k} {v}" for k, v in fields.items()), file=sys.stderr, flush=True)
+
+        fitted = fit(
+            options.data,
+            options.out,
+            config,
+            seed=options.seed,
+            work=options.work or Path("runs") / options.out.name,
+            resume=options.resume,
+            on_status=on_status,
+            on_note=lambda note: progress.console.print(f"note: {note}", soft_wrap=True, highlight=False),
+        )
+    manifest = fitted.bundle.manifest
+    print(f"{fitted.bundle.path}: finished and proved")
+    print(
+        f"trained {fitted.result.steps} steps in {fitted.result.seconds / 60:.1f} minutes, {fitted.result.images_seen} images"
+    )
+    print(
+        f"synthetic defects on held-out images: image AUROC {fitted.validation.image_auroc:.3f}, pixel AP {fitted.validation.pixel_ap:.3f}"
+    )
+    print(f"score threshold {manifest.score_threshold:.4f}, pixel threshold {manifest.pixel_threshold:.4f}")
+    print(f"calibration: {manifest.calibration.guarantee}")
+
+
+def _with_options(config: TrainConfig, options: argparse.Namespace) -> TrainConfig:
+    """The configuration with what the command line replaces."""
+    training = config.training
+    if options.minutes is not None or options.steps is not None:
+        if (options.minutes or 1) <= 0 or (options.steps or 1) < 1:
+            raise ConfigError("--minutes and --steps must be above 0")
+        training = msgspec.structs.replace(training, minutes=options.minutes, steps=options.steps)
+    false_reject = config.false_reject if options.false_reject is None else options.false_reject
+    if not 0 < false_reject < 1:
+        raise ConfigError(f"--false-reject {false_reject}: a share between 0 and 1 is needed", hint="0.01 is one in a hundred")
+    return msgspec.structs.replace(config, training=training, false_reject=false_reject)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    console = Console(stderr=True)
+    engine = Engine.load(load_bundle(options.bundle), runtime=options.runtime)
+    try:
+        with Progress(console=console, disable=not console.is_terminal) as progress:
+            task = progress.add_task("inspecting", total=None)
+            found = evaluate(engine, options.data, lambda n, total: progress.update(task, completed=n, total=total))
+        Console().print(result_table(found))
+        if options.json:
+            _write_json(options.json, msgspec.to_builtins(found))
+        if options.overlays:
+            written = write_overlays(engine, options.data, found, options.overlays)
+            print(f"{len(written)} pictures in {options.overlays}")
+    finally:
+        engine.close()
+
+
+def result_table(evaluation: Evaluation) -> Table:
+    """The figures as a person reads them."""
+    table = Table(title=f"{evaluation.bundle} on {evaluation.runtime}, {evaluation.inference_ms:.1f} ms an image")
+    for name in ("", "images", "image AUROC", "pixel AUROC", "AUPRO 30 %", "best IoU", "IoU at threshold", "escapes"):
+        table.add_column(name, justify="left" if not name else "right")
+    for name, row in [*evaluation.per_defect.items(), ("all", evaluation.overall)]:
+        if name == "all":
+            table.add_section()
+        values = ["–" if row[c] is None else f"{row[c]:.3f}" for c in COLUMNS]
+        table.add_row(name, str(row["n_defective"]), *values, f"{row['escapes']}")
+    o = evaluation.overall
+    table.caption = f"{o['n_good']} good images, {o['false_rejects']} rejected at {evaluation.thresholds['score']:.4f}"
+    return table
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    try:
+        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise AnosegError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""The trainer's configuration: strict typed structs, read once by `cli.main` from one YAML file, passed down.
+
+Every default works for a new product; `configs/train.yaml` spells them out and a test holds the two equal.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import msgspec
+import yaml
+from msgspec import Meta
+
+from anoseg_engines.errors import ConfigError
+from anoseg_engines.placement import InputSpec
+
+Share = Annotated[float, Meta(ge=0.0, le=1.0)]
+Weight = Annotated[float, Meta(ge=0.0)]
+Channels = Annotated[int, Meta(ge=4)]
+NETWORK_STRIDE = 32
+"""Input sides must be multiples of it: the network halves its input five times."""
+
+
+class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of all sections: frozen, unknown keys refused."""
+
+
+class NetworkConfig(_Section):
+    """widths: channels at strides 2, 4, 8, 16, 32. blocks: residual blocks a level and side."""
+
+    widths: tuple[Channels, Channels, Channels, Channels, Channels] = (16, 32, 64, 96, 96)
+    blocks: Annotated[int, Meta(ge=1, le=4)] = 1
+
+
+class VariationConfig(_Section):
+    """What good parts do anyway, taught as normal.
+
+    rotation_deg, shift, zoom: largest turn, shift (share of the input's side), change of size. brightness, contrast:
+    largest relative change. shading: strength of a smooth light field. noise: largest sigma in grey values.
+    flip_x, flip_y: share of images mirrored left-right, upside down; only for parts that may lie so.
+    """
+
+    rotation_deg: Weight = 4.0
+    shift: Share = 0.03
+    zoom: Share = 0.07
+    brightness: Share = 0.2
+    contrast: Share = 0.15
+    shading: Share = 0.1
+    noise: Weight = 4.0
+    flip_x: Share = 0.0
+    flip_y: Share = 0.0
+
+
+class DefectConfig(_Section):
+    """Synthetic defects. The kinds are relative weights; 0 leaves a kind out.
+
+    share: share of training images that get defects. more: chance of a further defect after each one.
+    visible: difference in grey values at which a changed pixel counts as half a defect.
+    hard: the paper's hard augmentation (rotated, permuted, colour-jittered image, a region of it pasted).
+    blend: patches of other good images, blended in. scratch, spots, chip, shade, texture, warp: see `defects.py`.
+    """
+
+    share: Share = 0.7
+    more: Share = 0.4
+    visible: Annotated[float, Meta(gt=0.0)] = 8.0
+    hard: Weight = 1.0
+    blend: Weight = 2.0
+    scratch: Weight = 1.0
+    spots: Weight = 1.0
+    chip: Weight = 0.5
+    shade: Weight = 1.0
+    texture: Weight = 0.7
+    warp: Weight = 0.7
+
+
+class LossConfig(_Section):
+    """Weights of the losses; 0 switches a part off.
+
+    l1: pixel-wise L1 (AnoSeg). bce: binary cross-entropy with graded labels. dice: soft overlap.
+    adversarial: discriminator on (image, map) pairs. reconstruction: L1 to the image where it is normal.
+    """
+
+    l1: Weight = 1.0
+    bce: Weight = 1.0
+    dice: Weight = 0.2
+    adversarial: Weight = 0.02
+    reconstruction: Weight = 0.2
+
+
+class TrainingConfig(_Section):
+    """steps, minutes: the end of training, whichever comes first (null: no such limit). The learning rate falls to 0 there.
+
+    ema: decay of the averaged weights, which are what is exported. validate_every, checkpoint_every: steps.
+    precision: of the training arithmetic; auto takes bf16 where the processor has it. threads, workers: 0 chooses.
+    """
+
+    steps: Annotated[int, Meta(ge=1)] | None = None
+    minutes: Annotated[float, Meta(gt=0.0)] | None = 20.0
+    batch: Annotated[int, Meta(ge=2)] = 16
+    learning_rate: Annotated[float, Meta(gt=0.0)] = 2e-3
+    weight_decay: Weight = 1e-4
+    ema: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.998
+    validate_every: Annotated[int, Meta(ge=1)] = 400
+    checkpoint_every: Annotated[int, Meta(ge=1)] = 400
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Annotated[int, Meta(ge=0)] = 0
+    workers: Annotated[int, Meta(ge=0)] = 0
+
+
+class HoldoutConfig(_Section):
+    """Good images kept from training. validation: for choosing weights, score scale and pixel threshold.
+    calibration: for the score threshold alone. group: regular expression; names with equal first group (or equal match)
+    are the same part and stay on one side; empty: near-duplicates are found by looking at the images.
+    """
+
+    validation: Share = 0.1
+    calibration: Share = 0.2
+    group: str = ""
+
+
+class TrainConfig(_Section):
+    """Everything that decides a training but data and seed. input: the network's input, see DESIGN "Modes".
+
+    coordinates: the two coordinate channels (AnoSeg part 5) are shown to the network.
+    false_reject: share of good parts that may be rejected.
+    """
+
+    input: InputSpec = InputSpec(256, 256, "resize", 1.0, 32)
+    coordinates: bool = True
+    false_reject: Annotated[float, Meta(gt=0.0, lt=1.0)] = 0.01
+    network: NetworkConfig = NetworkConfig()
+    variation: VariationConfig = VariationConfig()
+    defects: DefectConfig = DefectConfig()
+    loss: LossConfig = LossConfig()
+    training: TrainingConfig = TrainingConfig()
+    holdout: HoldoutConfig = HoldoutConfig()
+
+    def __post_init__(self) -> None:
+        for side in ("height", "width"):
+            if getattr(self.input, side) % NETWORK_STRIDE:
+                raise ValueError(f"input.{side} must be a multiple of {NETWORK_STRIDE}")
+        if self.training.steps is None and self.training.minutes is None:
+            raise ValueError("training.steps or training.minutes must be given, else training would never end")
+        if self.holdout.validation + self.holdout.calibration > 0.8:
+            raise ValueError("holdout.validation and holdout.calibration leave too little to train on")
+        try:
+            re.compile(self.holdout.group)
+        except re.error as error:
+            raise ValueError(f"holdout.group is no regular expression: {error}") from error
+
+
+def load_config(path: Path | None) -> TrainConfig:
+    """Read a YAML file; keys left out keep their defaults. None: all defaults.
+
+    Raises:
+        ConfigError: unreadable, no YAML, an unknown key (named with its path and the nearest known key), a wrong type.
+    """
+    if path is None:
+        return TrainConfig()
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})", hint="check --config") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: no valid YAML: {error}") from error
+    return config_from_mapping({} if raw is None else raw, source=str(path))
+
+
+def config_from_mapping(raw: Any, *, source: str) -> TrainConfig:
+    """Check plain data against `TrainConfig`; `source` names it in errors.
+
+    Raises:
+        ConfigError: as `load_config`.
+    """
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{source}: key: value pairs are needed, found {type(raw).__name__}")
+    _refuse_unknown_keys(raw, TrainConfig, "", source)
+    if isinstance(raw.get("input"), dict):  # InputSpec has required fields; a file may set one side of it alone
+        raw = raw | {"input": msgspec.to_builtins(TrainConfig().input) | raw["input"]}
+    try:
+        return msgspec.convert(raw, TrainConfig)
+    except msgspec.ValidationError as error:
+        text = str(error).replace("`$.", "`").replace(" - at `$`", "")
+        raise ConfigError(f"{source}: {text}", hint="see configs/train.yaml for every key and its default") from error
+
+
+def _refuse_unknown_keys(raw: dict[Any, Any], struct: type[msgspec.Struct], prefix: str, source: str) -> None:
+    """Walk the mapping along the structs, so that the message can name the path and the nearest known key."""
+    known = {field.name: field.type for field in msgspec.structs.fields(struct)}
+    for key, value in raw.items():
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
+            hint = f"did you mean '{prefix}{near[0]}'?" if near else f"known here: {', '.join(known)}"
+            raise ConfigError(f"{source}: unknown key '{prefix}{key}'", hint=hint)
+        kinds = [known[key], *get_args(known[key])]
+        nested = next((k for k in kinds if isinstance(k, type) and issubclass(k, msgspec.Struct)), None)
+        if nested is not None and isinstance(value, dict):
+            _refuse_unknown_keys(value, nested, f"{prefix}{key}.", source)

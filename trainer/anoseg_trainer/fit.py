@@ -1,0 +1,253 @@
+"""`anoseg-train fit`: from a folder of good images to a finished, proved bundle."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import msgspec
+import numpy as np
+import torch
+
+from anoseg_engines.bundle import Bundle, BundleDraft, GoldenSample, write_bundle
+from anoseg_engines.errors import AnosegError, ConfigError, DataError
+from anoseg_engines.images import Image
+from anoseg_engines.manifest import NAME, Calibration, GoldenTolerance
+from anoseg_trainer.calibrate import (
+    ScoreThreshold,
+    conformal_threshold,
+    guarantee_in_words,
+    pixel_threshold,
+    score_scale,
+)
+from anoseg_trainer.config import TrainConfig
+from anoseg_trainer.data import GoodImages, PartStore, Split, group_images, load_good_images, split_images
+from anoseg_trainer.export import onnx_from_network
+from anoseg_trainer.inference import read_part
+from anoseg_trainer.network import TOP_K, AnoSegNetwork, count_macs
+from anoseg_trainer.samples import Recipe
+from anoseg_trainer.training import Result, Status, train
+from anoseg_trainer.validation import Case, Validation, as_scaled, make_cases, validate
+
+GOLDEN_EACH = 3
+"""Golden samples of each verdict."""
+SCORE = (
+    f"largest tile score; a tile's score is sigmoid(slope · p + shift), p the mean of the {TOP_K} largest 2×2-averaged "
+    "map logits"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """What `fit` made, with what the user should be told."""
+
+    bundle: Bundle
+    result: Result
+    validation: Validation
+    threshold: ScoreThreshold
+    notes: tuple[str, ...]
+
+
+def fit(
+    data: Path,
+    target: Path,
+    config: TrainConfig,
+    *,
+    seed: int,
+    work: Path,
+    resume: bool = False,
+    on_status: Callable[[Status], None] = lambda _: None,
+    on_note: Callable[[str], None] = lambda _: None,
+) -> Fitted:
+    """Train on the good images of `data` and write a new version of the bundle `target` (STORE/NAME).
+
+    work: folder for checkpoint and scaled parts, made if missing.
+
+    Raises:
+        ConfigError, DataError, AnosegError: see the steps.
+    """
+    if not NAME.fullmatch(target.name):
+        raise ConfigError(
+            f"--out {target}: '{target.name}' is no product name", hint="letters, digits, '.', '_', '-'; at most 64"
+        )
+    images = load_good_images(data)
+    notes = list(images.notes)
+    for note in notes:
+        on_note(note)
+    split = split_images(group_images(images, config.holdout.group), config.holdout, seed)
+    on_note(
+        f"{len(images.paths)} good images: {len(split.train)} to train, {len(split.validation)} to choose weights, "
+        f"{len(split.calibration)} (of {split.calibration_groups} parts) for the threshold"
+    )
+    _make_folder(work)
+    store = PartStore.write(work / "parts.u8", images, config.input)
+    try:
+        recipe = _recipe(config, store, split.train, seed)
+        held_out = _recipe(config, store, split.validation, seed)
+        cases = make_cases(held_out)
+        identity = {"data": images.fingerprint, "seed": str(seed)}
+        result = train(config, recipe, cases, work=work, identity=identity, resume=resume, on_status=on_status)
+        return _seal(target, config, images, split, store, cases, result, seed, notes, on_note)
+    finally:
+        store.path.unlink(missing_ok=True)
+
+
+def _seal(
+    target: Path,
+    config: TrainConfig,
+    images: GoodImages,
+    split: Split,
+    store: PartStore,
+    cases: list[Case],
+    result: Result,
+    seed: int,
+    notes: list[str],
+    on_note: Callable[[str], None],
+) -> Fitted:
+    """Calibrate the trained network, export it, and write the bundle."""
+    network = result.network
+    validation = validate(network, config.input, cases)
+    slope, shift = score_scale(np.array(validation.good_pooled), np.array(validation.defective_pooled))
+    network.score_slope.fill_(slope)
+    network.score_shift.fill_(shift)
+    scaled = as_scaled(config.input)
+    readings = {i: read_part(network, scaled, store[i]) for i in split.calibration}
+    threshold = conformal_threshold(np.array([r.score for r in readings.values()]), config.false_reject)
+    promise = guarantee_in_words(threshold, config.false_reject, split.calibration_groups)
+    if not threshold.met:
+        notes.append(f"{promise}")
+        on_note(notes[-1])
+    draft = BundleDraft(
+        product=target.name,
+        input=config.input,
+        score=SCORE,
+        score_threshold=threshold.value,
+        pixel_threshold=pixel_threshold(validation.pixels),
+        calibration=Calibration(
+            method="split conformal over held-out good images",
+            n_images=threshold.n,
+            false_reject_target=config.false_reject,
+            guarantee=promise,
+        ),
+        metrics=_metrics(validation),
+        training=_training_record(config, images, split, result, seed),
+        model_onnx=onnx_from_network(network, config.input),
+        golden=_golden_samples(network, config, [store[i] for i in split.calibration], cases, threshold.value, store, split),
+    )
+    return Fitted(write_bundle(target, draft), result, validation, threshold, tuple(notes))
+
+
+def _golden_samples(
+    network: AnoSegNetwork,
+    config: TrainConfig,
+    good: list[Image],
+    cases: list[Case],
+    threshold: float,
+    store: PartStore,
+    split: Split,
+) -> list[GoldenSample]:
+    """Held-out parts, good and with synthetic defects, whose score is clear of the threshold; both verdicts if there are."""
+    margin = GoldenTolerance().margin
+    picked: dict[str, list[GoldenSample]] = {"PASS": [], "FAIL": []}
+    defective = [case.image for case in cases if case.label is not None]
+    for candidates in (good, defective, [case.image for case in cases if case.label is None]):
+        for part in candidates:
+            image = _unscaled(part, config)
+            reading = read_part(network, config.input, image)
+            verdict = "FAIL" if reading.score >= threshold else "PASS"
+            if abs(reading.score - threshold) < margin or len(picked[verdict]) >= GOLDEN_EACH:
+                continue
+            picked[verdict].append(GoldenSample(image, reading.anomaly_map, reading.score, verdict))
+            if all(len(samples) >= GOLDEN_EACH for samples in picked.values()):
+                break
+    samples = [*picked["PASS"], *picked["FAIL"]]
+    if not samples:
+        raise DataError(
+            f"no held-out image scores {margin} or more away from the threshold {threshold:.3f}: the network tells nothing apart",
+            hint="train longer, or look at the good images: are there defects among them?",
+        )
+    return samples
+
+
+def _unscaled(part: Image, config: TrainConfig) -> Image:
+    """A scaled part as a camera image: golden images run through the same scaling as any other."""
+    if config.input.mode == "resize" or config.input.scale == 1:
+        return np.ascontiguousarray(part)
+    size = (round(part.shape[1] / config.input.scale), round(part.shape[0] / config.input.scale))
+    return np.asarray(cv2.resize(part, size, interpolation=cv2.INTER_LINEAR), np.uint8)
+
+
+def _recipe(config: TrainConfig, store: PartStore, indices: tuple[int, ...], seed: int) -> Recipe:
+    return Recipe(
+        store=store,
+        indices=indices,
+        spec=config.input,
+        variation=config.variation,
+        defects=config.defects,
+        batch=config.training.batch,
+        seed=seed,
+    )
+
+
+def _metrics(validation: Validation) -> dict[str, Any]:
+    """What is known of the network without test images."""
+    best_iou, _ = validation.pixels.best_iou()
+    return {
+        "synthetic_image_auroc": round(validation.image_auroc, 5),
+        "synthetic_pixel_auroc": round(validation.pixels.auroc() or 0.0, 5),
+        "synthetic_pixel_ap": round(validation.pixel_ap, 5),
+        "synthetic_best_iou": round(best_iou, 5),
+        "images": {"good": len(validation.good_pooled), "with synthetic defects": len(validation.defective_pooled)},
+    }
+
+
+def _training_record(config: TrainConfig, images: GoodImages, split: Split, result: Result, seed: int) -> dict[str, Any]:
+    """Everything needed to train the same again, and to know with what it was trained."""
+    return {
+        "config": msgspec.to_builtins(config),
+        "seed": seed,
+        "data_fingerprint": images.fingerprint,
+        "images": {
+            "train": len(split.train),
+            "validation": len(split.validation),
+            "calibration": len(split.calibration),
+            "calibration_parts": split.calibration_groups,
+        },
+        "steps": result.steps,
+        "seconds": round(result.seconds, 1),
+        "macs": count_macs(result.network, config.input.height, config.input.width),
+        "parameters": sum(p.numel() for p in result.network.parameters()),
+        "curve": result.curve,
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "source_commit": _source_commit(),
+        "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "opencv": cv2.__version__},
+    }
+
+
+def _source_commit() -> str | None:
+    """Commit of the source tree this runs from; None when it was installed from a package."""
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(__file__).resolve().parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AnosegError(f"{folder}: cannot be made ({error.strerror})", hint="give another --work") from error

@@ -1,0 +1,55 @@
+"""The losses of AnoSeg (arXiv 2110.03396, section 3) and the few added to them. Each is a mean, so weights are comparable."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from anoseg_trainer.config import LossConfig
+from anoseg_trainer.network import Discriminator, Outputs
+
+
+def pixel_losses(outputs: Outputs, labels: Tensor, valid: Tensor, config: LossConfig) -> dict[str, Tensor]:
+    """Losses between the map and the labels (float [N, H, W] in 0…1), over the part's pixels (`valid`, float [N, H, W])."""
+    logits = outputs.logits.float()
+    predicted = torch.sigmoid(logits)
+    n = valid.sum().clamp(min=1)
+    losses = {}
+    if config.l1:
+        losses["l1"] = ((predicted - labels).abs() * valid).sum() / n
+    if config.bce:
+        losses["bce"] = (F.binary_cross_entropy_with_logits(logits, labels, reduction="none") * valid).sum() / n
+    if config.dice:
+        overlap = (predicted * labels * valid).sum()
+        total = ((predicted.square() + labels.square()) * valid).sum()
+        losses["dice"] = 1 - (2 * overlap + 1) / (total + 1)
+    return losses
+
+
+def reconstruction_loss(outputs: Outputs, image: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
+    """Masked reconstruction: L1 to the image [N, 3, H, W] where it is normal; nothing is asked of defective pixels."""
+    normal = ((1 - labels) * valid)[:, None]
+    difference = (outputs.reconstruction.float() - image).abs() * normal
+    return difference.sum() / (3 * normal.sum()).clamp(min=1)
+
+
+def pairs_generated(outputs: Outputs, good: Tensor) -> tuple[Tensor, Tensor]:
+    """The generated pairs (reconstruction, map) of the good images of a batch (`good`: bool [N]), which must look real.
+
+    Only good images: for them an all-normal map is right. Asking it of defective ones would teach to hide defects.
+    """
+    return outputs.reconstruction[good].float(), torch.sigmoid(outputs.logits[good].float())[:, None]
+
+
+def discriminator_loss(discriminator: Discriminator, real: Tensor, generated: tuple[Tensor, Tensor]) -> Tensor:
+    """Hinge loss: real pairs (good image, all-normal map) above 1, generated pairs below −1."""
+    image, anomaly_map = (t.detach() for t in generated)
+    on_real = discriminator(real, torch.zeros_like(anomaly_map))
+    on_generated = discriminator(image, anomaly_map)
+    return F.relu(1 - on_real.float()).mean() + F.relu(1 + on_generated.float()).mean()
+
+
+def adversarial_loss(discriminator: Discriminator, generated: tuple[Tensor, Tensor]) -> Tensor:
+    """What the network is asked for: generated pairs that the discriminator takes for real."""
+    return -discriminator(*generated).float().mean()

@@ -1,0 +1,171 @@
+"""Training batches, made in worker processes from the part store; every batch is a function of (seed, step) alone.
+
+So the order of workers does not matter, and a resumed training sees the batches that an undisturbed one would.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Generator as IteratorWithClose
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from numpy.random import Generator
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from anoseg_engines.images import Image
+from anoseg_engines.placement import InputSpec, cut_tile, tile_coords
+from anoseg_trainer.config import DefectConfig, VariationConfig
+from anoseg_trainer.data import PartStore
+from anoseg_trainer.defects import Ground, Mask, add_defects
+from anoseg_trainer.variation import random_tile, relit, varied_window
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """frames: uint8 [N, H, W, 3]. coords: float16 [N, 2, H, W]. labels: uint8 [N, H, W], 255 = surely a defect."""
+
+    frames: Tensor
+    coords: Tensor
+    labels: Tensor
+
+
+BatchStream = IteratorWithClose[Batch, None, None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """What a worker needs to make batches; pickled to it. indices: the parts it may use."""
+
+    store: PartStore
+    indices: tuple[int, ...]
+    spec: InputSpec
+    variation: VariationConfig
+    defects: DefectConfig
+    batch: int
+    seed: int
+
+
+class BatchDataset(Dataset[tuple[NDArray[np.uint8], NDArray[np.float16], NDArray[np.uint8]]]):
+    """Item `step` is a whole batch."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+
+    def __getitem__(self, step: int) -> tuple[NDArray[np.uint8], NDArray[np.float16], NDArray[np.uint8]]:
+        r = self.recipe
+        frames = np.empty((r.batch, r.spec.height, r.spec.width, 3), np.uint8)
+        coords = np.empty((r.batch, 2, r.spec.height, r.spec.width), np.float16)
+        labels = np.empty((r.batch, r.spec.height, r.spec.width), np.uint8)
+        for i in range(r.batch):
+            rng = np.random.default_rng([r.seed, step, i])
+            # The first share of a batch is defective: its make-up never swings from step to step.
+            defective = i < round(r.defects.share * r.batch)
+            frames[i], coords[i], labels[i] = make_sample(rng, r, defective)
+        return frames, coords, labels
+
+
+def make_sample(
+    rng: Generator, recipe: Recipe, defective: bool
+) -> tuple[NDArray[np.uint8], NDArray[np.float16], NDArray[np.uint8]]:
+    """One training input: frame uint8 [H, W, 3], coords FP16 [2, H, W], label uint8 [H, W]."""
+    spec = recipe.spec
+    part = recipe.store[recipe.indices[int(rng.integers(len(recipe.indices)))]]
+    part_height, part_width = part.shape[:2]
+    tile = random_tile(rng, part_height, part_width, spec.height, spec.width)
+    left, top = max(0, tile.x), max(0, tile.y)
+    window = (left, top, min(part_width, tile.x + spec.width) - left, min(part_height, tile.y + spec.height) - top)
+    image = varied_window(rng, part, window, recipe.variation)
+    label = np.zeros(image.shape[:2], np.float32)
+    if defective:
+        ground = Ground(image, donor_of(recipe), unit=min(spec.height, spec.width), grey=is_grey(image))
+        image, label = add_defects(rng, ground, recipe.defects)
+    frame = np.empty((spec.height, spec.width, 3), np.uint8)
+    cut_tile(image, type(tile)(min(tile.x, 0), min(tile.y, 0)), frame)
+    labels = np.zeros((spec.height, spec.width), np.uint8)
+    y, x = top - tile.y, left - tile.x
+    labels[y : y + label.shape[0], x : x + label.shape[1]] = np.rint(label * 255)
+    return frame, tile_coords(spec, part_width, part_height, tile), labels
+
+
+def donor_of(recipe: Recipe) -> _Donor:
+    """Gives other good parts of the recipe, lightly varied in light."""
+    return _Donor(recipe)
+
+
+class _Donor:
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+
+    def __call__(self, rng: Generator) -> Image:
+        part = self.recipe.store[self.recipe.indices[int(rng.integers(len(self.recipe.indices)))]]
+        height, width = (min(a, b) for a, b in zip(part.shape[:2], (self.recipe.spec.height, self.recipe.spec.width)))
+        y, x = int(rng.integers(0, part.shape[0] - height + 1)), int(rng.integers(0, part.shape[1] - width + 1))
+        return part[y : y + height, x : x + width]
+
+
+def is_grey(image: Image) -> bool:
+    """Whether all three channels are equal, judged on a coarse grid of pixels."""
+    few = image[::8, ::8]
+    return bool((few[:, :, 0] == few[:, :, 1]).all() and (few[:, :, 1] == few[:, :, 2]).all())
+
+
+def defective_part(rng: Generator, recipe: Recipe, index: int) -> tuple[Image, Mask]:
+    """A whole held-out part with synthetic defects on it, and its label; for validation and golden samples."""
+    part = relit(rng, recipe.store[index], recipe.variation)
+    ground = Ground(part, donor_of(recipe), unit=min(recipe.spec.height, recipe.spec.width), grey=is_grey(part))
+    return add_defects(rng, ground, recipe.defects)
+
+
+def batches(recipe: Recipe, steps: range, workers: int) -> BatchStream:
+    """Batches for `steps` in order, prefetched by `workers` processes (0: made in this one).
+
+    Close the iterator when training ends early: the workers are then let finish, not cut off.
+    """
+    wanted = _Steps(steps)
+    loader: DataLoader[Batch] = DataLoader(
+        BatchDataset(recipe),  # type: ignore[arg-type]
+        batch_size=None,
+        sampler=wanted,
+        num_workers=workers,
+        multiprocessing_context="spawn" if workers else None,
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=_quiet_worker if workers else None,
+    )
+    made = iter(loader)
+    try:
+        for frames, coords, labels in made:
+            yield Batch(frames, coords, labels)
+    finally:
+        wanted.ended = True
+        for _ in made:
+            pass
+
+
+class _Steps:
+    """The steps to make batches for; ends early when told so."""
+
+    def __init__(self, steps: range) -> None:
+        self.steps = steps
+        self.ended = False
+
+    def __iter__(self) -> Iterator[int]:
+        for step in self.steps:
+            if self.ended:
+                return
+            yield step
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+
+def _quiet_worker(_: int) -> None:
+    """Ctrl-C is answered by the main process alone; one thread a worker, or they fight the training for the cores."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
