@@ -1,0 +1,228 @@
+"""One camera, supervised: its capture process is started, watched, killed when it hangs and started again, for ever."""
+
+from __future__ import annotations
+
+import os
+import random
+import select
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from anoseg_engines.errors import CameraError
+from anosegd import logs
+from anosegd.capture_process import CaptureProcess
+from anosegd.config import CameraConfig
+from anosegd.frames import Frame, Part
+from anosegd.handoff import Handoff
+from anosegd.messages import Captured, Failed, Finished, FromCapture, Job, Opened, Reading, Started, Uncaptured
+from anosegd.publisher import Publisher
+from anosegd.wire import CameraState, Reason
+from anosegd.worker import Worker
+
+SPAWN_TIMEOUT_S = 30.0
+"""Until the capture process has loaded its libraries: a fault of the machine, not of the camera."""
+
+HEALTHY_S = 10.0
+"""After so long without trouble the pause before a restart is short again."""
+
+WAITING_SLOTS = 4
+"""Slots of a source that waits; the others have one for each frame that may wait, and three: one being filled, one in
+the inspector's hands, one on the way."""
+
+
+@dataclass(frozen=True, slots=True)
+class CameraStatus:
+    """What the camera's thread knows of it. lost: frames that the capture process let go, policy latest."""
+
+    state: CameraState
+    source: str
+    frames: int
+    lost: int
+    restarts: int
+    last_error: str | None
+
+
+class Camera(Worker):
+    """Supervises one capture process and hands its frames on. `status` may be read by any thread."""
+
+    def __init__(
+        self, name: str, config: CameraConfig, handoff: Handoff, publisher: Publisher, environment: Mapping[str, str]
+    ) -> None:
+        super().__init__(f"camera-{name}")
+        self.name = name
+        self._config = config
+        self._handoff = handoff
+        self._publisher = publisher
+        self._environment = environment
+        self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)  # readable from the moment of `stop` on
+        self._stopping = False
+        self._kind = str(type(config.source).__struct_config__.tag)
+        self._state: CameraState = "starting"
+        self._frames = self._lost = self._restarts = 0
+        self._last_error: str | None = None
+        self._told: str | None = None  # the error already logged: a camera that stays away is one line
+        self._position = 0  # of the next part in a file or folder
+        self._reading: Reading | None = None
+        self._suspect: int | None = None  # position at which the process died before
+
+    @property
+    def status(self) -> CameraStatus:
+        """How the camera is."""
+        return CameraStatus(self._state, self._kind, self._frames, self._lost, self._restarts, self._last_error)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the source has come to its end."""
+        return self._state == "finished"
+
+    def stop(self) -> None:
+        """Ask the thread to end; its process is killed, frames already handed on stay good."""
+        self._stopping = True
+        os.eventfd_write(self._stop_fd, 1)
+
+    def work(self) -> None:
+        """Run the capture process until it has finished or the camera is stopped."""
+        pause_s = self._config.restart_min_s
+        while not self._stopping:
+            started = time.monotonic()
+            try:
+                self._watch()
+                break
+            except CameraError as error:
+                if time.monotonic() - started > HEALTHY_S:
+                    pause_s = self._config.restart_min_s
+                self._lose(error, pause_s)
+                # Jitter, so that cameras behind one failed switch do not all come back at the same moment.
+                select.select([self._stop_fd], [], [], pause_s * random.uniform(0.75, 1.25))
+                pause_s = min(pause_s * 2, self._config.restart_max_s)
+                self._restarts += 1
+        self._enter("stopped" if self._stopping else "finished")
+
+    def _watch(self) -> None:
+        """One life of the capture process; returns at the source's end or when stopped.
+
+        Raises:
+            CameraError: the process ended, hung or failed.
+        """
+        config = self._config
+        slots = WAITING_SLOTS if config.policy == "wait" else self._handoff.capacity + 3
+        job = Job(
+            config.source,
+            config.policy,
+            slots,
+            config.max_frame_mb << 20,
+            self._position,
+            config.open_timeout_s,
+            config.stall_timeout_s,
+        )
+        process = CaptureProcess(job, self._environment)
+        ended = True
+        try:
+            limit_s, doing = SPAWN_TIMEOUT_S, "start"
+            heard_at = time.monotonic()
+            while not self._stopping:
+                messages = process.receive(heard_at + limit_s - time.monotonic(), self._stop_fd)
+                if messages is None:
+                    break
+                if not messages:
+                    if time.monotonic() - heard_at >= limit_s:
+                        ended = False
+                        break
+                    continue
+                heard_at = time.monotonic()
+                for message in messages:
+                    if isinstance(message, Started):
+                        limit_s, doing = config.open_timeout_s, "open"
+                    elif isinstance(message, Opened):
+                        limit_s, doing = config.stall_timeout_s, "read"
+                    if self._handle(process, message):
+                        return
+        finally:
+            end = process.kill()
+        if self._stopping:
+            return
+        if ended:
+            error = CameraError(f"the capture process ended unasked ({end})")
+        else:
+            error = CameraError(f"no answer for {limit_s:g} s on {doing}: the capture process was killed")
+        self._suspect_file(error)
+        raise error
+
+    def _handle(self, process: CaptureProcess, message: FromCapture) -> bool:
+        """Act on one message; True when the source has come to its end."""
+        if isinstance(message, Opened):
+            self._enter("running", message.description)
+        elif isinstance(message, Reading):
+            self._reading = message
+        elif isinstance(message, Captured):
+            self._lost += message.lost
+            self._frames += message.lost
+            part = self._part(message)
+            frame = Frame(part, process.image(message), partial(process.release, message.slot))
+            self._publisher.open_part(part)
+            self._account_for(self._handoff.put(frame), part)
+        elif isinstance(message, Uncaptured):
+            part = self._part(message)
+            self._publisher.open_part(part)
+            self._publisher.close_unknown(part, _reason(message), message.detail)
+        elif isinstance(message, Failed):
+            complaint = process.complaint
+            raise CameraError(f"{message.error}: {complaint}" if complaint else message.error)
+        return isinstance(message, Finished)
+
+    def _account_for(self, gone: Frame | None, part: Part) -> None:
+        if gone is None:
+            return
+        gone.release()
+        if gone.part is part:
+            self._publisher.close_unknown(part, "overrun", "parts come faster than they are inspected")
+        else:
+            self._publisher.drop_part(gone.part)
+
+    def _part(self, message: Captured | Uncaptured) -> Part:
+        self._position = message.position + 1
+        self._reading = None
+        self._frames += 1
+        deadline_ms = self._config.deadline_ms
+        return Part(
+            camera=self.name,
+            sequence=self._frames,
+            part_id=message.part_id or f"{self.name}-{self._frames}",
+            captured_ns=message.captured_ns,
+            captured_wall_ns=message.captured_wall_ns,
+            deadline_ns=None if deadline_ms is None else message.captured_ns + round(deadline_ms * 1e6),
+            source=message.source,
+        )
+
+    def _suspect_file(self, error: CameraError) -> None:
+        """A file that the process died over twice is a part that cannot be read; the folder goes on after it."""
+        reading = self._reading
+        if reading is None:
+            return
+        if reading.position != self._suspect:
+            self._suspect = reading.position
+            return
+        now, wall = time.monotonic_ns(), time.time_ns()
+        part = self._part(Uncaptured("unreadable", "", reading.position, now, wall, None, reading.source))
+        self._publisher.open_part(part)
+        self._publisher.close_unknown(part, "unreadable", f"{reading.source}: reading it failed twice: {error.what}")
+
+    def _enter(self, state: CameraState, description: str | None = None) -> None:
+        self._state = state
+        self._told = None
+        logs.info(f"camera.{state}", camera=self.name, source=description)
+        self._publisher.state_changed()
+
+    def _lose(self, error: CameraError, pause_s: float) -> None:
+        self._state = "lost"
+        self._last_error = error.what
+        if error.what != self._told:
+            self._told = error.what
+            logs.warning("camera.lost", camera=self.name, error=error.what, next_attempt_s=pause_s)
+        self._publisher.state_changed()
+
+
+def _reason(message: Uncaptured) -> Reason:
+    return "overrun" if message.reason == "overrun" else "unreadable"

@@ -1,0 +1,195 @@
+"""The capture process: opens one camera, reads frames into shared slots and tells the daemon. `python -m anosegd.capture`.
+
+One thread. Any call into OpenCV may hang; then nothing here can help and the daemon kills the process. It ends by itself when
+the daemon is gone: the socket says so, and the kernel kills it should it hang just then.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import os
+import select
+import signal
+import socket
+import sys
+import time
+
+import cv2
+
+from anoseg_engines.errors import AnosegError
+from anoseg_engines.images import Image
+from anosegd.messages import (
+    MAX_BYTES,
+    Captured,
+    Failed,
+    Finished,
+    FromCapture,
+    Job,
+    Opened,
+    Reading,
+    Release,
+    Started,
+    Tick,
+    Uncaptured,
+    decode_to_capture,
+    encode,
+)
+from anosegd.slots import Slots
+from anosegd.sources import Shot, Source, open_source
+
+TICK_S = 0.2
+MAX_BURST_S = 1.0
+
+
+class DaemonGoneError(Exception):
+    """The daemon has closed its end of the socket."""
+
+
+class Capture:
+    """The process's work: one source, its slots and the socket to the daemon."""
+
+    def __init__(self, link: socket.socket, memory_fd: int) -> None:
+        self._link = link
+        job = self._receive(timeout_s=None)
+        assert isinstance(job, Job), "the daemon sends the job first"
+        self._job = job
+        self._slots = Slots.attach(memory_fd, job.slots, job.frame_bytes)
+        self._free = list(range(job.slots))
+        self._lost = 0
+        self._size: tuple[int, int] | None = None  # height, width of the last frame
+
+    def run(self) -> None:
+        """Read until the source ends or fails; says how it ended.
+
+        Raises:
+            DaemonGoneError: there is nobody to read for.
+        """
+        self._send(Started())
+        try:
+            source = open_source(self._job)
+            self._send(Opened(source.description))
+            self._read_all(source)
+        except AnosegError as error:
+            self._send(Failed(error.what))
+            return
+        self._send(Finished())  # frames that still lie in slots stay readable for the daemon: it has the memory mapped
+
+    def _read_all(self, source: Source) -> None:
+        position = self._job.start_at
+        due = time.monotonic()
+        while True:
+            self._pause_until(due)
+            if source.fps:
+                # A source that had to wait goes on at its pace from there; a line keeps its own time, unless it was stopped.
+                late_s = time.monotonic() - due
+                due += 1 / source.fps + (late_s if self._job.policy == "wait" or late_s > MAX_BURST_S else 0)
+            slot = self._slot()
+            upcoming = source.upcoming(position)
+            if upcoming is not None:
+                self._send(Reading(position, upcoming))
+            shot = source.read(position, self._view(slot))
+            captured_ns, captured_wall_ns = time.monotonic_ns(), time.time_ns()
+            if shot is None:
+                return
+            self._tell(shot, slot, position, captured_ns, captured_wall_ns)
+            position += 1
+
+    def _tell(self, shot: Shot, slot: int | None, position: int, captured_ns: int, captured_wall_ns: int) -> None:
+        problem: tuple[str, str] | None = None
+        if shot.image is None:
+            problem = ("unreadable", shot.error)
+        elif not self._slots.holds(*shot.image.shape[:2]):
+            height, width = shot.image.shape[:2]
+            limit = self._slots.frame_bytes >> 20
+            problem = ("unreadable", f"{width}×{height} pixels do not fit into a slot of {limit} MiB: raise max_frame_mb")
+        elif slot is None and self._job.policy == "latest":
+            self._lost += 1
+            return
+        elif slot is None:
+            problem = ("overrun", "no free slot: parts come faster than they are inspected")
+        if problem or slot is None or shot.image is None:
+            reason, detail = problem or ("overrun", "")
+            if slot is not None:
+                self._free.append(slot)
+            self._send(Uncaptured(reason, detail, position, captured_ns, captured_wall_ns, shot.part_id, shot.source))
+            return
+        height, width = shot.image.shape[:2]
+        view = self._slots.view(slot, height, width)
+        if view.ctypes.data != shot.image.ctypes.data:  # OpenCV reads in place where size and type are the same as before
+            view[:] = shot.image
+        self._size = (height, width)
+        self._send(
+            Captured(slot, height, width, position, captured_ns, captured_wall_ns, shot.part_id, shot.source, lost=self._lost)
+        )
+        self._lost = 0
+
+    def _slot(self) -> int | None:
+        """A free slot; policy `wait` waits for one, the others do without."""
+        self._take_releases(timeout_s=0)
+        while not self._free and self._job.policy == "wait":
+            self._take_releases(timeout_s=TICK_S)
+            self._send(Tick())
+        return self._free.pop() if self._free else None
+
+    def _view(self, slot: int | None) -> Image | None:
+        return None if slot is None or self._size is None else self._slots.view(slot, *self._size)
+
+    def _pause_until(self, due: float) -> None:
+        while (left := due - time.monotonic()) > 0:
+            self._take_releases(timeout_s=min(left, TICK_S))
+            if left > TICK_S:
+                self._send(Tick())
+
+    def _take_releases(self, timeout_s: float) -> None:
+        """Wait up to timeout_s for the first, then take all that are there."""
+        message = self._receive(timeout_s)
+        while message is not None:
+            if isinstance(message, Release):
+                self._free.append(message.slot)
+            message = self._receive(timeout_s=0)
+
+    def _receive(self, timeout_s: float | None) -> Job | Release | None:
+        if not select.select([self._link], [], [], timeout_s)[0]:
+            return None
+        data = self._link.recv(MAX_BYTES)
+        if not data:
+            raise DaemonGoneError
+        message: Job | Release = decode_to_capture(data)
+        return message
+
+    def _send(self, message: FromCapture) -> None:
+        self._link.send(encode(message))
+
+
+def main() -> None:
+    """Entry point of the capture process."""
+    parser = argparse.ArgumentParser(prog="anosegd.capture")
+    parser.add_argument("--socket", type=int, required=True)
+    parser.add_argument("--memory", type=int, required=True)
+    parser.add_argument("--parent", type=int, required=True)
+    options = parser.parse_args()
+    _die_with(options.parent)
+    # The daemon blocks its signals and a process inherits that; this one has no reason to.
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(1)
+    link = socket.socket(fileno=options.socket)
+    with contextlib.suppress(DaemonGoneError, BrokenPipeError, ConnectionResetError):
+        Capture(link, options.memory).run()
+    # A library's threads may be stuck in a read: no clean-up waits for them.
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def _die_with(parent: int) -> None:
+    """Have the kernel kill this process when the daemon's thread that owns the camera ends, however that comes about."""
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before the call
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

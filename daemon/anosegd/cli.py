@@ -1,0 +1,153 @@
+"""`anosegd`: check, run, tail, status, schema.
+
+Every command imports what it needs when it runs: `run` blocks the signals before any library can start a thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+from anoseg_engines.errors import AnosegError
+
+
+def main() -> None:
+    """Entry point of `anosegd`; exits with the error's code."""
+    try:
+        code = run(sys.argv[1:])
+        sys.stdout.flush()  # a reader that has gone is noticed here, not at the interpreter's end
+    except AnosegError as error:
+        print(f"anosegd: {error}", file=sys.stderr)
+        code = error.exit_code
+    except BrokenPipeError:  # the reader of our output (head, less) has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except KeyboardInterrupt:
+        code = 130
+    sys.exit(code)
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    command = {"check": _check, "run": _run, "tail": _tail, "status": _status, "schema": _schema}[options.command]
+    return command(options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="anosegd", description="Inspect parts and publish verdicts over ZeroMQ.")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    check = commands.add_parser("check", help="validate a configuration and its bundle without opening a camera")
+    check.add_argument("config", type=Path, metavar="CONFIG", help="YAML file, see configs/reference.yaml")
+
+    start = commands.add_parser("run", help="inspect and publish until stopped")
+    start.add_argument("config", type=Path, metavar="CONFIG", help="YAML file, see configs/reference.yaml")
+    start.add_argument("--once", action="store_true", help="stop when every folder and file has come to its end")
+    start.add_argument("--verbose", action="store_true", help="log details too")
+
+    tail = commands.add_parser("tail", help="show verdicts as they come")
+    tail.add_argument("--count", type=_positive, metavar="N", help="stop after N verdicts")
+    status = commands.add_parser("status", help="show how a running station is")
+    status.add_argument("--timeout", type=float, default=3.0, metavar="S", help="how long to wait for a heartbeat (3)")
+    for command in (tail, status):
+        where = command.add_mutually_exclusive_group()
+        where.add_argument("config", type=Path, nargs="?", metavar="CONFIG", help="the station's configuration file")
+        where.add_argument("--connect", metavar="ENDPOINT", help="its endpoint, by default tcp://127.0.0.1:5570")
+        command.add_argument("--json", action="store_true", help="JSON lines instead of a table")
+
+    commands.add_parser("schema", help="print the JSON Schema of the published headers")
+    return parser
+
+
+def _check(options: argparse.Namespace) -> int:
+    from anoseg_engines.bundle import load_bundle
+    from anoseg_engines.engine import Engine
+    from anosegd.config import check_sources, load_config
+
+    config = load_config(options.config)
+    check_sources(config)
+    bundle = load_bundle(Path(config.engine.bundle))
+    engine = Engine.load(bundle, runtime=config.engine.runtime, threads=config.engine.threads)
+    try:
+        for camera in config.cameras.values():
+            if camera.region is not None:
+                engine.place(camera.region)
+        print(f"{options.config}: valid")
+        print(f"  engine {bundle.label} on {engine.runtime_description}, proved on its golden images")
+    finally:
+        engine.close()
+    for name, camera in config.cameras.items():
+        print(f"  camera {name}: {type(camera.source).__struct_config__.tag}, policy {camera.policy}")
+    print(f"  publishes at {config.publish.endpoint}")
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+
+    import msgspec
+
+    from anosegd import logs, station
+    from anosegd.config import check_sources, load_config
+
+    logs.set_up(level=logs.DEBUG if options.verbose else logs.INFO)
+    config = load_config(options.config)
+    check_sources(config)
+    if options.once:
+        config = msgspec.structs.replace(config, exit_when_finished=True)
+    return station.run(config, os.environ)
+
+
+def _tail(options: argparse.Namespace) -> int:
+    from anosegd import tail
+
+    endpoint = _endpoint(options)
+    if options.json:
+        tail.print_lines(endpoint, options.count)
+    else:
+        tail.show_table(endpoint, options.count)
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from anosegd import status
+
+    state = status.hear_state(_endpoint(options), options.timeout)
+    if options.json:
+        print(status.as_json(state))
+    else:
+        Console().print(status.as_table(state))
+    return 0
+
+
+def _schema(options: argparse.Namespace) -> int:
+    from anosegd.wire import schemas
+
+    print(json.dumps(schemas(), indent=2))
+    return 0
+
+
+def _endpoint(options: argparse.Namespace) -> str:
+    from anosegd.config import DEFAULT_ENDPOINT, load_config
+
+    if options.config is not None:
+        return load_config(options.config).publish.endpoint
+    return str(options.connect or DEFAULT_ENDPOINT)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+if __name__ == "__main__":
+    main()

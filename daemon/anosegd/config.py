@@ -1,0 +1,194 @@
+"""The daemon's configuration file: strict structs with their defaults, read once and passed down.
+
+`configs/reference.yaml` documents every key for the user; a test holds it equal to the defaults here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import cv2
+import msgspec
+from msgspec import Meta
+
+from anoseg_engines.errors import AnosegError, ConfigError
+from anoseg_engines.images import list_images
+from anoseg_engines.placement import Region
+from anosegd.endpoint import check_endpoint
+from anosegd.yamlfile import read_yaml
+
+Policy = Literal["latest", "every", "wait"]
+Positive = Annotated[float, Meta(gt=0)]
+CameraName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
+
+DEFAULT_ENDPOINT = "tcp://127.0.0.1:5570"
+BACKENDS = {"v4l2": cv2.CAP_V4L2, "ffmpeg": cv2.CAP_FFMPEG, "gstreamer": cv2.CAP_GSTREAMER}
+"""OpenCV is always told which backend to use: left to choose, it ignores time-outs."""
+
+
+class DeviceSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="device"):
+    """A camera at this machine. device: index or path. fourcc, width, height, fps: asked of the driver; None leaves it be."""
+
+    device: int | str
+    backend: Literal["v4l2"] = "v4l2"
+    fourcc: Annotated[str, Meta(min_length=4, max_length=4)] | None = None
+    width: Annotated[int, Meta(gt=0)] | None = None
+    height: Annotated[int, Meta(gt=0)] | None = None
+    fps: Positive | None = None
+
+
+class UrlSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="url"):
+    """A stream: RTSP or HTTP through FFmpeg, or a GStreamer pipeline that ends in appsink."""
+
+    url: Annotated[str, Meta(min_length=1)]
+    backend: Literal["ffmpeg", "gstreamer"] = "ffmpeg"
+    transport: Literal["tcp", "udp"] = "tcp"
+
+
+class FileSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="file"):
+    """A video file. fps: None plays at the file's own rate, or with policy `wait` as fast as it is inspected."""
+
+    path: str
+    backend: Literal["ffmpeg", "gstreamer"] = "ffmpeg"
+    fps: Positive | None = None
+    loop: bool = False
+
+
+class FolderSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="folder"):
+    """A folder of images, in order of name. fps: None is as fast as they are inspected (policy `wait`)."""
+
+    path: str
+    recursive: bool = False
+    fps: Positive | None = None
+    loop: bool = False
+
+
+class DemoSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="demo"):
+    """The simulated production line. parts: None goes on for ever."""
+
+    seed: int = 7
+    fps: Positive = 4.0
+    parts: Annotated[int, Meta(gt=0)] | None = None
+
+
+Source = DeviceSource | UrlSource | FileSource | FolderSource | DemoSource
+
+
+class CameraConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One camera.
+
+    region: the part's place in camera pixels; None is the whole image. recipe: the name of this camera's inspection job.
+    queue: frames that may wait under policy `every`. deadline_ms: from capture to sent verdict; None has none.
+    open_timeout_s, stall_timeout_s: how long opening, and one read, may take until the camera counts as lost.
+    restart_min_s, restart_max_s: pause before the next attempt, doubled from one to the other.
+    max_frame_mb: the largest frame, MiB; only what frames really use takes memory.
+    """
+
+    source: Source
+    region: Region | None = None
+    recipe: str = "default"
+    policy: Policy = "latest"
+    queue: Annotated[int, Meta(ge=1, le=64)] = 2
+    deadline_ms: Positive | None = None
+    open_timeout_s: Annotated[float, Meta(ge=0.5)] = 10.0
+    stall_timeout_s: Annotated[float, Meta(ge=0.5)] = 2.0
+    restart_min_s: Positive = 0.5
+    restart_max_s: Positive = 10.0
+    max_frame_mb: Annotated[int, Meta(ge=1, le=1024)] = 64
+
+    def __post_init__(self) -> None:
+        if self.restart_max_s < self.restart_min_s:
+            raise ValueError("restart_max_s must be at least restart_min_s")
+        if isinstance(self.source, FolderSource) and self.source.fps is None and self.policy != "wait":
+            raise ValueError(f"a folder has no rate of its own: set source.fps, or policy: wait (now {self.policy})")
+        if self.policy == "wait" and isinstance(self.source, (DeviceSource, UrlSource)):
+            raise ValueError("a live camera cannot wait: choose policy latest or every")
+        if self.region is not None and (
+            min(self.region.x, self.region.y) < 0 or min(self.region.width, self.region.height) < 1
+        ):
+            raise ValueError("region: x and y must be at least 0, width and height at least 1")
+
+
+class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """bundle: STORE/NAME (newest version) or STORE/NAME/VERSION. threads: CPU threads, 0 lets the runtime choose."""
+
+    bundle: str
+    runtime: str = "auto"
+    threads: Annotated[int, Meta(ge=0, le=1024)] = 0
+
+
+class PublishConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """endpoint: ZeroMQ address to bind. masks: publish anomaly maps too. mask_queue: maps that may wait for encoding.
+
+    send_hwm: messages kept for one slow subscriber before it loses some. linger_ms: how long unsent ones are kept at the end.
+    """
+
+    endpoint: str = DEFAULT_ENDPOINT
+    masks: bool = True
+    mask_queue: Annotated[int, Meta(ge=1, le=256)] = 8
+    send_hwm: Annotated[int, Meta(ge=100)] = 5000
+    linger_ms: Annotated[int, Meta(ge=0, le=10_000)] = 1000
+
+    def __post_init__(self) -> None:
+        check_endpoint(self.endpoint)
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A station. exit_when_finished: stop when every camera's folder or file has come to its end.
+
+    drain_timeout_s: how long what was captured may take to be inspected when the daemon stops.
+    """
+
+    engine: EngineConfig
+    cameras: Annotated[dict[CameraName, CameraConfig], Meta(min_length=1)]
+    station: Annotated[str, Meta(min_length=1, max_length=64)] = "station"
+    publish: PublishConfig = PublishConfig()
+    exit_when_finished: bool = False
+    drain_timeout_s: Annotated[float, Meta(gt=0, le=60)] = 5.0
+
+
+def load_config(path: Path) -> Config:
+    """Read and check a configuration; relative paths in it are made absolute, from the folder the file is in.
+
+    Raises:
+        ConfigError: it cannot be used; the message names file, line and key.
+    """
+    config = read_yaml(path, Config)
+    base = path.absolute().parent
+    cameras = {name: _with_absolute_path(camera, base) for name, camera in config.cameras.items()}
+    engine = msgspec.structs.replace(config.engine, bundle=str(base / config.engine.bundle))
+    return msgspec.structs.replace(config, cameras=cameras, engine=engine)
+
+
+def check_sources(config: Config) -> None:
+    """What can be known of the sources without opening a camera: files and folders exist, OpenCV has the backends.
+
+    Raises:
+        ConfigError: a source cannot work.
+    """
+    for name, camera in config.cameras.items():
+        try:
+            _check_source(camera.source)
+        except AnosegError as error:
+            raise ConfigError(f"cameras.{name}.source: {error.what}", hint=error.hint) from error
+
+
+def _with_absolute_path(camera: CameraConfig, base: Path) -> CameraConfig:
+    if isinstance(camera.source, (FileSource, FolderSource)):
+        source = msgspec.structs.replace(camera.source, path=str(base / camera.source.path))
+        return msgspec.structs.replace(camera, source=source)
+    return camera
+
+
+def _check_source(source: Source) -> None:
+    if isinstance(source, (DeviceSource, UrlSource, FileSource)):
+        backend = BACKENDS[source.backend]
+        if not cv2.videoio_registry.hasBackend(backend):
+            raise ConfigError(f"this OpenCV was built without the backend {source.backend}")
+    if isinstance(source, FileSource):
+        path = Path(source.path)
+        if not path.exists() or path.is_dir():
+            raise ConfigError(f"{path}: no such file", hint="give a video file")
+    if isinstance(source, FolderSource) and not list_images(Path(source.path)) and not source.recursive:
+        raise ConfigError(f"{source.path}: no images in this folder", hint="recursive: true looks into its subfolders too")

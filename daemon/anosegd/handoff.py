@@ -1,0 +1,76 @@
+"""Hand-off of frames from one camera to the inspector: what happens when they come faster than they are inspected."""
+
+from __future__ import annotations
+
+from collections import deque
+from threading import Condition
+
+from anosegd.config import Policy
+from anosegd.frames import Frame
+
+
+class Handoff:
+    """Frames of one camera that wait for inspection, oldest first.
+
+    latest: one waits, a newer one takes its place. every: `capacity` wait, the next has to go. wait: as many as there are
+    slots; the source is held up by that. The camera's thread puts, the inspector takes.
+
+    arrived: one condition for all cameras, on which the inspector sleeps; it guards the queue too.
+    """
+
+    def __init__(self, policy: Policy, capacity: int, arrived: Condition) -> None:
+        self.policy = policy
+        self.capacity = 1 if policy == "latest" else capacity
+        self._arrived = arrived
+        self._waiting: deque[Frame] = deque()
+
+    def put(self, frame: Frame) -> Frame | None:
+        """Hand over a frame; returns the one that has to go instead: it is the caller's to account for and release."""
+        with self._arrived:
+            gone: Frame | None = None
+            if self.policy != "wait" and len(self._waiting) >= self.capacity:
+                if self.policy == "every":
+                    return frame
+                gone = self._waiting.popleft()
+            self._waiting.append(frame)
+            self._arrived.notify()
+            return gone
+
+    def take(self) -> Frame | None:
+        """The oldest waiting frame, which is then the taker's. The caller holds `arrived`."""
+        return self._waiting.popleft() if self._waiting else None
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+
+class Intake:
+    """All cameras' hand-offs as the inspector sees them: each camera in turn, so that a fast one cannot starve the others."""
+
+    def __init__(self) -> None:
+        self.arrived = Condition()
+        self._handoffs: list[Handoff] = []
+        self._turn = 0
+
+    def add(self, policy: Policy, capacity: int) -> Handoff:
+        """Make a camera's hand-off; before the inspector starts."""
+        handoff = Handoff(policy, capacity, self.arrived)
+        self._handoffs.append(handoff)
+        return handoff
+
+    def take(self, timeout_s: float) -> Frame | None:
+        """The next frame, None if none came in time."""
+        with self.arrived:
+            if not any(self._handoffs):
+                self.arrived.wait(timeout_s)
+            for _ in self._handoffs:
+                self._turn = (self._turn + 1) % len(self._handoffs)
+                if frame := self._handoffs[self._turn].take():
+                    return frame
+            return None
+
+    @property
+    def empty(self) -> bool:
+        """Whether no frame waits."""
+        with self.arrived:
+            return not any(self._handoffs)

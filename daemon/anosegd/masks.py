@@ -1,0 +1,59 @@
+"""Encoding anomaly maps as PNG, beside the publisher and after the verdict went out: masks may be lost, verdicts may not."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from anosegd import wire
+from anosegd.worker import Worker
+
+
+@dataclass(frozen=True, slots=True)
+class MaskJob:
+    """anomaly_map: float32 [h, w], 0…1; belongs to the encoder from here on."""
+
+    header: wire.Mask
+    anomaly_map: NDArray[np.float32]
+
+
+class MaskEncoder(Worker):
+    """One thread. dropped: maps for which there was no room; written by the thread that offers."""
+
+    def __init__(self, capacity: int, deliver: Callable[[wire.Mask, bytes], None]) -> None:
+        super().__init__("masks")
+        self.dropped = 0
+        self._deliver = deliver
+        self._jobs: queue.Queue[MaskJob | None] = queue.Queue(capacity + 1)  # one place is for the end
+        self._capacity = capacity
+
+    def offer(self, job: MaskJob) -> None:
+        """Queue a map, or count it as dropped. One thread only, the publisher's."""
+        if self._jobs.qsize() >= self._capacity:
+            self.dropped += 1
+        else:
+            self._jobs.put_nowait(job)
+
+    def stop(self) -> None:
+        """Encode what is queued, then end."""
+        self._jobs.put(None)
+
+    def work(self) -> None:
+        """Encode until told to stop."""
+        while (job := self._jobs.get()) is not None:
+            self._deliver(job.header, encode_map(job.anomaly_map))
+
+
+def encode_map(anomaly_map: NDArray[np.float32]) -> bytes:
+    """8-bit grey PNG of a map 0…1: value × 255, rounded."""
+    grey = np.round(np.clip(anomaly_map, 0.0, 1.0) * 255.0).astype(np.uint8)
+    # Fastest compression: maps are smooth, and this runs on the machine that inspects.
+    ok, data = cv2.imencode(".png", grey, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    if not ok:
+        raise RuntimeError(f"a map of shape {anomaly_map.shape} cannot be encoded as PNG")
+    return data.tobytes()

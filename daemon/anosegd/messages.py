@@ -1,0 +1,96 @@
+"""What daemon and capture process say to each other, over a socket pair that keeps message boundaries. Pure data."""
+
+from __future__ import annotations
+
+import msgspec
+
+from anosegd.config import Policy, Source
+
+MAX_BYTES = 65536
+
+
+class Job(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Daemon → capture, first: what to do. start_at: position in a file or folder to go on from."""
+
+    source: Source
+    policy: Policy
+    slots: int
+    frame_bytes: int
+    start_at: int
+    open_timeout_s: float
+    stall_timeout_s: float
+
+
+class Release(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Daemon → capture: this slot is free again."""
+
+    slot: int
+
+
+class Started(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Capture → daemon: libraries are loaded, the source is being opened."""
+
+
+class Opened(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Capture → daemon: the source is open."""
+
+    description: str
+
+
+class Reading(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Capture → daemon: about to decode this file of a folder; should that kill the process, the daemon knows which it was."""
+
+    position: int
+    source: str
+
+
+class Captured(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Capture → daemon: a frame lies in a slot, which belongs to the daemon until it is released.
+
+    position: count of parts in this source from 0. captured_ns, captured_wall_ns: when the read returned.
+    lost: frames read since the last message that found no free slot and were let go (policy latest).
+    """
+
+    slot: int
+    height: int
+    width: int
+    position: int
+    captured_ns: int
+    captured_wall_ns: int
+    part_id: str | None
+    source: str | None
+    lost: int
+
+
+class Uncaptured(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Capture → daemon: a part of which there is no image: an unreadable file, or no free slot (policy every)."""
+
+    reason: str
+    detail: str
+    position: int
+    captured_ns: int
+    captured_wall_ns: int
+    part_id: str | None
+    source: str | None
+
+
+class Tick(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Capture → daemon: waiting for a slot or for the next frame's time; alive."""
+
+
+class Finished(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Capture → daemon: the file or folder has come to its end."""
+
+
+class Failed(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Capture → daemon: the source cannot be opened or read; the process ends."""
+
+    error: str
+
+
+FromCapture = Started | Opened | Reading | Captured | Uncaptured | Tick | Finished | Failed
+ToCapture = Job | Release
+
+encode = msgspec.msgpack.Encoder().encode
+decode_from_capture = msgspec.msgpack.Decoder(FromCapture).decode
+decode_to_capture = msgspec.msgpack.Decoder(ToCapture).decode

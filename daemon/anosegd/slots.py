@@ -1,0 +1,66 @@
+"""Frame slots in memory that daemon and capture process share: frames cross without a copy.
+
+The memory is an unnamed file (memfd): it has no path and is gone with its last user, whoever is killed and how.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+
+import numpy as np
+
+from anoseg_engines.images import Image
+
+
+class Slots:
+    """`count` slots of `frame_bytes` each. Only pages that a frame touched take memory.
+
+    Made by the daemon (`create`), mapped by the capture process (`attach`). Views keep the mapping alive: it is freed when
+    the Slots object and every view of it are gone.
+    """
+
+    def __init__(self, fd: int, count: int, frame_bytes: int) -> None:
+        self.fd = fd
+        self.count = count
+        self.frame_bytes = frame_bytes
+        self._memory = mmap.mmap(fd, count * frame_bytes)
+
+    @classmethod
+    def create(cls, count: int, frame_bytes: int) -> Slots:
+        """Make the memory; frame_bytes is rounded up to whole pages. The caller closes with `close_fd`."""
+        frame_bytes = -(-frame_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
+        fd = os.memfd_create("anoseg-frames", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            os.ftruncate(fd, count * frame_bytes)
+            # Without the seal a capture process gone mad could shrink the file and kill the daemon with SIGBUS.
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+            return cls(fd, count, frame_bytes)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    @classmethod
+    def attach(cls, fd: int, count: int, frame_bytes: int) -> Slots:
+        """Map the memory that came as an inherited descriptor."""
+        return cls(fd, count, frame_bytes)
+
+    def close_fd(self) -> None:
+        """Close the descriptor; the mapping stays."""
+        os.close(self.fd)
+
+    def holds(self, height: int, width: int) -> bool:
+        """Whether an image of this size fits into a slot."""
+        return height > 0 and width > 0 and height * width * 3 <= self.frame_bytes
+
+    def view(self, slot: int, height: int, width: int) -> Image:
+        """uint8 [height, width, 3] on the slot's memory.
+
+        Raises:
+            ValueError: no such slot, or the image does not fit.
+        """
+        if not 0 <= slot < self.count or not self.holds(height, width):
+            raise ValueError(f"slot {slot} of {self.count} cannot hold an image of {width}×{height} pixels")
+        flat = np.frombuffer(self._memory, np.uint8, height * width * 3, slot * self.frame_bytes)
+        return flat.reshape(height, width, 3)

@@ -1,0 +1,248 @@
+"""Where frames come from: device, stream, video file, folder of images, demo line. Runs in the capture process only."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+
+from anoseg_engines.errors import CameraError, DataError
+from anoseg_engines.images import IMAGE_SUFFIXES, Image, as_bgr, list_images, read_image
+from anosegd.config import BACKENDS, DemoSource, DeviceSource, FileSource, FolderSource, Policy, UrlSource
+from anosegd.messages import Job
+
+
+@dataclass(frozen=True, slots=True)
+class Shot:
+    """What one read gave. image: uint8 [H, W, 3] BGR, the reader's until the next read; None if it could not be read.
+
+    part_id, source: where the source knows them. error: why there is no image.
+    """
+
+    image: Image | None
+    part_id: str | None = None
+    source: str | None = None
+    error: str = ""
+
+
+class Source(Protocol):
+    """One source, opened and read on the capture process's only thread; any call may hang, the daemon kills it then.
+
+    description: what was opened, for the log. fps: pace to keep; None is as fast as slots come free, or as the camera gives.
+    """
+
+    description: str
+    fps: float | None
+
+    def upcoming(self, position: int) -> str | None:
+        """The file that `read(position)` will decode, where that is known beforehand."""
+        ...
+
+    def read(self, position: int, into: Image | None) -> Shot | None:
+        """The part at `position` (0, 1, 2 … without gaps); None at the end.
+
+        into: memory to read into where the size is known already; a source may ignore it.
+
+        Raises:
+            CameraError: the camera is lost.
+        """
+        ...
+
+
+def open_source(job: Job) -> Source:
+    """Open the job's source.
+
+    Raises:
+        AnosegError: it cannot be opened.
+    """
+    source = job.source
+    if isinstance(source, FolderSource):
+        return Folder(source)
+    if isinstance(source, DemoSource):
+        return Demo(source)
+    return Video(source, job)
+
+
+class Folder:
+    """The images of a folder in order of name. An unreadable one is a part too: nothing is passed over in silence."""
+
+    def __init__(self, config: FolderSource) -> None:
+        self._base = Path(config.path)
+        self._loop = config.loop
+        self._paths = images_of(config)
+        if not self._paths:
+            raise CameraError(f"{self._base}: no images in this folder")
+        self.fps = config.fps
+        self.description = f"{len(self._paths)} images"
+
+    def upcoming(self, position: int) -> str | None:
+        """The file's path below the folder."""
+        path = self._path(position)
+        return None if path is None else path.relative_to(self._base).as_posix()
+
+    def read(self, position: int, into: Image | None) -> Shot | None:
+        """Decode one file."""
+        path = self._path(position)
+        if path is None:
+            return None
+        name = path.relative_to(self._base).as_posix()
+        try:
+            return Shot(read_image(path), source=name)
+        except DataError as error:
+            return Shot(None, source=name, error=error.what)
+        except (cv2.error, MemoryError) as error:  # OpenCV refuses sizes beyond its limits with an exception
+            return Shot(None, source=name, error=f"{path}: {str(error).strip() or 'not enough memory'}")
+
+    def _path(self, position: int) -> Path | None:
+        if position >= len(self._paths) and not self._loop:
+            return None
+        return self._paths[position % len(self._paths)]
+
+
+class Video:
+    """A device, stream or video file through OpenCV, its backend always named."""
+
+    def __init__(self, config: DeviceSource | UrlSource | FileSource, job: Job) -> None:
+        self._config = config
+        self._job = job
+        self._frames = 0  # read since the file was opened
+        self._capture = self._open()
+        self._live = not isinstance(config, FileSource)
+        self.fps = self._pace(config, job.policy)
+        if isinstance(config, FileSource) and not config.loop:
+            self._skip(job.start_at)
+
+    def upcoming(self, position: int) -> str | None:
+        """Frames of a stream have no files."""
+        return None
+
+    def read(self, position: int, into: Image | None) -> Shot | None:
+        """The next frame."""
+        ok, image = self._capture.read() if into is None else self._capture.read(into)
+        if not ok or image is None:
+            if self._live:
+                raise CameraError(f"{self.description}: no frame came")
+            if not self._rewind():
+                return None
+            return self.read(position, into)
+        self._frames += 1
+        name = Path(self._config.path).name if isinstance(self._config, FileSource) else None
+        return Shot(as_bgr(image), source=name)
+
+    def _open(self) -> cv2.VideoCapture:
+        config = self._config
+        backend = BACKENDS[config.backend]
+        if isinstance(config, DeviceSource):
+            where: int | str = config.device
+            self.description = f"device {config.device}"
+        elif isinstance(config, UrlSource):
+            where = config.url
+            self.description = "stream"  # an address may carry a password: it is never logged
+        else:
+            where = config.path
+            self.description = config.path
+        if isinstance(config, UrlSource) and config.backend == "ffmpeg":
+            os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = f"rtsp_transport;{config.transport}"
+        capture = cv2.VideoCapture()
+        parameters = [] if isinstance(config, DeviceSource) else self._timeouts()
+        try:
+            opened = capture.open(where, backend, parameters) if parameters else capture.open(where, backend)
+        except cv2.error as error:
+            raise CameraError(f"{self.description} cannot be opened: {error.err}") from error
+        if not opened:
+            raise CameraError(f"{self.description} cannot be opened ({config.backend})")
+        if isinstance(config, DeviceSource):
+            self._ask_device(capture, config)
+        width, height = capture.get(cv2.CAP_PROP_FRAME_WIDTH), capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
+        self.description += f", {width:.0f}×{height:.0f}"
+        return capture
+
+    def _timeouts(self) -> list[int]:
+        """The library's own time-outs, a little shorter than the daemon's, which is there for when these do not hold."""
+        return [
+            cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
+            round(self._job.open_timeout_s * 900),
+            cv2.CAP_PROP_READ_TIMEOUT_MSEC,
+            round(self._job.stall_timeout_s * 900),
+        ]
+
+    def _ask_device(self, capture: cv2.VideoCapture, config: DeviceSource) -> None:
+        if config.fourcc:
+            capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*config.fourcc))
+        for prop, value in (
+            (cv2.CAP_PROP_FRAME_WIDTH, config.width),
+            (cv2.CAP_PROP_FRAME_HEIGHT, config.height),
+            (cv2.CAP_PROP_FPS, config.fps),
+        ):
+            if value is not None:
+                capture.set(prop, value)
+        capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # an old frame judged late is worth less than a new one
+
+    def _pace(self, config: DeviceSource | UrlSource | FileSource, policy: Policy) -> float | None:
+        if not isinstance(config, FileSource):
+            return None  # a live camera keeps its own time
+        if config.fps is not None or policy == "wait":
+            return config.fps
+        rate = float(self._capture.get(cv2.CAP_PROP_FPS))
+        return rate if 0 < rate < 1000 else 25.0
+
+    def _rewind(self) -> bool:
+        """Begin a looped file anew; False when it is not to loop.
+
+        Raises:
+            CameraError: the file gave no frame at all.
+        """
+        if self._frames == 0:
+            raise CameraError(f"{self.description}: not one frame could be read")
+        if not (isinstance(self._config, FileSource) and self._config.loop):
+            return False
+        self._capture.release()
+        self._frames = 0
+        self._capture = self._open()  # seeking to the start is not reliable in every container
+        return True
+
+    def _skip(self, frames: int) -> None:
+        for _ in range(frames):
+            if not self._capture.grab():
+                return
+            self._frames += 1
+
+
+class Demo:
+    """The simulated production line."""
+
+    def __init__(self, config: DemoSource) -> None:
+        from anosegd.demo_line import DemoLine  # only this source needs it
+
+        self._line = DemoLine(config.seed)
+        self._parts = config.parts
+        self.fps: float | None = config.fps
+        self.description = f"demo line, seed {config.seed}"
+
+    def upcoming(self, position: int) -> str | None:
+        """Rendered parts have no files."""
+        return None
+
+    def read(self, position: int, into: Image | None) -> Shot | None:
+        """Render one part."""
+        if self._parts is not None and position >= self._parts:
+            return None
+        part = self._line.part(position)
+        return Shot(as_bgr(part.image), part_id=part.part_id)
+
+
+def images_of(config: FolderSource) -> list[Path]:
+    """The folder's images in order of name, with those of its subfolders if the source is recursive.
+
+    Raises:
+        AnosegError: the folder cannot be read.
+    """
+    base = Path(config.path)
+    if not config.recursive:
+        return list_images(base)
+    if not base.is_dir():
+        raise CameraError(f"{base}: no such folder")
+    return sorted(p for p in base.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())

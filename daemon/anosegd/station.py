@@ -1,0 +1,244 @@
+"""The daemon's life: start, watch, stop. Runs on the main thread, which alone hears signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from anoseg_engines.bundle import load_bundle
+from anoseg_engines.errors import AnosegError
+from anosegd import __version__, logs, wire
+from anosegd.camera import Camera
+from anosegd.config import Config
+from anosegd.handoff import Intake
+from anosegd.inspector import Inspector, engine_name
+from anosegd.notify import Notifier
+from anosegd.publisher import Identity, Publisher
+from anosegd.worker import Worker
+
+SIGNALS = {signal.SIGTERM, signal.SIGINT}
+LOOP_S = 0.25
+SILENT_S = 10.0
+"""A thread that has not answered for so long is said to hang."""
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How the daemon ended. stuck: a thread could not be ended, the process has to go without it."""
+
+    exit_code: int
+    stuck: bool
+
+
+class Station:
+    """All workers of one station, and what is known of them. `run` is its whole life."""
+
+    def __init__(self, config: Config, notifier: Notifier, environment: Mapping[str, str]) -> None:
+        self._config = config
+        self._notifier = notifier
+        self._bundle = load_bundle(Path(config.engine.bundle))
+        self._identity = Identity(journal_id=uuid.uuid4().hex, run_id=uuid.uuid4().hex)
+        self._started = time.monotonic()
+        self._stopping = False
+        self._watchdog_at = self._status_at = 0.0
+        intake = Intake()
+        self._publisher = Publisher(config, self._identity, self._describe)
+        self._inspector = Inspector(config, self._bundle, intake, self._publisher)
+        self._cameras = [
+            Camera(name, camera, intake.add(camera.policy, camera.queue), self._publisher, environment)
+            for name, camera in config.cameras.items()
+        ]
+
+    def run(self) -> End:
+        """Start, inspect until a signal, the sources' end or a failure, stop in order.
+
+        Raises:
+            AnosegError: what ended it, where the user can do something about it.
+        """
+        logs.info("daemon.starting", station=self._config.station, version=__version__, bundle=self._bundle.label)
+        self._publisher.start()
+        self._inspector.start()
+        reason = self._wait_for_engine()
+        if reason is None:
+            self._announce()
+            for camera in self._cameras:
+                camera.start()
+            reason = self._watch()
+        return self._stop(reason)
+
+    # ---- start and watch
+
+    def _wait_for_engine(self) -> str | None:
+        """Until the bundle is proved; the reason to stop instead, if there is one."""
+        while self._inspector.engine is None:
+            if reason := self._reason_to_stop((self._publisher, self._inspector)):
+                return reason
+        self._publisher.engine = self._inspector.engine
+        return None
+
+    def _announce(self) -> None:
+        assert self._inspector.engine is not None
+        endpoint, runtime = self._config.publish.endpoint, self._inspector.engine.runtime
+        logs.info("daemon.ready", endpoint=endpoint, engine=self._bundle.label, runtime=runtime, journal="none")
+        self._notifier.ready(f"ready, {self._bundle.label} on {runtime}, publishing at {endpoint}")
+        self._publisher.state_changed()
+
+    def _watch(self) -> str:
+        """Until there is a reason to stop, which is returned."""
+        workers: tuple[Worker, ...] = (self._publisher, self._inspector, *self._cameras)
+        while True:
+            if reason := self._reason_to_stop(workers):
+                return reason
+            if self._config.exit_when_finished and all(c.finished for c in self._cameras) and self._publisher.idle:
+                return "finished"
+            self._tell_systemd()
+
+    def _reason_to_stop(self, workers: Iterable[Worker]) -> str | None:
+        """Wait a little for a signal, and look after the workers."""
+        if caught := signal.sigtimedwait(SIGNALS, LOOP_S):
+            return signal.Signals(caught.si_signo).name
+        for worker in workers:
+            # A camera whose source has come to its end has ended too, in order.
+            if not worker.alive and not (isinstance(worker, Camera) and worker.failure is None):
+                return "failure"
+        return None
+
+    def _tell_systemd(self) -> None:
+        now = time.monotonic()
+        limit_s = min(SILENT_S, (self._notifier.watchdog_s or SILENT_S) / 2)
+        answering = self._publisher.silent_s < limit_s and self._inspector.silent_s < limit_s
+        if answering and now >= self._watchdog_at:
+            self._watchdog_at = now + (self._notifier.watchdog_s or SILENT_S) / 4
+            self._notifier.watchdog()
+        if now >= self._status_at:
+            self._status_at = now + 5.0
+            running = sum(c.status.state == "running" for c in self._cameras)
+            state, detail = self._state()
+            told = f"{state}{f' ({detail})' if detail else ''}"
+            self._notifier.status(f"{told}, {self._publisher.last_seq} verdicts, {running}/{len(self._cameras)} cameras")
+
+    # ---- stop
+
+    def _stop(self, reason: str) -> End:
+        """In reverse order of a frame's way, each step bounded; a second signal cuts the wait for the inspector short."""
+        logs.info("daemon.stopping", reason=reason)
+        self._stopping = True
+        self._notifier.stopping()
+        self._publisher.state_changed()
+        for camera in self._cameras:
+            camera.stop()
+        for camera in self._cameras:
+            camera.join(4.0)
+        self._inspector.stop(drain=True)
+        self._join_unless_signalled(self._inspector, self._config.drain_timeout_s)
+        self._inspector.stop(drain=False)
+        self._inspector.join(2.0)
+        self._publisher.stop("engine" if self._inspector.failure else "shutdown")
+        self._publisher.join(4.0 + self._config.publish.linger_ms / 1000)
+        workers: list[Worker] = [self._publisher, self._inspector, *self._cameras]
+        stuck = [worker.thread_name for worker in workers if worker.alive]
+        if stuck:
+            logs.error("daemon.stuck", threads=",".join(stuck))
+        failures = [worker.failure for worker in workers if worker.failure is not None]
+        exit_code = 1 if failures or (stuck and reason == "failure") else 0
+        counts = self._counts()
+        logs.info(
+            "daemon.stopped",
+            verdicts=self._publisher.last_seq,
+            passed=counts.passed,
+            failed=counts.failed,
+            unknown=counts.unknown,
+            exit_code=exit_code,
+        )
+        told = next((failure for failure in failures if isinstance(failure, AnosegError)), None)
+        if told is not None and not stuck:
+            raise told
+        return End(exit_code, bool(stuck))
+
+    def _join_unless_signalled(self, worker: Worker, timeout_s: float) -> None:
+        give_up_at = time.monotonic() + timeout_s
+        while worker.alive and time.monotonic() < give_up_at:
+            if signal.sigtimedwait(SIGNALS, 0):
+                logs.warning("daemon.hurried", waiting_for=worker.thread_name)
+                return
+            worker.join(0.1)
+
+    # ---- what is said of it
+
+    def _describe(self, publisher: Publisher) -> wire.State:
+        """The heartbeat; on the publisher's thread."""
+        state, detail = self._state()
+        return wire.State(
+            station=self._config.station,
+            journal_id=self._identity.journal_id,
+            run_id=self._identity.run_id,
+            version=__version__,
+            at=wire.utc(time.time_ns()),
+            state=state,
+            detail=detail,
+            uptime_s=round(time.monotonic() - self._started, 3),
+            last_seq=publisher.last_seq,
+            counts=self._counts(),
+            masks_dropped=publisher.masks_dropped,
+            engine=self._inspector.engine or engine_name(self._bundle, "not loaded yet"),
+            cameras={camera.name: self._health(camera) for camera in self._cameras},
+        )
+
+    def _state(self) -> tuple[wire.StationState, str | None]:
+        if self._stopping:
+            return "Halted", None
+        if self._inspector.engine is None:
+            return "Preoperational", "the engine is being loaded and proved"
+        if self._inspector.silent_s > SILENT_S:
+            return "Error", f"the inspector has not answered for {self._inspector.silent_s:.0f} s"
+        states = {camera.status.state for camera in self._cameras}
+        if "running" in states:
+            return "ContinuousExecution", None
+        if "starting" in states:
+            return "Initialized", None
+        if states == {"finished"}:
+            return "Ready", "every source has come to its end"
+        return "Error", "no camera delivers"
+
+    def _health(self, camera: Camera) -> wire.CameraHealth:
+        status, tally = camera.status, self._publisher.tallies[camera.name]
+        return wire.CameraHealth(
+            state=status.state,
+            source=status.source,
+            frames=status.frames,
+            dropped=status.lost + tally.dropped,
+            overruns=tally.overruns,
+            restarts=status.restarts,
+            last_error=status.last_error,
+            counts=tally.counts(),
+        )
+
+    def _counts(self) -> wire.Counts:
+        tallies = self._publisher.tallies.values()
+        return wire.Counts(
+            passed=sum(t.passed for t in tallies),
+            failed=sum(t.failed for t in tallies),
+            unknown=sum(t.unknown for t in tallies),
+            late=sum(t.late for t in tallies),
+        )
+
+
+def run(config: Config, environment: Mapping[str, str]) -> int:
+    """Run a station until it is stopped; returns the exit code. Signals must be blocked already.
+
+    Raises:
+        AnosegError: as `Station.run`.
+    """
+    notifier = Notifier.from_environment(environment, pid=os.getpid())
+    try:
+        end = Station(config, notifier, environment).run()
+    finally:
+        notifier.close()
+    if end.stuck:  # a thread that hangs in a library would hold the process for ever
+        os._exit(end.exit_code)
+    return end.exit_code

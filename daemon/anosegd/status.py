@@ -1,0 +1,64 @@
+"""`anosegd status`: the station's next heartbeat, for a person or a program."""
+
+from __future__ import annotations
+
+import msgspec
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from anoseg_engines.errors import PublishError
+from anosegd.subscribe import subscribe
+from anosegd.wire import State
+
+
+def hear_state(endpoint: str, timeout_s: float) -> State:
+    """Wait for a heartbeat.
+
+    Raises:
+        PublishError: none came: no daemon runs there, or it hangs.
+    """
+    with subscribe(endpoint, "state") as subscription:
+        state = subscription.wait_for("state", State, timeout_s)
+    if state is None:
+        raise PublishError(
+            f"{endpoint}: no heartbeat within {timeout_s:g} s: the station is down",
+            hint="is `anosegd run` running, and is this the endpoint of its configuration?",
+        )
+    return state
+
+
+def as_json(state: State) -> str:
+    """The heartbeat, one line of JSON."""
+    return msgspec.json.encode(state).decode()
+
+
+def as_table(state: State) -> RenderableType:
+    """The heartbeat for a person."""
+    counts, engine = state.counts, state.engine
+    head = Text(f"{state.station}  {state.state}", style="red" if state.state == "Error" else "bold green")
+    head.append(f"\n{state.detail}" if state.detail else "", style="yellow")
+    head.append(f"\nup {state.uptime_s:.0f} s, {engine.name}/{engine.version} on {engine.runtime}", style="default")
+    head.append(
+        f"\n{state.last_seq} sent: {counts.passed} PASS, {counts.failed} FAIL, {counts.unknown} UNKNOWN; {counts.late} late",
+        style="default",
+    )
+    table = Table()
+    for column in (
+        "camera",
+        "state",
+        "source",
+        "frames",
+        "PASS",
+        "FAIL",
+        "UNKNOWN",
+        "dropped",
+        "overruns",
+        "restarts",
+        "last error",
+    ):
+        table.add_column(column)
+    for name, c in state.cameras.items():
+        numbers = (c.frames, c.counts.passed, c.counts.failed, c.counts.unknown, c.dropped, c.overruns, c.restarts)
+        table.add_row(name, c.state, c.source, *map(str, numbers), c.last_error or "")
+    return Group(head, table)

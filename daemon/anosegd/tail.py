@@ -1,0 +1,143 @@
+"""`anosegd tail`: verdicts as they come, as a live table for a person or as JSON lines for a program."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter, deque
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from anosegd.subscribe import Subscription, decode, subscribe
+from anosegd.wire import State, Verdict
+
+ROWS = 15
+WINDOW_S = 10.0
+REFRESH_S = 0.25
+COLOURS = {"PASS": "green", "FAIL": "red", "UNKNOWN": "yellow"}
+
+
+def print_lines(endpoint: str, count: int | None) -> None:
+    """Write each verdict's header as one JSON line, until `count` were written."""
+    with subscribe(endpoint, "verdict.") as subscription:
+        written = 0
+        while count is None or written < count:
+            message = subscription.receive(1.0)
+            if message is not None:
+                sys.stdout.write(message.header.decode() + "\n")
+                sys.stdout.flush()
+                written += 1
+
+
+def show_table(endpoint: str, count: int | None) -> None:
+    """Show a live table until interrupted, or until `count` verdicts were seen."""
+    board = Board(endpoint)
+    live = Live(board.render(), console=Console(), auto_refresh=False)
+    with subscribe(endpoint, "verdict.", "state") as subscription, live:
+        while count is None or board.seen < count:
+            _take(subscription, board, count)
+            live.update(board.render(), refresh=True)
+
+
+def _take(subscription: Subscription, board: Board, count: int | None) -> None:
+    """What comes until the next refresh."""
+    until = time.monotonic() + REFRESH_S
+    while (left := until - time.monotonic()) > 0 and (count is None or board.seen < count):
+        message = subscription.receive(left)
+        if message is None:
+            continue
+        if message.topic == "state":
+            board.add_state(decode(message, State))
+        else:
+            board.add_verdict(decode(message, Verdict))
+
+
+class Board:
+    """What the table shows. seen: verdicts received; missed: numbers that never came."""
+
+    def __init__(self, endpoint: str) -> None:
+        self.seen = 0
+        self.missed = 0
+        self._endpoint = endpoint
+        self._outcomes: Counter[str] = Counter()
+        self._last: deque[Verdict] = deque(maxlen=ROWS)
+        self._arrivals: deque[float] = deque()
+        self._latencies: deque[float] = deque(maxlen=500)
+        self._seq: tuple[str, int] | None = None  # journal_id, seq
+        self._state: State | None = None
+        self._state_at = 0.0
+
+    def add_verdict(self, verdict: Verdict) -> None:
+        """Count a verdict and show it."""
+        if self._seq is not None and self._seq[0] == verdict.journal_id:
+            self.missed += max(0, verdict.seq - self._seq[1] - 1)
+        self._seq = (verdict.journal_id, verdict.seq)
+        self.seen += 1
+        self._outcomes[verdict.outcome] += 1
+        self._last.append(verdict)
+        self._arrivals.append(time.monotonic())
+        self._latencies.append(verdict.timings_ms.total)
+
+    def add_state(self, state: State) -> None:
+        """Take a heartbeat."""
+        self._state, self._state_at = state, time.monotonic()
+
+    def render(self) -> RenderableType:
+        """The whole picture."""
+        return Group(self._head(), self._table(), self._foot())
+
+    def _head(self) -> Text:
+        state, silent_s = self._state, time.monotonic() - self._state_at
+        if state is None:
+            return Text(f"{self._endpoint}: nothing heard yet", style="yellow")
+        if silent_s > 3:
+            return Text(f"{state.station}: no heartbeat for {silent_s:.0f} s: treat the station as down", style="bold red")
+        head = Text(f"{state.station}  {state.state}", style="red" if state.state == "Error" else "bold")
+        head.append(f"  {state.engine.name}/{state.engine.version} on {state.engine.runtime}", style="dim")
+        for name, camera in state.cameras.items():
+            text = f"\n{name}: {camera.state}, {camera.frames} frames, {camera.dropped} dropped"
+            if camera.overruns:
+                text += f", {camera.overruns} overruns"
+            if camera.state == "lost":
+                text += f": {camera.last_error}"
+            head.append(text, style="yellow" if camera.state == "lost" else "dim")
+        return head
+
+    def _table(self) -> Table:
+        table = Table(expand=True)
+        for column in ("seq", "captured", "camera", "part", "outcome", "score", "threshold", "defects", "total ms"):
+            table.add_column(column, justify="left" if column in ("camera", "part", "outcome") else "right", no_wrap=True)
+        for verdict in self._last:
+            why = f" {verdict.reason}" if verdict.reason else ""
+            table.add_row(
+                str(verdict.seq),
+                verdict.captured_at[11:23],
+                verdict.camera,
+                verdict.source or verdict.part_id,
+                Text(verdict.outcome + why, style=COLOURS[verdict.outcome]),
+                "" if verdict.score is None else f"{verdict.score:.4f}",
+                "" if verdict.threshold is None else f"{verdict.threshold:.4f}",
+                str(len(verdict.defects)) if verdict.score is not None else "",
+                f"{verdict.timings_ms.total:.1f}",
+            )
+        return table
+
+    def _foot(self) -> Text:
+        now = time.monotonic()
+        while self._arrivals and self._arrivals[0] < now - WINDOW_S:
+            self._arrivals.popleft()
+        judged = self._outcomes["PASS"] + self._outcomes["FAIL"]
+        foot = Text(f"{self.seen} verdicts: ")
+        for outcome, colour in COLOURS.items():
+            foot.append(f"{self._outcomes[outcome]} {outcome}  ", style=colour)
+        foot.append(f"reject share {self._outcomes['FAIL'] / judged:.1%}  " if judged else "")
+        foot.append(f"{len(self._arrivals) / WINDOW_S:.1f}/s  ")
+        if self._latencies:
+            ordered = sorted(self._latencies)
+            foot.append(f"latency median {ordered[len(ordered) // 2]:.1f} ms, max {ordered[-1]:.1f} ms")
+        if self.missed:
+            foot.append(f"  {self.missed} missed", style="bold red")
+        return foot
