@@ -1,4 +1,4 @@
-"""`anosegd`: check, run, tail, status, schema.
+"""`anosegd`: check, run, tail, status, schema, demo.
 
 Every command imports what it needs when it runs: `run` blocks the signals before any library can start a thread.
 """
@@ -34,7 +34,15 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command; returns the exit code."""
     options = _parser().parse_args(arguments)
-    command = {"check": _check, "run": _run, "tail": _tail, "status": _status, "schema": _schema}[options.command]
+    command = {
+        "check": _check,
+        "run": _run,
+        "tail": _tail,
+        "status": _status,
+        "schema": _schema,
+        "demo": _demo,
+        "demo-images": _demo_images,
+    }[options.command]
     return command(options)
 
 
@@ -61,6 +69,17 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--json", action="store_true", help="JSON lines instead of a table")
 
     commands.add_parser("schema", help="print the JSON Schema of the published headers")
+
+    demo = commands.add_parser("demo", help="inspect a simulated line and compare the verdicts with the truth")
+    demo.add_argument(
+        "--out", type=Path, default=Path("demo-out"), help="folder for pictures, configuration and log (demo-out)"
+    )
+    demo.add_argument("--parts", type=_positive, default=200, help="how many parts (200)")
+    demo.add_argument("--fps", type=float, default=8.0, help="parts a second (8)")
+    demo.add_argument("--seed", type=int, default=7, help="another seed, other parts (7)")
+    demo.add_argument("--bundle", type=Path, help="another bundle than the one committed for the demo")
+    images = commands.add_parser("demo-images", help="render the images the demo's bundle is trained on")
+    images.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
     return parser
 
 
@@ -131,6 +150,19 @@ def _schema(options: argparse.Namespace) -> int:
     from anosegd.wire import schemas
 
     print(json.dumps(schemas(), indent=2))
+    return 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from anosegd.demo import run_demo
+
+    return run_demo(options.out, parts=options.parts, fps=options.fps, seed=options.seed, bundle=options.bundle)
+
+
+def _demo_images(options: argparse.Namespace) -> int:
+    from anosegd.demo_images import write_demo_images
+
+    print(f"{write_demo_images(options.out)} images in {options.out}")
     return 0
 
 

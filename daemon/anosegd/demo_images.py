@@ -12,7 +12,7 @@ from anoseg_engines.errors import ConfigError
 from anosegd.demo_line import DEFECTS, DemoLine
 
 
-def write_demo_images(folder: Path, *, n_train: int = 300, n_test: int = 40, seed: int = 1) -> int:
+def write_demo_images(folder: Path, *, n_train: int = 600, n_test: int = 40, seed: int = 1) -> int:
     """Render `n_train` good parts to train on, and `n_test` parts of each kind (good and every defect) to evaluate on.
 
     The seed is another than the demo's, so that the demo shows parts that training has not seen.
