@@ -72,18 +72,26 @@ def _fit(options: argparse.Namespace) -> None:
     config = _with_options(load_config(options.config), options)
     console = Console(stderr=True)
     live = console.is_terminal
-    line = "{task.percentage:5.1f} %  loss {task.fields[loss]}  AUROC {task.fields[auroc]}  {task.fields[rate]} img/s  {task.fields[left]} left"
+    line = (
+        "{task.percentage:5.1f} %  loss {task.fields[loss]}  AUROC {task.fields[auroc]}  "
+        "{task.fields[rate]} img/s  {task.fields[left]} left"
+    )
     with Progress(TextColumn("training"), BarColumn(), TextColumn(line), console=console, disable=not live) as progress:
         task = progress.add_task("training", total=1.0, loss="–", auroc="–", rate="–", left="–")
-        reported: list[int] = [-1]
+        shown: list[object] = [None]
 
         def on_status(status: Status) -> None:
             auroc = "–" if status.validation is None else f"{status.validation.image_auroc:.3f}"
             left = "–" if status.step < 10 else f"{int(status.left_s) // 60}:{int(status.left_s) % 60:02d}"
-            fields = {"loss": f"{status.loss:.4f}", "auroc": auroc, "rate": f"{status.images_per_s:.0f}", "left": left}
+            fields: dict[str, Any] = {
+                "loss": f"{status.loss:.4f}",
+                "auroc": auroc,
+                "rate": f"{status.images_per_s:.0f}",
+                "left": left,
+            }
             progress.update(task, completed=status.done, **fields)
-            if not live and status.validation is not None and status.step // 100 != reported[0]:
-                reported[0] = status.step // 100
+            if not live and status.validation is not shown[0]:
+                shown[0] = status.validation
                 print(f"step {status.step}  " + "  ".join(f"{k} {v}" for k, v in fields.items()), file=sys.stderr, flush=True)
 
         fitted = fit(
@@ -101,9 +109,8 @@ def _fit(options: argparse.Namespace) -> None:
     print(
         f"trained {fitted.result.steps} steps in {fitted.result.seconds / 60:.1f} minutes, {fitted.result.images_seen} images"
     )
-    print(
-        f"synthetic defects on held-out images: image AUROC {fitted.validation.image_auroc:.3f}, pixel AP {fitted.validation.pixel_ap:.3f}"
-    )
+    found = fitted.validation
+    print(f"held-out images with synthetic defects: image AUROC {found.image_auroc:.3f}, pixel AP {found.pixel_ap:.3f}")
     print(f"score threshold {manifest.score_threshold:.4f}, pixel threshold {manifest.pixel_threshold:.4f}")
     print(f"calibration: {manifest.calibration.guarantee}")
 

@@ -24,18 +24,14 @@ NETWORK_STRIDE = 32
 """Input sides must be multiples of it: the network halves its input five times."""
 
 
-class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Base of all sections: frozen, unknown keys refused."""
-
-
-class NetworkConfig(_Section):
+class NetworkConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """widths: channels at strides 2, 4, 8, 16, 32. blocks: residual blocks a level and side."""
 
     widths: tuple[Channels, Channels, Channels, Channels, Channels] = (16, 32, 64, 96, 96)
     blocks: Annotated[int, Meta(ge=1, le=4)] = 1
 
 
-class VariationConfig(_Section):
+class VariationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What good parts do anyway, taught as normal.
 
     rotation_deg, shift, zoom: largest turn, shift (share of the input's side), change of size. brightness, contrast:
@@ -54,7 +50,7 @@ class VariationConfig(_Section):
     flip_y: Share = 0.0
 
 
-class DefectConfig(_Section):
+class DefectConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Synthetic defects. The kinds are relative weights; 0 leaves a kind out.
 
     share: share of training images that get defects. more: chance of a further defect after each one.
@@ -76,7 +72,7 @@ class DefectConfig(_Section):
     warp: Weight = 0.7
 
 
-class LossConfig(_Section):
+class LossConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Weights of the losses; 0 switches a part off.
 
     l1: pixel-wise L1 (AnoSeg). bce: binary cross-entropy with graded labels. dice: soft overlap.
@@ -90,7 +86,7 @@ class LossConfig(_Section):
     reconstruction: Weight = 0.2
 
 
-class TrainingConfig(_Section):
+class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """steps, minutes: the end of training, whichever comes first (null: no such limit). The learning rate falls to 0 there.
 
     ema: decay of the averaged weights, which are what is exported. validate_every, checkpoint_every: steps.
@@ -111,7 +107,7 @@ class TrainingConfig(_Section):
     workers: Annotated[int, Meta(ge=0)] = 0
 
 
-class HoldoutConfig(_Section):
+class HoldoutConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Good images kept from training. validation: for choosing weights, score scale and pixel threshold.
     calibration: for the score threshold alone. group: regular expression; names with equal first group (or equal match)
     are the same part and stay on one side; empty: near-duplicates are found by looking at the images.
@@ -122,7 +118,7 @@ class HoldoutConfig(_Section):
     group: str = ""
 
 
-class TrainConfig(_Section):
+class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Everything that decides a training but data and seed. input: the network's input, see DESIGN "Modes".
 
     coordinates: the two coordinate channels (AnoSeg part 5) are shown to the network.

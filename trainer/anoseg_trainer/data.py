@@ -78,8 +78,9 @@ def load_good_images(data: Path, on_image: Callable[[], None] = lambda: None) ->
         data_bytes = path.read_bytes()
         digest.update(path.name.encode() + b"\0" + hashlib.sha256(data_bytes).digest())
         stored = cv2.imdecode(np.frombuffer(data_bytes, np.uint8), cv2.IMREAD_UNCHANGED)
-        grey += stored.ndim == 2
-        deep += stored.dtype != np.uint8
+        if stored is not None:
+            grey += stored.ndim == 2
+            deep += stored.dtype != np.uint8
         sizes.append(image.shape[:2])
         thumbnails.append(_thumbnail(image))
         on_image()

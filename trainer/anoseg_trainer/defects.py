@@ -292,7 +292,7 @@ def _region(rng: Generator, donor: Image, height: int, width: int, zoom: float =
     top, left = int(rng.integers(0, rows - cut_h + 1)), int(rng.integers(0, columns - cut_w + 1))
     cut = donor[top : top + cut_h, left : left + cut_w]
     if cut.shape[:2] != (height, width):
-        cut = cv2.resize(cut, (width, height), interpolation=cv2.INTER_LINEAR)
+        cut = np.asarray(cv2.resize(cut, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
     return cut.astype(np.float32)
 
 
@@ -311,7 +311,7 @@ def _permuted(rng: Generator, patch: Patch) -> Patch:
     half_h, half_w = height // 2, width // 2
     quarters = [patch[i : i + half_h, j : j + half_w] for i in (0, half_h) for j in (0, half_w)]
     a, b, c, d = (quarters[i].copy() for i in rng.permutation(4))
-    out = patch.copy()
+    out: Patch = patch.copy()
     out[:height, :width] = np.vstack([np.hstack([a, b]), np.hstack([c, d])])
     return out
 
@@ -329,10 +329,14 @@ def _inner(outline: Mask, sigma: float) -> Mask:
 
 
 def _contrast(rng: Generator, here: Patch) -> float:
-    """Signed grey-value difference of a defect to its ground: faint to strong, weighted to the side that has room."""
-    level = float(here.mean())
-    sign = 1 if rng.random() > 0.15 + 0.7 * level / 255 else -1
-    return sign * log_uniform(rng, 8.0, 110.0)
+    """Signed grey-value difference of a defect to its ground: from hardly to plainly visible against its texture.
+
+    More often to the side that has room.
+    """
+    grey = here.mean(axis=2)
+    texture_std = float((grey - cv2.GaussianBlur(grey, (0, 0), 4.0)).std())
+    sign = 1 if rng.random() > 0.15 + 0.7 * float(grey.mean()) / 255 else -1
+    return sign * min(log_uniform(rng, 0.8, 10.0) * float(np.hypot(8.0, texture_std)), 130.0)
 
 
 def _tint(rng: Generator, grey: bool) -> NDArray[np.float32]:

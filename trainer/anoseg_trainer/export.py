@@ -8,6 +8,7 @@ import io
 import logging
 import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
@@ -30,6 +31,7 @@ class ExportedNetwork(nn.Module):
         self.network = half_precision(network)
 
     def forward(self, frames: Tensor, coords: Tensor) -> tuple[Tensor, Tensor]:
+        """Map and score."""
         return self.network.inspect(frames, coords)
 
 
@@ -84,7 +86,7 @@ def onnx_from_network(network: AnoSegNetwork, spec: InputSpec) -> bytes:
 
 
 @contextlib.contextmanager
-def _quiet() -> contextlib.AbstractContextManager[None]:  # type: ignore[misc]
+def _quiet() -> Iterator[None]:
     """Keep the exporter's notes from the user's terminal."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")

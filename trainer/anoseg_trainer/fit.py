@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import msgspec
@@ -35,6 +35,7 @@ from anoseg_trainer.samples import Recipe
 from anoseg_trainer.training import Result, Status, train
 from anoseg_trainer.validation import Case, Validation, as_scaled, make_cases, validate
 
+Verdict = Literal["PASS", "FAIL"]
 GOLDEN_EACH = 3
 """Golden samples of each verdict."""
 SCORE = (
@@ -154,13 +155,13 @@ def _golden_samples(
 ) -> list[GoldenSample]:
     """Held-out parts, good and with synthetic defects, whose score is clear of the threshold; both verdicts if there are."""
     margin = GoldenTolerance().margin
-    picked: dict[str, list[GoldenSample]] = {"PASS": [], "FAIL": []}
+    picked: dict[Verdict, list[GoldenSample]] = {"PASS": [], "FAIL": []}
     defective = [case.image for case in cases if case.label is not None]
     for candidates in (good, defective, [case.image for case in cases if case.label is None]):
         for part in candidates:
             image = _unscaled(part, config)
             reading = read_part(network, config.input, image)
-            verdict = "FAIL" if reading.score >= threshold else "PASS"
+            verdict: Verdict = "FAIL" if reading.score >= threshold else "PASS"
             if abs(reading.score - threshold) < margin or len(picked[verdict]) >= GOLDEN_EACH:
                 continue
             picked[verdict].append(GoldenSample(image, reading.anomaly_map, reading.score, verdict))
@@ -169,7 +170,8 @@ def _golden_samples(
     samples = [*picked["PASS"], *picked["FAIL"]]
     if not samples:
         raise DataError(
-            f"no held-out image scores {margin} or more away from the threshold {threshold:.3f}: the network tells nothing apart",
+            f"no held-out image scores {margin} or more away from the threshold {threshold:.3f}: "
+            "the network tells nothing apart",
             hint="train longer, or look at the good images: are there defects among them?",
         )
     return samples

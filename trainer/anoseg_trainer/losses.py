@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional
 
 from anoseg_trainer.config import LossConfig
 from anoseg_trainer.network import Discriminator, Outputs
@@ -19,7 +19,7 @@ def pixel_losses(outputs: Outputs, labels: Tensor, valid: Tensor, config: LossCo
     if config.l1:
         losses["l1"] = ((predicted - labels).abs() * valid).sum() / n
     if config.bce:
-        losses["bce"] = (F.binary_cross_entropy_with_logits(logits, labels, reduction="none") * valid).sum() / n
+        losses["bce"] = (functional.binary_cross_entropy_with_logits(logits, labels, reduction="none") * valid).sum() / n
     if config.dice:
         overlap = (predicted * labels * valid).sum()
         total = ((predicted.square() + labels.square()) * valid).sum()
@@ -47,9 +47,11 @@ def discriminator_loss(discriminator: Discriminator, real: Tensor, generated: tu
     image, anomaly_map = (t.detach() for t in generated)
     on_real = discriminator(real, torch.zeros_like(anomaly_map))
     on_generated = discriminator(image, anomaly_map)
-    return F.relu(1 - on_real.float()).mean() + F.relu(1 + on_generated.float()).mean()
+    loss: Tensor = functional.relu(1 - on_real.float()).mean() + functional.relu(1 + on_generated.float()).mean()
+    return loss
 
 
 def adversarial_loss(discriminator: Discriminator, generated: tuple[Tensor, Tensor]) -> Tensor:
     """What the network is asked for: generated pairs that the discriminator takes for real."""
-    return -discriminator(*generated).float().mean()
+    loss: Tensor = -discriminator(*generated).float().mean()
+    return loss

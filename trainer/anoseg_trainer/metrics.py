@@ -61,7 +61,7 @@ class PixelHistogram:
         if not self.normal.sum() or not self.defective.sum():
             return None
         fpr, tpr = _from_above(self.normal) / self.normal.sum(), _from_above(self.defective) / self.defective.sum()
-        return float(np.trapezoid(tpr, fpr)) if hasattr(np, "trapezoid") else float(np.trapz(tpr, fpr))
+        return _area(fpr, tpr)
 
     def aupro(self, limit: float = AUPRO_LIMIT) -> float | None:
         """Area under the per-region overlap over the false-positive rate up to `limit`, divided by `limit`.
@@ -76,7 +76,7 @@ class PixelHistogram:
         keep = fpr <= limit
         x = np.append(fpr[keep], limit)
         y = np.append(overlap[keep], np.interp(limit, fpr, overlap))
-        return float((np.diff(x) * (y[1:] + y[:-1]) / 2).sum() / limit)
+        return _area(x, y) / limit
 
     def iou_curve(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Thresholds (map values, descending) and the IoU of all pixels at or above each, pooled over images."""
@@ -107,3 +107,8 @@ def value_of(bins: NDArray[np.integer]) -> NDArray[np.float64]:
 def _from_above(histogram: NDArray[np.generic]) -> NDArray[np.float64]:
     """Counts at or above each bin's lower edge, from the highest bin down, starting with 0. float64 [BINS + 1]."""
     return np.concatenate([[0.0], np.cumsum(histogram[::-1].astype(np.float64))])
+
+
+def _area(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    """Area under the line through the points (trapezoids); x ascending."""
+    return float((np.diff(x) * (y[1:] + y[:-1]) / 2).sum())

@@ -7,11 +7,12 @@ the convolutions for export (`export.py`).
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from anoseg_trainer.config import NetworkConfig
 
@@ -30,6 +31,7 @@ class ConvNorm(nn.Module):
         self.norm: nn.Module = nn.BatchNorm2d(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[N, inputs, h, w] → [N, outputs, h / stride, w / stride]."""
         y: Tensor = self.norm(self.conv(x))
         return y
 
@@ -49,7 +51,8 @@ class Block(nn.Module):
         self.second = ConvNorm(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(x + self.second(F.relu(self.first(x))))
+        """[N, width, h, w], shape kept."""
+        return functional.relu(x + self.second(functional.relu(self.first(x))))
 
 
 class Outputs(NamedTuple):
@@ -74,21 +77,21 @@ class AnoSegNetwork(nn.Module):
         widths = config.widths
         self.coordinates = coordinates
         self.stem = ConvNorm(5, widths[0], stride=2)
-        self.down = nn.ModuleList(ConvNorm(a, b, stride=2) for a, b in zip(widths, widths[1:], strict=False))
+        self.down = nn.ModuleList(ConvNorm(a, b, stride=2) for a, b in pairwise(widths))
         self.encode = nn.ModuleList(nn.Sequential(*(Block(w) for _ in range(config.blocks))) for w in widths)
-        self.up = nn.ModuleList(ConvNorm(b, a, size=1) for a, b in zip(widths, widths[1:], strict=False))
+        self.up = nn.ModuleList(ConvNorm(b, a, size=1) for a, b in pairwise(widths))
         self.decode = nn.ModuleList(nn.Sequential(*(Block(w) for _ in range(config.blocks))) for w in widths[:-1])
         self.map_head = nn.Conv2d(widths[0], 4, 3, padding=1)
         self.image_head = nn.Conv2d(widths[0], 12, 3, padding=1)
         # Most pixels are normal: start there, so that the first steps are not spent on learning it.
-        nn.init.constant_(self.map_head.bias, -3.0)
+        nn.init.constant_(self.map_head.bias, -3.0)  # type: ignore[arg-type]
         self.register_buffer("score_slope", torch.tensor(1.0))
         self.register_buffer("score_shift", torch.tensor(0.0))
 
     def forward(self, frames_NHWC: Tensor, coords: Tensor) -> Outputs:
         """Training's forward pass: both outputs, differentiable."""
         features = self.features(frames_NHWC, coords)
-        return Outputs(self.map_logits(features), F.pixel_shuffle(self.image_head(features), 2))
+        return Outputs(self.map_logits(features), functional.pixel_shuffle(self.image_head(features), 2))
 
     def inspect(self, frames_NHWC: Tensor, coords: Tensor) -> tuple[Tensor, Tensor]:
         """What is exported: anomaly map [N, H, W] in 0…1, exactly 0 in padding, and score [N] in 0…1, FP32."""
@@ -105,27 +108,27 @@ class AnoSegNetwork(nn.Module):
         """Decoder output [N, C, H/2, W/2]."""
         image = normalised(frames_NHWC, coords.dtype)
         places = coords if self.coordinates else torch.zeros_like(coords)
-        x = F.relu(self.stem(torch.cat([image, places], dim=1)))
+        x: Tensor = functional.relu(self.stem(torch.cat([image, places], dim=1)))
         x = self.encode[0](x)
         skips = [x]
         for down, encode in zip(self.down, self.encode[1:], strict=True):
-            x = encode(F.relu(down(x)))
+            x = encode(functional.relu(down(x)))
             skips.append(x)
         for level in range(len(self.up) - 1, -1, -1):
             # The 1×1 convolution runs before the enlargement: the same result for a quarter of the work.
-            wide = F.interpolate(self.up[level](x), scale_factor=2.0, mode="nearest")
-            x = self.decode[level](F.relu(wide + skips[level]))
+            wide = functional.interpolate(self.up[level](x), scale_factor=2.0, mode="nearest")
+            x = self.decode[level](functional.relu(wide + skips[level]))
         return x
 
     def map_logits(self, features: Tensor) -> Tensor:
         """Map logits [N, H, W] from decoder features."""
-        logits = F.pixel_shuffle(self.map_head(features), 2)
+        logits = functional.pixel_shuffle(self.map_head(features), 2)
         return logits[:, 0].clamp(-LOGIT_LIMIT, LOGIT_LIMIT)
 
     def pooled(self, logits: Tensor, valid: Tensor) -> Tensor:
         """Pooled logit [N], FP32: mean of the `TOP_K` largest 2×2 averages; padding counts as surely normal."""
         masked = torch.where(valid, logits.float(), -LOGIT_LIMIT)
-        small = F.avg_pool2d(masked[:, None], 2).flatten(1)
+        small = functional.avg_pool2d(masked[:, None], 2).flatten(1)
         return torch.topk(small, TOP_K, dim=1).values.mean(dim=1)
 
 
@@ -136,11 +139,12 @@ class Discriminator(nn.Module):
         super().__init__()
         sizes = [4, width, 2 * width, 2 * width]
         layers: list[nn.Module] = [nn.AvgPool2d(2)]
-        for a, b in zip(sizes, sizes[1:], strict=False):
+        for a, b in pairwise(sizes):
             layers += [nn.utils.parametrizations.spectral_norm(nn.Conv2d(a, b, 4, 2, 1)), nn.LeakyReLU(0.2)]
         self.layers = nn.Sequential(*layers, nn.Conv2d(sizes[-1], 1, 3, padding=1))
 
     def forward(self, image: Tensor, anomaly_map: Tensor) -> Tensor:
+        """Image [N, 3, H, W] (normalised) and map [N, 1, H, W] → patch logits."""
         y: Tensor = self.layers(torch.cat([image, anomaly_map], dim=1))
         return y
 

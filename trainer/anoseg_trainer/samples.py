@@ -19,10 +19,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from anoseg_engines.images import Image
-from anoseg_engines.placement import InputSpec, cut_tile, tile_coords
+from anoseg_engines.placement import InputSpec, Tile, cut_tile, tile_coords
 from anoseg_trainer.config import DefectConfig, VariationConfig
 from anoseg_trainer.data import PartStore
-from anoseg_trainer.defects import Ground, Mask, add_defects
+from anoseg_trainer.defects import Ground, add_defects
+from anoseg_trainer.shapes import Mask
 from anoseg_trainer.variation import random_tile, relit, varied_window
 
 
@@ -79,17 +80,18 @@ def make_sample(
     part_height, part_width = part.shape[:2]
     tile = random_tile(rng, part_height, part_width, spec.height, spec.width)
     left, top = max(0, tile.x), max(0, tile.y)
-    window = (left, top, min(part_width, tile.x + spec.width) - left, min(part_height, tile.y + spec.height) - top)
+    window = left, top, min(part_width, tile.x + spec.width) - left, min(part_height, tile.y + spec.height) - top
     image = varied_window(rng, part, window, recipe.variation)
-    label = np.zeros(image.shape[:2], np.float32)
+    height, width = image.shape[:2]
+    label = np.zeros((height, width), np.float32)
     if defective:
         ground = Ground(image, donor_of(recipe), unit=min(spec.height, spec.width), grey=is_grey(image))
         image, label = add_defects(rng, ground, recipe.defects)
     frame = np.empty((spec.height, spec.width, 3), np.uint8)
-    cut_tile(image, type(tile)(min(tile.x, 0), min(tile.y, 0)), frame)
+    cut_tile(image, Tile(min(tile.x, 0), min(tile.y, 0)), frame)
     labels = np.zeros((spec.height, spec.width), np.uint8)
     y, x = top - tile.y, left - tile.x
-    labels[y : y + label.shape[0], x : x + label.shape[1]] = np.rint(label * 255)
+    labels[y : y + height, x : x + width] = np.rint(label * 255).astype(np.uint8)
     return frame, tile_coords(spec, part_width, part_height, tile), labels
 
 
@@ -104,7 +106,7 @@ class _Donor:
 
     def __call__(self, rng: Generator) -> Image:
         part = self.recipe.store[self.recipe.indices[int(rng.integers(len(self.recipe.indices)))]]
-        height, width = (min(a, b) for a, b in zip(part.shape[:2], (self.recipe.spec.height, self.recipe.spec.width)))
+        height, width = min(part.shape[0], self.recipe.spec.height), min(part.shape[1], self.recipe.spec.width)
         y, x = int(rng.integers(0, part.shape[0] - height + 1)), int(rng.integers(0, part.shape[1] - width + 1))
         return part[y : y + height, x : x + width]
 

@@ -54,17 +54,13 @@ def stroke(rng: Generator, height: int, width: int, thickness: float) -> Mask:
     points = diagonal[0] * (1 - along) + diagonal[1] * along
     points[1:-1] += rng.normal(0, rng.choice([0.02, 0.08, 0.16]), (n - 2, 2))
     points = np.clip(points, 0, 1) * [max(width - 1, 1), max(height - 1, 1)]
-    mask = np.zeros((height, width), np.float32)
     fractional_bits = 4
     fixed = np.round(points * 2**fractional_bits).astype(np.int32)
     canvas = np.zeros((height, width), np.uint8)
     cv2.polylines(canvas, [fixed], False, 255, max(1, round(thickness)), cv2.LINE_AA, fractional_bits)
-    mask = canvas.astype(np.float32) / 255
+    mask = canvas.astype(np.float32) / np.float32(255)
     fading = 1 + 0.5 * smooth_noise(rng, height, width, max(6.0, max(height, width) / 4))
-    mask = np.clip(mask * fading, 0, 1)
-    if thickness < 1:
-        mask *= thickness
-    return np.asarray(mask, np.float32)
+    return np.asarray(np.clip(mask * fading, 0, 1) * min(thickness, 1.0), np.float32)
 
 
 def feathered(mask: Mask, sigma: float) -> Mask:

@@ -62,7 +62,7 @@ class Result:
     curve: list[dict[str, float]] = field(default_factory=list)
 
 
-class Stopped(AnosegError):
+class TrainingStoppedError(AnosegError):
     """Training was stopped by Ctrl-C or SIGTERM; the checkpoint is kept."""
 
     exit_code = 130
@@ -84,7 +84,7 @@ def train(
     for a resume to make sense (data fingerprint, seed).
 
     Raises:
-        AnosegError: a loss is not finite; the disk is full. Stopped: interrupted; checkpoint kept.
+        AnosegError: a loss is not finite; the disk is full. TrainingStoppedError: interrupted; checkpoint kept.
         DataError: the checkpoint belongs to another training.
     """
     t = config.training
@@ -95,9 +95,9 @@ def train(
     workers = t.workers or (1 if (os.cpu_count() or 1) <= 4 else min(12, (os.cpu_count() or 1) - 2))
     torch.manual_seed(recipe.seed)
     network = AnoSegNetwork(config.network, coordinates=config.coordinates)
-    network.to(device, memory_format=torch.channels_last).train()
+    network = network.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     averaged = copy.deepcopy(network).eval().requires_grad_(False)
-    discriminator = Discriminator().to(device, memory_format=torch.channels_last)
+    discriminator = Discriminator().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(network.parameters(), lr=t.learning_rate, weight_decay=t.weight_decay)
     optimizer_d = torch.optim.Adam(discriminator.parameters(), lr=t.learning_rate / 4, betas=(0.5, 0.99))
     parts = {"network": network, "averaged": averaged, "discriminator": discriminator}
@@ -156,7 +156,7 @@ def train(
             on_status(status)
             if stop.requested:
                 save()
-                raise Stopped(
+                raise TrainingStoppedError(
                     f"training stopped at step {step}; the checkpoint in {work} is kept",
                     hint="go on with the same command and --resume",
                 )
@@ -198,14 +198,14 @@ def _train_step(
             generated = pairs_generated(outputs, good)
             on_pairs = discriminator_loss(discriminator, image[good], generated)
             optimizer_d.zero_grad(set_to_none=True)
-            on_pairs.backward()
+            on_pairs.backward()  # type: ignore[no-untyped-call]
             optimizer_d.step()
             discriminator.requires_grad_(False)
             losses["adversarial"] = adversarial_loss(discriminator, generated)
             discriminator.requires_grad_(True)
     loss = torch.stack([getattr(config.loss, name) * value for name, value in losses.items()]).sum()
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
     optimizer.step()
     return float(loss.detach())

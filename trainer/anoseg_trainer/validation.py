@@ -10,11 +10,11 @@ from sklearn.metrics import average_precision_score
 
 from anoseg_engines.images import Image
 from anoseg_engines.placement import InputSpec
-from anoseg_trainer.defects import Mask
 from anoseg_trainer.inference import read_part
 from anoseg_trainer.metrics import PixelHistogram, image_auroc
 from anoseg_trainer.network import AnoSegNetwork
 from anoseg_trainer.samples import Recipe, defective_part
+from anoseg_trainer.shapes import Mask
 
 MAX_IMAGES = 96
 BINARY = 0.5
@@ -60,7 +60,8 @@ def make_cases(recipe: Recipe) -> list[Case]:
 
 def validate(network: AnoSegNetwork, spec: InputSpec, cases: list[Case]) -> Validation:
     """Run all cases through `network`."""
-    good, defective = [], []
+    good: list[float] = []
+    defective: list[float] = []
     pixels = PixelHistogram()
     values, truth = [], []
     for case in cases:
@@ -69,7 +70,7 @@ def validate(network: AnoSegNetwork, spec: InputSpec, cases: list[Case]) -> Vali
         mask = np.zeros(case.image.shape[:2], bool) if case.label is None else case.label >= BINARY
         found = reading.anomaly_map
         if found.shape != mask.shape:
-            found = cv2.resize(found, (mask.shape[1], mask.shape[0]), interpolation=cv2.INTER_LINEAR)
+            found = np.asarray(cv2.resize(found, (mask.shape[1], mask.shape[0])), np.float32)
         pixels.add(found, mask)
         values.append(found[::3, ::3].reshape(-1))
         truth.append(mask[::3, ::3].reshape(-1))

@@ -28,7 +28,7 @@ def varied_window(rng: Generator, part: Image, window: tuple[int, int, int, int]
     # Maps a window pixel to the part pixel it shows.
     matrix = np.array([[cos * sx, -sin * sy, 0], [sin * sx, cos * sy, 0]])
     centre = np.array([(width - 1) / 2, (height - 1) / 2])
-    matrix[:, 2] = centre + [left + dx, top + dy] - matrix[:, :2] @ centre
+    matrix[:, 2] = centre + np.array([left + dx, top + dy]) - matrix[:, :2] @ centre
     moved = cv2.warpAffine(
         part, matrix, (width, height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REFLECT_101
     )
@@ -49,7 +49,7 @@ def relit(rng: Generator, image: Image, config: VariationConfig) -> Image:
         # A cheap stand-in for fresh noise a pixel: one row of it, long enough, cut anew for every image.
         noise = rng.standard_normal((height, width), np.float32)
         out += noise[:, :, None] * np.float32(rng.uniform(0, config.noise))
-    return np.clip(np.rint(out), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.rint(out), 0, 255), np.uint8)
 
 
 def random_tile(rng: Generator, part_height: int, part_width: int, height: int, width: int) -> Tile:

@@ -1,0 +1,52 @@
+import numpy as np
+import pytest
+
+from anoseg_engines.errors import DataError
+from anoseg_trainer.calibrate import MAX_SLOPE, conformal_threshold, guarantee_in_words, score_scale
+
+
+@pytest.mark.parametrize(("n", "wish"), [(50, 0.05), (120, 0.01), (120, 0.05), (99, 0.01), (19, 0.05)])
+def test_promised_share_is_covered(n, wish):
+    """Over many simulated lines, the next good part is rejected no more often than promised."""
+    rng = np.random.default_rng(1)
+    scores = rng.beta(2, 8, (20000, n + 1))
+    rejected = [row[-1] >= conformal_threshold(row[:-1], wish).value for row in scores[:4000]]
+    # 4000 trials: three standard errors above the promise
+    assert np.mean(rejected) <= wish + 3 * np.sqrt(wish / 4000)
+
+
+def test_threshold_lies_above_the_conformal_score():
+    """A part that scores as the calibrating one passes, since score ≥ threshold is FAIL."""
+    scores = np.linspace(0, 0.5, 99)
+    found = conformal_threshold(scores, 0.01)
+    assert found.met
+    assert found.guaranteed == pytest.approx(0.01)
+    assert found.value > scores[98]
+
+
+def test_too_few_images_say_how_many_are_needed():
+    """98 images cannot promise 1 %: the largest score is taken, its guarantee and the needed number are told."""
+    found = conformal_threshold(np.linspace(0, 0.5, 98), 0.01)
+    assert not found.met
+    assert found.needed == 99
+    assert found.guaranteed == pytest.approx(1 / 99)
+    assert found.value > 0.5
+    words = guarantee_in_words(found, 0.01, parts=20)
+    assert "99" in words
+    assert "20 different parts" in words
+
+
+def test_no_scores_is_an_error():
+    """Without held-out images there is no threshold."""
+    with pytest.raises(DataError):
+        conformal_threshold(np.array([]), 0.01)
+
+
+def test_scale_puts_medians_at_a_tenth_and_nine_tenths():
+    """Held-out good parts score about 0.1, defective ones about 0.9, unless that would be too steep."""
+    good, bad = np.array([-6.0, -5.0, -4.0]), np.array([1.0, 3.0, 5.0])
+    slope, shift = score_scale(good, bad)
+    score = 1 / (1 + np.exp(-(slope * np.array([-5.0, 3.0]) + shift)))
+    assert score == pytest.approx([0.1, 0.9], abs=1e-6)
+    assert score_scale(np.array([0.0]), np.array([0.01]))[0] == MAX_SLOPE
+    assert score_scale(np.array([1.0]), np.array([0.0]))[0] == MAX_SLOPE

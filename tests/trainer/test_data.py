@@ -1,0 +1,152 @@
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anoseg_engines.errors import DataError
+from anoseg_engines.images import read_image
+from anoseg_engines.placement import InputSpec
+from anoseg_trainer.config import HoldoutConfig
+from anoseg_trainer.data import PartStore, group_images, load_good_images, split_images, whole_placement
+
+
+@pytest.fixture(name="write_plates")
+def write_plates_fixture(plate):
+    def write_plates(folder, n):
+        folder.mkdir(parents=True, exist_ok=True)
+        rng = np.random.default_rng(n)
+        for i in range(n):
+            cv2.imwrite(str(folder / f"{i:02d}.png"), plate(rng))
+
+    return write_plates
+
+
+def test_both_layouts_read_the_same_images(product):
+    """A flat folder of good images is as good as the MVTec AD layout."""
+    nested, flat = load_good_images(product), load_good_images(product / "train" / "good")
+    assert nested.fingerprint == flat.fingerprint
+    assert nested.paths == flat.paths
+
+
+def test_fingerprint_follows_names_and_bytes(tmp_path, write_plates, plate):
+    """Renaming or changing one image changes the fingerprint."""
+    write_plates(tmp_path / "a", 10)
+    first = load_good_images(tmp_path / "a").fingerprint
+    (tmp_path / "a" / "03.png").rename(tmp_path / "a" / "33.png")
+    renamed = load_good_images(tmp_path / "a").fingerprint
+    cv2.imwrite(str(tmp_path / "a" / "33.png"), plate(np.random.default_rng(99)))
+    assert len({first, renamed, load_good_images(tmp_path / "a").fingerprint}) == 3
+
+
+def test_all_bad_files_are_named(tmp_path, write_plates):
+    """A zero-byte and a broken image are refused together, each by name."""
+    write_plates(tmp_path, 12)
+    (tmp_path / "05.png").write_bytes(b"")
+    (tmp_path / "07.png").write_bytes(b"no picture")
+    with pytest.raises(DataError) as error:
+        load_good_images(tmp_path)
+    assert "2 of 12" in str(error.value)
+    assert "05.png" in str(error.value)
+    assert "07.png" in str(error.value)
+
+
+def test_missing_empty_and_small_folders_are_refused(tmp_path, write_plates):
+    """No folder, no images, and too few images are data errors that say what is needed."""
+    write_plates(tmp_path / "few", 9)
+    (tmp_path / "empty").mkdir()
+    for name, words in (("none", "no such folder"), ("empty", "no images"), ("few", "at least 10")):
+        with pytest.raises(DataError, match=words):
+            load_good_images(tmp_path / name)
+
+
+def test_mixed_sizes_grey_and_deep_images_are_noted(tmp_path, write_plates, plate):
+    """Mixed sizes, grey and 16-bit images work, and the user is told."""
+    write_plates(tmp_path, 12)
+    grey = read_image(tmp_path / "00.png")[:, :, 0]
+    cv2.imwrite(str(tmp_path / "00.png"), grey)
+    cv2.imwrite(str(tmp_path / "01.png"), grey.astype(np.uint16) * 256)
+    cv2.imwrite(str(tmp_path / "02.png"), plate(np.random.default_rng(0), height=60))
+    notes = " ".join(load_good_images(tmp_path).notes)
+    assert "differ in size" in notes
+    assert "2 of 12 images are grey" in notes
+    assert "1 of 12 images have 16 bit" in notes
+
+
+def test_names_group_images(tmp_path, write_plates):
+    """With a pattern, images whose names share its first group are one part."""
+    write_plates(tmp_path, 12)
+    for path in sorted(tmp_path.iterdir()):
+        path.rename(tmp_path / f"part{int(path.stem) // 3}_view{path.stem}.png")
+    images = load_good_images(tmp_path)
+    groups = group_images(images, r"part(\d+)_")
+    assert groups.max() == 3
+    assert (np.bincount(groups) == 3).all()
+
+
+def test_exposures_of_one_part_are_found_by_looking(tmp_path):
+    """Brighter and darker pictures of one part are grouped; pictures of different parts are not."""
+    rng = np.random.default_rng(2)
+    for part in range(8):
+        texture = cv2.GaussianBlur(rng.normal(0, 60, (96, 128)).astype(np.float32), (0, 0), 3) * 8 + 120
+        for exposure, gain in enumerate((0.6, 1.0, 1.3)):
+            shot = np.clip(texture * gain + rng.normal(0, 2, texture.shape), 0, 255).astype(np.uint8)
+            cv2.imwrite(str(tmp_path / f"exp{exposure}_{part}.png"), shot)
+    images = load_good_images(tmp_path)
+    groups = group_images(images, "")
+    parts = [int(p.stem.split("_")[1]) for p in images.paths]
+    assert groups.max() == 7
+    assert len({(g, p) for g, p in zip(groups, parts, strict=True)}) == 8
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    members=st.lists(st.integers(0, 30), min_size=25, max_size=120),
+    validation=st.floats(0.05, 0.3),
+    calibration=st.floats(0.05, 0.4),
+    seed=st.integers(0, 5),
+)
+def test_no_part_is_on_two_sides(members, validation, calibration, seed):
+    """Whatever the groups, each image is dealt once and a group stays together."""
+    groups = np.unique(members, return_inverse=True)[1].astype(np.int64)
+    holdout = HoldoutConfig(validation=validation, calibration=calibration)
+    try:
+        split = split_images(groups, holdout, seed)
+    except DataError:
+        return
+    sides = [split.train, split.validation, split.calibration]
+    assert sorted(i for side in sides for i in side) == list(range(len(groups)))
+    seen = [set(groups[list(side)]) for side in sides]
+    assert not seen[0] & seen[1]
+    assert not seen[0] & seen[2]
+    assert not seen[1] & seen[2]
+    assert len(seen[2]) == split.calibration_groups
+
+
+def test_store_holds_what_the_placement_scales(product, tmp_path):
+    """A stored part equals the part that an engine would see of that image."""
+    spec = InputSpec(64, 96, "tile", 0.5, 8)
+    images = load_good_images(product)
+    store = PartStore.write(tmp_path / "parts", images, spec)
+    image = read_image(images.paths[3])
+    assert (store[3] == whole_placement(spec, image).scaled_part(image)).all()
+    assert len(store) == len(images.paths)
+
+
+def test_full_disk_is_told(product, tmp_path):
+    """No space for the scaled parts is an error in words."""
+    (tmp_path / "parts").symlink_to("/dev/full")
+    with pytest.raises(DataError, match="No space left"):
+        PartStore.write(tmp_path / "parts", load_good_images(product), InputSpec(64, 96))
+
+
+def test_too_few_different_parts_are_told(tmp_path, write_plates):
+    """Twelve copies of one named part cannot be split."""
+    write_plates(tmp_path, 1)
+    for i in range(1, 12):
+        shutil.copy(tmp_path / "00.png", tmp_path / f"{i:02d}.png")
+    groups = group_images(load_good_images(tmp_path), r"png")
+    with pytest.raises(DataError, match="1 different parts"):
+        split_images(groups, HoldoutConfig(), 0)

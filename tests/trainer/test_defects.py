@@ -1,0 +1,99 @@
+import numpy as np
+import pytest
+
+from anoseg_trainer.config import DefectConfig, VariationConfig
+from anoseg_trainer.defects import KINDS, Ground, add_defects, apply, grade
+from anoseg_trainer.variation import relit, varied_window
+
+
+@pytest.fixture(name="ground_of")
+def ground_fixture(plate):
+    def ground_of(rng, height, width):
+        image, other = plate(rng, height, width), plate(rng, height + 7, width + 3)
+        return Ground(image, lambda _: other, unit=128, grey=False)
+
+    return ground_of
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", [(96, 128), (33, 200), (9, 11)])
+def test_masks_are_exact(kind, size, ground_of):
+    """Every pixel that a defect changed has a label above 0, and every pixel it left alone has exactly 0."""
+    rng = np.random.default_rng(3)
+    for _ in range(25):
+        ground = ground_of(rng, *size)
+        image, touched = ground.image.copy(), np.zeros(size, bool)
+        apply(image, touched, KINDS[kind](rng, ground))
+        label = grade(ground.image, image, touched, visible=8)
+        changed = (image != ground.image).any(axis=2)
+        assert (label[changed] > 0).all()
+        assert (label[~touched] == 0).all()
+        assert (image[~touched] == ground.image[~touched]).all()
+        assert label.min() >= 0
+        assert label.max() <= 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kinds_make_visible_defects(kind, ground_of):
+    """Each kind makes defects that count as such, often enough to learn from, and leaves most of the part alone."""
+    rng = np.random.default_rng(4)
+    config = DefectConfig(**{name: float(name == kind) for name in KINDS}, more=0)
+    labels = [add_defects(rng, ground_of(rng, 96, 128), config)[1] for _ in range(40)]
+    assert np.mean([label.max() >= 0.5 for label in labels]) > 0.3
+    assert np.mean([(label > 0.5).mean() for label in labels]) < 0.3
+
+
+def test_same_seed_same_defect(ground_of):
+    """Training data is a function of the seed."""
+    made = [add_defects(np.random.default_rng(9), ground_of(np.random.default_rng(1), 96, 128), DefectConfig()) for _ in "ab"]
+    assert (made[0][0] == made[1][0]).all()
+    assert (made[0][1] == made[1][1]).all()
+
+
+def test_the_good_image_is_not_written_to(ground_of):
+    """Defects go on a copy: the part in the store stays good."""
+    ground = ground_of(np.random.default_rng(1), 96, 128)
+    before = ground.image.copy()
+    for seed in range(30):
+        add_defects(np.random.default_rng(seed), ground, DefectConfig(more=0.9))
+    assert (ground.image == before).all()
+
+
+def test_labels_grow_with_the_change():
+    """A faint change on a flat ground is labelled below half, a strong one near 1."""
+    good = np.full((40, 40, 3), 120, np.uint8)
+    touched = np.zeros((40, 40), bool)
+    touched[10:30, 10:30] = True
+
+    def label(difference):
+        changed = good.copy()
+        changed[touched] += np.uint8(difference)
+        return grade(good, changed, touched, visible=8)[20, 20]
+
+    assert label(2) < 0.1
+    assert label(8) == pytest.approx(0.5, abs=0.02)
+    assert label(60) > 0.95
+
+
+def test_without_variation_a_window_is_cut_as_it_is(plate):
+    """All variation off: the window's pixels, untouched."""
+    part = plate(np.random.default_rng(2), 200, 300)
+    off = VariationConfig(rotation_deg=0, shift=0, zoom=0, brightness=0, contrast=0, shading=0, noise=0)
+    window = varied_window(np.random.default_rng(0), part, (40, 30, 128, 96), off)
+    assert (window == part[30:126, 40:168]).all()
+
+
+def test_mirrored_variation_mirrors(plate):
+    """flip_x of 1 mirrors the window left to right about its centre."""
+    part = plate(np.random.default_rng(2), 96, 128)
+    config = VariationConfig(rotation_deg=0, shift=0, zoom=0, brightness=0, contrast=0, shading=0, noise=0, flip_x=1)
+    window = varied_window(np.random.default_rng(0), part, (0, 0, 128, 96), config)
+    assert (window == part[:, ::-1]).all()
+
+
+def test_light_varies_but_stays_in_range(plate):
+    """Another light moves the mean both ways and never wraps around."""
+    part = plate(np.random.default_rng(2))
+    means = [relit(np.random.default_rng(i), part, VariationConfig()).mean() - part.mean() for i in range(40)]
+    assert min(means) < -5
+    assert max(means) > 5

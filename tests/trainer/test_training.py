@@ -1,0 +1,186 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from anoseg_engines.bundle import load_bundle
+from anoseg_engines.engine import Engine
+
+ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, "-m", "anoseg_trainer.cli"]
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(str(ROOT / d) for d in ("engines", "trainer"))}
+
+
+def run(*arguments, **options):
+    """`anoseg-train` in a process of its own."""
+    command = [*COMMAND, *(str(a) for a in arguments)]
+    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=250, check=False, **options)
+
+
+def assert_refused(done, code, *words):
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in done.stderr
+
+
+TINY = """
+input: {height: 96, width: 128}
+network: {widths: [16, 16, 32, 32, 32]}
+training: {batch: 8, ema: 0.8, validate_every: 1000, checkpoint_every: 8, learning_rate: 0.004, threads: 2}
+"""
+
+
+@pytest.fixture
+def tiny_config(tmp_path):
+    """A configuration that trains in seconds."""
+    path = tmp_path / "train.yaml"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(product, tmp_path_factory):
+    """A bundle from a short training on the rendered product, and what the command said."""
+    folder = tmp_path_factory.mktemp("trained")
+    config = folder / "train.yaml"
+    config.write_text(
+        "input: {height: 96, width: 128}\nnetwork: {widths: [16, 16, 32, 32, 32]}\n"
+        "training: {batch: 16, ema: 0.95, validate_every: 100, learning_rate: 0.004}\n"
+    )
+    options = ("--config", config, "--steps", 200, "--seed", 1, "--work", folder / "work")
+    done = run("fit", "--data", product, "--out", folder / "store" / "plate", *options)
+    assert done.returncode == 0, done.stderr
+    return folder / "store" / "plate", done
+
+
+def test_fit_ends_with_a_bundle_that_proves_itself(trained):
+    """The bundle loads, its golden images come out as recorded, both verdicts among them, and the record is complete."""
+    path, done = trained
+    bundle = load_bundle(path)
+    Engine.load(bundle).close()
+    manifest = bundle.manifest
+    assert {g.verdict for g in manifest.golden} == {"PASS", "FAIL"}
+    assert all(abs(g.score - manifest.score_threshold) >= 0.05 for g in manifest.golden)
+    assert manifest.calibration.n_images == 12
+    assert "needs 99 held-out good images" in manifest.calibration.guarantee
+    assert "needs 99 held-out good images" in done.stderr
+    assert manifest.training["seed"] == 1
+    assert manifest.training["steps"] == 200
+    assert len(manifest.training["data_fingerprint"]) == 64
+    assert manifest.training["config"]["network"]["widths"] == [16, 16, 32, 32, 32]
+    assert not list(path.glob(".*"))
+
+
+def test_it_learned_to_find_spots(trained, product, tmp_path):
+    """evaluate finds the rendered spots through the engine, and writes figures, scores and pictures."""
+    path, _ = trained
+    done = run(
+        "evaluate", "--bundle", path, "--data", product, "--json", tmp_path / "e.json", "--overlays", tmp_path / "pictures"
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "e.json").read_text())
+    assert found["overall"]["image_auroc"] > 0.8
+    assert found["overall"]["pixel_auroc"] > 0.8
+    assert found["overall"]["n_defective"] == 8
+    assert found["overall"]["left_out_of_pixel_metrics"] == 1
+    assert set(found["per_defect"]) == {"spot"}
+    assert len(found["images"]) == 16
+    row = found["images"]["test/spot/000.png"]
+    assert row["defect"] == "spot"
+    assert (row["score"] >= found["thresholds"]["score"]) == (row["outcome"] == "FAIL")
+    assert len(list((tmp_path / "pictures").glob("*.png"))) == 16
+    assert "spot" in done.stdout
+
+
+def test_bad_input_is_refused_in_words(trained, product, tmp_path):
+    """Missing data, an unknown key, a missing mask and a missing test folder: exit 2, said in words, no traceback."""
+    out = ("--out", tmp_path / "store" / "x")
+    assert_refused(run("fit", "--data", tmp_path / "none", *out), 2, "no such folder")
+    (tmp_path / "bad.yaml").write_text("trainning: {}\n")
+    assert_refused(run("fit", "--data", product, "--config", tmp_path / "bad.yaml", *out), 2, "did you mean 'training'")
+    assert_refused(run("fit", "--data", product, "--out", tmp_path / "bad name!"), 2, "no product name")
+    assert_refused(run("fit", "--data", product, "--false-reject", 2, *out), 2, "--false-reject")
+    flat = product / "train" / "good"
+    assert_refused(run("evaluate", "--bundle", trained[0], "--data", flat), 2, "MVTec AD layout")
+    assert_refused(run("evaluate", "--bundle", tmp_path, "--data", product), 2, "no bundle")
+    assert not (tmp_path / "store").exists()
+
+
+def fit_tiny(product, folder, config, *more):
+    return run("fit", "--data", product, "--out", folder / "store" / "x", "--config", config, "--work", folder / "work", *more)
+
+
+def test_nan_is_a_clear_stop(product, tiny_config, tmp_path):
+    """A loss that is no number ends training with a message and no bundle."""
+    tiny_config.write_text(tiny_config.read_text().replace("learning_rate: 0.004", "learning_rate: 1.0e+30"))
+    assert_refused(fit_tiny(product, tmp_path, tiny_config, "--steps", 30), 1, "the loss is", "learning_rate")
+    assert not (tmp_path / "store").exists()
+
+
+def test_full_disk_under_a_checkpoint_is_a_clear_stop(product, tiny_config, tmp_path):
+    """No space for the checkpoint: said in words."""
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "checkpoint.pt.tmp").symlink_to("/dev/full")
+    assert_refused(fit_tiny(product, tmp_path, tiny_config, "--steps", 12), 1, "checkpoint cannot be written")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(product, tmp_path_factory):
+    """Manifest of a short training that nothing stopped."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    (folder / "train.yaml").write_text(TINY)
+    done = fit_tiny(product, folder, folder / "train.yaml", "--steps", 24)
+    assert done.returncode == 0, done.stderr
+    return load_bundle(folder / "store" / "x").manifest
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_stopped_training_resumes_to_the_same_end(undisturbed, product, tiny_config, tmp_path, stop):
+    """Ctrl-C or SIGTERM keeps a checkpoint and says so; from there, or after kill -9, --resume ends as if undisturbed."""
+    command = [
+        "fit",
+        "--data",
+        product,
+        "--out",
+        tmp_path / "store" / "x",
+        "--config",
+        tiny_config,
+        "--work",
+        tmp_path / "work",
+    ]
+    command += ["--steps", 24]
+    process = subprocess.Popen(
+        [*COMMAND, *(str(a) for a in command)], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    while not (tmp_path / "work" / "checkpoint.json").exists() and process.poll() is None:
+        time.sleep(0.02)
+    os.kill(process.pid, stop)
+    said = process.communicate(timeout=60)[1]
+    if stop != signal.SIGKILL:
+        assert process.returncode == 130, said
+        assert "--resume" in said
+        assert "Traceback" not in said
+    assert not (tmp_path / "store").exists()
+    resumed = fit_tiny(product, tmp_path, tiny_config, "--steps", 24, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    manifest = load_bundle(tmp_path / "store" / "x").manifest
+    assert manifest.training["steps"] == undisturbed.training["steps"] == 24
+    assert manifest.metrics == undisturbed.metrics
+    assert np.isclose(manifest.score_threshold, undisturbed.score_threshold, atol=1e-4)
+
+
+def test_resume_refuses_another_training(trained, product, tmp_path):
+    """A checkpoint of another seed or configuration is not mixed in, and a missing one is told."""
+    folder = trained[0].parents[1]
+    options = ("--data", product, "--out", tmp_path / "s" / "x", "--resume", "--steps", 200)
+    ours = ("--config", folder / "train.yaml", "--work", folder / "work")
+    assert_refused(run("fit", *options, *ours, "--seed", 3), 2, "another training", "seed")
+    assert_refused(run("fit", *options, "--seed", 1, "--work", folder / "work"), 2, "another training", "config")
+    assert_refused(run("fit", *options, "--work", tmp_path / "w"), 2, "no checkpoint")
