@@ -45,10 +45,20 @@ class CameraStatus:
 
 
 class Camera(Worker):
-    """Supervises one capture process and hands its frames on. `status` may be read by any thread."""
+    """Supervises one capture process and hands its frames on. `status` may be read by any thread.
+
+    max_tries: give up after so many attempts in a row that gave nothing; None, as a line wants it, never does.
+    """
 
     def __init__(
-        self, name: str, config: CameraConfig, handoff: Handoff, publisher: Publisher, environment: Mapping[str, str]
+        self,
+        name: str,
+        config: CameraConfig,
+        handoff: Handoff,
+        publisher: Publisher,
+        environment: Mapping[str, str],
+        *,
+        max_tries: int | None = None,
     ) -> None:
         super().__init__(f"camera-{name}")
         self.name = name
@@ -56,6 +66,7 @@ class Camera(Worker):
         self._handoff = handoff
         self._publisher = publisher
         self._environment = environment
+        self._max_tries = max_tries
         self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)  # readable from the moment of `stop` on
         self._stopping = False
         self._kind = str(type(config.source).__struct_config__.tag)
@@ -83,14 +94,24 @@ class Camera(Worker):
         os.eventfd_write(self._stop_fd, 1)
 
     def work(self) -> None:
-        """Run the capture process until it has finished or the camera is stopped."""
+        """Run the capture process until it has finished or the camera is stopped.
+
+        Raises:
+            CameraError: max_tries attempts in a row gave nothing.
+        """
         pause_s = self._config.restart_min_s
+        tries, position = 0, 0
         while not self._stopping:
             started = time.monotonic()
             try:
                 self._watch()
                 break
             except CameraError as error:
+                tries = tries + 1 if self._position == position else 1
+                position = self._position
+                if self._max_tries is not None and tries >= self._max_tries:
+                    self._lose(error, pause_s)
+                    raise CameraError(f"camera {self.name}: {error.what}", hint=f"given up after {tries} attempts") from error
                 if time.monotonic() - started > HEALTHY_S:
                     pause_s = self._config.restart_min_s
                 self._lose(error, pause_s)

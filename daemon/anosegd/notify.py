@@ -17,6 +17,7 @@ class Notifier:
     def __init__(self, address: str | None = None, watchdog_s: float | None = None) -> None:
         self.watchdog_s = watchdog_s
         self._socket: socket.socket | None = None
+        self._complained = False
         # An address that starts with @ lies in Linux' abstract namespace, written there with a leading NUL.
         self._address = "\0" + address[1:] if address and address.startswith("@") else address
         if self._address:
@@ -59,4 +60,6 @@ class Notifier:
         try:
             self._socket.sendto(message.encode(), self._address)
         except OSError as error:
-            logs.warning("systemd.unreachable", error=error.strerror)
+            if not self._complained:
+                logs.warning("systemd.unreachable", error=error.strerror)
+            self._complained = True

@@ -25,6 +25,8 @@ SIGNALS = {signal.SIGTERM, signal.SIGINT}
 LOOP_S = 0.25
 SILENT_S = 10.0
 """A thread that has not answered for so long is said to hang."""
+MAX_TRIES = 3
+"""A file or camera that gives nothing ends a run that is to end by itself; a line never gives up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,14 @@ class Station:
         self._publisher = Publisher(config, self._identity, self._describe)
         self._inspector = Inspector(config, self._bundle, intake, self._publisher)
         self._cameras = [
-            Camera(name, camera, intake.add(camera.policy, camera.queue), self._publisher, environment)
+            Camera(
+                name,
+                camera,
+                intake.add(camera.policy, camera.queue),
+                self._publisher,
+                environment,
+                max_tries=MAX_TRIES if config.exit_when_finished else None,
+            )
             for name, camera in config.cameras.items()
         ]
 

@@ -47,7 +47,8 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """Topic `verdict.<camera>`, one for each part, in the order of capture.
 
-    seq: one count a station. journal_id, seq: the verdict's identity. captured_at, committed_at: UTC, ISO 8601.
+    seq: one count a station. journal_id, seq: the verdict's identity. sequence: counts the camera's parts in this run, from 1,
+    passed-over ones too. captured_at, committed_at: UTC, ISO 8601.
     score, threshold: FAIL is score ≥ threshold; None where the part was not inspected. reason, detail: why UNKNOWN.
     defects: in camera pixels. source: the file the part came from. durable: whether it lies in a journal.
     """

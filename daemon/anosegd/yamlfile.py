@@ -48,8 +48,8 @@ class _Document:
         self.path = path
         self._lines: dict[_Keys, int] = {}
         self._nodes = 0
-        self._loader = yaml.SafeLoader(data)
         try:
+            self._loader = yaml.SafeLoader(data)
             node = self._loader.get_single_node()
             self.value = {} if node is None else self._construct(node, ())
         except yaml.YAMLError as error:
@@ -57,8 +57,8 @@ class _Document:
             line = f", line {mark.line + 1}" if mark else ""
             problem = getattr(error, "problem", None) or str(error).splitlines()[0]
             raise ConfigError(f"{path}{line}: not valid YAML: {problem}") from error
-        finally:
-            self._loader.dispose()
+        except RecursionError as error:  # PyYAML's own, on thousands of brackets
+            raise ConfigError(f"{path}: nested too deep, this is no configuration") from error
 
     def check(self, kind: Any, at: _Keys, value: Any) -> None:
         """Walk value and type together, so that an error can name the very key (msgspec alone says `$.cameras[...]`)."""

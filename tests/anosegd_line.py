@@ -1,0 +1,182 @@
+"""Running the real daemon in tests: its own process, its own sockets, its own signals; listened to with nothing but pyzmq."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+LIMIT_S = 60.0
+"""Nothing in these tests takes nearly so long; a machine under load may."""
+
+
+@dataclass(frozen=True)
+class Received:
+    topic: str
+    header: dict[str, Any]
+    payload: list[bytes]
+
+
+class Listener:
+    """A subscriber as anybody would write it."""
+
+    def __init__(self, endpoint: str) -> None:
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.SUB)
+        self._socket.linger = 0
+        self._socket.reconnect_ivl = 10  # there before the daemon's first verdict
+        self._socket.rcvhwm = 0
+        self._socket.subscribe(b"")
+        self._socket.connect(endpoint)
+        self.received: list[Received] = []
+
+    def take(self, timeout_s: float = 0.1) -> Received | None:
+        if not self._socket.poll(timeout_s * 1000):
+            return None
+        topic, header, *payload = self._socket.recv_multipart()
+        message = Received(topic.decode(), json.loads(header), payload)
+        self.received.append(message)
+        return message
+
+    def wait_for(self, found: Callable[[Received], bool]) -> Received:
+        """The next message that is meant; whatever comes before it is kept in `received`."""
+        give_up_at = time.monotonic() + LIMIT_S
+        while time.monotonic() < give_up_at:
+            message = self.take()
+            if message is not None and found(message):
+                return message
+        raise AssertionError(f"not received; last: {self.received[-3:]}")
+
+    def wait_for_state(self, found: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        return self.wait_for(lambda m: m.topic == "state" and found(m.header)).header
+
+    def wait_for_verdicts(self, n: int) -> list[dict[str, Any]]:
+        give_up_at = time.monotonic() + LIMIT_S
+        while len(self.verdicts) < n and time.monotonic() < give_up_at:
+            self.take()
+        return self.verdicts
+
+    def drain(self) -> None:
+        """Take what is still on its way after the daemon has ended."""
+        while self.take(0.5):
+            pass
+
+    def last_state(self) -> dict[str, Any]:
+        return [m.header for m in self.received if m.topic == "state"][-1]
+
+    @property
+    def verdicts(self) -> list[dict[str, Any]]:
+        return [m.header for m in self.received if m.topic.startswith("verdict.")]
+
+    def close(self) -> None:
+        self._socket.close()
+        self._context.term()
+
+
+class Daemon:
+    """`anosegd run` in a process of its own."""
+
+    def __init__(self, config: Path, *arguments: str) -> None:
+        self._stderr = config.with_suffix(".log")
+        with self._stderr.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "anosegd", "run", str(config), *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+    @property
+    def log(self) -> str:
+        return self._stderr.read_text()
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.log.splitlines() if line.startswith("{")]
+
+    def wait(self) -> int:
+        return self.process.wait(LIMIT_S)
+
+    def terminate(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.wait()
+
+    def capture_pids(self) -> list[int]:
+        """Its capture processes, as the kernel knows them."""
+        return children_of(self.process.pid)
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+
+
+def children_of(pid: int) -> list[int]:
+    pids: list[int] = []
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            pids += [int(p) for p in children.read_text().split()]
+    return pids
+
+
+def alive(pid: int) -> bool:
+    """Whether the process still runs (a zombie does not)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    give_up_at = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < give_up_at, f"never came about: {what}"
+        time.sleep(0.02)
+
+
+@dataclass
+class Line:
+    """One test's station: where its files and sockets are, and what runs."""
+
+    folder: Path
+    store: Path
+    endpoint: str
+    listener: Listener
+    daemons: list[Daemon]
+
+    def config(self, cameras: str, *, more: str = "", store: Path | None = None, name: str = "station.yaml") -> Path:
+        """Write a configuration; `cameras` is YAML, the mapping of cameras."""
+        indented = "\n".join("  " + line for line in cameras.strip("\n").splitlines())
+        path = self.folder / name
+        path.write_text(
+            f"station: test-station\nengine: {{bundle: {store or self.store}, threads: 1}}\n"
+            f"publish: {{endpoint: '{self.endpoint}'}}\n{more}\ncameras:\n{indented}\n"
+        )
+        return path
+
+    def run(self, config: Path, *arguments: str) -> Daemon:
+        daemon = Daemon(config, *arguments)
+        self.daemons.append(daemon)
+        return daemon
+
+
+def run_anosegd(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """One command to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "anosegd", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        cwd=cwd,
+        env={**os.environ, "COLUMNS": "200"},
+    )

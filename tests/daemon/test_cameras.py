@@ -1,0 +1,185 @@
+"""Cameras that fail: each trouble is seen, said in state and log, and outlived."""
+
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+from anosegd_line import Daemon, Line, alive, wait_until
+from tiny_bundle import good_part
+
+QUICK = "  open_timeout_s: 1\n  stall_timeout_s: 1\n  restart_min_s: 0.1\n  restart_max_s: 0.2\n"
+
+
+def write_images(folder: Path, n: int) -> list[str]:
+    folder.mkdir()
+    names = [f"{i:04}.png" for i in range(n)]
+    for name in names:
+        cv2.imwrite(str(folder / name), good_part())
+    return names
+
+
+def lost_lines(daemon: Daemon) -> list[str]:
+    return [e["error"] for e in daemon.events if e["event"] == "camera.lost"]
+
+
+def test_device_that_cannot_be_opened(line: Line) -> None:
+    """The daemon stays up and ready, says so in state and in one log line, and keeps trying."""
+    cameras = "eye:\n  source: {kind: device, device: /dev/no-such-camera}\n" + QUICK
+    daemon = line.run(line.config(cameras))
+    state = line.listener.wait_for_state(lambda s: s["cameras"]["eye"]["restarts"] >= 3)
+    assert state["state"] == "Error"
+    assert state["detail"] == "no camera delivers"
+    assert state["cameras"]["eye"]["state"] == "lost"
+    assert "cannot be opened" in state["cameras"]["eye"]["last_error"]
+    assert daemon.terminate() == 0
+    assert len(lost_lines(daemon)) == 1
+    assert "daemon.ready" in [e["event"] for e in daemon.events]
+    assert line.listener.verdicts == []
+
+
+def test_one_lost_camera_does_not_hold_up_another(line: Line) -> None:
+    """Beside a camera that cannot be opened another one is inspected."""
+    write_images(line.folder / "images", 5)
+    cameras = (
+        "eye:\n  source: {kind: url, url: 'http://127.0.0.1:1/none'}\n"
+        + QUICK
+        + "top:\n  source: {kind: folder, path: images, loop: true, fps: 20}\n  policy: wait\n"
+    )
+    daemon = line.run(line.config(cameras))
+    state = line.listener.wait_for_state(lambda s: s["cameras"]["eye"]["restarts"] >= 2 and s["last_seq"] >= 5)
+    assert state["state"] == "ContinuousExecution"
+    assert state["cameras"]["top"]["state"] == "running"
+    assert state["cameras"]["eye"]["state"] == "lost"
+    assert daemon.terminate() == 0
+
+
+@contextmanager
+def silent_server() -> Iterator[int]:
+    """A TCP server that accepts and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        accepted: list[socket.socket] = []
+
+        def accept() -> None:
+            try:
+                while True:
+                    accepted.append(server.accept()[0])
+            except OSError:
+                return
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        try:
+            yield server.getsockname()[1]
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join()
+            for connection in accepted:
+                connection.close()
+
+
+def test_rtsp_server_that_never_answers(line: Line) -> None:
+    """Opening ends in time, again and again; the address, which may hold a password, is in neither log nor state."""
+    with silent_server() as port:
+        cameras = f"eye:\n  source: {{kind: url, url: 'rtsp://user:secret@127.0.0.1:{port}/live'}}\n{QUICK}"
+        daemon = line.run(line.config(cameras))
+        state = line.listener.wait_for_state(lambda s: s["cameras"]["eye"]["restarts"] >= 2)
+        assert state["cameras"]["eye"]["state"] == "lost"
+        assert daemon.terminate() == 0
+    assert "secret" not in daemon.log
+    assert not any("secret" in str(m.header) for m in line.listener.received)
+
+
+def test_open_that_never_returns(line: Line) -> None:
+    """Opening a pipe that nobody writes to hangs in the kernel: the process is killed and started anew."""
+    os.mkfifo(line.folder / "pipe")
+    daemon = line.run(line.config("film:\n  source: {kind: file, path: pipe}\n  policy: wait\n" + QUICK))
+    wait_until(lambda: bool(daemon.capture_pids()), "a capture process")
+    first = daemon.capture_pids()[0]
+    state = line.listener.wait_for_state(lambda s: s["cameras"]["film"]["restarts"] >= 2)
+    assert "no answer for 1 s on open" in state["cameras"]["film"]["last_error"]
+    assert not alive(first)
+    assert daemon.terminate() == 0
+
+
+def test_read_that_never_returns(line: Line) -> None:
+    """A stream that stops in the middle hangs the read: what came is inspected, the stall is seen, the process replaced."""
+    film = line.folder / "v.avi"
+    writer = cv2.VideoWriter(str(film), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"MJPG"), 25.0, (80, 48))
+    for i in range(200):
+        writer.write(np.random.default_rng(i).integers(100, 150, (48, 80, 3), dtype=np.uint8))
+    writer.release()
+    data = film.read_bytes()
+    pipe = line.folder / "pipe"
+    os.mkfifo(pipe)
+    fd = os.open(pipe, os.O_RDWR)  # never ends, because we hold it open for writing
+    feeder = threading.Thread(target=os.write, args=(fd, data[: len(data) // 4]))
+    feeder.start()
+    quick = QUICK.replace("open_timeout_s: 1", "open_timeout_s: 9")
+    cameras = "film:\n  source: {kind: file, path: pipe}\n  policy: wait\n" + quick
+    daemon = line.run(line.config(cameras))
+    state = line.listener.wait_for_state(lambda s: s["cameras"]["film"]["state"] == "lost")
+    assert "no answer for 1 s on read" in state["cameras"]["film"]["last_error"]
+    assert state["cameras"]["film"]["frames"] > 10
+    line.listener.wait_for_state(lambda s: s["cameras"]["film"]["restarts"] >= 1)
+    assert daemon.terminate() == 0
+    feeder.join()
+    os.close(fd)
+    assert len(line.listener.verdicts) == state["cameras"]["film"]["frames"]
+
+
+def test_stopped_process_is_replaced(line: Line) -> None:
+    """A capture process that no longer runs, though it exists, counts as hung."""
+    write_images(line.folder / "images", 5)
+    daemon = line.run(
+        line.config("top:\n  source: {kind: folder, path: images, loop: true, fps: 20}\n  policy: wait\n" + QUICK)
+    )
+    line.listener.wait_for_verdicts(3)
+    (pid,) = daemon.capture_pids()
+    os.kill(pid, signal.SIGSTOP)
+    line.listener.wait_for_state(lambda s: s["cameras"]["top"]["restarts"] == 1)
+    assert not alive(pid)
+    before = len(line.listener.verdicts)
+    line.listener.wait_for_verdicts(before + 5)
+    assert daemon.terminate() == 0
+
+
+def test_killed_process_loses_and_repeats_no_image(line: Line) -> None:
+    """kill -9 of the capture process in the middle of a folder: restarted, every image has exactly one verdict, in order."""
+    names = write_images(line.folder / "images", 60)
+    cameras = "top:\n  source: {kind: folder, path: images, fps: 60}\n  policy: wait\n  restart_min_s: 0.1\n"
+    daemon = line.run(line.config(cameras), "--once")
+    for n in (5, 20, 35):
+        line.listener.wait_for_verdicts(n)
+        for pid in daemon.capture_pids():
+            os.kill(pid, signal.SIGKILL)
+        line.listener.wait_for_state(lambda s, n=n: s["cameras"]["top"]["state"] == "running" and s["last_seq"] >= n)
+    assert daemon.wait() == 0, daemon.log
+    line.listener.drain()
+    assert [v["source"] for v in line.listener.verdicts] == names
+    assert {v["outcome"] for v in line.listener.verdicts} == {"PASS"}
+    health = line.listener.last_state()["cameras"]["top"]
+    assert health["restarts"] == 3
+    assert "SIGKILL" in health["last_error"]
+
+
+def test_no_capture_process_outlives_a_killed_daemon(line: Line) -> None:
+    """kill -9 of the daemon takes its capture processes along, also one that hangs in a read."""
+    os.mkfifo(line.folder / "pipe")
+    write_images(line.folder / "images", 3)
+    cameras = (
+        "film:\n  source: {kind: file, path: pipe}\n  policy: wait\n"
+        "top:\n  source: {kind: folder, path: images, loop: true, fps: 20}\n  policy: wait\n"
+    )
+    daemon = line.run(line.config(cameras))
+    line.listener.wait_for_verdicts(3)
+    pids = daemon.capture_pids()
+    assert len(pids) == 2
+    daemon.process.kill()
+    daemon.wait()
+    wait_until(lambda: not any(alive(pid) for pid in pids), "end of the capture processes")

@@ -1,0 +1,143 @@
+from pathlib import Path
+
+import msgspec
+import pytest
+import yaml
+
+from anoseg_engines.errors import ConfigError
+from anoseg_engines.placement import Region
+from anosegd.config import CameraConfig, Config, DemoSource, EngineConfig, FileSource, FolderSource, PublishConfig, load_config
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+SMALL = "engine: {bundle: store/x}\ncameras:\n  top:\n    policy: wait\n    source: {kind: folder, path: images}\n"
+
+
+def load(tmp_path: Path, text: str) -> Config:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    return load_config(path)
+
+
+def refused(tmp_path: Path, text: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, text)
+    return str(caught.value)
+
+
+def test_reference_file_states_the_defaults() -> None:
+    """configs/reference.yaml says of every optional key what the code does without it, and leaves no key out."""
+    raw = yaml.safe_load((CONFIGS / "reference.yaml").read_text())
+    config = load_config(CONFIGS / "reference.yaml")
+    assert set(raw) == set(Config.__struct_fields__)
+    assert set(raw["engine"]) == set(EngineConfig.__struct_fields__)
+    assert set(raw["publish"]) == set(PublishConfig.__struct_fields__)
+    assert config == Config(engine=EngineConfig(bundle=config.engine.bundle), cameras=config.cameras)
+    assert set(raw["cameras"]["device"]) == set(CameraConfig.__struct_fields__)
+    for name, camera in config.cameras.items():
+        source = camera.source
+        assert set(raw["cameras"][name]["source"]) == {"kind", *type(source).__struct_fields__}
+        required = {f.name: getattr(source, f.name) for f in msgspec.structs.fields(source) if f.required}
+        policy = {"policy": camera.policy} if isinstance(source, FolderSource) else {}
+        assert camera == msgspec.convert(
+            {"source": {"kind": raw["cameras"][name]["source"]["kind"], **required}, **policy}, CameraConfig
+        )
+
+
+@pytest.mark.parametrize(
+    "path", sorted(p for p in CONFIGS.glob("*.yaml") if not p.name.startswith("train")), ids=lambda p: p.name
+)
+def test_shipped_configurations_load(path: Path) -> None:
+    """Every configuration that comes with the daemon is accepted."""
+    assert load_config(path).cameras
+
+
+def test_relative_paths_start_at_the_file(tmp_path: Path) -> None:
+    """A configuration works from whatever folder the daemon is started in."""
+    config = load(tmp_path, SMALL)
+    assert config.engine.bundle == str(tmp_path / "store/x")
+    source = config.cameras["top"].source
+    assert isinstance(source, FolderSource)
+    assert source.path == str(tmp_path / "images")
+
+
+def test_everything_set_is_read(tmp_path: Path) -> None:
+    """Region, deadline and a file source arrive as written."""
+    config = load(
+        tmp_path,
+        "station: s\nengine: {bundle: /b}\n"
+        "publish: {masks: off, endpoint: 'tcp://[::1]:5570'}\ncameras:\n  a-1:\n"
+        "    source: {kind: file, path: v.mp4, loop: true}\n"
+        "    region: {x: 1, y: 2, width: 3, height: 4}\n    deadline_ms: 80\n"
+        "  b: {source: {kind: demo}, policy: every}\n",
+    )
+    camera = config.cameras["a-1"]
+    assert camera.region == Region(1, 2, 3, 4)
+    assert camera.deadline_ms == 80
+    assert camera.source == FileSource(path=str(tmp_path / "v.mp4"), loop=True)
+    assert config.cameras["b"].source == DemoSource()
+    assert config.publish.masks is False
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (("engine:", "engin:"), ["line 1: engin: unknown key", "did you mean 'engine'?"]),
+        (("policy:", "polcy:"), ["line 4: cameras.top.polcy: unknown key", "did you mean 'policy'?"]),
+        (("policy: wait", "policy: sometimes"), ["line 4: cameras.top.policy", "'sometimes'"]),
+        (("policy: wait", "policy: wait\n    deadline_ms: soon"), ["line 5: cameras.top.deadline_ms", "float", "'soon'"]),
+        (("policy: wait", "policy: wait\n    deadline_ms: -1"), ["line 5: cameras.top.deadline_ms", "-1"]),
+        (
+            ("kind: folder", "kind: foldr"),
+            ["line 5: cameras.top.source.kind: 'foldr' is unknown", "device, url, file, folder, demo"],
+        ),
+        (("kind: folder, ", ""), ["line 5: cameras.top.source: 'kind' is missing"]),
+        ((", path: images", ""), ["line 5: cameras.top.source: 'path' is missing"]),
+        (("{bundle: store/x}", "{bundle: 3}"), ["line 1: engine.bundle: Expected `str`", "3"]),
+        (("{bundle: store/x}", "7"), ["line 1: engine: a mapping"]),
+        (("cameras:", "engine: {bundle: y}\ncameras:"), ["line 2: engine: appears twice"]),
+        (("  top:", "  to p:"), ["line 3: cameras.to p"]),
+        (("    policy: wait\n", ""), ["line 3: cameras.top: a folder has no rate of its own", "policy: wait"]),
+        (("kind: folder, path: images", "kind: device, device: 0"), ["line 3: cameras.top: a live camera cannot wait"]),
+        (("policy: wait", "policy: wait\n    region: {x: 0, y: 0, width: 0, height: 4}"), ["line 3: cameras.top: region"]),
+        (("policy: wait", "policy: wait\n    restart_min_s: 11"), ["line 3: cameras.top: restart_max_s"]),
+        (
+            ("engine:", "publish: {endpoint: 'tcp://0.0.0.0:5570'}\nengine:"),
+            ["line 1: publish: tcp://0.0.0.0:5570", "needs keys"],
+        ),
+        (("engine:", "publish: {endpoint: 'tcp://*:5570'}\nengine:"), ["publish: tcp://*:5570"]),
+        (("engine:", "publish: {endpoint: 'tcp://127.0.0.1'}\nengine:"), ["not an endpoint"]),
+        (("engine:", "publish: {endpoint: 'tcp://127.0.0.1:70000'}\nengine:"), ["not an endpoint"]),
+        (("engine:", "publish: {endpoint: 'ipc://relative'}\nengine:"), ["absolute path"]),
+        (("engine:", "]"), ["line 1: not valid YAML"]),
+        (("engine:", "a: &a {b: *a}\nengine:"), ["nested more than"]),
+        (("engine:", "day: 2024-99-99\nengine:"), ["line 1: day"]),
+    ],
+    ids=lambda value: value[1].strip() if isinstance(value, tuple) else "",
+)
+def test_mistakes_are_named(tmp_path: Path, change: tuple[str, str], says: list[str]) -> None:
+    """A mistake is refused with file, line, key, and what to write instead."""
+    message = refused(tmp_path, SMALL.replace(*change, 1))
+    assert str(tmp_path / "c.yaml") in message
+    for words in says:
+        assert words in message
+
+
+def test_files_that_are_no_configuration(tmp_path: Path) -> None:
+    """Missing, empty, binary, huge and other files are refused in the same way."""
+    for data in (
+        b"",
+        b"- 1\n",
+        b"\x00\x01\xff",
+        b"a" * (2 << 20),
+        b"[" * 100_000,
+        b"x: 1\n" * 3,
+        b"cameras: {}\nengine: {bundle: x}\n",
+    ):
+        path = tmp_path / "c.yaml"
+        path.write_bytes(data)
+        with pytest.raises(ConfigError, match=r"c\.yaml"):
+            load_config(path)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(tmp_path / "none.yaml")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(tmp_path)

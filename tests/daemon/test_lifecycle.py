@@ -1,0 +1,272 @@
+"""Start, stop, exit codes and what is told to systemd."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import pytest
+import zmq
+from anosegd_line import Line, Listener, run_anosegd
+from tiny_bundle import good_part
+
+LOOP = "top:\n  source: {kind: folder, path: images, loop: true, fps: 50}\n  policy: wait\n"
+UNIT = Path(__file__).parents[2] / "systemd" / "anosegd@.service"
+
+
+@pytest.fixture(autouse=True)
+def images(line: Line) -> None:
+    (line.folder / "images").mkdir()
+    for i in range(3):
+        cv2.imwrite(str(line.folder / "images" / f"{i}.png"), good_part())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_drains_and_exits_0(line: Line, number: signal.Signals) -> None:
+    """On SIGTERM or Ctrl-C every captured part still gets its verdict, the state ends as Halted, the exit code is 0."""
+    daemon = line.run(line.config(LOOP))
+    line.listener.wait_for_verdicts(5)
+    daemon.process.send_signal(number)
+    assert daemon.wait() == 0
+    line.listener.drain()
+    state = line.listener.last_state()
+    assert state["state"] == "Halted"
+    assert state["cameras"]["top"]["state"] == "stopped"
+    verdicts = line.listener.verdicts
+    assert state["last_seq"] == state["cameras"]["top"]["frames"] == len(verdicts)
+    assert [v["seq"] for v in verdicts] == list(range(1, len(verdicts) + 1))
+    assert {v["outcome"] for v in verdicts} <= {"PASS", "UNKNOWN"}
+    assert daemon.capture_pids() == []
+
+
+def test_states_on_the_way(line: Line) -> None:
+    """State is published at every change, in the words of OPC UA Machine Vision."""
+    daemon = line.run(line.config(LOOP.replace(", loop: true", "")), "--once")
+    assert daemon.wait() == 0, daemon.log
+    line.listener.drain()
+    states = [m.header["state"] for m in line.listener.received if m.topic == "state"]
+    changes = [s for i, s in enumerate(states) if i == 0 or states[i - 1] != s]
+    if changes[0] == "Preoperational":  # sent as soon as the socket is bound, often before anybody can have connected
+        changes.pop(0)
+    assert changes == ["Initialized", "ContinuousExecution", "Ready", "Halted"]
+    uptimes = [m.header["uptime_s"] for m in line.listener.received if m.topic == "state"]
+    assert uptimes == sorted(uptimes)
+
+
+def test_tcp_port_in_use_is_exit_1(line: Line) -> None:
+    """A port that somebody else holds ends the start: a restart may cure it."""
+    with zmq.Context() as context, context.socket(zmq.PUB) as other:
+        port = other.bind_to_random_port("tcp://127.0.0.1")
+        config = line.config(LOOP)
+        config.write_text(config.read_text().replace(line.endpoint, f"tcp://127.0.0.1:{port}"))
+        daemon = line.run(config)
+        assert daemon.wait() == 1
+    assert "in use" in daemon.log
+    assert "Traceback" not in daemon.log
+
+
+def test_ipc_endpoint_in_use_is_exit_1(line: Line) -> None:
+    """A second daemon does not take the first one's ipc path away; the path of a dead one is taken over."""
+    first = line.run(line.config(LOOP))
+    line.listener.wait_for_verdicts(1)
+    second = line.run(line.config(LOOP, name="second.yaml"))
+    assert second.wait() == 1
+    assert "in use" in second.log
+    before = len(line.listener.verdicts)
+    line.listener.wait_for_verdicts(before + 5)
+    first.process.kill()
+    first.wait()
+    third = line.run(line.config(LOOP, name="third.yaml"))
+    line.listener.wait_for(lambda m: m.topic.startswith("verdict.") and m.header["seq"] == 1)
+    assert third.terminate() == 0
+
+
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_exit_codes_of_bad_input(line: Line, command: str) -> None:
+    """2 for configuration and missing things, 3 for an engine that is refused; one message, no traceback."""
+    good = line.config(LOOP).read_text()
+    broken = line.folder / "broken"
+    shutil.copytree(line.store, broken)
+    model = broken / "1" / "model.onnx"
+    data = bytearray(model.read_bytes())
+    data[len(data) // 2] ^= 1
+    model.write_bytes(bytes(data))
+    (line.folder / "empty").mkdir()
+    cases = {
+        2: [
+            good.replace("station:", "sation:"),
+            good.replace(str(line.store), str(line.folder / "no-store")),
+            good.replace(str(line.store), str(line.folder / "empty")),
+            good.replace("path: images", "path: nowhere"),
+            good.replace("path: images", "path: empty"),
+            good.replace("{kind: folder, path: images, loop: true, fps: 50}", "{kind: file, path: none.mp4}"),
+            good.replace("{kind: folder, path: images, loop: true, fps: 50}", "{kind: file, path: x, backend: gstreamer}"),
+            good.replace("threads: 1", "runtime: abacus"),
+            good.replace(line.endpoint, "tcp://192.0.2.7:5570"),
+        ],
+        3: [good.replace(str(line.store), str(broken))],
+    }
+    for code, texts in cases.items():
+        for text in texts:
+            path = line.folder / "bad.yaml"
+            path.write_text(text)
+            done = run_anosegd(command, str(path))
+            assert done.returncode == code, (text, done.stderr)
+            assert done.stderr.count("anosegd: ") == 1
+            assert "Traceback" not in done.stderr
+
+
+def test_check_opens_nothing_and_names_what_it_found(line: Line) -> None:
+    """`check` accepts a good configuration whose camera is not there, and proves its bundle."""
+    config = line.config("eye:\n  source: {kind: device, device: 97}\n")
+    done = run_anosegd("check", str(config))
+    assert done.returncode == 0, done.stderr
+    assert "tiny/1" in done.stdout
+    assert "camera eye: device" in done.stdout
+
+
+def test_second_signal_ends_a_drain(line: Line) -> None:
+    """Whatever waits for inspection, two signals end the daemon; parts not inspected are UNKNOWN: shutdown, not silence."""
+    daemon = line.run(line.config(LOOP, more="drain_timeout_s: 60"))
+    line.listener.wait_for_verdicts(3)
+    daemon.process.send_signal(signal.SIGTERM)
+    daemon.process.send_signal(signal.SIGINT)
+    assert daemon.wait() == 0
+    line.listener.drain()
+    state = line.listener.last_state()
+    assert state["last_seq"] == state["cameras"]["top"]["frames"] == len(line.listener.verdicts)
+
+
+class Systemd:
+    """systemd's end of the notification socket."""
+
+    def __init__(self, path: Path) -> None:
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind(str(path))
+        self.socket.settimeout(30)
+
+    def wait_for(self, line: str) -> list[str]:
+        """Every line told up to the one that begins so."""
+        told: list[str] = []
+        while not any(x.startswith(line) for x in told):
+            told += self.socket.recv(4096).decode().splitlines()
+        return told
+
+
+def test_systemd_is_told(line: Line, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """READY once bundle and socket are, though the camera is down; the watchdog is fed; STOPPING at the end."""
+    path = tmp_path_factory.mktemp("n") / "notify"
+    systemd = Systemd(path)
+    monkeypatch.setenv("NOTIFY_SOCKET", str(path))
+    monkeypatch.setenv("WATCHDOG_USEC", "1000000")
+    daemon = line.run(line.config("eye:\n  source: {kind: device, device: /dev/no-such-camera}\n"))
+    with systemd.socket:
+        told = systemd.wait_for("READY=1")
+        assert told[0] == "READY=1"
+        systemd.wait_for("WATCHDOG=1")
+        systemd.wait_for("STATUS=Error (no camera delivers), 0 verdicts, 0/1 cameras")
+        systemd.wait_for("WATCHDOG=1")
+        daemon.process.send_signal(signal.SIGTERM)
+        systemd.wait_for("STOPPING=1")
+        assert daemon.wait() == 0
+
+
+def test_unit_is_accepted_by_systemd(tmp_path: Path) -> None:
+    """`systemd-analyze verify` has nothing to say about the unit."""
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("no systemd here")
+    command = tmp_path / "anosegd"
+    command.write_text("#!/bin/sh\n")
+    command.chmod(0o755)
+    unit = tmp_path / "anosegd@line1.service"
+    unit.write_text(re.sub(r"(?m)^ExecStart=\S+", f"ExecStart={command}", UNIT.read_text()))
+    done = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_tail_lines_into_head(line: Line) -> None:
+    """`tail --json | head -2` gives two verdicts, and the reader's leaving is no error."""
+    config = line.config(LOOP)
+    daemon = line.run(config)
+    tail = subprocess.Popen(
+        [sys.executable, "-m", "anosegd", "tail", str(config), "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert tail.stdout is not None
+    assert tail.stderr is not None
+    lines = [tail.stdout.readline() for _ in range(2)]
+    tail.stdout.close()
+    assert tail.wait(30) == 0
+    assert tail.stderr.read() == ""
+    tail.stderr.close()
+    assert all('"anoseg.verdict/1"' in text for text in lines)
+    assert daemon.terminate() == 0
+
+
+def test_tail_counts(line: Line) -> None:
+    """`tail --json --count N` ends after N; the table shows the same verdicts with counts, rate, reject share, latency."""
+    config = line.config(LOOP)
+    daemon = line.run(config)
+    done = run_anosegd("tail", "--connect", line.endpoint, "--json", "--count", "3")
+    assert (done.returncode, len(done.stdout.splitlines()), done.stderr) == (0, 3, "")
+    done = run_anosegd("tail", str(config), "--count", "3")
+    assert done.returncode == 0, done.stderr
+    for words in ("3 verdicts", "3 PASS", "reject share 0.0%", "latency median", "top", "PASS"):
+        assert words in done.stdout
+    assert daemon.terminate() == 0
+
+
+def test_status(line: Line) -> None:
+    """`status` shows the heartbeat, as a table and as JSON; with no station there it says so and exits 1."""
+    config = line.config(LOOP)
+    done = run_anosegd("status", str(config), "--timeout", "0.5")
+    assert done.returncode == 1
+    assert "no heartbeat" in done.stderr
+    assert "Traceback" not in done.stderr
+    daemon = line.run(config)
+    line.listener.wait_for_verdicts(1)
+    done = run_anosegd("status", str(config))
+    assert done.returncode == 0, done.stderr
+    assert "ContinuousExecution" in done.stdout
+    done = run_anosegd("status", "--connect", line.endpoint, "--json")
+    assert '"anoseg.state/1"' in done.stdout
+    assert daemon.terminate() == 0
+
+
+def test_log_is_json_when_nobody_watches(line: Line) -> None:
+    """Every line on stderr is one JSON object with time, level and event."""
+    daemon = line.run(line.config(LOOP.replace(", loop: true", "")), "--once")
+    assert daemon.wait() == 0
+    lines = [text for text in daemon.log.splitlines() if text]
+    assert len(daemon.events) == len(lines)
+    assert all({"at", "level", "event"} <= set(event) for event in daemon.events)
+    names = [event["event"] for event in daemon.events]
+    assert names == [
+        "daemon.starting", "daemon.ready", "camera.running", "camera.finished", "daemon.stopping", "daemon.stopped",
+    ]  # fmt: skip
+
+
+def test_subscriber_that_comes_later_sees_what_follows(line: Line) -> None:
+    """Anybody may join at any time; numbers go on where they are."""
+    daemon = line.run(line.config(LOOP))
+    line.listener.wait_for_verdicts(5)
+    late = Listener(line.endpoint)
+    verdicts = late.wait_for_verdicts(5)
+    late.close()
+    seqs = [v["seq"] for v in verdicts]
+    assert seqs[0] > 1
+    assert seqs == list(range(seqs[0], seqs[0] + len(seqs)))
+    assert daemon.terminate() == 0
+
+
+def test_commands_run_from_anywhere(line: Line) -> None:
+    """Wherever the command is started, paths in the configuration mean the same."""
+    done = run_anosegd("check", str(line.config(LOOP)), cwd=Path(os.sep))
+    assert done.returncode == 0, done.stderr

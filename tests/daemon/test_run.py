@@ -1,0 +1,340 @@
+"""The whole way: images in, verdicts and masks out, received with nothing but pyzmq."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import cv2
+import jsonschema
+import numpy as np
+import onnx
+from anosegd_line import Line, run_anosegd
+from onnx import helper, numpy_helper
+from tiny_bundle import THRESHOLD, bad_part, good_part, tiny_draft, tiny_model, write_tiny_bundle
+
+from anoseg_engines.bundle import BundleDraft, write_bundle
+from anoseg_engines.placement import InputSpec
+
+FOLDER = "top:\n  source: {kind: folder, path: images}\n  policy: wait\n"
+
+
+def write_images(folder: Path, n: int, *, bad_every: int = 3) -> list[str]:
+    """n images of different sizes, every `bad_every`th with a defect; returns their names in order."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = []
+    for i in range(n):
+        image = bad_part(48 + i, 80) if i % bad_every == bad_every - 1 else good_part(48 + i, 80)
+        names.append(f"{i:03}.png")
+        assert cv2.imwrite(str(folder / names[-1]), image)
+    return names
+
+
+def test_folder_one_verdict_an_image_in_order(line: Line) -> None:
+    """Every image gets one verdict, in order of name, numbered without a gap, with the score the network gives."""
+    names = write_images(line.folder / "images", 30)
+    daemon = line.run(line.config(FOLDER), "--once")
+    assert daemon.wait() == 0, daemon.log
+    line.listener.drain()
+    verdicts = line.listener.verdicts
+    assert [v["source"] for v in verdicts] == names
+    assert [v["seq"] for v in verdicts] == list(range(1, 31))
+    assert [v["sequence"] for v in verdicts] == list(range(1, 31))
+    assert [v["outcome"] for v in verdicts] == ["FAIL" if i % 3 == 2 else "PASS" for i in range(30)]
+    assert len({(v["journal_id"], v["run_id"]) for v in verdicts}) == 1
+    assert len({v["part_id"] for v in verdicts}) == 30
+    for v in verdicts:
+        assert v["threshold"] == THRESHOLD
+        assert (v["score"] >= THRESHOLD) == (v["outcome"] == "FAIL")
+        assert v["engine"]["name"] == "tiny"
+        assert v["engine"]["version"] == 1
+        assert v["durable"] is False
+        assert 0 < v["timings_ms"]["inference"] <= v["timings_ms"]["inspect"] <= v["timings_ms"]["total"]
+        assert v["captured_at"] <= v["committed_at"]
+
+
+def test_defects_and_masks_are_where_the_spot_is(line: Line) -> None:
+    """The defect's box is in camera pixels, and the mask decodes to the map that shows it at the same place."""
+    write_images(line.folder / "images", 3)
+    region = "  region: {x: 10, y: 5, width: 60, height: 40}\n"
+    daemon = line.run(line.config(FOLDER + region), "--once")
+    assert daemon.wait() == 0, daemon.log
+    line.listener.drain()
+    verdict = line.listener.verdicts[2]
+    (defect,) = verdict["defects"]
+    for key, value in {"x": 20, "y": 10, "width": 20, "height": 20}.items():
+        assert abs(defect[key] - value) <= 1.5, defect
+    masks = {m.header["seq"]: m for m in line.listener.received if m.topic == "mask.top"}
+    assert set(masks) == {v["seq"] for v in line.listener.verdicts}
+    header, (png,) = masks[verdict["seq"]].header, masks[verdict["seq"]].payload
+    image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert image is not None
+    assert image.dtype == np.uint8
+    assert image.shape == (header["height"], header["width"])
+    assert header["region"] == {"x": 10, "y": 5, "width": 60, "height": 40}
+    ys, xs = np.nonzero(image >= 255 * THRESHOLD)
+    assert abs(xs.min() / header["scale_x"] + 10 - 20) <= 1.5
+    assert abs(ys.max() / header["scale_y"] + 5 - 30) <= 1.5
+    order = [m.topic for m in line.listener.received if m.header.get("seq") == verdict["seq"]]
+    assert order == ["verdict.top", "mask.top"]
+
+
+def test_headers_fit_the_published_schema(line: Line) -> None:
+    """`anosegd schema` describes what is really sent, UNKNOWN included."""
+    write_images(line.folder / "images", 2)
+    (line.folder / "images" / "001.png").write_bytes(b"")
+    daemon = line.run(line.config(FOLDER), "--once")
+    assert daemon.wait() == 0, daemon.log
+    line.listener.drain()
+    schemas = json.loads(run_anosegd("schema").stdout)
+    assert set(schemas) == {"verdict", "mask", "state"}
+    seen = set()
+    for message in line.listener.received:
+        kind = message.topic.split(".")[0]
+        seen.add(kind)
+        jsonschema.Draft202012Validator(schemas[kind]).validate(message.header)
+        assert message.header["schema"] == f"anoseg.{kind}/1"
+        broken = {k: v for k, v in message.header.items() if k != "station"}
+        assert not jsonschema.Draft202012Validator(schemas[kind]).is_valid(broken)
+    assert seen == set(schemas)
+
+
+def test_unreadable_images_are_unknown_and_named(line: Line) -> None:
+    """An empty file, a torn file and a text file are parts without an image: UNKNOWN, named, and the rest is inspected."""
+    names = write_images(line.folder / "images", 6)
+    folder = line.folder / "images"
+    (folder / names[1]).write_bytes(b"")
+    (folder / names[2]).write_bytes((folder / names[2]).read_bytes()[:40])
+    (folder / names[4]).write_text("not an image")
+    daemon = line.run(line.config(FOLDER), "--once")
+    assert daemon.wait() == 0, daemon.log
+    line.listener.drain()
+    verdicts = line.listener.verdicts
+    assert [v["source"] for v in verdicts] == names
+    for i, v in enumerate(verdicts):
+        if i in (1, 2, 4):
+            assert (v["outcome"], v["reason"], v["score"], v["threshold"]) == ("UNKNOWN", "unreadable", None, None)
+            assert names[i] in v["detail"]
+        else:
+            assert v["outcome"] in ("PASS", "FAIL")
+    assert "Traceback" not in daemon.log
+
+
+def test_frames_that_are_no_colour_image_of_8_bit(line: Line) -> None:
+    """Grey and 16-bit images are inspected as what they show."""
+    folder = line.folder / "images"
+    folder.mkdir()
+    grey = bad_part()[:, :, 0]
+    cv2.imwrite(str(folder / "0.png"), grey)
+    cv2.imwrite(str(folder / "1.png"), good_part()[:, :, 0].astype(np.uint16) * 256)
+    daemon = line.run(line.config(FOLDER), "--once")
+    assert daemon.wait() == 0, daemon.log
+    line.listener.drain()
+    assert [v["outcome"] for v in line.listener.verdicts] == ["FAIL", "PASS"]
+
+
+def test_region_beyond_the_image_is_unknown(line: Line) -> None:
+    """A part that the configured region does not fit was not inspected; the daemon goes on."""
+    write_images(line.folder / "images", 3)
+    daemon = line.run(line.config(FOLDER + "  region: {x: 0, y: 0, width: 80, height: 50}\n"), "--once")
+    assert daemon.wait() == 0, daemon.log
+    line.listener.drain()
+    assert [v["reason"] for v in line.listener.verdicts] == ["region", "region", None]
+    assert "reaches beyond the image" in line.listener.verdicts[0]["detail"]
+
+
+def test_image_larger_than_a_slot_is_unknown(line: Line) -> None:
+    """A frame that max_frame_mb does not hold is not inspected, and the message says what to change."""
+    folder = line.folder / "images"
+    folder.mkdir()
+    cv2.imwrite(str(folder / "0.bmp"), np.full((700, 700, 3), 120, np.uint8))
+    cv2.imwrite(str(folder / "1.bmp"), good_part())
+    daemon = line.run(line.config(FOLDER + "  max_frame_mb: 1\n"), "--once")
+    assert daemon.wait() == 0, daemon.log
+    line.listener.drain()
+    first, second = line.listener.verdicts
+    assert first["reason"] == "unreadable"
+    assert "raise max_frame_mb" in first["detail"]
+    assert second["outcome"] == "PASS"
+
+
+def blind_draft() -> BundleDraft:
+    """The tiny network, but its score is no number for an image that is 128 all over."""
+    model = onnx.load_from_string(tiny_model())
+    model.graph.node[-1].output[0] = "largest"
+    model.graph.initializer.append(numpy_helper.from_array(np.asarray(1, np.float32), "one"))
+    model.graph.node.extend(
+        [
+            helper.make_node("ReduceSum", ["map_single", "plane"], ["sum"], keepdims=0),
+            helper.make_node("Div", ["sum", "sum"], ["one_or_nan"]),
+            helper.make_node("Sub", ["one_or_nan", "one"], ["zero_or_nan"]),
+            helper.make_node("Add", ["largest", "zero_or_nan"], ["score"]),
+        ]
+    )
+    return dataclasses.replace(tiny_draft(), model_onnx=model.SerializeToString())
+
+
+def test_part_that_the_engine_fails_on_is_unknown(line: Line) -> None:
+    """An engine that fails on a part costs that part alone: UNKNOWN: engine, never PASS, and the daemon goes on."""
+    folder = line.folder / "images"
+    folder.mkdir()
+    for i, image in enumerate((good_part(), np.full((48, 80, 3), 128, np.uint8), bad_part())):
+        cv2.imwrite(str(folder / f"{i}.png"), image)
+    write_bundle(line.folder / "store" / "blind", blind_draft())
+    daemon = line.run(line.config(FOLDER, store=line.folder / "store" / "blind"), "--once")
+    assert daemon.wait() == 0, daemon.log
+    line.listener.drain()
+    verdicts = line.listener.verdicts
+    assert [(v["outcome"], v["reason"]) for v in verdicts] == [("PASS", None), ("UNKNOWN", "engine"), ("FAIL", None)]
+    assert "nan" in verdicts[1]["detail"]
+    assert [e["part"] for e in daemon.events if e["event"] == "part.not_inspected"] == [verdicts[1]["part_id"]]
+
+
+def test_file_that_is_no_video_ends_a_run_that_is_to_end(line: Line) -> None:
+    """With --once a file that gives nothing is exit 1 with its name, not an endless wait."""
+    (line.folder / "v.mp4").write_text("no video")
+    cameras = "film:\n  source: {kind: file, path: v.mp4}\n  policy: wait\n  restart_min_s: 0.1\n"
+    daemon = line.run(line.config(cameras), "--once")
+    assert daemon.wait() == 1
+    assert "anosegd: camera film: " in daemon.log
+    assert "v.mp4" in daemon.log
+    assert "Traceback" not in daemon.log
+
+
+def test_subfolders_when_recursive(line: Line) -> None:
+    """A test set in folders by defect is inspected in one run; each verdict names the file with its folder."""
+    write_images(line.folder / "images" / "b" / "deep", 2)
+    write_images(line.folder / "images" / "a", 2)
+    daemon = line.run(line.config(FOLDER.replace("path: images", "path: images, recursive: true")), "--once")
+    assert daemon.wait() == 0, daemon.log
+    line.listener.drain()
+    assert [v["source"] for v in line.listener.verdicts] == ["a/000.png", "a/001.png", "b/deep/000.png", "b/deep/001.png"]
+
+
+def write_video(path: Path, n: int) -> None:
+    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"MJPG"), 25.0, (80, 48))
+    assert writer.isOpened()
+    for i in range(n):
+        writer.write(bad_part() if i % 4 == 3 else good_part())
+    writer.release()
+
+
+def test_video_file_one_verdict_a_frame(line: Line) -> None:
+    """Every frame of a video file is inspected, and its end is the end."""
+    write_video(line.folder / "v.avi", 25)
+    daemon = line.run(line.config("film:\n  source: {kind: file, path: v.avi}\n  policy: wait\n"), "--once")
+    assert daemon.wait() == 0, daemon.log
+    line.listener.drain()
+    assert [v["outcome"] for v in line.listener.verdicts] == ["FAIL" if i % 4 == 3 else "PASS" for i in range(25)]
+    assert {m.topic for m in line.listener.received} == {"verdict.film", "mask.film", "state"}
+
+
+def test_looped_sources_go_on(line: Line) -> None:
+    """A looped file and a looped folder begin anew, in the same order."""
+    write_video(line.folder / "v.avi", 5)
+    names = write_images(line.folder / "images", 3)
+    cameras = (
+        "film:\n  source: {kind: file, path: v.avi, loop: true}\n  policy: wait\n"
+        "top:\n  source: {kind: folder, path: images, loop: true, fps: 50}\n  policy: wait\n"
+    )
+    daemon = line.run(line.config(cameras))
+    line.listener.wait_for_verdicts(40)
+    by_camera: dict[str, list[dict[str, object]]] = {"film": [], "top": []}
+    while min(map(len, by_camera.values())) < 10:
+        message = line.listener.wait_for(lambda m: m.topic.startswith("verdict."))
+        by_camera[message.header["camera"]].append(message.header)
+    assert daemon.terminate() == 0
+    sources = [v["source"] for v in line.listener.verdicts if v["camera"] == "top"]
+    assert sources == [names[i % 3] for i in range(len(sources))]
+
+
+def test_two_cameras_share_one_engine(line: Line) -> None:
+    """Each camera's verdicts are complete and in order; numbers are one row for the station."""
+    first, second = write_images(line.folder / "a", 20), write_images(line.folder / "b", 20)
+    cameras = (
+        "left:\n  source: {kind: folder, path: a}\n  policy: wait\n"
+        "right:\n  source: {kind: folder, path: b}\n  policy: wait\n  recipe: lid\n"
+    )
+    daemon = line.run(line.config(cameras), "--once")
+    assert daemon.wait() == 0, daemon.log
+    line.listener.drain()
+    verdicts = line.listener.verdicts
+    assert [v["seq"] for v in verdicts] == list(range(1, 41))
+    assert [v["source"] for v in verdicts if v["camera"] == "left"] == first
+    assert [v["source"] for v in verdicts if v["camera"] == "right"] == second
+    assert {v["recipe"] for v in verdicts if v["camera"] == "right"} == {"lid"}
+
+
+def test_demo_line_is_a_camera_like_any_other(line: Line) -> None:
+    """The simulated line's parts carry their own part ids."""
+    daemon = line.run(line.config("line:\n  source: {kind: demo, fps: 50, parts: 8}\n  policy: wait\n"), "--once")
+    assert daemon.wait() == 0, daemon.log
+    line.listener.drain()
+    assert [v["part_id"] for v in line.listener.verdicts] == [f"demo-{i:06d}" for i in range(8)]
+
+
+def test_masks_off(line: Line) -> None:
+    """Without masks only verdicts and state go out."""
+    write_images(line.folder / "images", 3)
+    config = line.config(FOLDER)
+    config.write_text(config.read_text().replace("publish: {", "publish: {masks: off, "))
+    daemon = line.run(config, "--once")
+    assert daemon.wait() == 0, daemon.log
+    line.listener.drain()
+    assert {m.topic for m in line.listener.received} == {"verdict.top", "state"}
+
+
+def slow_bundle(folder: Path) -> Path:
+    """One that takes long for a large image: it cuts it into hundreds of tiles."""
+    write_tiny_bundle(folder / "store" / "slow", InputSpec(64, 64, "tile", 1.0, 0))
+    return folder / "store" / "slow"
+
+
+def test_deadline_passes_late_results_are_not_published(line: Line) -> None:
+    """A part whose verdict would come too late is UNKNOWN: deadline, once; the late result is counted, not sent."""
+    folder = line.folder / "images"
+    folder.mkdir()
+    for i in range(4):
+        cv2.imwrite(str(folder / f"{i}.bmp"), np.full((1500, 1500, 3), 120, np.uint8))
+    config = line.config(FOLDER + "  deadline_ms: 1\n", store=slow_bundle(line.folder))
+    daemon = line.run(config, "--once")
+    assert daemon.wait() == 0, daemon.log
+    line.listener.drain()
+    assert [(v["outcome"], v["reason"], v["score"]) for v in line.listener.verdicts] == [("UNKNOWN", "deadline", None)] * 4
+    assert [v["source"] for v in line.listener.verdicts] == [f"{i}.bmp" for i in range(4)]
+
+
+def test_overrun_is_unknown_never_silence(line: Line) -> None:
+    """Under policy every, parts that come too fast each get their verdict: inspected, or UNKNOWN: overrun; in order."""
+    folder = line.folder / "images"
+    folder.mkdir()
+    for i in range(30):
+        cv2.imwrite(str(folder / f"{i:02}.bmp"), np.full((1500, 1500, 3), 120, np.uint8))
+    cameras = "top:\n  source: {kind: folder, path: images, fps: 500}\n  policy: every\n  queue: 1\n"
+    daemon = line.run(line.config(cameras, store=slow_bundle(line.folder)), "--once")
+    assert daemon.wait() == 0, daemon.log
+    line.listener.drain()
+    verdicts = line.listener.verdicts
+    assert [v["source"] for v in verdicts] == [f"{i:02}.bmp" for i in range(30)]
+    overruns = sum(v["reason"] == "overrun" for v in verdicts)
+    assert {v["reason"] for v in verdicts} == {None, "overrun"}
+    health = line.listener.last_state()["cameras"]["top"]
+    assert (health["frames"], health["overruns"], health["dropped"]) == (30, overruns, 0)
+
+
+def test_latest_drops_are_counted(line: Line) -> None:
+    """Under policy latest, frames = verdicts + dropped; the newest frame is always inspected."""
+    folder = line.folder / "images"
+    folder.mkdir()
+    for i in range(30):
+        cv2.imwrite(str(folder / f"{i:02}.bmp"), np.full((1500, 1500, 3), 120, np.uint8))
+    cameras = "top:\n  source: {kind: folder, path: images, fps: 500}\n  policy: latest\n"
+    daemon = line.run(line.config(cameras, store=slow_bundle(line.folder)), "--once")
+    assert daemon.wait() == 0, daemon.log
+    line.listener.drain()
+    verdicts = line.listener.verdicts
+    health = line.listener.last_state()["cameras"]["top"]
+    assert health["frames"] == 30
+    assert health["dropped"] > 0
+    assert health["dropped"] + len(verdicts) == 30
+    assert verdicts[-1]["source"] == "29.bmp"
+    assert {v["outcome"] for v in verdicts} == {"PASS"}
