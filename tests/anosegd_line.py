@@ -31,6 +31,7 @@ class Listener:
     """A subscriber as anybody would write it."""
 
     def __init__(self, endpoint: str) -> None:
+        self.endpoint = endpoint
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.SUB)
         self._socket.linger = 0

@@ -1,5 +1,7 @@
 """Cameras that fail: each trouble is seen, said in state and log, and outlived."""
 
+import contextlib
+import http.server
 import os
 import signal
 import socket
@@ -183,3 +185,51 @@ def test_no_capture_process_outlives_a_killed_daemon(line: Line) -> None:
     daemon.process.kill()
     daemon.wait()
     wait_until(lambda: not any(alive(pid) for pid in pids), "end of the capture processes")
+
+
+@contextmanager
+def mjpeg_server(port: int) -> Iterator[int]:
+    """A camera of the plain kind: JPEG pictures over HTTP, one after the other, for as long as this context lasts."""
+    over = threading.Event()
+
+    class Camera(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+            self.end_headers()
+            data = cv2.imencode(".jpg", good_part())[1].tobytes()
+            head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n".encode()
+            with contextlib.suppress(OSError):
+                while not over.wait(0.02):
+                    self.wfile.write(head + data + b"\r\n")
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    http.server.ThreadingHTTPServer.allow_reuse_address = True
+    with http.server.ThreadingHTTPServer(("127.0.0.1", port), Camera) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield server.server_address[1]
+        finally:
+            over.set()
+            server.shutdown()
+            thread.join()
+
+
+def test_stream_that_goes_and_comes_back(line: Line) -> None:
+    """A stream is inspected; when its camera goes, state says lost; when it is back, verdicts go on by themselves."""
+    with mjpeg_server(0) as port:
+        cameras = f"eye:\n  source: {{kind: url, url: 'http://127.0.0.1:{port}/'}}\n" + QUICK.replace(": 1\n", ": 5\n")
+        daemon = line.run(line.config(cameras))
+        line.listener.wait_for_verdicts(5)
+    lost = line.listener.wait_for_state(lambda s: s["cameras"]["eye"]["state"] == "lost")
+    assert lost["state"] == "Error"
+    with mjpeg_server(port):
+        line.listener.wait_for_state(lambda s: s["cameras"]["eye"]["state"] == "running")
+        verdict = line.listener.wait_for(lambda m: m.topic == "verdict.eye" and m.header["seq"] > lost["last_seq"])
+        assert verdict.header["outcome"] == "PASS"
+        assert daemon.terminate() == 0
+    part_ids = [v["part_id"] for v in line.listener.verdicts]
+    assert len(set(part_ids)) == len(part_ids)

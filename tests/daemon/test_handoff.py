@@ -1,0 +1,117 @@
+"""Hand-off and slots: who owns a frame when, and what becomes of those that do not fit."""
+
+import gc
+import os
+import threading
+
+import numpy as np
+import pytest
+
+from anosegd.frames import Frame, Part
+from anosegd.handoff import Intake
+from anosegd.slots import Slots
+
+
+def frame(camera: str, sequence: int) -> Frame:
+    part = Part(camera, sequence, "", 0, 0)
+    return Frame(part, np.zeros((1, 1, 3), np.uint8), lambda: None)
+
+
+def taken(intake: Intake, n: int) -> list[tuple[str, int]]:
+    frames = [intake.take(0.01) for _ in range(n)]
+    return [(f.part.camera, f.part.sequence) for f in frames if f is not None]
+
+
+def test_latest_keeps_the_newest() -> None:
+    """The frame that has to go is the older one, and the giver gets it back."""
+    intake = Intake()
+    handoff = intake.add("latest", 5)
+    frames = [frame("a", i) for i in range(3)]
+    assert [handoff.put(f) for f in frames] == [None, frames[0], frames[1]]
+    assert taken(intake, 2) == [("a", 2)]
+
+
+def test_every_keeps_the_oldest() -> None:
+    """The frame that has to go is the new one."""
+    intake = Intake()
+    handoff = intake.add("every", 2)
+    frames = [frame("a", i) for i in range(3)]
+    assert [handoff.put(f) for f in frames] == [None, None, frames[2]]
+    assert taken(intake, 3) == [("a", 0), ("a", 1)]
+
+
+def test_wait_keeps_all() -> None:
+    """Nothing has to go; the number of slots bounds it."""
+    intake = Intake()
+    handoff = intake.add("wait", 1)
+    assert [handoff.put(frame("a", i)) for i in range(9)] == [None] * 9
+    assert taken(intake, 9) == [("a", i) for i in range(9)]
+    assert intake.empty
+
+
+def test_cameras_take_turns() -> None:
+    """A camera with many frames does not keep another one waiting."""
+    intake = Intake()
+    busy, slow = intake.add("wait", 1), intake.add("wait", 1)
+    for i in range(4):
+        busy.put(frame("busy", i))
+    slow.put(frame("slow", 0))
+    assert ("slow", 0) in taken(intake, 2)
+
+
+def test_taker_is_woken() -> None:
+    """A frame that arrives ends the inspector's sleep."""
+    intake = Intake()
+    handoff = intake.add("latest", 1)
+    got: list[Frame | None] = []
+    thread = threading.Thread(target=lambda: got.append(intake.take(30)))
+    thread.start()
+    handoff.put(frame("a", 1))
+    thread.join(20)
+    assert not thread.is_alive()
+    assert got[0] is not None
+
+
+def test_slots_are_shared_without_a_copy() -> None:
+    """What one side writes the other sees, and a view outlives descriptor and Slots."""
+    ours = Slots.create(3, 1000)
+    theirs = Slots.attach(os.dup(ours.fd), 3, ours.frame_bytes)
+    theirs.view(2, 10, 20)[:] = 77
+    view = ours.view(2, 10, 20)
+    assert (view == 77).all()
+    assert not ours.view(1, 10, 20).any()
+    theirs.view(2, 10, 20)[0, 0, 0] = 5
+    assert view[0, 0, 0] == 5
+    theirs.close_fd()
+    ours.close_fd()
+    del ours, theirs
+    gc.collect()
+    assert view[0, 0, 0] == 5
+
+
+def test_slots_take_memory_only_when_used() -> None:
+    """Room for large frames costs nothing until they come."""
+    slots = Slots.create(8, 256 << 20)
+    slots.view(0, 100, 100)[:] = 1
+    used = os.fstat(slots.fd).st_blocks * 512
+    slots.close_fd()
+    assert used < 1 << 20
+
+
+def test_slots_cannot_be_shrunk() -> None:
+    """A capture process gone mad cannot pull the memory away from under the daemon."""
+    slots = Slots.create(1, 4096)
+    with pytest.raises(PermissionError):
+        os.ftruncate(slots.fd, 0)
+    slots.close_fd()
+
+
+@pytest.mark.parametrize(
+    ("slot", "height", "width"), [(-1, 1, 1), (3, 1, 1), (0, 0, 5), (0, 5, 0), (0, 2000, 2000), (0, -4, -4)]
+)
+def test_impossible_frames_are_refused(slot: int, height: int, width: int) -> None:
+    """No message can make a view beyond its slot."""
+    slots = Slots.create(3, 1000)
+    with pytest.raises(ValueError, match="cannot hold"):
+        slots.view(slot, height, width)
+    slots.close_fd()

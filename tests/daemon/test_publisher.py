@@ -1,0 +1,176 @@
+"""The publisher alone closes parts: first outcome wins, order of capture, deadlines; with its real socket."""
+
+import queue
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from anosegd_line import Listener
+
+from anoseg_engines.judge import Inspection, Judgement
+from anoseg_engines.placement import InputSpec, Placement, Region
+from anosegd import wire
+from anosegd.config import CameraConfig, Config, DemoSource, EngineConfig, PublishConfig
+from anosegd.frames import Part
+from anosegd.masks import MaskEncoder, MaskJob, encode_map
+from anosegd.publisher import Identity, Publisher, Result
+
+ENGINE = wire.EngineName(name="tiny", version=1, digest="0" * 64, runtime="none")
+
+
+def state(publisher: Publisher) -> wire.State:
+    return wire.State(
+        station="s", journal_id="j", run_id="r", version="0", at="", state="Ready", uptime_s=0, last_seq=publisher.last_seq,
+        counts=wire.Counts(), masks_dropped=0, engine=ENGINE, cameras={},
+    )  # fmt: skip
+
+
+@pytest.fixture
+def listener(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Listener]:
+    folder = tmp_path_factory.mktemp("p")
+    listener = Listener(f"ipc://{folder}/pub")
+    yield listener
+    listener.close()
+
+
+@pytest.fixture
+def publisher(listener: Listener) -> Iterator[Publisher]:
+    camera = CameraConfig(source=DemoSource(), policy="every", deadline_ms=1000)
+    config = Config(
+        engine=EngineConfig(bundle="none"),
+        cameras={"a": camera, "b": camera},
+        publish=PublishConfig(endpoint=listener.endpoint),
+    )
+    publisher = Publisher(config, Identity("journal", "run"), state)
+    publisher.engine = ENGINE
+    publisher.start()
+    listener.wait_for_state(lambda s: True)
+    yield publisher
+    publisher.stop()
+    assert publisher.join(10)
+    assert publisher.failure is None
+
+
+def part(camera: str, sequence: int, *, deadline_s: float | None = None) -> Part:
+    now = time.monotonic_ns()
+    deadline = None if deadline_s is None else now + round(deadline_s * 1e9)
+    return Part(camera, sequence, f"{camera}{sequence}", now, time.time_ns(), deadline)
+
+
+def result(score: float = 0.1) -> Result:
+    now = time.monotonic_ns()
+    placement = Placement.of(InputSpec(8, 8), Region(0, 0, 8, 8))
+    inspection = Inspection(score, np.full((8, 8), score, np.float32), 1)
+    return Result(Judgement("FAIL" if score >= 0.5 else "PASS", score, 0.5, ()), inspection, placement, now, now)
+
+
+def summary(verdicts: list[dict[str, object]]) -> list[tuple[object, ...]]:
+    return [(v["seq"], v["part_id"], v["reason"] or v["outcome"]) for v in verdicts]
+
+
+def test_verdicts_keep_the_order_of_capture(publisher: Publisher, listener: Listener) -> None:
+    """What is known early of a later part waits for the earlier ones of its camera, not for those of another."""
+    parts = [part("a", i) for i in (1, 2, 3)]
+    other = part("b", 1)
+    for p in (*parts, other):
+        publisher.open_part(p)
+    publisher.close_unknown(parts[2], "overrun")
+    publisher.close_judged(parts[1], result(0.9))
+    publisher.close_judged(other, result())
+    assert summary(listener.wait_for_verdicts(1)) == [(1, "b1", "PASS")]
+    publisher.close_judged(parts[0], result())
+    assert summary(listener.wait_for_verdicts(4))[1:] == [(2, "a1", "PASS"), (3, "a2", "FAIL"), (4, "a3", "overrun")]
+
+
+def test_first_outcome_wins(publisher: Publisher, listener: Listener) -> None:
+    """A part closed once stays as it is; what comes later is counted as late, not sent."""
+    first, second = part("a", 1), part("a", 2)
+    publisher.open_part(first)
+    publisher.close_unknown(first, "engine", "broke")
+    publisher.close_judged(first, result(0.9))
+    publisher.open_part(second)
+    publisher.close_judged(second, result())
+    verdicts = listener.wait_for_verdicts(2)
+    assert summary(verdicts) == [(1, "a1", "engine"), (2, "a2", "PASS")]
+    assert verdicts[0]["detail"] == "broke"
+    assert publisher.tallies["a"].late == 1
+
+
+def test_deadline_closes_by_itself(publisher: Publisher, listener: Listener) -> None:
+    """When nobody says anything, the deadline does; parts behind it go on."""
+    first, second = part("a", 1, deadline_s=0.2), part("a", 2, deadline_s=60)
+    publisher.open_part(first)
+    publisher.open_part(second)
+    publisher.close_judged(second, result())
+    assert summary(listener.wait_for_verdicts(2)) == [(1, "a1", "deadline"), (2, "a2", "PASS")]
+    publisher.close_judged(first, result())
+    listener.wait_for_state(lambda s: True)
+    assert len(listener.verdicts) == 2
+
+
+def test_result_after_its_deadline_is_not_a_verdict(publisher: Publisher, listener: Listener) -> None:
+    """A deadline is met when the verdict is sent: a result that is there but late is UNKNOWN: deadline."""
+    late = part("a", 1, deadline_s=-1)
+    publisher.open_part(late)
+    publisher.close_judged(late, result())
+    assert summary(listener.wait_for_verdicts(1)) == [(1, "a1", "deadline")]
+
+
+def test_dropped_frames_take_no_number(publisher: Publisher, listener: Listener) -> None:
+    """A frame passed over has no verdict and leaves no gap."""
+    first, second = part("a", 1), part("a", 2)
+    publisher.open_part(first)
+    publisher.open_part(second)
+    publisher.drop_part(first)
+    publisher.close_judged(second, result())
+    assert summary(listener.wait_for_verdicts(1)) == [(1, "a2", "PASS")]
+    assert publisher.tallies["a"].dropped == 1
+
+
+def test_stop_closes_what_is_open(publisher: Publisher, listener: Listener) -> None:
+    """Parts not inspected when the daemon stops are UNKNOWN: shutdown, never silence."""
+    for i in (1, 2):
+        publisher.open_part(part("a", i))
+    publisher.stop()
+    assert summary(listener.wait_for_verdicts(2)) == [(1, "a1", "shutdown"), (2, "a2", "shutdown")]
+
+
+def test_masks_are_dropped_not_waited_for() -> None:
+    """With an encoder that cannot keep up, maps beyond the queue are counted; what is queued still comes at the end."""
+    delivered: queue.SimpleQueue[int] = queue.SimpleQueue()
+    encoder = MaskEncoder(3, lambda header, png: delivered.put(header.seq))
+    for seq in range(10):
+        header = wire.Mask(
+            station="s", journal_id="j", seq=seq, camera="a", part_id="p", region=Region(0, 0, 8, 8),
+            width=8, height=8, scale_x=1, scale_y=1,
+        )  # fmt: skip
+        encoder.offer(MaskJob(header, np.zeros((8, 8), np.float32)))
+    assert encoder.dropped == 7
+    encoder.stop()
+    encoder.start()
+    assert encoder.join(10)
+    assert [delivered.get_nowait() for _ in range(3)] == [0, 1, 2]
+
+
+def test_map_values_outside_the_range_do_not_wrap() -> None:
+    """0 is 0, 1 is 255, and what lies beyond is held at the ends."""
+    import cv2
+
+    data = encode_map(np.array([[-0.5, 0.0, 0.5, 1.0, 7.0]], np.float32))
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert image is not None
+    assert image.tolist() == [[0, 0, 128, 255, 255]]
+
+
+def test_endpoint_that_cannot_be_bound(tmp_path: Path) -> None:
+    """A folder that does not exist is told as what it is, from the thread that owns the socket."""
+    camera = CameraConfig(source=DemoSource())
+    config = Config(
+        engine=EngineConfig(bundle="none"), cameras={"a": camera}, publish=PublishConfig(endpoint=f"ipc://{tmp_path}/none/pub")
+    )
+    publisher = Publisher(config, Identity("journal", "run"), state)
+    with pytest.raises(Exception, match="cannot be bound"):
+        publisher.start()
+    assert publisher.join(10)
