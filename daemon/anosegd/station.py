@@ -25,6 +25,7 @@ SIGNALS = {signal.SIGTERM, signal.SIGINT}
 LOOP_S = 0.25
 SILENT_S = 10.0
 """A thread that has not answered for so long is said to hang."""
+SAME_WISH_S = 0.3
 MAX_TRIES = 3
 """A file or camera that gives nothing ends a run that is to end by itself; a line never gives up."""
 
@@ -170,9 +171,10 @@ class Station:
         return End(exit_code, bool(stuck))
 
     def _join_unless_signalled(self, worker: Worker, timeout_s: float) -> None:
-        give_up_at = time.monotonic() + timeout_s
-        while worker.alive and time.monotonic() < give_up_at:
-            if signal.sigtimedwait(SIGNALS, 0):
+        began = time.monotonic()
+        while worker.alive and time.monotonic() < began + timeout_s:
+            # Some senders signal the process and its group: the second of two at once is the same wish.
+            if signal.sigtimedwait(SIGNALS, 0) and time.monotonic() > began + SAME_WISH_S:
                 logs.warning("daemon.hurried", waiting_for=worker.thread_name)
                 return
             worker.join(0.1)

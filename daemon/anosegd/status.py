@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -43,22 +44,13 @@ def as_table(state: State) -> RenderableType:
         f"\n{state.last_seq} sent: {counts.passed} PASS, {counts.failed} FAIL, {counts.unknown} UNKNOWN; {counts.late} late",
         style="default",
     )
-    table = Table()
-    for column in (
-        "camera",
-        "state",
-        "source",
-        "frames",
-        "PASS",
-        "FAIL",
-        "UNKNOWN",
-        "dropped",
-        "overruns",
-        "restarts",
-        "last error",
-    ):
-        table.add_column(column)
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in ("camera", "state", "frames", "PASS", "FAIL", "UNKNOWN", "dropped", "overruns", "restarts"):
+        table.add_column(column, justify="left" if column in ("camera", "state") else "right")
+    errors = Text()
     for name, c in state.cameras.items():
         numbers = (c.frames, c.counts.passed, c.counts.failed, c.counts.unknown, c.dropped, c.overruns, c.restarts)
-        table.add_row(name, c.state, c.source, *map(str, numbers), c.last_error or "")
-    return Group(head, table)
+        table.add_row(name, c.state, *map(str, numbers))
+        if c.last_error:
+            errors.append(f"{name}: last error: {c.last_error}\n", style="yellow" if c.state == "lost" else "dim")
+    return Group(head, table, errors)

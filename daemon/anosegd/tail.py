@@ -6,6 +6,7 @@ import sys
 import time
 from collections import Counter, deque
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
@@ -56,7 +57,7 @@ def _take(subscription: Subscription, board: Board, count: int | None) -> None:
 
 
 class Board:
-    """What the table shows. seen: verdicts received; missed: numbers that never came."""
+    """What the table shows. seen: verdicts received; missed: numbers that never came. Times shown are UTC."""
 
     def __init__(self, endpoint: str) -> None:
         self.seen = 0
@@ -69,6 +70,7 @@ class Board:
         self._seq: tuple[str, int] | None = None  # journal_id, seq
         self._state: State | None = None
         self._state_at = 0.0
+        self._began = time.monotonic()
 
     def add_verdict(self, verdict: Verdict) -> None:
         """Count a verdict and show it."""
@@ -107,20 +109,23 @@ class Board:
         return head
 
     def _table(self) -> Table:
-        table = Table(expand=True)
-        for column in ("seq", "captured", "camera", "part", "outcome", "score", "threshold", "defects", "total ms"):
-            table.add_column(column, justify="left" if column in ("camera", "part", "outcome") else "right", no_wrap=True)
+        table = Table(expand=True, padding=(0, 1, 0, 0), box=SIMPLE_HEAD)
+        for column in ("seq", "UTC", "camera"):
+            table.add_column(column, no_wrap=True)
+        table.add_column("part", ratio=1, no_wrap=True, overflow="ellipsis")
+        for column in ("verdict", "score", "limit", "defects", "ms"):
+            table.add_column(column, justify="left" if column == "verdict" else "right", no_wrap=True)
         for verdict in self._last:
             why = f" {verdict.reason}" if verdict.reason else ""
             table.add_row(
                 str(verdict.seq),
-                verdict.captured_at[11:23],
+                verdict.captured_at[11:19],
                 verdict.camera,
                 verdict.source or verdict.part_id,
                 Text(verdict.outcome + why, style=COLOURS[verdict.outcome]),
                 "" if verdict.score is None else f"{verdict.score:.4f}",
                 "" if verdict.threshold is None else f"{verdict.threshold:.4f}",
-                str(len(verdict.defects)) if verdict.score is not None else "",
+                "" if verdict.score is None else str(len(verdict.defects)),
                 f"{verdict.timings_ms.total:.1f}",
             )
         return table
@@ -134,7 +139,7 @@ class Board:
         for outcome, colour in COLOURS.items():
             foot.append(f"{self._outcomes[outcome]} {outcome}  ", style=colour)
         foot.append(f"reject share {self._outcomes['FAIL'] / judged:.1%}  " if judged else "")
-        foot.append(f"{len(self._arrivals) / WINDOW_S:.1f}/s  ")
+        foot.append(f"{len(self._arrivals) / max(0.5, min(WINDOW_S, now - self._began)):.1f}/s  ")
         if self._latencies:
             ordered = sorted(self._latencies)
             foot.append(f"latency median {ordered[len(ordered) // 2]:.1f} ms, max {ordered[-1]:.1f} ms")

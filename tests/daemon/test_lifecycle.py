@@ -7,13 +7,16 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cv2
 import pytest
 import zmq
-from anosegd_line import Line, Listener, run_anosegd
-from tiny_bundle import good_part
+from anosegd_line import Daemon, Line, Listener, run_anosegd
+from tiny_bundle import good_part, write_tiny_bundle
+
+from anoseg_engines.placement import InputSpec
 
 LOOP = "top:\n  source: {kind: folder, path: images, loop: true, fps: 50}\n  policy: wait\n"
 UNIT = Path(__file__).parents[2] / "systemd" / "anosegd@.service"
@@ -130,12 +133,34 @@ def test_check_opens_nothing_and_names_what_it_found(line: Line) -> None:
     assert "camera eye: device" in done.stdout
 
 
-def test_second_signal_ends_a_drain(line: Line) -> None:
-    """Whatever waits for inspection, two signals end the daemon; parts not inspected are UNKNOWN: shutdown, not silence."""
-    daemon = line.run(line.config(LOOP, more="drain_timeout_s: 60"))
-    line.listener.wait_for_verdicts(3)
+def slow_line(line: Line, drain_timeout_s: float) -> Daemon:
+    """A daemon whose parts take long: each is cut into thousands of tiles."""
+    write_tiny_bundle(line.folder / "store" / "slow", InputSpec(64, 64, "tile", 1.0, 0))
+    for i in range(3):
+        cv2.imwrite(str(line.folder / "images" / f"{i}.png"), good_part(2500, 2500))
+    config = line.config(LOOP, more=f"drain_timeout_s: {drain_timeout_s}", store=line.folder / "store" / "slow")
+    return line.run(config)
+
+
+def test_drain_is_bounded(line: Line) -> None:
+    """What cannot be inspected within drain_timeout_s is UNKNOWN: shutdown, never silence; the exit code is still 0."""
+    daemon = slow_line(line, 0.01)
+    line.listener.wait_for_verdicts(2)
+    assert daemon.terminate() == 0
+    line.listener.drain()
+    assert line.listener.verdicts[-1]["reason"] == "shutdown"
+    state = line.listener.last_state()
+    assert state["last_seq"] == state["cameras"]["top"]["frames"] == len(line.listener.verdicts)
+
+
+def test_second_signal_ends_the_drain(line: Line) -> None:
+    """Who signals again does not want to wait: the drain ends early, the exit code is 0."""
+    daemon = slow_line(line, 60)
+    line.listener.wait_for_verdicts(2)
     daemon.process.send_signal(signal.SIGTERM)
-    daemon.process.send_signal(signal.SIGINT)
+    while daemon.process.poll() is None:
+        time.sleep(0.1)
+        daemon.process.send_signal(signal.SIGINT)
     assert daemon.wait() == 0
     line.listener.drain()
     state = line.listener.last_state()
