@@ -3,13 +3,18 @@
 import gc
 import os
 import threading
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
+from anosegd.config import FileSource
 from anosegd.frames import Frame, Part
 from anosegd.handoff import Intake
+from anosegd.messages import Job
 from anosegd.slots import Slots
+from anosegd.sources import Video
 
 
 def frame(camera: str, sequence: int) -> Frame:
@@ -114,4 +119,23 @@ def test_impossible_frames_are_refused(slot: int, height: int, width: int) -> No
     slots = Slots.create(3, 1000)
     with pytest.raises(ValueError, match="cannot hold"):
         slots.view(slot, height, width)
+    slots.close_fd()
+
+
+def test_video_frames_are_read_into_the_slot(tmp_path: Path) -> None:
+    """OpenCV decodes straight into shared memory: between camera and engine a frame is not copied."""
+    path = str(tmp_path / "v.avi")
+    writer = cv2.VideoWriter(path, cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"MJPG"), 25.0, (80, 48))
+    for _ in range(2):
+        writer.write(np.full((48, 80, 3), 120, np.uint8))
+    writer.release()
+    source = FileSource(path=path)
+    slots = Slots.create(1, 1 << 20)
+    video = Video(source, Job(source, "wait", 1, slots.frame_bytes, 0, 1.0, 1.0))
+    view = slots.view(0, 48, 80)
+    shot = video.read(0, view)
+    assert shot is not None
+    assert shot.image is not None
+    assert np.shares_memory(shot.image, view)
+    assert abs(float(view.mean()) - 120) < 3
     slots.close_fd()

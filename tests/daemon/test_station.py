@@ -1,0 +1,86 @@
+"""What the station does when one of its own threads fails: run in this process, so that the failure can be made."""
+
+import socket
+import time
+from pathlib import Path
+
+import cv2
+import pytest
+from anosegd_line import Line
+from tiny_bundle import good_part
+
+from anosegd.config import load_config
+from anosegd.frames import Frame
+from anosegd.inspector import Inspector, engine_name
+from anosegd.masks import MaskEncoder
+from anosegd.notify import Notifier
+from anosegd.station import SILENT_S, End, Station
+
+FOLDER = "top:\n  source: {kind: folder, path: images, loop: true, fps: 50}\n  policy: wait\n"
+
+
+@pytest.fixture
+def config(line: Line) -> Path:
+    (line.folder / "images").mkdir()
+    cv2.imwrite(str(line.folder / "images" / "0.png"), good_part())
+    return line.config(FOLDER)
+
+
+def test_death_of_the_inspector_is_an_orderly_stop(line: Line, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An inspector that dies of a fault of ours ends the daemon with exit 1; the parts it leaves are UNKNOWN: engine."""
+
+    def broken(self: Inspector, engine: object, frame: Frame) -> None:
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(Inspector, "_inspect", broken)
+    end = Station(load_config(config), Notifier(), {}).run()
+    assert end == End(exit_code=1, stuck=False)
+    line.listener.drain()
+    verdicts = line.listener.verdicts
+    assert verdicts
+    assert {(v["outcome"], v["reason"]) for v in verdicts} == {("UNKNOWN", "engine")}
+    assert line.listener.last_state()["state"] == "Halted"
+
+
+def test_death_of_the_mask_encoder_is_an_orderly_stop(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No thread dies in silence, not even one that only encodes pictures."""
+
+    def broken(self: MaskEncoder) -> None:
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(MaskEncoder, "work", broken)
+    assert Station(load_config(config), Notifier(), {}).run().exit_code == 1
+
+
+def test_watchdog_is_fed_only_while_threads_answer(config: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """With an inspector or publisher that hangs systemd hears nothing, and the state says Error; cameras do not count."""
+    path = tmp_path_factory.mktemp("n") / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(path))
+        systemd.setblocking(False)
+        notifier = Notifier(str(path), 30.0)
+        station = Station(load_config(config), notifier, {})
+        workers = {"inspector": station._inspector, "publisher": station._publisher, "camera": station._cameras[0]}
+
+        def fed(*, hangs: str | None) -> bool:
+            for name, worker in workers.items():
+                worker._answered_at = time.monotonic() - (SILENT_S + 1 if name == hangs else 0)
+            station._watchdog_at = 0.0
+            station._tell_systemd()
+            told = b""
+            try:
+                while True:
+                    told += systemd.recv(1000)
+            except BlockingIOError:
+                return b"WATCHDOG=1" in told
+
+        assert fed(hangs=None)
+        assert not fed(hangs="inspector")
+        assert not fed(hangs="publisher")
+        assert fed(hangs="camera")
+        notifier.close()
+
+        assert station._state()[0] == "Preoperational"
+        station._inspector.engine = engine_name(station._bundle, "cpu")
+        fed(hangs="inspector")
+        assert station._state()[0] == "Error"
