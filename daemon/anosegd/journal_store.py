@@ -1,0 +1,347 @@
+"""The journal's file: its schema, how it is begun, checked and set aside, and the one connection that writes it."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+
+from anosegd.journal_ledger import sync_folder
+from anosegd.journal_reader import BUSY_S, checksum, read_extent, read_page, telling_damage, uri
+from anosegd.journal_types import Cursor, Entry, JournalDamagedError, Range, missing
+
+APPLICATION_ID = 0x414E4F53  # "ANOS"
+SCHEMA_VERSION = 1
+SCHEMA = (
+    """CREATE TABLE journal (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), journal_id TEXT NOT NULL,
+    begun_ns INTEGER NOT NULL, first_kept INTEGER NOT NULL, barrier INTEGER)""",
+    # kept_ns: the journal's own clock, by which entries grow old; crc: over everything else in the row
+    """CREATE TABLE entry (seq INTEGER PRIMARY KEY, camera TEXT NOT NULL, outcome TEXT NOT NULL, captured_ns INTEGER NOT NULL,
+    committed_ns INTEGER NOT NULL, kept_ns INTEGER NOT NULL, crc INTEGER NOT NULL, header BLOB NOT NULL)""",
+    "CREATE INDEX entry_committed ON entry (committed_ns)",
+    "CREATE TABLE void (first INTEGER PRIMARY KEY, last INTEGER NOT NULL)",
+    "CREATE TABLE consumer (name TEXT PRIMARY KEY, seq INTEGER NOT NULL, acked_ns INTEGER NOT NULL)",
+)
+WAL_PAGES = 2048
+"""8 MiB: from here on a commit itself carries the write-ahead log over into the file, and it starts over."""
+WHOLE_CHECK_BYTES = 64 << 20
+"""A file up to this size is checked whole at start (0.5 s read cold at 120 MB/s); of a larger one the newest entries."""
+NEWEST_CHECKED = 1000
+ASIDE_KEPT = 3
+EXPIRE_ROWS, EXPIRE_BYTES = 200, 1 << 20
+"""What one step of retention deletes at most: a few milliseconds."""
+VACUUM_PAGES = 256
+
+_WAL_MAGIC = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
+_INSERT = """INSERT INTO entry (seq, camera, outcome, captured_ns, committed_ns, kept_ns, crc, header)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?)"""
+_VOID_BEFORE = "SELECT first, last FROM void WHERE first < ? ORDER BY first DESC LIMIT 1"
+_AMEND = "UPDATE entry SET camera = ?, outcome = ?, captured_ns = ?, committed_ns = ?, crc = ?, header = ? WHERE seq = ?"
+
+
+@dataclass(slots=True)
+class Transaction:
+    """What is written at once. amends: new headers for committed numbers; others among them are passed over. cursors: None
+    forgets the consumer. barrier: the first number given out that stays unsettled, None if there is none."""
+
+    entries: Sequence[Entry] = ()
+    amends: Sequence[Entry] = ()
+    voids: Sequence[Range] = ()
+    cursors: Mapping[str, Cursor | None] = field(default_factory=dict)
+    barrier: int | None = None
+
+
+class Store:
+    """An open journal file; made by `open_store` or `create_store`. One thread at a time; sqlite3.Error from every method."""
+
+    def __init__(self, path: Path, db: sqlite3.Connection) -> None:
+        self.path = path
+        self._db = db
+        self._extent = read_extent(db)
+        self._inode = path.stat().st_ino
+
+    @property
+    def journal_id(self) -> str:
+        """The id that identifies its numbers."""
+        return self._extent.journal_id
+
+    @property
+    def top(self) -> int:
+        """The highest number it knows of."""
+        return self._extent.top
+
+    @property
+    def settled_to(self) -> int:
+        """Every number up to here carries a verdict, is void, or is gone."""
+        return self._extent.settled_to
+
+    @property
+    def first_kept(self) -> int:
+        """Numbers below are gone."""
+        return self._extent.first_kept
+
+    @property
+    def moved(self) -> bool:
+        """Whether the path no longer names this file: what is written would be lost."""
+        try:
+            return self.path.stat().st_ino != self._inode
+        except FileNotFoundError:
+            return True
+
+    def newest_kept_ns(self) -> int | None:
+        """When, by the journal's clock, the newest entry was written."""
+        row = self._db.execute("SELECT kept_ns FROM entry ORDER BY seq DESC LIMIT 1").fetchone()
+        return None if row is None else int(row[0])
+
+    def cursors(self) -> dict[str, Cursor]:
+        """The durable consumers."""
+        return {
+            name: Cursor(seq, acked_ns) for name, seq, acked_ns in self._db.execute("SELECT name, seq, acked_ns FROM consumer")
+        }
+
+    def unsettled(self, to: int) -> list[Range]:
+        """The numbers up to `to` that are neither entries nor void nor gone."""
+        first = self.settled_to + 1
+        covered = [Range(seq, seq) for (seq,) in self._db.execute("SELECT seq FROM entry WHERE seq >= ?", (first,))]
+        covered += [Range(a, b) for a, b in self._db.execute("SELECT first, last FROM void WHERE last >= ?", (first,))]
+        return missing(covered, first, to)
+
+    def write(self, transaction: Transaction, kept_ns: int) -> None:
+        """Commit a transaction, with synchronous=FULL synced; if it fails, the file is as before."""
+        t = transaction
+        top = max([self.top, *(e.seq for e in t.entries), *(r.last for r in t.voids)])
+        barrier = t.barrier if t.barrier is not None and t.barrier < top else None
+        with _transaction(self._db):
+            self._db.executemany(_INSERT, (_row(e, kept_ns) for e in t.entries))
+            for entry in t.amends:
+                self._amend(entry)
+            for void in t.voids:
+                self._declare_void(void)
+            for name, cursor in t.cursors.items():
+                if cursor is None:
+                    self._db.execute("DELETE FROM consumer WHERE name = ?", (name,))
+                else:
+                    self._db.execute("INSERT OR REPLACE INTO consumer VALUES (?, ?, ?)", (name, *cursor))
+            if barrier != self._extent.barrier:
+                self._db.execute("UPDATE journal SET barrier = ?", (barrier,))
+        self._extent = self._extent._replace(top=top, barrier=barrier)
+
+    def expire(self, *, before_kept_ns: int, max_bytes: int) -> int:
+        """Delete some of the oldest entries: those older by the journal's clock, or that the file is too large for.
+
+        Returns how many were deleted; more may be due.
+        """
+        rows = self._db.execute(
+            "SELECT seq, kept_ns, length(header) FROM entry WHERE seq <= ? ORDER BY seq LIMIT ?", (self.settled_to, EXPIRE_ROWS)
+        ).fetchall()
+        too_large = self.used_bytes() > max_bytes
+        count, size = 0, 0
+        for _, kept_ns, length in rows:
+            if not (too_large or kept_ns < before_kept_ns) or (count and size + length > EXPIRE_BYTES):
+                break
+            count, size = count + 1, size + length
+        if count:
+            first_kept = int(rows[count - 1][0]) + 1
+            with _transaction(self._db):
+                self._db.execute("DELETE FROM entry WHERE seq < ?", (first_kept,))
+                self._db.execute("DELETE FROM void WHERE last < ?", (first_kept,))
+                self._db.execute("UPDATE void SET first = ?1 WHERE first < ?1", (first_kept,))
+                self._db.execute("UPDATE journal SET first_kept = ?", (first_kept,))
+            self._extent = self._extent._replace(first_kept=first_kept)
+        return count
+
+    def shrink(self) -> bool:
+        """Give some free pages back to the file system, if there are many; whether it did."""
+        if self._pragma("freelist_count") < 4 * VACUUM_PAGES:
+            return False
+        self._db.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()
+        return True
+
+    def used_bytes(self) -> int:
+        """The file without its free pages."""
+        return (self._pragma("page_count") - self._pragma("freelist_count")) * self._pragma("page_size")
+
+    def size_bytes(self) -> int:
+        """File and write-ahead log on the disk."""
+        size = 0
+        for name in (self.path, _beside(self.path, "-wal")):
+            with contextlib.suppress(FileNotFoundError):
+                size += name.stat().st_size
+        return size
+
+    def close(self) -> None:
+        """Close; the write-ahead log is carried over into the file, unless the file was moved away."""
+        self._db.close()
+
+    def _amend(self, entry: Entry) -> None:
+        row = self._db.execute("SELECT kept_ns FROM entry WHERE seq = ?", (entry.seq,)).fetchone()
+        if row is not None:
+            seq, camera, outcome, captured_ns, committed_ns, _, crc, header = _row(entry, row[0])
+            self._db.execute(_AMEND, (camera, outcome, captured_ns, committed_ns, crc, header, seq))
+
+    def _declare_void(self, void: Range) -> None:
+        """Declare a range, as part of the one that ends just before it if there is one."""
+        before = self._db.execute(_VOID_BEFORE, (void.first,)).fetchone()
+        if before is not None and before[1] == void.first - 1:
+            self._db.execute("UPDATE void SET last = ? WHERE first = ?", (void.last, before[0]))
+        else:
+            self._db.execute("INSERT INTO void VALUES (?, ?)", void)
+
+    def _pragma(self, name: str) -> int:
+        return int(self._db.execute(f"PRAGMA {name}").fetchone()[0])
+
+
+def create_store(path: Path, *, journal_id: str, first: int, sync: str, now_ns: int) -> Store:
+    """Begin a journal whose first number is `first`: written whole under another name, then renamed.
+
+    Raises:
+        OSError, sqlite3.Error: it cannot be written.
+    """
+    new = _beside(path, ".new")
+    for leftover in _files(new):
+        leftover.unlink(missing_ok=True)
+    db = sqlite3.connect(uri(new, "rwc"), uri=True, isolation_level=None)
+    try:
+        for name, value in (("page_size", 4096), ("auto_vacuum", "INCREMENTAL"), ("application_id", APPLICATION_ID)):
+            db.execute(f"PRAGMA {name} = {value}")
+        with _transaction(db):
+            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            for statement in SCHEMA:
+                db.execute(statement)
+            db.execute("INSERT INTO journal VALUES (1, ?, ?, 1, NULL)", (journal_id, now_ns))
+            if first > 1:  # the numbers of the journals before it never carried a verdict of this one
+                db.execute("INSERT INTO void VALUES (1, ?)", (first - 1,))
+        db.execute("PRAGMA journal_mode = WAL").fetchall()
+    finally:
+        db.close()
+    new.rename(path)
+    sync_folder(path.parent)
+    return open_store(path, sync=sync)
+
+
+def open_store(path: Path, *, sync: str) -> Store:
+    """Open a journal and check it, as far as that can be done quickly.
+
+    Raises:
+        JournalDamagedError: it is damaged, or no journal of this version.
+        JournalError: it cannot be used at the moment, no space or held by another program.
+    """
+    wal = _beside(path, "-wal")
+    if wal.exists() and (magic := _head(wal)) not in _WAL_MAGIC and magic.strip(b"\0"):
+        raise JournalDamagedError(f"{path}: its write-ahead log is damaged")  # SQLite would pass over it in silence
+    with telling_damage(path):
+        db = sqlite3.connect(uri(path, "rw"), uri=True, isolation_level=None, timeout=BUSY_S, check_same_thread=False)
+        try:
+            _check_kind(path, db)
+            _set_up(db, sync)
+            _check_content(path, db)
+            return Store(path, db)
+        except sqlite3.OperationalError as error:
+            db.close()
+            if "readonly" in str(error):  # the daemon may write it, so its own head says so
+                raise JournalDamagedError(f"{path}: {error}") from error
+            raise
+        except BaseException:
+            db.close()
+            raise
+
+
+def set_aside(path: Path) -> Path | None:
+    """Rename a damaged journal, with what belongs to it, to `<name>.damaged-<time>`; its new name. None: there is nothing.
+
+    It is not touched: `sqlite3 FILE .recover` may still read it. Of those set aside before, the newest are kept.
+
+    Raises:
+        OSError: it cannot be renamed.
+    """
+    if not any(name.exists() for name in _files(path)):
+        return None
+    stamp = f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S}"
+    names = (_beside(path, f".damaged-{stamp}{f'-{n}' if n else ''}") for n in range(1000))
+    aside = next(name for name in names if not any(f.exists() for f in _files(name)))
+    for old, new in zip(_files(path), _files(aside), strict=True):
+        with contextlib.suppress(FileNotFoundError):
+            old.rename(new)
+    sync_folder(path.parent)
+    others = sorted({name.with_name(name.name.removesuffix("-wal").removesuffix("-shm")) for name in _aside(path)} - {aside})
+    for old in others[: max(0, len(others) - ASIDE_KEPT + 1)]:
+        for name in _files(old):
+            name.unlink(missing_ok=True)
+    return aside
+
+
+def _aside(path: Path) -> Iterator[Path]:
+    return (name for name in path.parent.iterdir() if name.name.startswith(f"{path.name}.damaged-"))
+
+
+def _check_kind(path: Path, db: sqlite3.Connection) -> None:
+    application_id, version = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
+    if application_id != APPLICATION_ID:
+        raise JournalDamagedError(f"{path}: not a journal")
+    if version != SCHEMA_VERSION:
+        raise JournalDamagedError(f"{path}: a journal of version {version}, this program knows version {SCHEMA_VERSION}")
+    own = "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite^_%' ESCAPE '^'"
+    if {sql for (sql,) in db.execute(own)} != set(SCHEMA):
+        raise JournalDamagedError(f"{path}: its tables are not those of a journal")
+
+
+def _set_up(db: sqlite3.Connection, sync: str) -> None:
+    for pragma in (
+        "journal_mode = WAL",
+        f"synchronous = {'FULL' if sync == 'full' else 'NORMAL'}",
+        f"wal_autocheckpoint = {WAL_PAGES}",
+        f"journal_size_limit = {WAL_PAGES * 4096}",
+        "secure_delete = OFF",  # some systems build SQLite to overwrite what is deleted
+        "cell_size_check = ON",
+        "trusted_schema = OFF",
+        "cache_size = -8192",
+    ):
+        db.execute(f"PRAGMA {pragma}").fetchall()
+
+
+def _check_content(path: Path, db: sqlite3.Connection) -> None:
+    """Every page and entry of a small journal, the newest entries of a large one."""
+    extent = read_extent(db)
+    first = max(extent.first_kept, extent.settled_to - NEWEST_CHECKED + 1)
+    if path.stat().st_size <= WHOLE_CHECK_BYTES:
+        first = extent.first_kept
+        if (told := db.execute("PRAGMA integrity_check(1)").fetchone()[0]) != "ok":
+            raise JournalDamagedError(f"{path}: {' '.join(str(told).split())}")
+    while first <= extent.settled_to:
+        first = read_page(db, first, None, limit=2000, max_bytes=8 << 20).next
+
+
+def _row(entry: Entry, kept_ns: int) -> tuple[int, str, str, int, int, int, int, bytes]:
+    fields = (entry.seq, entry.camera, entry.outcome, entry.captured_ns, entry.committed_ns, kept_ns)
+    crc = checksum([entry.seq, entry.camera.encode(), entry.outcome.encode(), *fields[3:]], entry.header)
+    return (*fields, crc, entry.header)
+
+
+@contextmanager
+def _transaction(db: sqlite3.Connection) -> Iterator[None]:
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            with contextlib.suppress(sqlite3.Error):
+                db.execute("ROLLBACK")
+        raise
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
+
+
+def _files(path: Path) -> tuple[Path, Path, Path]:
+    return path, _beside(path, "-wal"), _beside(path, "-shm")
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as f:
+        return f.read(4)
