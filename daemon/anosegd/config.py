@@ -13,9 +13,9 @@ import msgspec
 from msgspec import Meta
 
 from anoseg_engines.errors import AnosegError, ConfigError
-from anoseg_engines.images import list_images
 from anoseg_engines.placement import Region
 from anosegd.endpoint import check_endpoint
+from anosegd.folders import images_of
 from anosegd.yamlfile import read_yaml
 
 Policy = Literal["latest", "every", "wait"]
@@ -190,5 +190,5 @@ def _check_source(source: Source) -> None:
         path = Path(source.path)
         if not path.exists() or path.is_dir():
             raise ConfigError(f"{path}: no such file", hint="give a video file")
-    if isinstance(source, FolderSource) and not list_images(Path(source.path)) and not source.recursive:
-        raise ConfigError(f"{source.path}: no images in this folder", hint="recursive: true looks into its subfolders too")
+    if isinstance(source, FolderSource):
+        images_of(Path(source.path), recursive=source.recursive)

@@ -10,8 +10,9 @@ from typing import Protocol
 import cv2
 
 from anoseg_engines.errors import CameraError, DataError
-from anoseg_engines.images import IMAGE_SUFFIXES, Image, as_bgr, list_images, read_image
+from anoseg_engines.images import Image, as_bgr, read_image
 from anosegd.config import BACKENDS, DemoSource, DeviceSource, FileSource, FolderSource, Policy, UrlSource
+from anosegd.folders import images_of
 from anosegd.messages import Job
 
 
@@ -72,9 +73,7 @@ class Folder:
     def __init__(self, config: FolderSource) -> None:
         self._base = Path(config.path)
         self._loop = config.loop
-        self._paths = images_of(config)
-        if not self._paths:
-            raise CameraError(f"{self._base}: no images in this folder")
+        self._paths = images_of(self._base, recursive=config.recursive)
         self.fps = config.fps
         self.description = f"{len(self._paths)} images"
 
@@ -232,17 +231,3 @@ class Demo:
             return None
         part = self._line.part(position)
         return Shot(as_bgr(part.image), part_id=part.part_id)
-
-
-def images_of(config: FolderSource) -> list[Path]:
-    """The folder's images in order of name, with those of its subfolders if the source is recursive.
-
-    Raises:
-        AnosegError: the folder cannot be read.
-    """
-    base = Path(config.path)
-    if not config.recursive:
-        return list_images(base)
-    if not base.is_dir():
-        raise CameraError(f"{base}: no such folder")
-    return sorted(p for p in base.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())

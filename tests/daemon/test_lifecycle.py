@@ -107,6 +107,7 @@ def test_exit_codes_of_bad_input(line: Line, command: str) -> None:
             good.replace(str(line.store), str(line.folder / "empty")),
             good.replace("path: images", "path: nowhere"),
             good.replace("path: images", "path: empty"),
+            good.replace("path: images", "path: empty, recursive: true"),
             good.replace("{kind: folder, path: images, loop: true, fps: 50}", "{kind: file, path: none.mp4}"),
             good.replace("{kind: folder, path: images, loop: true, fps: 50}", "{kind: file, path: x, backend: gstreamer}"),
             good.replace("threads: 1", "runtime: abacus"),
