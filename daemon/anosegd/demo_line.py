@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -24,7 +25,7 @@ BOLT_RADIUS = 12.0
 BORE_RADIUS = 40.0
 _SHIFT = 4  # cv2 draws at 1/16 pixel with shift=4
 
-FloatImage = NDArray[np.float32]
+FloatImage = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True, slots=True)
