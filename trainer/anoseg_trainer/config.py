@@ -82,8 +82,8 @@ class LossConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     l1: Weight = 1.0
     bce: Weight = 1.0
     dice: Weight = 0.2
-    adversarial: Weight = 0.02
-    reconstruction: Weight = 0.2
+    adversarial: Weight = 0.005
+    reconstruction: Weight = 0.05
 
 
 class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -43,5 +43,5 @@ def read_part(network: AnoSegNetwork, spec: InputSpec, image: Image) -> Reading:
         maps.append(tile_maps.float().cpu().numpy())
         pooled.append(float(tile_pooled.max()))
     largest = max(pooled)
-    score = torch.sigmoid(torch.tensor(largest, device=device) * network.score_slope + network.score_shift)
+    score = network.score_of(torch.tensor(largest, device=device))
     return Reading(largest, float(score), placement.stitch(np.concatenate(maps)))

@@ -18,6 +18,7 @@ from anoseg_trainer.config import NetworkConfig
 
 LOGIT_LIMIT = 12.0
 """Map logits are held within ±12: beyond it sigmoid is 0 or 1 in half precision anyway."""
+SCORE_LIMIT = 8.0
 TOP_K = 16
 """The image score is the mean of so many largest values of the 2×2-averaged map logits: one noisy pixel is no defect."""
 
@@ -76,7 +77,7 @@ class AnoSegNetwork(nn.Module):
         super().__init__()
         widths = config.widths
         self.coordinates = coordinates
-        self.stem = ConvNorm(5, widths[0], stride=2)
+        self.stem = ConvNorm(6, widths[0], stride=2)
         self.down = nn.ModuleList(ConvNorm(a, b, stride=2) for a, b in pairwise(widths))
         self.encode = nn.ModuleList(nn.Sequential(*(Block(w) for _ in range(config.blocks))) for w in widths)
         self.up = nn.ModuleList(ConvNorm(b, a, size=1) for a, b in pairwise(widths))
@@ -96,7 +97,11 @@ class AnoSegNetwork(nn.Module):
     def inspect(self, frames_NHWC: Tensor, coords: Tensor) -> tuple[Tensor, Tensor]:
         """What is exported: anomaly map [N, H, W] in 0…1, exactly 0 in padding, and score [N] in 0…1, FP32."""
         anomaly_map, pooled = self.inspect_unscaled(frames_NHWC, coords)
-        return anomaly_map, torch.sigmoid(pooled * self.score_slope + self.score_shift)
+        return anomaly_map, self.score_of(pooled)
+
+    def score_of(self, pooled: Tensor) -> Tensor:
+        """Score in 0…1 of a pooled logit; never quite 1, so that a threshold of 1 rejects nothing."""
+        return torch.sigmoid((pooled * self.score_slope + self.score_shift).clamp(-SCORE_LIMIT, SCORE_LIMIT))
 
     def inspect_unscaled(self, frames_NHWC: Tensor, coords: Tensor) -> tuple[Tensor, Tensor]:
         """Anomaly map [N, H, W] and pooled logit [N] (FP32), before the score's scale is applied."""
@@ -108,7 +113,7 @@ class AnoSegNetwork(nn.Module):
         """Decoder output [N, C, H/2, W/2]."""
         image = normalised(frames_NHWC, coords.dtype)
         places = coords if self.coordinates else torch.zeros_like(coords)
-        x: Tensor = functional.relu(self.stem(torch.cat([image, places], dim=1)))
+        x: Tensor = functional.relu(self.stem(torch.cat([image, local_detail(image), places], dim=1)))
         x = self.encode[0](x)
         skips = [x]
         for down, encode in zip(self.down, self.encode[1:], strict=True):
@@ -152,6 +157,26 @@ class Discriminator(nn.Module):
 def normalised(frames_NHWC: Tensor, dtype: torch.dtype) -> Tensor:
     """Frames [N, H, W, 3] of 0…255 → [N, 3, H, W] of −2…2. The cast comes first: TensorRT refuses a transposed uint8."""
     return ((frames_NHWC.to(dtype) - 127.5) * (1 / 64)).permute(0, 3, 1, 2)
+
+
+def local_detail(image: Tensor) -> Tensor:
+    """Grey detail against its neighbourhood, [N, 3, H, W] → [N, 1, H, W]: (value − local mean) / local deviation, about ±3.
+
+    The same at every exposure, so the network need not learn what light does. Both local measures are taken on a quarter of
+    the size and brought back linearly: smooth, and cheap.
+    """
+    grey = image.mean(dim=1, keepdim=True)
+    detail = grey - _neighbourhood(grey)
+    # 0.06 is four grey values: flat surfaces are not blown up to noise.
+    deviation = torch.sqrt(_neighbourhood(detail * detail) + 0.06**2)
+    return detail / deviation
+
+
+def _neighbourhood(x: Tensor) -> Tensor:
+    """Mean over about 28×28 pixels, smooth."""
+    small = functional.avg_pool2d(x, 4)
+    small = functional.avg_pool2d(small, 7, stride=1, padding=3, count_include_pad=False)
+    return functional.interpolate(small, scale_factor=4.0, mode="bilinear", align_corners=False)
 
 
 def valid_pixels(coords: Tensor) -> Tensor:
