@@ -56,7 +56,7 @@ class DefectConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     share: share of training images that get defects. more: chance of a further defect after each one.
     visible: difference in grey values at which a changed pixel counts as half a defect.
     hard: the paper's hard augmentation (rotated, permuted, colour-jittered image, a region of it pasted).
-    blend: patches of other good images, blended in. scratch, spots, chip, shade, texture, warp: see `defects.py`.
+    blend: patches of other good images, blended in. scratch, spots, chip, shade, texture, warp, missing: see `defects.py`.
     """
 
     share: Share = 0.7
@@ -70,6 +70,7 @@ class DefectConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     shade: Weight = 1.0
     texture: Weight = 0.7
     warp: Weight = 0.7
+    missing: Weight = 0.7
 
 
 class LossConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -255,6 +255,51 @@ def warp(rng: Generator, ground: Ground) -> Change:
     return Change(x, y, alpha, moved.astype(np.float32))
 
 
+def missing(rng: Generator, ground: Ground) -> Change:
+    """A feature of the part that is not there: a hole not drilled, a mark not printed. What surrounds it goes on in its place.
+
+    Of many boxes the one is taken that has most structure inside and least on its rim: it holds a feature whole. Where none
+    does, on a plain texture, structure is bent instead.
+    """
+    rows, columns = ground.image.shape[:2]
+    grey = ground.image.mean(axis=2, dtype=np.float32)
+    edges = np.hypot(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))
+    sums = cv2.integral(edges)
+
+    def mean(y: int, x: int, h: int, w: int) -> float:
+        return float(sums[y + h, x + w] - sums[y, x + w] - sums[y + h, x] + sums[y, x]) / (h * w)
+
+    best, best_merit = (0, 0, min(8, rows), min(8, columns)), -np.inf
+    flat, flat_edges = best, np.inf
+    for _ in range(80):
+        height, width = _size(rng, ground, 0.05, 0.25)
+        x, y = _place(rng, ground, height, width)
+        if min(height, width) < 8:
+            continue
+        whole, inner = mean(y, x, height, width), mean(y + 2, x + 2, height - 4, width - 4)
+        area, inner_area = height * width, (height - 4) * (width - 4)
+        rim = (whole * area - inner * inner_area) / (area - inner_area)
+        if whole - 2 * rim > best_merit:
+            best, best_merit = (y, x, height, width), whole - 2 * rim
+        if whole < flat_edges:
+            flat, flat_edges = (y, x, height, width), whole
+    if best_merit <= 0:
+        return warp(rng, ground)
+    y, x, height, width = best
+    here = ground.image[y : y + height, x : x + width]
+    alpha = _inner(np.asarray(cv2.ellipse(np.zeros((height, width), np.float32), _ellipse(height, width), 1.0, -1)), 1.0)
+    hole = (alpha > 0).astype(np.uint8)
+    if rng.random() < 0.6:
+        content = cv2.inpaint(np.ascontiguousarray(here), hole, 3, cv2.INPAINT_TELEA).astype(np.float32)
+        content += rng.normal(0, 2, content.shape[:2]).astype(np.float32)[:, :, None]
+    else:  # the flattest place seen, brought to the brightness of the rim
+        source = ground.image[flat[0] : flat[0] + flat[2], flat[1] : flat[1] + flat[3]]
+        content = cv2.resize(source, (width, height), interpolation=cv2.INTER_LINEAR).astype(np.float32)
+        rim_level = here[hole == 0].mean(axis=0) if (hole == 0).any() else here.mean(axis=(0, 1))
+        content += rim_level - content.mean(axis=(0, 1))
+    return Change(x, y, alpha, np.asarray(content, np.float32))
+
+
 KINDS: dict[str, Callable[[Generator, Ground], Change]] = {
     "hard": hard,
     "blend": blend,
@@ -264,6 +309,7 @@ KINDS: dict[str, Callable[[Generator, Ground], Change]] = {
     "shade": shade,
     "texture": texture,
     "warp": warp,
+    "missing": missing,
 }
 
 
@@ -273,6 +319,11 @@ def _size(rng: Generator, ground: Ground, low: float, high: float) -> tuple[int,
     return _fit(ground, size * np.sqrt(aspect), size / np.sqrt(aspect))
 
 
+def _ellipse(height: int, width: int) -> tuple[tuple[float, float], tuple[float, float], float]:
+    """The ellipse that fills a box but for its outermost pixels, as OpenCV takes it."""
+    return ((width - 1) / 2, (height - 1) / 2), (max(1.0, width - 3.0), max(1.0, height - 3.0)), 0.0
+
+
 def _fit(ground: Ground, height: float, width: float) -> tuple[int, int]:
     """Rounded, at least 3 pixels, at most the picture."""
     rows, columns = ground.image.shape[:2]
@@ -280,9 +331,12 @@ def _fit(ground: Ground, height: float, width: float) -> tuple[int, int]:
 
 
 def _place(rng: Generator, ground: Ground, height: int, width: int) -> tuple[int, int]:
-    """Left and top of a box of this size somewhere on the picture."""
+    """Left and top of a box of this size somewhere on the picture; a quarter of them at its rim, where handling harms parts."""
     rows, columns = ground.image.shape[:2]
-    return int(rng.integers(0, columns - width + 1)), int(rng.integers(0, rows - height + 1))
+    x, y = int(rng.integers(0, columns - width + 1)), int(rng.integers(0, rows - height + 1))
+    if rng.random() < 0.25:
+        x, y = ((x, 0), (x, rows - height), (0, y), (columns - width, y))[int(rng.integers(4))]
+    return x, y
 
 
 def _region(rng: Generator, donor: Image, height: int, width: int, zoom: float = 1.0) -> Patch:
