@@ -4,13 +4,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test check format demo-bundle clean
+.PHONY: help demo test check format torture demo-bundle clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
 
-demo: $(VENV)/.installed-base ## set up, then inspect a simulated line with the real daemon (about half a minute)
+demo: $(VENV)/.installed-base ## set up, then inspect a simulated line with the real daemon (half a minute)
 	$(BIN)/anosegd demo --out demo-out
 
 test: $(VENV)/.installed-dev ## set up, then run the whole test suite
@@ -25,6 +25,9 @@ check: $(VENV)/.installed-dev ## lint, format, types, import rules
 format: $(VENV)/.installed-dev ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+torture: $(VENV)/.installed-dev ## kill daemon and archiving client 50 times each; nothing may be lost (minutes)
+	$(BIN)/python tests/torture.py
 
 demo-bundle: $(VENV)/.installed-dev ## train the demo's bundle anew: renders its images, trains, replaces engines/store/demo
 	rm -rf runs/demo-images runs/demo-store

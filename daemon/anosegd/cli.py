@@ -1,4 +1,4 @@
-"""`anosegd`: check, run, tail, status, schema, demo.
+"""`anosegd`: check, run, tail, status, replay, export, drain, reload, schema, demo.
 
 Every command imports what it needs when it runs: `run` blocks the signals before any library can start a thread.
 """
@@ -8,11 +8,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
 import sys
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from anoseg_engines.errors import AnosegError
+
+if TYPE_CHECKING:
+    from anosegd.config import Config
+    from anosegd.history import Where
 
 
 def main() -> None:
@@ -40,6 +47,10 @@ def run(arguments: list[str]) -> int:
         "tail": _tail,
         "status": _status,
         "schema": _schema,
+        "replay": _replay,
+        "export": _export,
+        "drain": _ask,
+        "reload": _ask,
         "demo": _demo,
         "demo-images": _demo_images,
     }[options.command]
@@ -62,11 +73,24 @@ def _parser() -> argparse.ArgumentParser:
     tail.add_argument("--count", type=_positive, metavar="N", help="stop after N verdicts")
     status = commands.add_parser("status", help="show how a running station is")
     status.add_argument("--timeout", type=float, default=3.0, metavar="S", help="how long to wait for a heartbeat (3)")
-    for command in (tail, status):
+    tail.add_argument("--since", type=_moment, metavar="TIME", help="begin with the journal: 06:00, 8h, 2026-11-22T06:00")
+    replay = commands.add_parser("replay", help="print committed verdicts from the journal as JSON lines")
+    replay.add_argument("--from", type=_positive, default=1, metavar="N", help="first number (the oldest kept)")
+    replay.add_argument("--to", type=_positive, metavar="N", help="last number (the newest)")
+    export = commands.add_parser("export", help="write the journal's verdicts of a time, a shift say, as CSV")
+    export.add_argument("--csv", type=Path, required=True, metavar="FILE", help="a new file")
+    export.add_argument("--since", type=_moment, metavar="TIME", help="06:00, 8h, 2026-11-22T06:00 (the oldest kept)")
+    export.add_argument("--until", type=_moment, metavar="TIME", help="the same forms (now)")
+    drain = commands.add_parser("drain", help="have the daemon finish what was captured, and end with exit code 0")
+    reload = commands.add_parser("reload", help="have the daemon read its configuration anew; waits, and says why if refused")
+    for command in (tail, status, replay, export, drain, reload):
         where = command.add_mutually_exclusive_group()
         where.add_argument("config", type=Path, nargs="?", metavar="CONFIG", help="the station's configuration file")
-        where.add_argument("--connect", metavar="ENDPOINT", help="its endpoint, by default tcp://127.0.0.1:5570")
+        where.add_argument("--connect", metavar="ENDPOINT", help="where it publishes, by default tcp://127.0.0.1:5570")
+        command.add_argument("--control", metavar="ENDPOINT", help="where it answers, by default tcp://127.0.0.1:5571")
+    for command in (tail, status):
         command.add_argument("--json", action="store_true", help="JSON lines instead of a table")
+    reload.add_argument("--wait", action="store_true", help="for systemd's ExecReload; reload always waits for the answer")
 
     commands.add_parser("schema", help="print the JSON Schema of the published headers")
 
@@ -107,7 +131,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 
     import msgspec
 
@@ -119,17 +143,55 @@ def _run(options: argparse.Namespace) -> int:
     check_sources(config)
     if options.once:
         config = msgspec.structs.replace(config, exit_when_finished=True)
-    return station.run(config, os.environ)
+    return station.run(config, os.environ, lambda: _reread(options))
+
+
+def _reread(options: argparse.Namespace) -> Config:
+    """The configuration as it is on disk now, checked as at the start: sources, bundle, and the bundle's proof."""
+    import msgspec
+
+    from anoseg_engines.bundle import load_bundle
+    from anoseg_engines.engine import Engine
+    from anosegd.config import check_sources, load_config
+
+    config = load_config(options.config)
+    check_sources(config)
+    bundle = load_bundle(Path(config.engine.bundle))
+    Engine.load(bundle, runtime=config.engine.runtime, threads=config.engine.threads).close()
+    return msgspec.structs.replace(config, exit_when_finished=True) if options.once else config
 
 
 def _tail(options: argparse.Namespace) -> int:
     from anosegd import tail
 
-    endpoint = _endpoint(options)
+    station = _where(options)
     if options.json:
-        tail.print_lines(endpoint, options.count)
+        tail.print_lines(station, options.count, options.since)
     else:
-        tail.show_table(endpoint, options.count)
+        tail.show_table(station, options.count, options.since)
+    return 0
+
+
+def _replay(options: argparse.Namespace) -> int:
+    from anosegd import history
+
+    history.print_lines(_where(options), getattr(options, "from"), options.to)
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from anosegd import history
+
+    rows = history.export_csv(_where(options), options.csv, options.since, options.until)
+    print(f"{rows} verdicts in {options.csv}")
+    return 0
+
+
+def _ask(options: argparse.Namespace) -> int:
+    from anosegd import history
+
+    history.ask(_where(options), options.command)
+    print(f"{options.command}: done")
     return 0
 
 
@@ -138,7 +200,7 @@ def _status(options: argparse.Namespace) -> int:
 
     from anosegd import status
 
-    state = status.hear_state(_endpoint(options), options.timeout)
+    state = status.hear_state(_where(options).publish, options.timeout)
     if options.json:
         print(status.as_json(state))
     else:
@@ -166,12 +228,25 @@ def _demo_images(options: argparse.Namespace) -> int:
     return 0
 
 
-def _endpoint(options: argparse.Namespace) -> str:
-    from anosegd.config import DEFAULT_ENDPOINT, load_config
+def _where(options: argparse.Namespace) -> Where:
+    from anosegd.config import DEFAULT_CONTROL, DEFAULT_ENDPOINT, load_config
+    from anosegd.history import Where
 
     if options.config is not None:
-        return load_config(options.config).publish.endpoint
-    return str(options.connect or DEFAULT_ENDPOINT)
+        config = load_config(options.config)
+        return Where(config.publish.endpoint, config.control.endpoint if config.control else None)
+    return Where(str(options.connect or DEFAULT_ENDPOINT), options.control or (None if options.connect else DEFAULT_CONTROL))
+
+
+def _moment(text: str) -> datetime:
+    """Local time unless it says otherwise: `2026-11-22T06:00`, `06:00` (today), `8h`, `30m` (ago)."""
+    now = datetime.now().astimezone()
+    if re.fullmatch(r"\d+[smhd]", text):
+        unit = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}[text[-1]]
+        return now - timedelta(**{unit: int(text[:-1])})
+    if re.fullmatch(r"\d{1,2}:\d{2}", text):
+        return now.replace(hour=int(text.split(":")[0]), minute=int(text.split(":")[1]), second=0, microsecond=0)
+    return datetime.fromisoformat(text).astimezone()
 
 
 def _positive(text: str) -> int:

@@ -43,8 +43,8 @@ class Event(NamedTuple):
     """Something about the stream that is no verdict.
 
     kind: `up`, `down` (no heartbeat), `journal_changed` (the station began a new journal; what the old one still held can no
-    longer be had), `gone` (numbers first…last fell to retention before they were read), `void` (numbers that never carried
-    a verdict, left by a restart or a failed commit).
+    longer be had), `missed` (numbers lost on the way, by a client without a control socket), `gone` (numbers first…last fell to
+    retention before they were read), `void` (numbers that never carried a verdict, left by a restart or a failed commit).
     """
 
     kind: str
@@ -69,7 +69,8 @@ class Verdict(dict[str, Any]):
 class Client:
     """A station's subscriber.
 
-    publish, control: the station's two endpoints. on_event: called with each `Event`, on the caller's thread.
+    publish, control: the station's two endpoints; without a control socket (None) nothing can be asked for, and a gap is told
+    as an event `missed`. on_event, on_state: called with each `Event` and each heartbeat, on the caller's thread.
     down_after_s: without a heartbeat for so long the station counts as down (it sends one a second).
     request_timeout_s: how long one request may wait for its answer.
     """
@@ -77,9 +78,10 @@ class Client:
     def __init__(
         self,
         publish: str = "tcp://127.0.0.1:5570",
-        control: str = "tcp://127.0.0.1:5571",
+        control: str | None = "tcp://127.0.0.1:5571",
         *,
         on_event: Callable[[Event], None] | None = None,
+        on_state: Callable[[dict[str, Any]], None] | None = None,
         down_after_s: float = 3.0,
         request_timeout_s: float = 2.0,
     ) -> None:
@@ -87,6 +89,7 @@ class Client:
         self._context.linger = 0
         self._publish, self._control_endpoint = publish, control
         self._on_event = on_event or (lambda event: None)
+        self._on_state = on_state or (lambda state: None)
         self._down_after_s = down_after_s
         self._request_timeout_s = request_timeout_s
         self._control: zmq.Socket[bytes] | None = None
@@ -112,6 +115,8 @@ class Client:
         Raises:
             ClientError: no answer in time, or the station refuses; the message says why.
         """
+        if self._control_endpoint is None:
+            raise ClientError(f"{op}: this client knows no control socket")
         self._request_id += 1
         if self._control is None:
             self._control = self._context.socket(zmq.DEALER)
@@ -205,6 +210,7 @@ class Client:
         if topic == b"state":
             self._last_heartbeat = time.monotonic()
             self._set_up(True, "heartbeat")
+            self._on_state(header)
             if position.next is not None and seq >= position.next:
                 yield from self._fill(position, seq)
             return
@@ -218,6 +224,10 @@ class Client:
 
     def _fill(self, position: _Position, last: int | None) -> Iterator[Verdict]:
         """From the journal, everything from the position up to `last` (None: all there is); stops if the station is silent."""
+        if self._control_endpoint is None and position.next is not None and last is not None:
+            self._on_event(Event("missed", "numbers that did not arrive, and no journal to ask", position.next, last))
+            position.next = last + 1
+            return
         while position.next is not None and (last is None or position.next <= last):
             try:
                 page = self.request("replay", **{"from": position.next}, to=last, limit=PAGE)

@@ -16,6 +16,7 @@ from anoseg_engines.errors import AnosegError, ConfigError
 from anoseg_engines.placement import Region
 from anosegd.endpoint import check_endpoint
 from anosegd.folders import images_of
+from anosegd.journal import JournalConfig
 from anosegd.yamlfile import read_yaml
 
 Policy = Literal["latest", "every", "wait"]
@@ -23,6 +24,7 @@ Positive = Annotated[float, Meta(gt=0)]
 CameraName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
 
 DEFAULT_ENDPOINT = "tcp://127.0.0.1:5570"
+DEFAULT_CONTROL = "tcp://127.0.0.1:5571"
 BACKENDS = {"v4l2": cv2.CAP_V4L2, "ffmpeg": cv2.CAP_FFMPEG, "gstreamer": cv2.CAP_GSTREAMER}
 """OpenCV is always told which backend to use: left to choose, it ignores time-outs."""
 
@@ -134,8 +136,20 @@ class PublishConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         check_endpoint(self.endpoint)
 
 
+class ControlConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """endpoint: ZeroMQ address at which requests are answered (replay, status, drain, reload)."""
+
+    endpoint: str = DEFAULT_CONTROL
+
+    def __post_init__(self) -> None:
+        check_endpoint(self.endpoint)
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A station. exit_when_finished: stop when every camera's folder or file has come to its end.
+    """A station. journal: None publishes without one, and nothing can be replayed. control: None opens no control socket.
+
+    on_journal_failure: a verdict that cannot be committed goes out as UNKNOWN: journal, or (continue) as it is, not durable.
+    exit_when_finished: stop when every camera's folder or file has come to its end.
 
     drain_timeout_s: how long what was captured may take to be inspected when the daemon stops.
     """
@@ -144,6 +158,9 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     cameras: Annotated[dict[CameraName, CameraConfig], Meta(min_length=1)]
     station: Annotated[str, Meta(min_length=1, max_length=64)] = "station"
     publish: PublishConfig = PublishConfig()
+    journal: JournalConfig | None = None
+    on_journal_failure: Literal["unknown", "continue"] = "unknown"
+    control: ControlConfig | None = None
     exit_when_finished: bool = False
     drain_timeout_s: Annotated[float, Meta(gt=0, le=60)] = 5.0
 
@@ -158,7 +175,8 @@ def load_config(path: Path) -> Config:
     base = path.absolute().parent
     cameras = {name: _with_absolute_path(camera, base) for name, camera in config.cameras.items()}
     engine = msgspec.structs.replace(config.engine, bundle=str(base / config.engine.bundle))
-    return msgspec.structs.replace(config, cameras=cameras, engine=engine)
+    journal = config.journal and msgspec.structs.replace(config.journal, path=str(base / config.journal.path))
+    return msgspec.structs.replace(config, cameras=cameras, engine=engine, journal=journal)
 
 
 def check_sources(config: Config) -> None:

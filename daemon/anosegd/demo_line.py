@@ -118,7 +118,7 @@ def _brushed(rng: np.random.Generator, pose: _Pose) -> FloatImage:
     angle = np.arctan2(y - pose.y, x - pose.x)
     rings = np.interp(radius, np.arange(0, 2 * SIZE, 1.5), rng.normal(0, 4, len(np.arange(0, 2 * SIZE, 1.5))))
     fans = 16 * np.cos(2 * (angle - 0.6 + rng.uniform(-0.1, 0.1)))
-    return (142 + rings + fans + _noise(rng, 1, 3.0)).astype(np.float32)
+    return np.asarray(142 + rings + fans + _noise(rng, 1, 3.0), np.float32)
 
 
 def _photograph(rng: np.random.Generator, scene: FloatImage) -> Image:

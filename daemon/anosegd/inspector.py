@@ -16,7 +16,8 @@ from anosegd import logs, wire
 from anosegd.config import Config
 from anosegd.frames import Frame
 from anosegd.handoff import Intake
-from anosegd.publisher import Publisher, Result
+from anosegd.outcomes import Result
+from anosegd.publisher import Publisher
 from anosegd.worker import Worker
 
 IDLE_S = 0.25

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Mapping
 
 from anosegd import logs
@@ -43,6 +44,10 @@ class Notifier:
         """Inspector and publisher have answered."""
         if self.watchdog_s is not None:
             self._send("WATCHDOG=1")
+
+    def reloading(self) -> None:
+        """A new configuration takes over; READY follows."""
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
         """Shutdown has begun."""

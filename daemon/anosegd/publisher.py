@@ -6,65 +6,53 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
+import numpy as np
 import zmq
 
 from anoseg_engines.errors import PublishError
-from anoseg_engines.judge import Inspection, Judgement
-from anoseg_engines.placement import Placement
 from anosegd import endpoint, logs, wire
 from anosegd.config import Config
 from anosegd.frames import Part
-from anosegd.masks import MaskEncoder, MaskJob
+from anosegd.journal import Entry, Journal, JournalError
+from anosegd.masks import MaskEncoder
+from anosegd.outcomes import Dropped, Outcome, Result, Tally, Unknown
+from anosegd.verdicts import mask_job, verdict_of
 from anosegd.worker import Worker
 
 HEARTBEAT_S = 1.0
+LAST_COMMITS_S = 4.0
+"""How long the end waits for verdicts that are being committed."""
+MAX_MAPS_WAITING = 64
+"""So many anomaly maps may wait for their verdicts' commit; beyond that they are dropped: a map is large, and may be lost."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """journal_id and seq are a verdict's identity; while there is no journal, one journal_id a run. run_id: this process."""
+    """journal_id and seq are a verdict's identity; without a journal, one journal_id a run. run_id: this process."""
 
     journal_id: str
     run_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """A part's inspection, as the inspector hands it over; the map is the receiver's.
+@dataclass(slots=True, eq=False)
+class _Pending:
+    """A verdict that has its number and is being committed. sent: its deadline was faster than the journal."""
 
-    started_ns, finished_ns: monotonic, around placement, network and judgement.
-    """
-
-    judgement: Judgement
-    inspection: Inspection
-    placement: Placement
-    started_ns: int
-    finished_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class Unknown:
-    """A part that was not inspected."""
-
-    reason: wire.Reason
-    detail: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Dropped:
-    """A frame passed over under policy latest: no part, no verdict, but counted."""
-
-
-_Outcome = Result | Unknown | _Dropped
+    part: Part
+    outcome: Result | Unknown
+    journal_id: str
+    seq: int
+    verdict: wire.Verdict
+    sent: bool = False
 
 
 @dataclass(slots=True)
 class _OpenPart:
     part: Part
-    outcome: _Outcome | None = None
+    outcome: Outcome | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +63,15 @@ class _Opened:
 @dataclass(frozen=True, slots=True)
 class _Closing:
     part: Part
-    outcome: _Outcome
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class _Committed:
+    """The journal's word on a verdict. error: None, or why it is not in the journal."""
+
+    pending: _Pending
+    error: Exception | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,44 +90,41 @@ class _Stop:
     reason: wire.Reason
 
 
-_Event = _Opened | _Closing | _MaskReady | _StateChanged | _Stop
-
-
-@dataclass(slots=True)
-class Tally:
-    """What was sent for one camera, and what was not. Written by the publisher's thread only."""
-
-    passed: int = 0
-    failed: int = 0
-    unknown: int = 0
-    late: int = 0
-    dropped: int = 0
-    overruns: int = 0
-
-    def counts(self) -> wire.Counts:
-        """As published."""
-        return wire.Counts(passed=self.passed, failed=self.failed, unknown=self.unknown, late=self.late)
+_Event = _Opened | _Closing | _Committed | _MaskReady | _StateChanged | _Stop
 
 
 class Publisher(Worker):
     """Other threads tell it what became of parts (`open_part`, `close_…`); it decides what is sent.
 
     A part is closed once, by its first outcome: a judgement, an UNKNOWN, or its deadline. Verdicts of a camera go out in
-    the order of capture. describe: the station's state for the heartbeat, asked for on this thread.
+    the order of capture. With a journal, a verdict is sent when it is committed; while that lasts, other parts go on.
+    describe: the station's state for the heartbeat, asked for on this thread.
     """
 
-    def __init__(self, config: Config, identity: Identity, describe: Callable[[Publisher], wire.State]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        identity: Identity,
+        describe: Callable[[Publisher], wire.State],
+        journal: Journal | None = None,
+    ) -> None:
         super().__init__("publisher")
         self.identity = identity
         self.tallies = {name: Tally() for name in config.cameras}
         self.last_seq = 0
+        self.last_state = b"null"
         self.engine: wire.EngineName | None = None  # set by the station before the first part
         self._config = config
         self._describe = describe
+        self._journal = journal
+        self._pending: dict[str, deque[_Pending]] = {name: deque() for name in config.cameras}  # not sent yet, in order
+        self._numbered = 0  # without a journal
+        self._maps_dropped = 0
         self._inbox: queue.SimpleQueue[_Event] = queue.SimpleQueue()
         self._masks = MaskEncoder(config.publish.mask_queue, lambda header, png: self._inbox.put(_MaskReady(header, png)))
         self._open: dict[str, deque[_OpenPart]] = {name: deque() for name in config.cameras}
         self._bound = threading.Event()
+        self._journal_trouble = logs.Throttle("journal.failed")
         self._late = {name: logs.Throttle("verdict.late") for name in config.cameras}
 
     # ---- any thread
@@ -161,7 +154,7 @@ class Publisher(Worker):
 
     def drop_part(self, part: Part) -> None:
         """A frame was passed over under policy latest."""
-        self._inbox.put(_Closing(part, _Dropped()))
+        self._inbox.put(_Closing(part, Dropped()))
 
     def state_changed(self) -> None:
         """Publish the state now, not at the next heartbeat."""
@@ -174,12 +167,12 @@ class Publisher(Worker):
     @property
     def masks_dropped(self) -> int:
         """Masks not encoded for want of time."""
-        return self._masks.dropped
+        return self._masks.dropped + self._maps_dropped
 
     @property
     def idle(self) -> bool:
         """Whether every part that was opened is closed and sent."""
-        return self._inbox.empty() and not any(self._open.values())
+        return self._inbox.empty() and not any(self._open.values()) and not any(self._pending.values())
 
     # ---- the publisher's thread
 
@@ -215,6 +208,8 @@ class Publisher(Worker):
                 self._open[event.part.camera].append(_OpenPart(event.part))
             elif isinstance(event, _Closing):
                 self._close(event.part, event.outcome)
+            elif isinstance(event, _Committed):
+                self._settle(event.pending, event.error)
             elif isinstance(event, _MaskReady):
                 self._send_mask(event)
             elif isinstance(event, _StateChanged):
@@ -223,7 +218,8 @@ class Publisher(Worker):
             elif isinstance(event, _Stop):
                 self._close_all(event.reason)
                 return
-            self._send_closed()
+            self._commit_closed()
+            self._send_overdue()
 
     def _next(self, timeout_s: float) -> _Event | None:
         try:
@@ -234,9 +230,10 @@ class Publisher(Worker):
     def _next_deadline(self) -> float:
         """Monotonic seconds; a camera's deadlines lie in the order of its parts, so its first open part has the nearest."""
         deadlines = [parts[0].part.deadline_ns for parts in self._open.values() if parts]
+        deadlines += [pending[0].part.deadline_ns for pending in self._pending.values() if pending]
         return min((ns / 1e9 for ns in deadlines if ns is not None), default=float("inf"))
 
-    def _close(self, part: Part, outcome: _Outcome) -> None:
+    def _close(self, part: Part, outcome: Outcome) -> None:
         for open_part in self._open[part.camera]:
             if open_part.part.sequence == part.sequence:
                 if open_part.outcome is None:
@@ -253,88 +250,124 @@ class Publisher(Worker):
             )
 
     def _close_all(self, reason: wire.Reason) -> None:
+        """The end: what is open is UNKNOWN; what is being committed is waited for, and sent without the journal if need be."""
         for parts in self._open.values():
             for open_part in parts:
                 if open_part.outcome is None:
                     open_part.outcome = Unknown(reason, "the daemon stopped before this part was inspected")
-        self._send_closed()
+        self._commit_closed()
+        give_up_at = time.monotonic() + LAST_COMMITS_S
+        while any(self._pending.values()) and time.monotonic() < give_up_at:
+            self.answer()
+            event = self._next(0.1)
+            if isinstance(event, _Committed):
+                self._settle(event.pending, event.error)
+            elif isinstance(event, _MaskReady):
+                self._send_mask(event)
+            self._send_overdue()
+        for waiting in self._pending.values():
+            for pending in list(waiting):
+                self._settle(pending, TimeoutError("the journal did not answer before the daemon's end"))
 
-    def _send_closed(self) -> None:
+    def _commit_closed(self) -> None:
         for parts in self._open.values():
             while parts:
                 first = parts[0]
-                overdue = first.part.deadline_ns is not None and time.monotonic_ns() >= first.part.deadline_ns
+                overdue = _overdue(first.part)
                 if first.outcome is None and not overdue:
                     break
                 parts.popleft()
-                self._settle(first.part, first.outcome, overdue)
+                if isinstance(first.outcome, Dropped):
+                    self.tallies[first.part.camera].dropped += 1
+                    continue
+                outcome = first.outcome
+                if outcome is None or (overdue and isinstance(outcome, Result)):
+                    self.tallies[first.part.camera].late += outcome is not None
+                    outcome = self._too_late(first.part)
+                self._commit(first.part, outcome)
 
-    def _settle(self, part: Part, outcome: _Outcome | None, overdue: bool) -> None:
-        tally = self.tallies[part.camera]
-        if isinstance(outcome, _Dropped):
-            tally.dropped += 1
+    def _too_late(self, part: Part) -> Unknown:
+        return Unknown("deadline", f"no verdict within {self._config.cameras[part.camera].deadline_ms:g} ms of capture")
+
+    def _commit(self, part: Part, outcome: Result | Unknown) -> None:
+        """Give the part's verdict its number, and to the journal; without one, send it."""
+        if self._journal is None:
+            self._numbered += 1
+            verdict = self._verdict(part, outcome, self.identity.journal_id, self._numbered, durable=False)
+            self._send_verdict(verdict, outcome)
             return
-        if outcome is None or (overdue and isinstance(outcome, Result)):
-            if outcome is not None:
-                tally.late += 1
-            outcome = Unknown("deadline", f"no verdict within {self._config.cameras[part.camera].deadline_ms:g} ms of capture")
-        verdict = self._commit(part, outcome)
-        if verdict.outcome == "PASS":
-            tally.passed += 1
-        elif verdict.outcome == "FAIL":
-            tally.failed += 1
-        else:
-            tally.unknown += 1
-            tally.overruns += verdict.reason == "overrun"
-        if isinstance(outcome, Result) and self._config.publish.masks:
-            self._masks.offer(self._mask_job(verdict, outcome))
+        journal_id, seq = self._journal.next_id()
+        verdict = self._verdict(part, outcome, journal_id, seq, durable=True)
+        pending = _Pending(part, outcome, journal_id, seq, verdict)
+        self._pending[part.camera].append(pending)
+        if len(self._pending[part.camera]) > MAX_MAPS_WAITING and isinstance(outcome, Result):
+            pending.outcome = _without_map(outcome)
+            self._maps_dropped += 1
 
-    def _commit(self, part: Part, outcome: Result | Unknown) -> wire.Verdict:
-        """Give the verdict its number and send it."""
+        def done(_: Sequence[Entry], error: Exception | None) -> None:
+            self._inbox.put(_Committed(pending, error))
+
+        try:
+            self._journal.submit([_entry(part, verdict)], done)
+        except JournalError as error:
+            self._settle(pending, error)
+
+    def _settle(self, pending: _Pending, error: Exception | None) -> None:
+        """The journal has answered: send the verdict, unless its deadline was faster."""
+        if pending.sent:
+            return
+        self._pending[pending.part.camera].remove(pending)
+        if error is None:
+            if _overdue(pending.part) and isinstance(pending.outcome, Result):
+                self._revoke(pending)
+            else:
+                self._send_verdict(pending.verdict, pending.outcome)
+            return
+        self._journal_trouble.warning(seq=pending.seq, error=str(error).splitlines()[0])
+        outcome = pending.outcome
+        if self._config.on_journal_failure == "unknown" and isinstance(outcome, Result):
+            outcome = Unknown("journal", "the verdict could not be committed")
+        self._send_verdict(self._verdict(pending.part, outcome, pending.journal_id, pending.seq, durable=False), outcome)
+
+    def _send_overdue(self) -> None:
+        """Verdicts that wait for the journal past their deadline go out as UNKNOWN: deadline, and so into the journal."""
+        for waiting in self._pending.values():
+            while waiting and _overdue(waiting[0].part):
+                pending = waiting.popleft()
+                pending.sent = True
+                if isinstance(pending.outcome, Result):
+                    self._revoke(pending)
+                else:
+                    self._send_verdict(pending.verdict, pending.outcome)
+
+    def _revoke(self, pending: _Pending) -> None:
+        self.tallies[pending.part.camera].late += 1
+        outcome = self._too_late(pending.part)
+        verdict = self._verdict(pending.part, outcome, pending.journal_id, pending.seq, durable=False)
+        if self._journal is not None:
+            kept = self._verdict(pending.part, outcome, pending.journal_id, pending.seq, durable=True)
+            self._journal.amend(_entry(pending.part, kept))
+        self._send_verdict(verdict, outcome)
+
+    def _verdict(self, part: Part, outcome: Result | Unknown, journal_id: str, seq: int, *, durable: bool) -> wire.Verdict:
         assert self.engine is not None, "parts come after the engine"
-        self.last_seq += 1
-        judgement = outcome.judgement if isinstance(outcome, Result) else None
-        verdict = wire.Verdict(
-            station=self._config.station,
-            journal_id=self.identity.journal_id,
-            seq=self.last_seq,
-            run_id=self.identity.run_id,
-            camera=part.camera,
-            part_id=part.part_id,
-            sequence=part.sequence,
-            captured_at=wire.utc(part.captured_wall_ns),
-            committed_at=wire.utc(time.time_ns()),
-            outcome=judgement.outcome if judgement else "UNKNOWN",
-            reason=outcome.reason if isinstance(outcome, Unknown) else None,
-            detail=outcome.detail if isinstance(outcome, Unknown) else None,
-            score=judgement.score if judgement else None,
-            threshold=judgement.threshold if judgement else None,
-            defects=judgement.defects if judgement else (),
-            recipe=self._config.cameras[part.camera].recipe,
+        return verdict_of(
+            part,
+            outcome,
+            config=self._config,
             engine=self.engine,
-            source=part.source,
-            durable=False,
-            timings_ms=_timings(part, outcome),
+            run_id=self.identity.run_id,
+            journal_id=journal_id,
+            seq=seq,
+            durable=durable,
         )
-        self._socket.send_multipart([f"verdict.{part.camera}".encode(), wire.encode(verdict)])
-        return verdict
 
-    def _mask_job(self, verdict: wire.Verdict, result: Result) -> MaskJob:
-        height, width = result.inspection.anomaly_map.shape
-        scale_x, scale_y = result.placement.scale_xy
-        header = wire.Mask(
-            station=verdict.station,
-            journal_id=verdict.journal_id,
-            seq=verdict.seq,
-            camera=verdict.camera,
-            part_id=verdict.part_id,
-            region=result.placement.region,
-            width=width,
-            height=height,
-            scale_x=scale_x,
-            scale_y=scale_y,
-        )
-        return MaskJob(header, result.inspection.anomaly_map)
+    def _send_verdict(self, verdict: wire.Verdict, outcome: Result | Unknown) -> None:
+        self._socket.send_multipart([f"verdict.{verdict.camera}".encode(), wire.encode(verdict)])
+        self.last_seq = max(self.last_seq, verdict.seq)
+        self.tallies[verdict.camera].add(verdict)
+        if isinstance(outcome, Result) and outcome.inspection.anomaly_map.size and self._config.publish.masks:
+            self._masks.offer(mask_job(verdict, outcome))
 
     def _send_mask(self, mask: _MaskReady) -> None:
         self._socket.send_multipart([f"mask.{mask.header.camera}".encode(), wire.encode(mask.header), mask.png])
@@ -345,20 +378,26 @@ class Publisher(Worker):
                 self._send_mask(event)
 
     def _send_state(self) -> None:
-        self._socket.send_multipart([b"state", wire.encode(self._describe(self))])
+        self.last_state = wire.encode(self._describe(self))
+        self._socket.send_multipart([b"state", self.last_state])
 
 
-def _timings(part: Part, outcome: Result | Unknown) -> wire.Timings:
-    total = _ms(time.monotonic_ns() - part.captured_ns)
-    if isinstance(outcome, Unknown):
-        return wire.Timings(total=total)
-    return wire.Timings(
-        wait=_ms(outcome.started_ns - part.captured_ns),
-        inspect=_ms(outcome.finished_ns - outcome.started_ns),
-        inference=_ms(outcome.inspection.inference_ns),
-        total=total,
+def _overdue(part: Part) -> bool:
+    return part.deadline_ns is not None and time.monotonic_ns() >= part.deadline_ns
+
+
+def _entry(part: Part, verdict: wire.Verdict) -> Entry:
+    return Entry(
+        journal_id=verdict.journal_id,
+        seq=verdict.seq,
+        camera=part.camera,
+        outcome=verdict.outcome,
+        captured_ns=part.captured_wall_ns,
+        committed_ns=time.time_ns(),
+        header=wire.encode(verdict),
     )
 
 
-def _ms(ns: int) -> float:
-    return round(ns / 1e6, 3)
+def _without_map(result: Result) -> Result:
+    empty = np.empty((0, 0), np.float32)
+    return replace(result, inspection=replace(result.inspection, anomaly_map=empty))

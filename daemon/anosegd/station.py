@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,13 +16,15 @@ from anoseg_engines.errors import AnosegError
 from anosegd import __version__, logs, wire
 from anosegd.camera import Camera
 from anosegd.config import Config
+from anosegd.control import Control
 from anosegd.handoff import Intake
 from anosegd.inspector import Inspector, engine_name
+from anosegd.journal import Journal
 from anosegd.notify import Notifier
 from anosegd.publisher import Identity, Publisher
 from anosegd.worker import Worker
 
-SIGNALS = {signal.SIGTERM, signal.SIGINT}
+SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 LOOP_S = 0.25
 SILENT_S = 10.0
 """A thread that has not answered for so long is said to hang."""
@@ -32,25 +35,39 @@ MAX_TRIES = 3
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """How the daemon ended. stuck: a thread could not be ended, the process has to go without it."""
+    """How the daemon ended. stuck: a thread could not be ended, the process has to go without it.
+
+    successor: the configuration to go on with, after a reload.
+    """
 
     exit_code: int
     stuck: bool
+    successor: Config | None = None
 
 
 class Station:
-    """All workers of one station, and what is known of them. `run` is its whole life."""
+    """All workers of one station, and what is known of them. `run` is its whole life.
 
-    def __init__(self, config: Config, notifier: Notifier, environment: Mapping[str, str]) -> None:
+    reread: gives the configuration as it is on disk now, checked as at the start.
+    """
+
+    def __init__(
+        self, config: Config, notifier: Notifier, environment: Mapping[str, str], reread: Callable[[], Config]
+    ) -> None:
         self._config = config
         self._notifier = notifier
+        self._reread = reread
+        self._successor: Config | None = None
+        self._asked_to_drain = threading.Event()
+        self._asked_to_reload = threading.Event()
         self._bundle = load_bundle(Path(config.engine.bundle))
+        self._journal = Journal.open(config.journal, on_new_journal=self._on_new_journal) if config.journal else None
         self._identity = Identity(journal_id=uuid.uuid4().hex, run_id=uuid.uuid4().hex)
         self._started = time.monotonic()
         self._stopping = False
         self._watchdog_at = self._status_at = 0.0
         intake = Intake()
-        self._publisher = Publisher(config, self._identity, self._describe)
+        self._publisher = Publisher(config, self._identity, self._describe, self._journal)
         self._inspector = Inspector(config, self._bundle, intake, self._publisher)
         self._cameras = [
             Camera(
@@ -63,6 +80,15 @@ class Station:
             )
             for name, camera in config.cameras.items()
         ]
+        self._control = None
+        if config.control is not None:
+            self._control = Control(
+                config.control.endpoint,
+                self._journal,
+                state=lambda: self._publisher.last_state,
+                drain=self._asked_to_drain.set,
+                reload=self._asked_to_reload.set,
+            )
 
     def run(self) -> End:
         """Start, inspect until a signal, the sources' end or a failure, stop in order.
@@ -71,7 +97,14 @@ class Station:
             AnosegError: what ended it, where the user can do something about it.
         """
         logs.info("daemon.starting", station=self._config.station, version=__version__, bundle=self._bundle.label)
-        self._publisher.start()
+        try:
+            self._publisher.start()
+            if self._control is not None:
+                self._control.start()
+        except BaseException:
+            self._publisher.stop()
+            self._close_journal()
+            raise
         self._inspector.start()
         reason = self._wait_for_engine()
         if reason is None:
@@ -86,7 +119,7 @@ class Station:
     def _wait_for_engine(self) -> str | None:
         """Until the bundle is proved; the reason to stop instead, if there is one."""
         while self._inspector.engine is None:
-            if reason := self._reason_to_stop((self._publisher, self._inspector)):
+            if reason := self._reason_to_stop((self._publisher, self._inspector, *self._helpers)):
                 return reason
         self._publisher.engine = self._inspector.engine
         return None
@@ -94,13 +127,14 @@ class Station:
     def _announce(self) -> None:
         assert self._inspector.engine is not None
         endpoint, runtime = self._config.publish.endpoint, self._inspector.engine.runtime
-        logs.info("daemon.ready", endpoint=endpoint, engine=self._bundle.label, runtime=runtime, journal="none")
+        journal = self._journal.journal_id if self._journal else "none: verdicts are not durable"
+        logs.info("daemon.ready", endpoint=endpoint, engine=self._bundle.label, runtime=runtime, journal=journal)
         self._notifier.ready(f"ready, {self._bundle.label} on {runtime}, publishing at {endpoint}")
         self._publisher.state_changed()
 
     def _watch(self) -> str:
         """Until there is a reason to stop, which is returned."""
-        workers: tuple[Worker, ...] = (self._publisher, self._inspector, *self._cameras)
+        workers: tuple[Worker, ...] = (self._publisher, self._inspector, *self._helpers, *self._cameras)
         while True:
             if reason := self._reason_to_stop(workers):
                 return reason
@@ -111,12 +145,45 @@ class Station:
     def _reason_to_stop(self, workers: Iterable[Worker]) -> str | None:
         """Wait a little for a signal, and look after the workers."""
         if caught := signal.sigtimedwait(SIGNALS, LOOP_S):
-            return signal.Signals(caught.si_signo).name
+            if caught.si_signo != signal.SIGHUP:
+                return signal.Signals(caught.si_signo).name
+            self._asked_to_reload.set()
+        if self._asked_to_drain.is_set():
+            return "drain"
+        if self._asked_to_reload.is_set() and self._inspector.engine is not None and self._reload():
+            return "reload"
         for worker in workers:
             # A camera whose source has come to its end has ended too, in order.
             if not worker.alive and not (isinstance(worker, Camera) and worker.failure is None):
                 return "failure"
         return None
+
+    def _reload(self) -> bool:
+        """Check the new configuration whole; True if it is good and differs: the station stops, and goes on with it."""
+        self._asked_to_reload.clear()
+        try:
+            config = self._reread()
+        except AnosegError as error:
+            logs.error("reload.refused", error=error.what)
+            if self._control is not None:
+                self._control.reloaded(str(error))
+            return False
+        changed = config != self._config or load_bundle(Path(config.engine.bundle)).digest != self._bundle.digest
+        logs.info("reload.accepted", changed=changed)
+        if self._control is not None:
+            self._control.reloaded(None)
+        self._successor = config if changed else None
+        return changed
+
+    def _on_new_journal(self, journal_id: str) -> None:
+        """On the journal's thread."""
+        self._publisher.state_changed()
+
+    @property
+    def _helpers(self) -> tuple[Worker, ...]:
+        """Threads whose end is the station's, beside inspector and publisher."""
+        control = (self._control,) if self._control is not None else ()
+        return (*control, *self._journal.workers) if self._journal is not None else control
 
     def _tell_systemd(self) -> None:
         now = time.monotonic()
@@ -138,7 +205,10 @@ class Station:
         """In reverse order of a frame's way, each step bounded; a second signal cuts the wait for the inspector short."""
         logs.info("daemon.stopping", reason=reason)
         self._stopping = True
-        self._notifier.stopping()
+        if self._successor is None:
+            self._notifier.stopping()
+        else:
+            self._notifier.reloading()
         self._publisher.state_changed()
         for camera in self._cameras:
             camera.stop()
@@ -149,8 +219,12 @@ class Station:
         self._inspector.stop(drain=False)
         self._inspector.join(2.0)
         self._publisher.stop("engine" if self._inspector.failure else "shutdown")
-        self._publisher.join(4.0 + self._config.publish.linger_ms / 1000)
-        workers: list[Worker] = [self._publisher, self._inspector, *self._cameras]
+        self._publisher.join(5.0 + self._config.publish.linger_ms / 1000)
+        if self._control is not None:
+            self._control.stop()
+            self._control.join(2.0)
+        self._close_journal()
+        workers: list[Worker] = [self._publisher, self._inspector, *self._helpers, *self._cameras]
         stuck = [worker.thread_name for worker in workers if worker.alive]
         if stuck:
             logs.error("daemon.stuck", threads=",".join(stuck))
@@ -168,7 +242,11 @@ class Station:
         told = next((failure for failure in failures if isinstance(failure, AnosegError)), None)
         if told is not None and not stuck:
             raise told
-        return End(exit_code, bool(stuck))
+        return End(exit_code, bool(stuck), self._successor if not failures else None)
+
+    def _close_journal(self) -> None:
+        if self._journal is not None and not self._journal.close():
+            logs.error("journal.stuck", path=str(self._journal.path))
 
     def _join_unless_signalled(self, worker: Worker, timeout_s: float) -> None:
         began = time.monotonic()
@@ -186,7 +264,7 @@ class Station:
         state, detail = self._state()
         return wire.State(
             station=self._config.station,
-            journal_id=self._identity.journal_id,
+            journal_id=self._journal.journal_id if self._journal else self._identity.journal_id,
             run_id=self._identity.run_id,
             version=__version__,
             at=wire.utc(time.time_ns()),
@@ -197,7 +275,23 @@ class Station:
             counts=self._counts(),
             masks_dropped=publisher.masks_dropped,
             engine=self._inspector.engine or engine_name(self._bundle, "not loaded yet"),
+            journal=self._journal_health(),
+            control=self._config.control.endpoint if self._config.control else None,
             cameras={camera.name: self._health(camera) for camera in self._cameras},
+        )
+
+    def _journal_health(self) -> wire.JournalHealth | None:
+        if self._journal is None:
+            return None
+        stats = self._journal.stats()
+        return wire.JournalHealth(
+            working=stats.working,
+            first_kept=stats.first_kept,
+            last_committed=stats.last_committed,
+            size_mb=round(stats.size_bytes / 1e6, 3),
+            waiting=stats.waiting,
+            failures=stats.failures,
+            last_error=stats.last_error,
         )
 
     def _state(self) -> tuple[wire.StationState, str | None]:
@@ -207,6 +301,8 @@ class Station:
             return "Preoperational", "the engine is being loaded and proved"
         if self._inspector.silent_s > SILENT_S:
             return "Error", f"the inspector has not answered for {self._inspector.silent_s:.0f} s"
+        if self._journal is not None and not self._journal.stats().working:
+            return "Error", "verdicts cannot be committed: the journal does not work"
         states = {camera.status.state for camera in self._cameras}
         if "running" in states:
             return "ContinuousExecution", None
@@ -239,15 +335,17 @@ class Station:
         )
 
 
-def run(config: Config, environment: Mapping[str, str]) -> int:
-    """Run a station until it is stopped; returns the exit code. Signals must be blocked already.
+def run(config: Config, environment: Mapping[str, str], reread: Callable[[], Config]) -> int:
+    """Run a station until it is stopped, through reloads; returns the exit code. Signals must be blocked already.
 
     Raises:
         AnosegError: as `Station.run`.
     """
     notifier = Notifier.from_environment(environment, pid=os.getpid())
     try:
-        end = Station(config, notifier, environment).run()
+        end = Station(config, notifier, environment, reread).run()
+        while end.successor is not None and not end.stuck:
+            end = Station(end.successor, notifier, environment, reread).run()
     finally:
         notifier.close()
     if end.stuck:  # a thread that hangs in a library would hold the process for ever

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sys
+import threading
 import time
 from collections import Counter, deque
+from datetime import datetime
+from itertools import islice
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
@@ -12,84 +17,78 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from anosegd.subscribe import Subscription, decode, subscribe
+from anosegd.client import Event
+from anosegd.history import Where, decoded, first_since, opened
 from anosegd.wire import State, Verdict
 
 ROWS = 15
 WINDOW_S = 10.0
-REFRESH_S = 0.25
 COLOURS = {"PASS": "green", "FAIL": "red", "UNKNOWN": "yellow"}
 
 
-def print_lines(endpoint: str, count: int | None) -> None:
-    """Write each verdict's header as one JSON line, until `count` were written."""
-    with subscribe(endpoint, "verdict.") as subscription:
-        written = 0
-        while count is None or written < count:
-            message = subscription.receive(1.0)
-            if message is not None:
-                sys.stdout.write(message.header.decode() + "\n")
-                sys.stdout.flush()
-                written += 1
+def print_lines(where: Where, count: int | None, since: datetime | None) -> None:
+    """Write each verdict's header as one JSON line, until `count` were written; `since`: the journal's first."""
+    with opened(where) as client:
+        for verdict in islice(client.follow(first=first_since(client, since)), count):
+            sys.stdout.write(json.dumps(verdict, separators=(",", ":"), ensure_ascii=False) + "\n")
+            sys.stdout.flush()
 
 
-def show_table(endpoint: str, count: int | None) -> None:
-    """Show a live table until interrupted, or until `count` verdicts were seen."""
-    board = Board(endpoint)
-    live = Live(board.render(), console=Console(), auto_refresh=False)
-    with subscribe(endpoint, "verdict.", "state") as subscription, live:
-        while count is None or board.seen < count:
-            _take(subscription, board, count)
-            live.update(board.render(), refresh=True)
-
-
-def _take(subscription: Subscription, board: Board, count: int | None) -> None:
-    """What comes until the next refresh."""
-    until = time.monotonic() + REFRESH_S
-    while (left := until - time.monotonic()) > 0 and (count is None or board.seen < count):
-        message = subscription.receive(left)
-        if message is None:
-            continue
-        if message.topic == "state":
-            board.add_state(decode(message, State))
-        else:
-            board.add_verdict(decode(message, Verdict))
+def show_table(where: Where, count: int | None, since: datetime | None) -> None:
+    """Show a live table until interrupted, or until `count` verdicts were seen; `since`: the journal's first."""
+    board = Board(where.publish)
+    live = Live(console=Console(), get_renderable=board.render, refresh_per_second=4)
+    with opened(where, on_event=board.add_event, on_state=board.add_state) as client, live:
+        for verdict in islice(client.follow(first=first_since(client, since)), count):
+            board.add_verdict(decoded(verdict, Verdict), replayed=verdict.replayed)
 
 
 class Board:
-    """What the table shows. seen: verdicts received; missed: numbers that never came. Times shown are UTC."""
+    """What the table shows. Verdicts are added on one thread and the table is drawn on another. Times shown are UTC.
+
+    seen: verdicts received; replayed: of these, from the journal; missed: numbers that never came.
+    """
 
     def __init__(self, endpoint: str) -> None:
         self.seen = 0
+        self.replayed = 0
         self.missed = 0
+        self._lock = threading.Lock()
         self._endpoint = endpoint
         self._outcomes: Counter[str] = Counter()
         self._last: deque[Verdict] = deque(maxlen=ROWS)
         self._arrivals: deque[float] = deque()
         self._latencies: deque[float] = deque(maxlen=500)
-        self._seq: tuple[str, int] | None = None  # journal_id, seq
         self._state: State | None = None
         self._state_at = 0.0
         self._began = time.monotonic()
 
-    def add_verdict(self, verdict: Verdict) -> None:
+    def add_verdict(self, verdict: Verdict, *, replayed: bool = False) -> None:
         """Count a verdict and show it."""
-        if self._seq is not None and self._seq[0] == verdict.journal_id:
-            self.missed += max(0, verdict.seq - self._seq[1] - 1)
-        self._seq = (verdict.journal_id, verdict.seq)
-        self.seen += 1
-        self._outcomes[verdict.outcome] += 1
-        self._last.append(verdict)
-        self._arrivals.append(time.monotonic())
-        self._latencies.append(verdict.timings_ms.total)
+        with self._lock:
+            self.seen += 1
+            self.replayed += replayed
+            self._outcomes[verdict.outcome] += 1
+            self._last.append(verdict)
+            self._arrivals.append(time.monotonic())
+            if not replayed:
+                self._latencies.append(verdict.timings_ms.total)
 
-    def add_state(self, state: State) -> None:
+    def add_state(self, state: dict[str, Any]) -> None:
         """Take a heartbeat."""
-        self._state, self._state_at = state, time.monotonic()
+        with self._lock:
+            self._state, self._state_at = decoded(state, State), time.monotonic()
+
+    def add_event(self, event: Event) -> None:
+        """Numbers that were lost for good."""
+        if event.kind in ("missed", "gone"):
+            with self._lock:
+                self.missed += event.last - event.first + 1
 
     def render(self) -> RenderableType:
-        """The whole picture."""
-        return Group(self._head(), self._table(), self._foot())
+        """The whole picture; any thread."""
+        with self._lock:
+            return Group(self._head(), self._table(), self._foot())
 
     def _head(self) -> Text:
         state, silent_s = self._state, time.monotonic() - self._state_at

@@ -15,9 +15,10 @@ from anoseg_engines.judge import Defect
 from anoseg_engines.placement import Region
 
 Outcome = Literal["PASS", "FAIL", "UNKNOWN"]
-Reason = Literal["unreadable", "overrun", "deadline", "engine", "region", "shutdown"]
+Reason = Literal["unreadable", "overrun", "deadline", "engine", "region", "journal", "shutdown"]
 """Why a part was not inspected: its file does not decode; parts came too fast; the verdict would have been late; the engine
-failed; the configured region reaches beyond the image; the daemon stopped before it was its turn."""
+failed; the configured region reaches beyond the image; the verdict could not be committed; the daemon stopped before it
+was its turn."""
 
 StationState = Literal["Preoperational", "Halted", "Initialized", "Ready", "SingleExecution", "ContinuousExecution", "Error"]
 """OPC 40100-1 (OPC UA Machine Vision), clause "VisionStateMachine"."""
@@ -119,8 +120,24 @@ class CameraHealth(msgspec.Struct, frozen=True, kw_only=True):
     counts: Counts = Counts()
 
 
+class JournalHealth(msgspec.Struct, frozen=True, kw_only=True):
+    """The journal. working: the last commit succeeded. first_kept, last_committed: numbers. waiting: verdicts not committed
+    yet. last_error: the latest, also when it is over."""
+
+    working: bool
+    first_kept: int
+    last_committed: int
+    size_mb: float
+    waiting: int
+    failures: int
+    last_error: str | None = None
+
+
 class State(msgspec.Struct, frozen=True, kw_only=True):
-    """Topic `state`: every second (the heartbeat) and at every change. last_seq: 0 before the first verdict."""
+    """Topic `state`: every second (the heartbeat) and at every change. last_seq: 0 before the first verdict.
+
+    journal: None without one. control: endpoint of the control socket, None without one.
+    """
 
     schema: Literal["anoseg.state/1"] = "anoseg.state/1"
     station: str
@@ -135,6 +152,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     counts: Counts
     masks_dropped: int
     engine: EngineName
+    journal: JournalHealth | None = None
+    control: str | None = None
     cameras: dict[str, CameraHealth]
 
 

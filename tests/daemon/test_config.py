@@ -6,7 +6,18 @@ import yaml
 
 from anoseg_engines.errors import ConfigError
 from anoseg_engines.placement import Region
-from anosegd.config import CameraConfig, Config, DemoSource, EngineConfig, FileSource, FolderSource, PublishConfig, load_config
+from anosegd.config import (
+    CameraConfig,
+    Config,
+    ControlConfig,
+    DemoSource,
+    EngineConfig,
+    FileSource,
+    FolderSource,
+    JournalConfig,
+    PublishConfig,
+    load_config,
+)
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SMALL = "engine: {bundle: store/x}\ncameras:\n  top:\n    policy: wait\n    source: {kind: folder, path: images}\n"
@@ -31,7 +42,15 @@ def test_reference_file_states_the_defaults() -> None:
     assert set(raw) == set(Config.__struct_fields__)
     assert set(raw["engine"]) == set(EngineConfig.__struct_fields__)
     assert set(raw["publish"]) == set(PublishConfig.__struct_fields__)
-    assert config == Config(engine=EngineConfig(bundle=config.engine.bundle), cameras=config.cameras)
+    assert set(raw["journal"]) == set(JournalConfig.__struct_fields__)
+    assert set(raw["control"]) == set(ControlConfig.__struct_fields__)
+    assert config.journal is not None
+    assert config == Config(
+        engine=EngineConfig(bundle=config.engine.bundle),
+        cameras=config.cameras,
+        journal=JournalConfig(path=config.journal.path),  # left out, there is neither journal nor control socket
+        control=ControlConfig(),
+    )
     assert set(raw["cameras"]["device"]) == set(CameraConfig.__struct_fields__)
     for name, camera in config.cameras.items():
         source = camera.source

@@ -33,7 +33,7 @@ def test_death_of_the_inspector_is_an_orderly_stop(line: Line, config: Path, mon
         raise RuntimeError("a fault of ours")
 
     monkeypatch.setattr(Inspector, "_inspect", broken)
-    end = Station(load_config(config), Notifier(), {}).run()
+    end = Station(load_config(config), Notifier(), {}, lambda: load_config(config)).run()
     assert end == End(exit_code=1, stuck=False)
     line.listener.drain()
     verdicts = line.listener.verdicts
@@ -49,7 +49,7 @@ def test_death_of_the_mask_encoder_is_an_orderly_stop(config: Path, monkeypatch:
         raise RuntimeError("a fault of ours")
 
     monkeypatch.setattr(MaskEncoder, "work", broken)
-    assert Station(load_config(config), Notifier(), {}).run().exit_code == 1
+    assert Station(load_config(config), Notifier(), {}, lambda: load_config(config)).run().exit_code == 1
 
 
 def test_watchdog_is_fed_only_while_threads_answer(config: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -59,7 +59,7 @@ def test_watchdog_is_fed_only_while_threads_answer(config: Path, tmp_path_factor
         systemd.bind(str(path))
         systemd.setblocking(False)
         notifier = Notifier(str(path), 30.0)
-        station = Station(load_config(config), notifier, {})
+        station = Station(load_config(config), notifier, {}, lambda: load_config(config))
         workers = {"inspector": station._inspector, "publisher": station._publisher, "camera": station._cameras[0]}
 
         def fed(*, hangs: str | None) -> bool:

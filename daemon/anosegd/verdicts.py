@@ -1,0 +1,83 @@
+"""Building the published headers from a part and what became of it. Pure functions of what they are given, and the clock."""
+
+from __future__ import annotations
+
+import time
+
+from anosegd import wire
+from anosegd.config import Config
+from anosegd.frames import Part
+from anosegd.masks import MaskJob
+from anosegd.outcomes import Result, Unknown
+
+
+def verdict_of(
+    part: Part,
+    outcome: Result | Unknown,
+    *,
+    config: Config,
+    engine: wire.EngineName,
+    run_id: str,
+    journal_id: str,
+    seq: int,
+    durable: bool,
+) -> wire.Verdict:
+    """The part's verdict under the number it was given; committed_at is now."""
+    judgement = outcome.judgement if isinstance(outcome, Result) else None
+    return wire.Verdict(
+        station=config.station,
+        journal_id=journal_id,
+        seq=seq,
+        run_id=run_id,
+        camera=part.camera,
+        part_id=part.part_id,
+        sequence=part.sequence,
+        captured_at=wire.utc(part.captured_wall_ns),
+        committed_at=wire.utc(time.time_ns()),
+        outcome=judgement.outcome if judgement else "UNKNOWN",
+        reason=outcome.reason if isinstance(outcome, Unknown) else None,
+        detail=outcome.detail if isinstance(outcome, Unknown) else None,
+        score=judgement.score if judgement else None,
+        threshold=judgement.threshold if judgement else None,
+        defects=judgement.defects if judgement else (),
+        recipe=config.cameras[part.camera].recipe,
+        engine=engine,
+        source=part.source,
+        durable=durable,
+        timings_ms=_timings(part, outcome),
+    )
+
+
+def mask_job(verdict: wire.Verdict, result: Result) -> MaskJob:
+    """The map that belongs to a verdict, for encoding."""
+    height, width = result.inspection.anomaly_map.shape
+    scale_x, scale_y = result.placement.scale_xy
+    header = wire.Mask(
+        station=verdict.station,
+        journal_id=verdict.journal_id,
+        seq=verdict.seq,
+        camera=verdict.camera,
+        part_id=verdict.part_id,
+        region=result.placement.region,
+        width=width,
+        height=height,
+        scale_x=scale_x,
+        scale_y=scale_y,
+    )
+    return MaskJob(header, result.inspection.anomaly_map)
+
+
+def _timings(part: Part, outcome: Result | Unknown) -> wire.Timings:
+    total = _ms(time.monotonic_ns() - part.captured_ns)
+    if isinstance(outcome, Unknown):
+        return wire.Timings(total=total)
+    return wire.Timings(
+        wait=_ms(outcome.started_ns - part.captured_ns),
+        inspect=_ms(outcome.finished_ns - outcome.started_ns),
+        inference=_ms(outcome.inspection.inference_ns),
+        total=total,
+    )
+
+
+def _ms(ns: int) -> float:
+    return round(ns / 1e6, 3)
