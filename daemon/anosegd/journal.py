@@ -94,8 +94,7 @@ class Journal:
             inbox,
             wall_ns=wall_ns,
             monotonic_ns=monotonic_ns,
-            carry_over=upkeep.carry_over,
-            check=upkeep.check,
+            upkeep=upkeep,
             on_new_journal=on_new_journal,
         )
         try:

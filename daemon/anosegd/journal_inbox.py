@@ -14,7 +14,7 @@ from anosegd.journal_types import Cursor, Entry, JournalBacklogError, JournalErr
 
 Done = Callable[[Sequence[Entry], Exception | None], None]
 
-MAX_WAITING, MAX_WAITING_BYTES = 20_000, 64 << 20
+MAX_WAITING, MAX_WAITING_BYTES = 10_000, 64 << 20
 MAX_COMMIT, MAX_COMMIT_BYTES = 2000, 4 << 20
 MAX_CONSUMERS = 64
 CONSUMER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -94,7 +94,7 @@ class Inbox:
     def amend(self, entry: Entry) -> None:
         """See `Journal.amend`."""
         with self._changed:
-            if entry.journal_id == self._numbers.journal_id:
+            if entry.journal_id == self._numbers.journal_id and self._numbers.begun:
                 self._revoking[entry.seq] = entry
                 self._items.append(Amended(entry))
                 self._changed.notify()

@@ -30,6 +30,11 @@ class Numbers:
         return self._journal_id
 
     @property
+    def begun(self) -> bool:
+        """Whether there is a journal."""
+        return self._journal_id != self._spare_id
+
+    @property
     def highest(self) -> int:
         """The highest number given out, or used in an earlier run."""
         return self._highest
@@ -37,7 +42,7 @@ class Numbers:
     @property
     def low(self) -> bool:
         """Whether it is time to reserve more."""
-        return self._last - self._next + 1 < self._block and self._journal_id != self._spare_id
+        return self._last - self._next + 1 < self._block and self.begun
 
     def next_id(self) -> VerdictId:
         """An identity that was never given out before."""
@@ -96,9 +101,11 @@ class Numbers:
             self._next = first
         return self.reserved(last)
 
-    def end(self) -> None:
-        """There is no journal."""
+    def end(self) -> int:
+        """There is no journal any more. Returns its highest number given out."""
         with self._lock:
+            given_to = self._next - 1
             self._journal_id = self._spare_id
             self._given.clear()
             self._next, self._last = self._highest + 1, self._highest
+            return given_to

@@ -16,9 +16,10 @@ BUSY_S = 2.0
 
 _ENTRIES = """SELECT seq, CAST(camera AS BLOB), CAST(outcome AS BLOB), captured_ns, committed_ns, kept_ns, crc, header
     FROM entry WHERE seq BETWEEN ? AND ? ORDER BY seq LIMIT ?"""
-_VOIDS = """SELECT first, last FROM void WHERE last >= ?1 AND first <= ?2
-    AND first >= coalesce((SELECT max(first) FROM void WHERE first <= ?1), ?1) ORDER BY first"""
-_SINCE = "SELECT min(seq) FROM entry INDEXED BY entry_committed WHERE committed_ns >= ?"
+_VOIDS = """SELECT first, last FROM void WHERE first >= coalesce((SELECT max(first) FROM void WHERE first <= ?), 0)
+    AND first <= ? AND last >= ? ORDER BY first"""
+_SINCE = """SELECT min(seq) FROM entry WHERE committed_ns >= ? AND seq > coalesce((SELECT max(seq) FROM mark WHERE seq <
+    coalesce((SELECT min(seq) FROM mark WHERE latest_ns >= ?), 1 << 62)), 0)"""
 
 
 class Extent(NamedTuple):
@@ -84,7 +85,7 @@ class JournalReader:
         """
         with self._open() as db, snapshot(db):
             bound = max(-MAX_SEQ, min(wall_ns, 2 * MAX_SEQ - 1))
-            row = db.execute(_SINCE, (bound,)).fetchone()
+            row = db.execute(_SINCE, (bound, bound)).fetchone()
             settled_to = read_extent(db).settled_to
         return settled_to + 1 if row[0] is None else min(int(row[0]), settled_to + 1)
 
@@ -154,7 +155,7 @@ def read_page(
             size += len(entry.header)
         if len(entries) == limit:
             end = entries[-1].seq
-        voids = merged([Range(max(a, start), min(b, end)) for a, b in db.execute(_VOIDS, (start, end))])
+        voids = merged([Range(max(a, start), min(b, end)) for a, b in db.execute(_VOIDS, (start, end, start)) if start <= end])
     if start <= end:
         lost = missing([*voids, *(Range(e.seq, e.seq) for e in entries)], start, end)
         if lost or len(entries) + sum(b - a + 1 for a, b in voids) != end - start + 1:

@@ -12,18 +12,20 @@ from anoseg_engines.errors import AnosegError
 
 MAX_HEADER_BYTES = 64 << 10
 MAX_SEQ = 1 << 62
+"""Numbers and times beyond cannot be kept."""
 
 
 class JournalConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """path: the journal's file; its folder must exist. sync: `normal` loses nothing when the daemon is killed, and in a power
-    failure the last moments; `full` syncs the disk before a verdict is sent. keep_days, keep_mb: older verdicts are deleted,
-    whichever is reached first. block: seq numbers reserved at a time."""
+    """path: the journal's file; its folder must exist. sync: `normal` loses nothing when the daemon is killed, but the last
+    half minute in a power failure; `full` syncs the disk before a verdict is sent. keep_days, keep_mb: older verdicts are
+    deleted, whichever is reached first. block: seq numbers reserved at a time; as many as verdicts may wait, they do not run
+    out while the disk hangs; a crash leaves up to twice as many unused."""
 
     path: Annotated[str, Meta(min_length=1)]
     sync: Literal["normal", "full"] = "normal"
     keep_days: Annotated[float, Meta(gt=0, le=36_500)] = 90.0
-    keep_mb: Annotated[int, Meta(ge=32, le=1 << 20)] = 1024
-    block: Annotated[int, Meta(ge=100, le=1_000_000)] = 1000
+    keep_mb: Annotated[int, Meta(ge=64, le=1 << 20)] = 1024
+    block: Annotated[int, Meta(ge=100, le=1_000_000)] = 10_000
 
 
 class JournalError(AnosegError):
@@ -68,6 +70,12 @@ class Entry:
     header: bytes
 
     def __post_init__(self) -> None:
+        try:
+            (self.camera + self.outcome).encode()
+        except UnicodeEncodeError as error:
+            raise JournalError(f"verdict {self.seq}: camera or outcome is no valid text") from error
+        if not (abs(self.captured_ns) < MAX_SEQ and abs(self.committed_ns) < MAX_SEQ):
+            raise JournalError(f"verdict {self.seq} of {self.camera}: no such time")
         if len(self.header) > MAX_HEADER_BYTES:
             what = f"verdict {self.seq} of {self.camera}: its header has {len(self.header)} bytes, {MAX_HEADER_BYTES} are kept"
             raise JournalError(what)

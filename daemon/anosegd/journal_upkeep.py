@@ -6,6 +6,8 @@ meanwhile. And of a journal too large to be checked whole at start, the rest is 
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -20,7 +22,10 @@ CHECK_EVERY_S, ROWS_EACH, BYTES_EACH = 0.2, 200, 1 << 20
 
 
 class Upkeep(Worker):
-    """Works on the journal's file beside the writer. reader: makes a reader for this thread. on_damage: told what was found."""
+    """Works on the journal's file beside the writer. reader: makes a reader for this thread. on_damage: told what was found.
+
+    log_in_use: held while the write-ahead log is carried over; SQLite refuses a second attempt instead of waiting.
+    """
 
     def __init__(
         self,
@@ -32,6 +37,7 @@ class Upkeep(Worker):
     ) -> None:
         super().__init__("journal-upkeep")
         self._path, self._reader, self._journal_id, self._on_damage = path, reader, journal_id, on_damage
+        self.log_in_use = threading.Lock()
         self._wake = threading.Event()
         self._log_is_long = False
         self._stopping = False
@@ -54,6 +60,8 @@ class Upkeep(Worker):
 
     def work(self) -> None:
         """Carry over when told to, check while there is something to check."""
+        with contextlib.suppress(OSError):  # where both want a core, the writer gets it
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
         with self._reader() as reader:
             while not self._stopping:
                 self.answer()
@@ -68,7 +76,10 @@ class Upkeep(Worker):
     def _carry_over(self) -> None:
         journal_id = self._journal_id()
         try:
-            with closing(sqlite3.connect(uri(self._path, "rw"), uri=True, isolation_level=None, timeout=BUSY_S)) as db:
+            with (
+                self.log_in_use,
+                closing(sqlite3.connect(uri(self._path, "rw"), uri=True, isolation_level=None, timeout=BUSY_S)) as db,
+            ):
                 db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         except sqlite3.Error as error:
             if is_damage(error):

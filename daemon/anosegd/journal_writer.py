@@ -16,15 +16,18 @@ from anosegd.journal_inbox import Amended, Inbox, Submitted, Work
 from anosegd.journal_ledger import Ledger
 from anosegd.journal_numbers import Numbers
 from anosegd.journal_reader import is_damage
-from anosegd.journal_store import NEWEST_CHECKED, WHOLE_CHECK_BYTES, Store, Transaction, create_store, open_store, set_aside
+from anosegd.journal_store import EXPIRE_BYTES, VACUUM_PAGES, Store, Transaction, create_store, open_store, set_aside
 from anosegd.journal_types import Entry, JournalConfig, JournalDamagedError, JournalError, JournalStats, Range, merged
+from anosegd.journal_upkeep import Upkeep
 from anosegd.worker import Worker
 
 TICK_S, RETRY_S, EXPIRE_EVERY_S = 0.2, 1.0, 0.02
-CARRY_OVER_PAGES = 768
+CARRY_OVER_PAGES = 3000
 """Pages written until the write-ahead log is carried over into the file, beside the writer."""
-LOG_BYTES = 16 << 20
-"""Of keep_mb, what is left to the write-ahead log and to free pages."""
+CUT_PAGES, CUT_RETRY_S = 1000, 60.0
+"""How often the log's length is looked at; and how long it may grow on when another program keeps it from being cut."""
+LOG_BYTES = 36 << 20
+"""Of keep_mb, what is left to the write-ahead log (20 MiB, and what is written between two looks) and to free pages."""
 SKIPPED_IN_DOUBT = 1 << 24
 """Numbers passed over when it is not known which were used: more than four hours of failed commits at 1,000 a second."""
 DAY_NS = 86_400_000_000_000
@@ -50,8 +53,8 @@ class AgeClock:
 class Writer(Worker):
     """Empties the inbox into the file. Everything here runs on its thread, or before it is started.
 
-    carry_over: asks for the write-ahead log to be carried over, beside this thread. check: asks for a journal (id) to be read
-    through up to a number. on_new_journal: told the id of a journal that was begun or opened after the start.
+    upkeep: does beside this thread what would make verdicts wait. on_new_journal: told the id of a journal that was begun or
+    opened after the start.
     """
 
     def __init__(
@@ -64,8 +67,7 @@ class Writer(Worker):
         *,
         wall_ns: Callable[[], int],
         monotonic_ns: Callable[[], int],
-        carry_over: Callable[[], None],
-        check: Callable[[str, int], None],
+        upkeep: Upkeep,
         on_new_journal: Callable[[str], None],
     ) -> None:
         super().__init__("journal")
@@ -73,14 +75,14 @@ class Writer(Worker):
         self.stats = JournalStats(numbers.journal_id, False, 0, 0, 0, 0, 0, 0, 0, None, 0.0)
         self._config, self._path, self._ledger, self._numbers, self._inbox = config, path, ledger, numbers, inbox
         self._wall_ns, self._monotonic_ns = wall_ns, monotonic_ns
-        self._carry_over, self._check, self._on_new_journal = carry_over, check, on_new_journal
+        self._upkeep, self._on_new_journal = upkeep, on_new_journal
         self._store: Store | None = None
         self._clock = AgeClock(None, wall_ns(), monotonic_ns)
         self._holes: list[Range] = []  # numbers to be declared void with the next transaction
         self._amends: dict[int, Entry] = {}
         self._damage: str | None = None
-        self._retry_at = self._upkeep_at = self._replaced_at = 0.0
-        self._pages_written = 0
+        self._retry_at = self._upkeep_at = self._replaced_at = self._cut_at = 0.0
+        self._pages_written = self._pages_uncut = self._bytes_written = 0
         self._failing = logs.Throttle("journal.failing")
 
     def work(self) -> None:
@@ -98,15 +100,17 @@ class Writer(Worker):
                 self._do(work)
                 if work.closing:
                     break
-                if time.monotonic() >= self._upkeep_at:
-                    self._upkeep_at = time.monotonic() + (EXPIRE_EVERY_S if self._expire() else RETRY_S)
+                self._keep_up()
         finally:
             self._inbox.close()
             self.close()
 
     def close(self) -> None:
-        """Close the files, unless `work` has done so."""
+        """Close the files, unless `work` has done so. Numbers in hand are given back: only a crash leaves them unused."""
+        given_to = self._numbers.end()
         if self._store is not None:
+            with suppress(OSError):
+                self._ledger.reserve(self._store.journal_id, given_to)
             with suppress(sqlite3.Error):
                 self._store.close()
         self._store = None
@@ -182,8 +186,8 @@ class Writer(Worker):
         self._inbox.begin(store.cursors())
         self._amends.clear()
         self._holes = merged([*holes, *self._numbers.begin(store.journal_id, used_to + 1, reserved_to)])
-        if store.size_bytes() > WHOLE_CHECK_BYTES:
-            self._check(store.journal_id, store.settled_to - NEWEST_CHECKED)
+        if store.unchecked_to:
+            self._upkeep.check(store.journal_id, store.unchecked_to)
         self._commit(Transaction(voids=self._holes), [])
         self._refresh(journal_id=store.journal_id)
         if self.alive and store.journal_id != known_id:
@@ -261,11 +265,10 @@ class Writer(Worker):
             store.write(transaction, self._clock.now_ns())
         except sqlite3.Error as failure:
             error = JournalError(f"{self._path}: {failure}", hint="free some space" if "full" in str(failure) else "")
-            self._damage = str(failure) if is_damage(failure) else self._damage
             self._lose(seqs)
             self._inbox.cursors_failed(list(transaction.cursors))
             self._inbox.amended(transaction.entries)
-            self._failed(error.what)
+            self._troubled(failure)
         else:
             self._numbers.settled(seqs)
             self._committed(transaction, 1000 * (time.perf_counter() - started))
@@ -290,16 +293,49 @@ class Writer(Worker):
             committed=self.stats.committed + len(transaction.entries),
             slowest_commit_ms=max(self.stats.slowest_commit_ms, ms),
         )
-        self._pages_written += 3 + sum(len(e.header) for e in transaction.entries) // 4096
-        if self._pages_written >= CARRY_OVER_PAGES:
-            self._pages_written = 0
-            self._carry_over()
+        size = sum(len(e.header) for e in transaction.entries)
+        self._bytes_written += size
+        self._written(2 + size // 4096)
 
     def _answer(self, item: Submitted, error: JournalError | None) -> None:
         self._inbox.answered(item)
         item.done(item.entries, error)
 
     # ---- upkeep
+
+    def _keep_up(self) -> None:
+        """Some steps of retention where they are due: every second, and as fast as verdicts come in."""
+        if self._pages_uncut >= CUT_PAGES and time.monotonic() >= self._cut_at:
+            self._cut_log()
+        steps = self._bytes_written // (EXPIRE_BYTES // 2)
+        if not steps and time.monotonic() < self._upkeep_at:
+            return
+        self._bytes_written = 0
+        more = self._expire()
+        while more and (steps := steps - 1) > 0:
+            more = self._expire()
+        self._upkeep_at = time.monotonic() + (EXPIRE_EVERY_S if more else RETRY_S)
+
+    def _cut_log(self) -> None:
+        """The write-ahead log never grows without bound: where verdicts come faster than it is carried over, they wait."""
+        self._pages_uncut = 0
+        try:
+            with self._upkeep.log_in_use:
+                cut = self._store is None or self._store.cut_log()
+        except sqlite3.Error as error:
+            self._troubled(error)
+            return
+        if not cut:
+            self._cut_at = time.monotonic() + CUT_RETRY_S
+            self._notice(f"{self._path}: another program keeps reading it, so its write-ahead log grows")
+
+    def _written(self, pages: int) -> None:
+        """The write-ahead log has grown, by about so many pages."""
+        self._pages_written += pages
+        self._pages_uncut += pages
+        if self._pages_written >= CARRY_OVER_PAGES:
+            self._pages_written = 0
+            self._upkeep.carry_over()
 
     def _expire(self) -> bool:
         """One step of retention; whether there is more to do."""
@@ -312,13 +348,13 @@ class Writer(Worker):
                 self._replace("it was moved or deleted")
                 return False
             oldest_ns = self._clock.now_ns() - int(config.keep_days * DAY_NS)
-            more = store.expire(before_kept_ns=oldest_ns, max_bytes=(config.keep_mb << 20) - LOG_BYTES) > 0 or store.shrink()
+            more = store.expire(before_kept_ns=oldest_ns, max_bytes=(config.keep_mb << 20) - LOG_BYTES) > 0
+            if not more and (more := store.shrink()) and not store.may_shrink:
+                self._upkeep.carry_over()  # only then the file is cut
+            self._written(VACUUM_PAGES if more else 0)
         except sqlite3.Error as error:
-            self._failed(f"{self._path}: {error}")
-            if is_damage(error):
-                self._replace(str(error))
-        if not more:
-            self._refresh()
+            self._troubled(error)
+        self._refresh()
         return more
 
     def _refresh(self, journal_id: str | None = None) -> None:
@@ -332,12 +368,16 @@ class Writer(Worker):
                 size_bytes=store.size_bytes(),
             )
 
+    def _troubled(self, error: sqlite3.Error) -> None:
+        self._failed(f"{self._path}: {error}")
+        self._damage = str(error) if is_damage(error) else self._damage
+
     def _failed(self, what: str) -> None:
         self.stats = dataclasses.replace(self.stats, working=False, failures=self.stats.failures + 1, last_error=what)
         self._failing.warning(error=what)
         if time.monotonic() >= self._retry_at:
             self._retry_at = time.monotonic() + RETRY_S
-            self._carry_over()  # the log starts over afterwards, where a full disk has room for it
+            self._upkeep.carry_over()  # the log starts over afterwards, where a full disk has room for it
 
     def _notice(self, what: str) -> None:
         self.notices.append(what)

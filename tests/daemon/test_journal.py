@@ -1,0 +1,371 @@
+"""The journal as the publisher and the control socket use it: one real file, real threads."""
+
+import dataclasses
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from journal_tools import Answer, close_journals, commit, config, entry, eventually, open_journal, read_all, submit, walk
+
+from anosegd import journal_inbox, journal_store
+from anosegd.journal import Journal, JournalBacklogError, JournalError, VerdictId
+
+
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    yield
+    close_journals()
+
+
+Opener = Callable[..., Journal]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "journal.db"
+
+
+@pytest.fixture
+def opened(path: Path) -> Iterator[Opener]:
+    """Opens journals at `path`, and closes them at the end."""
+    journals: list[Journal] = []
+
+    def opener(**settings: object) -> Journal:
+        journals.append(open_journal(config(path, **settings)))
+        return journals[-1]
+
+    yield opener
+    for journal in journals:
+        assert journal.close()
+
+
+@contextmanager
+def writing_blocked(path: Path) -> Iterator[None]:
+    """Another program holds the file's write lock."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("BEGIN IMMEDIATE")
+        yield
+        db.execute("ROLLBACK")
+
+
+def test_a_verdict_is_in_the_file_when_done_is_called(opened: Opener, path: Path) -> None:
+    """Another connection sees the entry at the moment `done` is called, on the journal's thread."""
+    journal = opened()
+    seen: list[object] = []
+    finished = threading.Event()
+
+    def done(entries: object, error: object) -> None:
+        with closing(sqlite3.connect(path)) as db:
+            seen.extend([threading.current_thread().name, error, *db.execute("SELECT seq, header FROM entry").fetchall()])
+        finished.set()
+
+    verdict = entry(journal.next_id())
+    journal.submit([verdict], done)
+    assert finished.wait(30)
+    assert seen == ["journal", None, (verdict.seq, verdict.header)]
+
+
+def test_what_was_committed_is_read_back_as_it_was(opened: Opener) -> None:
+    """Every field, in order, through pages small and large."""
+    journal = opened()
+    entries = [e for n in (1, 7, 100) for e in commit(journal, n, size=n * 50)]
+    assert list(read_all(journal).entries.values()) == entries
+    with journal.reader() as reader:
+        assert list(walk(reader, limit=3).entries.values()) == entries
+        assert list(walk(reader, max_bytes=1).entries.values()) == entries
+        assert reader.page(5, 6).entries == entries[4:6]
+        assert reader.page(5, 6).next == 7
+
+
+def test_everything_that_waits_is_committed_at_once(opened: Opener, path: Path) -> None:
+    """Fifty submissions while the file is locked return at once and then take two transactions at most."""
+    journal = opened()
+    commit(journal)
+    before = journal.stats().commits
+    with writing_blocked(path):
+        answers = [submit(journal)[1] for _ in range(50)]
+        assert not answers[-1].called
+    assert [a.error for a in answers] == [None] * 50
+    assert journal.stats().commits - before <= 2
+
+
+def test_numbers_go_on_after_a_restart(opened: Opener) -> None:
+    """Ten runs stopped in order: one count without a hole, one journal_id."""
+    seqs: list[int] = []
+    journal_ids = set()
+    for run in range(10):
+        journal = opened()
+        seqs += [e.seq for e in commit(journal, run + 1)]
+        journal_ids.add(journal.journal_id)
+        journal.close()
+    journal = opened()
+    contents = read_all(journal)
+    assert list(contents.entries) == seqs == list(range(1, 56))
+    assert len(journal_ids) == 1
+
+
+def test_a_number_in_flight_stops_readers_until_it_is_settled(opened: Opener) -> None:
+    """A later number that is committed first is not handed out before the earlier one is committed or discarded."""
+    journal = opened()
+    first, second, third = (journal.next_id() for _ in range(3))
+    answer = Answer()
+    journal.submit([entry(third)], answer)
+    assert answer.error is None
+    assert read_all(journal).next == first.seq
+    journal.submit([entry(first)], answer := Answer())
+    assert answer.error is None
+    assert list(read_all(journal).entries) == [first.seq]
+    journal.discard([second])
+    eventually(lambda: read_all(journal).next == third.seq + 1)
+    contents = read_all(journal)
+    assert (list(contents.entries), contents.void()) == ([first.seq, third.seq], {second.seq})
+
+
+def test_a_number_never_submitted_is_void_after_a_restart(opened: Opener) -> None:
+    """The daemon died between taking a number and submitting it; what was committed after it stays."""
+    journal = opened()
+    lost = journal.next_id()
+    (kept,) = commit(journal)
+    journal.close()
+    contents = read_all(opened())
+    assert list(contents.entries) == [kept.seq]
+    assert lost.seq in contents.void()
+
+
+def test_a_number_is_used_once(opened: Opener) -> None:
+    """Submitted twice, discarded and submitted, never given out: each is refused, and nothing of it is written."""
+    journal = opened()
+    (committed,) = commit(journal)
+    discarded = journal.next_id()
+    journal.discard([discarded])
+    doubled = entry(journal.next_id())
+    for entries in ([committed], [entry(discarded)], [entry(VerdictId(journal.journal_id, 77))], [doubled, doubled]):
+        with pytest.raises(JournalError):
+            journal.submit(entries, Answer())
+    with pytest.raises(JournalError):
+        journal.discard([discarded])
+    assert list(read_all(journal).entries) == [committed.seq]
+
+
+def test_a_verdict_of_another_journal_is_refused_not_committed(opened: Opener) -> None:
+    """Its number means nothing here: `done` gets an error, and the verdicts beside it are committed."""
+    journal = opened()
+    answer = Answer()
+    journal.submit([entry(VerdictId("0" * 32, 1))], answer)
+    assert isinstance(answer.error, JournalError)
+    commit(journal)
+
+
+def test_an_amendment_wins_over_what_it_amends(opened: Opener, path: Path) -> None:
+    """Whether the first header still waits, or is committed."""
+    journal = opened()
+    with writing_blocked(path):
+        (waiting,), answer = submit(journal)
+        journal.amend(entry(VerdictId(*journal_id_seq(waiting)), "UNKNOWN"))
+    assert answer.error is None
+    (committed,) = commit(journal)
+    journal.amend(entry(VerdictId(*journal_id_seq(committed)), "UNKNOWN"))
+    eventually(lambda: len(read_all(journal).entries) == 2)
+    assert [(e.outcome, b"UNKNOWN" in e.header) for e in read_all(journal).entries.values()] == [("UNKNOWN", True)] * 2
+
+
+def journal_id_seq(verdict: object) -> tuple[str, int]:
+    return verdict.journal_id, verdict.seq  # type: ignore[attr-defined]
+
+
+def test_no_reader_gets_what_is_being_amended(opened: Opener, path: Path) -> None:
+    """From the call on, even while the disk does not take the new header."""
+    journal = opened()
+    verdicts = commit(journal, 3)
+    with journal.reader() as reader, writing_blocked(path):
+        assert list(walk(reader).entries) == [1, 2, 3]
+        journal.amend(entry(VerdictId(*journal_id_seq(verdicts[1])), "UNKNOWN"))
+        assert list(walk(reader).entries) == [1]
+    eventually(lambda: list(read_all(journal).entries) == [1, 2, 3])
+    assert read_all(journal).entries[2].outcome == "UNKNOWN"
+
+
+def test_amending_what_carries_no_verdict_changes_nothing(opened: Opener) -> None:
+    """A void stays void: consumers have been told."""
+    journal = opened()
+    unused = journal.next_id()
+    journal.discard([unused])
+    commit(journal)
+    journal.amend(entry(unused))
+    commit(journal)
+    eventually(lambda: read_all(journal).next == 4)
+    contents = read_all(journal)
+    assert (sorted(contents.entries), contents.void()) == ([2, 3], {1})
+
+
+def test_a_program_that_holds_the_file_costs_verdicts_their_place_and_no_more(opened: Opener, path: Path) -> None:
+    """The commit fails, `done` says so, and afterwards its number is void and the next is committed."""
+    journal = opened()
+    commit(journal)
+    with writing_blocked(path):
+        (failed,), answer = submit(journal)
+        assert isinstance(answer.error, JournalError)
+    assert not journal.stats().working
+    (after,) = commit(journal)
+    contents = read_all(journal)
+    assert sorted(contents.entries) == [1, after.seq]
+    assert failed.seq in contents.void()
+    assert journal.stats().working
+
+
+def test_holes_are_declared_without_waiting_for_the_next_verdict(opened: Opener, path: Path) -> None:
+    """After a failed commit the line may stand still; readers get past the hole all the same."""
+    journal = opened()
+    with writing_blocked(path):
+        (failed,), answer = submit(journal)
+        assert answer.error is not None
+    eventually(lambda: read_all(journal).next > failed.seq)
+
+
+def test_too_many_waiting_verdicts_are_refused(opened: Opener, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that hangs does not fill the memory; the refused numbers become void."""
+    monkeypatch.setattr(journal_inbox, "MAX_WAITING", 100)
+    journal = opened()
+    with writing_blocked(path):
+        _, answer = submit(journal, 100)
+        with pytest.raises(JournalBacklogError):
+            submit(journal)
+    assert answer.error is None
+    commit(journal)
+    contents = read_all(journal)
+    assert (len(contents.entries), contents.void()) == (101, {101})
+
+
+def test_consumers_cursors_never_go_back_and_outlive_a_restart(opened: Opener) -> None:
+    """Named, bounded in number, acknowledged no further than numbers go; forgotten when told to."""
+    journal = opened()
+    commit(journal, 10)
+    assert journal.consumer("archive") == 0
+    for seq in (3, 7, 5):
+        journal.ack("archive", seq)
+    journal.ack("other", 1)
+    journal.forget("other")
+    for name, seq in (("archive", 11), ("archive", -1), ("", 1), ("a b", 1), ("x" * 65, 1), ("-", 1)):
+        with pytest.raises(JournalError):
+            journal.ack(name, seq)
+    journal.close()
+    journal = opened()
+    assert (list(journal.cursors()), journal.consumer("archive")) == (["archive"], 7)
+    for n in range(journal_inbox.MAX_CONSUMERS - 1):
+        journal.ack(f"consumer-{n}", 1)
+    with pytest.raises(JournalError):
+        journal.ack("one-more", 1)
+    journal.ack("archive", 8)
+    journal.close()
+    assert opened().consumer("archive") == 8
+
+
+def test_since_a_time_finds_the_first_number_and_a_clock_set_back_hides_none(
+    opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against a search through all entries, with a clock that jumps forth and back, through a restart."""
+    monkeypatch.setattr(journal_store, "MARK_EVERY", 7)
+    hours = [8, 9, 10, 11, 10, 10, 11, 12, 12, 50, 12, 13]  # set back from 11, and for a moment far ahead
+    journal = opened()
+    times: dict[int, int] = {}
+    for n, hour in enumerate(hours):
+        for minute in range(0, 60, 20):
+            wall_ns = (hour * 60 + minute) * 60_000_000_000
+            (verdict,) = commit(journal, wall_ns=wall_ns)
+            times[verdict.seq] = wall_ns
+        if n == 6:
+            journal.close()
+            journal = opened()
+    with journal.reader() as reader:
+        for minute in range(7 * 60, 52 * 60, 10):
+            wall_ns = minute * 60_000_000_000
+            expected = min((seq for seq, at in times.items() if at >= wall_ns), default=max(times) + 1)
+            assert reader.find_since(wall_ns) == expected
+        assert reader.find_since(-(1 << 80)) == 1
+        assert reader.find_since(1 << 80) == max(times) + 1
+
+
+def test_pages_that_cannot_be_are_refused(opened: Opener) -> None:
+    """Numbers, limits and sizes below one, and beyond what SQLite can count."""
+    journal = opened()
+    commit(journal)
+    with journal.reader() as reader:
+        for first, limit, max_bytes in ((0, 1, 1), (-5, 1, 1), (1, 0, 1), (1, 1, 0), (1 << 70, 1, 1)):
+            with pytest.raises(JournalError):
+                reader.page(first, limit=limit, max_bytes=max_bytes)
+        assert reader.page(1000).next == 1000
+        assert reader.page(1000).last_committed == 1
+        assert reader.page(1, 0).next == 1
+
+
+def test_two_daemons_never_share_a_journal(opened: Opener, path: Path) -> None:
+    """A second process is refused with exit code 1 and told why; it may have it once the first is gone."""
+    journal = opened()
+    script = (
+        "import sys; from anosegd.journal import *\n"
+        "try: Journal.open(JournalConfig(path=sys.argv[1])).close()\n"
+        "except JournalError as error: print(error); sys.exit(error.exit_code)"
+    )
+
+    def other_daemon() -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, timeout=60)
+
+    refused = other_daemon()
+    assert (refused.returncode, "in use by another daemon" in refused.stdout) == (1, True)
+    assert "Traceback" not in refused.stderr
+    journal.close()
+    assert other_daemon().returncode == 0
+
+
+def test_a_closed_journal_takes_nothing_and_has_committed_what_it_took(opened: Opener) -> None:
+    """What was submitted before close is in the file, every `done` was called."""
+    journal = opened(block=1000)
+    answers = [submit(journal, 10)[1] for _ in range(50)]
+    last = journal.next_id()
+    assert journal.close()
+    assert [a.error for a in answers] == [None] * 50
+    with pytest.raises(JournalError):
+        journal.submit([entry(last)], Answer())
+    assert len(read_all(opened()).entries) == 500
+
+
+def test_a_callback_that_raises_ends_the_journal_in_order(opened: Opener) -> None:
+    """A mistake of the publisher's is not passed over: the thread is seen to have died, nothing is taken any more."""
+    journal = opened()
+
+    def done(*_: object) -> None:
+        raise RuntimeError("a mistake")
+
+    journal.submit([entry(journal.next_id())], done)
+    writer = journal.workers[0]
+    eventually(lambda: not writer.alive)
+    assert isinstance(writer.failure, RuntimeError)
+    with pytest.raises(JournalError):
+        submit(journal)
+    assert journal.close()
+    assert list(read_all(opened()).entries) == [1]
+
+
+@pytest.mark.parametrize(
+    "change", [{"camera": "\ud800"}, {"captured_ns": 1 << 70}, {"committed_ns": -(1 << 70)}, {"header": b"x" * 65537}]
+)
+def test_what_cannot_be_kept_is_refused_before_it_is_submitted(opened: Opener, change: dict[str, Any]) -> None:
+    """It never reaches the writer, where it would cost the verdicts beside it their place."""
+    good = entry(opened().next_id())
+    with pytest.raises(JournalError):
+        dataclasses.replace(good, **change)
+
+
+def test_a_path_that_cannot_be_is_configuration(tmp_path: Path) -> None:
+    """A folder that is missing, or a folder where the file should be, is configuration: exit code 2, nothing is moved."""
+    for at in (tmp_path / "missing" / "journal.db", tmp_path):
+        with pytest.raises(Exception, match=r"journal\.path") as caught:
+            open_journal(config(at))
+        assert getattr(caught.value, "exit_code", None) == 2
+    assert list(tmp_path.iterdir()) == []

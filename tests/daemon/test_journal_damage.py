@@ -1,0 +1,367 @@
+"""Damage to the journal's files, found at start and found later: the documented outcome, never a wrong verdict."""
+
+import os
+import random
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from journal_tools import Answer, Contents, close_journals, commit, config, entry, eventually, open_journal, read_all, submit
+
+from anoseg_engines.errors import AnosegError
+from anosegd import journal_store, journal_upkeep
+from anosegd.journal import Journal, JournalDamagedError, JournalError
+from anosegd.journal_ledger import Ledger
+
+
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    yield
+    close_journals()
+
+
+SCRIPT = Path(__file__).parent.parent / "journal_process.py"
+Damage = Callable[[Path], object]
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Contents]:
+    """A journal whose daemon was killed, part of it in the file, part in the write-ahead log; and what is in it."""
+    path = tmp_path_factory.mktemp("original") / "journal.db"
+
+    def write(groups: int, end: str) -> None:
+        subprocess.run(
+            [sys.executable, str(SCRIPT), str(path), "normal", str(groups), end, "5"], capture_output=True, timeout=60
+        )
+
+    write(150, "close")
+    write(60, "kill")
+    assert path.with_name("journal.db-wal").stat().st_size > 50_000
+    copy = copy_of(path, tmp_path_factory.mktemp("copy"))
+    journal = open_journal(config(copy))
+    contents = read_all(journal)
+    assert journal.close()
+    assert len(contents.entries) > 500
+    return path, contents
+
+
+def copy_of(path: Path, folder: Path) -> Path:
+    shutil.copytree(path.parent, folder, dirs_exist_ok=True)
+    return folder / path.name
+
+
+@pytest.fixture
+def path(original: tuple[Path, Contents], tmp_path: Path) -> Path:
+    return copy_of(original[0], tmp_path / "journal")
+
+
+def beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
+
+
+def aside(path: Path) -> list[Path]:
+    return sorted(p for p in path.parent.iterdir() if ".damaged-" in p.name and not p.name.endswith(("-wal", "-shm")))
+
+
+def overwrite(path: Path, at: int, data: bytes) -> None:
+    with path.open("r+b") as f:
+        f.seek(at)
+        f.write(data)
+
+
+def flip(path: Path, at: int) -> None:
+    byte = path.read_bytes()[at]
+    overwrite(path, at, bytes([byte ^ 0x10]))
+
+
+def change(statement: str) -> Damage:
+    def damage(path: Path) -> None:
+        with closing(sqlite3.connect(path, isolation_level=None)) as db:
+            db.execute(statement).fetchall()
+
+    return damage
+
+
+def carried_over(path: Path) -> Path:
+    """With everything from the write-ahead log in the file, which would otherwise make its first page good again."""
+    change("PRAGMA wal_checkpoint(TRUNCATE)")(path)
+    return path
+
+
+def another_database(path: Path) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        beside(path, suffix).unlink(missing_ok=True)
+    change("CREATE TABLE recipes (name TEXT)")(path)
+
+
+SET_ASIDE: dict[str, Damage] = {
+    "file of no bytes": lambda p: os.truncate(p, 0),
+    "file cut in its header": lambda p: os.truncate(p, 60),
+    "file cut between two pages": lambda p: os.truncate(p, p.stat().st_size // 8192 * 4096),
+    "file cut within a page": lambda p: os.truncate(p, p.stat().st_size // 2 + 100),
+    "zeros for a header": lambda p: overwrite(carried_over(p), 0, bytes(100)),
+    "zeros for its second half": lambda p: overwrite(p, p.stat().st_size // 2, bytes(p.stat().st_size // 2)),
+    "bytes at random for a file": lambda p: p.write_bytes(random.Random(1).randbytes(100_000)),
+    "text for a file": lambda p: p.write_text("this is no journal\n" * 1000),
+    "another program's database": another_database,
+    "journal of a later version": change("PRAGMA user_version = 99"),
+    "table dropped": change("DROP TABLE void"),
+    "trigger added": change("CREATE TRIGGER t AFTER INSERT ON entry BEGIN DELETE FROM entry; END"),
+    "verdict deleted": change("DELETE FROM entry WHERE seq = 77"),
+    "verdict changed": change("UPDATE entry SET outcome = 'PASS ' WHERE seq = 77"),
+    "number in it twice": change("INSERT INTO void VALUES (77, 78)"),
+    "its own record deleted": change("DELETE FROM journal"),
+    "text where a number is": change("UPDATE journal SET first_kept = 'x'"),
+    "write-ahead log missing": lambda p: beside(p, "-wal").unlink(),
+    "write-ahead log of no bytes": lambda p: os.truncate(beside(p, "-wal"), 0),
+    "write-ahead log of bytes at random": lambda p: beside(p, "-wal").write_bytes(random.Random(1).randbytes(50_000)),
+    "write-ahead log cut": lambda p: os.truncate(beside(p, "-wal"), 30_000),
+    "write-ahead log with a bit flipped": lambda p: flip(beside(p, "-wal"), 30_000),
+    "file missing, its log not": lambda p: p.unlink(),
+    "an old copy in its place": lambda p: change("DELETE FROM entry WHERE seq > 200")(p),
+}
+
+
+@pytest.mark.parametrize("damage", SET_ASIDE.values(), ids=SET_ASIDE.keys())
+def test_a_damaged_journal_is_set_aside_and_a_new_one_begun(
+    path: Path, original: tuple[Path, Contents], damage: Damage
+) -> None:
+    """It is said; the damaged file lies there under a telling name; numbers go on rising; the new journal works."""
+    before = original[1]
+    damage(path)
+    journal = open_journal(config(path))
+    new = commit(journal, 3)
+    contents = read_all(journal)
+    assert journal.close()
+    assert any("begins with number" in notice for notice in journal.notices)
+    assert any("set aside as" in notice for notice in journal.notices)
+    assert any(".damaged-" in p.name for p in path.parent.iterdir())
+    assert new[0].journal_id != before.entries[1].journal_id
+    assert new[0].seq > max(before.entries)
+    assert list(contents.entries.values()) == new
+    assert contents.void() == set(range(1, new[0].seq))
+
+
+def garbage_ledger(path: Path) -> None:
+    beside(path, ".seq").write_bytes(random.Random(1).randbytes(12288))
+
+
+KEPT: dict[str, Damage] = {
+    "index of the log of bytes at random": lambda p: beside(p, "-shm").write_bytes(random.Random(1).randbytes(32768)),
+    "index of the log missing": lambda p: beside(p, "-shm").unlink(),
+    "looked into by a person with sqlite3": change("SELECT count(*) FROM entry"),
+    "analysed by a person with sqlite3": change("ANALYZE"),
+    "ledger of numbers missing": lambda p: beside(p, ".seq").unlink(),
+    "ledger of numbers cut": lambda p: os.truncate(beside(p, ".seq"), 50),
+    "ledger of bytes at random": garbage_ledger,
+    "ledger with one record torn": lambda p: flip(beside(p, ".seq"), 20),
+}
+
+
+@pytest.mark.parametrize("damage", KEPT.values(), ids=KEPT.keys())
+def test_what_can_be_made_good_keeps_the_journal(path: Path, original: tuple[Path, Contents], damage: Damage) -> None:
+    """Every verdict is still there, and no number is used again."""
+    before = original[1]
+    damage(path)
+    journal = open_journal(config(path))
+    (new,) = commit(journal)
+    contents = read_all(journal)
+    assert journal.close()
+    assert aside(path) == []
+    assert new.journal_id == before.entries[1].journal_id
+    assert new.seq > max(before.entries)
+    assert list(contents.entries.values()) == [*before.entries.values(), new]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_flipped_bit_anywhere_never_gives_a_wrong_verdict(original: tuple[Path, Contents], tmp_path: Path, seed: int) -> None:
+    """One bit in each of ten copies: the journal is set aside, or all that it gives is what was written."""
+    before, chance = original[1], random.Random(seed)
+    outcomes = set()
+    for n in range(10):
+        path = copy_of(original[0], tmp_path / str(n))
+        name = beside(path, chance.choice(("", "", "-wal")))
+        flip(name, chance.randrange(name.stat().st_size))
+        journal = open_journal(config(path))
+        (new,) = commit(journal)
+        contents = read_all(journal)
+        assert journal.close()
+        outcomes.add(not aside(path))
+        if not aside(path):
+            assert list(contents.entries.values()) == [*before.entries.values(), new]
+    assert False in outcomes
+
+
+def test_a_power_failure_that_took_the_last_verdicts_is_said_and_they_are_void(
+    path: Path, original: tuple[Path, Contents]
+) -> None:
+    """After a restart of the machine missing verdicts are no damage: sync normal may lose the last. No number comes twice."""
+    before = original[1]
+    ledger = Ledger(beside(path, ".seq"))
+    ledger._boot = "another-boot"
+    ledger.note_committed(ledger.journal_id, ledger.committed)
+    ledger.close()
+    beside(path, "-wal").unlink()
+    journal = open_journal(config(path))
+    (new,) = commit(journal)
+    contents = read_all(journal)
+    assert journal.close()
+    assert any("not on the disk yet when the machine stopped" in notice for notice in journal.notices)
+    assert new.journal_id == before.entries[1].journal_id
+    assert new.seq > max(before.entries)
+    lost = before.entries.keys() - contents.entries.keys()
+    assert lost
+    assert lost <= contents.void()
+
+
+def test_only_the_newest_damaged_files_are_kept(path: Path) -> None:
+    """A disk that damages the journal at every start does not fill up with damaged journals."""
+    for _ in range(6):
+        os.truncate(path, 60)
+        journal = open_journal(config(path))
+        commit(journal)
+        assert journal.close()
+    assert len(aside(path)) == journal_store.ASIDE_KEPT
+
+
+# ---- found while the daemon runs
+
+
+@pytest.fixture
+def unchecked(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A journal large enough that only its newest entries are checked at start, with an old one damaged."""
+    change("UPDATE entry SET header = 'x' || header WHERE seq = 5")(path)
+    monkeypatch.setattr(journal_store, "WHOLE_CHECK_BYTES", 0)
+    monkeypatch.setattr(journal_store, "NEWEST_CHECKED", 50)
+    return path
+
+
+@pytest.fixture
+def running(unchecked: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Journal, list[str]]]:
+    """A daemon's journal that is not read through on its own."""
+    monkeypatch.setattr(journal_upkeep.Upkeep, "check", lambda *_: None)
+    begun: list[str] = []
+    journal = open_journal(config(unchecked), on_new_journal=begun.append)
+    yield journal, begun
+    assert journal.close()
+
+
+def test_damage_a_reader_finds_has_the_journal_replaced(running: tuple[Journal, list[str]]) -> None:
+    """The reader gets an error and no wrong verdict; then the journal goes on under a new id, and so does the reader."""
+    journal, begun = running
+    old = commit(journal)[0]
+    in_flight = entry(journal.next_id())
+    with journal.reader() as reader:
+        with pytest.raises(JournalDamagedError):
+            reader.page(1)
+        eventually(lambda: begun)
+        assert begun == [journal.journal_id] != [old.journal_id]
+        journal.submit([in_flight], answer := Answer())
+        assert isinstance(answer.error, JournalError)
+        (new,) = commit(journal)
+        assert new.seq > in_flight.seq > old.seq
+        assert reader.page(new.seq).entries == [new]
+    assert len(aside(journal.path)) == 1
+
+
+def test_damage_is_found_without_a_reader(unchecked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rest of a large journal is read through while the daemon runs."""
+    monkeypatch.setattr(journal_upkeep, "CHECK_EVERY_S", 0.02)
+    begun: list[str] = []
+    journal = open_journal(config(unchecked), on_new_journal=begun.append)
+    eventually(lambda: begun)
+    commit(journal)
+    assert journal.close()
+    assert len(aside(journal.path)) == 1
+
+
+def test_a_large_journal_in_order_is_read_through_once_and_kept(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The slow check ends, finds nothing, and the journal stays."""
+    monkeypatch.setattr(journal_store, "WHOLE_CHECK_BYTES", 0)
+    monkeypatch.setattr(journal_store, "NEWEST_CHECKED", 50)
+    monkeypatch.setattr(journal_upkeep, "CHECK_EVERY_S", 0.005)
+    begun: list[str] = []
+    journal = open_journal(config(path), on_new_journal=begun.append)
+    eventually(lambda: journal._upkeep._unchecked is None)
+    assert journal.close()
+    assert (begun, aside(path)) == ([], [])
+
+
+@pytest.mark.parametrize("what", ["deleted", "moved away", "another put in its place"])
+def test_a_file_taken_away_is_noticed(path: Path, tmp_path: Path, what: str) -> None:
+    """Nothing is written into a file that no restart would find: a new journal is begun."""
+    begun: list[str] = []
+    journal = open_journal(config(path), on_new_journal=begun.append)
+    old = commit(journal)[0]
+    if what == "deleted":
+        path.unlink()
+    else:
+        path.rename(tmp_path / "taken.db")
+    if what == "another put in its place":
+        path.write_bytes(b"other")
+    eventually(lambda: begun)
+    (new,) = commit(journal)
+    assert journal.close()
+    assert new.journal_id != old.journal_id
+    assert new.seq > old.seq
+    reopened = open_journal(config(path))
+    assert read_all(reopened).entries == {new.seq: new}
+    assert reopened.close()
+
+
+def test_a_file_cut_while_the_daemon_runs_ends_in_a_new_journal(path: Path) -> None:
+    """No traceback, no thread that dies; verdicts are refused or committed, and in the end committed."""
+    begun: list[str] = []
+    journal = open_journal(config(path), on_new_journal=begun.append)
+    commit(journal)
+    os.truncate(path, 4096)
+    with journal.reader() as reader, pytest.raises(JournalError):
+        reader.page(1)
+    submit(journal)
+    eventually(lambda: begun)
+    commit(journal)
+    assert all(worker.alive for worker in journal.workers)
+    assert journal.close()
+
+
+# ---- what is refused
+
+
+def test_a_read_only_place_is_refused(path: Path) -> None:
+    """Exit code 1, what and where, no traceback; nothing changed. As root, whom no permission stops, on a read-only mount."""
+    root = os.geteuid() == 0
+    if root and subprocess.run(["mount", "--bind", path.parent, path.parent], capture_output=True).returncode:
+        pytest.skip("may not mount here")
+    try:
+        if root:
+            subprocess.run(["mount", "-o", "remount,ro,bind", path.parent], check=True)
+        else:
+            path.parent.chmod(0o555)
+            path.chmod(0o444)
+            beside(path, ".seq").chmod(0o444)
+        with pytest.raises(AnosegError) as caught:
+            open_journal(config(path))
+    finally:
+        if root:
+            subprocess.run(["umount", path.parent], check=True)
+        else:
+            path.parent.chmod(0o755)
+    assert caught.value.exit_code == 1
+    assert str(path) in caught.value.what
+    assert aside(path) == []
+
+
+def test_a_folder_in_its_place_is_refused_and_left_alone(path: Path) -> None:
+    """A path that names a folder is a mistake in the configuration; the folder may hold anything."""
+    path.unlink()
+    path.mkdir()
+    (path / "precious").touch()
+    with pytest.raises(AnosegError) as caught:
+        open_journal(config(path))
+    assert caught.value.exit_code == 2
+    assert (path / "precious").exists()

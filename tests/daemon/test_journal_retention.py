@@ -1,0 +1,206 @@
+"""How long verdicts are kept: by age and by size, whatever the wall clock does."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from journal_tools import Contents, close_journals, commit, config, eventually, open_journal, read_all, walk
+
+from anosegd import journal_store, journal_writer
+from anosegd.journal import Range
+
+
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    yield
+    close_journals()
+
+
+DAY_NS = 86_400_000_000_000
+HOUR_NS = DAY_NS // 24
+NOW_NS = 1_800_000_000_000_000_000
+
+
+class Clocks:
+    """A wall clock that can be set, and an uptime that can be gone forward; a restart of the daemon keeps both."""
+
+    def __init__(self) -> None:
+        self.wall, self.uptime = NOW_NS, 1000
+
+    def go_on(self, ns: int) -> None:
+        self.wall, self.uptime = self.wall + ns, self.uptime + ns
+
+
+class Station:
+    """A journal that can be restarted under clocks of its own."""
+
+    def __init__(self, path: Path, **settings: object) -> None:
+        self.path, self.settings, self.clocks = path, settings, Clocks()
+        self.start()
+
+    def start(self) -> None:
+        self.journal = open_journal(
+            config(self.path, **self.settings), wall_ns=lambda: self.clocks.wall, monotonic_ns=lambda: self.clocks.uptime
+        )
+
+    def restart(self) -> None:
+        assert self.journal.close()
+        self.start()
+
+    def commit(self, count: int) -> list[int]:
+        return [e.seq for e in commit(self.journal, count, wall_ns=self.clocks.wall)]
+
+    def kept(self) -> list[int]:
+        """What is still there after retention has looked twice (the first look may have begun before)."""
+        for _ in range(2):
+            seen = self.journal._writer.stats
+            eventually(lambda seen=seen: self.journal._writer.stats is not seen)
+        return list(self.read().entries)
+
+    def read(self) -> Contents:
+        return read_all(self.journal)
+
+
+@pytest.fixture
+def station(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Station]:
+    """Keeps ten days."""
+    monkeypatch.setattr(journal_writer, "RETRY_S", 0.05)
+    station = Station(tmp_path / "journal.db", keep_days=10.0, block=1000)
+    yield station
+    assert station.journal.close()
+
+
+def test_verdicts_older_than_kept_are_deleted_in_order(station: Station) -> None:
+    """Three days' verdicts; ten days after the first only the others are left, and the pages say what is gone."""
+    days = []
+    for _ in range(3):
+        days.append(station.commit(300))
+        station.clocks.go_on(DAY_NS)
+    station.clocks.go_on(7 * DAY_NS + HOUR_NS)
+    eventually(lambda: station.journal.stats().first_kept == days[1][0])
+    contents = station.read()
+    assert list(contents.entries) == days[1] + days[2]
+    assert contents.gone == [Range(1, 300)]
+    station.clocks.go_on(30 * DAY_NS)
+    eventually(lambda: station.journal.stats().first_kept == 901)
+    assert station.commit(2) == [901, 902]
+    station.restart()
+    contents = station.read()
+    assert (list(contents.entries), contents.gone, contents.voids) == ([901, 902], [Range(1, 900)], [])
+
+
+def test_a_consumer_passed_by_retention_is_told_what_is_gone(station: Station) -> None:
+    """Its cursor stays; the page after it begins with the range it missed, clipped to what it asked for."""
+    station.commit(300)
+    station.journal.ack("archive", 100)
+    station.clocks.go_on(11 * DAY_NS)
+    eventually(lambda: station.journal.stats().first_kept == 301)
+    new = station.commit(5)
+    assert station.journal.consumer("archive") == 100
+    assert station.journal.consumer("newcomer") == 300
+    with station.journal.reader() as reader:
+        page = reader.page(101)
+        assert (page.gone, [e.seq for e in page.entries], page.next) == (Range(101, 300), new, 306)
+        clipped = reader.page(101, 150)
+        assert (clipped.gone, clipped.entries, clipped.next) == (Range(101, 150), [], 151)
+        assert reader.find_since(0) == 301
+
+
+def test_a_void_across_the_edge_of_retention_is_cut(station: Station) -> None:
+    """Numbers that were never used go the same way as verdicts, and are in one range only."""
+    station.commit(10)
+    station.journal.discard([station.journal.next_id() for _ in range(20)])
+    station.clocks.go_on(5 * DAY_NS)
+    station.commit(10)
+    station.clocks.go_on(6 * DAY_NS)
+    eventually(lambda: station.journal.stats().first_kept == 11)
+    contents = station.read()
+    assert contents.gone == [Range(1, 10)]
+    assert contents.voids == [Range(11, 30)]
+
+
+@pytest.mark.parametrize("hours", [-1, -24 * 365, 24 * 365 * 30], ids=["an hour back", "a year back", "thirty years on"])
+def test_setting_the_wall_clock_deletes_nothing_and_breaks_nothing(station: Station, hours: int) -> None:
+    """While the daemon runs, and over a restart; age goes on being measured by uptime."""
+    first = station.commit(50)
+    station.clocks.wall += hours * HOUR_NS
+    second = station.commit(50)
+    assert station.kept() == first + second
+    station.restart()
+    third = station.commit(50)
+    assert station.kept() == first + second + third
+    station.clocks.wall -= hours * HOUR_NS
+    station.restart()
+    assert station.kept() == first + second + third
+    station.clocks.go_on(11 * DAY_NS)
+    eventually(lambda: station.journal.stats().first_kept == third[-1] + 1)
+
+
+def test_a_clock_without_battery_deletes_nothing_when_it_is_put_right(station: Station) -> None:
+    """Begun in 1970, put right by NTP an hour later, 1970 again at the next start."""
+    station.clocks.wall = 0
+    station.restart()
+    seqs = station.commit(20)
+    for wall in (NOW_NS, 0, NOW_NS + DAY_NS):
+        station.clocks.wall = wall
+        seqs += station.commit(20)
+        assert station.kept() == seqs
+        station.restart()
+        assert station.kept() == seqs
+
+
+def test_the_files_stay_within_their_size(tmp_path: Path) -> None:
+    """Far more is written than may be kept: the oldest verdicts go, the files never grow beyond keep_mb, pages stay whole."""
+    path = tmp_path / "journal.db"
+    journal = open_journal(config(path, keep_mb=64))
+    sizes = []
+    for _ in range(60):
+        commit(journal, 30, size=60_000)
+        sizes.append(sum(f.stat().st_size for f in path.parent.iterdir()))
+    last = journal.stats().last_committed
+    assert last * 60_000 > 100 << 20
+    assert max(sizes) <= 64 << 20
+    contents = read_all(journal)
+    assert contents.gone[0].first == 1
+    assert list(contents.entries) == list(range(contents.gone[-1].last + 1, last + 1))
+    assert len(contents.entries) * 60_000 > 16 << 20
+    assert journal.close()
+
+
+def test_a_program_that_reads_on_and_on_is_named_and_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its snapshot keeps the log from starting over: verdicts are committed all the same; once it is gone the log is cut."""
+    monkeypatch.setattr(journal_writer, "CUT_RETRY_S", 0.0)
+    monkeypatch.setattr(journal_store, "BUSY_S", 0.05)
+    path = tmp_path / "journal.db"
+    journal = open_journal(config(path, keep_mb=64))
+    commit(journal)
+    log = path.with_name("journal.db-wal")
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("BEGIN")
+        db.execute("SELECT count(*) FROM entry").fetchall()
+        for _ in range(20):
+            commit(journal, 30, size=60_000)
+        assert log.stat().st_size > journal_store.WAL_PAGES * 4096
+        assert any("another program keeps reading it" in notice for notice in journal.notices)
+    for _ in range(4):
+        commit(journal, 30, size=60_000)
+    eventually(lambda: log.stat().st_size <= journal_store.WAL_PAGES * 4096)
+    assert journal.close()
+
+
+def test_a_smaller_size_gives_space_back(tmp_path: Path) -> None:
+    """keep_mb is lowered: the file shrinks to it."""
+    path = tmp_path / "journal.db"
+    journal = open_journal(config(path, keep_mb=256))
+    for _ in range(30):
+        commit(journal, 50, size=60_000)
+    assert journal.close()
+    assert path.stat().st_size > 64 << 20
+    journal = open_journal(config(path, keep_mb=64))
+    eventually(lambda: journal.stats().size_bytes <= 64 << 20)
+    with journal.reader() as reader:
+        assert walk(reader).gone
+    assert journal.close()
+    assert path.stat().st_size <= 64 << 20
