@@ -33,7 +33,7 @@ def assert_refused(done, code, *words):
 TINY = """
 input: {height: 96, width: 128}
 network: {widths: [16, 16, 32, 32, 32]}
-training: {batch: 8, ema: 0.8, validate_every: 1000, checkpoint_every: 8, learning_rate: 0.004, threads: 2}
+training: {batch: 8, ema: 0.8, validate_every: 1000, checkpoint_every: 8, learning_rate: 0.004, threads: 1}
 """
 
 
@@ -52,9 +52,9 @@ def trained(product, tmp_path_factory):
     config = folder / "train.yaml"
     config.write_text(
         "input: {height: 96, width: 128}\nnetwork: {widths: [16, 16, 32, 32, 32]}\n"
-        "training: {batch: 16, ema: 0.95, validate_every: 100, learning_rate: 0.004}\n"
+        "training: {batch: 8, ema: 0.95, validate_every: 100, learning_rate: 0.004, threads: 1}\n"
     )
-    options = ("--config", config, "--steps", 200, "--seed", 1, "--work", folder / "work")
+    options = ("--config", config, "--steps", 160, "--seed", 1, "--work", folder / "work")
     done = run("fit", "--data", product, "--out", folder / "store" / "plate", *options)
     assert done.returncode == 0, done.stderr
     return folder / "store" / "plate", done
@@ -72,7 +72,7 @@ def test_fit_ends_with_a_bundle_that_proves_itself(trained):
     assert "needs 99 held-out good images" in manifest.calibration.guarantee
     assert "needs 99 held-out good images" in done.stderr
     assert manifest.training["seed"] == 1
-    assert manifest.training["steps"] == 200
+    assert manifest.training["steps"] == 160
     assert len(manifest.training["data_fingerprint"]) == 64
     assert manifest.training["config"]["network"]["widths"] == [16, 16, 32, 32, 32]
     assert not list(path.glob(".*"))
@@ -179,8 +179,22 @@ def test_stopped_training_resumes_to_the_same_end(undisturbed, product, tiny_con
 def test_resume_refuses_another_training(trained, product, tmp_path):
     """A checkpoint of another seed or configuration is not mixed in, and a missing one is told."""
     folder = trained[0].parents[1]
-    options = ("--data", product, "--out", tmp_path / "s" / "x", "--resume", "--steps", 200)
+    options = ("--data", product, "--out", tmp_path / "s" / "x", "--resume", "--steps", 160)
     ours = ("--config", folder / "train.yaml", "--work", folder / "work")
     assert_refused(run("fit", *options, *ours, "--seed", 3), 2, "another training", "seed")
     assert_refused(run("fit", *options, "--seed", 1, "--work", folder / "work"), 2, "another training", "config")
     assert_refused(run("fit", *options, "--work", tmp_path / "w"), 2, "no checkpoint")
+
+
+def test_tile_mode_ends_with_a_bundle_too(product, tmp_path):
+    """Trained on crops, the network is proved on parts of several tiles."""
+    config = tmp_path / "tile.yaml"
+    config.write_text(
+        "input: {height: 64, width: 64, mode: tile, scale: 1.25, overlap: 16}\n"
+        "network: {widths: [16, 16, 32, 32, 32]}\ntraining: {batch: 8, ema: 0.95, learning_rate: 0.004, threads: 1}\n"
+    )
+    done = fit_tiny(product, tmp_path, config, "--steps", 100)
+    assert done.returncode == 0, done.stderr
+    bundle = load_bundle(tmp_path / "store" / "x")
+    assert bundle.manifest.input.mode == "tile"
+    assert bundle.golden_samples()[0].anomaly_map.shape == (120, 160)

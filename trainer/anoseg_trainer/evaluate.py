@@ -53,6 +53,7 @@ class Evaluation:
     """overall and per_defect: metric → value (None where it cannot be computed). images: path → score, outcome, defect."""
 
     bundle: str
+    digest: str
     runtime: str
     thresholds: dict[str, float]
     overall: dict[str, Any]
@@ -117,6 +118,7 @@ def evaluate(engine: Engine, data: Path, on_image: Callable[[int, int], None] = 
     kinds = {name: tally for name, tally in tallies.items() if name != GOOD}
     return Evaluation(
         bundle=engine.bundle.label,
+        digest=engine.bundle.digest,
         runtime=engine.runtime_description,
         thresholds={"score": engine.thresholds.score, "pixel": engine.thresholds.pixel},
         overall=_metrics(good, list(kinds.values())),

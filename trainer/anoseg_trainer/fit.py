@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import platform
 import subprocess
 import time
@@ -228,8 +229,21 @@ def _training_record(config: TrainConfig, images: GoodImages, split: Split, resu
         "curve": result.curve,
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "source_commit": _source_commit(),
-        "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "opencv": cv2.__version__},
+        "versions": {
+            "anoseg-edge": _own_version(),
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "opencv": cv2.__version__,
+        },
     }
+
+
+def _own_version() -> str | None:
+    """Version of the installed package; None when it runs from the source tree alone."""
+    try:
+        return importlib.metadata.version("anoseg-edge")
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _source_commit() -> str | None:

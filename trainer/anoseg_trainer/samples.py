@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from anoseg_engines.errors import AnosegError
 from anoseg_engines.images import Image
 from anoseg_engines.placement import InputSpec, Tile, cut_tile, tile_coords
 from anoseg_trainer.config import DefectConfig, VariationConfig
@@ -128,6 +129,9 @@ def batches(recipe: Recipe, steps: range, workers: int) -> BatchStream:
     """Batches for `steps` in order, prefetched by `workers` processes (0: made in this one).
 
     Close the iterator when training ends early: the workers are then let finish, not cut off.
+
+    Raises:
+        AnosegError: a worker died.
     """
     wanted = _Steps(steps)
     loader: DataLoader[Batch] = DataLoader(
@@ -136,13 +140,19 @@ def batches(recipe: Recipe, steps: range, workers: int) -> BatchStream:
         sampler=wanted,
         num_workers=workers,
         multiprocessing_context="spawn" if workers else None,
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=2 if workers else None,
         worker_init_fn=_quiet_worker if workers else None,
     )
-    made = iter(loader)
+    made: Iterator[tuple[Tensor, Tensor, Tensor]] = iter(loader)
     try:
         for frames, coords, labels in made:
             yield Batch(frames, coords, labels)
+    except RuntimeError as error:  # how DataLoader tells that a worker is gone; nothing is left to be drained then
+        made = iter(())
+        raise AnosegError(
+            f"a process that makes training images ended: {str(error).splitlines()[0]}",
+            hint="out of memory or of shared memory (/dev/shm)? lower training.batch or training.workers",
+        ) from error
     finally:
         wanted.ended = True
         for _ in made:

@@ -1,0 +1,74 @@
+import contextlib
+
+import numpy as np
+import pytest
+
+from anoseg_engines.images import read_image
+from anoseg_engines.placement import InputSpec
+from anoseg_trainer.config import DefectConfig, VariationConfig
+from anoseg_trainer.data import PartStore, load_good_images, whole_placement
+from anoseg_trainer.samples import BatchDataset, Recipe, batches, defective_part
+
+STILL = VariationConfig(rotation_deg=0, shift=0, zoom=0, brightness=0, contrast=0, shading=0, noise=0)
+
+
+@pytest.fixture(scope="module")
+def images(product):
+    return load_good_images(product)
+
+
+def recipe_of(tmp_path, images, spec, **more):
+    store = PartStore.write(tmp_path / "parts", images, spec)
+    options = {"variation": STILL, "defects": DefectConfig(), "batch": 6, "seed": 4} | more
+    return Recipe(store=store, indices=tuple(range(20)), spec=spec, **options)
+
+
+def test_a_good_sample_is_what_an_engine_would_see(images, tmp_path):
+    """Without variation and defects, frame and coordinates equal those of the placement, padding included."""
+    spec = InputSpec(128, 96)  # the 128×96 part is letterboxed
+    recipe = recipe_of(tmp_path, images, spec, defects=DefectConfig(share=0))
+    frames, coords, labels = BatchDataset(recipe)[0]
+    seen = []
+    for path in images.paths[:20]:
+        placement = whole_placement(spec, read_image(path))
+        frame = np.empty((1, 128, 96, 3), np.uint8)
+        placement.fill(read_image(path), frame)
+        seen.append(frame[0])
+    assert all(any((frame == other).all() for other in seen) for frame in frames)
+    assert (coords == placement.coords_N2HW).all()
+    assert not labels.any()
+
+
+@pytest.mark.parametrize("spec", [InputSpec(128, 96), InputSpec(64, 64, "tile", 1.0, 16)], ids=["resize", "tile"])
+def test_labels_lie_on_the_part_and_on_the_change(images, tmp_path, spec):
+    """The promised share of a batch is defective, labels stay off the padding, tiles know their place on the part."""
+    recipe = recipe_of(tmp_path, images, spec, defects=DefectConfig(share=0.5))
+    for step in range(8):
+        _, coords, labels = BatchDataset(recipe)[step]
+        assert not labels[3:].any()
+        assert (np.abs(coords.astype(np.float32)).max(axis=1)[labels > 0] <= 1).all()
+        if spec.mode == "tile":
+            centre_xy = coords.astype(np.float32).mean(axis=(2, 3))
+            assert np.ptp(centre_xy[:, 0]) > 0
+            assert (np.abs(centre_xy[:, 0]) <= 0.5 + 1e-3).all()  # 64 of 128 pixels wide
+
+
+def test_batches_depend_on_seed_and_step_alone(images, tmp_path):
+    """A worker process makes the same batch as this one, and training that begins at step 2 sees step 2's batch."""
+    recipe = recipe_of(tmp_path, images, InputSpec(64, 64), variation=VariationConfig())
+    here = BatchDataset(recipe)[2]
+    with contextlib.closing(batches(recipe, range(2, 1000), workers=1)) as stream:
+        there = next(stream)
+    assert (there.frames.numpy() == here[0]).all()
+    assert (there.labels.numpy() == here[2]).all()
+    other = BatchDataset(Recipe(**{k: getattr(recipe, k) for k in recipe.__dataclass_fields__} | {"seed": 5}))[2]
+    assert (other[0] != here[0]).any()
+
+
+def test_defective_parts_keep_the_parts_size(images, tmp_path):
+    """Held-out parts get their defects at full size, whatever the tile."""
+    recipe = recipe_of(tmp_path, images, InputSpec(64, 64, "tile", 1.0, 16))
+    image, label = defective_part(np.random.default_rng(0), recipe, 3)
+    assert image.shape == (96, 128, 3)
+    assert label.shape == (96, 128)
+    assert (image[label == 0] == recipe.store[3][label == 0]).all()
