@@ -68,7 +68,7 @@ class Journal:
     ) -> Journal:
         """Open or begin the journal, check it, start its threads. For the main thread; takes as long as the check does.
 
-        on_new_journal: called on the journal's thread with the id of a journal begun later. wall_ns, monotonic_ns: clocks.
+        on_new_journal: called on the journal's thread with the id of a journal begun or opened later; must raise nothing.
 
         Raises:
             JournalError: it may not be written, or another daemon uses it. ConfigError: there can be no journal at this path.

@@ -42,7 +42,7 @@ Item = Submitted | Amended
 @dataclass(frozen=True, slots=True)
 class Work:
     """What the writer is to do. items: in order of their arrival. discarded: numbers that carry no verdict. cursors: that
-    moved; None is forgotten. damage: what was found wrong with the file. closing: nothing comes after this."""
+    moved; None is forgotten. damage: what was found wrong with the file, and nothing else then. closing: nothing follows."""
 
     items: list[Item] = field(default_factory=list)
     discarded: list[Range] = field(default_factory=list)
@@ -177,6 +177,9 @@ class Inbox:
             while not (self._items or self._damage or self._closing or (numbers and self._numbers.low)):
                 if (left := until - time.monotonic()) <= 0 or not self._changed.wait(left):
                     break
+            if self._damage is not None:
+                damage, self._damage = self._damage, None
+                return Work(damage=damage)
             items: list[Item] = []
             entries = size = 0
             while self._items and entries < MAX_COMMIT and size < MAX_COMMIT_BYTES:
@@ -186,9 +189,8 @@ class Inbox:
                     size += item.size
             cursors = {name: self._cursors.get(name) for name in self._cursors_moved}
             self._cursors_moved.clear()
-            damage, self._damage = self._damage, None
             discarded, self._discarded = self._discarded, []
-            return Work(items, discarded, cursors, damage, self._closing and not self._items)
+            return Work(items, discarded, cursors, None, self._closing and not self._items)
 
     def answered(self, item: Submitted) -> None:
         """These do not wait any more."""

@@ -70,6 +70,11 @@ class Numbers:
                 raise JournalError(f"verdict {seqs} is submitted twice at once")
             self._given.update(dict.fromkeys(seqs, True))
 
+    def awaited(self, ids: Iterable[Entry | VerdictId]) -> bool:
+        """Whether all of these were submitted or discarded under the present journal, and are not settled."""
+        with self._lock:
+            return all(e.journal_id == self._journal_id and self._given.get(e.seq, False) for e in ids)
+
     def settled(self, seqs: Iterable[int]) -> None:
         """These are committed, or will be declared void."""
         with self._lock:
@@ -90,8 +95,8 @@ class Numbers:
         """Numbers up to `to` are reserved. Returns those that are never going to be given out."""
         with self._lock:
             old_next, self._last = self._next, to
-            self._next = max(old_next, self._highest + 1)
-            return [Range(old_next, min(self._next - 1, to))] if self._next > old_next <= to else []
+            self._next = max(old_next, min(self._highest, to) + 1)
+            return [Range(old_next, self._next - 1)] if self._next > old_next else []
 
     def begin(self, journal_id: str, first: int, last: int) -> list[Range]:
         """The numbers first…last of this journal are in hand; of another none is awaited any more. Returns as `reserved`."""
@@ -102,9 +107,9 @@ class Numbers:
         return self.reserved(last)
 
     def end(self) -> int:
-        """There is no journal any more. Returns its highest number given out."""
+        """There is no journal any more. Returns the highest number given out, by it or spare."""
         with self._lock:
-            given_to = self._next - 1
+            given_to = max(self._next - 1, self._highest)
             self._journal_id = self._spare_id
             self._given.clear()
             self._next, self._last = self._highest + 1, self._highest

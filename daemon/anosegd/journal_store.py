@@ -98,8 +98,8 @@ class Store:
         """Whether the path no longer names this file: what is written would be lost."""
         try:
             return self.path.stat().st_ino != self._inode
-        except FileNotFoundError:
-            return True
+        except OSError as error:
+            return isinstance(error, FileNotFoundError)
 
     def newest_kept_ns(self) -> int | None:
         """When, by the journal's clock, the newest entry was written."""
@@ -194,19 +194,14 @@ class Store:
 
         Returns False if another program reads on and on, so that it has to grow.
         """
-        log = _beside(self.path, "-wal")
-        if not log.exists() or log.stat().st_size <= WAL_PAGES * 4096:
+        if _size(_beside(self.path, "-wal")) <= WAL_PAGES * 4096:
             return True
         ((busy, *_),) = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         return not busy
 
     def size_bytes(self) -> int:
         """File and write-ahead log on the disk."""
-        size = 0
-        for name in (self.path, _beside(self.path, "-wal")):
-            with contextlib.suppress(FileNotFoundError):
-                size += name.stat().st_size
-        return size
+        return _size(self.path) + _size(_beside(self.path, "-wal"))
 
     def close(self) -> None:
         """Close; the write-ahead log is carried over into the file, unless the file was moved away."""
@@ -376,6 +371,13 @@ def _beside(path: Path, suffix: str) -> Path:
 
 def _files(path: Path) -> tuple[Path, Path, Path]:
     return path, _beside(path, "-wal"), _beside(path, "-shm")
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _head(path: Path) -> bytes:

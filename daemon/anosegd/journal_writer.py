@@ -17,7 +17,16 @@ from anosegd.journal_ledger import Ledger
 from anosegd.journal_numbers import Numbers
 from anosegd.journal_reader import is_damage
 from anosegd.journal_store import EXPIRE_BYTES, VACUUM_PAGES, Store, Transaction, create_store, open_store, set_aside
-from anosegd.journal_types import Entry, JournalConfig, JournalDamagedError, JournalError, JournalStats, Range, merged
+from anosegd.journal_types import (
+    Entry,
+    JournalConfig,
+    JournalDamagedError,
+    JournalError,
+    JournalStats,
+    Range,
+    VerdictId,
+    merged,
+)
 from anosegd.journal_upkeep import Upkeep
 from anosegd.worker import Worker
 
@@ -91,10 +100,14 @@ class Writer(Worker):
             while True:
                 self.answer()
                 now = time.monotonic()
-                work = self._inbox.take(min(now + TICK_S, self._upkeep_at), numbers=now >= self._retry_at)
-                self._damage = work.damage or self._damage
                 if self._damage is not None and now >= self._replaced_at + RETRY_S:
                     self._replace(self._damage)
+                elif self._store is None and now >= self._retry_at:
+                    self.open_file()
+                work = self._inbox.take(min(now + TICK_S, self._upkeep_at), numbers=now >= self._retry_at)
+                if work.damage is not None:
+                    self._damage = work.damage
+                    continue
                 if self._store is not None and self._numbers.low and time.monotonic() >= self._retry_at:
                     self._reserve()
                 self._do(work)
@@ -120,9 +133,14 @@ class Writer(Worker):
 
     def open_file(self) -> None:
         """Open the journal, or begin one; what is damaged is set aside. If it cannot be done now, it is tried again."""
+        store = None
         try:
-            self._adopt(self._existing() or self._begin())
+            store = self._existing() or self._begin()
+            self._adopt(store)
         except (OSError, sqlite3.Error, JournalError) as error:
+            if store is not None and store is not self._store:
+                with suppress(sqlite3.Error):
+                    store.close()
             what = error.what if isinstance(error, JournalError) else f"{self._path}: {error}"
             self._failed(f"there is no journal: {what}")
             if isinstance(error, sqlite3.Error) and is_damage(error):
@@ -165,7 +183,7 @@ class Writer(Worker):
         store = create_store(self._path, journal_id=new_id, first=first, sync=self._config.sync, now_ns=self._wall_ns())
         with suppress(OSError):
             self._ledger.reserve(new_id, store.top)
-        self._notice(f"journal {new_id} begins with number {first}")
+        self._notice(f"journal {new_id} begins with number {first}", logs.info)
         return store
 
     def _adopt(self, store: Store) -> None:
@@ -221,20 +239,20 @@ class Writer(Worker):
 
     def _do(self, work: Work) -> None:
         """Commit in one transaction what can be committed, and tell everybody."""
-        if self._store is None and time.monotonic() >= self._retry_at:
-            self.open_file()
-        journal_id = self._store.journal_id if self._store else None
         rows: dict[int, Entry] = {}
         taken: list[Submitted] = []
         for item in work.items:
             if isinstance(item, Amended):
                 (rows if item.entry.seq in rows else self._amends)[item.entry.seq] = item.entry
-            elif journal_id is not None and all(e.journal_id == journal_id for e in item.entries):
+            elif self._store is not None and self._numbers.awaited(item.entries):
                 taken.append(item)
                 rows.update((e.seq, e) for e in item.entries)
-            else:
-                self._refuse(item, journal_id)
-        self._lose(seq for void in work.discarded for seq in range(void.first, void.last + 1))
+            else:  # numbered in a journal that is no more, or while there was none
+                self._lose(e.seq for e in item.entries if self._numbers.awaited([e]))
+                self._answer(item, JournalError("there is no journal, or it was begun after the verdict got its number"))
+        journal_id = self._numbers.journal_id
+        given_up = (VerdictId(journal_id, seq) for void in work.discarded for seq in range(void.first, void.last + 1))
+        self._lose(each.seq for each in given_up if self._numbers.awaited([each]))
         again = bool(self._holes or self._amends or work.cursors) and time.monotonic() >= self._retry_at
         if self._store is not None and (taken or again):
             self._commit(Transaction(list(rows.values()), list(self._amends.values()), self._holes, work.cursors), taken)
@@ -246,13 +264,6 @@ class Writer(Worker):
         lost = list(seqs)
         self._numbers.settled(lost)
         self._holes = merged([*self._holes, *(Range(seq, seq) for seq in lost)])
-
-    def _refuse(self, item: Submitted, journal_id: str | None) -> None:
-        """Numbered in a journal that is no more, or while there was none."""
-        self._lose(e.seq for e in item.entries if e.journal_id == journal_id)
-        self._answer(
-            item, JournalError("the verdict's number is none of this journal's", hint="the journal was replaced, or failed")
-        )
 
     def _commit(self, transaction: Transaction, taken: list[Submitted]) -> None:
         store = self._store
@@ -354,6 +365,8 @@ class Writer(Worker):
             self._written(VACUUM_PAGES if more else 0)
         except sqlite3.Error as error:
             self._troubled(error)
+        except OSError as error:
+            self._failed(f"{self._path}: {error.strerror}")
         self._refresh()
         return more
 
@@ -379,6 +392,7 @@ class Writer(Worker):
             self._retry_at = time.monotonic() + RETRY_S
             self._upkeep.carry_over()  # the log starts over afterwards, where a full disk has room for it
 
-    def _notice(self, what: str) -> None:
-        self.notices.append(what)
-        logs.warning("journal.notice", what=what)
+    def _notice(self, what: str, tell: Callable[..., None] = logs.warning) -> None:
+        if not self.notices or self.notices[-1] != what:  # an attempt repeated every second is told once
+            self.notices.append(what)
+            tell("journal.notice", what=what)

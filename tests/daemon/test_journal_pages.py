@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from journal_tools import gapless
 
 from anosegd import journal_store
-from anosegd.journal import Entry, JournalReader, Range
+from anosegd.journal import Entry, JournalReader, Range, VerdictId
+from anosegd.journal_numbers import Numbers
 from anosegd.journal_store import Store, Transaction, create_store, open_store
 from anosegd.journal_types import merged, missing
 
@@ -147,3 +148,43 @@ def test_ranges_are_sets_of_numbers(ranges: list[Range], first: int, last: int) 
     assert numbers(merged(ranges)) == sorted(set(numbers(ranges)))
     assert all(a.last + 1 < b.first for a, b in zip(merged(ranges), merged(ranges)[1:], strict=False))
     assert numbers(missing(ranges, first, last)) == sorted(set(range(first, last + 1)) - set(numbers(ranges)))
+
+
+@settings(max_examples=300)
+@given(st.lists(st.sampled_from(["give", "give", "give", "submit", "reserve", "lose", "begin", "begin failing"]), max_size=60))
+def test_each_number_is_given_out_once_or_declared_never(steps: list[str]) -> None:
+    """Whatever fails in between: identities are unique and rise; each number of a journal is given or a hole."""
+    numbers = Numbers(3, 0)
+    given: list[VerdictId] = []
+    settled: set[VerdictId] = set()
+    reserved: dict[str, int] = {}
+    first_of: dict[str, int] = {}
+    holes: dict[str, list[Range]] = {}
+    for n, step in enumerate(["begin", *steps]):
+        journal_id = numbers.journal_id
+        if step == "give":
+            given.append(numbers.next_id())
+            assert given[-1].seq <= reserved.get(given[-1].journal_id, 1 << 62)
+        elif step == "submit" and numbers.begun and given and given[-1].journal_id == journal_id and given[-1] not in settled:
+            numbers.claim([given[-1]])
+            assert numbers.awaited([given[-1]])
+            numbers.settled([given[-1].seq])
+            assert not numbers.awaited([given[-1]])
+            settled.add(given[-1])
+        elif step == "reserve" and numbers.begun:
+            reserved[journal_id] = numbers.wanted()
+            holes[journal_id] += numbers.reserved(reserved[journal_id])
+        elif step == "lose":
+            numbers.end()
+        elif step.startswith("begin"):
+            first = max(numbers.highest, max(reserved.values(), default=0)) + 1
+            to = first - 1 if "failing" in step else first + 5
+            reserved[f"{n}"], first_of[f"{n}"] = to, first
+            holes[f"{n}"] = numbers.begin(f"{n}", first, to)
+    seqs = [each.seq for each in given]
+    assert seqs == sorted(set(seqs))
+    for journal_id, first in first_of.items():
+        used = [seq for each, seq in given if each == journal_id]
+        declared = [seq for a, b in holes[journal_id] for seq in range(a, b + 1)]
+        known = sorted(used + declared)
+        assert known == list(range(first, first + len(known)))
