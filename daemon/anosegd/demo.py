@@ -89,18 +89,20 @@ def run_demo(out: Path, *, parts: int, fps: float, seed: int, bundle: Path | Non
     with tempfile.TemporaryDirectory(prefix="anoseg-demo-") as sockets:
         endpoint = f"ipc://{sockets}/verdicts"
         config = out / "demo.yaml"
-        config.write_text(_config(endpoint, find_bundle(bundle or demo_bundle()), parts, fps, seed))
+        config.write_text(_config(sockets, endpoint, find_bundle(bundle or demo_bundle()), parts, fps, seed))
         console.print(f"The daemon runs with {config}; its log is {out / 'daemon.log'}.")
         with _subscriber(endpoint) as socket, _daemon(config, out / "daemon.log") as daemon:
             _watch(socket, daemon, tally, out, console)
     return _report(tally, out, console)
 
 
-def _config(endpoint: str, bundle: Path, parts: int, fps: float, seed: int) -> str:
+def _config(sockets: str, endpoint: str, bundle: Path, parts: int, fps: float, seed: int) -> str:
     settings = {
         "station": "demo-line",
         "engine": {"bundle": str(bundle.resolve())},
         "publish": {"endpoint": endpoint},
+        "control": {"endpoint": f"ipc://{sockets}/control"},
+        "journal": {"path": f"{sockets}/verdicts.db"},
         "cameras": {"line": {"source": {"kind": "demo", "seed": seed, "fps": fps, "parts": parts}, "policy": "every"}},
         "exit_when_finished": True,
     }
