@@ -206,14 +206,20 @@ class Client:
         if message is None:
             return
         topic, header, journal_id, seq = message
-        self._check_journal(position, journal_id)
         if topic == b"state":
             self._last_heartbeat = time.monotonic()
             self._set_up(True, "heartbeat")
             self._on_state(header)
+            if header.get("journal") and not header["journal"]["working"]:
+                return  # its numbers may be of no journal that will ever be asked
+            self._check_journal(position, journal_id)
             if position.next is not None and seq >= position.next:
                 yield from self._fill(position, seq)
             return
+        if not header.get("durable") and self._control_endpoint is not None and journal_id != position.journal_id:
+            yield Verdict(header, replayed=False)  # numbered while there was no journal: it has no place to go on from
+            return
+        self._check_journal(position, journal_id)
         if position.next is not None and seq > position.next:
             yield from self._fill(position, seq - 1)
             if position.next != seq:

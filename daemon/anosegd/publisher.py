@@ -16,7 +16,7 @@ from anoseg_engines.errors import PublishError
 from anosegd import endpoint, logs, wire
 from anosegd.config import Config
 from anosegd.frames import Part
-from anosegd.journal import Entry, Journal, JournalError
+from anosegd.journal import Entry, Journal, JournalError, VerdictId
 from anosegd.masks import MaskEncoder
 from anosegd.outcomes import Dropped, Outcome, Result, Tally, Unknown
 from anosegd.verdicts import mask_job, verdict_of
@@ -308,7 +308,13 @@ class Publisher(Worker):
             self._inbox.put(_Committed(pending, error))
 
         try:
-            self._journal.submit([_entry(part, verdict)], done)
+            entry = _entry(part, verdict)
+        except JournalError as error:
+            self._journal.discard([VerdictId(journal_id, seq)])
+            self._settle(pending, error)
+            return
+        try:
+            self._journal.submit([entry], done)
         except JournalError as error:
             self._settle(pending, error)
 
