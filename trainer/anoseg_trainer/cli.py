@@ -66,6 +66,9 @@ def run(arguments: list[str]) -> None:
 
 
 def _fit(options: argparse.Namespace) -> None:
+    # OpenMP's threads burn their core while they wait for each other, unless told so; with anything else running (the process
+    # that makes training images does), a step then takes several times as long. Read when PyTorch loads, so set before.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from anoseg_trainer.fit import fit  # PyTorch takes seconds to import; evaluate and --help do without
     from anoseg_trainer.training import Status
 
