@@ -1,9 +1,11 @@
 """Control socket and client against the real daemon: replay, durable consumers, drain, reload, and what is malformed."""
 
+import contextlib
 import csv
 import json
 import os
 import random
+import subprocess
 import time
 from collections.abc import Iterator
 from itertools import islice
@@ -257,3 +259,35 @@ def _raw(path: str, rng: random.Random) -> None:
 def test_nothing_is_lost_when_both_are_killed() -> None:
     """Daemon and archiving client killed at random, a short run of `make torture`: every verdict stored once, in order."""
     assert torture(verdicts=600, kills=4, rate=150, seed=3) == []
+
+
+def test_a_full_disk_stops_no_inspection(station: Station, tmp_path: Path) -> None:
+    """With no room for the journal parts go out as UNKNOWN: journal, not durable; when there is room again, as before."""
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", small], capture_output=True).returncode:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        station.more = station.more.replace("verdicts.db", str(small / "verdicts.db"))
+        daemon = station.start(LOOP)
+        listener = station.line.listener
+        listener.wait_for(lambda m: m.topic == "verdict.line" and m.header["durable"])
+        filler = small / "filler"
+        with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+        full = listener.wait_for(lambda m: m.topic == "verdict.line" and m.header["reason"] == "journal").header
+        assert (full["outcome"], full["durable"], full["score"]) == ("UNKNOWN", False, None)
+        listener.wait_for_state(lambda s: s["state"] == "Error" and not s["journal"]["working"])
+        filler.unlink()
+        listener.wait_for(lambda m: m.topic == "verdict.line" and m.header["durable"])
+        with station.client() as client:
+            kept = [v["outcome"] for v in client.replay(1)]
+        assert "UNKNOWN" not in kept
+        assert daemon.terminate() == 0
+        seqs = [v["seq"] for v in listener.verdicts]
+        assert seqs == sorted(set(seqs))
+    finally:
+        for running in station.line.daemons:
+            running.close()
+        subprocess.run(["umount", small], check=True)
