@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from journal_tools import Answer, close_journals, commit, config, entry, eventually, open_journal, read_all, submit, walk
 
-from anosegd import journal_inbox, journal_store
 from anosegd.journal import Journal, JournalBacklogError, JournalError, VerdictId
+from anosegd.journal import inbox as journal_inbox
+from anosegd.journal import store as journal_store
 
 
 @pytest.fixture(autouse=True)

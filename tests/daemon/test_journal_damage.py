@@ -14,9 +14,10 @@ import pytest
 from journal_tools import Answer, Contents, close_journals, commit, config, entry, eventually, open_journal, read_all, submit
 
 from anoseg_engines.errors import AnosegError
-from anosegd import journal_store, journal_upkeep
 from anosegd.journal import Journal, JournalDamagedError, JournalError
-from anosegd.journal_ledger import Ledger
+from anosegd.journal import store as journal_store
+from anosegd.journal import upkeep as journal_upkeep
+from anosegd.journal.ledger import Ledger
 
 
 @pytest.fixture(autouse=True)

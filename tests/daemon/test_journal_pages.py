@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from journal_tools import gapless
 
-from anosegd import journal_store
 from anosegd.journal import Entry, JournalReader, Range, VerdictId
-from anosegd.journal_numbers import Numbers
-from anosegd.journal_store import Store, Transaction, create_store, open_store
-from anosegd.journal_types import merged, missing
+from anosegd.journal import store as journal_store
+from anosegd.journal.numbers import Numbers
+from anosegd.journal.store import Store, Transaction, create_store, open_store
+from anosegd.journal.types import merged, missing
 
 ID = "0123456789abcdef" * 2
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from journal_tools import Contents, close_journals, commit, config, eventually, open_journal, read_all, walk
 
-from anosegd import journal_store, journal_writer
 from anosegd.journal import Range
+from anosegd.journal import store as journal_store
+from anosegd.journal import writer as journal_writer
 
 
 @pytest.fixture(autouse=True)

@@ -135,10 +135,10 @@ def test_check_opens_nothing_and_names_what_it_found(line: Line) -> None:
 
 
 def slow_line(line: Line, drain_timeout_s: float) -> Daemon:
-    """A daemon whose parts take long: each is cut into thousands of tiles."""
-    write_tiny_bundle(line.folder / "store" / "slow", InputSpec(64, 64, "tile", 1.0, 0))
+    """A daemon whose parts take far longer to inspect than to capture: each is enlarged and cut into thousands of tiles."""
+    write_tiny_bundle(line.folder / "store" / "slow", InputSpec(64, 64, "tile", 3.0, 0))
     for i in range(3):
-        cv2.imwrite(str(line.folder / "images" / f"{i}.png"), good_part(2500, 2500))
+        cv2.imwrite(str(line.folder / "images" / f"{i}.png"), good_part(1000, 1000))
     config = line.config(LOOP, more=f"drain_timeout_s: {drain_timeout_s}", store=line.folder / "store" / "slow")
     return line.run(config)
 

@@ -12,12 +12,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from anosegd import logs
-from anosegd.journal_inbox import Amended, Inbox, Submitted, Work
-from anosegd.journal_ledger import Ledger
-from anosegd.journal_numbers import Numbers
-from anosegd.journal_reader import is_damage
-from anosegd.journal_store import EXPIRE_BYTES, VACUUM_PAGES, Store, Transaction, create_store, open_store, set_aside
-from anosegd.journal_types import (
+from anosegd.journal.inbox import Amended, Inbox, Submitted, Work
+from anosegd.journal.ledger import Ledger
+from anosegd.journal.numbers import Numbers
+from anosegd.journal.reader import is_damage
+from anosegd.journal.store import EXPIRE_BYTES, VACUUM_PAGES, Store, Transaction, create_store, open_store, set_aside
+from anosegd.journal.types import (
     Entry,
     JournalConfig,
     JournalDamagedError,
@@ -27,7 +27,7 @@ from anosegd.journal_types import (
     VerdictId,
     merged,
 )
-from anosegd.journal_upkeep import Upkeep
+from anosegd.journal.upkeep import Upkeep
 from anosegd.worker import Worker
 
 TICK_S, RETRY_S, EXPIRE_EVERY_S = 0.2, 1.0, 0.02

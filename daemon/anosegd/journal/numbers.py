@@ -6,7 +6,7 @@ import threading
 import uuid
 from collections.abc import Collection, Iterable
 
-from anosegd.journal_types import Entry, JournalError, Range, VerdictId
+from anosegd.journal.types import Entry, JournalError, Range, VerdictId
 
 
 class Numbers:

@@ -9,8 +9,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from anosegd.journal_numbers import Numbers
-from anosegd.journal_types import Cursor, Entry, JournalBacklogError, JournalError, Range, VerdictId, merged
+from anosegd.journal.numbers import Numbers
+from anosegd.journal.types import Cursor, Entry, JournalBacklogError, JournalError, Range, VerdictId, merged
 
 Done = Callable[[Sequence[Entry], Exception | None], None]
 

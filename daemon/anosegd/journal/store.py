@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
-from anosegd.journal_ledger import sync_folder
-from anosegd.journal_reader import BUSY_S, checksum, read_extent, read_page, telling_damage, uri
-from anosegd.journal_types import Cursor, Entry, JournalDamagedError, Range, missing
+from anosegd.journal.ledger import sync_folder
+from anosegd.journal.reader import BUSY_S, checksum, read_extent, read_page, telling_damage, uri
+from anosegd.journal.types import Cursor, Entry, JournalDamagedError, Range, missing
 
 APPLICATION_ID = 0x414E4F53  # "ANOS"
 SCHEMA_VERSION = 1

@@ -12,40 +12,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from anoseg_engines.errors import ConfigError
-from anosegd.journal_inbox import Done, Inbox
-from anosegd.journal_ledger import Ledger
-from anosegd.journal_numbers import Numbers
-from anosegd.journal_reader import JournalReader
-from anosegd.journal_types import (
+from anosegd.journal.inbox import Done, Inbox
+from anosegd.journal.ledger import Ledger
+from anosegd.journal.numbers import Numbers
+from anosegd.journal.reader import JournalReader
+from anosegd.journal.types import (
     Cursor,
     Entry,
-    JournalBacklogError,
     JournalConfig,
-    JournalDamagedError,
     JournalError,
     JournalStats,
-    Page,
-    Range,
     VerdictId,
 )
-from anosegd.journal_upkeep import Upkeep
-from anosegd.journal_writer import Writer
+from anosegd.journal.upkeep import Upkeep
+from anosegd.journal.writer import Writer
 from anosegd.worker import Worker
-
-__all__ = [
-    "Cursor",
-    "Entry",
-    "Journal",
-    "JournalBacklogError",
-    "JournalConfig",
-    "JournalDamagedError",
-    "JournalError",
-    "JournalReader",
-    "JournalStats",
-    "Page",
-    "Range",
-    "VerdictId",
-]
 
 
 class Journal:
@@ -216,6 +197,7 @@ class ReaderFactory:
         self._path, self._numbers, self._inbox = path, numbers, inbox
 
     def __call__(self) -> JournalReader:
+        """A reader for the calling thread."""
         return JournalReader(
             self._path,
             current=lambda: self._numbers.journal_id,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from anosegd.journal_types import MAX_SEQ, Entry, JournalDamagedError, JournalError, Page, Range, merged, missing
+from anosegd.journal.types import MAX_SEQ, Entry, JournalDamagedError, JournalError, Page, Range, merged, missing
 
 BUSY_S = 2.0
 

@@ -12,7 +12,7 @@ import os
 import zlib
 from pathlib import Path
 
-from anosegd.journal_types import JournalError
+from anosegd.journal.types import JournalError
 
 _SLOT = 4096
 _RESERVED, _COMMITTED = (0, 1), 2  # two slots in turn, so that a torn write leaves the one before; and one for the hint

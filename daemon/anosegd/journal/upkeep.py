@@ -14,8 +14,8 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from anosegd.journal_reader import BUSY_S, JournalReader, is_damage, uri
-from anosegd.journal_types import JournalError
+from anosegd.journal.reader import BUSY_S, JournalReader, is_damage, uri
+from anosegd.journal.types import JournalError
 from anosegd.worker import Worker
 
 CHECK_EVERY_S, ROWS_EACH, BYTES_EACH = 0.2, 200, 1 << 20
