@@ -19,6 +19,7 @@ from anoseg_trainer.config import NetworkConfig
 LOGIT_LIMIT = 12.0
 """Map logits are held within ±12: beyond it sigmoid is 0 or 1 in half precision anyway."""
 SCORE_LIMIT = 8.0
+"""The scaled score logit is held within ±8, so a score lies between 0.0003 and 0.9997."""
 TOP_K = 16
 """The image score is the mean of so many largest values of the 2×2-averaged map logits: one noisy pixel is no defect."""
 
