@@ -76,6 +76,9 @@ def test_fit_ends_with_a_bundle_that_proves_itself(trained):
     assert len(manifest.training["data_fingerprint"]) == 64
     assert manifest.training["config"]["network"]["widths"] == [16, 16, 32, 32, 32]
     assert not list(path.glob(".*"))
+    caught = manifest.metrics["synthetic_defects_caught"]
+    assert f"caught at this threshold: {caught:.1%}" in done.stdout
+    assert ("would pass most defective parts" in done.stderr) == (caught < 0.5)
 
 
 def test_it_learned_to_find_spots(trained, product, tmp_path):

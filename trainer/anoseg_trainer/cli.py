@@ -115,6 +115,7 @@ def _fit(options: argparse.Namespace) -> None:
     found = fitted.validation
     print(f"held-out images with synthetic defects: image AUROC {found.image_auroc:.3f}, pixel AP {found.pixel_ap:.3f}")
     print(f"score threshold {manifest.score_threshold:.4f}, pixel threshold {manifest.pixel_threshold:.4f}")
+    print(f"synthetic defects caught at this threshold: {manifest.metrics['synthetic_defects_caught']:.1%}")
     print(f"calibration: {manifest.calibration.guarantee}")
 
 

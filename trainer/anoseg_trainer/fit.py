@@ -37,6 +37,8 @@ from anoseg_trainer.training import Result, Status, train
 from anoseg_trainer.validation import Case, Validation, as_scaled, make_cases, validate
 
 Verdict = Literal["PASS", "FAIL"]
+FEW_CAUGHT = 0.5
+"""A bundle that catches fewer of the synthetic defects is said to be one that passes bad parts."""
 GOLDEN_EACH = 3
 """Golden samples of each verdict."""
 SCORE = (
@@ -125,6 +127,15 @@ def _seal(
     if not threshold.met:
         notes.append(f"{promise}")
         on_note(notes[-1])
+    defective = network.score_of(torch.tensor(validation.defective_pooled))
+    caught = float((defective >= threshold.value).float().mean())
+    if caught < FEW_CAUGHT:
+        notes.append(
+            f"at this threshold only {caught:.0%} of the synthetic defects are caught: "
+            "the network would pass most defective parts. "
+            "Train longer, look for defects among the good images, or accept more false rejects (--false-reject)"
+        )
+        on_note(notes[-1])
     draft = BundleDraft(
         product=target.name,
         input=config.input,
@@ -137,7 +148,7 @@ def _seal(
             false_reject_target=config.false_reject,
             guarantee=promise,
         ),
-        metrics=_metrics(validation),
+        metrics=_metrics(validation, caught),
         training=_training_record(config, images, split, result, seed),
         model_onnx=onnx_from_network(network, config.input),
         golden=_golden_samples(network, config, [store[i] for i in split.calibration], cases, threshold.value, store, split),
@@ -198,14 +209,15 @@ def _recipe(config: TrainConfig, store: PartStore, indices: tuple[int, ...], see
     )
 
 
-def _metrics(validation: Validation) -> dict[str, Any]:
-    """What is known of the network without test images."""
+def _metrics(validation: Validation, caught: float) -> dict[str, Any]:
+    """What is known of the network without test images. caught: share of synthetic defects at or above the score threshold."""
     best_iou, _ = validation.pixels.best_iou()
     return {
         "synthetic_image_auroc": round(validation.image_auroc, 5),
         "synthetic_pixel_auroc": round(validation.pixels.auroc() or 0.0, 5),
         "synthetic_pixel_ap": round(validation.pixel_ap, 5),
         "synthetic_best_iou": round(best_iou, 5),
+        "synthetic_defects_caught": round(caught, 5),
         "images": {"good": len(validation.good_pooled), "with synthetic defects": len(validation.defective_pooled)},
     }
 
