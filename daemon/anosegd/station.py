@@ -176,8 +176,9 @@ class Station:
         return changed
 
     def _on_new_journal(self, journal_id: str) -> None:
-        """On the journal's thread."""
-        self._publisher.state_changed()
+        """On the journal's thread, which may run before the publisher is made."""
+        if publisher := getattr(self, "_publisher", None):
+            publisher.state_changed()
 
     @property
     def _helpers(self) -> tuple[Worker, ...]:
