@@ -191,7 +191,11 @@ class Camera(Worker):
         elif isinstance(message, Failed):
             complaint = process.complaint
             raise CameraError(f"{message.error}: {complaint}" if complaint else message.error)
-        return isinstance(message, Finished)
+        elif isinstance(message, Finished):
+            self._lost += message.lost
+            self._frames += message.lost
+            return True
+        return False
 
     def _account_for(self, gone: Frame | None, part: Part) -> None:
         if gone is None:

@@ -20,6 +20,7 @@ import cv2
 
 from anoseg_engines.errors import AnosegError
 from anoseg_engines.images import Image
+from anosegd.config import DeviceSource, UrlSource
 from anosegd.messages import (
     MAX_BYTES,
     Captured,
@@ -74,7 +75,9 @@ class Capture:
         except AnosegError as error:
             self._send(Failed(error.what))
             return
-        self._send(Finished())  # frames that still lie in slots stay readable for the daemon: it has the memory mapped
+        self._send(
+            Finished(self._lost)
+        )  # frames that still lie in slots stay readable for the daemon: it has the memory mapped
 
     def _read_all(self, source: Source) -> None:
         position = self._job.start_at
@@ -126,9 +129,12 @@ class Capture:
         self._lost = 0
 
     def _slot(self) -> int | None:
-        """A free slot; policy `wait` waits for one, the others do without."""
+        """A free slot. Policy `wait` waits for one; `latest` does for a moment where the source can wait, so that a file's last
+        frame is not the one let go; the others do without."""
         self._take_releases(timeout_s=0)
-        while not self._free and self._job.policy == "wait":
+        patience_s = 0.0 if isinstance(self._job.source, (DeviceSource, UrlSource)) else MAX_BURST_S
+        give_up_at = time.monotonic() + (patience_s if self._job.policy == "latest" else 0.0)
+        while not self._free and (self._job.policy == "wait" or time.monotonic() < give_up_at):
             self._take_releases(timeout_s=TICK_S)
             self._send(Tick())
         return self._free.pop() if self._free else None

@@ -120,6 +120,7 @@ class Client:
         self._request_id += 1
         if self._control is None:
             self._control = self._context.socket(zmq.DEALER)
+            self._control.set(zmq.IPV6, int("[" in self._control_endpoint))
             self._control.connect(self._control_endpoint)
         self._control.send(json.dumps({"id": self._request_id, "op": op, **arguments}).encode())
         end = time.monotonic() + self._request_timeout_s
@@ -176,6 +177,7 @@ class Client:
             socket.set(zmq.RECONNECT_IVL_MAX, 500)
             socket.subscribe(b"verdict.")
             socket.subscribe(b"state")
+            socket.set(zmq.IPV6, int("[" in self._publish))
             socket.connect(self._publish)
             self._last_heartbeat = time.monotonic()
             last_verdict = time.monotonic()
@@ -237,7 +239,10 @@ class Client:
         while position.next is not None and (last is None or position.next <= last):
             try:
                 page = self.request("replay", **{"from": position.next}, to=last, limit=PAGE)
-            except ClientError:
+            except ClientError as error:
+                if "no_journal" in str(error) and last is not None:
+                    self._on_event(Event("missed", "the station keeps no journal to ask", position.next, last))
+                    position.next = last + 1
                 return  # down, or busy: the heartbeat tells, and the next message asks again
             if self._check_journal(position, page["journal_id"]):
                 last = None  # another journal: its numbers are others

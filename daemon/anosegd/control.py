@@ -193,6 +193,9 @@ class Control(Worker):
             socket.send_multipart([*address, msgspec.json.encode(reply)])
 
     def _answer_reloads(self, socket: zmq.Socket[bytes]) -> None:
+        if not self._waiting_for_reload:
+            while not self._reload_results.empty():  # of a SIGHUP: nobody waits for that
+                self._reload_results.get_nowait()
         while self._waiting_for_reload:
             try:
                 error = self._reload_results.get_nowait()

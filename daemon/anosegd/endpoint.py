@@ -47,17 +47,13 @@ def bind(socket: zmq.Socket[bytes], endpoint: str) -> None:
     """
     # libzmq takes an ipc path away from whoever serves it: ask first whether somebody answers there.
     if endpoint.startswith("ipc:///") and _answers(endpoint[len("ipc://") :]):
-        raise PublishError(
-            f"{endpoint} is in use", hint="stop the other daemon, or choose another endpoint in the configuration"
-        )
+        raise PublishError(f"{endpoint} is in use", hint="stop the other daemon, or choose another endpoint")
     socket.setsockopt(zmq.IPV6, int("[" in endpoint))
     try:
         socket.bind(endpoint)
     except zmq.ZMQError as error:
         if error.errno == errno.EADDRINUSE:
-            raise PublishError(
-                f"{endpoint} is in use", hint="stop the other daemon, or choose another endpoint in the configuration"
-            ) from error
+            raise PublishError(f"{endpoint} is in use", hint="stop the other daemon, or choose another endpoint") from error
         raise PublishError(f"{endpoint} cannot be bound ({error.strerror})") from error
 
 

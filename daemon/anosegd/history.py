@@ -97,16 +97,17 @@ def export_csv(where: Where, path: Path, since: datetime | None, until: datetime
         ConfigError: the file exists. AnosegError: it cannot be written.
     """
     try:
-        with path.open("x", newline="", encoding="utf-8") as file, opened(where, on_event=_tell) as client:
-            writer = csv.writer(file)
-            writer.writerow((*COLUMNS, "defects"))
-            rows = 0
-            first = client.first_seq_since(_ns(since)) if since else 1
+        with opened(where, on_event=_tell) as client:
+            first = client.first_seq_since(_ns(since)) if since else 1  # asked first: a station that is down leaves no file
             last = client.first_seq_since(_ns(until)) - 1 if until else None
-            for verdict in client.replay(first, last):
-                writer.writerow(_row(verdict))
-                rows += 1
-            return rows
+            with path.open("x", newline="", encoding="utf-8") as file:
+                writer = csv.writer(file)
+                writer.writerow((*COLUMNS, "defects"))
+                rows = 0
+                for verdict in client.replay(first, last):
+                    writer.writerow(_row(verdict))
+                    rows += 1
+                return rows
     except FileExistsError as error:
         raise ConfigError(f"{path}: exists already", hint="give a new file") from error
     except OSError as error:

@@ -79,7 +79,9 @@ class Tick(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Finished(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Capture → daemon: the file or folder has come to its end."""
+    """Capture → daemon: the file or folder has come to its end. lost: frames let go since the last message."""
+
+    lost: int = 0
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True, array_like=True):

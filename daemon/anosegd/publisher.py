@@ -267,6 +267,7 @@ class Publisher(Worker):
             self._send_overdue()
         for waiting in self._pending.values():
             for pending in list(waiting):
+                self._withdraw(pending)
                 self._settle(pending, TimeoutError("the journal did not answer before the daemon's end"))
 
     def _commit_closed(self) -> None:
@@ -343,8 +344,17 @@ class Publisher(Worker):
                 pending.sent = True
                 if isinstance(pending.outcome, Result):
                     self._revoke(pending)
-                else:
-                    self._send_verdict(pending.verdict, pending.outcome)
+                else:  # on its way into the journal, but not there yet: nothing durable can be said of it
+                    journal_id, seq = pending.journal_id, pending.seq
+                    early = self._verdict(pending.part, pending.outcome, journal_id, seq, durable=False)
+                    self._send_verdict(early, pending.outcome)
+
+    def _withdraw(self, pending: _Pending) -> None:
+        """Should the journal commit it after all, it must not say PASS where UNKNOWN was sent."""
+        if self._journal is not None and self._config.on_journal_failure == "unknown":
+            outcome = Unknown("journal", "the journal did not answer before the daemon's end")
+            kept = self._verdict(pending.part, outcome, pending.journal_id, pending.seq, durable=True)
+            self._journal.amend(_entry(pending.part, kept))
 
     def _revoke(self, pending: _Pending) -> None:
         self.tallies[pending.part.camera].late += 1

@@ -106,12 +106,16 @@ class Station:
             self._close_journal()
             raise
         self._inspector.start()
-        reason = self._wait_for_engine()
-        if reason is None:
-            self._announce()
-            for camera in self._cameras:
-                camera.start()
-            reason = self._watch()
+        try:
+            reason = self._wait_for_engine()
+            if reason is None:
+                self._announce()
+                for camera in self._cameras:
+                    camera.start()
+                reason = self._watch()
+        except BaseException:  # a fault of ours: the threads must not go on publishing without anybody who hears signals
+            self._stop("failure")
+            raise
         return self._stop(reason)
 
     # ---- start and watch
@@ -163,12 +167,12 @@ class Station:
         self._asked_to_reload.clear()
         try:
             config = self._reread()
-        except AnosegError as error:
-            logs.error("reload.refused", error=error.what)
+            changed = config != self._config or load_bundle(Path(config.engine.bundle)).digest != self._bundle.digest
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with the new, the old goes on
+            logs.error("reload.refused", error=str(error).splitlines()[0] if str(error) else repr(error))
             if self._control is not None:
-                self._control.reloaded(str(error))
+                self._control.reloaded(str(error) or repr(error))
             return False
-        changed = config != self._config or load_bundle(Path(config.engine.bundle)).digest != self._bundle.digest
         logs.info("reload.accepted", changed=changed)
         if self._control is not None:
             self._control.reloaded(None)
@@ -230,7 +234,7 @@ class Station:
         if stuck:
             logs.error("daemon.stuck", threads=",".join(stuck))
         failures = [worker.failure for worker in workers if worker.failure is not None]
-        exit_code = 1 if failures or (stuck and reason == "failure") else 0
+        exit_code = 1 if failures or (stuck and reason in ("failure", "reload")) else 0
         counts = self._counts()
         logs.info(
             "daemon.stopped",
@@ -243,7 +247,8 @@ class Station:
         told = next((failure for failure in failures if isinstance(failure, AnosegError)), None)
         if told is not None and not stuck:
             raise told
-        return End(exit_code, bool(stuck), self._successor if not failures else None)
+        goes_on = not failures and not self._asked_to_drain.is_set()
+        return End(exit_code, bool(stuck), self._successor if goes_on else None)
 
     def _close_journal(self) -> None:
         if self._journal is not None and not self._journal.close():
@@ -253,7 +258,12 @@ class Station:
         began = time.monotonic()
         while worker.alive and time.monotonic() < began + timeout_s:
             # Some senders signal the process and its group: the second of two at once is the same wish.
-            if signal.sigtimedwait(SIGNALS, 0) and time.monotonic() > began + SAME_WISH_S:
+            caught = signal.sigtimedwait(SIGNALS, 0)
+            if caught is None or caught.si_signo == signal.SIGHUP:
+                worker.join(0.1)
+                continue
+            self._successor = None  # whoever ends the daemon during a reload means the end
+            if time.monotonic() > began + SAME_WISH_S:
                 logs.warning("daemon.hurried", waiting_for=worker.thread_name)
                 return
             worker.join(0.1)

@@ -5,6 +5,7 @@ import csv
 import json
 import os
 import random
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -150,7 +151,9 @@ def test_drain_ends_the_daemon_in_order(station: Station) -> None:
 
 def test_a_bad_reload_keeps_the_old_and_says_why(station: Station) -> None:
     """A configuration that is refused changes nothing; the command prints the reason and exits 1; a good one takes over."""
-    station.start(LOOP)
+    daemon = station.start(LOOP)
+    daemon.process.send_signal(signal.SIGHUP)  # a reload that nobody waits for must not answer the next one
+    wait_until(lambda: any(e["event"] == "reload.accepted" for e in daemon.events), "the reload by signal")
     good = station.config.read_text()
     station.config.write_text(good.replace("fps: 40", "fsp: 40"))
     done = run_anosegd("reload", "--connect", station.line.endpoint, "--control", station.control)
@@ -259,6 +262,17 @@ def _raw(path: str, rng: random.Random) -> None:
 def test_nothing_is_lost_when_both_are_killed() -> None:
     """Daemon and archiving client killed at random, a short run of `make torture`: every verdict stored once, in order."""
     assert torture(verdicts=600, kills=4, rate=150, seed=3) == []
+
+
+def test_a_late_verdict_is_unknown_live_and_in_the_journal(station: Station) -> None:
+    """Past its deadline a part is UNKNOWN: deadline for the subscriber and for whoever replays: the two never differ."""
+    station.start(LOOP.replace("{policy: wait,", "{policy: wait, deadline_ms: 0.001,"))
+    live = station.line.listener.wait_for_verdicts(20)
+    assert {(v["outcome"], v["reason"], v["score"]) for v in live} == {("UNKNOWN", "deadline", None)}
+    station.wait_until_committed(20)
+    with station.client() as client:
+        kept = {v["seq"]: (v["part_id"], v["outcome"], v["reason"]) for v in client.replay(1, 20)}
+    assert kept == {v["seq"]: (v["part_id"], v["outcome"], v["reason"]) for v in live if v["seq"] <= 20}
 
 
 def test_a_full_disk_stops_no_inspection(station: Station, tmp_path: Path) -> None:
