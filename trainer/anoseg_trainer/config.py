@@ -54,6 +54,7 @@ class DefectConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """Synthetic defects. The kinds are relative weights; 0 leaves a kind out.
 
     share: share of training images that get defects. more: chance of a further defect after each one.
+    at_rim: share of defects placed at the picture's rim, for parts that fill it.
     visible: difference in grey values at which a changed pixel counts as half a defect.
     hard: the paper's hard augmentation (rotated, permuted, colour-jittered image, a region of it pasted).
     blend: patches of other good images, blended in. scratch, spots, chip, shade, texture, warp, missing: see `defects.py`.
@@ -61,6 +62,7 @@ class DefectConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
     share: Share = 0.7
     more: Share = 0.4
+    at_rim: Share = 0.0
     visible: Annotated[float, Meta(gt=0.0)] = 8.0
     hard: Weight = 1.0
     blend: Weight = 2.0
@@ -70,7 +72,7 @@ class DefectConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     shade: Weight = 1.0
     texture: Weight = 0.7
     warp: Weight = 0.7
-    missing: Weight = 0.7
+    missing: Weight = 0.0
 
 
 class LossConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

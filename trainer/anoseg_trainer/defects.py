@@ -7,6 +7,7 @@ chips, soft brightness changes, changed texture, misplaced or missing structure.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -27,12 +28,14 @@ class Ground:
     """What a defect is put on. image: uint8 [h, w, 3]. donor: returns another good image, uint8, any size.
 
     unit: side of the network's input; defects are sized by it, not by the part. grey: all channels of `image` are equal.
+    at_rim: share of defects placed at the picture's rim.
     """
 
     image: Image
     donor: Callable[[Generator], Image]
     unit: int
     grey: bool
+    at_rim: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +61,11 @@ def add_defects(rng: Generator, ground: Ground, config: DefectConfig) -> tuple[I
     touched = np.zeros(image.shape[:2], bool)
     while True:
         kind = kinds[int(rng.choice(len(kinds), p=weights / weights.sum()))]
-        change = KINDS[kind](rng, _with_image(ground, image))
+        change = KINDS[kind](rng, dataclasses.replace(ground, image=image, at_rim=config.at_rim))
         apply(image, touched, change)
         if rng.random() >= config.more:
             break
     return image, grade(ground.image, image, touched, config.visible)
-
-
-def _with_image(ground: Ground, image: Image) -> Ground:
-    """The same ground with another picture on it."""
-    return Ground(image, ground.donor, ground.unit, ground.grey)
 
 
 def apply(image: Image, touched: NDArray[np.bool_], change: Change) -> None:
@@ -331,10 +329,10 @@ def _fit(ground: Ground, height: float, width: float) -> tuple[int, int]:
 
 
 def _place(rng: Generator, ground: Ground, height: int, width: int) -> tuple[int, int]:
-    """Left and top of a box of this size somewhere on the picture; a quarter of them at its rim, where handling harms parts."""
+    """Left and top of a box of this size somewhere on the picture; `at_rim` of them where handling harms parts."""
     rows, columns = ground.image.shape[:2]
     x, y = int(rng.integers(0, columns - width + 1)), int(rng.integers(0, rows - height + 1))
-    if rng.random() < 0.25:
+    if ground.at_rim and rng.random() < ground.at_rim:
         x, y = ((x, 0), (x, rows - height), (0, y), (columns - width, y))[int(rng.integers(4))]
     return x, y
 
