@@ -93,6 +93,11 @@ class Camera(Worker):
         self._stopping = True
         os.eventfd_write(self._stop_fd, 1)
 
+    def close(self) -> None:
+        """Give back the descriptor, once the thread has ended; one that is stuck still needs it."""
+        if not self.alive:
+            os.close(self._stop_fd)
+
     def work(self) -> None:
         """Run the capture process until it has finished or the camera is stopped.
 

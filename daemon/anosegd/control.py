@@ -20,6 +20,7 @@ from msgspec import Meta
 from anoseg_engines.errors import AnosegError, PublishError
 from anosegd import endpoint, logs
 from anosegd.journal import Journal, JournalReader
+from anosegd.reloads import Answer
 from anosegd.worker import Worker
 
 MAX_REQUEST_BYTES = 16 << 10
@@ -114,7 +115,7 @@ class Control(Worker):
     """Answers requests on its own thread.
 
     journal: None answers nothing about verdicts. state: the last published state, encoded. drain: asks the station to stop.
-    reload: asks it to reload; the answer is given when it calls `reloaded`.
+    reload: asks it to reload, and is given what it has to call with the answer.
     """
 
     def __init__(
@@ -124,7 +125,7 @@ class Control(Worker):
         *,
         state: Callable[[], bytes],
         drain: Callable[[], None],
-        reload: Callable[[], None],
+        reload: Callable[[Answer], None],
     ) -> None:
         super().__init__("control")
         self._address = address
@@ -135,8 +136,8 @@ class Control(Worker):
         self._malformed = logs.Throttle("request.refused")
         self._bound = threading.Event()
         self._stopping = threading.Event()
-        self._waiting_for_reload: list[tuple[list[bytes], Id]] = []
-        self._reload_results: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._reloads_waiting = 0
+        self._late: queue.SimpleQueue[tuple[list[bytes], dict[str, Any]]] = queue.SimpleQueue()  # answers that took time
 
     def start(self) -> None:
         """Start the thread and bind the socket.
@@ -148,10 +149,6 @@ class Control(Worker):
         while not self._bound.wait(0.05):
             if not self.alive:
                 raise self.failure or PublishError("the control socket's thread ended at once")
-
-    def reloaded(self, error: str | None) -> None:
-        """The reload that was asked for is done, or was refused. Any thread."""
-        self._reload_results.put(error)
 
     def stop(self) -> None:
         """Answer no more."""
@@ -169,10 +166,10 @@ class Control(Worker):
             try:
                 while not self._stopping.is_set():
                     self.answer()
-                    self._answer_reloads(socket)
-                    if socket.poll(50 if self._waiting_for_reload else 250):
+                    self._send_late(socket)
+                    if socket.poll(50 if self._reloads_waiting else 250):
                         self._serve(socket)
-                self._answer_reloads(socket)
+                self._send_late(socket)
             finally:
                 if self._reader is not None:
                     self._reader.close()
@@ -192,19 +189,22 @@ class Control(Worker):
         if reply is not None:
             socket.send_multipart([*address, msgspec.json.encode(reply)])
 
-    def _answer_reloads(self, socket: zmq.Socket[bytes]) -> None:
-        if not self._waiting_for_reload:
-            while not self._reload_results.empty():  # of a SIGHUP: nobody waits for that
-                self._reload_results.get_nowait()
-        while self._waiting_for_reload:
-            try:
-                error = self._reload_results.get_nowait()
-            except queue.Empty:
-                return
-            for address, request_id in self._waiting_for_reload:
-                reply = {"id": request_id, "ok": True} if error is None else _error(request_id, "refused", error)
-                socket.send_multipart([*address, msgspec.json.encode(reply)])
-            self._waiting_for_reload.clear()
+    def _send_late(self, socket: zmq.Socket[bytes]) -> None:
+        while not self._late.empty():
+            address, reply = self._late.get_nowait()
+            self._reloads_waiting -= 1
+            socket.send_multipart([*address, msgspec.json.encode(reply)])
+
+    def _ask_for_reload(self, address: list[bytes], request_id: Id) -> None:
+        if self._reloads_waiting >= MAX_WAITING_RELOADS:
+            raise RefusedError("busy", "a reload is going on")
+
+        def answer(error: str | None) -> None:
+            reply = {"id": request_id, "ok": True} if error is None else _error(request_id, "refused", error)
+            self._late.put((address, reply))
+
+        self._reloads_waiting += 1
+        self._reload(answer)
 
     def _reply(self, payload: bytes, address: list[bytes]) -> dict[str, Any] | None:
         """The answer; None if it comes later."""
@@ -213,10 +213,7 @@ class Control(Worker):
             request = _decode(payload)
             request_id = request.id
             if isinstance(request, Reload):
-                if len(self._waiting_for_reload) >= MAX_WAITING_RELOADS:
-                    raise RefusedError("busy", "a reload is going on")
-                self._waiting_for_reload.append((address, request_id))
-                self._reload()
+                self._ask_for_reload(address, request_id)
                 return None
             return {"id": request_id, "ok": True, **self._do(request)}
         except RefusedError as error:

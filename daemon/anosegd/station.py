@@ -22,6 +22,7 @@ from anosegd.inspector import Inspector, engine_name
 from anosegd.journal import Journal
 from anosegd.notify import Notifier
 from anosegd.publisher import Identity, Publisher
+from anosegd.reloads import Reloads
 from anosegd.worker import Worker
 
 SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
@@ -48,18 +49,26 @@ class End:
 class Station:
     """All workers of one station, and what is known of them. `run` is its whole life.
 
-    reread: gives the configuration as it is on disk now, checked as at the start.
+    reread: gives the configuration as it is on disk now, checked as at the start. notice: what an operator should know of how
+    this station came to be. ready: the engine was proved, and inspection began.
     """
 
     def __init__(
-        self, config: Config, notifier: Notifier, environment: Mapping[str, str], reread: Callable[[], Config]
+        self,
+        config: Config,
+        notifier: Notifier,
+        environment: Mapping[str, str],
+        reread: Callable[[], Config],
+        *,
+        notice: str | None = None,
     ) -> None:
+        self.ready = False
         self._config = config
         self._notifier = notifier
-        self._reread = reread
+        self._notice = notice
+        self._reloads = Reloads(reread, self._differs)
         self._successor: Config | None = None
         self._asked_to_drain = threading.Event()
-        self._asked_to_reload = threading.Event()
         self._bundle = load_bundle(Path(config.engine.bundle))
         self._journal = Journal.open(config.journal, on_new_journal=self._on_new_journal) if config.journal else None
         self._identity = Identity(journal_id=uuid.uuid4().hex, run_id=uuid.uuid4().hex)
@@ -87,7 +96,7 @@ class Station:
                 self._journal,
                 state=lambda: self._publisher.last_state,
                 drain=self._asked_to_drain.set,
-                reload=self._asked_to_reload.set,
+                reload=self._reloads.ask,
             )
 
     def run(self) -> End:
@@ -104,6 +113,8 @@ class Station:
         except BaseException:
             self._publisher.stop()
             self._close_journal()
+            for camera in self._cameras:
+                camera.close()
             raise
         self._inspector.start()
         try:
@@ -125,11 +136,13 @@ class Station:
         while self._inspector.engine is None:
             if reason := self._reason_to_stop((self._publisher, self._inspector, *self._helpers)):
                 return reason
+            self._tell_systemd()
         self._publisher.engine = self._inspector.engine
         return None
 
     def _announce(self) -> None:
         assert self._inspector.engine is not None
+        self.ready = True
         endpoint, runtime = self._config.publish.endpoint, self._inspector.engine.runtime
         journal = self._journal.journal_id if self._journal else "none: verdicts are not durable"
         logs.info("daemon.ready", endpoint=endpoint, engine=self._bundle.label, runtime=runtime, journal=journal)
@@ -151,10 +164,11 @@ class Station:
         if caught := signal.sigtimedwait(SIGNALS, LOOP_S):
             if caught.si_signo != signal.SIGHUP:
                 return signal.Signals(caught.si_signo).name
-            self._asked_to_reload.set()
+            self._reloads.ask()
         if self._asked_to_drain.is_set():
             return "drain"
-        if self._asked_to_reload.is_set() and self._inspector.engine is not None and self._reload():
+        if self.ready and (successor := self._reloads.successor()) is not None:
+            self._successor = successor
             return "reload"
         for worker in workers:
             # A camera whose source has come to its end has ended too, in order.
@@ -162,22 +176,9 @@ class Station:
                 return "failure"
         return None
 
-    def _reload(self) -> bool:
-        """Check the new configuration whole; True if it is good and differs: the station stops, and goes on with it."""
-        self._asked_to_reload.clear()
-        try:
-            config = self._reread()
-            changed = config != self._config or load_bundle(Path(config.engine.bundle)).digest != self._bundle.digest
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with the new, the old goes on
-            logs.error("reload.refused", error=str(error).splitlines()[0] if str(error) else repr(error))
-            if self._control is not None:
-                self._control.reloaded(str(error) or repr(error))
-            return False
-        logs.info("reload.accepted", changed=changed)
-        if self._control is not None:
-            self._control.reloaded(None)
-        self._successor = config if changed else None
-        return changed
+    def _differs(self, config: Config) -> bool:
+        """Whether this is not what runs now; a bundle's newest version counts as what it is. On the reload's thread."""
+        return config != self._config or load_bundle(Path(config.engine.bundle)).digest != self._bundle.digest
 
     def _on_new_journal(self, journal_id: str) -> None:
         """On the journal's thread, which may run before the publisher is made."""
@@ -193,8 +194,9 @@ class Station:
     def _tell_systemd(self) -> None:
         now = time.monotonic()
         limit_s = min(SILENT_S, (self._notifier.watchdog_s or SILENT_S) / 2)
-        answering = self._publisher.silent_s < limit_s and self._inspector.silent_s < limit_s
-        if answering and now >= self._watchdog_at:
+        # While the engine is being proved its thread cannot answer: how long that may take is TimeoutStartSec's business.
+        inspects = self._inspector.silent_s < limit_s or (not self.ready and self._inspector.alive)
+        if self._publisher.silent_s < limit_s and inspects and now >= self._watchdog_at:
             self._watchdog_at = now + (self._notifier.watchdog_s or SILENT_S) / 4
             self._notifier.watchdog()
         if now >= self._status_at:
@@ -219,17 +221,21 @@ class Station:
             camera.stop()
         for camera in self._cameras:
             camera.join(4.0)
+            self._tell_systemd()
         self._inspector.stop(drain=True)
         self._join_unless_signalled(self._inspector, self._config.drain_timeout_s)
         self._inspector.stop(drain=False)
         self._inspector.join(2.0)
         self._publisher.stop("engine" if self._inspector.failure else "shutdown")
         self._publisher.join(5.0 + self._config.publish.linger_ms / 1000)
+        checking = self._reloads.close(2.0)
         if self._control is not None:
             self._control.stop()
             self._control.join(2.0)
         self._close_journal()
-        workers: list[Worker] = [self._publisher, self._inspector, *self._helpers, *self._cameras]
+        for camera in self._cameras:
+            camera.close()
+        workers: list[Worker] = [self._publisher, self._inspector, *self._helpers, *self._cameras, *checking]
         stuck = [worker.thread_name for worker in workers if worker.alive]
         if stuck:
             logs.error("daemon.stuck", threads=",".join(stuck))
@@ -257,6 +263,7 @@ class Station:
     def _join_unless_signalled(self, worker: Worker, timeout_s: float) -> None:
         began = time.monotonic()
         while worker.alive and time.monotonic() < began + timeout_s:
+            self._tell_systemd()  # on a reload the service goes on, and so does its watchdog
             # Some senders signal the process and its group: the second of two at once is the same wish.
             caught = signal.sigtimedwait(SIGNALS, 0)
             if caught is None or caught.si_signo == signal.SIGHUP:
@@ -316,7 +323,7 @@ class Station:
             return "Error", "verdicts cannot be committed: the journal does not work"
         states = {camera.status.state for camera in self._cameras}
         if "running" in states:
-            return "ContinuousExecution", None
+            return "ContinuousExecution", self._notice
         if "starting" in states:
             return "Initialized", None
         if states == {"finished"}:
@@ -356,9 +363,35 @@ def run(config: Config, environment: Mapping[str, str], reread: Callable[[], Con
     try:
         end = Station(config, notifier, environment, reread).run()
         while end.successor is not None and not end.stuck:
-            end = Station(end.successor, notifier, environment, reread).run()
+            previous, config = config, end.successor
+            end, why = _go_on_with(config, notifier, environment, reread)
+            if why is not None and not end.stuck:
+                logs.error("reload.failed", error=why, going_on="with the configuration before")
+                notice = f"the last reload failed, the configuration before it runs: {why}"
+                config = previous
+                end = Station(config, notifier, environment, reread, notice=notice).run()
     finally:
         notifier.close()
     if end.stuck:  # a thread that hangs in a library would hold the process for ever
         os._exit(end.exit_code)
     return end.exit_code
+
+
+def _go_on_with(
+    config: Config, notifier: Notifier, environment: Mapping[str, str], reread: Callable[[], Config]
+) -> tuple[End, str | None]:
+    """Run a station with a configuration that was checked; with it, why it never came to inspect, if so.
+
+    Raises:
+        AnosegError: what ended it after it had come to inspect.
+    """
+    station: Station | None = None
+    try:
+        station = Station(config, notifier, environment, reread)
+        end = station.run()
+    except AnosegError as error:
+        if station is not None and station.ready:
+            raise
+        return End(error.exit_code, stuck=False), str(error).splitlines()[0]
+    failed = not station.ready and end.exit_code != 0
+    return end, "one of its threads failed, see the log" if failed else None

@@ -5,8 +5,8 @@ import csv
 import json
 import os
 import random
-import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from itertools import islice
@@ -19,7 +19,7 @@ import zmq
 from anosegd_line import Daemon, Line, run_anosegd, wait_until
 from torture import torture
 
-from anosegd.client import Client, ClientError, Event
+from anosegd.client import Client, ClientError, Event, Verdict
 from anosegd.control import RATE
 
 FOLDER = "line: {policy: wait, source: {kind: folder, path: images}}"
@@ -149,14 +149,16 @@ def test_drain_ends_the_daemon_in_order(station: Station) -> None:
     assert daemon.wait() == 0
 
 
+def reload(station: Station) -> subprocess.CompletedProcess[str]:
+    return run_anosegd("reload", "--connect", station.line.endpoint, "--control", station.control)
+
+
 def test_a_bad_reload_keeps_the_old_and_says_why(station: Station) -> None:
     """A configuration that is refused changes nothing; the command prints the reason and exits 1; a good one takes over."""
-    daemon = station.start(LOOP)
-    daemon.process.send_signal(signal.SIGHUP)  # a reload that nobody waits for must not answer the next one
-    wait_until(lambda: any(e["event"] == "reload.accepted" for e in daemon.events), "the reload by signal")
+    station.start(LOOP)
     good = station.config.read_text()
     station.config.write_text(good.replace("fps: 40", "fsp: 40"))
-    done = run_anosegd("reload", "--connect", station.line.endpoint, "--control", station.control)
+    done = reload(station)
     assert done.returncode == 1
     assert "fsp: unknown key" in done.stderr
     before = len(station.line.listener.verdicts)
@@ -166,6 +168,43 @@ def test_a_bad_reload_keeps_the_old_and_says_why(station: Station) -> None:
     station.line.listener.wait_for(lambda m: m.topic == "verdict.line" and m.header["station"] == "renamed")
     seqs = [v["seq"] for v in station.line.listener.verdicts]
     assert seqs == sorted(set(seqs))
+
+
+def test_a_reload_that_fails_to_start_brings_the_old_back(station: Station, tmp_path: Path) -> None:
+    """What no check can know, a folder that may not be written say, ends in the configuration before, which says so."""
+    daemon = station.start(LOOP)
+    good = station.config.read_text()
+    station.config.write_text(good.replace(f"'{station.line.endpoint}'", f"'ipc://{tmp_path}/none/pub'"))
+    assert reload(station).returncode == 0
+    state = station.line.listener.wait_for_state(lambda s: s["detail"] is not None and "reload failed" in s["detail"])
+    assert (state["state"], state["station"]) == ("ContinuousExecution", "test-station")
+    assert f"{tmp_path}/none" in state["detail"]
+    station.config.write_text(good.replace("test-station", "renamed"))
+    assert reload(station).returncode == 0  # and it can be put right
+    state = station.line.listener.wait_for_state(lambda s: s["station"] == "renamed" and s["state"] == "ContinuousExecution")
+    assert state["detail"] is None
+    assert daemon.terminate() == 0
+
+
+def test_reloads_leave_nothing_behind(station: Station) -> None:
+    """Descriptors and threads after ten reloads are those after two."""
+    daemon = station.start(LOOP)
+    text = station.config.read_text()
+
+    def after_reloads(first: int, last: int) -> tuple[int, int]:
+        for i in range(first, last + 1):
+            station.config.write_text(text.replace("test-station", f"station-{i}"))
+            assert reload(station).returncode == 0
+            station.line.listener.wait_for_state(
+                lambda s, name=f"station-{i}": s["station"] == name and s["state"] == "ContinuousExecution"
+            )
+        proc = Path(f"/proc/{daemon.process.pid}")
+        return len(list((proc / "fd").iterdir())), len(list((proc / "task").iterdir()))
+
+    few, threads = after_reloads(1, 2)
+    many, threads_now = after_reloads(3, 10)
+    assert many <= few + 2  # a connection of the command before may still be closing
+    assert threads_now <= threads
 
 
 @pytest.mark.parametrize(
@@ -272,7 +311,33 @@ def test_a_late_verdict_is_unknown_live_and_in_the_journal(station: Station) -> 
     station.wait_until_committed(20)
     with station.client() as client:
         kept = {v["seq"]: (v["part_id"], v["outcome"], v["reason"]) for v in client.replay(1, 20)}
+        followed = list(islice(client.follow(first=1), 200))
     assert kept == {v["seq"]: (v["part_id"], v["outcome"], v["reason"]) for v in live if v["seq"] <= 20}
+    durable = [v["seq"] for v in followed if v["durable"]]
+    assert durable == list(range(1, len(durable) + 1))  # each once and in order, whatever was told early
+    assert {(v["outcome"], v.cursor) for v in followed if not v["durable"]} <= {("UNKNOWN", None)}
+
+
+class Following(threading.Thread):
+    """A client that follows from the first number on, beside the test."""
+
+    def __init__(self, station: Station) -> None:
+        super().__init__(name="following")
+        self.verdicts: list[Verdict] = []
+        self._station = station
+        self._enough = threading.Event()
+
+    def run(self) -> None:
+        with self._station.client() as client:
+            for verdict in client.follow(first=1):
+                self.verdicts.append(verdict)
+                if self._enough.is_set():
+                    return
+
+    def end(self) -> None:
+        """While verdicts still come."""
+        self._enough.set()
+        self.join(30)
 
 
 def test_a_full_disk_stops_no_inspection(station: Station, tmp_path: Path) -> None:
@@ -286,6 +351,8 @@ def test_a_full_disk_stops_no_inspection(station: Station, tmp_path: Path) -> No
         daemon = station.start(LOOP)
         listener = station.line.listener
         listener.wait_for(lambda m: m.topic == "verdict.line" and m.header["durable"])
+        following = Following(station)
+        following.start()
         filler = small / "filler"
         with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
             while True:
@@ -293,11 +360,17 @@ def test_a_full_disk_stops_no_inspection(station: Station, tmp_path: Path) -> No
         full = listener.wait_for(lambda m: m.topic == "verdict.line" and m.header["reason"] == "journal").header
         assert (full["outcome"], full["durable"], full["score"]) == ("UNKNOWN", False, None)
         listener.wait_for_state(lambda s: s["state"] == "Error" and not s["journal"]["working"])
+        # The follower is told of these at once, though the gap before them cannot be filled.
+        wait_until(lambda: any(v["seq"] == full["seq"] for v in following.verdicts), "the follower has it")
         filler.unlink()
-        listener.wait_for(lambda m: m.topic == "verdict.line" and m.header["durable"])
+        again = listener.wait_for(lambda m: m.topic == "verdict.line" and m.header["durable"]).header
+        wait_until(lambda: any(v["seq"] > again["seq"] for v in following.verdicts), "the follower goes on")
+        following.end()
         with station.client() as client:
-            kept = [v["outcome"] for v in client.replay(1)]
-        assert "UNKNOWN" not in kept
+            kept = list(client.replay(1))
+        assert "UNKNOWN" not in [v["outcome"] for v in kept]
+        durable = [v["seq"] for v in following.verdicts if v["durable"]]
+        assert durable == [v["seq"] for v in kept][: len(durable)]
         assert daemon.terminate() == 0
         seqs = [v["seq"] for v in listener.verdicts]
         assert seqs == sorted(set(seqs))
