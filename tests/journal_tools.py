@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +32,15 @@ def close_journals() -> None:
     """After a test: journals it left open, because it failed, would keep the process."""
     while _opened:
         _opened.pop().close()
+
+
+@contextmanager
+def writing_blocked(path: Path) -> Iterator[None]:
+    """Another program holds the file's write lock."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("BEGIN IMMEDIATE")
+        yield
+        db.execute("ROLLBACK")
 
 
 def entry(verdict_id: VerdictId, outcome: str = "PASS", *, wall_ns: int | None = None, size: int = 0) -> Entry:

@@ -11,6 +11,10 @@ notices a gap in seq, asks the station's journal for what is missing, and yields
 each verdict exactly once across a crash of your own program, store the verdict and `verdict.cursor` in one transaction
 and start again with `follow(after=cursor)`.
 
+A verdict with `durable: false` is the station's word of the moment: it could not be committed, or not before its deadline. It
+is yielded at once and has no cursor (None: keep the one you have). Its number is still owed: if it was committed after all,
+it comes from the journal, durable, and never better than it was told; else an event says that the number is void.
+
 A Client belongs to one thread.
 """
 
@@ -61,9 +65,9 @@ class Verdict(dict[str, Any]):
         self.replayed = replayed
 
     @property
-    def cursor(self) -> Cursor:
-        """Where to go on after this verdict: `follow(after=verdict.cursor)`."""
-        return Cursor(self["journal_id"], self["seq"])
+    def cursor(self) -> Cursor | None:
+        """Where to go on after this verdict: `follow(after=verdict.cursor)`. None: it is not durable, stay where you are."""
+        return Cursor(self["journal_id"], self["seq"]) if self.get("durable") else None
 
 
 class Client:
@@ -95,6 +99,7 @@ class Client:
         self._control: zmq.Socket[bytes] | None = None
         self._request_id = 0
         self._up: bool | None = None
+        self._keeps_journal: bool | None = None  # None: not known yet
         self._last_heartbeat = time.monotonic()
 
     def __enter__(self) -> Client:
@@ -210,6 +215,7 @@ class Client:
         topic, header, journal_id, seq = message
         if topic == b"state":
             self._last_heartbeat = time.monotonic()
+            self._keeps_journal = header.get("journal") is not None
             self._set_up(True, "heartbeat")
             self._on_state(header)
             if header.get("journal") and not header["journal"]["working"]:
@@ -218,8 +224,8 @@ class Client:
             if position.next is not None and seq >= position.next:
                 yield from self._fill(position, seq)
             return
-        if not header.get("durable") and self._control_endpoint is not None and journal_id != position.journal_id:
-            yield Verdict(header, replayed=False)  # numbered while there was no journal: it has no place to go on from
+        if not header.get("durable") and self._owes_numbers():
+            yield Verdict(header, replayed=False)
             return
         self._check_journal(position, journal_id)
         if position.next is not None and seq > position.next:
@@ -229,6 +235,15 @@ class Client:
         if position.next is None or seq == position.next:
             position.next = seq + 1
             yield Verdict(header, replayed=False)
+
+    def _owes_numbers(self) -> bool:
+        """Whether the station has a journal in which a number that was not durable yet may still come, and can be asked."""
+        if self._control_endpoint is None:
+            return False
+        if self._keeps_journal is None:
+            with contextlib.suppress(ClientError):
+                self._keeps_journal = self.status().get("journal") is not None
+        return self._keeps_journal is not False
 
     def _fill(self, position: _Position, last: int | None) -> Iterator[Verdict]:
         """From the journal, everything from the position up to `last` (None: all there is); stops if the station is silent."""
@@ -284,7 +299,8 @@ class Client:
             self._on_event(Event("journal_changed", f"{position.journal_id} → {journal_id}"))
         position.journal_id = journal_id
         if known and position.next is not None:
-            position.next = 1
+            # Without a control socket nobody can be asked what the new journal held before: the next verdict is the first.
+            position.next = 1 if self._control_endpoint is not None else None
         return known
 
     def _set_up(self, up: bool, detail: str) -> None:
@@ -321,7 +337,7 @@ class _Acks:
 
     def done(self, verdict: Verdict) -> None:
         """The loop body has finished with this verdict."""
-        self._done = verdict.cursor
+        self._done = verdict.cursor or self._done
         self.flush()
 
     def flush(self, *, force: bool = False) -> None:

@@ -6,17 +6,17 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 
-import numpy as np
 import zmq
 
 from anoseg_engines.errors import PublishError
 from anosegd import endpoint, logs, wire
+from anosegd.commits import Commits, Pending, overdue
 from anosegd.config import Config
 from anosegd.frames import Part
-from anosegd.journal import Entry, Journal, JournalError, VerdictId
+from anosegd.journal import Journal
 from anosegd.masks import MaskEncoder
 from anosegd.outcomes import Dropped, Outcome, Result, Tally, Unknown
 from anosegd.verdicts import mask_job, verdict_of
@@ -25,8 +25,6 @@ from anosegd.worker import Worker
 HEARTBEAT_S = 1.0
 LAST_COMMITS_S = 4.0
 """How long the end waits for verdicts that are being committed."""
-MAX_MAPS_WAITING = 64
-"""So many anomaly maps may wait for their verdicts' commit; beyond that they are dropped: a map is large, and may be lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,18 +33,6 @@ class Identity:
 
     journal_id: str
     run_id: str
-
-
-@dataclass(slots=True, eq=False)
-class _Pending:
-    """A verdict that has its number and is being committed. sent: its deadline was faster than the journal."""
-
-    part: Part
-    outcome: Result | Unknown
-    journal_id: str
-    seq: int
-    verdict: wire.Verdict
-    sent: bool = False
 
 
 @dataclass(slots=True)
@@ -70,7 +56,7 @@ class _Closing:
 class _Committed:
     """The journal's word on a verdict. error: None, or why it is not in the journal."""
 
-    pending: _Pending
+    pending: Pending
     error: Exception | None
 
 
@@ -116,15 +102,22 @@ class Publisher(Worker):
         self.engine: wire.EngineName | None = None  # set by the station before the first part
         self._config = config
         self._describe = describe
-        self._journal = journal
-        self._pending: dict[str, deque[_Pending]] = {name: deque() for name in config.cameras}  # not sent yet, in order
         self._numbered = 0  # without a journal
-        self._maps_dropped = 0
+        self._heartbeat_at = 0.0
         self._inbox: queue.SimpleQueue[_Event] = queue.SimpleQueue()
+        self._commits: Commits | None = None
+        if journal is not None:
+            self._commits = Commits(
+                journal,
+                self._verdict,
+                cameras=config.cameras,
+                on_failure=config.on_journal_failure,
+                answered=lambda pending, error: self._inbox.put(_Committed(pending, error)),
+                too_late=self._too_late,
+            )
         self._masks = MaskEncoder(config.publish.mask_queue, lambda header, png: self._inbox.put(_MaskReady(header, png)))
         self._open: dict[str, deque[_OpenPart]] = {name: deque() for name in config.cameras}
         self._bound = threading.Event()
-        self._journal_trouble = logs.Throttle("journal.failed")
         self._late = {name: logs.Throttle("verdict.late") for name in config.cameras}
 
     # ---- any thread
@@ -167,12 +160,12 @@ class Publisher(Worker):
     @property
     def masks_dropped(self) -> int:
         """Masks not encoded for want of time."""
-        return self._masks.dropped + self._maps_dropped
+        return self._masks.dropped + (self._commits.maps_dropped if self._commits is not None else 0)
 
     @property
     def idle(self) -> bool:
         """Whether every part that was opened is closed and sent."""
-        return self._inbox.empty() and not any(self._open.values()) and not any(self._pending.values())
+        return self._inbox.empty() and not any(self._open.values()) and not self._commits
 
     # ---- the publisher's thread
 
@@ -194,32 +187,32 @@ class Publisher(Worker):
             self._send_state()
 
     def _serve(self) -> None:
-        heartbeat_at = time.monotonic()
         while True:
-            now = time.monotonic()
-            if now >= heartbeat_at:
-                if self._masks.failure is not None:
-                    raise self._masks.failure
-                self._send_state()
-                heartbeat_at = max(heartbeat_at + HEARTBEAT_S, now)
-            self.answer()
-            event = self._next(min(heartbeat_at, self._next_deadline()) - now)
+            self._beat()
+            event = self._next(min(self._heartbeat_at, self._next_deadline()) - time.monotonic())
             if isinstance(event, _Opened):
                 self._open[event.part.camera].append(_OpenPart(event.part))
             elif isinstance(event, _Closing):
                 self._close(event.part, event.outcome)
             elif isinstance(event, _Committed):
-                self._settle(event.pending, event.error)
+                self._settle(event)
             elif isinstance(event, _MaskReady):
                 self._send_mask(event)
             elif isinstance(event, _StateChanged):
                 self._send_state()
-                heartbeat_at = time.monotonic() + HEARTBEAT_S
             elif isinstance(event, _Stop):
                 self._close_all(event.reason)
                 return
             self._commit_closed()
-            self._send_overdue()
+            self._send_due()
+
+    def _beat(self) -> None:
+        """Answer the watchdog, and send the state when it is time."""
+        self.answer()
+        if time.monotonic() >= self._heartbeat_at:
+            if self._masks.failure is not None:
+                raise self._masks.failure
+            self._send_state()
 
     def _next(self, timeout_s: float) -> _Event | None:
         try:
@@ -230,7 +223,7 @@ class Publisher(Worker):
     def _next_deadline(self) -> float:
         """Monotonic seconds; a camera's deadlines lie in the order of its parts, so its first open part has the nearest."""
         deadlines = [parts[0].part.deadline_ns for parts in self._open.values() if parts]
-        deadlines += [pending[0].part.deadline_ns for pending in self._pending.values() if pending]
+        deadlines += [part.deadline_ns for part in self._commits.first_parts()] if self._commits is not None else []
         return min((ns / 1e9 for ns in deadlines if ns is not None), default=float("inf"))
 
     def _close(self, part: Part, outcome: Outcome) -> None:
@@ -257,113 +250,60 @@ class Publisher(Worker):
                     open_part.outcome = Unknown(reason, "the daemon stopped before this part was inspected")
         self._commit_closed()
         give_up_at = time.monotonic() + LAST_COMMITS_S
-        while any(self._pending.values()) and time.monotonic() < give_up_at:
-            self.answer()
+        while self._commits and time.monotonic() < give_up_at:
+            self._beat()
             event = self._next(0.1)
             if isinstance(event, _Committed):
-                self._settle(event.pending, event.error)
+                self._settle(event)
             elif isinstance(event, _MaskReady):
                 self._send_mask(event)
-            self._send_overdue()
-        for waiting in self._pending.values():
-            for pending in list(waiting):
-                self._withdraw(pending)
-                self._settle(pending, TimeoutError("the journal did not answer before the daemon's end"))
+            self._send_due()
+        if self._commits is not None:
+            for verdict, outcome in self._commits.give_up():
+                self._send_verdict(verdict, outcome)
 
     def _commit_closed(self) -> None:
         for parts in self._open.values():
             while parts:
                 first = parts[0]
-                overdue = _overdue(first.part)
-                if first.outcome is None and not overdue:
+                late = overdue(first.part)
+                if first.outcome is None and not late:
                     break
                 parts.popleft()
                 if isinstance(first.outcome, Dropped):
                     self.tallies[first.part.camera].dropped += 1
                     continue
                 outcome = first.outcome
-                if outcome is None or (overdue and isinstance(outcome, Result)):
-                    self.tallies[first.part.camera].late += outcome is not None
+                if outcome is None:
+                    outcome = self._missed(first.part)
+                elif late and isinstance(outcome, Result):
                     outcome = self._too_late(first.part)
                 self._commit(first.part, outcome)
 
-    def _too_late(self, part: Part) -> Unknown:
+    def _missed(self, part: Part) -> Unknown:
         return Unknown("deadline", f"no verdict within {self._config.cameras[part.camera].deadline_ms:g} ms of capture")
+
+    def _too_late(self, part: Part) -> Unknown:
+        """There is a result, but its deadline has passed."""
+        self.tallies[part.camera].late += 1
+        return self._missed(part)
 
     def _commit(self, part: Part, outcome: Result | Unknown) -> None:
         """Give the part's verdict its number, and to the journal; without one, send it."""
-        if self._journal is None:
-            self._numbered += 1
-            verdict = self._verdict(part, outcome, self.identity.journal_id, self._numbered, durable=False)
-            self._send_verdict(verdict, outcome)
+        if self._commits is not None:
+            self._commits.add(part, outcome)
             return
-        journal_id, seq = self._journal.next_id()
-        verdict = self._verdict(part, outcome, journal_id, seq, durable=True)
-        pending = _Pending(part, outcome, journal_id, seq, verdict)
-        self._pending[part.camera].append(pending)
-        if len(self._pending[part.camera]) > MAX_MAPS_WAITING and isinstance(outcome, Result):
-            pending.outcome = _without_map(outcome)
-            self._maps_dropped += 1
+        self._numbered += 1
+        self._send_verdict(self._verdict(part, outcome, self.identity.journal_id, self._numbered, durable=False), outcome)
 
-        def done(_: Sequence[Entry], error: Exception | None) -> None:
-            self._inbox.put(_Committed(pending, error))
+    def _settle(self, committed: _Committed) -> None:
+        assert self._commits is not None
+        self._commits.settle(committed.pending, committed.error)
 
-        try:
-            entry = _entry(part, verdict)
-        except JournalError as error:
-            self._journal.discard([VerdictId(journal_id, seq)])
-            self._settle(pending, error)
-            return
-        try:
-            self._journal.submit([entry], done)
-        except JournalError as error:
-            self._settle(pending, error)
-
-    def _settle(self, pending: _Pending, error: Exception | None) -> None:
-        """The journal has answered: send the verdict, unless its deadline was faster."""
-        if pending.sent:
-            return
-        self._pending[pending.part.camera].remove(pending)
-        if error is None:
-            if _overdue(pending.part) and isinstance(pending.outcome, Result):
-                self._revoke(pending)
-            else:
-                self._send_verdict(pending.verdict, pending.outcome)
-            return
-        self._journal_trouble.warning(seq=pending.seq, error=str(error).splitlines()[0])
-        outcome = pending.outcome
-        if self._config.on_journal_failure == "unknown" and isinstance(outcome, Result):
-            outcome = Unknown("journal", "the verdict could not be committed")
-        self._send_verdict(self._verdict(pending.part, outcome, pending.journal_id, pending.seq, durable=False), outcome)
-
-    def _send_overdue(self) -> None:
-        """Verdicts that wait for the journal past their deadline go out as UNKNOWN: deadline, and so into the journal."""
-        for waiting in self._pending.values():
-            while waiting and _overdue(waiting[0].part):
-                pending = waiting.popleft()
-                pending.sent = True
-                if isinstance(pending.outcome, Result):
-                    self._revoke(pending)
-                else:  # on its way into the journal, but not there yet: nothing durable can be said of it
-                    journal_id, seq = pending.journal_id, pending.seq
-                    early = self._verdict(pending.part, pending.outcome, journal_id, seq, durable=False)
-                    self._send_verdict(early, pending.outcome)
-
-    def _withdraw(self, pending: _Pending) -> None:
-        """Should the journal commit it after all, it must not say PASS where UNKNOWN was sent."""
-        if self._journal is not None and self._config.on_journal_failure == "unknown":
-            outcome = Unknown("journal", "the journal did not answer before the daemon's end")
-            kept = self._verdict(pending.part, outcome, pending.journal_id, pending.seq, durable=True)
-            self._journal.amend(_entry(pending.part, kept))
-
-    def _revoke(self, pending: _Pending) -> None:
-        self.tallies[pending.part.camera].late += 1
-        outcome = self._too_late(pending.part)
-        verdict = self._verdict(pending.part, outcome, pending.journal_id, pending.seq, durable=False)
-        if self._journal is not None:
-            kept = self._verdict(pending.part, outcome, pending.journal_id, pending.seq, durable=True)
-            self._journal.amend(_entry(pending.part, kept))
-        self._send_verdict(verdict, outcome)
+    def _send_due(self) -> None:
+        if self._commits is not None:
+            for verdict, outcome in self._commits.due():
+                self._send_verdict(verdict, outcome)
 
     def _verdict(self, part: Part, outcome: Result | Unknown, journal_id: str, seq: int, *, durable: bool) -> wire.Verdict:
         assert self.engine is not None, "parts come after the engine"
@@ -394,26 +334,6 @@ class Publisher(Worker):
                 self._send_mask(event)
 
     def _send_state(self) -> None:
+        self._heartbeat_at = time.monotonic() + HEARTBEAT_S
         self.last_state = wire.encode(self._describe(self))
         self._socket.send_multipart([b"state", self.last_state])
-
-
-def _overdue(part: Part) -> bool:
-    return part.deadline_ns is not None and time.monotonic_ns() >= part.deadline_ns
-
-
-def _entry(part: Part, verdict: wire.Verdict) -> Entry:
-    return Entry(
-        journal_id=verdict.journal_id,
-        seq=verdict.seq,
-        camera=part.camera,
-        outcome=verdict.outcome,
-        captured_ns=part.captured_wall_ns,
-        committed_ns=time.time_ns(),
-        header=wire.encode(verdict),
-    )
-
-
-def _without_map(result: Result) -> Result:
-    empty = np.empty((0, 0), np.float32)
-    return replace(result, inspection=replace(result.inspection, anomaly_map=empty))

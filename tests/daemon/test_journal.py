@@ -6,14 +6,26 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from journal_tools import Answer, close_journals, commit, config, entry, eventually, open_journal, read_all, submit, walk
+from journal_tools import (
+    Answer,
+    close_journals,
+    commit,
+    config,
+    entry,
+    eventually,
+    open_journal,
+    read_all,
+    submit,
+    walk,
+    writing_blocked,
+)
 
-from anosegd.journal import Journal, JournalBacklogError, JournalError, VerdictId
+from anosegd.journal import Journal, JournalBacklogError, JournalError, JournalReader, VerdictId
 from anosegd.journal import inbox as journal_inbox
 from anosegd.journal import store as journal_store
 
@@ -44,15 +56,6 @@ def opened(path: Path) -> Iterator[Opener]:
     yield opener
     for journal in journals:
         assert journal.close()
-
-
-@contextmanager
-def writing_blocked(path: Path) -> Iterator[None]:
-    """Another program holds the file's write lock."""
-    with closing(sqlite3.connect(path, isolation_level=None)) as db:
-        db.execute("BEGIN IMMEDIATE")
-        yield
-        db.execute("ROLLBACK")
 
 
 def test_a_verdict_is_in_the_file_when_done_is_called(opened: Opener, path: Path) -> None:
@@ -190,6 +193,42 @@ def test_no_reader_gets_what_is_being_amended(opened: Opener, path: Path) -> Non
         assert list(walk(reader).entries) == [1]
     eventually(lambda: list(read_all(journal).entries) == [1, 2, 3])
     assert read_all(journal).entries[2].outcome == "UNKNOWN"
+
+
+def test_no_reader_gets_what_is_held(opened: Opener) -> None:
+    """Committed, but not sent yet: readers stop before it until it is released, or has become what was sent instead."""
+    journal = opened()
+    held = [entry(journal.next_id()) for _ in range(3)]
+    answer = Answer()
+    journal.submit(held, answer, hold=True)
+    assert answer.error is None
+    with journal.reader() as reader:
+        assert (list(walk(reader).entries), reader.page(1).last_committed) == ([], 3)
+        journal.release(held[1].seq)  # the first one still stands before it
+        assert list(walk(reader).entries) == []
+        journal.release(held[0].seq)
+        assert list(walk(reader).entries) == [1, 2]
+        journal.amend(dataclasses.replace(held[2], outcome="UNKNOWN"))
+        eventually(lambda: list(walk(reader).entries) == [1, 2, 3])
+        assert walk(reader).entries[3].outcome == "UNKNOWN"
+
+
+def test_a_number_held_while_a_page_is_read_is_not_in_it(opened: Opener) -> None:
+    """Submitted, held and committed between a reader's question what is held and its look into the file: still not given."""
+    journal = opened()
+    commit(journal)
+    late: list[Answer] = []
+
+    def meanwhile() -> int | None:
+        stop = journal._inbox.stop_before()
+        if not late:
+            late.append(Answer())
+            journal.submit([entry(journal.next_id())], late[0], hold=True)
+            assert late[0].error is None
+        return stop
+
+    with JournalReader(journal.path, stop_before=meanwhile) as reader:
+        assert [e.seq for e in reader.page(1).entries] == [1]
 
 
 def test_amending_what_carries_no_verdict_changes_nothing(opened: Opener) -> None:

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from anosegd.journal.numbers import Numbers
 from anosegd.journal.types import Cursor, Entry, JournalBacklogError, JournalError, Range, VerdictId, merged
@@ -62,13 +63,14 @@ class Inbox:
         self._cursors: dict[str, Cursor] = {}
         self._cursors_moved: set[str] = set()
         self._revoking: dict[int, Entry] = {}
+        self._held: dict[int, None] = {}  # in order
         self._discarded: list[Range] = []
         self._damage: str | None = None
         self._closing = False
 
     # ---- any thread
 
-    def submit(self, entries: Sequence[Entry], done: Done) -> None:
+    def submit(self, entries: Sequence[Entry], done: Done, *, hold: bool) -> None:
         """See `Journal.submit`."""
         size = sum(len(e.header) for e in entries)
         with self._changed:
@@ -81,6 +83,8 @@ class Inbox:
                     f"{self._waiting} verdicts wait for their commit", hint="the disk is too slow, or hangs"
                 )
             self._items.append(Submitted(entries, done, size))
+            if hold:
+                self._held.update((e.seq, None) for e in entries if e.journal_id == self._numbers.journal_id)
             self._waiting += len(entries)
             self._waiting_bytes += size
             self._changed.notify()
@@ -96,8 +100,14 @@ class Inbox:
         with self._changed:
             if entry.journal_id == self._numbers.journal_id and self._numbers.begun:
                 self._revoking[entry.seq] = entry
+                self._held.pop(entry.seq, None)
                 self._items.append(Amended(entry))
                 self._changed.notify()
+
+    def release(self, seq: int) -> None:
+        """See `Journal.release`."""
+        with self._changed:
+            self._held.pop(seq, None)
 
     def ack(self, consumer: str, seq: int) -> None:
         """See `Journal.ack`."""
@@ -135,9 +145,9 @@ class Inbox:
             return self._cursors.get(name)
 
     def stop_before(self) -> int | None:
-        """The first number whose header is being replaced: what the file holds must not be read any more."""
+        """The first number that is held, or whose header is being replaced: what the file has there must not be read yet."""
         with self._changed:
-            return min(self._revoking, default=None)
+            return min([*self._revoking, *islice(self._held, 1)], default=None)
 
     def damage_found(self, journal_id: str, what: str) -> None:
         """A reader found the file of this journal damaged; of any other it does not matter any more."""
@@ -216,6 +226,7 @@ class Inbox:
             self._cursors = cursors
             self._cursors_moved.clear()
             self._revoking.clear()
+            self._held.clear()
             self._discarded.clear()
             self._damage = None
 

@@ -119,9 +119,10 @@ class Journal:
             self._inbox.wake()
         return verdict_id
 
-    def submit(self, entries: Sequence[Entry], done: Done) -> None:
+    def submit(self, entries: Sequence[Entry], done: Done, *, hold: bool = False) -> None:
         """Have verdicts committed, all or none of them, after everything submitted before.
 
+        hold: readers made by this journal stop before these numbers, committed or not, until each is released or amended.
         `done` is called on the journal's thread with the entries and None when they are committed (sync `full`: and synced),
         or with the error. It must be quick and raise nothing.
 
@@ -129,7 +130,11 @@ class Journal:
             JournalBacklogError: too many wait; these are refused, and their numbers become void. `done` is not called.
             JournalError: a number was never given out or is used twice, or the journal is closed. `done` is not called.
         """
-        self._inbox.submit(entries, done)
+        self._inbox.submit(entries, done, hold=hold)
+
+    def release(self, seq: int) -> None:
+        """Readers may have this number, as it was submitted."""
+        self._inbox.release(seq)
 
     def discard(self, ids: Sequence[VerdictId]) -> None:
         """These numbers are not going to be submitted; they become void.
@@ -140,7 +145,7 @@ class Journal:
         self._inbox.discard(ids)
 
     def amend(self, entry: Entry) -> None:
-        """Replace what a submitted number carries; from now on no reader made by this journal gets the old.
+        """Replace what a submitted number carries; from now on no reader made by this journal gets the old. Ends its hold.
 
         Tried until it is written. If the number's commit fails, it becomes void all the same.
         """

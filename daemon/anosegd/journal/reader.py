@@ -71,9 +71,8 @@ class JournalReader:
         """
         if not (0 < first < MAX_SEQ and limit > 0 and max_bytes > 0):
             raise JournalError(f"no such page: numbers from {first}, {limit} verdicts, {max_bytes} bytes")
-        stop_before = self._stop_before()  # before the snapshot: once it is lifted, the snapshot has the new header
         with self._open() as db:
-            return read_page(db, first, last, limit=limit, max_bytes=max_bytes, stop_before=stop_before)
+            return read_page(db, first, last, limit=limit, max_bytes=max_bytes, stop_before=self._stop_before)
 
     def find_since(self, wall_ns: int) -> int:
         """The first number committed at or after a Unix time, by the clock of that moment; the next number if there is none.
@@ -129,7 +128,13 @@ def read_extent(db: sqlite3.Connection) -> Extent:
 
 
 def read_page(
-    db: sqlite3.Connection, first: int, last: int | None, *, limit: int, max_bytes: int, stop_before: int | None = None
+    db: sqlite3.Connection,
+    first: int,
+    last: int | None,
+    *,
+    limit: int,
+    max_bytes: int,
+    stop_before: Callable[[], int | None] = lambda: None,
 ) -> Page:
     """As `JournalReader.page`, on any connection that is in no transaction.
 
@@ -137,11 +142,14 @@ def read_page(
         JournalDamagedError: an entry fails its checksum, or a settled number is in no entry, void or gone.
         sqlite3.Error: the file cannot be read.
     """
+    # Asked before the snapshot, for a header that is replaced by the time it is taken, and after it, for a number that was
+    # submitted, held and committed in between.
+    before = stop_before()
     with snapshot(db):
         extent = read_extent(db)
+        stops = [stop for stop in (before, stop_before()) if stop is not None]
         end = extent.settled_to if last is None else min(last, extent.settled_to)
-        if stop_before is not None:
-            end = min(end, stop_before - 1)
+        end = min([end, *(stop - 1 for stop in stops)])
         gone = Range(first, min(extent.first_kept - 1, end)) if first < extent.first_kept and first <= end else None
         start = gone.last + 1 if gone else first
         entries: list[Entry] = []

@@ -1,0 +1,149 @@
+"""Verdicts that wait for the journal: order, deadlines, failed commits; with a real journal whose file is held by another."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+from journal_tools import close_journals, config, eventually, open_journal, read_all, writing_blocked
+
+from anoseg_engines.judge import Inspection, Judgement
+from anoseg_engines.placement import InputSpec, Placement, Region
+from anosegd import wire
+from anosegd.commits import Commits, Pending
+from anosegd.config import CameraConfig, Config, DemoSource, EngineConfig
+from anosegd.frames import Part
+from anosegd.journal import Journal
+from anosegd.journal import inbox as journal_inbox
+from anosegd.outcomes import Result, Unknown
+from anosegd.verdicts import verdict_of
+
+ENGINE = wire.EngineName(name="tiny", version=1, digest="0" * 64, runtime="none")
+CONFIG = Config(engine=EngineConfig(bundle="none"), cameras={"a": CameraConfig(source=DemoSource(), deadline_ms=1)})
+
+
+class Bench:
+    """Commits on a real journal; the journal's answers are taken when the test says so, as the publisher's thread would."""
+
+    def __init__(self, journal: Journal, on_failure: Literal["unknown", "continue"] = "unknown") -> None:
+        self.journal = journal
+        self.answers: list[tuple[Pending, Exception | None]] = []
+        self.commits = Commits(
+            journal,
+            lambda part, outcome, journal_id, seq, *, durable: verdict_of(
+                part, outcome, config=CONFIG, engine=ENGINE, run_id="r", journal_id=journal_id, seq=seq, durable=durable
+            ),
+            cameras=["a"],
+            on_failure=on_failure,
+            answered=lambda pending, error: self.answers.append((pending, error)),
+            too_late=lambda part: Unknown("deadline", "too late"),
+        )
+
+    def take_answers(self, n: int) -> None:
+        eventually(lambda: len(self.answers) >= n)
+        for pending, error in self.answers:
+            self.commits.settle(pending, error)
+
+    def sent(self) -> list[tuple[int, str, str | None, bool]]:
+        return [(v.seq, v.outcome, v.reason, v.durable) for v, _ in self.commits.due()]
+
+    def kept(self) -> dict[int, str]:
+        return {seq: e.outcome for seq, e in read_all(self.journal).entries.items()}
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    yield open_journal(config(tmp_path / "journal.db"))
+    close_journals()
+
+
+def part(sequence: int, *, deadline_s: float | None = None) -> Part:
+    now = time.monotonic_ns()
+    return Part(
+        "a", sequence, f"a{sequence}", now, time.time_ns(), None if deadline_s is None else now + round(deadline_s * 1e9)
+    )
+
+
+def passed() -> Result:
+    now = time.monotonic_ns()
+    placement = Placement.of(InputSpec(8, 8), Region(0, 0, 8, 8))
+    return Result(Judgement("PASS", 0.1, 0.5, ()), Inspection(0.1, np.zeros((8, 8), np.float32), 1), placement, now, now)
+
+
+def test_nobody_reads_a_verdict_before_it_was_sent(journal: Journal) -> None:
+    """Committed, and its deadline passes before the publisher gets to it: sent and kept are the same, and never were PASS."""
+    bench = Bench(journal)
+    bench.commits.add(part(1, deadline_s=0.2), passed())
+    bench.take_answers(1)
+    assert (journal.stats().last_committed, bench.kept()) == (1, {})
+    time.sleep(0.25)
+    assert bench.sent() == [(1, "UNKNOWN", "deadline", False)]
+    eventually(lambda: bench.kept() == {1: "UNKNOWN"})
+
+
+def test_a_verdict_in_time_is_sent_as_it_was_committed(journal: Journal) -> None:
+    """Durable, and then readers have it."""
+    bench = Bench(journal)
+    bench.commits.add(part(1, deadline_s=60), passed())
+    assert bench.sent() == []
+    bench.take_answers(1)
+    assert bench.sent() == [(1, "PASS", None, True)]
+    assert bench.kept() == {1: "PASS"}
+    assert not bench.commits
+
+
+def test_a_refused_verdict_keeps_its_place(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With too many waiting, the next one is refused at once, but goes out after those before it."""
+    monkeypatch.setattr(journal_inbox, "MAX_WAITING", 2)
+    bench = Bench(journal)
+    with writing_blocked(journal.path):
+        for i in (1, 2, 3):
+            bench.commits.add(part(i), passed())
+        assert bench.sent() == []
+    bench.take_answers(2)
+    assert bench.sent() == [(1, "PASS", None, True), (2, "PASS", None, True), (3, "UNKNOWN", "journal", False)]
+
+
+@pytest.mark.parametrize(
+    ("on_failure", "in_time"), [("unknown", ("UNKNOWN", "journal", False)), ("continue", ("PASS", None, False))]
+)
+def test_a_failed_commit_looks_at_the_deadline_too(
+    journal: Journal, on_failure: Literal["unknown", "continue"], in_time: tuple[str, str | None, bool]
+) -> None:
+    """In time it goes out as configured; past its deadline it is UNKNOWN, whatever is configured."""
+    bench = Bench(journal, on_failure)
+    with writing_blocked(journal.path):
+        late = part(2, deadline_s=0.3)
+        bench.commits.add(part(1), passed())
+        bench.commits.add(late, passed())
+        bench.take_answers(2)
+    eventually(lambda: time.monotonic_ns() > (late.deadline_ns or 0))
+    first, second = bench.sent()
+    assert first == (1, *in_time)
+    assert second[:2] == (2, "UNKNOWN")
+    assert second[3] is False
+    if on_failure == "continue":
+        assert second[2] == "deadline"
+
+
+def test_a_deadline_does_not_wait_for_the_disk(journal: Journal) -> None:
+    """While the file is held nothing is committed, but the part is UNKNOWN when its time is up, and so it is kept."""
+    bench = Bench(journal)
+    with writing_blocked(journal.path):
+        bench.commits.add(part(1, deadline_s=0.1), passed())
+        time.sleep(0.15)
+        assert bench.sent() == [(1, "UNKNOWN", "deadline", False)]
+    bench.take_answers(1)
+    assert bench.sent() == []  # the journal's answer comes to one that has gone
+    eventually(lambda: bench.kept() == {1: "UNKNOWN"})
+
+
+def test_the_end_sends_what_still_waits(journal: Journal) -> None:
+    """What the journal has not answered goes out as UNKNOWN, and if it is committed after all, it says the same."""
+    bench = Bench(journal)
+    with writing_blocked(journal.path):
+        bench.commits.add(part(1), passed())
+        assert [(v.outcome, v.reason, v.durable) for v, _ in bench.commits.give_up()] == [("UNKNOWN", "journal", False)]
+    eventually(lambda: bench.kept() == {1: "UNKNOWN"})
