@@ -30,6 +30,8 @@ RATE = 200.0
 """Requests a second that one peer may send on average, and in one burst; more are answered `busy`."""
 MAX_PEERS = 1024
 MAX_WAITING_RELOADS = 16
+MAX_WAITING_REQUESTS = 16
+"""Requests of one peer kept in memory; further ones wait on the peer's side."""
 
 Seq = Annotated[int, Meta(ge=0, le=1 << 62)]
 Id = Annotated[str, Meta(max_length=64)] | Annotated[int, Meta(ge=-(1 << 53), le=1 << 53)] | None
@@ -158,7 +160,7 @@ class Control(Worker):
         """Bind, then answer requests until told to stop."""
         with zmq.Context() as context, context.socket(zmq.ROUTER) as socket:
             socket.set(zmq.MAXMSGSIZE, MAX_REQUEST_BYTES)
-            socket.set(zmq.RCVHWM, 100)
+            socket.set(zmq.RCVHWM, MAX_WAITING_REQUESTS)
             socket.set(zmq.SNDHWM, 10)  # a peer that reads no answers loses them; it does not fill the memory
             socket.set(zmq.LINGER, 200)
             endpoint.bind(socket, self._address)
@@ -183,7 +185,7 @@ class Control(Worker):
             return  # neither REQ nor DEALER speaks so, and there is no place to put an answer
         address = [peer, *envelope]
         if not self._rates.allows(peer, time.monotonic()):
-            reply: dict[str, Any] | None = _error(None, "busy", f"more than {RATE:.0f} requests a second")
+            reply: dict[str, Any] | None = _error(_id_of(payload), "busy", f"more than {RATE:.0f} requests a second")
         else:
             reply = self._reply(payload, address)
         if reply is not None:

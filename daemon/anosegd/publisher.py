@@ -23,6 +23,8 @@ from anosegd.verdicts import mask_job, verdict_of
 from anosegd.worker import Worker
 
 HEARTBEAT_S = 1.0
+MAX_SUBSCRIPTION_BYTES = 1024
+"""A topic is a word and a camera's name; ZeroMQ's own handshake takes a few hundred bytes."""
 LAST_COMMITS_S = 4.0
 """How long the end waits for verdicts that are being committed."""
 
@@ -174,6 +176,8 @@ class Publisher(Worker):
         with zmq.Context() as context, context.socket(zmq.PUB) as socket:
             socket.sndhwm = self._config.publish.send_hwm
             socket.linger = self._config.publish.linger_ms
+            socket.maxmsgsize = MAX_SUBSCRIPTION_BYTES  # what a subscriber sends; a larger one costs it the connection
+            socket.rcvhwm = 100
             endpoint.bind(socket, self._config.publish.endpoint)
             self._socket = socket
             self._masks.start()
