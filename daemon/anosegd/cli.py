@@ -1,4 +1,4 @@
-"""`anosegd`: check, run, tail, status, replay, export, drain, reload, schema, demo.
+"""`anosegd`: check, run, tail, status, replay, export, drain, reload, swap, rollback, schema, demo.
 
 Every command imports what it needs when it runs: `run` blocks the signals before any library can start a thread.
 """
@@ -51,6 +51,8 @@ def run(arguments: list[str]) -> int:
         "export": _export,
         "drain": _ask,
         "reload": _ask,
+        "swap": _swap,
+        "rollback": _ask,
         "demo": _demo,
         "demo-images": _demo_images,
     }[options.command]
@@ -83,7 +85,10 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--until", type=_moment, metavar="TIME", help="the same forms (now)")
     drain = commands.add_parser("drain", help="have the daemon finish what was captured, and end with exit code 0")
     reload = commands.add_parser("reload", help="have the daemon read its configuration anew; waits, and says why if refused")
-    for command in (tail, status, replay, export, drain, reload):
+    swap = commands.add_parser("swap", help="inspect with another bundle from one part to the next; waits, says why if refused")
+    swap.add_argument("--bundle", type=Path, required=True, metavar="DIR", help="STORE/NAME (newest) or STORE/NAME/VERSION")
+    rollback = commands.add_parser("rollback", help="go back to the bundle before the last swap")
+    for command in (tail, status, replay, export, drain, reload, swap, rollback):
         where = command.add_mutually_exclusive_group()
         where.add_argument("config", type=Path, nargs="?", metavar="CONFIG", help="the station's configuration file")
         where.add_argument("--connect", metavar="ENDPOINT", help="where it publishes, by default tcp://127.0.0.1:5570")
@@ -135,7 +140,7 @@ def _run(options: argparse.Namespace) -> int:
 
     import msgspec
 
-    from anosegd import logs, station
+    from anosegd import life, logs
     from anosegd.config import check_sources, load_config
 
     logs.set_up(level=logs.DEBUG if options.verbose else logs.INFO)
@@ -143,7 +148,7 @@ def _run(options: argparse.Namespace) -> int:
     check_sources(config)
     if options.once:
         config = msgspec.structs.replace(config, exit_when_finished=True)
-    return station.run(config, os.environ, lambda: _reread(options))
+    return life.run(config, os.environ, lambda: _reread(options))
 
 
 def _reread(options: argparse.Namespace) -> Config:
@@ -192,6 +197,14 @@ def _ask(options: argparse.Namespace) -> int:
 
     history.ask(_where(options), options.command)
     print(f"{options.command}: done")
+    return 0
+
+
+def _swap(options: argparse.Namespace) -> int:
+    from anosegd import history
+
+    history.ask(_where(options), "swap", bundle=str(options.bundle.absolute()))
+    print(f"swap: inspecting with {options.bundle}")
     return 0
 
 

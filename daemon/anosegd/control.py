@@ -29,7 +29,8 @@ MAX_PAGE = 1000
 RATE = 200.0
 """Requests a second that one peer may send on average, and in one burst; more are answered `busy`."""
 MAX_PEERS = 1024
-MAX_WAITING_RELOADS = 16
+MAX_IN_WORK = 16
+"""Reloads and swaps that may be asked for and not done yet."""
 MAX_WAITING_REQUESTS = 16
 """Requests of one peer kept in memory; further ones wait on the peer's side."""
 
@@ -87,7 +88,20 @@ class Reload(_Request, frozen=True, tag="reload"):
     """Read the configuration anew: checked whole first; if it is refused, nothing changes and the answer says why."""
 
 
-Request = Replay | Since | Consumer | Ack | Forget | Status | Drain | Reload
+class Swap(_Request, frozen=True, tag="swap"):
+    """Inspect with another bundle from one part to the next: loaded and proved first; if it is refused, nothing changes.
+
+    bundle: absolute path of STORE/NAME (its newest version) or STORE/NAME/VERSION.
+    """
+
+    bundle: Annotated[str, Meta(min_length=1, max_length=4096)]
+
+
+class Rollback(_Request, frozen=True, tag="rollback"):
+    """Go back to the bundle before the last swap, in the same way."""
+
+
+Request = Replay | Since | Consumer | Ack | Forget | Status | Drain | Reload | Swap | Rollback
 
 
 class RefusedError(Exception):
@@ -117,7 +131,7 @@ class Control(Worker):
     """Answers requests on its own thread.
 
     journal: None answers nothing about verdicts. state: the last published state, encoded. drain: asks the station to stop.
-    reload: asks it to reload, and is given what it has to call with the answer.
+    reload, swap: ask it for these (swap: to which bundle, None is the one before) and give what to call with the answer.
     """
 
     def __init__(
@@ -128,17 +142,18 @@ class Control(Worker):
         state: Callable[[], bytes],
         drain: Callable[[], None],
         reload: Callable[[Answer], None],
+        swap: Callable[[str | None, Answer], None],
     ) -> None:
         super().__init__("control")
         self._address = address
         self._journal = journal
-        self._state, self._drain, self._reload = state, drain, reload
+        self._state, self._drain, self._reload, self._swap = state, drain, reload, swap
         self._reader: JournalReader | None = None
         self._rates = _Rates()
         self._malformed = logs.Throttle("request.refused")
         self._bound = threading.Event()
         self._stopping = threading.Event()
-        self._reloads_waiting = 0
+        self._in_work = 0
         self._late: queue.SimpleQueue[tuple[list[bytes], dict[str, Any]]] = queue.SimpleQueue()  # answers that took time
 
     def start(self) -> None:
@@ -169,7 +184,7 @@ class Control(Worker):
                 while not self._stopping.is_set():
                     self.answer()
                     self._send_late(socket)
-                    if socket.poll(50 if self._reloads_waiting else 250):
+                    if socket.poll(50 if self._in_work else 250):
                         self._serve(socket)
                 self._send_late(socket)
             finally:
@@ -194,19 +209,23 @@ class Control(Worker):
     def _send_late(self, socket: zmq.Socket[bytes]) -> None:
         while not self._late.empty():
             address, reply = self._late.get_nowait()
-            self._reloads_waiting -= 1
+            self._in_work -= 1
             socket.send_multipart([*address, msgspec.json.encode(reply)])
 
-    def _ask_for_reload(self, address: list[bytes], request_id: Id) -> None:
-        if self._reloads_waiting >= MAX_WAITING_RELOADS:
-            raise RefusedError("busy", "a reload is going on")
+    def _set_to_work(self, request: Reload | Swap | Rollback, address: list[bytes]) -> None:
+        """Have the station do what takes time; it is answered when that is done."""
+        if self._in_work >= MAX_IN_WORK:
+            raise RefusedError("busy", "so many reloads and swaps are asked for already")
 
         def answer(error: str | None) -> None:
-            reply = {"id": request_id, "ok": True} if error is None else _error(request_id, "refused", error)
+            reply = {"id": request.id, "ok": True} if error is None else _error(request.id, "refused", error)
             self._late.put((address, reply))
 
-        self._reloads_waiting += 1
-        self._reload(answer)
+        self._in_work += 1
+        if isinstance(request, Reload):
+            self._reload(answer)
+        else:
+            self._swap(request.bundle if isinstance(request, Swap) else None, answer)
 
     def _reply(self, payload: bytes, address: list[bytes]) -> dict[str, Any] | None:
         """The answer; None if it comes later."""
@@ -214,8 +233,8 @@ class Control(Worker):
         try:
             request = _decode(payload)
             request_id = request.id
-            if isinstance(request, Reload):
-                self._ask_for_reload(address, request_id)
+            if isinstance(request, (Reload, Swap, Rollback)):
+                self._set_to_work(request, address)
                 return None
             return {"id": request_id, "ok": True, **self._do(request)}
         except RefusedError as error:

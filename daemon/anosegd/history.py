@@ -1,4 +1,4 @@
-"""What the command line asks of a station beyond its live stream: replay, export, drain, reload. Built on `client`."""
+"""What the command line asks of a station beyond its live stream: replay, export, drain, reload, swap. Built on `client`."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from anoseg_engines.errors import AnosegError, ConfigError, PublishError
 from anosegd.client import Client, ClientError, Event, Verdict
 
 T = TypeVar("T")
-RELOAD_TIMEOUT_S = 60.0
-"""Checking a new configuration proves its bundle, which takes as long as that takes."""
+PROVING_TIMEOUT_S = 60.0
+"""A reload and a swap prove a bundle first, which takes as long as that takes."""
 COLUMNS = (
     "seq",
     "captured_at",
@@ -114,10 +114,10 @@ def export_csv(where: Where, path: Path, since: datetime | None, until: datetime
         raise AnosegError(f"{path}: cannot be written ({error.strerror})") from error
 
 
-def ask(where: Where, op: str) -> None:
-    """One request without arguments; returns when it is answered."""
-    with opened(where, request_timeout_s=RELOAD_TIMEOUT_S if op == "reload" else 5.0) as client:
-        client.request(op)
+def ask(where: Where, op: str, **arguments: str) -> None:
+    """One request; returns when it is answered."""
+    with opened(where, request_timeout_s=5.0 if op == "drain" else PROVING_TIMEOUT_S) as client:
+        client.request(op, **arguments)
 
 
 def _row(verdict: Verdict) -> list[Any]:

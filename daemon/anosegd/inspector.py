@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from anoseg_engines.bundle import Bundle
 from anoseg_engines.engine import Engine
@@ -25,10 +28,20 @@ MAX_PLACEMENTS = 32
 """Images of a folder may all differ in size; a placement holds coordinates for every pixel."""
 
 
+@dataclass(slots=True, eq=False)
+class _Exchange:
+    """An engine that is to take over. done: it has; old is then the caller's to close."""
+
+    engine: Engine
+    placements: Mapping[Region, Placement]
+    done: threading.Event = field(default_factory=threading.Event)
+    old: Engine | None = None
+
+
 class Inspector(Worker):
     """Takes frames until told to stop; every frame taken is released and its part closed, whatever happens.
 
-    engine: name and runtime, None until the bundle is proved and warmed up.
+    engine: name and runtime, None until the bundle is proved and warmed up. regions: of the parts seen so far.
     """
 
     def __init__(self, config: Config, bundle: Bundle, intake: Intake, publisher: Publisher) -> None:
@@ -41,12 +54,31 @@ class Inspector(Worker):
         self._stopping = threading.Event()
         self._abandoned = False
         self._placements: OrderedDict[Region, Placement] = OrderedDict()
+        self.regions: tuple[Region, ...] = ()
+        self._exchanges: queue.SimpleQueue[_Exchange] = queue.SimpleQueue()
         self._trouble = {name: logs.Throttle("part.not_inspected") for name in config.cameras}
 
     def stop(self, *, drain: bool) -> None:
         """End after the frames that wait (drain) or after the one at hand. Any thread."""
         self._abandoned = not drain
         self._stopping.set()
+
+    def exchange(self, engine: Engine, placements: Mapping[Region, Placement]) -> Engine:
+        """Inspect with `engine` from the next part on; waits until the part at hand is done. Any thread but the inspector's.
+
+        placements: made by `engine`, of regions that are going to come. Returns the engine before, which is the caller's to
+        close, as `engine` still is when this raises.
+
+        Raises:
+            EngineError: the inspector has ended.
+        """
+        exchange = _Exchange(engine, placements)
+        self._exchanges.put(exchange)
+        while not exchange.done.wait(0.05):
+            if not self.alive and not exchange.done.is_set():
+                raise EngineError("the inspector ended before the engines were exchanged")
+        assert exchange.old is not None
+        return exchange.old
 
     def work(self) -> None:
         """Load and prove the engine, then inspect.
@@ -59,11 +91,25 @@ class Inspector(Worker):
             self.engine = engine_name(self._bundle, engine.runtime_description)
             while not (self._stopping.is_set() and (self._abandoned or self._intake.empty)):
                 self.answer()
+                engine = self._exchanged(engine)
                 frame = self._intake.take(IDLE_S)
                 if frame is not None:
                     self._inspect(engine, frame)
         finally:
             engine.close()
+
+    def _exchanged(self, engine: Engine) -> Engine:
+        """The engine for the next part."""
+        if self._exchanges.empty():
+            return engine
+        exchange = self._exchanges.get_nowait()
+        self._placements = OrderedDict(exchange.placements)
+        self.engine = engine_name(exchange.engine.bundle, exchange.engine.runtime_description)
+        self._publisher.engine = self.engine
+        self._publisher.state_changed()
+        exchange.old = engine
+        exchange.done.set()
+        return exchange.engine
 
     def _inspect(self, engine: Engine, frame: Frame) -> None:
         part = frame.part
@@ -86,7 +132,9 @@ class Inspector(Worker):
             self._trouble[part.camera].warning(camera=part.camera, part=part.part_id, reason="engine", error=error.what)
             self._publisher.close_unknown(part, "engine", error.what)
             return
-        self._publisher.close_judged(part, Result(judgement, inspection, placement, started_ns, time.monotonic_ns()))
+        assert self.engine is not None
+        result = Result(judgement, inspection, placement, self.engine, started_ns, time.monotonic_ns())
+        self._publisher.close_judged(part, result)
 
     def _placement(self, engine: Engine, camera: str, image: Image) -> Placement:
         height, width = image.shape[:2]
@@ -96,6 +144,7 @@ class Inspector(Worker):
             placement = self._placements[region] = engine.place(region)
             if len(self._placements) > MAX_PLACEMENTS:
                 self._placements.popitem(last=False)
+            self.regions = tuple(self._placements)
         else:
             self._placements.move_to_end(region)
         return placement

@@ -13,12 +13,13 @@ from anosegd import wire
 class Result:
     """A part's inspection, as the inspector hands it over; the map is the receiver's.
 
-    started_ns, finished_ns: monotonic, around placement, network and judgement.
+    engine: what judged it. started_ns, finished_ns: monotonic, around placement, network and judgement.
     """
 
     judgement: Judgement
     inspection: Inspection
     placement: Placement
+    engine: wire.EngineName
     started_ns: int
     finished_ns: int
 

@@ -101,7 +101,7 @@ class Publisher(Worker):
         self.tallies = {name: Tally() for name in config.cameras}
         self.last_seq = 0
         self.last_state = b"null"
-        self.engine: wire.EngineName | None = None  # set by the station before the first part
+        self.engine: wire.EngineName | None = None  # for parts that nothing judged; set before the first part
         self._config = config
         self._describe = describe
         self._numbered = 0  # without a journal

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 import time
@@ -23,6 +22,7 @@ from anosegd.journal import Journal
 from anosegd.notify import Notifier
 from anosegd.publisher import Identity, Publisher
 from anosegd.reloads import Reloads
+from anosegd.swaps import Swaps
 from anosegd.worker import Worker
 
 SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
@@ -78,6 +78,7 @@ class Station:
         intake = Intake()
         self._publisher = Publisher(config, self._identity, self._describe, self._journal)
         self._inspector = Inspector(config, self._bundle, intake, self._publisher)
+        self._swaps = Swaps(config.engine, self._bundle, self._inspector)
         self._cameras = [
             Camera(
                 name,
@@ -97,6 +98,7 @@ class Station:
                 state=lambda: self._publisher.last_state,
                 drain=self._asked_to_drain.set,
                 reload=self._reloads.ask,
+                swap=self._swaps.ask,
             )
 
     def run(self) -> End:
@@ -167,9 +169,11 @@ class Station:
             self._reloads.ask()
         if self._asked_to_drain.is_set():
             return "drain"
-        if self.ready and (successor := self._reloads.successor()) is not None:
-            self._successor = successor
-            return "reload"
+        if self.ready:
+            self._swaps.look_after()
+            if (successor := self._reloads.successor()) is not None:
+                self._successor = successor
+                return "reload"
         for worker in workers:
             # A camera whose source has come to its end has ended too, in order.
             if not worker.alive and not (isinstance(worker, Camera) and worker.failure is None):
@@ -178,7 +182,7 @@ class Station:
 
     def _differs(self, config: Config) -> bool:
         """Whether this is not what runs now; a bundle's newest version counts as what it is. On the reload's thread."""
-        return config != self._config or load_bundle(Path(config.engine.bundle)).digest != self._bundle.digest
+        return config != self._config or load_bundle(Path(config.engine.bundle)).digest != self._swaps.bundle.digest
 
     def _on_new_journal(self, journal_id: str) -> None:
         """On the journal's thread, which may run before the publisher is made."""
@@ -228,7 +232,7 @@ class Station:
         self._inspector.join(2.0)
         self._publisher.stop("engine" if self._inspector.failure else "shutdown")
         self._publisher.join(5.0 + self._config.publish.linger_ms / 1000)
-        checking = self._reloads.close(2.0)
+        checking = [*self._reloads.close(2.0), *self._swaps.close(2.0)]
         if self._control is not None:
             self._control.stop()
             self._control.join(2.0)
@@ -323,12 +327,18 @@ class Station:
             return "Error", "verdicts cannot be committed: the journal does not work"
         states = {camera.status.state for camera in self._cameras}
         if "running" in states:
-            return "ContinuousExecution", self._notice
+            return "ContinuousExecution", self._notice or self._swapped()
         if "starting" in states:
             return "Initialized", None
         if states == {"finished"}:
             return "Ready", "every source has come to its end"
         return "Error", "no camera delivers"
+
+    def _swapped(self) -> str | None:
+        """That a restart would bring another engine, if so."""
+        if self._swaps.bundle.digest == self._bundle.digest:
+            return None
+        return f"{self._swaps.bundle.label} by a swap; the next start takes the configuration's {self._bundle.label}"
 
     def _health(self, camera: Camera) -> wire.CameraHealth:
         status, tally = camera.status, self._publisher.tallies[camera.name]
@@ -351,47 +361,3 @@ class Station:
             unknown=sum(t.unknown for t in tallies),
             late=sum(t.late for t in tallies),
         )
-
-
-def run(config: Config, environment: Mapping[str, str], reread: Callable[[], Config]) -> int:
-    """Run a station until it is stopped, through reloads; returns the exit code. Signals must be blocked already.
-
-    Raises:
-        AnosegError: as `Station.run`.
-    """
-    notifier = Notifier.from_environment(environment, pid=os.getpid())
-    try:
-        end = Station(config, notifier, environment, reread).run()
-        while end.successor is not None and not end.stuck:
-            previous, config = config, end.successor
-            end, why = _go_on_with(config, notifier, environment, reread)
-            if why is not None and not end.stuck:
-                logs.error("reload.failed", error=why, going_on="with the configuration before")
-                notice = f"the last reload failed, the configuration before it runs: {why}"
-                config = previous
-                end = Station(config, notifier, environment, reread, notice=notice).run()
-    finally:
-        notifier.close()
-    if end.stuck:  # a thread that hangs in a library would hold the process for ever
-        os._exit(end.exit_code)
-    return end.exit_code
-
-
-def _go_on_with(
-    config: Config, notifier: Notifier, environment: Mapping[str, str], reread: Callable[[], Config]
-) -> tuple[End, str | None]:
-    """Run a station with a configuration that was checked; with it, why it never came to inspect, if so.
-
-    Raises:
-        AnosegError: what ended it after it had come to inspect.
-    """
-    station: Station | None = None
-    try:
-        station = Station(config, notifier, environment, reread)
-        end = station.run()
-    except AnosegError as error:
-        if station is not None and station.ready:
-            raise
-        return End(error.exit_code, stuck=False), str(error).splitlines()[0]
-    failed = not station.ready and end.exit_code != 0
-    return end, "one of its threads failed, see the log" if failed else None

@@ -22,7 +22,7 @@ def verdict_of(
     seq: int,
     durable: bool,
 ) -> wire.Verdict:
-    """The part's verdict under the number it was given; committed_at is now."""
+    """The part's verdict under the number it was given; committed_at is now. engine: named where none has judged it."""
     judgement = outcome.judgement if isinstance(outcome, Result) else None
     return wire.Verdict(
         station=config.station,
@@ -41,7 +41,7 @@ def verdict_of(
         threshold=judgement.threshold if judgement else None,
         defects=judgement.defects if judgement else (),
         recipe=config.cameras[part.camera].recipe,
-        engine=engine,
+        engine=outcome.engine if isinstance(outcome, Result) else engine,
         source=part.source,
         durable=durable,
         timings_ms=_timings(part, outcome),

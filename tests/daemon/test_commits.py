@@ -69,7 +69,9 @@ def part(sequence: int, *, deadline_s: float | None = None) -> Part:
 def passed() -> Result:
     now = time.monotonic_ns()
     placement = Placement.of(InputSpec(8, 8), Region(0, 0, 8, 8))
-    return Result(Judgement("PASS", 0.1, 0.5, ()), Inspection(0.1, np.zeros((8, 8), np.float32), 1), placement, now, now)
+    return Result(
+        Judgement("PASS", 0.1, 0.5, ()), Inspection(0.1, np.zeros((8, 8), np.float32), 1), placement, ENGINE, now, now
+    )
 
 
 def test_nobody_reads_a_verdict_before_it_was_sent(journal: Journal) -> None:

@@ -63,7 +63,7 @@ def result(score: float = 0.1) -> Result:
     now = time.monotonic_ns()
     placement = Placement.of(InputSpec(8, 8), Region(0, 0, 8, 8))
     inspection = Inspection(score, np.full((8, 8), score, np.float32), 1)
-    return Result(Judgement("FAIL" if score >= 0.5 else "PASS", score, 0.5, ()), inspection, placement, now, now)
+    return Result(Judgement("FAIL" if score >= 0.5 else "PASS", score, 0.5, ()), inspection, placement, ENGINE, now, now)
 
 
 def summary(verdicts: list[dict[str, object]]) -> list[tuple[object, ...]]:

@@ -1,0 +1,90 @@
+"""Swapping the engine of a running line: `anosegd swap` and `rollback` against the real daemon."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import cv2
+import pytest
+from anosegd_line import Daemon, Line, run_anosegd
+from swap_often import swap_often
+from tiny_bundle import good_part, tiny_draft
+
+from anoseg_engines.bundle import write_bundle
+
+LOOP = "line: {policy: wait, source: {kind: folder, path: images, loop: true, fps: 40}}"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """Two versions, thresholds 0.5 and 0.4."""
+    store = tmp_path / "store" / "tiny"
+    write_bundle(store, tiny_draft())
+    write_bundle(store, dataclasses.replace(tiny_draft(), score_threshold=0.4))
+    return store
+
+
+@pytest.fixture
+def config(line: Line, store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    (line.folder / "images").mkdir()
+    for i in range(4):
+        cv2.imwrite(str(line.folder / "images" / f"{i}.png"), good_part())
+    control = f"control: {{endpoint: 'ipc://{tmp_path_factory.mktemp('c')}/ctl'}}"
+    return line.config(LOOP, more=control, store=store / "1")
+
+
+def start(line: Line, config: Path) -> Daemon:
+    daemon = line.run(config)
+    line.listener.wait_for_verdicts(5)
+    return daemon
+
+
+def test_swap_and_rollback(line: Line, config: Path, store: Path) -> None:
+    """Each takes effect between two parts: every verdict is of one engine, none is UNKNOWN; what a restart brings is said."""
+    daemon = start(line, config)
+    done = run_anosegd("swap", str(config), "--bundle", str(store / "2"))
+    assert done.returncode == 0, done.stderr
+    line.listener.wait_for(lambda m: m.topic == "verdict.line" and m.header["engine"]["version"] == 2)
+    state = line.listener.wait_for_state(lambda s: s["engine"]["version"] == 2 and s["detail"] is not None)
+    assert "the next start takes the configuration's tiny/1" in state["detail"]
+    assert run_anosegd("rollback", str(config)).returncode == 0
+    line.listener.wait_for(lambda m: m.topic == "verdict.line" and m.header["engine"]["version"] == 1)
+    line.listener.wait_for_state(lambda s: s["engine"]["version"] == 1 and s["detail"] is None)
+    assert daemon.terminate() == 0
+    line.listener.drain()
+    assert {(v["engine"]["version"], v["threshold"]) for v in line.listener.verdicts} == {(1, 0.5), (2, 0.4)}
+    assert {v["outcome"] for v in line.listener.verdicts} == {"PASS"}
+    seqs = [v["seq"] for v in line.listener.verdicts]
+    assert seqs == list(range(1, len(seqs) + 1))
+
+
+def test_a_swap_that_fails_changes_nothing(line: Line, config: Path, store: Path) -> None:
+    """A missing bundle, a damaged one, and nothing to go back to: refused with the reason, the old engine goes on."""
+    start(line, config)
+    shutil.copytree(store / "2", store / "3")
+    model = store / "3" / "model.onnx"
+    model.write_bytes(model.read_bytes()[:-1] + b"\0")
+    for arguments, said in (
+        (("swap", "--bundle", str(store / "9")), "no such bundle"),
+        (("swap", "--bundle", str(store / "3")), "SHA-256"),
+        (("rollback",), "no engine to go back to"),
+    ):
+        done = run_anosegd(arguments[0], str(config), *arguments[1:])
+        assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+        assert said in done.stderr
+    seen = len(line.listener.verdicts)
+    assert {v["engine"]["version"] for v in line.listener.wait_for_verdicts(seen + 5)} == {1}
+
+
+def test_a_reload_takes_the_configurations_bundle(line: Line, config: Path, store: Path) -> None:
+    """After a swap the configuration is another than what runs, so a reload brings it back though the file did not change."""
+    start(line, config)
+    assert run_anosegd("swap", str(config), "--bundle", str(store / "2")).returncode == 0
+    assert run_anosegd("reload", str(config)).returncode == 0
+    state = line.listener.wait_for_state(lambda s: s["engine"]["version"] == 1 and s["state"] == "ContinuousExecution")
+    assert state["detail"] is None
+
+
+def test_swaps_under_load_leave_nothing_behind() -> None:
+    """A short run of tests/swap_often.py: no UNKNOWN, no gap, no mixture, no growth."""
+    assert swap_often(12) == []
