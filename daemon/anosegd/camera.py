@@ -28,8 +28,8 @@ HEALTHY_S = 10.0
 """After so long without trouble the pause before a restart is short again."""
 
 WAITING_SLOTS = 4
-"""Slots of a source that waits; the others have one for each frame that may wait, and three: one being filled, one in
-the inspector's hands, one on the way."""
+"""Slots of a source that waits; the others have one for each frame that may wait, and four: one being filled, one in the
+inspector's hands, one on the way, one that a live camera's next frame is compared with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +76,8 @@ class Camera(Worker):
         self._told: str | None = None  # the error already logged: a camera that stays away is one line
         self._position = 0  # of the next part in a file or folder
         self._reading: Reading | None = None
+        self._size: tuple[int, int] | None = None  # height, width of a live camera's first frame
+        self._not_captured = logs.Throttle("part.not_captured")
         self._suspect: int | None = None  # position at which the process died before
 
     @property
@@ -133,7 +135,7 @@ class Camera(Worker):
             CameraError: the process ended, hung or failed.
         """
         config = self._config
-        slots = WAITING_SLOTS if config.policy == "wait" else self._handoff.capacity + 3
+        slots = WAITING_SLOTS if config.policy == "wait" else self._handoff.capacity + 4
         job = Job(
             config.source,
             config.policy,
@@ -142,6 +144,8 @@ class Camera(Worker):
             self._position,
             config.open_timeout_s,
             config.stall_timeout_s,
+            config.rotate,
+            self._size,
         )
         process = CaptureProcess(job, self._environment)
         ended = True
@@ -161,7 +165,7 @@ class Camera(Worker):
                 for message in messages:
                     if isinstance(message, Started):
                         limit_s, doing = config.open_timeout_s, "open"
-                    elif isinstance(message, Opened):
+                    elif isinstance(message, (Captured, Uncaptured)):  # the first frame takes as long as opening may
                         limit_s, doing = config.stall_timeout_s, "read"
                     if self._handle(process, message):
                         return
@@ -185,14 +189,19 @@ class Camera(Worker):
         elif isinstance(message, Captured):
             self._lost += message.lost
             self._frames += message.lost
+            self._size = self._size or (message.height, message.width)
             part = self._part(message)
             frame = Frame(part, process.image(message), partial(process.release, message.slot))
             self._publisher.open_part(part)
             self._account_for(self._handoff.put(frame), part)
         elif isinstance(message, Uncaptured):
             part = self._part(message)
+            reason = _reason(message)
+            if reason != "overrun":  # which is counted
+                self._last_error = message.detail
+                self._not_captured.warning(camera=self.name, part=part.part_id, reason=reason, error=message.detail)
             self._publisher.open_part(part)
-            self._publisher.close_unknown(part, _reason(message), message.detail)
+            self._publisher.close_unknown(part, reason, message.detail)
         elif isinstance(message, Failed):
             complaint = process.complaint
             raise CameraError(f"{message.error}: {complaint}" if complaint else message.error)
@@ -255,4 +264,5 @@ class Camera(Worker):
 
 
 def _reason(message: Uncaptured) -> Reason:
-    return "overrun" if message.reason == "overrun" else "unreadable"
+    known: dict[str, Reason] = {r: r for r in ("overrun", "repeated_frame", "image_size")}
+    return known.get(message.reason, "unreadable")

@@ -17,8 +17,9 @@ import sys
 import time
 
 import cv2
+import numpy as np
 
-from anoseg_engines.errors import AnosegError
+from anoseg_engines.errors import AnosegError, CameraError
 from anoseg_engines.images import Image
 from anosegd.config import DeviceSource, UrlSource
 from anosegd.messages import (
@@ -42,6 +43,7 @@ from anosegd.sources import Shot, Source, open_source
 
 TICK_S = 0.2
 MAX_BURST_S = 1.0
+TURNS = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
 
 
 class DaemonGoneError(Exception):
@@ -60,6 +62,10 @@ class Capture:
         self._free = list(range(job.slots))
         self._lost = 0
         self._size: tuple[int, int] | None = None  # height, width of the last frame
+        self._first_size = job.size
+        self._kept: int | None = None  # a live camera's last frame lies in it: not written before there is another
+        self._previous: Image | None = None
+        self._moving_at = time.monotonic()  # when a frame last differed from the one before
 
     def run(self) -> None:
         """Read until the source ends or fails; says how it ended.
@@ -96,37 +102,77 @@ class Capture:
             captured_ns, captured_wall_ns = time.monotonic_ns(), time.time_ns()
             if shot is None:
                 return
-            self._tell(shot, slot, position, captured_ns, captured_wall_ns)
+            self._tell(source, shot, slot, position, captured_ns, captured_wall_ns)
             position += 1
 
-    def _tell(self, shot: Shot, slot: int | None, position: int, captured_ns: int, captured_wall_ns: int) -> None:
-        problem: tuple[str, str] | None = None
-        if shot.image is None:
+    def _tell(
+        self, source: Source, shot: Shot, slot: int | None, position: int, captured_ns: int, captured_wall_ns: int
+    ) -> None:
+        """Hand the frame over, or say why not.
+
+        Raises:
+            CameraError: the camera has frozen.
+        """
+        image, problem = shot.image, None
+        if image is None:
             problem = ("unreadable", shot.error)
-        elif not self._slots.holds(*shot.image.shape[:2]):
-            height, width = shot.image.shape[:2]
+        elif not self._slots.holds(*image.shape[:2]):
             limit = self._slots.frame_bytes >> 20
-            problem = ("unreadable", f"{width}×{height} pixels do not fit into a slot of {limit} MiB: raise max_frame_mb")
+            problem = ("unreadable", f"{_pixels(image)} do not fit into a slot of {limit} MiB: raise max_frame_mb")
         elif slot is None and self._job.policy == "latest":
             self._lost += 1
             return
         elif slot is None:
             problem = ("overrun", "no free slot: parts come faster than they are inspected")
-        if problem or slot is None or shot.image is None:
+        if problem is None and slot is not None and image is not None:
+            image = self._placed(image, slot)
+            if source.live:
+                problem = self._live_problem(image)
+        if problem or slot is None or image is None:
             reason, detail = problem or ("overrun", "")
             if slot is not None:
                 self._free.append(slot)
             self._send(Uncaptured(reason, detail, position, captured_ns, captured_wall_ns, shot.part_id, shot.source))
+            if reason == "repeated_frame" and (frozen_s := time.monotonic() - self._moving_at) > self._job.stall_timeout_s:
+                raise CameraError(f"{source.description}: the same frame for {frozen_s:.1f} s, the camera has frozen")
             return
-        height, width = shot.image.shape[:2]
-        view = self._slots.view(slot, height, width)
-        if view.ctypes.data != shot.image.ctypes.data:  # OpenCV reads in place where size and type are the same as before
-            view[:] = shot.image
-        self._size = (height, width)
+        height, width = image.shape[:2]
+        if source.live:
+            self._kept, self._previous, self._moving_at = slot, image, time.monotonic()
+            self._first_size = self._first_size or (height, width)
         self._send(
             Captured(slot, height, width, position, captured_ns, captured_wall_ns, shot.part_id, shot.source, lost=self._lost)
         )
         self._lost = 0
+
+    def _placed(self, image: Image, slot: int) -> Image:
+        """The image in its slot, turned as it should be; the slot's view."""
+        height, width = image.shape[:2]
+        self._size = (height, width)
+        turn = TURNS.get(self._job.rotate)
+        if turn is not None:
+            view = self._slots.view(slot, *((width, height) if self._job.rotate in (90, 270) else (height, width)))
+            cv2.rotate(image, turn, dst=view)
+            return view
+        view = self._slots.view(slot, height, width)
+        if view.ctypes.data != image.ctypes.data:  # OpenCV reads in place where size and type are the same as before
+            view[:] = image
+        return view
+
+    def _live_problem(self, image: Image) -> tuple[str, str] | None:
+        """What a live camera does when it is in trouble and says nothing: another resolution, the same picture for ever.
+
+        Two exposures of a sensor are never equal in every pixel; some rows tell most pairs apart at once.
+        """
+        if self._first_size is not None and image.shape[:2] != self._first_size:
+            height, width = self._first_size
+            return "image_size", f"{_pixels(image)}, the camera gave {width}×{height} before: reload if that is meant"
+        previous = self._previous
+        if previous is None or previous.shape != image.shape:
+            return None
+        if np.array_equal(previous[::16], image[::16]) and np.array_equal(previous, image):
+            return "repeated_frame", "the camera gave the same frame once more"
+        return None
 
     def _slot(self) -> int | None:
         """A free slot. Policy `wait` waits for one; `latest` does for a moment where the source can wait, so that a file's last
@@ -134,13 +180,21 @@ class Capture:
         self._take_releases(timeout_s=0)
         patience_s = 0.0 if isinstance(self._job.source, (DeviceSource, UrlSource)) else MAX_BURST_S
         give_up_at = time.monotonic() + (patience_s if self._job.policy == "latest" else 0.0)
-        while not self._free and (self._job.policy == "wait" or time.monotonic() < give_up_at):
+        while (slot := self._free_slot()) is None and (self._job.policy == "wait" or time.monotonic() < give_up_at):
             self._take_releases(timeout_s=TICK_S)
             self._send(Tick())
-        return self._free.pop() if self._free else None
+        return slot
+
+    def _free_slot(self) -> int | None:
+        """Any but the one that the next frame is compared with."""
+        slot = next((slot for slot in reversed(self._free) if slot != self._kept), None)
+        if slot is not None:
+            self._free.remove(slot)
+        return slot
 
     def _view(self, slot: int | None) -> Image | None:
-        return None if slot is None or self._size is None else self._slots.view(slot, *self._size)
+        """Memory to read into: the slot itself, unless the image has to be turned first."""
+        return None if slot is None or self._size is None or self._job.rotate else self._slots.view(slot, *self._size)
 
     def _pause_until(self, due: float) -> None:
         while (left := due - time.monotonic()) > 0:
@@ -167,6 +221,10 @@ class Capture:
 
     def _send(self, message: FromCapture) -> None:
         self._link.send(encode(message))
+
+
+def _pixels(image: Image) -> str:
+    return f"{image.shape[1]}×{image.shape[0]} pixels"
 
 
 def main() -> None:

@@ -30,14 +30,18 @@ BACKENDS = {"v4l2": cv2.CAP_V4L2, "ffmpeg": cv2.CAP_FFMPEG, "gstreamer": cv2.CAP
 
 
 class DeviceSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="device"):
-    """A camera at this machine. device: index or path. fourcc, width, height, fps: asked of the driver; None leaves it be."""
+    """A camera at this machine. device: index or path. serial: the camera must have this one. fourcc, width, height, fps: asked
+    of the driver; None leaves it be. exposure, gain: in the driver's units, fixed; None leaves them to the camera."""
 
     device: int | str
     backend: Literal["v4l2"] = "v4l2"
+    serial: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
     fourcc: Annotated[str, Meta(min_length=4, max_length=4)] | None = None
     width: Annotated[int, Meta(gt=0)] | None = None
     height: Annotated[int, Meta(gt=0)] | None = None
     fps: Positive | None = None
+    exposure: Positive | None = None
+    gain: Annotated[float, Meta(ge=0)] | None = None
 
 
 class UrlSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="url"):
@@ -80,21 +84,26 @@ Source = DeviceSource | UrlSource | FileSource | FolderSource | DemoSource
 class CameraConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One camera.
 
-    region: the part's place in camera pixels; None is the whole image. recipe: the name of this camera's inspection job.
+    region: the part's place in camera pixels; None is the whole image. rotate: degrees clockwise, before anything else: region
+    and defects are in pixels of the turned image. mm_per_pixel: gives the size of defects in mm, too.
+    recipe: the name of this camera's inspection job.
     queue: frames that may wait under policy `every`. deadline_ms: from capture to sent verdict; None has none.
-    open_timeout_s, stall_timeout_s: how long opening, and one read, may take until the camera counts as lost.
+    open_timeout_s: how long opening and the first frame may take until the camera counts as lost. stall_timeout_s: one read, or
+    one and the same frame, after that.
     restart_min_s, restart_max_s: pause before the next attempt, doubled from one to the other.
     max_frame_mb: the largest frame, MiB; only what frames really use takes memory.
     """
 
     source: Source
     region: Region | None = None
+    rotate: Literal[0, 90, 180, 270] = 0
+    mm_per_pixel: Positive | None = None
     recipe: str = "default"
     policy: Policy = "latest"
     queue: Annotated[int, Meta(ge=1, le=64)] = 2
     deadline_ms: Positive | None = None
     open_timeout_s: Annotated[float, Meta(ge=0.5)] = 10.0
-    stall_timeout_s: Annotated[float, Meta(ge=0.5)] = 2.0
+    stall_timeout_s: Annotated[float, Meta(ge=0.5)] = 1.5
     restart_min_s: Positive = 0.5
     restart_max_s: Positive = 10.0
     max_frame_mb: Annotated[int, Meta(ge=1, le=1024)] = 64
@@ -129,7 +138,7 @@ class PublishConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     endpoint: str = DEFAULT_ENDPOINT
     masks: bool = True
     mask_queue: Annotated[int, Meta(ge=1, le=256)] = 8
-    send_hwm: Annotated[int, Meta(ge=100)] = 5000
+    send_hwm: Annotated[int, Meta(ge=100)] = 2000
     linger_ms: Annotated[int, Meta(ge=0, le=10_000)] = 1000
 
     def __post_init__(self) -> None:

@@ -10,7 +10,10 @@ MAX_BYTES = 65536
 
 
 class Job(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Daemon → capture, first: what to do. start_at: position in a file or folder to go on from."""
+    """Daemon → capture, first: what to do. start_at: position in a file or folder to go on from. rotate: degrees clockwise.
+
+    size: height and width that a live camera had when it was first opened, after turning; None before.
+    """
 
     source: Source
     policy: Policy
@@ -19,6 +22,8 @@ class Job(msgspec.Struct, frozen=True, tag=True, array_like=True):
     start_at: int
     open_timeout_s: float
     stall_timeout_s: float
+    rotate: int = 0
+    size: tuple[int, int] | None = None
 
 
 class Release(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -63,7 +68,8 @@ class Captured(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Uncaptured(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Capture → daemon: a part of which there is no image: an unreadable file, or no free slot (policy every)."""
+    """Capture → daemon: a part of which there is no image: an unreadable file, no free slot (policy every), a frame that is the
+    one before once more, or of another size than before (live cameras)."""
 
     reason: str
     detail: str

@@ -12,8 +12,12 @@ import cv2
 from anoseg_engines.errors import CameraError, DataError
 from anoseg_engines.images import Image, as_bgr, read_image
 from anosegd.config import BACKENDS, DemoSource, DeviceSource, FileSource, FolderSource, Policy, UrlSource
+from anosegd.devices import check_serial
 from anosegd.folders import images_of
 from anosegd.messages import Job
+
+V4L2_EXPOSURE_MANUAL = 1
+"""Value of the V4L2 control exposure_auto for a fixed exposure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +37,12 @@ class Source(Protocol):
     """One source, opened and read on the capture process's only thread; any call may hang, the daemon kills it then.
 
     description: what was opened, for the log. fps: pace to keep; None is as fast as slots come free, or as the camera gives.
+    live: a camera, whose pictures are never twice the same.
     """
 
     description: str
     fps: float | None
+    live: bool
 
     def upcoming(self, position: int) -> str | None:
         """The file that `read(position)` will decode, where that is known beforehand."""
@@ -69,6 +75,8 @@ def open_source(job: Job) -> Source:
 
 class Folder:
     """The images of a folder in order of name. An unreadable one is a part too: nothing is passed over in silence."""
+
+    live = False
 
     def __init__(self, config: FolderSource) -> None:
         self._base = Path(config.path)
@@ -109,7 +117,7 @@ class Video:
         self._job = job
         self._frames = 0  # read since the file was opened
         self._capture = self._open()
-        self._live = not isinstance(config, FileSource)
+        self.live = not isinstance(config, FileSource)
         self.fps = self._pace(config, job.policy)
         if isinstance(config, FileSource) and not config.loop:
             self._skip(job.start_at)
@@ -122,7 +130,7 @@ class Video:
         """The next frame."""
         ok, image = self._capture.read() if into is None else self._capture.read(into)
         if not ok or image is None:
-            if self._live:
+            if self.live:
                 raise CameraError(f"{self.description}: no frame came")
             if not self._rewind():
                 return None
@@ -135,6 +143,8 @@ class Video:
         config = self._config
         backend = BACKENDS[config.backend]
         if isinstance(config, DeviceSource):
+            if config.serial is not None:
+                check_serial(config.device, config.serial)
             where: int | str = config.device
             self.description = f"device {config.device}"
         elif isinstance(config, UrlSource):
@@ -178,6 +188,14 @@ class Video:
         ):
             if value is not None:
                 capture.set(prop, value)
+        if config.exposure is not None:
+            capture.set(cv2.CAP_PROP_AUTO_EXPOSURE, V4L2_EXPOSURE_MANUAL)
+        for name, prop, value in (
+            ("exposure", cv2.CAP_PROP_EXPOSURE, config.exposure),
+            ("gain", cv2.CAP_PROP_GAIN, config.gain),
+        ):
+            if value is not None and not capture.set(prop, value):
+                raise CameraError(f"{self.description} does not take {name} {value:g}", hint=f"leave {name} out")
         capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # an old frame judged late is worth less than a new one
 
     def _pace(self, config: DeviceSource | UrlSource | FileSource, policy: Policy) -> float | None:
@@ -212,6 +230,8 @@ class Video:
 
 class Demo:
     """The simulated production line."""
+
+    live = False
 
     def __init__(self, config: DemoSource) -> None:
         from anosegd.demo_line import DemoLine  # only this source needs it

@@ -24,6 +24,9 @@ def verdict_of(
 ) -> wire.Verdict:
     """The part's verdict under the number it was given; committed_at is now. engine: named where none has judged it."""
     judgement = outcome.judgement if isinstance(outcome, Result) else None
+    defects = judgement.defects if judgement else ()
+    if (scale := config.cameras[part.camera].mm_per_pixel) is not None:
+        defects = tuple(defect.in_mm(scale) for defect in defects)
     return wire.Verdict(
         station=config.station,
         journal_id=journal_id,
@@ -39,7 +42,7 @@ def verdict_of(
         detail=outcome.detail if isinstance(outcome, Unknown) else None,
         score=judgement.score if judgement else None,
         threshold=judgement.threshold if judgement else None,
-        defects=judgement.defects if judgement else (),
+        defects=defects,
         recipe=config.cameras[part.camera].recipe,
         engine=outcome.engine if isinstance(outcome, Result) else engine,
         source=part.source,

@@ -15,10 +15,20 @@ from anoseg_engines.judge import Defect
 from anoseg_engines.placement import Region
 
 Outcome = Literal["PASS", "FAIL", "UNKNOWN"]
-Reason = Literal["unreadable", "overrun", "deadline", "engine", "region", "journal", "shutdown"]
-"""Why a part was not inspected: its file does not decode; parts came too fast; the verdict would have been late; the engine
-failed; the configured region reaches beyond the image; the verdict could not be committed; the daemon stopped before it
-was its turn."""
+Reason = Literal[
+    "unreadable",
+    "overrun",
+    "repeated_frame",
+    "image_size",
+    "deadline",
+    "engine",
+    "region",
+    "journal",
+    "shutdown",
+]
+"""Why a part was not inspected: its file does not decode; parts came too fast; a live camera gave the same frame once more, or
+one of another size than before; the verdict would have been late; the engine failed; the configured region reaches beyond
+the image; the verdict could not be committed; the daemon stopped before it was its turn."""
 
 StationState = Literal["Preoperational", "Halted", "Initialized", "Ready", "SingleExecution", "ContinuousExecution", "Error"]
 """OPC 40100-1 (OPC UA Machine Vision), clause "VisionStateMachine"."""

@@ -31,7 +31,7 @@ class Defect(msgspec.Struct, frozen=True):
     """One connected area of the map at or above the pixel threshold.
 
     x, y, width, height: its box in camera pixels. area: camera pixels². peak: largest map value.
-    centroid_x, centroid_y: camera pixels.
+    centroid_x, centroid_y: camera pixels. width_mm, height_mm, area_mm2: where the camera's scale is known.
     """
 
     x: float
@@ -42,6 +42,18 @@ class Defect(msgspec.Struct, frozen=True):
     peak: float
     centroid_x: float
     centroid_y: float
+    width_mm: float | None = None
+    height_mm: float | None = None
+    area_mm2: float | None = None
+
+    def in_mm(self, mm_per_pixel: float) -> Defect:
+        """The same with its size in mm."""
+        return msgspec.structs.replace(
+            self,
+            width_mm=round(self.width * mm_per_pixel, 3),
+            height_mm=round(self.height * mm_per_pixel, 3),
+            area_mm2=round(self.area * mm_per_pixel**2, 4),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,18 +2,23 @@
 
 import contextlib
 import http.server
+import itertools
 import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 from anosegd_line import Daemon, Line, alive, wait_until
-from tiny_bundle import good_part
+from tiny_bundle import bad_part, good_part
+
+from anoseg_engines.errors import CameraError
+from anosegd.devices import check_serial, list_devices
 
 QUICK = "  open_timeout_s: 1\n  stall_timeout_s: 1\n  restart_min_s: 0.1\n  restart_max_s: 0.2\n"
 
@@ -187,20 +192,26 @@ def test_no_capture_process_outlives_a_killed_daemon(line: Line) -> None:
     wait_until(lambda: not any(alive(pid) for pid in pids), "end of the capture processes")
 
 
+def noisy(i: int, height: int = 48, width: int = 80) -> np.ndarray:
+    """A good part as a sensor sees it: never twice the same."""
+    return np.random.default_rng(i).integers(110, 146, (height, width, 3), dtype=np.uint8)
+
+
 @contextmanager
-def mjpeg_server(port: int) -> Iterator[int]:
+def mjpeg_server(port: int, picture: Callable[[int], np.ndarray] = noisy) -> Iterator[int]:
     """A camera of the plain kind: JPEG pictures over HTTP, one after the other, for as long as this context lasts."""
     over = threading.Event()
+    number = itertools.count()
 
     class Camera(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)
             self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
             self.end_headers()
-            data = cv2.imencode(".jpg", good_part())[1].tobytes()
-            head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n".encode()
             with contextlib.suppress(OSError):
                 while not over.wait(0.02):
+                    data = cv2.imencode(".jpg", picture(next(number)))[1].tobytes()
+                    head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n".encode()
                     self.wfile.write(head + data + b"\r\n")
 
         def log_message(self, *arguments: object) -> None:
@@ -233,3 +244,103 @@ def test_stream_that_goes_and_comes_back(line: Line) -> None:
         assert daemon.terminate() == 0
     part_ids = [v["part_id"] for v in line.listener.verdicts]
     assert len(set(part_ids)) == len(part_ids)
+
+
+def test_frozen_camera(line: Line) -> None:
+    """A live camera that gives one and the same frame is UNKNOWN from the second on, soon lost, and inspected when it moves."""
+    frozen = threading.Event()
+
+    def picture(i: int) -> np.ndarray:
+        return noisy(0 if frozen.is_set() else i + 1)
+
+    with mjpeg_server(0, picture) as port:
+        cameras = f"eye:\n  source: {{kind: url, url: 'http://127.0.0.1:{port}/'}}\n  policy: every\n" + QUICK
+        daemon = line.run(line.config(cameras.replace("open_timeout_s: 1", "open_timeout_s: 5")))
+        line.listener.wait_for_verdicts(5)
+        frozen.set()
+        line.listener.wait_for(lambda m: m.topic == "verdict.eye" and m.header["reason"] == "repeated_frame")
+        lost = line.listener.wait_for_state(lambda s: s["cameras"]["eye"]["state"] == "lost")
+        assert "the same frame for" in lost["cameras"]["eye"]["last_error"]
+        frozen.clear()
+        line.listener.wait_for(lambda m: m.topic == "verdict.eye" and m.header["seq"] > lost["last_seq"] + 5)
+        assert daemon.terminate() == 0
+    line.listener.drain()
+    outcomes = [v["reason"] or v["outcome"] for v in line.listener.verdicts]
+    first = outcomes.index("repeated_frame")
+    assert set(outcomes[:first]) == {"PASS"}
+    while_frozen = [o for v, o in zip(line.listener.verdicts, outcomes, strict=True) if v["seq"] <= lost["last_seq"]][first:]
+    assert set(while_frozen) == {"repeated_frame"}
+    assert outcomes[-1] in ("PASS", "shutdown")
+
+
+def test_changed_resolution(line: Line) -> None:
+    """A live camera that comes back with another resolution is not inspected with a region made for the first."""
+    small = threading.Event()
+    with mjpeg_server(0, lambda i: noisy(i, 32, 48) if small.is_set() else noisy(i)) as port:
+        cameras = f"eye:\n  source: {{kind: url, url: 'http://127.0.0.1:{port}/'}}\n  policy: every\n" + QUICK
+        daemon = line.run(line.config(cameras.replace("open_timeout_s: 1", "open_timeout_s: 5")))
+        line.listener.wait_for_verdicts(5)
+        small.set()
+        (pid,) = daemon.capture_pids()
+        os.kill(pid, signal.SIGKILL)  # as a camera that is plugged in anew; within a stream FFmpeg scales
+        other = line.listener.wait_for(lambda m: m.topic == "verdict.eye" and m.header["reason"] == "image_size").header
+        assert other["outcome"] == "UNKNOWN"
+        assert "48×32 pixels, the camera gave 80×48 before" in other["detail"]
+        state = line.listener.wait_for_state(lambda s: s["last_seq"] >= other["seq"])
+        assert "48×32" in state["cameras"]["eye"]["last_error"]
+        assert daemon.terminate() == 0
+    after = [v for v in line.listener.verdicts if v["seq"] >= other["seq"]]
+    assert {v["outcome"] for v in after} == {"UNKNOWN"}
+
+
+def test_turned_image_and_millimetres(line: Line) -> None:
+    """Rotation comes before everything else: the defect lies where it is in the turned image, its size given in mm too."""
+    (line.folder / "images").mkdir()
+    cv2.imwrite(str(line.folder / "images" / "0.png"), bad_part())  # 80×48, white at x 20…39, y 10…29
+    cameras = (
+        "top:\n  source: {kind: folder, path: images}\n  policy: wait\n  rotate: 90\n  mm_per_pixel: 0.5\n"
+        "  region: {x: 0, y: 0, width: 48, height: 80}\n"
+    )
+    daemon = line.run(line.config(cameras), "--once")
+    assert daemon.wait() == 0, daemon.log
+    line.listener.drain()
+    (verdict,) = line.listener.verdicts
+    assert verdict["outcome"] == "FAIL"
+    (defect,) = verdict["defects"]
+    # Clockwise: what was y from the top is x from the right.
+    assert abs(defect["x"] - (48 - 30)) <= 2
+    assert abs(defect["y"] - 20) <= 2
+    assert abs(defect["width_mm"] - 10) <= 2
+    assert defect["area_mm2"] == pytest.approx(defect["area"] * 0.25, abs=0.01)
+
+
+def sysfs_camera(root: Path, number: int, serial: str | None) -> Path:
+    """A USB camera as Linux shows it: the serial number is the USB device's, one above the interface."""
+    interface = root / "devices" / f"usb{number}" / "interface"
+    interface.mkdir(parents=True)
+    if serial:
+        (interface.parent / "serial").write_text(serial + "\n")
+    folder = root / "class" / f"video{number}"
+    folder.mkdir(parents=True)
+    (folder / "name").write_text(f"Camera {number}\n")
+    (folder / "index").write_text("0\n")
+    (folder / "device").symlink_to(interface)
+    return root / "class"
+
+
+def test_another_camera_in_its_place_is_noticed(tmp_path: Path) -> None:
+    """The serial number decides, not the order in which cameras were plugged in."""
+    sysfs_camera(tmp_path, 0, "A1")
+    sysfs_camera(tmp_path, 1, "B2")
+    sysfs = sysfs_camera(tmp_path, 2, None)
+    check_serial(0, "A1", sysfs)
+    check_serial("/dev/video1", "B2", sysfs)
+    with pytest.raises(CameraError, match="is the camera A1, B2 is wanted"):
+        check_serial(0, "B2", sysfs)
+    with pytest.raises(CameraError, match="no serial number to be found"):
+        check_serial(2, "C3", sysfs)
+    assert [(d.path, d.name, d.serial) for d in list_devices(sysfs, tmp_path / "none")] == [
+        ("/dev/video0", "Camera 0", "A1"),
+        ("/dev/video1", "Camera 1", "B2"),
+        ("/dev/video2", "Camera 2", None),
+    ]

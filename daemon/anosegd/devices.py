@@ -1,0 +1,60 @@
+"""Cameras at this machine as Linux lists them: device, name, serial number, and the path that stays the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from anoseg_engines.errors import CameraError
+
+SYSFS = Path("/sys/class/video4linux")
+BY_ID = Path("/dev/v4l/by-id")
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One video device. stable_path: a name under /dev/v4l/by-id that survives replugging. None: not known."""
+
+    path: str
+    name: str
+    serial: str | None
+    stable_path: str | None
+
+
+def list_devices(sysfs: Path = SYSFS, by_id: Path = BY_ID) -> list[Device]:
+    """The devices that give pictures, in order of number; empty where there are none."""
+    stable = {link.resolve().name: str(link) for link in by_id.iterdir()} if by_id.is_dir() else {}
+    devices = []
+    for folder in sorted(sysfs.glob("video*"), key=lambda f: int(f.name.removeprefix("video") or 0)):
+        if _read(folder / "index") not in (None, "0"):
+            continue  # a camera's further nodes carry metadata, no pictures
+        name = _read(folder / "name") or "unnamed"
+        devices.append(Device(f"/dev/{folder.name}", name, serial_of(folder), stable.get(folder.name)))
+    return devices
+
+
+def serial_of(folder: Path) -> str | None:
+    """The serial number of the USB device that a video device in sysfs belongs to; None where it has none."""
+    device = folder / "device"
+    return _read(device.resolve().parent / "serial") if device.exists() else None
+
+
+def check_serial(device: int | str, serial: str, sysfs: Path = SYSFS) -> None:
+    """Make sure that the camera is the one meant.
+
+    Raises:
+        CameraError: it is another, or it cannot be told.
+    """
+    path = Path(f"/dev/video{device}" if isinstance(device, int) else device)
+    found = serial_of(sysfs / path.resolve().name)
+    if found is None:
+        raise CameraError(f"device {device}: no serial number to be found, {serial} is wanted", hint="is it plugged in?")
+    if found != serial:
+        raise CameraError(f"device {device} is the camera {found}, {serial} is wanted", hint="were two cameras exchanged?")
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip() or None
+    except OSError:
+        return None
