@@ -1,4 +1,4 @@
-"""`anosegd`: check, run, tail, status, replay, export, drain, reload, swap, rollback, schema, demo.
+"""`anosegd`: check, run, tail, status, replay, export, drain, reload, swap, rollback, cameras, schema, demo.
 
 Every command imports what it needs when it runs: `run` blocks the signals before any library can start a thread.
 """
@@ -46,6 +46,7 @@ def run(arguments: list[str]) -> int:
         "run": _run,
         "tail": _tail,
         "status": _status,
+        "cameras": _cameras,
         "schema": _schema,
         "replay": _replay,
         "export": _export,
@@ -96,6 +97,10 @@ def _parser() -> argparse.ArgumentParser:
     for command in (tail, status):
         command.add_argument("--json", action="store_true", help="JSON lines instead of a table")
     reload.add_argument("--wait", action="store_true", help="for systemd's ExecReload; reload always waits for the answer")
+
+    cameras = commands.add_parser("cameras", help="list the cameras at this machine; with CONFIG, open each and save a picture")
+    cameras.add_argument("config", type=Path, nargs="?", metavar="CONFIG", help="probe the cameras of this configuration")
+    cameras.add_argument("--out", type=Path, default=Path("cameras"), metavar="DIR", help="folder for the pictures (cameras)")
 
     commands.add_parser("schema", help="print the JSON Schema of the published headers")
 
@@ -219,6 +224,35 @@ def _status(options: argparse.Namespace) -> int:
     else:
         Console().print(status.as_table(state))
     return 0
+
+
+def _cameras(options: argparse.Namespace) -> int:
+    from anoseg_engines.errors import CameraError
+    from anosegd.config import check_sources, load_config
+    from anosegd.devices import list_devices
+    from anosegd.probe import probe
+
+    if options.config is None:
+        devices = list_devices()
+        for device in devices:
+            serial = f", serial {device.serial}" if device.serial else ""
+            print(f"{device.stable_path or device.path}: {device.name}{serial}")
+        if not devices:
+            print("no video devices at this machine; give a CONFIG to try its streams")
+        return 0
+    config = load_config(options.config)
+    check_sources(config)
+    failed = False
+    for name, camera in config.cameras.items():
+        try:
+            found = probe(name, camera, options.out)
+        except CameraError as error:
+            failed = True
+            print(f"anosegd: {error}", file=sys.stderr)
+            continue
+        rate = f", {found.fps:.1f} frames a second" if found.fps else ""
+        print(f"{name}: {found.description}: {found.width}×{found.height}{rate}; picture in {found.picture}")
+    return 1 if failed else 0
 
 
 def _schema(options: argparse.Namespace) -> int:

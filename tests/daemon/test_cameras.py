@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from anosegd_line import Daemon, Line, alive, wait_until
+from anosegd_line import Daemon, Line, alive, run_anosegd, wait_until
 from tiny_bundle import bad_part, good_part
 
 from anoseg_engines.errors import CameraError
@@ -344,3 +344,21 @@ def test_another_camera_in_its_place_is_noticed(tmp_path: Path) -> None:
         ("/dev/video1", "Camera 1", "B2"),
         ("/dev/video2", "Camera 2", None),
     ]
+
+
+def test_probe_saves_a_picture_of_each_camera(line: Line) -> None:
+    """`anosegd cameras CONFIG`: size, rate and a picture of those that work, the reason for those that do not, exit 1 then."""
+    with mjpeg_server(0) as port:
+        cameras = (
+            f"eye:\n  source: {{kind: url, url: 'http://127.0.0.1:{port}/'}}\n  rotate: 90\n"
+            "gone:\n  source: {kind: device, device: /dev/no-such-camera}\n"
+        )
+        done = run_anosegd("cameras", str(line.config(cameras)), "--out", str(line.folder / "pictures"))
+    assert done.returncode == 1
+    assert "eye: stream, 80×48: 48×80, " in done.stdout
+    picture = cv2.imread(str(line.folder / "pictures" / "eye.png"))
+    assert picture is not None
+    assert picture.shape == (80, 48, 3)
+    assert "camera gone: device /dev/no-such-camera cannot be opened" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert run_anosegd("cameras").returncode == 0
