@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import queue
 import random
 import select
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from anoseg_engines.errors import CameraError
 from anosegd import logs
 from anosegd.capture_process import CaptureProcess
-from anosegd.config import CameraConfig
+from anosegd.config import CameraConfig, Hardware, Software
 from anosegd.frames import Frame, Part
 from anosegd.handoff import Handoff
-from anosegd.messages import Captured, Failed, Finished, FromCapture, Job, Opened, Reading, Started, Uncaptured
+from anosegd.messages import Captured, Failed, Finished, FromCapture, Job, Opened, Reading, Started, Tick, Triggered, Uncaptured
 from anosegd.publisher import Publisher
 from anosegd.wire import CameraState, Reason
 from anosegd.worker import Worker
@@ -30,6 +32,16 @@ HEALTHY_S = 10.0
 WAITING_SLOTS = 4
 """Slots of a source that waits; the others have one for each frame that may wait, and four: one being filled, one in the
 inspector's hands, one on the way, one that a live camera's next frame is compared with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trigger:
+    """A software trigger. at_ns, at_wall_ns: monotonic and Unix time. number: what the journal knows it by, if it does."""
+
+    part_id: str
+    at_ns: int
+    at_wall_ns: int
+    number: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +79,10 @@ class Camera(Worker):
         self._publisher = publisher
         self._environment = environment
         self._max_tries = max_tries
-        self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)  # readable from the moment of `stop` on
+        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)  # readable when there is a trigger, or `stop`
         self._stopping = False
+        self._triggers: queue.SimpleQueue[Trigger] = queue.SimpleQueue()
+        self._awaited: dict[int, Part] = {}  # triggered parts of which the capture process owes a frame, by sequence
         self._kind = str(type(config.source).__struct_config__.tag)
         self._state: CameraState = "starting"
         self._frames = self._lost = self._restarts = 0
@@ -90,15 +104,25 @@ class Camera(Worker):
         """Whether the source has come to its end."""
         return self._state == "finished"
 
+    @property
+    def waits_for_triggers(self) -> bool:
+        """Whether `trigger` makes parts."""
+        return isinstance(self._config.trigger, Software)
+
+    def trigger(self, trigger: Trigger) -> None:
+        """A part lies before the camera: it is captured, and answered by a verdict whatever happens. Any thread."""
+        self._triggers.put(trigger)
+        os.eventfd_write(self._wake_fd, 1)
+
     def stop(self) -> None:
         """Ask the thread to end; its process is killed, frames already handed on stay good."""
         self._stopping = True
-        os.eventfd_write(self._stop_fd, 1)
+        os.eventfd_write(self._wake_fd, 1)
 
     def close(self) -> None:
         """Give back the descriptor, once the thread has ended; one that is stuck still needs it."""
         if not self.alive:
-            os.close(self._stop_fd)
+            os.close(self._wake_fd)
 
     def work(self) -> None:
         """Run the capture process until it has finished or the camera is stopped.
@@ -123,10 +147,25 @@ class Camera(Worker):
                     pause_s = self._config.restart_min_s
                 self._lose(error, pause_s)
                 # Jitter, so that cameras behind one failed switch do not all come back at the same moment.
-                select.select([self._stop_fd], [], [], pause_s * random.uniform(0.75, 1.25))
+                self._pause(pause_s * random.uniform(0.75, 1.25))
                 pause_s = min(pause_s * 2, self._config.restart_max_s)
                 self._restarts += 1
         self._enter("stopped" if self._stopping else "finished")
+        while self.waits_for_triggers and not self._stopping:
+            self._pause(1.0)
+        self._refuse_triggers("the source has come to its end" if self._state == "finished" else "the camera is being closed")
+
+    def _pause(self, seconds: float) -> None:
+        """Wait; triggers are answered at once: there is no camera for them."""
+        end = time.monotonic() + seconds
+        while not self._stopping and (left := end - time.monotonic()) > 0:
+            self._refuse_triggers(self._last_error or "the camera gives no pictures")
+            select.select([self._wake_fd], [], [], left)
+            self._woken()
+
+    def _woken(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._wake_fd)
 
     def _watch(self) -> None:
         """One life of the capture process; returns at the source's end or when stopped.
@@ -145,6 +184,7 @@ class Camera(Worker):
             config.open_timeout_s,
             config.stall_timeout_s,
             config.rotate,
+            config.trigger,
             self._size,
         )
         process = CaptureProcess(job, self._environment)
@@ -153,9 +193,14 @@ class Camera(Worker):
             limit_s, doing = SPAWN_TIMEOUT_S, "start"
             heard_at = time.monotonic()
             while not self._stopping:
-                messages = process.receive(heard_at + limit_s - time.monotonic(), self._stop_fd)
+                messages = process.receive(heard_at + limit_s - time.monotonic(), self._wake_fd)
                 if messages is None:
                     break
+                self._woken()
+                if self._state == "running":
+                    self._pass_triggers_on(process)
+                else:
+                    self._refuse_triggers("the camera is being opened")
                 if not messages:
                     if time.monotonic() - heard_at >= limit_s:
                         ended = False
@@ -165,12 +210,13 @@ class Camera(Worker):
                 for message in messages:
                     if isinstance(message, Started):
                         limit_s, doing = config.open_timeout_s, "open"
-                    elif isinstance(message, (Captured, Uncaptured)):  # the first frame takes as long as opening may
-                        limit_s, doing = config.stall_timeout_s, "read"
+                    elif isinstance(message, (Captured, Uncaptured, Tick)):  # the first frame takes as long as opening may
+                        limit_s, doing = self._stall_s, "read"
                     if self._handle(process, message):
                         return
         finally:
             end = process.kill()
+            self._give_up_awaited("the camera gave no picture for it")
         if self._stopping:
             return
         if ended:
@@ -179,6 +225,50 @@ class Camera(Worker):
             error = CameraError(f"no answer for {limit_s:g} s on {doing}: the capture process was killed")
         self._suspect_file(error)
         raise error
+
+    @property
+    def _stall_s(self) -> float:
+        trigger = self._config.trigger
+        return trigger.longest_pause_s if isinstance(trigger, Hardware) else self._config.stall_timeout_s
+
+    def _pass_triggers_on(self, process: CaptureProcess) -> None:
+        """Ask the capture process for a frame for each trigger that has come; with too many waiting the part is an overrun."""
+        while not self._triggers.empty():
+            trigger = self._triggers.get_nowait()
+            part = self._triggered_part(trigger)
+            self._publisher.open_part(part)
+            if len(self._awaited) + len(self._handoff) >= self._config.queue:
+                self._publisher.close_unknown(part, "overrun", "triggers come faster than parts are inspected")
+                continue
+            self._awaited[part.sequence] = part
+            assert isinstance(self._config.trigger, Software)
+            process.send(Triggered(part.sequence, trigger.at_ns + round(self._config.trigger.delay_ms * 1e6)))
+
+    def _refuse_triggers(self, why: str) -> None:
+        while not self._triggers.empty():
+            part = self._triggered_part(self._triggers.get_nowait())
+            self._publisher.open_part(part)
+            self._publisher.close_unknown(part, "camera_lost", why)
+
+    def _give_up_awaited(self, why: str) -> None:
+        for part in self._awaited.values():
+            self._publisher.close_unknown(part, "camera_lost", why)
+        self._awaited.clear()
+
+    def _triggered_part(self, trigger: Trigger) -> Part:
+        self._frames += 1
+        deadline_ms = self._config.deadline_ms
+        return Part(
+            camera=self.name,
+            sequence=self._frames,
+            part_id=trigger.part_id,
+            captured_ns=None,
+            captured_wall_ns=None,
+            deadline_ns=None if deadline_ms is None else trigger.at_ns + round(deadline_ms * 1e6),
+            triggered_ns=trigger.at_ns,
+            triggered_wall_ns=trigger.at_wall_ns,
+            trigger=trigger.number,
+        )
 
     def _handle(self, process: CaptureProcess, message: FromCapture) -> bool:
         """Act on one message; True when the source has come to its end."""
@@ -192,7 +282,8 @@ class Camera(Worker):
             self._size = self._size or (message.height, message.width)
             part = self._part(message)
             frame = Frame(part, process.image(message), partial(process.release, message.slot))
-            self._publisher.open_part(part)
+            if message.trigger is None:
+                self._publisher.open_part(part)
             self._account_for(self._handoff.put(frame), part)
         elif isinstance(message, Uncaptured):
             part = self._part(message)
@@ -200,7 +291,8 @@ class Camera(Worker):
             if reason != "overrun":  # which is counted
                 self._last_error = message.detail
                 self._not_captured.warning(camera=self.name, part=part.part_id, reason=reason, error=message.detail)
-            self._publisher.open_part(part)
+            if message.trigger is None:
+                self._publisher.open_part(part)
             self._publisher.close_unknown(part, reason, message.detail)
         elif isinstance(message, Failed):
             complaint = process.complaint
@@ -223,6 +315,14 @@ class Camera(Worker):
     def _part(self, message: Captured | Uncaptured) -> Part:
         self._position = message.position + 1
         self._reading = None
+        if message.trigger is not None:
+            try:
+                part = self._awaited.pop(message.trigger)
+            except KeyError:
+                raise CameraError(f"the capture process answers trigger {message.trigger}, which it was not given") from None
+            return replace(
+                part, captured_ns=message.captured_ns, captured_wall_ns=message.captured_wall_ns, source=message.source
+            )
         self._frames += 1
         deadline_ms = self._config.deadline_ms
         return Part(

@@ -15,13 +15,16 @@ import signal
 import socket
 import sys
 import time
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from anoseg_engines.errors import AnosegError, CameraError
 from anoseg_engines.images import Image
-from anosegd.config import DeviceSource, UrlSource
+from anosegd.config import DeviceSource, Interval, Software, UrlSource
 from anosegd.messages import (
     MAX_BYTES,
     Captured,
@@ -34,6 +37,8 @@ from anosegd.messages import (
     Release,
     Started,
     Tick,
+    ToCapture,
+    Triggered,
     Uncaptured,
     decode_to_capture,
     encode,
@@ -44,6 +49,15 @@ from anosegd.sources import Shot, Source, open_source
 TICK_S = 0.2
 MAX_BURST_S = 1.0
 TURNS = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
+
+
+class Moment(NamedTuple):
+    """When a part was read. position: its count in the source. trigger: number of its software trigger."""
+
+    position: int
+    captured_ns: int
+    captured_wall_ns: int
+    trigger: int | None
 
 
 class DaemonGoneError(Exception):
@@ -61,6 +75,8 @@ class Capture:
         self._slots = Slots.attach(memory_fd, job.slots, job.frame_bytes)
         self._free = list(range(job.slots))
         self._lost = 0
+        self._triggers: deque[Triggered] = deque()
+        self._due = self._ticked_at = time.monotonic()
         self._size: tuple[int, int] | None = None  # height, width of the last frame
         self._first_size = job.size
         self._kept: int | None = None  # a live camera's last frame lies in it: not written before there is another
@@ -87,27 +103,53 @@ class Capture:
 
     def _read_all(self, source: Source) -> None:
         position = self._job.start_at
-        due = time.monotonic()
         while True:
-            self._pause_until(due)
-            if source.fps:
-                # A source that had to wait goes on at its pace from there; a line keeps its own time, unless it was stopped.
-                late_s = time.monotonic() - due
-                due += 1 / source.fps + (late_s if self._job.policy == "wait" or late_s > MAX_BURST_S else 0)
+            trigger = self._wait_for_part(source)
             slot = self._slot()
             upcoming = source.upcoming(position)
             if upcoming is not None:
                 self._send(Reading(position, upcoming))
             shot = source.read(position, self._view(slot))
-            captured_ns, captured_wall_ns = time.monotonic_ns(), time.time_ns()
+            moment = Moment(position, time.monotonic_ns(), time.time_ns(), trigger)
             if shot is None:
                 return
-            self._tell(source, shot, slot, position, captured_ns, captured_wall_ns)
+            self._tell(source, shot, slot, moment)
             position += 1
 
-    def _tell(
-        self, source: Source, shot: Shot, slot: int | None, position: int, captured_ns: int, captured_wall_ns: int
-    ) -> None:
+    def _wait_for_part(self, source: Source) -> int | None:
+        """Until the next frame is a part: what the configured trigger says. Returns the software trigger's number."""
+        kind = self._job.trigger
+        if isinstance(kind, Software):
+            self._idle(source, lambda: self._triggers[0].at_ns / 1e9 if self._triggers else None)
+            return self._triggers.popleft().number
+        if isinstance(kind, Interval):
+            self._idle(source, lambda: self._due)
+            self._due = max(self._due + kind.every_ms / 1e3, time.monotonic())
+            return None
+        self._pause_until(self._due)
+        if source.fps:
+            # A source that had to wait goes on at its pace from there; a line keeps its own time, unless it was stopped.
+            late_s = time.monotonic() - self._due
+            self._due += 1 / source.fps + (late_s if self._job.policy == "wait" or late_s > MAX_BURST_S else 0)
+        return None
+
+    def _idle(self, source: Source, moment: Callable[[], float | None]) -> None:
+        """Until that moment (monotonic seconds; None: not known yet). A live camera's frames go by meanwhile, undecoded, so
+        that the next one that is read began to be read only then; the last of them is what it is compared with."""
+        skipped = False
+        self._take_releases(timeout_s=0)
+        while (at := moment()) is None or time.monotonic() < at:
+            if source.live:
+                source.skip()
+                skipped = True
+            self._take_releases(0 if source.live else TICK_S if at is None else max(0.0, min(TICK_S, at - time.monotonic())))
+            if time.monotonic() >= self._ticked_at + TICK_S:
+                self._ticked_at = time.monotonic()
+                self._send(Tick())
+        if skipped and (image := source.skipped()) is not None:
+            self._previous, self._kept = self._turned(image), None
+
+    def _tell(self, source: Source, shot: Shot, slot: int | None, moment: Moment) -> None:
         """Hand the frame over, or say why not.
 
         Raises:
@@ -132,7 +174,7 @@ class Capture:
             reason, detail = problem or ("overrun", "")
             if slot is not None:
                 self._free.append(slot)
-            self._send(Uncaptured(reason, detail, position, captured_ns, captured_wall_ns, shot.part_id, shot.source))
+            self._send(Uncaptured(reason, detail, *moment[:3], shot.part_id, shot.source, moment.trigger))
             if reason == "repeated_frame" and (frozen_s := time.monotonic() - self._moving_at) > self._job.stall_timeout_s:
                 raise CameraError(f"{source.description}: the same frame for {frozen_s:.1f} s, the camera has frozen")
             return
@@ -140,24 +182,27 @@ class Capture:
         if source.live:
             self._kept, self._previous, self._moving_at = slot, image, time.monotonic()
             self._first_size = self._first_size or (height, width)
-        self._send(
-            Captured(slot, height, width, position, captured_ns, captured_wall_ns, shot.part_id, shot.source, lost=self._lost)
-        )
+        self._send(Captured(slot, height, width, *moment[:3], shot.part_id, shot.source, self._lost, moment.trigger))
         self._lost = 0
 
     def _placed(self, image: Image, slot: int) -> Image:
         """The image in its slot, turned as it should be; the slot's view."""
         height, width = image.shape[:2]
         self._size = (height, width)
-        turn = TURNS.get(self._job.rotate)
-        if turn is not None:
+        if self._job.rotate in TURNS:
             view = self._slots.view(slot, *((width, height) if self._job.rotate in (90, 270) else (height, width)))
-            cv2.rotate(image, turn, dst=view)
-            return view
+            return self._turned(image, view)
         view = self._slots.view(slot, height, width)
         if view.ctypes.data != image.ctypes.data:  # OpenCV reads in place where size and type are the same as before
             view[:] = image
         return view
+
+    def _turned(self, image: Image, into: Image | None = None) -> Image:
+        """The image as configured, in `into` where that is given."""
+        turn = TURNS.get(self._job.rotate)
+        if turn is None:
+            return image
+        return np.asarray(cv2.rotate(image, turn) if into is None else cv2.rotate(image, turn, dst=into), np.uint8)
 
     def _live_problem(self, image: Image) -> tuple[str, str] | None:
         """What a live camera does when it is in trouble and says nothing: another resolution, the same picture for ever.
@@ -208,15 +253,17 @@ class Capture:
         while message is not None:
             if isinstance(message, Release):
                 self._free.append(message.slot)
+            elif isinstance(message, Triggered):
+                self._triggers.append(message)
             message = self._receive(timeout_s=0)
 
-    def _receive(self, timeout_s: float | None) -> Job | Release | None:
+    def _receive(self, timeout_s: float | None) -> ToCapture | None:
         if not select.select([self._link], [], [], timeout_s)[0]:
             return None
         data = self._link.recv(MAX_BYTES)
         if not data:
             raise DaemonGoneError
-        message: Job | Release = decode_to_capture(data)
+        message: ToCapture = decode_to_capture(data)
         return message
 
     def _send(self, message: FromCapture) -> None:

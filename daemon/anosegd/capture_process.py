@@ -17,7 +17,7 @@ import msgspec
 
 from anoseg_engines.errors import CameraError
 from anoseg_engines.images import Image
-from anosegd.messages import MAX_BYTES, Captured, FromCapture, Job, Release, decode_from_capture, encode
+from anosegd.messages import MAX_BYTES, Captured, FromCapture, Job, Release, Triggered, decode_from_capture, encode
 from anosegd.slots import Slots
 
 QUIET = {"OPENCV_LOG_LEVEL": "ERROR", "OPENCV_FFMPEG_LOGLEVEL": "16"}  # 16: AV_LOG_ERROR; what is said explains a failure
@@ -107,10 +107,15 @@ class CaptureProcess:
             raise CameraError(f"the capture process sent what cannot be: {error}") from error
 
     def release(self, slot: int) -> None:
-        """Give a slot back; any thread. The process may be gone, then nobody waits for it."""
-        with self._lock, contextlib.suppress(OSError):
+        """Give a slot back; any thread."""
+        with self._lock:
             self._taken.discard(slot)
-            self._link.send(encode(Release(slot)), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        self.send(Release(slot))
+
+    def send(self, message: Release | Triggered) -> None:
+        """Tell the process; any thread. It may be gone, then nobody hears it."""
+        with self._lock, contextlib.suppress(OSError):
+            self._link.send(encode(message), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
     def kill(self) -> str:
         """End the process at once and reap it; returns how it ended, with what it last complained of."""

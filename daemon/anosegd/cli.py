@@ -1,4 +1,4 @@
-"""`anosegd`: check, run, tail, status, replay, export, drain, reload, swap, rollback, cameras, schema, demo.
+"""`anosegd`: check, run, tail, status, replay, export, drain, reload, swap, rollback, trigger, cameras, schema, demo.
 
 Every command imports what it needs when it runs: `run` blocks the signals before any library can start a thread.
 """
@@ -54,6 +54,7 @@ def run(arguments: list[str]) -> int:
         "reload": _ask,
         "swap": _swap,
         "rollback": _ask,
+        "trigger": _trigger,
         "demo": _demo,
         "demo-images": _demo_images,
     }[options.command]
@@ -89,7 +90,10 @@ def _parser() -> argparse.ArgumentParser:
     swap = commands.add_parser("swap", help="inspect with another bundle from one part to the next; waits, says why if refused")
     swap.add_argument("--bundle", type=Path, required=True, metavar="DIR", help="STORE/NAME (newest) or STORE/NAME/VERSION")
     rollback = commands.add_parser("rollback", help="go back to the bundle before the last swap")
-    for command in (tail, status, replay, export, drain, reload, swap, rollback):
+    trigger = commands.add_parser("trigger", help="tell a camera that waits for triggers that a part lies there")
+    trigger.add_argument("--camera", required=True, metavar="NAME")
+    trigger.add_argument("--part-id", metavar="ID", help="the part's name in its verdict (one is made)")
+    for command in (tail, status, replay, export, drain, reload, swap, rollback, trigger):
         where = command.add_mutually_exclusive_group()
         where.add_argument("config", type=Path, nargs="?", metavar="CONFIG", help="the station's configuration file")
         where.add_argument("--connect", metavar="ENDPOINT", help="where it publishes, by default tcp://127.0.0.1:5570")
@@ -210,6 +214,14 @@ def _swap(options: argparse.Namespace) -> int:
 
     history.ask(_where(options), "swap", bundle=str(options.bundle.absolute()))
     print(f"swap: inspecting with {options.bundle}")
+    return 0
+
+
+def _trigger(options: argparse.Namespace) -> int:
+    from anosegd import history
+
+    part = {"part_id": options.part_id} if options.part_id else {}
+    print(f"trigger: part {history.ask(_where(options), 'trigger', camera=options.camera, **part)['part_id']}")
     return 0
 
 

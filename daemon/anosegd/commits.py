@@ -6,8 +6,8 @@ On the publisher's thread, but for the journal's answer. Pure bookkeeping: nothi
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
@@ -58,7 +58,6 @@ class Commits:
         journal: Journal,
         build: Build,
         *,
-        cameras: Iterable[str],
         on_failure: Literal["unknown", "continue"],
         answered: Callable[[Pending, Exception | None], None],
         too_late: Callable[[Part], Unknown],
@@ -66,7 +65,7 @@ class Commits:
         self.maps_dropped = 0
         self._journal, self._build = journal, build
         self._on_failure, self._answered, self._too_late = on_failure, answered, too_late
-        self._waiting: dict[str, deque[Pending]] = {name: deque() for name in cameras}
+        self._waiting: defaultdict[str, deque[Pending]] = defaultdict(deque)
         self._trouble = logs.Throttle("journal.failed")
 
     def __bool__(self) -> bool:
@@ -163,9 +162,10 @@ def _entry(part: Part, verdict: wire.Verdict) -> Entry:
         seq=verdict.seq,
         camera=part.camera,
         outcome=verdict.outcome,
-        captured_ns=part.captured_wall_ns,
+        captured_ns=part.began_wall_ns,
         committed_ns=time.time_ns(),
         header=wire.encode(verdict),
+        answers=part.trigger,
     )
 
 

@@ -81,13 +81,39 @@ class DemoSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 Source = DeviceSource | UrlSource | FileSource | FolderSource | DemoSource
 
 
+class FreeRun(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="free"):
+    """Every frame is a part."""
+
+
+class Interval(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="interval"):
+    """A part every so many milliseconds: the first frame whose exposure can have begun then."""
+
+    every_ms: Annotated[float, Meta(ge=1, le=3_600_000)]
+
+
+class Software(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="software"):
+    """A part for each request `trigger` at the control socket. delay_ms: from the trigger to the moment the part lies there."""
+
+    delay_ms: Annotated[float, Meta(ge=0, le=60_000)] = 0.0
+
+
+class Hardware(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="hardware"):
+    """The camera gives a frame when it is triggered itself. longest_pause_s: without a frame for so long it counts as lost."""
+
+    longest_pause_s: Annotated[float, Meta(ge=1, le=604_800)] = 3600.0
+
+
+Trigger = FreeRun | Interval | Software | Hardware
+
+
 class CameraConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One camera.
 
     region: the part's place in camera pixels; None is the whole image. rotate: degrees clockwise, before anything else: region
     and defects are in pixels of the turned image. mm_per_pixel: gives the size of defects in mm, too.
-    recipe: the name of this camera's inspection job.
-    queue: frames that may wait under policy `every`. deadline_ms: from capture to sent verdict; None has none.
+    recipe: the name of this camera's inspection job. trigger: what makes a part.
+    queue: parts that may wait under policy `every`. deadline_ms: from the software trigger, else from capture, to the sent
+    verdict; None has none.
     open_timeout_s: how long opening and the first frame may take until the camera counts as lost. stall_timeout_s: one read, or
     one and the same frame, after that.
     restart_min_s, restart_max_s: pause before the next attempt, doubled from one to the other.
@@ -99,6 +125,7 @@ class CameraConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     rotate: Literal[0, 90, 180, 270] = 0
     mm_per_pixel: Positive | None = None
     recipe: str = "default"
+    trigger: Trigger = FreeRun()
     policy: Policy = "latest"
     queue: Annotated[int, Meta(ge=1, le=64)] = 2
     deadline_ms: Positive | None = None
@@ -111,8 +138,13 @@ class CameraConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     def __post_init__(self) -> None:
         if self.restart_max_s < self.restart_min_s:
             raise ValueError("restart_max_s must be at least restart_min_s")
-        if isinstance(self.source, FolderSource) and self.source.fps is None and self.policy != "wait":
+        paced = isinstance(self.trigger, (Software, Interval))
+        if isinstance(self.source, FolderSource) and self.source.fps is None and self.policy != "wait" and not paced:
             raise ValueError(f"a folder has no rate of its own: set source.fps, or policy: wait (now {self.policy})")
+        if isinstance(self.trigger, Software) and self.policy != "every":
+            raise ValueError(f"each trigger is owed a verdict: set policy: every (now {self.policy})")
+        if isinstance(self.trigger, Hardware) and not isinstance(self.source, (DeviceSource, UrlSource)):
+            raise ValueError("trigger.kind hardware needs a camera: a file or folder has nothing to wait for")
         if self.policy == "wait" and isinstance(self.source, (DeviceSource, UrlSource)):
             raise ValueError("a live camera cannot wait: choose policy latest or every")
         if self.region is not None and (
@@ -172,6 +204,11 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     control: ControlConfig | None = None
     exit_when_finished: bool = False
     drain_timeout_s: Annotated[float, Meta(gt=0, le=60)] = 5.0
+
+    def __post_init__(self) -> None:
+        triggered = [name for name, camera in self.cameras.items() if isinstance(camera.trigger, Software)]
+        if triggered and self.control is None:
+            raise ValueError(f"camera {triggered[0]} waits for triggers at the control socket: set control")
 
 
 def load_config(path: Path) -> Config:

@@ -29,8 +29,8 @@ MAX_PAGE = 1000
 RATE = 200.0
 """Requests a second that one peer may send on average, and in one burst; more are answered `busy`."""
 MAX_PEERS = 1024
-MAX_IN_WORK = 16
-"""Reloads and swaps that may be asked for and not done yet."""
+MAX_IN_WORK = 256
+"""Reloads, swaps and triggers that may be asked for and not answered yet."""
 MAX_WAITING_REQUESTS = 16
 """Requests of one peer kept in memory; further ones wait on the peer's side."""
 
@@ -101,7 +101,17 @@ class Rollback(_Request, frozen=True, tag="rollback"):
     """Go back to the bundle before the last swap, in the same way."""
 
 
-Request = Replay | Since | Consumer | Ack | Forget | Status | Drain | Reload | Swap | Rollback
+class Trigger(_Request, frozen=True, tag="trigger"):
+    """A part lies before a camera that waits for software triggers. Answered once it is noted; its verdict follows, always.
+
+    part_id: None has the station name it.
+    """
+
+    camera: Annotated[str, Meta(max_length=63)]
+    part_id: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
+
+
+Request = Replay | Since | Consumer | Ack | Forget | Status | Drain | Reload | Swap | Rollback | Trigger
 
 
 class RefusedError(Exception):
@@ -132,6 +142,7 @@ class Control(Worker):
 
     journal: None answers nothing about verdicts. state: the last published state, encoded. drain: asks the station to stop.
     reload, swap: ask it for these (swap: to which bundle, None is the one before) and give what to call with the answer.
+    trigger: the same with camera and part id; raises ValueError where there is no such camera.
     """
 
     def __init__(
@@ -143,11 +154,12 @@ class Control(Worker):
         drain: Callable[[], None],
         reload: Callable[[Answer], None],
         swap: Callable[[str | None, Answer], None],
+        trigger: Callable[[str, str | None, Callable[[dict[str, Any]], None]], None],
     ) -> None:
         super().__init__("control")
         self._address = address
         self._journal = journal
-        self._state, self._drain, self._reload, self._swap = state, drain, reload, swap
+        self._state, self._drain, self._reload, self._swap, self._trigger = state, drain, reload, swap, trigger
         self._reader: JournalReader | None = None
         self._rates = _Rates()
         self._malformed = logs.Throttle("request.refused")
@@ -184,7 +196,7 @@ class Control(Worker):
                 while not self._stopping.is_set():
                     self.answer()
                     self._send_late(socket)
-                    if socket.poll(50 if self._in_work else 250):
+                    if socket.poll(2 if self._in_work else 250):
                         self._serve(socket)
                 self._send_late(socket)
             finally:
@@ -212,15 +224,26 @@ class Control(Worker):
             self._in_work -= 1
             socket.send_multipart([*address, msgspec.json.encode(reply)])
 
-    def _set_to_work(self, request: Reload | Swap | Rollback, address: list[bytes]) -> None:
+    def _set_to_work(self, request: Reload | Swap | Rollback | Trigger, address: list[bytes]) -> None:
         """Have the station do what takes time; it is answered when that is done."""
         if self._in_work >= MAX_IN_WORK:
-            raise RefusedError("busy", "so many reloads and swaps are asked for already")
+            raise RefusedError("busy", "too much is asked for and not done yet")
 
         def answer(error: str | None) -> None:
             reply = {"id": request.id, "ok": True} if error is None else _error(request.id, "refused", error)
             self._late.put((address, reply))
 
+        if isinstance(request, Trigger):
+            try:
+                self._trigger(
+                    request.camera,
+                    request.part_id,
+                    lambda told: self._late.put((address, {"id": request.id, "ok": True, **told})),
+                )
+            except ValueError as error:
+                raise RefusedError("bad_request", str(error)) from error
+            self._in_work += 1
+            return
         self._in_work += 1
         if isinstance(request, Reload):
             self._reload(answer)
@@ -233,7 +256,7 @@ class Control(Worker):
         try:
             request = _decode(payload)
             request_id = request.id
-            if isinstance(request, (Reload, Swap, Rollback)):
+            if isinstance(request, (Reload, Swap, Rollback, Trigger)):
                 self._set_to_work(request, address)
                 return None
             return {"id": request_id, "ok": True, **self._do(request)}

@@ -13,7 +13,8 @@ class Part:
     """One part under inspection; in free run, one frame.
 
     camera: its name. sequence: counts this camera's parts from 1 while the daemon runs, across restarts of the camera.
-    captured_ns: monotonic clock when the read returned. captured_wall_ns: the same moment in Unix time.
+    captured_ns: monotonic clock when the read returned; None: nothing was captured yet. captured_wall_ns: the same moment in
+    Unix time. triggered_ns, triggered_wall_ns: of its software trigger; trigger: what the journal knows that by.
     deadline_ns: monotonic clock by which the verdict must be sent; None without a deadline.
     source: the file it came from, where it came from one.
     """
@@ -21,10 +22,27 @@ class Part:
     camera: str
     sequence: int
     part_id: str
-    captured_ns: int
-    captured_wall_ns: int
+    captured_ns: int | None
+    captured_wall_ns: int | None
     deadline_ns: int | None = None
     source: str | None = None
+    triggered_ns: int | None = None
+    triggered_wall_ns: int | None = None
+    trigger: int | None = None
+
+    @property
+    def began_ns(self) -> int:
+        """Monotonic: from when its time counts."""
+        began = self.triggered_ns if self.triggered_ns is not None else self.captured_ns
+        assert began is not None, "a part begins with its trigger or its capture"
+        return began
+
+    @property
+    def began_wall_ns(self) -> int:
+        """The same in Unix time."""
+        began = self.triggered_wall_ns if self.triggered_wall_ns is not None else self.captured_wall_ns
+        assert began is not None, "a part begins with its trigger or its capture"
+        return began
 
 
 @dataclass(frozen=True, slots=True)

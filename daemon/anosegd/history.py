@@ -114,10 +114,10 @@ def export_csv(where: Where, path: Path, since: datetime | None, until: datetime
         raise AnosegError(f"{path}: cannot be written ({error.strerror})") from error
 
 
-def ask(where: Where, op: str, **arguments: str) -> None:
-    """One request; returns when it is answered."""
+def ask(where: Where, op: str, **arguments: str) -> dict[str, Any]:
+    """One request and its answer."""
     with opened(where, request_timeout_s=5.0 if op == "drain" else PROVING_TIMEOUT_S) as client:
-        client.request(op, **arguments)
+        return client.request(op, **arguments)
 
 
 def _row(verdict: Verdict) -> list[Any]:

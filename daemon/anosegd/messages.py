@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from anosegd.config import Policy, Source
+from anosegd.config import FreeRun, Policy, Source, Trigger
 
 MAX_BYTES = 65536
 
@@ -23,6 +23,7 @@ class Job(msgspec.Struct, frozen=True, tag=True, array_like=True):
     open_timeout_s: float
     stall_timeout_s: float
     rotate: int = 0
+    trigger: Trigger = FreeRun()
     size: tuple[int, int] | None = None
 
 
@@ -30,6 +31,13 @@ class Release(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """Daemon → capture: this slot is free again."""
 
     slot: int
+
+
+class Triggered(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Daemon → capture: take a frame. number: the part's, for the answer. at_ns: monotonic, when the part lies there."""
+
+    number: int
+    at_ns: int
 
 
 class Started(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -54,6 +62,7 @@ class Captured(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
     position: count of parts in this source from 0. captured_ns, captured_wall_ns: when the read returned.
     lost: frames read since the last message that found no free slot and were let go (policy latest).
+    trigger: number of the trigger that it was taken for.
     """
 
     slot: int
@@ -65,6 +74,7 @@ class Captured(msgspec.Struct, frozen=True, tag=True, array_like=True):
     part_id: str | None
     source: str | None
     lost: int
+    trigger: int | None = None
 
 
 class Uncaptured(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -78,6 +88,7 @@ class Uncaptured(msgspec.Struct, frozen=True, tag=True, array_like=True):
     captured_wall_ns: int
     part_id: str | None
     source: str | None
+    trigger: int | None = None
 
 
 class Tick(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -97,7 +108,7 @@ class Failed(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 FromCapture = Started | Opened | Reading | Captured | Uncaptured | Tick | Finished | Failed
-ToCapture = Job | Release
+ToCapture = Job | Release | Triggered
 
 encode = msgspec.msgpack.Encoder().encode
 decode_from_capture = msgspec.msgpack.Decoder(FromCapture).decode

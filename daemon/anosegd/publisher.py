@@ -55,6 +55,13 @@ class _Closing:
 
 
 @dataclass(frozen=True, slots=True)
+class _Owed:
+    """A part that the run before had accepted and did not answer."""
+
+    part: Part
+
+
+@dataclass(frozen=True, slots=True)
 class _Committed:
     """The journal's word on a verdict. error: None, or why it is not in the journal."""
 
@@ -78,7 +85,7 @@ class _Stop:
     reason: wire.Reason
 
 
-_Event = _Opened | _Closing | _Committed | _MaskReady | _StateChanged | _Stop
+_Event = _Opened | _Closing | _Owed | _Committed | _MaskReady | _StateChanged | _Stop
 
 
 class Publisher(Worker):
@@ -112,7 +119,6 @@ class Publisher(Worker):
             self._commits = Commits(
                 journal,
                 self._verdict,
-                cameras=config.cameras,
                 on_failure=config.on_journal_failure,
                 answered=lambda pending, error: self._inbox.put(_Committed(pending, error)),
                 too_late=self._too_late,
@@ -150,6 +156,10 @@ class Publisher(Worker):
     def drop_part(self, part: Part) -> None:
         """A frame was passed over under policy latest."""
         self._inbox.put(_Closing(part, Dropped()))
+
+    def answer_owed(self, part: Part) -> None:
+        """A trigger that the run before accepted, and a crash left unanswered."""
+        self._inbox.put(_Owed(part))
 
     def state_changed(self) -> None:
         """Publish the state now, not at the next heartbeat."""
@@ -198,6 +208,8 @@ class Publisher(Worker):
                 self._open[event.part.camera].append(_OpenPart(event.part))
             elif isinstance(event, _Closing):
                 self._close(event.part, event.outcome)
+            elif isinstance(event, _Owed):
+                self._commit(event.part, Unknown("restart", "the daemon ended before this part was inspected"))
             elif isinstance(event, _Committed):
                 self._settle(event)
             elif isinstance(event, _MaskReady):
@@ -234,7 +246,7 @@ class Publisher(Worker):
         for open_part in self._open[part.camera]:
             if open_part.part.sequence == part.sequence:
                 if open_part.outcome is None:
-                    open_part.outcome = outcome
+                    open_part.part, open_part.outcome = part, outcome  # by now more is known of it
                 return
         if isinstance(outcome, Result):
             self.tallies[part.camera].late += 1
@@ -243,7 +255,7 @@ class Publisher(Worker):
                 part=part.part_id,
                 outcome=outcome.judgement.outcome,
                 score=outcome.judgement.score,
-                after_ms=(outcome.finished_ns - part.captured_ns) / 1e6,
+                after_ms=(outcome.finished_ns - part.began_ns) / 1e6,
             )
 
     def _close_all(self, reason: wire.Reason) -> None:
@@ -285,7 +297,8 @@ class Publisher(Worker):
                 self._commit(first.part, outcome)
 
     def _missed(self, part: Part) -> Unknown:
-        return Unknown("deadline", f"no verdict within {self._config.cameras[part.camera].deadline_ms:g} ms of capture")
+        of = "the trigger" if part.triggered_ns is not None else "capture"
+        return Unknown("deadline", f"no verdict within {self._config.cameras[part.camera].deadline_ms:g} ms of {of}")
 
     def _too_late(self, part: Part) -> Unknown:
         """There is a result, but its deadline has passed."""
@@ -325,7 +338,8 @@ class Publisher(Worker):
     def _send_verdict(self, verdict: wire.Verdict, outcome: Result | Unknown) -> None:
         self._socket.send_multipart([f"verdict.{verdict.camera}".encode(), wire.encode(verdict)])
         self.last_seq = max(self.last_seq, verdict.seq)
-        self.tallies[verdict.camera].add(verdict)
+        if (tally := self.tallies.get(verdict.camera)) is not None:  # it may be of a camera of the run before
+            tally.add(verdict)
         if isinstance(outcome, Result) and outcome.inspection.anomaly_map.size and self._config.publish.masks:
             self._masks.offer(mask_job(verdict, outcome))
 

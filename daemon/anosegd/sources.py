@@ -48,6 +48,18 @@ class Source(Protocol):
         """The file that `read(position)` will decode, where that is known beforehand."""
         ...
 
+    def skip(self) -> None:
+        """Let a live camera's next frame go by.
+
+        Raises:
+            CameraError: the camera is lost.
+        """
+        ...
+
+    def skipped(self) -> Image | None:
+        """The frame that went by last, decoded now; None where there is none."""
+        ...
+
     def read(self, position: int, into: Image | None) -> Shot | None:
         """The part at `position` (0, 1, 2 … without gaps); None at the end.
 
@@ -90,6 +102,13 @@ class Folder:
         path = self._path(position)
         return None if path is None else path.relative_to(self._base).as_posix()
 
+    def skip(self) -> None:
+        """A folder stands still."""
+
+    def skipped(self) -> Image | None:
+        """Nothing goes by."""
+        return None
+
     def read(self, position: int, into: Image | None) -> Shot | None:
         """Decode one file."""
         path = self._path(position)
@@ -125,6 +144,16 @@ class Video:
     def upcoming(self, position: int) -> str | None:
         """Frames of a stream have no files."""
         return None
+
+    def skip(self) -> None:
+        """Take a frame and do not decode it, so that the next one is fresh."""
+        if self.live and not self._capture.grab():
+            raise CameraError(f"{self.description}: no frame came")
+
+    def skipped(self) -> Image | None:
+        """The frame grabbed last."""
+        ok, image = self._capture.retrieve()
+        return as_bgr(image) if ok and image is not None else None
 
     def read(self, position: int, into: Image | None) -> Shot | None:
         """The next frame."""
@@ -243,6 +272,13 @@ class Demo:
 
     def upcoming(self, position: int) -> str | None:
         """Rendered parts have no files."""
+        return None
+
+    def skip(self) -> None:
+        """The line stands still."""
+
+    def skipped(self) -> Image | None:
+        """Nothing goes by."""
         return None
 
     def read(self, position: int, into: Image | None) -> Shot | None:

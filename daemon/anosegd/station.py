@@ -23,6 +23,7 @@ from anosegd.notify import Notifier
 from anosegd.publisher import Identity, Publisher
 from anosegd.reloads import Reloads
 from anosegd.swaps import Swaps
+from anosegd.triggers import Triggers
 from anosegd.worker import Worker
 
 SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
@@ -90,6 +91,7 @@ class Station:
             )
             for name, camera in config.cameras.items()
         ]
+        self._triggers = Triggers(self._cameras, self._journal, self._publisher, self._identity.run_id)
         self._control = None
         if config.control is not None:
             self._control = Control(
@@ -99,6 +101,7 @@ class Station:
                 drain=self._asked_to_drain.set,
                 reload=self._reloads.ask,
                 swap=self._swaps.ask,
+                trigger=self._triggers.accept,
             )
 
     def run(self) -> End:
@@ -150,6 +153,8 @@ class Station:
         logs.info("daemon.ready", endpoint=endpoint, engine=self._bundle.label, runtime=runtime, journal=journal)
         self._notifier.ready(f"ready, {self._bundle.label} on {runtime}, publishing at {endpoint}")
         self._publisher.state_changed()
+        self._triggers.answer_owed()
+        self._triggers.open = True
 
     def _watch(self) -> str:
         """Until there is a reason to stop, which is returned."""
@@ -216,6 +221,7 @@ class Station:
         """In reverse order of a frame's way, each step bounded; a second signal cuts the wait for the inspector short."""
         logs.info("daemon.stopping", reason=reason)
         self._stopping = True
+        self._triggers.open = False
         if self._successor is None:
             self._notifier.stopping()
         else:

@@ -118,7 +118,7 @@ class Board:
             why = f" {verdict.reason}" if verdict.reason else ""
             table.add_row(
                 str(verdict.seq),
-                verdict.captured_at[11:19],
+                (verdict.captured_at or verdict.triggered_at or verdict.committed_at)[11:19],
                 verdict.camera,
                 verdict.source or verdict.part_id,
                 Text(verdict.outcome + why, style=COLOURS[verdict.outcome]),

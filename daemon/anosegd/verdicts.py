@@ -25,7 +25,8 @@ def verdict_of(
     """The part's verdict under the number it was given; committed_at is now. engine: named where none has judged it."""
     judgement = outcome.judgement if isinstance(outcome, Result) else None
     defects = judgement.defects if judgement else ()
-    if (scale := config.cameras[part.camera].mm_per_pixel) is not None:
+    camera = config.cameras.get(part.camera)  # a trigger of the run before may be of a camera that is no more
+    if camera is not None and (scale := camera.mm_per_pixel) is not None:
         defects = tuple(defect.in_mm(scale) for defect in defects)
     return wire.Verdict(
         station=config.station,
@@ -35,7 +36,8 @@ def verdict_of(
         camera=part.camera,
         part_id=part.part_id,
         sequence=part.sequence,
-        captured_at=wire.utc(part.captured_wall_ns),
+        triggered_at=None if part.triggered_wall_ns is None else wire.utc(part.triggered_wall_ns),
+        captured_at=None if part.captured_wall_ns is None else wire.utc(part.captured_wall_ns),
         committed_at=wire.utc(time.time_ns()),
         outcome=judgement.outcome if judgement else "UNKNOWN",
         reason=outcome.reason if isinstance(outcome, Unknown) else None,
@@ -43,7 +45,7 @@ def verdict_of(
         score=judgement.score if judgement else None,
         threshold=judgement.threshold if judgement else None,
         defects=defects,
-        recipe=config.cameras[part.camera].recipe,
+        recipe=camera.recipe if camera is not None else "default",
         engine=outcome.engine if isinstance(outcome, Result) else engine,
         source=part.source,
         durable=durable,
@@ -71,10 +73,12 @@ def mask_job(verdict: wire.Verdict, result: Result) -> MaskJob:
 
 
 def _timings(part: Part, outcome: Result | Unknown) -> wire.Timings:
-    total = _ms(time.monotonic_ns() - part.captured_ns)
-    if isinstance(outcome, Unknown):
-        return wire.Timings(total=total)
+    total = _ms(time.monotonic_ns() - part.began_ns)
+    captured = None if part.captured_ns is None or part.triggered_ns is None else _ms(part.captured_ns - part.triggered_ns)
+    if isinstance(outcome, Unknown) or part.captured_ns is None:
+        return wire.Timings(capture=captured, total=total)
     return wire.Timings(
+        capture=captured,
         wait=_ms(outcome.started_ns - part.captured_ns),
         inspect=_ms(outcome.finished_ns - outcome.started_ns),
         inference=_ms(outcome.inspection.inference_ns),

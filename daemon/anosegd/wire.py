@@ -20,15 +20,18 @@ Reason = Literal[
     "overrun",
     "repeated_frame",
     "image_size",
+    "camera_lost",
     "deadline",
     "engine",
     "region",
     "journal",
     "shutdown",
+    "restart",
 ]
 """Why a part was not inspected: its file does not decode; parts came too fast; a live camera gave the same frame once more, or
-one of another size than before; the verdict would have been late; the engine failed; the configured region reaches beyond
-the image; the verdict could not be committed; the daemon stopped before it was its turn."""
+one of another size than before; the camera gave none when one was asked for; the verdict would have been late; the engine
+failed; the configured region reaches beyond the image; the verdict could not be committed; the daemon stopped before it was
+its turn, or ended in a crash with the trigger accepted."""
 
 StationState = Literal["Preoperational", "Halted", "Initialized", "Ready", "SingleExecution", "ContinuousExecution", "Error"]
 """OPC 40100-1 (OPC UA Machine Vision), clause "VisionStateMachine"."""
@@ -46,9 +49,11 @@ class EngineName(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Timings(msgspec.Struct, frozen=True, kw_only=True):
-    """Milliseconds. wait: capture to start of inspection. inspect: placement, network and judgement. inference: the network
-    alone. total: capture to sending. None where that step did not take place."""
+    """Milliseconds. capture: software trigger to the frame. wait: capture to start of inspection. inspect: placement, network
+    and judgement. inference: the network alone. total: software trigger, else capture, to sending. None where that step did not
+    take place."""
 
+    capture: float | None = None
     wait: float | None = None
     inspect: float | None = None
     inference: float | None = None
@@ -59,7 +64,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """Topic `verdict.<camera>`, one for each part, in the order of capture.
 
     seq: one count a station. journal_id, seq: the verdict's identity. sequence: counts the camera's parts in this run, from 1,
-    passed-over ones too. captured_at, committed_at: UTC, ISO 8601.
+    passed-over ones too. triggered_at (of a software trigger), captured_at (None where nothing was), committed_at: UTC,
+    ISO 8601.
     score, threshold: FAIL is score ≥ threshold; None where the part was not inspected. reason, detail: why UNKNOWN.
     defects: in camera pixels. source: the file the part came from. durable: whether it lies in a journal.
     """
@@ -72,7 +78,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     camera: str
     part_id: str
     sequence: int
-    captured_at: str
+    triggered_at: str | None = None
+    captured_at: str | None
     committed_at: str
     outcome: Outcome
     reason: Reason | None = None

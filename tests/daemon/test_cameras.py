@@ -1,13 +1,10 @@
 """Cameras that fail: each trouble is seen, said in state and log, and outlived."""
 
-import contextlib
-import http.server
-import itertools
 import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 from anosegd_line import Daemon, Line, alive, run_anosegd, wait_until
+from mjpeg_camera import mjpeg_server, noisy
 from tiny_bundle import bad_part, good_part
 
 from anoseg_engines.errors import CameraError
@@ -192,43 +190,6 @@ def test_no_capture_process_outlives_a_killed_daemon(line: Line) -> None:
     wait_until(lambda: not any(alive(pid) for pid in pids), "end of the capture processes")
 
 
-def noisy(i: int, height: int = 48, width: int = 80) -> np.ndarray:
-    """A good part as a sensor sees it: never twice the same."""
-    return np.random.default_rng(i).integers(110, 146, (height, width, 3), dtype=np.uint8)
-
-
-@contextmanager
-def mjpeg_server(port: int, picture: Callable[[int], np.ndarray] = noisy) -> Iterator[int]:
-    """A camera of the plain kind: JPEG pictures over HTTP, one after the other, for as long as this context lasts."""
-    over = threading.Event()
-    number = itertools.count()
-
-    class Camera(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
-            self.end_headers()
-            with contextlib.suppress(OSError):
-                while not over.wait(0.02):
-                    data = cv2.imencode(".jpg", picture(next(number)))[1].tobytes()
-                    head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n".encode()
-                    self.wfile.write(head + data + b"\r\n")
-
-        def log_message(self, *arguments: object) -> None:
-            pass
-
-    http.server.ThreadingHTTPServer.allow_reuse_address = True
-    with http.server.ThreadingHTTPServer(("127.0.0.1", port), Camera) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        try:
-            yield server.server_address[1]
-        finally:
-            over.set()
-            server.shutdown()
-            thread.join()
-
-
 def test_stream_that_goes_and_comes_back(line: Line) -> None:
     """A stream is inspected; when its camera goes, state says lost; when it is back, verdicts go on by themselves."""
     with mjpeg_server(0) as port:
@@ -254,7 +215,7 @@ def test_frozen_camera(line: Line) -> None:
         return noisy(0 if frozen.is_set() else i + 1)
 
     with mjpeg_server(0, picture) as port:
-        cameras = f"eye:\n  source: {{kind: url, url: 'http://127.0.0.1:{port}/'}}\n  policy: every\n" + QUICK
+        cameras = f"eye:\n  source: {{kind: url, url: 'http://127.0.0.1:{port}/'}}\n" + QUICK
         daemon = line.run(line.config(cameras.replace("open_timeout_s: 1", "open_timeout_s: 5")))
         line.listener.wait_for_verdicts(5)
         frozen.set()
@@ -277,7 +238,7 @@ def test_changed_resolution(line: Line) -> None:
     """A live camera that comes back with another resolution is not inspected with a region made for the first."""
     small = threading.Event()
     with mjpeg_server(0, lambda i: noisy(i, 32, 48) if small.is_set() else noisy(i)) as port:
-        cameras = f"eye:\n  source: {{kind: url, url: 'http://127.0.0.1:{port}/'}}\n  policy: every\n" + QUICK
+        cameras = f"eye:\n  source: {{kind: url, url: 'http://127.0.0.1:{port}/'}}\n" + QUICK
         daemon = line.run(line.config(cameras.replace("open_timeout_s: 1", "open_timeout_s: 5")))
         line.listener.wait_for_verdicts(5)
         small.set()

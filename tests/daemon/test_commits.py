@@ -35,7 +35,6 @@ class Bench:
             lambda part, outcome, journal_id, seq, *, durable: verdict_of(
                 part, outcome, config=CONFIG, engine=ENGINE, run_id="r", journal_id=journal_id, seq=seq, durable=durable
             ),
-            cameras=["a"],
             on_failure=on_failure,
             answered=lambda pending, error: self.answers.append((pending, error)),
             too_late=lambda part: Unknown("deadline", "too late"),

@@ -17,6 +17,7 @@ from anosegd.journal.types import (
     JournalStats,
     Page,
     Range,
+    Trigger,
     VerdictId,
 )
 
@@ -32,5 +33,6 @@ __all__ = [
     "JournalStats",
     "Page",
     "Range",
+    "Trigger",
     "VerdictId",
 ]

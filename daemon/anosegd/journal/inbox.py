@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from anosegd.journal.numbers import Numbers
-from anosegd.journal.types import Cursor, Entry, JournalBacklogError, JournalError, Range, VerdictId, merged
+from anosegd.journal.types import Cursor, Entry, JournalBacklogError, JournalError, Range, Trigger, VerdictId, merged
 
 Done = Callable[[Sequence[Entry], Exception | None], None]
 
@@ -37,7 +37,15 @@ class Amended:
     entry: Entry
 
 
-Item = Submitted | Amended
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A trigger to be noted, and whom to tell."""
+
+    trigger: Trigger
+    done: Callable[[Exception | None], None]
+
+
+Item = Submitted | Amended | Accepted
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +67,7 @@ class Inbox:
         self._numbers, self._wall_ns = numbers, wall_ns
         self._changed = threading.Condition()
         self._items: deque[Item] = deque()
-        self._waiting = self._waiting_bytes = 0
+        self._waiting = self._waiting_bytes = self._triggers_waiting = 0
         self._cursors: dict[str, Cursor] = {}
         self._cursors_moved: set[str] = set()
         self._revoking: dict[int, Entry] = {}
@@ -94,6 +102,17 @@ class Inbox:
         with self._changed:
             self._numbers.claim(ids)
             self._discard(ids)
+
+    def accept(self, trigger: Trigger, done: Callable[[Exception | None], None]) -> None:
+        """See `Journal.accept`."""
+        with self._changed:
+            if self._closing:
+                raise JournalError("the journal is closed")
+            if self._triggers_waiting >= MAX_WAITING:
+                raise JournalBacklogError(f"{self._triggers_waiting} triggers wait to be noted")
+            self._items.append(Accepted(trigger, done))
+            self._triggers_waiting += 1
+            self._changed.notify()
 
     def amend(self, entry: Entry) -> None:
         """See `Journal.amend`."""
@@ -197,6 +216,8 @@ class Inbox:
                 if isinstance(item, Submitted):
                     entries += len(item.entries)
                     size += item.size
+                elif isinstance(item, Accepted):
+                    self._triggers_waiting -= 1
             cursors = {name: self._cursors.get(name) for name in self._cursors_moved}
             self._cursors_moved.clear()
             discarded, self._discarded = self._discarded, []

@@ -6,6 +6,7 @@ Files: PATH (SQLite, with its -wal and -shm), PATH.seq (reserved numbers, and th
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from anosegd.journal.types import (
     JournalConfig,
     JournalError,
     JournalStats,
+    Trigger,
     VerdictId,
 )
 from anosegd.journal.upkeep import Upkeep
@@ -35,7 +37,7 @@ class Journal:
     A commit that fails costs its verdicts their place: `done` says so, and their numbers are declared void as soon as writing
     works again. A file found damaged, at start or later, is set aside, and a new journal begun under a new journal_id; the
     numbers go on rising. While there is no file at all, verdicts get identities, each `done` gets an error, and opening is
-    tried every second.
+    tried every second. owed: triggers that the run before accepted and did not answer.
     """
 
     @classmethod
@@ -83,14 +85,24 @@ class Journal:
         except BaseException:
             writer.close()
             raise
+        owed = writer.owed()
         upkeep.start()
         writer.start()
-        return cls(path, numbers, inbox, writer, upkeep, reader)
+        return cls(path, numbers, inbox, writer, upkeep, reader, owed)
 
     def __init__(
-        self, path: Path, numbers: Numbers, inbox: Inbox, writer: Writer, upkeep: Upkeep, reader: ReaderFactory
+        self,
+        path: Path,
+        numbers: Numbers,
+        inbox: Inbox,
+        writer: Writer,
+        upkeep: Upkeep,
+        reader: ReaderFactory,
+        owed: list[Trigger],
     ) -> None:
         self.path = path
+        self.owed = owed
+        self._trigger_numbers = itertools.count(max((trigger.number for trigger in owed), default=0) + 1)
         self._numbers, self._inbox, self._writer, self._upkeep, self._reader = numbers, inbox, writer, upkeep, reader
 
     @property
@@ -135,6 +147,18 @@ class Journal:
     def release(self, seq: int) -> None:
         """Readers may have this number, as it was submitted."""
         self._inbox.release(seq)
+
+    def accept(self, camera: str, part_id: str, at_ns: int, done: Callable[[Exception | None], None]) -> Trigger:
+        """Note that a part is owed a verdict: the entry that `answers` it ends that, a crash before does not.
+
+        `done` is called on the journal's thread when it is noted, or with the error. It must be quick and raise nothing.
+
+        Raises:
+            JournalError: it takes no more just now. `done` is not called.
+        """
+        trigger = Trigger(next(self._trigger_numbers), camera, part_id, at_ns)
+        self._inbox.accept(trigger, done)
+        return trigger
 
     def discard(self, ids: Sequence[VerdictId]) -> None:
         """These numbers are not going to be submitted; they become void.

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from anosegd.journal.ledger import sync_folder
 from anosegd.journal.reader import BUSY_S, checksum, read_extent, read_page, telling_damage, uri
-from anosegd.journal.types import Cursor, Entry, JournalDamagedError, Range, missing
+from anosegd.journal.types import Cursor, Entry, JournalDamagedError, Range, Trigger, missing
 
 APPLICATION_ID = 0x414E4F53  # "ANOS"
 SCHEMA_VERSION = 1
@@ -26,6 +26,8 @@ SCHEMA = (
     "CREATE TABLE mark (seq INTEGER PRIMARY KEY, latest_ns INTEGER NOT NULL)",
     "CREATE TABLE void (first INTEGER PRIMARY KEY, last INTEGER NOT NULL)",
     "CREATE TABLE consumer (name TEXT PRIMARY KEY, seq INTEGER NOT NULL, acked_ns INTEGER NOT NULL)",
+    # accepted triggers whose parts have no verdict yet
+    "CREATE TABLE owed (number INTEGER PRIMARY KEY, camera TEXT NOT NULL, part_id TEXT NOT NULL, at_ns INTEGER NOT NULL)",
 )
 WAL_PAGES = 5000
 """20 MiB: from here on the writer itself carries the write-ahead log over into the file, and waits until it can start over."""
@@ -49,12 +51,14 @@ _AMEND = "UPDATE entry SET camera = ?, outcome = ?, captured_ns = ?, committed_n
 @dataclass(slots=True)
 class Transaction:
     """What is written at once. amends: new headers for committed numbers; others among them are passed over. cursors: None
-    forgets the consumer. barrier: the first number given out that stays unsettled, None if there is none."""
+    forgets the consumer. triggers: accepted; an entry that answers one ends it. barrier: the first number given out that stays
+    unsettled, None if there is none."""
 
     entries: Sequence[Entry] = ()
     amends: Sequence[Entry] = ()
     voids: Sequence[Range] = ()
     cursors: Mapping[str, Cursor | None] = field(default_factory=dict)
+    triggers: Sequence[Trigger] = ()
     barrier: int | None = None
 
 
@@ -112,6 +116,10 @@ class Store:
             name: Cursor(seq, acked_ns) for name, seq, acked_ns in self._db.execute("SELECT name, seq, acked_ns FROM consumer")
         }
 
+    def owed(self) -> list[Trigger]:
+        """Accepted triggers without a verdict, in order."""
+        return [Trigger(*row) for row in self._db.execute("SELECT number, camera, part_id, at_ns FROM owed ORDER BY number")]
+
     def unsettled(self, to: int) -> list[Range]:
         """The numbers up to `to` that are neither entries nor void nor gone."""
         first = self.settled_to + 1
@@ -127,6 +135,10 @@ class Store:
         marked_to, unmarked = self._marked_to, self._unmarked + len(t.entries)
         latest_ns = max([self._latest_ns, *(e.committed_ns for e in (*t.entries, *t.amends))])
         with _transaction(self._db):
+            trigger_rows = ((each.number, each.camera, each.part_id, each.at_ns) for each in t.triggers)
+            self._db.executemany("INSERT INTO owed VALUES (?, ?, ?, ?)", trigger_rows)
+            answered = ((e.answers,) for e in t.entries if e.answers is not None)
+            self._db.executemany("DELETE FROM owed WHERE number = ?", answered)
             self._db.executemany(_INSERT, (_row(e, kept_ns) for e in t.entries))
             for entry in t.amends:
                 self._amend(entry)

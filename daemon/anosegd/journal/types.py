@@ -58,7 +58,8 @@ class Range(NamedTuple):
 class Entry:
     """One verdict as it is kept; the journal does not look into it.
 
-    captured_ns, committed_ns: Unix time. header: the UTF-8 JSON that is published, at most 64 KiB.
+    captured_ns, committed_ns: Unix time. header: the UTF-8 JSON that is published, at most 64 KiB. answers: the accepted
+    trigger that this verdict is the answer to, which is then not owed any more.
     """
 
     journal_id: str
@@ -68,6 +69,7 @@ class Entry:
     captured_ns: int
     committed_ns: int
     header: bytes
+    answers: int | None = None
 
     def __post_init__(self) -> None:
         try:
@@ -79,6 +81,16 @@ class Entry:
         if len(self.header) > MAX_HEADER_BYTES:
             what = f"verdict {self.seq} of {self.camera}: its header has {len(self.header)} bytes, {MAX_HEADER_BYTES} are kept"
             raise JournalError(what)
+
+
+@dataclass(frozen=True, slots=True)
+class Trigger:
+    """An accepted trigger: its part is owed a verdict, also by the next run. number: of this journal. at_ns: Unix time."""
+
+    number: int
+    camera: str
+    part_id: str
+    at_ns: int
 
 
 class Cursor(NamedTuple):

@@ -7,12 +7,12 @@ import sqlite3
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from anosegd import logs
-from anosegd.journal.inbox import Amended, Inbox, Submitted, Work
+from anosegd.journal.inbox import Accepted, Amended, Inbox, Submitted, Work
 from anosegd.journal.ledger import Ledger
 from anosegd.journal.numbers import Numbers
 from anosegd.journal.reader import is_damage
@@ -24,6 +24,7 @@ from anosegd.journal.types import (
     JournalError,
     JournalStats,
     Range,
+    Trigger,
     VerdictId,
     merged,
 )
@@ -128,6 +129,10 @@ class Writer(Worker):
                 self._store.close()
         self._store = None
         self._ledger.close()
+
+    def owed(self) -> list[Trigger]:
+        """Accepted triggers without a verdict, before the thread starts; none if there is no journal."""
+        return self._store.owed() if self._store is not None else []
 
     # ---- opening
 
@@ -241,9 +246,12 @@ class Writer(Worker):
         """Commit in one transaction what can be committed, and tell everybody."""
         rows: dict[int, Entry] = {}
         taken: list[Submitted] = []
+        accepted: list[Accepted] = []
         for item in work.items:
             if isinstance(item, Amended):
                 (rows if item.entry.seq in rows else self._amends)[item.entry.seq] = item.entry
+            elif isinstance(item, Accepted):
+                accepted.append(item)
             elif self._store is not None and self._numbers.awaited(item.entries):
                 taken.append(item)
                 rows.update((e.seq, e) for e in item.entries)
@@ -254,10 +262,14 @@ class Writer(Worker):
         given_up = (VerdictId(journal_id, seq) for void in work.discarded for seq in range(void.first, void.last + 1))
         self._lose(each.seq for each in given_up if self._numbers.awaited([each]))
         again = bool(self._holes or self._amends or work.cursors) and time.monotonic() >= self._retry_at
-        if self._store is not None and (taken or again):
-            self._commit(Transaction(list(rows.values()), list(self._amends.values()), self._holes, work.cursors), taken)
+        if self._store is not None and (taken or accepted or again):
+            triggers = [each.trigger for each in accepted]
+            transaction = Transaction(list(rows.values()), list(self._amends.values()), self._holes, work.cursors, triggers)
+            self._commit(transaction, taken, accepted)
         else:
             self._inbox.cursors_failed(list(work.cursors))
+            for each in accepted:
+                each.done(JournalError("there is no journal"))
 
     def _lose(self, seqs: Iterable[int]) -> None:
         """These numbers are not going to carry a verdict."""
@@ -265,7 +277,7 @@ class Writer(Worker):
         self._numbers.settled(lost)
         self._holes = merged([*self._holes, *(Range(seq, seq) for seq in lost)])
 
-    def _commit(self, transaction: Transaction, taken: list[Submitted]) -> None:
+    def _commit(self, transaction: Transaction, taken: list[Submitted], accepted: Sequence[Accepted] = ()) -> None:
         store = self._store
         assert store is not None
         seqs = {e.seq for e in transaction.entries}
@@ -285,6 +297,8 @@ class Writer(Worker):
             self._committed(transaction, 1000 * (time.perf_counter() - started))
         for item in taken:
             self._answer(item, error)
+        for each in accepted:
+            each.done(error)
 
     def _committed(self, transaction: Transaction, ms: float) -> None:
         store = self._store

@@ -1,0 +1,66 @@
+"""Software triggers: each accepted one is noted in the journal, handed to its camera, and answered by a verdict."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from anosegd import logs, wire
+from anosegd.camera import Camera, Trigger
+from anosegd.frames import Part
+from anosegd.journal import Journal, JournalError
+from anosegd.publisher import Publisher
+
+Told = dict[str, Any]
+"""What whoever triggered is told: part_id, triggered_at, durable (whether a crash would not forget it)."""
+
+
+class Triggers:
+    """accept: the control socket's thread. answer_owed: the main thread, when the engine is proved.
+
+    open: whether parts are inspected now; set by the station.
+    """
+
+    def __init__(self, cameras: Iterable[Camera], journal: Journal | None, publisher: Publisher, run_id: str) -> None:
+        self.open = False
+        self._cameras = {camera.name: camera for camera in cameras if camera.waits_for_triggers}
+        self._journal = journal
+        self._publisher = publisher
+        self._run_id = run_id
+        self._count = itertools.count(1)
+
+    def accept(self, name: str, part_id: str | None, answer: Callable[[Told], None]) -> None:
+        """Take a trigger; the camera is at it while it is being noted. `answer` is called once, on whichever thread.
+
+        Raises:
+            ValueError: there is no such camera, or it does not wait for triggers, or nothing is inspected now.
+        """
+        at_ns, at_wall_ns = time.monotonic_ns(), time.time_ns()
+        if name not in self._cameras:
+            raise ValueError(f"camera '{name}' waits for no triggers; these do: {', '.join(self._cameras) or 'none'}")
+        if not self.open:
+            raise ValueError("the station does not inspect now")
+        part_id = part_id or f"{name}-{self._run_id[:8]}-{next(self._count)}"
+        told = {"part_id": part_id, "triggered_at": wire.utc(at_wall_ns)}
+        number = None
+        if self._journal is None:
+            answer({**told, "durable": False})
+        else:
+            try:
+                noted = self._journal.accept(name, part_id, at_wall_ns, lambda e: answer({**told, "durable": e is None}))
+                number = noted.number
+            except JournalError:  # it goes on without the journal, as a verdict does, and both say so
+                answer({**told, "durable": False})
+        self._cameras[name].trigger(Trigger(part_id, at_ns, at_wall_ns, number))
+
+    def answer_owed(self) -> None:
+        """The parts that the run before accepted, and a crash left unanswered, become UNKNOWN: restart."""
+        owed = self._journal.owed if self._journal is not None else []
+        for trigger in owed:
+            now_ns = time.monotonic_ns()
+            part = Part(trigger.camera, 0, trigger.part_id, None, None, None, None, now_ns, trigger.at_ns, trigger.number)
+            self._publisher.answer_owed(part)
+        if owed:
+            logs.warning("triggers.unanswered", count=len(owed), verdict="UNKNOWN: restart")

@@ -1,0 +1,202 @@
+"""What makes a part: software triggers that are always answered, intervals, against the real daemon."""
+
+import itertools
+import os
+import signal
+import threading
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from anosegd_line import Daemon, Line, alive, run_anosegd, wait_until
+from mjpeg_camera import mjpeg_server, noisy
+from tiny_bundle import bad_part, good_part
+
+from anosegd.client import Client, ClientError
+
+TRIGGERED = "top:\n  source: {kind: folder, path: images, loop: true}\n  policy: every\n  trigger: {kind: software}\n"
+
+
+class Triggering:
+    """A line with journal and control socket whose camera waits for triggers."""
+
+    def __init__(self, line: Line, sockets: Path) -> None:
+        self.line = line
+        self.control = f"ipc://{sockets}/ctl"
+        (line.folder / "images").mkdir()
+        for i in range(4):
+            cv2.imwrite(str(line.folder / "images" / f"{i}.png"), good_part() if i % 2 else bad_part())
+
+    def start(self, cameras: str = TRIGGERED) -> Daemon:
+        more = f"control: {{endpoint: '{self.control}'}}\njournal: {{path: verdicts.db}}"
+        self.config = self.line.config(cameras, more=more)
+        daemon = self.line.run(self.config)
+        self.line.listener.wait_for_state(lambda s: all(c["state"] in ("running", "lost") for c in s["cameras"].values()))
+        return daemon
+
+    def client(self) -> Client:
+        return Client(self.line.endpoint, self.control)
+
+
+@pytest.fixture
+def triggering(line: Line, tmp_path_factory: pytest.TempPathFactory) -> Triggering:
+    return Triggering(line, tmp_path_factory.mktemp("c"))
+
+
+def named(verdicts: list[dict[str, Any]]) -> dict[str, str]:
+    return {v["part_id"]: v["reason"] or v["outcome"] for v in verdicts}
+
+
+def test_a_trigger_makes_a_part(triggering: Triggering) -> None:
+    """No trigger, no verdict; each trigger is noted durably, captured, and answered under the part's name with its times."""
+    daemon = triggering.start()
+    with triggering.client() as client:
+        assert client.request("trigger", camera="top", part_id="X1")["durable"] is True
+        first = triggering.line.listener.wait_for_verdicts(1)[0]
+        time.sleep(0.3)
+        assert len(triggering.line.listener.verdicts) == 1
+        client.request("trigger", camera="top", part_id="X2")
+        named_by_us = client.request("trigger", camera="top")["part_id"]
+    assert named(triggering.line.listener.wait_for_verdicts(3)) == {"X1": "FAIL", "X2": "PASS", named_by_us: "FAIL"}
+    assert first["triggered_at"] < first["captured_at"] < first["committed_at"]
+    assert 0 < first["timings_ms"]["capture"] < first["timings_ms"]["total"]
+    assert run_anosegd("trigger", str(triggering.config), "--camera", "top", "--part-id", "X4").stdout == "trigger: part X4\n"
+    assert triggering.line.listener.wait_for_verdicts(4)[-1]["part_id"] == "X4"
+    assert daemon.terminate() == 0
+
+
+def test_triggers_that_cannot_be_are_refused(triggering: Triggering) -> None:
+    """A camera that is not there, and one that runs free: told which wait for triggers."""
+    triggering.start(TRIGGERED + "free:\n  source: {kind: folder, path: images, loop: true, fps: 5}\n  policy: wait\n")
+    with triggering.client() as client:
+        for name in ("none", "free"):
+            with pytest.raises(ClientError, match=f"camera '{name}' waits for no triggers; these do: top"):
+                client.request("trigger", camera=name)
+
+
+def test_every_trigger_is_answered_under_load(triggering: Triggering) -> None:
+    """Faster than parts are inspected: overruns are UNKNOWN, none is silent, none has two verdicts."""
+    triggering.start()
+    with triggering.client() as client:
+        accepted = [client.request("trigger", camera="top", part_id=f"P{i}")["part_id"] for i in range(150)]
+    verdicts = triggering.line.listener.wait_for_verdicts(150)
+    assert [v["part_id"] for v in verdicts] == accepted
+    assert {v["reason"] for v in verdicts if v["outcome"] == "UNKNOWN"} <= {"overrun"}
+
+
+def test_triggers_of_a_lost_camera_are_unknown_at_once(triggering: Triggering) -> None:
+    """A part that lies before a camera that is gone is UNKNOWN: camera_lost within a moment, not after a time-out."""
+    cameras = (
+        "top:\n  source: {kind: device, device: /dev/no-such-camera}\n  policy: every\n  trigger: {kind: software}\n"
+        "  restart_min_s: 30\n  restart_max_s: 30\n"
+    )
+    triggering.start(cameras)
+    with triggering.client() as client:
+        for i in range(3):
+            client.request("trigger", camera="top", part_id=f"P{i}")
+    verdicts = triggering.line.listener.wait_for_verdicts(3)
+    assert named(verdicts) == {"P0": "camera_lost", "P1": "camera_lost", "P2": "camera_lost"}
+    assert all(v["captured_at"] is None and v["score"] is None for v in verdicts)
+    assert "cannot be opened" in verdicts[0]["detail"]
+
+
+def test_a_trigger_whose_frame_never_comes_is_unknown(triggering: Triggering) -> None:
+    """The capture process stops in the middle: the part is UNKNOWN when the stall is seen, and the next is inspected."""
+    daemon = triggering.start(TRIGGERED + "  stall_timeout_s: 1\n  restart_min_s: 0.1\n")
+    with triggering.client() as client:
+        client.request("trigger", camera="top", part_id="A")
+        triggering.line.listener.wait_for_verdicts(1)
+        (pid,) = daemon.capture_pids()
+        os.kill(pid, signal.SIGSTOP)
+        client.request("trigger", camera="top", part_id="B")
+        triggering.line.listener.wait_for_verdicts(2)
+        wait_until(lambda: not alive(pid), "the stuck process is gone")
+        triggering.line.listener.wait_for_state(lambda s: s["cameras"]["top"]["state"] == "running")
+        client.request("trigger", camera="top", part_id="C")
+    outcomes = named(triggering.line.listener.wait_for_verdicts(3))
+    assert outcomes["B"] == "camera_lost"
+    assert outcomes["C"] in ("PASS", "FAIL")
+
+
+def test_a_crash_leaves_no_trigger_unanswered(triggering: Triggering) -> None:
+    """Accepted triggers without a verdict become UNKNOWN: restart in the next run, each once; answered ones do not."""
+    daemon = triggering.start()
+    with triggering.client() as client:
+        client.request("trigger", camera="top", part_id="done")
+        triggering.line.listener.wait_for_verdicts(1)
+        (pid,) = daemon.capture_pids()
+        os.kill(pid, signal.SIGSTOP)  # the frame does not come, so there is no verdict when the daemon is killed
+        client.request("trigger", camera="top", part_id="lost-1")
+        client.request("trigger", camera="top", part_id="lost-2")
+        daemon.process.kill()
+        daemon.wait()
+        again = triggering.line.run(triggering.config)
+        triggering.line.listener.wait_for(lambda m: m.topic == "verdict.top" and m.header["part_id"] == "lost-2")
+        assert again.terminate() == 0
+        triggering.line.run(triggering.config)
+        triggering.line.listener.wait_for_state(lambda s: s["state"] != "Preoperational")
+        wait_until(lambda: "top" in client.status()["cameras"], "the third run")
+        kept = [(v["part_id"], v["reason"]) for v in client.replay(1)]
+    assert [k for k in kept if k[0].startswith("lost")] == [("lost-1", "restart"), ("lost-2", "restart")]
+    assert [k[0] for k in kept].count("done") == 1
+
+
+def test_the_deadline_counts_from_the_trigger(triggering: Triggering) -> None:
+    """The time until the camera gives its frame is part of it; what comes later is no verdict."""
+    triggering.start(TRIGGERED.replace("{kind: software}", "{kind: software, delay_ms: 400}") + "  deadline_ms: 100\n")
+    with triggering.client() as client:
+        began = time.monotonic()
+        client.request("trigger", camera="top", part_id="A")
+        (verdict,) = triggering.line.listener.wait_for_verdicts(1)
+        assert time.monotonic() - began < 5
+        assert (verdict["outcome"], verdict["reason"]) == ("UNKNOWN", "deadline")
+        assert "of the trigger" in verdict["detail"]
+        time.sleep(1)  # by now the frame has come
+        triggering.line.listener.drain()
+    assert len(triggering.line.listener.verdicts) == 1
+
+
+def test_a_live_camera_gives_a_frame_that_was_read_after_the_trigger(triggering: Triggering) -> None:
+    """A stream runs on between triggers: the part's frame is a fresh one. One that froze meanwhile is not taken for a part."""
+    number = itertools.count()
+    frozen = threading.Event()
+    shown: list[int] = []
+
+    def picture(_: int) -> np.ndarray:
+        i = shown[-1] if frozen.is_set() else next(number)
+        shown.append(i)
+        # the frame's number in its brightness: 120 at first, then brighter and brighter, so that old frames would pass
+        return np.clip(noisy(i).astype(int) + (100 if i > 60 else 0), 0, 255).astype(np.uint8)
+
+    with mjpeg_server(0, picture) as port:
+        cameras = (
+            f"top:\n  source: {{kind: url, url: 'http://127.0.0.1:{port}/'}}\n  policy: every\n"
+            "  trigger: {kind: software}\n  open_timeout_s: 5\n  stall_timeout_s: 5\n"
+        )
+        daemon = triggering.start(cameras)
+        with triggering.client() as client:
+            client.request("trigger", camera="top", part_id="early")
+            triggering.line.listener.wait_for_verdicts(1)
+            wait_until(lambda: bool(shown) and shown[-1] > 120, "the stream goes on")
+            client.request("trigger", camera="top", part_id="later")
+            triggering.line.listener.wait_for_verdicts(2)
+            frozen.set()
+            time.sleep(0.5)
+            client.request("trigger", camera="top", part_id="frozen")
+            outcomes = named(triggering.line.listener.wait_for_verdicts(3))
+        assert outcomes["later"] == "FAIL"
+        assert outcomes["frozen"] == "repeated_frame"
+        assert daemon.terminate() == 0
+
+
+def test_interval(triggering: Triggering) -> None:
+    """A part every so many milliseconds, whatever the source could give."""
+    daemon = triggering.start(TRIGGERED.replace("{kind: software}", "{kind: interval, every_ms: 100}"))
+    verdicts = triggering.line.listener.wait_for_verdicts(12)
+    assert daemon.terminate() == 0
+    times = [datetime.fromisoformat(v["captured_at"].replace("Z", "+00:00")).timestamp() for v in verdicts]
+    assert (times[-1] - times[0]) / (len(times) - 1) > 0.095

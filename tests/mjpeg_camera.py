@@ -1,0 +1,48 @@
+"""A camera of the plain kind for tests: JPEG pictures over HTTP, which OpenCV's FFmpeg backend reads as a live stream."""
+
+import contextlib
+import http.server
+import itertools
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import cv2
+import numpy as np
+
+
+def noisy(i: int, height: int = 48, width: int = 80) -> np.ndarray:
+    """A good part as a sensor sees it: never twice the same."""
+    return np.random.default_rng(i).integers(110, 146, (height, width, 3), dtype=np.uint8)
+
+
+@contextmanager
+def mjpeg_server(port: int, picture: Callable[[int], np.ndarray] = noisy) -> Iterator[int]:
+    """A camera of the plain kind: JPEG pictures over HTTP, one after the other, for as long as this context lasts."""
+    over = threading.Event()
+    number = itertools.count()
+
+    class Camera(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                while not over.wait(0.02):
+                    data = cv2.imencode(".jpg", picture(next(number)))[1].tobytes()
+                    head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n".encode()
+                    self.wfile.write(head + data + b"\r\n")
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    http.server.ThreadingHTTPServer.allow_reuse_address = True
+    with http.server.ThreadingHTTPServer(("127.0.0.1", port), Camera) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield server.server_address[1]
+        finally:
+            over.set()
+            server.shutdown()
+            thread.join()
