@@ -124,6 +124,8 @@ def _parser() -> argparse.ArgumentParser:
 def _check(options: argparse.Namespace) -> int:
     from anoseg_engines.bundle import load_bundle
     from anoseg_engines.engine import Engine
+    from anoseg_engines.errors import ConfigError
+    from anoseg_engines.rules import plan
     from anosegd.config import check_sources, load_config
 
     config = load_config(options.config)
@@ -131,15 +133,20 @@ def _check(options: argparse.Namespace) -> int:
     bundle = load_bundle(Path(config.engine.bundle))
     engine = Engine.load(bundle, runtime=config.engine.runtime, threads=config.engine.threads)
     try:
-        for camera in config.cameras.values():
+        for name, camera in config.cameras.items():
             if camera.region is not None:
-                engine.place(camera.region)
+                try:
+                    plan(camera.rules, engine.thresholds.pixel, engine.place(camera.region))
+                except ConfigError as error:
+                    raise ConfigError(f"cameras.{name}: {error.what}", hint=error.hint) from error
         print(f"{options.config}: valid")
         print(f"  engine {bundle.label} on {engine.runtime_description}, proved on its golden images")
     finally:
         engine.close()
     for name, camera in config.cameras.items():
         print(f"  camera {name}: {type(camera.source).__struct_config__.tag}, policy {camera.policy}")
+        if camera.rules:
+            print(f"    {len(camera.rules)} region rules decide; the share of good parts rejected is not calibrated")
     print(f"  publishes at {config.publish.endpoint}")
     return 0
 

@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from anoseg_engines.errors import AnosegError, ConfigError
 from anoseg_engines.placement import Region
+from anoseg_engines.rules import Rule
 from anosegd.endpoint import check_endpoint
 from anosegd.folders import images_of
 from anosegd.journal import JournalConfig
@@ -112,6 +113,8 @@ class CameraConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     region: the part's place in camera pixels; None is the whole image. rotate: degrees clockwise, before anything else: region
     and defects are in pixels of the turned image. mm_per_pixel: gives the size of defects in mm, too.
     recipe: the name of this camera's inspection job. trigger: what makes a part.
+    rules: named regions with thresholds of their own; where there are any, they alone decide. review_from: the score (with
+    rules: the map value) from which a part that does not fail is UNKNOWN: review; None has no such band.
     queue: parts that may wait under policy `every`. deadline_ms: from the software trigger, else from capture, to the sent
     verdict; None has none.
     open_timeout_s: how long opening and the first frame may take until the camera counts as lost. stall_timeout_s: one read, or
@@ -126,6 +129,8 @@ class CameraConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     mm_per_pixel: Positive | None = None
     recipe: str = "default"
     trigger: Trigger = FreeRun()
+    rules: tuple[Rule, ...] = ()
+    review_from: Annotated[float, Meta(gt=0, lt=1)] | None = None
     policy: Policy = "latest"
     queue: Annotated[int, Meta(ge=1, le=64)] = 2
     deadline_ms: Positive | None = None
@@ -138,6 +143,8 @@ class CameraConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     def __post_init__(self) -> None:
         if self.restart_max_s < self.restart_min_s:
             raise ValueError("restart_max_s must be at least restart_min_s")
+        if len({rule.name for rule in self.rules}) < len(self.rules):
+            raise ValueError("two rules have the same name")
         paced = isinstance(self.trigger, (Software, Interval))
         if isinstance(self.source, FolderSource) and self.source.fps is None and self.policy != "wait" and not paced:
             raise ValueError(f"a folder has no rate of its own: set source.fps, or policy: wait (now {self.policy})")

@@ -15,6 +15,7 @@ from anoseg_engines.errors import AnosegError, EngineError
 from anoseg_engines.images import Image
 from anoseg_engines.judge import judge
 from anoseg_engines.placement import Placement, Region
+from anoseg_engines.rules import RulePlan, plan
 from anosegd import logs, wire
 from anosegd.config import Config
 from anosegd.frames import Frame
@@ -54,6 +55,7 @@ class Inspector(Worker):
         self._stopping = threading.Event()
         self._abandoned = False
         self._placements: OrderedDict[Region, Placement] = OrderedDict()
+        self._rule_plans: dict[str, tuple[Placement, RulePlan]] = {}
         self.regions: tuple[Region, ...] = ()
         self._exchanges: queue.SimpleQueue[_Exchange] = queue.SimpleQueue()
         self._trouble = {name: logs.Throttle("part.not_inspected") for name in config.cameras}
@@ -127,10 +129,13 @@ class Inspector(Worker):
         finally:
             frame.release()  # the network has its own copy: the slot is free while the map is judged
         try:
-            judgement = judge(inspection, engine.thresholds, placement)
-        except EngineError as error:
-            self._trouble[part.camera].warning(camera=part.camera, part=part.part_id, reason="engine", error=error.what)
-            self._publisher.close_unknown(part, "engine", error.what)
+            camera = self._config.cameras[part.camera]
+            rules = self._rule_plan(engine, part.camera, placement) if camera.rules else None
+            judgement = judge(inspection, engine.thresholds, placement, rules=rules, review_from=camera.review_from)
+        except AnosegError as error:
+            reason = "engine" if isinstance(error, EngineError) else "region"
+            self._trouble[part.camera].warning(camera=part.camera, part=part.part_id, reason=reason, error=error.what)
+            self._publisher.close_unknown(part, reason, error.what)
             return
         assert self.engine is not None
         result = Result(judgement, inspection, placement, self.engine, started_ns, time.monotonic_ns())
@@ -148,6 +153,14 @@ class Inspector(Worker):
         else:
             self._placements.move_to_end(region)
         return placement
+
+    def _rule_plan(self, engine: Engine, camera: str, placement: Placement) -> RulePlan:
+        """The camera's rules for this placement and engine; kept, since placements seldom change."""
+        known = self._rule_plans.get(camera)
+        if known is None or known[0] is not placement:
+            rules = self._config.cameras[camera].rules
+            known = self._rule_plans[camera] = (placement, plan(rules, engine.thresholds.pixel, placement))
+        return known[1]
 
 
 def engine_name(bundle: Bundle, runtime: str) -> wire.EngineName:

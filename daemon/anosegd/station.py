@@ -31,6 +31,7 @@ LOOP_S = 0.25
 SILENT_S = 10.0
 """A thread that has not answered for so long is said to hang."""
 SAME_WISH_S = 0.3
+NOT_CALIBRATED = "region rules decide: the share of good parts rejected is not calibrated for these rules"
 MAX_TRIES = 3
 """A file or camera that gives nothing ends a run that is to end by itself; a line never gives up."""
 
@@ -356,6 +357,7 @@ class Station:
             overruns=tally.overruns,
             restarts=status.restarts,
             last_error=status.last_error,
+            note=NOT_CALIBRATED if self._config.cameras[camera.name].rules else None,
             counts=tally.counts(),
         )
 

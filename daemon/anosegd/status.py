@@ -51,6 +51,8 @@ def as_table(state: State) -> RenderableType:
     for name, c in state.cameras.items():
         numbers = (c.frames, c.counts.passed, c.counts.failed, c.counts.unknown, c.dropped, c.overruns, c.restarts)
         table.add_row(name, c.state, *map(str, numbers))
+        if c.note:
+            errors.append(f"{name}: {c.note}\n", style="yellow")
         if c.last_error:
             errors.append(f"{name}: last error: {c.last_error}\n", style="yellow" if c.state == "lost" else "dim")
     return Group(head, table, errors)

@@ -39,8 +39,8 @@ def verdict_of(
         triggered_at=None if part.triggered_wall_ns is None else wire.utc(part.triggered_wall_ns),
         captured_at=None if part.captured_wall_ns is None else wire.utc(part.captured_wall_ns),
         committed_at=wire.utc(time.time_ns()),
-        outcome=judgement.outcome if judgement else "UNKNOWN",
-        reason=outcome.reason if isinstance(outcome, Unknown) else None,
+        outcome="UNKNOWN" if judgement is None or judgement.outcome == "REVIEW" else judgement.outcome,
+        reason=outcome.reason if isinstance(outcome, Unknown) else _reason(outcome),
         detail=outcome.detail if isinstance(outcome, Unknown) else None,
         score=judgement.score if judgement else None,
         threshold=judgement.threshold if judgement else None,
@@ -51,6 +51,10 @@ def verdict_of(
         durable=durable,
         timings_ms=_timings(part, outcome),
     )
+
+
+def _reason(result: Result) -> wire.Reason | None:
+    return "review" if result.judgement.outcome == "REVIEW" else None
 
 
 def mask_job(verdict: wire.Verdict, result: Result) -> MaskJob:

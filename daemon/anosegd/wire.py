@@ -20,6 +20,7 @@ Reason = Literal[
     "overrun",
     "repeated_frame",
     "image_size",
+    "review",
     "camera_lost",
     "deadline",
     "engine",
@@ -28,10 +29,11 @@ Reason = Literal[
     "shutdown",
     "restart",
 ]
-"""Why a part was not inspected: its file does not decode; parts came too fast; a live camera gave the same frame once more, or
-one of another size than before; the camera gave none when one was asked for; the verdict would have been late; the engine
-failed; the configured region reaches beyond the image; the verdict could not be committed; the daemon stopped before it was
-its turn, or ended in a crash with the trigger accepted."""
+"""Why a part is neither PASS nor FAIL. unreadable: its file does not decode. overrun: parts came too fast. repeated_frame,
+image_size: a live camera gave the same frame once more, or one of another size than before. review: it was inspected, and a
+person is to look. camera_lost: the camera gave no frame for it. deadline: the verdict would have been late. engine: it failed.
+region: the configured region reaches beyond the image. journal: the verdict could not be committed. shutdown: the daemon
+stopped before it was its turn. restart: the daemon ended in a crash with the trigger accepted."""
 
 StationState = Literal["Preoperational", "Halted", "Initialized", "Ready", "SingleExecution", "ContinuousExecution", "Error"]
 """OPC 40100-1 (OPC UA Machine Vision), clause "VisionStateMachine"."""
@@ -66,7 +68,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     seq: one count a station. journal_id, seq: the verdict's identity. sequence: counts the camera's parts in this run, from 1,
     passed-over ones too. triggered_at (of a software trigger), captured_at (None where nothing was), committed_at: UTC,
     ISO 8601.
-    score, threshold: FAIL is score ≥ threshold; None where the part was not inspected. reason, detail: why UNKNOWN.
+    score, threshold: FAIL is score ≥ threshold; None where the part was not inspected, threshold also where the camera's region
+    rules decided (FAIL: there are defects). reason, detail: why UNKNOWN.
     defects: in camera pixels. source: the file the part came from. durable: whether it lies in a journal.
     """
 
@@ -125,7 +128,8 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
 
 class CameraHealth(msgspec.Struct, frozen=True, kw_only=True):
     """One camera. frames: parts captured. dropped: frames passed over under policy latest. overruns: parts that found no room
-    under policy every. restarts: of its capture process. last_error: the latest, also when it is over."""
+    under policy every. restarts: of its capture process. last_error: the latest, also when it is over. note: what an operator
+    should know of how it is set up."""
 
     state: CameraState
     source: str
@@ -134,6 +138,7 @@ class CameraHealth(msgspec.Struct, frozen=True, kw_only=True):
     overruns: int = 0
     restarts: int = 0
     last_error: str | None = None
+    note: str | None = None
     counts: Counts = Counts()
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from anoseg_engines.errors import EngineError
 from anoseg_engines.placement import Placement
+from anoseg_engines.rules import RulePlan
 
 MAX_DEFECTS = 50
 """At most so many defects are listed, the highest peaks first: a verdict stays small whatever the map shows."""
@@ -32,6 +33,7 @@ class Defect(msgspec.Struct, frozen=True):
 
     x, y, width, height: its box in camera pixels. area: camera pixels². peak: largest map value.
     centroid_x, centroid_y: camera pixels. width_mm, height_mm, area_mm2: where the camera's scale is known.
+    rule: the region rule at its peak, where there is one.
     """
 
     x: float
@@ -45,6 +47,7 @@ class Defect(msgspec.Struct, frozen=True):
     width_mm: float | None = None
     height_mm: float | None = None
     area_mm2: float | None = None
+    rule: str | None = None
 
     def in_mm(self, mm_per_pixel: float) -> Defect:
         """The same with its size in mm."""
@@ -70,53 +73,96 @@ class Inspection:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """The decision on one part."""
+    """The decision on one part. REVIEW: a person looks. threshold: of the score; None where region rules decided."""
 
-    outcome: Literal["PASS", "FAIL"]
+    outcome: Literal["PASS", "FAIL", "REVIEW"]
     score: float
-    threshold: float
+    threshold: float | None
     defects: tuple[Defect, ...]
 
 
-def judge(inspection: Inspection, thresholds: Thresholds, placement: Placement) -> Judgement:
-    """Decide one part: score ≥ threshold is FAIL, anything else PASS; list what the map shows.
+def judge(
+    inspection: Inspection,
+    thresholds: Thresholds,
+    placement: Placement,
+    *,
+    rules: RulePlan | None = None,
+    review_from: float | None = None,
+) -> Judgement:
+    """Decide one part, and list what the map shows.
+
+    Without rules, score ≥ threshold is FAIL. With rules, a defect that they find is FAIL, whatever the score. review_from: a
+    score, with rules a map value, from which what is no FAIL is REVIEW. Anything else is PASS.
 
     Raises:
         EngineError: score or map is not finite. A part whose score is no number was not inspected and must not pass.
     """
-    if not np.isfinite(inspection.score) or not np.isfinite(inspection.anomaly_map).all():
+    found = inspection.anomaly_map
+    if not np.isfinite(inspection.score) or not np.isfinite(found).all():
         raise EngineError(
             f"the network answered with a score of {inspection.score} and a map that is not finite everywhere",
             hint="the part is not inspected; run `anoseg-engine verify` on the bundle",
         )
-    outcome: Literal["PASS", "FAIL"] = "FAIL" if inspection.score >= thresholds.score else "PASS"
-    defects = find_defects(inspection.anomaly_map, thresholds.pixel, placement)
-    return Judgement(outcome, inspection.score, thresholds.score, defects)
+    outcome: Literal["PASS", "FAIL", "REVIEW"]
+    if rules is None:
+        defects = find_defects(found, thresholds.pixel, placement)
+        doubtful = review_from is not None and inspection.score >= review_from
+        outcome = "FAIL" if inspection.score >= thresholds.score else "REVIEW" if doubtful else "PASS"
+        return Judgement(outcome, inspection.score, thresholds.score, defects)
+    defects = find_defects(found, rules.thresholds, placement, rules)
+    outcome = "FAIL" if defects else "PASS"
+    if not defects and review_from is not None:
+        defects = find_defects(found, np.where(np.isinf(rules.thresholds), np.inf, review_from), placement, rules)
+        outcome = "REVIEW" if defects else "PASS"
+    return Judgement(outcome, inspection.score, None, defects)
 
 
-def find_defects(anomaly_map: NDArray[np.float32], pixel_threshold: float, placement: Placement) -> tuple[Defect, ...]:
-    """Connected areas (8 neighbours) of the part map at or above the threshold, highest peak first, in camera pixels."""
-    above = (anomaly_map >= pixel_threshold).astype(np.uint8)
+def find_defects(
+    anomaly_map: NDArray[np.float32],
+    threshold: float | NDArray[np.float32],
+    placement: Placement,
+    rules: RulePlan | None = None,
+) -> tuple[Defect, ...]:
+    """Connected areas (8 neighbours) of the part map at or above the threshold, highest peak first, in camera pixels.
+
+    threshold: one, or one a pixel. rules: those smaller than the least area that these ask for are left out, others named.
+    """
+    above = (anomaly_map >= threshold).astype(np.uint8)
     if not above.any():
         return ()
-    n, labels, stats, centroids = cv2.connectedComponentsWithStats(above, connectivity=8)
+    n, labelled, stats, centroids = cv2.connectedComponentsWithStats(above, connectivity=8)
+    labels: NDArray[np.int32] = np.asarray(labelled, np.int32)
     peaks = np.zeros(n, np.float32)
-    np.maximum.at(peaks, np.asarray(labels, np.int32), anomaly_map)
+    np.maximum.at(peaks, labels, anomaly_map)
     scale_x, scale_y = placement.scale_xy
-    order = sorted(range(1, n), key=lambda i: -peaks[i])[:MAX_DEFECTS]
+    areas = stats[:, cv2.CC_STAT_AREA] / (scale_x * scale_y)
+    wanted = np.zeros(n, np.float32)
+    if rules is not None:
+        wanted[:] = np.inf
+        np.minimum.at(wanted, labels, rules.min_areas)
+    order = sorted((i for i in range(1, n) if areas[i] >= wanted[i]), key=lambda i: -peaks[i])[:MAX_DEFECTS]
     defects = []
     for i in order:
-        left, top, width, height, area = (int(v) for v in stats[i])
+        left, top, width, height, _ = (int(v) for v in stats[i])
         defects.append(
             Defect(
                 x=round(placement.region.x + left / scale_x, 2),
                 y=round(placement.region.y + top / scale_y, 2),
                 width=round(width / scale_x, 2),
                 height=round(height / scale_y, 2),
-                area=round(area / (scale_x * scale_y), 2),
+                area=round(float(areas[i]), 2),
                 peak=round(float(peaks[i]), 4),
                 centroid_x=round(placement.region.x + (float(centroids[i][0]) + 0.5) / scale_x, 2),
                 centroid_y=round(placement.region.y + (float(centroids[i][1]) + 0.5) / scale_y, 2),
+                rule=_rule_of(anomaly_map, labels == i, rules),
             )
         )
     return tuple(defects)
+
+
+def _rule_of(anomaly_map: NDArray[np.float32], inside: NDArray[np.bool_], rules: RulePlan | None) -> str | None:
+    """The rule at the defect's peak."""
+    if rules is None:
+        return None
+    number = int(rules.rule[np.unravel_index(int(np.where(inside, anomaly_map, -1).argmax()), anomaly_map.shape)])
+    return rules.names[number] if number >= 0 else None

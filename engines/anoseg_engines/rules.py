@@ -1,0 +1,90 @@
+"""Region rules: named regions of the part with thresholds of their own. Where there are rules, they alone decide, from the map.
+
+Pure functions. Made once for a placement (`plan`), used for every part.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+from numpy.typing import NDArray
+
+from anoseg_engines.errors import ConfigError
+from anoseg_engines.placement import Placement, Region
+
+Share = Annotated[float, Meta(gt=0.0, le=1.0)]
+
+
+class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What holds in a region of the camera image (None: the whole part). Of rules that overlap the last one counts.
+
+    ignore: nothing there is a defect. threshold: map value from which a pixel is defective; None is the bundle's pixel
+    threshold. min_area: camera pixels² that a defect must have; one that touches several regions needs the least of theirs.
+    """
+
+    name: Annotated[str, Meta(min_length=1, max_length=64)]
+    region: Region | None = None
+    ignore: bool = False
+    threshold: Share | None = None
+    min_area: Annotated[float, Meta(ge=0.0)] = 0.0
+
+    def __post_init__(self) -> None:
+        if self.ignore and (self.threshold is not None or self.min_area):
+            raise ValueError(f"rule '{self.name}' ignores its region: threshold and min_area mean nothing there")
+        if self.region is not None and min(self.region.width, self.region.height) < 1:
+            raise ValueError(f"rule '{self.name}': its region is empty")
+
+
+@dataclass(frozen=True, slots=True)
+class RulePlan:
+    """The rules of one placement, a value for each pixel of the part map [part_height, part_width].
+
+    thresholds: float32, infinite where ignored. min_areas: float32, camera pixels². rule: int16 index into names, −1 for none.
+    """
+
+    thresholds: NDArray[np.float32]
+    min_areas: NDArray[np.float32]
+    rule: NDArray[np.int16]
+    names: tuple[str, ...]
+
+
+def plan(rules: tuple[Rule, ...], pixel_threshold: float, placement: Placement) -> RulePlan:
+    """Spread the rules over the part map; a pixel is in a region when its middle is.
+
+    Raises:
+        ConfigError: a rule's region does not touch the part: it would never do anything.
+    """
+    shape = placement.part_height, placement.part_width
+    thresholds = np.full(shape, pixel_threshold, np.float32)
+    min_areas = np.zeros(shape, np.float32)
+    number = np.full(shape, -1, np.int16)
+    for i, rule in enumerate(rules):
+        view = _window(rule, placement)
+        thresholds[view] = np.inf if rule.ignore else pixel_threshold if rule.threshold is None else rule.threshold
+        min_areas[view] = rule.min_area
+        number[view] = i
+    return RulePlan(thresholds, min_areas, number, tuple(rule.name for rule in rules))
+
+
+def _window(rule: Rule, placement: Placement) -> tuple[slice, slice]:
+    if rule.region is None:
+        return slice(None), slice(None)
+    part, region, (scale_x, scale_y) = placement.region, rule.region, placement.scale_xy
+
+    def span(start: int, length: int, scale: float, size: int) -> slice:
+        first, last = (int(np.ceil(value * scale - 0.5)) for value in (start, start + length))
+        return slice(min(max(first, 0), size), min(max(last, 0), size))
+
+    rows = span(region.y - part.y, region.height, scale_y, placement.part_height)
+    columns = span(region.x - part.x, region.width, scale_x, placement.part_width)
+    if rows.start >= rows.stop or columns.start >= columns.stop:
+        raise ConfigError(
+            f"rule '{rule.name}': its region x={region.x} y={region.y} {region.width}×{region.height} does not touch the part "
+            f"x={part.x} y={part.y} {part.width}×{part.height}",
+            hint="both are in camera pixels",
+        )
+    return rows, columns

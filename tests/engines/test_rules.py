@@ -1,0 +1,107 @@
+"""Region rules: properties of the decision, and the geometry of the regions."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anoseg_engines.errors import ConfigError
+from anoseg_engines.judge import Inspection, Thresholds, judge
+from anoseg_engines.placement import InputSpec, Placement, Region
+from anoseg_engines.rules import Rule, plan
+
+PLACEMENT = Placement.of(InputSpec(32, 32), Region(100, 200, 64, 64))  # half a map pixel per camera pixel
+THRESHOLDS = Thresholds(score=0.5, pixel=0.5)
+MAPS = st.integers(0, 2**32 - 1).map(
+    lambda seed: (np.random.default_rng(seed).random((32, 32)) ** np.random.default_rng(seed).integers(1, 40)).astype(
+        np.float32
+    )
+)
+REGIONS = st.builds(Region, st.integers(90, 160), st.integers(190, 260), st.integers(8, 80), st.integers(8, 80))
+
+
+def outcome(anomaly_map: np.ndarray, *rules: Rule, score: float = 0.1, review_from: float | None = None) -> str:
+    planned = plan(rules, THRESHOLDS.pixel, PLACEMENT) if rules else None
+    return judge(Inspection(score, anomaly_map), THRESHOLDS, PLACEMENT, rules=planned, review_from=review_from).outcome
+
+
+def spot(y: int, x: int, side: int = 2, value: float = 0.9) -> np.ndarray:
+    anomaly_map = np.zeros((32, 32), np.float32)
+    anomaly_map[y : y + side, x : x + side] = value
+    return anomaly_map
+
+
+def test_with_rules_the_map_alone_decides() -> None:
+    """A high score without a defect in the map passes, a low score with one fails."""
+    whole = Rule(name="whole")
+    assert outcome(spot(5, 5, value=0.4), whole, score=0.99) == "PASS"
+    assert outcome(spot(5, 5), whole, score=0.01) == "FAIL"
+    assert outcome(spot(5, 5), score=0.01) == "PASS"
+
+
+@given(MAPS, REGIONS)
+def test_what_is_ignored_changes_nothing(anomaly_map: np.ndarray, region: Region) -> None:
+    """With any value in an ignored region the outcome is that of a map which is 0 there."""
+    rules = (Rule(name="whole"), Rule(name="label", region=region, ignore=True))
+    try:
+        planned = plan(rules, THRESHOLDS.pixel, PLACEMENT)
+    except ConfigError:
+        return
+    blank = np.where(np.isinf(planned.thresholds), np.float32(0), anomaly_map)
+    assert outcome(anomaly_map, *rules) == outcome(blank, *rules)
+
+
+@given(MAPS, st.floats(0.01, 1), st.floats(0.01, 1))
+def test_a_lower_threshold_never_turns_fail_into_pass(anomaly_map: np.ndarray, a: float, b: float) -> None:
+    """Monotonic in the threshold."""
+    low, high = sorted((a, b))
+    if outcome(anomaly_map, Rule(name="w", threshold=high)) == "FAIL":
+        assert outcome(anomaly_map, Rule(name="w", threshold=low)) == "FAIL"
+
+
+@given(MAPS, st.floats(0, 200), st.floats(0, 200))
+def test_a_smaller_least_area_never_turns_fail_into_pass(anomaly_map: np.ndarray, a: float, b: float) -> None:
+    """Monotonic in the area, and without one every defect counts."""
+    small, large = sorted((a, b))
+    if outcome(anomaly_map, Rule(name="w", min_area=large)) == "FAIL":
+        assert outcome(anomaly_map, Rule(name="w", min_area=small)) == "FAIL"
+    assert (outcome(anomaly_map, Rule(name="w")) == "FAIL") == bool((anomaly_map >= 0.5).any())
+
+
+@given(MAPS, st.floats(0.01, 0.99), st.floats(0, 1))
+def test_review_never_hides_a_fail_nor_makes_one(anomaly_map: np.ndarray, review_from: float, score: float) -> None:
+    """With a band, FAIL stays FAIL, and what leaves PASS is REVIEW."""
+    for rules in ((), (Rule(name="w"),)):
+        plain = outcome(anomaly_map, *rules, score=score)
+        banded = outcome(anomaly_map, *rules, score=score, review_from=review_from)
+        assert banded == plain or (plain, banded) == ("PASS", "REVIEW")
+
+
+def test_areas_are_camera_pixels_and_the_least_of_touched_regions_counts() -> None:
+    """2×2 map pixels are 16 camera pixels²; a defect over a border is held to the stricter side."""
+    assert outcome(spot(5, 5), Rule(name="w", min_area=16)) == "FAIL"
+    assert outcome(spot(5, 5), Rule(name="w", min_area=16.1)) == "PASS"
+    left = Rule(name="left", region=Region(100, 200, 32, 64))  # map columns 0…15
+    assert outcome(spot(5, 15), Rule(name="w", min_area=100), left) == "FAIL"
+    assert outcome(spot(5, 16), Rule(name="w", min_area=100), left) == "PASS"
+
+
+def test_the_last_of_overlapping_rules_counts_and_names_the_defect() -> None:
+    """A strict region inside an ignored one is looked at; its name is told."""
+    rules = (
+        Rule(name="label", region=Region(100, 200, 64, 32), ignore=True),
+        Rule(name="code", region=Region(110, 210, 12, 12), threshold=0.3),
+    )
+    planned = plan(rules, THRESHOLDS.pixel, PLACEMENT)
+    judged = judge(Inspection(0.0, spot(6, 6, value=0.4)), THRESHOLDS, PLACEMENT, rules=planned)
+    assert (judged.outcome, judged.threshold, [d.rule for d in judged.defects]) == ("FAIL", None, ["code"])
+    assert outcome(spot(0, 25), *rules) == "PASS"
+    assert outcome(spot(25, 25), *rules) == "FAIL"  # outside both the bundle's pixel threshold holds
+
+
+def test_a_rule_beside_the_part_is_refused() -> None:
+    """It would never do anything, so it is a mistake."""
+    with pytest.raises(ConfigError, match="rule 'label': its region x=0 y=0 50×50 does not touch the part"):
+        plan((Rule(name="label", region=Region(0, 0, 50, 50), ignore=True),), 0.5, PLACEMENT)
+    with pytest.raises(ValueError, match="ignores its region"):
+        Rule(name="label", ignore=True, threshold=0.5)
