@@ -19,6 +19,7 @@ from anosegd.config import CameraConfig, Hardware, Software
 from anosegd.frames import Frame, Part
 from anosegd.handoff import Handoff
 from anosegd.messages import Captured, Failed, Finished, FromCapture, Job, Opened, Reading, Started, Tick, Triggered, Uncaptured
+from anosegd.presence import Presence
 from anosegd.publisher import Publisher
 from anosegd.wire import CameraState, Reason
 from anosegd.worker import Worker
@@ -46,12 +47,16 @@ class Trigger:
 
 @dataclass(frozen=True, slots=True)
 class CameraStatus:
-    """What the camera's thread knows of it. lost: frames that the capture process let go, policy latest."""
+    """What the camera's thread knows of it. lost: frames that the capture process let go, policy latest.
+
+    empty: frames without a part.
+    """
 
     state: CameraState
     source: str
     frames: int
     lost: int
+    empty: int
     restarts: int
     last_error: str | None
 
@@ -85,7 +90,8 @@ class Camera(Worker):
         self._awaited: dict[int, Part] = {}  # triggered parts of which the capture process owes a frame, by sequence
         self._kind = str(type(config.source).__struct_config__.tag)
         self._state: CameraState = "starting"
-        self._frames = self._lost = self._restarts = 0
+        self._frames = self._lost = self._empty = self._restarts = 0
+        self._presence = Presence(config.presence, config.region) if config.presence is not None else None
         self._last_error: str | None = None
         self._told: str | None = None  # the error already logged: a camera that stays away is one line
         self._position = 0  # of the next part in a file or folder
@@ -97,7 +103,7 @@ class Camera(Worker):
     @property
     def status(self) -> CameraStatus:
         """How the camera is."""
-        return CameraStatus(self._state, self._kind, self._frames, self._lost, self._restarts, self._last_error)
+        return CameraStatus(self._state, self._kind, self._frames, self._lost, self._empty, self._restarts, self._last_error)
 
     @property
     def finished(self) -> bool:
@@ -280,8 +286,14 @@ class Camera(Worker):
             self._lost += message.lost
             self._frames += message.lost
             self._size = self._size or (message.height, message.width)
+            image = process.image(message)
+            if self._presence is not None and not self._presence(image):
+                self._position = message.position + 1
+                self._empty += 1
+                process.release(message.slot)
+                return False
             part = self._part(message)
-            frame = Frame(part, process.image(message), partial(process.release, message.slot))
+            frame = Frame(part, image, partial(process.release, message.slot))
             if message.trigger is None:
                 self._publisher.open_part(part)
             self._account_for(self._handoff.put(frame), part)

@@ -127,6 +127,7 @@ def _check(options: argparse.Namespace) -> int:
     from anoseg_engines.errors import ConfigError
     from anoseg_engines.rules import plan
     from anosegd.config import check_sources, load_config
+    from anosegd.presence import Presence
 
     config = load_config(options.config)
     check_sources(config)
@@ -134,6 +135,8 @@ def _check(options: argparse.Namespace) -> int:
     engine = Engine.load(bundle, runtime=config.engine.runtime, threads=config.engine.threads)
     try:
         for name, camera in config.cameras.items():
+            if camera.presence is not None:
+                Presence(camera.presence, camera.region)
             if camera.region is not None:
                 try:
                     plan(camera.rules, engine.thresholds.pixel, engine.place(camera.region))

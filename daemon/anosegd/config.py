@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from anoseg_engines.errors import AnosegError, ConfigError
 from anoseg_engines.placement import Region
+from anoseg_engines.quality import QualityLimits
 from anoseg_engines.rules import Rule
 from anosegd.endpoint import check_endpoint
 from anosegd.folders import images_of
@@ -107,12 +108,23 @@ class Hardware(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 Trigger = FreeRun | Interval | Software | Hardware
 
 
+class PresenceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """empty: a picture of the place without a part, as the camera gives it. A part is there when at least `share` of the pixels
+    differ from it by `difference` grey values or more."""
+
+    empty: Annotated[str, Meta(min_length=1)]
+    difference: Annotated[float, Meta(gt=0, le=255)] = 25.0
+    share: Annotated[float, Meta(gt=0, le=1)] = 0.05
+
+
 class CameraConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One camera.
 
     region: the part's place in camera pixels; None is the whole image. rotate: degrees clockwise, before anything else: region
     and defects are in pixels of the turned image. mm_per_pixel: gives the size of defects in mm, too.
     recipe: the name of this camera's inspection job. trigger: what makes a part.
+    presence: frames without a part are no parts; None takes every frame for one. quality: pictures too dark, too bright or
+    blurred are UNKNOWN: image_quality; None does not look.
     rules: named regions with thresholds of their own; where there are any, they alone decide. review_from: the score (with
     rules: the map value) from which a part that does not fail is UNKNOWN: review; None has no such band.
     queue: parts that may wait under policy `every`. deadline_ms: from the software trigger, else from capture, to the sent
@@ -129,6 +141,8 @@ class CameraConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     mm_per_pixel: Positive | None = None
     recipe: str = "default"
     trigger: Trigger = FreeRun()
+    presence: PresenceConfig | None = None
+    quality: QualityLimits | None = None
     rules: tuple[Rule, ...] = ()
     review_from: Annotated[float, Meta(gt=0, lt=1)] | None = None
     policy: Policy = "latest"
@@ -150,6 +164,8 @@ class CameraConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             raise ValueError(f"a folder has no rate of its own: set source.fps, or policy: wait (now {self.policy})")
         if isinstance(self.trigger, Software) and self.policy != "every":
             raise ValueError(f"each trigger is owed a verdict: set policy: every (now {self.policy})")
+        if isinstance(self.trigger, Software) and self.presence is not None:
+            raise ValueError("presence: a trigger says that a part is there; it is owed a verdict")
         if isinstance(self.trigger, Hardware) and not isinstance(self.source, (DeviceSource, UrlSource)):
             raise ValueError("trigger.kind hardware needs a camera: a file or folder has nothing to wait for")
         if self.policy == "wait" and isinstance(self.source, (DeviceSource, UrlSource)):
@@ -246,6 +262,9 @@ def check_sources(config: Config) -> None:
 
 
 def _with_absolute_path(camera: CameraConfig, base: Path) -> CameraConfig:
+    if camera.presence is not None:
+        presence = msgspec.structs.replace(camera.presence, empty=str(base / camera.presence.empty))
+        camera = msgspec.structs.replace(camera, presence=presence)
     if isinstance(camera.source, (FileSource, FolderSource)):
         source = msgspec.structs.replace(camera.source, path=str(base / camera.source.path))
         return msgspec.structs.replace(camera, source=source)

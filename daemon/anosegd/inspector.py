@@ -15,6 +15,7 @@ from anoseg_engines.errors import AnosegError, EngineError
 from anoseg_engines.images import Image
 from anoseg_engines.judge import judge
 from anoseg_engines.placement import Placement, Region
+from anoseg_engines.quality import Quality, complaint, measure, reference
 from anoseg_engines.rules import RulePlan, plan
 from anosegd import logs, wire
 from anosegd.config import Config
@@ -56,6 +57,7 @@ class Inspector(Worker):
         self._abandoned = False
         self._placements: OrderedDict[Region, Placement] = OrderedDict()
         self._rule_plans: dict[str, tuple[Placement, RulePlan]] = {}
+        self._quality: tuple[Engine, Quality] | None = None
         self.regions: tuple[Region, ...] = ()
         self._exchanges: queue.SimpleQueue[_Exchange] = queue.SimpleQueue()
         self._trouble = {name: logs.Throttle("part.not_inspected") for name in config.cameras}
@@ -120,6 +122,14 @@ class Inspector(Worker):
             if part.deadline_ns is not None and started_ns >= part.deadline_ns:
                 return  # the publisher closes it by its deadline; time spent on it would make the next one late too
             placement = self._placement(engine, part.camera, frame.image)
+            if limits := self._config.cameras[part.camera].quality:
+                found = measure(placement.scaled_part(frame.image))
+                if wrong := complaint(found, self._golden_quality(engine), limits):
+                    self._trouble[part.camera].warning(
+                        camera=part.camera, part=part.part_id, reason="image_quality", error=wrong
+                    )
+                    self._publisher.close_unknown(part, "image_quality", wrong)
+                    return
             inspection = engine.inspect(frame.image, placement)
         except AnosegError as error:
             reason: wire.Reason = "engine" if isinstance(error, EngineError) else "region"
@@ -153,6 +163,12 @@ class Inspector(Worker):
         else:
             self._placements.move_to_end(region)
         return placement
+
+    def _golden_quality(self, engine: Engine) -> Quality:
+        """Of the engine's golden images; kept until another engine takes over."""
+        if self._quality is None or self._quality[0] is not engine:
+            self._quality = (engine, reference(engine.bundle))
+        return self._quality[1]
 
     def _rule_plan(self, engine: Engine, camera: str, placement: Placement) -> RulePlan:
         """The camera's rules for this placement and engine; kept, since placements seldom change."""

@@ -355,6 +355,7 @@ class Station:
             frames=status.frames,
             dropped=status.lost + tally.dropped,
             overruns=tally.overruns,
+            empty=status.empty,
             restarts=status.restarts,
             last_error=status.last_error,
             note=NOT_CALIBRATED if self._config.cameras[camera.name].rules else None,

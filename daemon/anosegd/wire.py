@@ -20,6 +20,7 @@ Reason = Literal[
     "overrun",
     "repeated_frame",
     "image_size",
+    "image_quality",
     "review",
     "camera_lost",
     "deadline",
@@ -30,10 +31,11 @@ Reason = Literal[
     "restart",
 ]
 """Why a part is neither PASS nor FAIL. unreadable: its file does not decode. overrun: parts came too fast. repeated_frame,
-image_size: a live camera gave the same frame once more, or one of another size than before. review: it was inspected, and a
-person is to look. camera_lost: the camera gave no frame for it. deadline: the verdict would have been late. engine: it failed.
-region: the configured region reaches beyond the image. journal: the verdict could not be committed. shutdown: the daemon
-stopped before it was its turn. restart: the daemon ended in a crash with the trigger accepted."""
+image_size: a live camera gave the same frame once more, or one of another size than before. image_quality: too dark, too bright
+or blurred. review: it was inspected, and a person is to look. camera_lost: the camera gave no frame for it. deadline: the
+verdict would have been late. engine: it failed. region: the configured region reaches beyond the image. journal: the verdict
+could not be committed. shutdown: the daemon stopped before it was its turn. restart: the daemon ended in a crash with the
+trigger accepted."""
 
 StationState = Literal["Preoperational", "Halted", "Initialized", "Ready", "SingleExecution", "ContinuousExecution", "Error"]
 """OPC 40100-1 (OPC UA Machine Vision), clause "VisionStateMachine"."""
@@ -127,15 +129,16 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CameraHealth(msgspec.Struct, frozen=True, kw_only=True):
-    """One camera. frames: parts captured. dropped: frames passed over under policy latest. overruns: parts that found no room
-    under policy every. restarts: of its capture process. last_error: the latest, also when it is over. note: what an operator
-    should know of how it is set up."""
+    """One camera. frames: captured. dropped: passed over under policy latest. empty: without a part. overruns: parts that found
+    no room under policy every. restarts: of its capture process. last_error: the latest, also when it is over. note: what an
+    operator should know of how it is set up."""
 
     state: CameraState
     source: str
     frames: int = 0
     dropped: int = 0
     overruns: int = 0
+    empty: int = 0
     restarts: int = 0
     last_error: str | None = None
     note: str | None = None
