@@ -64,10 +64,12 @@ class FileSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class FolderSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="folder"):
-    """A folder of images, in order of name. fps: None is as fast as they are inspected (policy `wait`)."""
+    """A folder of images, in order of name. fps: None is as fast as they are inspected (policy `wait`). preload: decode all of
+    them once and keep them in memory."""
 
     path: str
     recursive: bool = False
+    preload: bool = False
     fps: Positive | None = None
     loop: bool = False
 

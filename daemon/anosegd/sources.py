@@ -94,6 +94,7 @@ class Folder:
         self._base = Path(config.path)
         self._loop = config.loop
         self._paths = images_of(self._base, recursive=config.recursive)
+        self._kept: dict[Path, Shot] | None = {path: self._decoded(path) for path in self._paths} if config.preload else None
         self.fps = config.fps
         self.description = f"{len(self._paths)} images"
 
@@ -114,6 +115,9 @@ class Folder:
         path = self._path(position)
         if path is None:
             return None
+        return self._kept[path] if self._kept is not None else self._decoded(path)
+
+    def _decoded(self, path: Path) -> Shot:
         name = path.relative_to(self._base).as_posix()
         try:
             return Shot(read_image(path), source=name)
