@@ -4,7 +4,7 @@
 
 Measured with the real daemon in processes of its own, masks and journal on, a subscriber counting: throughput of 1, 2, 4, 8
 cameras fed from memory against the bare engine loop; latency from capture to the subscriber at half of that load; start to
-READY; and the same video through the daemon and through the script that one would write (read, resize, infer, send in one loop).
+READY; and one video through the daemon and through the script that one would write (read, resize, infer, send in one loop).
 """
 
 import argparse
