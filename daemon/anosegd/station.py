@@ -140,9 +140,9 @@ class Station:
     def _wait_for_engine(self) -> str | None:
         """Until the bundle is proved; the reason to stop instead, if there is one."""
         while self._inspector.engine is None:
+            self._tell_systemd()
             if reason := self._reason_to_stop((self._publisher, self._inspector, *self._helpers)):
                 return reason
-            self._tell_systemd()
         self._publisher.engine = self._inspector.engine
         return None
 
