@@ -111,7 +111,7 @@ def build_plan(
     return description
 
 
-def _run(request: BuildRequest, bundle: Bundle, on_progress: Callable[[Report], None], silent_s: float = SILENT_S) -> Built:
+def _run(request: BuildRequest, bundle: Bundle, on_progress: Callable[[Report], None]) -> Built:
     """The build in its process, its reports passed on."""
     process = subprocess.Popen(
         [sys.executable, "-m", "anoseg_engines.build_process"],
@@ -128,7 +128,7 @@ def _run(request: BuildRequest, bundle: Bundle, on_progress: Callable[[Report], 
         with contextlib.suppress(BrokenPipeError):  # it has died; its exit status tells
             process.stdin.write(msgspec.json.encode(request) + b"\n" + bundle.model_onnx)
             process.stdin.close()
-        for line in _lines(process.stdout.fileno(), silent_s):
+        for line in _lines(process.stdout.fileno(), SILENT_S):
             last = msgspec.json.decode(line, type=Report)
             on_progress(last)
     except TimeoutError:
