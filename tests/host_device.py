@@ -30,10 +30,19 @@ class HostDevice:
         self.memory: dict[int, NDArray[np.uint8]] = {}
         self.steps: list[str] = []
         self.closed = 0
+        self.entered = 0
         self.traffic = Traffic()
         self._graph: HostGraph | None = None
         self._next = 1 << 20
         self._fail_at = fail_at
+
+    @contextlib.contextmanager
+    def current(self) -> Iterator[None]:
+        self.entered += 1
+        try:
+            yield
+        finally:
+            self.entered -= 1
 
     def allocate(self, size: int) -> int:
         self._note("allocate")
@@ -112,6 +121,7 @@ class HostDevice:
         self.traffic = Traffic(self.traffic.to_device + more.to_device, self.traffic.from_device + more.from_device)
 
     def _note(self, step: str) -> None:
+        assert self.entered, f"{step}: the context is not this thread's"
         if self._fail_at is not None and len(self.steps) == self._fail_at:
             raise EngineError(f"step {self._fail_at} ({step}) fails")
         self.steps.append(step)

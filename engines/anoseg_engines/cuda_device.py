@@ -1,6 +1,8 @@
 """The device layer of the TensorRT runtime: memory, copies and graphs on one stream of one GPU, through pycuda.
 
-NOT RUN ON A GPU YET; `make gpu-check` runs it on one. Everything here is used on the thread that made it.
+NOT RUN ON A GPU YET; `make gpu-check` runs it on one. Used by one thread at a time: what makes use of it is wrapped in
+`current`, which makes the device's context that thread's for as long. So an engine may be loaded on one thread and inspect
+on another, and no context is left on a thread that ends.
 """
 
 from __future__ import annotations
@@ -28,6 +30,10 @@ class Graph(Protocol):
 
 class Device(Protocol):
     """What the TensorRT runtime needs of a GPU. Addresses are device addresses; sizes are bytes."""
+
+    def current(self) -> contextlib.AbstractContextManager[None]:
+        """Makes the device's context this thread's inside the block; everything below is called inside."""
+        ...
 
     @property
     def stream(self) -> int:
@@ -89,7 +95,7 @@ class _PycudaGraph:
 
 
 class PycudaDevice:
-    """`Device` with pycuda. Retains the GPU's primary context, which TensorRT uses too, and makes it this thread's.
+    """`Device` with pycuda, in a CUDA context of its own: ending it gives back what anybody has taken in it.
 
     Raises:
         EngineError: there is no GPU, or it has no memory left.
@@ -102,18 +108,29 @@ class PycudaDevice:
         self._graphs: list[_PycudaGraph] = []
         self._capturing: _PycudaGraph | None = None
         self._traffic = Traffic()
+        self._graph_api = GraphApi()
         with self._told("the GPU cannot be opened"):
             self._cuda.init()
-            self._context = self._cuda.Device(index).retain_primary_context()
-            self._context.push()
+            self._context = self._cuda.Device(index).make_context()
+            self._context.pop()
         self._open = True
         try:
-            with self._told("a stream cannot be made"):
+            with self.current(), self._told("a stream cannot be made"):
                 self._stream = self._cuda.Stream(STREAM_NON_BLOCKING)
-            self._graph_api = GraphApi()
         except BaseException:
             self.close()
             raise
+
+    @contextlib.contextmanager
+    def current(self) -> Iterator[None]:
+        """Push the context, and pop it afterwards: about a microsecond."""
+        with self._told("the GPU"):
+            self._context.push()
+        try:
+            yield
+        finally:
+            if self._open:  # closing ends the context, which takes it off the stack
+                self._context.pop()
 
     @property
     def stream(self) -> int:
@@ -204,20 +221,20 @@ class PycudaDevice:
         """Free everything; what fails after an error of the GPU is passed over, the context's end frees it."""
         if not self._open:
             return
+        with contextlib.suppress(self._cuda.Error, EngineError), self.current():
+            for graph in self._graphs:
+                if graph.handle is not None:
+                    graph.handle.close()
+            for allocation in self._allocations.values():
+                with contextlib.suppress(self._cuda.Error):
+                    allocation.free()
+            self._graphs.clear()
+            self._allocations.clear()
+            self._pinned.clear()
+            self._stream = None
+            self._open = False
+            self._context.detach()  # ends it, and takes it off this thread's stack
         self._open = False
-        for graph in self._graphs:
-            if graph.handle is not None:
-                graph.handle.close()
-        self._graphs.clear()
-        for allocation in self._allocations.values():
-            with contextlib.suppress(self._cuda.Error):
-                allocation.free()
-        self._allocations.clear()
-        self._pinned.clear()
-        self._stream = None
-        with contextlib.suppress(self._cuda.Error):
-            self._context.detach()  # while it is current: releases the primary context and takes it off pycuda's stack
-        self._context = None
 
     def _count(self, more: Traffic) -> None:
         if self._capturing is not None:

@@ -1,6 +1,6 @@
 """An engine: a bundle loaded on a runtime and proved on its golden images. The one way from image to map and score.
 
-Made, used and closed on one thread (the inspector's, in the daemon).
+Used by one thread at a time (the inspector, in the daemon); it may be loaded and closed on another.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ class Traffic:
 
 
 class Runtime(Protocol):
-    """A loaded network. Made, used and closed on one thread. Owns its input and output buffers."""
+    """A loaded network. Used by one thread at a time. Owns its input and output buffers."""
 
     @property
     def description(self) -> str:

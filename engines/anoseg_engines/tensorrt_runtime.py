@@ -58,7 +58,7 @@ class _Batch:
 
 
 class TensorRTRuntime:
-    """A plan on a GPU. Made, used and closed on one thread, whose CUDA context it holds.
+    """A plan on a GPU. Used by one thread at a time; its CUDA context is that thread's only while a method runs.
 
     Raises:
         EngineError: the plan is refused, or the GPU's memory is full; everything taken so far is given back.
@@ -73,10 +73,12 @@ class TensorRTRuntime:
         self._in_slot: NDArray[np.float16] | None = None
         self._bound: _Batch | None = None
         self._batches: dict[int, _Batch] = {}
+        self._closed = False
         try:
-            self._make_buffers()
-            for n in range(1, network.max_batch + 1):
-                self._batches[n] = self._make_batch(n)
+            with device.current():
+                self._make_buffers()
+                for n in range(1, network.max_batch + 1):
+                    self._batches[n] = self._make_batch(n)
         except BaseException:
             self.close()
             raise
@@ -87,7 +89,8 @@ class TensorRTRuntime:
         library = find_library(description.library)
         device = PycudaDevice()
         try:
-            network = TensorRTNetwork(library, plan, device, description.max_batch)
+            with device.current():
+                network = TensorRTNetwork(library, plan, device, description.max_batch)
         except BaseException:
             device.close()
             raise
@@ -120,10 +123,11 @@ class TensorRTRuntime:
                 f"a part of {n} tiles, the plan takes at most {self._network.max_batch}",
                 hint=f"rebuild it: anoseg-engine build BUNDLE --max-batch {n}",
             )
-        address = self._make_resident(coords_N2HW)
-        if self._in_slot is not coords_N2HW:
-            self._device.copy(self._coords, address, coords_N2HW.nbytes)
-            self._in_slot = coords_N2HW
+        with self._device.current():
+            address = self._make_resident(coords_N2HW)
+            if self._in_slot is not coords_N2HW:
+                self._device.copy(self._coords, address, coords_N2HW.nbytes)
+                self._in_slot = coords_N2HW
         self._bound = batch
         return batch.frames_NHWC
 
@@ -131,20 +135,23 @@ class TensorRTRuntime:
         """One launch; the returned arrays are views of page-locked memory, valid until the next call."""
         if self._bound is None:
             raise EngineError("no coordinates are bound")
-        self._device.launch(self._bound.graph)
-        self._device.synchronize()
+        with self._device.current():
+            self._device.launch(self._bound.graph)
+            self._device.synchronize()
         return self._bound.maps_NHW, self._bound.scores_N
 
     def device_ms(self, times: int = 50) -> float:
         """Milliseconds of one part on the device, copies included, by CUDA events; for the bound batch size."""
         if self._bound is None or not isinstance(self._device, PycudaDevice):
             raise EngineError("nothing is bound on a GPU")
-        return self._device.device_ms(self._bound.graph, times)
+        with self._device.current():
+            return self._device.device_ms(self._bound.graph, times)
 
     @property
     def layer_information(self) -> str:
         """TensorRT's own layer table, JSON; empty where the network has none."""
-        return str(getattr(self._network, "layer_information", ""))
+        with self._device.current():
+            return str(getattr(self._network, "layer_information", ""))
 
     def close(self) -> None:
         """Give everything back, in reverse order of making; the device's end frees its memory and the context."""
@@ -152,9 +159,13 @@ class TensorRTRuntime:
         self._batches.clear()
         self._resident.clear()
         self._in_slot = None
-        with contextlib.suppress(EngineError):  # work may still be under way, if an error came between
-            self._device.synchronize()
-        self._network.close()
+        if self._closed:
+            return
+        self._closed = True
+        with contextlib.suppress(EngineError), self._device.current():
+            with contextlib.suppress(EngineError):  # work may still be under way, if an error came between
+                self._device.synchronize()
+            self._network.close()
         self._device.close()
 
     def _make_buffers(self) -> None:

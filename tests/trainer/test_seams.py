@@ -54,7 +54,7 @@ def model():
 
 
 def test_a_defect_on_a_seam_gives_the_same_map_as_in_the_middle(model):
-    """A defect on the seam of two tiles and beside it: the stitched map is that of a tile with the defect in its middle, to 0.02."""
+    """A defect on a seam and beside it: the stitched map is that of a tile with the defect in its middle, to 0.02."""
     rng = np.random.default_rng(1)
     placement = Placement.of(SPEC, Region(0, 0, WIDTH, HEIGHT))
     assert len(placement.tiles) > 2

@@ -128,7 +128,7 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     false_reject: share of good parts that may be rejected.
     """
 
-    input: InputSpec = InputSpec(256, 256, "resize", 1.0, 160)
+    input: InputSpec = InputSpec(256, 256, "resize", 1.0, 32)
     coordinates: bool = True
     false_reject: Annotated[float, Meta(gt=0.0, lt=1.0)] = 0.01
     network: NetworkConfig = NetworkConfig()
