@@ -115,6 +115,7 @@ def _check(options: argparse.Namespace) -> int:
     config = load_config(options.config)
     check_sources(config)
     bundle = load_bundle(Path(config.engine.bundle))
+    # A check builds nothing, so it is over in a moment; without a plan it says so.
     engine = Engine.load(bundle, runtime=config.engine.runtime, threads=config.engine.threads)
     try:
         for camera in config.cameras.values():
@@ -122,6 +123,7 @@ def _check(options: argparse.Namespace) -> int:
                 engine.place(camera.region)
         print(f"{options.config}: valid")
         print(f"  engine {bundle.label} on {engine.runtime_description}, proved on its golden images")
+        print(f"  runtime {engine.runtime_name}: {engine.why}")
     finally:
         engine.close()
     for name, camera in config.cameras.items():

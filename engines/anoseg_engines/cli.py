@@ -1,4 +1,4 @@
-"""`anoseg-engine`: build, verify and inspect bundles."""
+"""`anoseg-engine`: build, verify, inspect and bench bundles."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from anoseg_engines.bench import candidates, measure
+from anoseg_engines.bench_view import show
 from anoseg_engines.build import MAX_BATCH, BuildOptions, build_plan
 from anoseg_engines.build_view import BuildProgress, layer_table, plan_table
 from anoseg_engines.bundle import Bundle, load_bundle
 from anoseg_engines.choose import RUNTIMES, prover
 from anoseg_engines.engine import Engine
-from anoseg_engines.errors import AnosegError
+from anoseg_engines.errors import AnosegError, EngineError
 from anoseg_engines.manifest import manifest_schema
 from anoseg_engines.plan import PlanStore
 from anoseg_engines.tensorrt_library import MODULES
@@ -47,20 +49,29 @@ def run(arguments: list[str]) -> int:
         _verify(bundle, options)
     elif options.command == "build":
         _build(bundle, options)
+    elif options.command == "bench":
+        _bench(bundle, options)
     else:
         _inspect(bundle, options.json)
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="anoseg-engine", description="Build, verify and inspect engine bundles.")
+    parser = argparse.ArgumentParser(prog="anoseg-engine", description="Build, verify, inspect and measure engine bundles.")
     commands = parser.add_subparsers(dest="command", required=True)
     build = commands.add_parser("build", help="build the TensorRT plan for this machine, and prove it where a GPU is")
     verify = commands.add_parser("verify", help="check every hash and prove the bundle on its golden images")
     inspect = commands.add_parser("inspect", help="show what a bundle is")
-    for command in (build, verify, inspect):
+    bench = commands.add_parser("bench", help="measure every runtime of this machine, in one run")
+    for command in (build, verify, inspect, bench):
         command.add_argument("bundle", type=Path, metavar="BUNDLE", help="STORE/NAME (newest version) or STORE/NAME/VERSION")
+    for command in (build, verify, inspect):
         command.add_argument("--json", action="store_true", help="print JSON")
+    bench.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
+    bench.add_argument("--runtime", action="append", default=[], choices=RUNTIMES[1:], help="only this one; may be repeated")
+    bench.add_argument("--threads", type=int, default=0, metavar="N", help="of the CPU runtime; 0: it chooses")
+    bench.add_argument("--max-batch", type=_positive, default=MAX_BATCH, metavar="N", help=f"largest batch ({MAX_BATCH})")
+    bench.add_argument("--seconds", type=float, default=2.0, metavar="S", help="for each runtime and batch size (2)")
     build.add_argument("--runtime", default="auto", choices=("auto", *MODULES), help="which TensorRT, if both are installed")
     build.add_argument("--workspace-mb", type=_positive, metavar="N", help="memory TensorRT may use while it builds (all)")
     build.add_argument(
@@ -95,6 +106,29 @@ def _build(bundle: Bundle, options: argparse.Namespace) -> None:
         return
     Console().print(plan_table(description, str(PlanStore.of(bundle).folder / description.plan)))
     Console().print(layer_table(description))
+
+
+def _bench(bundle: Bundle, options: argparse.Namespace) -> None:
+    found, skipped = candidates(bundle, threads=options.threads, names=options.runtime)
+    if options.runtime and skipped:  # what was named must run
+        raise EngineError(next(iter(skipped.values())))
+    console = Console(stderr=True)
+    batches = [n for n in (1, 2, 4, 8, 16, 32, 64) if n < options.max_batch] + [options.max_batch]
+    try:
+        with console.status("measuring") as status:
+            report = measure(
+                bundle,
+                found,
+                skipped,
+                batches=batches,
+                seconds=options.seconds,
+                threads=options.threads,
+                on_progress=status.update,
+            )
+    finally:
+        for candidate in found:
+            candidate.close()
+    show(report, options.json)
 
 
 def _verify(bundle: Bundle, options: argparse.Namespace) -> None:
