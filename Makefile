@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test check format torture demo-bundle clean
+.PHONY: help demo test check format torture demo-bundle gpu-check clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -28,6 +28,10 @@ format: $(VENV)/.installed-dev ## format the code
 
 torture: $(VENV)/.installed-dev ## kill daemon and archiving client 50 times each; nothing may be lost (minutes)
 	$(BIN)/python tests/torture.py
+
+gpu-check: $(VENV)/.installed-dev ## on a machine with a GPU: build, prove and measure the TensorRT runtime; one table
+	@$(BIN)/python -c "import pycuda" 2>/dev/null || $(PIP_INSTALL) pycuda || echo "pycuda needs the CUDA toolkit to install"
+	$(BIN)/python tests/gpu_check.py
 
 demo-bundle: $(VENV)/.installed-dev ## train the demo's bundle anew: renders its images, trains, replaces engines/store/demo
 	rm -rf runs/demo-images runs/demo-store

@@ -54,7 +54,7 @@ class Device(Protocol):
         ...
 
     def pinned(self, size: int, dtype: DTypeLike) -> NDArray[Any]:
-        """A page-locked host array [size], which copies need not stage."""
+        """A page-locked host array [size], which copies need not stage; gone after `close`."""
         ...
 
     def upload(self, address: int, source: NDArray[Any]) -> None:
@@ -154,7 +154,7 @@ class PycudaDevice:
         self._allocations.pop(address).free()
 
     def pinned(self, size: int, dtype: DTypeLike) -> NDArray[Any]:
-        """Page-locked host memory; it stays as long as anybody holds the array."""
+        """Page-locked host memory; it stays until `close`."""
         with self._told(f"{size} page-locked values"):
             array: NDArray[Any] = self._cuda.pagelocked_empty(size, dtype)
         self._pinned.append(array)
@@ -228,6 +228,9 @@ class PycudaDevice:
             for allocation in self._allocations.values():
                 with contextlib.suppress(self._cuda.Error):
                     allocation.free()
+            for array in self._pinned:  # freed here, while the context is alive: nobody holds a view of it any more
+                with contextlib.suppress(self._cuda.Error):
+                    array.base.free()  # type: ignore[union-attr]  # pycuda's owner of the memory
             self._graphs.clear()
             self._allocations.clear()
             self._pinned.clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,7 +50,9 @@ def cuda_driver() -> Any:
         EngineError: it is not installed, or the CUDA driver is missing.
     """
     try:
-        import pycuda.driver
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that the driver is missing is said below, once
+            import pycuda.driver
     except ModuleNotFoundError as error:
         raise EngineError("no GPU can be used: pycuda is not installed", hint=GPU_EXTRA) from error
     except ImportError as error:  # the extension is there, libcuda.so.1 is not
