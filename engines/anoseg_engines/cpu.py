@@ -15,6 +15,7 @@ from anoseg_engines.runtime import Traffic
 
 PRECISIONS = ("f16", "bf16", "f32")
 """In the order in which they are preferred: half as wide is about twice as fast, and f16 rounds eight times finer than bf16."""
+BETWEEN = "before_first_convolution"
 _CAPABILITY = {"f16": "FP16", "bf16": "BF16", "f32": "FP32"}
 
 
@@ -26,15 +27,18 @@ def cpu_precisions() -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Compiled:
-    """The network for one batch size, with its input buffer."""
+    """The network for one batch size, with its input buffer. requests: what is run, in order; the last gives the results."""
 
-    request: ov.InferRequest
+    requests: tuple[ov.InferRequest, ...]
     frames_NHWC: NDArray[np.uint8]
     layers: Counter[str]  # convolutions by the precision they run in
 
 
 class CpuRuntime:
     """The bundle's network on the CPU, in the precision asked for: f32, or bf16 or f16 where the processor has it.
+
+    In bf16 what comes before the first convolution (differences of grey values) stays in f32: bf16 has 8 bits for 256 grey
+    values, and scores would move by 0.03.
 
     OpenVINO takes a precision as a hint and may run another one; what runs is read back from the compiled network, and
     another one than asked for is an error. One compiled network per batch size, made at the first `bind` of that size.
@@ -85,7 +89,7 @@ class CpuRuntime:
         """Where the network reads the coordinates: the address of the array that was bound."""
         if self._bound is None:
             raise EngineError("no coordinates are bound")
-        address: int = self._bound.request.get_tensor("coords").data.ctypes.data
+        address: int = self._bound.requests[0].get_tensor("coords").data.ctypes.data
         return address
 
     def bind(self, coords_N2HW: NDArray[np.float16]) -> NDArray[np.uint8]:
@@ -95,16 +99,17 @@ class CpuRuntime:
             self._compiled[n] = self._compile(n)
         self._bound = self._compiled[n]
         self._coords = coords_N2HW  # OpenVINO reads it in place: it must outlive the binding
-        self._bound.request.set_tensor("coords", ov.Tensor(coords_N2HW, shared_memory=True))
+        for request in self._bound.requests:
+            request.set_tensor("coords", ov.Tensor(coords_N2HW, shared_memory=True))
         return self._bound.frames_NHWC
 
     def infer(self) -> tuple[NDArray[np.floating], NDArray[np.float32]]:
         """Run the bound input buffer; the returned arrays are views of the runtime's, valid until the next call."""
         if self._bound is None:
             raise EngineError("no coordinates are bound")
-        request = self._bound.request
         try:
-            request.infer()
+            for request in self._bound.requests:
+                request.infer()
             return request.get_tensor("anomaly_map").data, request.get_tensor("score").data
         except RuntimeError as error:
             raise EngineError(f"OpenVINO failed: {_first_line(error)}") from error
@@ -131,22 +136,51 @@ class CpuRuntime:
         h, w = self._spec.height, self._spec.width
         try:
             model.reshape({"frames": [n, h, w, 3], "coords": [n, 2, h, w]})
-            compiled = self._core.compile_model(model, "CPU", self._properties)
-            request = compiled.create_infer_request()
+            models = _split(model) if self._precision == "bf16" else (model,)
+            hints = ("f32", "bf16") if len(models) == 2 else (self._precision,)
+            compiled = [
+                self._core.compile_model(part, "CPU", self._properties | {"INFERENCE_PRECISION_HINT": hint})
+                for part, hint in zip(models, hints, strict=True)
+            ]
+            requests = tuple(part.create_infer_request() for part in compiled)
         except RuntimeError as error:
             raise EngineError(
                 f"model.onnx cannot be compiled for {n} inputs of {h}×{w}: {_first_line(error)}",
                 hint="the bundle does not fit its manifest; train it anew",
             ) from error
-        layers = _precisions_that_run(compiled)
+        layers = _precisions_that_run(compiled[-1])
         if self._precision not in layers:
             raise EngineError(
                 f"OpenVINO runs this network in {', '.join(sorted(layers))} on this processor, {self._precision} was asked for",
                 hint="choose runtime cpu, which takes what the processor has",
             )
         frames = np.zeros((n, h, w, 3), np.uint8)
-        request.set_tensor("frames", ov.Tensor(frames, shared_memory=True))
-        return _Compiled(request, frames, layers)
+        requests[0].set_tensor("frames", ov.Tensor(frames, shared_memory=True))
+        if len(requests) == 2:
+            requests[1].set_tensor(BETWEEN, requests[0].get_output_tensor(0))
+        return _Compiled(requests, frames, layers)
+
+
+def _split(model: ov.Model) -> tuple[ov.Model, ...]:
+    """The network in two: up to the first convolution's input, and the rest; as it is, if there is nothing to split."""
+    work = model.clone()
+    parameters = {p.get_friendly_name(): p for p in work.get_parameters()}
+    first = next((op for op in work.get_ordered_ops() if op.get_type_name() == "Convolution"), None)
+    if first is None or first.input_value(0).get_node().get_type_name() == "Parameter":
+        return (model,)
+    cut = first.input_value(0)
+    front = ov.Model([ov.opset13.result(cut)], list(parameters.values()), "front").clone()
+    between = ov.opset13.parameter(cut.get_shape(), cut.get_element_type(), name=BETWEEN)
+    between.output(0).get_tensor().set_names({BETWEEN})
+    for target in cut.get_target_inputs():
+        if target.get_node().get_type_name() != "Result":
+            target.replace_source_output(between.output(0))
+    try:
+        # Beyond the first convolution only the coordinates are needed, to mask padding.
+        rest = ov.Model(work.get_results(), [between, parameters["coords"]], "rest")
+    except RuntimeError:
+        return (model,)
+    return front, rest
 
 
 def _precisions_that_run(compiled: ov.CompiledModel) -> Counter[str]:
