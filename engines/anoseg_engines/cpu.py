@@ -129,6 +129,13 @@ class CpuRuntime:
             raise EngineError(f"model.onnx cannot be read by OpenVINO: {_first_line(error)}") from error
         if found != names:
             raise EngineError(f"model.onnx has inputs {sorted(found[0])} and outputs {sorted(found[1])}, not the contract's")
+        taken = str(model.input("frames").partial_shape)
+        said = [self._spec.height, self._spec.width, 3]
+        if not model.input("frames").partial_shape.compatible(ov.PartialShape([-1, *said])):
+            raise EngineError(
+                f"model.onnx takes frames of {taken}, the manifest says {self._spec.height}×{self._spec.width}",
+                hint="the bundle does not fit its manifest; train it anew",
+            )
         return model
 
     def _compile(self, n: int) -> _Compiled:
