@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test check format torture bench demo-bundle clean
+.PHONY: help demo test check format torture bench gpu-check demo-bundle clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -31,6 +31,10 @@ torture: $(VENV)/.installed-dev ## kill daemon and archiving client 50 times eac
 
 bench: $(VENV)/.installed-dev ## how fast the daemon is against the bare engine, in one run (two minutes on a quiet machine)
 	$(BIN)/python tests/line_bench.py
+
+gpu-check: $(VENV)/.installed-dev ## on a machine with a GPU: build, prove and measure the TensorRT runtime; one table
+	@$(BIN)/python -c "import pycuda" 2>/dev/null || $(PIP_INSTALL) pycuda || echo "pycuda needs the CUDA toolkit to install"
+	$(BIN)/python tests/gpu_check.py
 
 demo-bundle: $(VENV)/.installed-dev ## train the demo's bundle anew: renders its images, trains, replaces engines/store/demo
 	rm -rf runs/demo-images runs/demo-store

@@ -132,6 +132,7 @@ def _check(options: argparse.Namespace) -> int:
     config = load_config(options.config)
     check_sources(config)
     bundle = load_bundle(Path(config.engine.bundle))
+    # A check builds nothing, so it is over in a moment; without a plan it says so.
     engine = Engine.load(bundle, runtime=config.engine.runtime, threads=config.engine.threads)
     try:
         for name, camera in config.cameras.items():
@@ -144,6 +145,7 @@ def _check(options: argparse.Namespace) -> int:
                     raise ConfigError(f"cameras.{name}: {error.what}", hint=error.hint) from error
         print(f"{options.config}: valid")
         print(f"  engine {bundle.label} on {engine.runtime_description}, proved on its golden images")
+        print(f"  runtime {engine.runtime_name}: {engine.why}")
     finally:
         engine.close()
     for name, camera in config.cameras.items():

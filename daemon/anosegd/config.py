@@ -179,10 +179,13 @@ class CameraConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
 
 class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """bundle: STORE/NAME (newest version) or STORE/NAME/VERSION. threads: CPU threads, 0 lets the runtime choose."""
+    """bundle: STORE/NAME (newest version) or STORE/NAME/VERSION. runtime: see `choose.RUNTIMES`. build: a TensorRT plan that is
+    missing may be built at the start. threads: of the CPU runtime, 0 lets it choose.
+    """
 
     bundle: str
     runtime: str = "auto"
+    build: bool = False
     threads: Annotated[int, Meta(ge=0, le=1024)] = 0
 
 

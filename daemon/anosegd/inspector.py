@@ -90,8 +90,10 @@ class Inspector(Worker):
         Raises:
             EngineError: the engine is refused.
         """
-        engine = Engine.load(self._bundle, runtime=self._config.engine.runtime, threads=self._config.engine.threads)
+        wish = self._config.engine
+        engine = Engine.load(self._bundle, runtime=wish.runtime, threads=wish.threads, build=wish.build)
         try:
+            logs.info("engine.loaded", engine=self._bundle.label, runtime=engine.runtime_description, why=engine.why)
             self.engine = engine_name(self._bundle, engine.runtime_description)
             while not (self._stopping.is_set() and (self._abandoned or self._intake.empty)):
                 self.answer()

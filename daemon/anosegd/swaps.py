@@ -90,7 +90,9 @@ class _Swap(Worker):
         if not Path(self.path).is_absolute():
             raise ConfigError(f"{self.path}: the daemon needs an absolute path", hint="`anosegd swap` makes one")
         bundle = load_bundle(Path(self.path))
-        engine = Engine.load(bundle, runtime=self._config.runtime, threads=self._config.threads)
+        wish = self._config
+        engine = Engine.load(bundle, runtime=wish.runtime, threads=wish.threads, build=wish.build)
+        logs.info("engine.loaded", engine=bundle.label, runtime=engine.runtime_description, why=engine.why)
         try:
             placements = {}
             for region in self._inspector.regions:

@@ -2,64 +2,123 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import dataclass
+
 import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
 from anoseg_engines.errors import EngineError
 from anoseg_engines.placement import InputSpec
+from anoseg_engines.runtime import Traffic
+
+PRECISIONS = ("f16", "bf16", "f32")
+"""In the order in which they are preferred: half as wide is about twice as fast, and f16 rounds eight times finer than bf16."""
+BETWEEN = "before_first_convolution"
+_CAPABILITY = {"f16": "FP16", "bf16": "BF16", "f32": "FP32"}
+
+
+def cpu_precisions() -> list[str]:
+    """What this processor computes in natively, preferred first; ends with f32, which every processor has."""
+    capabilities = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return [p for p in PRECISIONS if p == "f32" or _CAPABILITY[p] in capabilities]
+
+
+@dataclass(frozen=True, slots=True)
+class _Compiled:
+    """The network for one batch size, with its input buffer. requests: what is run, in order; the last gives the results."""
+
+    requests: tuple[ov.InferRequest, ...]
+    frames_NHWC: NDArray[np.uint8]
+    layers: Counter[str]  # convolutions by the precision they run in
 
 
 class CpuRuntime:
-    """The bundle's network on the CPU, computed in FP32 (the FP16 weights are widened once, when it is compiled).
+    """The bundle's network on the CPU, in the precision asked for: f32, or bf16 or f16 where the processor has it.
 
-    One compiled network per batch size, made at the first `bind_coords` of that size. threads: 0 lets OpenVINO choose.
+    In bf16 what comes before the first convolution (differences of grey values) stays in f32: bf16 has 8 bits for 256 grey
+    values, and scores would move by 0.03.
+
+    OpenVINO takes a precision as a hint and may run another one; what runs is read back from the compiled network, and
+    another one than asked for is an error. One compiled network per batch size, made at the first `bind` of that size.
+    threads: 0 lets OpenVINO choose.
+
+    Raises:
+        EngineError: the network cannot be read or compiled, or not in this precision.
     """
 
-    def __init__(self, model_onnx: bytes, spec: InputSpec, *, threads: int = 0) -> None:
+    def __init__(self, model_onnx: bytes, spec: InputSpec, *, precision: str = "f32", threads: int = 0) -> None:
         self._spec = spec
         self._core = ov.Core()
-        self._properties: dict[str, object] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+        self._precision = precision
+        self._properties: dict[str, object] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
         if threads:
             self._properties["INFERENCE_NUM_THREADS"] = threads
         self._model_onnx = model_onnx
-        self._requests: dict[int, ov.InferRequest] = {}
+        self._compiled: dict[int, _Compiled] = {}
         self._coords: NDArray[np.float16] | None = None
-        self._request: ov.InferRequest | None = None
-        self._read_model()  # a file that is no network is refused here, not at the first part
+        self._bound: _Compiled | None = None
+        self._compiled[1] = self._compile(1)  # a file that is no network is refused here, not at the first part
+        self._layers = self._compiled[1].layers
 
     @property
     def description(self) -> str:
-        """Runtime, version and the precision that runs."""
-        return f"openvino {ov.__version__.split('-')[0]} cpu f32"
+        """Runtime, version and the precision that runs; with what share of the layers, if it is not all of them."""
+        layers = self._layers
+        share = "" if len(layers) == 1 else f" ({layers[self._precision]} of {sum(layers.values())} layers)"
+        return f"openvino {ov.__version__.split('-')[0]} cpu {self._precision}{share}"
 
-    def bind_coords(self, coords_N2HW: NDArray[np.float16]) -> None:
+    @property
+    def precision(self) -> str:
+        """The precision the convolutions run in."""
+        return self._precision
+
+    @property
+    def layers(self) -> dict[str, int]:
+        """How many convolutions run in which precision, at batch 1."""
+        return dict(self._layers)
+
+    @property
+    def traffic(self) -> Traffic:
+        """Nothing is sent anywhere."""
+        return Traffic()
+
+    @property
+    def coords_address(self) -> int:
+        """Where the network reads the coordinates: the address of the array that was bound."""
+        if self._bound is None:
+            raise EngineError("no coordinates are bound")
+        address: int = self._bound.requests[0].get_tensor("coords").data.ctypes.data
+        return address
+
+    def bind(self, coords_N2HW: NDArray[np.float16]) -> NDArray[np.uint8]:
         """Bind the coordinates by address (no copy); compiles the network for N if it is new."""
         n = coords_N2HW.shape[0]
-        if n not in self._requests:
-            self._requests[n] = self._compile(n)
-        self._request = self._requests[n]
+        if n not in self._compiled:
+            self._compiled[n] = self._compile(n)
+        self._bound = self._compiled[n]
         self._coords = coords_N2HW  # OpenVINO reads it in place: it must outlive the binding
-        self._request.set_tensor("coords", ov.Tensor(coords_N2HW, shared_memory=True))
+        for request in self._bound.requests:
+            request.set_tensor("coords", ov.Tensor(coords_N2HW, shared_memory=True))
+        return self._bound.frames_NHWC
 
-    def infer(self, frames_NHWC: NDArray[np.uint8]) -> tuple[NDArray[np.floating], NDArray[np.float32]]:
-        """Run frames uint8 [N, H, W, 3]; the returned arrays are views of the runtime's, valid until the next call."""
-        if self._request is None or self._coords is None or self._coords.shape[0] != frames_NHWC.shape[0]:
-            raise EngineError(f"no coordinates are bound for a batch of {frames_NHWC.shape[0]}")
+    def infer(self) -> tuple[NDArray[np.floating], NDArray[np.float32]]:
+        """Run the bound input buffer; the returned arrays are views of the runtime's, valid until the next call."""
+        if self._bound is None:
+            raise EngineError("no coordinates are bound")
         try:
-            self._request.set_tensor("frames", ov.Tensor(frames_NHWC, shared_memory=True))
-            self._request.infer()
-            maps = self._request.get_tensor("anomaly_map").data
-            scores = self._request.get_tensor("score").data
+            for request in self._bound.requests:
+                request.infer()
+            return request.get_tensor("anomaly_map").data, request.get_tensor("score").data
         except RuntimeError as error:
             raise EngineError(f"OpenVINO failed: {_first_line(error)}") from error
-        return maps, scores
 
     def close(self) -> None:
         """Drop the compiled networks."""
-        self._request = None
+        self._bound = None
         self._coords = None
-        self._requests.clear()
+        self._compiled.clear()
 
     def _read_model(self) -> ov.Model:
         try:
@@ -70,20 +129,77 @@ class CpuRuntime:
             raise EngineError(f"model.onnx cannot be read by OpenVINO: {_first_line(error)}") from error
         if found != names:
             raise EngineError(f"model.onnx has inputs {sorted(found[0])} and outputs {sorted(found[1])}, not the contract's")
+        taken = str(model.input("frames").partial_shape)
+        said = [self._spec.height, self._spec.width, 3]
+        if not model.input("frames").partial_shape.compatible(ov.PartialShape([-1, *said])):
+            raise EngineError(
+                f"model.onnx takes frames of {taken}, the manifest says {self._spec.height}×{self._spec.width}",
+                hint="the bundle does not fit its manifest; train it anew",
+            )
         return model
 
-    def _compile(self, n: int) -> ov.InferRequest:
+    def _compile(self, n: int) -> _Compiled:
         model = self._read_model()
         h, w = self._spec.height, self._spec.width
         try:
             model.reshape({"frames": [n, h, w, 3], "coords": [n, 2, h, w]})
-            compiled = self._core.compile_model(model, "CPU", self._properties)
-            return compiled.create_infer_request()
+            models = _split(model) if self._precision == "bf16" else (model,)
+            hints = ("f32", "bf16") if len(models) == 2 else (self._precision,)
+            compiled = [
+                self._core.compile_model(part, "CPU", self._properties | {"INFERENCE_PRECISION_HINT": hint})
+                for part, hint in zip(models, hints, strict=True)
+            ]
+            requests = tuple(part.create_infer_request() for part in compiled)
         except RuntimeError as error:
             raise EngineError(
                 f"model.onnx cannot be compiled for {n} inputs of {h}×{w}: {_first_line(error)}",
                 hint="the bundle does not fit its manifest; train it anew",
             ) from error
+        layers = _precisions_that_run(compiled[-1])
+        if self._precision not in layers:
+            raise EngineError(
+                f"OpenVINO runs this network in {', '.join(sorted(layers))} on this processor, {self._precision} was asked for",
+                hint="choose runtime cpu, which takes what the processor has",
+            )
+        frames = np.zeros((n, h, w, 3), np.uint8)
+        requests[0].set_tensor("frames", ov.Tensor(frames, shared_memory=True))
+        if len(requests) == 2:
+            requests[1].set_tensor(BETWEEN, requests[0].get_output_tensor(0))
+        return _Compiled(requests, frames, layers)
+
+
+def _split(model: ov.Model) -> tuple[ov.Model, ...]:
+    """The network in two: up to the first convolution's input, and the rest; as it is, if there is nothing to split."""
+    work = model.clone()
+    parameters = {p.get_friendly_name(): p for p in work.get_parameters()}
+    first = next((op for op in work.get_ordered_ops() if op.get_type_name() == "Convolution"), None)
+    if first is None or first.input_value(0).get_node().get_type_name() == "Parameter":
+        return (model,)
+    cut = first.input_value(0)
+    front = ov.Model([ov.opset13.result(cut)], list(parameters.values()), "front").clone()
+    between = ov.opset13.parameter(cut.get_shape(), cut.get_element_type(), name=BETWEEN)
+    between.output(0).get_tensor().set_names({BETWEEN})
+    for target in cut.get_target_inputs():
+        if target.get_node().get_type_name() != "Result":
+            target.replace_source_output(between.output(0))
+    try:
+        # Beyond the first convolution only the coordinates are needed, to mask padding.
+        rest = ov.Model(work.get_results(), [between, parameters["coords"]], "rest")
+    except RuntimeError:
+        return (model,)
+    return front, rest
+
+
+def _precisions_that_run(compiled: ov.CompiledModel) -> Counter[str]:
+    """Convolutions of the compiled network by precision; of a network without any, the precision of the whole."""
+    found: Counter[str] = Counter()
+    for op in compiled.get_runtime_model().get_ops():
+        info = op.get_rt_info()
+        if "layerType" in info and info["layerType"].astype(str) == "Convolution":
+            found[info["runtimePrecision"].astype(str)] += 1
+    if not found:
+        found[compiled.get_property("INFERENCE_PRECISION_HINT").to_string()] += 1
+    return found
 
 
 def _first_line(error: Exception) -> str:

@@ -1,29 +1,24 @@
 """An engine: a bundle loaded on a runtime and proved on its golden images. The one way from image to map and score.
 
-Made, used and closed on one thread (the inspector's, in the daemon).
+Used by one thread at a time (the inspector, in the daemon); it may be loaded and closed on another.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from anoseg_engines.bundle import Bundle, GoldenSample
-from anoseg_engines.cpu import CpuRuntime
-from anoseg_engines.errors import ConfigError, EngineError
+from anoseg_engines.choose import Choice, choose
+from anoseg_engines.errors import EngineError, NotProvedError
 from anoseg_engines.images import Image
 from anoseg_engines.judge import Inspection, Thresholds
 from anoseg_engines.manifest import GoldenTolerance
 from anoseg_engines.placement import InputSpec, Placement, Region
-from anoseg_engines.runtime import Runtime
-
-RUNTIMES: dict[str, Callable[[bytes, InputSpec, int], Runtime]] = {
-    "cpu": lambda model, spec, threads: CpuRuntime(model, spec, threads=threads),
-}
+from anoseg_engines.runtime import Runtime, Traffic
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,33 +42,47 @@ class GoldenResult:
 
 
 class Engine:
-    """Runs parts through a bundle's network. Holds the input buffers; `inspect` returns arrays that are the caller's."""
+    """Runs parts through a bundle's network; `inspect` returns arrays that are the caller's.
 
-    def __init__(self, bundle: Bundle, runtime: Runtime) -> None:
+    runtime_name: as in `choose.RUNTIMES`. why: why this runtime, in a few words.
+    """
+
+    def __init__(self, bundle: Bundle, runtime: Runtime, *, name: str = "", why: str = "") -> None:
         self.bundle = bundle
+        self.runtime_name = name
+        self.why = why
         self._runtime = runtime
         self._bound: Placement | None = None
-        self._frames: dict[int, NDArray[np.uint8]] = {}
+        self._frames: NDArray[np.uint8] | None = None
 
     @classmethod
-    def load(cls, bundle: Bundle, *, runtime: str = "auto", threads: int = 0) -> Engine:
+    def load(cls, bundle: Bundle, *, runtime: str = "auto", threads: int = 0, build: bool = False) -> Engine:
         """Load `bundle` on a runtime, prove it on the golden images (which warms it up as well).
 
-        runtime: "auto" or a name of RUNTIMES; "auto" is the CPU runtime. threads: 0 lets the runtime choose.
+        runtime: one of `choose.RUNTIMES`. threads: of the CPU runtime, 0 lets it choose. build: a TensorRT plan that is
+        missing is built.
 
         Raises:
             ConfigError: the runtime's name is unknown.
-            EngineError: the network cannot be run, or the golden images come out otherwise than recorded.
+            EngineError: the runtime cannot run, or the golden images come out otherwise than recorded.
         """
-        name = "cpu" if runtime == "auto" else runtime
-        if name not in RUNTIMES:
-            raise ConfigError(f"runtime {runtime!r} is unknown", hint=f"choose auto or one of {', '.join(RUNTIMES)}")
-        engine = cls(bundle, RUNTIMES[name](bundle.model_onnx, bundle.manifest.input, threads))
+        *others, last = choose(bundle, runtime, threads=threads, build=build)
+        for choice in others:
+            try:
+                return cls._load(bundle, choice)
+            except NotProvedError:
+                continue  # the next one's reason says so
+        return cls._load(bundle, last)
+
+    @classmethod
+    def _load(cls, bundle: Bundle, choice: Choice) -> Engine:
+        engine = cls(bundle, choice.open(), name=choice.name, why=choice.why)
         try:
             engine.prove()
         except BaseException:
             engine.close()
             raise
+        choice.proved()
         return engine
 
     @property
@@ -96,6 +105,16 @@ class Engine:
         """Runtime, version and the precision that runs."""
         return self._runtime.description
 
+    @property
+    def precision(self) -> str:
+        """The precision that runs."""
+        return self._runtime.precision
+
+    @property
+    def traffic(self) -> Traffic:
+        """Bytes to and from the device so far."""
+        return self._runtime.traffic
+
     def place(self, region: Region) -> Placement:
         """Plan a region of the camera image, and make the runtime ready for its number of tiles.
 
@@ -112,11 +131,9 @@ class Engine:
         Raises:
             EngineError: the runtime failed or its answer is no number.
         """
-        self._bind(placement)
-        frames = self._frames[len(placement.tiles)]
-        placement.fill(image, frames)
+        placement.fill(image, self._bind(placement))
         start = time.monotonic_ns()
-        maps, scores = self._runtime.infer(frames)
+        maps, scores = self._runtime.infer()
         inference_ns = time.monotonic_ns() - start
         score = float(scores.max())
         if not np.isfinite(scores).all():  # max() may hide a NaN in one tile behind another tile's number
@@ -127,7 +144,7 @@ class Engine:
         """Run the golden images and compare with what the trainer's FP32 network said of them.
 
         Raises:
-            EngineError: one is out of tolerance; both values are named.
+            NotProvedError: one is out of tolerance; both values are named. EngineError: the runtime failed.
         """
         manifest = self.bundle.manifest
         results = []
@@ -135,7 +152,7 @@ class Engine:
             result = self._compare(sample)
             if not result.holds(manifest.golden_tolerance):
                 limit = manifest.golden_tolerance
-                raise EngineError(
+                raise NotProvedError(
                     f"{self.bundle.path}: does not prove itself on {self._runtime.description}: {golden.image} scores "
                     f"{result.score:.4f}, recorded {result.recorded_score:.4f} (±{limit.score}); map differs by "
                     f"{result.map_mean:.4f} on average (≤ {limit.map_mean}), {result.map_p999:.4f} at the 99.9th percentile "
@@ -148,7 +165,7 @@ class Engine:
     def close(self) -> None:
         """Give the runtime back."""
         self._bound = None
-        self._frames.clear()
+        self._frames = None
         self._runtime.close()
 
     def _compare(self, sample: GoldenSample) -> GoldenResult:
@@ -169,11 +186,10 @@ class Engine:
             verdict_equal=(inspection.score >= threshold) == (sample.verdict == "FAIL"),
         )
 
-    def _bind(self, placement: Placement) -> None:
-        if placement is self._bound:
-            return
-        n = len(placement.tiles)
-        self._runtime.bind_coords(placement.coords_N2HW)
-        if n not in self._frames:
-            self._frames[n] = np.empty((n, self.spec.height, self.spec.width, 3), np.uint8)
-        self._bound = placement
+    def _bind(self, placement: Placement) -> NDArray[np.uint8]:
+        """The input buffer for this placement's tiles, its coordinates bound."""
+        if placement is not self._bound or self._frames is None:
+            self._bound = None  # until it has worked
+            self._frames = self._runtime.bind(placement.coords_N2HW)
+            self._bound = placement
+        return self._frames

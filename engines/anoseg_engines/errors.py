@@ -39,6 +39,10 @@ class EngineError(AnosegError):
     exit_code = 3
 
 
+class NotProvedError(EngineError):
+    """A runtime that answers otherwise on the golden images than is recorded."""
+
+
 class CameraError(AnosegError):
     """A camera or other source of frames that cannot be opened or read."""
 

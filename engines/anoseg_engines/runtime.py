@@ -1,33 +1,65 @@
-"""What a runtime is: something that runs the bundle's network on N inputs. One implementation a module (`cpu.py`)."""
+"""What a runtime is: something that runs the bundle's network on N inputs. `cpu.py` and `tensorrt_runtime.py` are the two."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Bytes that crossed between host and device since the runtime was made; both 0 on the CPU."""
+
+    to_device: int = 0
+    from_device: int = 0
+
+    def since(self, earlier: Traffic) -> Traffic:
+        """What has been sent since `earlier` was read."""
+        return Traffic(self.to_device - earlier.to_device, self.from_device - earlier.from_device)
+
+
 class Runtime(Protocol):
-    """A loaded network. Made, used and closed on one thread."""
+    """A loaded network. Used by one thread at a time. Owns its input and output buffers."""
 
     @property
     def description(self) -> str:
         """Name, version and precision that really runs, for logs and `inspect`."""
         ...
 
-    def bind_coords(self, coords_N2HW: NDArray[np.float16]) -> None:
-        """Bind precomputed coordinates, FP16 [N, 2, H, W]; kept until the next call, nothing is sent per part."""
+    @property
+    def precision(self) -> str:
+        """The precision that really runs: f32, f16 or bf16."""
         ...
 
-    def infer(self, frames_NHWC: NDArray[np.uint8]) -> tuple[NDArray[np.floating], NDArray[np.float32]]:
-        """Run frames uint8 [N, H, W, 3]: maps float [N, H, W] and scores float32 [N], views valid until the next call.
+    @property
+    def traffic(self) -> Traffic:
+        """Bytes to and from the device so far."""
+        ...
+
+    def bind(self, coords_N2HW: NDArray[np.float16]) -> NDArray[np.uint8]:
+        """Bind precomputed coordinates, FP16 [N, 2, H, W], until the next call; nothing of them is sent per part.
+
+        The array is read in place, or by its identity: it must not be written afterwards.
+
+        Returns:
+            The runtime's input buffer, uint8 [N, H, W, 3]: fill it, then call `infer`; valid until the next `bind`.
 
         Raises:
-            EngineError: the runtime failed.
+            EngineError: the runtime cannot take N inputs.
+        """
+        ...
+
+    def infer(self) -> tuple[NDArray[np.floating], NDArray[np.float32]]:
+        """Run what the input buffer holds: maps float [N, H, W] and scores float32 [N], views valid until the next call.
+
+        Raises:
+            EngineError: the runtime failed, or nothing is bound.
         """
         ...
 
     def close(self) -> None:
-        """Give everything back; further calls are errors."""
+        """Give everything back, also after an error; once is enough, more does no harm."""
         ...

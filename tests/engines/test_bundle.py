@@ -101,6 +101,16 @@ def test_a_newer_schema_says_update(tmp_path: Path) -> None:
         load_bundle(tmp_path / "tiny")
 
 
+def test_a_bundle_of_another_input_size_than_its_network_is_refused(tmp_path: Path) -> None:
+    """A correctly sealed manifest that names a size its network does not take: refused when it is loaded, exit code 3."""
+    bundle = write_tiny_bundle(tmp_path / "tiny")
+    manifest = msgspec.structs.replace(bundle.manifest, input=InputSpec(32, 32))
+    (bundle.path / MANIFEST).write_bytes(canonical_bytes(sealed(manifest)))
+    with pytest.raises(EngineError, match="32×32") as caught:
+        Engine.load(load_bundle(bundle.path))
+    assert caught.value.exit_code == 3
+
+
 @pytest.mark.parametrize("name", ["../../secret", "/etc/hostname"])
 def test_a_manifest_cannot_reach_outside_the_bundle(tmp_path: Path, name: str) -> None:
     """Even a correctly sealed manifest names only files inside its folder."""

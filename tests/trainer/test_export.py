@@ -52,8 +52,8 @@ def test_fp16_onnx_on_the_cpu_runtime_equals_the_fp32_network(network, model, pl
         maps, scores = network.inspect(torch.from_numpy(frames), torch.from_numpy(coords.astype(np.float32)))
     runtime = CpuRuntime(model, SPEC)
     try:
-        runtime.bind_coords(coords)
-        got_maps, got_scores = (np.array(a, np.float32) for a in runtime.infer(frames))
+        runtime.bind(coords)[:] = frames
+        got_maps, got_scores = (np.array(a, np.float32) for a in runtime.infer())
     finally:
         runtime.close()
     difference = np.abs(got_maps - maps.numpy())

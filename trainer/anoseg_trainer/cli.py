@@ -1,4 +1,4 @@
-"""`anoseg-train`: fit and evaluate."""
+"""`anoseg-train`: fit, evaluate and bench."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
+from anoseg_engines.bench import candidates, measure
+from anoseg_engines.bench_view import show
 from anoseg_engines.bundle import load_bundle
+from anoseg_engines.choose import RUNTIMES
 from anoseg_engines.engine import Engine
 from anoseg_engines.errors import AnosegError, ConfigError
 from anoseg_trainer.config import TrainConfig, load_config
@@ -57,10 +60,17 @@ def run(arguments: list[str]) -> None:
     test.add_argument("--data", type=Path, required=True, metavar="DIR", help="MVTec AD layout")
     test.add_argument("--json", type=Path, metavar="FILE", help="write all figures and every image's score")
     test.add_argument("--overlays", type=Path, metavar="DIR", help="write pictures of the best and the worst")
-    test.add_argument("--runtime", default="auto", help="auto, cpu or tensorrt")
+    test.add_argument("--runtime", default="auto", help=", ".join(RUNTIMES))
+    bench = commands.add_parser("bench", help="measure a bundle's runtimes, and PyTorch beside them")
+    bench.add_argument("--bundle", type=Path, required=True, metavar="DIR", help="STORE/NAME or STORE/NAME/VERSION")
+    bench.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
+    bench.add_argument("--threads", type=int, default=0, metavar="N", help="of the processor's runtimes; 0: they choose")
+    bench.add_argument("--seconds", type=float, default=2.0, metavar="S", help="for each runtime and batch size (2)")
     options = parser.parse_args(arguments)
     if options.command == "fit":
         _fit(options)
+    elif options.command == "bench":
+        _bench(options)
     else:
         _evaluate(options)
 
@@ -147,6 +157,30 @@ def _evaluate(options: argparse.Namespace) -> None:
             print(f"{len(written)} pictures in {options.overlays}")
     finally:
         engine.close()
+
+
+def _bench(options: argparse.Namespace) -> None:
+    from anoseg_trainer.yardstick import torch_candidates  # PyTorch takes seconds to import
+
+    bundle = load_bundle(options.bundle)
+    found, skipped = candidates(bundle, threads=options.threads)
+    yardsticks, missing = torch_candidates(bundle, threads=options.threads)
+    everything = [*yardsticks, *found]
+    try:
+        with Console(stderr=True).status("measuring") as status:
+            report = measure(
+                bundle,
+                everything,
+                skipped | missing,
+                seconds=options.seconds,
+                threads=options.threads,
+                yardstick=yardsticks[0].name,
+                on_progress=status.update,
+            )
+    finally:
+        for candidate in everything:
+            candidate.close()
+    show(report, options.json)
 
 
 def result_table(evaluation: Evaluation) -> Table:

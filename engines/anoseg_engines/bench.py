@@ -1,0 +1,248 @@
+"""Measuring runtimes against each other, in one run: they take turns, so that what else the machine does meets all alike."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from anoseg_engines.bundle import Bundle
+from anoseg_engines.choose import choose
+from anoseg_engines.cpu import cpu_precisions
+from anoseg_engines.engine import Engine
+from anoseg_engines.errors import EngineError, NotProvedError
+from anoseg_engines.gpu import find_gpu
+from anoseg_engines.placement import Placement, Region
+from anoseg_engines.runtime import Runtime
+
+ROUNDS = 5
+TELLING_FLAGS = (
+    "avx2",
+    "avx512f",
+    "avx512_bf16",
+    "avx512_fp16",
+    "avx512_vnni",
+    "avx_vnni",
+    "amx",
+    "asimdhp",
+    "sve",
+    "bf16",
+    "i8mm",
+)
+"""Those of a processor's flags that decide how fast a network runs."""
+
+
+class Candidate(Protocol):
+    """Something that runs the bundle's network. name: for the table. precision: what really runs. golden: how it compares."""
+
+    name: str
+    precision: str
+    golden: str
+
+    def prepare(self, n: int) -> Callable[[], object]:
+        """What runs a batch of n once, inputs in place. EngineError: it does not take so many."""
+        ...
+
+    def traffic(self) -> tuple[int, int]:
+        """Bytes to and from the device so far."""
+        ...
+
+    def close(self) -> None:
+        """Give everything back."""
+        ...
+
+
+class BenchRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One candidate. latency_ms: batch 1. parts_per_s: batch → throughput. bytes: of one part at batch 1, to and from a device.
+
+    ratio: how many times as fast as the yardstick at batch 1, if there is one.
+    """
+
+    name: str
+    precision: str
+    golden: str
+    latency_ms_p50: float
+    latency_ms_p99: float
+    parts_per_s: dict[int, float]
+    bytes_to_device: int
+    bytes_from_device: int
+    ratio: float | None = None
+
+
+class BenchReport(msgspec.Struct, frozen=True, kw_only=True):
+    """All of a run. skipped: what could not be measured here, with the reason. flags: of the processor, those that tell."""
+
+    bundle: str
+    bundle_sha256: str
+    input: str
+    processor: str
+    flags: list[str]
+    cores: int
+    threads: int
+    gpu: str | None
+    rows: list[BenchRow]
+    skipped: dict[str, str]
+
+
+class RuntimeCandidate:
+    """A runtime of engines, with frames of a golden image."""
+
+    def __init__(self, bundle: Bundle, runtime: Runtime, name: str) -> None:
+        self.name = name
+        self.precision = runtime.precision
+        self._runtime = runtime
+        self._frames, self._coords = example(bundle)
+        try:
+            Engine(bundle, runtime).prove()
+            self.golden = "holds"
+        except NotProvedError:
+            self.golden = "does not hold"
+
+    def prepare(self, n: int) -> Callable[[], object]:
+        """Coordinates bound, frames in the runtime's own buffer."""
+        self._runtime.bind(np.ascontiguousarray(np.repeat(self._coords, n, axis=0)))[:] = self._frames
+        return self._runtime.infer
+
+    def traffic(self) -> tuple[int, int]:
+        """What the runtime has counted."""
+        return self._runtime.traffic.to_device, self._runtime.traffic.from_device
+
+    def close(self) -> None:
+        """Close the runtime."""
+        self._runtime.close()
+
+
+def example(bundle: Bundle) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
+    """One network input of the first golden image: frames uint8 [1, H, W, 3], coords FP16 [1, 2, H, W]."""
+    image = bundle.golden_samples()[0].image
+    placement = Placement.of(bundle.manifest.input, Region(0, 0, image.shape[1], image.shape[0]))
+    frames = np.empty((len(placement.tiles), bundle.manifest.input.height, bundle.manifest.input.width, 3), np.uint8)
+    placement.fill(image, frames)
+    return frames[:1].copy(), placement.coords_N2HW[:1].copy()
+
+
+def candidates(bundle: Bundle, *, threads: int = 0, names: Sequence[str] = ()) -> tuple[list[Candidate], dict[str, str]]:
+    """The runtimes that run here, and why the others do not. names: only these; else TensorRT and all the CPU has."""
+    found: list[Candidate] = []
+    skipped: dict[str, str] = {}
+    for name in names or ("tensorrt", *(f"cpu-{p}" for p in cpu_precisions())):
+        try:
+            choice = choose(bundle, name, threads=threads)[0]
+            found.append(RuntimeCandidate(bundle, choice.open(), choice.name))
+        except EngineError as error:
+            skipped[name] = f"{error.what}; {error.hint}" if error.hint else error.what
+    return found, skipped
+
+
+def measure(
+    bundle: Bundle,
+    found: Sequence[Candidate],
+    skipped: dict[str, str],
+    *,
+    batches: Sequence[int] = (1, 2, 4, 8, 16),
+    seconds: float = 2.0,
+    threads: int = 0,
+    yardstick: str | None = None,
+    on_progress: Callable[[str], None] = lambda _: None,
+) -> BenchReport:
+    """Run every candidate at every batch size, in turns. seconds: for each candidate and batch size, about.
+
+    yardstick: the candidate whose latency the others' ratio refers to.
+    """
+    latencies: dict[str, list[float]] = {}
+    rates: dict[str, dict[int, float]] = {candidate.name: {} for candidate in found}
+    traffic: dict[str, tuple[int, int]] = {}
+    for n in batches:
+        runs: list[tuple[Candidate, Callable[[], object]]] = []
+        for candidate in found:
+            try:
+                run = candidate.prepare(n)
+            except EngineError:  # more than its plan takes
+                continue
+            before = candidate.traffic()
+            run()
+            if n == 1:
+                after = candidate.traffic()
+                traffic[candidate.name] = (after[0] - before[0], after[1] - before[1])
+            runs.append((candidate, run))
+        times: dict[str, list[float]] = {candidate.name: [] for candidate, _ in runs}
+        for _ in range(ROUNDS):
+            for candidate, run in runs:
+                on_progress(f"{candidate.name}, batch {n}")
+                for _ in range(3):
+                    run()
+                times[candidate.name] += _time(run, seconds / ROUNDS)
+        for name, calls in times.items():
+            rates[name][n] = round(n / float(np.median(calls)), 1)
+            if n == 1:
+                latencies[name] = calls
+    base = float(np.median(latencies[yardstick])) if yardstick in latencies else None
+    rows = [
+        BenchRow(
+            name=candidate.name,
+            precision=candidate.precision,
+            golden=candidate.golden,
+            latency_ms_p50=round(float(np.median(seen)) * 1e3, 3),
+            latency_ms_p99=round(float(np.quantile(seen, 0.99)) * 1e3, 3),
+            parts_per_s=rates[candidate.name],
+            bytes_to_device=traffic[candidate.name][0],
+            bytes_from_device=traffic[candidate.name][1],
+            ratio=None if base is None else round(base / float(np.median(seen)), 2),
+        )
+        for candidate in found
+        if (seen := latencies.get(candidate.name))
+    ]
+    spec = bundle.manifest.input
+    processor, flags = processor_here()
+    return BenchReport(
+        bundle=bundle.label,
+        bundle_sha256=bundle.digest,
+        input=f"{spec.height}×{spec.width}×3",
+        processor=processor,
+        flags=flags,
+        cores=len(os.sched_getaffinity(0)),
+        threads=threads,
+        gpu=_gpu_name(),
+        rows=rows,
+        skipped=skipped,
+    )
+
+
+def processor_here() -> tuple[str, list[str]]:
+    """The processor's name, and those of its flags that tell."""
+    name, flags = platform.processor() or platform.machine(), set[str]()
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            key, _, value = (part.strip() for part in line.partition(":"))
+            if key == "model name":
+                name = value
+            elif key in ("flags", "Features"):
+                flags = set(value.split())
+    except OSError:
+        pass
+    return name, sorted(flag for flag in flags if flag.startswith(TELLING_FLAGS))
+
+
+def _time(run: Callable[[], object], seconds: float) -> list[float]:
+    """Seconds of each call, for about so long, ten calls at least."""
+    seen: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(seen) < 10 or time.perf_counter() < end:
+        start = time.perf_counter()
+        run()
+        seen.append(time.perf_counter() - start)
+    return seen
+
+
+def _gpu_name() -> str | None:
+    try:
+        return find_gpu().name
+    except EngineError:
+        return None

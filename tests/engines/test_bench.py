@@ -1,0 +1,72 @@
+"""The benchmark says what it ran; its figures are no test. `make gpu-check` says what is missing where it cannot run."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from host_device import HostDevice, TinyNetwork
+from tiny_bundle import write_tiny_bundle
+
+from anoseg_engines.bench import RuntimeCandidate, candidates, measure
+from anoseg_engines.cpu import cpu_precisions
+from anoseg_engines.errors import EngineError
+from anoseg_engines.gpu import find_gpu
+from anoseg_engines.tensorrt_runtime import TensorRTRuntime
+
+TESTS = Path(__file__).parents[1]
+
+
+def test_bench_as_a_user_runs_it(tmp_path: Path) -> None:
+    """Every precision of this processor is measured and proved; what cannot run is named with the reason; JSON on request."""
+    bundle = write_tiny_bundle(tmp_path / "tiny")
+    command = [sys.executable, "-m", "anoseg_engines", "bench", str(bundle.path), "--seconds", "0.05", "--max-batch", "4"]
+    done = subprocess.run([*command, "--json", str(tmp_path / "b.json")], capture_output=True, text=True, check=True)
+    found = json.loads((tmp_path / "b.json").read_bytes())
+    assert {row["name"] for row in found["rows"]} >= {f"cpu-{p}" for p in cpu_precisions()}
+    assert all(row["golden"] == "holds" for row in found["rows"])
+    assert all(set(row["parts_per_s"]) == {"1", "2", "4"} for row in found["rows"])
+    assert found["processor"]
+    for name in {"tensorrt"} - {row["name"] for row in found["rows"]}:
+        assert name in found["skipped"]
+        assert f"{name} was not measured" in done.stdout
+
+
+def test_a_runtime_named_to_bench_must_run(tmp_path: Path) -> None:
+    """A named runtime that cannot run is an error with exit code 3, not a table without it."""
+    try:
+        find_gpu()
+        pytest.skip("this machine has a GPU")
+    except EngineError:
+        pass
+    bundle = write_tiny_bundle(tmp_path / "tiny")
+    command = [sys.executable, "-m", "anoseg_engines", "bench", str(bundle.path), "--runtime", "tensorrt"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, "Traceback" in done.stderr) == (3, False)
+
+
+def test_bytes_to_the_device_are_counted_for_one_part(tmp_path: Path) -> None:
+    """A device's runtime in the table: N·H·W·3 bytes to it for a part; batches its plan does not take are left out."""
+    bundle, device = write_tiny_bundle(tmp_path / "tiny"), HostDevice()
+    runtime = TensorRTRuntime(bundle.manifest.input, device, TinyNetwork(device, 2), "host")
+    found = RuntimeCandidate(bundle, runtime, "on the host")
+    others, skipped = candidates(bundle, names=["cpu-f32"])
+    report = measure(bundle, [found, *others], skipped, batches=(1, 2, 4), seconds=0.05, yardstick="cpu-f32")
+    row, cpu = report.rows
+    assert row.bytes_to_device == 64 * 64 * 3
+    assert (set(row.parts_per_s), set(cpu.parts_per_s)) == ({1, 2}, {1, 2, 4})
+    assert (cpu.ratio, cpu.bytes_to_device) == (1.0, 0)
+
+
+def test_gpu_check_names_what_is_missing() -> None:
+    """Without a GPU: exit code 2, what to install, and the plain word that nothing was run on one."""
+    try:
+        find_gpu()
+        pytest.skip("this machine has a GPU")
+    except EngineError:
+        pass
+    done = subprocess.run([sys.executable, str(TESTS / "gpu_check.py")], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "Missing:\n- no GPU can be used" in done.stderr
+    assert "NOT been run on a GPU" in done.stderr

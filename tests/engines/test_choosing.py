@@ -1,0 +1,191 @@
+"""Which runtime is taken, and why: a named one that cannot run is an error, `auto` says what it took and for what reason."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from host_device import HostDevice, TinyNetwork
+from tiny_bundle import write_tiny_bundle
+
+from anoseg_engines import build, choose
+from anoseg_engines.build import BuildOptions, build_plan
+from anoseg_engines.bundle import Bundle, load_bundle
+from anoseg_engines.cpu import CpuRuntime, cpu_precisions
+from anoseg_engines.engine import Engine
+from anoseg_engines.errors import ConfigError, EngineError, NotProvedError
+from anoseg_engines.gpu import Gpu, find_gpu
+from anoseg_engines.manifest import GoldenTolerance
+from anoseg_engines.placement import Placement, Region
+from anoseg_engines.plan import PlanDescription, PlanStore
+from anoseg_engines.tensorrt_library import Library
+from anoseg_engines.tensorrt_runtime import TensorRTRuntime
+
+GPU = Gpu("GPU A", "8.9", 8 << 30)
+DEMO = Path(__file__).parents[2] / "engines" / "store" / "demo"
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    return write_tiny_bundle(tmp_path / "store" / "tiny")
+
+
+def gpu_here() -> bool:
+    try:
+        find_gpu()
+    except EngineError:
+        return False
+    return True
+
+
+without_gpu = pytest.mark.skipif(gpu_here(), reason="this machine has a GPU; `make gpu-check` is for it")
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with a GPU: it is found, and plans run on the host in its stead."""
+    pytest.importorskip("tensorrt_rtx")
+
+    def open_plan(bundle: Bundle, plan: bytes, description: PlanDescription) -> TensorRTRuntime:
+        device = HostDevice()
+        return TensorRTRuntime(bundle.manifest.input, device, TinyNetwork(device, description.max_batch), "on the host")
+
+    monkeypatch.setattr(choose, "find_gpu", lambda: GPU)
+    monkeypatch.setattr(build, "find_gpu", lambda: GPU)
+    monkeypatch.setattr(TensorRTRuntime, "open", open_plan)
+
+
+@without_gpu
+def test_auto_without_a_gpu_takes_the_cpu_and_says_why(bundle: Bundle) -> None:
+    """No GPU here: the CPU runtime in the fastest precision this processor has; the reason names both."""
+    engine = Engine.load(bundle)
+    assert engine.runtime_name == f"cpu-{cpu_precisions()[0]}"
+    assert "no GPU can be used" in engine.why
+    assert cpu_precisions()[0] in engine.why
+    engine.close()
+
+
+@without_gpu
+def test_a_named_runtime_that_cannot_run_is_an_error(bundle: Bundle) -> None:
+    """tensorrt without a GPU, and a precision that the processor has not: exit code 3, no fallback; an unknown name: 2."""
+    with pytest.raises(EngineError, match="no GPU can be used"):
+        Engine.load(bundle, runtime="tensorrt")
+    source = load_bundle(DEMO)
+    for precision in {"f16", "bf16"} - set(cpu_precisions()):
+        with pytest.raises(EngineError, match=f"{precision} was asked for"):
+            Engine.load(source, runtime=f"cpu-{precision}")
+    with pytest.raises(ConfigError, match="'gpu' is unknown"):
+        Engine.load(bundle, runtime="gpu")
+
+
+def test_auto_with_a_gpu_but_no_plan_takes_the_cpu_and_names_the_command(bundle: Bundle, gpu: None) -> None:
+    """A GPU without a plan: the CPU, and the log line says how to get one; by name it is an error instead."""
+    engine = Engine.load(bundle)
+    assert engine.runtime_name.startswith("cpu-")
+    assert f"anoseg-engine build {bundle.path}" in engine.why
+    engine.close()
+    with pytest.raises(EngineError, match=r"(?s)no TensorRT plan.*anoseg-engine build"):
+        Engine.load(bundle, runtime="tensorrt")
+
+
+def test_auto_builds_if_it_may_then_takes_the_plan(bundle: Bundle, gpu: None) -> None:
+    """With `build` the missing plan is built, proved and used; the next load finds it."""
+    engine = Engine.load(bundle, build=True)
+    assert (engine.runtime_name, engine.runtime_description) == ("tensorrt", "on the host")
+    assert "plan built now" in engine.why
+    engine.close()
+    engine = Engine.load(bundle)
+    assert engine.runtime_name == "tensorrt"
+    assert "GPU A, plan of 20" in engine.why
+    engine.close()
+
+
+def test_an_unproved_plan_is_proved_at_its_first_load(bundle: Bundle, gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Built without a GPU, loaded with one: proved on the golden images, and noted in its description."""
+    with monkeypatch.context() as without:
+        without.setattr(build, "find_gpu", lambda: (_ for _ in ()).throw(EngineError("no GPU")))
+        assert build_plan(bundle, BuildOptions(library="tensorrt-rtx")).proved_on is None
+    Engine.load(bundle).close()
+    (description,) = PlanStore.of(bundle).folder.glob("*.json")
+    assert json.loads(description.read_bytes())["proved_on"] == "GPU A"
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_damaged_plan_is_refused_by_auto_too(bundle: Bundle, gpu: None, named: bool) -> None:
+    """A plan that was cut short is not passed over for the CPU: a line would silently become slow. Exit code 3."""
+    Engine.load(bundle, build=True).close()
+    (plan,) = PlanStore.of(bundle).folder.glob("*.plan")
+    plan.write_bytes(plan.read_bytes()[:-1])
+    with pytest.raises(EngineError, match="damaged") as caught:
+        Engine.load(bundle, runtime="tensorrt" if named else "auto")
+    assert caught.value.exit_code == 3
+
+
+def test_a_plan_of_another_version_is_passed_over_or_rebuilt(
+    bundle: Bundle, gpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorRT was updated: `auto` takes the CPU and names both versions; with `build` it rebuilds."""
+    Engine.load(bundle, build=True).close()
+    (found,) = choose.libraries()
+    monkeypatch.setattr(choose, "libraries", lambda: [Library(found.name, "99.0", found.api)])
+    engine = Engine.load(bundle)
+    assert engine.runtime_name.startswith("cpu-")
+    assert f"built for {found.name} version {found.version}, here it is 99.0" in engine.why
+    engine.close()
+
+
+def test_the_cpu_falls_back_to_f32_if_the_golden_images_ask_for_it(tmp_path: Path) -> None:
+    """Golden tolerances that only FP32 keeps: `cpu` takes FP32 and says why; the faster one by name is an error."""
+    if cpu_precisions()[0] == "f32":
+        pytest.skip("this processor has nothing faster than f32")
+    source = load_bundle(DEMO)
+    strict = GoldenTolerance(map_mean=0.01, map_p999=0.05, score=0.003)
+    bundle = dataclasses.replace(source, manifest=msgspec.structs.replace(source.manifest, golden_tolerance=strict))
+    engine = Engine.load(bundle, runtime="cpu")
+    assert engine.precision == "f32"
+    assert f"cpu-{cpu_precisions()[0]} is not confirmed" in engine.why
+    engine.close()
+    with pytest.raises(NotProvedError):
+        Engine.load(bundle, runtime=f"cpu-{cpu_precisions()[0]}")
+
+
+@pytest.mark.parametrize("precision", cpu_precisions())
+def test_the_cpu_runtime_runs_in_the_precision_it_names(precision: str) -> None:
+    """Read back from the compiled network of the demo: its convolutions run in the precision asked for, and holds the proof."""
+    engine = Engine.load(load_bundle(DEMO), runtime=f"cpu-{precision}")
+    assert (engine.precision, engine.runtime_name) == (precision, f"cpu-{precision}")
+    assert engine.runtime_description.endswith(f"cpu {precision}")
+    engine.close()
+
+
+def test_the_cpu_reads_the_coordinates_where_they_are() -> None:
+    """No copy: the network's input is the very array of the placement, and the frames buffer the one that is filled."""
+    bundle = load_bundle(DEMO)
+    runtime = CpuRuntime(bundle.model_onnx, bundle.manifest.input)
+    placement = Placement.of(bundle.manifest.input, Region(0, 0, 256, 256))
+    frames = runtime.bind(placement.coords_N2HW)
+    for _ in range(2):
+        assert runtime.coords_address == placement.coords_N2HW.ctypes.data
+        frames[:] = 128
+        first = np.array(runtime.infer()[0])
+        placement.coords_N2HW[:] = 2  # all padding, written in place
+        assert np.array(runtime.infer()[0]).max() == 0
+        placement.coords_N2HW[:] = Placement.of(bundle.manifest.input, Region(0, 0, 256, 256)).coords_N2HW
+        assert first.max() > 0
+    runtime.close()
+
+
+@without_gpu
+def test_verify_says_which_runtime_and_why(bundle: Bundle) -> None:
+    """The command prints the runtime and the reason; a runtime that cannot run exits 3, an unknown one 2."""
+    command = [sys.executable, "-m", "anoseg_engines", "verify", str(bundle.path), "--json", "--runtime"]
+    told = json.loads(subprocess.run([*command, "auto"], capture_output=True, text=True, check=True).stdout)
+    assert "openvino" in told["runtime"]
+    assert "no GPU" in told["why"]
+    for runtime, code in (("tensorrt", 3), ("nonsense", 2)):
+        done = subprocess.run([*command, runtime], capture_output=True, text=True)
+        assert (done.returncode, "Traceback" in done.stderr) == (code, False)

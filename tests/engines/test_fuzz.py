@@ -1,0 +1,13 @@
+"""A short run of `tests/fuzz_manifests.py`; the long one is run by hand."""
+
+from pathlib import Path
+
+from fuzz_manifests import fuzz
+
+
+def test_damaged_manifests_and_descriptions_are_refused_without_a_crash(tmp_path: Path) -> None:
+    """400 manifests and plan descriptions damaged at random places and sealed anew: an engine error or a proved bundle each."""
+    seen, _ = fuzz(400, 1, tmp_path)
+    assert seen["refused"] > 150
+    assert seen["plan refused"] > 50
+    assert sum(seen[kind] for kind in ("refused", "loaded", "plan refused", "plan read")) >= 400

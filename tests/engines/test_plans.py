@@ -1,0 +1,306 @@
+"""Plans on disk: built for real by TensorRT for RTX, described, stored whole or not at all, refused where they do not fit."""
+
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+from tiny_bundle import SIZE, write_tiny_bundle
+
+from anoseg_engines import build as build_module
+from anoseg_engines.build import BuildOptions, build_plan
+from anoseg_engines.build_process import Built, PhaseStarted, Report, StepDone
+from anoseg_engines.bundle import Bundle, load_bundle
+from anoseg_engines.errors import AnosegError, EngineError
+from anoseg_engines.gpu import ANY_GPU, Gpu, platform_name
+from anoseg_engines.plan import Machine, PlanDescription, PlanStore, check_plan
+from anoseg_engines.tensorrt_library import libraries
+
+pytest.importorskip("tensorrt_rtx")
+RTX = next(library for library in libraries() if library.name == "tensorrt-rtx")
+DEMO = Path(__file__).parents[2] / "engines" / "store" / "demo"
+HERE = Machine("tensorrt-rtx", RTX.version, None, platform_name())
+OPTIONS = BuildOptions(library="tensorrt-rtx")
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    return write_tiny_bundle(tmp_path / "store" / "tiny")
+
+
+def files_of(store: PlanStore) -> list[str]:
+    return sorted(p.name for p in store.folder.iterdir()) if store.folder.exists() else []
+
+
+def builder_of(pid: int) -> int:
+    """The process that builds for `pid`, waited for."""
+    for _ in range(2000):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                if b"build_process" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    return int(child)
+        time.sleep(0.005)
+    raise AssertionError("no building process")
+
+
+def test_the_demo_bundle_builds_up_to_batch_16_in_half_precision(tmp_path: Path) -> None:
+    """The network of the demo, strongly typed: every layer that computes is FP16 but for those with a reason why not."""
+    shutil.copytree(DEMO, tmp_path / "store" / "demo")
+    source, reports = load_bundle(tmp_path / "store" / "demo"), list[Report]()
+    description = build_plan(source, OPTIONS, on_progress=reports.append)
+    plan = PlanStore.of(source).load(description)
+    assert (description.min_batch, description.opt_batch, description.max_batch) == (1, 1, 16)
+    assert len(plan) == description.plan_bytes > 1_000_000
+    assert description.layers["HALF"] > 80
+    assert set(description.layers) <= {"HALF", "FLOAT", "INT64", "INT32", "BOOL"}
+    assert len(description.fp32_layers) == description.layers["FLOAT"] < 20
+    assert all("score" in layer.reason or "padding" in layer.reason for layer in description.fp32_layers)
+    assert not any(layer.kind == "CONVOLUTION" for layer in description.fp32_layers)
+    assert {PhaseStarted, StepDone, Built} <= {type(report) for report in reports}
+
+
+def test_a_plan_is_tied_to_what_it_was_built_for_and_stored_unproved(bundle: Bundle) -> None:
+    """Without a GPU: stored beside the bundle under its hash, for any GPU, marked as not proved yet; found and loaded again."""
+    description = build_plan(bundle, BuildOptions(library="tensorrt-rtx", max_batch=5, workspace_mb=64))
+    store = PlanStore.of(bundle)
+    assert store.folder == bundle.path.parent.parent / "plans" / bundle.digest
+    assert store.find(HERE) == description
+    assert (description.bundle_sha256, description.platform) == (bundle.digest, platform_name())
+    assert (description.gpu, description.proved_on) == (ANY_GPU, None)
+    assert (description.height, description.width, description.max_batch, description.workspace_mb) == (SIZE, SIZE, 5, 64)
+    check_plan(description, HERE, bundle)
+    assert len(store.load(description)) == description.plan_bytes
+    store.mark_proved(description, Gpu("GPU A", "8.9", 1))
+    again = store.find(HERE)
+    assert again is not None
+    assert again.proved_on == "GPU A"
+    assert files_of(store) == sorted([description.plan, description.plan.rpartition("-")[0] + ".json"])
+
+
+def test_a_new_plan_replaces_the_old_one(bundle: Bundle) -> None:
+    """Built twice with other options: one description, one plan, the newer."""
+    build_plan(bundle, OPTIONS)
+    second = build_plan(bundle, BuildOptions(library="tensorrt-rtx", max_batch=3))
+    assert PlanStore.of(bundle).find(HERE) == second
+    assert len(files_of(PlanStore.of(bundle))) == 2
+
+
+def described(bundle: Bundle, **changes: object) -> PlanDescription:
+    """A description that fits the machine of `test_a_plan_for_another_…`, with changes."""
+    fitting = PlanDescription(
+        bundle=bundle.label,
+        bundle_sha256=bundle.digest,
+        library="tensorrt",
+        library_version="10.3.0",
+        gpu="Orin",
+        compute_capability="8.7",
+        platform="linux-aarch64",
+        height=SIZE,
+        width=SIZE,
+        opt_batch=1,
+        max_batch=4,
+        built="2026-01-01T00:00:00+00:00",
+        build_seconds=1.0,
+        plan="orin-tensorrt-10.3.0-0123456789ab.plan",
+        plan_sha256="0" * 64,
+        plan_bytes=10,
+    )
+    return msgspec.structs.replace(fitting, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "built_for", "here"),
+    [
+        ({"gpu": "Xavier"}, "GPU Xavier", "Orin"),
+        ({"compute_capability": "7.2"}, "compute capability 7.2", "8.7"),
+        ({"library_version": "10.0.1"}, "tensorrt version 10.0.1", "10.3.0"),
+        ({"library": "tensorrt-rtx"}, "library tensorrt-rtx", "tensorrt"),
+        ({"platform": "linux-x86_64"}, "platform linux-x86_64", "linux-aarch64"),
+        ({"height": 32}, f"input size 32×{SIZE}", f"{SIZE}×{SIZE}"),
+        ({"bundle_sha256": "1" * 64}, "bundle " + "1" * 64, ""),
+    ],
+)
+def test_a_plan_for_another_machine_is_refused_before_it_is_read(
+    bundle: Bundle, changes: dict[str, object], built_for: str, here: str
+) -> None:
+    """Another GPU, version, platform, input size or bundle: both values are named, and the rebuilding command. Exit code 3."""
+    machine = Machine("tensorrt", "10.3.0", Gpu("Orin", "8.7", 1), "linux-aarch64")
+    check_plan(described(bundle), machine, bundle)
+    with pytest.raises(EngineError) as caught:
+        check_plan(described(bundle, **changes), machine, bundle)
+    assert f"built for {built_for}, here it is {here}" in str(caught.value)
+    assert f"anoseg-engine build {bundle.path}" in str(caught.value)
+    assert caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "missing"])
+def test_a_damaged_plan_is_refused(bundle: Bundle, damage: str) -> None:
+    """A plan cut short, changed or gone is an engine error that names the file and the command that rebuilds it."""
+    store, description = PlanStore.of(bundle), build_plan(bundle, OPTIONS)
+    path = store.folder / description.plan
+    whole = path.read_bytes()
+    if damage == "truncated":
+        path.write_bytes(whole[:-100])
+    elif damage == "flipped":
+        path.write_bytes(whole[:100] + bytes([whole[100] ^ 1]) + whole[101:])
+    else:
+        path.unlink()
+    with pytest.raises(EngineError, match=f"(?s){description.plan}.*anoseg-engine build"):
+        store.load(description)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b'{"schema_version": 7}', "schema version 7, this program reads up to 1"),
+        (b'{"schema_version": 1}', "not a valid description"),
+        (b"\xff\xfe", "not a valid description"),
+        (b"[" * 100_000, "not a valid description"),
+        (b" " * (5 << 20), "too large"),
+    ],
+)
+def test_a_damaged_or_newer_description_is_refused(bundle: Bundle, content: bytes, says: str) -> None:
+    """A description that cannot be read is told with its path; it is never taken for no plan."""
+    store = PlanStore.of(bundle)
+    store.folder.mkdir(parents=True)
+    (store.folder / f"{HERE.stem}.json").write_bytes(content)
+    with pytest.raises(EngineError, match=says):
+        store.find(HERE)
+
+
+def test_a_description_cannot_name_a_file_elsewhere(bundle: Bundle) -> None:
+    """The plan is a file name, not a path."""
+    store = PlanStore.of(bundle)
+    store.folder.mkdir(parents=True)
+    raw = msgspec.json.encode(described(bundle)).replace(b"orin-tensorrt", b"../../orin-tensorrt")
+    (store.folder / f"{HERE.stem}.json").write_bytes(raw)
+    with pytest.raises(EngineError, match="not a valid description"):
+        store.find(HERE)
+
+
+def build_command(bundle: Bundle) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "anoseg_engines", "build", str(bundle.path), "--runtime", "tensorrt-rtx"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_killed_build_leaves_the_store_as_it_was(bundle: Bundle) -> None:
+    """SIGKILL at five moments of a build that replaces a plan: the old plan stays valid; the next build cleans up."""
+    store, _ = PlanStore.of(bundle), build_plan(bundle, OPTIONS)
+    left_something = 0
+    for delay_s in (0.0, 0.1, 0.2, 0.3, 0.4):
+        process = build_command(bundle)
+        while not any(name.startswith(".building-") for name in files_of(store)) and process.poll() is None:
+            time.sleep(0.002)
+        time.sleep(delay_s)
+        process.kill()
+        process.communicate()
+        left_something += any(name.startswith(".building-") for name in files_of(store))
+        found = store.find(HERE)
+        assert found is not None
+        store.load(found)
+    assert left_something
+    for _ in range(200):  # the building process dies with the one that started it, but not in the same instant
+        store.clean()
+        if len(files_of(store)) == 2:
+            break
+        time.sleep(0.02)
+    found = store.find(HERE)
+    assert found is not None
+    assert files_of(store) == sorted([found.plan, f"{HERE.stem}.json"])
+
+
+def test_a_building_process_that_is_killed_is_told(bundle: Bundle) -> None:
+    """The kernel ends the building process (out of memory): exit code 1, what to do, nothing stored."""
+    process = build_command(bundle)
+    os.kill(builder_of(process.pid), signal.SIGKILL)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "ended by SIGKILL, most likely because memory ran out; nothing was stored" in said
+    assert "--workspace-mb" in said
+    assert "Traceback" not in said
+    assert files_of(PlanStore.of(bundle)) == []
+    assert not PlanStore.of(bundle).folder.parent.exists()
+
+
+def test_out_of_memory_while_building_is_told(bundle: Bundle) -> None:
+    """The building process gets no more memory from its first step on: told as such, nothing stored."""
+    limited = []
+
+    def limit(report: Report) -> None:
+        if not limited:
+            pid = builder_of(os.getpid())
+            now = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
+            resource.prlimit(pid, resource.RLIMIT_AS, (now, now))
+            limited.append(report)
+
+    with pytest.raises(AnosegError, match=r"(?s)nothing was stored.*--workspace-mb") as caught:
+        build_plan(bundle, OPTIONS, on_progress=limit)
+    assert caught.value.exit_code == 1
+    assert files_of(PlanStore.of(bundle)) == []
+
+
+def test_a_build_that_hangs_is_ended(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A building process that is stopped and says nothing any more does not hold up the command for ever."""
+    stopped = []
+
+    def stop(report: Report) -> None:
+        if not stopped:
+            stopped.append(report)
+            os.kill(builder_of(os.getpid()), signal.SIGSTOP)
+
+    monkeypatch.setattr(build_module, "SILENT_S", 0.5)
+    with pytest.raises(AnosegError, match="no progress"):
+        build_plan(bundle, OPTIONS, on_progress=stop)
+    assert files_of(PlanStore.of(bundle)) == []
+
+
+def test_a_full_disk_while_building_is_told(tmp_path: Path) -> None:
+    """On a file system that has no room for the plan: 'no space left', the store as it was, room or not for a second try."""
+    mounted = tmp_path / "small"
+    mounted.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", mounted], capture_output=True).returncode:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        bundle = write_tiny_bundle(mounted / "tiny")
+        (mounted / "filler").write_bytes(b"x" * 50_000)
+        with pytest.raises(AnosegError, match=r"(?s)no space left.*free some space"):
+            build_plan(bundle, OPTIONS)
+        assert not (mounted / "plans").exists()
+    finally:
+        subprocess.run(["umount", mounted], check=True)
+
+
+def test_a_network_that_tensorrt_refuses_is_told(bundle: Bundle) -> None:
+    """An ONNX file that the parser does not take: exit code 3, TensorRT's reason in the message, nothing stored."""
+    bundle.files["model.onnx"] = b"not a network"
+    with pytest.raises(EngineError, match="does not take the bundle's network"):
+        build_plan(bundle, OPTIONS)
+    assert files_of(PlanStore.of(bundle)) == []
+
+
+def test_a_plan_that_does_not_prove_itself_is_not_stored(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a GPU is, a plan whose golden results do not hold is refused, and an earlier one stays."""
+
+    def refuse(description: PlanDescription, plan: bytes) -> None:
+        assert len(plan) == description.plan_bytes
+        raise EngineError("does not prove itself")
+
+    monkeypatch.setattr(build_module, "find_gpu", lambda: Gpu("GPU A", "8.9", 1))
+    build_plan(bundle, OPTIONS, prove=lambda description, plan: None)
+    before = files_of(PlanStore.of(bundle))
+    with pytest.raises(EngineError, match="does not prove itself"):
+        build_plan(bundle, OPTIONS, prove=refuse)
+    assert files_of(PlanStore.of(bundle)) == before
+    kept = PlanStore.of(bundle).find(Machine.here(RTX, Gpu("GPU A", "8.9", 1)))
+    assert kept is not None
+    assert kept.proved_on == "GPU A"

@@ -1,0 +1,124 @@
+"""The TensorRT runtime's own work: buffers, coordinates, one launch a part, giving back; on a device layer without a GPU."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from host_device import HostDevice, TinyNetwork
+from tiny_bundle import bad_part, good_part, write_tiny_bundle
+
+from anoseg_engines.engine import Engine
+from anoseg_engines.errors import EngineError
+from anoseg_engines.judge import judge
+from anoseg_engines.placement import InputSpec, Region
+from anoseg_engines.tensorrt_runtime import MAX_PLACEMENTS, TensorRTRuntime
+
+TILES = InputSpec(32, 32, "tile", 1.0, 8)
+
+
+@pytest.fixture
+def device() -> HostDevice:
+    return HostDevice()
+
+
+@pytest.fixture
+def engine(tmp_path: Path, device: HostDevice) -> Engine:
+    """Tile mode: a part of 80×48 is six tiles."""
+    bundle = write_tiny_bundle(tmp_path / "tiny", TILES)
+    return Engine(bundle, TensorRTRuntime(bundle.manifest.input, device, TinyNetwork(device, 6), "host"))
+
+
+def test_it_proves_itself_and_judges(engine: Engine) -> None:
+    """Frames, coordinates, maps and scores go through the runtime's buffers to the right places: the proof holds."""
+    engine.prove()
+    placement = engine.place(Region(0, 0, 80, 48))
+    outcomes = [
+        judge(engine.inspect(part, placement), engine.thresholds, placement).outcome for part in (good_part(), bad_part())
+    ]
+    assert outcomes == ["PASS", "FAIL"]
+    engine.close()
+
+
+def test_a_part_sends_its_pixels_and_nothing_else(engine: Engine, device: HostDevice) -> None:
+    """Per part: one launch; to the device N·H·W·3 bytes; nothing is allocated, nothing else is sent."""
+    placement = engine.place(Region(0, 0, 80, 48))
+    before, steps = engine.traffic, len(device.steps)
+    for _ in range(10):
+        engine.inspect(bad_part(), placement)
+    assert device.steps[steps:] == ["launch"] * 10
+    sent = engine.traffic.since(before)
+    assert sent.to_device == 10 * 6 * 32 * 32 * 3
+    maps, scores = 6 * 32 * 32 * 2, 6 * 4
+    assert sent.from_device == 10 * (maps + scores)  # the maps' size is a multiple of the alignment here
+    engine.close()
+
+
+def test_coordinates_are_uploaded_once_for_each_placement(engine: Engine, device: HostDevice) -> None:
+    """Two cameras in turn, of different and of equal tile counts: uploaded once each, later copied within the device alone."""
+    places = [engine.place(Region(0, 0, 80, 48)), engine.place(Region(0, 0, 40, 48)), engine.place(Region(0, 0, 80, 40))]
+    before, steps = engine.traffic, len(device.steps)
+    images = [bad_part(), bad_part()[:, :40], bad_part()[:40]]
+    for _ in range(3):
+        for placement, image in zip(places, images, strict=True):
+            found = engine.inspect(image, placement)
+            assert found.anomaly_map[15, 25] == pytest.approx(127 / 128, abs=1e-3)
+            assert found.anomaly_map[2, 2] == pytest.approx(8 / 128, abs=1e-3)
+    assert set(device.steps[steps:]) == {"copy", "launch"}
+    assert engine.traffic.since(before).to_device == 3 * sum(len(p.tiles) for p in places) * 32 * 32 * 3
+    engine.close()
+
+
+def test_padding_of_one_camera_does_not_leak_into_the_next(engine: Engine) -> None:
+    """A part smaller than a tile after a larger one: its padding is masked, though the same memory held other coordinates."""
+    large, small = engine.place(Region(0, 0, 32, 32)), engine.place(Region(0, 0, 20, 20))
+    white = np.full((32, 32, 3), 255, np.uint8)
+    engine.inspect(white, large)
+    found = engine.inspect(white, small)
+    assert found.anomaly_map.shape == (20, 20)
+    assert (found.anomaly_map > 0.9).all()
+    engine.close()
+
+
+def test_more_tiles_than_the_plan_takes_are_refused(engine: Engine) -> None:
+    """A part of more tiles than the profile holds is an error that names the number to build for."""
+    with pytest.raises(EngineError, match=r"(?s)12 tiles.*at most 6.*--max-batch 12"):
+        engine.place(Region(0, 0, 100, 80))
+    engine.place(Region(0, 0, 80, 48))  # and the runtime goes on
+    engine.close()
+
+
+def test_placements_do_not_fill_the_device(engine: Engine, device: HostDevice) -> None:
+    """Images of ever new sizes: the coordinates of at most so many placements stay in device memory."""
+    for width in range(8, 8 + 2 * MAX_PLACEMENTS):
+        placement = engine.place(Region(0, 0, width, 16))
+        engine.inspect(np.full((16, width, 3), 120, np.uint8), placement)
+    assert len(device.memory) <= 3 + MAX_PLACEMENTS
+    engine.close()
+
+
+def test_everything_is_given_back_whatever_fails(device: HostDevice) -> None:
+    """Every single step of loading fails once: the error is told, network and device are closed, no memory stays."""
+    steps = len(device.steps)
+    TensorRTRuntime(TILES, device, TinyNetwork(device, 3), "host").close()
+    total = len(device.steps) - steps
+    assert total > 8
+    for fail_at in range(total):
+        failing = HostDevice(fail_at)
+        network = TinyNetwork(failing, 3)
+        with pytest.raises(EngineError, match=f"step {fail_at} "):
+            TensorRTRuntime(TILES, failing, network, "host")
+        assert (failing.closed, network.closed, failing.memory) == (1, 1, {})
+
+
+def test_an_error_at_a_part_leaves_a_runtime_that_closes(tmp_path: Path) -> None:
+    """A launch fails: the part is an error, and closing still gives everything back."""
+    device = HostDevice()
+    bundle = write_tiny_bundle(tmp_path / "tiny", TILES)
+    network = TinyNetwork(device, 6)
+    engine = Engine(bundle, TensorRTRuntime(bundle.manifest.input, device, network, "host"))
+    placement = engine.place(Region(0, 0, 80, 48))
+    device._fail_at = len(device.steps)
+    with pytest.raises(EngineError, match="launch"):
+        engine.inspect(bad_part(), placement)
+    engine.close()
+    assert (device.closed, network.closed, device.memory) == (1, 1, {})

@@ -1,0 +1,36 @@
+"""PyTorch as the yardstick computes what the bundle's runtimes do."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from anoseg_engines.bench import example
+from anoseg_engines.bundle import load_bundle
+from anoseg_engines.cpu import CpuRuntime
+from anoseg_trainer.yardstick import TorchCandidate, network_from_bundle
+
+DEMO = Path(__file__).parents[2] / "engines" / "store" / "demo"
+
+
+def test_the_network_of_a_bundle_in_pytorch_gives_the_same_map():
+    """Weights read back from the demo's ONNX file: map and score as the CPU runtime's in FP32."""
+    bundle = load_bundle(DEMO)
+    frames, coords = example(bundle)
+    runtime = CpuRuntime(bundle.model_onnx, bundle.manifest.input)
+    runtime.bind(coords)[:] = frames
+    maps, scores = (np.array(a, np.float32) for a in runtime.infer())
+    runtime.close()
+    with torch.no_grad():
+        found = network_from_bundle(bundle).inspect(torch.from_numpy(frames), torch.from_numpy(coords.astype(np.float32)))
+    assert np.abs(found[0].numpy() - maps).max() < 5e-3
+    assert np.abs(found[1].numpy() - scores).max() < 1e-3
+
+
+def test_both_yardsticks_run_at_every_batch():
+    """FP32 and bf16 in PyTorch take the batches of the benchmark, and give a map and a score for each part."""
+    bundle = load_bundle(DEMO)
+    for dtype in (torch.float32, torch.bfloat16):
+        maps, scores = TorchCandidate(bundle, dtype, "cpu").prepare(2)()
+        assert maps.shape == (2, 256, 256)
+        assert scores.shape == (2,)
