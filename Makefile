@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test check format torture bench gpu-check demo-bundle clean
+.PHONY: help demo test check format torture faults bench gpu-check demo-bundle clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -28,6 +28,9 @@ format: $(VENV)/.installed-dev ## format the code
 
 torture: $(VENV)/.installed-dev ## kill daemon and archiving client 50 times each; nothing may be lost (minutes)
 	$(BIN)/python tests/torture.py
+
+faults: $(VENV)/.installed-dev ## make every fault of a line for real and print what became of the parts (five minutes)
+	$(BIN)/python tests/faults.py
 
 bench: $(VENV)/.installed-dev ## how fast the daemon is against the bare engine, in one run (two minutes on a quiet machine)
 	$(BIN)/python tests/line_bench.py

@@ -17,7 +17,7 @@ def noisy(i: int, height: int = 48, width: int = 80) -> np.ndarray:
 
 
 @contextmanager
-def mjpeg_server(port: int, picture: Callable[[int], np.ndarray] = noisy) -> Iterator[int]:
+def mjpeg_server(port: int, picture: Callable[[int], np.ndarray] = noisy, *, pause_s: float = 0.02) -> Iterator[int]:
     """A camera of the plain kind: JPEG pictures over HTTP, one after the other, for as long as this context lasts."""
     over = threading.Event()
     number = itertools.count()
@@ -28,7 +28,7 @@ def mjpeg_server(port: int, picture: Callable[[int], np.ndarray] = noisy) -> Ite
             self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
             self.end_headers()
             with contextlib.suppress(OSError):
-                while not over.wait(0.02):
+                while not over.wait(pause_s):
                     data = cv2.imencode(".jpg", picture(next(number)))[1].tobytes()
                     head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n".encode()
                     self.wfile.write(head + data + b"\r\n")

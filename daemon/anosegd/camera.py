@@ -376,5 +376,5 @@ class Camera(Worker):
 
 
 def _reason(message: Uncaptured) -> Reason:
-    known: dict[str, Reason] = {r: r for r in ("overrun", "repeated_frame", "image_size")}
+    known: dict[str, Reason] = {r: r for r in ("overrun", "repeated_frame", "image_size", "camera_lost")}
     return known.get(message.reason, "unreadable")

@@ -76,6 +76,7 @@ class Capture:
         self._free = list(range(job.slots))
         self._lost = 0
         self._triggers: deque[Triggered] = deque()
+        self._gone_ns = 0  # until when the part of the trigger at hand lies there
         self._due = self._ticked_at = time.monotonic()
         self._size: tuple[int, int] | None = None  # height, width of the last frame
         self._first_size = job.size
@@ -121,7 +122,9 @@ class Capture:
         kind = self._job.trigger
         if isinstance(kind, Software):
             self._idle(source, lambda: self._triggers[0].at_ns / 1e9 if self._triggers else None)
-            return self._triggers.popleft().number
+            trigger = self._triggers.popleft()
+            self._gone_ns = trigger.at_ns + round(kind.within_ms * 1e6)
+            return trigger.number
         if isinstance(kind, Interval):
             self._idle(source, lambda: self._due)
             self._due = max(self._due + kind.every_ms / 1e3, time.monotonic())
@@ -168,8 +171,7 @@ class Capture:
             problem = ("overrun", "no free slot: parts come faster than they are inspected")
         if problem is None and slot is not None and image is not None:
             image = self._placed(image, slot)
-            if source.live:
-                problem = self._live_problem(image)
+            problem = self._too_late(moment) or (self._live_problem(image) if source.live else None)
         if problem or slot is None or image is None:
             reason, detail = problem or ("overrun", "")
             if slot is not None:
@@ -196,6 +198,12 @@ class Capture:
         if view.ctypes.data != image.ctypes.data:  # OpenCV reads in place where size and type are the same as before
             view[:] = image
         return view
+
+    def _too_late(self, moment: Moment) -> tuple[str, str] | None:
+        """A frame for a trigger whose part has gone on meanwhile."""
+        if moment.trigger is None or moment.captured_ns <= self._gone_ns:
+            return None
+        return "camera_lost", f"its frame came {(moment.captured_ns - self._gone_ns) / 1e6:.0f} ms after the part had gone on"
 
     def _turned(self, image: Image, into: Image | None = None) -> Image:
         """The image as configured, in `into` where that is given."""

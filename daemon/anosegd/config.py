@@ -96,9 +96,11 @@ class Interval(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class Software(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="software"):
-    """A part for each request `trigger` at the control socket. delay_ms: from the trigger to the moment the part lies there."""
+    """A part for each request `trigger` at the control socket. delay_ms: from the trigger to the moment the part lies there.
+    within_ms: how long it stays; a frame that comes later may show the next part, and is not taken for this one."""
 
     delay_ms: Annotated[float, Meta(ge=0, le=60_000)] = 0.0
+    within_ms: Annotated[float, Meta(ge=1, le=60_000)] = 300.0
 
 
 class Hardware(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="hardware"):

@@ -1,0 +1,35 @@
+"""The daemon with switches for faults that cannot be made from outside: `faulty_daemon.py FOLDER run CONFIG`.
+
+FOLDER/engine-fails: while this file exists the engine raises on every part. FOLDER/clock: seconds that the wall clock is off.
+Nothing else is changed; the product has no such switches.
+"""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from anoseg_engines.engine import Engine
+from anoseg_engines.errors import EngineError
+from anosegd.cli import run
+
+FOLDER = Path(sys.argv[1])
+_inspect, _time_ns = Engine.inspect, time.time_ns
+
+
+def inspect(self: Engine, *arguments: Any) -> Any:
+    if (FOLDER / "engine-fails").exists():
+        raise EngineError("the engine fails, as this test wants it to")
+    return _inspect(self, *arguments)
+
+
+def time_ns() -> int:
+    try:
+        return _time_ns() + int(float((FOLDER / "clock").read_text()) * 1e9)
+    except (OSError, ValueError):
+        return _time_ns()
+
+
+Engine.inspect = inspect  # type: ignore[method-assign]
+time.time_ns = time_ns
+sys.exit(run(sys.argv[2:]))
