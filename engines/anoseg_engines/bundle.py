@@ -36,6 +36,8 @@ from anoseg_engines.placement import InputSpec
 
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
+PLANS = "plans"
+"""A folder of the store that holds no bundle but the engines built on this machine, see `plan.py`."""
 MAX_MANIFEST_BYTES = 4 << 20
 MAX_FILE_BYTES = 1 << 30
 
@@ -170,8 +172,10 @@ def write_bundle(target: Path, draft: BundleDraft) -> Bundle:
         EngineError: the bundle does not prove itself.
         AnosegError: no space left or no permission; nothing half-written remains.
     """
-    if not NAME.fullmatch(target.name):
-        raise ConfigError(f"{target.name!r} cannot be a bundle's name", hint="use letters, digits, '.', '_' and '-'")
+    if not NAME.fullmatch(target.name) or target.name == PLANS:
+        raise ConfigError(
+            f"{target.name!r} cannot be a bundle's name", hint=f"use letters, digits, '.', '_' and '-'; not '{PLANS}'"
+        )
     with _told(target), _workplace(target) as workplace:
         files = dict(_contents(draft))
         for name, data in files.items():

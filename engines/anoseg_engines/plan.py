@@ -26,14 +26,13 @@ from typing import IO, Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from anoseg_engines.bundle import Bundle
+from anoseg_engines.bundle import PLANS, Bundle
 from anoseg_engines.errors import AnosegError, EngineError
 from anoseg_engines.gpu import ANY_GPU, Gpu, platform_name
 from anoseg_engines.layers import Layer
 from anoseg_engines.manifest import Sha256
 from anoseg_engines.tensorrt_library import Library
 
-PLANS = "plans"
 SCHEMA_VERSION: Literal[1] = 1
 MAX_PLAN_BYTES = 8 << 30
 MAX_DESCRIPTION_BYTES = 4 << 20

@@ -87,7 +87,7 @@ class TensorRTNetwork:
 
     def _context(self) -> Any:
         managed = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
-        if hasattr(self._trt, "DynamicShapesKernelSpecializationStrategy"):
+        if self._library.name == "tensorrt-rtx":
             # TensorRT for RTX compiles kernels when it runs. Lazily, on a thread of its own, that would end up outside the
             # captured graph; eagerly, they are there before it is captured. Its own graphs are off: ours hold the copies too.
             config = self._engine.create_runtime_config()
