@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test check format torture demo-bundle clean
+.PHONY: help demo test check format install uninstall torture systemd-test demo-bundle clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -25,6 +25,12 @@ check: $(VENV)/.installed-dev ## lint, format, types, import rules
 format: $(VENV)/.installed-dev ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+install: ## as root: install as a service (Debian, Ubuntu, JetPack); PREFIX=/opt/anoseg, DESTDIR=, EXTRAS=
+	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' EXTRAS='$(EXTRAS)' PYTHON='$(PYTHON)' systemd/install.sh install
+
+uninstall: ## as root: remove it; configurations, bundles and journals stay
+	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' systemd/install.sh uninstall
 
 torture: $(VENV)/.installed-dev ## kill daemon and archiving client 50 times each; nothing may be lost (minutes)
 	$(BIN)/python tests/torture.py
