@@ -35,6 +35,9 @@ uninstall: ## as root: remove it; configurations, bundles and journals stay
 torture: $(VENV)/.installed-dev ## kill daemon and archiving client 50 times each; nothing may be lost (minutes)
 	$(BIN)/python tests/torture.py
 
+systemd-test: $(VENV)/bin/python ## as root: install the service in a Debian tree, boot it, kill it, hang it (minutes; debootstrap, systemd-nspawn)
+	$(BIN)/python tests/systemd_boot.py
+
 demo-bundle: $(VENV)/.installed-dev ## train the demo's bundle anew: renders its images, trains, replaces engines/store/demo
 	rm -rf runs/demo-images runs/demo-store
 	$(BIN)/anosegd demo-images --out runs/demo-images

@@ -74,9 +74,11 @@ def check_host() -> None:
     """Raises: CannotRunError."""
     if os.geteuid() != 0:
         raise CannotRunError("only root can boot a container")
-    for tool in ("debootstrap", "systemd-nspawn", "unshare", "setpriv", "nsenter", "git"):
+    for tool in ("debootstrap", "systemd-nspawn", "unshare", "setpriv", "nsenter", "git", "apt-get"):
         if shutil.which(tool) is None:
             raise CannotRunError(f"{tool} is not installed")
+    if not (REPOSITORY / ".git").exists():
+        raise CannotRunError("this is no git checkout")
     if sys.version_info[:2] != SUITE_PYTHON:
         raise CannotRunError(f"wheels for {SUITE} are gathered with Python {SUITE_PYTHON[0]}.{SUITE_PYTHON[1]}")
 
@@ -144,7 +146,7 @@ def fresh_copy(base: Path, wheelhouse: Path, into: Path) -> None:
     """The machine that is booted: a copy of the tree, with a clone's files and the wheels in it."""
     subprocess.run(["cp", "-a", "--reflink=auto", base, into], check=True)
     checkout = into / CHECKOUT.lstrip("/")
-    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = ["git", "-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     for name in subprocess.run(listed, cwd=REPOSITORY, stdout=subprocess.PIPE, check=True).stdout.split(b"\0"):
         source = REPOSITORY / os.fsdecode(name)
         if name and source.exists():
