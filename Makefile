@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test check format torture faults bench gpu-check demo-bundle clean
+.PHONY: help demo test check format install uninstall torture faults bench gpu-check systemd-test demo-bundle clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -26,6 +26,12 @@ format: $(VENV)/.installed-dev ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+install: ## as root: install as a service (Debian, Ubuntu, JetPack); PREFIX=/opt/anoseg, DESTDIR=, EXTRAS=
+	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' EXTRAS='$(EXTRAS)' PYTHON='$(PYTHON)' systemd/install.sh install
+
+uninstall: ## as root: remove it; configurations, bundles and journals stay
+	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' systemd/install.sh uninstall
+
 torture: $(VENV)/.installed-dev ## kill daemon and archiving client 50 times each; nothing may be lost (minutes)
 	$(BIN)/python tests/torture.py
 
@@ -38,6 +44,9 @@ bench: $(VENV)/.installed-dev ## how fast the daemon is against the bare engine,
 gpu-check: $(VENV)/.installed-dev ## on a machine with a GPU: build, prove and measure the TensorRT runtime; one table
 	@$(BIN)/python -c "import pycuda" 2>/dev/null || $(PIP_INSTALL) pycuda || echo "pycuda needs the CUDA toolkit to install"
 	$(BIN)/python tests/gpu_check.py
+
+systemd-test: $(VENV)/bin/python ## as root: install the service in a Debian tree, boot it, kill it, hang it (minutes; debootstrap, systemd-nspawn)
+	$(BIN)/python tests/systemd_boot.py
 
 demo-bundle: $(VENV)/.installed-dev ## train the demo's bundle anew: renders its images, trains, replaces engines/store/demo
 	rm -rf runs/demo-images runs/demo-store

@@ -28,7 +28,7 @@ def main() -> None:
         code = run(sys.argv[1:])
         sys.stdout.flush()  # a reader that has gone is noticed here, not at the interpreter's end
     except AnosegError as error:
-        print(f"anosegd: {error}", file=sys.stderr)
+        _complain(f"anosegd: {error}")
         code = error.exit_code
     except BrokenPipeError:  # the reader of our output (head, less) has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -36,6 +36,12 @@ def main() -> None:
     except KeyboardInterrupt:
         code = 130
     sys.exit(code)
+
+
+def _complain(text: str) -> None:
+    from anosegd import logs
+
+    print(logs.as_error(text) if logs.is_journal(sys.stderr, os.environ.get("JOURNAL_STREAM")) else text, file=sys.stderr)
 
 
 def run(arguments: list[str]) -> int:
@@ -164,7 +170,7 @@ def _run(options: argparse.Namespace) -> int:
     from anosegd import life, logs
     from anosegd.config import check_sources, load_config
 
-    logs.set_up(level=logs.DEBUG if options.verbose else logs.INFO)
+    logs.set_up(level=logs.DEBUG if options.verbose else logs.INFO, journal=os.environ.get("JOURNAL_STREAM"))
     config = load_config(options.config)
     check_sources(config)
     if options.once:

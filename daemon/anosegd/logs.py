@@ -1,9 +1,10 @@
-"""Logging to stderr: an event `noun.verb` with fields; text for a person at a terminal, JSON lines for everything else."""
+"""Logging to stderr: an event `noun.verb` with fields; text at a terminal and in systemd's journal, else JSON lines."""
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import threading
 import time
@@ -15,11 +16,16 @@ DEBUG, INFO = logging.DEBUG, logging.INFO
 _logger = logging.getLogger("anosegd")
 
 
-def set_up(stream: TextIO | None = None, *, level: int = logging.INFO) -> None:
-    """Send the daemon's events to `stream` (stderr unless told); called once, by `main`."""
+def set_up(stream: TextIO | None = None, *, level: int = logging.INFO, journal: str | None = None) -> None:
+    """Send the daemon's events to `stream` (stderr unless told); called once, by `main`.
+
+    journal: JOURNAL_STREAM from the environment, by which systemd says what stderr was connected to.
+    """
     stream = stream or sys.stderr
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(TextFormatter() if stream.isatty() else JsonFormatter())
+    handler.setFormatter(
+        TextFormatter() if stream.isatty() else JournalFormatter() if is_journal(stream, journal) else JsonFormatter()
+    )
     _logger.handlers[:] = [handler]
     _logger.setLevel(level)
     _logger.propagate = False
@@ -40,15 +46,41 @@ def error(event: str, *, exception: BaseException | None = None, **fields: Any) 
     _logger.error(event, extra={"fields": fields}, exc_info=exception)
 
 
+def is_journal(stream: TextIO, journal: str | None) -> bool:
+    """Whether the stream goes into systemd's journal; journal: JOURNAL_STREAM, its device and inode (systemd.exec(5))."""
+    try:
+        status = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return False
+    return journal == f"{status.st_dev}:{status.st_ino}"
+
+
+def as_error(text: str) -> str:
+    """Lines that the journal takes for an error."""
+    return "\n".join(f"<3>{line}" for line in text.splitlines())
+
+
 class TextFormatter(logging.Formatter):
     """`12:00:00.123 WARNING camera.lost camera=top error="..."`."""
 
     def format(self, record: logging.LogRecord) -> str:
         """One line; a traceback, where there is one, follows."""
         clock = datetime.fromtimestamp(record.created).strftime("%H:%M:%S.%f")[:-3]
+        return f"{clock} {record.levelname:7} {self.event(record)}"
+
+    def event(self, record: logging.LogRecord) -> str:
+        """Event, fields and traceback."""
         fields = "".join(f" {key}={_text(value)}" for key, value in _fields(record).items())
-        line = f"{clock} {record.levelname:7} {record.getMessage()}{fields}"
-        return line + ("\n" + self.formatException(record.exc_info) if record.exc_info else "")
+        return record.getMessage() + fields + ("\n" + self.formatException(record.exc_info) if record.exc_info else "")
+
+
+class JournalFormatter(TextFormatter):
+    """`<4>camera.lost camera=top error="..."`: the journal keeps the time, and takes the level from each line's prefix."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line; a traceback, where there is one, follows."""
+        priority = 3 if record.levelno >= logging.ERROR else 4 if record.levelno >= logging.WARNING else 6
+        return "\n".join(f"<{priority}>{line}" for line in self.event(record).splitlines())
 
 
 class JsonFormatter(logging.Formatter):

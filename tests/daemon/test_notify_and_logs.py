@@ -3,6 +3,7 @@ import json
 import logging
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -80,6 +81,25 @@ def test_text_for_a_terminal() -> None:
         {"msg": "camera.lost", "levelname": "WARNING", "fields": {"camera": "top", "error": "a b", "s": 0.5}}
     )
     assert logs.TextFormatter().format(record).endswith('WARNING camera.lost camera=top error="a b" s=0.5')
+
+
+def test_lines_for_the_journal(tmp_path: Path, log: io.StringIO) -> None:
+    """Where stderr is what systemd connected to its journal, every line carries its level, and no clock of its own."""
+    with (tmp_path / "journal").open("w+") as stream:
+        status = (tmp_path / "journal").stat()
+        logs.set_up(stream, journal=f"{status.st_dev}:{status.st_ino}")
+        logs.info("daemon.ready", engine="demo/1")
+        logs.warning("camera.lost", error="a b")
+        logs.error("thread.died", exception=ValueError("one\ntwo"))
+        stream.seek(0)
+        lines = stream.read().splitlines()
+        assert lines[:2] == ["<6>daemon.ready engine=demo/1", '<4>camera.lost error="a b"']
+        assert lines[2] == "<3>thread.died"
+        assert lines[-2:] == ["<3>ValueError: one", "<3>two"]
+        assert logs.as_error("wrong\n  do this") == "<3>wrong\n<3>  do this"
+        logs.set_up(stream, journal=f"{status.st_dev}:{status.st_ino + 1}")
+        logs.info("daemon.ready")
+    assert (tmp_path / "journal").read_text().splitlines()[-1].startswith('{"at"')
 
 
 def test_frequent_trouble_is_one_line_a_second(log: io.StringIO) -> None:

@@ -1,0 +1,149 @@
+#!/bin/sh
+# Install AnoSeg Edge as a service, or take it away again: `make install`, `make uninstall`. Debian, Ubuntu, JetPack.
+#   PREFIX   the virtual environment (/opt/anoseg)      PYTHON  what it is made with (python3)
+#   DESTDIR  install into this folder instead of the running system, for a package or an image
+#   EXTRAS   optional parts, e.g. EXTRAS=tensorrt
+# May be run again, over an earlier version. Nothing under /etc/anoseg but its two examples is ever overwritten.
+set -eu
+umask 022
+cd "$(dirname "$0")/.."
+
+PREFIX=${PREFIX:-/opt/anoseg}
+DESTDIR=${DESTDIR:-}
+PYTHON=${PYTHON:-python3}
+EXTRAS=${EXTRAS:-}
+COMMANDS="anosegd anoseg-engine"
+
+venv=$DESTDIR$PREFIX
+config=$DESTDIR/etc/anoseg
+store=$DESTDIR/var/lib/anoseg/engines
+lib=$DESTDIR/usr/local/lib  # where systemd looks for what did not come in a package; /etc is the administrator's
+bin=$DESTDIR/usr/local/bin
+
+say() { echo "install.sh: $*"; }
+fail() {
+    echo "install.sh: $1" >&2
+    shift
+    for hint in "$@"; do echo "  $hint" >&2; done
+    exit 1
+}
+
+check_target() {
+    case $PREFIX in /*) ;; *) fail "PREFIX is $PREFIX" "give an absolute path, such as /opt/anoseg" ;; esac
+    case $DESTDIR in "" | /*) ;; *) fail "DESTDIR is $DESTDIR" "give an absolute path" ;; esac
+    if [ -z "$DESTDIR" ] && [ "$(id -u)" != 0 ]; then
+        fail "only root can do this" "run: sudo make $1" "or into a folder: make $1 DESTDIR=/tmp/anoseg"
+    fi
+    if [ -e "$venv" ] && [ ! -e "$venv/pyvenv.cfg" ] && [ -n "$(ls -A "$venv")" ]; then
+        fail "$venv holds something else than a virtual environment" "give another PREFIX"
+    fi
+}
+
+on_jetpack() { [ -e /etc/nv_tegra_release ]; }
+
+make_environment() {
+    "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
+        fail "$PYTHON is missing or older than Python 3.10" "give another: make install PYTHON=python3.12"
+    "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null ||
+        fail "$PYTHON cannot make virtual environments" "run: apt install python3-venv"
+    # An environment made with another Python, or with the system's packages where they are not wanted, is made anew.
+    set --
+    if on_jetpack; then set -- --system-site-packages; fi
+    if [ -e "$venv/pyvenv.cfg" ]; then
+        version='import sys; print(sys.version_info[:2])'
+        wanted=$(on_jetpack && echo true || echo false)
+        [ "$("$venv/bin/python" -c "$version" 2>&1)" = "$("$PYTHON" -c "$version")" ] &&
+            grep -q "^include-system-site-packages = $wanted" "$venv/pyvenv.cfg" || set -- "$@" --clear
+    fi
+    "$PYTHON" -m venv "$@" "$venv"
+}
+
+install_package() {
+    pip="$venv/bin/python -m pip --disable-pip-version-check"
+    constraints=constraints.txt
+    # JetPack's OpenCV has GStreamer and the cameras of the Jetson; pip knows nothing of it, as it comes from a deb.
+    system_cv=$(on_jetpack && "$PYTHON" -c 'import cv2; print(cv2.__version__)' 2>/dev/null || true)
+    if [ -n "$system_cv" ]; then
+        constraints=$venv/constraints.txt
+        grep -vE '^(numpy|opencv-python)==' constraints.txt >"$constraints"
+        # What was compiled for NumPy 1 does not load with NumPy 2.
+        if "$PYTHON" -c 'import numpy, sys; sys.exit(numpy.__version__ >= "2")'; then echo 'numpy<2' >>"$constraints"; fi
+    elif on_jetpack; then
+        say "this JetPack has no OpenCV of its own (apt install nvidia-opencv): pip's is used, which has no GStreamer"
+    fi
+    $pip install --quiet --upgrade -c "$constraints" ".${EXTRAS:+[$EXTRAS]}"
+    $pip uninstall --quiet --yes openvino-telemetry  # reports each start to the makers of OpenVINO, which does without it
+    if [ -n "$system_cv" ]; then
+        $pip uninstall --quiet --yes opencv-python  # it would hide the system's
+        say "OpenCV $system_cv of the system is used"
+    fi
+    "$venv/bin/python" -c 'import cv2' 2>"$venv/cv2.log" ||
+        fail "OpenCV does not load: $(tail -1 "$venv/cv2.log")" "run: apt install libgl1 libglib2.0-0, and this again"
+    if on_jetpack && ! "$venv/bin/python" -c 'import tensorrt' 2>/dev/null; then
+        say "this JetPack has no TensorRT for Python (apt install nvidia-tensorrt)"
+    fi
+    if [ -n "$DESTDIR" ]; then  # scripts name their interpreter: as it will be, not as it is here
+        grep -rlIF "$venv" "$venv/bin" "$venv/pyvenv.cfg" | while read -r file; do sed -i "s|$venv|$PREFIX|g" "$file"; done
+    fi
+}
+
+install_files() {
+    mkdir -p "$lib/systemd/system" "$lib/sysusers.d" "$lib/tmpfiles.d" "$bin" "$config" "$store"
+    sed "s|/opt/anoseg/|$PREFIX/|" 'systemd/anosegd@.service' >"$lib/systemd/system/anosegd@.service"
+    install -m 644 systemd/sysusers.conf "$lib/sysusers.d/anoseg.conf"
+    install -m 644 systemd/tmpfiles.conf "$lib/tmpfiles.d/anoseg.conf"
+    for command in $COMMANDS; do ln -sf "$PREFIX/bin/$command" "$bin/$command"; done
+    install -m 644 configs/line.yaml "$config/example.yaml"
+    install -m 644 configs/reference.yaml "$config/reference.yaml"
+    rm -rf "$store/.demo"
+    cp -R engines/store/demo "$store/.demo"
+    rm -rf "$store/demo"
+    mv "$store/.demo" "$store/demo"
+}
+
+tell_system() {
+    systemd-sysusers "$lib/sysusers.d/anoseg.conf"
+    systemd-tmpfiles --create "$lib/tmpfiles.d/anoseg.conf"
+    if [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
+}
+
+# Stations that run, or will at the next boot.
+stations() {
+    {
+        if [ -d /run/systemd/system ]; then
+            systemctl list-units --plain --no-legend --state=active,activating,reloading 'anosegd@*.service'
+        fi
+        find "$DESTDIR/etc/systemd/system" -path '*.wants/anosegd@*' -printf '%f\n' 2>/dev/null || true
+    } | awk '{print $1}' | sort -u
+}
+
+case ${1:-} in
+install)
+    check_target install
+    make_environment
+    install_package
+    install_files
+    if [ -n "$DESTDIR" ]; then
+        say "installed into $DESTDIR; on the machine itself run systemd-sysusers, systemd-tmpfiles --create, or boot it"
+        exit
+    fi
+    tell_system
+    say "installed $("$venv/bin/python" -m pip show anoseg-edge | sed -n 's/^Version: //p') into $PREFIX"
+    for station in $(stations); do say "$station runs what was there before: systemctl restart $station"; done
+    say "next: cp $config/example.yaml $config/line.yaml, change it, and systemctl enable --now anosegd@line"
+    ;;
+uninstall)
+    check_target uninstall
+    left=$(stations)
+    [ -z "$left" ] || fail "there are stations still" "run: systemctl disable --now $(echo $left)"
+    rm -rf "$venv"
+    rm -f "$lib/systemd/system/anosegd@.service" "$lib/sysusers.d/anoseg.conf" "$lib/tmpfiles.d/anoseg.conf"
+    for command in $COMMANDS; do rm -f "$bin/$command"; done
+    if [ -z "$DESTDIR" ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
+    say "removed. Left as they are: configurations in $config, bundles in $store, journals in"
+    say "$DESTDIR/var/lib/anoseg/STATION, and the user anoseg that owns them"
+    ;;
+*)
+    fail "say install or uninstall"
+    ;;
+esac

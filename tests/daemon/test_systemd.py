@@ -1,0 +1,94 @@
+"""Unit, installer and example configuration; and, where a container can be booted, all of it under a real systemd."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from anosegd.config import load_config
+
+REPOSITORY = Path(__file__).parents[2]
+UNIT = REPOSITORY / "systemd" / "anosegd@.service"
+CANNOT_RUN = 77
+
+
+def analyze(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`systemd-analyze` on the unit, its commands replaced by one that is there."""
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("no systemd-analyze here")
+    command = tmp_path / "anosegd"
+    command.write_text("#!/bin/sh\n")
+    command.chmod(0o755)
+    unit = tmp_path / "anosegd@line.service"
+    unit.write_text(re.sub(r"(?m)^(Exec\w+)=\S+", rf"\1={command}", UNIT.read_text()))
+    return subprocess.run(["systemd-analyze", *arguments, str(unit)], capture_output=True, text=True, timeout=60)
+
+
+def test_unit_is_accepted_by_systemd(tmp_path: Path) -> None:
+    """`systemd-analyze verify` has nothing to say about the unit."""
+    done = analyze(tmp_path, "verify")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_unit_is_closed(tmp_path: Path) -> None:
+    """`systemd-analyze security` rates the unit at 3.0 or lower."""
+    done = analyze(tmp_path, "security", "--offline=true", "--no-pager")
+    if "unrecognized option" in done.stderr:
+        pytest.skip("this systemd-analyze rates only what is loaded")
+    score = re.search(r"exposure level for \S+ ([0-9.]+)", done.stdout)
+    assert score is not None, done.stdout + done.stderr
+    assert float(score[1]) <= 3.0
+
+
+def test_example_belongs_to_the_unit() -> None:
+    """The installed example loads, keeps its journal in the unit's StateDirectory and uses the installed bundle."""
+    config = load_config(REPOSITORY / "configs" / "line.yaml")
+    state = re.search(r"(?m)^StateDirectory=(.+)", UNIT.read_text())
+    assert state is not None
+    assert config.journal is not None
+    assert Path(config.journal.path).parent == Path("/var/lib", state[1].replace("%i", "line"))
+    assert config.engine.bundle == "/var/lib/anoseg/engines/demo"
+    assert config.control is not None  # ExecReload needs it
+
+
+@pytest.mark.parametrize(
+    ("what", "settings", "said"),
+    [
+        ("install", {"PREFIX": "opt"}, "give an absolute path"),
+        ("uninstall", {"DESTDIR": "stage"}, "give an absolute path"),
+        ("install", {"DESTDIR": "{tmp}", "PREFIX": "/mine"}, "something else than a virtual environment"),
+        ("uninstall", {"DESTDIR": "{tmp}", "PREFIX": "/mine"}, "something else than a virtual environment"),
+        ("install", {"DESTDIR": "{tmp}", "PYTHON": "no-such-python"}, "missing or older than Python 3.10"),
+    ],
+)
+def test_installer_refuses(tmp_path: Path, what: str, settings: dict[str, str], said: str) -> None:
+    """A target that would be a mistake is refused before anything is written or removed, with what to do instead."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letters").write_text("dear")
+    environment = {name: value.format(tmp=tmp_path) for name, value in settings.items()}
+    script = REPOSITORY / "systemd" / "install.sh"
+    done = subprocess.run([script, what], capture_output=True, text=True, env={**os.environ, **environment}, timeout=60)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["mine", "mine/letters"]
+
+
+@pytest.mark.timeout(360)
+def test_under_a_real_systemd() -> None:
+    """Installed as the README says and booted: start, reload, stop, SIGKILL, hang, exit codes, uninstall."""
+    command = [sys.executable, str(REPOSITORY / "tests" / "systemd_boot.py"), "--patience", "5", "--prepare", "100"]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        said, _ = run.communicate(timeout=320)
+    except subprocess.TimeoutExpired:
+        run.terminate()  # it cleans up
+        said, _ = run.communicate(timeout=30)
+        pytest.fail(f"not done after 320 s:\n{said}")
+    if run.returncode == CANNOT_RUN:
+        pytest.skip(said.splitlines()[-1])
+    assert run.returncode == 0, said
+    assert "all of it" in said

@@ -1,0 +1,26 @@
+"""`anosegd` with a switch: once a file `hang` lies in the service's runtime folder, the engine's next call never returns.
+
+Only the inspector's thread hangs, as in a driver that does not come back; the rest is the installed daemon, untouched.
+"""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+if __name__ == "__main__":
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})  # before any library's threads
+
+    from anoseg_engines.engine import Engine
+    from anosegd.cli import main
+
+    switch = Path(os.environ["RUNTIME_DIRECTORY"]) / "hang"
+    inspect = Engine.inspect
+
+    def inspect_or_hang(*arguments, **more):
+        while switch.exists():
+            time.sleep(3600)
+        return inspect(*arguments, **more)
+
+    Engine.inspect = inspect_or_hang
+    main()
