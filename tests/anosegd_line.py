@@ -85,13 +85,13 @@ class Listener:
 
 
 class Daemon:
-    """`anosegd run` in a process of its own."""
+    """`anosegd run` in a process of its own. program: another that takes its arguments."""
 
-    def __init__(self, config: Path, *arguments: str) -> None:
+    def __init__(self, config: Path, *arguments: str, program: tuple[str, ...] = ("-m", "anosegd")) -> None:
         self._stderr = config.with_suffix(".log")
         with self._stderr.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "anosegd", "run", str(config), *arguments],
+                [sys.executable, *program, "run", str(config), *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -165,8 +165,8 @@ class Line:
         )
         return path
 
-    def run(self, config: Path, *arguments: str) -> Daemon:
-        daemon = Daemon(config, *arguments)
+    def run(self, config: Path, *arguments: str, program: tuple[str, ...] = ("-m", "anosegd")) -> Daemon:
+        daemon = Daemon(config, *arguments, program=program)
         self.daemons.append(daemon)
         return daemon
 

@@ -1,11 +1,12 @@
 """The daemon with switches for faults that cannot be made from outside: `faulty_daemon.py FOLDER run CONFIG`.
 
-FOLDER/engine-fails: while this file exists the engine raises on every part. FOLDER/clock: seconds that the wall clock is off.
-Nothing else is changed; the product has no such switches.
+FOLDER/engine-fails: while this file exists the engine raises on every part. FOLDER/engine-drifts: its scores are off.
+FOLDER/clock: seconds that the wall clock is off. Nothing else is changed; the product has no such switches.
 """
 
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ _inspect, _time_ns = Engine.inspect, time.time_ns
 def inspect(self: Engine, *arguments: Any) -> Any:
     if (FOLDER / "engine-fails").exists():
         raise EngineError("the engine fails, as this test wants it to")
-    return _inspect(self, *arguments)
+    found = _inspect(self, *arguments)
+    return replace(found, score=found.score + 0.2) if (FOLDER / "engine-drifts").exists() else found
 
 
 def time_ns() -> int:

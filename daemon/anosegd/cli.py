@@ -1,4 +1,4 @@
-"""`anosegd`: check, run, tail, status, replay, export, drain, reload, swap, rollback, trigger, cameras, schema, demo.
+"""`anosegd`: check, run, tail, status, replay, export, drain, reload, swap, rollback, trigger, prove, cameras, schema, demo.
 
 Every command imports what it needs when it runs: `run` blocks the signals before any library can start a thread.
 """
@@ -61,6 +61,7 @@ def run(arguments: list[str]) -> int:
         "swap": _swap,
         "rollback": _ask,
         "trigger": _trigger,
+        "prove": _ask,
         "demo": _demo,
         "demo-images": _demo_images,
     }[options.command]
@@ -96,10 +97,11 @@ def _parser() -> argparse.ArgumentParser:
     swap = commands.add_parser("swap", help="inspect with another bundle from one part to the next; waits, says why if refused")
     swap.add_argument("--bundle", type=Path, required=True, metavar="DIR", help="STORE/NAME (newest) or STORE/NAME/VERSION")
     rollback = commands.add_parser("rollback", help="go back to the bundle before the last swap")
+    prove = commands.add_parser("prove", help="run the golden images again, between parts; waits, and says what does not hold")
     trigger = commands.add_parser("trigger", help="tell a camera that waits for triggers that a part lies there")
     trigger.add_argument("--camera", required=True, metavar="NAME")
     trigger.add_argument("--part-id", metavar="ID", help="the part's name in its verdict (one is made)")
-    for command in (tail, status, replay, export, drain, reload, swap, rollback, trigger):
+    for command in (tail, status, replay, export, drain, reload, swap, rollback, trigger, prove):
         where = command.add_mutually_exclusive_group()
         where.add_argument("config", type=Path, nargs="?", metavar="CONFIG", help="the station's configuration file")
         where.add_argument("--connect", metavar="ENDPOINT", help="where it publishes, by default tcp://127.0.0.1:5570")

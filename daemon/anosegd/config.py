@@ -182,13 +182,15 @@ class CameraConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
 class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """bundle: STORE/NAME (newest version) or STORE/NAME/VERSION. runtime: see `choose.RUNTIMES`. build: a TensorRT plan that is
-    missing may be built at the start. threads: of the CPU runtime, 0 lets it choose.
+    missing may be built at the start. threads: of the CPU runtime, 0 lets it choose. prove_every_min: the golden images are run
+    again so often, between parts; None does it on request only.
     """
 
     bundle: str
     runtime: str = "auto"
     build: bool = False
     threads: Annotated[int, Meta(ge=0, le=1024)] = 0
+    prove_every_min: Positive | None = 60.0
 
 
 class PublishConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -101,6 +101,10 @@ class Rollback(_Request, frozen=True, tag="rollback"):
     """Go back to the bundle before the last swap, in the same way."""
 
 
+class Prove(_Request, frozen=True, tag="prove"):
+    """Run the golden images now, between parts; answered when they have held, or with what is wrong."""
+
+
 class Trigger(_Request, frozen=True, tag="trigger"):
     """A part lies before a camera that waits for software triggers. Answered once it is noted; its verdict follows, always.
 
@@ -111,7 +115,7 @@ class Trigger(_Request, frozen=True, tag="trigger"):
     part_id: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
 
 
-Request = Replay | Since | Consumer | Ack | Forget | Status | Drain | Reload | Swap | Rollback | Trigger
+Request = Replay | Since | Consumer | Ack | Forget | Status | Drain | Reload | Swap | Rollback | Trigger | Prove
 
 
 class RefusedError(Exception):
@@ -141,7 +145,7 @@ class Control(Worker):
     """Answers requests on its own thread.
 
     journal: None answers nothing about verdicts. state: the last published state, encoded. drain: asks the station to stop.
-    reload, swap: ask it for these (swap: to which bundle, None is the one before) and give what to call with the answer.
+    reload, swap, prove: ask it for these (swap: to which bundle, None is the one before) and give what to call with the answer.
     trigger: the same with camera and part id; raises ValueError where there is no such camera.
     """
 
@@ -154,12 +158,14 @@ class Control(Worker):
         drain: Callable[[], None],
         reload: Callable[[Answer], None],
         swap: Callable[[str | None, Answer], None],
+        prove: Callable[[Answer], None],
         trigger: Callable[[str, str | None, Callable[[dict[str, Any]], None]], None],
     ) -> None:
         super().__init__("control")
         self._address = address
         self._journal = journal
         self._state, self._drain, self._reload, self._swap, self._trigger = state, drain, reload, swap, trigger
+        self._prove = prove
         self._reader: JournalReader | None = None
         self._rates = _Rates()
         self._malformed = logs.Throttle("request.refused")
@@ -224,7 +230,7 @@ class Control(Worker):
             self._in_work -= 1
             socket.send_multipart([*address, msgspec.json.encode(reply)])
 
-    def _set_to_work(self, request: Reload | Swap | Rollback | Trigger, address: list[bytes]) -> None:
+    def _set_to_work(self, request: Reload | Swap | Rollback | Trigger | Prove, address: list[bytes]) -> None:
         """Have the station do what takes time; it is answered when that is done."""
         if self._in_work >= MAX_IN_WORK:
             raise RefusedError("busy", "too much is asked for and not done yet")
@@ -247,6 +253,8 @@ class Control(Worker):
         self._in_work += 1
         if isinstance(request, Reload):
             self._reload(answer)
+        elif isinstance(request, Prove):
+            self._prove(answer)
         else:
             self._swap(request.bundle if isinstance(request, Swap) else None, answer)
 
@@ -256,7 +264,7 @@ class Control(Worker):
         try:
             request = _decode(payload)
             request_id = request.id
-            if isinstance(request, (Reload, Swap, Rollback, Trigger)):
+            if isinstance(request, (Reload, Swap, Rollback, Trigger, Prove)):
                 self._set_to_work(request, address)
                 return None
             return {"id": request_id, "ok": True, **self._do(request)}

@@ -22,6 +22,7 @@ from anosegd.config import Config
 from anosegd.frames import Frame
 from anosegd.handoff import Intake
 from anosegd.outcomes import Result
+from anosegd.proofs import Proofs
 from anosegd.publisher import Publisher
 from anosegd.worker import Worker
 
@@ -43,12 +44,14 @@ class _Exchange:
 class Inspector(Worker):
     """Takes frames until told to stop; every frame taken is released and its part closed, whatever happens.
 
-    engine: name and runtime, None until the bundle is proved and warmed up. regions: of the parts seen so far.
+    engine: name and runtime, None until the bundle is proved and warmed up. regions: of the parts seen so far. proofs: the
+    golden images, run again; while they do not hold no part is inspected.
     """
 
     def __init__(self, config: Config, bundle: Bundle, intake: Intake, publisher: Publisher) -> None:
         super().__init__("inspector")
         self.engine: wire.EngineName | None = None
+        self.proofs = Proofs(config.engine.prove_every_min)
         self._config = config
         self._bundle = bundle
         self._intake = intake
@@ -98,11 +101,19 @@ class Inspector(Worker):
             while not (self._stopping.is_set() and (self._abandoned or self._intake.empty)):
                 self.answer()
                 engine = self._exchanged(engine)
+                self._prove_again(engine)
                 frame = self._intake.take(IDLE_S)
                 if frame is not None:
                     self._inspect(engine, frame)
         finally:
+            self.proofs.close()
             engine.close()
+
+    def _prove_again(self, engine: Engine) -> None:
+        before = self.proofs.alarm
+        self.proofs.step(engine)
+        if self.proofs.alarm != before:
+            self._publisher.state_changed()
 
     def _exchanged(self, engine: Engine) -> Engine:
         """The engine for the next part."""
@@ -110,6 +121,7 @@ class Inspector(Worker):
             return engine
         exchange = self._exchanges.get_nowait()
         self._placements = OrderedDict(exchange.placements)
+        self.proofs.exchanged()
         self.engine = engine_name(exchange.engine.bundle, exchange.engine.runtime_description)
         self._publisher.engine = self.engine
         self._publisher.state_changed()
@@ -123,6 +135,8 @@ class Inspector(Worker):
         try:
             if part.deadline_ns is not None and started_ns >= part.deadline_ns:
                 return  # the publisher closes it by its deadline; time spent on it would make the next one late too
+            if self.proofs.alarm is not None:
+                raise EngineError(f"the golden images do not hold any more: {self.proofs.alarm}")
             placement = self._placement(engine, part.camera, frame.image)
             if limits := self._config.cameras[part.camera].quality:
                 found = measure(placement.scaled_part(frame.image))

@@ -103,6 +103,7 @@ class Station:
                 reload=self._reloads.ask,
                 swap=self._swaps.ask,
                 trigger=self._triggers.accept,
+                prove=self._inspector.proofs.ask,
             )
 
     def run(self) -> End:
@@ -330,6 +331,8 @@ class Station:
             return "Preoperational", "the engine is being loaded and proved"
         if self._inspector.silent_s > SILENT_S:
             return "Error", f"the inspector has not answered for {self._inspector.silent_s:.0f} s"
+        if self._inspector.proofs.alarm is not None:
+            return "Error", f"the golden images do not hold any more: {self._inspector.proofs.alarm}"
         if self._journal is not None and not self._journal.stats().working:
             return "Error", "verdicts cannot be committed: the journal does not work"
         states = {camera.status.state for camera in self._cameras}

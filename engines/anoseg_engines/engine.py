@@ -6,6 +6,7 @@ Used by one thread at a time (the inspector, in the daemon); it may be loaded an
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,6 +55,7 @@ class Engine:
         self._runtime = runtime
         self._bound: Placement | None = None
         self._frames: NDArray[np.uint8] | None = None
+        self._golden: list[GoldenSample] | None = None
 
     @classmethod
     def load(cls, bundle: Bundle, *, runtime: str = "auto", threads: int = 0, build: bool = False) -> Engine:
@@ -146,9 +148,18 @@ class Engine:
         Raises:
             NotProvedError: one is out of tolerance; both values are named. EngineError: the runtime failed.
         """
+        return list(self.proofs())
+
+    def proofs(self) -> Iterator[GoldenResult]:
+        """As `prove`, one golden image at a time, so that parts can be inspected in between.
+
+        Raises:
+            NotProvedError, EngineError: as `prove`.
+        """
         manifest = self.bundle.manifest
-        results = []
-        for golden, sample in zip(manifest.golden, self.bundle.golden_samples(), strict=True):
+        if self._golden is None:
+            self._golden = self.bundle.golden_samples()  # kept: a bundle deleted meanwhile says nothing about the engine
+        for golden, sample in zip(manifest.golden, self._golden, strict=True):
             result = self._compare(sample)
             if not result.holds(manifest.golden_tolerance):
                 limit = manifest.golden_tolerance
@@ -159,8 +170,7 @@ class Engine:
                     f"(≤ {limit.map_p999}); verdict {'equal' if result.verdict_equal else 'differs'}",
                     hint="the engine is refused; copy the bundle again or train it anew",
                 )
-            results.append(result)
-        return results
+            yield result
 
     def close(self) -> None:
         """Give the runtime back."""
