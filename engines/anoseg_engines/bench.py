@@ -176,8 +176,7 @@ def measure(
         for _ in range(ROUNDS):
             for candidate, run in runs:
                 on_progress(f"{candidate.name}, batch {n}")
-                for _ in range(3):
-                    run()
+                run()  # whatever ran before has left the caches full of other things
                 times[candidate.name] += _time(run, seconds / ROUNDS)
         for name, calls in times.items():
             rates[name][n] = round(n / float(np.median(calls)), 1)
@@ -231,10 +230,10 @@ def processor_here() -> tuple[str, list[str]]:
 
 
 def _time(run: Callable[[], object], seconds: float) -> list[float]:
-    """Seconds of each call, for about so long, ten calls at least."""
+    """Seconds of each call, for about so long, two calls at least."""
     seen: list[float] = []
     end = time.perf_counter() + seconds
-    while len(seen) < 10 or time.perf_counter() < end:
+    while len(seen) < 2 or time.perf_counter() < end:
         start = time.perf_counter()
         run()
         seen.append(time.perf_counter() - start)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from host_device import HostDevice
 from tiny_bundle import SIZE, write_tiny_bundle
 
 from anoseg_engines import build as build_module
@@ -21,6 +22,7 @@ from anoseg_engines.errors import AnosegError, EngineError
 from anoseg_engines.gpu import ANY_GPU, Gpu, platform_name
 from anoseg_engines.plan import Machine, PlanDescription, PlanStore, check_plan
 from anoseg_engines.tensorrt_library import libraries
+from anoseg_engines.tensorrt_network import TensorRTNetwork
 
 pytest.importorskip("tensorrt_rtx")
 RTX = next(library for library in libraries() if library.name == "tensorrt-rtx")
@@ -278,6 +280,14 @@ def test_a_full_disk_while_building_is_told(tmp_path: Path) -> None:
         assert not (mounted / "plans").exists()
     finally:
         subprocess.run(["umount", mounted], check=True)
+
+
+def test_what_tensorrt_does_not_take_is_told(bundle: Bundle) -> None:
+    """TensorRT's runtime gives no engine (rubbish; or no driver): exit code 3, library and version named, nothing allocated."""
+    device = HostDevice()
+    with device.current(), pytest.raises(EngineError, match=rf"tensorrt-rtx {RTX.version} does not take the plan"):
+        TensorRTNetwork(RTX, b"vtrt" + b"\0" * 500, device, 4)
+    assert device.memory == {}
 
 
 def test_a_network_that_tensorrt_refuses_is_told(bundle: Bundle) -> None:
