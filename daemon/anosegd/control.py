@@ -17,7 +17,7 @@ import msgspec
 import zmq
 from msgspec import Meta
 
-from anoseg_engines.errors import AnosegError, PublishError
+from anoseg_engines.errors import AnosegError
 from anosegd import endpoint, logs
 from anosegd.journal import Journal, JournalReader
 from anosegd.reloads import Answer
@@ -180,10 +180,7 @@ class Control(Worker):
         Raises:
             PublishError: the endpoint cannot be bound.
         """
-        super().start()
-        while not self._bound.wait(0.05):
-            if not self.alive:
-                raise self.failure or PublishError("the control socket's thread ended at once")
+        self.start_until(self._bound)
 
     def stop(self) -> None:
         """Answer no more."""

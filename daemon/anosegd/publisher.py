@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import zmq
 
-from anoseg_engines.errors import PublishError
 from anosegd import endpoint, logs, wire
 from anosegd.commits import Commits, Pending, overdue
 from anosegd.config import Config
@@ -136,10 +135,7 @@ class Publisher(Worker):
         Raises:
             PublishError: the endpoint cannot be bound.
         """
-        super().start()
-        while not self._bound.wait(0.05):
-            if not self.alive:
-                raise self.failure or PublishError("the publisher ended at once")
+        self.start_until(self._bound)
 
     def open_part(self, part: Part) -> None:
         """A part was captured: from now on it is owed a verdict. The camera's thread, in the order of capture."""

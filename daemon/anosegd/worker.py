@@ -27,6 +27,17 @@ class Worker(ABC):
         """Start the thread."""
         self._thread.start()
 
+    def start_until(self, ready: threading.Event) -> None:
+        """Start the thread, and return when it has set `ready`.
+
+        Raises:
+            BaseException: what ended the thread before that.
+        """
+        self._thread.start()
+        while not ready.wait(0.05):
+            if not self.alive:
+                raise self.failure or RuntimeError(f"thread {self.thread_name} ended at once")
+
     def answer(self) -> None:
         """The thread is not stuck."""
         self._answered_at = time.monotonic()
