@@ -409,14 +409,14 @@ class Checks:
             machine.run(f"cp /root/good.yaml {CONFIG}")
 
     def stop(self, tail: Tail) -> None:
-        machine = self.machine
+        machine, before = self.machine, tail.more()
         with timed("systemctl stop", 5 * self.patience):
             machine.run(f"systemctl stop {UNIT}")
         state = machine.unit("ActiveState"), machine.unit("Result"), machine.unit("ExecMainStatus")
         demand(state == ("inactive", "success", "0"), str(state))
         with timed("systemctl start, after a stop"):
             machine.run(f"systemctl start {UNIT}")
-        tail.more()
+        tail.first_of_next_run(before, 60)
 
     def kill(self, tail: Tail) -> None:
         for _ in range(3):
@@ -443,20 +443,19 @@ class Checks:
         )
         machine.run(f"mkdir -p /run/systemd/system/{UNIT}.service.d")
         machine.run(f"printf '{drop_in}' >/run/systemd/system/{UNIT}.service.d/hang.conf")
+        before = tail.more()
         machine.run(f"systemctl daemon-reload && systemctl restart {UNIT}")
-        verdict = tail.more()
+        verdict = tail.first_of_next_run(before, 60)
         hung_at = time.time()
         machine.run("touch /run/anoseg/line/hang")
         wait_for(lambda: "has not answered" in machine.run(f"anosegd status --json {CONFIG}", check=False), "the state says so")
         held("the inspector alone hangs: the daemon still answers, and its state says so", time.time() - hung_at)
         first = tail.first_of_next_run(verdict, 60 * self.patience)
+        took_s = seconds_between(hung_at, first)
         said = machine.journal("--lines=100")
         demand("Watchdog timeout" in said, said)
         demand("inspect_or_hang" in said, f"the journal does not say where it hung: {said}")
-        held(
-            "watchdog: aborted, started anew, inspecting again; the journal shows where the thread hung",
-            seconds_between(hung_at, first),
-        )
+        held("watchdog: aborted, started anew, inspecting again; the journal shows where the thread hung", took_s)
         machine.run(f"rm -r /run/systemd/system/{UNIT}.service.d && systemctl daemon-reload && systemctl stop {UNIT}")
 
     def exit_codes(self) -> None:
