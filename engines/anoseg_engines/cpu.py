@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
-import openvino as ov
 from numpy.typing import NDArray
 
 from anoseg_engines.errors import EngineError
 from anoseg_engines.placement import InputSpec
 from anoseg_engines.runtime import Traffic
+
+# Importing OpenVINO reports its use to its makers where this package is installed; a machine on a line tells nobody.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+import openvino as ov  # noqa: E402
 
 PRECISIONS = ("f16", "bf16", "f32")
 """In the order in which they are preferred: half as wide is about twice as fast, and f16 rounds eight times finer than bf16."""

@@ -189,3 +189,9 @@ def test_verify_says_which_runtime_and_why(bundle: Bundle) -> None:
     for runtime, code in (("tensorrt", 3), ("nonsense", 2)):
         done = subprocess.run([*command, runtime], capture_output=True, text=True)
         assert (done.returncode, "Traceback" in done.stderr) == (code, False)
+
+
+def test_no_telemetry() -> None:
+    """The CPU runtime loads OpenVINO without the package that reports its use, installed or not."""
+    code = "import sys, anoseg_engines.cpu; sys.exit(sys.modules.get('openvino_telemetry') is not None)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
