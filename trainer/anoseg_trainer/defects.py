@@ -17,6 +17,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from anoseg_engines.images import Image
+from anoseg_trainer.background import point_on
 from anoseg_trainer.config import DefectConfig
 from anoseg_trainer.shapes import Mask, blob, feathered, log_uniform, rectangle, smooth_noise, stroke
 
@@ -28,7 +29,7 @@ class Ground:
     """What a defect is put on. image: uint8 [h, w, 3]. donor: returns another good image, uint8, any size.
 
     unit: side of the network's input; defects are sized by it, not by the part. grey: all channels of `image` are equal.
-    at_rim: share of defects placed at the picture's rim.
+    at_rim: share of defects placed at the picture's rim. on_part: where the part is, bool, any size; None: everywhere.
     """
 
     image: Image
@@ -36,6 +37,7 @@ class Ground:
     unit: int
     grey: bool
     at_rim: float = 0.0
+    on_part: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,15 +199,41 @@ def chip(rng: Generator, ground: Ground) -> Change:
 
 
 def shade(rng: Generator, ground: Ground) -> Change:
-    """A soft change of brightness over a larger area: stains, uneven coating, heat marks."""
-    height, width = _size(rng, ground, 0.12, 0.8)
-    x, y = _place(rng, ground, height, width)
-    alpha = feathered(blob(rng, height, width), max(1.0, min(height, width) * float(rng.uniform(0.03, 0.12))))
+    """Another brightness over a larger area with an outline to be seen: stains, uneven coating or grinding, heat marks.
+
+    Softer changes than these are what light does to good parts, and are taught as normal.
+    """
+    if rng.random() < 0.35:
+        x, y, alpha = _band(rng, ground)
+        height, width = alpha.shape
+    else:
+        height, width = _size(rng, ground, 0.08, 0.8)
+        x, y = _place(rng, ground, height, width)
+        alpha = blob(rng, height, width) if rng.random() < 0.7 else rectangle(rng, height, width)
+    alpha = feathered(alpha, log_uniform(rng, 0.4, max(0.5, 0.06 * min(height, width))))
     alpha = np.where(alpha > 0.02, alpha, 0).astype(np.float32)
     here = ground.image[y : y + height, x : x + width].astype(np.float32)
-    strength = float(rng.uniform(0.12, 0.6)) * rng.choice([-1, 1])
-    content = here * (1 + strength * np.abs(_tint(rng, ground.grey))) + 20 * strength
+    strength = float(rng.uniform(0.15, 0.7)) * rng.choice([-1, 1])
+    content = here * np.exp(strength * np.abs(_tint(rng, ground.grey))) + 10 * strength
     return Change(x, y, alpha, np.asarray(content, np.float32))
+
+
+def _band(rng: Generator, ground: Ground) -> tuple[int, int, Mask]:
+    """Left, top and outline of a strip along one side of the picture, its border slanted and wavy."""
+    rows, columns = ground.image.shape[:2]
+    across_x = rng.random() < 0.5
+    across, along = (columns, rows) if across_x else (rows, columns)
+    depth = min(across, max(4, round(across * log_uniform(rng, 0.05, 0.6))))
+    at = np.linspace(-1, 1, along, dtype=np.float32)
+    wave = smooth_noise(rng, 1, along, max(4.0, along / 3))[0]
+    border = depth * (float(rng.uniform(0.5, 0.95)) + float(rng.normal(0, 0.15)) * at + float(rng.uniform(0, 0.06)) * wave)
+    outline = (np.arange(depth, dtype=np.float32)[None, :] < border[:, None]).astype(np.float32)
+    if rng.random() < 0.5:  # from the far side
+        outline = outline[:, ::-1]
+        start = across - depth
+    else:
+        start = 0
+    return (start, 0, np.ascontiguousarray(outline)) if across_x else (0, start, np.ascontiguousarray(outline.T))
 
 
 def texture(rng: Generator, ground: Ground) -> Change:
@@ -214,8 +242,9 @@ def texture(rng: Generator, ground: Ground) -> Change:
     x, y = _place(rng, ground, height, width)
     here = ground.image[y : y + height, x : x + width].astype(np.float32)
     choice = int(rng.integers(4))
-    if choice == 0:
-        content = cv2.GaussianBlur(here, (0, 0), float(rng.uniform(1.5, 5)))
+    if choice == 0:  # smeared, up to quite bare
+        content = cv2.GaussianBlur(here, (0, 0), log_uniform(rng, 1.5, 16)) * float(rng.uniform(0.75, 1.2))
+        content += float(rng.uniform(0, 4)) * smooth_noise(rng, height, width, 1.0)[:, :, None]
     elif choice == 1:
         n = int(rng.integers(5, 21))
         kernel = np.zeros((n, n), np.float32)
@@ -332,6 +361,10 @@ def _place(rng: Generator, ground: Ground, height: int, width: int) -> tuple[int
     """Left and top of a box of this size somewhere on the picture; `at_rim` of them where handling harms parts."""
     rows, columns = ground.image.shape[:2]
     x, y = int(rng.integers(0, columns - width + 1)), int(rng.integers(0, rows - height + 1))
+    aim = None if ground.on_part is None or rng.random() < 0.1 else point_on(rng, ground.on_part, rows, columns)
+    if aim is not None:  # the box is centred there, as far as the picture allows
+        x = min(max(aim[0] - width // 2, 0), columns - width)
+        y = min(max(aim[1] - height // 2, 0), rows - height)
     if ground.at_rim and rng.random() < ground.at_rim:
         x, y = ((x, 0), (x, rows - height), (0, y), (columns - width, y))[int(rng.integers(4))]
     return x, y

@@ -147,7 +147,7 @@ def train(
             status.images_per_s = steps_here * t.batch / (time.monotonic() - clock_start)
             status.left_s = used_s * (1 - done) / max(done, 1e-6)
             if step % t.validate_every == 0:
-                status.validation = validate(averaged, config.input, cases)
+                status.validation = validate(averaged, config.input.spec, cases)
                 curve.append(_point(step, used_s, status))
                 if status.validation.merit > best_merit:
                     best_merit, best = status.validation.merit, copy.deepcopy(averaged.state_dict())
@@ -160,7 +160,7 @@ def train(
                     f"training stopped at step {step}; the checkpoint in {work} is kept",
                     hint="go on with the same command and --resume",
                 )
-    status.validation, status.done = validate(averaged, config.input, cases), 1.0
+    status.validation, status.done = validate(averaged, config.input.spec, cases), 1.0
     curve.append(_point(step, used_s, status))
     if status.validation.merit > best_merit:
         best_merit, best = status.validation.merit, copy.deepcopy(averaged.state_dict())
