@@ -17,6 +17,8 @@ from anoseg_trainer.metrics import PixelHistogram
 
 MAX_SLOPE = 1.5
 """Bound on the score's slope: half-precision noise of 0.02 in the pooled logit then moves the score by less than 0.01."""
+RIDGE = 0.1
+"""Pull of the detector's weights towards being equal."""
 ABOVE = 2e-3
 """The threshold lies so far above the conformal score: a runtime in half precision may read a good part that much higher."""
 
@@ -71,6 +73,28 @@ def guarantee_in_words(threshold: ScoreThreshold, false_reject: float, parts: in
     if parts < threshold.n:
         promise += f"; the images show only {parts} different parts, so the promise is weaker than their number says"
     return promise
+
+
+def fit_detector(good: NDArray[np.floating], defective: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Weights of the image-level detector, float64 [p], none below 0, their sum 1.
+
+    good [n, p], defective [m, p]: pooled logits of held-out parts. A logistic regression that weighs both sides equally and
+    is held near equal weights by a ridge: with a hundred images it must not follow chance.
+    """
+    # By how much the good differ: in that measure the pools are comparable. 0.5: logits closer than that are equal.
+    spread = np.hypot(good.std(axis=0), 0.5)
+    low, high = (good - good.mean(axis=0)) / spread, (defective - good.mean(axis=0)) / spread
+    p = good.shape[1]
+    even = np.full(p, 1 / p)
+    weights, shift = even.copy(), -1.0
+    for _ in range(2000):
+        on_low = 1 / (1 + np.exp(-np.clip(low @ weights + shift, -30, 30)))
+        on_high = 1 / (1 + np.exp(-np.clip(high @ weights + shift, -30, 30))) - 1
+        slope = low.T @ on_low / len(low) + high.T @ on_high / len(high) + RIDGE * (weights - weights.sum() * even)
+        weights = np.maximum(weights - 0.05 * slope, 0)
+        shift -= 0.05 * float(on_low.mean() + on_high.mean())
+    weights = (weights if weights.sum() > 1e-6 else even) / spread
+    return np.asarray(weights / weights.sum(), np.float64)
 
 
 def score_scale(good: NDArray[np.floating], defective: NDArray[np.floating]) -> tuple[float, float]:

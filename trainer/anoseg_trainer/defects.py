@@ -243,8 +243,8 @@ def texture(rng: Generator, ground: Ground) -> Change:
     here = ground.image[y : y + height, x : x + width].astype(np.float32)
     choice = int(rng.integers(4))
     if choice == 0:  # smeared, up to quite bare
-        content = cv2.GaussianBlur(here, (0, 0), log_uniform(rng, 1.5, 16)) * float(rng.uniform(0.75, 1.2))
-        content += float(rng.uniform(0, 4)) * smooth_noise(rng, height, width, 1.0)[:, :, None]
+        bare = cv2.GaussianBlur(here, (0, 0), log_uniform(rng, 1.5, 16)) * float(rng.uniform(0.75, 1.2))
+        content = bare + float(rng.uniform(0, 4)) * smooth_noise(rng, height, width, 1.0)[:, :, None]
     elif choice == 1:
         n = int(rng.integers(5, 21))
         kernel = np.zeros((n, n), np.float32)
@@ -252,7 +252,8 @@ def texture(rng: Generator, ground: Ground) -> Change:
         tip_x, tip_y = n / 2 * np.cos(angle), n / 2 * np.sin(angle)
         start, end = (int(n / 2 - tip_x), int(n / 2 - tip_y)), (int(n / 2 + tip_x), int(n / 2 + tip_y))
         cv2.line(kernel, start, end, 1.0)
-        content = cv2.filter2D(here, -1, kernel / max(kernel.sum(), 1.0), borderType=cv2.BORDER_REFLECT)
+        smeared = cv2.filter2D(here, -1, kernel / max(kernel.sum(), 1.0), borderType=cv2.BORDER_REFLECT)
+        content = np.asarray(smeared, np.float32)
     elif choice == 2:
         content = here + (here - cv2.GaussianBlur(here, (0, 0), 3.0)) * float(rng.uniform(1, 3))
     else:

@@ -25,6 +25,7 @@ from anoseg_trainer.background import has_background
 from anoseg_trainer.calibrate import (
     ScoreThreshold,
     conformal_threshold,
+    fit_detector,
     guarantee_in_words,
     pixel_threshold,
     score_scale,
@@ -34,7 +35,7 @@ from anoseg_trainer.config import TrainConfig
 from anoseg_trainer.data import GoodImages, PartStore, Split, group_images, load_good_images, split_images
 from anoseg_trainer.export import onnx_from_network
 from anoseg_trainer.inference import read_part
-from anoseg_trainer.network import TOP_K, AnoSegNetwork, count_macs
+from anoseg_trainer.network import POOLS, AnoSegNetwork, count_macs
 from anoseg_trainer.samples import Recipe
 from anoseg_trainer.training import Result, Status, train
 from anoseg_trainer.validation import Case, Validation, as_scaled, make_cases, validate
@@ -49,8 +50,8 @@ MAX_UNIT = 256
 GOLDEN_EACH = 3
 """Golden samples of each verdict."""
 SCORE = (
-    f"largest tile score; a tile's score is sigmoid(slope · p + shift), p the mean of the {TOP_K} largest 2×2-averaged "
-    "map logits"
+    "largest tile score; a tile's score is sigmoid(weights · p + shift), p the means of the "
+    f"{', '.join(str(k) for k in POOLS)} largest 2×2-averaged map logits"
 )
 
 
@@ -131,8 +132,10 @@ def _seal(
     """Calibrate the trained network, export it, and write the bundle."""
     network = result.network
     validation = validate(network, config.input.spec, cases)
-    slope, shift = score_scale(np.array(validation.good_pooled), np.array(validation.defective_pooled))
-    network.score_slope.fill_(slope)
+    good, bad = np.array(validation.good_pooled), np.array(validation.defective_pooled)
+    weights = fit_detector(good, bad)
+    slope, shift = score_scale(good @ weights, bad @ weights)
+    network.score_weights.copy_(torch.from_numpy(slope * weights))
     network.score_shift.fill_(shift)
     scaled = as_scaled(config.input.spec)
     readings = {i: read_part(network, scaled, store[i]) for i in split.calibration}

@@ -20,8 +20,11 @@ LOGIT_LIMIT = 12.0
 """Map logits are held within ±12: beyond it sigmoid is 0 or 1 in half precision anyway."""
 SCORE_LIMIT = 8.0
 """The scaled score logit is held within ±8, so a score lies between 0.0003 and 0.9997."""
-TOP_K = 16
-"""The image score is the mean of so many largest values of the 2×2-averaged map logits: one noisy pixel is no defect."""
+POOLS = (4, 16, 64, 256, 1024)
+"""The image-level detector reads the means of so many largest values of the 2×2-averaged map logits: small defects show in
+the first, wide and faint ones in the last."""
+FIRST_POOL = 1
+"""The pool that alone is the score until the detector is fitted."""
 
 
 class ConvNorm(nn.Module):
@@ -68,10 +71,10 @@ class AnoSegNetwork(nn.Module):
     """frames [N, H, W, 3] (0…255) and coords [N, 2, H, W] → `Outputs`. H and W: multiples of 32.
 
     `coordinates` False shows the network zeros in their place (ablation); the padding mask still uses them.
-    score_slope, score_shift: the image score is sigmoid(slope · pooled logit + shift), fitted after training.
+    score_weights [len(POOLS)], score_shift: the image score is sigmoid(weights · pooled logits + shift), fitted after training.
     """
 
-    score_slope: Tensor
+    score_weights: Tensor
     score_shift: Tensor
 
     def __init__(self, config: NetworkConfig, *, coordinates: bool = True) -> None:
@@ -87,7 +90,7 @@ class AnoSegNetwork(nn.Module):
         self.image_head = nn.Conv2d(widths[0], 12, 3, padding=1)
         # Most pixels are normal: start there, so that the first steps are not spent on learning it.
         nn.init.constant_(self.map_head.bias, -3.0)  # type: ignore[arg-type]
-        self.register_buffer("score_slope", torch.tensor(1.0))
+        self.register_buffer("score_weights", torch.eye(len(POOLS))[FIRST_POOL])
         self.register_buffer("score_shift", torch.tensor(0.0))
 
     def forward(self, frames_NHWC: Tensor, coords: Tensor) -> Outputs:
@@ -101,11 +104,12 @@ class AnoSegNetwork(nn.Module):
         return anomaly_map, self.score_of(pooled)
 
     def score_of(self, pooled: Tensor) -> Tensor:
-        """Score in 0…1 of a pooled logit; never quite 1, so that a threshold of 1 rejects nothing."""
-        return torch.sigmoid((pooled * self.score_slope + self.score_shift).clamp(-SCORE_LIMIT, SCORE_LIMIT))
+        """Score [N] in 0…1 of pooled logits [N, len(POOLS)]; never quite 1, so that a threshold of 1 rejects nothing."""
+        logit = (pooled * self.score_weights).sum(dim=1) + self.score_shift
+        return torch.sigmoid(logit.clamp(-SCORE_LIMIT, SCORE_LIMIT))
 
     def inspect_unscaled(self, frames_NHWC: Tensor, coords: Tensor) -> tuple[Tensor, Tensor]:
-        """Anomaly map [N, H, W] and pooled logit [N] (FP32), before the score's scale is applied."""
+        """Anomaly map [N, H, W] and pooled logits [N, len(POOLS)] (FP32), before the detector is applied."""
         logits = self.map_logits(self.features(frames_NHWC, coords))
         valid = valid_pixels(coords)
         return torch.sigmoid(logits) * valid.to(logits.dtype), self.pooled(logits, valid)
@@ -132,10 +136,11 @@ class AnoSegNetwork(nn.Module):
         return logits[:, 0].clamp(-LOGIT_LIMIT, LOGIT_LIMIT)
 
     def pooled(self, logits: Tensor, valid: Tensor) -> Tensor:
-        """Pooled logit [N], FP32: mean of the `TOP_K` largest 2×2 averages; padding counts as surely normal."""
+        """Pooled logits [N, len(POOLS)], FP32: means of the largest 2×2 averages; padding counts as surely normal."""
         masked = torch.where(valid, logits.float(), -LOGIT_LIMIT)
         small = functional.avg_pool2d(masked[:, None], 2).flatten(1)
-        return torch.topk(small, TOP_K, dim=1).values.mean(dim=1)
+        largest = torch.topk(small, min(POOLS[-1], small.shape[1]), dim=1).values
+        return torch.stack([largest[:, :k].mean(dim=1) for k in POOLS], dim=1)
 
 
 class Discriminator(nn.Module):
@@ -196,7 +201,7 @@ def count_macs(network: AnoSegNetwork, height: int, width: int) -> int:
             total += output.numel() * kernel
 
     handles = [m.register_forward_hook(hook) for m in network.modules() if isinstance(m, nn.Conv2d)]
-    device = network.score_slope.device
+    device = network.score_shift.device
     training = network.training
     network.eval()
     with torch.no_grad():
