@@ -57,6 +57,7 @@ def run(arguments: list[str]) -> None:
     test.add_argument("--data", type=Path, required=True, metavar="DIR", help="MVTec AD layout")
     test.add_argument("--json", type=Path, metavar="FILE", help="write all figures and every image's score")
     test.add_argument("--overlays", type=Path, metavar="DIR", help="write pictures of the best and the worst")
+    test.add_argument("--report", type=Path, metavar="FILE", help="write figures, curves and pictures as one HTML file")
     test.add_argument("--runtime", default="auto", help="auto, cpu or tensorrt")
     options = parser.parse_args(arguments)
     if options.command == "fit":
@@ -69,10 +70,11 @@ def _fit(options: argparse.Namespace) -> None:
     # OpenMP's threads burn their core while they wait for each other, unless told so; with anything else running (the process
     # that makes training images does), a step then takes several times as long. Read when PyTorch loads, so set before.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from anoseg_trainer.fit import fit  # PyTorch takes seconds to import; evaluate and --help do without
+    from anoseg_trainer.fit import REPORT, fit  # PyTorch takes seconds to import; evaluate and --help do without
     from anoseg_trainer.training import Status
 
     config = _with_options(load_config(options.config), options)
+    work = options.work or Path("runs") / options.out.name
     console = Console(stderr=True)
     live = console.is_terminal
     line = (
@@ -102,13 +104,13 @@ def _fit(options: argparse.Namespace) -> None:
             options.out,
             config,
             seed=options.seed,
-            work=options.work or Path("runs") / options.out.name,
+            work=work,
             resume=options.resume,
             on_status=on_status,
             on_note=lambda note: progress.console.print(f"note: {note}", soft_wrap=True, highlight=False),
         )
     manifest = fitted.bundle.manifest
-    print(f"{fitted.bundle.path}: finished and proved")
+    print(f"{fitted.bundle.path}: finished and proved; report in {work / REPORT}")
     print(
         f"trained {fitted.result.steps} steps in {fitted.result.seconds / 60:.1f} minutes, {fitted.result.images_seen} images"
     )
@@ -142,6 +144,11 @@ def _evaluate(options: argparse.Namespace) -> None:
         Console().print(result_table(found))
         if options.json:
             _write_json(options.json, msgspec.to_builtins(found))
+        if options.report:
+            from anoseg_trainer.pages import evaluation_report  # PyTorch comes with it
+
+            evaluation_report(engine, options.data, found).write(options.report)
+            print(f"report in {options.report}")
         if options.overlays:
             written = write_overlays(engine, options.data, found, options.overlays)
             print(f"{len(written)} pictures in {options.overlays}")

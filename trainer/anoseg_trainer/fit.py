@@ -36,6 +36,7 @@ from anoseg_trainer.data import GoodImages, PartStore, Split, group_images, load
 from anoseg_trainer.export import onnx_from_network
 from anoseg_trainer.inference import read_part
 from anoseg_trainer.network import POOLS, AnoSegNetwork, count_macs
+from anoseg_trainer.pages import fit_report
 from anoseg_trainer.samples import Recipe
 from anoseg_trainer.training import Result, Status, train
 from anoseg_trainer.validation import Case, Validation, as_scaled, make_cases, validate
@@ -43,6 +44,7 @@ from anoseg_trainer.validation import Case, Validation, as_scaled, make_cases, v
 Verdict = Literal["PASS", "FAIL"]
 FEW_CAUGHT = 0.5
 """A bundle that catches fewer of the synthetic defects is said to be one that passes bad parts."""
+REPORT = "report.html"
 BACKGROUND_PROBES = 40
 """Good images that are looked at for a plain background."""
 MAX_UNIT = 256
@@ -79,7 +81,7 @@ def fit(
 ) -> Fitted:
     """Train on the good images of `data` and write a new version of the bundle `target` (STORE/NAME).
 
-    work: folder for checkpoint and scaled parts, made if missing.
+    work: folder for checkpoint, scaled parts and report.html, made if missing.
 
     Raises:
         ConfigError, DataError, AnosegError: see the steps.
@@ -112,7 +114,9 @@ def fit(
         cases = make_cases(_recipe(config, store, split.validation, seed, background))
         identity = {"data": images.fingerprint, "seed": str(seed)}
         result = train(config, recipe, cases, work=work, identity=identity, resume=resume, on_status=on_status)
-        return _seal(target, config, images, split, store, cases, result, seed, notes, on_note)
+        fitted, scores = _seal(target, config, images, split, store, cases, result, seed, notes, on_note)
+        fit_report(fitted.bundle, result.network, fitted.validation, scores, cases, notes).write(work / REPORT)
+        return fitted
     finally:
         store.path.unlink(missing_ok=True)
 
@@ -128,8 +132,8 @@ def _seal(
     seed: int,
     notes: list[str],
     on_note: Callable[[str], None],
-) -> Fitted:
-    """Calibrate the trained network, export it, and write the bundle."""
+) -> tuple[Fitted, list[float]]:
+    """Calibrate the trained network, export it, and write the bundle; returns the calibration scores too."""
     network = result.network
     validation = validate(network, config.input.spec, cases)
     good, bad = np.array(validation.good_pooled), np.array(validation.defective_pooled)
@@ -170,7 +174,8 @@ def _seal(
         model_onnx=onnx_from_network(network, config.input.spec),
         golden=_golden_samples(network, config, [store[i] for i in split.calibration], cases, threshold.value, store, split),
     )
-    return Fitted(write_bundle(target, draft), result, validation, threshold, tuple(notes))
+    fitted = Fitted(write_bundle(target, draft), result, validation, threshold, tuple(notes))
+    return fitted, [reading.score for reading in readings.values()]
 
 
 def _golden_samples(
