@@ -35,7 +35,7 @@ from anoseg_trainer.config import TrainConfig
 from anoseg_trainer.data import GoodImages, PartStore, Split, group_images, load_good_images, split_images
 from anoseg_trainer.export import onnx_from_network
 from anoseg_trainer.inference import read_part
-from anoseg_trainer.network import POOLS, AnoSegNetwork, count_macs
+from anoseg_trainer.network import FIRST_POOL, POOLS, AnoSegNetwork, count_macs
 from anoseg_trainer.pages import fit_report
 from anoseg_trainer.samples import Recipe
 from anoseg_trainer.training import Result, Status, train
@@ -137,7 +137,7 @@ def _seal(
     network = result.network
     validation = validate(network, config.input.spec, cases)
     good, bad = np.array(validation.good_pooled), np.array(validation.defective_pooled)
-    weights = fit_detector(good, bad)
+    weights = fit_detector(good, bad) if config.detector else np.eye(len(POOLS))[FIRST_POOL]
     slope, shift = score_scale(good @ weights, bad @ weights)
     network.score_weights.copy_(torch.from_numpy(slope * weights))
     network.score_shift.fill_(shift)
