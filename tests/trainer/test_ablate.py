@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 TINY = """
 input: {height: 96, width: 128}
 network: {widths: [16, 16, 32, 32, 32]}
-training: {batch: 8, ema: 0.8, threads: 1}
+training: {batch: 8, ema: 0.8, learning_rate: 0.004, threads: 1}
 """
 
 
@@ -37,7 +37,7 @@ def test_ablation_writes_a_table_and_goes_on_where_it_stopped(product, tmp_path)
     """Two variants give two rows and a report with both IoU curves; a second run trains nothing anew."""
     config = tmp_path / "train.yaml"
     config.write_text(TINY)
-    options = ("--config", config, "--steps", 12, "--only", "full,no-coordinates")
+    options = ("--config", config, "--steps", 40, "--only", "full,no-coordinates")
     done = ablate(product, tmp_path / "out", *options)
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "out" / "ablation.json").read_text())

@@ -20,7 +20,8 @@ RESIZE_AREA = 384 * 384
 """Network pixels of a whole part in resize mode, at most."""
 TILED_AREA = 900_000
 """Network pixels of a whole part in tile mode, at most: about a dozen tiles."""
-TILE = 256
+TILE = 384
+"""Largest side of a tile: most parts that differ in shape fit one, so that the network sees them whole."""
 MIN_SCALE = 0.4
 """A part that would shrink further than this to fit one input is cut into tiles instead."""
 SAME_ASPECT = 1.15
@@ -71,6 +72,7 @@ def choose_input(given: InputConfig, sizes_hw: tuple[tuple[int, int], ...]) -> I
             scale=1.0,
         )
     scale = given.scale or min(1.0, math.sqrt(TILED_AREA / (height * width)))
+    height, width = np.percentile(sizes, 75, axis=0)
     return msgspec.structs.replace(
         given,
         mode="tile",

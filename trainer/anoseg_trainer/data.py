@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from anoseg_engines.errors import DataError
 from anoseg_engines.images import Image, list_images, read_image
 from anoseg_engines.placement import InputSpec, Placement, Region
+from anoseg_trainer.background import part_mask
 from anoseg_trainer.config import HoldoutConfig
 
 MIN_IMAGES = 10
@@ -195,6 +196,7 @@ class PartStore:
         sizes = [h * w * 3 for h, w in self.shapes]
         self.offsets = [0, *(int(v) for v in np.cumsum(sizes))]
         self._map: NDArray[np.uint8] | None = None
+        self._masks: dict[int, NDArray[np.bool_]] = {}
 
     @classmethod
     def write(cls, path: Path, images: GoodImages, spec: InputSpec, on_image: Callable[[], None] = lambda: None) -> PartStore:
@@ -228,8 +230,14 @@ class PartStore:
         view = self._map[start:end].reshape(*self.shapes[index], 3)
         return np.asarray(view)
 
+    def part_mask(self, index: int) -> NDArray[np.bool_]:
+        """Where on picture `index` the part is, coarse (see `background.part_mask`); kept, 9 kB each."""
+        if index not in self._masks:
+            self._masks[index] = part_mask(self[index])[0]
+        return self._masks[index]
+
     def __getstate__(self) -> dict[str, object]:
-        return self.__dict__ | {"_map": None}
+        return self.__dict__ | {"_map": None, "_masks": {}}
 
 
 def whole_placement(spec: InputSpec, image: Image) -> Placement:

@@ -22,6 +22,8 @@ from anoseg_trainer.config import DefectConfig
 from anoseg_trainer.shapes import Mask, blob, feathered, log_uniform, rectangle, smooth_noise, stroke
 
 Patch = NDArray[np.float32]
+STRIPS = 0.2
+"""Share of soft and textural defects that take a strip along one side of the picture, as uneven grinding or coating does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +122,19 @@ def hard(rng: Generator, ground: Ground) -> Change:
 
 
 def blend(rng: Generator, ground: Ground) -> Change:
-    """A patch of another good image, brought to the light of its new place and blended in softly."""
-    height, width = _size(rng, ground, 0.03, 0.4)
+    """A patch of another good image, brought to the light of its new place and blended in softly; at times a whole strip."""
+    outline: Mask
+    if rng.random() < STRIPS:
+        x, y, outline = _band(rng, ground)
+        height, width = outline.shape
+    else:
+        height, width = _size(rng, ground, 0.03, 0.4)
+        x, y = _place(rng, ground, height, width)
+        outline = blob(rng, height, width) if rng.random() < 0.6 else rectangle(rng, height, width)
     content = _region(rng, ground.donor(rng), height, width, zoom=float(rng.uniform(0.7, 1.4)))
-    x, y = _place(rng, ground, height, width)
     here = ground.image[y : y + height, x : x + width].astype(np.float32)
-    sigma = max(1.0, min(height, width) * float(rng.uniform(0.15, 0.5)))
+    # The new place's light: what is smooth at this measure. At most 24 pixels, or the filter takes longer than all else.
+    sigma = min(max(1.0, min(height, width) * float(rng.uniform(0.15, 0.5))), 24.0)
     low = cv2.GaussianBlur(content, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
     low_here = cv2.GaussianBlur(here, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
     content = content + (low_here - low) * float(rng.uniform(0.6, 1.0))
@@ -134,7 +143,6 @@ def blend(rng: Generator, ground: Ground) -> Change:
         content = np.where(stronger, content, here)
     if rng.random() < 0.3:
         content = _jittered(rng, content, ground.grey)
-    outline = blob(rng, height, width) if rng.random() < 0.6 else rectangle(rng, height, width)
     alpha = _inner(outline, min(height, width) * float(rng.uniform(0, 0.12)))
     return Change(x, y, alpha, np.asarray(content, np.float32))
 
@@ -237,9 +245,15 @@ def _band(rng: Generator, ground: Ground) -> tuple[int, int, Mask]:
 
 
 def texture(rng: Generator, ground: Ground) -> Change:
-    """The surface itself changes: smeared, smoothed, roughened, or overlaid with grain."""
-    height, width = _size(rng, ground, 0.05, 0.4)
-    x, y = _place(rng, ground, height, width)
+    """The surface itself changes: smeared, smoothed, roughened, or overlaid with grain; at times along a whole strip."""
+    outline: Mask
+    if rng.random() < STRIPS:
+        x, y, outline = _band(rng, ground)
+        height, width = outline.shape
+    else:
+        height, width = _size(rng, ground, 0.05, 0.5)
+        x, y = _place(rng, ground, height, width)
+        outline = blob(rng, height, width)
     here = ground.image[y : y + height, x : x + width].astype(np.float32)
     choice = int(rng.integers(4))
     if choice == 0:  # smeared, up to quite bare
@@ -259,7 +273,7 @@ def texture(rng: Generator, ground: Ground) -> Change:
     else:
         grain = smooth_noise(rng, height, width, log_uniform(rng, 1.0, 8.0))
         content = here + grain[:, :, None] * float(rng.uniform(8, 40)) * _tint(rng, ground.grey)
-    alpha = _inner(blob(rng, height, width), min(height, width) * float(rng.uniform(0, 0.1)))
+    alpha = _inner(outline, min(height, width) * float(rng.uniform(0, 0.1)))
     return Change(x, y, alpha, np.asarray(content, np.float32))
 
 

@@ -85,9 +85,10 @@ def make_sample(
 ) -> tuple[NDArray[np.uint8], NDArray[np.float16], NDArray[np.uint8]]:
     """One training input: frame uint8 [H, W, 3], coords FP16 [2, H, W], label uint8 [H, W]."""
     spec = recipe.window
-    part = recipe.store[recipe.indices[int(rng.integers(len(recipe.indices)))]]
+    index = recipe.indices[int(rng.integers(len(recipe.indices)))]
+    part = recipe.store[index]
     part_height, part_width = part.shape[:2]
-    tile = random_tile(rng, part_height, part_width, spec.height, spec.width, _aim(rng, recipe, part))
+    tile = random_tile(rng, part_height, part_width, spec.height, spec.width, _aim(rng, recipe, index))
     left, top = max(0, tile.x), max(0, tile.y)
     window = left, top, min(part_width, tile.x + spec.width) - left, min(part_height, tile.y + spec.height) - top
     image = varied_window(rng, part, window, recipe.variation)
@@ -103,11 +104,12 @@ def make_sample(
     return frame, tile_coords(spec, part_width, part_height, tile), labels
 
 
-def _aim(rng: Generator, recipe: Recipe, part: Image) -> tuple[int, int] | None:
+def _aim(rng: Generator, recipe: Recipe, index: int) -> tuple[int, int] | None:
     """A place on the part that the window should hold; None where any window will do."""
-    if not recipe.background or (part.shape[0] <= recipe.window.height and part.shape[1] <= recipe.window.width):
+    height, width = recipe.store.shapes[index]
+    if not recipe.background or (height <= recipe.window.height and width <= recipe.window.width):
         return None
-    return point_on(rng, part_mask(part)[0], part.shape[0], part.shape[1])
+    return point_on(rng, recipe.store.part_mask(index), height, width)
 
 
 def ground_of(recipe: Recipe, image: Image) -> Ground:
@@ -126,10 +128,10 @@ class _Donor:
         self.recipe = recipe
 
     def __call__(self, rng: Generator) -> Image:
-        part = self.recipe.store[self.recipe.indices[int(rng.integers(len(self.recipe.indices)))]]
+        index = self.recipe.indices[int(rng.integers(len(self.recipe.indices)))]
+        part = self.recipe.store[index]
         height, width = min(part.shape[0], self.recipe.window.height), min(part.shape[1], self.recipe.window.width)
-        aim = _aim(rng, self.recipe, part)
-        tile = random_tile(rng, part.shape[0], part.shape[1], height, width, aim)
+        tile = random_tile(rng, part.shape[0], part.shape[1], height, width, _aim(rng, self.recipe, index))
         return part[tile.y : tile.y + height, tile.x : tile.x + width]
 
 
