@@ -113,12 +113,14 @@ class LossConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """Weights of the losses; 0 switches a part off.
 
     l1: pixel-wise L1 (AnoSeg). bce: binary cross-entropy with graded labels. dice: soft overlap.
+    image: binary cross-entropy of the largest map values with the image's label.
     adversarial: discriminator on (image, map) pairs. reconstruction: L1 to the image where it is normal.
     """
 
     l1: Weight = 1.0
     bce: Weight = 1.0
     dice: Weight = 0.2
+    image: Weight = 0.1
     adversarial: Weight = 0.005
     reconstruction: Weight = 0.05
 
@@ -126,7 +128,8 @@ class LossConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """steps, minutes: the end of training, whichever comes first (null: no such limit). The learning rate falls to 0 there.
 
-    ema: decay of the averaged weights, which are what is exported. validate_every, checkpoint_every: steps.
+    ema: decay of the averaged weights, which are what is exported. patience: validations that bring nothing better after
+    which training ends early (null: never). validate_every, checkpoint_every: steps.
     crop: side of the windows that training sees of larger inputs, network pixels: more parts for the same arithmetic.
     precision: of the training arithmetic; auto takes bf16 where the processor has it. threads, workers: 0 chooses.
     """
@@ -138,6 +141,7 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     learning_rate: Annotated[float, Meta(gt=0.0)] = 2e-3
     weight_decay: Weight = 1e-4
     ema: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.998
+    patience: Annotated[int, Meta(ge=1)] | None = 8
     validate_every: Annotated[int, Meta(ge=1)] = 400
     checkpoint_every: Annotated[int, Meta(ge=1)] = 400
     precision: Literal["auto", "bf16", "fp32"] = "auto"

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from anoseg_trainer.config import LossConfig
-from anoseg_trainer.network import Discriminator, Outputs
+from anoseg_trainer.network import FIRST_POOL, AnoSegNetwork, Discriminator, Outputs
 
 
 def pixel_losses(outputs: Outputs, labels: Tensor, valid: Tensor, config: LossConfig) -> dict[str, Tensor]:
@@ -25,6 +25,16 @@ def pixel_losses(outputs: Outputs, labels: Tensor, valid: Tensor, config: LossCo
         total = ((predicted.square() + labels.square()) * valid).sum()
         losses["dice"] = 1 - (2 * overlap + 1) / (total + 1)
     return losses
+
+
+def image_loss(network: AnoSegNetwork, outputs: Outputs, labels: Tensor, valid: Tensor) -> Tensor:
+    """Cross-entropy of the pooled map logits of `FIRST_POOL` with the image's own label, its largest pixel label.
+
+    The image score is read from the few largest map values, so these are asked for directly: nothing that stands out on good
+    parts, something on defective ones.
+    """
+    pooled = network.pooled(outputs.logits, valid > 0)[:, FIRST_POOL]
+    return functional.binary_cross_entropy_with_logits(pooled, labels.flatten(1).amax(dim=1))
 
 
 def reconstruction_loss(outputs: Outputs, image: Tensor, labels: Tensor, valid: Tensor) -> Tensor:

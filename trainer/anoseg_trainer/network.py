@@ -23,6 +23,8 @@ SCORE_LIMIT = 8.0
 POOLS = (4, 16, 64, 256, 1024)
 """The image-level detector reads the means of so many largest values of the 2×2-averaged map logits: small defects show in
 the first, wide and faint ones in the last."""
+DETAIL_CELLS = (4, 16)
+"""Detail is measured against neighbourhoods of 28 and of 112 pixels: grain and small defects, and wide soft ones."""
 FIRST_POOL = 1
 """The pool that alone is the score until the detector is fitted."""
 
@@ -81,7 +83,7 @@ class AnoSegNetwork(nn.Module):
         super().__init__()
         widths = config.widths
         self.coordinates = coordinates
-        self.stem = ConvNorm(6, widths[0], stride=2)
+        self.stem = ConvNorm(5 + len(DETAIL_CELLS), widths[0], stride=2)
         self.down = nn.ModuleList(ConvNorm(a, b, stride=2) for a, b in pairwise(widths))
         self.encode = nn.ModuleList(nn.Sequential(*(Block(w) for _ in range(config.blocks))) for w in widths)
         self.up = nn.ModuleList(ConvNorm(b, a, size=1) for a, b in pairwise(widths))
@@ -118,7 +120,7 @@ class AnoSegNetwork(nn.Module):
         """Decoder output [N, C, H/2, W/2]."""
         image = normalised(frames_NHWC, coords.dtype)
         places = coords if self.coordinates else torch.zeros_like(coords)
-        x: Tensor = functional.relu(self.stem(torch.cat([image, local_detail(image), places], dim=1)))
+        x: Tensor = functional.relu(self.stem(torch.cat([image, local_details(image), places], dim=1)))
         x = self.encode[0](x)
         skips = [x]
         for down, encode in zip(self.down, self.encode[1:], strict=True):
@@ -165,24 +167,26 @@ def normalised(frames_NHWC: Tensor, dtype: torch.dtype) -> Tensor:
     return ((frames_NHWC.to(dtype) - 127.5) * (1 / 64)).permute(0, 3, 1, 2)
 
 
-def local_detail(image: Tensor) -> Tensor:
-    """Grey detail against its neighbourhood, [N, 3, H, W] → [N, 1, H, W]: (value − local mean) / local deviation, about ±3.
+def local_details(image: Tensor) -> Tensor:
+    """Grey detail against its neighbourhood, [N, 3, H, W] → [N, len(DETAIL_CELLS), H, W], about ±3 each.
 
-    The same at every exposure, so the network need not learn what light does. Both local measures are taken on a quarter of
-    the size and brought back linearly: smooth, and cheap.
+    (value − local mean) / local deviation: the same at every exposure, so the network need not learn what light does. The
+    local measures are taken on a small picture and brought back linearly: smooth, and cheap.
     """
     grey = image.mean(dim=1, keepdim=True)
-    detail = grey - _neighbourhood(grey)
-    # 0.06 is four grey values: flat surfaces are not blown up to noise.
-    deviation = torch.sqrt(_neighbourhood(detail * detail) + 0.06**2)
-    return detail / deviation
+    details = []
+    for cell in DETAIL_CELLS:
+        detail = grey - _neighbourhood(grey, cell)
+        # 0.06 is four grey values: flat surfaces are not blown up to noise.
+        details.append(detail / torch.sqrt(_neighbourhood(detail * detail, cell) + 0.06**2))
+    return torch.cat(details, dim=1)
 
 
-def _neighbourhood(x: Tensor) -> Tensor:
-    """Mean over about 28×28 pixels, smooth."""
-    small = functional.avg_pool2d(x, 4)
+def _neighbourhood(x: Tensor, cell: int) -> Tensor:
+    """Mean over about 7×7 cells, smooth."""
+    small = functional.avg_pool2d(x, cell)
     small = functional.avg_pool2d(small, 7, stride=1, padding=3, count_include_pad=False)
-    return functional.interpolate(small, scale_factor=4.0, mode="bilinear", align_corners=False)
+    return functional.interpolate(small, scale_factor=float(cell), mode="bilinear", align_corners=False)
 
 
 def valid_pixels(coords: Tensor) -> Tensor:
