@@ -3,7 +3,8 @@ import numpy as np
 
 from anoseg_trainer.background import has_background, part_mask, point_on
 from anoseg_trainer.config import DefectConfig
-from anoseg_trainer.defects import Ground, add_defects
+from anoseg_trainer.defects import add_defects
+from anoseg_trainer.ground import Ground
 
 
 def disc_on_table(rng):

@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 
 from anoseg_trainer.config import DefectConfig, VariationConfig
-from anoseg_trainer.defects import KINDS, Ground, add_defects, apply, grade
+from anoseg_trainer.defects import add_defects, apply, grade
+from anoseg_trainer.ground import Ground
+from anoseg_trainer.kinds import KINDS
 from anoseg_trainer.variation import relit, varied_window
 
 

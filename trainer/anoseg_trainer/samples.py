@@ -24,7 +24,8 @@ from anoseg_engines.placement import InputSpec, Tile, cut_tile, tile_coords
 from anoseg_trainer.background import part_mask, point_on
 from anoseg_trainer.config import DefectConfig, VariationConfig
 from anoseg_trainer.data import PartStore
-from anoseg_trainer.defects import Ground, add_defects
+from anoseg_trainer.defects import add_defects
+from anoseg_trainer.ground import Ground
 from anoseg_trainer.shapes import Mask
 from anoseg_trainer.variation import random_tile, relit, varied_window
 
