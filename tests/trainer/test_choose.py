@@ -3,7 +3,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from anoseg_trainer.choose import choose_input, resolve
+from anoseg_trainer.choose import choose_input, choose_light, resolve
 from anoseg_trainer.config import InputConfig, TrainConfig, VariationConfig
 from anoseg_trainer.data import load_good_images
 
@@ -76,4 +76,15 @@ def test_given_poses_are_kept(tmp_path):
     """What the configuration says of poses is not overruled."""
     given = msgspec.structs.replace(TrainConfig(), variation=VariationConfig(rotation_deg=10, flip_x=0.2, flip_y=0.0))
     images = save(tmp_path / "pins", [pin(6 * i) for i in range(40)])
-    assert resolve(given, images, np.arange(40), 0)[0].variation == given.variation
+    found = resolve(given, images, np.arange(40), 0)[0].variation
+    assert (found.rotation_deg, found.flip_x, found.flip_y) == (10, 0.2, 0.0)
+
+
+def test_light_is_as_different_as_it_was_seen(tmp_path):
+    """Several exposures of a part teach strong changes of brightness, one exposure only a small one."""
+    same = save(tmp_path / "same", [pin(0)] * 20)
+    exposed = save(tmp_path / "exposed", [(pin(0) * (0.3 + 0.035 * i)).astype(np.uint8) for i in range(20)])
+    found = [choose_light(VariationConfig(rotation_deg=4), images) for images in (same, exposed)]
+    assert found[0].brightness == found[0].contrast == found[0].shading == 0.1
+    assert found[1].brightness == 0.4
+    assert choose_light(VariationConfig(brightness=0.25), same).brightness == 0.25

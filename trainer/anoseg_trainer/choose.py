@@ -47,6 +47,13 @@ def resolve(config: TrainConfig, images: GoodImages, groups: NDArray[np.int64], 
     variation, words = choose_poses(config.variation, images, groups, seed)
     if variation != config.variation:
         notes.append(words)
+    posed = variation
+    variation = choose_light(posed, images)
+    if variation != posed:
+        notes.append(
+            f"light differs between good images as much as: brightness {variation.brightness:.2f}, contrast "
+            f"{variation.contrast:.2f}, shading {variation.shading:.2f} (logarithms); taught as normal"
+        )
     return msgspec.structs.replace(config, input=chosen, variation=variation), notes
 
 
@@ -122,6 +129,29 @@ def choose_poses(
     mirrored = [name for name, found in (("left-right", mirrored_x), ("upside down", mirrored_y)) if found]
     words = "good parts lie any way round" if any_way else f"good parts lie one way: turned by up to {small:g}° in training"
     return variation, words + (f"; mirrored {' and '.join(mirrored)} they look as good" if mirrored else "")
+
+
+def choose_light(given: VariationConfig, images: GoodImages) -> VariationConfig:
+    """How much the light changes between good images, a little widened: as much is normal.
+
+    Under a fixed lamp a small change of brightness may be a defect; with several exposures it is nothing.
+    """
+    mean = images.levels.mean(axis=(1, 2)) + 4.0
+    fields = np.log(images.levels + 4.0) - np.log(mean)[:, None, None]
+    brightness = 1.5 * float(np.log(mean).std())
+    contrast = 1.5 * float(np.log((images.spreads + 2.0) / mean).std())
+    # Parts that lie any way round change the picture's levels themselves: that is no light.
+    shading = 2.0 * float(np.median(fields.std(axis=0))) if (given.rotation_deg or 0) < 90 else 0.0
+    return msgspec.structs.replace(
+        given,
+        brightness=_within(brightness, 0.1, 0.4) if given.brightness is None else given.brightness,
+        contrast=_within(contrast, 0.1, 0.4) if given.contrast is None else given.contrast,
+        shading=_within(shading, 0.1, 0.3) if given.shading is None else given.shading,
+    )
+
+
+def _within(value: float, low: float, high: float) -> float:
+    return round(min(max(value, low), high), 3)
 
 
 class _Witness:

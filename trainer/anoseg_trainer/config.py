@@ -68,17 +68,17 @@ class VariationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     """What good parts do anyway, taught as normal.
 
     rotation_deg, shift, zoom: largest turn, shift (share of the input's side), change of size. brightness, contrast:
-    largest relative change. shading: strength of a smooth light field. noise: largest sigma in grey values.
+    largest change, natural logarithm. shading: strength of a smooth light field. noise: largest sigma in grey values.
     flip_x, flip_y: share of images mirrored left-right, upside down; only for parts that may lie so.
-    Turn and mirroring are chosen from the images where they are null.
+    Turn, mirroring and light are chosen from the images where they are null.
     """
 
     rotation_deg: Weight | None = None
     shift: Share = 0.03
     zoom: Share = 0.07
-    brightness: Share = 0.3
-    contrast: Share = 0.3
-    shading: Share = 0.3
+    brightness: Share | None = None
+    contrast: Share | None = None
+    shading: Share | None = None
     noise: Weight = 4.0
     flip_x: Share | None = None
     flip_y: Share | None = None

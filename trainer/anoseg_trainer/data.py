@@ -34,6 +34,7 @@ class GoodImages:
     """The good images of a data folder: paths sorted by name, size of each in camera pixels, and what tells them apart.
 
     fingerprint: SHA-256 over names and bytes. thumbnails: float32 [n, d], unit vectors, for `group_images`.
+    levels: float32 [n, 8, 8], mean grey of each cell. spreads: float32 [n], standard deviation of grey.
     notes: what a user should know (mixed sizes, grey, 16 bit), in words.
     """
 
@@ -41,6 +42,8 @@ class GoodImages:
     sizes_hw: tuple[tuple[int, int], ...]
     fingerprint: str
     thumbnails: NDArray[np.float32]
+    levels: NDArray[np.float32]
+    spreads: NDArray[np.float32]
     notes: tuple[str, ...]
 
 
@@ -68,7 +71,7 @@ def load_good_images(data: Path, on_image: Callable[[], None] = lambda: None) ->
         raise DataError(f"{folder}: no images there", hint="--data takes a folder of good images or the MVTec AD layout")
     digest = hashlib.sha256()
     sizes: list[tuple[int, int]] = []
-    thumbnails, bad = [], []
+    thumbnails, levels, spreads, bad = [], [], [], []
     grey = deep = 0
     for path in paths:
         try:
@@ -83,7 +86,10 @@ def load_good_images(data: Path, on_image: Callable[[], None] = lambda: None) ->
             grey += stored.ndim == 2
             deep += stored.dtype != np.uint8
         sizes.append(image.shape[:2])
-        thumbnails.append(_thumbnail(image))
+        grey_image = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), np.uint8)
+        thumbnails.append(_thumbnail(grey_image))
+        levels.append(cv2.resize(grey_image, (8, 8), interpolation=cv2.INTER_AREA).astype(np.float32))
+        spreads.append(float(grey_image.std()))
         on_image()
     if bad:
         shown = "\n  ".join(bad[:20]) + (f"\n  and {len(bad) - 20} more" if len(bad) > 20 else "")
@@ -101,12 +107,19 @@ def load_good_images(data: Path, on_image: Callable[[], None] = lambda: None) ->
         notes.append(f"{grey} of {len(paths)} images are grey: the grey is used for all three colours")
     if deep:
         notes.append(f"{deep} of {len(paths)} images have 16 bit: the upper 8 are used")
-    return GoodImages(tuple(paths), tuple(sizes), digest.hexdigest(), np.stack(thumbnails), tuple(notes))
+    return GoodImages(
+        tuple(paths),
+        tuple(sizes),
+        digest.hexdigest(),
+        np.stack(thumbnails),
+        np.stack(levels),
+        np.array(spreads, np.float32),
+        tuple(notes),
+    )
 
 
-def _thumbnail(image: Image) -> NDArray[np.float32]:
+def _thumbnail(grey: NDArray[np.uint8]) -> NDArray[np.float32]:
     """A small grey picture, smooth shading and contrast removed, as a unit vector: alike for exposures of one part."""
-    grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
     small = cv2.resize(grey, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA).astype(np.float32)
     detail = small - cv2.GaussianBlur(small, (0, 0), 3.0)
     vector = detail.reshape(-1)

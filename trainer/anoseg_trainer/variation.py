@@ -37,16 +37,17 @@ def varied_window(rng: Generator, part: Image, window: tuple[int, int, int, int]
 
 def relit(rng: Generator, image: Image, config: VariationConfig) -> Image:
     """The same picture under another light: exposure, contrast, a smooth field, sensor noise. uint8, new."""
-    gain = np.exp(rng.uniform(-1, 1) * config.brightness)
-    contrast = np.exp(rng.uniform(-1, 1) * config.contrast)
-    offset = 32 * rng.uniform(-1, 1) * config.brightness
+    brightness, shading = config.brightness or 0.0, config.shading or 0.0
+    gain = np.exp(rng.uniform(-1, 1) * brightness)
+    contrast = np.exp(rng.uniform(-1, 1) * (config.contrast or 0.0))
+    offset = 32 * rng.uniform(-1, 1) * brightness
     mean = float(image.mean())
     out = (image.astype(np.float32) - mean) * np.float32(gain * contrast) + np.float32(gain * mean + offset)
     height, width = image.shape[:2]
-    if config.shading and rng.random() < 0.7:
+    if shading and rng.random() < 0.7:
         cell = max(height, width) * float(rng.uniform(0.3, 1.5))
         field = smooth_noise(rng, height, width, cell)
-        out *= np.exp(np.float32(config.shading * rng.uniform(0, 0.7)) * field)[:, :, None]
+        out *= np.exp(np.float32(shading * rng.uniform(0, 0.7)) * field)[:, :, None]
     if config.noise and rng.random() < 0.5:
         noise = rng.standard_normal((height, width), np.float32)
         out += noise[:, :, None] * np.float32(rng.uniform(0, config.noise))
