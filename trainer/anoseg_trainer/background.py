@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anoseg_engines.images import Image
+from anoseg_trainer.shapes import channel_max
 
 SIDE = 96
 """Pictures are judged at this size: fine grain of the background is averaged away."""
@@ -31,14 +32,16 @@ def part_mask(image: Image) -> tuple[NDArray[np.bool_], float]:
     scale = min(1.0, SIDE / max(height, width))
     size = max(4, round(width * scale)), max(4, round(height * scale))
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.float32)
-    slope = np.hypot(cv2.Sobel(small, cv2.CV_32F, 1, 0), cv2.Sobel(small, cv2.CV_32F, 0, 1)).max(axis=2) / 8
+    slope = channel_max(cv2.magnitude(cv2.Sobel(small, cv2.CV_32F, 1, 0), cv2.Sobel(small, cv2.CV_32F, 0, 1))) / 8
     rim = np.ones(small.shape[:2], bool)
     rim[2:-2, 2:-2] = False
     spread = float(small.std())
-    far = np.abs(small - np.median(small[rim], axis=0)).max(axis=2)
+    far = channel_max(np.abs(small - np.median(small[rim], axis=0)))
     plain = (slope < max(1.5, 0.06 * spread)) & (far < max(15.0, 0.8 * spread))
     labels = cv2.connectedComponents(plain.astype(np.uint8), connectivity=4)[1]
-    background = plain & np.isin(labels, np.unique(labels[rim & plain]))
+    at_rim = np.zeros(int(labels.max()) + 1, bool)
+    at_rim[labels[rim & plain]] = True
+    background = plain & at_rim[labels]
     part = cv2.morphologyEx((~background).astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
     return part.astype(bool), float(plain[rim].mean())
 

@@ -16,7 +16,7 @@ from anoseg_engines.images import Image
 from anoseg_trainer.config import DefectConfig
 from anoseg_trainer.ground import Change, Ground
 from anoseg_trainer.kinds import KINDS
-from anoseg_trainer.shapes import Mask
+from anoseg_trainer.shapes import Mask, channel_max, channel_mean
 
 
 def add_defects(rng: Generator, ground: Ground, config: DefectConfig) -> tuple[Image, Mask]:
@@ -59,12 +59,12 @@ def grade(good: Image, changed: Image, touched: NDArray[np.bool_], visible: floa
     ys, xs = np.flatnonzero(touched.any(1)), np.flatnonzero(touched.any(0))
     box = np.s_[max(ys[0] - 8, 0) : ys[-1] + 9, max(xs[0] - 8, 0) : xs[-1] + 9]
     before, after = good[box].astype(np.float32), changed[box].astype(np.float32)
-    squared = np.square(after - before).max(axis=2)
+    squared = channel_max(np.square(after - before))
     # A pixel that happens to keep its value inside a defect belongs to it: mean over the neighbours that were touched too.
     inside = touched[box].astype(np.float32)
     near = cv2.GaussianBlur(squared, (0, 0), 2.0) / np.maximum(cv2.GaussianBlur(inside, (0, 0), 2.0), 1e-3)
     squared = np.asarray(near, np.float32) * inside
-    grey = before.mean(axis=2)
+    grey = channel_mean(before)
     mean = cv2.GaussianBlur(grey, (0, 0), 4.0)
     variance = np.maximum(cv2.GaussianBlur(np.square(grey), (0, 0), 4.0) - np.square(mean), 0)
     label = np.zeros(touched.shape, np.float32)

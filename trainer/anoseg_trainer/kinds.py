@@ -15,7 +15,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from anoseg_trainer.ground import Change, Ground, Patch, fitted, placed, region_of, sized, strip
-from anoseg_trainer.shapes import Mask, blob, feathered, log_uniform, rectangle, smooth_noise, stroke
+from anoseg_trainer.shapes import Mask, blob, channel_mean, feathered, log_uniform, rectangle, smooth_noise, stroke
 
 STRIPS = 0.2
 """Share of soft and textural defects that take a strip along one side of the picture, as uneven grinding or coating does."""
@@ -55,8 +55,8 @@ def blend(rng: Generator, ground: Ground) -> Change:
     low_here = cv2.GaussianBlur(here, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
     content = content + (low_here - low) * float(rng.uniform(0.6, 1.0))
     if rng.random() < 0.3:  # as mixed gradients do: the stronger detail of the two stays
-        stronger = np.abs(content - low_here).sum(2, keepdims=True) > np.abs(here - low_here).sum(2, keepdims=True)
-        content = np.where(stronger, content, here)
+        stronger = channel_mean(np.abs(content - low_here)) > channel_mean(np.abs(here - low_here))
+        content = np.where(stronger[:, :, None], content, here)
     if rng.random() < 0.3:
         content = _jittered(rng, content, ground.grey)
     alpha = _inner(outline, min(height, width) * float(rng.uniform(0, 0.12)))
@@ -202,7 +202,7 @@ def missing(rng: Generator, ground: Ground) -> Change:
     does, on a plain texture, structure is bent instead.
     """
     rows, columns = ground.image.shape[:2]
-    grey = ground.image.mean(axis=2, dtype=np.float32)
+    grey = channel_mean(ground.image)
     edges = np.hypot(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))
     sums = cv2.integral(edges)
 
@@ -295,7 +295,7 @@ def _contrast(rng: Generator, here: Patch) -> float:
 
     More often to the side that has room.
     """
-    grey = here.mean(axis=2)
+    grey = channel_mean(here)
     texture_std = float((grey - cv2.GaussianBlur(grey, (0, 0), 4.0)).std())
     sign = 1 if rng.random() > 0.15 + 0.7 * float(grey.mean()) / 255 else -1
     return sign * min(log_uniform(rng, 0.8, 10.0) * float(np.hypot(8.0, texture_std)), 130.0)
