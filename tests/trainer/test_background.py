@@ -5,6 +5,7 @@ from anoseg_trainer.background import has_background, part_mask, point_on
 from anoseg_trainer.config import DefectConfig
 from anoseg_trainer.defects import add_defects
 from anoseg_trainer.ground import Ground
+from anoseg_trainer.kinds import KINDS
 
 
 def disc_on_table(rng):
@@ -45,6 +46,22 @@ def test_defects_are_put_on_the_part():
         label = add_defects(rng, ground, DefectConfig(more=0, shade=0, chip=0))[1]
         hits += bool((label[where] > 0).any())
     assert hits > 45
+
+
+def test_a_piece_broken_off_shows_the_background():
+    """On a background, a chip lies at the part's edge and has the background's brightness."""
+    rng = np.random.default_rng(2)
+    at_edge = 0
+    for _ in range(30):
+        image, where = disc_on_table(rng)
+        ground = Ground(image, lambda _, image=image: image, unit=128, grey=True, on_part=where)
+        changed, label = add_defects(rng, ground, DefectConfig(**dict.fromkeys(set(KINDS) - {"chip"}, 0.0), chip=1, more=0))
+        gone = (label > 0.9) & where
+        if gone.any():
+            assert abs(float(np.median(changed[gone])) - 190) < 30
+        edge = cv2.morphologyEx(where.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((9, 9), np.uint8)) > 0
+        at_edge += bool((label[edge] > 0.5).any())
+    assert at_edge > 24
 
 
 def test_points_lie_on_the_mask():

@@ -59,7 +59,7 @@ def placed(rng: Generator, ground: Ground, height: int, width: int) -> tuple[int
     """Left and top of a box of this size somewhere on the picture; `at_rim` of them where handling harms parts."""
     rows, columns = ground.image.shape[:2]
     x, y = int(rng.integers(0, columns - width + 1)), int(rng.integers(0, rows - height + 1))
-    aim = None if ground.on_part is None or rng.random() < 0.1 else point_on(rng, ground.on_part, rows, columns)
+    aim = None if ground.on_part is None else point_on(rng, ground.on_part, rows, columns)
     if aim is not None:  # the box is centred there, as far as the picture allows
         x = min(max(aim[0] - width // 2, 0), columns - width)
         y = min(max(aim[1] - height // 2, 0), rows - height)

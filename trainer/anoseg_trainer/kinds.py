@@ -14,6 +14,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from anoseg_trainer.background import point_on
 from anoseg_trainer.ground import Change, Ground, Patch, fitted, placed, region_of, sized, strip
 from anoseg_trainer.shapes import Mask, blob, channel_mean, feathered, log_uniform, rectangle, smooth_noise, stroke
 
@@ -40,7 +41,7 @@ def hard(rng: Generator, ground: Ground) -> Change:
 def blend(rng: Generator, ground: Ground) -> Change:
     """A patch of another good image, brought to the light of its new place and blended in softly; at times a whole strip."""
     outline: Mask
-    if rng.random() < STRIPS:
+    if ground.on_part is None and rng.random() < STRIPS:
         x, y, outline = strip(rng, ground)
         height, width = outline.shape
     else:
@@ -104,7 +105,12 @@ def spots(rng: Generator, ground: Ground) -> Change:
 
 
 def chip(rng: Generator, ground: Ground) -> Change:
-    """A piece missing at the picture's rim: dark, or what a patch from elsewhere shows, smoothed."""
+    """A piece missing at the picture's rim: dark, or what a patch from elsewhere shows, smoothed.
+
+    On a plain background the rim is that of the part, and the background shows in the piece's place.
+    """
+    if ground.on_part is not None:
+        return _bite(rng, ground, ground.on_part)
     height, width = sized(rng, ground, 0.03, 0.25)
     rows, columns = ground.image.shape[:2]
     side = int(rng.integers(4))
@@ -122,12 +128,28 @@ def chip(rng: Generator, ground: Ground) -> Change:
     return Change(x, y, feathered(np.ascontiguousarray(alpha), float(rng.uniform(0, 1))), np.asarray(content, np.float32))
 
 
+def _bite(rng: Generator, ground: Ground, on_part: NDArray[np.bool_]) -> Change:
+    """A piece broken off the part's own edge."""
+    rows, columns = ground.image.shape[:2]
+    inside = cv2.erode(on_part.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=1)
+    height, width = sized(rng, ground, 0.03, 0.2)
+    aim = point_on(rng, on_part & (inside == 0), rows, columns) or (columns // 2, rows // 2)
+    x = min(max(aim[0] - width // 2, 0), columns - width)
+    y = min(max(aim[1] - height // 2, 0), rows - height)
+    here = ground.image[y : y + height, x : x + width].astype(np.float32)
+    cells = cv2.resize(on_part.astype(np.uint8), (columns, rows), interpolation=cv2.INTER_NEAREST)
+    outside = cells[y : y + height, x : x + width] == 0
+    level = np.median(here[outside], axis=0) if outside.any() else np.median(ground.image[cells == 0], axis=0)
+    content = np.full_like(here, level) + 2 * rng.standard_normal((height, width, 1)).astype(np.float32)
+    return Change(x, y, feathered(blob(rng, height, width), float(rng.uniform(0, 0.8))), np.asarray(content, np.float32))
+
+
 def shade(rng: Generator, ground: Ground) -> Change:
     """Another brightness over a larger area with an outline to be seen: stains, uneven coating or grinding, heat marks.
 
     Softer changes than these are what light does to good parts, and are taught as normal.
     """
-    if rng.random() < 0.35:
+    if ground.on_part is None and rng.random() < 0.35:
         x, y, alpha = strip(rng, ground)
         height, width = alpha.shape
     else:
@@ -145,7 +167,7 @@ def shade(rng: Generator, ground: Ground) -> Change:
 def texture(rng: Generator, ground: Ground) -> Change:
     """The surface itself changes: smeared, smoothed, roughened, or overlaid with grain; at times along a whole strip."""
     outline: Mask
-    if rng.random() < STRIPS:
+    if ground.on_part is None and rng.random() < STRIPS:
         x, y, outline = strip(rng, ground)
         height, width = outline.shape
     else:

@@ -131,8 +131,13 @@ class _Donor:
     def __call__(self, rng: Generator) -> Image:
         index = self.recipe.indices[int(rng.integers(len(self.recipe.indices)))]
         part = self.recipe.store[index]
-        height, width = min(part.shape[0], self.recipe.window.height), min(part.shape[1], self.recipe.window.width)
-        tile = random_tile(rng, part.shape[0], part.shape[1], height, width, _aim(rng, self.recipe, index))
+        # Of parts on a background a closer view, so that what is taken from it shows the part.
+        near = 2 if self.recipe.background else 1
+        height = min(part.shape[0], self.recipe.window.height // near)
+        width = min(part.shape[1], self.recipe.window.width // near)
+        mask = self.recipe.store.part_mask(index) if self.recipe.background else None
+        aim = None if mask is None else point_on(rng, mask, part.shape[0], part.shape[1])
+        tile = random_tile(rng, part.shape[0], part.shape[1], height, width, aim)
         return part[tile.y : tile.y + height, tile.x : tile.x + width]
 
 

@@ -33,6 +33,7 @@ from anoseg_trainer.losses import (
 )
 from anoseg_trainer.network import AnoSegNetwork, Discriminator, normalised, valid_pixels
 from anoseg_trainer.samples import Batch, Recipe, batches
+from anoseg_trainer.threads import ThreadCount
 from anoseg_trainer.validation import Case, Validation, validate
 
 NO_END = 10_000_000
@@ -129,9 +130,9 @@ def train(
     t = config.training
     device = _device(t)
     autocast_dtype = _precision(t, device)
-    if device.type == "cpu":
-        torch.set_num_threads(t.threads or os.cpu_count() or 1)
-    workers = t.workers or (1 if (os.cpu_count() or 1) <= 4 else min(12, (os.cpu_count() or 1) - 2))
+    cores = os.cpu_count() or 1
+    threads = ThreadCount(t.threads or (0 if device.type == "cpu" else cores), cores, torch.set_num_threads)
+    workers = t.workers or (1 if cores <= 4 else min(12, cores - 2))
     torch.manual_seed(recipe.seed)
     network = AnoSegNetwork(config.network, coordinates=config.coordinates)
     network = network.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
@@ -174,9 +175,13 @@ def train(
             for group in optimizer_d.param_groups:
                 group["lr"] = rate / 4
 
+            threads.before_step()
+            step_started = time.monotonic()
             loss = _train_step(config, network, discriminator, optimizer, optimizer_d, batch, device, autocast_dtype)
             # The average reaches back over a fifteenth of the steps so far: a short training is not held at its beginning.
             _average(averaged, network, min(t.ema, step / (15 + step)))
+
+            threads.after_step(time.monotonic() - step_started)
 
             step += 1
             steps_here += 1
