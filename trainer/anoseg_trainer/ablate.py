@@ -1,4 +1,4 @@
-"""`anoseg-train ablate`: the same training with each part of the method left out in turn, and what each then gives.
+"""`anoseg-train ablate`: the same training with each part of the method left out (or put in) in turn, and what it gives.
 
 Trainings run one after another; one whose figures are in the folder already is not run again, so a stopped ablation goes on.
 """
@@ -50,9 +50,13 @@ VARIANTS: Mapping[str, tuple[str, Change]] = {
     ),
     "no-l1": ("without the pixel-wise L1 loss (paper 2)", _set("loss", l1=0.0)),
     "only-l1": ("L1 as the only pixel-wise loss, as in the paper", _set("loss", bce=0.0, dice=0.0)),
+    "no-image-loss": ("without the image loss on the map's largest values", _set("loss", image=0.0)),
     "no-adversarial": ("without the adversarial loss (paper 3)", _set("loss", adversarial=0.0)),
     "no-reconstruction": ("without masked reconstruction (paper 4)", _set("loss", reconstruction=0.0)),
-    "pixel-losses-only": ("without adversarial loss and reconstruction", _set("loss", adversarial=0.0, reconstruction=0.0)),
+    "adversarial": (
+        "with the adversarial loss and masked reconstruction",
+        _set("loss", adversarial=0.005, reconstruction=0.05),
+    ),
     "no-coordinates": ("without coordinate channels (paper 5)", _set_top(coordinates=False)),
     "no-detector": ("without the detector over the map's pools (paper 6)", _set_top(detector=False)),
     "no-variation": (
@@ -97,6 +101,9 @@ def ablate(
     rows = []
     for name in names or list(VARIANTS):
         words, change = VARIANTS[name]
+        if name != FULL and change(config) == config:
+            on_note(f"{name}: as configured already, not run again")
+            continue
         record = out / f"{name}.json"
         row = _known(record, identity)
         if row is None:

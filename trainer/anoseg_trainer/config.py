@@ -99,13 +99,13 @@ class DefectConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     at_rim: Share = 0.0
     visible: Annotated[float, Meta(gt=0.0)] = 8.0
     hard: Weight = 1.0
-    blend: Weight = 2.0
-    scratch: Weight = 1.0
-    spots: Weight = 1.0
-    chip: Weight = 0.5
-    shade: Weight = 1.0
+    blend: Weight = 1.5
+    scratch: Weight = 0.7
+    spots: Weight = 0.7
+    chip: Weight = 0.25
+    shade: Weight = 0.5
     texture: Weight = 0.7
-    warp: Weight = 0.7
+    warp: Weight = 0.4
     missing: Weight = 0.0
 
 
@@ -121,8 +121,8 @@ class LossConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     bce: Weight = 1.0
     dice: Weight = 0.2
     image: Weight = 0.1
-    adversarial: Weight = 0.005
-    reconstruction: Weight = 0.05
+    adversarial: Weight = 0.0
+    reconstruction: Weight = 0.0
 
 
 class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -138,12 +138,12 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     steps: Annotated[int, Meta(ge=1)] | None = None
     minutes: Annotated[float, Meta(gt=0.0)] | None = 20.0
     batch: Annotated[int, Meta(ge=2)] = 16
-    crop: Annotated[int, Meta(ge=32)] = 256
+    crop: Annotated[int, Meta(ge=32)] = 224
     learning_rate: Annotated[float, Meta(gt=0.0)] = 2e-3
     weight_decay: Weight = 1e-4
     ema: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.998
     patience: Annotated[int, Meta(ge=1)] | None = 8
-    validate_every: Annotated[int, Meta(ge=1)] = 400
+    validate_every: Annotated[int, Meta(ge=1)] = 800
     checkpoint_every: Annotated[int, Meta(ge=1)] = 400
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"

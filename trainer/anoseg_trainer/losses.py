@@ -39,6 +39,7 @@ def image_loss(network: AnoSegNetwork, outputs: Outputs, labels: Tensor, valid: 
 
 def reconstruction_loss(outputs: Outputs, image: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
     """Masked reconstruction: L1 to the image [N, 3, H, W] where it is normal; nothing is asked of defective pixels."""
+    assert outputs.reconstruction is not None
     normal = ((1 - labels) * valid)[:, None]
     difference = (outputs.reconstruction.float() - image).abs() * normal
     return difference.sum() / (3 * normal.sum()).clamp(min=1)
@@ -49,6 +50,7 @@ def pairs_generated(outputs: Outputs, good: Tensor) -> tuple[Tensor, Tensor]:
 
     Only good images: for them an all-normal map is right. Asking it of defective ones would teach to hide defects.
     """
+    assert outputs.reconstruction is not None
     return outputs.reconstruction[good].float(), torch.sigmoid(outputs.logits[good].float())[:, None]
 
 

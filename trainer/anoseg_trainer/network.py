@@ -63,10 +63,10 @@ class Block(nn.Module):
 
 
 class Outputs(NamedTuple):
-    """logits: map logits [N, H, W], padding not masked. reconstruction: [N, 3, H, W], the normalised image."""
+    """logits: map logits [N, H, W], padding not masked. reconstruction: [N, 3, H, W], the normalised image, if asked for."""
 
     logits: Tensor
-    reconstruction: Tensor
+    reconstruction: Tensor | None
 
 
 class AnoSegNetwork(nn.Module):
@@ -95,10 +95,11 @@ class AnoSegNetwork(nn.Module):
         self.register_buffer("score_weights", torch.eye(len(POOLS))[FIRST_POOL])
         self.register_buffer("score_shift", torch.tensor(0.0))
 
-    def forward(self, frames_NHWC: Tensor, coords: Tensor) -> Outputs:
-        """Training's forward pass: both outputs, differentiable."""
+    def forward(self, frames_NHWC: Tensor, coords: Tensor, reconstruct: bool = True) -> Outputs:
+        """Training's forward pass, differentiable; `reconstruct` False leaves the reconstruction out."""
         features = self.features(frames_NHWC, coords)
-        return Outputs(self.map_logits(features), functional.pixel_shuffle(self.image_head(features), 2))
+        image = functional.pixel_shuffle(self.image_head(features), 2) if reconstruct else None
+        return Outputs(self.map_logits(features), image)
 
     def inspect(self, frames_NHWC: Tensor, coords: Tensor) -> tuple[Tensor, Tensor]:
         """What is exported: anomaly map [N, H, W] in 0…1, exactly 0 in padding, and score [N] in 0…1, FP32."""

@@ -240,7 +240,7 @@ def _train_step(
     adversarial = config.loss.adversarial > 0 and bool(good.any())
     enabled = autocast_dtype is not None
     with torch.autocast(device.type, autocast_dtype or torch.bfloat16, enabled=enabled):
-        outputs = network(frames, coords)
+        outputs = network(frames, coords, reconstruct=adversarial or config.loss.reconstruction > 0)
         losses: dict[str, Tensor] = pixel_losses(outputs, labels, valid, config.loss)
         if config.loss.image:
             losses["image"] = image_loss(network, outputs, labels, valid)
