@@ -100,11 +100,11 @@ class DefectConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     visible: Annotated[float, Meta(gt=0.0)] = 8.0
     hard: Weight = 1.0
     blend: Weight = 1.5
-    scratch: Weight = 0.7
-    spots: Weight = 0.7
+    scratch: Weight = 1.0
+    spots: Weight = 1.0
     chip: Weight = 0.25
     shade: Weight = 0.5
-    texture: Weight = 0.7
+    texture: Weight = 0.6
     warp: Weight = 0.4
     missing: Weight = 0.0
 
@@ -138,7 +138,7 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     steps: Annotated[int, Meta(ge=1)] | None = None
     minutes: Annotated[float, Meta(gt=0.0)] | None = 20.0
     batch: Annotated[int, Meta(ge=2)] = 16
-    crop: Annotated[int, Meta(ge=32)] = 224
+    crop: Annotated[int, Meta(ge=32)] = 256
     learning_rate: Annotated[float, Meta(gt=0.0)] = 2e-3
     weight_decay: Weight = 1e-4
     ema: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.998

@@ -196,7 +196,8 @@ def train(
             status.images_per_s = steps_here * t.batch / (time.monotonic() - clock_start)
             status.left_s = used_s * (1 - done) / max(done, 1e-6)
             if step % t.validate_every == 0:
-                status.validation = validate(averaged, config.input.spec, cases)
+                with torch.autocast(device.type, autocast_dtype or torch.bfloat16, enabled=autocast_dtype is not None):
+                    status.validation = validate(averaged, config.input.spec, cases)
                 curve.append(_point(step, used_s, status))
                 if status.validation.merit > best_merit:
                     best_merit, best = status.validation.merit, copy.deepcopy(averaged.state_dict())

@@ -16,7 +16,7 @@ from anoseg_trainer.network import AnoSegNetwork
 from anoseg_trainer.samples import Recipe, defective_part
 from anoseg_trainer.shapes import Mask
 
-MAX_IMAGES = 96
+MAX_IMAGES = 72
 BINARY = 0.5
 """Label from which a pixel counts as defective where a yes or no is needed."""
 
