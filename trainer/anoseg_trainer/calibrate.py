@@ -38,6 +38,11 @@ class ScoreThreshold:
     needed: int
 
 
+def images_needed(false_reject: float) -> int:
+    """Held-out good images without which no threshold can promise this share."""
+    return math.ceil(1 / false_reject - 1e-9) - 1
+
+
 def conformal_threshold(scores: NDArray[np.floating], false_reject: float) -> ScoreThreshold:
     """Threshold so that at most `false_reject` of good parts score at or above it.
 
@@ -52,7 +57,7 @@ def conformal_threshold(scores: NDArray[np.floating], false_reject: float) -> Sc
         raise DataError("no held-out good images to calibrate with", hint="add good images or raise holdout.calibration")
     # ceil((n+1)(1-a)) as n+1 - floor((n+1)a): the small constant keeps 0.01 * 100 from being rounded below 1.
     k = n + 1 - math.floor((n + 1) * false_reject + 1e-9)
-    needed = math.ceil(1 / false_reject - 1e-9) - 1
+    needed = images_needed(false_reject)
     met = k <= n
     rank = min(k, n)
     value = min(float(np.sort(scores)[rank - 1]) + ABOVE, 1.0)

@@ -152,13 +152,14 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
 
 class HoldoutConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Good images kept from training. validation: for choosing weights, score scale and pixel threshold.
-    calibration: for the score threshold alone. group: regular expression; names with equal first group (or equal match)
+    """Good images kept from training. validation: for choosing weights, detector and pixel threshold.
+    calibration: for the score threshold alone; null: as many as `false_reject` needs, from a tenth to a fifth.
+    group: regular expression; names with equal first group (or equal match)
     are the same part and stay on one side; empty: near-duplicates are found by looking at the images.
     """
 
-    validation: Share = 0.1
-    calibration: Share = 0.2
+    validation: Share = 0.08
+    calibration: Share | None = None
     group: str = ""
 
 
@@ -188,7 +189,7 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
                 raise ValueError(f"{name} must be a multiple of {NETWORK_STRIDE}")
         if self.training.steps is None and self.training.minutes is None:
             raise ValueError("training.steps or training.minutes must be given, else training would never end")
-        if self.holdout.validation + self.holdout.calibration > 0.8:
+        if self.holdout.validation + (self.holdout.calibration or 0.0) > 0.8:
             raise ValueError("holdout.validation and holdout.calibration leave too little to train on")
         try:
             re.compile(self.holdout.group)

@@ -24,6 +24,8 @@ from anoseg_trainer.config import HoldoutConfig
 
 MIN_IMAGES = 10
 """Fewer good images leave nothing to calibrate with."""
+CALIBRATION = (0.1, 0.2)
+"""Shares of the images that are kept for the threshold, at least and at most."""
 THUMBNAIL = 24
 NEAR_DUPLICATE = 0.9
 """Correlation of two images' thumbnails, light and smooth shading removed, from which they count as the same part."""
@@ -171,8 +173,10 @@ class Split:
     calibration_groups: int
 
 
-def split_images(groups: NDArray[np.int64], holdout: HoldoutConfig, seed: int) -> Split:
+def split_images(groups: NDArray[np.int64], holdout: HoldoutConfig, seed: int, needed: int = 0) -> Split:
     """Deal whole groups to calibration, validation and training, in an order drawn from `seed`.
+
+    needed: calibration images that the wished share of false rejects takes; what good images are left teach the network.
 
     Raises:
         DataError: too few different parts to hold any out.
@@ -181,7 +185,10 @@ def split_images(groups: NDArray[np.int64], holdout: HoldoutConfig, seed: int) -
     order = np.random.default_rng([seed, 77]).permutation(groups.max() + 1)
     members = [np.flatnonzero(groups == g) for g in order]
     parts: dict[str, list[int]] = {"calibration": [], "validation": []}
-    wanted = {"calibration": max(2, round(holdout.calibration * n)), "validation": max(2, round(holdout.validation * n))}
+    calibration = holdout.calibration
+    if calibration is None:
+        calibration = min(max(needed / n, CALIBRATION[0]), CALIBRATION[1])
+    wanted = {"calibration": max(2, round(calibration * n)), "validation": max(2, round(holdout.validation * n))}
     calibration_groups = 0
     while members and len(parts["calibration"]) < wanted["calibration"]:
         parts["calibration"] += [int(i) for i in members.pop()]

@@ -27,6 +27,7 @@ from anoseg_trainer.calibrate import (
     conformal_threshold,
     fit_detector,
     guarantee_in_words,
+    images_needed,
     pixel_threshold,
     score_scale,
 )
@@ -99,7 +100,7 @@ def fit(
     for note in choices:
         notes.append(note)
         on_note(note)
-    split = split_images(groups, config.holdout, seed)
+    split = split_images(groups, config.holdout, seed, images_needed(config.false_reject))
     on_note(
         f"{len(images.paths)} good images: {len(split.train)} to train, {len(split.validation)} to choose weights, "
         f"{len(split.calibration)} (of {split.calibration_groups} parts) for the threshold"
