@@ -11,6 +11,10 @@ from anoseg_engines.placement import Tile
 from anoseg_trainer.config import VariationConfig
 from anoseg_trainer.shapes import smooth_noise
 
+EXACT = 0.3
+"""Share of windows that keep every pixel's value (whole-pixel shifts, quarter turns): interpolation smooths away the grain that
+images on the line have, and a network that never saw it would take it for something new."""
+
 
 def varied_window(rng: Generator, part: Image, window: tuple[int, int, int, int], config: VariationConfig) -> Image:
     """Cut the window (left, top, width, height) out of `part`, as if the part lay a little otherwise and the light differed.
@@ -18,10 +22,14 @@ def varied_window(rng: Generator, part: Image, window: tuple[int, int, int, int]
     Turn, shift and zoom are about the window's centre; beyond the part its border is mirrored. uint8 [h, w, 3], new.
     """
     left, top, width, height = window
-    angle = np.deg2rad(rng.uniform(-1, 1) * (config.rotation_deg or 0.0))
+    rotation = config.rotation_deg or 0.0
+    angle = np.deg2rad(rng.uniform(-1, 1) * rotation)
     zoom = np.exp(rng.uniform(-1, 1) * np.log1p(config.zoom))
     side = max(width, height)
     dx, dy = rng.uniform(-1, 1, 2) * config.shift * side
+    if rng.random() < EXACT:
+        angle = np.pi / 2 * rng.integers(4) if rotation >= 180 and width == height else 0.0
+        zoom, dx, dy = 1.0, np.rint(dx), np.rint(dy)
     sx = -1.0 if rng.random() < (config.flip_x or 0.0) else 1.0
     sy = -1.0 if rng.random() < (config.flip_y or 0.0) else 1.0
     cos, sin = np.cos(angle) / zoom, np.sin(angle) / zoom
