@@ -136,7 +136,7 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     """
 
     steps: Annotated[int, Meta(ge=1)] | None = None
-    minutes: Annotated[float, Meta(gt=0.0)] | None = 20.0
+    minutes: Annotated[float, Meta(gt=0.0)] | None = 40.0
     batch: Annotated[int, Meta(ge=2)] = 16
     crop: Annotated[int, Meta(ge=32)] = 256
     learning_rate: Annotated[float, Meta(gt=0.0)] = 2e-3
