@@ -50,7 +50,7 @@ VARIANTS: Mapping[str, tuple[str, Change]] = {
     ),
     "no-l1": ("without the pixel-wise L1 loss (paper 2)", _set("loss", l1=0.0)),
     "only-l1": ("L1 as the only pixel-wise loss, as in the paper", _set("loss", bce=0.0, dice=0.0)),
-    "no-image-loss": ("without the image loss on the map's largest values", _set("loss", image=0.0)),
+    "image-loss": ("with the image loss on the map's largest values", _set("loss", image=0.1)),
     "no-adversarial": ("without the adversarial loss (paper 3)", _set("loss", adversarial=0.0)),
     "no-reconstruction": ("without masked reconstruction (paper 4)", _set("loss", reconstruction=0.0)),
     "adversarial": (

@@ -120,7 +120,7 @@ class LossConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     l1: Weight = 1.0
     bce: Weight = 1.0
     dice: Weight = 0.2
-    image: Weight = 0.1
+    image: Weight = 0.0
     adversarial: Weight = 0.0
     reconstruction: Weight = 0.0
 
