@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from anoseg_engines.errors import DataError
-from anoseg_trainer.calibrate import MAX_SLOPE, conformal_threshold, guarantee_in_words, score_scale
+from anoseg_trainer.calibrate import MAX_SLOPE, conformal_threshold, fit_detector, guarantee_in_words, score_scale
 
 
 @pytest.mark.parametrize(("n", "wish"), [(50, 0.05), (120, 0.01), (120, 0.05), (99, 0.01), (19, 0.05)])
@@ -50,3 +50,18 @@ def test_scale_puts_medians_at_a_tenth_and_nine_tenths():
     assert score == pytest.approx([0.1, 0.9], abs=1e-6)
     assert score_scale(np.array([0.0]), np.array([0.01]))[0] == MAX_SLOPE
     assert score_scale(np.array([1.0]), np.array([0.0]))[0] == MAX_SLOPE
+
+
+def test_detector_reads_the_pools_that_tell_defects():
+    """Weights go to the pools in which defective parts stand out, none is negative, and two kinds are found by both."""
+    rng = np.random.default_rng(0)
+    good = rng.normal(-6, 1, (80, 5))
+    small, wide = rng.normal(-6, 1, (50, 5)), rng.normal(-6, 1, (50, 5))
+    small[:, 0] += 5
+    wide[:, 4] += 5
+    bad = np.concatenate([small, wide])
+    weights = fit_detector(good, bad)
+    assert weights.min() >= 0
+    assert weights.sum() == pytest.approx(1)
+    assert min(weights[0], weights[4]) > 2 * weights[1:4].max()
+    assert np.isfinite(fit_detector(np.zeros((4, 5)), np.zeros((4, 5)))).all()

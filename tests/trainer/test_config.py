@@ -41,6 +41,8 @@ def test_shipped_files_load(path):
         ({"loss": {"adversarial": -1}}, ["loss.adversarial"]),
         ({"input": {"height": 100}}, ["multiple of 32"]),
         ({"input": {"mode": "stretch"}}, ["input.mode"]),
+        ({"input": {"height": 32}}, ["overlap"]),
+        ({"training": {"crop": 100}}, ["training.crop", "multiple of 32"]),
         ({"network": {"widths": [16, 32]}}, ["network.widths"]),
         ({"holdout": {"group": "("}}, ["regular expression"]),
         (["a"], ["key: value"]),
@@ -58,7 +60,7 @@ def test_bad_values_are_refused_by_path(raw, said):
 def test_a_file_may_set_one_side_of_the_input_alone():
     """What a file leaves out keeps its default, inside sections as well."""
     config = config_from_mapping({"input": {"width": 512}}, source="x")
-    assert (config.input.width, config.input.height) == (512, TrainConfig().input.height)
+    assert (config.input.width, config.input.height, config.input.overlap) == (512, None, TrainConfig().input.overlap)
 
 
 def test_unreadable_and_broken_files_are_told(tmp_path):

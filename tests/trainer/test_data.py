@@ -150,3 +150,12 @@ def test_too_few_different_parts_are_told(tmp_path, write_plates):
     groups = group_images(load_good_images(tmp_path), r"png")
     with pytest.raises(DataError, match="1 different parts"):
         split_images(groups, HoldoutConfig(), 0)
+
+
+def test_calibration_takes_what_the_promise_needs_and_no_more():
+    """As many images as the wished share needs, but from a tenth to a fifth of them; what is given is kept."""
+    groups = np.arange(1000)
+    assert len(split_images(groups, HoldoutConfig(), 0, needed=150).calibration) == 150
+    assert len(split_images(groups, HoldoutConfig(), 0, needed=19).calibration) == 100
+    assert len(split_images(groups, HoldoutConfig(), 0, needed=999).calibration) == 200
+    assert len(split_images(groups, HoldoutConfig(calibration=0.3), 0, needed=19).calibration) == 300

@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 
 from anoseg_trainer.config import DefectConfig, VariationConfig
-from anoseg_trainer.defects import KINDS, Ground, add_defects, apply, grade
+from anoseg_trainer.defects import add_defects, apply, grade
+from anoseg_trainer.ground import Ground
+from anoseg_trainer.kinds import KINDS
 from anoseg_trainer.variation import relit, varied_window
 
 
@@ -83,6 +85,15 @@ def test_without_variation_a_window_is_cut_as_it_is(plate):
     assert (window == part[30:126, 40:168]).all()
 
 
+def test_some_windows_keep_every_pixel(plate):
+    """A share of the windows of parts that lie any way round are quarter turns without interpolation."""
+    part = plate(np.random.default_rng(2), 96, 96)
+    config = VariationConfig(rotation_deg=180, shift=0, zoom=0, brightness=0, contrast=0, shading=0, noise=0)
+    turned = [np.rot90(part, k) for k in range(4)]
+    made = [varied_window(np.random.default_rng(i), part, (0, 0, 96, 96), config) for i in range(60)]
+    assert 8 < sum(any((window == t).all() for t in turned) for window in made) < 30
+
+
 def test_mirrored_variation_mirrors(plate):
     """flip_x of 1 mirrors the window left to right about its centre."""
     part = plate(np.random.default_rng(2), 96, 128)
@@ -94,6 +105,6 @@ def test_mirrored_variation_mirrors(plate):
 def test_light_varies_but_stays_in_range(plate):
     """Another light moves the mean both ways and never wraps around."""
     part = plate(np.random.default_rng(2))
-    means = [relit(np.random.default_rng(i), part, VariationConfig()).mean() - part.mean() for i in range(40)]
+    means = [relit(np.random.default_rng(i), part, VariationConfig(brightness=0.3)).mean() - part.mean() for i in range(40)]
     assert min(means) < -5
     assert max(means) > 5

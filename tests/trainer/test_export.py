@@ -24,7 +24,7 @@ def network(plate):
             made(torch.from_numpy(frames), torch.from_numpy(coords.astype(np.float32)))
         logits = made.eval()(torch.from_numpy(frames), torch.from_numpy(coords.astype(np.float32))).logits
         made.map_head.weight.mul_(4 / logits.std())
-        made.score_slope.fill_(1.2)
+        made.score_weights.copy_(torch.tensor([0.3, 0.3, 0.2, 0.2, 0.2]))
         made.score_shift.fill_(-1.0)
     return made
 

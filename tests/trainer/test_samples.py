@@ -20,7 +20,7 @@ def images(product):
 def recipe_of(tmp_path, images, spec, **more):
     store = PartStore.write(tmp_path / "parts", images, spec)
     options = {"variation": STILL, "defects": DefectConfig(), "batch": 6, "seed": 4} | more
-    return Recipe(store=store, indices=tuple(range(20)), spec=spec, **options)
+    return Recipe(store=store, indices=tuple(range(20)), window=spec, unit=64, **options)
 
 
 def test_a_good_sample_is_what_an_engine_would_see(images, tmp_path):
@@ -51,6 +51,26 @@ def test_labels_lie_on_the_part_and_on_the_change(images, tmp_path, spec):
             centre_xy = coords.astype(np.float32).mean(axis=(2, 3))
             assert np.ptp(centre_xy[:, 0]) > 0
             assert (np.abs(centre_xy[:, 0]) <= 0.5 + 1e-3).all()  # 64 of 128 pixels wide
+
+
+def test_windows_of_a_larger_input_lie_anywhere_on_the_part(images, tmp_path):
+    """Windows smaller than the part show its own pixels and know their place on the whole."""
+    store = PartStore.write(tmp_path / "parts", images, InputSpec(96, 128))
+    recipe = Recipe(
+        store=store,
+        indices=(3,),
+        window=InputSpec(64, 64),
+        variation=STILL,
+        defects=DefectConfig(share=0),
+        batch=8,
+        seed=1,
+    )
+    frames, coords, _ = BatchDataset(recipe)[0]
+    left = np.rint((coords[:, 0, 0, 0].astype(np.float64) + 1) / 2 * 128 - 0.5).astype(int)
+    top = np.rint((coords[:, 1, 0, 0].astype(np.float64) + 1) / 2 * 96 - 0.5).astype(int)
+    assert len(set(zip(left, top, strict=True))) > 4
+    for frame, x, y in zip(frames, left, top, strict=True):
+        assert (frame == store[3][y : y + 64, x : x + 64]).all()
 
 
 def test_batches_depend_on_seed_and_step_alone(images, tmp_path):

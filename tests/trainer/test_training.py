@@ -102,6 +102,28 @@ def test_it_learned_to_find_spots(trained, product, tmp_path):
     assert "spot" in done.stdout
 
 
+def assert_opens_offline(path, *words):
+    """The file holds its pictures and charts itself and refers to nothing else."""
+    text = path.read_text()
+    for word in ("<svg", "data:image/png;base64,", *words):
+        assert word in text
+    assert "://" not in text
+    assert "src='" not in text
+    assert text.count('src="') == text.count('src="data:')
+
+
+def test_reports_open_offline(trained, product, tmp_path):
+    """fit and evaluate each write one file with curves, threshold, pictures, promise, settings and fingerprint."""
+    path, _ = trained
+    manifest = load_bundle(path).manifest
+    shared = (manifest.training["data_fingerprint"], manifest.calibration.guarantee, "learning_rate", "pixel threshold")
+    assert_opens_offline(path.parents[1] / "work" / "report.html", "Synthetic defects", *shared)
+    report = tmp_path / "r" / "report.html"
+    done = run("evaluate", "--bundle", path, "--data", product, "--report", report)
+    assert done.returncode == 0, done.stderr
+    assert_opens_offline(report, "Worst good", "test/spot/", "AUPRO", *shared)
+
+
 def test_bad_input_is_refused_in_words(trained, product, tmp_path):
     """Missing data, an unknown key, a missing mask and a missing test folder: exit 2, said in words, no traceback."""
     out = ("--out", tmp_path / "store" / "x")

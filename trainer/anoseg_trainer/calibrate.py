@@ -17,6 +17,8 @@ from anoseg_trainer.metrics import PixelHistogram
 
 MAX_SLOPE = 1.5
 """Bound on the score's slope: half-precision noise of 0.02 in the pooled logit then moves the score by less than 0.01."""
+RIDGE = 0.1
+"""Pull of the detector's weights towards being equal."""
 ABOVE = 2e-3
 """The threshold lies so far above the conformal score: a runtime in half precision may read a good part that much higher."""
 
@@ -36,6 +38,11 @@ class ScoreThreshold:
     needed: int
 
 
+def images_needed(false_reject: float) -> int:
+    """Held-out good images without which no threshold can promise this share."""
+    return math.ceil(1 / false_reject - 1e-9) - 1
+
+
 def conformal_threshold(scores: NDArray[np.floating], false_reject: float) -> ScoreThreshold:
     """Threshold so that at most `false_reject` of good parts score at or above it.
 
@@ -50,7 +57,7 @@ def conformal_threshold(scores: NDArray[np.floating], false_reject: float) -> Sc
         raise DataError("no held-out good images to calibrate with", hint="add good images or raise holdout.calibration")
     # ceil((n+1)(1-a)) as n+1 - floor((n+1)a): the small constant keeps 0.01 * 100 from being rounded below 1.
     k = n + 1 - math.floor((n + 1) * false_reject + 1e-9)
-    needed = math.ceil(1 / false_reject - 1e-9) - 1
+    needed = images_needed(false_reject)
     met = k <= n
     rank = min(k, n)
     value = min(float(np.sort(scores)[rank - 1]) + ABOVE, 1.0)
@@ -71,6 +78,28 @@ def guarantee_in_words(threshold: ScoreThreshold, false_reject: float, parts: in
     if parts < threshold.n:
         promise += f"; the images show only {parts} different parts, so the promise is weaker than their number says"
     return promise
+
+
+def fit_detector(good: NDArray[np.floating], defective: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Weights of the image-level detector, float64 [p], none below 0, their sum 1.
+
+    good [n, p], defective [m, p]: pooled logits of held-out parts. A logistic regression that weighs both sides equally and
+    is held near equal weights by a ridge: with a hundred images it must not follow chance.
+    """
+    # By how much the good differ: in that measure the pools are comparable. 0.5: logits closer than that are equal.
+    spread = np.hypot(good.std(axis=0), 0.5)
+    low, high = (good - good.mean(axis=0)) / spread, (defective - good.mean(axis=0)) / spread
+    p = good.shape[1]
+    even = np.full(p, 1 / p)
+    weights, shift = even.copy(), -1.0
+    for _ in range(2000):
+        on_low = 1 / (1 + np.exp(-np.clip(low @ weights + shift, -30, 30)))
+        on_high = 1 / (1 + np.exp(-np.clip(high @ weights + shift, -30, 30))) - 1
+        slope = low.T @ on_low / len(low) + high.T @ on_high / len(high) + RIDGE * (weights - weights.sum() * even)
+        weights = np.maximum(weights - 0.05 * slope, 0)
+        shift -= 0.05 * float(on_low.mean() + on_high.mean())
+    weights = (weights if weights.sum() > 1e-6 else even) / spread
+    return np.asarray(weights / weights.sum(), np.float64)
 
 
 def score_scale(good: NDArray[np.floating], defective: NDArray[np.floating]) -> tuple[float, float]:

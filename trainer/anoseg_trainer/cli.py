@@ -1,4 +1,4 @@
-"""`anoseg-train`: fit, evaluate and bench."""
+"""`anoseg-train`: fit, evaluate, ablate and bench."""
 
 from __future__ import annotations
 
@@ -60,7 +60,16 @@ def run(arguments: list[str]) -> None:
     test.add_argument("--data", type=Path, required=True, metavar="DIR", help="MVTec AD layout")
     test.add_argument("--json", type=Path, metavar="FILE", help="write all figures and every image's score")
     test.add_argument("--overlays", type=Path, metavar="DIR", help="write pictures of the best and the worst")
+    test.add_argument("--report", type=Path, metavar="FILE", help="write figures, curves and pictures as one HTML file")
     test.add_argument("--runtime", default="auto", help=", ".join(RUNTIMES))
+    parts = commands.add_parser("ablate", help="train with each part left out in turn, and compare on test images")
+    parts.add_argument("--data", type=Path, required=True, metavar="DIR", help="MVTec AD layout")
+    parts.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for bundles, figures and report.html")
+    parts.add_argument("--config", type=Path, metavar="FILE", help="YAML; configs/train.yaml shows every key and its default")
+    parts.add_argument("--only", metavar="NAMES", default="", help="variants to run, with commas between; all without it")
+    parts.add_argument("--seed", type=int, default=0, metavar="N")
+    parts.add_argument("--minutes", type=float, metavar="M", help="time to train each; replaces the configuration's limits")
+    parts.add_argument("--steps", type=int, metavar="N", help="steps to train each; replaces the configuration's limits")
     bench = commands.add_parser("bench", help="measure a bundle's runtimes, and PyTorch beside them")
     bench.add_argument("--bundle", type=Path, required=True, metavar="DIR", help="STORE/NAME or STORE/NAME/VERSION")
     bench.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
@@ -69,6 +78,8 @@ def run(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     if options.command == "fit":
         _fit(options)
+    elif options.command == "ablate":
+        _ablate(options)
     elif options.command == "bench":
         _bench(options)
     else:
@@ -79,10 +90,11 @@ def _fit(options: argparse.Namespace) -> None:
     # OpenMP's threads burn their core while they wait for each other, unless told so; with anything else running (the process
     # that makes training images does), a step then takes several times as long. Read when PyTorch loads, so set before.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from anoseg_trainer.fit import fit  # PyTorch takes seconds to import; evaluate and --help do without
+    from anoseg_trainer.fit import REPORT, fit  # PyTorch takes seconds to import; evaluate and --help do without
     from anoseg_trainer.training import Status
 
     config = _with_options(load_config(options.config), options)
+    work = options.work or Path("runs") / options.out.name
     console = Console(stderr=True)
     live = console.is_terminal
     line = (
@@ -112,13 +124,13 @@ def _fit(options: argparse.Namespace) -> None:
             options.out,
             config,
             seed=options.seed,
-            work=options.work or Path("runs") / options.out.name,
+            work=work,
             resume=options.resume,
             on_status=on_status,
             on_note=lambda note: progress.console.print(f"note: {note}", soft_wrap=True, highlight=False),
         )
     manifest = fitted.bundle.manifest
-    print(f"{fitted.bundle.path}: finished and proved")
+    print(f"{fitted.bundle.path}: finished and proved; report in {work / REPORT}")
     print(
         f"trained {fitted.result.steps} steps in {fitted.result.seconds / 60:.1f} minutes, {fitted.result.images_seen} images"
     )
@@ -136,10 +148,31 @@ def _with_options(config: TrainConfig, options: argparse.Namespace) -> TrainConf
         if (options.minutes or 1) <= 0 or (options.steps or 1) < 1:
             raise ConfigError("--minutes and --steps must be above 0")
         training = msgspec.structs.replace(training, minutes=options.minutes, steps=options.steps)
-    false_reject = config.false_reject if options.false_reject is None else options.false_reject
+    wished = getattr(options, "false_reject", None)
+    false_reject = config.false_reject if wished is None else wished
     if not 0 < false_reject < 1:
         raise ConfigError(f"--false-reject {false_reject}: a share between 0 and 1 is needed", hint="0.01 is one in a hundred")
     return msgspec.structs.replace(config, training=training, false_reject=false_reject)
+
+
+def _ablate(options: argparse.Namespace) -> None:
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in _fit
+    from anoseg_trainer.ablate import Row, ablate
+
+    def on_row(row: Row) -> None:
+        figures = "  ".join(f"{c} {'–' if row.figures[c] is None else format(row.figures[c], '.3f')}" for c in COLUMNS)
+        print(f"{row.name}: {figures}  ({row.steps} steps, {row.seconds / 60:.1f} minutes)", flush=True)
+
+    ablate(
+        options.data,
+        options.out,
+        _with_options(load_config(options.config), options),
+        seed=options.seed,
+        names=[name.strip() for name in options.only.split(",") if name.strip()],
+        on_row=on_row,
+        on_note=lambda note: print(f"training {note}", file=sys.stderr, flush=True),
+    )
+    print(f"report in {options.out / 'report.html'}")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -152,6 +185,11 @@ def _evaluate(options: argparse.Namespace) -> None:
         Console().print(result_table(found))
         if options.json:
             _write_json(options.json, msgspec.to_builtins(found))
+        if options.report:
+            from anoseg_trainer.pages import evaluation_report  # PyTorch comes with it
+
+            evaluation_report(engine, options.data, found).write(options.report)
+            print(f"report in {options.report}")
         if options.overlays:
             written = write_overlays(engine, options.data, found, options.overlays)
             print(f"{len(written)} pictures in {options.overlays}")

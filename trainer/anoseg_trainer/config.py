@@ -15,13 +15,46 @@ import yaml
 from msgspec import Meta
 
 from anoseg_engines.errors import ConfigError
-from anoseg_engines.placement import InputSpec
+from anoseg_engines.placement import InputSpec, Mode
 
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 Weight = Annotated[float, Meta(ge=0.0)]
 Channels = Annotated[int, Meta(ge=4)]
 NETWORK_STRIDE = 32
 """Input sides must be multiples of it: the network halves its input five times."""
+
+
+class InputConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The network's input, see DESIGN "Modes". What is null (or auto) is chosen from the images, see `choose.py`.
+
+    height, width: network pixels. mode: the whole part in one input, or tiles of it. scale: network pixels a camera pixel
+    (tile mode). overlap: network pixels that neighbouring tiles share at least (tile mode).
+    """
+
+    height: Annotated[int, Meta(ge=1)] | None = None
+    width: Annotated[int, Meta(ge=1)] | None = None
+    mode: Literal["auto"] | Mode = "auto"
+    scale: Annotated[float, Meta(gt=0.0, lt=100.0)] | None = None
+    overlap: Annotated[int, Meta(ge=0)] = 32
+
+    def __post_init__(self) -> None:
+        for side in (self.height, self.width):
+            if side is not None and self.overlap >= side:
+                raise ValueError("overlap must be smaller than a tile")
+
+    @property
+    def sides_given(self) -> bool:
+        """Whether both sides are set."""
+        return self.height is not None and self.width is not None
+
+    @property
+    def spec(self) -> InputSpec:
+        """The input as engines take it; only when nothing is left open."""
+        assert self.height is not None
+        assert self.width is not None
+        assert self.mode != "auto"
+        assert self.scale is not None
+        return InputSpec(self.height, self.width, self.mode, self.scale, self.overlap)
 
 
 class NetworkConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -35,19 +68,20 @@ class VariationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     """What good parts do anyway, taught as normal.
 
     rotation_deg, shift, zoom: largest turn, shift (share of the input's side), change of size. brightness, contrast:
-    largest relative change. shading: strength of a smooth light field. noise: largest sigma in grey values.
+    largest change, natural logarithm. shading: strength of a smooth light field. noise: largest sigma in grey values.
     flip_x, flip_y: share of images mirrored left-right, upside down; only for parts that may lie so.
+    Turn, mirroring and light are chosen from the images where they are null.
     """
 
-    rotation_deg: Weight = 4.0
+    rotation_deg: Weight | None = None
     shift: Share = 0.03
     zoom: Share = 0.07
-    brightness: Share = 0.2
-    contrast: Share = 0.15
-    shading: Share = 0.1
+    brightness: Share | None = None
+    contrast: Share | None = None
+    shading: Share | None = None
     noise: Weight = 4.0
-    flip_x: Share = 0.0
-    flip_y: Share = 0.0
+    flip_x: Share | None = None
+    flip_y: Share | None = None
 
 
 class DefectConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -65,13 +99,13 @@ class DefectConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     at_rim: Share = 0.0
     visible: Annotated[float, Meta(gt=0.0)] = 8.0
     hard: Weight = 1.0
-    blend: Weight = 2.0
+    blend: Weight = 1.5
     scratch: Weight = 1.0
     spots: Weight = 1.0
-    chip: Weight = 0.5
-    shade: Weight = 1.0
-    texture: Weight = 0.7
-    warp: Weight = 0.7
+    chip: Weight = 0.25
+    shade: Weight = 0.5
+    texture: Weight = 0.6
+    warp: Weight = 0.4
     missing: Weight = 0.0
 
 
@@ -79,30 +113,37 @@ class LossConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """Weights of the losses; 0 switches a part off.
 
     l1: pixel-wise L1 (AnoSeg). bce: binary cross-entropy with graded labels. dice: soft overlap.
+    image: binary cross-entropy of the largest map values with the image's label.
     adversarial: discriminator on (image, map) pairs. reconstruction: L1 to the image where it is normal.
     """
 
     l1: Weight = 1.0
     bce: Weight = 1.0
     dice: Weight = 0.2
-    adversarial: Weight = 0.005
-    reconstruction: Weight = 0.05
+    image: Weight = 0.0
+    adversarial: Weight = 0.0
+    reconstruction: Weight = 0.0
 
 
 class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """steps, minutes: the end of training, whichever comes first (null: no such limit). The learning rate falls to 0 there.
 
-    ema: decay of the averaged weights, which are what is exported. validate_every, checkpoint_every: steps.
-    precision: of the training arithmetic; auto takes bf16 where the processor has it. threads, workers: 0 chooses.
+    ema: decay of the averaged weights, which are what is exported. patience: validations that bring nothing better after
+    which training ends early (null: never). validate_every, checkpoint_every: steps.
+    crop: side of the windows that training sees of larger inputs, network pixels: more parts for the same arithmetic.
+    precision: of the training arithmetic; auto takes bf16 where the processor has it. workers: 0 chooses.
+    threads: 0 takes the number that is fastest, tried anew now and then; a fixed one makes trainings equal in every bit.
     """
 
     steps: Annotated[int, Meta(ge=1)] | None = None
-    minutes: Annotated[float, Meta(gt=0.0)] | None = 20.0
+    minutes: Annotated[float, Meta(gt=0.0)] | None = 40.0
     batch: Annotated[int, Meta(ge=2)] = 16
+    crop: Annotated[int, Meta(ge=32)] = 256
     learning_rate: Annotated[float, Meta(gt=0.0)] = 2e-3
     weight_decay: Weight = 1e-4
     ema: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.998
-    validate_every: Annotated[int, Meta(ge=1)] = 400
+    patience: Annotated[int, Meta(ge=1)] | None = 8
+    validate_every: Annotated[int, Meta(ge=1)] = 800
     checkpoint_every: Annotated[int, Meta(ge=1)] = 400
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -111,25 +152,28 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
 
 class HoldoutConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Good images kept from training. validation: for choosing weights, score scale and pixel threshold.
-    calibration: for the score threshold alone. group: regular expression; names with equal first group (or equal match)
+    """Good images kept from training. validation: for choosing weights, detector and pixel threshold.
+    calibration: for the score threshold alone; null: as many as `false_reject` needs, from a tenth to a fifth.
+    group: regular expression; names with equal first group (or equal match)
     are the same part and stay on one side; empty: near-duplicates are found by looking at the images.
     """
 
-    validation: Share = 0.1
-    calibration: Share = 0.2
+    validation: Share = 0.08
+    calibration: Share | None = None
     group: str = ""
 
 
 class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Everything that decides a training but data and seed. input: the network's input, see DESIGN "Modes".
 
-    coordinates: the two coordinate channels (AnoSeg part 5) are shown to the network.
+    coordinates: the two coordinate channels (AnoSeg part 5) are shown to the network. detector: the image score weighs
+    several pools of the map (AnoSeg part 6), fitted on held-out images; false: the mean of the map's 16 largest values alone.
     false_reject: share of good parts that may be rejected.
     """
 
-    input: InputSpec = InputSpec(256, 256, "resize", 1.0, 32)
+    input: InputConfig = InputConfig()
     coordinates: bool = True
+    detector: bool = True
     false_reject: Annotated[float, Meta(gt=0.0, lt=1.0)] = 0.01
     network: NetworkConfig = NetworkConfig()
     variation: VariationConfig = VariationConfig()
@@ -139,12 +183,13 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     holdout: HoldoutConfig = HoldoutConfig()
 
     def __post_init__(self) -> None:
-        for side in ("height", "width"):
-            if getattr(self.input, side) % NETWORK_STRIDE:
-                raise ValueError(f"input.{side} must be a multiple of {NETWORK_STRIDE}")
+        sides = {"input.height": self.input.height, "input.width": self.input.width, "training.crop": self.training.crop}
+        for name, side in sides.items():
+            if side is not None and side % NETWORK_STRIDE:
+                raise ValueError(f"{name} must be a multiple of {NETWORK_STRIDE}")
         if self.training.steps is None and self.training.minutes is None:
             raise ValueError("training.steps or training.minutes must be given, else training would never end")
-        if self.holdout.validation + self.holdout.calibration > 0.8:
+        if self.holdout.validation + (self.holdout.calibration or 0.0) > 0.8:
             raise ValueError("holdout.validation and holdout.calibration leave too little to train on")
         try:
             re.compile(self.holdout.group)
@@ -178,8 +223,6 @@ def config_from_mapping(raw: Any, *, source: str) -> TrainConfig:
     if not isinstance(raw, dict):
         raise ConfigError(f"{source}: key: value pairs are needed, found {type(raw).__name__}")
     _refuse_unknown_keys(raw, TrainConfig, "", source)
-    if isinstance(raw.get("input"), dict):  # InputSpec has required fields; a file may set one side of it alone
-        raw = raw | {"input": msgspec.to_builtins(TrainConfig().input) | raw["input"]}
     try:
         return msgspec.convert(raw, TrainConfig)
     except msgspec.ValidationError as error:

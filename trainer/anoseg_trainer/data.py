@@ -19,10 +19,13 @@ from numpy.typing import NDArray
 from anoseg_engines.errors import DataError
 from anoseg_engines.images import Image, list_images, read_image
 from anoseg_engines.placement import InputSpec, Placement, Region
+from anoseg_trainer.background import part_mask
 from anoseg_trainer.config import HoldoutConfig
 
 MIN_IMAGES = 10
 """Fewer good images leave nothing to calibrate with."""
+CALIBRATION = (0.1, 0.2)
+"""Shares of the images that are kept for the threshold, at least and at most."""
 THUMBNAIL = 24
 NEAR_DUPLICATE = 0.9
 """Correlation of two images' thumbnails, light and smooth shading removed, from which they count as the same part."""
@@ -33,6 +36,7 @@ class GoodImages:
     """The good images of a data folder: paths sorted by name, size of each in camera pixels, and what tells them apart.
 
     fingerprint: SHA-256 over names and bytes. thumbnails: float32 [n, d], unit vectors, for `group_images`.
+    levels: float32 [n, 8, 8], mean grey of each cell. spreads: float32 [n], standard deviation of grey.
     notes: what a user should know (mixed sizes, grey, 16 bit), in words.
     """
 
@@ -40,6 +44,8 @@ class GoodImages:
     sizes_hw: tuple[tuple[int, int], ...]
     fingerprint: str
     thumbnails: NDArray[np.float32]
+    levels: NDArray[np.float32]
+    spreads: NDArray[np.float32]
     notes: tuple[str, ...]
 
 
@@ -67,7 +73,7 @@ def load_good_images(data: Path, on_image: Callable[[], None] = lambda: None) ->
         raise DataError(f"{folder}: no images there", hint="--data takes a folder of good images or the MVTec AD layout")
     digest = hashlib.sha256()
     sizes: list[tuple[int, int]] = []
-    thumbnails, bad = [], []
+    thumbnails, levels, spreads, bad = [], [], [], []
     grey = deep = 0
     for path in paths:
         try:
@@ -82,7 +88,10 @@ def load_good_images(data: Path, on_image: Callable[[], None] = lambda: None) ->
             grey += stored.ndim == 2
             deep += stored.dtype != np.uint8
         sizes.append(image.shape[:2])
-        thumbnails.append(_thumbnail(image))
+        grey_image = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), np.uint8)
+        thumbnails.append(_thumbnail(grey_image))
+        levels.append(cv2.resize(grey_image, (8, 8), interpolation=cv2.INTER_AREA).astype(np.float32))
+        spreads.append(float(grey_image.std()))
         on_image()
     if bad:
         shown = "\n  ".join(bad[:20]) + (f"\n  and {len(bad) - 20} more" if len(bad) > 20 else "")
@@ -100,12 +109,19 @@ def load_good_images(data: Path, on_image: Callable[[], None] = lambda: None) ->
         notes.append(f"{grey} of {len(paths)} images are grey: the grey is used for all three colours")
     if deep:
         notes.append(f"{deep} of {len(paths)} images have 16 bit: the upper 8 are used")
-    return GoodImages(tuple(paths), tuple(sizes), digest.hexdigest(), np.stack(thumbnails), tuple(notes))
+    return GoodImages(
+        tuple(paths),
+        tuple(sizes),
+        digest.hexdigest(),
+        np.stack(thumbnails),
+        np.stack(levels),
+        np.array(spreads, np.float32),
+        tuple(notes),
+    )
 
 
-def _thumbnail(image: Image) -> NDArray[np.float32]:
+def _thumbnail(grey: NDArray[np.uint8]) -> NDArray[np.float32]:
     """A small grey picture, smooth shading and contrast removed, as a unit vector: alike for exposures of one part."""
-    grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
     small = cv2.resize(grey, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA).astype(np.float32)
     detail = small - cv2.GaussianBlur(small, (0, 0), 3.0)
     vector = detail.reshape(-1)
@@ -157,8 +173,10 @@ class Split:
     calibration_groups: int
 
 
-def split_images(groups: NDArray[np.int64], holdout: HoldoutConfig, seed: int) -> Split:
+def split_images(groups: NDArray[np.int64], holdout: HoldoutConfig, seed: int, needed: int = 0) -> Split:
     """Deal whole groups to calibration, validation and training, in an order drawn from `seed`.
+
+    needed: calibration images that the wished share of false rejects takes; what good images are left teach the network.
 
     Raises:
         DataError: too few different parts to hold any out.
@@ -167,7 +185,10 @@ def split_images(groups: NDArray[np.int64], holdout: HoldoutConfig, seed: int) -
     order = np.random.default_rng([seed, 77]).permutation(groups.max() + 1)
     members = [np.flatnonzero(groups == g) for g in order]
     parts: dict[str, list[int]] = {"calibration": [], "validation": []}
-    wanted = {"calibration": max(2, round(holdout.calibration * n)), "validation": max(2, round(holdout.validation * n))}
+    calibration = holdout.calibration
+    if calibration is None:
+        calibration = min(max(needed / n, CALIBRATION[0]), CALIBRATION[1])
+    wanted = {"calibration": max(2, round(calibration * n)), "validation": max(2, round(holdout.validation * n))}
     calibration_groups = 0
     while members and len(parts["calibration"]) < wanted["calibration"]:
         parts["calibration"] += [int(i) for i in members.pop()]
@@ -195,6 +216,7 @@ class PartStore:
         sizes = [h * w * 3 for h, w in self.shapes]
         self.offsets = [0, *(int(v) for v in np.cumsum(sizes))]
         self._map: NDArray[np.uint8] | None = None
+        self._masks: dict[int, NDArray[np.bool_]] = {}
 
     @classmethod
     def write(cls, path: Path, images: GoodImages, spec: InputSpec, on_image: Callable[[], None] = lambda: None) -> PartStore:
@@ -228,8 +250,14 @@ class PartStore:
         view = self._map[start:end].reshape(*self.shapes[index], 3)
         return np.asarray(view)
 
+    def part_mask(self, index: int) -> NDArray[np.bool_]:
+        """Where on picture `index` the part is, coarse (see `background.part_mask`); kept, 9 kB each."""
+        if index not in self._masks:
+            self._masks[index] = part_mask(self[index])[0]
+        return self._masks[index]
+
     def __getstate__(self) -> dict[str, object]:
-        return self.__dict__ | {"_map": None}
+        return self.__dict__ | {"_map": None, "_masks": {}}
 
 
 def whole_placement(spec: InputSpec, image: Image) -> Placement:

@@ -1,15 +1,11 @@
 """Synthetic defects with exact masks, made from good images. Pure functions of a random generator; sizes in network pixels.
 
-`hard` is AnoSeg's hard augmentation (section 3.1); `blend` follows NSA (arXiv 2109.15222): patches of other good images
-blended in, labels graded by how far the picture really changed. The other kinds stand for what lines meet: scratches, spots,
-chips, soft brightness changes, changed texture, misplaced or missing structure.
+Labels are graded by how far the picture really changed, as NSA does (arXiv 2109.15222).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -18,34 +14,9 @@ from numpy.typing import NDArray
 
 from anoseg_engines.images import Image
 from anoseg_trainer.config import DefectConfig
-from anoseg_trainer.shapes import Mask, blob, feathered, log_uniform, rectangle, smooth_noise, stroke
-
-Patch = NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class Ground:
-    """What a defect is put on. image: uint8 [h, w, 3]. donor: returns another good image, uint8, any size.
-
-    unit: side of the network's input; defects are sized by it, not by the part. grey: all channels of `image` are equal.
-    at_rim: share of defects placed at the picture's rim.
-    """
-
-    image: Image
-    donor: Callable[[Generator], Image]
-    unit: int
-    grey: bool
-    at_rim: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """A change of one box: left, top, how strongly each pixel changes (float32 [h, w]), and to what (float32 [h, w, 3])."""
-
-    x: int
-    y: int
-    alpha: Mask
-    content: Patch
+from anoseg_trainer.ground import Change, Ground
+from anoseg_trainer.kinds import KINDS
+from anoseg_trainer.shapes import Mask, channel_max, channel_mean
 
 
 def add_defects(rng: Generator, ground: Ground, config: DefectConfig) -> tuple[Image, Mask]:
@@ -88,311 +59,14 @@ def grade(good: Image, changed: Image, touched: NDArray[np.bool_], visible: floa
     ys, xs = np.flatnonzero(touched.any(1)), np.flatnonzero(touched.any(0))
     box = np.s_[max(ys[0] - 8, 0) : ys[-1] + 9, max(xs[0] - 8, 0) : xs[-1] + 9]
     before, after = good[box].astype(np.float32), changed[box].astype(np.float32)
-    squared = np.square(after - before).max(axis=2)
+    squared = channel_max(np.square(after - before))
     # A pixel that happens to keep its value inside a defect belongs to it: mean over the neighbours that were touched too.
     inside = touched[box].astype(np.float32)
     near = cv2.GaussianBlur(squared, (0, 0), 2.0) / np.maximum(cv2.GaussianBlur(inside, (0, 0), 2.0), 1e-3)
     squared = np.asarray(near, np.float32) * inside
-    grey = before.mean(axis=2)
+    grey = channel_mean(before)
     mean = cv2.GaussianBlur(grey, (0, 0), 4.0)
     variance = np.maximum(cv2.GaussianBlur(np.square(grey), (0, 0), 4.0) - np.square(mean), 0)
     label = np.zeros(touched.shape, np.float32)
     label[box] = squared / (squared + visible**2 + variance)
     return label
-
-
-def hard(rng: Generator, ground: Ground) -> Change:
-    """AnoSeg: rotate, permute, colour-jitter a good image, each with 50 % chance; paste a region of it, hard-edged."""
-    height, width = _size(rng, ground, 0.03, 0.4)
-    donor = ground.donor(rng) if rng.random() < 0.5 else ground.image
-    content = _region(rng, donor, height, width)
-    if rng.random() < 0.5:
-        content = _rotated(rng, content)
-    if rng.random() < 0.5:
-        content = _permuted(rng, content)
-    if rng.random() < 0.5:
-        content = _jittered(rng, content, ground.grey)
-    alpha = rectangle(rng, height, width) if rng.random() < 0.6 else blob(rng, height, width)
-    x, y = _place(rng, ground, height, width)
-    return Change(x, y, alpha, content)
-
-
-def blend(rng: Generator, ground: Ground) -> Change:
-    """A patch of another good image, brought to the light of its new place and blended in softly."""
-    height, width = _size(rng, ground, 0.03, 0.4)
-    content = _region(rng, ground.donor(rng), height, width, zoom=float(rng.uniform(0.7, 1.4)))
-    x, y = _place(rng, ground, height, width)
-    here = ground.image[y : y + height, x : x + width].astype(np.float32)
-    sigma = max(1.0, min(height, width) * float(rng.uniform(0.15, 0.5)))
-    low = cv2.GaussianBlur(content, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
-    low_here = cv2.GaussianBlur(here, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
-    content = content + (low_here - low) * float(rng.uniform(0.6, 1.0))
-    if rng.random() < 0.3:  # as mixed gradients do: the stronger detail of the two stays
-        stronger = np.abs(content - low_here).sum(2, keepdims=True) > np.abs(here - low_here).sum(2, keepdims=True)
-        content = np.where(stronger, content, here)
-    if rng.random() < 0.3:
-        content = _jittered(rng, content, ground.grey)
-    outline = blob(rng, height, width) if rng.random() < 0.6 else rectangle(rng, height, width)
-    alpha = _inner(outline, min(height, width) * float(rng.uniform(0, 0.12)))
-    return Change(x, y, alpha, np.asarray(content, np.float32))
-
-
-def scratch(rng: Generator, ground: Ground) -> Change:
-    """A thin wandering line, darker or brighter than its ground, at times with a bright rim as cracks and dents have."""
-    length = ground.unit * log_uniform(rng, 0.04, 0.7)
-    angle = rng.uniform(0, np.pi)
-    height, width = _fit(ground, length * abs(np.sin(angle)) + 6, length * abs(np.cos(angle)) + 6)
-    thickness = log_uniform(rng, 0.6, 4.0) * ground.unit / 256
-    line = stroke(rng, height, width, thickness)
-    if rng.random() < 0.5:
-        line = np.minimum(feathered(line, float(rng.uniform(0.5, 1.2))) * 1.5, 1.0)
-    x, y = _place(rng, ground, height, width)
-    here = ground.image[y : y + height, x : x + width].astype(np.float32)
-    contrast = _contrast(rng, here)
-    content = here + contrast * _tint(rng, ground.grey)
-    if rng.random() < 0.4:
-        rim = np.roll(line, (1, 1), (0, 1)) - line
-        content = np.where(rim[:, :, None] > 0.2, here - 0.7 * contrast, content)
-        line = np.maximum(line, np.clip(rim, 0, 1))
-    return Change(x, y, np.asarray(line, np.float32), np.asarray(content, np.float32))
-
-
-def spots(rng: Generator, ground: Ground) -> Change:
-    """One to a dozen small spots in a cluster: pores, pits, dust, splashes."""
-    spread = ground.unit * log_uniform(rng, 0.03, 0.3)
-    height, width = _fit(ground, spread, spread * float(rng.uniform(0.6, 1.6)))
-    x, y = _place(rng, ground, height, width)
-    here = ground.image[y : y + height, x : x + width].astype(np.float32)
-    alpha = np.zeros((height, width), np.float32)
-    single = rng.random() < 0.4
-    for _ in range(1 if single else int(rng.integers(2, 12))):
-        size = log_uniform(rng, 1.5, 16.0 if single else 8.0) * ground.unit / 256
-        spot_h, spot_w = (max(1, min(round(size * rng.uniform(0.6, 1.5)), side)) for side in (height, width))
-        top, left = int(rng.integers(0, height - spot_h + 1)), int(rng.integers(0, width - spot_w + 1))
-        view = alpha[top : top + spot_h, left : left + spot_w]
-        np.maximum(view, blob(rng, spot_h, spot_w) * rng.uniform(0.5, 1.0), out=view)
-    if rng.random() < 0.6:
-        alpha = feathered(alpha, float(rng.uniform(0.4, 1.5)))
-    content = here + _contrast(rng, here) * _tint(rng, ground.grey)
-    return Change(x, y, np.where(alpha > 0.02, alpha, 0).astype(np.float32), np.asarray(content, np.float32))
-
-
-def chip(rng: Generator, ground: Ground) -> Change:
-    """A piece missing at the picture's rim: dark, or what a patch from elsewhere shows, smoothed."""
-    height, width = _size(rng, ground, 0.03, 0.25)
-    rows, columns = ground.image.shape[:2]
-    side = int(rng.integers(4))
-    x, y = _place(rng, ground, height, width)
-    x = (x, columns - width, x, 0)[side]
-    y = (0, y, rows - height, y)[side]
-    doubled = blob(rng, 2 * height, 2 * width)
-    cut = ((height, x % width), (y % height, 0), (0, x % width), (y % height, width))[side]
-    alpha = doubled[cut[0] : cut[0] + height, cut[1] : cut[1] + width]
-    here = ground.image[y : y + height, x : x + width].astype(np.float32)
-    if rng.random() < 0.5:
-        content = np.full_like(here, rng.uniform(0, 90)) + 4 * smooth_noise(rng, height, width, 4)[:, :, None]
-    else:
-        content = cv2.GaussianBlur(_region(rng, ground.donor(rng), height, width), (0, 0), 2.0) * rng.uniform(0.4, 1.5)
-    return Change(x, y, feathered(np.ascontiguousarray(alpha), float(rng.uniform(0, 1))), np.asarray(content, np.float32))
-
-
-def shade(rng: Generator, ground: Ground) -> Change:
-    """A soft change of brightness over a larger area: stains, uneven coating, heat marks."""
-    height, width = _size(rng, ground, 0.12, 0.8)
-    x, y = _place(rng, ground, height, width)
-    alpha = feathered(blob(rng, height, width), max(1.0, min(height, width) * float(rng.uniform(0.03, 0.12))))
-    alpha = np.where(alpha > 0.02, alpha, 0).astype(np.float32)
-    here = ground.image[y : y + height, x : x + width].astype(np.float32)
-    strength = float(rng.uniform(0.12, 0.6)) * rng.choice([-1, 1])
-    content = here * (1 + strength * np.abs(_tint(rng, ground.grey))) + 20 * strength
-    return Change(x, y, alpha, np.asarray(content, np.float32))
-
-
-def texture(rng: Generator, ground: Ground) -> Change:
-    """The surface itself changes: smeared, smoothed, roughened, or overlaid with grain."""
-    height, width = _size(rng, ground, 0.05, 0.4)
-    x, y = _place(rng, ground, height, width)
-    here = ground.image[y : y + height, x : x + width].astype(np.float32)
-    choice = int(rng.integers(4))
-    if choice == 0:
-        content = cv2.GaussianBlur(here, (0, 0), float(rng.uniform(1.5, 5)))
-    elif choice == 1:
-        n = int(rng.integers(5, 21))
-        kernel = np.zeros((n, n), np.float32)
-        angle = rng.uniform(0, np.pi)
-        tip_x, tip_y = n / 2 * np.cos(angle), n / 2 * np.sin(angle)
-        start, end = (int(n / 2 - tip_x), int(n / 2 - tip_y)), (int(n / 2 + tip_x), int(n / 2 + tip_y))
-        cv2.line(kernel, start, end, 1.0)
-        content = cv2.filter2D(here, -1, kernel / max(kernel.sum(), 1.0), borderType=cv2.BORDER_REFLECT)
-    elif choice == 2:
-        content = here + (here - cv2.GaussianBlur(here, (0, 0), 3.0)) * float(rng.uniform(1, 3))
-    else:
-        grain = smooth_noise(rng, height, width, log_uniform(rng, 1.0, 8.0))
-        content = here + grain[:, :, None] * float(rng.uniform(8, 40)) * _tint(rng, ground.grey)
-    alpha = _inner(blob(rng, height, width), min(height, width) * float(rng.uniform(0, 0.1)))
-    return Change(x, y, alpha, np.asarray(content, np.float32))
-
-
-def warp(rng: Generator, ground: Ground) -> Change:
-    """Structure misplaced (bent, shifted, swirled) or missing (filled in from around)."""
-    height, width = _size(rng, ground, 0.06, 0.4)
-    x, y = _place(rng, ground, height, width)
-    here = ground.image[y : y + height, x : x + width]
-    alpha = _inner(blob(rng, height, width), min(height, width) * 0.06)
-    if rng.random() < 0.3 and height * width < 64 * 64:
-        hole = (alpha > 0).astype(np.uint8)
-        hole[[0, -1]] = 0
-        hole[:, [0, -1]] = 0
-        return Change(x, y, alpha, cv2.inpaint(np.ascontiguousarray(here), hole, 3, cv2.INPAINT_TELEA).astype(np.float32))
-    bend = min(height, width) * float(rng.uniform(0.08, 0.3))
-    cell = max(height, width) * float(rng.uniform(0.3, 1.2))
-    grid_y, grid_x = np.mgrid[0:height, 0:width].astype(np.float32)
-    map_x = grid_x + bend * smooth_noise(rng, height, width, cell)
-    map_y = grid_y + bend * smooth_noise(rng, height, width, cell)
-    moved = cv2.remap(np.ascontiguousarray(here), map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
-    return Change(x, y, alpha, moved.astype(np.float32))
-
-
-def missing(rng: Generator, ground: Ground) -> Change:
-    """A feature of the part that is not there: a hole not drilled, a mark not printed. What surrounds it goes on in its place.
-
-    Of many boxes the one is taken that has most structure inside and least on its rim: it holds a feature whole. Where none
-    does, on a plain texture, structure is bent instead.
-    """
-    rows, columns = ground.image.shape[:2]
-    grey = ground.image.mean(axis=2, dtype=np.float32)
-    edges = np.hypot(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))
-    sums = cv2.integral(edges)
-
-    def mean(y: int, x: int, h: int, w: int) -> float:
-        return float(sums[y + h, x + w] - sums[y, x + w] - sums[y + h, x] + sums[y, x]) / (h * w)
-
-    best, best_merit = (0, 0, min(8, rows), min(8, columns)), -np.inf
-    flat, flat_edges = best, np.inf
-    for _ in range(80):
-        height, width = _size(rng, ground, 0.05, 0.25)
-        x, y = _place(rng, ground, height, width)
-        if min(height, width) < 8:
-            continue
-        whole, inner = mean(y, x, height, width), mean(y + 2, x + 2, height - 4, width - 4)
-        area, inner_area = height * width, (height - 4) * (width - 4)
-        rim = (whole * area - inner * inner_area) / (area - inner_area)
-        if whole - 2 * rim > best_merit:
-            best, best_merit = (y, x, height, width), whole - 2 * rim
-        if whole < flat_edges:
-            flat, flat_edges = (y, x, height, width), whole
-    if best_merit <= 0:
-        return warp(rng, ground)
-    y, x, height, width = best
-    here = ground.image[y : y + height, x : x + width]
-    alpha = _inner(np.asarray(cv2.ellipse(np.zeros((height, width), np.float32), _ellipse(height, width), 1.0, -1)), 1.0)
-    hole = (alpha > 0).astype(np.uint8)
-    if rng.random() < 0.6:
-        content = cv2.inpaint(np.ascontiguousarray(here), hole, 3, cv2.INPAINT_TELEA).astype(np.float32)
-        content += rng.normal(0, 2, content.shape[:2]).astype(np.float32)[:, :, None]
-    else:  # the flattest place seen, brought to the brightness of the rim
-        source = ground.image[flat[0] : flat[0] + flat[2], flat[1] : flat[1] + flat[3]]
-        content = cv2.resize(source, (width, height), interpolation=cv2.INTER_LINEAR).astype(np.float32)
-        rim_level = here[hole == 0].mean(axis=0) if (hole == 0).any() else here.mean(axis=(0, 1))
-        content += rim_level - content.mean(axis=(0, 1))
-    return Change(x, y, alpha, np.asarray(content, np.float32))
-
-
-KINDS: dict[str, Callable[[Generator, Ground], Change]] = {
-    "hard": hard,
-    "blend": blend,
-    "scratch": scratch,
-    "spots": spots,
-    "chip": chip,
-    "shade": shade,
-    "texture": texture,
-    "warp": warp,
-    "missing": missing,
-}
-
-
-def _size(rng: Generator, ground: Ground, low: float, high: float) -> tuple[int, int]:
-    """Height and width of a defect's box: shares of the unit, small ones as likely as large ones, any aspect up to 1:3."""
-    size, aspect = ground.unit * log_uniform(rng, low, high), log_uniform(rng, 0.33, 3.0)
-    return _fit(ground, size * np.sqrt(aspect), size / np.sqrt(aspect))
-
-
-def _ellipse(height: int, width: int) -> tuple[tuple[float, float], tuple[float, float], float]:
-    """The ellipse that fills a box but for its outermost pixels, as OpenCV takes it."""
-    return ((width - 1) / 2, (height - 1) / 2), (max(1.0, width - 3.0), max(1.0, height - 3.0)), 0.0
-
-
-def _fit(ground: Ground, height: float, width: float) -> tuple[int, int]:
-    """Rounded, at least 3 pixels, at most the picture."""
-    rows, columns = ground.image.shape[:2]
-    return min(max(3, round(height)), rows), min(max(3, round(width)), columns)
-
-
-def _place(rng: Generator, ground: Ground, height: int, width: int) -> tuple[int, int]:
-    """Left and top of a box of this size somewhere on the picture; `at_rim` of them where handling harms parts."""
-    rows, columns = ground.image.shape[:2]
-    x, y = int(rng.integers(0, columns - width + 1)), int(rng.integers(0, rows - height + 1))
-    if ground.at_rim and rng.random() < ground.at_rim:
-        x, y = ((x, 0), (x, rows - height), (0, y), (columns - width, y))[int(rng.integers(4))]
-    return x, y
-
-
-def _region(rng: Generator, donor: Image, height: int, width: int, zoom: float = 1.0) -> Patch:
-    """A random region of `donor`, enlarged by `zoom`; a donor that is too small is enlarged further."""
-    rows, columns = donor.shape[:2]
-    cut_h, cut_w = min(max(1, round(height / zoom)), rows), min(max(1, round(width / zoom)), columns)
-    top, left = int(rng.integers(0, rows - cut_h + 1)), int(rng.integers(0, columns - cut_w + 1))
-    cut = donor[top : top + cut_h, left : left + cut_w]
-    if cut.shape[:2] != (height, width):
-        cut = np.asarray(cv2.resize(cut, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
-    return cut.astype(np.float32)
-
-
-def _rotated(rng: Generator, patch: Patch) -> Patch:
-    """Turned by any angle, mirrored at the rim."""
-    height, width = patch.shape[:2]
-    turn = cv2.getRotationMatrix2D((width / 2, height / 2), float(rng.uniform(20, 340)), 1.0)
-    return np.asarray(cv2.warpAffine(patch, turn, (width, height), borderMode=cv2.BORDER_REFLECT), np.float32)
-
-
-def _permuted(rng: Generator, patch: Patch) -> Patch:
-    """Its four quarters in another order."""
-    height, width = patch.shape[0] // 2 * 2, patch.shape[1] // 2 * 2
-    if min(height, width) < 2:
-        return patch
-    half_h, half_w = height // 2, width // 2
-    quarters = [patch[i : i + half_h, j : j + half_w] for i in (0, half_h) for j in (0, half_w)]
-    a, b, c, d = (quarters[i].copy() for i in rng.permutation(4))
-    out: Patch = patch.copy()
-    out[:height, :width] = np.vstack([np.hstack([a, b]), np.hstack([c, d])])
-    return out
-
-
-def _jittered(rng: Generator, patch: Patch, grey: bool) -> Patch:
-    """Brightness and contrast changed, colours too where there are any."""
-    mean = patch.mean(axis=(0, 1), keepdims=True)
-    shift = rng.uniform(-60, 60) + (0 if grey else rng.uniform(-30, 30, 3))
-    return np.asarray((patch - mean) * rng.uniform(0.5, 1.6) + mean + shift, np.float32)
-
-
-def _inner(outline: Mask, sigma: float) -> Mask:
-    """Soften an outline inwards: exactly 0 outside it."""
-    return np.asarray(feathered(outline, sigma) * outline, np.float32)
-
-
-def _contrast(rng: Generator, here: Patch) -> float:
-    """Signed grey-value difference of a defect to its ground: from hardly to plainly visible against its texture.
-
-    More often to the side that has room.
-    """
-    grey = here.mean(axis=2)
-    texture_std = float((grey - cv2.GaussianBlur(grey, (0, 0), 4.0)).std())
-    sign = 1 if rng.random() > 0.15 + 0.7 * float(grey.mean()) / 255 else -1
-    return sign * min(log_uniform(rng, 0.8, 10.0) * float(np.hypot(8.0, texture_std)), 130.0)
-
-
-def _tint(rng: Generator, grey: bool) -> NDArray[np.float32]:
-    """Colour of a change, float32 [3] around 1; equal channels on grey pictures and half of the others."""
-    if grey or rng.random() < 0.5:
-        return np.ones(3, np.float32)
-    return rng.uniform(0.3, 1.3, 3).astype(np.float32)

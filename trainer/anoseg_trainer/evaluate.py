@@ -50,7 +50,10 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """overall and per_defect: metric → value (None where it cannot be computed). images: path → score, outcome, defect."""
+    """overall and per_defect: metric → value (None where it cannot be computed). images: path → score, outcome, defect.
+
+    iou_curve: (threshold, IoU) of all test images together.
+    """
 
     bundle: str
     digest: str
@@ -60,6 +63,7 @@ class Evaluation:
     per_defect: dict[str, dict[str, Any]]
     images: dict[str, dict[str, Any]]
     inference_ms: float
+    iou_curve: list[tuple[float, float]]
 
 
 def find_test_images(data: Path) -> list[TestImage]:
@@ -116,6 +120,9 @@ def evaluate(engine: Engine, data: Path, on_image: Callable[[int, int], None] = 
         on_image(n + 1, len(tests))
     good = tallies[GOOD]
     kinds = {name: tally for name, tally in tallies.items() if name != GOOD}
+    pixels = good.pixels
+    for tally in kinds.values():
+        pixels = pixels + tally.pixels
     return Evaluation(
         bundle=engine.bundle.label,
         digest=engine.bundle.digest,
@@ -125,6 +132,7 @@ def evaluate(engine: Engine, data: Path, on_image: Callable[[int, int], None] = 
         per_defect={name: _metrics(good, [tally]) for name, tally in kinds.items()},
         images=images,
         inference_ms=round(statistics.median(nanoseconds) / 1e6, 3),
+        iou_curve=pixels.iou_points() if pixels.n_regions else [],
     )
 
 

@@ -20,18 +20,24 @@ from anoseg_engines.bundle import Bundle, BundleDraft, GoldenSample, write_bundl
 from anoseg_engines.errors import AnosegError, ConfigError, DataError
 from anoseg_engines.images import Image
 from anoseg_engines.manifest import NAME, Calibration, GoldenTolerance
+from anoseg_engines.placement import InputSpec
+from anoseg_trainer.background import has_background
 from anoseg_trainer.calibrate import (
     ScoreThreshold,
     conformal_threshold,
+    fit_detector,
     guarantee_in_words,
+    images_needed,
     pixel_threshold,
     score_scale,
 )
+from anoseg_trainer.choose import resolve
 from anoseg_trainer.config import TrainConfig
 from anoseg_trainer.data import GoodImages, PartStore, Split, group_images, load_good_images, split_images
 from anoseg_trainer.export import onnx_from_network
 from anoseg_trainer.inference import read_part
-from anoseg_trainer.network import TOP_K, AnoSegNetwork, count_macs
+from anoseg_trainer.network import FIRST_POOL, POOLS, AnoSegNetwork, count_macs
+from anoseg_trainer.pages import fit_report
 from anoseg_trainer.samples import Recipe
 from anoseg_trainer.training import Result, Status, train
 from anoseg_trainer.validation import Case, Validation, as_scaled, make_cases, validate
@@ -39,11 +45,16 @@ from anoseg_trainer.validation import Case, Validation, as_scaled, make_cases, v
 Verdict = Literal["PASS", "FAIL"]
 FEW_CAUGHT = 0.5
 """A bundle that catches fewer of the synthetic defects is said to be one that passes bad parts."""
+REPORT = "report.html"
+BACKGROUND_PROBES = 40
+"""Good images that are looked at for a plain background."""
+MAX_UNIT = 256
+"""Defects are sized by the input's shorter side, but by no more network pixels than this."""
 GOLDEN_EACH = 3
 """Golden samples of each verdict."""
 SCORE = (
-    f"largest tile score; a tile's score is sigmoid(slope · p + shift), p the mean of the {TOP_K} largest 2×2-averaged "
-    "map logits"
+    "largest tile score; a tile's score is sigmoid(weights · p + shift), p the means of the "
+    f"{', '.join(str(k) for k in POOLS)} largest 2×2-averaged map logits"
 )
 
 
@@ -71,7 +82,7 @@ def fit(
 ) -> Fitted:
     """Train on the good images of `data` and write a new version of the bundle `target` (STORE/NAME).
 
-    work: folder for checkpoint and scaled parts, made if missing.
+    work: folder for checkpoint, scaled parts and report.html, made if missing.
 
     Raises:
         ConfigError, DataError, AnosegError: see the steps.
@@ -84,20 +95,29 @@ def fit(
     notes = list(images.notes)
     for note in notes:
         on_note(note)
-    split = split_images(group_images(images, config.holdout.group), config.holdout, seed)
+    groups = group_images(images, config.holdout.group)
+    config, choices = resolve(config, images, groups, seed)
+    for note in choices:
+        notes.append(note)
+        on_note(note)
+    split = split_images(groups, config.holdout, seed, images_needed(config.false_reject))
     on_note(
         f"{len(images.paths)} good images: {len(split.train)} to train, {len(split.validation)} to choose weights, "
         f"{len(split.calibration)} (of {split.calibration_groups} parts) for the threshold"
     )
     _make_folder(work)
-    store = PartStore.write(work / "parts.u8", images, config.input)
+    store = PartStore.write(work / "parts.u8", images, config.input.spec)
     try:
-        recipe = _recipe(config, store, split.train, seed)
-        held_out = _recipe(config, store, split.validation, seed)
-        cases = make_cases(held_out)
+        background = has_background(store[i] for i in split.train[:BACKGROUND_PROBES])
+        if background:
+            on_note("parts lie on a plain background: defects are made on the part")
+        recipe = _recipe(config, store, split.train, seed, background)
+        cases = make_cases(_recipe(config, store, split.validation, seed, background))
         identity = {"data": images.fingerprint, "seed": str(seed)}
         result = train(config, recipe, cases, work=work, identity=identity, resume=resume, on_status=on_status)
-        return _seal(target, config, images, split, store, cases, result, seed, notes, on_note)
+        fitted, scores = _seal(target, config, images, split, store, cases, result, seed, notes, on_note)
+        fit_report(fitted.bundle, result.network, fitted.validation, scores, cases, notes).write(work / REPORT)
+        return fitted
     finally:
         store.path.unlink(missing_ok=True)
 
@@ -113,14 +133,16 @@ def _seal(
     seed: int,
     notes: list[str],
     on_note: Callable[[str], None],
-) -> Fitted:
-    """Calibrate the trained network, export it, and write the bundle."""
+) -> tuple[Fitted, list[float]]:
+    """Calibrate the trained network, export it, and write the bundle; returns the calibration scores too."""
     network = result.network
-    validation = validate(network, config.input, cases)
-    slope, shift = score_scale(np.array(validation.good_pooled), np.array(validation.defective_pooled))
-    network.score_slope.fill_(slope)
+    validation = validate(network, config.input.spec, cases)
+    good, bad = np.array(validation.good_pooled), np.array(validation.defective_pooled)
+    weights = fit_detector(good, bad) if config.detector else np.eye(len(POOLS))[FIRST_POOL]
+    slope, shift = score_scale(good @ weights, bad @ weights)
+    network.score_weights.copy_(torch.from_numpy(slope * weights))
     network.score_shift.fill_(shift)
-    scaled = as_scaled(config.input)
+    scaled = as_scaled(config.input.spec)
     readings = {i: read_part(network, scaled, store[i]) for i in split.calibration}
     threshold = conformal_threshold(np.array([r.score for r in readings.values()]), config.false_reject)
     promise = guarantee_in_words(threshold, config.false_reject, split.calibration_groups)
@@ -138,7 +160,7 @@ def _seal(
         on_note(notes[-1])
     draft = BundleDraft(
         product=target.name,
-        input=config.input,
+        input=config.input.spec,
         score=SCORE,
         score_threshold=threshold.value,
         pixel_threshold=pixel_threshold(validation.pixels),
@@ -150,10 +172,11 @@ def _seal(
         ),
         metrics=_metrics(validation, caught),
         training=_training_record(config, images, split, result, seed),
-        model_onnx=onnx_from_network(network, config.input),
+        model_onnx=onnx_from_network(network, config.input.spec),
         golden=_golden_samples(network, config, [store[i] for i in split.calibration], cases, threshold.value, store, split),
     )
-    return Fitted(write_bundle(target, draft), result, validation, threshold, tuple(notes))
+    fitted = Fitted(write_bundle(target, draft), result, validation, threshold, tuple(notes))
+    return fitted, [reading.score for reading in readings.values()]
 
 
 def _golden_samples(
@@ -172,7 +195,7 @@ def _golden_samples(
     for candidates in (good, defective, [case.image for case in cases if case.label is None]):
         for part in candidates:
             image = _unscaled(part, config)
-            reading = read_part(network, config.input, image)
+            reading = read_part(network, config.input.spec, image)
             verdict: Verdict = "FAIL" if reading.score >= threshold else "PASS"
             if abs(reading.score - threshold) < margin or len(picked[verdict]) >= GOLDEN_EACH:
                 continue
@@ -191,21 +214,25 @@ def _golden_samples(
 
 def _unscaled(part: Image, config: TrainConfig) -> Image:
     """A scaled part as a camera image: golden images run through the same scaling as any other."""
-    if config.input.mode == "resize" or config.input.scale == 1:
+    spec = config.input.spec
+    if spec.mode == "resize" or spec.scale == 1:
         return np.ascontiguousarray(part)
-    size = (round(part.shape[1] / config.input.scale), round(part.shape[0] / config.input.scale))
+    size = (round(part.shape[1] / spec.scale), round(part.shape[0] / spec.scale))
     return np.asarray(cv2.resize(part, size, interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
-def _recipe(config: TrainConfig, store: PartStore, indices: tuple[int, ...], seed: int) -> Recipe:
+def _recipe(config: TrainConfig, store: PartStore, indices: tuple[int, ...], seed: int, background: bool) -> Recipe:
+    spec, crop = config.input.spec, config.training.crop
     return Recipe(
         store=store,
         indices=indices,
-        spec=config.input,
+        window=InputSpec(min(spec.height, crop), min(spec.width, crop)),
         variation=config.variation,
         defects=config.defects,
         batch=config.training.batch,
         seed=seed,
+        unit=min(spec.height, spec.width, MAX_UNIT),
+        background=background,
     )
 
 
@@ -236,7 +263,7 @@ def _training_record(config: TrainConfig, images: GoodImages, split: Split, resu
         },
         "steps": result.steps,
         "seconds": round(result.seconds, 1),
-        "macs": count_macs(result.network, config.input.height, config.input.width),
+        "macs": count_macs(result.network, config.input.spec.height, config.input.spec.width),
         "parameters": sum(p.numel() for p in result.network.parameters()),
         "curve": result.curve,
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -18,12 +18,12 @@ TILES_AT_ONCE = 16
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What the FP32 network says of one part. pooled: largest pooled logit of its tiles. score: the same on the 0…1 scale.
+    """What the FP32 network says of one part. score: the largest of its tiles. pooled: the pooled logits of that tile.
 
     anomaly_map: float32 [part_height, part_width].
     """
 
-    pooled: float
+    pooled: tuple[float, ...]
     score: float
     anomaly_map: NDArray[np.float32]
 
@@ -34,14 +34,15 @@ def read_part(network: AnoSegNetwork, spec: InputSpec, image: Image) -> Reading:
     placement = whole_placement(spec, image)
     frames = np.empty((len(placement.tiles), spec.height, spec.width, 3), np.uint8)
     placement.fill(image, frames)
-    device = network.score_slope.device
-    maps, pooled = [], []
+    device = network.score_shift.device
+    maps, pooled, scores = [], [], []
     for start in range(0, len(frames), TILES_AT_ONCE):
         part = slice(start, start + TILES_AT_ONCE)
         coords = torch.from_numpy(placement.coords_N2HW[part].astype(np.float32)).to(device)
         tile_maps, tile_pooled = network.inspect_unscaled(torch.from_numpy(frames[part]).to(device), coords)
         maps.append(tile_maps.float().cpu().numpy())
-        pooled.append(float(tile_pooled.max()))
-    largest = max(pooled)
-    score = network.score_of(torch.tensor(largest, device=device))
-    return Reading(largest, float(score), placement.stitch(np.concatenate(maps)))
+        pooled.append(tile_pooled.cpu())
+        scores.append(network.score_of(tile_pooled).cpu())
+    score, highest = torch.cat(scores).max(dim=0)
+    values = tuple(float(v) for v in torch.cat(pooled)[int(highest)])
+    return Reading(values, float(score), placement.stitch(np.concatenate(maps)))

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from anoseg_trainer.config import LossConfig
-from anoseg_trainer.network import Discriminator, Outputs
+from anoseg_trainer.network import FIRST_POOL, AnoSegNetwork, Discriminator, Outputs
 
 
 def pixel_losses(outputs: Outputs, labels: Tensor, valid: Tensor, config: LossConfig) -> dict[str, Tensor]:
@@ -27,8 +27,19 @@ def pixel_losses(outputs: Outputs, labels: Tensor, valid: Tensor, config: LossCo
     return losses
 
 
+def image_loss(network: AnoSegNetwork, outputs: Outputs, labels: Tensor, valid: Tensor) -> Tensor:
+    """Cross-entropy of the pooled map logits of `FIRST_POOL` with the image's own label, its largest pixel label.
+
+    The image score is read from the few largest map values, so these are asked for directly: nothing that stands out on good
+    parts, something on defective ones.
+    """
+    pooled = network.pooled(outputs.logits, valid > 0)[:, FIRST_POOL]
+    return functional.binary_cross_entropy_with_logits(pooled, labels.flatten(1).amax(dim=1))
+
+
 def reconstruction_loss(outputs: Outputs, image: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
     """Masked reconstruction: L1 to the image [N, 3, H, W] where it is normal; nothing is asked of defective pixels."""
+    assert outputs.reconstruction is not None
     normal = ((1 - labels) * valid)[:, None]
     difference = (outputs.reconstruction.float() - image).abs() * normal
     return difference.sum() / (3 * normal.sum()).clamp(min=1)
@@ -39,6 +50,7 @@ def pairs_generated(outputs: Outputs, good: Tensor) -> tuple[Tensor, Tensor]:
 
     Only good images: for them an all-normal map is right. Asking it of defective ones would teach to hide defects.
     """
+    assert outputs.reconstruction is not None
     return outputs.reconstruction[good].float(), torch.sigmoid(outputs.logits[good].float())[:, None]
 
 

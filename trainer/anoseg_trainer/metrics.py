@@ -84,6 +84,15 @@ class PixelHistogram:
         union = self.defective.sum() + false
         return value_of(np.arange(BINS - 1, -1, -1)), hits / np.maximum(union, 1)
 
+    def iou_points(self, n: int = 99) -> list[tuple[float, float]]:
+        """The curve at n thresholds evenly spread over 0…1, ascending: (threshold, IoU)."""
+        thresholds, iou = self.iou_curve()
+        at = np.linspace(0, 1, n + 2)[1:-1]
+        return [
+            (round(float(t), 4), round(float(v), 5))
+            for t, v in zip(at, np.interp(at, thresholds[::-1], iou[::-1]), strict=True)
+        ]
+
     def best_iou(self) -> tuple[float, float]:
         """Best IoU over all thresholds, and the threshold."""
         thresholds, iou = self.iou_curve()

@@ -20,8 +20,13 @@ LOGIT_LIMIT = 12.0
 """Map logits are held within ±12: beyond it sigmoid is 0 or 1 in half precision anyway."""
 SCORE_LIMIT = 8.0
 """The scaled score logit is held within ±8, so a score lies between 0.0003 and 0.9997."""
-TOP_K = 16
-"""The image score is the mean of so many largest values of the 2×2-averaged map logits: one noisy pixel is no defect."""
+POOLS = (4, 16, 64, 256, 1024)
+"""The image-level detector reads the means of so many largest values of the 2×2-averaged map logits: small defects show in
+the first, wide and faint ones in the last."""
+DETAIL_CELLS = (4, 16)
+"""Detail is measured against neighbourhoods of 28 and of 112 pixels: grain and small defects, and wide soft ones."""
+FIRST_POOL = 1
+"""The pool that alone is the score until the detector is fitted."""
 
 
 class ConvNorm(nn.Module):
@@ -58,27 +63,27 @@ class Block(nn.Module):
 
 
 class Outputs(NamedTuple):
-    """logits: map logits [N, H, W], padding not masked. reconstruction: [N, 3, H, W], the normalised image."""
+    """logits: map logits [N, H, W], padding not masked. reconstruction: [N, 3, H, W], the normalised image, if asked for."""
 
     logits: Tensor
-    reconstruction: Tensor
+    reconstruction: Tensor | None
 
 
 class AnoSegNetwork(nn.Module):
     """frames [N, H, W, 3] (0…255) and coords [N, 2, H, W] → `Outputs`. H and W: multiples of 32.
 
     `coordinates` False shows the network zeros in their place (ablation); the padding mask still uses them.
-    score_slope, score_shift: the image score is sigmoid(slope · pooled logit + shift), fitted after training.
+    score_weights [len(POOLS)], score_shift: the image score is sigmoid(weights · pooled logits + shift), fitted after training.
     """
 
-    score_slope: Tensor
+    score_weights: Tensor
     score_shift: Tensor
 
     def __init__(self, config: NetworkConfig, *, coordinates: bool = True) -> None:
         super().__init__()
         widths = config.widths
         self.coordinates = coordinates
-        self.stem = ConvNorm(6, widths[0], stride=2)
+        self.stem = ConvNorm(5 + len(DETAIL_CELLS), widths[0], stride=2)
         self.down = nn.ModuleList(ConvNorm(a, b, stride=2) for a, b in pairwise(widths))
         self.encode = nn.ModuleList(nn.Sequential(*(Block(w) for _ in range(config.blocks))) for w in widths)
         self.up = nn.ModuleList(ConvNorm(b, a, size=1) for a, b in pairwise(widths))
@@ -87,13 +92,14 @@ class AnoSegNetwork(nn.Module):
         self.image_head = nn.Conv2d(widths[0], 12, 3, padding=1)
         # Most pixels are normal: start there, so that the first steps are not spent on learning it.
         nn.init.constant_(self.map_head.bias, -3.0)  # type: ignore[arg-type]
-        self.register_buffer("score_slope", torch.tensor(1.0))
+        self.register_buffer("score_weights", torch.eye(len(POOLS))[FIRST_POOL])
         self.register_buffer("score_shift", torch.tensor(0.0))
 
-    def forward(self, frames_NHWC: Tensor, coords: Tensor) -> Outputs:
-        """Training's forward pass: both outputs, differentiable."""
+    def forward(self, frames_NHWC: Tensor, coords: Tensor, reconstruct: bool = True) -> Outputs:
+        """Training's forward pass, differentiable; `reconstruct` False leaves the reconstruction out."""
         features = self.features(frames_NHWC, coords)
-        return Outputs(self.map_logits(features), functional.pixel_shuffle(self.image_head(features), 2))
+        image = functional.pixel_shuffle(self.image_head(features), 2) if reconstruct else None
+        return Outputs(self.map_logits(features), image)
 
     def inspect(self, frames_NHWC: Tensor, coords: Tensor) -> tuple[Tensor, Tensor]:
         """What is exported: anomaly map [N, H, W] in 0…1, exactly 0 in padding, and score [N] in 0…1, FP32."""
@@ -101,11 +107,12 @@ class AnoSegNetwork(nn.Module):
         return anomaly_map, self.score_of(pooled)
 
     def score_of(self, pooled: Tensor) -> Tensor:
-        """Score in 0…1 of a pooled logit; never quite 1, so that a threshold of 1 rejects nothing."""
-        return torch.sigmoid((pooled * self.score_slope + self.score_shift).clamp(-SCORE_LIMIT, SCORE_LIMIT))
+        """Score [N] in 0…1 of pooled logits [N, len(POOLS)]; never quite 1, so that a threshold of 1 rejects nothing."""
+        logit = (pooled * self.score_weights).sum(dim=1) + self.score_shift
+        return torch.sigmoid(logit.clamp(-SCORE_LIMIT, SCORE_LIMIT))
 
     def inspect_unscaled(self, frames_NHWC: Tensor, coords: Tensor) -> tuple[Tensor, Tensor]:
-        """Anomaly map [N, H, W] and pooled logit [N] (FP32), before the score's scale is applied."""
+        """Anomaly map [N, H, W] and pooled logits [N, len(POOLS)] (FP32), before the detector is applied."""
         logits = self.map_logits(self.features(frames_NHWC, coords))
         valid = valid_pixels(coords)
         return torch.sigmoid(logits) * valid.to(logits.dtype), self.pooled(logits, valid)
@@ -114,7 +121,7 @@ class AnoSegNetwork(nn.Module):
         """Decoder output [N, C, H/2, W/2]."""
         image = normalised(frames_NHWC, coords.dtype)
         places = coords if self.coordinates else torch.zeros_like(coords)
-        x: Tensor = functional.relu(self.stem(torch.cat([image, local_detail(image), places], dim=1)))
+        x: Tensor = functional.relu(self.stem(torch.cat([image, local_details(image), places], dim=1)))
         x = self.encode[0](x)
         skips = [x]
         for down, encode in zip(self.down, self.encode[1:], strict=True):
@@ -132,10 +139,11 @@ class AnoSegNetwork(nn.Module):
         return logits[:, 0].clamp(-LOGIT_LIMIT, LOGIT_LIMIT)
 
     def pooled(self, logits: Tensor, valid: Tensor) -> Tensor:
-        """Pooled logit [N], FP32: mean of the `TOP_K` largest 2×2 averages; padding counts as surely normal."""
+        """Pooled logits [N, len(POOLS)], FP32: means of the largest 2×2 averages; padding counts as surely normal."""
         masked = torch.where(valid, logits.float(), -LOGIT_LIMIT)
         small = functional.avg_pool2d(masked[:, None], 2).flatten(1)
-        return torch.topk(small, TOP_K, dim=1).values.mean(dim=1)
+        largest = torch.topk(small, min(POOLS[-1], small.shape[1]), dim=1).values
+        return torch.stack([largest[:, :k].mean(dim=1) for k in POOLS], dim=1)
 
 
 class Discriminator(nn.Module):
@@ -160,24 +168,26 @@ def normalised(frames_NHWC: Tensor, dtype: torch.dtype) -> Tensor:
     return ((frames_NHWC.to(dtype) - 127.5) * (1 / 64)).permute(0, 3, 1, 2)
 
 
-def local_detail(image: Tensor) -> Tensor:
-    """Grey detail against its neighbourhood, [N, 3, H, W] → [N, 1, H, W]: (value − local mean) / local deviation, about ±3.
+def local_details(image: Tensor) -> Tensor:
+    """Grey detail against its neighbourhood, [N, 3, H, W] → [N, len(DETAIL_CELLS), H, W], about ±3 each.
 
-    The same at every exposure, so the network need not learn what light does. Both local measures are taken on a quarter of
-    the size and brought back linearly: smooth, and cheap.
+    (value − local mean) / local deviation: the same at every exposure, so the network need not learn what light does. The
+    local measures are taken on a small picture and brought back linearly: smooth, and cheap.
     """
     grey = image.mean(dim=1, keepdim=True)
-    detail = grey - _neighbourhood(grey)
-    # 0.06 is four grey values: flat surfaces are not blown up to noise.
-    deviation = torch.sqrt(_neighbourhood(detail * detail) + 0.06**2)
-    return detail / deviation
+    details = []
+    for cell in DETAIL_CELLS:
+        detail = grey - _neighbourhood(grey, cell)
+        # 0.06 is four grey values: flat surfaces are not blown up to noise.
+        details.append(detail / torch.sqrt(_neighbourhood(detail * detail, cell) + 0.06**2))
+    return torch.cat(details, dim=1)
 
 
-def _neighbourhood(x: Tensor) -> Tensor:
-    """Mean over about 28×28 pixels, smooth."""
-    small = functional.avg_pool2d(x, 4)
+def _neighbourhood(x: Tensor, cell: int) -> Tensor:
+    """Mean over about 7×7 cells, smooth."""
+    small = functional.avg_pool2d(x, cell)
     small = functional.avg_pool2d(small, 7, stride=1, padding=3, count_include_pad=False)
-    return functional.interpolate(small, scale_factor=4.0, mode="bilinear", align_corners=False)
+    return functional.interpolate(small, scale_factor=float(cell), mode="bilinear", align_corners=False)
 
 
 def valid_pixels(coords: Tensor) -> Tensor:
@@ -196,7 +206,7 @@ def count_macs(network: AnoSegNetwork, height: int, width: int) -> int:
             total += output.numel() * kernel
 
     handles = [m.register_forward_hook(hook) for m in network.modules() if isinstance(m, nn.Conv2d)]
-    device = network.score_slope.device
+    device = network.score_shift.device
     training = network.training
     network.eval()
     with torch.no_grad():

@@ -21,9 +21,11 @@ from torch.utils.data import DataLoader, Dataset
 from anoseg_engines.errors import AnosegError
 from anoseg_engines.images import Image
 from anoseg_engines.placement import InputSpec, Tile, cut_tile, tile_coords
+from anoseg_trainer.background import part_mask, point_on
 from anoseg_trainer.config import DefectConfig, VariationConfig
 from anoseg_trainer.data import PartStore
-from anoseg_trainer.defects import Ground, add_defects
+from anoseg_trainer.defects import add_defects
+from anoseg_trainer.ground import Ground
 from anoseg_trainer.shapes import Mask
 from anoseg_trainer.variation import random_tile, relit, varied_window
 
@@ -42,15 +44,21 @@ BatchStream = IteratorWithClose[Batch, None, None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """What a worker needs to make batches; pickled to it. indices: the parts it may use."""
+    """What a worker needs to make batches; pickled to it.
+
+    indices: the parts it may use. window: size of the frames, at most that of the network's input. unit: network pixels that
+    defects are sized by. background: the parts lie on a plain background; windows and defects are put on the part then.
+    """
 
     store: PartStore
     indices: tuple[int, ...]
-    spec: InputSpec
+    window: InputSpec
     variation: VariationConfig
     defects: DefectConfig
     batch: int
     seed: int
+    unit: int = 256
+    background: bool = False
 
 
 class BatchDataset(Dataset[tuple[NDArray[np.uint8], NDArray[np.float16], NDArray[np.uint8]]]):
@@ -61,9 +69,10 @@ class BatchDataset(Dataset[tuple[NDArray[np.uint8], NDArray[np.float16], NDArray
 
     def __getitem__(self, step: int) -> tuple[NDArray[np.uint8], NDArray[np.float16], NDArray[np.uint8]]:
         r = self.recipe
-        frames = np.empty((r.batch, r.spec.height, r.spec.width, 3), np.uint8)
-        coords = np.empty((r.batch, 2, r.spec.height, r.spec.width), np.float16)
-        labels = np.empty((r.batch, r.spec.height, r.spec.width), np.uint8)
+        height, width = r.window.height, r.window.width
+        frames = np.empty((r.batch, height, width, 3), np.uint8)
+        coords = np.empty((r.batch, 2, height, width), np.float16)
+        labels = np.empty((r.batch, height, width), np.uint8)
         for i in range(r.batch):
             rng = np.random.default_rng([r.seed, step, i])
             # The first share of a batch is defective: its make-up never swings from step to step.
@@ -76,24 +85,38 @@ def make_sample(
     rng: Generator, recipe: Recipe, defective: bool
 ) -> tuple[NDArray[np.uint8], NDArray[np.float16], NDArray[np.uint8]]:
     """One training input: frame uint8 [H, W, 3], coords FP16 [2, H, W], label uint8 [H, W]."""
-    spec = recipe.spec
-    part = recipe.store[recipe.indices[int(rng.integers(len(recipe.indices)))]]
+    spec = recipe.window
+    index = recipe.indices[int(rng.integers(len(recipe.indices)))]
+    part = recipe.store[index]
     part_height, part_width = part.shape[:2]
-    tile = random_tile(rng, part_height, part_width, spec.height, spec.width)
+    tile = random_tile(rng, part_height, part_width, spec.height, spec.width, _aim(rng, recipe, index))
     left, top = max(0, tile.x), max(0, tile.y)
     window = left, top, min(part_width, tile.x + spec.width) - left, min(part_height, tile.y + spec.height) - top
     image = varied_window(rng, part, window, recipe.variation)
     height, width = image.shape[:2]
     label = np.zeros((height, width), np.float32)
     if defective:
-        ground = Ground(image, donor_of(recipe), unit=min(spec.height, spec.width), grey=is_grey(image))
-        image, label = add_defects(rng, ground, recipe.defects)
+        image, label = add_defects(rng, ground_of(recipe, image), recipe.defects)
     frame = np.empty((spec.height, spec.width, 3), np.uint8)
     cut_tile(image, Tile(min(tile.x, 0), min(tile.y, 0)), frame)
     labels = np.zeros((spec.height, spec.width), np.uint8)
     y, x = top - tile.y, left - tile.x
     labels[y : y + height, x : x + width] = np.rint(label * 255).astype(np.uint8)
     return frame, tile_coords(spec, part_width, part_height, tile), labels
+
+
+def _aim(rng: Generator, recipe: Recipe, index: int) -> tuple[int, int] | None:
+    """A place on the part that the window should hold; None where any window will do."""
+    height, width = recipe.store.shapes[index]
+    if not recipe.background or (height <= recipe.window.height and width <= recipe.window.width):
+        return None
+    return point_on(rng, recipe.store.part_mask(index), height, width)
+
+
+def ground_of(recipe: Recipe, image: Image) -> Ground:
+    """What defects are put on: the picture with what is known of the product."""
+    on_part = part_mask(image)[0] if recipe.background else None
+    return Ground(image, donor_of(recipe), unit=recipe.unit, grey=is_grey(image), on_part=on_part)
 
 
 def donor_of(recipe: Recipe) -> _Donor:
@@ -106,10 +129,16 @@ class _Donor:
         self.recipe = recipe
 
     def __call__(self, rng: Generator) -> Image:
-        part = self.recipe.store[self.recipe.indices[int(rng.integers(len(self.recipe.indices)))]]
-        height, width = min(part.shape[0], self.recipe.spec.height), min(part.shape[1], self.recipe.spec.width)
-        y, x = int(rng.integers(0, part.shape[0] - height + 1)), int(rng.integers(0, part.shape[1] - width + 1))
-        return part[y : y + height, x : x + width]
+        index = self.recipe.indices[int(rng.integers(len(self.recipe.indices)))]
+        part = self.recipe.store[index]
+        # Of parts on a background a closer view, so that what is taken from it shows the part.
+        near = 2 if self.recipe.background else 1
+        height = min(part.shape[0], self.recipe.window.height // near)
+        width = min(part.shape[1], self.recipe.window.width // near)
+        mask = self.recipe.store.part_mask(index) if self.recipe.background else None
+        aim = None if mask is None else point_on(rng, mask, part.shape[0], part.shape[1])
+        tile = random_tile(rng, part.shape[0], part.shape[1], height, width, aim)
+        return part[tile.y : tile.y + height, tile.x : tile.x + width]
 
 
 def is_grey(image: Image) -> bool:
@@ -121,8 +150,7 @@ def is_grey(image: Image) -> bool:
 def defective_part(rng: Generator, recipe: Recipe, index: int) -> tuple[Image, Mask]:
     """A whole held-out part with synthetic defects on it, and its label; for validation and golden samples."""
     part = relit(rng, recipe.store[index], recipe.variation)
-    ground = Ground(part, donor_of(recipe), unit=min(recipe.spec.height, recipe.spec.width), grey=is_grey(part))
-    return add_defects(rng, ground, recipe.defects)
+    return add_defects(rng, ground_of(recipe, part), recipe.defects)
 
 
 def batches(recipe: Recipe, steps: range, workers: int) -> BatchStream:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.random import Generator
@@ -13,6 +15,17 @@ Mask = NDArray[np.float32]
 def log_uniform(rng: Generator, low: float, high: float) -> float:
     """Uniform in the logarithm: small values as likely as large ones."""
     return float(np.exp(rng.uniform(np.log(low), np.log(high))))
+
+
+def channel_max(picture: NDArray[Any]) -> Mask:
+    """Largest of the three channels, [h, w, 3] → [h, w]; NumPy's reduction over so short an axis takes many times longer."""
+    return np.asarray(np.maximum(np.maximum(picture[:, :, 0], picture[:, :, 1]), picture[:, :, 2]))
+
+
+def channel_mean(picture: NDArray[Any]) -> Mask:
+    """Mean of the three channels, float32 [h, w]."""
+    total = picture[:, :, 0].astype(np.float32) + picture[:, :, 1] + picture[:, :, 2]
+    return np.asarray(total * np.float32(1 / 3), np.float32)
 
 
 def smooth_noise(rng: Generator, height: int, width: int, cell: float) -> Mask:

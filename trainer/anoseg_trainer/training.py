@@ -26,15 +26,19 @@ from anoseg_trainer.config import TrainConfig, TrainingConfig
 from anoseg_trainer.losses import (
     adversarial_loss,
     discriminator_loss,
+    image_loss,
     pairs_generated,
     pixel_losses,
     reconstruction_loss,
 )
 from anoseg_trainer.network import AnoSegNetwork, Discriminator, normalised, valid_pixels
 from anoseg_trainer.samples import Batch, Recipe, batches
+from anoseg_trainer.threads import ThreadCount
 from anoseg_trainer.validation import Case, Validation, validate
 
 NO_END = 10_000_000
+LEAST_GAIN = 0.001
+"""A validation counts as better from this gain in merit."""
 WARM_UP = 0.03
 """Share of training in which the learning rate rises."""
 
@@ -60,6 +64,42 @@ class Result:
     seconds: float
     images_seen: int
     curve: list[dict[str, float]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Patience:
+    """Early stop: after `limit` validations that brought nothing better, the learning rate falls to 0 within a tenth of the
+    steps so far, and training ends. Weights that were never cooled down would be worse than those of the planned end.
+
+    limit None: training runs to its planned end. ends_from, ends_at: steps between which the rate falls.
+    """
+
+    limit: int | None
+    best: float = -1.0
+    waited: int = 0
+    ends_from: int | None = None
+    ends_at: int | None = None
+
+    def note(self, step: int, merit: float) -> None:
+        """A validation at `step` gave `merit`."""
+        better = merit > self.best + LEAST_GAIN
+        self.best, self.waited = (merit, 0) if better else (self.best, self.waited + 1)
+        if self.limit is not None and self.waited >= self.limit and self.ends_at is None:
+            self.ends_from, self.ends_at = step, step + max(1, step // 10)
+
+    def share(self, step: int) -> float:
+        """Share of the planned learning rate, 1 until the end has begun."""
+        if self.ends_from is None or self.ends_at is None:
+            return 1.0
+        return max(0.0, (self.ends_at - step) / (self.ends_at - self.ends_from))
+
+    def is_over(self, step: int) -> bool:
+        """Whether the early end is reached."""
+        return self.ends_at is not None and step >= self.ends_at
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"best": self.best, "waited": self.waited, "ends_from": self.ends_from, "ends_at": self.ends_at}
 
 
 class TrainingStoppedError(AnosegError):
@@ -90,9 +130,9 @@ def train(
     t = config.training
     device = _device(t)
     autocast_dtype = _precision(t, device)
-    if device.type == "cpu":
-        torch.set_num_threads(t.threads or os.cpu_count() or 1)
-    workers = t.workers or (1 if (os.cpu_count() or 1) <= 4 else min(12, (os.cpu_count() or 1) - 2))
+    cores = os.cpu_count() or 1
+    threads = ThreadCount(t.threads or (0 if device.type == "cpu" else cores), cores, torch.set_num_threads)
+    workers = t.workers or (1 if cores <= 4 else min(12, cores - 2))
     torch.manual_seed(recipe.seed)
     network = AnoSegNetwork(config.network, coordinates=config.coordinates)
     network = network.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
@@ -102,6 +142,7 @@ def train(
     optimizer_d = torch.optim.Adam(discriminator.parameters(), lr=t.learning_rate / 4, betas=(0.5, 0.99))
     parts = {"network": network, "averaged": averaged, "discriminator": discriminator}
     optimizers = {"optimizer": optimizer, "optimizer_d": optimizer_d}
+    patience = Patience(t.patience)
     step, used_s, best_merit, best, curve = 0, 0.0, -1.0, copy.deepcopy(averaged.state_dict()), []
     identity = identity | {"config": _comparable(config)}
     if resume:
@@ -111,11 +152,13 @@ def train(
             module.load_state_dict(state[name])
         step, used_s, curve = state["step"], state["used_s"], state["curve"]
         best_merit, best = state["best_merit"], state["best"]
+        patience = Patience(t.patience, **state["patience"])
     status = Status(step=step)
 
     def save() -> None:
         state = {name: module.state_dict() for name, module in (parts | optimizers).items()}
         state |= {"step": step, "used_s": used_s, "curve": curve, "best_merit": best_merit, "best": best}
+        state["patience"] = patience.state()
         note = {"step": step, "seconds": round(used_s, 1), "best": best_merit, "curve": curve[-20:]}
         save_checkpoint(work, state | {"identity": identity}, note)
 
@@ -124,15 +167,21 @@ def train(
     with StopFlag() as stop, contextlib.closing(batches(recipe, range(step, t.steps or NO_END), workers)) as stream:
         for batch in stream:
             done = max(step / t.steps if t.steps else 0.0, used_s / (60 * t.minutes) if t.minutes else 0.0)
-            if done >= 1:
+            if done >= 1 or patience.is_over(step):
                 break
+            rate = t.learning_rate * _schedule(done) * patience.share(step)
             for group in optimizer.param_groups:
-                group["lr"] = t.learning_rate * _schedule(done)
+                group["lr"] = rate
             for group in optimizer_d.param_groups:
-                group["lr"] = t.learning_rate / 4 * _schedule(done)
+                group["lr"] = rate / 4
 
+            threads.before_step()
+            step_started = time.monotonic()
             loss = _train_step(config, network, discriminator, optimizer, optimizer_d, batch, device, autocast_dtype)
-            _average(averaged, network, min(t.ema, (1 + step) / (10 + step)))
+            # The average reaches back over a fifteenth of the steps so far: a short training is not held at its beginning.
+            _average(averaged, network, min(t.ema, step / (15 + step)))
+
+            threads.after_step(time.monotonic() - step_started)
 
             step += 1
             steps_here += 1
@@ -147,10 +196,12 @@ def train(
             status.images_per_s = steps_here * t.batch / (time.monotonic() - clock_start)
             status.left_s = used_s * (1 - done) / max(done, 1e-6)
             if step % t.validate_every == 0:
-                status.validation = validate(averaged, config.input, cases)
+                with torch.autocast(device.type, autocast_dtype or torch.bfloat16, enabled=autocast_dtype is not None):
+                    status.validation = validate(averaged, config.input.spec, cases)
                 curve.append(_point(step, used_s, status))
                 if status.validation.merit > best_merit:
                     best_merit, best = status.validation.merit, copy.deepcopy(averaged.state_dict())
+                patience.note(step, status.validation.merit)
             if step % t.checkpoint_every == 0:
                 save()
             on_status(status)
@@ -160,7 +211,7 @@ def train(
                     f"training stopped at step {step}; the checkpoint in {work} is kept",
                     hint="go on with the same command and --resume",
                 )
-    status.validation, status.done = validate(averaged, config.input, cases), 1.0
+    status.validation, status.done = validate(averaged, config.input.spec, cases), 1.0
     curve.append(_point(step, used_s, status))
     if status.validation.merit > best_merit:
         best_merit, best = status.validation.merit, copy.deepcopy(averaged.state_dict())
@@ -190,8 +241,10 @@ def _train_step(
     adversarial = config.loss.adversarial > 0 and bool(good.any())
     enabled = autocast_dtype is not None
     with torch.autocast(device.type, autocast_dtype or torch.bfloat16, enabled=enabled):
-        outputs = network(frames, coords)
+        outputs = network(frames, coords, reconstruct=adversarial or config.loss.reconstruction > 0)
         losses: dict[str, Tensor] = pixel_losses(outputs, labels, valid, config.loss)
+        if config.loss.image:
+            losses["image"] = image_loss(network, outputs, labels, valid)
         if config.loss.reconstruction:
             losses["reconstruction"] = reconstruction_loss(outputs, image, labels, valid)
         if adversarial:

@@ -10,13 +10,13 @@ from sklearn.metrics import average_precision_score
 
 from anoseg_engines.images import Image
 from anoseg_engines.placement import InputSpec
-from anoseg_trainer.inference import read_part
+from anoseg_trainer.inference import Reading, read_part
 from anoseg_trainer.metrics import PixelHistogram, image_auroc
 from anoseg_trainer.network import AnoSegNetwork
 from anoseg_trainer.samples import Recipe, defective_part
 from anoseg_trainer.shapes import Mask
 
-MAX_IMAGES = 96
+MAX_IMAGES = 72
 BINARY = 0.5
 """Label from which a pixel counts as defective where a yes or no is needed."""
 
@@ -31,12 +31,12 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """Image AUROC and pixel average precision on synthetic defects, what was read of each case, and the pixel counts."""
+    """Image AUROC and pixel average precision on synthetic defects, the pooled logits of each case, and the pixel counts."""
 
     image_auroc: float
     pixel_ap: float
-    good_pooled: tuple[float, ...]
-    defective_pooled: tuple[float, ...]
+    good_pooled: tuple[tuple[float, ...], ...]
+    defective_pooled: tuple[tuple[float, ...], ...]
     pixels: PixelHistogram
 
     @property
@@ -60,13 +60,13 @@ def make_cases(recipe: Recipe) -> list[Case]:
 
 def validate(network: AnoSegNetwork, spec: InputSpec, cases: list[Case]) -> Validation:
     """Run all cases through `network`."""
-    good: list[float] = []
-    defective: list[float] = []
+    good: list[Reading] = []
+    defective: list[Reading] = []
     pixels = PixelHistogram()
     values, truth = [], []
     for case in cases:
         reading = read_part(network, as_scaled(spec), case.image)
-        (good if case.label is None else defective).append(reading.pooled)
+        (good if case.label is None else defective).append(reading)
         mask = np.zeros(case.image.shape[:2], bool) if case.label is None else case.label >= BINARY
         found = reading.anomaly_map
         if found.shape != mask.shape:
@@ -76,7 +76,8 @@ def validate(network: AnoSegNetwork, spec: InputSpec, cases: list[Case]) -> Vali
         truth.append(mask[::3, ::3].reshape(-1))
     flat_truth = np.concatenate(truth)
     pixel_ap = float(average_precision_score(flat_truth, np.concatenate(values))) if flat_truth.any() else 0.0
-    return Validation(image_auroc(good, defective) or 0.0, pixel_ap, tuple(good), tuple(defective), pixels)
+    auroc = image_auroc([r.score for r in good], [r.score for r in defective]) or 0.0
+    return Validation(auroc, pixel_ap, tuple(r.pooled for r in good), tuple(r.pooled for r in defective), pixels)
 
 
 def as_scaled(spec: InputSpec) -> InputSpec:

@@ -11,6 +11,10 @@ from anoseg_engines.placement import Tile
 from anoseg_trainer.config import VariationConfig
 from anoseg_trainer.shapes import smooth_noise
 
+EXACT = 0.3
+"""Share of windows that keep every pixel's value (whole-pixel shifts, quarter turns): interpolation smooths away the grain that
+images on the line have, and a network that never saw it would take it for something new."""
+
 
 def varied_window(rng: Generator, part: Image, window: tuple[int, int, int, int], config: VariationConfig) -> Image:
     """Cut the window (left, top, width, height) out of `part`, as if the part lay a little otherwise and the light differed.
@@ -18,12 +22,16 @@ def varied_window(rng: Generator, part: Image, window: tuple[int, int, int, int]
     Turn, shift and zoom are about the window's centre; beyond the part its border is mirrored. uint8 [h, w, 3], new.
     """
     left, top, width, height = window
-    angle = np.deg2rad(rng.uniform(-1, 1) * config.rotation_deg)
+    rotation = config.rotation_deg or 0.0
+    angle = np.deg2rad(rng.uniform(-1, 1) * rotation)
     zoom = np.exp(rng.uniform(-1, 1) * np.log1p(config.zoom))
     side = max(width, height)
     dx, dy = rng.uniform(-1, 1, 2) * config.shift * side
-    sx = -1.0 if rng.random() < config.flip_x else 1.0
-    sy = -1.0 if rng.random() < config.flip_y else 1.0
+    if rng.random() < EXACT:
+        angle = np.pi / 2 * rng.integers(4) if rotation >= 180 and width == height else 0.0
+        zoom, dx, dy = 1.0, np.rint(dx), np.rint(dy)
+    sx = -1.0 if rng.random() < (config.flip_x or 0.0) else 1.0
+    sy = -1.0 if rng.random() < (config.flip_y or 0.0) else 1.0
     cos, sin = np.cos(angle) / zoom, np.sin(angle) / zoom
     # Maps a window pixel to the part pixel it shows.
     matrix = np.array([[cos * sx, -sin * sy, 0], [sin * sx, cos * sy, 0]])
@@ -36,26 +44,34 @@ def varied_window(rng: Generator, part: Image, window: tuple[int, int, int, int]
 
 
 def relit(rng: Generator, image: Image, config: VariationConfig) -> Image:
-    """The same picture under another light: brightness, contrast, a smooth field, sensor noise. uint8, new."""
-    gain = 1 + rng.uniform(-1, 1) * config.contrast
-    offset = 128 * rng.uniform(-1, 1) * config.brightness
+    """The same picture under another light: exposure, contrast, a smooth field, sensor noise. uint8, new."""
+    brightness, shading = config.brightness or 0.0, config.shading or 0.0
+    gain = np.exp(rng.uniform(-1, 1) * brightness)
+    contrast = np.exp(rng.uniform(-1, 1) * (config.contrast or 0.0))
+    offset = 32 * rng.uniform(-1, 1) * brightness
     mean = float(image.mean())
-    out = (image.astype(np.float32) - mean) * np.float32(gain) + np.float32(mean + offset)
+    out = (image.astype(np.float32) - mean) * np.float32(gain * contrast) + np.float32(gain * mean + offset)
     height, width = image.shape[:2]
-    if config.shading and rng.random() < 0.5:
-        field = smooth_noise(rng, height, width, max(height, width) / 1.5)
-        out *= 1 + np.float32(config.shading * rng.uniform(0, 0.5)) * field[:, :, None]
+    if shading and rng.random() < 0.7:
+        cell = max(height, width) * float(rng.uniform(0.3, 1.5))
+        field = smooth_noise(rng, height, width, cell)
+        out *= np.exp(np.float32(shading * rng.uniform(0, 0.7)) * field)[:, :, None]
     if config.noise and rng.random() < 0.5:
-        # A cheap stand-in for fresh noise a pixel: one row of it, long enough, cut anew for every image.
         noise = rng.standard_normal((height, width), np.float32)
         out += noise[:, :, None] * np.float32(rng.uniform(0, config.noise))
     return np.asarray(np.clip(np.rint(out), 0, 255), np.uint8)
 
 
-def random_tile(rng: Generator, part_height: int, part_width: int, height: int, width: int) -> Tile:
-    """A place for one network input on the part: anywhere if the part is larger, centred where it fits."""
+def random_tile(
+    rng: Generator, part_height: int, part_width: int, height: int, width: int, aim: tuple[int, int] | None = None
+) -> Tile:
+    """A place for a window on the part: anywhere if the part is larger, centred where it fits; `aim` (x, y) lies inside."""
 
-    def start(part: int, size: int) -> int:
-        return int(rng.integers(0, part - size + 1)) if part > size else -((size - part) // 2)
+    def start(part: int, size: int, at: int | None) -> int:
+        if part <= size:
+            return -((size - part) // 2)
+        low, high = (0, part - size) if at is None else (max(0, at - size + 1), min(part - size, at))
+        return int(rng.integers(low, high + 1))
 
-    return Tile(start(part_width, width), start(part_height, height))
+    x, y = aim or (None, None)
+    return Tile(start(part_width, width, x), start(part_height, height, y))

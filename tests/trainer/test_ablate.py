@@ -1,0 +1,65 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from anoseg_trainer.ablate import VARIANTS
+from anoseg_trainer.config import LossConfig, TrainConfig, VariationConfig
+
+ROOT = Path(__file__).parents[2]
+TINY = """
+input: {height: 96, width: 128}
+network: {widths: [16, 16, 32, 32, 32]}
+training: {batch: 8, ema: 0.8, learning_rate: 0.004, threads: 1}
+"""
+
+
+def ablate(product, out, *more):
+    command = [sys.executable, "-m", "anoseg_trainer.cli", "ablate", "--data", product, "--out", out, *more]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(str(ROOT / d) for d in ("engines", "trainer"))}
+    return subprocess.run([str(c) for c in command], env=environment, capture_output=True, text=True, timeout=250, check=False)
+
+
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name != "full"])
+def test_a_variant_leaves_its_part_out_and_nothing_else(name):
+    """Every variant differs from the whole in one section or switch, and is a valid configuration."""
+    config = TrainConfig(
+        loss=LossConfig(adversarial=0.1, reconstruction=0.1),
+        variation=VariationConfig(brightness=0.1, contrast=0.1, shading=0.1),
+    )
+    whole, changed = msgspec.to_builtins(config), msgspec.to_builtins(VARIANTS[name][1](config))
+    different = [key for key in whole if whole[key] != changed[key]]
+    assert len(different) == 1
+    assert msgspec.convert(changed, TrainConfig) == VARIANTS[name][1](config)
+
+
+def test_ablation_writes_a_table_and_goes_on_where_it_stopped(product, tmp_path):
+    """Two variants give two rows and a report with both IoU curves; a second run trains nothing anew."""
+    config = tmp_path / "train.yaml"
+    config.write_text(TINY)
+    options = ("--config", config, "--steps", 40, "--only", "full,no-coordinates,no-adversarial")
+    done = ablate(product, tmp_path / "out", *options)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "out" / "ablation.json").read_text())
+    assert "no-adversarial: as configured already" in done.stderr
+    assert [row["name"] for row in rows] == ["full", "no-coordinates"]
+    assert all(0 <= row["figures"]["image_auroc"] <= 1 and len(row["iou_curve"]) > 50 for row in rows)
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert report.count("<polyline") == 2
+    again = ablate(product, tmp_path / "out", *options)
+    assert again.returncode == 0
+    assert "training full" not in again.stderr
+    other = ablate(product, tmp_path / "out", *options, "--seed", 1)
+    assert other.returncode == 2
+    assert "another configuration" in other.stderr
+
+
+def test_unknown_variants_are_told(product, tmp_path):
+    """A variant that does not exist is refused before any training, with those that do."""
+    done = ablate(product, tmp_path / "out", "--only", "no-luck")
+    assert done.returncode == 2
+    assert "no-coordinates" in done.stderr

@@ -1,0 +1,73 @@
+import cv2
+import numpy as np
+
+from anoseg_trainer.background import has_background, part_mask, point_on
+from anoseg_trainer.config import DefectConfig
+from anoseg_trainer.defects import add_defects
+from anoseg_trainer.ground import Ground
+from anoseg_trainer.kinds import KINDS
+
+
+def disc_on_table(rng):
+    """A textured disc on a plain table with a soft light across; and where the disc is."""
+    image = np.full((240, 320, 3), 190, np.float32) + np.linspace(-15, 15, 320, dtype=np.float32)[None, :, None]
+    where = np.zeros((240, 320), np.uint8)
+    cv2.circle(where, (int(rng.integers(90, 230)), 120), 60, 1, -1)
+    image[where > 0] = 90 + rng.normal(0, 12, (int(where.sum()), 1))
+    return np.clip(image + rng.normal(0, 2, image.shape), 0, 255).astype(np.uint8), where > 0
+
+
+def test_a_part_on_a_table_is_told_from_it():
+    """The mask covers the part and nearly nothing of a plain, unevenly lit background."""
+    rng = np.random.default_rng(0)
+    images = []
+    for _ in range(5):
+        image, where = disc_on_table(rng)
+        mask = cv2.resize(part_mask(image)[0].astype(np.uint8), (320, 240), interpolation=cv2.INTER_NEAREST) > 0
+        assert (mask & where).sum() > 0.95 * where.sum()
+        assert (mask & ~where).sum() < 0.25 * where.sum()
+        images.append(image)
+    assert has_background(images)
+
+
+def test_a_surface_that_fills_the_picture_has_no_background(plate):
+    """Brushed metal up to the rim is all part."""
+    rng = np.random.default_rng(0)
+    assert not has_background([plate(rng, 240, 320) for _ in range(5)])
+
+
+def test_defects_are_put_on_the_part():
+    """With a mask given, most defects touch the part."""
+    rng = np.random.default_rng(1)
+    hits = 0
+    for _ in range(60):
+        image, where = disc_on_table(rng)
+        ground = Ground(image, lambda _, image=image: image, unit=128, grey=True, on_part=where)
+        label = add_defects(rng, ground, DefectConfig(more=0, shade=0, chip=0))[1]
+        hits += bool((label[where] > 0).any())
+    assert hits > 45
+
+
+def test_a_piece_broken_off_shows_the_background():
+    """On a background, a chip lies at the part's edge and has the background's brightness."""
+    rng = np.random.default_rng(2)
+    at_edge = 0
+    for _ in range(30):
+        image, where = disc_on_table(rng)
+        ground = Ground(image, lambda _, image=image: image, unit=128, grey=True, on_part=where)
+        changed, label = add_defects(rng, ground, DefectConfig(**dict.fromkeys(set(KINDS) - {"chip"}, 0.0), chip=1, more=0))
+        gone = (label > 0.9) & where
+        if gone.any():
+            assert abs(float(np.median(changed[gone])) - 190) < 30
+        edge = cv2.morphologyEx(where.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((9, 9), np.uint8)) > 0
+        at_edge += bool((label[edge] > 0.5).any())
+    assert at_edge > 24
+
+
+def test_points_lie_on_the_mask():
+    """A drawn point lies in a marked cell; an empty mask has none."""
+    mask = np.zeros((12, 16), bool)
+    mask[3, 5] = True
+    x, y = point_on(np.random.default_rng(0), mask, 240, 320)
+    assert (x // 20, y // 20) == (5, 3)
+    assert point_on(np.random.default_rng(0), np.zeros((4, 4), bool), 40, 40) is None

@@ -1,0 +1,90 @@
+import cv2
+import msgspec
+import numpy as np
+import pytest
+
+from anoseg_trainer.choose import choose_input, choose_light, resolve
+from anoseg_trainer.config import InputConfig, TrainConfig, VariationConfig
+from anoseg_trainer.data import load_good_images
+
+
+@pytest.mark.parametrize(
+    ("sizes", "mode", "height", "width"),
+    [
+        ([(512, 512)] * 5, "resize", 384, 384),
+        ([(460, 1130)] * 5, "resize", 256, 608),
+        ([(200, 300)] * 5, "resize", 192, 288),
+        ([(300, 300), (200, 420), (330, 210), (400, 300)], "tile", 352, 320),
+        ([(3000, 4000)] * 5, "tile", 384, 384),
+        ([(100, 2000)] * 5, "resize", 96, 1728),
+    ],
+)
+def test_input_follows_the_images(sizes, mode, height, width):
+    """One shape: an input of that shape, never enlarged; many shapes or large images: tiles at one scale."""
+    found = choose_input(InputConfig(), tuple(sizes))
+    assert (found.mode, found.height, found.width) == (mode, height, width)
+    assert found.scale <= 1
+    assert found.spec.height % 32 == 0
+
+
+def test_what_is_given_stays():
+    """Sides given without a mode are one whole input; mode, scale and sides are never overruled."""
+    assert choose_input(InputConfig(height=96, width=128), ((3000, 4000),)).mode == "resize"
+    tiled = InputConfig(height=64, width=64, mode="tile", scale=1.25, overlap=16)
+    assert choose_input(tiled, ((300, 300),)) == tiled
+
+
+def save(folder, images):
+    folder.mkdir()
+    for i, image in enumerate(images):
+        cv2.imwrite(str(folder / f"{i:03d}.png"), image)
+    return load_good_images(folder)
+
+
+def pin(angle):
+    """A pin with a head on a plain ground, turned."""
+    image = np.full((128, 128), 200, np.uint8)
+    cv2.line(image, (64, 20), (64, 100), 60, 8)
+    cv2.circle(image, (64, 100), 16, 40, -1)
+    turn = cv2.getRotationMatrix2D((63.5, 63.5), angle, 1.0)
+    return cv2.warpAffine(image, turn, (128, 128), borderMode=cv2.BORDER_REPLICATE)
+
+
+def poses(folder, images):
+    found = save(folder, images)
+    config, notes = resolve(TrainConfig(), found, np.arange(len(found.paths)), 0)
+    return config.variation, notes
+
+
+def test_parts_that_lie_any_way_round_are_turned(tmp_path):
+    """Images at every angle: full turns and mirror images are normal, and a note says so."""
+    variation, notes = poses(tmp_path / "pins", [pin(6 * i) for i in range(60)])
+    assert variation.rotation_deg == 180
+    assert variation.flip_x == variation.flip_y == 0.5
+    assert any("any way round" in note for note in notes)
+
+
+def test_parts_that_always_lie_the_same_way_are_not_turned(tmp_path):
+    """A fixed part keeps its pose: a small turn only, no mirror images."""
+    variation, notes = poses(tmp_path / "pins", [pin(float(a)) for a in np.random.default_rng(0).normal(0, 0.5, 40)])
+    assert variation.rotation_deg <= 2
+    assert variation.flip_x == variation.flip_y == 0
+    assert any("one way" in note for note in notes)
+
+
+def test_given_poses_are_kept(tmp_path):
+    """What the configuration says of poses is not overruled."""
+    given = msgspec.structs.replace(TrainConfig(), variation=VariationConfig(rotation_deg=10, flip_x=0.2, flip_y=0.0))
+    images = save(tmp_path / "pins", [pin(6 * i) for i in range(40)])
+    found = resolve(given, images, np.arange(40), 0)[0].variation
+    assert (found.rotation_deg, found.flip_x, found.flip_y) == (10, 0.2, 0.0)
+
+
+def test_light_is_as_different_as_it_was_seen(tmp_path):
+    """Several exposures of a part teach strong changes of brightness, one exposure only a small one."""
+    same = save(tmp_path / "same", [pin(0)] * 20)
+    exposed = save(tmp_path / "exposed", [(pin(0) * (0.3 + 0.035 * i)).astype(np.uint8) for i in range(20)])
+    found = [choose_light(VariationConfig(rotation_deg=4), images) for images in (same, exposed)]
+    assert found[0].brightness == found[0].contrast == found[0].shading == 0.1
+    assert found[1].brightness == 0.4
+    assert choose_light(VariationConfig(brightness=0.25), same).brightness == 0.25

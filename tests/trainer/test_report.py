@@ -1,0 +1,44 @@
+import numpy as np
+import pytest
+
+from anoseg_engines.errors import AnosegError
+from anoseg_trainer.charts import histogram, line_chart
+from anoseg_trainer.report import Report, Shown, extremes
+
+
+def test_what_is_written_is_escaped_and_whole(tmp_path):
+    """Names from the user's files cannot break the page, and the file is there whole."""
+    picture = np.zeros((40, 60, 3), np.uint8)
+    case = Shown("<b>&", picture, np.full((40, 60), 0.5, np.float32), np.ones((40, 60), bool))
+    report = Report(
+        "<script>", notes=["a < b"], tables={"t": [["", "x"], ["<i>", "1"]]}, cases={"c": [case]}, settings={"k": [1]}
+    )
+    report.write(tmp_path / "new" / "report.html")
+    text = (tmp_path / "new" / "report.html").read_text()
+    assert text.endswith("</html>\n")
+    assert "<script>" not in text
+    assert "<i>" not in text
+    assert text.count("data:image/png") == 3
+    assert not list((tmp_path / "new").glob(".*"))
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path):
+    """A file in the folder's place is an error in words."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(AnosegError, match="cannot be written"):
+        Report("x").write(tmp_path / "file" / "report.html")
+
+
+def test_charts_draw_the_mark_and_survive_nothing():
+    """The threshold is drawn in; no data, or one point, is no crash."""
+    assert "stroke-dasharray" in histogram({"good": [0.1, 0.2], "bad": [1.0]}, "score", {"threshold": 0.5})
+    assert "threshold" in line_chart({"IoU": [(0.1, 0.2)]}, "t", "IoU", {"threshold": 0.5})
+    assert "nothing" in line_chart({"a": [], "b": [(0.0, float("nan"))]}, "x", "y")
+    assert "nothing" in histogram({"a": []}, "x", {})
+
+
+def test_extremes_are_told_apart():
+    """Lowest and highest places; with few cases none is shown twice."""
+    assert extremes([0.3, 0.1, 0.9, 0.5], 2) == ([1, 0], [2, 3])
+    assert extremes([0.3], 4) == ([0], [])
+    assert extremes([], 4) == ([], [])

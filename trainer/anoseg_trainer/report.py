@@ -1,0 +1,135 @@
+"""report.html: one file that opens offline and says what a training or an evaluation gave, with pictures.
+
+Knows nothing of networks: it is given numbers, curves and pictures, and writes them down. Pictures are PNG inside the file.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from anoseg_engines.errors import AnosegError
+from anoseg_engines.images import Image
+
+PICTURE = 200
+"""Longer side of a picture in the report, pixels."""
+STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 1120px; color: #222; padding: 0 1em; }
+h1 { font-size: 1.5em; } h2 { font-size: 1.15em; margin-top: 2em; border-bottom: 1px solid #ccc; }
+table { border-collapse: collapse; } th, td { text-align: right; padding: 2px 10px; border-bottom: 1px solid #eee; }
+th:first-child, td:first-child { text-align: left; } svg text { font: 11px system-ui, sans-serif; fill: #444; }
+.row { display: flex; flex-wrap: wrap; gap: 18px; } figure { margin: 0; } figcaption { font-size: 13px; }
+figure img { background: #000; margin-right: 2px; vertical-align: top; }
+.key { margin-right: 12px; font-size: 13px; } .key i { display: inline-block; width: 11px; height: 11px; margin-right: 4px; }
+pre { background: #f6f6f6; padding: 10px; overflow-x: auto; font-size: 13px; } .note { background: #fff6d8; padding: 6px 10px; }
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One case: image uint8 [h, w, 3], map float32 [h, w] in 0…1, mask bool [h, w] (None: unknown), and what to say of it."""
+
+    caption: str
+    image: Image
+    anomaly_map: NDArray[np.float32]
+    mask: NDArray[np.bool_] | None
+
+
+@dataclass(slots=True)
+class Report:
+    """Parts of a report, in the order they are written. tables: title → rows, the first being the head."""
+
+    title: str
+    notes: list[str] = field(default_factory=list)
+    facts: dict[str, str] = field(default_factory=dict)
+    tables: dict[str, list[list[str]]] = field(default_factory=dict)
+    charts: dict[str, str] = field(default_factory=dict)
+    cases: dict[str, list[Shown]] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def html(self) -> str:
+        """The whole file."""
+        parts = [f"<h1>{escape(self.title)}</h1>"]
+        parts += [f'<p class="note">{escape(note)}</p>' for note in self.notes]
+        if self.facts:
+            rows = "".join(
+                f"<tr><td>{escape(k)}</td><td style='text-align:left'>{escape(v)}</td></tr>" for k, v in self.facts.items()
+            )
+            parts.append(f"<table>{rows}</table>")
+        for title, table in self.tables.items():
+            parts += [f"<h2>{escape(title)}</h2>", _table(table)]
+        if self.charts:
+            parts.append("<h2>Curves</h2><div class='row'>")
+            parts += [
+                f"<figure><figcaption><b>{escape(t)}</b></figcaption>{chart}</figure>" for t, chart in self.charts.items()
+            ]
+            parts.append("</div>")
+        for title, cases in self.cases.items():
+            if cases:
+                parts.append(f"<h2>{escape(title)}: image, map, mask</h2><div class='row'>")
+                parts += [_case(case) for case in cases]
+                parts.append("</div>")
+        if self.settings:
+            text = yaml.safe_dump(dict(self.settings), sort_keys=False, allow_unicode=True)
+            parts.append(f"<h2>Settings</h2><pre>{escape(text)}</pre>")
+        head = f'<meta charset="utf-8"><title>{escape(self.title)}</title><style>{STYLE}</style>'
+        return f"<!doctype html><html lang='en'><head>{head}</head><body>{''.join(parts)}</body></html>\n"
+
+    def write(self, path: Path) -> None:
+        """Write the file, whole or not at all.
+
+        Raises:
+            AnosegError: it cannot be written.
+        """
+        temporary = path.with_name(f".{path.name}.tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(self.html(), encoding="utf-8")
+            temporary.replace(path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise AnosegError(
+                f"{path}: the report cannot be written ({error.strerror})", hint="free space or another folder"
+            ) from error
+
+
+def extremes(scores: Sequence[float], each: int) -> tuple[list[int], list[int]]:
+    """Places of the lowest and of the highest scores, most extreme first; the same place is not in both."""
+    order = sorted(range(len(scores)), key=lambda i: scores[i])
+    low = order[: min(each, (len(order) + 1) // 2)]
+    return low, [i for i in order[::-1][:each] if i not in low]
+
+
+def _table(rows: list[list[str]]) -> str:
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in rows[0])
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows[1:])
+    return f"<table><tr>{head}</tr>{body}</table>"
+
+
+def _case(case: Shown) -> str:
+    height, width = case.image.shape[:2]
+    heat = cv2.applyColorMap(np.rint(np.clip(case.anomaly_map, 0, 1) * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
+    pictures = [case.image, heat]
+    if case.mask is not None:
+        pictures.append(cv2.merge([case.mask.astype(np.uint8) * 255] * 3))
+    scale = PICTURE / max(height, width)
+    images = "".join(f'<img src="data:image/png;base64,{_png(p, scale)}" alt="">' for p in pictures)
+    return f"<figure>{images}<figcaption>{escape(case.caption)}</figcaption></figure>"
+
+
+def _png(picture: NDArray[Any], scale: float) -> str:
+    height, width = picture.shape[:2]
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    return base64.b64encode(cv2.imencode(".png", small)[1].tobytes()).decode()
