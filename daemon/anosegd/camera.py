@@ -216,6 +216,8 @@ class Camera(Worker):
                 for message in messages:
                     if isinstance(message, Started):
                         limit_s, doing = config.open_timeout_s, "open"
+                    elif isinstance(message, Opened) and isinstance(config.trigger, Hardware):
+                        limit_s, doing = self._stall_s, "read"  # the line may not have begun yet
                     elif isinstance(message, (Captured, Uncaptured, Tick)):  # the first frame takes as long as opening may
                         limit_s, doing = self._stall_s, "read"
                     if self._handle(process, message):

@@ -17,6 +17,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
+from statistics import median
 from typing import NamedTuple
 
 import cv2
@@ -24,7 +25,7 @@ import numpy as np
 
 from anoseg_engines.errors import AnosegError, CameraError
 from anoseg_engines.images import Image
-from anosegd.config import DeviceSource, Interval, Software, UrlSource
+from anosegd.config import DeviceSource, Hardware, Interval, Software, UrlSource
 from anosegd.messages import (
     MAX_BYTES,
     Captured,
@@ -48,6 +49,7 @@ from anosegd.sources import Shot, Source, open_source
 
 TICK_S = 0.2
 MAX_BURST_S = 1.0
+MIN_INTERVALS = 5
 TURNS = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
 
 
@@ -76,6 +78,8 @@ class Capture:
         self._free = list(range(job.slots))
         self._lost = 0
         self._triggers: deque[Triggered] = deque()
+        self._intervals: deque[float] = deque(maxlen=100)  # between frames that went by, seconds
+        self._skipped_at = time.monotonic()
         self._gone_ns = 0  # until when the part of the trigger at hand lies there
         self._due = self._ticked_at = time.monotonic()
         self._size: tuple[int, int] | None = None  # height, width of the last frame
@@ -98,12 +102,14 @@ class Capture:
         except AnosegError as error:
             self._send(Failed(error.what))
             return
-        self._send(
-            Finished(self._lost)
-        )  # frames that still lie in slots stay readable for the daemon: it has the memory mapped
+        # Frames that still lie in slots stay readable for the daemon: it has the memory mapped.
+        self._send(Finished(self._lost))
 
     def _read_all(self, source: Source) -> None:
         position = self._job.start_at
+        if source.live and not isinstance(self._job.trigger, Hardware):
+            self._skip(source)  # a camera that is frozen gives the same once more; one that is not has moved on
+            self._look_at_skipped(source)
         while True:
             trigger = self._wait_for_part(source)
             slot = self._slot()
@@ -121,12 +127,12 @@ class Capture:
         """Until the next frame is a part: what the configured trigger says. Returns the software trigger's number."""
         kind = self._job.trigger
         if isinstance(kind, Software):
-            self._idle(source, lambda: self._triggers[0].at_ns / 1e9 if self._triggers else None)
+            self._idle(source, lambda: self._triggers[0].at_ns / 1e9 if self._triggers else None, kind.within_ms / 1e3)
             trigger = self._triggers.popleft()
             self._gone_ns = trigger.at_ns + round(kind.within_ms * 1e6)
             return trigger.number
         if isinstance(kind, Interval):
-            self._idle(source, lambda: self._due)
+            self._idle(source, lambda: self._due, MAX_BURST_S)
             self._due = max(self._due + kind.every_ms / 1e3, time.monotonic())
             return None
         self._pause_until(self._due)
@@ -136,20 +142,49 @@ class Capture:
             self._due += 1 / source.fps + (late_s if self._job.policy == "wait" or late_s > MAX_BURST_S else 0)
         return None
 
-    def _idle(self, source: Source, moment: Callable[[], float | None]) -> None:
-        """Until that moment (monotonic seconds; None: not known yet). A live camera's frames go by meanwhile, undecoded, so
-        that the next one that is read began to be read only then; the last of them is what it is compared with."""
-        skipped = False
+    def _idle(self, source: Source, moment: Callable[[], float | None], patience_s: float) -> None:
+        """Until that moment (monotonic seconds; None: not known yet). A live camera's frames go by meanwhile, so that the next
+        one is fresh; the last of them is what it is compared with.
+
+        Fresh: a frame has gone by after the moment, and was waited for as long as usual. What comes at once lay in some buffer,
+        because this process was held up, and may show what was there before the part; what took far longer was the hold-up
+        itself. After patience_s more it goes on all the same.
+        """
+        took_s, ended = 0.0, 0.0
         self._take_releases(timeout_s=0)
-        while (at := moment()) is None or time.monotonic() < at:
+        while True:
+            at, now = moment(), time.monotonic()
+            if at is not None and now >= at:
+                period_s = self._period_s()
+                fresh = ended >= at and 0 < period_s / 3 <= took_s <= 3 * period_s
+                if not source.live or fresh or now >= at + patience_s:
+                    break
             if source.live:
-                source.skip()
-                skipped = True
-            self._take_releases(0 if source.live else TICK_S if at is None else max(0.0, min(TICK_S, at - time.monotonic())))
+                took_s = self._skip(source)
+                ended = time.monotonic()
+            self._take_releases(0 if source.live else TICK_S if at is None else max(0.0, min(TICK_S, at - now)))
             if time.monotonic() >= self._ticked_at + TICK_S:
                 self._ticked_at = time.monotonic()
                 self._send(Tick())
-        if skipped and (image := source.skipped()) is not None:
+        if ended:
+            self._look_at_skipped(source)
+
+    def _skip(self, source: Source) -> float:
+        """Let a frame go by; the seconds it was waited for."""
+        began = time.monotonic()
+        source.skip()
+        ended = time.monotonic()
+        if ended - began >= self._period_s() / 3:  # what came at once says nothing of the camera's rhythm
+            self._intervals.append(ended - self._skipped_at)
+        self._skipped_at = ended
+        return ended - began
+
+    def _period_s(self) -> float:
+        """Of the camera's frames, as they came lately; 0 while too few are known."""
+        return median(self._intervals) if len(self._intervals) >= MIN_INTERVALS else 0.0
+
+    def _look_at_skipped(self, source: Source) -> None:
+        if (image := source.skipped()) is not None:
             self._previous, self._kept = self._turned(image), None
 
     def _tell(self, source: Source, shot: Shot, slot: int | None, moment: Moment) -> None:
@@ -166,6 +201,8 @@ class Capture:
             problem = ("unreadable", f"{_pixels(image)} do not fit into a slot of {limit} MiB: raise max_frame_mb")
         elif slot is None and self._job.policy == "latest":
             self._lost += 1
+            if source.live:
+                self._previous, self._kept = self._turned(image), None
             return
         elif slot is None:
             problem = ("overrun", "no free slot: parts come faster than they are inspected")

@@ -32,8 +32,15 @@ class CaptureProcess:
     """
 
     def __init__(self, job: Job, environment: Mapping[str, str]) -> None:
-        self._slots = Slots.create(job.slots, job.frame_bytes)
-        self._link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            self._slots = Slots.create(job.slots, job.frame_bytes)
+        except OSError as error:
+            raise CameraError(f"there is no memory for its frames ({error.strerror})") from error
+        try:
+            self._link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError as error:
+            self._slots.close_fd()
+            raise CameraError(f"the capture process cannot be started ({error.strerror})") from error
         self._taken: set[int] = set()
         self._lock = threading.Lock()  # frames are released from the inspector's thread too
         self._complaints: deque[str] = deque(maxlen=5)
@@ -56,7 +63,8 @@ class CaptureProcess:
         assert self._process.stderr is not None
         self._stderr = self._process.stderr
         os.set_blocking(self._stderr.fileno(), False)
-        self._link.send(encode(job))
+        with contextlib.suppress(OSError):  # it has ended already, which `receive` tells
+            self._link.send(encode(job))
 
     @property
     def pid(self) -> int:

@@ -130,29 +130,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from anoseg_engines.bundle import load_bundle
-    from anoseg_engines.engine import Engine
-    from anoseg_engines.errors import ConfigError
-    from anoseg_engines.rules import plan
-    from anosegd.config import check_sources, load_config
-    from anosegd.presence import Presence
+    from anosegd.config import load_config
+    from anosegd.validate import check_whole
 
     config = load_config(options.config)
-    check_sources(config)
-    bundle = load_bundle(Path(config.engine.bundle))
-    # A check builds nothing, so it is over in a moment; without a plan it says so.
-    engine = Engine.load(bundle, runtime=config.engine.runtime, threads=config.engine.threads)
+    engine = check_whole(config)
     try:
-        for name, camera in config.cameras.items():
-            if camera.presence is not None:
-                Presence(camera.presence, camera.region)
-            if camera.region is not None:
-                try:
-                    plan(camera.rules, engine.thresholds.pixel, engine.place(camera.region))
-                except ConfigError as error:
-                    raise ConfigError(f"cameras.{name}: {error.what}", hint=error.hint) from error
         print(f"{options.config}: valid")
-        print(f"  engine {bundle.label} on {engine.runtime_description}, proved on its golden images")
+        print(f"  engine {engine.description}, proved on its golden images")
         print(f"  runtime {engine.runtime_name}: {engine.why}")
     finally:
         engine.close()
@@ -170,28 +155,26 @@ def _run(options: argparse.Namespace) -> int:
     import msgspec
 
     from anosegd import life, logs
-    from anosegd.config import check_sources, load_config
+    from anosegd.config import load_config
+    from anosegd.validate import check_surroundings
 
     logs.set_up(level=logs.DEBUG if options.verbose else logs.INFO, journal=os.environ.get("JOURNAL_STREAM"))
     config = load_config(options.config)
-    check_sources(config)
+    check_surroundings(config)
     if options.once:
         config = msgspec.structs.replace(config, exit_when_finished=True)
     return life.run(config, os.environ, lambda: _reread(options))
 
 
 def _reread(options: argparse.Namespace) -> Config:
-    """The configuration as it is on disk now, checked as at the start: sources, bundle, and the bundle's proof."""
+    """The configuration as it is on disk now, checked whole."""
     import msgspec
 
-    from anoseg_engines.bundle import load_bundle
-    from anoseg_engines.engine import Engine
-    from anosegd.config import check_sources, load_config
+    from anosegd.config import load_config
+    from anosegd.validate import check_whole
 
     config = load_config(options.config)
-    check_sources(config)
-    bundle = load_bundle(Path(config.engine.bundle))
-    Engine.load(bundle, runtime=config.engine.runtime, threads=config.engine.threads).close()
+    check_whole(config).close()
     return msgspec.structs.replace(config, exit_when_finished=True) if options.once else config
 
 

@@ -13,7 +13,8 @@ and start again with `follow(after=cursor)`.
 
 A verdict with `durable: false` is the station's word of the moment: it could not be committed, or not before its deadline. It
 is yielded at once and has no cursor (None: keep the one you have). Its number is still owed: if it was committed after all,
-it comes from the journal, durable, and never better than it was told; else an event says that the number is void.
+it comes from the journal, durable; else an event says that the number is void. (The two say the same, unless the daemon was
+killed in the moment between a verdict that came too late and the journal's word on it: then the journal has the inspection's.)
 
 A Client belongs to one thread.
 """

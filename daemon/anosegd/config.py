@@ -166,7 +166,7 @@ class CameraConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         paced = isinstance(self.trigger, (Software, Interval))
         if isinstance(self.source, FolderSource) and self.source.fps is None and self.policy != "wait" and not paced:
             raise ValueError(f"a folder has no rate of its own: set source.fps, or policy: wait (now {self.policy})")
-        if isinstance(self.trigger, Software) and self.policy != "every":
+        if isinstance(self.trigger, (Software, Hardware)) and self.policy != "every":
             raise ValueError(f"each trigger is owed a verdict: set policy: every (now {self.policy})")
         if isinstance(self.trigger, Software) and self.presence is not None:
             raise ValueError("presence: a trigger says that a part is there; it is owed a verdict")

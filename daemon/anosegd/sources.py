@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import cv2
 
 from anoseg_engines.errors import CameraError, DataError
 from anoseg_engines.images import Image, as_bgr, read_image
-from anosegd.config import BACKENDS, DemoSource, DeviceSource, FileSource, FolderSource, Policy, UrlSource
+from anosegd.config import BACKENDS, DemoSource, DeviceSource, FileSource, FolderSource, Hardware, Policy, UrlSource
 from anosegd.devices import check_serial
 from anosegd.folders import images_of
 from anosegd.messages import Job
@@ -178,6 +179,8 @@ class Video:
         if isinstance(config, DeviceSource):
             if config.serial is not None:
                 check_serial(config.device, config.serial)
+            # OpenCV's own patience with a V4L2 device, whole seconds; a little longer than the daemon's.
+            os.environ["OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT"] = str(math.ceil(self._longest_read_s()) + 1)
             where: int | str = config.device
             self.description = f"device {config.device}"
         elif isinstance(config, UrlSource):
@@ -199,6 +202,10 @@ class Video:
         if isinstance(config, DeviceSource):
             self._ask_device(capture, config)
         width, height = capture.get(cv2.CAP_PROP_FRAME_WIDTH), capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
+        if isinstance(config, DeviceSource):
+            for name, asked, given in (("width", config.width, width), ("height", config.height, height)):
+                if asked is not None and asked != round(given):
+                    raise CameraError(f"{self.description} gives a {name} of {given:.0f} pixels, {asked} was asked for")
         self.description += f", {width:.0f}×{height:.0f}"
         return capture
 
@@ -208,8 +215,12 @@ class Video:
             cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
             round(self._job.open_timeout_s * 900),
             cv2.CAP_PROP_READ_TIMEOUT_MSEC,
-            round(self._job.stall_timeout_s * 900),
+            round(self._longest_read_s() * 900),
         ]
+
+    def _longest_read_s(self) -> float:
+        trigger = self._job.trigger
+        return trigger.longest_pause_s if isinstance(trigger, Hardware) else self._job.stall_timeout_s
 
     def _ask_device(self, capture: cv2.VideoCapture, config: DeviceSource) -> None:
         if config.fourcc:

@@ -73,6 +73,14 @@ class Station:
         self._asked_to_drain = threading.Event()
         self._bundle = load_bundle(Path(config.engine.bundle))
         self._journal = Journal.open(config.journal, on_new_journal=self._on_new_journal) if config.journal else None
+        try:
+            self._assemble(config, environment)
+        except BaseException:
+            self._close_journal()  # its threads would keep the process, and its lock the next station from it
+            raise
+
+    def _assemble(self, config: Config, environment: Mapping[str, str]) -> None:
+        """Make the workers; none is started."""
         self._identity = Identity(journal_id=uuid.uuid4().hex, run_id=uuid.uuid4().hex)
         self._started = time.monotonic()
         self._stopping = False
@@ -119,6 +127,7 @@ class Station:
                 self._control.start()
         except BaseException:
             self._publisher.stop()
+            self._publisher.join(2.0 + self._config.publish.linger_ms / 1000)
             self._close_journal()
             for camera in self._cameras:
                 camera.close()
@@ -155,7 +164,6 @@ class Station:
         logs.info("daemon.ready", endpoint=endpoint, engine=self._bundle.label, runtime=runtime, journal=journal)
         self._notifier.ready(f"ready, {self._bundle.label} on {runtime}, publishing at {endpoint}")
         self._publisher.state_changed()
-        self._triggers.answer_owed()
         self._triggers.open = True
 
     def _watch(self) -> str:
@@ -170,7 +178,7 @@ class Station:
 
     def _reason_to_stop(self, workers: Iterable[Worker]) -> str | None:
         """Wait a little for a signal, and look after the workers."""
-        if caught := signal.sigtimedwait(SIGNALS, LOOP_S):
+        if (caught := signal.sigtimedwait(SIGNALS, LOOP_S)) and caught.si_signo in SIGNALS:  # see _join_unless_signalled
             if caught.si_signo != signal.SIGHUP:
                 return signal.Signals(caught.si_signo).name
             self._reloads.ask()
@@ -178,6 +186,7 @@ class Station:
             return "drain"
         if self.ready:
             self._swaps.look_after()
+            self._triggers.answer_owed()
             if (successor := self._reloads.successor()) is not None:
                 self._successor = successor
                 return "reload"
@@ -278,7 +287,8 @@ class Station:
             self._tell_systemd()  # on a reload the service goes on, and so does its watchdog
             # Some senders signal the process and its group: the second of two at once is the same wish.
             caught = signal.sigtimedwait(SIGNALS, 0)
-            if caught is None or caught.si_signo == signal.SIGHUP:
+            # A process that was stopped and continued gets an answer that is no signal at all from Python's sigtimedwait.
+            if caught is None or caught.si_signo not in SIGNALS - {signal.SIGHUP}:
                 worker.join(0.1)
                 continue
             self._successor = None  # whoever ends the daemon during a reload means the end

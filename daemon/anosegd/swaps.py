@@ -43,10 +43,11 @@ class Swaps:
         if self._swap is None or self._swap.alive:
             return
         swap, self._swap = self._swap, None
-        if swap.failure is not None:
-            logs.error("swap.failed", bundle=swap.path, error=str(swap.failure).splitlines()[0])
-            swap.reply(str(swap.failure))
-        elif swap.bundle is not None:
+        if swap.bundle is None:
+            text = str(swap.failure) or repr(swap.failure)
+            logs.error("swap.failed", bundle=swap.path, error=text.splitlines()[0])
+            swap.reply(text)
+        else:
             self.before, self.bundle = self.bundle, swap.bundle
             logs.info("swap.done", engine=self.bundle.label, before=self.before.label)
             swap.reply(None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -13,6 +14,8 @@ from anosegd.frames import Part
 from anosegd.journal import Journal, JournalError
 from anosegd.publisher import Publisher
 
+REMEMBERED = 2000
+"""So many part ids are remembered, so that a trigger sent twice is one part."""
 Told = dict[str, Any]
 """What whoever triggered is told: part_id, triggered_at, durable (whether a crash would not forget it)."""
 
@@ -30,9 +33,11 @@ class Triggers:
         self._publisher = publisher
         self._run_id = run_id
         self._count = itertools.count(1)
+        self._known: OrderedDict[tuple[str, str], Told] = OrderedDict()
 
     def accept(self, name: str, part_id: str | None, answer: Callable[[Told], None]) -> None:
-        """Take a trigger; the camera is at it while it is being noted. `answer` is called once, on whichever thread.
+        """Take a trigger; the camera is at it while it is being noted. `answer` is called once, on whichever thread. A part id
+        that was triggered before is that part: it is answered as then, and makes no other.
 
         Raises:
             ValueError: there is no such camera, or it does not wait for triggers, or nothing is inspected now.
@@ -43,21 +48,32 @@ class Triggers:
         if not self.open:
             raise ValueError("the station does not inspect now")
         part_id = part_id or f"{name}-{self._run_id[:8]}-{next(self._count)}"
-        told = {"part_id": part_id, "triggered_at": wire.utc(at_wall_ns)}
+        if (known := self._known.get((name, part_id))) is not None:
+            answer(known)  # asked again, because the answer was lost: a second picture might show the next part
+            return
+        told: Told = {"part_id": part_id, "triggered_at": wire.utc(at_wall_ns), "durable": False}
+        self._known[name, part_id] = told
+        if len(self._known) > REMEMBERED:
+            self._known.popitem(last=False)
+
+        def noted(error: Exception | None) -> None:
+            told["durable"] = error is None
+            answer(told)
+
         number = None
         if self._journal is None:
-            answer({**told, "durable": False})
+            answer(told)
         else:
             try:
-                noted = self._journal.accept(name, part_id, at_wall_ns, lambda e: answer({**told, "durable": e is None}))
-                number = noted.number
+                number = self._journal.accept(name, part_id, at_wall_ns, noted).number
             except JournalError:  # it goes on without the journal, as a verdict does, and both say so
-                answer({**told, "durable": False})
+                answer(told)
         self._cameras[name].trigger(Trigger(part_id, at_ns, at_wall_ns, number))
 
     def answer_owed(self) -> None:
-        """The parts that the run before accepted, and a crash left unanswered, become UNKNOWN: restart."""
-        owed = self._journal.owed if self._journal is not None else []
+        """The parts that an earlier run accepted, and a crash left unanswered, become UNKNOWN: restart. Often: a journal that
+        could not be opened at the start may be later."""
+        owed = self._journal.take_owed() if self._journal is not None else []
         for trigger in owed:
             now_ns = time.monotonic_ns()
             part = Part(trigger.camera, 0, trigger.part_id, None, None, None, None, now_ns, trigger.at_ns, trigger.number)

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import json
+import signal
 import subprocess
 import threading
 import time
@@ -182,6 +183,35 @@ def test_a_reload_that_fails_to_start_brings_the_old_back(station: Station, tmp_
     assert reload(station).returncode == 0  # and it can be put right
     state = station.line.listener.wait_for_state(lambda s: s["station"] == "renamed" and s["state"] == "ContinuousExecution")
     assert state["detail"] is None
+    assert daemon.terminate() == 0
+
+
+def test_a_reload_is_checked_as_a_start_is(station: Station) -> None:
+    """A picture of the empty place that is not there is found before the old station ends, journal or not."""
+    station.start(LOOP)
+    station.config.write_text(station.config.read_text().replace("policy: wait,", "policy: wait, presence: {empty: none.png},"))
+    done = reload(station)
+    assert done.returncode == 1
+    assert "cameras.line: presence.empty" in done.stderr
+    station.line.listener.wait_for_verdicts(len(station.line.listener.verdicts) + 5)
+
+
+def test_a_start_that_fails_ends_whatever_was_begun(station: Station) -> None:
+    """Exit code 2, although the journal was to be opened: no thread is left to keep the process."""
+    done = run_anosegd(
+        "run", str(station.line.config(LOOP.replace("wait,", "wait, presence: {empty: x.png},"), more=station.more))
+    )
+    assert done.returncode == 2
+
+
+def test_stopped_and_continued(station: Station) -> None:
+    """SIGSTOP and SIGCONT, as a debugger or Ctrl-Z and fg do, are no reason to end."""
+    daemon = station.start(LOOP)
+    for _ in range(3):
+        daemon.process.send_signal(signal.SIGSTOP)
+        time.sleep(0.5)
+        daemon.process.send_signal(signal.SIGCONT)
+        station.line.listener.wait_for_verdicts(len(station.line.listener.verdicts) + 5)
     assert daemon.terminate() == 0
 
 

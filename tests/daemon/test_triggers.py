@@ -217,3 +217,42 @@ def test_a_frame_that_comes_too_late_is_not_taken_for_the_part(triggering: Trigg
         assert (verdict["outcome"], verdict["reason"]) == ("UNKNOWN", "camera_lost")
         assert "after the part had gone on" in verdict["detail"]
         assert daemon.terminate() == 0
+
+
+def test_frames_that_waited_in_a_buffer_are_not_the_parts(triggering: Triggering) -> None:
+    """The capture process was held up, the stream ran on: the part's frame is of after the trigger, not what lay in between."""
+    bad = threading.Event()
+
+    def picture(i: int) -> np.ndarray:
+        return np.clip(noisy(i).astype(int) + (100 if bad.is_set() else 0), 0, 255).astype(np.uint8)
+
+    with mjpeg_server(0, picture, pause_s=0.04) as port:
+        daemon = triggering.start(
+            f"top:\n  source: {{kind: url, url: 'http://127.0.0.1:{port}/'}}\n  policy: every\n"
+            f"  trigger: {SOFTWARE}\n  open_timeout_s: 20\n  stall_timeout_s: 20\n"
+        )
+        with triggering.client() as client:
+            client.request("trigger", camera="top", part_id="before")
+            triggering.line.listener.wait_for_verdicts(1)
+            (pid,) = daemon.capture_pids()
+            os.kill(pid, signal.SIGSTOP)
+            time.sleep(0.6)  # good parts go by, into a buffer
+            bad.set()
+            time.sleep(0.4)
+            client.request("trigger", camera="top", part_id="held-up")
+            os.kill(pid, signal.SIGCONT)
+            outcomes = named(triggering.line.listener.wait_for_verdicts(2))
+        assert outcomes == {"before": "PASS", "held-up": "FAIL"}
+        assert daemon.terminate() == 0
+
+
+def test_a_trigger_sent_twice_is_one_part(triggering: Triggering) -> None:
+    """Whoever lost the answer asks again: told the same, one verdict, no picture of the next part."""
+    triggering.start()
+    with triggering.client() as client:
+        first = client.request("trigger", camera="top", part_id="X")
+        triggering.line.listener.wait_for_verdicts(1)
+        again = client.request("trigger", camera="top", part_id="X")
+        client.request("trigger", camera="top", part_id="Y")
+    assert again["triggered_at"] == first["triggered_at"]
+    assert [v["part_id"] for v in triggering.line.listener.wait_for_verdicts(2)] == ["X", "Y"]

@@ -5,7 +5,7 @@ numbers. reader: pages for replay. upkeep: checks and checkpoints on a thread of
 each other.
 """
 
-from anosegd.journal.journal import Journal
+from anosegd.journal.journal import Journal, check_place
 from anosegd.journal.reader import JournalReader
 from anosegd.journal.types import (
     Cursor,
@@ -35,4 +35,5 @@ __all__ = [
     "Range",
     "Trigger",
     "VerdictId",
+    "check_place",
 ]

@@ -37,7 +37,7 @@ class Journal:
     A commit that fails costs its verdicts their place: `done` says so, and their numbers are declared void as soon as writing
     works again. A file found damaged, at start or later, is set aside, and a new journal begun under a new journal_id; the
     numbers go on rising. While there is no file at all, verdicts get identities, each `done` gets an error, and opening is
-    tried every second. owed: triggers that the run before accepted and did not answer.
+    tried every second.
     """
 
     @classmethod
@@ -56,11 +56,7 @@ class Journal:
         Raises:
             JournalError: it may not be written, or another daemon uses it. ConfigError: there can be no journal at this path.
         """
-        path = Path(config.path).absolute()
-        if path.exists() and not path.is_file():
-            raise ConfigError(f"journal.path: {path} is no file", hint="give the path of a file; it is made if it is missing")
-        if not path.parent.is_dir():
-            raise ConfigError(f"journal.path: {path.parent}: no such folder", hint="make it, writable for the daemon's user")
+        path = check_place(config)
         for name in (path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")):
             if name.exists() and not os.access(name, os.R_OK | os.W_OK):
                 raise JournalError(f"{name}: may not be written", hint="give it to the daemon's user")
@@ -85,10 +81,9 @@ class Journal:
         except BaseException:
             writer.close()
             raise
-        owed = writer.owed()
         upkeep.start()
         writer.start()
-        return cls(path, numbers, inbox, writer, upkeep, reader, owed)
+        return cls(path, numbers, inbox, writer, upkeep, reader)
 
     def __init__(
         self,
@@ -98,11 +93,10 @@ class Journal:
         writer: Writer,
         upkeep: Upkeep,
         reader: ReaderFactory,
-        owed: list[Trigger],
     ) -> None:
         self.path = path
-        self.owed = owed
-        self._trigger_numbers = itertools.count(max((trigger.number for trigger in owed), default=0) + 1)
+        # From the clock, so that they are never those of an earlier run, whose triggers may turn up when the file is opened.
+        self._trigger_numbers = itertools.count(time.time_ns())
         self._numbers, self._inbox, self._writer, self._upkeep, self._reader = numbers, inbox, writer, upkeep, reader
 
     @property
@@ -159,6 +153,10 @@ class Journal:
         trigger = Trigger(next(self._trigger_numbers), camera, part_id, at_ns)
         self._inbox.accept(trigger, done)
         return trigger
+
+    def take_owed(self) -> list[Trigger]:
+        """Triggers that an earlier run accepted and did not answer, each once; known when the file has been opened."""
+        return self._writer.take_owed()
 
     def discard(self, ids: Sequence[VerdictId]) -> None:
         """These numbers are not going to be submitted; they become void.
@@ -217,6 +215,20 @@ class Journal:
         self._inbox.close()
         self._upkeep.stop()
         return self._upkeep.join(timeout_s) and self._writer.join(end - time.monotonic())
+
+
+def check_place(config: JournalConfig) -> Path:
+    """Where the journal lies, absolute.
+
+    Raises:
+        ConfigError: there can be no journal at this path.
+    """
+    path = Path(config.path).absolute()
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"journal.path: {path} is no file", hint="give the path of a file; it is made if it is missing")
+    if not path.parent.is_dir():
+        raise ConfigError(f"journal.path: {path.parent}: no such folder", hint="make it, writable for the daemon's user")
+    return path
 
 
 class ReaderFactory:

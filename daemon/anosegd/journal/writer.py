@@ -91,6 +91,7 @@ class Writer(Worker):
         self._holes: list[Range] = []  # numbers to be declared void with the next transaction
         self._amends: dict[int, Entry] = {}
         self._damage: str | None = None
+        self._owed: list[Trigger] = []
         self._retry_at = self._upkeep_at = self._replaced_at = self._cut_at = 0.0
         self._pages_written = self._pages_uncut = self._bytes_written = 0
         self._failing = logs.Throttle("journal.failing")
@@ -130,9 +131,10 @@ class Writer(Worker):
         self._store = None
         self._ledger.close()
 
-    def owed(self) -> list[Trigger]:
-        """Accepted triggers without a verdict, before the thread starts; none if there is no journal."""
-        return self._store.owed() if self._store is not None else []
+    def take_owed(self) -> list[Trigger]:
+        """Triggers of an earlier run that were found unanswered, each once. Any thread."""
+        owed, self._owed = self._owed, []
+        return owed
 
     # ---- opening
 
@@ -207,6 +209,7 @@ class Writer(Worker):
         self._clock = AgeClock(store.newest_kept_ns(), self._wall_ns(), self._monotonic_ns)
         known_id, self._store = self.stats.journal_id, store
         self._inbox.begin(store.cursors())
+        self._owed = store.owed()
         self._amends.clear()
         self._holes = merged([*holes, *self._numbers.begin(store.journal_id, used_to + 1, reserved_to)])
         if store.unchecked_to:
