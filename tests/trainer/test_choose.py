@@ -88,3 +88,8 @@ def test_light_is_as_different_as_it_was_seen(tmp_path):
     assert found[0].brightness == found[0].contrast == found[0].shading == 0.1
     assert found[1].brightness == 0.4
     assert choose_light(VariationConfig(brightness=0.25), same).brightness == 0.25
+    assert found[0].tint == found[1].tint == 0  # grey images stay grey
+    tinted = save(
+        tmp_path / "tinted", [np.dstack([pin(0), pin(0), pin(0) * (0.5 + 0.02 * i)]).astype(np.uint8) for i in range(20)]
+    )
+    assert choose_light(VariationConfig(rotation_deg=4), tinted).tint > 0.1
