@@ -144,7 +144,8 @@ def choose_light(given: VariationConfig, images: GoodImages) -> VariationConfig:
     shading = 2.0 * float(np.median(fields.std(axis=0))) if (given.rotation_deg or 0) < 90 else 0.0
     casts = np.log(images.tints + 4.0) - np.log(images.tints.mean(axis=1, keepdims=True) + 4.0)
     colourless = bool((np.abs(casts) < 1e-3).all())
-    tint = 0.0 if colourless else _within(2.0 * float(casts.std(axis=0).max()), 0.05, 0.3)
+    # The farthest counts: another white balance is rare, and normal all the same.
+    tint = 0.0 if colourless else _within(float(np.abs(casts - np.median(casts, axis=0)).max()), 0.03, 0.3)
     return msgspec.structs.replace(
         given,
         tint=tint if given.tint is None else given.tint,
