@@ -20,8 +20,8 @@ RESIZE_AREA = 384 * 384
 """Network pixels of a whole part in resize mode, at most."""
 TILED_AREA = 900_000
 """Network pixels of a whole part in tile mode, at most: about a dozen tiles."""
-TILE = 384
-"""Largest side of a tile: most parts that differ in shape fit one, so that the network sees them whole."""
+TILE = 256
+"""Largest side of a tile, and of the windows that training sees by default: a larger one shows padding that training never does."""
 MIN_SCALE = 0.4
 """A part that would shrink further than this to fit one input is cut into tiles instead."""
 SAME_ASPECT = 1.15

@@ -132,7 +132,7 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
     ema: decay of the averaged weights, which are what is exported. patience: validations that bring nothing better after
     which training ends early (null: never). validate_every, checkpoint_every: steps.
-    crop: side of the windows that training sees of larger inputs, network pixels: more parts for the same arithmetic.
+    crop: side of the windows that training sees of larger inputs (resize mode), network pixels: more parts, same arithmetic.
     precision: of the training arithmetic; auto takes bf16 where the processor has it. workers: 0 chooses.
     threads: 0 takes the number that is fastest, tried anew now and then; a fixed one makes trainings equal in every bit.
     """
