@@ -21,7 +21,7 @@ RESIZE_AREA = 384 * 384
 TILED_AREA = 900_000
 """Network pixels of a whole part in tile mode, at most: about a dozen tiles."""
 TILE = 256
-"""Largest side of a tile, and of the windows that training sees by default: a larger one shows padding that training never does."""
+"""Largest side of a tile. Larger ones hold small parts with much padding beside them, of which training sees little."""
 MIN_SCALE = 0.4
 """A part that would shrink further than this to fit one input is cut into tiles instead."""
 SAME_ASPECT = 1.15
