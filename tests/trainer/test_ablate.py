@@ -29,7 +29,7 @@ def test_a_variant_leaves_its_part_out_and_nothing_else(name):
     """Every variant differs from the whole in one section or switch, and is a valid configuration."""
     config = TrainConfig(
         loss=LossConfig(adversarial=0.1, reconstruction=0.1),
-        variation=VariationConfig(brightness=0.1, contrast=0.1, shading=0.1),
+        variation=VariationConfig(brightness=0.1, contrast=0.1, shading=0.1, tint=0.1),
     )
     whole, changed = msgspec.to_builtins(config), msgspec.to_builtins(VARIANTS[name][1](config))
     different = [key for key in whole if whole[key] != changed[key]]

@@ -14,8 +14,8 @@ from anoseg_trainer.data import load_good_images
         ([(512, 512)] * 5, "resize", 384, 384),
         ([(460, 1130)] * 5, "resize", 256, 608),
         ([(200, 300)] * 5, "resize", 192, 288),
-        ([(300, 300), (200, 420), (330, 210), (400, 300)], "tile", 352, 320),
-        ([(3000, 4000)] * 5, "tile", 384, 384),
+        ([(300, 300), (200, 420), (330, 210), (400, 300)], "tile", 256, 256),
+        ([(3000, 4000)] * 5, "tile", 256, 256),
         ([(100, 2000)] * 5, "resize", 96, 1728),
     ],
 )
@@ -88,3 +88,8 @@ def test_light_is_as_different_as_it_was_seen(tmp_path):
     assert found[0].brightness == found[0].contrast == found[0].shading == 0.1
     assert found[1].brightness == 0.4
     assert choose_light(VariationConfig(brightness=0.25), same).brightness == 0.25
+    assert found[0].tint == found[1].tint == 0  # grey images stay grey
+    tinted = save(
+        tmp_path / "tinted", [np.dstack([pin(0), pin(0), pin(0) * (0.5 + 0.02 * i)]).astype(np.uint8) for i in range(20)]
+    )
+    assert choose_light(VariationConfig(rotation_deg=4), tinted).tint > 0.1

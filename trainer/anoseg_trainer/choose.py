@@ -20,8 +20,8 @@ RESIZE_AREA = 384 * 384
 """Network pixels of a whole part in resize mode, at most."""
 TILED_AREA = 900_000
 """Network pixels of a whole part in tile mode, at most: about a dozen tiles."""
-TILE = 384
-"""Largest side of a tile: most parts that differ in shape fit one, so that the network sees them whole."""
+TILE = 256
+"""Largest side of a tile. Larger ones hold small parts with much padding beside them, of which training sees little."""
 MIN_SCALE = 0.4
 """A part that would shrink further than this to fit one input is cut into tiles instead."""
 SAME_ASPECT = 1.15
@@ -52,7 +52,7 @@ def resolve(config: TrainConfig, images: GoodImages, groups: NDArray[np.int64], 
     if variation != posed:
         notes.append(
             f"light differs between good images as much as: brightness {variation.brightness:.2f}, contrast "
-            f"{variation.contrast:.2f}, shading {variation.shading:.2f} (logarithms); taught as normal"
+            f"{variation.contrast:.2f}, shading {variation.shading:.2f}, colour {variation.tint:.2f} (logarithms)"
         )
     return msgspec.structs.replace(config, input=chosen, variation=variation), notes
 
@@ -142,8 +142,13 @@ def choose_light(given: VariationConfig, images: GoodImages) -> VariationConfig:
     contrast = 1.5 * float(np.log((images.spreads + 2.0) / mean).std())
     # Parts that lie any way round change the picture's levels themselves: that is no light.
     shading = 2.0 * float(np.median(fields.std(axis=0))) if (given.rotation_deg or 0) < 90 else 0.0
+    casts = np.log(images.tints + 4.0) - np.log(images.tints.mean(axis=1, keepdims=True) + 4.0)
+    colourless = bool((np.abs(casts) < 1e-3).all())
+    # The farthest counts: another white balance is rare, and normal all the same.
+    tint = 0.0 if colourless else _within(float(np.abs(casts - np.median(casts, axis=0)).max()), 0.03, 0.3)
     return msgspec.structs.replace(
         given,
+        tint=tint if given.tint is None else given.tint,
         brightness=_within(brightness, 0.1, 0.4) if given.brightness is None else given.brightness,
         contrast=_within(contrast, 0.1, 0.4) if given.contrast is None else given.contrast,
         shading=_within(shading, 0.1, 0.3) if given.shading is None else given.shading,

@@ -68,7 +68,8 @@ class VariationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     """What good parts do anyway, taught as normal.
 
     rotation_deg, shift, zoom: largest turn, shift (share of the input's side), change of size. brightness, contrast:
-    largest change, natural logarithm. shading: strength of a smooth light field. noise: largest sigma in grey values.
+    largest change, natural logarithm. shading: strength of a smooth light field. tint: largest change of
+    a colour channel, natural logarithm. noise: largest sigma in grey values.
     flip_x, flip_y: share of images mirrored left-right, upside down; only for parts that may lie so.
     Turn, mirroring and light are chosen from the images where they are null.
     """
@@ -79,6 +80,7 @@ class VariationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     brightness: Share | None = None
     contrast: Share | None = None
     shading: Share | None = None
+    tint: Share | None = None
     noise: Weight = 4.0
     flip_x: Share | None = None
     flip_y: Share | None = None
@@ -130,7 +132,7 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
     ema: decay of the averaged weights, which are what is exported. patience: validations that bring nothing better after
     which training ends early (null: never). validate_every, checkpoint_every: steps.
-    crop: side of the windows that training sees of larger inputs, network pixels: more parts for the same arithmetic.
+    crop: side of the windows that training sees of larger inputs (resize mode), network pixels: more parts, same arithmetic.
     precision: of the training arithmetic; auto takes bf16 where the processor has it. workers: 0 chooses.
     threads: 0 takes the number that is fastest, tried anew now and then; a fixed one makes trainings equal in every bit.
     """

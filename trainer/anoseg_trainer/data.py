@@ -36,7 +36,8 @@ class GoodImages:
     """The good images of a data folder: paths sorted by name, size of each in camera pixels, and what tells them apart.
 
     fingerprint: SHA-256 over names and bytes. thumbnails: float32 [n, d], unit vectors, for `group_images`.
-    levels: float32 [n, 8, 8], mean grey of each cell. spreads: float32 [n], standard deviation of grey.
+    levels: float32 [n, 8, 8], mean grey of each cell. spreads: float32 [n], standard deviation of grey. tints: float32 [n, 3],
+    mean of each colour channel.
     notes: what a user should know (mixed sizes, grey, 16 bit), in words.
     """
 
@@ -46,6 +47,7 @@ class GoodImages:
     thumbnails: NDArray[np.float32]
     levels: NDArray[np.float32]
     spreads: NDArray[np.float32]
+    tints: NDArray[np.float32]
     notes: tuple[str, ...]
 
 
@@ -73,7 +75,7 @@ def load_good_images(data: Path, on_image: Callable[[], None] = lambda: None) ->
         raise DataError(f"{folder}: no images there", hint="--data takes a folder of good images or the MVTec AD layout")
     digest = hashlib.sha256()
     sizes: list[tuple[int, int]] = []
-    thumbnails, levels, spreads, bad = [], [], [], []
+    thumbnails, levels, spreads, tints, bad = [], [], [], [], []
     grey = deep = 0
     for path in paths:
         try:
@@ -92,6 +94,7 @@ def load_good_images(data: Path, on_image: Callable[[], None] = lambda: None) ->
         thumbnails.append(_thumbnail(grey_image))
         levels.append(cv2.resize(grey_image, (8, 8), interpolation=cv2.INTER_AREA).astype(np.float32))
         spreads.append(float(grey_image.std()))
+        tints.append(cv2.mean(image)[:3])
         on_image()
     if bad:
         shown = "\n  ".join(bad[:20]) + (f"\n  and {len(bad) - 20} more" if len(bad) > 20 else "")
@@ -116,6 +119,7 @@ def load_good_images(data: Path, on_image: Callable[[], None] = lambda: None) ->
         np.stack(thumbnails),
         np.stack(levels),
         np.array(spreads, np.float32),
+        np.array(tints, np.float32),
         tuple(notes),
     )
 

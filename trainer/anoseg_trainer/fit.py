@@ -222,7 +222,9 @@ def _unscaled(part: Image, config: TrainConfig) -> Image:
 
 
 def _recipe(config: TrainConfig, store: PartStore, indices: tuple[int, ...], seed: int, background: bool) -> Recipe:
-    spec, crop = config.input.spec, config.training.crop
+    spec = config.input.spec
+    # A tile is trained on whole: parts smaller than it have padding beside them, and the network must have seen that.
+    crop = max(spec.height, spec.width) if spec.mode == "tile" else config.training.crop
     return Recipe(
         store=store,
         indices=indices,

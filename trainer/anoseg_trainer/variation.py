@@ -44,13 +44,15 @@ def varied_window(rng: Generator, part: Image, window: tuple[int, int, int, int]
 
 
 def relit(rng: Generator, image: Image, config: VariationConfig) -> Image:
-    """The same picture under another light: exposure, contrast, a smooth field, sensor noise. uint8, new."""
+    """The same picture under another light: exposure, contrast, colour, a smooth field, sensor noise. uint8, new."""
     brightness, shading = config.brightness or 0.0, config.shading or 0.0
     gain = np.exp(rng.uniform(-1, 1) * brightness)
     contrast = np.exp(rng.uniform(-1, 1) * (config.contrast or 0.0))
     offset = 32 * rng.uniform(-1, 1) * brightness
     mean = float(image.mean())
     out = (image.astype(np.float32) - mean) * np.float32(gain * contrast) + np.float32(gain * mean + offset)
+    if config.tint:
+        out *= np.exp(rng.uniform(-1, 1, 3) * config.tint).astype(np.float32)
     height, width = image.shape[:2]
     if shading and rng.random() < 0.7:
         cell = max(height, width) * float(rng.uniform(0.3, 1.5))
