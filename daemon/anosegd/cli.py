@@ -130,11 +130,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check(options: argparse.Namespace) -> int:
+    from anoseg_engines.errors import ConfigError
     from anosegd.config import load_config
+    from anosegd.journal import check_place
     from anosegd.validate import check_whole
 
     config = load_config(options.config)
-    engine = check_whole(config)
+    engine = check_whole(config, journal=False)
     try:
         print(f"{options.config}: valid")
         print(f"  engine {engine.description}, proved on its golden images")
@@ -145,6 +147,11 @@ def _check(options: argparse.Namespace) -> int:
         print(f"  camera {name}: {type(camera.source).__struct_config__.tag}, policy {camera.policy}")
         if camera.rules:
             print(f"    {len(camera.rules)} region rules decide; the share of good parts rejected is not calibrated")
+    if config.journal is not None:
+        try:
+            print(f"  journal {check_place(config.journal)}")
+        except ConfigError as error:  # under systemd the folder is made when the service starts
+            print(f"  not yet: {error.what}; the service makes /var/lib/anoseg/STATION, any other folder is yours to make")
     print(f"  publishes at {config.publish.endpoint}")
     return 0
 

@@ -13,14 +13,16 @@ from anosegd.journal import check_place
 from anosegd.presence import Presence
 
 
-def check_surroundings(config: Config) -> None:
+def check_surroundings(config: Config, *, journal: bool = True) -> None:
     """What a configuration names besides its bundle: sources, the journal's folder, pictures of the empty place.
+
+    journal: its folder must be there; False where a service makes it before the daemon starts.
 
     Raises:
         ConfigError: it cannot work.
     """
     check_sources(config)
-    if config.journal is not None:
+    if journal and config.journal is not None:
         check_place(config.journal)
     for name, camera in config.cameras.items():
         if camera.presence is not None:
@@ -30,7 +32,7 @@ def check_surroundings(config: Config) -> None:
                 raise ConfigError(f"cameras.{name}: {error.what}", hint=error.hint) from error
 
 
-def check_whole(config: Config) -> Engine:
+def check_whole(config: Config, *, journal: bool = True) -> Engine:
     """The surroundings, the bundle's proof on this machine, and each camera's region and rules. Builds no engine plan.
 
     Returns the proved engine, the caller's to close.
@@ -38,7 +40,7 @@ def check_whole(config: Config) -> Engine:
     Raises:
         ConfigError: it cannot work. EngineError: the bundle is refused.
     """
-    check_surroundings(config)
+    check_surroundings(config, journal=journal)
     engine = Engine.load(load_bundle(Path(config.engine.bundle)), runtime=config.engine.runtime, threads=config.engine.threads)
     try:
         for name, camera in config.cameras.items():

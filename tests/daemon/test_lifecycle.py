@@ -262,7 +262,8 @@ def test_log_is_json_when_nobody_watches(line: Line) -> None:
     assert all({"at", "level", "event"} <= set(event) for event in daemon.events)
     names = [event["event"] for event in daemon.events]
     assert names == [
-        "daemon.starting", "daemon.ready", "camera.running", "camera.finished", "daemon.stopping", "daemon.stopped",
+        "daemon.starting", "engine.loaded",
+        "daemon.ready", "camera.running", "camera.finished", "daemon.stopping", "daemon.stopped",
     ]  # fmt: skip
 
 

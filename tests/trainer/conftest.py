@@ -5,6 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from anoseg_train_command import run
 
 
 def plate(rng, height=96, width=128):
@@ -46,3 +47,18 @@ def product(tmp_path_factory) -> Path:
         cv2.imwrite(str(root / f"test/spot/{i:03d}.png"), spoiled)
         cv2.imwrite(str(root / f"ground_truth/spot/{i:03d}_mask.png"), mask * (i > 0))
     return root
+
+
+@pytest.fixture(scope="session")
+def trained(product, tmp_path_factory):
+    """A bundle from a short training on the rendered product, and what the command said."""
+    folder = tmp_path_factory.mktemp("trained")
+    config = folder / "train.yaml"
+    config.write_text(
+        "input: {height: 96, width: 128}\nnetwork: {widths: [16, 16, 32, 32, 32]}\n"
+        "training: {batch: 8, ema: 0.95, validate_every: 100, learning_rate: 0.004, threads: 1}\n"
+    )
+    options = ("--config", config, "--steps", 160, "--seed", 1, "--work", folder / "work")
+    done = run("fit", "--data", product, "--out", folder / "store" / "plate", *options)
+    assert done.returncode == 0, done.stderr
+    return folder / "store" / "plate", done

@@ -2,25 +2,14 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
+from anoseg_train_command import COMMAND, ENVIRONMENT, run
 
 from anoseg_engines.bundle import load_bundle
 from anoseg_engines.engine import Engine
-
-ROOT = Path(__file__).parents[2]
-COMMAND = [sys.executable, "-m", "anoseg_trainer.cli"]
-ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(str(ROOT / d) for d in ("engines", "trainer"))}
-
-
-def run(*arguments, **options):
-    """`anoseg-train` in a process of its own."""
-    command = [*COMMAND, *(str(a) for a in arguments)]
-    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=250, check=False, **options)
 
 
 def assert_refused(done, code, *words):
@@ -43,21 +32,6 @@ def tiny_config(tmp_path):
     path = tmp_path / "train.yaml"
     path.write_text(TINY)
     return path
-
-
-@pytest.fixture(scope="module")
-def trained(product, tmp_path_factory):
-    """A bundle from a short training on the rendered product, and what the command said."""
-    folder = tmp_path_factory.mktemp("trained")
-    config = folder / "train.yaml"
-    config.write_text(
-        "input: {height: 96, width: 128}\nnetwork: {widths: [16, 16, 32, 32, 32]}\n"
-        "training: {batch: 8, ema: 0.95, validate_every: 100, learning_rate: 0.004, threads: 1}\n"
-    )
-    options = ("--config", config, "--steps", 160, "--seed", 1, "--work", folder / "work")
-    done = run("fit", "--data", product, "--out", folder / "store" / "plate", *options)
-    assert done.returncode == 0, done.stderr
-    return folder / "store" / "plate", done
 
 
 def test_fit_ends_with_a_bundle_that_proves_itself(trained):
