@@ -392,7 +392,7 @@ class Checks:
 
     def refused_reload(self, tail: Tail) -> None:
         machine, pid = self.machine, self.machine.unit("MainPID")
-        machine.run(f"cp {CONFIG} /root/good.yaml")
+        machine.run(f"cp {CONFIG} /var/tmp/good.yaml")
         for edit, reason in (
             ("s/^station:/sttion:/", "sttion"),
             ("s,engines/demo,engines/none,", "engines/none"),
@@ -406,7 +406,7 @@ class Checks:
             state = machine.unit("ActiveState"), machine.unit("MainPID"), machine.unit("NRestarts")
             demand(state == ("active", pid, "0") and verdict["station"] == "renamed", f"{state}, {verdict}")
             held(f"systemctl reload refused ({reason}): exit status {code}, reason in the journal, the old one inspects on")
-            machine.run(f"cp /root/good.yaml {CONFIG}")
+            machine.run(f"cp /var/tmp/good.yaml {CONFIG}")
 
     def stop(self, tail: Tail) -> None:
         machine, before = self.machine, tail.more()
@@ -460,7 +460,7 @@ class Checks:
 
     def exit_codes(self) -> None:
         machine, store = self.machine, "/var/lib/anoseg/engines"
-        machine.run(f"cp {CONFIG} /root/good.yaml; cp -r {store}/demo {store}/damaged; echo >>{store}/damaged/1/model.onnx")
+        machine.run(f"cp {CONFIG} /var/tmp/good.yaml; cp -r {store}/demo {store}/damaged; echo >>{store}/damaged/1/model.onnx")
         for code, edit in ((2, "s/^station:/sttion:/"), (3, "s,engines/demo,engines/damaged,")):
             machine.run(f"sed -i '{edit}' {CONFIG}; systemctl reset-failed {UNIT}", check=False)
             demand(machine.attempt(f"systemctl start {UNIT}")[0] != 0, f"systemctl start succeeded with {edit}")
@@ -468,7 +468,7 @@ class Checks:
             state = machine.unit("ActiveState"), machine.unit("ExecMainStatus"), machine.unit("NRestarts")
             demand(state == ("failed", str(code), "0"), f"not failed, {code}, no restart: {state}")
             held(f"exit code {code}: start fails, not restarted")
-            machine.run(f"cp /root/good.yaml {CONFIG}")
+            machine.run(f"cp /var/tmp/good.yaml {CONFIG}")
         holder = "python3 -c 'import socket, time; s = socket.create_server((\"127.0.0.1\", 5570)); time.sleep(600)'"
         machine.run(f"systemctl reset-failed {UNIT}; systemd-run --quiet --unit=holder {holder}")
         machine.run(f"systemctl start --no-block {UNIT}")
