@@ -79,8 +79,8 @@ class Camera(Worker):
     ) -> None:
         super().__init__(f"camera-{name}")
         self.name = name
-        self._config = config
-        self._handoff = handoff
+        self.config = config
+        self.handoff = handoff
         self._publisher = publisher
         self._environment = environment
         self._max_tries = max_tries
@@ -105,6 +105,11 @@ class Camera(Worker):
         """How the camera is."""
         return CameraStatus(self._state, self._kind, self._frames, self._lost, self._empty, self._restarts, self._last_error)
 
+    def follow(self, before: Camera) -> None:
+        """Take over from a camera of this name that has ended: sequences and counts go on. Before the start."""
+        known = before.status
+        self._frames, self._lost, self._empty, self._restarts = known.frames, known.lost, known.empty, known.restarts
+
     @property
     def finished(self) -> bool:
         """Whether the source has come to its end."""
@@ -113,7 +118,7 @@ class Camera(Worker):
     @property
     def waits_for_triggers(self) -> bool:
         """Whether `trigger` makes parts."""
-        return isinstance(self._config.trigger, Software)
+        return isinstance(self.config.trigger, Software)
 
     def trigger(self, trigger: Trigger) -> None:
         """A part lies before the camera: it is captured, and answered by a verdict whatever happens. Any thread."""
@@ -136,7 +141,7 @@ class Camera(Worker):
         Raises:
             CameraError: max_tries attempts in a row gave nothing.
         """
-        pause_s = self._config.restart_min_s
+        pause_s = self.config.restart_min_s
         tries, position = 0, 0
         while not self._stopping:
             started = time.monotonic()
@@ -150,11 +155,11 @@ class Camera(Worker):
                     self._lose(error, pause_s)
                     raise CameraError(f"camera {self.name}: {error.what}", hint=f"given up after {tries} attempts") from error
                 if time.monotonic() - started > HEALTHY_S:
-                    pause_s = self._config.restart_min_s
+                    pause_s = self.config.restart_min_s
                 self._lose(error, pause_s)
                 # Jitter, so that cameras behind one failed switch do not all come back at the same moment.
                 self._pause(pause_s * random.uniform(0.75, 1.25))
-                pause_s = min(pause_s * 2, self._config.restart_max_s)
+                pause_s = min(pause_s * 2, self.config.restart_max_s)
                 self._restarts += 1
         self._enter("stopped" if self._stopping else "finished")
         while self.waits_for_triggers and not self._stopping:
@@ -179,8 +184,8 @@ class Camera(Worker):
         Raises:
             CameraError: the process ended, hung or failed.
         """
-        config = self._config
-        slots = WAITING_SLOTS if config.policy == "wait" else self._handoff.capacity + 4
+        config = self.config
+        slots = WAITING_SLOTS if config.policy == "wait" else self.handoff.capacity + 4
         job = Job(
             config.source,
             config.policy,
@@ -236,8 +241,8 @@ class Camera(Worker):
 
     @property
     def _stall_s(self) -> float:
-        trigger = self._config.trigger
-        return trigger.longest_pause_s if isinstance(trigger, Hardware) else self._config.stall_timeout_s
+        trigger = self.config.trigger
+        return trigger.longest_pause_s if isinstance(trigger, Hardware) else self.config.stall_timeout_s
 
     def _pass_triggers_on(self, process: CaptureProcess) -> None:
         """Ask the capture process for a frame for each trigger that has come; with too many waiting the part is an overrun."""
@@ -245,12 +250,12 @@ class Camera(Worker):
             trigger = self._triggers.get_nowait()
             part = self._triggered_part(trigger)
             self._publisher.open_part(part)
-            if len(self._awaited) + len(self._handoff) >= self._config.queue:
+            if len(self._awaited) + len(self.handoff) >= self.config.queue:
                 self._publisher.close_unknown(part, "overrun", "triggers come faster than parts are inspected")
                 continue
             self._awaited[part.sequence] = part
-            assert isinstance(self._config.trigger, Software)
-            process.send(Triggered(part.sequence, trigger.at_ns + round(self._config.trigger.delay_ms * 1e6)))
+            assert isinstance(self.config.trigger, Software)
+            process.send(Triggered(part.sequence, trigger.at_ns + round(self.config.trigger.delay_ms * 1e6)))
 
     def _refuse_triggers(self, why: str) -> None:
         while not self._triggers.empty():
@@ -265,7 +270,7 @@ class Camera(Worker):
 
     def _triggered_part(self, trigger: Trigger) -> Part:
         self._frames += 1
-        deadline_ms = self._config.deadline_ms
+        deadline_ms = self.config.deadline_ms
         return Part(
             camera=self.name,
             sequence=self._frames,
@@ -276,6 +281,7 @@ class Camera(Worker):
             triggered_ns=trigger.at_ns,
             triggered_wall_ns=trigger.at_wall_ns,
             trigger=trigger.number,
+            settings=self.config,
         )
 
     def _handle(self, process: CaptureProcess, message: FromCapture) -> bool:
@@ -298,7 +304,7 @@ class Camera(Worker):
             frame = Frame(part, image, partial(process.release, message.slot))
             if message.trigger is None:
                 self._publisher.open_part(part)
-            self._account_for(self._handoff.put(frame), part)
+            self._account_for(self.handoff.put(frame), part)
         elif isinstance(message, Uncaptured):
             part = self._part(message)
             reason = _reason(message)
@@ -338,7 +344,7 @@ class Camera(Worker):
                 part, captured_ns=message.captured_ns, captured_wall_ns=message.captured_wall_ns, source=message.source
             )
         self._frames += 1
-        deadline_ms = self._config.deadline_ms
+        deadline_ms = self.config.deadline_ms
         return Part(
             camera=self.name,
             sequence=self._frames,
@@ -347,6 +353,7 @@ class Camera(Worker):
             captured_wall_ns=message.captured_wall_ns,
             deadline_ns=None if deadline_ms is None else message.captured_ns + round(deadline_ms * 1e6),
             source=message.source,
+            settings=self.config,
         )
 
     def _suspect_file(self, error: CameraError) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from anoseg_engines.images import Image
+from anosegd.config import CameraConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +17,8 @@ class Part:
     captured_ns: monotonic clock when the read returned; None: nothing was captured yet. captured_wall_ns: the same moment in
     Unix time. triggered_ns, triggered_wall_ns: of its software trigger; trigger: what the journal knows that by.
     deadline_ns: monotonic clock by which the verdict must be sent; None without a deadline.
-    source: the file it came from, where it came from one.
+    source: the file it came from, where it came from one. settings: what its camera was configured to when it was captured, by
+    which it is inspected; None: of a camera that is no more.
     """
 
     camera: str
@@ -29,6 +31,7 @@ class Part:
     triggered_ns: int | None = None
     triggered_wall_ns: int | None = None
     trigger: int | None = None
+    settings: CameraConfig | None = None
 
     @property
     def began_ns(self) -> int:

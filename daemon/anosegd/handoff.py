@@ -50,24 +50,37 @@ class Intake:
     def __init__(self) -> None:
         self.arrived = Condition()
         self._handoffs: list[Handoff] = []
+        self._retired: list[Handoff] = []
         self._turn = 0
 
     def add(self, policy: Policy, capacity: int) -> Handoff:
-        """Make a camera's hand-off; before the inspector starts."""
+        """Make a camera's hand-off. Main thread."""
         handoff = Handoff(policy, capacity, self.arrived)
-        self._handoffs.append(handoff)
+        with self.arrived:
+            self._handoffs.append(handoff)
         return handoff
+
+    def retire(self, handoff: Handoff) -> None:
+        """No more frames come here; those that wait are inspected still. Main thread."""
+        with self.arrived:
+            self._retired.append(handoff)
 
     def take(self, timeout_s: float) -> Frame | None:
         """The next frame, None if none came in time."""
         with self.arrived:
             if not any(self._handoffs):
+                self._forget_retired()
                 self.arrived.wait(timeout_s)
             for _ in self._handoffs:
                 self._turn = (self._turn + 1) % len(self._handoffs)
                 if frame := self._handoffs[self._turn].take():
                     return frame
             return None
+
+    def _forget_retired(self) -> None:
+        """Nothing waits anywhere."""
+        self._handoffs = [handoff for handoff in self._handoffs if handoff not in self._retired]
+        self._retired.clear()
 
     @property
     def empty(self) -> bool:

@@ -18,7 +18,7 @@ from anoseg_engines.placement import Placement, Region
 from anoseg_engines.quality import Quality, complaint, measure, reference
 from anoseg_engines.rules import RulePlan, plan
 from anosegd import logs, wire
-from anosegd.config import Config
+from anosegd.config import CameraConfig, Config
 from anosegd.frames import Frame
 from anosegd.handoff import Intake
 from anosegd.outcomes import Result
@@ -59,11 +59,11 @@ class Inspector(Worker):
         self._stopping = threading.Event()
         self._abandoned = False
         self._placements: OrderedDict[Region, Placement] = OrderedDict()
-        self._rule_plans: dict[str, tuple[Placement, RulePlan]] = {}
+        self._rule_plans: dict[str, tuple[Placement, CameraConfig, RulePlan]] = {}
         self._quality: tuple[Engine, Quality] | None = None
         self.regions: tuple[Region, ...] = ()
         self._exchanges: queue.SimpleQueue[_Exchange] = queue.SimpleQueue()
-        self._trouble = {name: logs.Throttle("part.not_inspected") for name in config.cameras}
+        self._trouble = logs.Throttles("part.not_inspected")
 
     def stop(self, *, drain: bool) -> None:
         """End after the frames that wait (drain) or after the one at hand. Any thread."""
@@ -130,18 +130,19 @@ class Inspector(Worker):
         return exchange.engine
 
     def _inspect(self, engine: Engine, frame: Frame) -> None:
-        part = frame.part
+        part, camera = frame.part, frame.part.settings
+        assert camera is not None, "a part that was captured knows its camera's settings"
         started_ns = time.monotonic_ns()
         try:
             if part.deadline_ns is not None and started_ns >= part.deadline_ns:
                 return  # the publisher closes it by its deadline; time spent on it would make the next one late too
             if self.proofs.alarm is not None:
                 raise EngineError(f"the golden images do not hold any more: {self.proofs.alarm}")
-            placement = self._placement(engine, part.camera, frame.image)
-            if limits := self._config.cameras[part.camera].quality:
+            placement = self._placement(engine, camera.region, frame.image)
+            if limits := camera.quality:
                 found = measure(placement.scaled_part(frame.image))
                 if wrong := complaint(found, self._golden_quality(engine), limits):
-                    self._trouble[part.camera].warning(
+                    self._trouble.of(part.camera).warning(
                         camera=part.camera, part=part.part_id, reason="image_quality", error=wrong
                     )
                     self._publisher.close_unknown(part, "image_quality", wrong)
@@ -149,27 +150,26 @@ class Inspector(Worker):
             inspection = engine.inspect(frame.image, placement)
         except AnosegError as error:
             reason: wire.Reason = "engine" if isinstance(error, EngineError) else "region"
-            self._trouble[part.camera].warning(camera=part.camera, part=part.part_id, reason=reason, error=error.what)
+            self._trouble.of(part.camera).warning(camera=part.camera, part=part.part_id, reason=reason, error=error.what)
             self._publisher.close_unknown(part, reason, error.what)
             return
         finally:
             frame.release()  # the network has its own copy: the slot is free while the map is judged
         try:
-            camera = self._config.cameras[part.camera]
-            rules = self._rule_plan(engine, part.camera, placement) if camera.rules else None
+            rules = self._rule_plan(engine, part.camera, camera, placement) if camera.rules else None
             judgement = judge(inspection, engine.thresholds, placement, rules=rules, review_from=camera.review_from)
         except AnosegError as error:
             reason = "engine" if isinstance(error, EngineError) else "region"
-            self._trouble[part.camera].warning(camera=part.camera, part=part.part_id, reason=reason, error=error.what)
+            self._trouble.of(part.camera).warning(camera=part.camera, part=part.part_id, reason=reason, error=error.what)
             self._publisher.close_unknown(part, reason, error.what)
             return
         assert self.engine is not None
         result = Result(judgement, inspection, placement, self.engine, started_ns, time.monotonic_ns())
         self._publisher.close_judged(part, result)
 
-    def _placement(self, engine: Engine, camera: str, image: Image) -> Placement:
+    def _placement(self, engine: Engine, region: Region | None, image: Image) -> Placement:
         height, width = image.shape[:2]
-        region = self._config.cameras[camera].region or Region(0, 0, width, height)
+        region = region or Region(0, 0, width, height)
         placement = self._placements.get(region)
         if placement is None:
             placement = self._placements[region] = engine.place(region)
@@ -186,13 +186,13 @@ class Inspector(Worker):
             self._quality = (engine, reference(engine.bundle))
         return self._quality[1]
 
-    def _rule_plan(self, engine: Engine, camera: str, placement: Placement) -> RulePlan:
+    def _rule_plan(self, engine: Engine, name: str, camera: CameraConfig, placement: Placement) -> RulePlan:
         """The camera's rules for this placement and engine; kept, since placements seldom change."""
-        known = self._rule_plans.get(camera)
-        if known is None or known[0] is not placement:
-            rules = self._config.cameras[camera].rules
-            known = self._rule_plans[camera] = (placement, plan(rules, engine.thresholds.pixel, placement))
-        return known[1]
+        known = self._rule_plans.get(name)
+        if known is None or known[0] is not placement or known[1] is not camera:
+            made = plan(camera.rules, engine.thresholds.pixel, placement)
+            known = self._rule_plans[name] = (placement, camera, made)
+        return known[2]
 
 
 def engine_name(bundle: Bundle, runtime: str) -> wire.EngineName:

@@ -127,3 +127,15 @@ class Throttle:
             self._next_at = now + self._period_s
             held_back, self._held_back = self._held_back, 0
         warning(self._event, **fields, more=held_back or None)
+
+
+class Throttles:
+    """One `Throttle` a name, made when it is first needed. One thread."""
+
+    def __init__(self, event: str) -> None:
+        self._event = event
+        self._made: dict[str, Throttle] = {}
+
+    def of(self, name: str) -> Throttle:
+        """The throttle of this name."""
+        return self._made.setdefault(name, Throttle(self._event))

@@ -104,7 +104,7 @@ class Publisher(Worker):
     ) -> None:
         super().__init__("publisher")
         self.identity = identity
-        self.tallies = {name: Tally() for name in config.cameras}
+        self.tallies: dict[str, Tally] = {}
         self.last_seq = 0
         self.last_state = b"null"
         self.engine: wire.EngineName | None = None  # for parts that nothing judged; set before the first part
@@ -123,9 +123,11 @@ class Publisher(Worker):
                 too_late=self._too_late,
             )
         self._masks = MaskEncoder(config.publish.mask_queue, lambda header, png: self._inbox.put(_MaskReady(header, png)))
-        self._open: dict[str, deque[_OpenPart]] = {name: deque() for name in config.cameras}
+        self._open: dict[str, deque[_OpenPart]] = {}
         self._bound = threading.Event()
-        self._late = {name: logs.Throttle("verdict.late") for name in config.cameras}
+        self._late = logs.Throttles("verdict.late")
+        for name in config.cameras:
+            self.add_camera(name)
 
     # ---- any thread
 
@@ -136,6 +138,12 @@ class Publisher(Worker):
             PublishError: the endpoint cannot be bound.
         """
         self.start_until(self._bound)
+
+    def add_camera(self, name: str) -> None:
+        """Parts of a camera of this name are going to come; before the first of them. Main thread."""
+        if name not in self._open:  # whole new tables: the publisher's thread may be going through the old ones
+            self.tallies = self.tallies | {name: Tally()}
+            self._open = self._open | {name: deque()}
 
     def open_part(self, part: Part) -> None:
         """A part was captured: from now on it is owed a verdict. The camera's thread, in the order of capture."""
@@ -246,7 +254,7 @@ class Publisher(Worker):
                 return
         if isinstance(outcome, Result):
             self.tallies[part.camera].late += 1
-            self._late[part.camera].warning(
+            self._late.of(part.camera).warning(
                 camera=part.camera,
                 part=part.part_id,
                 outcome=outcome.judgement.outcome,
@@ -294,7 +302,8 @@ class Publisher(Worker):
 
     def _missed(self, part: Part) -> Unknown:
         of = "the trigger" if part.triggered_ns is not None else "capture"
-        return Unknown("deadline", f"no verdict within {self._config.cameras[part.camera].deadline_ms:g} ms of {of}")
+        assert part.deadline_ns is not None
+        return Unknown("deadline", f"no verdict within {(part.deadline_ns - part.began_ns) / 1e6:g} ms of {of}")
 
     def _too_late(self, part: Part) -> Unknown:
         """There is a result, but its deadline has passed."""
@@ -323,7 +332,7 @@ class Publisher(Worker):
         return verdict_of(
             part,
             outcome,
-            config=self._config,
+            station=self._config.station,
             engine=self.engine,
             run_id=self.identity.run_id,
             journal_id=journal_id,

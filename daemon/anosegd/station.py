@@ -10,10 +10,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from anoseg_engines.bundle import load_bundle
 from anoseg_engines.errors import AnosegError
 from anosegd import __version__, logs, wire
 from anosegd.camera import Camera
+from anosegd.cameras import Cameras
 from anosegd.config import Config
 from anosegd.control import Control
 from anosegd.handoff import Intake
@@ -89,17 +92,8 @@ class Station:
         self._publisher = Publisher(config, self._identity, self._describe, self._journal)
         self._inspector = Inspector(config, self._bundle, intake, self._publisher)
         self._swaps = Swaps(config.engine, self._bundle, self._inspector)
-        self._cameras = [
-            Camera(
-                name,
-                camera,
-                intake.add(camera.policy, camera.queue),
-                self._publisher,
-                environment,
-                max_tries=MAX_TRIES if config.exit_when_finished else None,
-            )
-            for name, camera in config.cameras.items()
-        ]
+        max_tries = MAX_TRIES if config.exit_when_finished else None
+        self._cameras = Cameras(config.cameras, intake, self._publisher, environment, max_tries)
         self._triggers = Triggers(self._cameras, self._journal, self._publisher, self._identity.run_id)
         self._control = None
         if config.control is not None:
@@ -129,16 +123,14 @@ class Station:
             self._publisher.stop()
             self._publisher.join(2.0 + self._config.publish.linger_ms / 1000)
             self._close_journal()
-            for camera in self._cameras:
-                camera.close()
+            self._cameras.close()
             raise
         self._inspector.start()
         try:
             reason = self._wait_for_engine()
             if reason is None:
                 self._announce()
-                for camera in self._cameras:
-                    camera.start()
+                self._cameras.start()
                 reason = self._watch()
         except BaseException:  # a fault of ours: the threads must not go on publishing without anybody who hears signals
             self._stop("failure")
@@ -168,9 +160,8 @@ class Station:
 
     def _watch(self) -> str:
         """Until there is a reason to stop, which is returned."""
-        workers: tuple[Worker, ...] = (self._publisher, self._inspector, *self._helpers, *self._cameras)
         while True:
-            if reason := self._reason_to_stop(workers):
+            if reason := self._reason_to_stop((self._publisher, self._inspector, *self._helpers, *self._cameras)):
                 return reason
             if self._config.exit_when_finished and all(c.finished for c in self._cameras) and self._publisher.idle:
                 return "finished"
@@ -188,13 +179,46 @@ class Station:
             self._swaps.look_after()
             self._triggers.answer_owed()
             if (successor := self._reloads.successor()) is not None:
-                self._successor = successor
-                return "reload"
+                return self._go_on_with(successor)
         for worker in workers:
             # A camera whose source has come to its end has ended too, in order.
             if not worker.alive and not (isinstance(worker, Camera) and worker.failure is None):
                 return "failure"
         return None
+
+    def _go_on_with(self, config: Config) -> str | None:
+        """Exchange what has changed, if that can be done while the rest goes on; else, or on failure, the reason to stop."""
+        now = self._config
+        bundle_alone = msgspec.structs.replace(config.engine, bundle=now.engine.bundle)
+        if msgspec.structs.replace(config, cameras=now.cameras, engine=bundle_alone) != now:
+            self._successor = config
+            return "reload"
+        self._notifier.reloading()
+        self._notice = None
+        self._config = msgspec.structs.replace(config, engine=now.engine)
+        changed, stuck = self._cameras.change(config.cameras, self._triggers.set_cameras, self._tell_systemd)
+        if stuck:
+            logs.error("daemon.stuck", threads=",".join(camera.thread_name for camera in stuck))
+            return "failure"
+        if changed:
+            logs.info("reload.cameras", changed=",".join(changed))
+        try:
+            if load_bundle(Path(config.engine.bundle)).digest != self._swaps.bundle.digest:
+                path = str(Path(config.engine.bundle).absolute())
+                self._swaps.ask(path, lambda error: self._swapped_by_reload(config, error))
+        except AnosegError as error:  # it was whole when the reload was checked
+            self._swapped_by_reload(config, str(error))
+        self._notifier.ready(f"ready, {self._swaps.bundle.label}, publishing at {config.publish.endpoint}")
+        self._publisher.state_changed()
+        return None
+
+    def _swapped_by_reload(self, config: Config, error: str | None) -> None:
+        if error is None:
+            self._bundle = self._swaps.bundle
+            self._config = msgspec.structs.replace(self._config, engine=config.engine)
+        else:
+            self._notice = f"the last reload's engine was refused, the one before it inspects: {error.splitlines()[0]}"
+        self._publisher.state_changed()
 
     def _differs(self, config: Config) -> bool:
         """Whether this is not what runs now; a bundle's newest version counts as what it is. On the reload's thread."""
@@ -224,7 +248,7 @@ class Station:
             running = sum(c.status.state == "running" for c in self._cameras)
             state, detail = self._state()
             told = f"{state}{f' ({detail})' if detail else ''}"
-            self._notifier.status(f"{told}, {self._publisher.last_seq} verdicts, {running}/{len(self._cameras)} cameras")
+            self._notifier.status(f"{told}, {self._publisher.last_seq} verdicts, {running}/{len(self._cameras.all)} cameras")
 
     # ---- stop
 
@@ -238,11 +262,7 @@ class Station:
         else:
             self._notifier.reloading()
         self._publisher.state_changed()
-        for camera in self._cameras:
-            camera.stop()
-        for camera in self._cameras:
-            camera.join(4.0)
-            self._tell_systemd()
+        self._cameras.stop(self._tell_systemd)
         self._inspector.stop(drain=True)
         self._join_unless_signalled(self._inspector, self._config.drain_timeout_s)
         self._inspector.stop(drain=False)
@@ -254,8 +274,7 @@ class Station:
             self._control.stop()
             self._control.join(2.0)
         self._close_journal()
-        for camera in self._cameras:
-            camera.close()
+        self._cameras.close()
         workers: list[Worker] = [self._publisher, self._inspector, *self._helpers, *self._cameras, *checking]
         stuck = [worker.thread_name for worker in workers if worker.alive]
         if stuck:
@@ -371,7 +390,7 @@ class Station:
             empty=status.empty,
             restarts=status.restarts,
             last_error=status.last_error,
-            note=NOT_CALIBRATED if self._config.cameras[camera.name].rules else None,
+            note=NOT_CALIBRATED if camera.config.rules else None,
             counts=tally.counts(),
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -28,12 +29,19 @@ class Triggers:
 
     def __init__(self, cameras: Iterable[Camera], journal: Journal | None, publisher: Publisher, run_id: str) -> None:
         self.open = False
-        self._cameras = {camera.name: camera for camera in cameras if camera.waits_for_triggers}
+        self._cameras: dict[str, Camera] = {}
+        self._handing_on = threading.Lock()
+        self.set_cameras(cameras)
         self._journal = journal
         self._publisher = publisher
         self._run_id = run_id
         self._count = itertools.count(1)
         self._known: OrderedDict[tuple[str, str], Told] = OrderedDict()
+
+    def set_cameras(self, cameras: Iterable[Camera]) -> None:
+        """Triggers go to these from now on; once this returns, none goes to another. Main thread."""
+        with self._handing_on:
+            self._cameras = {camera.name: camera for camera in cameras}
 
     def accept(self, name: str, part_id: str | None, answer: Callable[[Told], None]) -> None:
         """Take a trigger; the camera is at it while it is being noted. `answer` is called once, on whichever thread. A part id
@@ -42,9 +50,14 @@ class Triggers:
         Raises:
             ValueError: there is no such camera, or it does not wait for triggers, or nothing is inspected now.
         """
+        with self._handing_on:
+            self._accept(name, part_id, answer)
+
+    def _accept(self, name: str, part_id: str | None, answer: Callable[[Told], None]) -> None:
         at_ns, at_wall_ns = time.monotonic_ns(), time.time_ns()
-        if name not in self._cameras:
-            raise ValueError(f"camera '{name}' waits for no triggers; these do: {', '.join(self._cameras) or 'none'}")
+        waiting = [camera.name for camera in self._cameras.values() if camera.waits_for_triggers]
+        if name not in waiting:
+            raise ValueError(f"camera '{name}' waits for no triggers; these do: {', '.join(waiting) or 'none'}")
         if not self.open:
             raise ValueError("the station does not inspect now")
         part_id = part_id or f"{name}-{self._run_id[:8]}-{next(self._count)}"
@@ -76,7 +89,18 @@ class Triggers:
         owed = self._journal.take_owed() if self._journal is not None else []
         for trigger in owed:
             now_ns = time.monotonic_ns()
-            part = Part(trigger.camera, 0, trigger.part_id, None, None, None, None, now_ns, trigger.at_ns, trigger.number)
+            camera = self._cameras.get(trigger.camera)
+            part = Part(
+                camera=trigger.camera,
+                sequence=0,
+                part_id=trigger.part_id,
+                captured_ns=None,
+                captured_wall_ns=None,
+                triggered_ns=now_ns,
+                triggered_wall_ns=trigger.at_ns,
+                trigger=trigger.number,
+                settings=camera.config if camera is not None else None,
+            )
             self._publisher.answer_owed(part)
         if owed:
             logs.warning("triggers.unanswered", count=len(owed), verdict="UNKNOWN: restart")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 
 from anosegd import wire
-from anosegd.config import Config
 from anosegd.frames import Part
 from anosegd.masks import MaskJob
 from anosegd.outcomes import Result, Unknown
@@ -15,7 +14,7 @@ def verdict_of(
     part: Part,
     outcome: Result | Unknown,
     *,
-    config: Config,
+    station: str,
     engine: wire.EngineName,
     run_id: str,
     journal_id: str,
@@ -25,11 +24,11 @@ def verdict_of(
     """The part's verdict under the number it was given; committed_at is now. engine: named where none has judged it."""
     judgement = outcome.judgement if isinstance(outcome, Result) else None
     defects = judgement.defects if judgement else ()
-    camera = config.cameras.get(part.camera)  # a trigger of the run before may be of a camera that is no more
+    camera = part.settings
     if camera is not None and (scale := camera.mm_per_pixel) is not None:
         defects = tuple(defect.in_mm(scale) for defect in defects)
     return wire.Verdict(
-        station=config.station,
+        station=station,
         journal_id=journal_id,
         seq=seq,
         run_id=run_id,

@@ -33,7 +33,14 @@ class Bench:
         self.commits = Commits(
             journal,
             lambda part, outcome, journal_id, seq, *, durable: verdict_of(
-                part, outcome, config=CONFIG, engine=ENGINE, run_id="r", journal_id=journal_id, seq=seq, durable=durable
+                part,
+                outcome,
+                station=CONFIG.station,
+                engine=ENGINE,
+                run_id="r",
+                journal_id=journal_id,
+                seq=seq,
+                durable=durable,
             ),
             on_failure=on_failure,
             answered=lambda pending, error: self.answers.append((pending, error)),

@@ -60,7 +60,7 @@ def test_watchdog_is_fed_only_while_threads_answer(config: Path, tmp_path_factor
         systemd.setblocking(False)
         notifier = Notifier(str(path), 30.0)
         station = Station(load_config(config), notifier, {}, lambda: load_config(config))
-        workers = {"inspector": station._inspector, "publisher": station._publisher, "camera": station._cameras[0]}
+        workers = {"inspector": station._inspector, "publisher": station._publisher, "camera": station._cameras.all[0]}
 
         def fed(*, hangs: str | None) -> bool:
             for name, worker in workers.items():

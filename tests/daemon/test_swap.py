@@ -81,8 +81,8 @@ def test_a_reload_takes_the_configurations_bundle(line: Line, config: Path, stor
     start(line, config)
     assert run_anosegd("swap", str(config), "--bundle", str(store / "2")).returncode == 0
     assert run_anosegd("reload", str(config)).returncode == 0
-    state = line.listener.wait_for_state(lambda s: s["engine"]["version"] == 1 and s["state"] == "ContinuousExecution")
-    assert state["detail"] is None
+    state = line.listener.wait_for_state(lambda s: s["engine"]["version"] == 1 and s["detail"] is None)
+    assert state["state"] == "ContinuousExecution"
 
 
 def test_swaps_under_load_leave_nothing_behind() -> None:
