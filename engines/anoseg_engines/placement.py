@@ -153,7 +153,7 @@ def scale_part(region_HWC: Image, part_width: int, part_height: int) -> Image:
 
 
 def cut_tile(part: Image, tile: Tile, out_HWC: NDArray[np.uint8]) -> None:
-    """Copy the tile's part pixels into `out_HWC`; beyond the part, its border pixels are repeated."""
+    """Copy the tile's part pixels into `out_HWC`; beyond the part it is mirrored."""
     height, width = out_HWC.shape[:2]
     top, left = max(0, -tile.y), max(0, -tile.x)
     y0, x0 = max(0, tile.y), max(0, tile.x)
@@ -162,7 +162,7 @@ def cut_tile(part: Image, tile: Tile, out_HWC: NDArray[np.uint8]) -> None:
         out_HWC[:] = piece
         return
     bottom, right = height - top - piece.shape[0], width - left - piece.shape[1]
-    out_HWC[:] = cv2.copyMakeBorder(piece, top, bottom, left, right, cv2.BORDER_REPLICATE)
+    out_HWC[:] = cv2.copyMakeBorder(piece, top, bottom, left, right, cv2.BORDER_REFLECT)
 
 
 def tile_coords(spec: InputSpec, part_width: int, part_height: int, tile: Tile) -> NDArray[np.float16]:
@@ -174,6 +174,16 @@ def tile_coords(spec: InputSpec, part_width: int, part_height: int, tile: Tile) 
     y = np.where(y < -1, -2.0, np.where(y > 1, 2.0, y))
     grid = np.broadcast_arrays(x[None, :], y[:, None])
     return np.stack(grid).astype(np.float16)
+
+
+def seen_span(spec: InputSpec, part_height: int, part_width: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """First and last part pixel (exclusive), along y and along x, that the inputs of a scaled part show, padding included."""
+
+    def span(part: int, tile: int) -> tuple[int, int]:
+        starts = _starts(part, tile, spec.overlap)
+        return starts[0], starts[-1] + tile
+
+    return span(part_height, spec.height), span(part_width, spec.width)
 
 
 def _starts(part: int, tile: int, overlap: int) -> list[int]:

@@ -41,7 +41,7 @@ def test_shipped_files_load(path):
         ({"loss": {"adversarial": -1}}, ["loss.adversarial"]),
         ({"input": {"height": 100}}, ["multiple of 32"]),
         ({"input": {"mode": "stretch"}}, ["input.mode"]),
-        ({"input": {"height": 32}}, ["overlap"]),
+        ({"input": {"height": 32, "overlap": 32}}, ["overlap"]),
         ({"training": {"crop": 100}}, ["training.crop", "multiple of 32"]),
         ({"network": {"widths": [16, 32]}}, ["network.widths"]),
         ({"holdout": {"group": "("}}, ["regular expression"]),

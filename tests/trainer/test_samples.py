@@ -20,7 +20,7 @@ def images(product):
 def recipe_of(tmp_path, images, spec, **more):
     store = PartStore.write(tmp_path / "parts", images, spec)
     options = {"variation": STILL, "defects": DefectConfig(), "batch": 6, "seed": 4} | more
-    return Recipe(store=store, indices=tuple(range(20)), window=spec, unit=64, **options)
+    return Recipe(store=store, indices=tuple(range(20)), input=spec, window=spec, unit=64, **options)
 
 
 def test_a_good_sample_is_what_an_engine_would_see(images, tmp_path):
@@ -59,6 +59,7 @@ def test_windows_of_a_larger_input_lie_anywhere_on_the_part(images, tmp_path):
     recipe = Recipe(
         store=store,
         indices=(3,),
+        input=InputSpec(96, 128),
         window=InputSpec(64, 64),
         variation=STILL,
         defects=DefectConfig(share=0),

@@ -7,11 +7,12 @@ import torch
 
 from anoseg_engines.cpu import CpuRuntime
 from anoseg_engines.placement import InputSpec, Placement, Region, Tile, cut_tile, tile_coords
+from anoseg_trainer.choose import OVERLAP
 from anoseg_trainer.config import NetworkConfig
 from anoseg_trainer.export import onnx_from_network
 from anoseg_trainer.network import AnoSegNetwork
 
-SPEC = InputSpec(256, 256, "tile", 1.0, 160)
+SPEC = InputSpec(256, 256, "tile", 1.0, OVERLAP)
 WIDTH, HEIGHT = 592, 256
 
 

@@ -20,8 +20,10 @@ RESIZE_AREA = 384 * 384
 """Network pixels of a whole part in resize mode, at most."""
 TILED_AREA = 900_000
 """Network pixels of a whole part in tile mode, at most: about a dozen tiles."""
-TILE = 256
-"""Largest side of a tile. Larger ones hold small parts with much padding beside them, of which training sees little."""
+TILE = 384
+"""Largest side of a tile: many parts that differ in shape fit one, and are seen whole."""
+OVERLAP = 160
+"""Network pixels that tiles share, where they are large enough: as far as the network sees, so that no seam shows."""
 MIN_SCALE = 0.4
 """A part that would shrink further than this to fit one input is cut into tiles instead."""
 SAME_ASPECT = 1.15
@@ -77,15 +79,15 @@ def choose_input(given: InputConfig, sizes_hw: tuple[tuple[int, int], ...]) -> I
             height=given.height or _side(height * shrink),
             width=given.width or _side(width * shrink),
             scale=1.0,
+            overlap=given.overlap or 0,
         )
     scale = given.scale or min(1.0, math.sqrt(TILED_AREA / (height * width)))
     height, width = np.percentile(sizes, 75, axis=0)
+    tile_height = given.height or min(TILE, _side(height * scale))
+    tile_width = given.width or min(TILE, _side(width * scale))
+    overlap = min(OVERLAP, min(tile_height, tile_width) - NETWORK_STRIDE) if given.overlap is None else given.overlap
     return msgspec.structs.replace(
-        given,
-        mode="tile",
-        height=given.height or min(TILE, _side(height * scale)),
-        width=given.width or min(TILE, _side(width * scale)),
-        scale=round(scale, 3),
+        given, mode="tile", height=tile_height, width=tile_width, scale=round(scale, 3), overlap=overlap
     )
 
 

@@ -35,11 +35,11 @@ class InputConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     width: Annotated[int, Meta(ge=1)] | None = None
     mode: Literal["auto"] | Mode = "auto"
     scale: Annotated[float, Meta(gt=0.0, lt=100.0)] | None = None
-    overlap: Annotated[int, Meta(ge=0)] = 32
+    overlap: Annotated[int, Meta(ge=0)] | None = None
 
     def __post_init__(self) -> None:
         for side in (self.height, self.width):
-            if side is not None and self.overlap >= side:
+            if side is not None and self.overlap is not None and self.overlap >= side:
                 raise ValueError("overlap must be smaller than a tile")
 
     @property
@@ -54,6 +54,7 @@ class InputConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         assert self.width is not None
         assert self.mode != "auto"
         assert self.scale is not None
+        assert self.overlap is not None
         return InputSpec(self.height, self.width, self.mode, self.scale, self.overlap)
 
 
@@ -132,7 +133,7 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
     ema: decay of the averaged weights, which are what is exported. patience: validations that bring nothing better after
     which training ends early (null: never). validate_every, checkpoint_every: steps.
-    crop: side of the windows that training sees of larger inputs (resize mode), network pixels: more parts, same arithmetic.
+    crop: side of the windows that training sees of larger inputs, network pixels: more parts for the same arithmetic.
     precision: of the training arithmetic; auto takes bf16 where the processor has it. workers: 0 chooses.
     threads: 0 takes the number that is fastest, tried anew now and then; a fixed one makes trainings equal in every bit.
     """

@@ -222,12 +222,11 @@ def _unscaled(part: Image, config: TrainConfig) -> Image:
 
 
 def _recipe(config: TrainConfig, store: PartStore, indices: tuple[int, ...], seed: int, background: bool) -> Recipe:
-    spec = config.input.spec
-    # A tile is trained on whole: parts smaller than it have padding beside them, and the network must have seen that.
-    crop = max(spec.height, spec.width) if spec.mode == "tile" else config.training.crop
+    spec, crop = config.input.spec, config.training.crop
     return Recipe(
         store=store,
         indices=indices,
+        input=spec,
         window=InputSpec(min(spec.height, crop), min(spec.width, crop)),
         variation=config.variation,
         defects=config.defects,

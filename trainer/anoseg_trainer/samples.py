@@ -20,14 +20,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from anoseg_engines.errors import AnosegError
 from anoseg_engines.images import Image
-from anoseg_engines.placement import InputSpec, Tile, cut_tile, tile_coords
+from anoseg_engines.placement import InputSpec, Tile, cut_tile, seen_span, tile_coords
 from anoseg_trainer.background import part_mask, point_on
 from anoseg_trainer.config import DefectConfig, VariationConfig
 from anoseg_trainer.data import PartStore
 from anoseg_trainer.defects import add_defects
 from anoseg_trainer.ground import Ground
 from anoseg_trainer.shapes import Mask
-from anoseg_trainer.variation import random_tile, relit, varied_window
+from anoseg_trainer.variation import random_window, relit, varied_window
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +46,14 @@ BatchStream = IteratorWithClose[Batch, None, None]
 class Recipe:
     """What a worker needs to make batches; pickled to it.
 
-    indices: the parts it may use. window: size of the frames, at most that of the network's input. unit: network pixels that
-    defects are sized by. background: the parts lie on a plain background; windows and defects are put on the part then.
+    indices: the parts it may use. input: the network's input. window: size of the frames, at most that of the input: they are
+    cut from what the line's inputs show, padding included. unit: network pixels that defects are sized by.
+    background: the parts lie on a plain background; windows and defects are put on the part then.
     """
 
     store: PartStore
     indices: tuple[int, ...]
+    input: InputSpec
     window: InputSpec
     variation: VariationConfig
     defects: DefectConfig
@@ -89,7 +91,8 @@ def make_sample(
     index = recipe.indices[int(rng.integers(len(recipe.indices)))]
     part = recipe.store[index]
     part_height, part_width = part.shape[:2]
-    tile = random_tile(rng, part_height, part_width, spec.height, spec.width, _aim(rng, recipe, index))
+    seen = seen_span(recipe.input, part_height, part_width)
+    tile = random_window(rng, (part_height, part_width), (spec.height, spec.width), seen, _aim(rng, recipe, index))
     left, top = max(0, tile.x), max(0, tile.y)
     window = left, top, min(part_width, tile.x + spec.width) - left, min(part_height, tile.y + spec.height) - top
     image = varied_window(rng, part, window, recipe.variation)
@@ -137,7 +140,8 @@ class _Donor:
         width = min(part.shape[1], self.recipe.window.width // near)
         mask = self.recipe.store.part_mask(index) if self.recipe.background else None
         aim = None if mask is None else point_on(rng, mask, part.shape[0], part.shape[1])
-        tile = random_tile(rng, part.shape[0], part.shape[1], height, width, aim)
+        rows, columns = part.shape[:2]
+        tile = random_window(rng, (rows, columns), (height, width), ((0, rows), (0, columns)), aim)
         return part[tile.y : tile.y + height, tile.x : tile.x + width]
 
 

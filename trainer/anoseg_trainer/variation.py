@@ -64,16 +64,25 @@ def relit(rng: Generator, image: Image, config: VariationConfig) -> Image:
     return np.asarray(np.clip(np.rint(out), 0, 255), np.uint8)
 
 
-def random_tile(
-    rng: Generator, part_height: int, part_width: int, height: int, width: int, aim: tuple[int, int] | None = None
+def random_window(
+    rng: Generator,
+    part_hw: tuple[int, int],
+    window_hw: tuple[int, int],
+    seen_hw: tuple[tuple[int, int], tuple[int, int]],
+    aim: tuple[int, int] | None = None,
 ) -> Tile:
-    """A place for a window on the part: anywhere if the part is larger, centred where it fits; `aim` (x, y) lies inside."""
+    """A place for a window on the part, somewhere in what the line's inputs show of it, at least half of it on the part.
 
-    def start(part: int, size: int, at: int | None) -> int:
-        if part <= size:
-            return -((size - part) // 2)
-        low, high = (0, part - size) if at is None else (max(0, at - size + 1), min(part - size, at))
-        return int(rng.integers(low, high + 1))
+    seen_hw: first and last pixel (exclusive), along y and along x, that inputs show: beyond the part where they have padding.
+    aim: x and y of a part pixel that lies inside.
+    """
+
+    def start(part: int, size: int, seen: tuple[int, int], at: int | None) -> int:
+        half = min(part, size) // 2
+        low, high = max(seen[0], half - size), min(seen[1] - size, part - half)
+        if at is not None:
+            low, high = max(low, at - size + 1), min(high, at)
+        return int(rng.integers(low, max(low, high) + 1))
 
     x, y = aim or (None, None)
-    return Tile(start(part_width, width, x), start(part_height, height, y))
+    return Tile(start(part_hw[1], window_hw[1], seen_hw[1], x), start(part_hw[0], window_hw[0], seen_hw[0], y))
