@@ -1,4 +1,4 @@
-"""Where frames come from: device, stream, video file, folder of images, demo line. Runs in the capture process only."""
+"""Where frames come from: device, stream, GenICam, video file, folder of images, demo line. In the capture process only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,17 @@ import cv2
 
 from anoseg_engines.errors import CameraError, DataError
 from anoseg_engines.images import Image, as_bgr, read_image
-from anosegd.config import BACKENDS, DemoSource, DeviceSource, FileSource, FolderSource, Hardware, Policy, UrlSource
+from anosegd.config import (
+    BACKENDS,
+    DemoSource,
+    DeviceSource,
+    FileSource,
+    FolderSource,
+    GenicamSource,
+    Hardware,
+    Policy,
+    UrlSource,
+)
 from anosegd.devices import check_serial
 from anosegd.folders import images_of
 from anosegd.messages import Job
@@ -71,6 +81,10 @@ class Source(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Give back what outlives the process; does not wait for a camera that is lost."""
+        ...
+
 
 def open_source(job: Job) -> Source:
     """Open the job's source.
@@ -83,6 +97,10 @@ def open_source(job: Job) -> Source:
         return Folder(source)
     if isinstance(source, DemoSource):
         return Demo(source)
+    if isinstance(source, GenicamSource):
+        from anosegd.genicam import Genicam  # only this source needs it
+
+        return Genicam(source, job)
     return Video(source, job)
 
 
@@ -117,6 +135,9 @@ class Folder:
         if path is None:
             return None
         return self._kept[path] if self._kept is not None else self._decoded(path)
+
+    def close(self) -> None:
+        """Nothing outlives the process."""
 
     def _decoded(self, path: Path) -> Shot:
         name = path.relative_to(self._base).as_posix()
@@ -172,6 +193,9 @@ class Video:
         self._frames += 1
         name = Path(self._config.path).name if isinstance(self._config, FileSource) else None
         return Shot(as_bgr(image), source=name)
+
+    def close(self) -> None:
+        """Nothing outlives the process."""
 
     def _open(self) -> cv2.VideoCapture:
         config = self._config
@@ -302,3 +326,6 @@ class Demo:
             return None
         part = self._line.part(position)
         return Shot(as_bgr(part.image), part_id=part.part_id)
+
+    def close(self) -> None:
+        """Nothing outlives the process."""
