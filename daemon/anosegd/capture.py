@@ -52,6 +52,10 @@ from anosegd.sources import Shot, Source, open_source
 TICK_S = 0.2
 MAX_BURST_S = 1.0
 MIN_INTERVALS = 5
+LATELY = 15
+"""Intervals that a camera's rhythm is taken from: few, so that the burst in which a stream begins is soon past."""
+AT_ONCE_S = 0.002
+"""A frame that was waited for no longer lay there already."""
 TURNS = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
 
 
@@ -80,7 +84,7 @@ class Capture:
         self._free = list(range(job.slots))
         self._lost = 0
         self._triggers: deque[Triggered] = deque()
-        self._intervals: deque[float] = deque(maxlen=100)  # between frames that went by, seconds
+        self._intervals: deque[float] = deque(maxlen=LATELY)  # between frames that went by, seconds
         self._skipped_at = time.monotonic()
         self._gone_ns = 0  # until when the part of the trigger at hand lies there
         self._due = self._ticked_at = time.monotonic()
@@ -200,7 +204,7 @@ class Capture:
         began = time.monotonic()
         source.skip()
         ended = time.monotonic()
-        if ended - began >= self._period_s() / 3:  # what came at once says nothing of the camera's rhythm
+        if ended - began >= max(AT_ONCE_S, self._period_s() / 3):  # what came at once says nothing of the camera's rhythm
             self._intervals.append(ended - self._skipped_at)
         self._skipped_at = ended
         return ended - began

@@ -16,7 +16,7 @@ from anosegd.aravis import listed_by, load_aravis
 from anosegd.config import GenicamSource, Hardware
 from anosegd.messages import Job
 from anosegd.pixels import CODES, bgr_from_raw
-from anosegd.sources import Shot
+from anosegd.sources import LIBRARY_SHARE, Shot
 
 BUFFERS = 4
 SLICE_S = 0.2
@@ -44,8 +44,8 @@ class Genicam:
         self._glib_error: type[Exception] = importlib.import_module("gi.repository.GLib").Error
         trigger = job.trigger
         self._hardware = isinstance(trigger, Hardware)
-        self._patience_s = trigger.longest_pause_s if isinstance(trigger, Hardware) else job.stall_timeout_s * 0.9
-        self._first_patience_s = max(self._patience_s, job.open_timeout_s * 0.9)
+        self._patience_s = trigger.longest_pause_s if isinstance(trigger, Hardware) else job.stall_timeout_s * LIBRARY_SHARE
+        self._limit_s = max(self._patience_s, job.open_timeout_s * LIBRARY_SHARE)
         self._last: Raw | None = None
         self._lost = threading.Event()
         self.description = f"GenICam {config.camera}"
@@ -53,6 +53,7 @@ class Genicam:
             self._camera = self._opened(config)
             self._set_up(config)
             self._stream = self._streaming()
+        self._heard_at = time.monotonic()  # when the last whole frame came
 
     def upcoming(self, position: int) -> str | None:
         """Frames of a camera have no files."""
@@ -60,7 +61,11 @@ class Genicam:
 
     def skip(self) -> None:
         """Let the next frame go by; it is kept as it came."""
-        raw = self._frame()
+        buffer = self._next()
+        while (newer := self._stream.try_pop_buffer()) is not None:  # those that lie there are none that can be waited for
+            self._stream.push_buffer(buffer)
+            buffer = newer
+        raw = self._raw(buffer)
         self._last = raw if isinstance(raw, Raw) else None
 
     def skipped(self) -> Image | None:
@@ -69,7 +74,7 @@ class Genicam:
 
     def read(self, position: int, into: Image | None) -> Shot:
         """The next frame; one of which packets were lost is a part without an image."""
-        raw = self._frame()
+        raw = self._raw(self._next())
         return Shot(bgr_from_raw(*raw)) if isinstance(raw, Raw) else Shot(None, error=raw)
 
     def close(self) -> None:
@@ -84,28 +89,29 @@ class Genicam:
         with contextlib.suppress(self._glib_error):
             device.leave_control()
 
-    def _frame(self) -> Raw | str:
-        """The next frame, or why it cannot be used.
+    def _next(self) -> Any:
+        """Aravis' next buffer, to be given back.
 
         Raises:
             CameraError: no frame came in time, or the camera has gone.
         """
-        began = time.monotonic()
         while True:
-            left_s = began + self._first_patience_s - time.monotonic()
+            left_s = self._heard_at + self._limit_s - time.monotonic()
+            buffer = self._stream.timeout_pop_buffer(int(max(0.0, min(left_s, SLICE_S)) * 1e6))
+            if buffer is not None:
+                return buffer
             if self._lost.is_set():
                 raise CameraError(f"{self.description}: the camera no longer answers")
             if left_s <= 0:
-                raise CameraError(f"{self.description}: no frame for {self._first_patience_s:.1f} s")
-            buffer = self._stream.timeout_pop_buffer(int(min(left_s, SLICE_S) * 1e6))
-            if buffer is not None:
-                break
-        self._first_patience_s = self._patience_s
+                raise CameraError(f"{self.description}: no frame for {self._limit_s:.1f} s")
+
+    def _raw(self, buffer: Any) -> Raw | str:
+        """The frame in it, or why it cannot be used; the buffer is Aravis' again."""
         try:
             status = buffer.get_status()
             if status != self._aravis.BufferStatus.SUCCESS:
                 return f"{self.description}: the frame is incomplete ({status.value_nick}): is net.core.rmem_max too small?"
-            # get_data copies: the buffer is Aravis' again at once.
+            self._limit_s, self._heard_at = self._patience_s, time.monotonic()
             return Raw(buffer.get_data(), buffer.get_image_pixel_format(), buffer.get_image_height(), buffer.get_image_width())
         finally:
             self._stream.push_buffer(buffer)

@@ -45,7 +45,7 @@ def bgr_from_raw(raw: bytes, code: int, height: int, width: int) -> Image:
     if name is None:
         raise CameraError(f"pixel format 0x{code:08x} cannot be read", hint=f"choose one of {', '.join(CODES.values())}")
     pixels = height * width
-    needed = pixels * (code >> 16 & 0xFF) // 8  # the code's second byte is the bits a pixel takes
+    needed = -(-pixels * (code >> 16 & 0xFF) // 8)  # the code's second byte is the bits a pixel takes
     if len(raw) < needed:
         raise CameraError(f"a frame of {len(raw)} bytes, {width}×{height} pixels of {name} are {needed}")
     data = np.frombuffer(raw, np.uint8, needed)
