@@ -13,7 +13,8 @@ from gi.repository import GLib, Gst, GstRtspServer  # noqa: E402 - only after th
 
 # Noise of little contrast: a good part for the tests' bundle, and never twice the same picture.
 PIPELINE = (
-    "( videotestsrc is-live=true pattern=snow ! videobalance contrast=0.25 brightness=0.3 ! video/x-raw,width=160,height=120,framerate=25/1"
+    "( videotestsrc is-live=true pattern=snow ! videobalance contrast=0.25 brightness=0.3"
+    " ! video/x-raw,width=160,height=120,framerate=25/1"
     " ! x264enc tune=zerolatency speed-preset=ultrafast key-int-max=5 ! rtph264pay name=pay0 pt=96 )"
 )
 
