@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test check format install uninstall torture faults bench gpu-check systemd-test demo-bundle clean
+.PHONY: help demo test check format install uninstall torture faults real-cameras bench gpu-check systemd-test demo-bundle clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -37,6 +37,9 @@ torture: $(VENV)/.installed-dev ## kill daemon and archiving client 50 times eac
 
 faults: $(VENV)/.installed-dev ## make every fault of a line for real and print what became of the parts (five minutes)
 	$(BIN)/python tests/faults.py
+
+real-cameras: $(VENV)/.installed-dev ## RTSP and GigE Vision cameras killed, frozen, slowed before the daemon; one table (a minute and a half)
+	$(BIN)/python tests/real_cameras.py
 
 bench: $(VENV)/.installed-dev ## how fast the daemon is against the bare engine, in one run (two minutes on a quiet machine)
 	$(BIN)/python tests/line_bench.py

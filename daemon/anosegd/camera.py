@@ -15,10 +15,23 @@ from functools import partial
 from anoseg_engines.errors import CameraError
 from anosegd import logs
 from anosegd.capture_process import CaptureProcess
-from anosegd.config import CameraConfig, Hardware, Software
+from anosegd.config import LIVE, REOPEN_MAX_S, CameraConfig, Hardware, Software
 from anosegd.frames import Frame, Part
 from anosegd.handoff import Handoff
-from anosegd.messages import Captured, Failed, Finished, FromCapture, Job, Opened, Reading, Started, Tick, Triggered, Uncaptured
+from anosegd.messages import (
+    Captured,
+    Failed,
+    Finished,
+    FromCapture,
+    Job,
+    Opened,
+    Reading,
+    Started,
+    Tick,
+    Triggered,
+    Uncaptured,
+    Unopened,
+)
 from anosegd.presence import Presence
 from anosegd.publisher import Publisher
 from anosegd.wire import CameraState, Reason
@@ -27,8 +40,8 @@ from anosegd.worker import Worker
 SPAWN_TIMEOUT_S = 30.0
 """Until the capture process has loaded its libraries: a fault of the machine, not of the camera."""
 
-HEALTHY_S = 10.0
-"""After so long without trouble the pause before a restart is short again."""
+HEALTHY_S = 2.0
+"""A camera that was open for so long may be lost as any other: the pause before the next attempt is short again."""
 
 WAITING_SLOTS = 4
 """Slots of a source that waits; the others have one for each frame that may wait, and four: one being filled, one in the
@@ -98,6 +111,7 @@ class Camera(Worker):
         self._reading: Reading | None = None
         self._size: tuple[int, int] | None = None  # height, width of a live camera's first frame
         self._not_captured = logs.Throttle("part.not_captured")
+        self._opened_at: float | None = None  # monotonic, in this life of the capture process
         self._suspect: int | None = None  # position at which the process died before
 
     @property
@@ -144,7 +158,7 @@ class Camera(Worker):
         pause_s = self.config.restart_min_s
         tries, position = 0, 0
         while not self._stopping:
-            started = time.monotonic()
+            self._opened_at = None
             try:
                 self._watch()
                 break
@@ -154,7 +168,7 @@ class Camera(Worker):
                 if self._max_tries is not None and tries >= self._max_tries:
                     self._lose(error, pause_s)
                     raise CameraError(f"camera {self.name}: {error.what}", hint=f"given up after {tries} attempts") from error
-                if time.monotonic() - started > HEALTHY_S:
+                if self._opened_at is not None and time.monotonic() - self._opened_at > HEALTHY_S:
                     pause_s = self.config.restart_min_s
                 self._lose(error, pause_s)
                 # Jitter, so that cameras behind one failed switch do not all come back at the same moment.
@@ -197,6 +211,7 @@ class Camera(Worker):
             config.rotate,
             config.trigger,
             self._size,
+            self._reopen_s,
         )
         process = CaptureProcess(job, self._environment)
         ended = True
@@ -211,7 +226,7 @@ class Camera(Worker):
                 if self._state == "running":
                     self._pass_triggers_on(process)
                 else:
-                    self._refuse_triggers("the camera is being opened")
+                    self._refuse_triggers(self._last_error or "the camera is being opened")
                 if not messages:
                     if time.monotonic() - heard_at >= limit_s:
                         ended = False
@@ -221,6 +236,10 @@ class Camera(Worker):
                 for message in messages:
                     if isinstance(message, Started):
                         limit_s, doing = config.open_timeout_s, "open"
+                    elif isinstance(message, Unopened):
+                        limit_s = config.open_timeout_s + 2 * message.pause_s
+                    elif isinstance(message, Tick) and self._opened_at is None:
+                        pass  # between two attempts to open it
                     elif isinstance(message, Opened) and isinstance(config.trigger, Hardware):
                         limit_s, doing = self._stall_s, "read"  # the line may not have begun yet
                     elif isinstance(message, (Captured, Uncaptured, Tick)):  # the first frame takes as long as opening may
@@ -238,6 +257,14 @@ class Camera(Worker):
             error = CameraError(f"no answer for {limit_s:g} s on {doing}: the capture process was killed")
         self._suspect_file(error)
         raise error
+
+    @property
+    def _reopen_s(self) -> tuple[float, float] | None:
+        """Between attempts to open the camera, of one process; None where one attempt is all, or the source is no camera."""
+        if self._max_tries is not None or not isinstance(self.config.source, LIVE):
+            return None
+        first_s = self.config.restart_min_s
+        return first_s, max(first_s, min(REOPEN_MAX_S, self.config.restart_max_s))
 
     @property
     def _stall_s(self) -> float:
@@ -287,7 +314,11 @@ class Camera(Worker):
     def _handle(self, process: CaptureProcess, message: FromCapture) -> bool:
         """Act on one message; True when the source has come to its end."""
         if isinstance(message, Opened):
+            self._opened_at = time.monotonic()
             self._enter("running", message.description)
+        elif isinstance(message, Unopened):
+            self._restarts += 1
+            self._lose(CameraError(message.error), message.pause_s)
         elif isinstance(message, Reading):
             self._reading = message
         elif isinstance(message, Captured):

@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import ctypes
 import os
+import random
 import select
 import signal
 import socket
@@ -25,7 +26,7 @@ import numpy as np
 
 from anoseg_engines.errors import AnosegError, CameraError
 from anoseg_engines.images import Image
-from anosegd.config import DeviceSource, Hardware, Interval, Software, UrlSource
+from anosegd.config import LIVE, Hardware, Interval, Software
 from anosegd.messages import (
     MAX_BYTES,
     Captured,
@@ -41,6 +42,7 @@ from anosegd.messages import (
     ToCapture,
     Triggered,
     Uncaptured,
+    Unopened,
     decode_to_capture,
     encode,
 )
@@ -50,6 +52,10 @@ from anosegd.sources import Shot, Source, open_source
 TICK_S = 0.2
 MAX_BURST_S = 1.0
 MIN_INTERVALS = 5
+LATELY = 15
+"""Intervals that a camera's rhythm is taken from: few, so that the burst in which a stream begins is soon past."""
+AT_ONCE_S = 0.002
+"""A frame that was waited for no longer lay there already."""
 TURNS = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
 
 
@@ -78,7 +84,7 @@ class Capture:
         self._free = list(range(job.slots))
         self._lost = 0
         self._triggers: deque[Triggered] = deque()
-        self._intervals: deque[float] = deque(maxlen=100)  # between frames that went by, seconds
+        self._intervals: deque[float] = deque(maxlen=LATELY)  # between frames that went by, seconds
         self._skipped_at = time.monotonic()
         self._gone_ns = 0  # until when the part of the trigger at hand lies there
         self._due = self._ticked_at = time.monotonic()
@@ -96,14 +102,38 @@ class Capture:
         """
         self._send(Started())
         try:
-            source = open_source(self._job)
-            self._send(Opened(source.description))
-            self._read_all(source)
+            source = self._open()
+            try:
+                self._send(Opened(source.description))
+                self._read_all(source)
+            finally:
+                source.close()
         except AnosegError as error:
             self._send(Failed(error.what))
             return
         # Frames that still lie in slots stay readable for the daemon: it has the memory mapped.
         self._send(Finished(self._lost))
+
+    def _open(self) -> Source:
+        """The source; a camera that is away is tried again and again from here, which costs next to nothing.
+
+        Raises:
+            AnosegError: it cannot be opened, and the job says to give up.
+        """
+        pause_s, longest_s = self._job.reopen or (0.0, 0.0)
+        while True:
+            # Counted from the beginning of the attempt: a search in the network has taken its second already. Jitter, so that
+            # cameras behind one failed switch do not all come back at the same moment.
+            again_at = time.monotonic() + pause_s * random.uniform(0.75, 1.25)
+            try:
+                return open_source(self._job)
+            except CameraError as error:
+                if self._job.reopen is None:
+                    raise
+                self._send(Unopened(error.what, pause_s))
+            self._pause_until(again_at)
+            self._take_releases(timeout_s=0)
+            pause_s = min(pause_s * 2, longest_s)
 
     def _read_all(self, source: Source) -> None:
         position = self._job.start_at
@@ -174,7 +204,7 @@ class Capture:
         began = time.monotonic()
         source.skip()
         ended = time.monotonic()
-        if ended - began >= self._period_s() / 3:  # what came at once says nothing of the camera's rhythm
+        if ended - began >= max(AT_ONCE_S, self._period_s() / 3):  # what came at once says nothing of the camera's rhythm
             self._intervals.append(ended - self._skipped_at)
         self._skipped_at = ended
         return ended - began
@@ -268,7 +298,7 @@ class Capture:
         """A free slot. Policy `wait` waits for one; `latest` does for a moment where the source can wait, so that a file's last
         frame is not the one let go; the others do without."""
         self._take_releases(timeout_s=0)
-        patience_s = 0.0 if isinstance(self._job.source, (DeviceSource, UrlSource)) else MAX_BURST_S
+        patience_s = 0.0 if isinstance(self._job.source, LIVE) else MAX_BURST_S
         give_up_at = time.monotonic() + (patience_s if self._job.policy == "latest" else 0.0)
         while (slot := self._free_slot()) is None and (self._job.policy == "wait" or time.monotonic() < give_up_at):
             self._take_releases(timeout_s=TICK_S)
@@ -330,6 +360,7 @@ def main() -> None:
     # The daemon blocks its signals and a process inherits that; this one has no reason to.
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _told_to_end)
     cv2.setNumThreads(1)
     link = socket.socket(fileno=options.socket)
     with contextlib.suppress(DaemonGoneError, BrokenPipeError, ConnectionResetError):
@@ -337,6 +368,10 @@ def main() -> None:
     # A library's threads may be stuck in a read: no clean-up waits for them.
     sys.stderr.flush()
     os._exit(0)
+
+
+def _told_to_end(*_: object) -> None:
+    raise DaemonGoneError
 
 
 def _die_with(parent: int) -> None:

@@ -17,11 +17,14 @@ import msgspec
 
 from anoseg_engines.errors import CameraError
 from anoseg_engines.images import Image
+from anosegd.config import GenicamSource
 from anosegd.messages import MAX_BYTES, Captured, FromCapture, Job, Release, Triggered, decode_from_capture, encode
 from anosegd.slots import Slots
 
 QUIET = {"OPENCV_LOG_LEVEL": "ERROR", "OPENCV_FFMPEG_LOGLEVEL": "16"}  # 16: AV_LOG_ERROR; what is said explains a failure
 REAP_S = 2.0
+GRACE_S = 0.5
+"""For a process that holds a GigE Vision camera: one that is not given back refuses the next program for seconds."""
 UNWANTED = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 
 
@@ -41,6 +44,7 @@ class CaptureProcess:
         except OSError as error:
             self._slots.close_fd()
             raise CameraError(f"the capture process cannot be started ({error.strerror})") from error
+        self._grace_s = GRACE_S if isinstance(job.source, GenicamSource) else 0.0
         self._taken: set[int] = set()
         self._lock = threading.Lock()  # frames are released from the inspector's thread too
         self._complaints: deque[str] = deque(maxlen=5)
@@ -127,6 +131,10 @@ class CaptureProcess:
 
     def kill(self) -> str:
         """End the process at once and reap it; returns how it ended, with what it last complained of."""
+        if self._grace_s:
+            self._process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(self._grace_s)
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
         try:

@@ -251,17 +251,10 @@ def _status(options: argparse.Namespace) -> int:
 def _cameras(options: argparse.Namespace) -> int:
     from anoseg_engines.errors import CameraError
     from anosegd.config import check_sources, load_config
-    from anosegd.devices import list_devices
     from anosegd.probe import probe
 
     if options.config is None:
-        devices = list_devices()
-        for device in devices:
-            serial = f", serial {device.serial}" if device.serial else ""
-            print(f"{device.stable_path or device.path}: {device.name}{serial}")
-        if not devices:
-            print("no video devices at this machine; give a CONFIG to try its streams")
-        return 0
+        return _list_cameras()
     config = load_config(options.config)
     check_sources(config)
     failed = False
@@ -275,6 +268,26 @@ def _cameras(options: argparse.Namespace) -> int:
         rate = f", {found.fps:.1f} frames a second" if found.fps else ""
         print(f"{name}: {found.description}: {found.width}×{found.height}{rate}; picture in {found.picture}")
     return 1 if failed else 0
+
+
+def _list_cameras() -> int:
+    from anoseg_engines.errors import ConfigError
+    from anosegd.aravis import list_genicam
+    from anosegd.devices import list_devices
+
+    devices = list_devices()
+    for device in devices:
+        serial = f", serial {device.serial}" if device.serial else ""
+        print(f"{device.stable_path or device.path}: {device.name}{serial}")
+    if not devices:
+        print("no video devices at this machine; give a CONFIG to try its streams")
+    try:
+        for camera in list_genicam():
+            where = f" at {camera.address}" if camera.protocol == "GigEVision" else ""
+            print(f"genicam {camera.id}: {camera.vendor} {camera.model}, {camera.protocol}{where}, serial {camera.serial}")
+    except ConfigError as error:
+        print(f"GigE Vision and USB3 Vision cameras were not looked for: {error}")
+    return 0
 
 
 def _schema(options: argparse.Namespace) -> int:

@@ -16,9 +16,11 @@ from anoseg_engines.errors import AnosegError, ConfigError
 from anoseg_engines.placement import Region
 from anoseg_engines.quality import QualityLimits
 from anoseg_engines.rules import Rule
+from anosegd.aravis import load_aravis
 from anosegd.endpoint import check_endpoint
 from anosegd.folders import images_of
 from anosegd.journal import JournalConfig
+from anosegd.pixels import CODES
 from anosegd.yamlfile import read_yaml
 
 Policy = Literal["latest", "every", "wait"]
@@ -27,6 +29,8 @@ CameraName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
 
 DEFAULT_ENDPOINT = "tcp://127.0.0.1:5570"
 DEFAULT_CONTROL = "tcp://127.0.0.1:5571"
+REOPEN_MAX_S = 1.0
+"""Between two attempts to open a camera that is away, if restart_min_s is not more: the process that tries is there already."""
 BACKENDS = {"v4l2": cv2.CAP_V4L2, "ffmpeg": cv2.CAP_FFMPEG, "gstreamer": cv2.CAP_GSTREAMER}
 """OpenCV is always told which backend to use: left to choose, it ignores time-outs."""
 
@@ -52,6 +56,25 @@ class UrlSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     url: Annotated[str, Meta(min_length=1)]
     backend: Literal["ffmpeg", "gstreamer"] = "ffmpeg"
     transport: Literal["tcp", "udp"] = "tcp"
+
+
+class GenicamSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="genicam"):
+    """A GigE Vision or USB3 Vision camera, through Aravis. camera: its id as `anosegd cameras` shows it, its IP address, or its
+    serial number alone, which takes a second longer to find. serial: the camera must have this one. pixel_format: GenICam's
+    name; None leaves it be. exposure_us, gain: fixed, gain in the camera's unit (mostly dB); None leaves them to the camera.
+    fps: None leaves it be. trigger_source: with trigger hardware, the camera's input; None leaves the one that is set in it."""
+
+    camera: Annotated[str, Meta(min_length=1, max_length=256)]
+    serial: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
+    pixel_format: Annotated[str, Meta(min_length=1)] | None = None
+    fps: Positive | None = None
+    exposure_us: Positive | None = None
+    gain: Annotated[float, Meta(ge=0)] | None = None
+    trigger_source: Annotated[str, Meta(min_length=1)] | None = None
+
+    def __post_init__(self) -> None:
+        if self.pixel_format is not None and self.pixel_format not in CODES.values():
+            raise ValueError(f"pixel_format {self.pixel_format} cannot be read: choose one of {', '.join(CODES.values())}")
 
 
 class FileSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="file"):
@@ -82,7 +105,9 @@ class DemoSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     parts: Annotated[int, Meta(gt=0)] | None = None
 
 
-Source = DeviceSource | UrlSource | FileSource | FolderSource | DemoSource
+Source = DeviceSource | UrlSource | GenicamSource | FileSource | FolderSource | DemoSource
+LIVE = (DeviceSource, UrlSource, GenicamSource)
+"""Cameras: they keep their own time, and may go and come back."""
 
 
 class FreeRun(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="free"):
@@ -135,7 +160,8 @@ class CameraConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     verdict; None has none.
     open_timeout_s: how long opening and the first frame may take until the camera counts as lost. stall_timeout_s: one read, or
     one and the same frame, after that.
-    restart_min_s, restart_max_s: pause before the next attempt, doubled from one to the other.
+    restart_min_s, restart_max_s: pause before the capture process of a lost camera is started anew, doubled from one to the
+    other. While a camera cannot be opened, one process tries again and again, with pauses of at most `REOPEN_MAX_S`.
     max_frame_mb: the largest frame, MiB; only what frames really use takes memory.
     """
 
@@ -154,7 +180,7 @@ class CameraConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     deadline_ms: Positive | None = None
     open_timeout_s: Annotated[float, Meta(ge=0.5)] = 10.0
     stall_timeout_s: Annotated[float, Meta(ge=0.5)] = 1.5
-    restart_min_s: Positive = 0.5
+    restart_min_s: Positive = 0.1
     restart_max_s: Positive = 10.0
     max_frame_mb: Annotated[int, Meta(ge=1, le=1024)] = 64
 
@@ -170,9 +196,9 @@ class CameraConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             raise ValueError(f"each trigger is owed a verdict: set policy: every (now {self.policy})")
         if isinstance(self.trigger, Software) and self.presence is not None:
             raise ValueError("presence: a trigger says that a part is there; it is owed a verdict")
-        if isinstance(self.trigger, Hardware) and not isinstance(self.source, (DeviceSource, UrlSource)):
+        if isinstance(self.trigger, Hardware) and not isinstance(self.source, LIVE):
             raise ValueError("trigger.kind hardware needs a camera: a file or folder has nothing to wait for")
-        if self.policy == "wait" and isinstance(self.source, (DeviceSource, UrlSource)):
+        if self.policy == "wait" and isinstance(self.source, LIVE):
             raise ValueError("a live camera cannot wait: choose policy latest or every")
         if self.region is not None and (
             min(self.region.x, self.region.y) < 0 or min(self.region.width, self.region.height) < 1
@@ -258,7 +284,7 @@ def load_config(path: Path) -> Config:
 
 
 def check_sources(config: Config) -> None:
-    """What can be known of the sources without opening a camera: files and folders exist, OpenCV has the backends.
+    """What can be known without opening a camera: files and folders exist; OpenCV has the backends; Aravis is there.
 
     Raises:
         ConfigError: a source cannot work.
@@ -285,6 +311,8 @@ def _check_source(source: Source) -> None:
         backend = BACKENDS[source.backend]
         if not cv2.videoio_registry.hasBackend(backend):
             raise ConfigError(f"this OpenCV was built without the backend {source.backend}")
+    if isinstance(source, GenicamSource):
+        load_aravis()
     if isinstance(source, FileSource):
         path = Path(source.path)
         if not path.exists() or path.is_dir():

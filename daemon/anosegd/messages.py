@@ -13,6 +13,7 @@ class Job(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """Daemon → capture, first: what to do. start_at: position in a file or folder to go on from. rotate: degrees clockwise.
 
     size: height and width that a live camera had when it was first opened, after turning; None before.
+    reopen: seconds between the beginnings of attempts to open it, doubled from the first to the second; None gives up at once.
     """
 
     source: Source
@@ -25,6 +26,7 @@ class Job(msgspec.Struct, frozen=True, tag=True, array_like=True):
     rotate: int = 0
     trigger: Trigger = FreeRun()
     size: tuple[int, int] | None = None
+    reopen: tuple[float, float] | None = None
 
 
 class Release(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -48,6 +50,13 @@ class Opened(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """Capture → daemon: the source is open."""
 
     description: str
+
+
+class Unopened(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Capture → daemon: the camera cannot be opened; the process tries again within pause_s, having its libraries loaded."""
+
+    error: str
+    pause_s: float
 
 
 class Reading(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -107,7 +116,7 @@ class Failed(msgspec.Struct, frozen=True, tag=True, array_like=True):
     error: str
 
 
-FromCapture = Started | Opened | Reading | Captured | Uncaptured | Tick | Finished | Failed
+FromCapture = Started | Opened | Unopened | Reading | Captured | Uncaptured | Tick | Finished | Failed
 ToCapture = Job | Release | Triggered
 
 encode = msgspec.msgpack.Encoder().encode

@@ -1,9 +1,10 @@
-"""Where frames come from: device, stream, video file, folder of images, demo line. Runs in the capture process only."""
+"""Where frames come from: device, stream, GenICam, video file, folder of images, demo line. In the capture process only."""
 
 from __future__ import annotations
 
 import math
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -12,13 +13,29 @@ import cv2
 
 from anoseg_engines.errors import CameraError, DataError
 from anoseg_engines.images import Image, as_bgr, read_image
-from anosegd.config import BACKENDS, DemoSource, DeviceSource, FileSource, FolderSource, Hardware, Policy, UrlSource
+from anosegd.config import (
+    BACKENDS,
+    DemoSource,
+    DeviceSource,
+    FileSource,
+    FolderSource,
+    GenicamSource,
+    Hardware,
+    Policy,
+    UrlSource,
+)
 from anosegd.devices import check_serial
 from anosegd.folders import images_of
 from anosegd.messages import Job
 
 V4L2_EXPOSURE_MANUAL = 1
 """Value of the V4L2 control exposure_auto for a fixed exposure."""
+
+LIBRARY_SHARE = 0.8
+"""A library's time-outs are this share of the daemon's, which is there for when these do not hold: a camera given up in order
+is back sooner than one whose process was killed."""
+QUICK_LOOK_US = 100_000
+QUICK_OPEN_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +88,10 @@ class Source(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Give back what outlives the process; does not wait for a camera that is lost."""
+        ...
+
 
 def open_source(job: Job) -> Source:
     """Open the job's source.
@@ -83,6 +104,10 @@ def open_source(job: Job) -> Source:
         return Folder(source)
     if isinstance(source, DemoSource):
         return Demo(source)
+    if isinstance(source, GenicamSource):
+        from anosegd.genicam import Genicam  # only this source needs it
+
+        return Genicam(source, job)
     return Video(source, job)
 
 
@@ -118,6 +143,9 @@ class Folder:
             return None
         return self._kept[path] if self._kept is not None else self._decoded(path)
 
+    def close(self) -> None:
+        """Nothing outlives the process."""
+
     def _decoded(self, path: Path) -> Shot:
         name = path.relative_to(self._base).as_posix()
         try:
@@ -152,8 +180,11 @@ class Video:
 
     def skip(self) -> None:
         """Take a frame and do not decode it, so that the next one is fresh."""
-        if self.live and not self._capture.grab():
-            raise CameraError(f"{self.description}: no frame came")
+        if not self.live:
+            return
+        began = time.monotonic()
+        ok = self._capture.grab()
+        self._check_came(ok, began)
 
     def skipped(self) -> Image | None:
         """The frame grabbed last."""
@@ -162,16 +193,30 @@ class Video:
 
     def read(self, position: int, into: Image | None) -> Shot | None:
         """The next frame."""
+        began = time.monotonic()
         ok, image = self._capture.read() if into is None else self._capture.read(into)
+        self._check_came(ok and image is not None, began)
         if not ok or image is None:
-            if self.live:
-                raise CameraError(f"{self.description}: no frame came")
             if not self._rewind():
                 return None
             return self.read(position, into)
         self._frames += 1
         name = Path(self._config.path).name if isinstance(self._config, FileSource) else None
         return Shot(as_bgr(image), source=name)
+
+    def close(self) -> None:
+        """Nothing outlives the process."""
+
+    def _check_came(self, ok: bool, began: float) -> None:
+        """Whether a live camera's read, begun then, gave a frame that has just come.
+
+        When its own time-out has passed, FFmpeg hands out what the decoder has kept: a picture from before the stall.
+
+        Raises:
+            CameraError: it did not.
+        """
+        if self.live and (not ok or time.monotonic() - began >= self._longest_read_s() * LIBRARY_SHARE):
+            raise CameraError(f"{self.description}: no frame came")
 
     def _open(self) -> cv2.VideoCapture:
         config = self._config
@@ -189,15 +234,12 @@ class Video:
         else:
             where = config.path
             self.description = config.path
-        if isinstance(config, UrlSource) and config.backend == "ffmpeg":
-            os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = f"rtsp_transport;{config.transport}"
-        capture = cv2.VideoCapture()
         parameters = [] if isinstance(config, DeviceSource) else self._timeouts()
-        try:
-            opened = capture.open(where, backend, parameters) if parameters else capture.open(where, backend)
-        except cv2.error as error:
-            raise CameraError(f"{self.description} cannot be opened: {error.err}") from error
-        if not opened:
+        if isinstance(config, UrlSource) and config.backend == "ffmpeg":
+            capture = self._opened_stream(config, parameters)
+        else:
+            capture = self._opened(where, backend, parameters)
+        if not capture.isOpened():
             raise CameraError(f"{self.description} cannot be opened ({config.backend})")
         if isinstance(config, DeviceSource):
             self._ask_device(capture, config)
@@ -209,13 +251,44 @@ class Video:
         self.description += f", {width:.0f}×{height:.0f}"
         return capture
 
+    def _opened(self, where: int | str, backend: int, parameters: list[int]) -> cv2.VideoCapture:
+        capture = cv2.VideoCapture()
+        try:
+            if parameters:
+                capture.open(where, backend, parameters)
+            else:
+                capture.open(where, backend)
+        except cv2.error as error:
+            raise CameraError(f"{self.description} cannot be opened: {error.err}") from error
+        return capture
+
+    def _opened_stream(self, config: UrlSource, parameters: list[int]) -> cv2.VideoCapture:
+        """A stream through FFmpeg. Left alone, it looks at a second of pictures first, and hands them out late; where its quick
+        look does not tell the pictures' size, it is left alone.
+
+        One thread decodes: with more, each picture comes as many pictures late as there are threads, and a part is judged by
+        one from before its trigger.
+        """
+        options = f"rtsp_transport;{config.transport}"
+        parameters = [*parameters, cv2.CAP_PROP_N_THREADS, 1]
+        began = time.monotonic()
+        os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = f"{options}|analyzeduration;{QUICK_LOOK_US}"
+        capture = self._opened(config.url, cv2.CAP_FFMPEG, parameters)
+        if capture.isOpened() and capture.get(cv2.CAP_PROP_FRAME_WIDTH) > 0:
+            return capture
+        capture.release()
+        if time.monotonic() - began > QUICK_OPEN_S:  # it does not answer: there is no time for another attempt
+            return capture
+        os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = options
+        return self._opened(config.url, cv2.CAP_FFMPEG, parameters)
+
     def _timeouts(self) -> list[int]:
-        """The library's own time-outs, a little shorter than the daemon's, which is there for when these do not hold."""
+        """The library's own time-outs."""
         return [
             cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
-            round(self._job.open_timeout_s * 900),
+            round(self._job.open_timeout_s * LIBRARY_SHARE * 1000),
             cv2.CAP_PROP_READ_TIMEOUT_MSEC,
-            round(self._longest_read_s() * 900),
+            round(self._longest_read_s() * LIBRARY_SHARE * 1000),
         ]
 
     def _longest_read_s(self) -> float:
@@ -302,3 +375,6 @@ class Demo:
             return None
         part = self._line.part(position)
         return Shot(as_bgr(part.image), part_id=part.part_id)
+
+    def close(self) -> None:
+        """Nothing outlives the process."""

@@ -107,7 +107,7 @@ def test_everything_set_is_read(tmp_path: Path) -> None:
         (("policy: wait", "policy: wait\n    deadline_ms: -1"), ["line 5: cameras.top.deadline_ms", "-1"]),
         (
             ("kind: folder", "kind: foldr"),
-            ["line 5: cameras.top.source.kind: 'foldr' is unknown", "device, url, file, folder, demo"],
+            ["line 5: cameras.top.source.kind: 'foldr' is unknown", "device, url, genicam, file, folder, demo"],
         ),
         (("kind: folder, ", ""), ["line 5: cameras.top.source: 'kind' is missing"]),
         ((", path: images", ""), ["line 5: cameras.top.source: 'path' is missing"]),

@@ -1,0 +1,74 @@
+"""Cameras with their real protocols, a short run each; more of it: `make real-cameras`."""
+
+import pytest
+from anosegd_line import Line, run_anosegd
+from real_cameras import CAMERAS, SERIAL, GigE, real_cameras
+
+here = {name: pytest.mark.skipif(bool(reason := kind.missing()), reason=reason) for name, kind in CAMERAS.items()}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=here[name]) for name in CAMERAS])
+def test_a_camera_that_goes_is_seen_and_comes_back(name: str) -> None:
+    """Killed: no part is PASS without it, every trigger is answered, it is inspected again, nothing is left over."""
+    wrong = real_cameras([name], ["killed"], 1, long=False)
+    assert [line for line in wrong if " after " not in line or "before" in line] == []  # how fast is measured by the script
+
+
+@here["gige"]
+def test_a_genicam_camera_is_listed_and_set_up(line: Line) -> None:
+    """By id, by serial number and by address with settings; another serial number and a value out of bounds are refused."""
+    camera = GigE()
+    camera.start()
+    try:
+        cameras = (
+            f"id:\n  source: {{kind: genicam, camera: Aravis-Fake-{SERIAL}, pixel_format: BayerRG8, gain: 1}}\n"
+            f"serial:\n  source: {{kind: genicam, camera: {SERIAL}, pixel_format: Mono16}}\n"
+            "address:\n  source: {kind: genicam, camera: 127.0.0.1, serial: OTHER}\n"
+            "bounds:\n  source: {kind: genicam, camera: 127.0.0.1, gain: 99}\n"
+        )
+        listed = run_anosegd("cameras")
+        done = run_anosegd("cameras", str(line.config(cameras)), "--out", str(line.folder / "pictures"))
+    finally:
+        camera.stop()
+    assert f"genicam Aravis-Fake-{SERIAL}: Aravis Fake, GigEVision at 127.0.0.1, serial {SERIAL}" in listed.stdout
+    assert done.returncode == 1
+    assert f"id: GenICam Aravis Fake, serial {SERIAL}, 512×512, BayerRG8: 512×512" in done.stdout
+    assert f"serial: GenICam Aravis Fake, serial {SERIAL}, 512×512, Mono16: 512×512" in done.stdout
+    assert f"is the camera {SERIAL}, OTHER is wanted" in done.stderr
+    assert "takes a gain of 0 to 10, not 99" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@here["gige"]
+def test_a_camera_that_waits_for_its_trigger_is_not_lost(line: Line) -> None:
+    """With trigger hardware it gives no frame by itself and stays running; killed, it is lost though no frame was due."""
+    camera = GigE()
+    camera.start()
+    try:
+        source = f"{{kind: genicam, camera: Aravis-Fake-{SERIAL}, trigger_source: Line0}}"
+        daemon = line.run(line.config(f"eye:\n  source: {source}\n  policy: every\n  trigger: {{kind: hardware}}\n"))
+        line.listener.wait_for_state(lambda s: s["cameras"]["eye"]["state"] == "running")
+        for _ in range(3):  # states come every second: twice the stall time-out
+            state = line.listener.wait_for_state(lambda s: True)
+        assert state["cameras"]["eye"]["state"] == "running"
+    finally:
+        camera.stop()
+    state = line.listener.wait_for_state(lambda s: s["cameras"]["eye"]["state"] == "lost")
+    assert "no longer answers" in state["cameras"]["eye"]["last_error"]
+    assert daemon.terminate() == 0
+    assert line.listener.verdicts == []
+
+
+def test_without_aravis_the_configuration_is_refused(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit code 2, and what to install; the list of cameras says so too, and goes on."""
+    (line.folder / "without").mkdir()
+    (line.folder / "without" / "gi.py").write_text("raise ImportError('not here')\n")
+    monkeypatch.setenv("PYTHONPATH", str(line.folder / "without"), prepend=":")
+    done = run_anosegd("check", str(line.config("eye:\n  source: {kind: genicam, camera: A-B-1}\n")))
+    assert done.returncode == 2
+    assert "cameras.eye.source: GenICam cameras need Aravis" in done.stderr
+    assert "apt install gir1.2-aravis-0.8 python3-gi" in done.stderr
+    assert "Traceback" not in done.stderr
+    listed = run_anosegd("cameras")
+    assert listed.returncode == 0
+    assert "were not looked for" in listed.stdout
