@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test check format install uninstall torture faults real-cameras bench gpu-check systemd-test demo-bundle clean
+.PHONY: help demo test check format install uninstall torture faults real-cameras soak bench gpu-check systemd-test demo-bundle clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -40,6 +40,9 @@ faults: $(VENV)/.installed-dev ## make every fault of a line for real and print 
 
 real-cameras: $(VENV)/.installed-dev ## RTSP and GigE Vision cameras killed, frozen, slowed before the daemon; one table (a minute and a half)
 	$(BIN)/python tests/real_cameras.py
+
+soak: $(VENV)/.installed-dev ## an hour at full rate with a fault a minute: does anything grow?
+	$(BIN)/python tests/soak.py
 
 bench: $(VENV)/.installed-dev ## how fast the daemon is against the bare engine, in one run (two minutes on a quiet machine)
 	$(BIN)/python tests/line_bench.py

@@ -1,7 +1,8 @@
 """The daemon with switches for faults that cannot be made from outside: `faulty_daemon.py FOLDER run CONFIG`.
 
 FOLDER/engine-fails: while this file exists the engine raises on every part. FOLDER/engine-drifts: its scores are off.
-FOLDER/clock: seconds that the wall clock is off. Nothing else is changed; the product has no such switches.
+FOLDER/clock: seconds that the wall clock is off. FOLDER/leak: bytes that are kept of every part.
+Nothing else is changed; the product has no such switches.
 """
 
 import sys
@@ -15,12 +16,16 @@ from anoseg_engines.errors import EngineError
 from anosegd.cli import run
 
 FOLDER = Path(sys.argv[1])
+LEAK = int((FOLDER / "leak").read_text()) if (FOLDER / "leak").exists() else 0
 _inspect, _time_ns = Engine.inspect, time.time_ns
+_kept: list[bytearray] = []
 
 
 def inspect(self: Engine, *arguments: Any) -> Any:
     if (FOLDER / "engine-fails").exists():
         raise EngineError("the engine fails, as this test wants it to")
+    if LEAK:
+        _kept.append(bytearray(LEAK))
     found = _inspect(self, *arguments)
     return replace(found, score=found.score + 0.2) if (FOLDER / "engine-drifts").exists() else found
 

@@ -77,11 +77,26 @@ def test_labels_grow_with_the_change():
     assert label(60) > 0.95
 
 
+def unlabelled(part):
+    return np.zeros(part.shape[:2], np.float32)
+
+
+def test_labels_move_with_their_defects(plate):
+    """Turned, shifted and enlarged, the label still covers what is white on a black part."""
+    part = np.zeros((200, 200, 3), np.uint8)
+    label = np.zeros((200, 200), np.float32)
+    part[90:110, 60:150], label[90:110, 60:150] = 255, 1
+    config = VariationConfig(rotation_deg=180, brightness=0, contrast=0, shading=0, noise=0, flip_x=0.5, flip_y=0.5)
+    for i in range(20):
+        window, moved = varied_window(np.random.default_rng(i), part, label, (40, 40, 128, 128), config)
+        assert np.abs(window[:, :, 0] / 255 - moved).max() < 0.05
+
+
 def test_without_variation_a_window_is_cut_as_it_is(plate):
     """All variation off: the window's pixels, untouched."""
     part = plate(np.random.default_rng(2), 200, 300)
     off = VariationConfig(rotation_deg=0, shift=0, zoom=0, brightness=0, contrast=0, shading=0, noise=0)
-    window = varied_window(np.random.default_rng(0), part, (40, 30, 128, 96), off)
+    window = varied_window(np.random.default_rng(0), part, unlabelled(part), (40, 30, 128, 96), off)[0]
     assert (window == part[30:126, 40:168]).all()
 
 
@@ -90,7 +105,7 @@ def test_some_windows_keep_every_pixel(plate):
     part = plate(np.random.default_rng(2), 96, 96)
     config = VariationConfig(rotation_deg=180, shift=0, zoom=0, brightness=0, contrast=0, shading=0, noise=0)
     turned = [np.rot90(part, k) for k in range(4)]
-    made = [varied_window(np.random.default_rng(i), part, (0, 0, 96, 96), config) for i in range(60)]
+    made = [varied_window(np.random.default_rng(i), part, unlabelled(part), (0, 0, 96, 96), config)[0] for i in range(60)]
     assert 8 < sum(any((window == t).all() for t in turned) for window in made) < 30
 
 
@@ -98,8 +113,11 @@ def test_mirrored_variation_mirrors(plate):
     """flip_x of 1 mirrors the window left to right about its centre."""
     part = plate(np.random.default_rng(2), 96, 128)
     config = VariationConfig(rotation_deg=0, shift=0, zoom=0, brightness=0, contrast=0, shading=0, noise=0, flip_x=1)
-    window = varied_window(np.random.default_rng(0), part, (0, 0, 128, 96), config)
+    label = np.zeros(part.shape[:2], np.float32)
+    label[:, :20] = 1
+    window, moved = varied_window(np.random.default_rng(0), part, label, (0, 0, 128, 96), config)
     assert (window == part[:, ::-1]).all()
+    assert (moved == label[:, ::-1]).all()
 
 
 def test_light_varies_but_stays_in_range(plate):

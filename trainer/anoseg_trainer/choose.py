@@ -143,7 +143,7 @@ def choose_light(given: VariationConfig, images: GoodImages) -> VariationConfig:
     brightness = 1.5 * float(np.log(mean).std())
     contrast = 1.5 * float(np.log((images.spreads + 2.0) / mean).std())
     # Parts that lie any way round change the picture's levels themselves: that is no light.
-    shading = 2.0 * float(np.median(fields.std(axis=0))) if (given.rotation_deg or 0) < 90 else 0.0
+    shading = 1.5 * float(np.median(fields.std(axis=0))) if (given.rotation_deg or 0) < 90 else 0.0
     casts = np.log(images.tints + 4.0) - np.log(images.tints.mean(axis=1, keepdims=True) + 4.0)
     colourless = bool((np.abs(casts) < 1e-3).all())
     # The farthest counts: another white balance is rare, and normal all the same.

@@ -98,17 +98,17 @@ class DefectConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """
 
     share: Share = 0.7
-    more: Share = 0.4
+    more: Share = 0.7
     at_rim: Share = 0.0
-    visible: Annotated[float, Meta(gt=0.0)] = 8.0
+    visible: Annotated[float, Meta(gt=0.0)] = 12.0
     hard: Weight = 1.0
-    blend: Weight = 1.5
+    blend: Weight = 1.0
     scratch: Weight = 1.0
     spots: Weight = 1.0
     chip: Weight = 0.25
     shade: Weight = 0.5
     texture: Weight = 0.6
-    warp: Weight = 0.4
+    warp: Weight = 0.3
     missing: Weight = 0.0
 
 
@@ -139,10 +139,10 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     """
 
     steps: Annotated[int, Meta(ge=1)] | None = None
-    minutes: Annotated[float, Meta(gt=0.0)] | None = 40.0
+    minutes: Annotated[float, Meta(gt=0.0)] | None = 30.0
     batch: Annotated[int, Meta(ge=2)] = 16
     crop: Annotated[int, Meta(ge=32)] = 256
-    learning_rate: Annotated[float, Meta(gt=0.0)] = 2e-3
+    learning_rate: Annotated[float, Meta(gt=0.0)] = 1.5e-3
     weight_decay: Weight = 1e-4
     ema: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.998
     patience: Annotated[int, Meta(ge=1)] | None = 8

@@ -93,7 +93,7 @@ def spots(rng: Generator, ground: Ground) -> Change:
     alpha = np.zeros((height, width), np.float32)
     single = rng.random() < 0.4
     for _ in range(1 if single else int(rng.integers(2, 12))):
-        size = log_uniform(rng, 1.5, 16.0 if single else 8.0) * ground.unit / 256
+        size = log_uniform(rng, 2.0, 20.0 if single else 10.0) * ground.unit / 256
         spot_h, spot_w = (max(1, min(round(size * rng.uniform(0.6, 1.5)), side)) for side in (height, width))
         top, left = int(rng.integers(0, height - spot_h + 1)), int(rng.integers(0, width - spot_w + 1))
         view = alpha[top : top + spot_h, left : left + spot_w]
@@ -320,7 +320,7 @@ def _contrast(rng: Generator, here: Patch) -> float:
     grey = channel_mean(here)
     texture_std = float((grey - cv2.GaussianBlur(grey, (0, 0), 4.0)).std())
     sign = 1 if rng.random() > 0.15 + 0.7 * float(grey.mean()) / 255 else -1
-    return sign * min(log_uniform(rng, 0.8, 10.0) * float(np.hypot(8.0, texture_std)), 130.0)
+    return sign * min(log_uniform(rng, 1.3, 10.0) * float(np.hypot(8.0, texture_std)), 130.0)
 
 
 def _tint(rng: Generator, grey: bool) -> NDArray[np.float32]:

@@ -29,6 +29,9 @@ from anoseg_trainer.ground import Ground
 from anoseg_trainer.shapes import Mask
 from anoseg_trainer.variation import random_window, relit, varied_window
 
+MARGIN, MARGIN_TURNED = 0.1, 0.21
+"""Shares of a window's side that can turn or shift into it from around: by a few degrees, and by any angle."""
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -95,17 +98,31 @@ def make_sample(
     tile = random_window(rng, (part_height, part_width), (spec.height, spec.width), seen, _aim(rng, recipe, index))
     left, top = max(0, tile.x), max(0, tile.y)
     window = left, top, min(part_width, tile.x + spec.width) - left, min(part_height, tile.y + spec.height) - top
-    image = varied_window(rng, part, window, recipe.variation)
-    height, width = image.shape[:2]
-    label = np.zeros((height, width), np.float32)
+    around = _with_margin(window, part_height, part_width, recipe.variation)
+    piece = part[around[1] : around[1] + around[3], around[0] : around[0] + around[2]]
+    drawn = np.zeros(piece.shape[:2], np.float32)
     if defective:
-        image, label = add_defects(rng, ground_of(recipe, image), recipe.defects)
+        piece, drawn = add_defects(rng, ground_of(recipe, piece), recipe.defects)
+    inside = left - around[0], top - around[1], window[2], window[3]
+    image, label = varied_window(rng, piece, drawn, inside, recipe.variation)
+    height, width = image.shape[:2]
     frame = np.empty((spec.height, spec.width, 3), np.uint8)
     cut_tile(image, Tile(min(tile.x, 0), min(tile.y, 0)), frame)
     labels = np.zeros((spec.height, spec.width), np.uint8)
     y, x = top - tile.y, left - tile.x
     labels[y : y + height, x : x + width] = np.rint(label * 255).astype(np.uint8)
     return frame, tile_coords(spec, part_width, part_height, tile), labels
+
+
+def _with_margin(
+    window: tuple[int, int, int, int], part_height: int, part_width: int, variation: VariationConfig
+) -> tuple[int, int, int, int]:
+    """The window (left, top, width, height) with what may turn or shift into it."""
+    left, top, width, height = window
+    share = MARGIN_TURNED if (variation.rotation_deg or 0) > 20 else MARGIN
+    margin = round(share * max(width, height))
+    x, y = max(0, left - margin), max(0, top - margin)
+    return x, y, min(part_width, left + width + margin) - x, min(part_height, top + height + margin) - y
 
 
 def _aim(rng: Generator, recipe: Recipe, index: int) -> tuple[int, int] | None:
@@ -153,8 +170,8 @@ def is_grey(image: Image) -> bool:
 
 def defective_part(rng: Generator, recipe: Recipe, index: int) -> tuple[Image, Mask]:
     """A whole held-out part with synthetic defects on it, and its label; for validation and golden samples."""
-    part = relit(rng, recipe.store[index], recipe.variation)
-    return add_defects(rng, ground_of(recipe, part), recipe.defects)
+    image, label = add_defects(rng, ground_of(recipe, recipe.store[index]), recipe.defects)
+    return relit(rng, image, recipe.variation), label
 
 
 def batches(recipe: Recipe, steps: range, workers: int) -> BatchStream:

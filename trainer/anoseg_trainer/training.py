@@ -39,6 +39,8 @@ from anoseg_trainer.validation import Case, Validation, validate
 NO_END = 10_000_000
 LEAST_GAIN = 0.001
 """A validation counts as better from this gain in merit."""
+CLIP = 1.0
+"""Largest norm of the gradient: a batch with a huge defect must not undo what many taught of small ones."""
 WARM_UP = 0.03
 """Share of training in which the learning rate rises."""
 
@@ -259,7 +261,7 @@ def _train_step(
     loss = torch.stack([getattr(config.loss, name) * value for name, value in losses.items()]).sum()
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
-    torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+    torch.nn.utils.clip_grad_norm_(network.parameters(), CLIP)
     optimizer.step()
     return float(loss.detach())
 

@@ -9,17 +9,23 @@ from numpy.random import Generator
 from anoseg_engines.images import Image
 from anoseg_engines.placement import Tile
 from anoseg_trainer.config import VariationConfig
-from anoseg_trainer.shapes import smooth_noise
+from anoseg_trainer.shapes import Mask, smooth_noise
 
 EXACT = 0.3
 """Share of windows that keep every pixel's value (whole-pixel shifts, quarter turns): interpolation smooths away the grain that
 images on the line have, and a network that never saw it would take it for something new."""
 
 
-def varied_window(rng: Generator, part: Image, window: tuple[int, int, int, int], config: VariationConfig) -> Image:
+def varied_window(
+    rng: Generator, part: Image, label: Mask, window: tuple[int, int, int, int], config: VariationConfig
+) -> tuple[Image, Mask]:
     """Cut the window (left, top, width, height) out of `part`, as if the part lay a little otherwise and the light differed.
 
-    Turn, shift and zoom are about the window's centre; beyond the part its border is mirrored. uint8 [h, w, 3], new.
+    Turn, shift and zoom are about the window's centre; beyond the part its border is mirrored. label: float32, of the part's
+    size. A defect goes through the same as the part around it: resampling, light and noise must not give it away.
+
+    Returns:
+        Image uint8 [h, w, 3] and label float32 [h, w], new.
     """
     left, top, width, height = window
     rotation = config.rotation_deg or 0.0
@@ -37,10 +43,10 @@ def varied_window(rng: Generator, part: Image, window: tuple[int, int, int, int]
     matrix = np.array([[cos * sx, -sin * sy, 0], [sin * sx, cos * sy, 0]])
     centre = np.array([(width - 1) / 2, (height - 1) / 2])
     matrix[:, 2] = centre + np.array([left + dx, top + dy]) - matrix[:, :2] @ centre
-    moved = cv2.warpAffine(
-        part, matrix, (width, height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REFLECT_101
-    )
-    return relit(rng, np.asarray(moved, np.uint8), config)
+    how = {"flags": cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, "borderMode": cv2.BORDER_REFLECT_101}
+    moved = cv2.warpAffine(part, matrix, (width, height), **how)
+    moved_label = cv2.warpAffine(label, matrix, (width, height), **how)
+    return relit(rng, np.asarray(moved, np.uint8), config), np.asarray(moved_label, np.float32)
 
 
 def relit(rng: Generator, image: Image, config: VariationConfig) -> Image:
@@ -55,7 +61,7 @@ def relit(rng: Generator, image: Image, config: VariationConfig) -> Image:
         out *= np.exp(rng.uniform(-1, 1, 3) * config.tint).astype(np.float32)
     height, width = image.shape[:2]
     if shading and rng.random() < 0.7:
-        cell = max(height, width) * float(rng.uniform(0.3, 1.5))
+        cell = max(height, width) * float(rng.uniform(0.6, 2.0))
         field = smooth_noise(rng, height, width, cell)
         out *= np.exp(np.float32(shading * rng.uniform(0, 0.7)) * field)[:, :, None]
     if config.noise and rng.random() < 0.5:
