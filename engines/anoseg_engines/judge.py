@@ -133,7 +133,8 @@ def find_defects(
     n, labelled, stats, centroids = cv2.connectedComponentsWithStats(above, connectivity=8)
     labels: NDArray[np.int32] = np.asarray(labelled, np.int32)
     peaks = np.zeros(n, np.float32)
-    np.maximum.at(peaks, labels, anomaly_map)
+    inside = labels > 0  # few pixels, and what follows is slow for each
+    np.maximum.at(peaks, labels[inside], anomaly_map[inside])
     scale_x, scale_y = placement.scale_xy
     areas = stats[:, cv2.CC_STAT_AREA] / (scale_x * scale_y)
     wanted = np.zeros(n, np.float32)
