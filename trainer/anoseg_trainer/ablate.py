@@ -38,7 +38,7 @@ def _set_top(**values: Any) -> Change:
     return lambda config: msgspec.structs.replace(config, **values)
 
 
-OTHER_KINDS = ("blend", "scratch", "spots", "chip", "shade", "texture", "warp", "missing")
+OTHER_KINDS = ("blend", "scratch", "spots", "dent", "chip", "shade", "texture", "warp", "missing")
 """Kinds of synthetic defects that AnoSeg does not have."""
 
 VARIANTS: Mapping[str, tuple[str, Change]] = {

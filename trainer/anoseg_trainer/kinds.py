@@ -1,7 +1,7 @@
 """The kinds of synthetic defects. Each takes a random generator and a `Ground` and returns one `Change`; pure functions.
 
 `hard` is AnoSeg's hard augmentation (section 3.1); `blend` follows NSA (arXiv 2109.15222): patches of other good images
-blended in. The other kinds stand for what lines meet: scratches, spots, chips, soft brightness changes, changed texture,
+blended in. The other kinds stand for what lines meet: scratches, spots, dents, chips, soft brightness changes, changed texture,
 misplaced or missing structure.
 """
 
@@ -102,6 +102,23 @@ def spots(rng: Generator, ground: Ground) -> Change:
         alpha = feathered(alpha, float(rng.uniform(0.4, 1.5)))
     content = here + _contrast(rng, here) * _tint(rng, ground.grey)
     return Change(x, y, np.where(alpha > 0.02, alpha, 0).astype(np.float32), np.asarray(content, np.float32))
+
+
+def dent(rng: Generator, ground: Ground) -> Change:
+    """A dent or bump under light from one side: bright towards it, dark away from it."""
+    height, width = sized(rng, ground, 0.025, 0.3)
+    x, y = placed(rng, ground, height, width)
+    room_y, room_x = height // 4, width // 4  # for the slopes outside its outline
+    surface = np.zeros((height, width), np.float32)
+    surface[room_y : height - room_y, room_x : width - room_x] = blob(rng, height - 2 * room_y, width - 2 * room_x)
+    surface = feathered(surface, max(0.6, min(height, width) * float(rng.uniform(0.04, 0.1))))
+    slope_y, slope_x = np.gradient(surface)
+    light = rng.uniform(0, 2 * np.pi)
+    relief = np.cos(light) * slope_x + np.sin(light) * slope_y
+    relief = relief / max(float(np.abs(relief).max()), 1e-6)
+    here = ground.image[y : y + height, x : x + width].astype(np.float32)
+    content = here + (abs(_contrast(rng, here)) * relief)[:, :, None]
+    return Change(x, y, (np.abs(relief) > 0.05).astype(np.float32), np.asarray(content, np.float32))
 
 
 def chip(rng: Generator, ground: Ground) -> Change:
@@ -267,6 +284,7 @@ KINDS: dict[str, Callable[[Generator, Ground], Change]] = {
     "blend": blend,
     "scratch": scratch,
     "spots": spots,
+    "dent": dent,
     "chip": chip,
     "shade": shade,
     "texture": texture,
