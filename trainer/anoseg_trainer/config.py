@@ -94,7 +94,7 @@ class DefectConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     at_rim: share of defects placed at the picture's rim, for parts that fill it.
     visible: difference in grey values at which a changed pixel counts as half a defect.
     hard: the paper's hard augmentation (rotated, permuted, colour-jittered image, a region of it pasted).
-    blend: patches of other good images, blended in. scratch, spots, dent, chip, shade, texture, warp, missing: see `defects.py`.
+    blend: patches of other good images, blended in. The others: see `kinds.py`.
     """
 
     share: Share = 0.7

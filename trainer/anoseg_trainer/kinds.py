@@ -225,7 +225,7 @@ def warp(rng: Generator, ground: Ground) -> Change:
         hole[[0, -1]] = 0
         hole[:, [0, -1]] = 0
         return Change(x, y, alpha, cv2.inpaint(np.ascontiguousarray(here), hole, 3, cv2.INPAINT_TELEA).astype(np.float32))
-    bend = min(height, width) * float(rng.uniform(0.08, 0.3))
+    bend = min(height, width) * float(rng.uniform(0.12, 0.45))
     cell = max(height, width) * float(rng.uniform(0.3, 1.2))
     grid_y, grid_x = np.mgrid[0:height, 0:width].astype(np.float32)
     map_x = grid_x + bend * smooth_noise(rng, height, width, cell)

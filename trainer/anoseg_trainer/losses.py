@@ -9,10 +9,9 @@ from torch.nn import functional
 from anoseg_trainer.config import LossConfig
 from anoseg_trainer.network import FIRST_POOL, AnoSegNetwork, Discriminator, Outputs
 
-
 EVEN_AREA = 1024
-"""Defective pixels of one image from which they count as much as any; fewer count more, with the root of how few they are: else a
-pore of 20 pixels would teach a thousandth of what a stain teaches."""
+"""Defective pixels of one image from which each counts as one; of fewer each counts more, with the root of how few they are: a
+pore of 20 pixels would teach next to nothing beside stains of thousands."""
 EMPHASIS = 8.0
 """At most so much more."""
 DICE_SMOOTH = 8.0
