@@ -216,7 +216,7 @@ def texture(rng: Generator, ground: Ground) -> Change:
 
 def warp(rng: Generator, ground: Ground) -> Change:
     """Structure misplaced (bent, shifted, swirled) or missing (filled in from around)."""
-    height, width = sized(rng, ground, 0.06, 0.4)
+    height, width = sized(rng, ground, 0.1, 0.45)
     x, y = placed(rng, ground, height, width)
     here = ground.image[y : y + height, x : x + width]
     alpha = _inner(blob(rng, height, width), min(height, width) * 0.06)
