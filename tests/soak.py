@@ -202,7 +202,8 @@ def soak(minutes: int, leak: int, folder: Path) -> list[str]:
             mb, total, descriptors, threads, processes = rows[-1]
             console.print(
                 f"{minute + 1:3d} min  {name:<17} {mb:7.1f} MB, with captures {total:7.1f}  {descriptors} descriptors  "
-                f"{threads} threads  {processes} processes  {done / 60:.0f} verdicts/s"
+                f"{threads} threads  {processes} processes  {done / 60:.0f} verdicts/s",
+                soft_wrap=True,
             )
         return judged(rows, console) + ([f"the daemon ended with {code}"] if (code := station.close()) else [])
     finally:
