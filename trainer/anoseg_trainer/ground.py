@@ -73,7 +73,7 @@ def strip(rng: Generator, ground: Ground) -> tuple[int, int, Mask]:
     rows, columns = ground.image.shape[:2]
     across_x = rng.random() < 0.5
     across, along = (columns, rows) if across_x else (rows, columns)
-    depth = min(across, max(4, round(across * log_uniform(rng, 0.05, 0.6))))
+    depth = min(across, max(4, round(across * log_uniform(rng, 0.15, 0.6))))
     at = np.linspace(-1, 1, along, dtype=np.float32)
     wave = smooth_noise(rng, 1, along, max(4.0, along / 3))[0]
     border = depth * (float(rng.uniform(0.5, 0.95)) + float(rng.normal(0, 0.15)) * at + float(rng.uniform(0, 0.06)) * wave)
