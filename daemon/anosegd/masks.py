@@ -51,7 +51,7 @@ class MaskEncoder(Worker):
 
 def encode_map(anomaly_map: NDArray[np.float32]) -> bytes:
     """8-bit grey PNG of a map 0…1: value × 255, rounded."""
-    grey = cv2.convertScaleAbs(anomaly_map, alpha=255.0)  # rounded and held within 0…255, in one pass
+    grey = cv2.convertScaleAbs(np.maximum(anomaly_map, 0.0), alpha=255.0)  # rounded, and held within 255
     # Fastest compression: maps are smooth, and this runs on the machine that inspects.
     ok, data = cv2.imencode(".png", grey, [cv2.IMWRITE_PNG_COMPRESSION, 1])
     if not ok:

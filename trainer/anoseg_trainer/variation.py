@@ -43,9 +43,9 @@ def varied_window(
     matrix = np.array([[cos * sx, -sin * sy, 0], [sin * sx, cos * sy, 0]])
     centre = np.array([(width - 1) / 2, (height - 1) / 2])
     matrix[:, 2] = centre + np.array([left + dx, top + dy]) - matrix[:, :2] @ centre
-    how = {"flags": cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, "borderMode": cv2.BORDER_REFLECT_101}
-    moved = cv2.warpAffine(part, matrix, (width, height), **how)
-    moved_label = cv2.warpAffine(label, matrix, (width, height), **how)
+    size, flags, border = (width, height), cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, cv2.BORDER_REFLECT_101
+    moved = cv2.warpAffine(part, matrix, size, flags=flags, borderMode=border)
+    moved_label = cv2.warpAffine(label, matrix, size, flags=flags, borderMode=border)
     return relit(rng, np.asarray(moved, np.uint8), config), np.asarray(moved_label, np.float32)
 
 
