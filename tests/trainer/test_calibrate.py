@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from anoseg_engines.errors import DataError
-from anoseg_trainer.calibrate import MAX_SLOPE, conformal_threshold, fit_detector, guarantee_in_words, score_scale
+from anoseg_trainer.calibrate import LEAST_SPREAD, MAX_SLOPE, conformal_threshold, fit_detector, guarantee_in_words, score_scale
 
 
 @pytest.mark.parametrize(("n", "wish"), [(50, 0.05), (120, 0.01), (120, 0.05), (99, 0.01), (19, 0.05)])
@@ -52,16 +52,12 @@ def test_scale_puts_medians_at_a_tenth_and_nine_tenths():
     assert score_scale(np.array([1.0]), np.array([0.0]))[0] == MAX_SLOPE
 
 
-def test_detector_reads_the_pools_that_tell_defects():
-    """Weights go to the pools in which defective parts stand out, none is negative, and two kinds are found by both."""
+def test_detector_measures_each_pool_in_its_own_units():
+    """A pool that good parts hold still tells of a small rise, one that they do not hardly; equal ones divide by no 0."""
     rng = np.random.default_rng(0)
-    good = rng.normal(-6, 1, (80, 5))
-    small, wide = rng.normal(-6, 1, (50, 5)), rng.normal(-6, 1, (50, 5))
-    small[:, 0] += 5
-    wide[:, 4] += 5
-    bad = np.concatenate([small, wide])
-    weights = fit_detector(good, bad)
-    assert weights.min() >= 0
-    assert weights.sum() == pytest.approx(1)
-    assert min(weights[0], weights[4]) > 2 * weights[1:4].max()
-    assert np.isfinite(fit_detector(np.zeros((4, 5)), np.zeros((4, 5)))).all()
+    good = np.stack([rng.normal(-3, 2.5, 200), rng.normal(-6, 0.5, 200), np.full(200, -9.0)], axis=1)
+    centre, spread = fit_detector(good)
+    assert centre == pytest.approx([-3, -6, -9], abs=0.5)
+    assert spread == pytest.approx([2.5, 0.5, LEAST_SPREAD], rel=0.15)
+    risen = (good.mean(axis=0) + 1.5 - centre) / spread
+    assert risen[0] < 1 < risen[1] < risen[2]

@@ -17,8 +17,8 @@ from anoseg_trainer.metrics import PixelHistogram
 
 MAX_SLOPE = 1.5
 """Bound on the score's slope: half-precision noise of 0.02 in the pooled logit then moves the score by less than 0.01."""
-RIDGE = 0.1
-"""Pull of the detector's weights towards being equal."""
+LEAST_SPREAD = 0.3
+"""Pooled logits of good parts that lie closer than this are taken for equal: a clean product must not make a pool touchy."""
 ABOVE = 2e-3
 """The threshold lies so far above the conformal score: a runtime in half precision may read a good part that much higher."""
 
@@ -80,36 +80,26 @@ def guarantee_in_words(threshold: ScoreThreshold, false_reject: float, parts: in
     return promise
 
 
-def fit_detector(good: NDArray[np.floating], defective: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Weights of the image-level detector, float64 [p], none below 0, their sum 1.
+def fit_detector(good: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Units of the image-level detector: centre and spread of each pool of held-out good parts [n, p], float64 [p] each.
 
-    good [n, p], defective [m, p]: pooled logits of held-out parts. A logistic regression that weighs both sides equally and
-    is held near equal weights by a ridge: with a hundred images it must not follow chance.
+    A pool's value is (pooled − centre) / spread, and the largest counts: as far as good parts never are, whichever pool shows
+    it. Nothing is learnt from synthetic defects here, which are not those of the line.
     """
-    # By how much the good differ: in that measure the pools are comparable. 0.5: logits closer than that are equal.
-    spread = np.hypot(good.std(axis=0), 0.5)
-    low, high = (good - good.mean(axis=0)) / spread, (defective - good.mean(axis=0)) / spread
-    p = good.shape[1]
-    even = np.full(p, 1 / p)
-    weights, shift = even.copy(), -1.0
-    for _ in range(2000):
-        on_low = 1 / (1 + np.exp(-np.clip(low @ weights + shift, -30, 30)))
-        on_high = 1 / (1 + np.exp(-np.clip(high @ weights + shift, -30, 30))) - 1
-        slope = low.T @ on_low / len(low) + high.T @ on_high / len(high) + RIDGE * (weights - weights.sum() * even)
-        weights = np.maximum(weights - 0.05 * slope, 0)
-        shift -= 0.05 * float(on_low.mean() + on_high.mean())
-    weights = (weights if weights.sum() > 1e-6 else even) / spread
-    return np.asarray(weights / weights.sum(), np.float64)
+    spread = np.maximum(good.std(axis=0), LEAST_SPREAD)
+    return np.asarray(np.median(good, axis=0), np.float64), np.asarray(spread, np.float64)
 
 
-def score_scale(good: NDArray[np.floating], defective: NDArray[np.floating]) -> tuple[float, float]:
-    """Slope and shift that bring the median pooled logit of good parts to a score of 0.1, of defective ones to 0.9.
+def score_scale(
+    good: NDArray[np.floating], defective: NDArray[np.floating], steepest: float = MAX_SLOPE
+) -> tuple[float, float]:
+    """Slope and shift that bring the median of the good parts' values to a score of 0.1, of defective ones' to 0.9.
 
-    The slope is bounded by `MAX_SLOPE`, and from below by 0.05; then the middle between both medians scores 0.5.
+    The slope is at most `steepest`, and at least 0.05; then the middle between both medians scores 0.5.
     """
     low, high = float(np.median(good)), float(np.median(defective))
     spread = 2 * math.log(9.0)
-    slope = min(max(spread / max(high - low, 1e-6), 0.05), MAX_SLOPE) if high > low else MAX_SLOPE
+    slope = min(max(spread / max(high - low, 1e-6), 0.05), steepest) if high > low else steepest
     return slope, -slope * (low + high) / 2
 
 

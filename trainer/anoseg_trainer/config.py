@@ -170,8 +170,8 @@ class HoldoutConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Everything that decides a training but data and seed. input: the network's input, see DESIGN "Modes".
 
-    coordinates: the two coordinate channels (AnoSeg part 5) are shown to the network. detector: the image score weighs
-    several pools of the map (AnoSeg part 6), fitted on held-out images; false: the mean of the map's 16 largest values alone.
+    coordinates: the two coordinate channels (AnoSeg part 5) are shown to the network. detector: the image score takes
+    whichever of several pools of the map (AnoSeg part 6) is farthest from good parts; false: its 16 largest values alone.
     false_reject: share of good parts that may be rejected.
     """
 

@@ -36,14 +36,14 @@ class ExportedNetwork(nn.Module):
 
 
 def half_precision(network: AnoSegNetwork) -> AnoSegNetwork:
-    """A copy for export: BatchNorm folded in FP32, then weights FP16; the score's weights and shift stay FP32."""
+    """A copy for export: BatchNorm folded in FP32, then weights FP16; the score's scale and offset stay FP32."""
     copied = copy.deepcopy(network).cpu().eval()
     for module in copied.modules():
         if isinstance(module, ConvNorm):
             module.fold()
-    weights, shift = copied.score_weights.float(), copied.score_shift.float()
+    scale, offset = copied.score_scale.float(), copied.score_offset.float()
     copied.half()
-    copied.score_weights, copied.score_shift = weights, shift
+    copied.score_scale, copied.score_offset = scale, offset
     return copied
 
 

@@ -15,6 +15,7 @@ import cv2
 import msgspec
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from anoseg_engines.bundle import Bundle, BundleDraft, GoldenSample, write_bundle
 from anoseg_engines.errors import AnosegError, ConfigError, DataError
@@ -23,6 +24,7 @@ from anoseg_engines.manifest import NAME, Calibration, GoldenTolerance
 from anoseg_engines.placement import InputSpec
 from anoseg_trainer.background import has_background
 from anoseg_trainer.calibrate import (
+    MAX_SLOPE,
     ScoreThreshold,
     conformal_threshold,
     fit_detector,
@@ -36,7 +38,7 @@ from anoseg_trainer.config import TrainConfig
 from anoseg_trainer.data import GoodImages, PartStore, Split, group_images, load_good_images, split_images
 from anoseg_trainer.export import onnx_from_network
 from anoseg_trainer.inference import read_part
-from anoseg_trainer.network import FIRST_POOL, POOLS, AnoSegNetwork, count_macs
+from anoseg_trainer.network import FIRST_POOL, NEVER, POOLS, AnoSegNetwork, count_macs
 from anoseg_trainer.pages import fit_report
 from anoseg_trainer.samples import Recipe
 from anoseg_trainer.training import Result, Status, train
@@ -53,9 +55,12 @@ MAX_UNIT = 256
 GOLDEN_EACH = 3
 """Golden samples of each verdict."""
 SCORE = (
-    "largest tile score; a tile's score is sigmoid(weights · p + shift), p the means of the "
-    f"{', '.join(str(k) for k in POOLS)} largest 2×2-averaged map logits"
+    "largest tile score; a tile's score is sigmoid(max(scale · p + offset)), p the means of the largest map logits: "
+    + ", ".join(f"{k} of {cell}×{cell} cells" for cell, k in POOLS)
 )
+
+
+Pooled = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,11 +142,7 @@ def _seal(
     """Calibrate the trained network, export it, and write the bundle; returns the calibration scores too."""
     network = result.network
     validation = validate(network, config.input.spec, cases)
-    good, bad = np.array(validation.good_pooled), np.array(validation.defective_pooled)
-    weights = fit_detector(good, bad) if config.detector else np.eye(len(POOLS))[FIRST_POOL]
-    slope, shift = score_scale(good @ weights, bad @ weights)
-    network.score_weights.copy_(torch.from_numpy(slope * weights))
-    network.score_shift.fill_(shift)
+    _fit_score(network, np.array(validation.good_pooled), np.array(validation.defective_pooled), detector=config.detector)
     scaled = as_scaled(config.input.spec)
     readings = {i: read_part(network, scaled, store[i]) for i in split.calibration}
     threshold = conformal_threshold(np.array([r.score for r in readings.values()]), config.false_reject)
@@ -177,6 +178,17 @@ def _seal(
     )
     fitted = Fitted(write_bundle(target, draft), result, validation, threshold, tuple(notes))
     return fitted, [reading.score for reading in readings.values()]
+
+
+def _fit_score(network: AnoSegNetwork, good: Pooled, bad: Pooled, *, detector: bool) -> None:
+    """Set the network's score from pooled logits [n, p] of held-out parts."""
+    looked_at = np.full(len(POOLS), detector)
+    looked_at[FIRST_POOL] = True
+    centre, spread = fit_detector(good)
+    low, high = (((pooled - centre) / spread)[:, looked_at].max(axis=1) for pooled in (good, bad))
+    slope, shift = score_scale(low, high, MAX_SLOPE * float(spread[looked_at].min()))
+    network.score_scale.copy_(torch.from_numpy(np.where(looked_at, slope / spread, 0.0)))
+    network.score_offset.copy_(torch.from_numpy(np.where(looked_at, shift - slope * centre / spread, NEVER)))
 
 
 def _golden_samples(

@@ -18,7 +18,7 @@ TILES_AT_ONCE = 16
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What the FP32 network says of one part. score: the largest of its tiles. pooled: the pooled logits of that tile.
+    """What the FP32 network says of one part. score: the largest of its tiles. pooled: each pool's largest of its tiles.
 
     anomaly_map: float32 [part_height, part_width].
     """
@@ -34,7 +34,7 @@ def read_part(network: AnoSegNetwork, spec: InputSpec, image: Image) -> Reading:
     placement = whole_placement(spec, image)
     frames = np.empty((len(placement.tiles), spec.height, spec.width, 3), np.uint8)
     placement.fill(image, frames)
-    device = network.score_shift.device
+    device = network.score_scale.device
     maps, pooled, scores = [], [], []
     for start in range(0, len(frames), TILES_AT_ONCE):
         part = slice(start, start + TILES_AT_ONCE)
@@ -43,6 +43,5 @@ def read_part(network: AnoSegNetwork, spec: InputSpec, image: Image) -> Reading:
         maps.append(tile_maps.float().cpu().numpy())
         pooled.append(tile_pooled.cpu())
         scores.append(network.score_of(tile_pooled).cpu())
-    score, highest = torch.cat(scores).max(dim=0)
-    values = tuple(float(v) for v in torch.cat(pooled)[int(highest)])
-    return Reading(values, float(score), placement.stitch(np.concatenate(maps)))
+    values = tuple(float(v) for v in torch.cat(pooled).amax(dim=0))
+    return Reading(values, float(torch.cat(scores).max()), placement.stitch(np.concatenate(maps)))

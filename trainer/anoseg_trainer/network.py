@@ -20,13 +20,15 @@ LOGIT_LIMIT = 12.0
 """Map logits are held within ±12: beyond it sigmoid is 0 or 1 in half precision anyway."""
 SCORE_LIMIT = 8.0
 """The scaled score logit is held within ±8, so a score lies between 0.0003 and 0.9997."""
-POOLS = (4, 16, 64, 256, 1024)
-"""The image-level detector reads the means of so many largest values of the 2×2-averaged map logits: small defects show in
-the first, wide and faint ones in the last."""
+POOLS = ((2, 16), (2, 256), (8, 256))
+"""The image-level detector reads means of the map's largest logits: side in pixels of the cells that are averaged first, and
+how many of them are taken. Small defects show in the first, wide and faint ones in the last."""
 DETAIL_CELLS = (4, 16)
 """Detail is measured against neighbourhoods of 28 and of 112 pixels: grain and small defects, and wide soft ones."""
-FIRST_POOL = 1
-"""The pool that alone is the score until the detector is fitted."""
+FIRST_POOL = 0
+"""The pool that alone is the score until the detector is fitted, or where there is none."""
+NEVER = -100.0
+"""Offset of a pool that is not looked at."""
 
 
 class ConvNorm(nn.Module):
@@ -73,11 +75,12 @@ class AnoSegNetwork(nn.Module):
     """frames [N, H, W, 3] (0…255) and coords [N, 2, H, W] → `Outputs`. H and W: multiples of 32.
 
     `coordinates` False shows the network zeros in their place (ablation); the padding mask still uses them.
-    score_weights [len(POOLS)], score_shift: the image score is sigmoid(weights · pooled logits + shift), fitted after training.
+    score_scale, score_offset [len(POOLS)]: the image score is sigmoid(max(scale · pooled + offset)): each pool has its own
+    units, and the one that stands out most counts. Fitted after training.
     """
 
-    score_weights: Tensor
-    score_shift: Tensor
+    score_scale: Tensor
+    score_offset: Tensor
 
     def __init__(self, config: NetworkConfig, *, coordinates: bool = True) -> None:
         super().__init__()
@@ -92,8 +95,9 @@ class AnoSegNetwork(nn.Module):
         self.image_head = nn.Conv2d(widths[0], 12, 3, padding=1)
         # Most pixels are normal: start there, so that the first steps are not spent on learning it.
         nn.init.constant_(self.map_head.bias, -3.0)  # type: ignore[arg-type]
-        self.register_buffer("score_weights", torch.eye(len(POOLS))[FIRST_POOL])
-        self.register_buffer("score_shift", torch.tensor(0.0))
+        first = torch.eye(len(POOLS))[FIRST_POOL]
+        self.register_buffer("score_scale", first, persistent=False)
+        self.register_buffer("score_offset", (1 - first) * NEVER, persistent=False)
 
     def forward(self, frames_NHWC: Tensor, coords: Tensor, reconstruct: bool = True) -> Outputs:
         """Training's forward pass, differentiable; `reconstruct` False leaves the reconstruction out."""
@@ -108,7 +112,7 @@ class AnoSegNetwork(nn.Module):
 
     def score_of(self, pooled: Tensor) -> Tensor:
         """Score [N] in 0…1 of pooled logits [N, len(POOLS)]; never quite 1, so that a threshold of 1 rejects nothing."""
-        logit = (pooled * self.score_weights).sum(dim=1) + self.score_shift
+        logit = (pooled * self.score_scale + self.score_offset).amax(dim=1)
         return torch.sigmoid(logit.clamp(-SCORE_LIMIT, SCORE_LIMIT))
 
     def inspect_unscaled(self, frames_NHWC: Tensor, coords: Tensor) -> tuple[Tensor, Tensor]:
@@ -139,11 +143,15 @@ class AnoSegNetwork(nn.Module):
         return logits[:, 0].clamp(-LOGIT_LIMIT, LOGIT_LIMIT)
 
     def pooled(self, logits: Tensor, valid: Tensor) -> Tensor:
-        """Pooled logits [N, len(POOLS)], FP32: means of the largest 2×2 averages; padding counts as surely normal."""
-        masked = torch.where(valid, logits.float(), -LOGIT_LIMIT)
-        small = functional.avg_pool2d(masked[:, None], 2).flatten(1)
-        largest = torch.topk(small, min(POOLS[-1], small.shape[1]), dim=1).values
-        return torch.stack([largest[:, :k].mean(dim=1) for k in POOLS], dim=1)
+        """Pooled logits [N, len(POOLS)], FP32, see `POOLS`; padding counts as surely normal."""
+        masked = torch.where(valid, logits.float(), -LOGIT_LIMIT)[:, None]
+        means: dict[tuple[int, int], Tensor] = {}
+        for cell in sorted({cell for cell, _ in POOLS}):
+            averages = functional.avg_pool2d(masked, cell).flatten(1)
+            counts = [k for side, k in POOLS if side == cell]
+            largest = torch.topk(averages, min(max(counts), averages.shape[1]), dim=1).values
+            means |= {(cell, k): largest[:, :k].mean(dim=1) for k in counts}
+        return torch.stack([means[pool] for pool in POOLS], dim=1)
 
 
 class Discriminator(nn.Module):
@@ -206,7 +214,7 @@ def count_macs(network: AnoSegNetwork, height: int, width: int) -> int:
             total += output.numel() * kernel
 
     handles = [m.register_forward_hook(hook) for m in network.modules() if isinstance(m, nn.Conv2d)]
-    device = network.score_shift.device
+    device = network.score_scale.device
     training = network.training
     network.eval()
     with torch.no_grad():
