@@ -213,7 +213,7 @@ def train(
                     f"training stopped at step {step}; the checkpoint in {work} is kept",
                     hint="go on with the same command and --resume",
                 )
-    status.validation, status.done = validate(averaged, config.input.spec, cases), 1.0
+    status.validation, status.done, status.left_s = validate(averaged, config.input.spec, cases), 1.0, 0.0
     curve.append(_point(step, used_s, status))
     if status.validation.merit > best_merit:
         best_merit, best = status.validation.merit, copy.deepcopy(averaged.state_dict())
