@@ -214,7 +214,8 @@ def train(
                     hint="go on with the same command and --resume",
                 )
     status.validation, status.done, status.left_s = validate(averaged, config.input.spec, cases), 1.0, 0.0
-    curve.append(_point(step, used_s, status))
+    if steps_here:  # a training that was at its end already has its last point
+        curve.append(_point(step, used_s, status))
     if status.validation.merit > best_merit:
         best_merit, best = status.validation.merit, copy.deepcopy(averaged.state_dict())
     save()
