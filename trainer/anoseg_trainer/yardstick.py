@@ -98,12 +98,10 @@ def network_from_bundle(bundle: Bundle) -> AnoSegNetwork:
             if isinstance(module, ConvNorm):
                 module.fold()
         stored = {t.name: t for t in onnx.load_from_string(bundle.model_onnx).graph.initializer}
-        weights = {
-            name: torch.from_numpy(numpy_helper.to_array(stored[f"network.{name}"]).astype(np.float32))
-            for name in network.state_dict()
-            if not name.startswith("image_head")  # learns with the rest, is not exported
-        }
-        network.load_state_dict(weights, strict=False)
+        # The detector's buffers too, which no state dict holds; the image head learns with the rest, and is not exported.
+        for name, place in {**dict(network.named_parameters()), **dict(network.named_buffers())}.items():
+            if not name.startswith("image_head"):
+                place.data.copy_(torch.from_numpy(numpy_helper.to_array(stored[f"network.{name}"]).astype(np.float32)))
     except (msgspec.ValidationError, KeyError, RuntimeError, AttributeError) as error:
         raise EngineError(
             f"{bundle.path}: PyTorch cannot run this bundle's network ({error})", hint="it was trained by another version"
