@@ -19,6 +19,7 @@ from anosegd.config import LIVE, REOPEN_MAX_S, CameraConfig, Hardware, Software
 from anosegd.frames import Frame, Part
 from anosegd.handoff import Handoff
 from anosegd.messages import (
+    Away,
     Captured,
     Failed,
     Finished,
@@ -30,7 +31,6 @@ from anosegd.messages import (
     Tick,
     Triggered,
     Uncaptured,
-    Unopened,
 )
 from anosegd.presence import Presence
 from anosegd.publisher import Publisher
@@ -101,6 +101,7 @@ class Camera(Worker):
         self._stopping = False
         self._triggers: queue.SimpleQueue[Trigger] = queue.SimpleQueue()
         self._awaited: dict[int, Part] = {}  # triggered parts of which the capture process owes a frame, by sequence
+        self._given_up: set[int] = set()  # those that it owed when the camera fell silent: should it answer yet, it is too late
         self._kind = str(type(config.source).__struct_config__.tag)
         self._state: CameraState = "starting"
         self._frames = self._lost = self._empty = self._restarts = 0
@@ -214,6 +215,7 @@ class Camera(Worker):
             self._reopen_s,
         )
         process = CaptureProcess(job, self._environment)
+        self._given_up.clear()
         ended = True
         try:
             limit_s, doing = SPAWN_TIMEOUT_S, "start"
@@ -236,7 +238,7 @@ class Camera(Worker):
                 for message in messages:
                     if isinstance(message, Started):
                         limit_s, doing = config.open_timeout_s, "open"
-                    elif isinstance(message, Unopened):
+                    elif isinstance(message, Away):
                         limit_s = config.open_timeout_s + 2 * message.pause_s
                     elif isinstance(message, Tick) and self._opened_at is None:
                         pass  # between two attempts to open it
@@ -293,6 +295,7 @@ class Camera(Worker):
     def _give_up_awaited(self, why: str) -> None:
         for part in self._awaited.values():
             self._publisher.close_unknown(part, "camera_lost", why)
+        self._given_up.update(self._awaited)
         self._awaited.clear()
 
     def _triggered_part(self, trigger: Trigger) -> Part:
@@ -316,11 +319,16 @@ class Camera(Worker):
         if isinstance(message, Opened):
             self._opened_at = time.monotonic()
             self._enter("running", message.description)
-        elif isinstance(message, Unopened):
+        elif isinstance(message, Away):
             self._restarts += 1
             self._lose(CameraError(message.error), message.pause_s)
+            self._give_up_awaited("the camera gave no picture for it")
         elif isinstance(message, Reading):
             self._reading = message
+        elif isinstance(message, (Captured, Uncaptured)) and message.trigger in self._given_up:
+            if isinstance(message, Captured):
+                process.image(message)  # it is ours, so that it can be given back
+                process.release(message.slot)
         elif isinstance(message, Captured):
             self._lost += message.lost
             self._frames += message.lost

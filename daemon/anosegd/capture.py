@@ -29,6 +29,7 @@ from anoseg_engines.images import Image
 from anosegd.config import LIVE, Hardware, Interval, Software
 from anosegd.messages import (
     MAX_BYTES,
+    Away,
     Captured,
     Failed,
     Finished,
@@ -42,7 +43,6 @@ from anosegd.messages import (
     ToCapture,
     Triggered,
     Uncaptured,
-    Unopened,
     decode_to_capture,
     encode,
 )
@@ -83,6 +83,7 @@ class Capture:
         self._slots = Slots.attach(memory_fd, job.slots, job.frame_bytes)
         self._free = list(range(job.slots))
         self._lost = 0
+        self._position = job.start_at
         self._triggers: deque[Triggered] = deque()
         self._intervals: deque[float] = deque(maxlen=LATELY)  # between frames that went by, seconds
         self._skipped_at = time.monotonic()
@@ -104,8 +105,7 @@ class Capture:
         try:
             source = self._open()
             try:
-                self._send(Opened(source.description))
-                self._read_all(source)
+                self._read_through(source)
             finally:
                 source.close()
         except AnosegError as error:
@@ -130,28 +130,60 @@ class Capture:
             except CameraError as error:
                 if self._job.reopen is None:
                     raise
-                self._send(Unopened(error.what, pause_s))
+                self._send(Away(error.what, pause_s))
             self._pause_until(again_at)
             self._take_releases(timeout_s=0)
             pause_s = min(pause_s * 2, longest_s)
 
+    def _read_through(self, source: Source) -> None:
+        """Read to the end, over silences of a camera whose connection outlasts them.
+
+        Raises:
+            AnosegError: it is lost for good.
+        """
+        while True:
+            self._send(Opened(source.description))
+            try:
+                return self._read_all(source)
+            except CameraError as error:
+                if self._job.reopen is None or not self._is_back(source, error):
+                    raise
+
+    def _is_back(self, source: Source, error: CameraError) -> bool:
+        """Whether a camera that fell silent gives pictures again without being opened anew."""
+        back = source.back(0)
+        if back is not None:
+            self._send(Away(error.what, 0.0))
+        while back is False:
+            back = source.back(TICK_S)
+            self._take_releases(timeout_s=0)
+            self._send(Tick())
+        self._triggers.clear()  # the daemon has answered them
+        self._intervals.clear()
+        self._previous = self._kept = None
+        self._moving_at = self._due = time.monotonic()
+        return back is True
+
     def _read_all(self, source: Source) -> None:
-        position = self._job.start_at
         if source.live and not isinstance(self._job.trigger, Hardware):
             self._skip(source)  # a camera that is frozen gives the same once more; one that is not has moved on
             self._look_at_skipped(source)
         while True:
             trigger = self._wait_for_part(source)
             slot = self._slot()
-            upcoming = source.upcoming(position)
+            upcoming = source.upcoming(self._position)
             if upcoming is not None:
-                self._send(Reading(position, upcoming))
-            shot = source.read(position, self._view(slot))
-            moment = Moment(position, time.monotonic_ns(), time.time_ns(), trigger)
+                self._send(Reading(self._position, upcoming))
+            try:
+                shot = source.read(self._position, self._view(slot))
+            except CameraError:
+                self._free += [slot] if slot is not None else []
+                raise
+            moment = Moment(self._position, time.monotonic_ns(), time.time_ns(), trigger)
             if shot is None:
                 return
             self._tell(source, shot, slot, moment)
-            position += 1
+            self._position += 1
 
     def _wait_for_part(self, source: Source) -> int | None:
         """Until the next frame is a part: what the configured trigger says. Returns the software trigger's number."""

@@ -22,6 +22,11 @@ BUFFERS = 4
 SLICE_S = 0.2
 """A wait is cut into such slices, so that a lost camera is noticed however long a trigger may be waited for."""
 RELEASE_S = 0.1
+ASK_AFTER_S = 0.4
+CONTROL_REGISTER, CONTROL_BITS = 0x0A00, 0b11
+"""GigE Vision: control channel privilege; 0 says that the camera has no controller."""
+HEARTBEAT_S = 3.5
+"""GigE Vision: after 3 s without its controller's word a camera is free for the next, unless told otherwise."""
 
 
 class Raw(NamedTuple):
@@ -48,6 +53,7 @@ class Genicam:
         self._limit_s = max(self._patience_s, job.open_timeout_s * LIBRARY_SHARE)
         self._last: Raw | None = None
         self._lost = threading.Event()
+        self._asked = True  # whether the camera was asked since its last frame; it may be slow to give its first
         self.description = f"GenICam {config.camera}"
         with self._told("cannot be opened"):
             self._camera = self._opened(config)
@@ -77,6 +83,15 @@ class Genicam:
         raw = self._raw(self._next())
         return Shot(bgr_from_raw(*raw)) if isinstance(raw, Raw) else Shot(None, error=raw)
 
+    def back(self, within_s: float) -> bool | None:
+        """Whether frames come again. A camera that was held up for a moment still knows us as its controller; opened anew, it
+        would refuse us until its heartbeat has run out. After that the connection is of no use."""
+        silent_s = time.monotonic() - self._heard_at
+        if self._lost.is_set() or not self._patience_s <= silent_s <= HEARTBEAT_S:
+            return None
+        buffer = self._stream.timeout_pop_buffer(int(within_s * 1e6))
+        return buffer is not None and isinstance(self._raw(buffer), Raw)
+
     def close(self) -> None:
         """Give the camera back, so that it can be opened again at once; one that does not answer is left."""
         device = self._camera.get_device()
@@ -88,6 +103,13 @@ class Genicam:
     def _leave(self, device: Any) -> None:
         with contextlib.suppress(self._glib_error):
             device.leave_control()
+
+    def _ask(self) -> None:
+        """Whether the silent camera still knows us; Aravis asks once a second. Takes seconds where it does not answer."""
+        device = self._camera.get_device()
+        with contextlib.suppress(self._glib_error):
+            if hasattr(device, "leave_control") and not device.read_register(CONTROL_REGISTER) & CONTROL_BITS:
+                self._lost.set()
 
     def _next(self) -> Any:
         """Aravis' next buffer, to be given back.
@@ -101,7 +123,10 @@ class Genicam:
             if buffer is not None:
                 return buffer
             if self._lost.is_set():
-                raise CameraError(f"{self.description}: the camera no longer answers")
+                raise CameraError(f"{self.description}: the camera no longer answers to us")
+            if not self._asked and not self._hardware and time.monotonic() - self._heard_at > ASK_AFTER_S:
+                self._asked = True
+                threading.Thread(target=self._ask, name="ask-control", daemon=True).start()
             if left_s <= 0:
                 raise CameraError(f"{self.description}: no frame for {self._limit_s:.1f} s")
 
@@ -111,7 +136,7 @@ class Genicam:
             status = buffer.get_status()
             if status != self._aravis.BufferStatus.SUCCESS:
                 return f"{self.description}: the frame is incomplete ({status.value_nick}): is net.core.rmem_max too small?"
-            self._limit_s, self._heard_at = self._patience_s, time.monotonic()
+            self._limit_s, self._heard_at, self._asked = self._patience_s, time.monotonic(), False
             return Raw(buffer.get_data(), buffer.get_image_pixel_format(), buffer.get_image_height(), buffer.get_image_width())
         finally:
             self._stream.push_buffer(buffer)

@@ -52,8 +52,9 @@ class Opened(msgspec.Struct, frozen=True, tag=True, array_like=True):
     description: str
 
 
-class Unopened(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Capture → daemon: the camera cannot be opened; the process tries again within pause_s, having its libraries loaded."""
+class Away(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Capture → daemon: the camera cannot be opened, or is open and silent; the process goes on trying, the next time within
+    pause_s: it has its libraries loaded. `Opened` says that the camera is back."""
 
     error: str
     pause_s: float
@@ -116,7 +117,7 @@ class Failed(msgspec.Struct, frozen=True, tag=True, array_like=True):
     error: str
 
 
-FromCapture = Started | Opened | Unopened | Reading | Captured | Uncaptured | Tick | Finished | Failed
+FromCapture = Started | Opened | Away | Reading | Captured | Uncaptured | Tick | Finished | Failed
 ToCapture = Job | Release | Triggered
 
 encode = msgspec.msgpack.Encoder().encode

@@ -88,6 +88,11 @@ class Source(Protocol):
         """
         ...
 
+    def back(self, within_s: float) -> bool | None:
+        """Whether a camera that was lost gives frames again over the connection that is still open, waiting up to within_s.
+        None: that connection is of no use any more."""
+        ...
+
     def close(self) -> None:
         """Give back what outlives the process; does not wait for a camera that is lost."""
         ...
@@ -142,6 +147,10 @@ class Folder:
         if path is None:
             return None
         return self._kept[path] if self._kept is not None else self._decoded(path)
+
+    def back(self, within_s: float) -> bool | None:
+        """A folder is not lost."""
+        return None
 
     def close(self) -> None:
         """Nothing outlives the process."""
@@ -203,6 +212,10 @@ class Video:
         self._frames += 1
         name = Path(self._config.path).name if isinstance(self._config, FileSource) else None
         return Shot(as_bgr(image), source=name)
+
+    def back(self, within_s: float) -> bool | None:
+        """OpenCV opens anew."""
+        return None
 
     def close(self) -> None:
         """Nothing outlives the process."""
@@ -375,6 +388,10 @@ class Demo:
             return None
         part = self._line.part(position)
         return Shot(as_bgr(part.image), part_id=part.part_id)
+
+    def back(self, within_s: float) -> bool | None:
+        """The demo line is not lost."""
+        return None
 
     def close(self) -> None:
         """Nothing outlives the process."""

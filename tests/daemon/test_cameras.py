@@ -198,6 +198,10 @@ def test_stream_that_goes_and_comes_back(line: Line) -> None:
         line.listener.wait_for_verdicts(5)
     lost = line.listener.wait_for_state(lambda s: s["cameras"]["eye"]["state"] == "lost")
     assert lost["state"] == "Error"
+    tried = line.listener.wait_for_state(lambda s: s["cameras"]["eye"]["restarts"] >= 3)["cameras"]["eye"]["restarts"]
+    pids = daemon.capture_pids()
+    line.listener.wait_for_state(lambda s: s["cameras"]["eye"]["restarts"] >= tried + 3)
+    assert daemon.capture_pids() == pids  # one process tries again and again: starting one costs more than an attempt
     with mjpeg_server(port):
         line.listener.wait_for_state(lambda s: s["cameras"]["eye"]["state"] == "running")
         verdict = line.listener.wait_for(lambda m: m.topic == "verdict.eye" and m.header["seq"] > lost["last_seq"])

@@ -2,7 +2,9 @@
 
 import pytest
 from anosegd_line import Line, run_anosegd
-from real_cameras import CAMERAS, SERIAL, GigE, real_cameras
+from real_cameras import CAMERAS, SERIAL, GigE, frozen, real_cameras
+
+from anosegd.client import Client
 
 here = {name: pytest.mark.skipif(bool(reason := kind.missing()), reason=reason) for name, kind in CAMERAS.items()}
 
@@ -57,6 +59,37 @@ def test_a_camera_that_waits_for_its_trigger_is_not_lost(line: Line) -> None:
     assert "no longer answers" in state["cameras"]["eye"]["last_error"]
     assert daemon.terminate() == 0
     assert line.listener.verdicts == []
+
+
+@here["gige"]
+def test_a_camera_silent_for_a_moment_is_not_opened_anew(line: Line, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """It is lost, a part triggered meanwhile is UNKNOWN, and it goes on over the connection that it still knows."""
+    camera = GigE()
+    camera.start()
+    try:
+        source = f"{{kind: genicam, camera: Aravis-Fake-{SERIAL}, pixel_format: RGB8}}"
+        more = "policy: every\n  trigger: {kind: software, within_ms: 500}"
+        control = f"ipc://{tmp_path_factory.mktemp('c')}/ctl"
+        rest = f"control: {{endpoint: '{control}'}}\njournal: {{path: verdicts.db}}"
+        daemon = line.run(line.config(f"eye:\n  source: {source}\n  {more}\n", more=rest))
+        line.listener.wait_for_state(lambda s: s["cameras"]["eye"]["state"] == "running")
+        pids = daemon.capture_pids()
+        with Client(line.endpoint, control) as client:
+            client.request("trigger", camera="eye", part_id="before")
+            line.listener.wait_for_verdicts(1)  # its first frame may take as long as opening it
+            with frozen(camera):
+                client.request("trigger", camera="eye", part_id="in between")
+                line.listener.wait_for_state(lambda s: s["cameras"]["eye"]["state"] == "lost")
+            line.listener.wait_for_state(lambda s: s["cameras"]["eye"]["state"] == "running")
+            client.request("trigger", camera="eye", part_id="after")
+            line.listener.wait_for_verdicts(3)
+        assert daemon.capture_pids() == pids, daemon.log
+        assert daemon.terminate() == 0
+    finally:
+        camera.stop()
+    _, first, second = line.listener.verdicts
+    assert (first["part_id"], first["outcome"], first["reason"]) == ("in between", "UNKNOWN", "camera_lost")
+    assert (second["part_id"], second["reason"]) == ("after", None)
 
 
 def test_without_aravis_the_configuration_is_refused(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
