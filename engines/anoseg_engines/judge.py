@@ -130,40 +130,43 @@ def find_defects(
     above = (anomaly_map >= threshold).astype(np.uint8)
     if not above.any():
         return ()
-    n, labelled, stats, centroids = cv2.connectedComponentsWithStats(above, connectivity=8)
+    x0, y0, box_width, box_height = cv2.boundingRect(above)  # what follows takes time for every pixel, defective or not
+    box = slice(y0, y0 + box_height), slice(x0, x0 + box_width)
+    values = anomaly_map[box]
+    n, labelled, stats, centroids = cv2.connectedComponentsWithStats(above[box], connectivity=8)
     labels: NDArray[np.int32] = np.asarray(labelled, np.int32)
     peaks = np.zeros(n, np.float32)
-    inside = labels > 0  # few pixels, and what follows is slow for each
-    np.maximum.at(peaks, labels[inside], anomaly_map[inside])
+    inside = labels > 0
+    np.maximum.at(peaks, labels[inside], values[inside])
     scale_x, scale_y = placement.scale_xy
     areas = stats[:, cv2.CC_STAT_AREA] / (scale_x * scale_y)
     wanted = np.zeros(n, np.float32)
     if rules is not None:
         wanted[:] = np.inf
-        np.minimum.at(wanted, labels, rules.min_areas)
+        np.minimum.at(wanted, labels, rules.min_areas[box])
     order = sorted((i for i in range(1, n) if areas[i] >= wanted[i]), key=lambda i: -peaks[i])[:MAX_DEFECTS]
     defects = []
     for i in order:
         left, top, width, height, _ = (int(v) for v in stats[i])
         defects.append(
             Defect(
-                x=round(placement.region.x + left / scale_x, 2),
-                y=round(placement.region.y + top / scale_y, 2),
+                x=round(placement.region.x + (x0 + left) / scale_x, 2),
+                y=round(placement.region.y + (y0 + top) / scale_y, 2),
                 width=round(width / scale_x, 2),
                 height=round(height / scale_y, 2),
                 area=round(float(areas[i]), 2),
                 peak=round(float(peaks[i]), 4),
-                centroid_x=round(placement.region.x + (float(centroids[i][0]) + 0.5) / scale_x, 2),
-                centroid_y=round(placement.region.y + (float(centroids[i][1]) + 0.5) / scale_y, 2),
-                rule=_rule_of(anomaly_map, labels == i, rules),
+                centroid_x=round(placement.region.x + (x0 + float(centroids[i][0]) + 0.5) / scale_x, 2),
+                centroid_y=round(placement.region.y + (y0 + float(centroids[i][1]) + 0.5) / scale_y, 2),
+                rule=_rule_of(values, labels == i, rules.rule[box], rules.names) if rules is not None else None,
             )
         )
     return tuple(defects)
 
 
-def _rule_of(anomaly_map: NDArray[np.float32], inside: NDArray[np.bool_], rules: RulePlan | None) -> str | None:
+def _rule_of(
+    values: NDArray[np.float32], inside: NDArray[np.bool_], rule: NDArray[np.int16], names: tuple[str, ...]
+) -> str | None:
     """The rule at the defect's peak."""
-    if rules is None:
-        return None
-    number = int(rules.rule[np.unravel_index(int(np.where(inside, anomaly_map, -1).argmax()), anomaly_map.shape)])
-    return rules.names[number] if number >= 0 else None
+    number = int(rule[np.unravel_index(int(np.where(inside, values, -1).argmax()), values.shape)])
+    return names[number] if number >= 0 else None

@@ -130,10 +130,11 @@ class Placement:
 
         Where tiles overlap, what lies nearer to a tile's middle counts; a seam leaves no step.
         """
-        part = np.zeros((self.part_height, self.part_width), np.float32)
         if len(self.tiles) == 1:
-            _add(part, maps_NHW[0].astype(np.float32), self.tiles[0])
-            return part
+            tile, tile_map = self.tiles[0], maps_NHW[0]
+            top, left = max(0, -tile.y), max(0, -tile.x)
+            return np.array(tile_map[top : top + self.part_height, left : left + self.part_width], np.float32)
+        part = np.zeros((self.part_height, self.part_width), np.float32)
         weight = np.zeros_like(part)
         window = _window(self.spec)
         for tile, tile_map in zip(self.tiles, maps_NHW, strict=True):
