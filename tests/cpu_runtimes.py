@@ -38,6 +38,7 @@ class OrtRuntime:
     """`Runtime` with ONNX Runtime, for this comparison; inputs and outputs bound in place. single: weights widened to FP32."""
 
     traffic = Traffic()
+    lanes = 1
 
     def __init__(self, model, spec, *, single, threads):
         options = ort.SessionOptions()
@@ -47,7 +48,7 @@ class OrtRuntime:
         self.description = f"onnxruntime {ort.__version__} {self.precision}"
         self._type = np.float32 if single else np.float16
 
-    def bind(self, coords):
+    def bind(self, coords, lane=0):
         n, spec = len(coords), self._spec
         self._frames = np.zeros((n, spec.height, spec.width, 3), np.uint8)
         self._maps, self._scores = np.empty((n, spec.height, spec.width), self._type), np.empty(n, np.float32)
@@ -60,7 +61,7 @@ class OrtRuntime:
         self._binding.bind_cpu_input("frames", self._frames)
         return self._frames
 
-    def infer(self):
+    def infer(self, lane=0):
         self._session.run_with_iobinding(self._binding)
         return self._maps, self._scores
 

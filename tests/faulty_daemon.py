@@ -17,16 +17,16 @@ from anosegd.cli import run
 
 FOLDER = Path(sys.argv[1])
 LEAK = int((FOLDER / "leak").read_text()) if (FOLDER / "leak").exists() else 0
-_inspect, _time_ns = Engine.inspect, time.time_ns
+_finish, _time_ns = Engine.finish, time.time_ns
 _kept: list[bytearray] = []
 
 
-def inspect(self: Engine, *arguments: Any) -> Any:
+def finish(self: Engine, *arguments: Any) -> Any:
     if (FOLDER / "engine-fails").exists():
         raise EngineError("the engine fails, as this test wants it to")
     if LEAK:
         _kept.append(bytearray(LEAK))
-    found = _inspect(self, *arguments)
+    found = _finish(self, *arguments)
     return replace(found, score=found.score + 0.2) if (FOLDER / "engine-drifts").exists() else found
 
 
@@ -37,6 +37,6 @@ def time_ns() -> int:
         return _time_ns()
 
 
-Engine.inspect = inspect  # type: ignore[method-assign]
+Engine.finish = finish  # type: ignore[method-assign]
 time.time_ns = time_ns
 sys.exit(run(sys.argv[2:]))

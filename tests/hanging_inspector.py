@@ -15,12 +15,12 @@ if __name__ == "__main__":
     from anosegd.cli import main
 
     switch = Path(os.environ["RUNTIME_DIRECTORY"]) / "hang"
-    inspect = Engine.inspect
+    prepare = Engine.prepare
 
-    def inspect_or_hang(*arguments, **more):
+    def prepare_or_hang(*arguments, **more):
         while switch.exists():
             time.sleep(3600)
-        return inspect(*arguments, **more)
+        return prepare(*arguments, **more)
 
-    Engine.inspect = inspect_or_hang
+    Engine.prepare = prepare_or_hang
     main()

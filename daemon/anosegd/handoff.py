@@ -77,6 +77,30 @@ class Intake:
                     return frame
             return None
 
+    @property
+    def ahead(self) -> bool:
+        """Whether `take_ahead` would give a frame."""
+        with self.arrived:
+            return self._next_ahead() is not None
+
+    def take_ahead(self) -> Frame | None:
+        """A frame that may be prepared while another is inspected: the next in turn, which no newer one is going to replace.
+
+        None: nothing waits, or it is the turn of a camera with policy `latest`, whose frame is taken when it is inspected.
+        """
+        with self.arrived:
+            turn = self._next_ahead()
+            if turn is None:
+                return None
+            self._turn = turn
+            return self._handoffs[turn].take()
+
+    def _next_ahead(self) -> int | None:
+        n = len(self._handoffs)
+        waiting = ((self._turn + k) % n for k in range(1, n + 1) if len(self._handoffs[(self._turn + k) % n]))
+        turn = next(waiting, None)
+        return None if turn is None or self._handoffs[turn].policy == "latest" else turn
+
     def _forget_retired(self) -> None:
         """Nothing waits anywhere."""
         self._handoffs = [handoff for handoff in self._handoffs if handoff not in self._retired]

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from anoseg_engines.bundle import Bundle
-from anoseg_engines.engine import Engine
+from anoseg_engines.engine import Engine, Prepared
 from anoseg_engines.errors import AnosegError, EngineError
 from anoseg_engines.images import Image
 from anoseg_engines.judge import judge
@@ -19,7 +19,7 @@ from anoseg_engines.quality import Quality, complaint, measure, reference
 from anoseg_engines.rules import RulePlan, plan
 from anosegd import logs, wire
 from anosegd.config import CameraConfig, Config
-from anosegd.frames import Frame
+from anosegd.frames import Frame, Part
 from anosegd.handoff import Intake
 from anosegd.outcomes import Result
 from anosegd.proofs import Proofs
@@ -39,6 +39,17 @@ class _Exchange:
     placements: Mapping[Region, Placement]
     done: threading.Event = field(default_factory=threading.Event)
     old: Engine | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Job:
+    """A part that the network runs, or is going to."""
+
+    part: Part
+    camera: CameraConfig
+    placement: Placement
+    prepared: Prepared
+    started_ns: int
 
 
 class Inspector(Worker):
@@ -130,49 +141,75 @@ class Inspector(Worker):
         return exchange.engine
 
     def _inspect(self, engine: Engine, frame: Frame) -> None:
+        """Inspect this part and those that wait behind it: while the network runs one, the one before is judged and the next
+        one prepared. A part that comes alone has nothing beside it, so that nothing delays it."""
+        job, judging = self._prepare(engine, frame, lane=0), None
+        while job is not None:
+            following = None
+            beside = judging is not None or (engine.lanes > 1 and self._may_go_on)
+            if beside:
+                engine.start(job.prepared)
+            if judging is not None:
+                self._judge(engine, judging)
+            if beside and self._may_go_on and (frame_ahead := self._intake.take_ahead()) is not None:
+                following = self._prepare(engine, frame_ahead, lane=1 - job.prepared.lane)
+            engine.run(job.prepared)
+            self.answer()
+            job, judging = following, job
+        if judging is not None:
+            self._judge(engine, judging)
+
+    @property
+    def _may_go_on(self) -> bool:
+        """Whether there is a next part to be prepared, and nothing else to be done before it."""
+        return self._intake.ahead and self._exchanges.empty() and not self.proofs.due and not self._stopping.is_set()
+
+    def _prepare(self, engine: Engine, frame: Frame, lane: int) -> _Job | None:
+        """The part's network inputs, in that lane; None: it is not inspected, and closed."""
         part, camera = frame.part, frame.part.settings
         assert camera is not None, "a part that was captured knows its camera's settings"
         started_ns = time.monotonic_ns()
         try:
             if part.deadline_ns is not None and started_ns >= part.deadline_ns:
-                return  # the publisher closes it by its deadline; time spent on it would make the next one late too
+                return None  # the publisher closes it by its deadline; time spent on it would make the next one late too
             if self.proofs.alarm is not None:
                 raise EngineError(f"the golden images do not hold any more: {self.proofs.alarm}")
-            placement = self._placement(engine, camera.region, frame.image)
+            placement = self._placement(engine, camera.region, frame.image, lane)
             if limits := camera.quality:
                 found = measure(placement.scaled_part(frame.image))
                 if wrong := complaint(found, self._golden_quality(engine), limits):
-                    self._trouble.of(part.camera).warning(
-                        camera=part.camera, part=part.part_id, reason="image_quality", error=wrong
-                    )
-                    self._publisher.close_unknown(part, "image_quality", wrong)
-                    return
-            inspection = engine.inspect(frame.image, placement)
+                    self._not_inspected(part, "image_quality", wrong)
+                    return None
+            return _Job(part, camera, placement, engine.prepare(frame.image, placement, lane), started_ns)
         except AnosegError as error:
-            reason: wire.Reason = "engine" if isinstance(error, EngineError) else "region"
-            self._trouble.of(part.camera).warning(camera=part.camera, part=part.part_id, reason=reason, error=error.what)
-            self._publisher.close_unknown(part, reason, error.what)
-            return
+            self._not_inspected(part, "engine" if isinstance(error, EngineError) else "region", error.what)
+            return None
         finally:
-            frame.release()  # the network has its own copy: the slot is free while the map is judged
+            frame.release()  # the network has its own copy: the slot is free while it runs
+
+    def _judge(self, engine: Engine, job: _Job) -> None:
+        part, camera, placement = job.part, job.camera, job.placement
         try:
+            inspection = engine.finish(job.prepared)
             rules = self._rule_plan(engine, part.camera, camera, placement) if camera.rules else None
             judgement = judge(inspection, engine.thresholds, placement, rules=rules, review_from=camera.review_from)
         except AnosegError as error:
-            reason = "engine" if isinstance(error, EngineError) else "region"
-            self._trouble.of(part.camera).warning(camera=part.camera, part=part.part_id, reason=reason, error=error.what)
-            self._publisher.close_unknown(part, reason, error.what)
+            self._not_inspected(part, "engine" if isinstance(error, EngineError) else "region", error.what)
             return
         assert self.engine is not None
-        result = Result(judgement, inspection, placement, self.engine, started_ns, time.monotonic_ns())
+        result = Result(judgement, inspection, placement, self.engine, job.started_ns, time.monotonic_ns())
         self._publisher.close_judged(part, result)
 
-    def _placement(self, engine: Engine, region: Region | None, image: Image) -> Placement:
+    def _not_inspected(self, part: Part, reason: wire.Reason, what: str) -> None:
+        self._trouble.of(part.camera).warning(camera=part.camera, part=part.part_id, reason=reason, error=what)
+        self._publisher.close_unknown(part, reason, what)
+
+    def _placement(self, engine: Engine, region: Region | None, image: Image, lane: int) -> Placement:
         height, width = image.shape[:2]
         region = region or Region(0, 0, width, height)
         placement = self._placements.get(region)
         if placement is None:
-            placement = self._placements[region] = engine.place(region)
+            placement = self._placements[region] = engine.place(region, lane)
             if len(self._placements) > MAX_PLACEMENTS:
                 self._placements.popitem(last=False)
             self.regions = tuple(self._placements)

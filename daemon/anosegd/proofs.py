@@ -30,12 +30,17 @@ class Proofs:
         """Run the golden images now; `answer` gets None, or what is wrong."""
         self._wishes.put(answer)
 
+    @property
+    def due(self) -> bool:
+        """Whether `step` has something to do."""
+        by_the_clock = self._every_s is not None and time.monotonic() >= self._begun_at + self._every_s
+        return self._running is not None or by_the_clock or not self._wishes.empty()
+
     def step(self, engine: Engine) -> None:
         """Run the next golden image, if it is time; a few milliseconds."""
+        if not self.due:
+            return
         if self._running is None:
-            due = self._every_s is not None and time.monotonic() >= self._begun_at + self._every_s
-            if not due and self._wishes.empty():
-                return
             self._begun_at = time.monotonic()
             self._take_wishes()
             self._running = engine.proofs()

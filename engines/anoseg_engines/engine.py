@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,6 +43,15 @@ class GoldenResult:
         )
 
 
+@dataclass(slots=True, eq=False)
+class Prepared:
+    """A part whose network inputs lie in a lane. answer: the network's, or that to come, once started."""
+
+    placement: Placement
+    lane: int
+    answer: Future[tuple[tuple[NDArray[np.floating], NDArray[np.float32]], int]] | None = None
+
+
 class Engine:
     """Runs parts through a bundle's network; `inspect` returns arrays that are the caller's.
 
@@ -53,8 +63,8 @@ class Engine:
         self.runtime_name = name
         self.why = why
         self._runtime = runtime
-        self._bound: Placement | None = None
-        self._frames: NDArray[np.uint8] | None = None
+        self._bound: list[tuple[Placement, NDArray[np.uint8]] | None] = [None] * runtime.lanes
+        self._beside = ThreadPoolExecutor(1, "network") if runtime.lanes > 1 else None
         self._golden: list[GoldenSample] | None = None
 
     @classmethod
@@ -117,14 +127,14 @@ class Engine:
         """Bytes to and from the device so far."""
         return self._runtime.traffic
 
-    def place(self, region: Region) -> Placement:
-        """Plan a region of the camera image, and make the runtime ready for its number of tiles.
+    def place(self, region: Region, lane: int = 0) -> Placement:
+        """Plan a region of the camera image, and make the runtime ready for its tiles. The lane's part before is done.
 
         Raises:
             ConfigError: the region is empty. EngineError: the runtime cannot take so many tiles.
         """
         placement = Placement.of(self.spec, region)
-        self._bind(placement)
+        self._bind(placement, lane)
         return placement
 
     def inspect(self, image: Image, placement: Placement) -> Inspection:
@@ -133,14 +143,55 @@ class Engine:
         Raises:
             EngineError: the runtime failed or its answer is no number.
         """
-        placement.fill(image, self._bind(placement))
-        start = time.monotonic_ns()
-        maps, scores = self._runtime.infer()
-        inference_ns = time.monotonic_ns() - start
+        return self.finish(self.prepare(image, placement))
+
+    @property
+    def lanes(self) -> int:
+        """How many parts may be prepared and not finished: with two, one can be prepared while another runs."""
+        return self._runtime.lanes
+
+    def prepare(self, image: Image, placement: Placement, lane: int = 0) -> Prepared:
+        """Fill the lane's input from a camera image, which is not needed any more afterwards. The lane's part before is done.
+
+        Raises:
+            ConfigError: the region reaches beyond the image. EngineError: the runtime cannot take so many tiles.
+        """
+        placement.fill(image, self._bind(placement, lane))
+        return Prepared(placement, lane)
+
+    def start(self, prepared: Prepared) -> None:
+        """Run it on a thread of the engine's own, while the caller does something else; needs two lanes."""
+        assert self._beside is not None, "a runtime with one lane runs nothing beside"
+        prepared.answer = self._beside.submit(self._timed, prepared.lane)
+
+    def run(self, prepared: Prepared) -> None:
+        """Return when it has run: here, unless it was started. What goes wrong is told by `finish`."""
+        if prepared.answer is None:
+            prepared.answer = Future()
+            try:
+                prepared.answer.set_result(self._timed(prepared.lane))
+            except EngineError as error:
+                prepared.answer.set_exception(error)
+        prepared.answer.exception()
+
+    def finish(self, prepared: Prepared) -> Inspection:
+        """Score and part map (a new array, the caller's) of what was prepared; it is run first if it was not.
+
+        Raises:
+            EngineError: the runtime failed or its answer is no number.
+        """
+        self.run(prepared)
+        assert prepared.answer is not None
+        (maps, scores), inference_ns = prepared.answer.result()
         score = float(scores.max())
         if not np.isfinite(scores).all():  # max() may hide a NaN in one tile behind another tile's number
             raise EngineError(f"the network's score is {scores.tolist()}", hint="run `anoseg-engine verify` on the bundle")
-        return Inspection(score, placement.stitch(maps), inference_ns)
+        return Inspection(score, prepared.placement.stitch(maps), inference_ns)
+
+    def _timed(self, lane: int) -> tuple[tuple[NDArray[np.floating], NDArray[np.float32]], int]:
+        start = time.monotonic_ns()
+        results = self._runtime.infer(lane)
+        return results, time.monotonic_ns() - start
 
     def prove(self) -> list[GoldenResult]:
         """Run the golden images and compare with what the trainer's FP32 network said of them.
@@ -174,8 +225,9 @@ class Engine:
 
     def close(self) -> None:
         """Give the runtime back."""
-        self._bound = None
-        self._frames = None
+        if self._beside is not None:
+            self._beside.shutdown()
+        self._bound = [None] * len(self._bound)
         self._runtime.close()
 
     def _compare(self, sample: GoldenSample) -> GoldenResult:
@@ -196,10 +248,10 @@ class Engine:
             verdict_equal=(inspection.score >= threshold) == (sample.verdict == "FAIL"),
         )
 
-    def _bind(self, placement: Placement) -> NDArray[np.uint8]:
-        """The input buffer for this placement's tiles, its coordinates bound."""
-        if placement is not self._bound or self._frames is None:
-            self._bound = None  # until it has worked
-            self._frames = self._runtime.bind(placement.coords_N2HW)
-            self._bound = placement
-        return self._frames
+    def _bind(self, placement: Placement, lane: int = 0) -> NDArray[np.uint8]:
+        """The lane's input buffer for this placement's tiles, its coordinates bound."""
+        bound = self._bound[lane]
+        if bound is None or bound[0] is not placement:
+            self._bound[lane] = None  # until it has worked
+            bound = self._bound[lane] = placement, self._runtime.bind(placement.coords_N2HW, lane)
+        return bound[1]

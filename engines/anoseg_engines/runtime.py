@@ -22,7 +22,7 @@ class Traffic:
 
 
 class Runtime(Protocol):
-    """A loaded network. Used by one thread at a time. Owns its input and output buffers."""
+    """A loaded network. Owns its input and output buffers. Used by one thread at a time, but for a second lane's `bind`."""
 
     @property
     def description(self) -> str:
@@ -39,21 +39,26 @@ class Runtime(Protocol):
         """Bytes to and from the device so far."""
         ...
 
-    def bind(self, coords_N2HW: NDArray[np.float16]) -> NDArray[np.uint8]:
-        """Bind precomputed coordinates, FP16 [N, 2, H, W], until the next call; nothing of them is sent per part.
+    @property
+    def lanes(self) -> int:
+        """Sets of buffers: with two, one can be filled while `infer` runs the other on another thread."""
+        ...
+
+    def bind(self, coords_N2HW: NDArray[np.float16], lane: int = 0) -> NDArray[np.uint8]:
+        """Bind precomputed coordinates, FP16 [N, 2, H, W], until the lane's next call; nothing of them is sent per part.
 
         The array is read in place, or by its identity: it must not be written afterwards.
 
         Returns:
-            The runtime's input buffer, uint8 [N, H, W, 3]: fill it, then call `infer`; valid until the next `bind`.
+            The lane's input buffer, uint8 [N, H, W, 3]: fill it, then call `infer`; valid until the lane's next `bind`.
 
         Raises:
             EngineError: the runtime cannot take N inputs.
         """
         ...
 
-    def infer(self) -> tuple[NDArray[np.floating], NDArray[np.float32]]:
-        """Run what the input buffer holds: maps float [N, H, W] and scores float32 [N], views valid until the next call.
+    def infer(self, lane: int = 0) -> tuple[NDArray[np.floating], NDArray[np.float32]]:
+        """Run what the input buffer holds: maps float [N, H, W] and scores float32 [N], views valid until the lane's next call.
 
         Raises:
             EngineError: the runtime failed, or nothing is bound.

@@ -111,7 +111,12 @@ class TensorRTRuntime:
         """Bytes to and from the device so far."""
         return self._device.traffic
 
-    def bind(self, coords_N2HW: NDArray[np.float16]) -> NDArray[np.uint8]:
+    @property
+    def lanes(self) -> int:
+        """One set of buffers."""
+        return 1
+
+    def bind(self, coords_N2HW: NDArray[np.float16], lane: int = 0) -> NDArray[np.uint8]:
         """Use these coordinates from now on: uploaded the first time they are seen, afterwards they stay on the device.
 
         The graphs read them at one fixed address; going from one placement to another copies them there within the device.
@@ -131,7 +136,7 @@ class TensorRTRuntime:
         self._bound = batch
         return batch.frames_NHWC
 
-    def infer(self) -> tuple[NDArray[np.floating], NDArray[np.float32]]:
+    def infer(self, lane: int = 0) -> tuple[NDArray[np.floating], NDArray[np.float32]]:
         """One launch; the returned arrays are views of page-locked memory, valid until the next call."""
         if self._bound is None:
             raise EngineError("no coordinates are bound")

@@ -54,6 +54,26 @@ def test_wait_keeps_all() -> None:
     assert intake.empty
 
 
+def test_what_is_taken_ahead_keeps_the_turns() -> None:
+    """Ahead come frames that keep their order; at the turn of a camera whose newest frame counts, nothing does."""
+    intake = Intake()
+    every, newest, waits = intake.add("every", 5), intake.add("latest", 1), intake.add("wait", 1)
+    assert intake.take_ahead() is None
+    for i in range(3):
+        every.put(frame("every", i))
+        waits.put(frame("waits", i))
+    assert intake.ahead
+    first = [intake.take_ahead() for _ in range(2)]
+    assert sorted(f.part.camera for f in first if f) == ["every", "waits"]
+    newest.put(frame("newest", 0))
+    heard = [f.part.camera if (f := intake.take_ahead()) else None for _ in range(3)]
+    assert None in heard[:2]  # within one round it is the newest's turn
+    assert not intake.ahead
+    newest.put(frame("newest", 1))
+    assert taken(intake, 1) == [("newest", 1)]
+    assert intake.ahead
+
+
 def test_cameras_take_turns() -> None:
     """A camera with many frames does not keep another one waiting."""
     intake = Intake()

@@ -12,8 +12,10 @@ from anosegd_line import Line, run_anosegd
 from onnx import helper, numpy_helper
 from tiny_bundle import THRESHOLD, bad_part, good_part, tiny_draft, tiny_model, write_tiny_bundle
 
-from anoseg_engines.bundle import BundleDraft, write_bundle
-from anoseg_engines.placement import InputSpec
+from anoseg_engines.bundle import BundleDraft, load_bundle, write_bundle
+from anoseg_engines.engine import Engine
+from anoseg_engines.images import read_image
+from anoseg_engines.placement import InputSpec, Region
 
 FOLDER = "top:\n  source: {kind: folder, path: images}\n  policy: wait\n"
 
@@ -50,6 +52,39 @@ def test_folder_one_verdict_an_image_in_order(line: Line) -> None:
         assert v["durable"] is False
         assert 0 < v["timings_ms"]["inference"] <= v["timings_ms"]["inspect"] <= v["timings_ms"]["total"]
         assert v["captured_at"] <= v["committed_at"]
+
+
+def test_parts_beside_one_another_keep_their_own_results(line: Line) -> None:
+    """Three cameras, regions of other sizes, tiles of other numbers: each verdict has the score of its own image alone."""
+    sizes = {"one": (32, 32), "wide": (32, 144), "tall": (96, 32)}
+    store = line.folder / "store" / "tiled"
+    spec = InputSpec(height=32, width=32, mode="tile", scale=1.0, overlap=8)
+    write_bundle(store, dataclasses.replace(tiny_draft(spec), product="tiled"))
+    rng = np.random.default_rng(0)
+    cameras = ""
+    for name, (height, width) in sizes.items():
+        (line.folder / name).mkdir()
+        for i in range(40):
+            image = np.full((height, width, 3), 120, np.uint8)
+            y, x = rng.integers(0, height - 8), rng.integers(0, width - 8)
+            image[y : y + 8, x : x + 8] = rng.integers(0, 256)
+            cv2.imwrite(str(line.folder / name / f"{i:02}.png"), image)
+        cameras += f"{name}:\n  source: {{kind: folder, path: {name}, preload: true}}\n  policy: wait\n"
+    daemon = line.run(line.config(cameras, store=store), "--once")
+    assert daemon.wait() == 0, daemon.log
+    line.listener.drain()
+    assert len(line.listener.verdicts) == 120
+    engine = Engine.load(load_bundle(store), threads=1)
+    expected = {}
+    for name, (height, width) in sizes.items():
+        placement = engine.place(Region(0, 0, width, height))
+        for path in (line.folder / name).iterdir():
+            expected[name, path.name] = engine.inspect(read_image(path), placement).score
+    engine.close()
+    assert len(set(expected.values())) > 60
+    assert {(v["camera"], v["source"]): v["score"] for v in line.listener.verdicts} == expected
+    for name in sizes:
+        assert [v["sequence"] for v in line.listener.verdicts if v["camera"] == name] == list(range(1, 41))
 
 
 def test_defects_and_masks_are_where_the_spot_is(line: Line) -> None:
