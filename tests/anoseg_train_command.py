@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 COMMAND = [sys.executable, "-m", "anoseg_trainer.cli"]
 ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(str(ROOT / d) for d in ("engines", "trainer"))}
 

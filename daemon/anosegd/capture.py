@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 
 from anoseg_engines.errors import AnosegError, CameraError
-from anoseg_engines.images import Image
+from anoseg_engines.images import TURNS, Image, turned
 from anosegd.config import LIVE, Hardware, Interval, Software
 from anosegd.messages import (
     MAX_BYTES,
@@ -56,7 +56,6 @@ LATELY = 15
 """Intervals that a camera's rhythm is taken from: few, so that the burst in which a stream begins is soon past."""
 AT_ONCE_S = 0.002
 """A frame that was waited for no longer lay there already."""
-TURNS = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
 
 
 class Moment(NamedTuple):
@@ -306,10 +305,7 @@ class Capture:
 
     def _turned(self, image: Image, into: Image | None = None) -> Image:
         """The image as configured, in `into` where that is given."""
-        turn = TURNS.get(self._job.rotate)
-        if turn is None:
-            return image
-        return np.asarray(cv2.rotate(image, turn) if into is None else cv2.rotate(image, turn, dst=into), np.uint8)
+        return turned(image, self._job.rotate, into)
 
     def _live_problem(self, image: Image) -> tuple[str, str] | None:
         """What a live camera does when it is in trouble and says nothing: another resolution, the same picture for ever.

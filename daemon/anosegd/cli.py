@@ -132,6 +132,7 @@ def _parser() -> argparse.ArgumentParser:
 def _check(options: argparse.Namespace) -> int:
     from anoseg_engines.errors import ConfigError
     from anosegd.config import load_config
+    from anosegd.guarantee import rules_note
     from anosegd.journal import check_place
     from anosegd.validate import check_whole
 
@@ -145,8 +146,8 @@ def _check(options: argparse.Namespace) -> int:
         engine.close()
     for name, camera in config.cameras.items():
         print(f"  camera {name}: {type(camera.source).__struct_config__.tag}, policy {camera.policy}")
-        if camera.rules:
-            print(f"    {len(camera.rules)} region rules decide; the share of good parts rejected is not calibrated")
+        if note := rules_note(camera, engine.bundle):
+            print(f"    {len(camera.rules)} {note}")
     if config.journal is not None:
         try:
             print(f"  journal {check_place(config.journal)}")

@@ -19,6 +19,7 @@ from anosegd.camera import Camera
 from anosegd.cameras import Cameras
 from anosegd.config import Config
 from anosegd.control import Control
+from anosegd.guarantee import rules_note
 from anosegd.handoff import Intake
 from anosegd.inspector import Inspector, engine_name
 from anosegd.journal import Journal
@@ -34,7 +35,6 @@ LOOP_S = 0.25
 SILENT_S = 10.0
 """A thread that has not answered for so long is said to hang."""
 SAME_WISH_S = 0.3
-NOT_CALIBRATED = "region rules decide: the share of good parts rejected is not calibrated for these rules"
 MAX_TRIES = 3
 """A file or camera that gives nothing ends a run that is to end by itself; a line never gives up."""
 
@@ -390,7 +390,7 @@ class Station:
             empty=status.empty,
             restarts=status.restarts,
             last_error=status.last_error,
-            note=NOT_CALIBRATED if camera.config.rules else None,
+            note=rules_note(camera.config, self._swaps.bundle),
             counts=tally.counts(),
         )
 

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from anoseg_engines.errors import PublishError
+from anosegd.guarantee import is_worrying
 from anosegd.subscribe import subscribe
 from anosegd.wire import State
 
@@ -52,7 +53,7 @@ def as_table(state: State) -> RenderableType:
         numbers = (c.frames, c.counts.passed, c.counts.failed, c.counts.unknown, c.dropped, c.overruns, c.restarts)
         table.add_row(name, c.state, *map(str, numbers))
         if c.note:
-            errors.append(f"{name}: {c.note}\n", style="yellow")
+            errors.append(f"{name}: {c.note}\n", style="yellow" if is_worrying(c.note) else "dim")
         if c.last_error:
             errors.append(f"{name}: last error: {c.last_error}\n", style="yellow" if c.state == "lost" else "dim")
     return Group(head, table, errors)

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import cv2
 import msgspec
 import numpy as np
+from msgspec import UNSET
 from numpy.typing import NDArray
 
 from anoseg_engines.errors import AnosegError, ConfigError, EngineError
@@ -29,6 +30,7 @@ from anoseg_engines.manifest import (
     GoldenImage,
     GoldenTolerance,
     Manifest,
+    RuleCalibration,
     canonical_bytes,
     sealed,
 )
@@ -69,6 +71,7 @@ class BundleDraft:
     golden: list[GoldenSample]
     metrics: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
+    rules: tuple[RuleCalibration, ...] = ()
     tolerance: GoldenTolerance = field(default_factory=GoldenTolerance)
 
 
@@ -114,6 +117,33 @@ class Bundle:
             anomaly_map = (stored / 65535).astype(np.float32)
             samples.append(GoldenSample(image.astype(np.uint8), anomaly_map, golden.score, golden.verdict))
         return samples
+
+    @property
+    def rule_calibrations(self) -> tuple[RuleCalibration, ...]:
+        """What region rules cost, for each set of them that was calibrated."""
+        return tuple(self.manifest.rules or ())
+
+    def draft(self) -> BundleDraft:
+        """All of it once more, to write the next version from with something replaced.
+
+        Raises:
+            EngineError: a golden file does not decode.
+        """
+        manifest = self.manifest
+        return BundleDraft(
+            product=manifest.product,
+            input=manifest.input,
+            score=manifest.score,
+            score_threshold=manifest.score_threshold,
+            pixel_threshold=manifest.pixel_threshold,
+            calibration=manifest.calibration,
+            model_onnx=self.model_onnx,
+            golden=self.golden_samples(),
+            metrics=manifest.metrics,
+            training=manifest.training,
+            rules=self.rule_calibrations,
+            tolerance=manifest.golden_tolerance,
+        )
 
 
 _WHICH = "give STORE/NAME or STORE/NAME/VERSION; `anoseg-train fit` makes one"
@@ -231,6 +261,7 @@ def _manifest(draft: BundleDraft, version: int, files: dict[str, bytes]) -> Mani
             score_threshold=float(draft.score_threshold),
             pixel_threshold=float(draft.pixel_threshold),
             calibration=draft.calibration,
+            rules=list(draft.rules) or UNSET,
             golden=golden,
             golden_tolerance=draft.tolerance,
             metrics=draft.metrics,

@@ -186,6 +186,7 @@ def _inspect(bundle: Bundle, as_json: bool) -> None:
         "pixel threshold": f"{manifest.pixel_threshold:.4f}",
         "calibration": f"{manifest.calibration.method}, {manifest.calibration.n_images} good images; "
         + manifest.calibration.guarantee,
+        **{f"rules {entry.digest[:12]}": entry.guarantee for entry in bundle.rule_calibrations},
         "golden images": ", ".join(f"{g.verdict} {g.score:.3f}" for g in manifest.golden),
         "network": f"{len(bundle.model_onnx) / 1e6:.2f} MB ONNX",
     }

@@ -1,4 +1,4 @@
-"""Reading image files: the one way for trainer, evaluation and folder sources, so that all see the same pixels."""
+"""Reading and turning images: the one way for trainer, evaluation and cameras, so that all see the same pixels."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".p
 
 Image = NDArray[np.uint8]
 """A camera image: uint8 [H, W, 3], BGR as OpenCV delivers."""
+
+TURNS = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
+"""Degrees clockwise that a camera's image may be turned by."""
 
 
 def list_images(folder: Path) -> list[Path]:
@@ -67,3 +70,11 @@ def as_bgr(image: NDArray[Any]) -> Image:
     if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise DataError(f"image has shape {image.shape}, [H, W] or [H, W, 3] is needed")
     return np.ascontiguousarray(image, dtype=np.uint8)
+
+
+def turned(image: Image, degrees: int, into: Image | None = None) -> Image:
+    """The image turned clockwise by one of `TURNS`, by 0 the image itself. into: where the turned one is written."""
+    turn = TURNS.get(degrees)
+    if turn is None:
+        return image
+    return np.asarray(cv2.rotate(image, turn) if into is None else cv2.rotate(image, turn, dst=into), np.uint8)

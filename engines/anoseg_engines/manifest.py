@@ -7,7 +7,7 @@ import re
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from anoseg_engines.placement import InputSpec
 
@@ -28,6 +28,23 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     method: str
     n_images: Annotated[int, Meta(ge=0)]
     false_reject_target: Probability
+    guarantee: str
+
+
+class RuleCalibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What one camera's region rules cost, with this bundle's network and pixel threshold.
+
+    digest: the rules, as `rules.rules_digest` tells them apart. rejected: of n_images good images. guaranteed: the largest
+    share of good parts that is rejected, with 95 % confidence. false_reject_target: the share that was asked for. held_out:
+    false where the images are the training's own, which say little of other parts. guarantee: the promise in words.
+    """
+
+    digest: Sha256
+    n_images: Annotated[int, Meta(ge=1)]
+    rejected: Annotated[int, Meta(ge=0)]
+    guaranteed: Probability
+    false_reject_target: Probability
+    held_out: bool
     guarantee: str
 
 
@@ -53,9 +70,11 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Contents of manifest.json.
 
     score: how the part's score is defined. score_threshold: part score ≥ it means FAIL. pixel_threshold: map value from
-    which a pixel belongs to a defect. training: configuration, seed, data fingerprint, source commit, versions.
-    files: path inside the bundle → SHA-256, every file but manifest.json. seal: SHA-256 of this manifest with an empty
-    seal, in the form `canonical_bytes` gives; so a changed threshold is noticed like a changed file.
+    which a pixel belongs to a defect. rules: what region rules cost, for each set of rules that was calibrated; left out where
+    there is none, so that the seal of a manifest that never had any stays what it was. training: configuration, seed, data
+    fingerprint, source commit, versions. files: path inside the bundle → SHA-256, every file but manifest.json. seal: SHA-256
+    of this manifest with an empty seal, in the form `canonical_bytes` gives; so a changed threshold is noticed like a changed
+    file.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -67,6 +86,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     score_threshold: Probability
     pixel_threshold: Probability
     calibration: Calibration
+    rules: list[RuleCalibration] | UnsetType = UNSET
     golden: Annotated[list[GoldenImage], Meta(min_length=1)]
     golden_tolerance: GoldenTolerance = GoldenTolerance()
     metrics: dict[str, Any] = {}

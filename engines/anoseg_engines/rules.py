@@ -5,6 +5,8 @@ Pure functions. Made once for a placement (`plan`), used for every part.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -68,6 +70,32 @@ def plan(rules: tuple[Rule, ...], pixel_threshold: float, placement: Placement) 
         min_areas[view] = rule.min_area
         number[view] = i
     return RulePlan(thresholds, min_areas, number, tuple(rule.name for rule in rules))
+
+
+def rules_digest(rules: tuple[Rule, ...], region: Region | None, rotate: int) -> str:
+    """SHA-256 (hex) of all that decides with these rules beside the bundle, whichever camera has them.
+
+    region: the part's place, None is the whole image. rotate: degrees clockwise. The rules count in their order, since the last
+    of those that overlap holds; their names decide nothing and are left out.
+    """
+
+    def corners(region: Region | None) -> list[int] | None:
+        return None if region is None else [region.x, region.y, region.width, region.height]
+
+    content = {
+        "rotate": rotate,
+        "region": corners(region),
+        "rules": [
+            {
+                "region": corners(rule.region),
+                "ignore": rule.ignore,
+                "threshold": None if rule.threshold is None else float(rule.threshold),
+                "min_area": float(rule.min_area),
+            }
+            for rule in rules
+        ],
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _window(rule: Rule, placement: Placement) -> tuple[slice, slice]:

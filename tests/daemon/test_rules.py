@@ -1,8 +1,20 @@
 """Region rules and the band in which a person looks, through the real daemon."""
 
+import dataclasses
+from pathlib import Path
+
 import cv2
+import msgspec
+import numpy as np
+from anoseg_train_command import run as run_trainer
 from anosegd_line import Line, run_anosegd
-from tiny_bundle import bad_part, good_part
+from tiny_bundle import bad_part, good_part, tiny_draft, write_tiny_bundle
+
+from anoseg_engines.bundle import write_bundle
+from anoseg_engines.manifest import RuleCalibration
+from anoseg_engines.rules import Rule, rules_digest
+from anosegd.config import CameraConfig, DemoSource
+from anosegd.guarantee import is_worrying, rules_note
 
 FOLDER = "top:\n  source: {kind: folder, path: images}\n  policy: wait\n"
 WHOLE = "  region: {x: 0, y: 0, width: 80, height: 48}\n"
@@ -51,3 +63,62 @@ def test_check_refuses_a_rule_beside_the_part(line: Line) -> None:
     done = run_anosegd("check", str(config))
     assert done.returncode == 2
     assert "cameras.top: rule 'far'" in done.stderr
+
+
+def test_calibrated_rules_say_what_they_promise(line: Line) -> None:
+    """The frames that calibration counts as rejected are those that the daemon fails; state and check give the share."""
+    (line.folder / "images").mkdir()
+    rng = np.random.default_rng(2)
+    for i in range(40):
+        frame = np.clip(good_part(60, 100) + rng.normal(0, 3, (60, 100, 1)), 0, 255).astype(np.uint8)
+        if i % 10 == 0:
+            frame[20:30, 30:40] = 205  # on the part, as it lies turned; in the lower half it is not looked for
+        if i % 10 == 5:
+            frame[40:50, 30:40] = 205
+        cv2.imwrite(str(line.folder / "images" / f"{i:02d}.png"), cv2.rotate(frame, cv2.ROTATE_90_COUNTERCLOCKWISE))
+    store = line.folder / "store" / "tiny"
+    write_tiny_bundle(store)
+    camera = (
+        "  rotate: 90\n  region: {x: 10, y: 10, width: 80, height: 48}\n"
+        "  rules:\n    - {name: all}\n    - {name: low, region: {x: 10, y: 34, width: 80, height: 24}, ignore: true}\n"
+    )
+    config = line.config(FOLDER + camera, store=store)
+    check = run_anosegd("check", str(config))
+    assert "2 region rules decide: the share of good parts rejected is not calibrated" in check.stdout
+    done = run_trainer("calibrate", "--bundle", store, "--data", line.folder / "images", "--config", config, "--camera", "top")
+    assert done.returncode == 0, done.stderr
+    assert "40 good images" in done.stdout
+    daemon = line.run(config, "--once")
+    assert daemon.wait() == 0, daemon.log
+    line.listener.drain()
+    failed = [str(v["part_id"]) for v in line.listener.verdicts if v["outcome"] == "FAIL"]
+    assert len(line.listener.verdicts) == 40
+    assert len(failed) == 4
+    assert ": 4 rejected" in done.stdout
+    told = "at most 21.5 % of good parts rejected, from 40 images"  # Clopper and Pearson for 4 of 40: 0.21446
+    assert line.listener.last_state()["cameras"]["top"]["note"] == f"region rules decide; {told}"
+    assert told in run_anosegd("check", str(config)).stdout
+    config.write_text(config.read_text().replace("height: 24", "height: 23"))
+    assert "not calibrated" in run_anosegd("check", str(config)).stdout
+
+
+def test_what_is_no_promise_is_said_as_a_warning(tmp_path: Path) -> None:
+    """Not calibrated, and calibrated with the training's own images, are to worry about; a promise is not, nor are no rules."""
+    camera = CameraConfig(source=DemoSource(), rules=(Rule(name="w"),), rotate=90)
+    known = RuleCalibration(
+        digest=rules_digest(camera.rules, None, 90),
+        n_images=400,
+        rejected=0,
+        guaranteed=0.00746,
+        false_reject_target=0.01,
+        held_out=True,
+        guarantee="words",
+    )
+    notes = []
+    for rules in ((), (msgspec.structs.replace(known, held_out=False),), (known,)):
+        bundle = write_bundle(tmp_path / "tiny", dataclasses.replace(tiny_draft(), rules=rules))
+        notes.append(rules_note(camera, bundle) or "")
+    assert [is_worrying(note) for note in notes] == [True, True, False]
+    assert "trained on" in notes[1]
+    assert notes[2] == "region rules decide; at most 0.8 % of good parts rejected, from 400 images"
+    assert rules_note(CameraConfig(source=DemoSource()), bundle) is None

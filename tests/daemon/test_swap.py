@@ -11,6 +11,8 @@ from swap_often import swap_often
 from tiny_bundle import good_part, tiny_draft
 
 from anoseg_engines.bundle import write_bundle
+from anoseg_engines.manifest import RuleCalibration
+from anoseg_engines.rules import Rule, rules_digest
 
 LOOP = "line: {policy: wait, source: {kind: folder, path: images, loop: true, fps: 40}}"
 
@@ -83,6 +85,31 @@ def test_a_reload_takes_the_configurations_bundle(line: Line, config: Path, stor
     assert run_anosegd("reload", str(config)).returncode == 0
     state = line.listener.wait_for_state(lambda s: s["engine"]["version"] == 1 and s["detail"] is None)
     assert state["state"] == "ContinuousExecution"
+
+
+def test_the_promise_for_rules_is_that_of_the_bundle_in_use(line: Line, config: Path, store: Path) -> None:
+    """The state says not calibrated with a bundle that does not know the rules, and what is promised after a swap to one."""
+    entry = RuleCalibration(
+        digest=rules_digest((Rule(name="w"),), None, 0),
+        n_images=99,
+        rejected=0,
+        guaranteed=0.0298,
+        false_reject_target=0.05,
+        held_out=True,
+        guarantee="words",
+    )
+    write_bundle(store, dataclasses.replace(tiny_draft(), rules=(entry,)))
+    config.write_text(config.read_text().replace("policy: wait", "rules: [{name: other}], policy: wait"))
+    start(line, config)
+
+    def note(words: str) -> None:
+        line.listener.wait_for_state(lambda s: words in (s["cameras"]["line"]["note"] or ""))
+
+    note("not calibrated for these rules")
+    assert run_anosegd("swap", str(config), "--bundle", str(store / "3")).returncode == 0
+    note("at most 3.0 % of good parts rejected, from 99 images")
+    assert run_anosegd("rollback", str(config)).returncode == 0
+    note("not calibrated for these rules")
 
 
 def test_swaps_under_load_leave_nothing_behind() -> None:

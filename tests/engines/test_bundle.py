@@ -18,7 +18,7 @@ from anoseg_engines.bundle import MANIFEST, load_bundle, versions, write_bundle
 from anoseg_engines.engine import Engine
 from anoseg_engines.errors import AnosegError, ConfigError, EngineError
 from anoseg_engines.judge import judge
-from anoseg_engines.manifest import canonical_bytes, manifest_schema, sealed
+from anoseg_engines.manifest import RuleCalibration, canonical_bytes, manifest_schema, sealed
 from anoseg_engines.placement import InputSpec, Region
 
 
@@ -187,9 +187,29 @@ def test_inspect_and_verify_as_a_user_runs_them(tmp_path: Path) -> None:
         assert "Traceback" not in done.stderr
 
 
+RULES = RuleCalibration(
+    digest="0" * 64, n_images=99, rejected=1, guaranteed=0.047, false_reject_target=0.05, held_out=True, guarantee="words"
+)
+
+
 def test_the_manifest_keeps_to_its_published_schema(tmp_path: Path) -> None:
-    """The JSON Schema generated from the code describes what is written."""
+    """The JSON Schema generated from the code describes what is written, with and without calibrated rules."""
     import jsonschema
 
-    bundle = write_tiny_bundle(tmp_path / "tiny")
-    jsonschema.validate(json.loads((bundle.path / MANIFEST).read_bytes()), manifest_schema())
+    for rules in ((), (RULES,)):
+        bundle = write_bundle(tmp_path / "tiny", dataclasses.replace(tiny_draft(), rules=rules))
+        written = json.loads((bundle.path / MANIFEST).read_bytes())
+        jsonschema.validate(written, manifest_schema())
+        # left out where there are none: the seal of a bundle from before there were any must stay the same
+        assert ("rules" in written) == bool(rules)
+        assert bundle.rule_calibrations == rules
+
+
+def test_a_bundle_written_again_from_its_draft_is_the_same(tmp_path: Path) -> None:
+    """Images, maps, network and everything else of a bundle survive; only version and time are new."""
+    first = write_bundle(tmp_path / "tiny", dataclasses.replace(tiny_draft(), rules=(RULES,), metrics={"m": 1}))
+    second = write_bundle(tmp_path / "tiny", first.draft())
+    assert second.files == first.files
+    assert second.manifest.version == 2
+    unlike = {"version": 1, "created": first.manifest.created, "seal": first.manifest.seal}
+    assert msgspec.structs.replace(second.manifest, **unlike) == first.manifest

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from anoseg_engines.errors import ConfigError
 from anoseg_engines.judge import Inspection, Thresholds, judge
 from anoseg_engines.placement import InputSpec, Placement, Region
-from anoseg_engines.rules import Rule, plan
+from anoseg_engines.rules import Rule, plan, rules_digest
 
 PLACEMENT = Placement.of(InputSpec(32, 32), Region(100, 200, 64, 64))  # half a map pixel per camera pixel
 THRESHOLDS = Thresholds(score=0.5, pixel=0.5)
@@ -105,3 +105,25 @@ def test_a_rule_beside_the_part_is_refused() -> None:
         plan((Rule(name="label", region=Region(0, 0, 50, 50), ignore=True),), 0.5, PLACEMENT)
     with pytest.raises(ValueError, match="ignores its region"):
         Rule(name="label", ignore=True, threshold=0.5)
+
+
+def test_the_digest_tells_apart_what_decides_otherwise() -> None:
+    """A name or a whole number changes nothing; order, region, rotation, threshold, area and ignoring do."""
+    a = Rule(name="a", region=Region(100, 200, 32, 64), threshold=0.4)
+    b = Rule(name="b", min_area=12)
+    part = Region(100, 200, 64, 64)
+    known = rules_digest((a, b), part, 0)
+    assert known == rules_digest((a, Rule(name="other", min_area=12.0)), part, 0)
+    others = [
+        rules_digest((b, a), part, 0),
+        rules_digest((a,), part, 0),
+        rules_digest((a, b), None, 0),
+        rules_digest((a, b), Region(100, 200, 64, 63), 0),
+        rules_digest((a, b), part, 90),
+        rules_digest((a, Rule(name="b", min_area=13)), part, 0),
+        rules_digest((Rule(name="a", region=a.region, threshold=0.5), b), part, 0),
+        rules_digest((Rule(name="a", region=a.region), b), part, 0),
+        rules_digest((Rule(name="a", region=a.region, ignore=True), b), part, 0),
+        rules_digest((Rule(name="a", threshold=0.4), b), part, 0),
+    ]
+    assert len({known, *others}) == len(others) + 1

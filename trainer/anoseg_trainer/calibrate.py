@@ -1,7 +1,8 @@
 """From held-out images to the numbers a line runs with: the score's scale, the score threshold, the pixel threshold.
 
 Pure functions. The score threshold is a split-conformal quantile: with n held-out good images exchangeable with those of
-the line, the chance that the next good image scores at or above it is at most 1 − k/(n+1).
+the line, the chance that the next good image scores at or above it is at most 1 − k/(n+1). Region rules are fixed beforehand:
+the rejected of n good images are counted, and the share is bounded as by Clopper and Pearson (Biometrika 26, 1934), one-sided.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ LEAST_SPREAD = 0.3
 """Pooled logits of good parts that lie closer than this are taken for equal: a clean product must not make a pool touchy."""
 ABOVE = 2e-3
 """The threshold lies so far above the conformal score: a runtime in half precision may read a good part that much higher."""
+
+CONFIDENCE = 0.95
+"""Of what is said about fixed rules: it holds in so many of all such calibrations."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,82 @@ def guarantee_in_words(threshold: ScoreThreshold, false_reject: float, parts: in
             f"{threshold.n} scores was taken"
         )
     if parts < threshold.n:
+        promise += f"; the images show only {parts} different parts, so the promise is weaker than their number says"
+    return promise
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedShare:
+    """What is known of the share of good parts that fixed rules reject.
+
+    rejected: of n good images. guaranteed: the share is no larger, with `CONFIDENCE`. met: whether that is at most what was
+    wished. allowed: most rejected images with which n of them would show the wish; −1: none would be few enough.
+    needed: good images with which the wish is shown if none is rejected.
+    """
+
+    rejected: int
+    n: int
+    guaranteed: float
+    met: bool
+    allowed: int
+    needed: int
+
+
+def chance_of_at_most(rejected: int, n: int, share: float) -> float:
+    """Probability that of n parts at most `rejected` are, each with probability `share`, independently (binomial)."""
+    if rejected >= n or share <= 0:
+        return 1.0
+    if share >= 1:
+        return 0.0
+    log_yes, log_no = math.log(share), math.log1p(-share)
+    log_ways = [math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) for k in range(rejected + 1)]
+    return min(1.0, math.fsum(math.exp(ways + k * log_yes + (n - k) * log_no) for k, ways in enumerate(log_ways)))
+
+
+def largest_share(rejected: int, n: int) -> float:
+    """Upper Clopper–Pearson bound of the share, one-sided: with any larger one, so few rejected would be seen in less than
+    1 − `CONFIDENCE` of all trials."""
+    low, high = 0.0, 1.0
+    if rejected >= n:
+        return high
+    for _ in range(60):
+        middle = (low + high) / 2
+        if chance_of_at_most(rejected, n, middle) > 1 - CONFIDENCE:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def rejected_share(rejected: int, n: int, false_reject: float) -> RejectedShare:
+    """What n held-out good images, of which fixed rules reject some, say of the share of good parts that they reject.
+
+    Raises:
+        DataError: no images.
+    """
+    if n == 0:
+        raise DataError("no good images to calibrate with", hint="add good images")
+    allowed = -1
+    while allowed + 1 < n and chance_of_at_most(allowed + 1, n, false_reject) <= 1 - CONFIDENCE:
+        allowed += 1
+    needed = math.ceil(math.log(1 - CONFIDENCE) / math.log1p(-false_reject) - 1e-9)
+    return RejectedShare(rejected, n, largest_share(rejected, n), rejected <= allowed, allowed, needed)
+
+
+def share_in_words(found: RejectedShare, false_reject: float, parts: int) -> str:
+    """The promise for region rules with its assumption, for the manifest and the user."""
+    promise = (
+        f"at most {found.guaranteed:.4g} of good parts are rejected, with {CONFIDENCE:.0%} confidence, since {found.rejected} "
+        f"of {found.n} held-out good images are, if the parts of the line and these images are exchangeable (same product, "
+        "camera and light; none chosen)"
+    )
+    if not found.met and found.allowed < 0:
+        promise += (
+            f"; {false_reject:g} was asked for, which needs {found.needed} held-out good images of which none is rejected"
+        )
+    elif not found.met:
+        promise += f"; {false_reject:g} was asked for, which allows {found.allowed} rejected of {found.n}"
+    if parts < found.n:
         promise += f"; the images show only {parts} different parts, so the promise is weaker than their number says"
     return promise
 

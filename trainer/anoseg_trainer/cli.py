@@ -1,4 +1,4 @@
-"""`anoseg-train`: fit, evaluate, ablate and bench."""
+"""`anoseg-train`: fit, evaluate, calibrate, ablate and bench."""
 
 from __future__ import annotations
 
@@ -20,9 +20,12 @@ from anoseg_engines.bundle import load_bundle
 from anoseg_engines.choose import RUNTIMES
 from anoseg_engines.engine import Engine
 from anoseg_engines.errors import AnosegError, ConfigError
+from anoseg_trainer.camera import load_camera
 from anoseg_trainer.config import TrainConfig, load_config
 from anoseg_trainer.evaluate import Evaluation, evaluate
 from anoseg_trainer.overlays import write_overlays
+from anoseg_trainer.recalibrate import NewThreshold, calibrate_score
+from anoseg_trainer.recalibrate_rules import RulesCalibrated, calibrate_rules
 
 COLUMNS = ("image_auroc", "pixel_auroc", "aupro_30", "best_iou", "iou_at_pixel_threshold")
 
@@ -62,6 +65,29 @@ def run(arguments: list[str]) -> None:
     test.add_argument("--overlays", type=Path, metavar="DIR", help="write pictures of the best and the worst")
     test.add_argument("--report", type=Path, metavar="FILE", help="write figures, curves and pictures as one HTML file")
     test.add_argument("--runtime", default="auto", help=", ".join(RUNTIMES))
+    again = commands.add_parser(
+        "calibrate",
+        help="take the score threshold anew from good images, or measure what region rules reject",
+        description="Send good images through a bundle and write its next version: with a new score threshold, or, with "
+        "--config and --camera, with what that camera's region rules promise. The images must be ones that the network was not "
+        "trained on.",
+    )
+    again.add_argument("--bundle", type=Path, required=True, metavar="DIR", help="STORE/NAME or STORE/NAME/VERSION")
+    again.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="good images that training has not seen: a flat folder, or train/good in it; with --config whole camera frames",
+    )
+    again.add_argument(
+        "--false-reject", type=float, default=0.01, metavar="SHARE", help="share of good parts that may be rejected (0.01)"
+    )
+    again.add_argument(
+        "--config", type=Path, metavar="FILE", help="the station's YAML, whose region rules are to be calibrated"
+    )
+    again.add_argument("--camera", metavar="NAME", help="the camera in it")
+    again.add_argument("--runtime", default="auto", help=", ".join(RUNTIMES))
     parts = commands.add_parser("ablate", help="train with each part left out in turn, and compare on test images")
     parts.add_argument("--data", type=Path, required=True, metavar="DIR", help="MVTec AD layout")
     parts.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for bundles, figures and report.html")
@@ -82,6 +108,8 @@ def run(arguments: list[str]) -> None:
         _ablate(options)
     elif options.command == "bench":
         _bench(options)
+    elif options.command == "calibrate":
+        _calibrate(options)
     else:
         _evaluate(options)
 
@@ -150,9 +178,13 @@ def _with_options(config: TrainConfig, options: argparse.Namespace) -> TrainConf
         training = msgspec.structs.replace(training, minutes=options.minutes, steps=options.steps)
     wished = getattr(options, "false_reject", None)
     false_reject = config.false_reject if wished is None else wished
+    _check_share(false_reject)
+    return msgspec.structs.replace(config, training=training, false_reject=false_reject)
+
+
+def _check_share(false_reject: float) -> None:
     if not 0 < false_reject < 1:
         raise ConfigError(f"--false-reject {false_reject}: a share between 0 and 1 is needed", hint="0.01 is one in a hundred")
-    return msgspec.structs.replace(config, training=training, false_reject=false_reject)
 
 
 def _ablate(options: argparse.Namespace) -> None:
@@ -195,6 +227,31 @@ def _evaluate(options: argparse.Namespace) -> None:
             print(f"{len(written)} pictures in {options.overlays}")
     finally:
         engine.close()
+
+
+def _calibrate(options: argparse.Namespace) -> None:
+    _check_share(options.false_reject)
+    if (options.config is None) != (options.camera is None):
+        raise ConfigError("--config and --camera belong together", hint="without both, the score threshold is calibrated")
+    camera = None if options.config is None else load_camera(options.config, options.camera)
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("inspecting", total=None)
+        common: dict[str, Any] = {
+            "runtime": options.runtime,
+            "on_image": lambda n, total: progress.update(task, completed=n, total=total),
+        }
+        found: NewThreshold | RulesCalibrated
+        if camera is None:
+            found = calibrate_score(options.bundle, options.data, options.false_reject, **common)
+        else:
+            found = calibrate_rules(options.bundle, options.data, camera, options.false_reject, **common)
+    for note in found.notes:
+        print(f"note: {note}", file=sys.stderr)
+    for line in found.in_words():
+        print(line)
+    print(f"{found.bundle.path}: finished and proved; {found.before.path} is as it was")
+    print("a running line takes it with `anosegd swap`, or with `anosegd reload` if its configuration names no version")
 
 
 def _bench(options: argparse.Namespace) -> None:
