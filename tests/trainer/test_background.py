@@ -6,6 +6,7 @@ from anoseg_trainer.config import DefectConfig
 from anoseg_trainer.defects import add_defects
 from anoseg_trainer.ground import Ground
 from anoseg_trainer.kinds import KINDS
+from anoseg_trainer.variation import littered
 
 
 def disc_on_table(rng):
@@ -23,11 +24,49 @@ def test_a_part_on_a_table_is_told_from_it():
     images = []
     for _ in range(5):
         image, where = disc_on_table(rng)
-        mask = cv2.resize(part_mask(image)[0].astype(np.uint8), (320, 240), interpolation=cv2.INTER_NEAREST) > 0
+        mask = cv2.resize(part_mask(image).astype(np.uint8), (320, 240), interpolation=cv2.INTER_NEAREST) > 0
         assert (mask & where).sum() > 0.95 * where.sum()
         assert (mask & ~where).sum() < 0.25 * where.sum()
         images.append(image)
     assert has_background(images)
+
+
+def test_a_soft_shadow_is_not_the_part():
+    """A dark, blurred shadow beside the disc belongs to the table."""
+    rng = np.random.default_rng(3)
+    for _ in range(5):
+        image, where = disc_on_table(rng)
+        shadow = cv2.GaussianBlur(np.roll(where, 20, axis=0).astype(np.float32), (0, 0), 12.0)
+        lit = np.where(where[:, :, None], image, image - 45 * shadow[:, :, None]).astype(np.uint8)
+        mask = cv2.resize(part_mask(lit).astype(np.uint8), (320, 240), interpolation=cv2.INTER_NEAREST) > 0
+        assert (mask & where).sum() > 0.95 * where.sum()
+        assert (mask & ~where).sum() < 0.25 * where.sum()
+
+
+def test_litter_lies_beside_the_part():
+    """Dust changes the table and leaves the disc as it is."""
+    rng = np.random.default_rng(4)
+    changed = 0
+    for _ in range(20):
+        image, where = disc_on_table(rng)
+        other = littered(rng, image, part_mask(image), 256)
+        differs = (other != image).any(axis=2)
+        assert not differs[where].any()
+        changed += bool(differs.any())
+    assert changed > 15
+
+
+def test_the_outline_is_bent_or_broken():
+    """Where the part's outline is known, chips and bends lie on it."""
+    rng = np.random.default_rng(5)
+    on_edge = 0
+    for kind in ["chip", "bend"] * 20:
+        image, where = disc_on_table(rng)
+        ground = Ground(image, lambda _, image=image: image, unit=128, grey=True, on_part=part_mask(image))
+        label = add_defects(rng, ground, DefectConfig(**{**dict.fromkeys(KINDS, 0.0), kind: 1.0}, more=0))[1]
+        edge = cv2.morphologyEx(where.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((9, 9), np.uint8)) > 0
+        on_edge += bool((label[edge] > 0.3).any())
+    assert on_edge > 28  # small bends along the outline hardly change anything
 
 
 def test_a_surface_that_fills_the_picture_has_no_background(plate):
@@ -51,17 +90,17 @@ def test_defects_are_put_on_the_part():
 def test_a_piece_broken_off_shows_the_background():
     """On a background, a chip lies at the part's edge and has the background's brightness."""
     rng = np.random.default_rng(2)
-    at_edge = 0
+    at_edge, pieces = 0, []
     for _ in range(30):
         image, where = disc_on_table(rng)
         ground = Ground(image, lambda _, image=image: image, unit=128, grey=True, on_part=where)
         changed, label = add_defects(rng, ground, DefectConfig(**dict.fromkeys(set(KINDS) - {"chip"}, 0.0), chip=1, more=0))
         gone = (label > 0.9) & where
-        if gone.any():
-            assert abs(float(np.median(changed[gone])) - 190) < 30
+        pieces.append(changed[gone])
         edge = cv2.morphologyEx(where.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((9, 9), np.uint8)) > 0
         at_edge += bool((label[edge] > 0.5).any())
     assert at_edge > 24
+    assert abs(float(np.median(np.concatenate(pieces))) - 190) < 15
 
 
 def test_points_lie_on_the_mask():

@@ -38,7 +38,7 @@ def _set_top(**values: Any) -> Change:
     return lambda config: msgspec.structs.replace(config, **values)
 
 
-OTHER_KINDS = ("blend", "scratch", "spots", "dent", "chip", "shade", "texture", "warp", "missing")
+OTHER_KINDS = ("blend", "scratch", "spots", "dent", "chip", "bend", "shade", "texture", "warp", "missing")
 """Kinds of synthetic defects that AnoSeg does not have."""
 
 VARIANTS: Mapping[str, tuple[str, Change]] = {
@@ -61,7 +61,7 @@ VARIANTS: Mapping[str, tuple[str, Change]] = {
     "no-detector": ("without the detector over the map's pools (paper 6)", _set_top(detector=False)),
     "no-variation": (
         "good images without variation of light",
-        _set("variation", brightness=0.0, contrast=0.0, shading=0.0, tint=0.0, noise=0.0),
+        _set("variation", brightness=0.0, contrast=0.0, shading=0.0, tint=0.0, noise=0.0, litter=0.0),
     ),
 }
 

@@ -23,11 +23,24 @@ PART_SHARES = (0.02, 0.9)
 """Where the part would take less or more of the picture than this, the guess is not trusted."""
 
 
-def part_mask(image: Image) -> tuple[NDArray[np.bool_], float]:
-    """Where the part is, and the share of the picture's rim that is plain.
+def part_mask(image: Image) -> NDArray[np.bool_]:
+    """Where the part is, on a picture that shows it on a plain background; a soft shadow beside it is background.
 
     image: uint8 [h, w, 3]. Returns bool [h', w'] whose longer side is `SIDE` (or the picture's, if smaller).
     """
+    return _told_apart(image, shadows=True)[0]
+
+
+def has_background(images: Iterable[Image]) -> bool:
+    """Whether these pictures of one product show parts on a plain background, judged by their median."""
+    found = [_told_apart(image, shadows=False) for image in images]
+    share = float(np.median([mask.mean() for mask, _ in found]))
+    return bool(np.median([rim for _, rim in found]) >= PLAIN_RIM and PART_SHARES[0] <= share <= PART_SHARES[1])
+
+
+def _told_apart(image: Image, *, shadows: bool) -> tuple[NDArray[np.bool_], float]:
+    """Where the part is, and the share of the rim that is plain. shadows: what slopes much less than the part's outline belongs
+    to the background; where it is not known yet whether there is one, only what is flat does."""
     height, width = image.shape[:2]
     scale = min(1.0, SIDE / max(height, width))
     size = max(4, round(width * scale)), max(4, round(height * scale))
@@ -37,20 +50,14 @@ def part_mask(image: Image) -> tuple[NDArray[np.bool_], float]:
     rim[2:-2, 2:-2] = False
     spread = float(small.std())
     far = channel_max(np.abs(small - np.median(small[rim], axis=0)))
-    plain = (slope < max(1.5, 0.06 * spread)) & (far < max(15.0, 0.8 * spread))
+    steepest, farthest = (0.35 * float(np.percentile(slope, 98)), 2.0) if shadows else (0.06 * spread, 0.8)
+    plain = (slope < max(1.5, steepest)) & (far < max(15.0, farthest * spread))
     labels = cv2.connectedComponents(plain.astype(np.uint8), connectivity=4)[1]
     at_rim = np.zeros(int(labels.max()) + 1, bool)
     at_rim[labels[rim & plain]] = True
     background = plain & at_rim[labels]
     part = cv2.morphologyEx((~background).astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
     return part.astype(bool), float(plain[rim].mean())
-
-
-def has_background(images: Iterable[Image]) -> bool:
-    """Whether these pictures of one product show parts on a plain background, judged by their median."""
-    found = [part_mask(image) for image in images]
-    share = float(np.median([mask.mean() for mask, _ in found]))
-    return bool(np.median([rim for _, rim in found]) >= PLAIN_RIM and PART_SHARES[0] <= share <= PART_SHARES[1])
 
 
 def point_on(rng: np.random.Generator, mask: NDArray[np.bool_], height: int, width: int) -> tuple[int, int] | None:

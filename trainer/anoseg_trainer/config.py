@@ -72,6 +72,7 @@ class VariationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     largest change, natural logarithm. shading: strength of a smooth light field. tint: largest change of
     a colour channel, natural logarithm. noise: largest sigma in grey values.
     flip_x, flip_y: share of images mirrored left-right, upside down; only for parts that may lie so.
+    litter: share of images with dust and hairs beside the part, where parts lie on a plain background.
     Turn, mirroring and light are chosen from the images where they are null.
     """
 
@@ -85,6 +86,7 @@ class VariationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     noise: Weight = 4.0
     flip_x: Share | None = None
     flip_y: Share | None = None
+    litter: Share = 0.5
 
 
 class DefectConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -94,7 +96,8 @@ class DefectConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     at_rim: share of defects placed at the picture's rim, for parts that fill it.
     visible: difference in grey values at which a changed pixel counts as half a defect.
     hard: the paper's hard augmentation (rotated, permuted, colour-jittered image, a region of it pasted).
-    blend: patches of other good images, blended in. The others: see `kinds.py`.
+    blend: patches of other good images, blended in. The others: see `kinds.py`. Where parts lie on a plain background, chips
+    sit on their outline and are four times as frequent; bend is left out where they do not.
     """
 
     share: Share = 0.7
@@ -107,6 +110,7 @@ class DefectConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     spots: Weight = 1.0
     dent: Weight = 0.7
     chip: Weight = 0.25
+    bend: Weight = 0.7
     shade: Weight = 0.5
     texture: Weight = 0.6
     warp: Weight = 0.3

@@ -257,7 +257,7 @@ class PartStore:
     def part_mask(self, index: int) -> NDArray[np.bool_]:
         """Where on picture `index` the part is, coarse (see `background.part_mask`); kept, 9 kB each."""
         if index not in self._masks:
-            self._masks[index] = part_mask(self[index])[0]
+            self._masks[index] = part_mask(self[index])
         return self._masks[index]
 
     def __getstate__(self) -> dict[str, object]:

@@ -18,6 +18,9 @@ from anoseg_trainer.ground import Change, Ground
 from anoseg_trainer.kinds import KINDS
 from anoseg_trainer.shapes import Mask, channel_max, channel_mean
 
+CHIPS = 4.0
+"""Where the pictures show a part's whole outline, that is where it breaks: chips are so much more frequent."""
+
 
 def add_defects(rng: Generator, ground: Ground, config: DefectConfig) -> tuple[Image, Mask]:
     """Put one or more defects on a good image.
@@ -27,7 +30,11 @@ def add_defects(rng: Generator, ground: Ground, config: DefectConfig) -> tuple[I
         changed against its surrounding texture.
     """
     kinds = [name for name in KINDS if getattr(config, name) > 0]
+    if ground.on_part is None and len(kinds) > 1:
+        kinds = [name for name in kinds if name != "bend"]
     weights = np.array([getattr(config, name) for name in kinds])
+    if ground.on_part is not None and "chip" in kinds:
+        weights[kinds.index("chip")] *= CHIPS
     image = ground.image.copy()
     touched = np.zeros(image.shape[:2], bool)
     while True:

@@ -148,17 +148,42 @@ def chip(rng: Generator, ground: Ground) -> Change:
 def _bite(rng: Generator, ground: Ground, on_part: NDArray[np.bool_]) -> Change:
     """A piece broken off the part's own edge."""
     rows, columns = ground.image.shape[:2]
-    inside = cv2.erode(on_part.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=1)
     height, width = sized(rng, ground, 0.03, 0.2)
-    aim = point_on(rng, on_part & (inside == 0), rows, columns) or (columns // 2, rows // 2)
-    x = min(max(aim[0] - width // 2, 0), columns - width)
-    y = min(max(aim[1] - height // 2, 0), rows - height)
+    x, y = _at_edge(rng, on_part, (rows, columns), (height, width))
     here = ground.image[y : y + height, x : x + width].astype(np.float32)
     cells = cv2.resize(on_part.astype(np.uint8), (columns, rows), interpolation=cv2.INTER_NEAREST)
     outside = cells[y : y + height, x : x + width] == 0
     level = np.median(here[outside], axis=0) if outside.any() else np.median(ground.image[cells == 0], axis=0)
     content = np.full_like(here, level) + 2 * rng.standard_normal((height, width, 1)).astype(np.float32)
     return Change(x, y, feathered(blob(rng, height, width), float(rng.uniform(0, 0.8))), np.asarray(content, np.float32))
+
+
+def bend(rng: Generator, ground: Ground) -> Change:
+    """The part's own outline pushed to one side: a bent tip, a burr, a thread that was hit. Without an outline: see `warp`."""
+    if ground.on_part is None:
+        return warp(rng, ground)
+    height, width = sized(rng, ground, 0.06, 0.35)
+    x, y = _at_edge(rng, ground.on_part, ground.image.shape[:2], (height, width))
+    here = ground.image[y : y + height, x : x + width]
+    grid_y, grid_x = np.mgrid[0:height, 0:width].astype(np.float32)
+    across, down = (2 * grid_x + 1) / width - 1, (2 * grid_y + 1) / height - 1
+    hill = np.square(np.clip(1 - across**2 - down**2, 0, None))  # most in the middle, smoothly none at the rim
+    direction, push = rng.uniform(0, 2 * np.pi), max(2.0, min(height, width) * float(rng.uniform(0.08, 0.3)))
+    map_x = grid_x + np.float32(push * np.cos(direction)) * hill
+    map_y = grid_y + np.float32(push * np.sin(direction)) * hill
+    moved = cv2.remap(np.ascontiguousarray(here), map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    return Change(x, y, (hill > 0).astype(np.float32), moved.astype(np.float32))
+
+
+def _at_edge(rng: Generator, on_part: NDArray[np.bool_], image_hw: tuple[int, ...], box_hw: tuple[int, int]) -> tuple[int, int]:
+    """Left and top of a box of this size around a place on the part's edge."""
+    (rows, columns), (height, width) = image_hw[:2], box_hw
+    # The mask is coarse and begins a cell outside the part.
+    outer = cv2.erode(on_part.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=1)
+    inner = cv2.erode(outer, np.ones((3, 3), np.uint8), borderValue=1)
+    edge = (outer > inner) if outer.any() else on_part
+    aim = point_on(rng, edge, rows, columns) or (columns // 2, rows // 2)
+    return min(max(aim[0] - width // 2, 0), columns - width), min(max(aim[1] - height // 2, 0), rows - height)
 
 
 def shade(rng: Generator, ground: Ground) -> Change:
@@ -286,6 +311,7 @@ KINDS: dict[str, Callable[[Generator, Ground], Change]] = {
     "spots": spots,
     "dent": dent,
     "chip": chip,
+    "bend": bend,
     "shade": shade,
     "texture": texture,
     "warp": warp,

@@ -5,6 +5,7 @@ So the order of workers does not matter, and a resumed training sees the batches
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 from collections.abc import Generator as IteratorWithClose
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ from anoseg_trainer.data import PartStore
 from anoseg_trainer.defects import add_defects
 from anoseg_trainer.ground import Ground
 from anoseg_trainer.shapes import Mask
-from anoseg_trainer.variation import random_window, relit, varied_window
+from anoseg_trainer.variation import littered, random_window, relit, varied_window
 
 MARGIN, MARGIN_TURNED = 0.1, 0.21
 """Shares of a window's side that can turn or shift into it from around: by a few degrees, and by any angle."""
@@ -101,8 +102,12 @@ def make_sample(
     around = _with_margin(window, part_height, part_width, recipe.variation)
     piece = part[around[1] : around[1] + around[3], around[0] : around[0] + around[2]]
     drawn = np.zeros(piece.shape[:2], np.float32)
+    ground = ground_of(recipe, piece)
+    if ground.on_part is not None and rng.random() < recipe.variation.litter:
+        ground = dataclasses.replace(ground, image=littered(rng, piece, ground.on_part, recipe.unit))
+        piece = ground.image
     if defective:
-        piece, drawn = add_defects(rng, ground_of(recipe, piece), recipe.defects)
+        piece, drawn = add_defects(rng, ground, recipe.defects)
     inside = left - around[0], top - around[1], window[2], window[3]
     image, label = varied_window(rng, piece, drawn, inside, recipe.variation)
     height, width = image.shape[:2]
@@ -135,7 +140,7 @@ def _aim(rng: Generator, recipe: Recipe, index: int) -> tuple[int, int] | None:
 
 def ground_of(recipe: Recipe, image: Image) -> Ground:
     """What defects are put on: the picture with what is known of the product."""
-    on_part = part_mask(image)[0] if recipe.background else None
+    on_part = part_mask(image) if recipe.background else None
     return Ground(image, donor_of(recipe), unit=recipe.unit, grey=is_grey(image), on_part=on_part)
 
 

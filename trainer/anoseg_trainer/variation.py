@@ -5,11 +5,13 @@ from __future__ import annotations
 import cv2
 import numpy as np
 from numpy.random import Generator
+from numpy.typing import NDArray
 
 from anoseg_engines.images import Image
 from anoseg_engines.placement import Tile
+from anoseg_trainer.background import point_on
 from anoseg_trainer.config import VariationConfig
-from anoseg_trainer.shapes import Mask, smooth_noise
+from anoseg_trainer.shapes import Mask, blob, feathered, log_uniform, smooth_noise, stroke
 
 EXACT = 0.3
 """Share of windows that keep every pixel's value (whole-pixel shifts, quarter turns): interpolation smooths away the grain that
@@ -67,6 +69,31 @@ def relit(rng: Generator, image: Image, config: VariationConfig) -> Image:
     if config.noise and rng.random() < 0.5:
         noise = rng.standard_normal((height, width), np.float32)
         out += noise[:, :, None] * np.float32(rng.uniform(0, config.noise))
+    return np.asarray(np.clip(np.rint(out), 0, 255), np.uint8)
+
+
+def littered(rng: Generator, image: Image, on_part: NDArray[np.bool_], unit: int) -> Image:
+    """Dust and hairs on the background beside the part, which are no defect of it. uint8, new.
+
+    on_part: where the part is, bool, any size. unit: as of `Ground`.
+    """
+    rows, columns = image.shape[:2]
+    near = cv2.dilate(on_part.astype(np.uint8), np.ones((3, 3), np.uint8))  # what touches the part may be one
+    beside = cv2.resize(1 - near, (columns, rows), interpolation=cv2.INTER_NEAREST).astype(np.float32)
+    out = image.astype(np.float32)
+    for _ in range(int(rng.integers(1, 5))):
+        aim = point_on(rng, near == 0, rows, columns)
+        if aim is None:
+            return image
+        hair = rng.random() < 0.5
+        low, high = (8.0, 40.0) if hair else (2.0, 9.0)
+        height, width = (min(max(3, round(log_uniform(rng, low, high) * unit / 256)), side) for side in (rows, columns))
+        x, y = min(max(aim[0] - width // 2, 0), columns - width), min(max(aim[1] - height // 2, 0), rows - height)
+        thickness = log_uniform(rng, 0.6, 2.0) * unit / 256
+        mark = stroke(rng, height, width, thickness) if hair else feathered(blob(rng, height, width), float(rng.uniform(0, 1)))
+        box = np.s_[y : y + height, x : x + width]
+        strength = rng.choice([-1, 1], p=[0.8, 0.2]) * log_uniform(rng, 6.0, 70.0)
+        out[box] += (strength * mark * beside[box])[:, :, None]
     return np.asarray(np.clip(np.rint(out), 0, 255), np.uint8)
 
 
