@@ -44,7 +44,7 @@ real-cameras: $(VENV)/.installed-dev ## RTSP and GigE Vision cameras killed, fro
 soak: $(VENV)/.installed-dev ## an hour at full rate with a fault a minute: does anything grow?
 	$(BIN)/python tests/soak.py
 
-bench: $(VENV)/.installed-dev ## how fast the daemon is against the bare engine, in one run (two minutes on a quiet machine)
+bench: $(VENV)/.installed-dev ## how fast the daemon is against the bare engine, in one run (four minutes on a quiet machine)
 	$(BIN)/python tests/line_bench.py
 
 gpu-check: $(VENV)/.installed-dev ## on a machine with a GPU: build, prove and measure the TensorRT runtime; one table
