@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -141,23 +141,29 @@ class Inspector(Worker):
         return exchange.engine
 
     def _inspect(self, engine: Engine, frame: Frame) -> None:
-        """Inspect this part and those that wait behind it: while the network runs one, the one before is judged and the next
-        one prepared. A part that comes alone has nothing beside it, so that nothing delays it."""
-        job, judging = self._prepare(engine, frame, lane=0), None
-        while job is not None:
-            following = None
-            beside = judging is not None or (engine.lanes > 1 and self._may_go_on)
-            if beside:
+        """Inspect this part and those that wait behind it."""
+        if engine.lanes > 1 and self._may_go_on:
+            self._inspect_many(engine, frame)
+            return
+        job = self._prepare(engine, frame, lane=0)
+        if job is not None:
+            self._judge(engine, job)
+
+    def _inspect_many(self, engine: Engine, first: Frame) -> None:
+        """Parts beside one another, as long as any wait: while the network runs some, one is judged or prepared."""
+        free, running = deque(range(1, engine.lanes)), deque[_Job]()
+        frame: Frame | None = first
+        while frame is not None or running:
+            if frame is not None and (job := self._prepare(engine, frame, free[0])) is not None:
+                free.popleft()
                 engine.start(job.prepared)
-            if judging is not None:
-                self._judge(engine, judging)
-            if beside and self._may_go_on and (frame_ahead := self._intake.take_ahead()) is not None:
-                following = self._prepare(engine, frame_ahead, lane=1 - job.prepared.lane)
-            engine.run(job.prepared)
-            self.answer()
-            job, judging = following, job
-        if judging is not None:
-            self._judge(engine, judging)
+                running.append(job)
+            if running and not (free and self._may_go_on):
+                job = running.popleft()
+                self._judge(engine, job)  # waits for it
+                free.append(job.prepared.lane)
+                self.answer()
+            frame = self._intake.take_ahead() if free and self._may_go_on else None
 
     @property
     def _may_go_on(self) -> bool:

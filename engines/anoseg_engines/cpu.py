@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import Counter
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from anoseg_engines.errors import EngineError
 from anoseg_engines.placement import InputSpec
-from anoseg_engines.runtime import Traffic
+from anoseg_engines.runtime import BESIDE, Traffic
 
 # Importing OpenVINO reports its use to its makers where this package is installed; a machine on a line tells nobody.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
@@ -29,7 +30,8 @@ def cpu_precisions() -> list[str]:
     return [p for p in PRECISIONS if p == "f32" or _CAPABILITY[p] in capabilities]
 
 
-LANES = 2
+LANES = 1 + BESIDE + 1
+"""The whole processor's, those that share it, and one to be filled meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +57,9 @@ class CpuRuntime:
     values, and scores would move by 0.03.
 
     OpenVINO takes a precision as a hint and may run another one; what runs is read back from the compiled network, and
-    another one than asked for is an error. One compiled network per batch size, made at the first `bind` of that size.
-    threads: 0 lets OpenVINO choose.
+    another one than asked for is an error. A batch size's networks are compiled at the first `bind` of that size: one that
+    takes all threads for one part, and one that runs `BESIDE` parts at a time with a share of them each. That is faster for
+    many parts: all threads of a layer wait for the one that was held up. threads: 0 lets OpenVINO choose.
 
     Raises:
         EngineError: the network cannot be read or compiled, or not in this precision.
@@ -66,13 +69,12 @@ class CpuRuntime:
         self._spec = spec
         self._core = ov.Core()
         self._precision = precision
-        self._properties: dict[str, object] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
-        if threads:
-            self._properties["INFERENCE_NUM_THREADS"] = threads
+        self._threads = {"INFERENCE_NUM_THREADS": threads} if threads else {}
+        self._lanes = 1 if (threads or os.cpu_count() or 1) < BESIDE else LANES
         self._model_onnx = model_onnx
         self._compiled: dict[int, _Compiled] = {}
-        self._coords: list[NDArray[np.float16] | None] = [None] * LANES
-        self._bound: list[_Lane | None] = [None] * LANES
+        self._coords: list[NDArray[np.float16] | None] = [None] * self._lanes
+        self._bound: list[_Lane | None] = [None] * self._lanes
         self._compiled[1] = self._compile(1)  # a file that is no network is refused here, not at the first part
         self._layers = self._compiled[1].layers
 
@@ -109,8 +111,8 @@ class CpuRuntime:
 
     @property
     def lanes(self) -> int:
-        """Two, which share their weights."""
-        return LANES
+        """One where there is only one thread."""
+        return self._lanes
 
     def bind(self, coords_N2HW: NDArray[np.float16], lane: int = 0) -> NDArray[np.uint8]:
         """Bind the coordinates by address (no copy); compiles the network for N if it is new."""
@@ -137,8 +139,8 @@ class CpuRuntime:
 
     def close(self) -> None:
         """Drop the compiled networks."""
-        self._bound = [None] * LANES
-        self._coords = [None] * LANES
+        self._bound = [None] * self._lanes
+        self._coords = [None] * self._lanes
         self._compiled.clear()
 
     def _read_model(self) -> ov.Model:
@@ -167,17 +169,20 @@ class CpuRuntime:
             model = _with_single_maps(model)
             models = _split(model) if self._precision == "bf16" else (model,)
             hints = ("f32", "bf16") if len(models) == 2 else (self._precision,)
-            compiled = [
-                self._core.compile_model(part, "CPU", self._properties | {"INFERENCE_PRECISION_HINT": hint})
-                for part, hint in zip(models, hints, strict=True)
+            alone, *beside = [
+                [
+                    self._core.compile_model(part, "CPU", {**use, **self._threads, "INFERENCE_PRECISION_HINT": hint})
+                    for part, hint in zip(models, hints, strict=True)
+                ]
+                for use in ({"PERFORMANCE_HINT": "LATENCY"}, {"NUM_STREAMS": BESIDE})[: self._lanes]
             ]
-            lanes = tuple(self._lane(n, compiled) for _ in range(LANES))
+            lanes = self._lane(n, alone), *(self._lane(n, beside[0]) for _ in range(1, self._lanes))
         except RuntimeError as error:
             raise EngineError(
                 f"model.onnx cannot be compiled for {n} inputs of {h}×{w}: {_first_line(error)}",
                 hint="the bundle does not fit its manifest; train it anew",
             ) from error
-        layers = _precisions_that_run(compiled[-1])
+        layers = _precisions_that_run(alone[-1])
         if self._precision not in layers:
             raise EngineError(
                 f"OpenVINO runs this network in {', '.join(sorted(layers))} on this processor, {self._precision} was asked for",

@@ -8,6 +8,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+BESIDE = 2
+"""So many lanes other than 0 run at a time."""
+
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
@@ -22,7 +25,7 @@ class Traffic:
 
 
 class Runtime(Protocol):
-    """A loaded network. Owns its input and output buffers. Used by one thread at a time, but for a second lane's `bind`."""
+    """A loaded network. Owns its input and output buffers. Used by one thread at a time, but for lanes that run beside."""
 
     @property
     def description(self) -> str:
@@ -41,7 +44,8 @@ class Runtime(Protocol):
 
     @property
     def lanes(self) -> int:
-        """Sets of buffers: with two, one can be filled while `infer` runs the other on another thread."""
+        """Sets of buffers. Lane 0 has the whole machine. Further ones may be run `BESIDE` at a time, each on a thread of its
+        own, while another is filled: slower for one part, faster for many."""
         ...
 
     def bind(self, coords_N2HW: NDArray[np.float16], lane: int = 0) -> NDArray[np.uint8]:

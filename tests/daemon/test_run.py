@@ -70,11 +70,14 @@ def test_parts_beside_one_another_keep_their_own_results(line: Line) -> None:
             image[y : y + 8, x : x + 8] = rng.integers(0, 256)
             cv2.imwrite(str(line.folder / name / f"{i:02}.png"), image)
         cameras += f"{name}:\n  source: {{kind: folder, path: {name}, preload: true}}\n  policy: wait\n"
-    daemon = line.run(line.config(cameras, store=store), "--once")
+    config = line.config(cameras, store=store)
+    config.write_text(config.read_text().replace("threads: 1", "threads: 2"))
+    daemon = line.run(config, "--once")
     assert daemon.wait() == 0, daemon.log
     line.listener.drain()
     assert len(line.listener.verdicts) == 120
-    engine = Engine.load(load_bundle(store), threads=1)
+    engine = Engine.load(load_bundle(store), threads=2)
+    assert engine.lanes > 1
     expected = {}
     for name, (height, width) in sizes.items():
         placement = engine.place(Region(0, 0, width, height))
