@@ -326,6 +326,7 @@ class Camera(Worker):
         elif isinstance(message, Reading):
             self._reading = message
         elif isinstance(message, (Captured, Uncaptured)) and message.trigger in self._given_up:
+            self._given_up.discard(message.trigger)
             if isinstance(message, Captured):
                 process.image(message)  # it is ours, so that it can be given back
                 process.release(message.slot)

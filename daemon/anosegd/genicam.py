@@ -87,8 +87,8 @@ class Genicam:
         """Whether frames come again. A camera that was held up for a moment still knows us as its controller; opened anew, it
         would refuse us until its heartbeat has run out. After that the connection is of no use."""
         silent_s = time.monotonic() - self._heard_at
-        if self._lost.is_set() or not self._patience_s <= silent_s <= HEARTBEAT_S:
-            return None
+        if self._hardware or self._lost.is_set() or not self._patience_s <= silent_s <= HEARTBEAT_S:
+            return None  # with hardware triggers the frame that tells that it is back would be a part
         buffer = self._stream.timeout_pop_buffer(int(within_s * 1e6))
         return buffer is not None and isinstance(self._raw(buffer), Raw)
 

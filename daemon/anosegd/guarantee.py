@@ -21,7 +21,8 @@ def rules_note(camera: CameraConfig, bundle: Bundle) -> str | None:
     if found is None:
         return NOT_CALIBRATED
     percent = math.ceil(found.guaranteed * 1000 - 1e-9) / 10  # never less than is promised
-    note = f"region rules decide; at most {percent:.1f} % of good parts rejected, from {found.n_images} images"
+    images = f"{found.n_images} images of {found.width}×{found.height}"
+    note = f"region rules decide; at most {percent:.1f} % of good parts rejected, from {images}"
     return note if found.held_out else f"{note} {NOT_HELD_OUT}"
 
 

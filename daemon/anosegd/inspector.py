@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from anoseg_engines.bundle import Bundle
 from anoseg_engines.engine import Engine, Prepared
 from anoseg_engines.errors import AnosegError, EngineError
-from anoseg_engines.images import Image
 from anoseg_engines.judge import judge
 from anoseg_engines.placement import Placement, Region
 from anoseg_engines.quality import Quality, complaint, measure, reference
@@ -154,6 +153,9 @@ class Inspector(Worker):
         free, running = deque(range(1, engine.lanes)), deque[_Job]()
         frame: Frame | None = first
         while frame is not None or running:
+            while running and frame is not None and self._region_of(frame) not in self._placements:
+                self._judge(engine, running.popleft())  # a new size takes seconds to be made ready: what has run does not wait
+                free = deque(range(1, engine.lanes))
             if frame is not None and (job := self._prepare(engine, frame, free[0])) is not None:
                 free.popleft()
                 engine.start(job.prepared)
@@ -180,7 +182,7 @@ class Inspector(Worker):
                 return None  # the publisher closes it by its deadline; time spent on it would make the next one late too
             if self.proofs.alarm is not None:
                 raise EngineError(f"the golden images do not hold any more: {self.proofs.alarm}")
-            placement = self._placement(engine, camera.region, frame.image, lane)
+            placement = self._placement(engine, self._region_of(frame), lane)
             if limits := camera.quality:
                 found = measure(placement.scaled_part(frame.image))
                 if wrong := complaint(found, self._golden_quality(engine), limits):
@@ -203,16 +205,21 @@ class Inspector(Worker):
             self._not_inspected(part, "engine" if isinstance(error, EngineError) else "region", error.what)
             return
         assert self.engine is not None
-        result = Result(judgement, inspection, placement, self.engine, job.started_ns, time.monotonic_ns())
+        started_ns = job.started_ns + inspection.queued_ns  # until another part's network was done, it waited
+        result = Result(judgement, inspection, placement, self.engine, started_ns, time.monotonic_ns())
         self._publisher.close_judged(part, result)
 
     def _not_inspected(self, part: Part, reason: wire.Reason, what: str) -> None:
         self._trouble.of(part.camera).warning(camera=part.camera, part=part.part_id, reason=reason, error=what)
         self._publisher.close_unknown(part, reason, what)
 
-    def _placement(self, engine: Engine, region: Region | None, image: Image, lane: int) -> Placement:
-        height, width = image.shape[:2]
-        region = region or Region(0, 0, width, height)
+    @staticmethod
+    def _region_of(frame: Frame) -> Region:
+        height, width = frame.image.shape[:2]
+        camera = frame.part.settings
+        return (camera and camera.region) or Region(0, 0, width, height)
+
+    def _placement(self, engine: Engine, region: Region, lane: int) -> Placement:
         placement = self._placements.get(region)
         if placement is None:
             placement = self._placements[region] = engine.place(region, lane)

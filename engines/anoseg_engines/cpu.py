@@ -70,7 +70,7 @@ class CpuRuntime:
         self._core = ov.Core()
         self._precision = precision
         self._threads = {"INFERENCE_NUM_THREADS": threads} if threads else {}
-        self._lanes = 1 if (threads or os.cpu_count() or 1) < BESIDE else LANES
+        self._lanes = 1 if (threads or len(os.sched_getaffinity(0))) < BESIDE else LANES
         self._model_onnx = model_onnx
         self._compiled: dict[int, _Compiled] = {}
         self._coords: list[NDArray[np.float16] | None] = [None] * self._lanes
@@ -182,8 +182,8 @@ class CpuRuntime:
                 f"model.onnx cannot be compiled for {n} inputs of {h}×{w}: {_first_line(error)}",
                 hint="the bundle does not fit its manifest; train it anew",
             ) from error
-        layers = _precisions_that_run(alone[-1])
-        if self._precision not in layers:
+        layers, *others = [_precisions_that_run(compiled[-1]) for compiled in (alone, *beside)]
+        if not all(self._precision in found for found in (layers, *others)):
             raise EngineError(
                 f"OpenVINO runs this network in {', '.join(sorted(layers))} on this processor, {self._precision} was asked for",
                 hint="choose runtime cpu, which takes what the processor has",

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,13 +44,23 @@ class GoldenResult:
         )
 
 
+class Answer(NamedTuple):
+    """What the runtime gave: maps [N, H, W] and scores [N], its own; when it began and ended, monotonic ns."""
+
+    maps_NHW: NDArray[np.floating]
+    scores_N: NDArray[np.float32]
+    began_ns: int
+    ended_ns: int
+
+
 @dataclass(slots=True, eq=False)
 class Prepared:
-    """A part whose network inputs lie in a lane. answer: the network's, or that to come, once started."""
+    """A part whose network inputs lie in a lane. ready_ns: since when, monotonic. answer: to come, once it is started."""
 
     placement: Placement
     lane: int
-    answer: Future[tuple[tuple[NDArray[np.floating], NDArray[np.float32]], int]] | None = None
+    ready_ns: int
+    answer: Future[Answer] | None = None
 
 
 class Engine:
@@ -157,42 +168,33 @@ class Engine:
             ConfigError: the region reaches beyond the image. EngineError: the runtime cannot take so many tiles.
         """
         placement.fill(image, self._bind(placement, lane))
-        return Prepared(placement, lane)
+        return Prepared(placement, lane, time.monotonic_ns())
 
     def start(self, prepared: Prepared) -> None:
         """Run it on a thread of the engine's own, while the caller does something else; not in lane 0."""
         assert self._beside is not None, "a runtime with one lane runs nothing beside"
         assert prepared.lane, "lane 0 is for parts that run alone"
-        prepared.answer = self._beside.submit(self._timed, prepared.lane)
-
-    def run(self, prepared: Prepared) -> None:
-        """Return when it has run: here, unless it was started. What goes wrong is told by `finish`."""
-        if prepared.answer is None:
-            prepared.answer = Future()
-            try:
-                prepared.answer.set_result(self._timed(prepared.lane))
-            except EngineError as error:
-                prepared.answer.set_exception(error)
-        prepared.answer.exception()
+        prepared.answer = self._beside.submit(self._run, prepared.lane)
 
     def finish(self, prepared: Prepared) -> Inspection:
-        """Score and part map (a new array, the caller's) of what was prepared; it is run first if it was not.
+        """Score and part map (a new array, the caller's) of what was prepared: waits for it, or runs it if it was not started.
 
         Raises:
             EngineError: the runtime failed or its answer is no number.
         """
-        self.run(prepared)
-        assert prepared.answer is not None
-        (maps, scores), inference_ns = prepared.answer.result()
-        score = float(scores.max())
-        if not np.isfinite(scores).all():  # max() may hide a NaN in one tile behind another tile's number
-            raise EngineError(f"the network's score is {scores.tolist()}", hint="run `anoseg-engine verify` on the bundle")
-        return Inspection(score, prepared.placement.stitch(maps), inference_ns)
+        answer = self._run(prepared.lane) if prepared.answer is None else prepared.answer.result()
+        score = float(answer.scores_N.max())
+        if not np.isfinite(answer.scores_N).all():  # max() may hide a NaN in one tile behind another tile's number
+            raise EngineError(
+                f"the network's score is {answer.scores_N.tolist()}", hint="run `anoseg-engine verify` on the bundle"
+            )
+        anomaly_map = prepared.placement.stitch(answer.maps_NHW)
+        return Inspection(score, anomaly_map, answer.ended_ns - answer.began_ns, answer.began_ns - prepared.ready_ns)
 
-    def _timed(self, lane: int) -> tuple[tuple[NDArray[np.floating], NDArray[np.float32]], int]:
-        start = time.monotonic_ns()
-        results = self._runtime.infer(lane)
-        return results, time.monotonic_ns() - start
+    def _run(self, lane: int) -> Answer:
+        began_ns = time.monotonic_ns()
+        maps, scores = self._runtime.infer(lane)
+        return Answer(maps, scores, began_ns, time.monotonic_ns())
 
     def prove(self) -> list[GoldenResult]:
         """Run the golden images and compare with what the trainer's FP32 network said of them.

@@ -63,12 +63,13 @@ class Defect(msgspec.Struct, frozen=True):
 class Inspection:
     """What the network says of one part. anomaly_map: float32 [part_height, part_width], the receiver's to keep.
 
-    score: the largest tile score. inference_ns: time in the runtime alone.
+    score: the largest tile score. inference_ns: time in the runtime alone. queued_ns: time before that, waiting for it.
     """
 
     score: float
     anomaly_map: NDArray[np.float32]
     inference_ns: int = 0
+    queued_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)

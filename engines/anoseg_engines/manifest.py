@@ -34,12 +34,15 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 class RuleCalibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What one camera's region rules cost, with this bundle's network and pixel threshold.
 
-    digest: the rules, as `rules.rules_digest` tells them apart. rejected: of n_images good images. guaranteed: the largest
+    digest: the rules, as `rules.rules_digest` tells them apart. width, height: of the frames, turned; with others the rules lie
+    elsewhere. rejected: of n_images good images. guaranteed: the largest
     share of good parts that is rejected, with 95 % confidence. false_reject_target: the share that was asked for. held_out:
     false where the images are the training's own, which say little of other parts. guarantee: the promise in words.
     """
 
     digest: Sha256
+    width: Annotated[int, Meta(ge=1)]
+    height: Annotated[int, Meta(ge=1)]
     n_images: Annotated[int, Meta(ge=1)]
     rejected: Annotated[int, Meta(ge=0)]
     guaranteed: Probability

@@ -95,7 +95,7 @@ def test_calibrated_rules_say_what_they_promise(line: Line) -> None:
     assert len(line.listener.verdicts) == 40
     assert len(failed) == 4
     assert ": 4 rejected" in done.stdout
-    told = "at most 21.5 % of good parts rejected, from 40 images"  # Clopper and Pearson for 4 of 40: 0.21446
+    told = "at most 21.5 % of good parts rejected, from 40 images of 100×60"  # Clopper and Pearson for 4 of 40: 0.21446
     assert line.listener.last_state()["cameras"]["top"]["note"] == f"region rules decide; {told}"
     assert told in run_anosegd("check", str(config)).stdout
     config.write_text(config.read_text().replace("height: 24", "height: 23"))
@@ -106,6 +106,8 @@ def test_what_is_no_promise_is_said_as_a_warning(tmp_path: Path) -> None:
     """Not calibrated, and calibrated with the training's own images, are to worry about; a promise is not, nor are no rules."""
     camera = CameraConfig(source=DemoSource(), rules=(Rule(name="w"),), rotate=90)
     known = RuleCalibration(
+        width=80,
+        height=48,
         digest=rules_digest(camera.rules, None, 90),
         n_images=400,
         rejected=0,
@@ -120,5 +122,5 @@ def test_what_is_no_promise_is_said_as_a_warning(tmp_path: Path) -> None:
         notes.append(rules_note(camera, bundle) or "")
     assert [is_worrying(note) for note in notes] == [True, True, False]
     assert "trained on" in notes[1]
-    assert notes[2] == "region rules decide; at most 0.8 % of good parts rejected, from 400 images"
+    assert notes[2] == "region rules decide; at most 0.8 % of good parts rejected, from 400 images of 80×48"
     assert rules_note(CameraConfig(source=DemoSource()), bundle) is None

@@ -90,6 +90,8 @@ def test_a_reload_takes_the_configurations_bundle(line: Line, config: Path, stor
 def test_the_promise_for_rules_is_that_of_the_bundle_in_use(line: Line, config: Path, store: Path) -> None:
     """The state says not calibrated with a bundle that does not know the rules, and what is promised after a swap to one."""
     entry = RuleCalibration(
+        width=80,
+        height=48,
         digest=rules_digest((Rule(name="w"),), None, 0),
         n_images=99,
         rejected=0,
@@ -107,7 +109,7 @@ def test_the_promise_for_rules_is_that_of_the_bundle_in_use(line: Line, config: 
 
     note("not calibrated for these rules")
     assert run_anosegd("swap", str(config), "--bundle", str(store / "3")).returncode == 0
-    note("at most 3.0 % of good parts rejected, from 99 images")
+    note("at most 3.0 % of good parts rejected, from 99 images of 80×48")
     assert run_anosegd("rollback", str(config)).returncode == 0
     note("not calibrated for these rules")
 

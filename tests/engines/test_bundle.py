@@ -188,7 +188,15 @@ def test_inspect_and_verify_as_a_user_runs_them(tmp_path: Path) -> None:
 
 
 RULES = RuleCalibration(
-    digest="0" * 64, n_images=99, rejected=1, guaranteed=0.047, false_reject_target=0.05, held_out=True, guarantee="words"
+    width=80,
+    height=48,
+    digest="0" * 64,
+    n_images=99,
+    rejected=1,
+    guaranteed=0.047,
+    false_reject_target=0.05,
+    held_out=True,
+    guarantee="words",
 )
 
 

@@ -1,7 +1,7 @@
 import cv2
 import numpy as np
 
-from anoseg_trainer.background import has_background, part_mask, point_on
+from anoseg_trainer.background import bare_mask, has_background, part_mask, point_on, within
 from anoseg_trainer.config import DefectConfig
 from anoseg_trainer.defects import add_defects
 from anoseg_trainer.ground import Ground
@@ -49,7 +49,7 @@ def test_litter_lies_beside_the_part():
     changed = 0
     for _ in range(20):
         image, where = disc_on_table(rng)
-        other = littered(rng, image, part_mask(image), 256)
+        other = littered(rng, image, bare_mask(image), 256)
         differs = (other != image).any(axis=2)
         assert not differs[where].any()
         changed += bool(differs.any())
@@ -101,6 +101,30 @@ def test_a_piece_broken_off_shows_the_background():
         at_edge += bool((label[edge] > 0.5).any())
     assert at_edge > 24
     assert abs(float(np.median(np.concatenate(pieces))) - 190) < 15
+
+
+def test_a_windows_mask_is_cut_out_of_the_whole_pictures():
+    """A window on the part's flat surface is all part, one beside it none; one across the edge shows the edge where it is."""
+    mask = np.zeros((48, 64), bool)
+    mask[12:36, 16:48] = True  # of a picture of 240 × 320: rows 60…180, columns 80…240
+    assert within(mask, 240, 320, (90, 70, 100, 100)).all()
+    assert not within(mask, 240, 320, (0, 0, 70, 240)).any()
+    across = within(mask, 240, 320, (40, 60, 80, 120))
+    assert across.shape == (24, 16)
+    assert not across[:, :8].any()
+    assert across[:, 8:].all()
+
+
+def test_print_on_a_faint_part_is_not_taken_for_all_of_it():
+    """A disc little darker than the table, with black print: the mask covers the disc."""
+    image = np.full((256, 256, 3), 200, np.uint8)
+    where = np.zeros((256, 256), np.uint8)
+    cv2.circle(where, (128, 128), 80, 1, -1)
+    image[where > 0] = 170
+    cv2.putText(image, "A7", (95, 145), cv2.FONT_HERSHEY_SIMPLEX, 1.5, (10, 10, 10), 4)
+    mask = cv2.resize(part_mask(image).astype(np.uint8), (256, 256), interpolation=cv2.INTER_NEAREST) > 0
+    assert mask[where > 0].mean() > 0.95
+    assert not (littered(np.random.default_rng(0), image, bare_mask(image), 256) != image)[where > 0].any()
 
 
 def test_points_lie_on_the_mask():

@@ -30,7 +30,7 @@ def good_folder(folder, greys):
     folder.mkdir()
     rng = np.random.default_rng(1)
     for i, grey in enumerate(greys):
-        image = part_of(grey)
+        image = part_of(grey).astype(int)
         image[rng.random((48, 80)) < 0.3] += 1 if grey < 128 else -1  # nearer to 128, so never the largest
         cv2.imwrite(str(folder / f"{i:03d}.png"), image.astype(np.uint8))
     return folder
@@ -69,6 +69,15 @@ def test_a_new_threshold_is_a_new_version(tmp_path):
     assert "91.0% at the old threshold, so at least that" in done.stdout
     assert "098.png 0.3750" in done.stdout
     assert [(g.verdict, round(g.score, 2)) for g in after.manifest.golden] == [("PASS", 0.06), ("FAIL", 0.99)]
+
+
+def test_a_defect_among_few_good_images_is_refused(tmp_path):
+    """With 20 images the largest score is the threshold: one white part among them would let every defect pass."""
+    write_tiny_bundle(tmp_path / "tiny")
+    data = good_folder(tmp_path / "good", [*range(100, 119), 250])
+    done = run("calibrate", "--bundle", tmp_path / "tiny", "--data", data, *RUNTIME)
+    refused(done, 2, "every defective golden image would pass", "are there defects among the good images?", "019.png")
+    assert versions(tmp_path / "tiny") == [1]
 
 
 def test_too_few_images_and_those_of_the_training(tmp_path):

@@ -24,11 +24,28 @@ PART_SHARES = (0.02, 0.9)
 
 
 def part_mask(image: Image) -> NDArray[np.bool_]:
-    """Where the part is, on a picture that shows it on a plain background; a soft shadow beside it is background.
+    """Where the part is, on a picture that shows the whole of it on a plain background; a soft shadow beside it is background.
 
     image: uint8 [h, w, 3]. Returns bool [h', w'] whose longer side is `SIDE` (or the picture's, if smaller).
     """
     return _told_apart(image, shadows=True)[0]
+
+
+def bare_mask(image: Image) -> NDArray[np.bool_]:
+    """Where there is surely nothing but background: neither the part nor its shadow. Otherwise as `part_mask`."""
+    return ~(_told_apart(image, shadows=False)[0] | part_mask(image))
+
+
+def within(mask: NDArray[np.bool_], height: int, width: int, window: tuple[int, int, int, int]) -> NDArray[np.bool_]:
+    """The mask of a window (left, top, width, height) of a picture of height × width, as coarse as the picture's."""
+
+    def cells(start: int, length: int, size: int, n: int) -> NDArray[np.intp]:
+        at = np.arange(max(1, round(length * n / size))) + start * n / size
+        return np.asarray(np.clip(np.rint(at), 0, n - 1), np.intp)
+
+    left, top, window_width, window_height = window
+    rows, columns = cells(top, window_height, height, len(mask)), cells(left, window_width, width, mask.shape[1])
+    return np.asarray(mask[rows[:, None], columns], np.bool_)
 
 
 def has_background(images: Iterable[Image]) -> bool:
@@ -50,7 +67,8 @@ def _told_apart(image: Image, *, shadows: bool) -> tuple[NDArray[np.bool_], floa
     rim[2:-2, 2:-2] = False
     spread = float(small.std())
     far = channel_max(np.abs(small - np.median(small[rim], axis=0)))
-    steepest, farthest = (0.35 * float(np.percentile(slope, 98)), 2.0) if shadows else (0.06 * spread, 0.8)
+    # A part that is hardly darker than the table may carry print that is far steeper than its own outline.
+    steepest, farthest = (min(0.35 * float(np.percentile(slope, 98)), 8.0), 2.0) if shadows else (0.06 * spread, 0.8)
     plain = (slope < max(1.5, steepest)) & (far < max(15.0, farthest * spread))
     labels = cv2.connectedComponents(plain.astype(np.uint8), connectivity=4)[1]
     at_rim = np.zeros(int(labels.max()) + 1, bool)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from anoseg_engines.errors import DataError
 from anoseg_engines.images import Image, list_images, read_image
 from anoseg_engines.placement import InputSpec, Placement, Region
-from anoseg_trainer.background import part_mask
+from anoseg_trainer.background import bare_mask, part_mask
 from anoseg_trainer.config import HoldoutConfig
 
 MIN_IMAGES = 10
@@ -220,7 +220,7 @@ class PartStore:
         sizes = [h * w * 3 for h, w in self.shapes]
         self.offsets = [0, *(int(v) for v in np.cumsum(sizes))]
         self._map: NDArray[np.uint8] | None = None
-        self._masks: dict[int, NDArray[np.bool_]] = {}
+        self._masks: dict[int, tuple[NDArray[np.bool_], NDArray[np.bool_]]] = {}
 
     @classmethod
     def write(cls, path: Path, images: GoodImages, spec: InputSpec, on_image: Callable[[], None] = lambda: None) -> PartStore:
@@ -255,9 +255,17 @@ class PartStore:
         return np.asarray(view)
 
     def part_mask(self, index: int) -> NDArray[np.bool_]:
-        """Where on picture `index` the part is, coarse (see `background.part_mask`); kept, 9 kB each."""
+        """Where on picture `index` the part is, coarse (see `background.part_mask`)."""
+        return self._masks_of(index)[0]
+
+    def bare_mask(self, index: int) -> NDArray[np.bool_]:
+        """Where on picture `index` there is surely no part, coarse (see `background.bare_mask`)."""
+        return self._masks_of(index)[1]
+
+    def _masks_of(self, index: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Kept, 18 kB each."""
         if index not in self._masks:
-            self._masks[index] = part_mask(self[index])
+            self._masks[index] = part_mask(self[index]), bare_mask(self[index])
         return self._masks[index]
 
     def __getstate__(self) -> dict[str, object]:

@@ -90,7 +90,8 @@ def calibrate_score(
         engine.close()
     threshold = conformal_threshold(np.array(scores), false_reject)
     promise = honest(guarantee_in_words(threshold, false_reject, good.parts), good)
-    golden, said = _golden_at(threshold.value, before, good.paths)
+    ranked = sorted(zip(good.paths, scores, strict=True), key=lambda row: -row[1])
+    golden, said = _golden_at(threshold.value, before, good.paths, tuple(path for path, _ in ranked[:3]))
     draft = dataclasses.replace(
         before.draft(),
         score_threshold=threshold.value,
@@ -104,7 +105,6 @@ def calibrate_score(
         # what was known of the old threshold alone
         metrics={key: value for key, value in before.manifest.metrics.items() if key != "synthetic_defects_caught"},
     )
-    ranked = sorted(zip(good.paths, scores, strict=True), key=lambda row: -row[1])
     notes = (*good.notes, *said, *plan_note(before))
     return NewThreshold(write_bundle(target, draft), before, threshold, tuple(ranked), ran_on, notes)
 
@@ -150,14 +150,16 @@ def honest(promise: str, good: GoodOnes) -> str:
     return promise if good.held_out else f"{promise}; but {NOT_HELD_OUT}"
 
 
-def _golden_at(threshold: float, bundle: Bundle, good: tuple[Path, ...]) -> tuple[list[GoldenSample], list[str]]:
+def _golden_at(
+    threshold: float, bundle: Bundle, good: tuple[Path, ...], highest: tuple[Path, ...]
+) -> tuple[list[GoldenSample], list[str]]:
     """Golden samples for another score threshold, with notes.
 
     Those that are clear of it are kept, with the verdict that they have now. If none passes any more, some of the good images
     take their place: what the bundle's own network says of them in FP32 is recorded.
 
     Raises:
-        DataError: no image is clear of the threshold.
+        DataError: no image is clear of the threshold, or no golden one fails any more; `highest` are named then.
     """
     margin = bundle.manifest.golden_tolerance.margin
     kept, notes = [], []
@@ -174,6 +176,11 @@ def _golden_at(threshold: float, bundle: Bundle, good: tuple[Path, ...]) -> tupl
         if fresh:
             notes.append(f"no golden image passes any more: {len(fresh)} of the good images are golden images now")
         kept = [*fresh, *kept]
+    if any(sample.verdict == "FAIL" for sample in bundle.golden_samples()) and all(s.verdict == "PASS" for s in kept):
+        raise DataError(
+            f"at the new threshold {threshold:.4f} every defective golden image would pass: nothing was written",
+            hint=f"are there defects among the good images? The highest score {', '.join(path.name for path in highest)}",
+        )
     if not kept:
         raise DataError(
             f"no image scores {margin} or more away from the new threshold {threshold:.4f}: the bundle could not prove itself",

@@ -109,8 +109,11 @@ def calibrate_rules(
     finally:
         engine.close()
     share = rejected_share(len(rejected), len(good.paths), false_reject)
+    height, width = turned(read_image(good.paths[0]), camera.rotate).shape[:2]
     entry = RuleCalibration(
         digest=rules_digest(camera.rules, camera.region, camera.rotate),
+        width=width,
+        height=height,
         n_images=share.n,
         rejected=share.rejected,
         guaranteed=share.guaranteed,
@@ -168,8 +171,15 @@ def _frames(
 ) -> Iterator[tuple[Path, Inspection, Placement, RulePlan]]:
     """Each camera frame inspected as the daemon does, with its placement and the rules planned for it."""
     planned: tuple[Placement, RulePlan] | None = None
+    size: tuple[int, ...] | None = None
     for path in paths:
         image = turned(read_image(path), camera.rotate)
+        size = size or image.shape
+        if image.shape != size:
+            raise ConfigError(
+                f"{path}: {image.shape[1]}×{image.shape[0]} pixels, the frames before have {size[1]}×{size[0]}",
+                hint="rules lie in camera pixels: frames of one camera at one resolution are needed",
+            )
         region = camera.region or Region(0, 0, image.shape[1], image.shape[0])
         try:
             if planned is None or planned[0].region != region:

@@ -5,7 +5,6 @@ So the order of workers does not matter, and a resumed training sees the batches
 
 from __future__ import annotations
 
-import dataclasses
 import signal
 from collections.abc import Generator as IteratorWithClose
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from anoseg_engines.errors import AnosegError
 from anoseg_engines.images import Image
 from anoseg_engines.placement import InputSpec, Tile, cut_tile, seen_span, tile_coords
-from anoseg_trainer.background import part_mask, point_on
+from anoseg_trainer.background import point_on, within
 from anoseg_trainer.config import DefectConfig, VariationConfig
 from anoseg_trainer.data import PartStore
 from anoseg_trainer.defects import add_defects
@@ -102,12 +101,10 @@ def make_sample(
     around = _with_margin(window, part_height, part_width, recipe.variation)
     piece = part[around[1] : around[1] + around[3], around[0] : around[0] + around[2]]
     drawn = np.zeros(piece.shape[:2], np.float32)
-    ground = ground_of(recipe, piece)
-    if ground.on_part is not None and rng.random() < recipe.variation.litter:
-        ground = dataclasses.replace(ground, image=littered(rng, piece, ground.on_part, recipe.unit))
-        piece = ground.image
+    if recipe.background and rng.random() < recipe.variation.litter:
+        piece = littered(rng, piece, within(recipe.store.bare_mask(index), part_height, part_width, around), recipe.unit)
     if defective:
-        piece, drawn = add_defects(rng, ground, recipe.defects)
+        piece, drawn = add_defects(rng, ground_of(recipe, piece, index, around), recipe.defects)
     inside = left - around[0], top - around[1], window[2], window[3]
     image, label = varied_window(rng, piece, drawn, inside, recipe.variation)
     height, width = image.shape[:2]
@@ -138,9 +135,13 @@ def _aim(rng: Generator, recipe: Recipe, index: int) -> tuple[int, int] | None:
     return point_on(rng, recipe.store.part_mask(index), height, width)
 
 
-def ground_of(recipe: Recipe, image: Image) -> Ground:
-    """What defects are put on: the picture with what is known of the product."""
-    on_part = part_mask(image) if recipe.background else None
+def ground_of(recipe: Recipe, image: Image, index: int, window: tuple[int, int, int, int]) -> Ground:
+    """What defects are put on: the picture with what is known of the product.
+
+    image: the window (left, top, width, height) of part `index`. Where the part is, only the whole picture tells.
+    """
+    height, width = recipe.store.shapes[index]
+    on_part = within(recipe.store.part_mask(index), height, width, window) if recipe.background else None
     return Ground(image, donor_of(recipe), unit=recipe.unit, grey=is_grey(image), on_part=on_part)
 
 
@@ -175,7 +176,8 @@ def is_grey(image: Image) -> bool:
 
 def defective_part(rng: Generator, recipe: Recipe, index: int) -> tuple[Image, Mask]:
     """A whole held-out part with synthetic defects on it, and its label; for validation and golden samples."""
-    image, label = add_defects(rng, ground_of(recipe, recipe.store[index]), recipe.defects)
+    height, width = recipe.store.shapes[index]
+    image, label = add_defects(rng, ground_of(recipe, recipe.store[index], index, (0, 0, width, height)), recipe.defects)
     return relit(rng, image, recipe.variation), label
 
 

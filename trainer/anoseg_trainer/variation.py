@@ -72,17 +72,17 @@ def relit(rng: Generator, image: Image, config: VariationConfig) -> Image:
     return np.asarray(np.clip(np.rint(out), 0, 255), np.uint8)
 
 
-def littered(rng: Generator, image: Image, on_part: NDArray[np.bool_], unit: int) -> Image:
+def littered(rng: Generator, image: Image, bare: NDArray[np.bool_], unit: int) -> Image:
     """Dust and hairs on the background beside the part, which are no defect of it. uint8, new.
 
-    on_part: where the part is, bool, any size. unit: as of `Ground`.
+    bare: where there is surely no part, bool, any size. unit: as of `Ground`.
     """
     rows, columns = image.shape[:2]
-    near = cv2.dilate(on_part.astype(np.uint8), np.ones((3, 3), np.uint8))  # what touches the part may be one
-    beside = cv2.resize(1 - near, (columns, rows), interpolation=cv2.INTER_NEAREST).astype(np.float32)
+    free = cv2.erode(bare.astype(np.uint8), np.ones((3, 3), np.uint8))  # what touches the part may be a defect
+    beside = cv2.resize(free, (columns, rows), interpolation=cv2.INTER_NEAREST).astype(np.float32)
     out = image.astype(np.float32)
     for _ in range(int(rng.integers(1, 5))):
-        aim = point_on(rng, near == 0, rows, columns)
+        aim = point_on(rng, free > 0, rows, columns)
         if aim is None:
             return image
         hair = rng.random() < 0.5
