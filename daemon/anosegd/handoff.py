@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from threading import Condition
 
+from anoseg_engines.engine import Prepared
 from anosegd.config import Policy
 from anosegd.frames import Frame
 
@@ -94,6 +95,16 @@ class Intake:
                 return None
             self._turn = turn
             return self._handoffs[turn].take()
+
+    def wait(self, running: Prepared, *, ahead: bool) -> None:
+        """Until that part is done, as `wake` tells; with `ahead` also until `take_ahead` would give a frame."""
+        with self.arrived:
+            self.arrived.wait_for(lambda: running.done or (ahead and self._next_ahead() is not None))
+
+    def wake(self) -> None:
+        """What `wait` waits for may hold now. Any thread."""
+        with self.arrived:
+            self.arrived.notify()
 
     def _next_ahead(self) -> int | None:
         n = len(self._handoffs)

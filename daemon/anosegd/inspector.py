@@ -141,7 +141,7 @@ class Inspector(Worker):
 
     def _inspect(self, engine: Engine, frame: Frame) -> None:
         """Inspect this part and those that wait behind it."""
-        if engine.lanes > 1 and self._may_go_on:
+        if engine.lanes > 1 and self._nothing_else and self._intake.ahead:
             self._inspect_many(engine, frame)
             return
         job = self._prepare(engine, frame, lane=0)
@@ -153,24 +153,31 @@ class Inspector(Worker):
         free, running = deque(range(1, engine.lanes)), deque[_Job]()
         frame: Frame | None = first
         while frame is not None or running:
-            while running and frame is not None and self._region_of(frame) not in self._placements:
-                self._judge(engine, running.popleft())  # a new size takes seconds to be made ready: what has run does not wait
-                free = deque(range(1, engine.lanes))
-            if frame is not None and (job := self._prepare(engine, frame, free[0])) is not None:
-                free.popleft()
-                engine.start(job.prepared)
-                running.append(job)
-            if running and not (free and self._may_go_on):
+            if running and (running[0].prepared.done or (frame is not None and self._is_new(frame))):
                 job = running.popleft()
-                self._judge(engine, job)  # waits for it
+                self._judge(engine, job)
                 free.append(job.prepared.lane)
                 self.answer()
-            frame = self._intake.take_ahead() if free and self._may_go_on else None
+            elif frame is not None:
+                prepared = self._prepare(engine, frame, free[0])
+                if prepared is not None:
+                    engine.start(prepared.prepared, self._intake.wake)
+                    running.append(prepared)
+                    free.popleft()
+                frame = None
+            else:
+                self._intake.wait(running[0].prepared, ahead=bool(free) and self._nothing_else)
+            if frame is None and free and self._nothing_else:
+                frame = self._intake.take_ahead()
+
+    def _is_new(self, frame: Frame) -> bool:
+        """Whether its size has to be made ready first, which takes seconds: what runs is judged before that."""
+        return self._region_of(frame) not in self._placements
 
     @property
-    def _may_go_on(self) -> bool:
-        """Whether there is a next part to be prepared, and nothing else to be done before it."""
-        return self._intake.ahead and self._exchanges.empty() and not self.proofs.due and not self._stopping.is_set()
+    def _nothing_else(self) -> bool:
+        """Whether there is nothing to be done before the next part."""
+        return self._exchanges.empty() and not self.proofs.due and not self._stopping.is_set()
 
     def _prepare(self, engine: Engine, frame: Frame, lane: int) -> _Job | None:
         """The part's network inputs, in that lane; None: it is not inspected, and closed."""

@@ -30,6 +30,8 @@ def cpu_precisions() -> list[str]:
     return [p for p in PRECISIONS if p == "f32" or _CAPABILITY[p] in capabilities]
 
 
+STREAMS = 2
+"""So many parts are computed at a time; one more that is started keeps both busy while results change hands."""
 LANES = 1 + BESIDE + 1
 """The whole processor's, those that share it, and one to be filled meanwhile."""
 
@@ -58,7 +60,7 @@ class CpuRuntime:
 
     OpenVINO takes a precision as a hint and may run another one; what runs is read back from the compiled network, and
     another one than asked for is an error. A batch size's networks are compiled at the first `bind` of that size: one that
-    takes all threads for one part, and one that runs `BESIDE` parts at a time with a share of them each. That is faster for
+    takes all threads for one part, and one that runs `STREAMS` parts at a time with a share of them each. That is faster for
     many parts: all threads of a layer wait for the one that was held up. threads: 0 lets OpenVINO choose.
 
     Raises:
@@ -70,7 +72,7 @@ class CpuRuntime:
         self._core = ov.Core()
         self._precision = precision
         self._threads = {"INFERENCE_NUM_THREADS": threads} if threads else {}
-        self._lanes = 1 if (threads or len(os.sched_getaffinity(0))) < BESIDE else LANES
+        self._lanes = 1 if (threads or len(os.sched_getaffinity(0))) < STREAMS else LANES
         self._model_onnx = model_onnx
         self._compiled: dict[int, _Compiled] = {}
         self._coords: list[NDArray[np.float16] | None] = [None] * self._lanes
@@ -174,7 +176,7 @@ class CpuRuntime:
                     self._core.compile_model(part, "CPU", {**use, **self._threads, "INFERENCE_PRECISION_HINT": hint})
                     for part, hint in zip(models, hints, strict=True)
                 ]
-                for use in ({"PERFORMANCE_HINT": "LATENCY"}, {"NUM_STREAMS": BESIDE})[: self._lanes]
+                for use in ({"PERFORMANCE_HINT": "LATENCY"}, {"NUM_STREAMS": STREAMS})[: self._lanes]
             ]
             lanes = self._lane(n, alone), *(self._lane(n, beside[0]) for _ in range(1, self._lanes))
         except RuntimeError as error:

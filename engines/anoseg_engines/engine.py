@@ -6,7 +6,7 @@ Used by one thread at a time (the inspector, in the daemon); it may be loaded an
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -61,6 +61,11 @@ class Prepared:
     lane: int
     ready_ns: int
     answer: Future[Answer] | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether what was started is at its end, one way or another."""
+        return self.answer is not None and self.answer.done()
 
 
 class Engine:
@@ -170,11 +175,15 @@ class Engine:
         placement.fill(image, self._bind(placement, lane))
         return Prepared(placement, lane, time.monotonic_ns())
 
-    def start(self, prepared: Prepared) -> None:
-        """Run it on a thread of the engine's own, while the caller does something else; not in lane 0."""
+    def start(self, prepared: Prepared, when_done: Callable[[], None]) -> None:
+        """Run it on a thread of the engine's own, while the caller does something else; not in lane 0.
+
+        when_done: called on that thread.
+        """
         assert self._beside is not None, "a runtime with one lane runs nothing beside"
         assert prepared.lane, "lane 0 is for parts that run alone"
         prepared.answer = self._beside.submit(self._run, prepared.lane)
+        prepared.answer.add_done_callback(lambda _: when_done())
 
     def finish(self, prepared: Prepared) -> Inspection:
         """Score and part map (a new array, the caller's) of what was prepared: waits for it, or runs it if it was not started.

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-BESIDE = 2
+BESIDE = 3
 """So many lanes other than 0 run at a time."""
 
 
