@@ -20,9 +20,10 @@ LOGIT_LIMIT = 12.0
 """Map logits are held within ±12: beyond it sigmoid is 0 or 1 in half precision anyway."""
 SCORE_LIMIT = 8.0
 """The scaled score logit is held within ±8, so a score lies between 0.0003 and 0.9997."""
-POOLS = ((2, 16), (2, 256), (8, 256))
+POOLS = ((2, 16), (8, 4))
 """The image-level detector reads means of the map's largest logits: side in pixels of the cells that are averaged first, and
-how many of them are taken. Small defects show in the first, wide and faint ones in the last."""
+how many of them are taken. Small and thin defects show in the first, faint ones of 100 pixels and more in the second. Wider
+pools rise with every stain of a good part."""
 DETAIL_CELLS = (4, 16)
 """Detail is measured against neighbourhoods of 28 and of 112 pixels: grain and small defects, and wide soft ones."""
 FIRST_POOL = 0
