@@ -130,8 +130,8 @@ class Folder:
         self.description = f"{len(self._paths)} images"
 
     def upcoming(self, position: int) -> str | None:
-        """The file's path below the folder."""
-        path = self._path(position)
+        """The file's path below the folder; what is kept was decoded long ago."""
+        path = None if self._kept is not None else self._path(position)
         return None if path is None else path.relative_to(self._base).as_posix()
 
     def skip(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -137,7 +138,7 @@ def _fit(options: argparse.Namespace) -> None:
             auroc = "–" if status.validation is None else f"{status.validation.image_auroc:.3f}"
             left = "–" if status.step < 10 else f"{int(status.left_s) // 60}:{int(status.left_s) % 60:02d}"
             fields: dict[str, Any] = {
-                "loss": f"{status.loss:.4f}",
+                "loss": f"{status.loss:.4f}" if math.isfinite(status.loss) else "–",  # resumed at its end: no step was made
                 "auroc": auroc,
                 "rate": f"{status.images_per_s:.0f}",
                 "left": left,
