@@ -111,10 +111,11 @@ class Station:
 
 
 def resident_mb(pid: int) -> float:
-    """Memory of its own, without what it shares with others."""
+    """Memory that it has written to, swapped out or not. Pages of libraries count as its own or as shared, depending on who
+    else happens to run, and are left out."""
     with contextlib.suppress(OSError):
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-        return sum(int(line.split()[1]) for line in lines if line.startswith(("Private_Clean", "Private_Dirty"))) / 1024
+        return sum(int(line.split()[1]) for line in lines if line.startswith(("Private_Dirty", "Swap:"))) / 1024
     return 0.0
 
 
