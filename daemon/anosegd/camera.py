@@ -254,11 +254,11 @@ class Camera(Worker):
         if self._stopping:
             return
         if ended:
-            error = CameraError(f"the capture process ended unasked ({end})")
+            what = f"the capture process ended unasked ({end})"
         else:
-            error = CameraError(f"no answer for {limit_s:g} s on {doing}: the capture process was killed")
-        self._suspect_file(error)
-        raise error
+            what = f"no answer for {limit_s:g} s on {doing}: the capture process was killed"
+        self._suspect_file(what)
+        raise CameraError(what)  # kept in no variable: it would keep this frame, and that the memory for the frames
 
     @property
     def _reopen_s(self) -> tuple[float, float] | None:
@@ -396,7 +396,7 @@ class Camera(Worker):
             settings=self.config,
         )
 
-    def _suspect_file(self, error: CameraError) -> None:
+    def _suspect_file(self, what: str) -> None:
         """A file that the process died over twice is a part that cannot be read; the folder goes on after it."""
         reading = self._reading
         if reading is None:
@@ -407,7 +407,7 @@ class Camera(Worker):
         now, wall = time.monotonic_ns(), time.time_ns()
         part = self._part(Uncaptured("unreadable", "", reading.position, now, wall, None, reading.source))
         self._publisher.open_part(part)
-        self._publisher.close_unknown(part, "unreadable", f"{reading.source}: reading it failed twice: {error.what}")
+        self._publisher.close_unknown(part, "unreadable", f"{reading.source}: reading it failed twice: {what}")
 
     def _enter(self, state: CameraState, description: str | None = None) -> None:
         self._state = state

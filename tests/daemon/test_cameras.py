@@ -173,6 +173,22 @@ def test_killed_process_loses_and_repeats_no_image(line: Line) -> None:
     assert "SIGKILL" in health["last_error"]
 
 
+def test_the_memory_of_a_dead_capture_process_is_given_back(line: Line) -> None:
+    """At once, not when Python's collector happens to look: the frames of a process may be large."""
+    write_images(line.folder / "images", 10)
+    cameras = "top:\n  source: {kind: folder, path: images, loop: true, fps: 50}\n  policy: wait\n  restart_min_s: 0.05\n"
+    daemon = line.run(line.config(cameras))
+    for n in range(6):
+        line.listener.wait_for_state(lambda s, n=n: s["cameras"]["top"]["restarts"] == n and s["cameras"]["top"]["frames"] > 0)
+        (pid,) = daemon.capture_pids()
+        os.kill(pid, signal.SIGKILL)
+    line.listener.wait_for_state(lambda s: s["cameras"]["top"]["restarts"] == 6)
+    line.listener.wait_for_verdicts(len(line.listener.verdicts) + 5)
+    links = [str(fd.readlink()) for fd in Path(f"/proc/{daemon.process.pid}/fd").iterdir()]
+    assert sum("anoseg-frames" in link for link in links) <= 2  # the present one's, and one that may be on its way
+    assert daemon.terminate() == 0
+
+
 def test_no_capture_process_outlives_a_killed_daemon(line: Line) -> None:
     """kill -9 of the daemon takes its capture processes along, also one that hangs in a read."""
     os.mkfifo(line.folder / "pipe")
