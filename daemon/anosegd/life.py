@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 from collections.abc import Callable, Mapping
 
@@ -18,6 +20,7 @@ def run(config: Config, environment: Mapping[str, str], reread: Callable[[], Con
     Raises:
         AnosegError: as `Station.run`.
     """
+    _keep_memory_together()
     notifier = Notifier.from_environment(environment, pid=os.getpid())
     try:
         end = Station(config, notifier, environment, reread).run()
@@ -34,6 +37,14 @@ def run(config: Config, environment: Mapping[str, str], reread: Callable[[], Con
     if end.stuck:  # a thread that hangs in a library would hold the process for ever
         os._exit(end.exit_code)
     return end.exit_code
+
+
+def _keep_memory_together() -> None:
+    """Have glibc serve all threads from two pools of memory. With one for each thread, as it is used to, each camera that a
+    reload exchanges takes up a new one, and in each a little stays in use: 3 MB a reload, for months."""
+    m_arena_max = -8
+    with contextlib.suppress(AttributeError, OSError):  # another C library
+        ctypes.CDLL(None).mallopt(m_arena_max, 2)
 
 
 def _go_on_with(
