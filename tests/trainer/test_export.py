@@ -24,8 +24,8 @@ def network(plate):
             made(torch.from_numpy(frames), torch.from_numpy(coords.astype(np.float32)))
         logits = made.eval()(torch.from_numpy(frames), torch.from_numpy(coords.astype(np.float32))).logits
         made.map_head.weight.mul_(4 / logits.std())
-        made.score_scale.copy_(torch.tensor([0.7, 1.0, 1.2]))
-        made.score_offset.copy_(torch.tensor([-1.0, -0.5, 0.5]))
+        made.score_scale.copy_(torch.tensor([0.7, 1.2]))
+        made.score_offset.copy_(torch.tensor([-1.0, 0.5]))
     return made
 
 
