@@ -454,7 +454,7 @@ class Checks:
         took_s = seconds_between(hung_at, first)
         said = machine.journal("--lines=100")
         demand("Watchdog timeout" in said, said)
-        demand("inspect_or_hang" in said, f"the journal does not say where it hung: {said}")
+        demand("prepare_or_hang" in said, f"the journal does not say where it hung: {said}")
         held("watchdog: aborted, started anew, inspecting again; the journal shows where the thread hung", took_s)
         machine.run(f"rm -r /run/systemd/system/{UNIT}.service.d && systemctl daemon-reload && systemctl stop {UNIT}")
 
