@@ -2,9 +2,10 @@
 
     python tests/line_bench.py [--bundle STORE/NAME] [--seconds 4] [--json FILE]
 
-Measured with the real daemon in processes of its own, masks and journal on, a subscriber counting: throughput of 1, 2, 4, 8
-cameras fed from memory against the bare engine loop; latency from capture to the subscriber at half of that load; start to
-READY; and one video through the daemon and through the script that one would write (read, resize, infer, send in one loop).
+Without --bundle with two networks: the demo's, and one of about 3 GMAC, the largest that is trained. Measured with the real
+daemon in processes of its own, masks and journal on, a subscriber counting: throughput of 1, 2, 4, 8 cameras fed from memory
+against the bare engine loop; latency from capture to the subscriber at half of that load; start to READY; and one video
+through the daemon and through the script that one would write (read, resize, infer, send in one loop).
 
 The machine's speed varies from second to second, so each measurement of the daemon lies between two of the bare engine, three
 times over, and the median of the ratios is told.
@@ -42,18 +43,22 @@ N_IMAGES = 32
 ROUNDS = 3
 
 
-def write_images(folder: Path) -> None:
-    """Parts of the demo line, as files and as a video."""
+def write_parts(folder: Path) -> None:
+    """Parts of the demo line, as files."""
     from anosegd.demo_line import DemoLine
 
     (folder / "images").mkdir()
     line = DemoLine(3)
-    parts = [line.part(i).image for i in range(N_IMAGES)]
-    for i, image in enumerate(parts):
-        cv2.imwrite(str(folder / "images" / f"{i:03}.png"), image)
+    for i in range(N_IMAGES):
+        cv2.imwrite(str(folder / "images" / f"{i:03}.png"), line.part(i).image)
+
+
+def write_video(folder: Path, frames: int) -> None:
+    """The same parts as a video."""
+    parts = [cv2.imread(str(path)) for path in sorted((folder / "images").iterdir())]
     height, width = parts[0].shape[:2]
     writer = cv2.VideoWriter(str(folder / "line.avi"), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"MJPG"), 25.0, (width, height))
-    for i in range(600):
+    for i in range(frames):
         writer.write(parts[i % N_IMAGES])
     writer.release()
 
@@ -180,9 +185,11 @@ def measure(bundle: Path, seconds: float) -> dict[str, object]:
     """Everything, in one run."""
     with tempfile.TemporaryDirectory(prefix="anoseg-bench-") as name:
         folder = Path(name)
-        write_images(folder)
+        write_parts(folder)
         engine = Bare(bundle, folder)
-        result: dict[str, object] = {"bare engine": engine.measure(seconds)}
+        alone = engine.measure(seconds)
+        result: dict[str, object] = {"bare engine": alone}
+        write_video(folder, int(min(600, max(60, seconds * alone["rate"]))))
         for n in (1, 2, 4, 8):
             result[f"cameras {n}"] = _throughput(engine, bundle, folder, n, seconds)
         result["half load"] = _half_load(engine, bundle, folder, seconds)
@@ -240,13 +247,13 @@ def _video(bundle: Path, folder: Path) -> dict[str, float]:
     return {"script rate": script, "daemon rate": daemon, "ratio": float(np.median([d / s for s, d in rates]))}
 
 
-def show(result: dict[str, object]) -> None:
-    table = Table(title=f"Daemon against the bare engine; {platform.machine()}, {os.cpu_count()} cores")
+def show(name: str, result: dict[str, object]) -> None:
+    table = Table(title=f"Daemon against the bare engine, {name}; {platform.machine()}, {os.cpu_count()} cores")
     table.add_column("")
     table.add_column("measured", justify="right")
-    for name, values in result.items():
+    for row, values in result.items():
         assert isinstance(values, dict)
-        table.add_row(name, ", ".join(f"{k} {v:.2f}" if isinstance(v, float) else f"{v}" for k, v in values.items()))
+        table.add_row(row, ", ".join(f"{k} {v:.2f}" if isinstance(v, float) else f"{v}" for k, v in values.items()))
     Console().print(table)
 
 
@@ -258,14 +265,23 @@ def main() -> None:
         print(json.dumps(plain_script(*sys.argv[2:4])))
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", type=Path, default=DEMO, help="STORE/NAME (the demo's)")
+    parser.add_argument("--bundle", type=Path, help="STORE/NAME (the demo's, then one of 3 GMAC)")
     parser.add_argument("--seconds", type=float, default=4.0, help="each measurement (4)")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
-    result = measure(options.bundle, options.seconds)
-    show(result)
+    results = {}
+    with tempfile.TemporaryDirectory(prefix="anoseg-bench-") as folder:
+        if options.bundle:
+            bundles = {str(options.bundle): options.bundle}
+        else:
+            from cpu_runtimes import large_bundle  # PyTorch: not in the processes that are measured
+
+            bundles = {"demo bundle": DEMO, "3 GMAC": large_bundle(Path(folder)).path.parent}
+        for name, bundle in bundles.items():
+            results[name] = measure(bundle, options.seconds)
+            show(name, results[name])
     if options.json:
-        options.json.write_text(json.dumps(result, indent=2))
+        options.json.write_text(json.dumps(results, indent=2))
 
 
 if __name__ == "__main__":
