@@ -38,18 +38,24 @@ def test_a_variant_leaves_its_part_out_and_nothing_else(name):
 
 
 def test_ablation_writes_a_table_and_goes_on_where_it_stopped(product, tmp_path):
-    """Two variants give two rows and a report with both IoU curves; a second run trains nothing anew."""
+    """Each variant gives a row and its IoU curve in the report; a second run trains nothing anew.
+
+    Without the detector the trained network is the whole's: the same map, the same steps, another score.
+    """
     config = tmp_path / "train.yaml"
     config.write_text(TINY)
-    options = ("--config", config, "--steps", 40, "--only", "full,no-coordinates,no-adversarial")
+    options = ("--config", config, "--steps", 40, "--only", "full,no-coordinates,no-adversarial,no-detector")
     done = ablate(product, tmp_path / "out", *options)
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "out" / "ablation.json").read_text())
     assert "no-adversarial: as configured already" in done.stderr
-    assert [row["name"] for row in rows] == ["full", "no-coordinates"]
+    assert [row["name"] for row in rows] == ["full", "no-coordinates", "no-detector"]
+    whole, _, without = (row["figures"] for row in rows)
+    assert without["pixel_auroc"] == pytest.approx(whole["pixel_auroc"], abs=1e-6)
+    assert rows[2]["seconds"] == rows[0]["seconds"]
     assert all(0 <= row["figures"]["image_auroc"] <= 1 and len(row["iou_curve"]) > 50 for row in rows)
     report = (tmp_path / "out" / "report.html").read_text()
-    assert report.count("<polyline") == 2
+    assert report.count("<polyline") == 3
     again = ablate(product, tmp_path / "out", *options)
     assert again.returncode == 0
     assert "training full" not in again.stderr

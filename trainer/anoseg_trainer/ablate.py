@@ -1,11 +1,13 @@
 """`anoseg-train ablate`: the same training with each part of the method left out (or put in) in turn, and what it gives.
 
-Trainings run one after another; one whose figures are in the folder already is not run again, so a stopped ablation goes on.
+Trainings run one after another. What only ends otherwise is not trained anew; a variant whose figures are in the folder already
+is not run again, so a stopped ablation goes on.
 """
 
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ from anoseg_engines.bundle import load_bundle
 from anoseg_engines.engine import Engine
 from anoseg_engines.errors import AnosegError, ConfigError, DataError
 from anoseg_trainer.charts import line_chart
+from anoseg_trainer.checkpoint import NAME as CHECKPOINT
 from anoseg_trainer.config import TrainConfig
 from anoseg_trainer.evaluate import Evaluation, evaluate, find_test_images
 from anoseg_trainer.fit import fit
@@ -65,6 +68,9 @@ VARIANTS: Mapping[str, tuple[str, Change]] = {
     ),
 }
 
+AFTER_TRAINING = ("no-detector",)
+"""Variants that differ in what is done with the trained network: they take the whole's training, if it is there."""
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -108,7 +114,8 @@ def ablate(
         row = _known(record, identity)
         if row is None:
             on_note(f"{name}: {words}")
-            row = _run(data, out, name, words, change(config), seed)
+            whole = _known(out / f"{FULL}.json", identity) if name in AFTER_TRAINING else None
+            row = _run(data, out, name, words, change(config), seed, trained=whole is not None)
             _write(record, {"identity": identity, "row": msgspec.to_builtins(row)})
         rows.append(row)
         on_row(row)
@@ -117,8 +124,14 @@ def ablate(
     return rows
 
 
-def _run(data: Path, out: Path, name: str, words: str, config: TrainConfig, seed: int) -> Row:
-    fitted = fit(data, out / "store" / name, config, seed=seed, work=out / "work" / name)
+def _run(data: Path, out: Path, name: str, words: str, config: TrainConfig, seed: int, *, trained: bool) -> Row:
+    """trained: the whole's training is this one's as well; it only ends otherwise."""
+    work, whole = out / "work" / name, out / "work" / FULL / CHECKPOINT
+    resume = trained and whole.is_file()
+    if resume:
+        work.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(whole, work / CHECKPOINT)
+    fitted = fit(data, out / "store" / name, config, seed=seed, work=work, resume=resume)
     engine = Engine.load(load_bundle(fitted.bundle.path))
     try:
         found: Evaluation = evaluate(engine, data)

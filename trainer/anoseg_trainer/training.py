@@ -322,7 +322,8 @@ def _comparable(config: TrainConfig) -> str:
     plain = msgspec.to_builtins(config)
     for key in ("threads", "workers", "checkpoint_every", "device", "precision"):
         plain["training"].pop(key)
-    plain.pop("false_reject")
+    for key in ("false_reject", "detector"):  # what is done with the network afterwards
+        plain.pop(key)
     return msgspec.json.encode(plain).decode()
 
 
