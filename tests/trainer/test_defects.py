@@ -36,6 +36,26 @@ def test_masks_are_exact(kind, size, ground_of):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("seen", ["nothing but the part", "its edge", "a speck of it", "nothing of it"])
+def test_masks_are_exact_wherever_the_part_lies(kind, seen, plate):
+    """On a plain background too, whatever a window shows of the part: real numbers, and labels exact."""
+    rng = np.random.default_rng(6)
+    on_part = np.zeros((12, 16), bool)
+    on_part[{"nothing but the part": np.s_[:], "its edge": np.s_[:, 5:], "a speck of it": np.s_[3, 4]}.get(seen, np.s_[:0])] = (
+        True
+    )
+    for _ in range(25):
+        image, other = plate(rng, 96, 128), plate(rng, 96, 128)
+        ground = Ground(image, lambda _, other=other: other, unit=128, grey=False, on_part=on_part)
+        change = KINDS[kind](rng, ground)
+        assert np.isfinite(change.content).all()
+        after, touched = image.copy(), np.zeros(image.shape[:2], bool)
+        apply(after, touched, change)
+        label = grade(image, after, touched, visible=8)
+        assert (label[(after != image).any(axis=2)] > 0).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_kinds_make_visible_defects(kind, ground_of):
     """Each kind makes defects that count as such, often enough to learn from, and leaves most of the part alone."""
     rng = np.random.default_rng(4)

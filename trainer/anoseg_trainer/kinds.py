@@ -124,10 +124,12 @@ def dent(rng: Generator, ground: Ground) -> Change:
 def chip(rng: Generator, ground: Ground) -> Change:
     """A piece missing at the picture's rim: dark, or what a patch from elsewhere shows, smoothed.
 
-    On a plain background the rim is that of the part, and the background shows in the piece's place.
+    On a plain background the rim is that of the part, and the background shows in the piece's place; a window that shows none
+    of that rim gets a dent.
     """
     if ground.on_part is not None:
-        return _bite(rng, ground, ground.on_part)
+        edge = _edge(ground.on_part)
+        return dent(rng, ground) if edge is None else _bite(rng, ground, ground.on_part, edge)
     height, width = sized(rng, ground, 0.03, 0.25)
     rows, columns = ground.image.shape[:2]
     side = int(rng.integers(4))
@@ -145,11 +147,11 @@ def chip(rng: Generator, ground: Ground) -> Change:
     return Change(x, y, feathered(np.ascontiguousarray(alpha), float(rng.uniform(0, 1))), np.asarray(content, np.float32))
 
 
-def _bite(rng: Generator, ground: Ground, on_part: NDArray[np.bool_]) -> Change:
+def _bite(rng: Generator, ground: Ground, on_part: NDArray[np.bool_], edge: NDArray[np.bool_]) -> Change:
     """A piece broken off the part's own edge."""
     rows, columns = ground.image.shape[:2]
     height, width = sized(rng, ground, 0.03, 0.2)
-    x, y = _at_edge(rng, on_part, (rows, columns), (height, width))
+    x, y = _at_edge(rng, edge, (rows, columns), (height, width))
     here = ground.image[y : y + height, x : x + width].astype(np.float32)
     cells = cv2.resize(on_part.astype(np.uint8), (columns, rows), interpolation=cv2.INTER_NEAREST)
     outside = cells[y : y + height, x : x + width] == 0
@@ -160,10 +162,11 @@ def _bite(rng: Generator, ground: Ground, on_part: NDArray[np.bool_]) -> Change:
 
 def bend(rng: Generator, ground: Ground) -> Change:
     """The part's own outline pushed to one side: a bent tip, a burr, a thread that was hit. Without an outline: see `warp`."""
-    if ground.on_part is None:
+    edge = None if ground.on_part is None else _edge(ground.on_part)
+    if edge is None:
         return warp(rng, ground)
     height, width = sized(rng, ground, 0.06, 0.35)
-    x, y = _at_edge(rng, ground.on_part, ground.image.shape[:2], (height, width))
+    x, y = _at_edge(rng, edge, ground.image.shape[:2], (height, width))
     here = ground.image[y : y + height, x : x + width]
     grid_y, grid_x = np.mgrid[0:height, 0:width].astype(np.float32)
     across, down = (2 * grid_x + 1) / width - 1, (2 * grid_y + 1) / height - 1
@@ -175,13 +178,18 @@ def bend(rng: Generator, ground: Ground) -> Change:
     return Change(x, y, (hill > 0).astype(np.float32), moved.astype(np.float32))
 
 
-def _at_edge(rng: Generator, on_part: NDArray[np.bool_], image_hw: tuple[int, ...], box_hw: tuple[int, int]) -> tuple[int, int]:
-    """Left and top of a box of this size around a place on the part's edge."""
-    (rows, columns), (height, width) = image_hw[:2], box_hw
+def _edge(on_part: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
+    """The part's edge in the cells of its mask; None: this window shows nothing but the part, or nothing of it."""
     # The mask is coarse and begins a cell outside the part.
     outer = cv2.erode(on_part.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=1)
     inner = cv2.erode(outer, np.ones((3, 3), np.uint8), borderValue=1)
     edge = (outer > inner) if outer.any() else on_part
+    return edge if edge.any() else None
+
+
+def _at_edge(rng: Generator, edge: NDArray[np.bool_], image_hw: tuple[int, ...], box_hw: tuple[int, int]) -> tuple[int, int]:
+    """Left and top of a box of this size around a place on the part's edge."""
+    (rows, columns), (height, width) = image_hw[:2], box_hw
     aim = point_on(rng, edge, rows, columns) or (columns // 2, rows // 2)
     return min(max(aim[0] - width // 2, 0), columns - width), min(max(aim[1] - height // 2, 0), rows - height)
 
