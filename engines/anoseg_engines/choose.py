@@ -102,7 +102,7 @@ def _plan_here(bundle: Bundle, gpu: Gpu, found: list[Library]) -> tuple[Library,
         try:
             check_plan(description, machine, bundle)
         except EngineError as error:
-            mismatch = mismatch or error
+            mismatch = mismatch or error.with_traceback(None)  # its frames hold it, and all that the callers hold
             continue
         return library, description
     assert mismatch is not None

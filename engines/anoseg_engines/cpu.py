@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections import Counter
@@ -24,9 +25,20 @@ BETWEEN = "before_first_convolution"
 _CAPABILITY = {"f16": "FP16", "bf16": "BF16", "f32": "FP32"}
 
 
+@functools.cache
+def _core() -> ov.Core:
+    """The one core of this process, never given back.
+
+    With a core goes OpenVINO's CPU plugin, and with it the stack for signals that the plugin laid out for the thread which
+    first used it. Where several come and go, a thread is left with one that is mapped no more, and the next signal that
+    Python handles ends the process without a word.
+    """
+    return ov.Core()
+
+
 def cpu_precisions() -> list[str]:
     """What this processor computes in natively, preferred first; ends with f32, which every processor has."""
-    capabilities = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    capabilities = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return [p for p in PRECISIONS if p == "f32" or _CAPABILITY[p] in capabilities]
 
 
@@ -69,7 +81,7 @@ class CpuRuntime:
 
     def __init__(self, model_onnx: bytes, spec: InputSpec, *, precision: str = "f32", threads: int = 0) -> None:
         self._spec = spec
-        self._core = ov.Core()
+        self._core = _core()
         self._precision = precision
         self._threads = {"INFERENCE_NUM_THREADS": threads} if threads else {}
         self._lanes = 1 if (threads or len(os.sched_getaffinity(0))) < STREAMS else LANES

@@ -34,7 +34,7 @@ def libraries() -> list[Library]:
         try:
             found.append(find_library(name))
         except EngineError as error:
-            reasons.append(error)
+            reasons.append(error.with_traceback(None))  # its frames hold this list, and all that the callers hold
     if not found:
         broken = [reason for reason in reasons if "does not load" in reason.what]
         raise broken[0] if broken else EngineError("no TensorRT is installed", hint=TENSORRT_EXTRA)
