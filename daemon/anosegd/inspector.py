@@ -153,11 +153,11 @@ class Inspector(Worker):
         free, running = deque(range(1, engine.lanes)), deque[_Job]()
         frame: Frame | None = first
         while frame is not None or running:
+            self.answer()  # here, since nothing may come to be judged: where every part is refused
             if running and (running[0].prepared.done or (frame is not None and self._is_new(frame))):
                 job = running.popleft()
                 self._judge(engine, job)
                 free.append(job.prepared.lane)
-                self.answer()
             elif frame is not None:
                 prepared = self._prepare(engine, frame, free[0])
                 if prepared is not None:

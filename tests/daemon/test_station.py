@@ -9,8 +9,10 @@ import pytest
 from anosegd_line import Line
 from tiny_bundle import good_part
 
+from anoseg_engines.engine import Engine
 from anosegd.config import load_config
-from anosegd.frames import Frame
+from anosegd.frames import Frame, Part
+from anosegd.handoff import Intake
 from anosegd.inspector import Inspector, engine_name
 from anosegd.masks import MaskEncoder
 from anosegd.notify import Notifier
@@ -84,3 +86,23 @@ def test_watchdog_is_fed_only_while_threads_answer(config: Path, tmp_path_factor
         station._inspector.engine = engine_name(station._bundle, "cpu")
         fed(hangs="inspector")
         assert station._state()[0] == "Error"
+
+
+def test_an_inspector_that_refuses_part_after_part_answers(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lamp is off, every part is refused, and the next one always waits: no reason to end the daemon by the watchdog."""
+    station = Station(load_config(config), Notifier(), {}, lambda: load_config(config))
+    part = Frame(Part("top", 1, "", 0, 0), good_part(), lambda: None)
+    silent_s: list[float] = []
+
+    def refuse(self: Inspector, engine: Engine, frame: Frame, lane: int) -> None:
+        silent_s.append(self.silent_s)
+        time.sleep(0.01)
+
+    monkeypatch.setattr(Inspector, "_prepare", refuse)
+    monkeypatch.setattr(Intake, "take_ahead", lambda _: part if len(silent_s) < 60 else None)
+    engine = Engine.load(station._bundle, runtime="cpu", threads=2)
+    station._inspector.answer()
+    station._inspector._inspect_many(engine, part)
+    engine.close()
+    assert len(silent_s) == 60
+    assert max(silent_s) < 0.5
