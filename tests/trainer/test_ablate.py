@@ -64,6 +64,15 @@ def test_ablation_writes_a_table_and_goes_on_where_it_stopped(product, tmp_path)
     assert "another configuration" in other.stderr
 
 
+def test_a_variant_that_leaves_nothing_is_left_out(product, tmp_path):
+    """Without its only kind of defect there is nothing to train: noted, and the others go on."""
+    config = tmp_path / "train.yaml"
+    config.write_text(TINY + "loss: {bce: 0, dice: 0}\n")
+    done = ablate(product, tmp_path / "out", "--config", config, "--steps", 2, "--only", "no-l1")
+    assert done.returncode == 0, done.stderr
+    assert "no-l1: not possible with this configuration" in done.stderr
+
+
 def test_unknown_variants_are_told(product, tmp_path):
     """A variant that does not exist is refused before any training, with those that do."""
     done = ablate(product, tmp_path / "out", "--only", "no-luck")

@@ -3,9 +3,10 @@ import msgspec
 import numpy as np
 import pytest
 
+from anoseg_engines.errors import ConfigError
 from anoseg_trainer.choose import choose_input, choose_light, resolve
 from anoseg_trainer.config import InputConfig, TrainConfig, VariationConfig
-from anoseg_trainer.data import load_good_images
+from anoseg_trainer.data import Split, load_good_images
 
 
 @pytest.mark.parametrize(
@@ -50,9 +51,14 @@ def pin(angle):
     return cv2.warpAffine(image, turn, (128, 128), borderMode=cv2.BORDER_REPLICATE)
 
 
+def split_of(n, calibration=()):
+    """All of n images to train, but for these."""
+    return Split(tuple(i for i in range(n) if i not in calibration), (), tuple(calibration), len(calibration))
+
+
 def poses(folder, images):
     found = save(folder, images)
-    config, notes = resolve(TrainConfig(), found, np.arange(len(found.paths)), 0)
+    config, notes = resolve(TrainConfig(), found, np.arange(len(found.paths)), split_of(len(found.paths)), 0)
     return config.variation, notes
 
 
@@ -76,7 +82,7 @@ def test_given_poses_are_kept(tmp_path):
     """What the configuration says of poses is not overruled."""
     given = msgspec.structs.replace(TrainConfig(), variation=VariationConfig(rotation_deg=10, flip_x=0.2, flip_y=0.0))
     images = save(tmp_path / "pins", [pin(6 * i) for i in range(40)])
-    found = resolve(given, images, np.arange(40), 0)[0].variation
+    found = resolve(given, images, np.arange(40), split_of(40), 0)[0].variation
     assert (found.rotation_deg, found.flip_x, found.flip_y) == (10, 0.2, 0.0)
 
 
@@ -93,3 +99,23 @@ def test_light_is_as_different_as_it_was_seen(tmp_path):
         tmp_path / "tinted", [np.dstack([pin(0), pin(0), pin(0) * (0.5 + 0.02 * i)]).astype(np.uint8) for i in range(20)]
     )
     assert choose_light(VariationConfig(rotation_deg=4), tinted).tint > 0.1
+
+
+def test_what_only_calibration_images_show_is_not_taught(tmp_path):
+    """An image with a colour cast that is held out for the threshold leaves the choices as they are; to train, it counts."""
+    images = [np.repeat(pin(0)[:, :, None], 3, axis=2) for _ in range(20)]
+    images[7] = np.clip(images[7] * np.array([0.7, 1.3, 0.8]), 0, 255).astype(np.uint8)
+    found = save(tmp_path / "pins", images)
+
+    def tint(calibration):
+        return resolve(TrainConfig(), found, np.arange(20), split_of(20, calibration), 0)[0].variation.tint
+
+    assert tint((7, 8)) == tint((5, 7)) < tint((5, 8))
+
+
+def test_an_overlap_larger_than_the_tiles_is_told(tmp_path):
+    """An overlap that the chosen tiles cannot have is refused in words."""
+    images = save(tmp_path / "pins", [pin(0)] * 12)
+    given = TrainConfig(input=InputConfig(mode="tile", overlap=400))
+    with pytest.raises(ConfigError, match="overlap must be smaller than a tile"):
+        resolve(given, images, np.arange(12), split_of(12), 0)

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from anoseg_engines.errors import ConfigError
-from anoseg_trainer.config import TrainConfig, config_from_mapping, load_config
+from anoseg_trainer.config import DEFECT_KINDS, TrainConfig, config_from_mapping, load_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -44,6 +44,9 @@ def test_shipped_files_load(path):
         ({"input": {"height": 32, "overlap": 32}}, ["overlap"]),
         ({"training": {"crop": 100}}, ["training.crop", "multiple of 32"]),
         ({"network": {"widths": [16, 32]}}, ["network.widths"]),
+        ({"defects": {"more": 1.0}}, ["defects.more"]),
+        ({"defects": dict.fromkeys(DEFECT_KINDS, 0)}, ["defects", "every kind"]),
+        ({"loss": {"l1": 0, "bce": 0, "dice": 0}}, ["loss.l1", "all 0"]),
         ({"holdout": {"group": "("}}, ["regular expression"]),
         (["a"], ["key: value"]),
     ],

@@ -1,3 +1,4 @@
+import os
 import shutil
 
 import cv2
@@ -99,6 +100,44 @@ def test_exposures_of_one_part_are_found_by_looking(tmp_path):
     parts = [int(p.stem.split("_")[1]) for p in images.paths]
     assert groups.max() == 7
     assert len({(g, p) for g, p in zip(groups, parts, strict=True)}) == 8
+
+
+def test_names_that_lack_the_group_stand_alone(tmp_path, write_plates):
+    """A group that takes no part in the match says nothing: such an image is a part of its own."""
+    write_plates(tmp_path, 10)
+    for i, path in enumerate(sorted(tmp_path.iterdir())):
+        path.rename(tmp_path / (f"a{i // 3}_{i}.png" if i < 6 else f"b{i}.png"))
+    groups = group_images(load_good_images(tmp_path), r"^(?:a(\d)|b)")
+    assert sorted(np.bincount(groups)) == [1, 1, 1, 1, 3, 3]
+
+
+def test_many_that_look_alike_are_told_and_pairs_are_kept(tmp_path, plate):
+    """Twenty pictures that look the same cannot be one part: told. The pairs beside them stay together."""
+    rng = np.random.default_rng(5)
+    for i in range(20):
+        cv2.imwrite(str(tmp_path / f"same{i:02}.png"), plate(np.random.default_rng(1)))
+    for i in range(10):
+        texture = cv2.GaussianBlur(rng.normal(0, 60, (96, 128)).astype(np.float32), (0, 0), 3) * 8 + 120
+        for gain in (0.7, 1.2):
+            cv2.imwrite(str(tmp_path / f"pair{i}_{gain}.png"), np.clip(texture * gain, 0, 255).astype(np.uint8))
+    notes = []
+    groups = group_images(load_good_images(tmp_path), "", notes.append)
+    assert sorted(np.bincount(groups)) == [1] * 20 + [2] * 10
+    assert "20 images look alike" in "".join(notes)
+
+
+def test_ten_pictures_of_a_fixed_camera_are_enough(tmp_path, plate):
+    """The smallest folder that is taken, all pictures alike: different parts."""
+    for i in range(10):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), plate(np.random.default_rng(1)))
+    assert len(set(group_images(load_good_images(tmp_path), ""))) == 10
+
+
+def test_a_name_that_is_no_text_is_taken(tmp_path, write_plates):
+    """File names are bytes: one that is not UTF-8 is an image as any other."""
+    write_plates(tmp_path, 10)
+    (tmp_path / "00.png").rename(tmp_path / os.fsdecode(b"\xff.png"))
+    assert len(load_good_images(tmp_path).paths) == 10
 
 
 @settings(max_examples=60, deadline=None)

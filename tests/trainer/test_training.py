@@ -183,6 +183,15 @@ def test_resume_refuses_another_training(trained, product, tmp_path):
     assert_refused(run("fit", *options, *ours, "--seed", 3), 2, "another training", "seed")
     assert_refused(run("fit", *options, "--seed", 1, "--work", folder / "work"), 2, "another training", "config")
     assert_refused(run("fit", *options, "--work", tmp_path / "w"), 2, "no checkpoint")
+    more_held_out = (*ours, "--seed", 1, "--false-reject", 0.2)
+    assert_refused(run("fit", *options, *more_held_out), 2, "another training", "held-out images")
+
+
+@pytest.mark.parametrize("wrong", [("--minutes", 0), ("--steps", 0), ("--minutes", "nan"), ("--seed", -1), ("--seed", 2**32)])
+def test_limits_that_are_none_are_refused(wrong, product, tmp_path):
+    """A training without an end, or a seed that cannot be one, is refused before any work."""
+    assert_refused(run("fit", "--data", product, "--out", tmp_path / "s" / "x", *wrong), 2, wrong[0])
+    assert not (tmp_path / "s").exists()
 
 
 def test_tile_mode_ends_with_a_bundle_too(product, tmp_path):

@@ -20,7 +20,7 @@ from anoseg_engines.engine import Engine
 from anoseg_engines.errors import AnosegError, ConfigError, DataError
 from anoseg_trainer.charts import line_chart
 from anoseg_trainer.checkpoint import NAME as CHECKPOINT
-from anoseg_trainer.config import TrainConfig
+from anoseg_trainer.config import DEFECT_KINDS, TrainConfig
 from anoseg_trainer.evaluate import Evaluation, evaluate, find_test_images
 from anoseg_trainer.fit import fit
 from anoseg_trainer.report import Report
@@ -41,7 +41,7 @@ def _set_top(**values: Any) -> Change:
     return lambda config: msgspec.structs.replace(config, **values)
 
 
-OTHER_KINDS = ("blend", "scratch", "spots", "dent", "chip", "bend", "shade", "texture", "warp", "missing")
+OTHER_KINDS = tuple(kind for kind in DEFECT_KINDS if kind != "hard")
 """Kinds of synthetic defects that AnoSeg does not have."""
 
 VARIANTS: Mapping[str, tuple[str, Change]] = {
@@ -107,7 +107,12 @@ def ablate(
     rows = []
     for name in names or list(VARIANTS):
         words, change = VARIANTS[name]
-        if name != FULL and change(config) == config:
+        try:
+            changed = change(config)
+        except ValueError as error:
+            on_note(f"{name}: not possible with this configuration, left out: {error}")
+            continue
+        if name != FULL and changed == config:
             on_note(f"{name}: as configured already, not run again")
             continue
         record = out / f"{name}.json"
@@ -115,7 +120,7 @@ def ablate(
         if row is None:
             on_note(f"{name}: {words}")
             whole = _known(out / f"{FULL}.json", identity) if name in AFTER_TRAINING else None
-            row = _run(data, out, name, words, change(config), seed, trained=whole is not None)
+            row = _run(data, out, name, words, changed, seed, trained=whole is not None)
             _write(record, {"identity": identity, "row": msgspec.to_builtins(row)})
         rows.append(row)
         on_row(row)

@@ -13,8 +13,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from anoseg_engines.errors import ConfigError
 from anoseg_trainer.config import NETWORK_STRIDE, InputConfig, TrainConfig, VariationConfig
-from anoseg_trainer.data import THUMBNAIL, GoodImages
+from anoseg_trainer.data import THUMBNAIL, GoodImages, Split
 
 RESIZE_AREA = 384 * 384
 """Network pixels of a whole part in resize mode, at most."""
@@ -36,16 +37,27 @@ PROBES = 200
 Thumbnails = NDArray[np.float32]
 
 
-def resolve(config: TrainConfig, images: GoodImages, groups: NDArray[np.int64], seed: int) -> tuple[TrainConfig, list[str]]:
+def resolve(
+    config: TrainConfig, images: GoodImages, groups: NDArray[np.int64], split: Split, seed: int
+) -> tuple[TrainConfig, list[str]]:
     """The configuration with every open choice made, and a note for each.
 
-    groups: part number of each image, int64 [n]; images of one part are no witnesses for each other's pose.
+    groups: part number of each image, int64 [n]; images of one part are no witnesses for each other's pose. What is normal is
+    learned without the calibration images of `split`: what only they show must stay as rare as it is on the line.
+
+    Raises:
+        ConfigError: the input's sides, scale and overlap do not go together.
     """
     notes = []
     given = config.input
-    chosen = choose_input(given, images.sizes_hw)
+    try:
+        chosen = choose_input(given, images.sizes_hw)
+    except ValueError as error:
+        raise ConfigError(f"input: {error}", hint="leave height, width, scale and overlap out, or change them") from error
     if chosen != given:
         notes.append(_input_note(chosen, images.sizes_hw))
+    seen = sorted((*split.train, *split.validation))
+    images, groups = images.only(seen), groups[seen]
     variation, words = choose_poses(config.variation, images, groups, seed)
     if variation != config.variation:
         notes.append(words)

@@ -45,6 +45,13 @@ def main() -> None:
         sys.exit(130)
 
 
+def _seed(text: str) -> int:
+    """A seed as NumPy and PyTorch take it."""
+    if not text.isdecimal() or int(text) >= 1 << 32:
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number from 0 to {(1 << 32) - 1}")
+    return int(text)
+
+
 def run(arguments: list[str]) -> None:
     """Run one command."""
     parser = argparse.ArgumentParser(prog="anoseg-train", description="Train AnoSeg on good images and evaluate bundles.")
@@ -53,7 +60,7 @@ def run(arguments: list[str]) -> None:
     fit.add_argument("--data", type=Path, required=True, metavar="DIR", help="good images: MVTec AD layout or a flat folder")
     fit.add_argument("--out", type=Path, required=True, metavar="STORE/NAME", help="bundle to write a new version of")
     fit.add_argument("--config", type=Path, metavar="FILE", help="YAML; configs/train.yaml shows every key and its default")
-    fit.add_argument("--seed", type=int, default=0, metavar="N")
+    fit.add_argument("--seed", type=_seed, default=0, metavar="N")
     fit.add_argument("--minutes", type=float, metavar="M", help="time to train; replaces the configuration's limits")
     fit.add_argument("--steps", type=int, metavar="N", help="steps to train; replaces the configuration's limits")
     fit.add_argument("--false-reject", type=float, metavar="SHARE", help="share of good parts that may be rejected")
@@ -94,7 +101,7 @@ def run(arguments: list[str]) -> None:
     parts.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for bundles, figures and report.html")
     parts.add_argument("--config", type=Path, metavar="FILE", help="YAML; configs/train.yaml shows every key and its default")
     parts.add_argument("--only", metavar="NAMES", default="", help="variants to run, with commas between; all without it")
-    parts.add_argument("--seed", type=int, default=0, metavar="N")
+    parts.add_argument("--seed", type=_seed, default=0, metavar="N")
     parts.add_argument("--minutes", type=float, metavar="M", help="time to train each; replaces the configuration's limits")
     parts.add_argument("--steps", type=int, metavar="N", help="steps to train each; replaces the configuration's limits")
     bench = commands.add_parser("bench", help="measure a bundle's runtimes, and PyTorch beside them")
@@ -174,7 +181,7 @@ def _with_options(config: TrainConfig, options: argparse.Namespace) -> TrainConf
     """The configuration with what the command line replaces."""
     training = config.training
     if options.minutes is not None or options.steps is not None:
-        if (options.minutes or 1) <= 0 or (options.steps or 1) < 1:
+        if not all(limit is None or limit > 0 for limit in (options.minutes, options.steps)):  # NaN is not above 0 either
             raise ConfigError("--minutes and --steps must be above 0")
         training = msgspec.structs.replace(training, minutes=options.minutes, steps=options.steps)
     wished = getattr(options, "false_reject", None)

@@ -101,7 +101,7 @@ class DefectConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """
 
     share: Share = 0.7
-    more: Share = 0.7
+    more: Annotated[float, Meta(ge=0.0, le=0.95)] = 0.7
     at_rim: Share = 0.0
     visible: Annotated[float, Meta(gt=0.0)] = 12.0
     hard: Weight = 1.0
@@ -115,6 +115,9 @@ class DefectConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     texture: Weight = 0.6
     warp: Weight = 0.3
     missing: Weight = 0.0
+
+
+DEFECT_KINDS = ("hard", "blend", "scratch", "spots", "dent", "chip", "bend", "shade", "texture", "warp", "missing")
 
 
 class LossConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -195,6 +198,10 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         for name, side in sides.items():
             if side is not None and side % NETWORK_STRIDE:
                 raise ValueError(f"{name} must be a multiple of {NETWORK_STRIDE}")
+        if not any(getattr(self.defects, kind) for kind in DEFECT_KINDS):
+            raise ValueError("defects: every kind has weight 0, so there is nothing to learn to find")
+        if not any((self.loss.l1, self.loss.bce, self.loss.dice)):
+            raise ValueError("loss.l1, loss.bce and loss.dice are all 0, so nothing teaches the anomaly map")
         if self.training.steps is None and self.training.minutes is None:
             raise ValueError("training.steps or training.minutes must be given, else training would never end")
         if self.holdout.validation + (self.holdout.calibration or 0.0) > 0.8:

@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,6 +31,8 @@ CALIBRATION = (0.1, 0.2)
 THUMBNAIL = 24
 NEAR_DUPLICATE = 0.9
 """Correlation of two images' thumbnails, light and smooth shading removed, from which they count as the same part."""
+MANY_ALIKE = 12
+"""More images than these, a third and a fifth of all are not taken for one part because they look alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,19 @@ class GoodImages:
     spreads: NDArray[np.float32]
     tints: NDArray[np.float32]
     notes: tuple[str, ...]
+
+    def only(self, indices: Sequence[int]) -> GoodImages:
+        """These images of it; what speaks of the whole folder (fingerprint, notes) stays."""
+        picked = list(indices)
+        return dataclasses.replace(
+            self,
+            paths=tuple(self.paths[i] for i in picked),
+            sizes_hw=tuple(self.sizes_hw[i] for i in picked),
+            thumbnails=self.thumbnails[picked],
+            levels=self.levels[picked],
+            spreads=self.spreads[picked],
+            tints=self.tints[picked],
+        )
 
 
 def good_folder(data: Path) -> Path:
@@ -84,7 +101,7 @@ def load_good_images(data: Path, on_image: Callable[[], None] = lambda: None) ->
             bad.append(error.what)
             continue
         data_bytes = path.read_bytes()
-        digest.update(path.name.encode() + b"\0" + hashlib.sha256(data_bytes).digest())
+        digest.update(os.fsencode(path.name) + b"\0" + hashlib.sha256(data_bytes).digest())
         stored = cv2.imdecode(np.frombuffer(data_bytes, np.uint8), cv2.IMREAD_UNCHANGED)
         if stored is not None:
             grey += stored.ndim == 2
@@ -132,18 +149,19 @@ def _thumbnail(grey: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.asarray(vector / (np.linalg.norm(vector) + 1e-6), np.float32)
 
 
-def group_images(images: GoodImages, pattern: str) -> NDArray[np.int64]:
+def group_images(images: GoodImages, pattern: str, on_note: Callable[[str], None] = lambda _: None) -> NDArray[np.int64]:
     """Number the parts: images of one part (near-duplicates, exposures) get one number. int64 [n].
 
     With `pattern`, names decide (first group of the match, else the match; a name without match stands alone).
     Without, images whose thumbnails correlate above `NEAR_DUPLICATE` and whose aspect ratio agrees are joined.
-    When that would join nearly everything (a fixed camera on one kind of part: all good parts look the same), images are
-    taken as parts of their own: likeness then says nothing.
+    Where that joins so many that they cannot be one part (a fixed camera: all good parts look the same), these are taken as
+    parts of their own, and that is noted: likeness then says nothing of them.
     """
     n = len(images.paths)
     if pattern:
         found = [re.search(pattern, p.name) for p in images.paths]
-        keys = [(m.group(1) if m.re.groups else m.group(0)) if m else f"\0{i}" for i, m in enumerate(found)]
+        matched = [m and (m.group(1) if m.re.groups else m.group(0)) for m in found]
+        keys = [f"\0{i}" if key is None else key for i, key in enumerate(matched)]
         return np.unique(keys, return_inverse=True)[1].astype(np.int64)
     root = list(range(n))
 
@@ -160,8 +178,15 @@ def group_images(images: GoodImages, pattern: str) -> NDArray[np.int64]:
         for j in np.flatnonzero(alike) + i + 1:
             root[find(int(j))] = find(i)
     groups = np.unique([find(i) for i in range(n)], return_inverse=True)[1].astype(np.int64)
-    largest = np.bincount(groups).max()
-    return groups if largest <= max(12, 0.2 * n) else np.arange(n, dtype=np.int64)
+    too_large = (np.bincount(groups) > max(min(MANY_ALIKE, n // 3), 0.2 * n))[groups]
+    if too_large.any():
+        on_note(
+            f"{int(too_large.sum())} images look alike: taken as so many different parts; "
+            "set holdout.group if several show one part"
+        )
+        groups[too_large] = n + np.arange(int(too_large.sum()))
+        groups = np.unique(groups, return_inverse=True)[1].astype(np.int64)
+    return groups
 
 
 @dataclass(frozen=True, slots=True)

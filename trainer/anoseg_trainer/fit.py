@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import platform
 import subprocess
@@ -100,12 +101,16 @@ def fit(
     notes = list(images.notes)
     for note in notes:
         on_note(note)
-    groups = group_images(images, config.holdout.group)
-    config, choices = resolve(config, images, groups, seed)
-    for note in choices:
+
+    def told(note: str) -> None:
         notes.append(note)
         on_note(note)
+
+    groups = group_images(images, config.holdout.group, told)
     split = split_images(groups, config.holdout, seed, images_needed(config.false_reject))
+    config, choices = resolve(config, images, groups, split, seed)
+    for note in choices:
+        told(note)
     on_note(
         f"{len(images.paths)} good images: {len(split.train)} to train, {len(split.validation)} to choose weights, "
         f"{len(split.calibration)} (of {split.calibration_groups} parts) for the threshold"
@@ -118,7 +123,13 @@ def fit(
             on_note("parts lie on a plain background: defects are made on the part")
         recipe = _recipe(config, store, split.train, seed, background)
         cases = make_cases(_recipe(config, store, split.validation, seed, background))
-        identity = {"data": images.fingerprint, "seed": str(seed)}
+        if all(case.label is None for case in cases):
+            raise ConfigError(
+                "none of the synthetic defects on the held-out images can be seen",
+                hint="give `defects` more kinds, or a lower `visible`",
+            )
+        held_out = hashlib.sha256(msgspec.json.encode([split.validation, split.calibration])).hexdigest()
+        identity = {"data": images.fingerprint, "seed": str(seed), "held-out images": held_out}
         result = train(config, recipe, cases, work=work, identity=identity, resume=resume, on_status=on_status)
         fitted, scores = _seal(target, config, images, split, store, cases, result, seed, notes, on_note)
         fit_report(fitted.bundle, result.network, fitted.validation, scores, cases, notes).write(work / REPORT)

@@ -137,9 +137,9 @@ def good_ones(data: Path, bundle: Bundle) -> GoodOnes:
     config = training.get("config")
     holdout = config.get("holdout") if isinstance(config, dict) else None
     pattern = holdout.get("group") if isinstance(holdout, dict) else ""
-    groups = group_images(images, str(pattern or ""))
-    held_out = images.fingerprint != training.get("data_fingerprint")
     notes = list(images.notes)
+    groups = group_images(images, str(pattern or ""), notes.append)
+    held_out = images.fingerprint != training.get("data_fingerprint")
     if not held_out:
         notes.append(f"{NOT_HELD_OUT}: calibrate with good images that training has not seen")
     return GoodOnes(images.paths, int(groups.max()) + 1, held_out, notes)

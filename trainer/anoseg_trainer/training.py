@@ -155,11 +155,11 @@ def train(
         step, used_s, curve = state["step"], state["used_s"], state["curve"]
         best_merit, best = state["best_merit"], state["best"]
         patience = Patience(t.patience, **state["patience"])
-    status = Status(step=step)
+    status = Status(step=step, loss=state.get("loss", math.nan) if resume else math.nan)
 
     def save() -> None:
         state = {name: module.state_dict() for name, module in (parts | optimizers).items()}
-        state |= {"step": step, "used_s": used_s, "curve": curve, "best_merit": best_merit, "best": best}
+        state |= {"step": step, "used_s": used_s, "loss": status.loss, "curve": curve, "best_merit": best_merit, "best": best}
         state["patience"] = patience.state()
         note = {"step": step, "seconds": round(used_s, 1), "best": best_merit, "curve": curve[-20:]}
         save_checkpoint(work, state | {"identity": identity}, note)
@@ -332,7 +332,7 @@ def _refuse_other_training(found: dict[str, str], wanted: dict[str, str], work: 
     if different:
         raise DataError(
             f"{work}: the checkpoint belongs to another training (different {', '.join(different)})",
-            hint="resume with the same data, seed and configuration, or start anew without --resume",
+            hint="resume with the same data, seed, configuration and --false-reject, or start anew without --resume",
         )
 
 
