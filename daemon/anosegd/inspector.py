@@ -240,7 +240,7 @@ class Inspector(Worker):
     def _golden_quality(self, engine: Engine) -> Quality:
         """Of the engine's golden images; kept until another engine takes over."""
         if self._quality is None or self._quality[0] is not engine:
-            self._quality = (engine, reference(engine.bundle))
+            self._quality = (engine, reference(engine.spec, engine.golden_samples()))
         return self._quality[1]
 
     def _rule_plan(self, engine: Engine, name: str, camera: CameraConfig, placement: Placement) -> RulePlan:

@@ -256,7 +256,7 @@ class Station:
         """In reverse order of a frame's way, each step bounded; a second signal cuts the wait for the inspector short."""
         logs.info("daemon.stopping", reason=reason)
         self._stopping = True
-        self._triggers.open = False
+        self._triggers.close()
         if self._successor is None:
             self._notifier.stopping()
         else:

@@ -43,6 +43,13 @@ class Triggers:
         with self._handing_on:
             self._cameras = {camera.name: camera for camera in cameras}
 
+    def close(self) -> None:
+        """Refuse triggers from now on; once this returns, those that were accepted are with their cameras. Main thread."""
+        handed_on = self._handing_on.acquire(timeout=1.0)  # not for ever: one may be held up by the journal's disk
+        self.open = False
+        if handed_on:
+            self._handing_on.release()
+
     def accept(self, name: str, part_id: str | None, answer: Callable[[Told], None]) -> None:
         """Take a trigger; the camera is at it while it is being noted. `answer` is called once, on whichever thread. A part id
         that was triggered before is that part: it is answered as then, and makes no other.

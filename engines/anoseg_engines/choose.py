@@ -31,7 +31,7 @@ class Choice:
 
 
 def choose(bundle: Bundle, runtime: str = "auto", *, threads: int = 0, build: bool = False) -> list[Choice]:
-    """What to load, in order: the next is taken only if the golden images do not confirm the one before.
+    """What to load, in order: the next is taken only if the one before does not run so, or the golden images do not confirm it.
 
     There is more than one only on the CPU, where precisions are tried from the fastest to FP32. build: a plan that is
     missing, or was built for another GPU or version, is built (minutes, on a small machine).

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from anoseg_engines.errors import EngineError
+from anoseg_engines.errors import EngineError, PrecisionError
 from anoseg_engines.placement import InputSpec
 from anoseg_engines.runtime import BESIDE, Traffic
 
@@ -76,7 +76,7 @@ class CpuRuntime:
     many parts: all threads of a layer wait for the one that was held up. threads: 0 lets OpenVINO choose.
 
     Raises:
-        EngineError: the network cannot be read or compiled, or not in this precision.
+        EngineError: the network cannot be read or compiled. PrecisionError: not in this precision.
     """
 
     def __init__(self, model_onnx: bytes, spec: InputSpec, *, precision: str = "f32", threads: int = 0) -> None:
@@ -198,7 +198,7 @@ class CpuRuntime:
             ) from error
         layers, *others = [_precisions_that_run(compiled[-1]) for compiled in (alone, *beside)]
         if not all(self._precision in found for found in (layers, *others)):
-            raise EngineError(
+            raise PrecisionError(
                 f"OpenVINO runs this network in {', '.join(sorted(layers))} on this processor, {self._precision} was asked for",
                 hint="choose runtime cpu, which takes what the processor has",
             )

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from anoseg_engines.bundle import Bundle, GoldenSample
 from anoseg_engines.choose import Choice, choose
-from anoseg_engines.errors import EngineError, NotProvedError
+from anoseg_engines.errors import EngineError, NotProvedError, PrecisionError
 from anoseg_engines.images import Image
 from anoseg_engines.judge import Inspection, Thresholds
 from anoseg_engines.manifest import GoldenTolerance
@@ -98,7 +98,7 @@ class Engine:
         for choice in others:
             try:
                 return cls._load(bundle, choice)
-            except NotProvedError:
+            except (NotProvedError, PrecisionError):
                 continue  # the next one's reason says so
         return cls._load(bundle, last)
 
@@ -220,14 +220,22 @@ class Engine:
             NotProvedError, EngineError: as `prove`.
         """
         manifest = self.bundle.manifest
-        if self._golden is None:
-            self._golden = self.bundle.golden_samples()  # kept: a bundle deleted meanwhile says nothing about the engine
-        for golden, sample in zip(manifest.golden, self._golden, strict=True):
+        for golden, sample in zip(manifest.golden, self.golden_samples(), strict=True):
             results = [self._compare(sample, lane) for lane in range(min(2, self.lanes))]
             for result in results:
                 if not result.holds(manifest.golden_tolerance):
                     raise self._not_proved(golden.image, result)
             yield results[0]
+
+    def golden_samples(self) -> list[GoldenSample]:
+        """The bundle's golden images, read once: a bundle deleted meanwhile says nothing about the engine.
+
+        Raises:
+            EngineError: one cannot be read.
+        """
+        if self._golden is None:
+            self._golden = self.bundle.golden_samples()
+        return self._golden
 
     def _not_proved(self, image: str, result: GoldenResult) -> NotProvedError:
         limit = self.bundle.manifest.golden_tolerance

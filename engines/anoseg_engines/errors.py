@@ -43,6 +43,10 @@ class NotProvedError(EngineError):
     """A runtime that answers otherwise on the golden images than is recorded."""
 
 
+class PrecisionError(EngineError):
+    """A runtime that computes in another precision than the one asked for."""
+
+
 class CameraError(AnosegError):
     """A camera or other source of frames that cannot be opened or read."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from anoseg_engines.bundle import Bundle
+from anoseg_engines.bundle import GoldenSample
 from anoseg_engines.images import Image
 from anoseg_engines.placement import InputSpec, Placement, Region
 
@@ -40,11 +40,10 @@ def measure(part: Image) -> Quality:
     return Quality(float(grey.mean()), float(detail.std()) / contrast if contrast > 1 else 0.0)
 
 
-def reference(bundle: Bundle) -> Quality:
-    """The least bright and least sharp that the golden images of good parts are; of all, if none is good."""
-    samples = bundle.golden_samples()
+def reference(spec: InputSpec, samples: Sequence[GoldenSample]) -> Quality:
+    """How bright the golden images of good parts are, and how sharp the least sharp of them; of all, if none is good."""
     good = [sample for sample in samples if sample.verdict == "PASS"] or samples
-    measured = [measure(_scaled(bundle.manifest.input, sample.image)) for sample in good]
+    measured = [measure(_scaled(spec, sample.image)) for sample in good]
     return Quality(_median(q.brightness for q in measured), min(q.sharpness for q in measured))
 
 

@@ -153,6 +153,19 @@ def test_the_cpu_falls_back_to_f32_if_the_golden_images_ask_for_it(tmp_path: Pat
         Engine.load(bundle, runtime=f"cpu-{cpu_precisions()[0]}")
 
 
+def test_a_precision_that_does_not_run_gives_way_to_f32(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A processor that offers a precision in which OpenVINO does not run the network: f32 is taken; named, it is refused."""
+    missing = next((p for p in ("f16", "bf16") if p not in cpu_precisions()), None)
+    if missing is None:
+        pytest.skip("this processor runs every precision")
+    monkeypatch.setattr(choose, "cpu_precisions", lambda: [missing, "f32"])
+    engine = Engine.load(bundle, runtime="cpu")
+    engine.close()
+    assert engine.precision == "f32"
+    with pytest.raises(EngineError, match=f"{missing} was asked for"):
+        Engine.load(bundle, runtime=f"cpu-{missing}")
+
+
 @pytest.mark.parametrize("precision", cpu_precisions())
 def test_the_cpu_runtime_runs_in_the_precision_it_names(precision: str) -> None:
     """Read back from the compiled network of the demo: its convolutions run in the precision asked for, and holds the proof."""

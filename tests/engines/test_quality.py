@@ -23,7 +23,7 @@ def part(bundle: Bundle) -> np.ndarray:
 
 
 def said(bundle: Bundle, image: np.ndarray) -> str:
-    return complaint(measure(image), reference(bundle), QualityLimits()) or ""
+    return complaint(measure(image), reference(bundle.manifest.input, bundle.golden_samples()), QualityLimits()) or ""
 
 
 def test_golden_images_are_good_pictures(bundle: Bundle) -> None:
