@@ -154,8 +154,8 @@ def group_images(images: GoodImages, pattern: str, on_note: Callable[[str], None
 
     With `pattern`, names decide (first group of the match, else the match; a name without match stands alone).
     Without, images whose thumbnails correlate above `NEAR_DUPLICATE` and whose aspect ratio agrees are joined.
-    Where that joins so many that they cannot be one part (a fixed camera: all good parts look the same), these are taken as
-    parts of their own, and that is noted: likeness then says nothing of them.
+    Where that joins so many that they cannot be one part (a fixed camera: all good parts look the same), every image is taken
+    as a part of its own, and that is noted: likeness then says nothing.
     """
     n = len(images.paths)
     if pattern:
@@ -178,15 +178,11 @@ def group_images(images: GoodImages, pattern: str, on_note: Callable[[str], None
         for j in np.flatnonzero(alike) + i + 1:
             root[find(int(j))] = find(i)
     groups = np.unique([find(i) for i in range(n)], return_inverse=True)[1].astype(np.int64)
-    too_large = (np.bincount(groups) > max(min(MANY_ALIKE, n // 3), 0.2 * n))[groups]
-    if too_large.any():
-        on_note(
-            f"{int(too_large.sum())} images look alike: taken as so many different parts; "
-            "set holdout.group if several show one part"
-        )
-        groups[too_large] = n + np.arange(int(too_large.sum()))
-        groups = np.unique(groups, return_inverse=True)[1].astype(np.int64)
-    return groups
+    largest = int(np.bincount(groups).max())
+    if largest <= max(min(MANY_ALIKE, n // 3), 0.2 * n):
+        return groups
+    on_note(f"{largest} images look alike: each image is taken as another part; set holdout.group if several show one part")
+    return np.arange(n, dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True)
