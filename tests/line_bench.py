@@ -152,6 +152,13 @@ class Daemon:
                 pass
             self.ready_s = time.monotonic() - began
 
+    def warm_up(self, n: int) -> None:
+        """Until each of n cameras has given a verdict, and a second more: their processes start after READY, all at a time."""
+        seen = set()
+        while len(seen) < n:
+            seen.add(self._subscriber.recv_multipart()[0])
+        self.listen(1)
+
     def listen(self, seconds: float) -> tuple[int, list[float]]:
         """Verdicts in so many seconds, and for each the milliseconds from capture to here."""
         latencies = []
@@ -211,7 +218,7 @@ def _throughput(engine: Bare, bundle: Path, folder: Path, n: int, seconds: float
     before = engine.measure(seconds / 2)["rate"]
     for _ in range(ROUNDS):
         daemon = Daemon(folder, bundle, cameras(n))
-        daemon.listen(1)
+        daemon.warm_up(n)
         rates.append(daemon.listen(seconds)[0] / seconds)
         daemon.close()
         after = engine.measure(seconds / 2)["rate"]
