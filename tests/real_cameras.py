@@ -22,6 +22,7 @@ import tempfile
 import threading
 import time
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -54,7 +55,7 @@ TRIGGER_EVERY_S = 0.15
 """Each takes two frames, one that goes by and its own: not faster than half the camera's rate, 20 or 25."""
 
 
-class RealCamera:
+class RealCamera(ABC):
     """A process that is a camera. source: for the configuration, YAML."""
 
     name: str
@@ -64,8 +65,9 @@ class RealCamera:
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
 
+    @abstractmethod
     def command(self) -> list[str]:
-        raise NotImplementedError
+        """What starts it."""
 
     def start(self) -> None:
         self._process = subprocess.Popen(self.command(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
