@@ -32,6 +32,8 @@ from anosegd.worker import Worker
 
 SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 LOOP_S = 0.25
+UNTIL_READY_S = 0.02
+"""How often the main thread looks whether the engine is proved: all of a pause counts for the start."""
 SILENT_S = 10.0
 """A thread that has not answered for so long is said to hang."""
 SAME_WISH_S = 0.3
@@ -143,7 +145,7 @@ class Station:
         """Until the bundle is proved; the reason to stop instead, if there is one."""
         while self._inspector.engine is None:
             self._tell_systemd()
-            if reason := self._reason_to_stop((self._publisher, self._inspector, *self._helpers)):
+            if reason := self._reason_to_stop((self._publisher, self._inspector, *self._helpers), UNTIL_READY_S):
                 return reason
         self._publisher.engine = self._inspector.engine
         return None
@@ -167,9 +169,9 @@ class Station:
                 return "finished"
             self._tell_systemd()
 
-    def _reason_to_stop(self, workers: Iterable[Worker]) -> str | None:
+    def _reason_to_stop(self, workers: Iterable[Worker], wait_s: float = LOOP_S) -> str | None:
         """Wait a little for a signal, and look after the workers."""
-        if (caught := signal.sigtimedwait(SIGNALS, LOOP_S)) and caught.si_signo in SIGNALS:  # see _join_unless_signalled
+        if (caught := signal.sigtimedwait(SIGNALS, wait_s)) and caught.si_signo in SIGNALS:  # see _join_unless_signalled
             if caught.si_signo != signal.SIGHUP:
                 return signal.Signals(caught.si_signo).name
             self._reloads.ask()

@@ -6,6 +6,8 @@ import functools
 import os
 import sys
 from collections import Counter
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -183,13 +185,10 @@ class CpuRuntime:
             model = _with_single_maps(model)
             models = _split(model) if self._precision == "bf16" else (model,)
             hints = ("f32", "bf16") if len(models) == 2 else (self._precision,)
-            alone, *beside = [
-                [
-                    self._core.compile_model(part, "CPU", {**use, **self._threads, "INFERENCE_PRECISION_HINT": hint})
-                    for part, hint in zip(models, hints, strict=True)
-                ]
-                for use in ({"PERFORMANCE_HINT": "LATENCY"}, {"NUM_STREAMS": STREAMS})[: self._lanes]
-            ]
+            uses = ({"PERFORMANCE_HINT": "LATENCY"}, {"NUM_STREAMS": STREAMS})[: self._lanes]
+            with ThreadPoolExecutor(len(uses)) as pool:  # compiling keeps one thread busy: both together, READY is sooner
+                copies = [[part.clone() for part in models] for _ in uses]
+                alone, *beside = pool.map(functools.partial(self._compile_parts, hints=hints), copies, uses)
             lanes = self._lane(n, alone), *(self._lane(n, beside[0]) for _ in range(1, self._lanes))
         except RuntimeError as error:
             raise EngineError(
@@ -203,6 +202,14 @@ class CpuRuntime:
                 hint="choose runtime cpu, which takes what the processor has",
             )
         return _Compiled(lanes, layers)
+
+    def _compile_parts(
+        self, parts: list[ov.Model], use: Mapping[str, str | int], *, hints: tuple[str, ...]
+    ) -> list[ov.CompiledModel]:
+        return [
+            self._core.compile_model(part, "CPU", {**use, **self._threads, "INFERENCE_PRECISION_HINT": hint})
+            for part, hint in zip(parts, hints, strict=True)
+        ]
 
     def _lane(self, n: int, compiled: list[ov.CompiledModel]) -> _Lane:
         frames = np.zeros((n, self._spec.height, self._spec.width, 3), np.uint8)

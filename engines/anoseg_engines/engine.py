@@ -5,7 +5,9 @@ Used by one thread at a time (the inspector, in the daemon); it may be loaded an
 
 from __future__ import annotations
 
+import itertools
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -206,12 +208,17 @@ class Engine:
         return Answer(maps, scores, began_ns, time.monotonic_ns())
 
     def prove(self) -> list[GoldenResult]:
-        """Run the golden images and compare with what the trainer's FP32 network said of them.
+        """Run the golden images and compare with what the trainer's FP32 network said of them: alone, and beside one another
+        as parts run while more are waiting. For an engine that inspects nothing meanwhile; see `proofs`.
 
         Raises:
             NotProvedError: one is out of tolerance; both values are named. EngineError: the runtime failed.
         """
-        return list(self.proofs())
+        samples = self.golden_samples()
+        results = [self._compare(sample, 0) for sample in samples]
+        for index, result in enumerate([*results, *self._compare_beside(samples)]):
+            self._check(index % len(samples), result)
+        return results
 
     def proofs(self) -> Iterator[GoldenResult]:
         """As `prove`, one golden image at a time, so that parts can be inspected in between; in lane 0 and in one beside it.
@@ -219,12 +226,10 @@ class Engine:
         Raises:
             NotProvedError, EngineError: as `prove`.
         """
-        manifest = self.bundle.manifest
-        for golden, sample in zip(manifest.golden, self.golden_samples(), strict=True):
+        for index, sample in enumerate(self.golden_samples()):
             results = [self._compare(sample, lane) for lane in range(min(2, self.lanes))]
             for result in results:
-                if not result.holds(manifest.golden_tolerance):
-                    raise self._not_proved(golden.image, result)
+                self._check(index, result)
             yield results[0]
 
     def golden_samples(self) -> list[GoldenSample]:
@@ -237,10 +242,14 @@ class Engine:
             self._golden = self.bundle.golden_samples()
         return self._golden
 
-    def _not_proved(self, image: str, result: GoldenResult) -> NotProvedError:
+    def _check(self, index: int, result: GoldenResult) -> None:
+        """Raises: NotProvedError, the golden image of this index is out of tolerance."""
         limit = self.bundle.manifest.golden_tolerance
-        return NotProvedError(
-            f"{self.bundle.path}: does not prove itself on {self._runtime.description}: {image} scores "
+        if result.holds(limit):
+            return
+        raise NotProvedError(
+            f"{self.bundle.path}: does not prove itself on {self._runtime.description}: "
+            f"{self.bundle.manifest.golden[index].image} scores "
             f"{result.score:.4f}, recorded {result.recorded_score:.4f} (±{limit.score}); map differs by "
             f"{result.map_mean:.4f} on average (≤ {limit.map_mean}), {result.map_p999:.4f} at the 99.9th percentile "
             f"(≤ {limit.map_p999}); verdict {'equal' if result.verdict_equal else 'differs'}",
@@ -254,10 +263,28 @@ class Engine:
         self._bound = [None] * len(self._bound)
         self._runtime.close()
 
+    def _compare_beside(self, samples: list[GoldenSample]) -> Iterator[GoldenResult]:
+        """As many at a time as run beside one another, on the lanes after lane 0; none where there is no such lane."""
+        at_a_time = min(BESIDE, self.lanes - 1)
+        lanes = itertools.cycle(range(1, 1 + at_a_time))
+        running: deque[tuple[GoldenSample, Prepared]] = deque()
+        for sample in samples if at_a_time else ():
+            if len(running) == at_a_time:  # the oldest has the lane that is the next one's
+                yield self._difference(*running.popleft())
+            running.append((sample, self._prepare(sample, next(lanes))))
+            self.start(running[-1][1], lambda: None)
+        for pair in running:
+            yield self._difference(*pair)
+
     def _compare(self, sample: GoldenSample, lane: int) -> GoldenResult:
+        return self._difference(sample, self._prepare(sample, lane))
+
+    def _prepare(self, sample: GoldenSample, lane: int) -> Prepared:
         height, width = sample.image.shape[:2]
-        placement = Placement.of(self.spec, Region(0, 0, width, height))
-        inspection = self.finish(self.prepare(sample.image, placement, lane))
+        return self.prepare(sample.image, Placement.of(self.spec, Region(0, 0, width, height)), lane)
+
+    def _difference(self, sample: GoldenSample, prepared: Prepared) -> GoldenResult:
+        inspection = self.finish(prepared)
         if inspection.anomaly_map.shape != sample.anomaly_map.shape:
             raise EngineError(
                 f"{self.bundle.path}: a golden map is {sample.anomaly_map.shape}, "
