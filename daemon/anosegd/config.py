@@ -29,8 +29,10 @@ CameraName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
 
 DEFAULT_ENDPOINT = "tcp://127.0.0.1:5570"
 DEFAULT_CONTROL = "tcp://127.0.0.1:5571"
-REOPEN_MAX_S = 1.0
-"""Between two attempts to open a camera that is away, if restart_min_s is not more: the process that tries is there already."""
+REOPEN_MAX_S = 0.75
+"""From one attempt to open a camera that is away to the next, if restart_min_s is not more: the process that tries is there
+already. With its jitter less than the second that a search for GigE Vision cameras takes: one that comes back just after the
+search has asked would wait for the rest of that second, and then for a pause."""
 BACKENDS = {"v4l2": cv2.CAP_V4L2, "ffmpeg": cv2.CAP_FFMPEG, "gstreamer": cv2.CAP_GSTREAMER}
 """OpenCV is always told which backend to use: left to choose, it ignores time-outs."""
 

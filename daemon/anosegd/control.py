@@ -6,6 +6,7 @@ error code and a message. Requests are bounded in size and rate, answers in size
 
 from __future__ import annotations
 
+import itertools
 import queue
 import threading
 import time
@@ -33,6 +34,7 @@ MAX_IN_WORK = 256
 """Reloads, swaps and triggers that may be asked for and not answered yet."""
 MAX_WAITING_REQUESTS = 16
 """Requests of one peer kept in memory; further ones wait on the peer's side."""
+ENDING = "the daemon is ending; whether this was done is not known"
 
 Seq = Annotated[int, Meta(ge=0, le=1 << 62)]
 Id = Annotated[str, Meta(max_length=64)] | Annotated[int, Meta(ge=-(1 << 53), le=1 << 53)] | None
@@ -171,8 +173,9 @@ class Control(Worker):
         self._malformed = logs.Throttle("request.refused")
         self._bound = threading.Event()
         self._stopping = threading.Event()
-        self._in_work = 0
-        self._late: queue.SimpleQueue[tuple[list[bytes], dict[str, Any]]] = queue.SimpleQueue()  # answers that took time
+        self._number = itertools.count()
+        self._in_work: dict[int, tuple[list[bytes], Id]] = {}  # whom to answer
+        self._late: queue.SimpleQueue[tuple[int, dict[str, Any]]] = queue.SimpleQueue()  # answers that took time
 
     def start(self) -> None:
         """Start the thread and bind the socket.
@@ -202,6 +205,8 @@ class Control(Worker):
                     if socket.poll(2 if self._in_work else 250):
                         self._serve(socket)
                 self._send_late(socket)
+                for address, request_id in self._in_work.values():  # came when nobody looked after it any more
+                    socket.send_multipart([*address, msgspec.json.encode(_error(request_id, "ending", ENDING))])
             finally:
                 if self._reader is not None:
                     self._reader.close()
@@ -223,32 +228,29 @@ class Control(Worker):
 
     def _send_late(self, socket: zmq.Socket[bytes]) -> None:
         while not self._late.empty():
-            address, reply = self._late.get_nowait()
-            self._in_work -= 1
-            socket.send_multipart([*address, msgspec.json.encode(reply)])
+            number, reply = self._late.get_nowait()
+            asker = self._in_work.pop(number, None)
+            if asker is not None:  # else it was answered before
+                address, request_id = asker
+                socket.send_multipart([*address, msgspec.json.encode({"id": request_id, **reply})])
 
     def _set_to_work(self, request: Reload | Swap | Rollback | Trigger | Prove, address: list[bytes]) -> None:
         """Have the station do what takes time; it is answered when that is done."""
-        if self._in_work >= MAX_IN_WORK:
+        if len(self._in_work) >= MAX_IN_WORK:
             raise RefusedError("busy", "too much is asked for and not done yet")
+        number = next(self._number)
+        self._in_work[number] = address, request.id
 
         def answer(error: str | None) -> None:
-            reply = {"id": request.id, "ok": True} if error is None else _error(request.id, "refused", error)
-            self._late.put((address, reply))
+            self._late.put((number, {"ok": True} if error is None else _error(request.id, "refused", error)))
 
         if isinstance(request, Trigger):
             try:
-                self._trigger(
-                    request.camera,
-                    request.part_id,
-                    lambda told: self._late.put((address, {"id": request.id, "ok": True, **told})),
-                )
+                self._trigger(request.camera, request.part_id, lambda told: self._late.put((number, {"ok": True, **told})))
             except ValueError as error:
+                del self._in_work[number]
                 raise RefusedError("bad_request", str(error)) from error
-            self._in_work += 1
-            return
-        self._in_work += 1
-        if isinstance(request, Reload):
+        elif isinstance(request, Reload):
             self._reload(answer)
         elif isinstance(request, Prove):
             self._prove(answer)

@@ -20,7 +20,7 @@ from rubbish import rubbish
 from torture import torture
 
 from anosegd.client import Client, ClientError, Event, Verdict
-from anosegd.control import RATE
+from anosegd.control import RATE, Control
 
 FOLDER = "line: {policy: wait, source: {kind: folder, path: images}}"
 LOOP = "line: {policy: wait, source: {kind: folder, path: images, loop: true, fps: 40}}"
@@ -278,6 +278,27 @@ def test_too_many_requests_are_answered_busy(station: Station) -> None:
         assert all(isinstance(a["id"], int) for a in busy)  # so that the asker knows which of its requests it was
     with station.client() as client:
         assert client.status()["station"] == "test-station"
+
+
+def test_what_is_asked_for_while_the_daemon_ends_is_answered(tmp_path: Path) -> None:
+    """By then nobody looks after reloads, swaps and proofs any more; whoever asked does not wait out a time-out."""
+    never = {op: lambda *_: None for op in ("drain", "reload", "swap", "prove", "trigger")}
+    control = Control(f"ipc://{tmp_path}/ctl", None, state=lambda: b"{}", **never)
+    control.start()
+    with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
+        dealer.connect(f"ipc://{tmp_path}/ctl")
+        for request in ({"op": "prove"}, {"op": "reload"}, {"op": "swap", "bundle": "/b"}, {"op": "trigger", "camera": "c"}):
+            dealer.send_json({"id": request["op"], **request})
+        assert not dealer.poll(400)
+        control.stop()
+        answers = []
+        while dealer.poll(2000) and len(answers) < 4:
+            answers.append(dealer.recv_json())
+    control.join(2.0)
+    assert [(a["id"], a["ok"], a["error"]) for a in answers] == [
+        (op, False, "ending") for op in ("prove", "reload", "swap", "trigger")
+    ]
+    assert not control.alive
 
 
 def test_a_station_without_a_journal_says_so(line: Line, tmp_path_factory: pytest.TempPathFactory) -> None:
