@@ -54,6 +54,8 @@ MAX_BURST_S = 1.0
 MIN_INTERVALS = 5
 LATELY = 15
 """Intervals that a camera's rhythm is taken from: few, so that the burst in which a stream begins is soon past."""
+FASTER_S = 3.0
+"""Frames that came at once for so long lay in no buffer: the camera has become faster."""
 AT_ONCE_S = 0.002
 """A frame that was waited for no longer lay there already."""
 
@@ -84,8 +86,9 @@ class Capture:
         self._lost = 0
         self._position = job.start_at
         self._triggers: deque[Triggered] = deque()
-        self._intervals: deque[float] = deque(maxlen=LATELY)  # between frames that went by, seconds
-        self._skipped_at = time.monotonic()
+        self._intervals: deque[float] = deque(maxlen=LATELY)  # between frames, seconds
+        self._frame_at = time.monotonic()  # when the last one came
+        self._at_once_s = 0.0  # for how long frames have come without being waited for
         self._gone_ns = 0  # until when the part of the trigger at hand lies there
         self._due = self._ticked_at = time.monotonic()
         self._size: tuple[int, int] | None = None  # height, width of the last frame
@@ -159,6 +162,7 @@ class Capture:
             self._send(Tick())
         self._triggers.clear()  # the daemon has answered them
         self._intervals.clear()
+        self._at_once_s = 0.0
         self._previous = self._kept = None
         self._moving_at = self._due = time.monotonic()
         return back is True
@@ -173,11 +177,14 @@ class Capture:
             upcoming = source.upcoming(self._position)
             if upcoming is not None:
                 self._send(Reading(self._position, upcoming))
+            asked_at = time.monotonic()
             try:
                 shot = source.read(self._position, self._view(slot))
             except CameraError:
                 self._free += [slot] if slot is not None else []
                 raise
+            if source.live:
+                self._came(asked_at)
             moment = Moment(self._position, time.monotonic_ns(), time.time_ns(), trigger)
             if shot is None:
                 return
@@ -234,10 +241,21 @@ class Capture:
         """Let a frame go by; the seconds it was waited for."""
         began = time.monotonic()
         source.skip()
-        ended = time.monotonic()
-        if ended - began >= max(AT_ONCE_S, self._period_s() / 3):  # what came at once says nothing of the camera's rhythm
-            self._intervals.append(ended - self._skipped_at)
-        self._skipped_at = ended
+        return self._came(began)
+
+    def _came(self, began: float) -> float:
+        """A frame has come, which was asked for at `began`: the seconds it was waited for. What came at once lay in some buffer
+        and says nothing of the camera's rhythm, unless it goes on: by light, say, a camera may become many times as fast."""
+        ended, period_s = time.monotonic(), self._period_s()
+        interval_s, self._frame_at = ended - self._frame_at, ended
+        if ended - began >= max(AT_ONCE_S, period_s / 3):
+            self._intervals.append(interval_s)
+            self._at_once_s /= 2  # one that was held up among them does not begin it anew
+        else:
+            self._at_once_s += min(interval_s, period_s)  # not the pause in which a buffer filled
+            if self._at_once_s >= FASTER_S:
+                self._intervals.clear()
+                self._at_once_s = 0.0
         return ended - began
 
     def _period_s(self) -> float:

@@ -246,6 +246,35 @@ def test_frames_that_waited_in_a_buffer_are_not_the_parts(triggering: Triggering
         assert daemon.terminate() == 0
 
 
+def test_a_camera_that_becomes_faster_is_believed(triggering: Triggering) -> None:
+    """In the light exposures are shorter: frames that come six times as fast as before are no leftovers of a buffer for ever."""
+    dark = threading.Event()
+    dark.set()
+
+    def picture(i: int) -> np.ndarray:
+        time.sleep(0.2 if dark.is_set() else 0.0)
+        return noisy(i)
+
+    with mjpeg_server(0, picture, pause_s=0.03) as port:
+        daemon = triggering.start(
+            f"top:\n  source: {{kind: url, url: 'http://127.0.0.1:{port}/'}}\n  policy: every\n"
+            "  trigger: {kind: software, within_ms: 700}\n  open_timeout_s: 20\n  stall_timeout_s: 5\n"
+        )
+        with triggering.client() as client:
+            for i in range(12):  # the rhythm is learnt
+                client.request("trigger", camera="top", part_id=f"dark-{i}")
+                time.sleep(0.75)
+            dark.clear()
+            time.sleep(6.0)
+            for i in range(5):
+                client.request("trigger", camera="top", part_id=f"light-{i}")
+                time.sleep(0.75)
+            outcomes = named(triggering.line.listener.wait_for_verdicts(17))
+        assert [outcomes[f"dark-{i}"] for i in range(6, 12)] == ["PASS"] * 6
+        assert [outcomes[f"light-{i}"] for i in range(5)] == ["PASS"] * 5
+        assert daemon.terminate() == 0
+
+
 def test_a_trigger_sent_twice_is_one_part(triggering: Triggering) -> None:
     """Whoever lost the answer asks again: told the same, one verdict, no picture of the next part."""
     triggering.start()
