@@ -247,7 +247,7 @@ def test_frames_that_waited_in_a_buffer_are_not_the_parts(triggering: Triggering
 
 
 def test_a_camera_that_becomes_faster_is_believed(triggering: Triggering) -> None:
-    """In the light exposures are shorter: frames that come six times as fast as before are no leftovers of a buffer for ever."""
+    """In the light exposures are shorter: frames that come six times as fast as before are no leftovers of a buffer."""
     dark = threading.Event()
     dark.set()
 
