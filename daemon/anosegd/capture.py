@@ -54,8 +54,9 @@ MAX_BURST_S = 1.0
 MIN_INTERVALS = 5
 LATELY = 15
 """Intervals that a camera's rhythm is taken from: few, so that the burst in which a stream begins is soon past."""
-FASTER_S = 3.0
-"""Frames that came at once for so long lay in no buffer: the camera has become faster."""
+LEAST_BURST_S, FASTER_S = 0.25, 3.0
+"""A buffer holds what came during a pause, and is read in less time than that. Frames that go on coming at once for longer than
+any pause of the last seconds (bounded by these) lay in none: the camera has become faster."""
 AT_ONCE_S = 0.002
 """A frame that was waited for no longer lay there already."""
 
@@ -89,6 +90,7 @@ class Capture:
         self._intervals: deque[float] = deque(maxlen=LATELY)  # between frames, seconds
         self._frame_at = time.monotonic()  # when the last one came
         self._at_once_s = 0.0  # for how long frames have come without being waited for
+        self._pause_s, self._pause_at = 0.0, 0.0  # the longest of the last seconds between two frames, and when it ended
         self._gone_ns = 0  # until when the part of the trigger at hand lies there
         self._due = self._ticked_at = time.monotonic()
         self._size: tuple[int, int] | None = None  # height, width of the last frame
@@ -248,12 +250,14 @@ class Capture:
         and says nothing of the camera's rhythm, unless it goes on: by light, say, a camera may become many times as fast."""
         ended, period_s = time.monotonic(), self._period_s()
         interval_s, self._frame_at = ended - self._frame_at, ended
+        if interval_s >= self._pause_s or ended > self._pause_at + FASTER_S:
+            self._pause_s, self._pause_at = interval_s, ended
         if ended - began >= max(AT_ONCE_S, period_s / 3):
             self._intervals.append(interval_s)
             self._at_once_s /= 2  # one that was held up among them does not begin it anew
         else:
             self._at_once_s += min(interval_s, period_s)  # not the pause in which a buffer filled
-            if self._at_once_s >= FASTER_S:
+            if self._at_once_s > min(FASTER_S, max(self._pause_s, LEAST_BURST_S)):
                 self._intervals.clear()
                 self._at_once_s = 0.0
         return ended - began

@@ -265,7 +265,7 @@ def test_a_camera_that_becomes_faster_is_believed(triggering: Triggering) -> Non
                 client.request("trigger", camera="top", part_id=f"dark-{i}")
                 time.sleep(0.75)
             dark.clear()
-            time.sleep(6.0)
+            time.sleep(2.0)
             for i in range(5):
                 client.request("trigger", camera="top", part_id=f"light-{i}")
                 time.sleep(0.75)
