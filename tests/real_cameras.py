@@ -10,8 +10,10 @@ every trigger is answered. In the end the daemon has as many processes, threads 
 
 import argparse
 import contextlib
+import itertools
 import json
 import random
+import re
 import shutil
 import signal
 import socket
@@ -157,6 +159,7 @@ class Rig:
     triggered: dict[str, float] = field(default_factory=dict)
     verdicts: dict[str, tuple[float, dict[str, Any]]] = field(default_factory=dict)
     states: dict[str, list[tuple[float, str]]] = field(default_factory=dict)
+    refused: dict[str, list[tuple[float, str]]] = field(default_factory=dict)
     twice: int = 0
 
     def __post_init__(self) -> None:
@@ -167,7 +170,7 @@ class Rig:
             f"control: {{endpoint: '{self.control}'}}\njournal: {{path: verdicts.db}}\ncameras:\n"
         )
         for camera in self.cameras:
-            self.states[camera.name] = []
+            self.states[camera.name], self.refused[camera.name] = [], []
             text += (
                 f"  {camera.name}:\n    source: {camera.source}\n    policy: every\n    queue: 8\n"
                 f"    trigger: {{kind: software, within_ms: {WITHIN_S * 1000:g}}}\n"
@@ -206,9 +209,11 @@ class Rig:
             while not self._over.wait(TRIGGER_EVERY_S):
                 n += 1
                 asked = time.monotonic()
-                with contextlib.suppress(ClientError):
+                try:
                     client.request("trigger", camera=name, part_id=f"{name}-{n}")
                     self.triggered[f"{name}-{n}"] = asked
+                except ClientError as error:
+                    self.refused[name].append((asked, str(error)))
 
     def passes(self, name: str, since: float) -> list[tuple[float, float]]:
         """When parts of this camera, triggered since then, were triggered and told to be PASS."""
@@ -229,6 +234,20 @@ class Rig:
 
     def first_pass(self, name: str, since: float) -> float | None:
         return self.wait_for(lambda: next((at for _, at in self.passes(name, since)), None), f"{name} is inspected")
+
+    def account(self, name: str, cycle: Cycle) -> str:
+        """What became of the cycle's parts, in seconds from the camera's return: a line for each run of the same."""
+        told = [(asked, f"trigger refused: {error}") for asked, error in list(self.refused[name])]
+        for part, (at, verdict) in list(self.verdicts.items()):
+            if part.startswith(name):
+                what = " ".join(str(verdict[key]) for key in ("outcome", "reason", "detail") if verdict.get(key))
+                told.append((self.triggered.get(part, at), re.sub(r"\d+", "#", what)))
+        runs = itertools.groupby(sorted(t for t in told if t[0] >= cycle.began), key=lambda t: t[1])
+        lines = []
+        for what, group in runs:
+            times = [at - cycle.returned for at, _ in group]
+            lines.append(f"    {times[0]:+.2f} to {times[-1]:+.2f} s, {len(times)}: {what}")
+        return "\n".join(lines)
 
     def lost_at(self, name: str, since: float, patience_s: float) -> float | None:
         def found() -> float | None:
@@ -385,7 +404,7 @@ def real_cameras(names: list[str], faults: list[str], cycles: int, *, long: bool
                     cycle = one_cycle(rig, camera, fault, 0.0 if fault == "restarted" else away_s)
                     done[camera.name].append(cycle)
                     for line in judge(camera.name, cycle):
-                        print(f"cycle {i + 1}, {line}", flush=True)
+                        print(f"cycle {i + 1}, {line}\n{rig.account(camera.name, cycle)}", flush=True)
 
             threads = [threading.Thread(target=work, args=(camera,)) for camera in cameras]
             for thread in threads:
