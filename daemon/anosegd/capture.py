@@ -18,7 +18,6 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from statistics import median
 from typing import NamedTuple
 
 import cv2
@@ -46,19 +45,12 @@ from anosegd.messages import (
     decode_to_capture,
     encode,
 )
+from anosegd.rhythm import Rhythm
 from anosegd.slots import Slots
 from anosegd.sources import Shot, Source, open_source
 
 TICK_S = 0.2
 MAX_BURST_S = 1.0
-MIN_INTERVALS = 5
-LATELY = 15
-"""Intervals that a camera's rhythm is taken from: few, so that the burst in which a stream begins is soon past."""
-LEAST_BURST_S, FASTER_S = 0.25, 3.0
-"""A buffer holds what came during a pause, and is read in less time than that. Frames that go on coming at once for longer than
-any pause of the last seconds (bounded by these) lay in none: the camera has become faster."""
-AT_ONCE_S = 0.002
-"""A frame that was waited for no longer lay there already."""
 
 
 class Moment(NamedTuple):
@@ -87,10 +79,7 @@ class Capture:
         self._lost = 0
         self._position = job.start_at
         self._triggers: deque[Triggered] = deque()
-        self._intervals: deque[float] = deque(maxlen=LATELY)  # between frames, seconds
-        self._frame_at = time.monotonic()  # when the last one came
-        self._at_once_s = 0.0  # for how long frames have come without being waited for
-        self._pause_s, self._pause_at = 0.0, 0.0  # the longest of the last seconds between two frames, and when it ended
+        self._rhythm = Rhythm(time.monotonic())
         self._gone_ns = 0  # until when the part of the trigger at hand lies there
         self._due = self._ticked_at = time.monotonic()
         self._size: tuple[int, int] | None = None  # height, width of the last frame
@@ -163,8 +152,7 @@ class Capture:
             self._take_releases(timeout_s=0)
             self._send(Tick())
         self._triggers.clear()  # the daemon has answered them
-        self._intervals.clear()
-        self._at_once_s = 0.0
+        self._rhythm.forget()
         self._previous = self._kept = None
         self._moving_at = self._due = time.monotonic()
         return back is True
@@ -186,7 +174,7 @@ class Capture:
                 self._free += [slot] if slot is not None else []
                 raise
             if source.live:
-                self._came(asked_at)
+                self._rhythm.came(asked_at, time.monotonic())
             moment = Moment(self._position, time.monotonic_ns(), time.time_ns(), trigger)
             if shot is None:
                 return
@@ -225,8 +213,7 @@ class Capture:
         while True:
             at, now = moment(), time.monotonic()
             if at is not None and now >= at:
-                period_s = self._period_s()
-                fresh = ended >= at and 0 < period_s / 3 <= took_s <= 3 * period_s
+                fresh = ended >= at and self._rhythm.waited_for(took_s)
                 if not source.live or fresh or now >= at + patience_s:
                     break
             if source.live:
@@ -241,30 +228,9 @@ class Capture:
 
     def _skip(self, source: Source) -> float:
         """Let a frame go by; the seconds it was waited for."""
-        began = time.monotonic()
+        asked_at = time.monotonic()
         source.skip()
-        return self._came(began)
-
-    def _came(self, began: float) -> float:
-        """A frame has come, which was asked for at `began`: the seconds it was waited for. What came at once lay in some buffer
-        and says nothing of the camera's rhythm, unless it goes on: by light, say, a camera may become many times as fast."""
-        ended, period_s = time.monotonic(), self._period_s()
-        interval_s, self._frame_at = ended - self._frame_at, ended
-        if interval_s >= self._pause_s or ended > self._pause_at + FASTER_S:
-            self._pause_s, self._pause_at = interval_s, ended
-        if ended - began >= max(AT_ONCE_S, period_s / 3):
-            self._intervals.append(interval_s)
-            self._at_once_s /= 2  # one that was held up among them does not begin it anew
-        else:
-            self._at_once_s += min(interval_s, period_s)  # not the pause in which a buffer filled
-            if self._at_once_s > min(FASTER_S, max(self._pause_s, LEAST_BURST_S)):
-                self._intervals.clear()
-                self._at_once_s = 0.0
-        return ended - began
-
-    def _period_s(self) -> float:
-        """Of the camera's frames, as they came lately; 0 while too few are known."""
-        return median(self._intervals) if len(self._intervals) >= MIN_INTERVALS else 0.0
+        return self._rhythm.came(asked_at, time.monotonic())
 
     def _look_at_skipped(self, source: Source) -> None:
         if (image := source.skipped()) is not None:

@@ -204,6 +204,8 @@ class Control(Worker):
                     self._send_late(socket)
                     if socket.poll(2 if self._in_work else 250):
                         self._serve(socket)
+                while socket.poll(0) and len(self._in_work) < MAX_IN_WORK:  # what lies there already
+                    self._serve(socket)
                 self._send_late(socket)
                 for address, request_id in self._in_work.values():  # came when nobody looked after it any more
                     socket.send_multipart([*address, msgspec.json.encode(_error(request_id, "ending", ENDING))])

@@ -1,0 +1,65 @@
+"""Which frames are believed to be fresh: a model of a camera, a buffer that fills while nobody reads, and a reader."""
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import pytest
+
+from anosegd.rhythm import Rhythm
+
+
+def frames(
+    rhythm: Rhythm, exposed: list[float], hold_ups: list[tuple[float, float]], decode_s: float
+) -> Iterator[tuple[float, float]]:
+    """Read every frame as soon as it is there, but for (beginning, end) in which the reader is held up: when each frame that is
+    believed came, and how old it was then."""
+    now = 0.0
+    for at in exposed:
+        now = next((end for begin, end in hold_ups if begin <= now < end), now)
+        asked_at = now
+        now = max(now, at) + decode_s
+        if rhythm.waited_for(rhythm.came(asked_at, now)):
+            yield now, now - at
+
+
+def times(period_s: float, begin: float, end: float) -> list[float]:
+    return [begin + period_s * i for i in range(1, int((end - begin) / period_s))]
+
+
+HOLD_UPS = {
+    "one": [(5.0, 6.4)],
+    "four in a row": [(5 + 0.5 * i, 5.4 + 0.5 * i) for i in range(4)],
+    "six in a row": [(5 + 0.25 * i, 5.2 + 0.25 * i) for i in range(6)],
+    "two, the first long past": [(5.0, 6.0), (7.5, 8.4)],
+    "eight seconds": [(5.0, 13.0)],
+}
+
+
+@pytest.mark.parametrize("decode_s", [0.0005, 0.004, 0.009])
+@pytest.mark.parametrize("hold_ups", HOLD_UPS)
+def test_a_frame_from_a_buffer_is_never_believed(hold_ups: str, decode_s: float) -> None:
+    period_s = 1 / 30
+    believed = list(frames(Rhythm(0.0), times(period_s, 0, 25), HOLD_UPS[hold_ups], decode_s))
+    assert max(age for _, age in believed) < period_s + decode_s
+    assert sum(came > 20 for came, _ in believed) > 100  # and afterwards frames are fresh again
+
+
+@pytest.mark.parametrize("slow_s", [1 / 15, 0.2, 0.5, 1.0])
+@pytest.mark.parametrize("fast_s", [1 / 60, 1 / 30])
+def test_a_camera_that_becomes_faster_is_believed(slow_s: float, fast_s: float) -> None:
+    change = 20 * slow_s
+    believed = list(frames(Rhythm(0.0), times(slow_s, 0, change) + times(fast_s, change, change + 10), [], 0.001))
+    after = [came for came, _ in believed if came > change + slow_s + 0.8]
+    assert after[0] < change + slow_s + 0.9
+    assert max(later - earlier for earlier, later in pairwise(after)) < 0.1
+
+
+def test_a_camera_that_becomes_slower_is_believed() -> None:
+    believed = list(frames(Rhythm(0.0), times(0.033, 0, 5) + times(0.5, 5, 20), [], 0.001))
+    assert sum(came > 12 for came, _ in believed) > 10
+
+
+def test_nothing_is_believed_before_the_rhythm_is_known() -> None:
+    rhythm = Rhythm(0.0)
+    assert len(list(frames(rhythm, times(0.05, 0, 0.25), [], 0.001))) == 0
+    assert rhythm.period_s == 0
