@@ -6,7 +6,7 @@ import functools
 import os
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -185,10 +185,7 @@ class CpuRuntime:
             model = _with_single_maps(model)
             models = _split(model) if self._precision == "bf16" else (model,)
             hints = ("f32", "bf16") if len(models) == 2 else (self._precision,)
-            uses = ({"PERFORMANCE_HINT": "LATENCY"}, {"NUM_STREAMS": STREAMS})[: self._lanes]
-            with ThreadPoolExecutor(len(uses)) as pool:  # compiling keeps one thread busy: both together, READY is sooner
-                copies = [[part.clone() for part in models] for _ in uses]
-                alone, *beside = pool.map(functools.partial(self._compile_parts, hints=hints), copies, uses)
+            alone, *beside = self._compile_uses(models, hints)
             lanes = self._lane(n, alone), *(self._lane(n, beside[0]) for _ in range(1, self._lanes))
         except RuntimeError as error:
             raise EngineError(
@@ -203,8 +200,28 @@ class CpuRuntime:
             )
         return _Compiled(lanes, layers)
 
+    def _compile_uses(self, models: tuple[ov.Model, ...], hints: tuple[str, ...]) -> list[list[ov.CompiledModel]]:
+        """The network for one part at a time and, where there are lanes, for parts beside one another.
+
+        Raises:
+            RuntimeError: of OpenVINO's. EngineError: there is no thread to be had.
+        """
+        uses = ({"PERFORMANCE_HINT": "LATENCY"}, {"NUM_STREAMS": STREAMS})[: self._lanes]
+        if len(uses) == 1:
+            return [self._compile_parts(models, hints, uses[0])]
+        copies = [[part.clone() for part in models] for _ in uses]
+        try:
+            with ThreadPoolExecutor(len(uses)) as pool:  # compiling keeps one thread busy: both together, READY is sooner
+                compiling = [pool.submit(self._compile_parts, copy, hints, use) for copy, use in zip(copies, uses, strict=True)]
+        except RuntimeError as error:
+            raise EngineError(
+                f"no thread can be had to compile the network on: {error}",
+                hint="raise the limit on threads: TasksMax= of the service, or ulimit -u",
+            ) from error
+        return [compiled.result() for compiled in compiling]
+
     def _compile_parts(
-        self, parts: list[ov.Model], use: Mapping[str, str | int], *, hints: tuple[str, ...]
+        self, parts: Sequence[ov.Model], hints: tuple[str, ...], use: Mapping[str, str | int]
     ) -> list[ov.CompiledModel]:
         return [
             self._core.compile_model(part, "CPU", {**use, **self._threads, "INFERENCE_PRECISION_HINT": hint})

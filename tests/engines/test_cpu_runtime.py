@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from tiny_bundle import write_tiny_bundle
 
 from anoseg_engines.cpu import CpuRuntime
 from anoseg_engines.engine import Engine
-from anoseg_engines.errors import NotProvedError
+from anoseg_engines.errors import EngineError, NotProvedError
 
 LOADS = {
     "one after the other": "a = load(); a.close(); b = load(); b.close(); del a, b",
@@ -45,6 +46,19 @@ def test_signals_are_taken_after_engines_came_and_went(how: str, tmp_path: Path)
     done = subprocess.run([sys.executable, "-c", program, bundle.path], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, (done.returncode, done.stderr)
     assert done.stdout == "signal taken\n"
+
+
+def test_without_a_thread_to_be_had_the_bundle_is_not_blamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = write_tiny_bundle(tmp_path / "tiny")
+
+    def refused(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    with pytest.raises(EngineError, match=r"no thread can be had.*can't start new thread") as refusal:
+        CpuRuntime(bundle.model_onnx, bundle.manifest.input)
+    assert "TasksMax=" in (refusal.value.hint or "")
 
 
 class _WrongSometimes(CpuRuntime):
