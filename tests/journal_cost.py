@@ -20,11 +20,12 @@ import zmq
 from anoseg_engines.judge import Inspection, Judgement
 from anoseg_engines.placement import InputSpec, Placement, Region
 from anosegd import wire
-from anosegd.config import CameraConfig, Config, DemoSource, EngineConfig, PublishConfig
+from anosegd.config import CameraConfig, Config, EngineConfig, PublishConfig
 from anosegd.frames import Part
 from anosegd.journal import Journal, JournalConfig
 from anosegd.outcomes import Result
 from anosegd.publisher import Identity, Publisher
+from anosegd.source_config import DemoSource
 
 ENGINE = wire.EngineName(name="none", version=1, digest="0" * 64, runtime="none")
 PLACEMENT = Placement.of(InputSpec(8, 8), Region(0, 0, 8, 8))

@@ -15,7 +15,7 @@ from functools import partial
 from anoseg_engines.errors import CameraError
 from anosegd import logs
 from anosegd.capture_process import CaptureProcess
-from anosegd.config import LIVE, REOPEN_MAX_S, CameraConfig, Hardware, Software
+from anosegd.config import REOPEN_MAX_S, CameraConfig
 from anosegd.frames import Frame, Part
 from anosegd.handoff import Handoff
 from anosegd.messages import (
@@ -34,6 +34,7 @@ from anosegd.messages import (
 )
 from anosegd.presence import Presence
 from anosegd.publisher import Publisher
+from anosegd.source_config import LIVE, Hardware, Software
 from anosegd.wire import CameraState, Reason
 from anosegd.worker import Worker
 

@@ -25,7 +25,6 @@ import numpy as np
 
 from anoseg_engines.errors import AnosegError, CameraError
 from anoseg_engines.images import TURNS, Image, turned
-from anosegd.config import LIVE, Hardware, Interval, Software
 from anosegd.messages import (
     MAX_BYTES,
     Away,
@@ -47,6 +46,7 @@ from anosegd.messages import (
 )
 from anosegd.rhythm import Rhythm
 from anosegd.slots import Slots
+from anosegd.source_config import LIVE, GenicamSource, Hardware, Interval, Software
 from anosegd.sources import Shot, Source, open_source
 
 TICK_S = 0.2
@@ -79,7 +79,8 @@ class Capture:
         self._lost = 0
         self._position = job.start_at
         self._triggers: deque[Triggered] = deque()
-        self._rhythm = Rhythm(time.monotonic())
+        set_fps = job.source.fps if isinstance(job.source, GenicamSource) else None  # others may pass over it in silence
+        self._rhythm = Rhythm(1 / set_fps if set_fps else 0.0)
         self._gone_ns = 0  # until when the part of the trigger at hand lies there
         self._due = self._ticked_at = time.monotonic()
         self._size: tuple[int, int] | None = None  # height, width of the last frame

@@ -17,9 +17,9 @@ import msgspec
 
 from anoseg_engines.errors import CameraError
 from anoseg_engines.images import Image
-from anosegd.config import GenicamSource
 from anosegd.messages import MAX_BYTES, Captured, FromCapture, Job, Release, Triggered, decode_from_capture, encode
 from anosegd.slots import Slots
+from anosegd.source_config import GenicamSource
 
 QUIET = {"OPENCV_LOG_LEVEL": "ERROR", "OPENCV_FFMPEG_LOGLEVEL": "16"}  # 16: AV_LOG_ERROR; what is said explains a failure
 REAP_S = 2.0

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 from anoseg_engines.errors import CameraError
 from anoseg_engines.images import Image
 from anosegd.aravis import listed_by, load_aravis
-from anosegd.config import GenicamSource, Hardware
 from anosegd.messages import Job
 from anosegd.pixels import CODES, bgr_from_raw
+from anosegd.source_config import GenicamSource, Hardware
 from anosegd.sources import LIBRARY_SHARE, Shot
 
 BUFFERS = 4

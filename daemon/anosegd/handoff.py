@@ -6,8 +6,8 @@ from collections import deque
 from threading import Condition
 
 from anoseg_engines.engine import Prepared
-from anosegd.config import Policy
 from anosegd.frames import Frame
+from anosegd.source_config import Policy
 
 
 class Handoff:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from anosegd.config import FreeRun, Policy, Source, Trigger
+from anosegd.source_config import FreeRun, Policy, Source, Trigger
 
 MAX_BYTES = 65536
 

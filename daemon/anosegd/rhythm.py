@@ -10,7 +10,7 @@ from statistics import median
 
 LATELY = 15
 """Intervals that the rhythm is taken from: few, so that the burst in which a stream begins is soon past."""
-MIN_INTERVALS = 5
+MIN_INTERVALS = 4
 AT_ONCE_S = 0.002
 """A frame that was waited for no longer lay there already."""
 AHEAD_S, MAX_DEBT_S = 0.25, 10.0
@@ -19,24 +19,31 @@ go on coming at once, is a camera that has become faster."""
 
 
 class Rhythm:
-    """Of one stream, from `now` on; every frame is told, whether it was a part's or went by."""
+    """Of one stream; every frame is told, whether it was a part's or went by.
 
-    def __init__(self, now: float) -> None:
+    set_s: the period that was set in the camera, believed until frames say otherwise; 0 where none was.
+    """
+
+    def __init__(self, set_s: float = 0.0) -> None:
+        self._set_s = set_s
         self._intervals: deque[float] = deque(maxlen=LATELY)
-        self._frame_at = now
+        self._frame_at: float | None = None
         self._at_once_s = 0.0  # for how long frames have come without being waited for
         self._ahead_s = 0.0  # by how much more frames have come than the rhythm allows; below 0: so much may lie in a buffer
 
     @property
     def period_s(self) -> float:
-        """Between frames, as they came lately; 0 while too few are known."""
-        return median(self._intervals) if len(self._intervals) >= MIN_INTERVALS else 0.0
+        """Between frames, as they came lately; while too few are known what was set, or 0."""
+        return median(self._intervals) if len(self._intervals) >= MIN_INTERVALS else self._set_s
 
     def came(self, asked_at: float, came_at: float) -> float:
         """A frame has come; the seconds it was waited for. What came at once says nothing of the rhythm, unless it goes on: by
         light, say, a camera may become many times as fast."""
         waited_s, period_s = came_at - asked_at, self.period_s
-        interval_s, self._frame_at = came_at - self._frame_at, came_at
+        before, self._frame_at = self._frame_at, came_at
+        if before is None:  # how long a camera takes to begin is no interval
+            return waited_s
+        interval_s = came_at - before
         self._ahead_s = max(self._ahead_s + period_s - interval_s, -MAX_DEBT_S) if period_s else 0.0
         if waited_s >= max(AT_ONCE_S, period_s / 2):
             self._intervals.append(interval_s)
@@ -56,4 +63,5 @@ class Rhythm:
     def forget(self) -> None:
         """Begin anew: what was known says nothing of the frames to come."""
         self._intervals.clear()
+        self._set_s, self._frame_at = 0.0, None
         self._at_once_s = self._ahead_s = 0.0

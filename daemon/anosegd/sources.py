@@ -13,7 +13,10 @@ import cv2
 
 from anoseg_engines.errors import CameraError, DataError
 from anoseg_engines.images import Image, as_bgr, read_image
-from anosegd.config import (
+from anosegd.devices import check_serial
+from anosegd.folders import images_of
+from anosegd.messages import Job
+from anosegd.source_config import (
     BACKENDS,
     DemoSource,
     DeviceSource,
@@ -24,9 +27,6 @@ from anosegd.config import (
     Policy,
     UrlSource,
 )
-from anosegd.devices import check_serial
-from anosegd.folders import images_of
-from anosegd.messages import Job
 
 V4L2_EXPOSURE_MANUAL = 1
 """Value of the V4L2 control exposure_auto for a fixed exposure."""

@@ -14,7 +14,7 @@ import msgspec
 
 from anoseg_engines.bundle import load_bundle
 from anoseg_engines.errors import AnosegError
-from anosegd import __version__, logs, wire
+from anosegd import logs, wire
 from anosegd.camera import Camera
 from anosegd.cameras import Cameras
 from anosegd.config import Config
@@ -28,6 +28,7 @@ from anosegd.publisher import Identity, Publisher
 from anosegd.reloads import Reloads
 from anosegd.swaps import Swaps
 from anosegd.triggers import Triggers
+from anosegd.version import VERSION
 from anosegd.worker import Worker
 
 SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
@@ -116,7 +117,7 @@ class Station:
         Raises:
             AnosegError: what ended it, where the user can do something about it.
         """
-        logs.info("daemon.starting", station=self._config.station, version=__version__, bundle=self._bundle.label)
+        logs.info("daemon.starting", station=self._config.station, version=VERSION, bundle=self._bundle.label)
         try:
             self._publisher.start()
             if self._control is not None:
@@ -327,7 +328,7 @@ class Station:
             station=self._config.station,
             journal_id=self._journal.journal_id if self._journal else self._identity.journal_id,
             run_id=self._identity.run_id,
-            version=__version__,
+            version=VERSION,
             at=wire.utc(time.time_ns()),
             state=state,
             detail=detail,

@@ -13,11 +13,12 @@ from anoseg_engines.judge import Inspection, Judgement
 from anoseg_engines.placement import InputSpec, Placement, Region
 from anosegd import wire
 from anosegd.commits import Commits, Pending
-from anosegd.config import CameraConfig, Config, DemoSource, EngineConfig
+from anosegd.config import CameraConfig, Config, EngineConfig
 from anosegd.frames import Part
 from anosegd.journal import Journal
 from anosegd.journal import inbox as journal_inbox
 from anosegd.outcomes import Result, Unknown
+from anosegd.source_config import DemoSource
 from anosegd.verdicts import verdict_of
 
 ENGINE = wire.EngineName(name="tiny", version=1, digest="0" * 64, runtime="none")

@@ -9,11 +9,11 @@ import cv2
 import numpy as np
 import pytest
 
-from anosegd.config import FileSource
 from anosegd.frames import Frame, Part
 from anosegd.handoff import Intake
 from anosegd.messages import Job
 from anosegd.slots import Slots
+from anosegd.source_config import FileSource
 from anosegd.sources import Video
 
 

@@ -12,10 +12,11 @@ from anosegd_line import Listener
 from anoseg_engines.judge import Inspection, Judgement
 from anoseg_engines.placement import InputSpec, Placement, Region
 from anosegd import wire
-from anosegd.config import CameraConfig, Config, DemoSource, EngineConfig, PublishConfig
+from anosegd.config import CameraConfig, Config, EngineConfig, PublishConfig
 from anosegd.frames import Part
 from anosegd.masks import MaskEncoder, MaskJob, encode_map
 from anosegd.publisher import Identity, Publisher, Result
+from anosegd.source_config import DemoSource
 
 ENGINE = wire.EngineName(name="tiny", version=1, digest="0" * 64, runtime="none")
 

@@ -39,27 +39,51 @@ HOLD_UPS = {
 @pytest.mark.parametrize("hold_ups", HOLD_UPS)
 def test_a_frame_from_a_buffer_is_never_believed(hold_ups: str, decode_s: float) -> None:
     period_s = 1 / 30
-    believed = list(frames(Rhythm(0.0), times(period_s, 0, 25), HOLD_UPS[hold_ups], decode_s))
+    believed = list(frames(Rhythm(), times(period_s, 0, 25), HOLD_UPS[hold_ups], decode_s))
     assert max(age for _, age in believed) < period_s + decode_s
     assert sum(came > 20 for came, _ in believed) > 100  # and afterwards frames are fresh again
+
+
+@pytest.mark.parametrize("decode_s", [0.0005, 0.004, 0.009])
+@pytest.mark.parametrize("hold_ups", HOLD_UPS)
+def test_with_the_period_set_in_the_camera_its_second_frame_is_believed(hold_ups: str, decode_s: float) -> None:
+    period_s = 1 / 30
+    believed = list(frames(Rhythm(period_s), times(period_s, 0, 25), HOLD_UPS[hold_ups], decode_s))
+    assert believed[0][0] < 2.5 * period_s
+    assert max(age for _, age in believed) < period_s + decode_s
+
+
+def test_a_camera_held_up_just_after_it_was_opened_gives_no_old_frame() -> None:
+    for begin in (0.01, 0.04, 0.08, 0.12):
+        held_up = [(begin, begin + 0.5)]
+        believed = list(frames(Rhythm(0.05), times(0.05, 0, 5), held_up, 0.004))
+        assert max(age for _, age in believed) < 0.055
+
+
+@pytest.mark.parametrize("set_s", [0.005, 0.25, 1.0])
+def test_a_camera_that_does_not_keep_to_what_was_set_is_believed_all_the_same(set_s: float) -> None:
+    away_s = 30.0  # how long it took to give its first frame says nothing
+    believed = list(frames(Rhythm(set_s), times(0.05, away_s, away_s + 10), [], 0.001))
+    assert max(age for _, age in believed) < 0.002
+    assert sum(came > away_s + 2 for came, _ in believed) > 150
 
 
 @pytest.mark.parametrize("slow_s", [1 / 15, 0.2, 0.5, 1.0])
 @pytest.mark.parametrize("fast_s", [1 / 60, 1 / 30])
 def test_a_camera_that_becomes_faster_is_believed(slow_s: float, fast_s: float) -> None:
     change = 20 * slow_s
-    believed = list(frames(Rhythm(0.0), times(slow_s, 0, change) + times(fast_s, change, change + 10), [], 0.001))
+    believed = list(frames(Rhythm(), times(slow_s, 0, change) + times(fast_s, change, change + 10), [], 0.001))
     after = [came for came, _ in believed if came > change + slow_s + 0.8]
     assert after[0] < change + slow_s + 0.9
     assert max(later - earlier for earlier, later in pairwise(after)) < 0.1
 
 
 def test_a_camera_that_becomes_slower_is_believed() -> None:
-    believed = list(frames(Rhythm(0.0), times(0.033, 0, 5) + times(0.5, 5, 20), [], 0.001))
+    believed = list(frames(Rhythm(), times(0.033, 0, 5) + times(0.5, 5, 20), [], 0.001))
     assert sum(came > 12 for came, _ in believed) > 10
 
 
 def test_nothing_is_believed_before_the_rhythm_is_known() -> None:
-    rhythm = Rhythm(0.0)
+    rhythm = Rhythm()
     assert len(list(frames(rhythm, times(0.05, 0, 0.25), [], 0.001))) == 0
     assert rhythm.period_s == 0

@@ -13,8 +13,9 @@ from tiny_bundle import bad_part, good_part, tiny_draft, write_tiny_bundle
 from anoseg_engines.bundle import write_bundle
 from anoseg_engines.manifest import RuleCalibration
 from anoseg_engines.rules import Rule, rules_digest
-from anosegd.config import CameraConfig, DemoSource
+from anosegd.config import CameraConfig
 from anosegd.guarantee import is_worrying, rules_note
+from anosegd.source_config import DemoSource
 
 FOLDER = "top:\n  source: {kind: folder, path: images}\n  policy: wait\n"
 WHOLE = "  region: {x: 0, y: 0, width: 80, height: 48}\n"
