@@ -79,8 +79,8 @@ class Capture:
         self._lost = 0
         self._position = job.start_at
         self._triggers: deque[Triggered] = deque()
-        set_fps = job.source.fps if isinstance(job.source, GenicamSource) else None  # others may pass over it in silence
-        self._rhythm = Rhythm(1 / set_fps if set_fps else 0.0)
+        # Of other sources what is set is a wish: OpenCV's drivers pass over it in silence.
+        self._rhythm = Rhythm(job.source.set_period_s if isinstance(job.source, GenicamSource) else 0.0)
         self._gone_ns = 0  # until when the part of the trigger at hand lies there
         self._due = self._ticked_at = time.monotonic()
         self._size: tuple[int, int] | None = None  # height, width of the last frame

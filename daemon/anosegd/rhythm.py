@@ -6,7 +6,7 @@ Pure bookkeeping, in seconds of one monotonic clock. Capture process only.
 from __future__ import annotations
 
 from collections import deque
-from statistics import median
+from statistics import median_high
 
 LATELY = 15
 """Intervals that the rhythm is taken from: few, so that the burst in which a stream begins is soon past."""
@@ -21,7 +21,7 @@ go on coming at once, is a camera that has become faster."""
 class Rhythm:
     """Of one stream; every frame is told, whether it was a part's or went by.
 
-    set_s: the period that was set in the camera, believed until frames say otherwise; 0 where none was.
+    set_s: the period that was set in the camera, and is believed before its own is known; 0 where none was.
     """
 
     def __init__(self, set_s: float = 0.0) -> None:
@@ -33,8 +33,11 @@ class Rhythm:
 
     @property
     def period_s(self) -> float:
-        """Between frames, as they came lately; while too few are known what was set, or 0."""
-        return median(self._intervals) if len(self._intervals) >= MIN_INTERVALS else self._set_s
+        """Between frames, as they came lately. While too few are known, what was set, unless one came later: exposure or line
+        may not allow what was set; 0 where nothing was."""
+        if len(self._intervals) >= MIN_INTERVALS:
+            return median_high(self._intervals)
+        return max(self._set_s, *self._intervals) if self._set_s and self._intervals else self._set_s
 
     def came(self, asked_at: float, came_at: float) -> float:
         """A frame has come; the seconds it was waited for. What came at once says nothing of the rhythm, unless it goes on: by
@@ -58,7 +61,7 @@ class Rhythm:
     def waited_for(self, waited_s: float) -> bool:
         """Whether a frame that was waited for so long was exposed meanwhile: neither there before nor held up on its way."""
         period_s = self.period_s
-        return 0 < period_s / 2 <= waited_s <= 3 * period_s
+        return period_s > 0 and max(AT_ONCE_S, period_s / 2) <= waited_s <= 3 * period_s
 
     def forget(self) -> None:
         """Begin anew: what was known says nothing of the frames to come."""

@@ -57,6 +57,11 @@ class GenicamSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         if self.pixel_format is not None and self.pixel_format not in CODES.values():
             raise ValueError(f"pixel_format {self.pixel_format} cannot be read: choose one of {', '.join(CODES.values())}")
 
+    @property
+    def set_period_s(self) -> float:
+        """Between frames, as far as it is set here; 0 where it is not."""
+        return max(1 / self.fps, (self.exposure_us or 0.0) / 1e6) if self.fps else 0.0
+
 
 class FileSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="file"):
     """A video file. fps: None plays at the file's own rate, or with policy `wait` as fast as it is inspected."""

@@ -204,21 +204,17 @@ class CpuRuntime:
         """The network for one part at a time and, where there are lanes, for parts beside one another.
 
         Raises:
-            RuntimeError: of OpenVINO's. EngineError: there is no thread to be had.
+            RuntimeError: of OpenVINO's.
         """
-        uses = ({"PERFORMANCE_HINT": "LATENCY"}, {"NUM_STREAMS": STREAMS})[: self._lanes]
-        if len(uses) == 1:
-            return [self._compile_parts(models, hints, uses[0])]
-        copies = [[part.clone() for part in models] for _ in uses]
-        try:
-            with ThreadPoolExecutor(len(uses)) as pool:  # compiling keeps one thread busy: both together, READY is sooner
-                compiling = [pool.submit(self._compile_parts, copy, hints, use) for copy, use in zip(copies, uses, strict=True)]
-        except RuntimeError as error:
-            raise EngineError(
-                f"no thread can be had to compile the network on: {error}",
-                hint="raise the limit on threads: TasksMax= of the service, or ulimit -u",
-            ) from error
-        return [compiled.result() for compiled in compiling]
+        alone, *beside = ({"PERFORMANCE_HINT": "LATENCY"}, {"NUM_STREAMS": STREAMS})[: self._lanes]
+        copies = [[part.clone() for part in models] for _ in beside]
+        with ThreadPoolExecutor(1) as pool:  # compiling keeps one thread busy: both together, READY is sooner
+            work = functools.partial(self._compile_parts, hints=hints)
+            try:
+                others = [pool.submit(work, copy, use=use).result for copy, use in zip(copies, beside, strict=True)]
+            except RuntimeError:  # no thread is to be had: one after the other
+                others = [functools.partial(work, copy, use=use) for copy, use in zip(copies, beside, strict=True)]
+            return [work(models, use=alone), *(other() for other in others)]
 
     def _compile_parts(
         self, parts: Sequence[ov.Model], hints: tuple[str, ...], use: Mapping[str, str | int]

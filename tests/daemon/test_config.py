@@ -7,7 +7,7 @@ import yaml
 from anoseg_engines.errors import ConfigError
 from anoseg_engines.placement import Region
 from anosegd.config import CameraConfig, Config, ControlConfig, EngineConfig, JournalConfig, PublishConfig, load_config
-from anosegd.source_config import DemoSource, FileSource, FolderSource
+from anosegd.source_config import DemoSource, FileSource, FolderSource, GenicamSource
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SMALL = "engine: {bundle: store/x}\ncameras:\n  top:\n    policy: wait\n    source: {kind: folder, path: images}\n"
@@ -150,3 +150,9 @@ def test_files_that_are_no_configuration(tmp_path: Path) -> None:
         load_config(tmp_path / "none.yaml")
     with pytest.raises(ConfigError, match="cannot be read"):
         load_config(tmp_path)
+
+
+def test_the_period_that_is_set_in_a_camera_is_what_its_exposure_allows() -> None:
+    assert GenicamSource(camera="A-B-1", fps=20).set_period_s == 0.05
+    assert GenicamSource(camera="A-B-1", fps=60, exposure_us=50_000).set_period_s == 0.05
+    assert GenicamSource(camera="A-B-1", exposure_us=50_000).set_period_s == 0
