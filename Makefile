@@ -33,26 +33,26 @@ uninstall: ## as root: remove it; configurations, bundles and journals stay
 	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' systemd/install.sh uninstall
 
 torture: $(VENV)/.installed-dev ## kill daemon and archiving client 50 times each; nothing may be lost (minutes)
-	$(BIN)/python tests/torture.py
+	$(BIN)/python tests/stress/torture.py
 
 faults: $(VENV)/.installed-dev ## make every fault of a line for real and print what became of the parts (five minutes)
-	$(BIN)/python tests/faults.py
+	$(BIN)/python tests/stress/faults.py
 
 real-cameras: $(VENV)/.installed-dev ## RTSP and GigE Vision cameras killed, frozen, slowed before the daemon; one table (a minute and a half)
-	$(BIN)/python tests/real_cameras.py
+	$(BIN)/python tests/stress/real_cameras.py
 
 soak: $(VENV)/.installed-dev ## an hour at full rate with a fault a minute: does anything grow?
-	$(BIN)/python tests/soak.py
+	$(BIN)/python tests/stress/soak.py
 
 bench: $(VENV)/.installed-dev ## how fast the daemon is against the bare engine, in one run (four minutes on a quiet machine)
-	$(BIN)/python tests/line_bench.py
+	$(BIN)/python tests/bench/line_bench.py
 
 gpu-check: $(VENV)/.installed-dev ## on a machine with a GPU: build, prove and measure the TensorRT runtime; one table
 	@$(BIN)/python -c "import pycuda" 2>/dev/null || $(PIP_INSTALL) pycuda || echo "pycuda needs the CUDA toolkit to install"
-	$(BIN)/python tests/gpu_check.py
+	$(BIN)/python tests/bench/gpu_check.py
 
 systemd-test: $(VENV)/bin/python ## as root: install the service in a Debian tree, boot it, kill it, hang it (minutes; debootstrap, systemd-nspawn)
-	$(BIN)/python tests/systemd_boot.py
+	$(BIN)/python tests/stress/systemd_boot.py
 
 demo-bundle: $(VENV)/.installed-dev ## train the demo's bundle anew: renders its images, trains, replaces engines/store/demo
 	rm -rf runs/demo-images runs/demo-store

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 from anoseg_engines.errors import AnosegError
 
 if TYPE_CHECKING:
+    from anosegd.commands.requests import Where
     from anosegd.config import Config
-    from anosegd.history import Where
 
 
 def main() -> None:
@@ -131,10 +131,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _check(options: argparse.Namespace) -> int:
     from anoseg_engines.errors import ConfigError
+    from anosegd.check import check_whole
     from anosegd.config import load_config
-    from anosegd.guarantee import rules_note
+    from anosegd.inspection.rule_calibration import rules_note
     from anosegd.journal import check_place
-    from anosegd.validate import check_whole
 
     config = load_config(options.config)
     engine = check_whole(config, journal=False)
@@ -162,9 +162,10 @@ def _run(options: argparse.Namespace) -> int:
 
     import msgspec
 
-    from anosegd import life, logs
+    from anosegd import logs
+    from anosegd.check import check_surroundings
+    from anosegd.commands import run as life
     from anosegd.config import load_config
-    from anosegd.validate import check_surroundings
 
     logs.set_up(level=logs.DEBUG if options.verbose else logs.INFO, journal=os.environ.get("JOURNAL_STREAM"))
     config = load_config(options.config)
@@ -178,8 +179,8 @@ def _reread(options: argparse.Namespace) -> Config:
     """The configuration as it is on disk now, checked whole."""
     import msgspec
 
+    from anosegd.check import check_whole
     from anosegd.config import load_config
-    from anosegd.validate import check_whole
 
     config = load_config(options.config)
     check_whole(config).close()
@@ -187,7 +188,7 @@ def _reread(options: argparse.Namespace) -> Config:
 
 
 def _tail(options: argparse.Namespace) -> int:
-    from anosegd import tail
+    from anosegd.commands import tail
 
     station = _where(options)
     if options.json:
@@ -198,14 +199,14 @@ def _tail(options: argparse.Namespace) -> int:
 
 
 def _replay(options: argparse.Namespace) -> int:
-    from anosegd import history
+    from anosegd.commands import requests as history
 
     history.print_lines(_where(options), getattr(options, "from"), options.to)
     return 0
 
 
 def _export(options: argparse.Namespace) -> int:
-    from anosegd import history
+    from anosegd.commands import requests as history
 
     rows = history.export_csv(_where(options), options.csv, options.since, options.until)
     print(f"{rows} verdicts in {options.csv}")
@@ -213,7 +214,7 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _ask(options: argparse.Namespace) -> int:
-    from anosegd import history
+    from anosegd.commands import requests as history
 
     history.ask(_where(options), options.command)
     print(f"{options.command}: done")
@@ -221,7 +222,7 @@ def _ask(options: argparse.Namespace) -> int:
 
 
 def _swap(options: argparse.Namespace) -> int:
-    from anosegd import history
+    from anosegd.commands import requests as history
 
     history.ask(_where(options), "swap", bundle=str(options.bundle.absolute()))
     print(f"swap: inspecting with {options.bundle}")
@@ -229,7 +230,7 @@ def _swap(options: argparse.Namespace) -> int:
 
 
 def _trigger(options: argparse.Namespace) -> int:
-    from anosegd import history
+    from anosegd.commands import requests as history
 
     part = {"part_id": options.part_id} if options.part_id else {}
     print(f"trigger: part {history.ask(_where(options), 'trigger', camera=options.camera, **part)['part_id']}")
@@ -239,7 +240,7 @@ def _trigger(options: argparse.Namespace) -> int:
 def _status(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from anosegd import status
+    from anosegd.commands import status
 
     state = status.hear_state(_where(options).publish, options.timeout)
     if options.json:
@@ -251,8 +252,8 @@ def _status(options: argparse.Namespace) -> int:
 
 def _cameras(options: argparse.Namespace) -> int:
     from anoseg_engines.errors import CameraError
+    from anosegd.commands.cameras import probe
     from anosegd.config import check_sources, load_config
-    from anosegd.probe import probe
 
     if options.config is None:
         return _list_cameras()
@@ -273,8 +274,8 @@ def _cameras(options: argparse.Namespace) -> int:
 
 def _list_cameras() -> int:
     from anoseg_engines.errors import ConfigError
-    from anosegd.aravis import list_genicam
-    from anosegd.devices import list_devices
+    from anosegd.capture.sources.aravis import list_genicam
+    from anosegd.capture.sources.devices import list_devices
 
     devices = list_devices()
     for device in devices:
@@ -299,21 +300,21 @@ def _schema(options: argparse.Namespace) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from anosegd.demo import run_demo
+    from anosegd.demo.run import run_demo
 
     return run_demo(options.out, parts=options.parts, fps=options.fps, seed=options.seed, bundle=options.bundle)
 
 
 def _demo_images(options: argparse.Namespace) -> int:
-    from anosegd.demo_images import write_demo_images
+    from anosegd.demo.images import write_demo_images
 
     print(f"{write_demo_images(options.out)} images in {options.out}")
     return 0
 
 
 def _where(options: argparse.Namespace) -> Where:
+    from anosegd.commands.requests import Where
     from anosegd.config import DEFAULT_CONTROL, DEFAULT_ENDPOINT, load_config
-    from anosegd.history import Where
 
     if options.config is not None:
         config = load_config(options.config)

@@ -13,14 +13,11 @@ import msgspec
 from msgspec import Meta
 
 from anoseg_engines.errors import AnosegError, ConfigError
+from anoseg_engines.judgement.image_quality import QualityLimits
+from anoseg_engines.judgement.rules import Rule
 from anoseg_engines.placement import Region
-from anoseg_engines.quality import QualityLimits
-from anoseg_engines.rules import Rule
-from anosegd.aravis import load_aravis
-from anosegd.endpoint import check_endpoint
-from anosegd.folders import images_of
-from anosegd.journal import JournalConfig
-from anosegd.source_config import (
+from anoseg_engines.strict_yaml import read_yaml
+from anosegd.capture.config import (
     BACKENDS,
     LIVE,
     DeviceSource,
@@ -37,7 +34,10 @@ from anosegd.source_config import (
     Trigger,
     UrlSource,
 )
-from anosegd.yamlfile import read_yaml
+from anosegd.capture.sources.aravis import load_aravis
+from anosegd.capture.sources.folders import images_of
+from anosegd.endpoint import check_endpoint
+from anosegd.journal import JournalConfig
 
 CameraName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
 

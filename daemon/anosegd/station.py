@@ -12,22 +12,22 @@ from pathlib import Path
 
 import msgspec
 
-from anoseg_engines.bundle import load_bundle
+from anoseg_engines.bundle.read import load_bundle
 from anoseg_engines.errors import AnosegError
 from anosegd import logs, wire
-from anosegd.camera import Camera
-from anosegd.cameras import Cameras
+from anosegd.cameras.camera_set import Cameras
+from anosegd.cameras.supervisor import Camera
 from anosegd.config import Config
-from anosegd.control import Control
-from anosegd.guarantee import rules_note
-from anosegd.handoff import Intake
-from anosegd.inspector import Inspector, engine_name
+from anosegd.control.server import Control
+from anosegd.control.triggers import Triggers
+from anosegd.inspection.inspector import Inspector, engine_name
+from anosegd.inspection.queue import Intake
+from anosegd.inspection.rule_calibration import rules_note
+from anosegd.inspection.swap import Swaps
 from anosegd.journal import Journal
-from anosegd.notify import Notifier
-from anosegd.publisher import Identity, Publisher
-from anosegd.reloads import Reloads
-from anosegd.swaps import Swaps
-from anosegd.triggers import Triggers
+from anosegd.publish.publisher import Identity, Publisher
+from anosegd.reload import Reloads
+from anosegd.systemd import Notifier
 from anosegd.version import VERSION
 from anosegd.worker import Worker
 

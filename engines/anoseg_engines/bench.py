@@ -13,14 +13,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from anoseg_engines.bundle import Bundle
-from anoseg_engines.choose import choose
-from anoseg_engines.cpu import cpu_precisions
+from anoseg_engines.bundle.read import Bundle
 from anoseg_engines.engine import Engine
 from anoseg_engines.errors import EngineError, NotProvedError
-from anoseg_engines.gpu import find_gpu
 from anoseg_engines.placement import Placement, Region
-from anoseg_engines.runtime import Runtime
+from anoseg_engines.runtimes.base import Runtime
+from anoseg_engines.runtimes.openvino import cpu_precisions
+from anoseg_engines.runtimes.select import choose
+from anoseg_engines.runtimes.tensorrt.gpu import find_gpu
 
 ROUNDS = 5
 TELLING_FLAGS = (

@@ -13,16 +13,16 @@ from rich.console import Console
 from rich.table import Table
 
 from anoseg_engines.bench import candidates, measure
-from anoseg_engines.bench_view import show
-from anoseg_engines.build import MAX_BATCH, BuildOptions, build_plan
-from anoseg_engines.build_view import BuildProgress, layer_table, plan_table
-from anoseg_engines.bundle import Bundle, load_bundle
-from anoseg_engines.choose import RUNTIMES, prover
+from anoseg_engines.bundle.manifest import manifest_schema
+from anoseg_engines.bundle.read import Bundle, load_bundle
+from anoseg_engines.commands.bench import show
+from anoseg_engines.commands.build import BuildProgress, layer_table, plan_table
 from anoseg_engines.engine import Engine
 from anoseg_engines.errors import AnosegError, EngineError
-from anoseg_engines.manifest import manifest_schema
-from anoseg_engines.plan import PlanStore
-from anoseg_engines.tensorrt_library import MODULES
+from anoseg_engines.runtimes.select import RUNTIMES, prover
+from anoseg_engines.runtimes.tensorrt.build import MAX_BATCH, BuildOptions, build_plan
+from anoseg_engines.runtimes.tensorrt.library import MODULES
+from anoseg_engines.runtimes.tensorrt.plan import PlanStore
 
 
 def main() -> None:

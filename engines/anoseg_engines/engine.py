@@ -16,14 +16,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from anoseg_engines.bundle import Bundle, GoldenSample
-from anoseg_engines.choose import Choice, choose
+from anoseg_engines.bundle.manifest import GoldenTolerance
+from anoseg_engines.bundle.read import Bundle, GoldenSample
 from anoseg_engines.errors import EngineError, NotProvedError, PrecisionError
 from anoseg_engines.images import Image
-from anoseg_engines.judge import Inspection, Thresholds
-from anoseg_engines.manifest import GoldenTolerance
+from anoseg_engines.judgement.judge import Inspection, Thresholds
 from anoseg_engines.placement import InputSpec, Placement, Region
-from anoseg_engines.runtime import BESIDE, Runtime, Traffic
+from anoseg_engines.runtimes.base import BESIDE, Runtime, Traffic
+from anoseg_engines.runtimes.select import Choice, choose
 
 
 @dataclass(frozen=True, slots=True)

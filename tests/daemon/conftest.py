@@ -2,8 +2,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from anosegd_line import Line, Listener
-from tiny_bundle import write_tiny_bundle
+from support.anosegd_line import Line, Listener
+from support.tiny_bundle import write_tiny_bundle
 
 
 @pytest.fixture(scope="session")

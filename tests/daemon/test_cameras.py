@@ -11,12 +11,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from anosegd_line import Daemon, Line, alive, run_anosegd, wait_until
-from mjpeg_camera import mjpeg_server, noisy
-from tiny_bundle import bad_part, good_part
+from support.anosegd_line import Daemon, Line, alive, run_anosegd, wait_until
+from support.mjpeg_camera import mjpeg_server, noisy
+from support.tiny_bundle import bad_part, good_part
 
 from anoseg_engines.errors import CameraError
-from anosegd.devices import check_serial, list_devices
+from anosegd.capture.sources.devices import check_serial, list_devices
 
 QUICK = "  open_timeout_s: 1\n  stall_timeout_s: 1\n  restart_min_s: 0.1\n  restart_max_s: 0.2\n"
 

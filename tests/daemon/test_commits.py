@@ -7,19 +7,19 @@ from typing import Literal
 
 import numpy as np
 import pytest
-from journal_tools import close_journals, config, eventually, open_journal, read_all, writing_blocked
+from support.journal_tools import close_journals, config, eventually, open_journal, read_all, writing_blocked
 
-from anoseg_engines.judge import Inspection, Judgement
+from anoseg_engines.judgement.judge import Inspection, Judgement
 from anoseg_engines.placement import InputSpec, Placement, Region
 from anosegd import wire
-from anosegd.commits import Commits, Pending
+from anosegd.capture.config import DemoSource
 from anosegd.config import CameraConfig, Config, EngineConfig
-from anosegd.frames import Part
 from anosegd.journal import Journal
 from anosegd.journal import inbox as journal_inbox
-from anosegd.outcomes import Result, Unknown
-from anosegd.source_config import DemoSource
-from anosegd.verdicts import verdict_of
+from anosegd.outcome import Result, Unknown
+from anosegd.part import Part
+from anosegd.publish.commits import Commits, Pending
+from anosegd.publish.verdict import verdict_of
 
 ENGINE = wire.EngineName(name="tiny", version=1, digest="0" * 64, runtime="none")
 CONFIG = Config(engine=EngineConfig(bundle="none"), cameras={"a": CameraConfig(source=DemoSource(), deadline_ms=1)})

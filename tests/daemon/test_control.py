@@ -15,12 +15,12 @@ import cv2
 import numpy as np
 import pytest
 import zmq
-from anosegd_line import Daemon, Line, run_anosegd, wait_until
-from rubbish import rubbish
-from torture import torture
+from stress.rubbish import rubbish
+from stress.torture import torture
+from support.anosegd_line import Daemon, Line, run_anosegd, wait_until
 
 from anosegd.client import Client, ClientError, Event, Verdict
-from anosegd.control import RATE, Control
+from anosegd.control.server import RATE, Control
 
 FOLDER = "line: {policy: wait, source: {kind: folder, path: images}}"
 LOOP = "line: {policy: wait, source: {kind: folder, path: images, loop: true, fps: 40}}"
@@ -258,7 +258,7 @@ def test_a_malformed_request_is_answered_with_an_error(station: Station, request
 
 
 def test_rubbish_on_both_sockets_changes_nothing() -> None:
-    """Malformed requests, frames, subscriptions and raw bytes, a short run of tests/rubbish.py: served on, no larger."""
+    """Malformed requests, frames, subscriptions and raw bytes, a short run of tests/stress/rubbish.py: served on, no larger."""
     assert rubbish(messages=5000, seed=1) == []
 
 

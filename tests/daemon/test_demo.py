@@ -7,12 +7,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from tiny_bundle import write_tiny_bundle
+from support.tiny_bundle import write_tiny_bundle
 
 from anoseg_engines.errors import ConfigError
 from anoseg_engines.images import read_image
-from anosegd.demo_images import write_demo_images
-from anosegd.demo_line import DEFECTS, DemoLine, part_index
+from anosegd.demo.images import write_demo_images
+from anosegd.demo.line import DEFECTS, DemoLine, part_index
 
 
 def test_the_line_is_a_function_of_seed_and_index() -> None:
@@ -72,12 +72,12 @@ def test_the_shipped_bundle_finds_what_is_on_the_part(tmp_path: Path) -> None:
 
     Holes that were not drilled it mostly passes: the README says so, and this test claims nothing about them.
     """
-    from anoseg_engines.bundle import load_bundle
+    from anoseg_engines.bundle.read import load_bundle
     from anoseg_engines.engine import Engine
-    from anoseg_engines.judge import judge
+    from anoseg_engines.judgement.judge import judge
     from anoseg_engines.placement import Region
-    from anosegd.demo import demo_bundle
-    from anosegd.demo_line import SIZE
+    from anosegd.demo.line import SIZE
+    from anosegd.demo.run import demo_bundle
 
     engine = Engine.load(load_bundle(demo_bundle()))
     placement = engine.place(Region(0, 0, SIZE, SIZE))

@@ -1,7 +1,7 @@
 """The fault table, a short run of some rows; all of them: `make faults`."""
 
 import pytest
-from faults import faults
+from stress.faults import faults
 
 
 @pytest.mark.parametrize("name", ["camera hung", "engine error", "daemon killed"])

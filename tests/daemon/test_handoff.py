@@ -9,12 +9,12 @@ import cv2
 import numpy as np
 import pytest
 
-from anosegd.frames import Frame, Part
-from anosegd.handoff import Intake
-from anosegd.messages import Job
-from anosegd.slots import Slots
-from anosegd.source_config import FileSource
-from anosegd.sources import Video
+from anosegd.capture.buffers import Slots
+from anosegd.capture.config import FileSource
+from anosegd.capture.protocol import Job
+from anosegd.capture.sources.base import Video
+from anosegd.inspection.queue import Intake
+from anosegd.part import Frame, Part
 
 
 def frame(camera: str, sequence: int) -> Frame:

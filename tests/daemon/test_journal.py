@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from journal_tools import (
+from support.journal_tools import (
     Answer,
     close_journals,
     commit,

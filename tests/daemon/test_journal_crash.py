@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from journal_tools import close_journals, config, open_journal, read_all
+from support.journal_tools import close_journals, config, open_journal, read_all
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +21,7 @@ def closed() -> Iterator[None]:
     close_journals()
 
 
-SCRIPT = Path(__file__).parent.parent / "journal_process.py"
+SCRIPT = Path(__file__).parent.parent / "support" / "journal_process.py"
 KILLS = 40
 
 

@@ -11,7 +11,18 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from journal_tools import Answer, Contents, close_journals, commit, config, entry, eventually, open_journal, read_all, submit
+from support.journal_tools import (
+    Answer,
+    Contents,
+    close_journals,
+    commit,
+    config,
+    entry,
+    eventually,
+    open_journal,
+    read_all,
+    submit,
+)
 
 from anoseg_engines.errors import AnosegError
 from anosegd.journal import Journal, JournalDamagedError, JournalError
@@ -26,7 +37,7 @@ def closed() -> Iterator[None]:
     close_journals()
 
 
-SCRIPT = Path(__file__).parent.parent / "journal_process.py"
+SCRIPT = Path(__file__).parent.parent / "support" / "journal_process.py"
 Damage = Callable[[Path], object]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from journal_tools import close_journals, commit, config, eventually, open_journal, read_all, submit
+from support.journal_tools import close_journals, commit, config, eventually, open_journal, read_all, submit
 
 from anosegd.journal import JournalError
 
@@ -19,7 +19,7 @@ def closed() -> Iterator[None]:
     close_journals()
 
 
-SCRIPT = Path(__file__).parent.parent / "journal_no_writing.py"
+SCRIPT = Path(__file__).parent.parent / "support" / "journal_no_writing.py"
 
 
 @pytest.fixture

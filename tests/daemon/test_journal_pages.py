@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from journal_tools import gapless
+from support.journal_tools import gapless
 
 from anosegd.journal import Entry, JournalReader, Range, VerdictId
 from anosegd.journal import store as journal_store

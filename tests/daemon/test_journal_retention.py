@@ -6,7 +6,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from journal_tools import Contents, close_journals, commit, config, eventually, open_journal, read_all, walk
+from support.journal_tools import Contents, close_journals, commit, config, eventually, open_journal, read_all, walk
 
 from anosegd.journal import Range
 from anosegd.journal import store as journal_store

@@ -12,8 +12,8 @@ from pathlib import Path
 import cv2
 import pytest
 import zmq
-from anosegd_line import Daemon, Line, Listener, run_anosegd
-from tiny_bundle import good_part, write_tiny_bundle
+from support.anosegd_line import Daemon, Line, Listener, run_anosegd
+from support.tiny_bundle import good_part, write_tiny_bundle
 
 from anoseg_engines.placement import InputSpec
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from anosegd import logs
-from anosegd.notify import Notifier
+from anosegd.systemd import Notifier
 
 
 @pytest.fixture

@@ -3,11 +3,11 @@
 import cv2
 import numpy as np
 import pytest
-from anosegd_line import Line, run_anosegd
-from tiny_bundle import bad_part, good_part
+from support.anosegd_line import Line, run_anosegd
+from support.tiny_bundle import bad_part, good_part
 
+from anosegd.cameras.presence import Presence
 from anosegd.config import PresenceConfig
-from anosegd.presence import Presence
 
 
 def test_an_empty_belt_is_no_part(line: Line) -> None:

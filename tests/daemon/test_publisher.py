@@ -7,16 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from anosegd_line import Listener
+from support.anosegd_line import Listener
 
-from anoseg_engines.judge import Inspection, Judgement
+from anoseg_engines.judgement.judge import Inspection, Judgement
 from anoseg_engines.placement import InputSpec, Placement, Region
 from anosegd import wire
+from anosegd.capture.config import DemoSource
 from anosegd.config import CameraConfig, Config, EngineConfig, PublishConfig
-from anosegd.frames import Part
-from anosegd.masks import MaskEncoder, MaskJob, encode_map
-from anosegd.publisher import Identity, Publisher, Result
-from anosegd.source_config import DemoSource
+from anosegd.part import Part
+from anosegd.publish.masks import MaskEncoder, MaskJob, encode_map
+from anosegd.publish.publisher import Identity, Publisher, Result
 
 ENGINE = wire.EngineName(name="tiny", version=1, digest="0" * 64, runtime="none")
 

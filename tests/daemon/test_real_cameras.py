@@ -1,8 +1,8 @@
 """Cameras with their real protocols, a short run each; more of it: `make real-cameras`."""
 
 import pytest
-from anosegd_line import Line, run_anosegd
-from real_cameras import CAMERAS, SERIAL, GigE, frozen, real_cameras
+from stress.real_cameras import CAMERAS, SERIAL, GigE, frozen, real_cameras
+from support.anosegd_line import Line, run_anosegd
 
 from anosegd.client import Client
 

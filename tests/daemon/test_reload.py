@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from anosegd_line import Daemon, Line, run_anosegd
+from support.anosegd_line import Daemon, Line, run_anosegd
 
 from anosegd.client import Client
 

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from anosegd.rhythm import Rhythm
+from anosegd.capture.frame_period import Rhythm
 
 
 def frames(

@@ -6,16 +6,16 @@ from pathlib import Path
 import cv2
 import msgspec
 import numpy as np
-from anoseg_train_command import run as run_trainer
-from anosegd_line import Line, run_anosegd
-from tiny_bundle import bad_part, good_part, tiny_draft, write_tiny_bundle
+from support.anoseg_train_command import run as run_trainer
+from support.anosegd_line import Line, run_anosegd
+from support.tiny_bundle import bad_part, good_part, tiny_draft, write_tiny_bundle
 
-from anoseg_engines.bundle import write_bundle
-from anoseg_engines.manifest import RuleCalibration
-from anoseg_engines.rules import Rule, rules_digest
+from anoseg_engines.bundle.manifest import RuleCalibration
+from anoseg_engines.bundle.read import write_bundle
+from anoseg_engines.judgement.rules import Rule, rules_digest
+from anosegd.capture.config import DemoSource
 from anosegd.config import CameraConfig
-from anosegd.guarantee import is_worrying, rules_note
-from anosegd.source_config import DemoSource
+from anosegd.inspection.rule_calibration import is_worrying, rules_note
 
 FOLDER = "top:\n  source: {kind: folder, path: images}\n  policy: wait\n"
 WHOLE = "  region: {x: 0, y: 0, width: 80, height: 48}\n"

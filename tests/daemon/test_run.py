@@ -8,11 +8,11 @@ import cv2
 import jsonschema
 import numpy as np
 import onnx
-from anosegd_line import Line, run_anosegd
 from onnx import helper, numpy_helper
-from tiny_bundle import THRESHOLD, bad_part, good_part, tiny_draft, tiny_model, write_tiny_bundle
+from support.anosegd_line import Line, run_anosegd
+from support.tiny_bundle import THRESHOLD, bad_part, good_part, tiny_draft, tiny_model, write_tiny_bundle
 
-from anoseg_engines.bundle import BundleDraft, load_bundle, write_bundle
+from anoseg_engines.bundle.read import BundleDraft, load_bundle, write_bundle
 from anoseg_engines.engine import Engine
 from anoseg_engines.images import read_image
 from anoseg_engines.placement import InputSpec, Region

@@ -6,17 +6,17 @@ from pathlib import Path
 
 import cv2
 import pytest
-from anosegd_line import Line
-from tiny_bundle import good_part
+from support.anosegd_line import Line
+from support.tiny_bundle import good_part
 
 from anoseg_engines.engine import Engine
 from anosegd.config import load_config
-from anosegd.frames import Frame, Part
-from anosegd.handoff import Intake
-from anosegd.inspector import Inspector, engine_name
-from anosegd.masks import MaskEncoder
-from anosegd.notify import Notifier
+from anosegd.inspection.inspector import Inspector, engine_name
+from anosegd.inspection.queue import Intake
+from anosegd.part import Frame, Part
+from anosegd.publish.masks import MaskEncoder
 from anosegd.station import SILENT_S, End, Station
+from anosegd.systemd import Notifier
 
 FOLDER = "top:\n  source: {kind: folder, path: images, loop: true, fps: 50}\n  policy: wait\n"
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import cv2
 import pytest
-from anosegd_line import Daemon, Line, run_anosegd
-from swap_often import swap_often
-from tiny_bundle import good_part, tiny_draft
+from stress.swap_often import swap_often
+from support.anosegd_line import Daemon, Line, run_anosegd
+from support.tiny_bundle import good_part, tiny_draft
 
-from anoseg_engines.bundle import write_bundle
-from anoseg_engines.manifest import RuleCalibration
-from anoseg_engines.rules import Rule, rules_digest
+from anoseg_engines.bundle.manifest import RuleCalibration
+from anoseg_engines.bundle.read import write_bundle
+from anoseg_engines.judgement.rules import Rule, rules_digest
 
 LOOP = "line: {policy: wait, source: {kind: folder, path: images, loop: true, fps: 40}}"
 
@@ -115,5 +115,5 @@ def test_the_promise_for_rules_is_that_of_the_bundle_in_use(line: Line, config: 
 
 
 def test_swaps_under_load_leave_nothing_behind() -> None:
-    """A short run of tests/swap_often.py: no UNKNOWN, no gap, no mixture, no growth."""
+    """A short run of tests/stress/swap_often.py: no UNKNOWN, no gap, no mixture, no growth."""
     assert swap_often(12) == []

@@ -80,7 +80,7 @@ def test_installer_refuses(tmp_path: Path, what: str, settings: dict[str, str], 
 @pytest.mark.timeout(360)
 def test_under_a_real_systemd() -> None:
     """Installed as the README says and booted: start, reload, stop, SIGKILL, hang, exit codes, uninstall."""
-    command = [sys.executable, str(REPOSITORY / "tests" / "systemd_boot.py"), "--patience", "5", "--prepare", "100"]
+    command = [sys.executable, str(REPOSITORY / "tests" / "stress" / "systemd_boot.py"), "--patience", "5", "--prepare", "100"]
     run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         said, _ = run.communicate(timeout=320)

@@ -12,9 +12,9 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from anosegd_line import Daemon, Line, alive, run_anosegd, wait_until
-from mjpeg_camera import mjpeg_server, noisy
-from tiny_bundle import bad_part, good_part
+from support.anosegd_line import Daemon, Line, alive, run_anosegd, wait_until
+from support.mjpeg_camera import mjpeg_server, noisy
+from support.tiny_bundle import bad_part, good_part
 
 from anosegd.client import Client, ClientError
 

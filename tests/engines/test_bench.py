@@ -6,14 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from host_device import HostDevice, TinyNetwork
-from tiny_bundle import write_tiny_bundle
+from support.host_device import HostDevice, TinyNetwork
+from support.tiny_bundle import write_tiny_bundle
 
 from anoseg_engines.bench import RuntimeCandidate, candidates, measure
-from anoseg_engines.cpu import cpu_precisions
 from anoseg_engines.errors import EngineError
-from anoseg_engines.gpu import find_gpu
-from anoseg_engines.tensorrt_runtime import TensorRTRuntime
+from anoseg_engines.runtimes.openvino import cpu_precisions
+from anoseg_engines.runtimes.tensorrt.gpu import find_gpu
+from anoseg_engines.runtimes.tensorrt.runtime import TensorRTRuntime
 
 TESTS = Path(__file__).parents[1]
 
@@ -66,7 +66,7 @@ def test_gpu_check_names_what_is_missing() -> None:
         pytest.skip("this machine has a GPU")
     except EngineError:
         pass
-    done = subprocess.run([sys.executable, str(TESTS / "gpu_check.py")], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, str(TESTS / "bench" / "gpu_check.py")], capture_output=True, text=True)
     assert done.returncode == 2
     assert "Missing:\n- no GPU can be used" in done.stderr
     assert "NOT been run on a GPU" in done.stderr

@@ -12,13 +12,13 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from tiny_bundle import bad_part, golden, good_part, tiny_draft, write_tiny_bundle
+from support.tiny_bundle import bad_part, golden, good_part, tiny_draft, write_tiny_bundle
 
-from anoseg_engines.bundle import MANIFEST, load_bundle, versions, write_bundle
+from anoseg_engines.bundle.manifest import RuleCalibration, canonical_bytes, manifest_schema, sealed
+from anoseg_engines.bundle.read import MANIFEST, load_bundle, versions, write_bundle
 from anoseg_engines.engine import Engine
 from anoseg_engines.errors import AnosegError, ConfigError, EngineError
-from anoseg_engines.judge import judge
-from anoseg_engines.manifest import RuleCalibration, canonical_bytes, manifest_schema, sealed
+from anoseg_engines.judgement.judge import judge
 from anoseg_engines.placement import InputSpec, Region
 
 

@@ -9,21 +9,22 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from host_device import HostDevice, TinyNetwork
-from tiny_bundle import write_tiny_bundle
+from support.host_device import HostDevice, TinyNetwork
+from support.tiny_bundle import write_tiny_bundle
 
-from anoseg_engines import build, choose
-from anoseg_engines.build import BuildOptions, build_plan
-from anoseg_engines.bundle import Bundle, load_bundle
-from anoseg_engines.cpu import CpuRuntime, cpu_precisions
+from anoseg_engines.bundle.manifest import GoldenTolerance
+from anoseg_engines.bundle.read import Bundle, load_bundle
 from anoseg_engines.engine import Engine
 from anoseg_engines.errors import ConfigError, EngineError, NotProvedError
-from anoseg_engines.gpu import Gpu, find_gpu
-from anoseg_engines.manifest import GoldenTolerance
 from anoseg_engines.placement import Placement, Region
-from anoseg_engines.plan import PlanDescription, PlanStore
-from anoseg_engines.tensorrt_library import Library
-from anoseg_engines.tensorrt_runtime import TensorRTRuntime
+from anoseg_engines.runtimes import select as choose
+from anoseg_engines.runtimes.openvino import CpuRuntime, cpu_precisions
+from anoseg_engines.runtimes.tensorrt import build
+from anoseg_engines.runtimes.tensorrt.build import BuildOptions, build_plan
+from anoseg_engines.runtimes.tensorrt.gpu import Gpu, find_gpu
+from anoseg_engines.runtimes.tensorrt.library import Library
+from anoseg_engines.runtimes.tensorrt.plan import PlanDescription, PlanStore
+from anoseg_engines.runtimes.tensorrt.runtime import TensorRTRuntime
 
 GPU = Gpu("GPU A", "8.9", 8 << 30)
 DEMO = Path(__file__).parents[2] / "engines" / "store" / "demo"
@@ -206,5 +207,5 @@ def test_verify_says_which_runtime_and_why(bundle: Bundle) -> None:
 
 def test_no_telemetry() -> None:
     """The CPU runtime loads OpenVINO without the package that reports its use, installed or not."""
-    code = "import sys, anoseg_engines.cpu; sys.exit(sys.modules.get('openvino_telemetry') is not None)"
+    code = "import sys, anoseg_engines.runtimes.openvino; sys.exit(sys.modules.get('openvino_telemetry') is not None)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

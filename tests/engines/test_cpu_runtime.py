@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tiny_bundle import write_tiny_bundle
+from support.tiny_bundle import write_tiny_bundle
 
-from anoseg_engines.cpu import LANES, CpuRuntime
 from anoseg_engines.engine import Engine
 from anoseg_engines.errors import NotProvedError
+from anoseg_engines.runtimes.openvino import LANES, CpuRuntime
 
 LOADS = {
     "one after the other": "a = load(); a.close(); b = load(); b.close(); del a, b",
@@ -24,7 +24,7 @@ LOADS = {
 PROGRAM = """
 import faulthandler, gc, os, signal, sys, threading
 from pathlib import Path
-from anoseg_engines.bundle import load_bundle
+from anoseg_engines.bundle.read import load_bundle
 from anoseg_engines.engine import Engine
 
 faulthandler.enable()  # gives this thread a stack for signals, as pytest does, and a service that wants to be told of crashes

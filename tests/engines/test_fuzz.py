@@ -1,8 +1,8 @@
-"""A short run of `tests/fuzz_manifests.py`; the long one is run by hand."""
+"""A short run of `tests/stress/fuzz_manifests.py`; the long one is run by hand."""
 
 from pathlib import Path
 
-from fuzz_manifests import fuzz
+from stress.fuzz_manifests import fuzz
 
 
 def test_damaged_manifests_and_descriptions_are_refused_without_a_crash(tmp_path: Path) -> None:

@@ -11,18 +11,18 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from host_device import HostDevice
-from tiny_bundle import SIZE, write_tiny_bundle
+from support.host_device import HostDevice
+from support.tiny_bundle import SIZE, write_tiny_bundle
 
-from anoseg_engines import build as build_module
-from anoseg_engines.build import BuildOptions, build_plan
-from anoseg_engines.build_process import Built, PhaseStarted, Report, StepDone
-from anoseg_engines.bundle import Bundle, load_bundle
+from anoseg_engines.bundle.read import Bundle, load_bundle
 from anoseg_engines.errors import AnosegError, EngineError
-from anoseg_engines.gpu import ANY_GPU, Gpu, platform_name
-from anoseg_engines.plan import Machine, PlanDescription, PlanStore, check_plan
-from anoseg_engines.tensorrt_library import libraries
-from anoseg_engines.tensorrt_network import TensorRTNetwork
+from anoseg_engines.runtimes.tensorrt import build as build_module
+from anoseg_engines.runtimes.tensorrt.build import BuildOptions, build_plan
+from anoseg_engines.runtimes.tensorrt.build_child import Built, PhaseStarted, Report, StepDone
+from anoseg_engines.runtimes.tensorrt.gpu import ANY_GPU, Gpu, platform_name
+from anoseg_engines.runtimes.tensorrt.library import libraries
+from anoseg_engines.runtimes.tensorrt.network import TensorRTNetwork
+from anoseg_engines.runtimes.tensorrt.plan import Machine, PlanDescription, PlanStore, check_plan
 
 pytest.importorskip("tensorrt_rtx")
 RTX = next(library for library in libraries() if library.name == "tensorrt-rtx")
@@ -45,7 +45,7 @@ def builder_of(pid: int) -> int:
     for _ in range(2000):
         for task in Path(f"/proc/{pid}/task").iterdir():
             for child in (task / "children").read_text().split():
-                if b"build_process" in Path(f"/proc/{child}/cmdline").read_bytes():
+                if b"build_child" in Path(f"/proc/{child}/cmdline").read_bytes():
                     return int(child)
         time.sleep(0.005)
     raise AssertionError("no building process")

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from anoseg_engines.bundle import Bundle, load_bundle
-from anoseg_engines.quality import QualityLimits, complaint, measure, reference
+from anoseg_engines.bundle.read import Bundle, load_bundle
+from anoseg_engines.judgement.image_quality import QualityLimits, complaint, measure, reference
 
 DEMO = Path(__file__).parents[2] / "engines" / "store" / "demo"
 

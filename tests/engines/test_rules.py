@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anoseg_engines.errors import ConfigError
-from anoseg_engines.judge import Inspection, Thresholds, judge
+from anoseg_engines.judgement.judge import Inspection, Thresholds, judge
+from anoseg_engines.judgement.rules import Rule, plan, rules_digest
 from anoseg_engines.placement import InputSpec, Placement, Region
-from anoseg_engines.rules import Rule, plan, rules_digest
 
 PLACEMENT = Placement.of(InputSpec(32, 32), Region(100, 200, 64, 64))  # half a map pixel per camera pixel
 THRESHOLDS = Thresholds(score=0.5, pixel=0.5)

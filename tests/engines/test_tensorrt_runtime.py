@@ -4,14 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from host_device import HostDevice, TinyNetwork
-from tiny_bundle import bad_part, good_part, write_tiny_bundle
+from support.host_device import HostDevice, TinyNetwork
+from support.tiny_bundle import bad_part, good_part, write_tiny_bundle
 
 from anoseg_engines.engine import Engine
 from anoseg_engines.errors import EngineError
-from anoseg_engines.judge import judge
+from anoseg_engines.judgement.judge import judge
 from anoseg_engines.placement import InputSpec, Region
-from anoseg_engines.tensorrt_runtime import MAX_PLACEMENTS, TensorRTRuntime
+from anoseg_engines.runtimes.tensorrt.runtime import MAX_PLACEMENTS, TensorRTRuntime
 
 TILES = InputSpec(32, 32, "tile", 1.0, 8)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from anoseg_train_command import run
+from support.anoseg_train_command import run
 
 
 def plate(rng, height=96, width=128):

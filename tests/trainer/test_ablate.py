@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from anoseg_trainer.ablate import VARIANTS
+from anoseg_trainer.commands.ablate import VARIANTS
 from anoseg_trainer.config import LossConfig, TrainConfig, VariationConfig
 
 ROOT = Path(__file__).parents[2]

@@ -1,12 +1,12 @@
 import cv2
 import numpy as np
 
-from anoseg_trainer.background import bare_mask, has_background, part_mask, point_on, within
 from anoseg_trainer.config import DefectConfig
-from anoseg_trainer.defects import add_defects
-from anoseg_trainer.ground import Ground
-from anoseg_trainer.kinds import KINDS
-from anoseg_trainer.variation import littered
+from anoseg_trainer.synthesis.background import bare_mask, has_background, part_mask, point_on, within
+from anoseg_trainer.synthesis.canvas import Ground
+from anoseg_trainer.synthesis.defects import add_defects
+from anoseg_trainer.synthesis.kinds import KINDS
+from anoseg_trainer.synthesis.variation import littered
 
 
 def disc_on_table(rng):

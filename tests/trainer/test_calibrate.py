@@ -3,7 +3,7 @@ import pytest
 from scipy.stats import beta
 
 from anoseg_engines.errors import DataError
-from anoseg_trainer.calibrate import (
+from anoseg_trainer.thresholds import (
     LEAST_SPREAD,
     MAX_SLOPE,
     conformal_threshold,

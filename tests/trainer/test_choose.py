@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from anoseg_engines.errors import ConfigError
-from anoseg_trainer.choose import choose_input, choose_light, resolve
 from anoseg_trainer.config import InputConfig, TrainConfig, VariationConfig
-from anoseg_trainer.data import Split, load_good_images
+from anoseg_trainer.data.dataset import Split, load_good_images
+from anoseg_trainer.data.input_choice import choose_input, choose_light, resolve
 
 
 @pytest.mark.parametrize(

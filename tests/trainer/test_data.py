@@ -11,7 +11,7 @@ from anoseg_engines.errors import DataError
 from anoseg_engines.images import read_image
 from anoseg_engines.placement import InputSpec
 from anoseg_trainer.config import HoldoutConfig
-from anoseg_trainer.data import PartStore, group_images, load_good_images, split_images, whole_placement
+from anoseg_trainer.data.dataset import PartStore, group_images, load_good_images, split_images, whole_placement
 
 
 @pytest.fixture(name="write_plates")

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 
 from anoseg_trainer.config import DefectConfig, VariationConfig
-from anoseg_trainer.defects import add_defects, apply, grade
-from anoseg_trainer.ground import Ground
-from anoseg_trainer.kinds import KINDS
-from anoseg_trainer.variation import relit, varied_window
+from anoseg_trainer.synthesis.canvas import Ground
+from anoseg_trainer.synthesis.defects import add_defects, apply, grade
+from anoseg_trainer.synthesis.kinds import KINDS
+from anoseg_trainer.synthesis.variation import relit, varied_window
 
 
 @pytest.fixture(name="ground_of")

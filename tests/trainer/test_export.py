@@ -3,12 +3,12 @@ import onnx
 import pytest
 import torch
 
-from anoseg_engines.cpu import CpuRuntime
 from anoseg_engines.errors import EngineError
 from anoseg_engines.placement import InputSpec, Placement, Region
+from anoseg_engines.runtimes.openvino import CpuRuntime
 from anoseg_trainer.config import NetworkConfig
-from anoseg_trainer.export import MAX_BATCH, half_precision, onnx_from_network
-from anoseg_trainer.network import SCORE_LIMIT, AnoSegNetwork, count_macs
+from anoseg_trainer.model.export import MAX_BATCH, half_precision, onnx_from_network
+from anoseg_trainer.model.network import SCORE_LIMIT, AnoSegNetwork, count_macs
 
 SPEC = InputSpec(96, 128)
 

@@ -5,17 +5,17 @@ import dataclasses
 import cv2
 import numpy as np
 import pytest
-from anoseg_train_command import run
-from tiny_bundle import bad_part, golden, good_part, tiny_draft, write_tiny_bundle
+from support.anoseg_train_command import run
+from support.tiny_bundle import bad_part, golden, good_part, tiny_draft, write_tiny_bundle
 
-from anoseg_engines.bundle import load_bundle, versions, write_bundle
+from anoseg_engines.bundle.read import load_bundle, versions, write_bundle
 from anoseg_engines.engine import Engine
-from anoseg_engines.judge import Inspection, Thresholds, judge
+from anoseg_engines.judgement.judge import Inspection, Thresholds, judge
+from anoseg_engines.judgement.rules import Rule, plan, rules_digest
 from anoseg_engines.placement import InputSpec, Placement, Region
-from anoseg_engines.rules import Rule, plan, rules_digest
-from anoseg_trainer.calibrate import conformal_threshold, largest_share, rejected_share
-from anoseg_trainer.data import load_good_images
-from anoseg_trainer.recalibrate_rules import common_threshold, least_threshold
+from anoseg_trainer.commands.calibrate_rules import common_threshold, least_threshold
+from anoseg_trainer.data.dataset import load_good_images
+from anoseg_trainer.thresholds import conformal_threshold, largest_share, rejected_share
 
 RUNTIME = ("--runtime", "cpu-f32")
 

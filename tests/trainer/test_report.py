@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from anoseg_engines.errors import AnosegError
-from anoseg_trainer.charts import histogram, line_chart
-from anoseg_trainer.report import Report, Shown, extremes
+from anoseg_trainer.report.charts import histogram, line_chart
+from anoseg_trainer.report.html import Report, Shown, extremes
 
 
 def test_what_is_written_is_escaped_and_whole(tmp_path):

@@ -6,8 +6,8 @@ import pytest
 from anoseg_engines.images import read_image
 from anoseg_engines.placement import InputSpec
 from anoseg_trainer.config import DefectConfig, VariationConfig
-from anoseg_trainer.data import PartStore, load_good_images, whole_placement
-from anoseg_trainer.samples import BatchDataset, Recipe, batches, defective_part
+from anoseg_trainer.data.batches import BatchDataset, Recipe, batches, defective_part
+from anoseg_trainer.data.dataset import PartStore, load_good_images, whole_placement
 
 STILL = VariationConfig(rotation_deg=0, shift=0, zoom=0, brightness=0, contrast=0, shading=0, noise=0)
 

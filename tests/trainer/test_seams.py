@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import torch
 
-from anoseg_engines.cpu import CpuRuntime
 from anoseg_engines.placement import InputSpec, Placement, Region, Tile, cut_tile, tile_coords
-from anoseg_trainer.choose import OVERLAP
+from anoseg_engines.runtimes.openvino import CpuRuntime
 from anoseg_trainer.config import NetworkConfig
-from anoseg_trainer.export import onnx_from_network
-from anoseg_trainer.network import AnoSegNetwork
+from anoseg_trainer.data.input_choice import OVERLAP
+from anoseg_trainer.model.export import onnx_from_network
+from anoseg_trainer.model.network import AnoSegNetwork
 
 SPEC = InputSpec(256, 256, "tile", 1.0, OVERLAP)
 WIDTH, HEIGHT = 592, 256

@@ -6,9 +6,9 @@ import time
 
 import numpy as np
 import pytest
-from anoseg_train_command import COMMAND, ENVIRONMENT, run
+from support.anoseg_train_command import COMMAND, ENVIRONMENT, run
 
-from anoseg_engines.bundle import load_bundle
+from anoseg_engines.bundle.read import load_bundle
 from anoseg_engines.engine import Engine
 
 

@@ -4,9 +4,9 @@ import numpy as np
 import torch
 
 from anoseg_engines.bench import example
-from anoseg_engines.bundle import load_bundle
-from anoseg_engines.cpu import CpuRuntime
-from anoseg_trainer.yardstick import TorchCandidate, network_from_bundle
+from anoseg_engines.bundle.read import load_bundle
+from anoseg_engines.runtimes.openvino import CpuRuntime
+from anoseg_trainer.commands.bench import TorchCandidate, network_from_bundle
 
 
 def test_the_network_of_a_bundle_in_pytorch_gives_the_same_map(trained):

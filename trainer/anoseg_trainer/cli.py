@@ -16,17 +16,17 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from anoseg_engines.bench import candidates, measure
-from anoseg_engines.bench_view import show
-from anoseg_engines.bundle import load_bundle
-from anoseg_engines.choose import RUNTIMES
+from anoseg_engines.bundle.read import load_bundle
+from anoseg_engines.commands.bench import show
 from anoseg_engines.engine import Engine
 from anoseg_engines.errors import AnosegError, ConfigError
-from anoseg_trainer.camera import load_camera
+from anoseg_engines.runtimes.select import RUNTIMES
+from anoseg_trainer.commands.calibrate import NewThreshold, calibrate_score
+from anoseg_trainer.commands.calibrate_rules import RulesCalibrated, calibrate_rules
+from anoseg_trainer.commands.evaluate import Evaluation, evaluate
 from anoseg_trainer.config import TrainConfig, load_config
-from anoseg_trainer.evaluate import Evaluation, evaluate
-from anoseg_trainer.overlays import write_overlays
-from anoseg_trainer.recalibrate import NewThreshold, calibrate_score
-from anoseg_trainer.recalibrate_rules import RulesCalibrated, calibrate_rules
+from anoseg_trainer.data.station_camera import load_camera
+from anoseg_trainer.report.overlays import write_overlays
 
 COLUMNS = ("image_auroc", "pixel_auroc", "aupro_30", "best_iou", "iou_at_pixel_threshold")
 
@@ -126,7 +126,7 @@ def _fit(options: argparse.Namespace) -> None:
     # OpenMP's threads burn their core while they wait for each other, unless told so; with anything else running (the process
     # that makes training images does), a step then takes several times as long. Read when PyTorch loads, so set before.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from anoseg_trainer.fit import REPORT, fit  # PyTorch takes seconds to import; evaluate and --help do without
+    from anoseg_trainer.commands.fit import REPORT, fit  # PyTorch takes seconds to import; evaluate and --help do without
     from anoseg_trainer.training import Status
 
     config = _with_options(load_config(options.config), options)
@@ -197,7 +197,7 @@ def _check_share(false_reject: float) -> None:
 
 def _ablate(options: argparse.Namespace) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in _fit
-    from anoseg_trainer.ablate import Row, ablate
+    from anoseg_trainer.commands.ablate import Row, ablate
 
     def on_row(row: Row) -> None:
         figures = "  ".join(f"{c} {'–' if row.figures[c] is None else format(row.figures[c], '.3f')}" for c in COLUMNS)
@@ -226,7 +226,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         if options.json:
             _write_json(options.json, msgspec.to_builtins(found))
         if options.report:
-            from anoseg_trainer.pages import evaluation_report  # PyTorch comes with it
+            from anoseg_trainer.report.pages import evaluation_report  # PyTorch comes with it
 
             evaluation_report(engine, options.data, found).write(options.report)
             print(f"report in {options.report}")
@@ -263,7 +263,7 @@ def _calibrate(options: argparse.Namespace) -> None:
 
 
 def _bench(options: argparse.Namespace) -> None:
-    from anoseg_trainer.yardstick import torch_candidates  # PyTorch takes seconds to import
+    from anoseg_trainer.commands.bench import torch_candidates  # PyTorch takes seconds to import
 
     bundle = load_bundle(options.bundle)
     found, skipped = candidates(bundle, threads=options.threads)

@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 
 from anoseg_engines.errors import AnosegError, DataError
-from anoseg_trainer.checkpoint import load_checkpoint, save_checkpoint
 from anoseg_trainer.config import TrainConfig, TrainingConfig
-from anoseg_trainer.losses import (
+from anoseg_trainer.data.batches import Batch, Recipe, batches
+from anoseg_trainer.model.checkpoint import load_checkpoint, save_checkpoint
+from anoseg_trainer.model.losses import (
     adversarial_loss,
     discriminator_loss,
     image_loss,
@@ -31,8 +32,7 @@ from anoseg_trainer.losses import (
     pixel_losses,
     reconstruction_loss,
 )
-from anoseg_trainer.network import AnoSegNetwork, Discriminator, normalised, valid_pixels
-from anoseg_trainer.samples import Batch, Recipe, batches
+from anoseg_trainer.model.network import AnoSegNetwork, Discriminator, normalised, valid_pixels
 from anoseg_trainer.threads import ThreadCount
 from anoseg_trainer.validation import Case, Validation, validate
 

@@ -10,11 +10,11 @@ from sklearn.metrics import average_precision_score
 
 from anoseg_engines.images import Image
 from anoseg_engines.placement import InputSpec
-from anoseg_trainer.inference import Reading, read_part
+from anoseg_trainer.data.batches import Recipe, defective_part
 from anoseg_trainer.metrics import PixelHistogram, image_auroc
-from anoseg_trainer.network import AnoSegNetwork
-from anoseg_trainer.samples import Recipe, defective_part
-from anoseg_trainer.shapes import Mask
+from anoseg_trainer.model.inference import Reading, read_part
+from anoseg_trainer.model.network import AnoSegNetwork
+from anoseg_trainer.synthesis.shapes import Mask
 
 MAX_IMAGES = 72
 BINARY = 0.5

@@ -1,0 +1,1 @@
+"""The commands of `anosegd`, one module a command."""

@@ -1,0 +1,1 @@
+"""The control socket: requests from people, PLCs and the command line."""

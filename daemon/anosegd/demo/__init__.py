@@ -1,0 +1,1 @@
+"""The demo line: a simulated belt of parts whose defects are known."""

@@ -1,0 +1,44 @@
+"""Images of the demo line in the MVTec AD layout: what the demo's bundle is trained and evaluated on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from anoseg_engines.errors import ConfigError
+from anosegd.demo.line import DEFECTS, DemoLine
+
+
+def write_demo_images(folder: Path, *, n_train: int = 600, n_test: int = 40, seed: int = 1) -> int:
+    """Render `n_train` good parts to train on, and `n_test` parts of each kind (good and every defect) to evaluate on.
+
+    The seed is another than the demo's, so that the demo shows parts that training has not seen.
+
+    Returns:
+        The number of images written.
+
+    Raises:
+        ConfigError: the folder holds something already.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise ConfigError(f"{folder}: is not empty", hint="give a new folder, or delete this one")
+    kinds: list[tuple[str, str | None, int]] = [("train/good", None, n_train), ("test/good", None, n_test)]
+    kinds += [(f"test/{defect}", defect, n_test) for defect in sorted(DEFECTS)]
+    written = 0
+    for sub, defect, count in kinds:
+        for i in range(count):
+            part = DemoLine.render(np.random.default_rng([seed, written]), defect, f"{i:03d}")
+            _save(folder / sub / f"{part.part_id}.png", part.image)
+            if defect is not None:
+                _save(folder / "ground_truth" / defect / f"{part.part_id}_mask.png", part.mask)
+            written += 1
+    return written
+
+
+def _save(path: Path, image: NDArray[np.uint8]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not cv2.imwrite(str(path), image):
+        raise ConfigError(f"{path}: cannot be written")

@@ -1,0 +1,1 @@
+"""The inspector: one thread that owns the engine and judges parts."""

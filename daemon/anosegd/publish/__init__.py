@@ -1,0 +1,1 @@
+"""The publisher: one thread that closes parts, commits verdicts and sends them."""

@@ -1,0 +1,1 @@
+"""What the commands of `anoseg-engine` print."""

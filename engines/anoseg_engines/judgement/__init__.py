@@ -1,0 +1,1 @@
+"""From an anomaly map and a score to a judgement."""

@@ -1,0 +1,66 @@
+"""Whether a picture can be judged at all: its light and sharpness against those of the bundle's golden images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import cv2
+import msgspec
+import numpy as np
+from msgspec import Meta
+
+from anoseg_engines.bundle.read import GoldenSample
+from anoseg_engines.images import Image
+from anoseg_engines.placement import InputSpec, Placement, Region
+
+
+class QualityLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How far a picture may be from the golden ones, as shares of theirs. darkest, brightest: mean grey. blurred: sharpness."""
+
+    darkest: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.6
+    brightest: Annotated[float, Meta(ge=1.0)] = 1.6
+    blurred: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """brightness: mean grey of the part, 0…255. sharpness: share of its contrast that lies in the finest detail, 0…1."""
+
+    brightness: float
+    sharpness: float
+
+
+def measure(part: Image) -> Quality:
+    """Of a scaled part, uint8 [h, w, 3]."""
+    grey = cv2.cvtColor(part, cv2.COLOR_BGR2GRAY).astype(np.float32)
+    detail = grey - cv2.GaussianBlur(grey, (0, 0), 1.5)
+    contrast = float(grey.std())
+    return Quality(float(grey.mean()), float(detail.std()) / contrast if contrast > 1 else 0.0)
+
+
+def reference(spec: InputSpec, samples: Sequence[GoldenSample]) -> Quality:
+    """How bright the golden images of good parts are, and how sharp the least sharp of them; of all, if none is good."""
+    good = [sample for sample in samples if sample.verdict == "PASS"] or samples
+    measured = [measure(_scaled(spec, sample.image)) for sample in good]
+    return Quality(_median(q.brightness for q in measured), min(q.sharpness for q in measured))
+
+
+def complaint(found: Quality, wanted: Quality, limits: QualityLimits) -> str | None:
+    """What is wrong with a picture, with both values; None if nothing is."""
+    if found.brightness < limits.darkest * wanted.brightness:
+        return f"too dark: mean grey {found.brightness:.0f}, golden images have {wanted.brightness:.0f}"
+    if found.brightness > limits.brightest * wanted.brightness:
+        return f"too bright: mean grey {found.brightness:.0f}, golden images have {wanted.brightness:.0f}"
+    if found.sharpness < limits.blurred * wanted.sharpness:
+        return f"blurred: sharpness {found.sharpness:.3f}, golden images have {wanted.sharpness:.3f} or more"
+    return None
+
+
+def _scaled(spec: InputSpec, image: Image) -> Image:
+    return Placement.of(spec, Region(0, 0, image.shape[1], image.shape[0])).scaled_part(image)
+
+
+def _median(values: Iterable[float]) -> float:
+    return float(np.median(list(values)))

@@ -1,0 +1,1 @@
+"""The TensorRT runtime: building plans, and running them on a GPU."""

@@ -1,0 +1,193 @@
+"""Building a plan for this machine: in a process of its own, proved where a GPU is, and only then given its name."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
+
+import msgspec
+
+from anoseg_engines.bundle.read import Bundle
+from anoseg_engines.errors import AnosegError, EngineError
+from anoseg_engines.placement import Placement, Region
+from anoseg_engines.runtimes.tensorrt.build_child import BuildRequest, Built, Failed, Report
+from anoseg_engines.runtimes.tensorrt.gpu import ANY_GPU, Gpu, find_gpu
+from anoseg_engines.runtimes.tensorrt.library import Library, find_library
+from anoseg_engines.runtimes.tensorrt.plan import Machine, PlanDescription, PlanStore, plan_name
+
+MAX_BATCH = 16
+SILENT_S = 900.0
+"""A build that reports no progress for so long is ended: TensorRT has been seen to wait for ever when memory ran out."""
+OUT_OF_MEMORY = (signal.SIGKILL, signal.SIGABRT, signal.SIGSEGV)
+"""How a building process ends when memory runs out: the kernel's choice, or the library's own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildOptions:
+    """library: auto, tensorrt or tensorrt-rtx. workspace_mb: what TensorRT may use while it tries kernels; None: all there is.
+
+    max_batch: the profile goes from 1 to it. opt_batch: what it is tuned for; None: the tiles of the first golden image.
+    """
+
+    library: str = "auto"
+    workspace_mb: int | None = None
+    max_batch: int = MAX_BATCH
+    opt_batch: int | None = None
+
+
+def build_plan(
+    bundle: Bundle,
+    options: BuildOptions,
+    *,
+    on_progress: Callable[[Report], None] = lambda _: None,
+    prove: Callable[[PlanDescription, bytes], None] | None = None,
+) -> PlanDescription:
+    """Build the plan of `bundle` for this machine and store it beside the bundle.
+
+    prove: runs the plan on the golden images and raises if it does not hold; called where a GPU is, before the plan is
+    accepted. Without a GPU the plan is stored as unproved.
+
+    Raises:
+        EngineError: no TensorRT, it does not take the network, or the plan does not prove itself.
+        AnosegError: out of memory or disk, or killed. The store is as it was, whatever happens.
+    """
+    library = find_library(options.library)
+    try:
+        gpu: Gpu | None = find_gpu()
+    except EngineError:
+        gpu = None
+    machine = Machine.here(library, gpu)
+    store = PlanStore.of(bundle)
+    opt_batch = min(options.opt_batch or _usual_batch(bundle), options.max_batch)
+    with store.workplace() as workplace:
+        request = BuildRequest(
+            library=library.name,
+            height=bundle.manifest.input.height,
+            width=bundle.manifest.input.width,
+            opt_batch=opt_batch,
+            max_batch=options.max_batch,
+            workspace_mb=options.workspace_mb,
+            plan_fd=workplace.file.fileno(),
+            timing_cache=_timing_cache(store, library, machine),
+            parent=os.getpid(),
+        )
+        built = _run(request, bundle, on_progress)
+        workplace.file.seek(0)
+        plan = workplace.file.read()
+        sha256 = hashlib.sha256(plan).hexdigest()
+        description = PlanDescription(
+            bundle=bundle.label,
+            bundle_sha256=bundle.digest,
+            library=machine.library,  # type: ignore[arg-type]  # find_library gives no other
+            library_version=machine.library_version,
+            gpu=machine.gpu_name,
+            compute_capability=gpu.compute_capability if gpu else ANY_GPU,
+            platform=machine.platform,
+            height=request.height,
+            width=request.width,
+            opt_batch=opt_batch,
+            max_batch=options.max_batch,
+            workspace_mb=options.workspace_mb,
+            built=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            build_seconds=built.seconds,
+            plan=plan_name(machine, sha256),
+            plan_sha256=sha256,
+            plan_bytes=len(plan),
+            layers=built.types,
+            fp32_layers=built.layers,
+        )
+        if gpu is not None and prove is not None:
+            prove(description, plan)
+            description = msgspec.structs.replace(description, proved_on=gpu.name)
+        store.accept(workplace, description, machine)
+    return description
+
+
+def _run(request: BuildRequest, bundle: Bundle, on_progress: Callable[[Report], None]) -> Built:
+    """The build in its process, its reports passed on."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "anoseg_engines.runtimes.tensorrt.build_child"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        pass_fds=(request.plan_fd,),
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    last: Report | None = None
+    hangs = False
+    try:
+        with contextlib.suppress(BrokenPipeError):  # it has died; its exit status tells
+            process.stdin.write(msgspec.json.encode(request) + b"\n" + bundle.model_onnx)
+            process.stdin.close()
+        for line in _lines(process.stdout.fileno(), SILENT_S):
+            last = msgspec.json.decode(line, type=Report)
+            on_progress(last)
+    except TimeoutError:
+        hangs = True
+    finally:
+        if not isinstance(last, (Built, Failed)):
+            process.kill()
+        process.stdout.close()
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
+        code = process.wait()
+    if isinstance(last, Built):
+        return last
+    raise _failure(last, code, request, hangs)
+
+
+def _lines(fd: int, silent_s: float) -> Iterator[bytes]:
+    """Whole lines as they come. TimeoutError: nothing came for `silent_s`."""
+    pending = b""
+    while True:
+        if not select.select([fd], [], [], silent_s)[0]:
+            raise TimeoutError
+        chunk = os.read(fd, 65536)
+        if not chunk:
+            return
+        *lines, pending = (pending + chunk).split(b"\n")
+        yield from lines
+
+
+def _failure(last: Report | None, code: int, request: BuildRequest, hangs: bool) -> AnosegError:
+    stored = "nothing was stored"
+    if isinstance(last, Failed) and last.space:
+        return AnosegError(f"no space left: {last.what}; {stored}", hint="free some space and run the command again")
+    if isinstance(last, Failed) and not last.memory:
+        return EngineError(f"{last.what}; {stored}", hint="the CPU runtime works without a plan: runtime cpu")
+    if isinstance(last, Failed):
+        what = last.what
+    elif hangs:
+        what = f"the build made no progress for {SILENT_S / 60:.0f} minutes and was ended"
+    elif -code in OUT_OF_MEMORY:
+        what = f"the build was ended by {signal.Signals(-code).name}, most likely because memory ran out"
+    else:
+        return AnosegError(f"the build ended half-way (exit code {code}); {stored}", hint="run the command again")
+    limit = request.workspace_mb or 1024
+    return AnosegError(
+        f"{what}; {stored}",
+        hint=f"close other programs, and give TensorRT less: --workspace-mb {max(64, limit // 2)}, "
+        f"--max-batch {max(1, request.max_batch // 2)}",
+    )
+
+
+def _timing_cache(store: PlanStore, library: Library, machine: Machine) -> str | None:
+    """Kept for all bundles of the store; TensorRT for RTX times nothing while it builds, so it has none."""
+    if library.name == "tensorrt-rtx":
+        return None
+    return str(store.folder.parent / f"{machine.stem}.timing")
+
+
+def _usual_batch(bundle: Bundle) -> int:
+    """The number of tiles of the first golden image: parts of the line look like it."""
+    height, width = bundle.golden_samples()[0].image.shape[:2]
+    return len(Placement.of(bundle.manifest.input, Region(0, 0, width, height)).tiles)

@@ -1,0 +1,214 @@
+"""`python -m anoseg_engines.runtimes.tensorrt.build_child`: one TensorRT build in a process of its own, started by `build.py`.
+
+TensorRT needs much memory while it builds; if the kernel ends it for that, only this process dies. stdin: a `BuildRequest`
+(JSON, one line), then the ONNX file. stdout: one `Report` a line. The plan goes to an inherited file descriptor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from anoseg_engines.errors import EngineError
+from anoseg_engines.runtimes.tensorrt.layers import Layer, count_types, layers_of
+from anoseg_engines.runtimes.tensorrt.library import find_library, log_collector
+
+
+class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What to build. plan_fd: where the plan goes. timing_cache: file to start from and to keep; None: the library has none."""
+
+    library: str
+    height: int
+    width: int
+    opt_batch: int
+    max_batch: int
+    workspace_mb: int | None
+    plan_fd: int
+    timing_cache: str | None
+    parent: int
+
+
+class PhaseStarted(msgspec.Struct, frozen=True, tag="start"):
+    """TensorRT enters a phase of so many steps. parent: the phase it is part of."""
+
+    phase: str
+    parent: str | None
+    steps: int
+
+
+class StepDone(msgspec.Struct, frozen=True, tag="step"):
+    """A step of a phase is finished."""
+
+    phase: str
+    step: int
+
+
+class PhaseFinished(msgspec.Struct, frozen=True, tag="finish"):
+    """A phase is finished."""
+
+    phase: str
+
+
+class Built(msgspec.Struct, frozen=True, tag="built"):
+    """The plan is written."""
+
+    seconds: float
+    layers: list[Layer]
+    types: dict[str, int]
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    """There is no plan. memory, space: what ran out, if that is why."""
+
+    what: str
+    memory: bool = False
+    space: bool = False
+
+
+Report = PhaseStarted | StepDone | PhaseFinished | Built | Failed
+
+
+def main() -> None:
+    """Build what stdin asks for; everything that happens is reported on stdout."""
+    request = msgspec.json.decode(sys.stdin.buffer.readline(), type=BuildRequest)
+    _die_with(request.parent)
+    model = sys.stdin.buffer.read()
+    reports = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever a library prints is no report
+
+    def report(message: Report) -> None:
+        reports.write(msgspec.json.encode(message) + b"\n")
+
+    try:
+        report(build(request, model, report))
+    except EngineError as error:
+        report(Failed(error.what))
+    except MemoryError:
+        report(Failed("out of memory", memory=True))
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        report(Failed(f"the plan cannot be written ({error.strerror})", space=full))
+
+
+def build(request: BuildRequest, model: bytes, report: Any) -> Built | Failed:
+    """ONNX to plan, one way for TensorRT 10, 11 and TensorRT for RTX: strongly typed, one profile from batch 1 to n."""
+    trt = find_library(request.library).api
+    log = log_collector(trt)
+    start = time.monotonic()
+    try:
+        builder = trt.Builder(log)
+    except (TypeError, RuntimeError) as error:  # no GPU, or its driver is too old: the factory gives no object
+        raise EngineError(_said(log, f"{request.library}'s builder does not start; it needs a GPU ({error})")) from error
+    # 10.x has to be told; from 11 on there is nothing but strong typing, and the flag may be gone
+    strongly_typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    network = builder.create_network(0 if strongly_typed is None else 1 << int(strongly_typed))
+    parser = trt.OnnxParser(network, log)
+    if not parser.parse(model):
+        said = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
+        raise EngineError(f"{request.library} does not take the bundle's network: {said}")
+    config = builder.create_builder_config()
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # layer names for the layer table
+    if request.workspace_mb is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request.workspace_mb << 20)
+    config.add_optimization_profile(_profile(builder, request))
+    cache = _load_timing_cache(config, request.timing_cache)
+    monitor = _monitor(trt, report)
+    config.progress_monitor = monitor
+    layers = layers_of(network)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        said = _said(log, "no reason was given")
+        memory = "memory" in said.lower() or "alloc" in said.lower()
+        return Failed(f"{request.library} gave no engine: {said}", memory=memory)
+    with os.fdopen(request.plan_fd, "wb") as file:
+        file.write(plan)
+        file.flush()
+        os.fsync(file.fileno())
+    if cache is not None:
+        _keep_timing_cache(config, request.timing_cache)
+    fp32 = [layer for layer in layers if layer.reason]
+    return Built(round(time.monotonic() - start, 2), fp32, count_types(layers))
+
+
+def _profile(builder: Any, request: BuildRequest) -> Any:
+    profile = builder.create_optimization_profile()
+    h, w = request.height, request.width
+    for name, shape in (("frames", (h, w, 3)), ("coords", (2, h, w))):
+        profile.set_shape(name, (1, *shape), (request.opt_batch, *shape), (request.max_batch, *shape))
+    return profile
+
+
+def _monitor(trt: Any, report: Any) -> Any:
+    """A progress monitor that reports; if nobody listens any more, the build is given up."""
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.heard = True
+
+        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
+            self._tell(PhaseStarted(phase, parent, steps))
+
+        def step_complete(self, phase: str, step: int) -> bool:
+            self._tell(StepDone(phase, step))
+            return self.heard
+
+        def phase_finish(self, phase: str) -> None:
+            self._tell(PhaseFinished(phase))
+
+        def _tell(self, message: Report) -> None:
+            try:
+                report(message)
+            except OSError:
+                self.heard = False
+
+    return Monitor()
+
+
+def _load_timing_cache(config: Any, path: str | None) -> Any:
+    if path is None:
+        return None
+    file = Path(path)
+    cache = config.create_timing_cache(file.read_bytes() if file.is_file() else b"")
+    if not config.set_timing_cache(cache, False):  # made by another version or GPU: begin anew
+        cache = config.create_timing_cache(b"")
+        config.set_timing_cache(cache, False)
+    return cache
+
+
+def _keep_timing_cache(config: Any, path: str | None) -> None:
+    """A convenience: a disk that takes the plan but not this does not fail the build."""
+    cache = config.get_timing_cache()
+    if cache is None or path is None:
+        return
+    temporary = Path(f"{path}.{os.getpid()}")
+    with contextlib.suppress(OSError):
+        temporary.write_bytes(cache.serialize())
+        temporary.rename(path)
+    temporary.unlink(missing_ok=True)
+
+
+def _said(log: Any, otherwise: str) -> str:
+    """The last thing TensorRT complained of."""
+    return str(log.lines[-1]) if log.lines else otherwise
+
+
+def _die_with(parent: int) -> None:
+    """Have the kernel end this process when the one that started it ends, however that happens."""
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before the call
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""Does the promised share of false rejects hold on good test images? Needs a data set in the MVTec AD layout.
+
+    python tests/bench/calibration_check.py --bundle engines/store/my-part --data my-part/ [--group REGEX]
+
+Scores the calibration images of the bundle's own training again (the split follows from its seed and configuration), takes the
+threshold for each wished share, and counts the test/good images that it rejects. Several images of one part say less than
+their number, so the interval comes from a bootstrap over parts, on both sides: which parts calibrated, and which were tested.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from anoseg_engines.bundle.read import load_bundle
+from anoseg_engines.engine import Engine
+from anoseg_engines.errors import AnosegError
+from anoseg_engines.images import read_image
+from anoseg_engines.placement import Region
+from anoseg_trainer.config import config_from_mapping
+from anoseg_trainer.data.dataset import GoodImages, group_images, load_good_images, split_images
+from anoseg_trainer.thresholds import conformal_threshold, images_needed
+
+SHARES = (0.05, 0.01)
+DRAWS = 4000
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True, help="MVTec AD layout")
+    parser.add_argument("--group", default="", help="names of one part match it alike; default: found by looking at the images")
+    options = parser.parse_args()
+    try:
+        return check(options.bundle, options.data, options.group)
+    except AnosegError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+
+
+def check(bundle_path: Path, data: Path, group: str) -> int:
+    bundle = load_bundle(bundle_path)
+    training = bundle.manifest.training
+    config = config_from_mapping(training["config"], source="the bundle's training configuration")
+    engine = Engine.load(bundle)
+    try:
+        images = load_good_images(data)
+        if images.fingerprint != training["data_fingerprint"]:
+            print(f"{data}: not the images that {bundle.label} was trained on", file=sys.stderr)
+            return 1
+        groups = group_images(images, config.holdout.group)
+        split = split_images(groups, config.holdout, int(training["seed"]), images_needed(config.false_reject))
+        held_out = scores_of(engine, images, split.calibration, "calibration")
+        tested = load_good_images(data / "test" / "good")
+        good = scores_of(engine, tested, tuple(range(len(tested.paths))), "test/good")
+    finally:
+        engine.close()
+    return report(bundle.label, held_out, groups[list(split.calibration)], good, group_images(tested, group))
+
+
+def scores_of(engine: Engine, images: GoodImages, indices: tuple[int, ...], what: str) -> np.ndarray:
+    scores = []
+    for i in track(indices, description=what, console=Console(stderr=True), transient=True):
+        image = read_image(images.paths[i])
+        placement = engine.place(Region(0, 0, image.shape[1], image.shape[0]))
+        scores.append(engine.inspect(image, placement).score)
+    return np.array(scores)
+
+
+def report(label: str, held_out: np.ndarray, held_out_parts: np.ndarray, good: np.ndarray, good_parts: np.ndarray) -> int:
+    rng = np.random.default_rng(0)
+    table = Table(
+        title=f"{label}: {len(held_out)} calibration images of {len(set(held_out_parts))} parts, "
+        f"{len(good)} good test images of {len(set(good_parts))} parts"
+    )
+    for column in ("wished", "threshold", "rejected", "share", "95 % of parts drawn again", "consistent"):
+        table.add_column(column, justify="right")
+    consistent = True
+    for share in SHARES:
+        threshold = conformal_threshold(held_out, share).value
+        rejected = int((good >= threshold).sum())
+        drawn = []
+        for _ in range(DRAWS):
+            limit = conformal_threshold(drawn_by_part(rng, held_out, held_out_parts), share).value
+            drawn.append(float((drawn_by_part(rng, good, good_parts) >= limit).mean()))
+        low, high = np.quantile(drawn, [0.025, 0.975])
+        holds = bool(low <= share)  # fewer rejects than promised break no promise
+        consistent &= holds
+        table.add_row(
+            f"{share:.0%}",
+            f"{threshold:.4f}",
+            f"{rejected} of {len(good)}",
+            f"{rejected / len(good):.1%}",
+            f"{low:.1%} to {high:.1%}",
+            "yes" if holds else "no",
+        )
+    Console().print(table)
+    return 0 if consistent else 1
+
+
+def drawn_by_part(rng: np.random.Generator, scores: np.ndarray, parts: np.ndarray) -> np.ndarray:
+    """As many parts as there are, drawn with replacement, with all their images."""
+    names = np.unique(parts)
+    members = [np.flatnonzero(parts == name) for name in names]
+    return scores[np.concatenate([members[i] for i in rng.integers(0, len(names), len(names))])]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,159 @@
+"""The table behind the choice of the CPU runtime: ONNX Runtime and OpenVINO at the precisions that really run here, in one run.
+
+    python tests/bench/cpu_runtimes.py [--threads 2] [--seconds 3] [--json FILE]
+
+ONNX Runtime in FP32, with the same weights, is 1.0. On the demo's bundle, and on a network of about 3 GMAC. Minutes; for
+figures worth keeping, on a machine with nothing else to do.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+from onnx import TensorProto, numpy_helper
+from rich.console import Console
+
+from anoseg_engines.bench import RuntimeCandidate, measure
+from anoseg_engines.bundle.manifest import Calibration
+from anoseg_engines.bundle.read import BundleDraft, GoldenSample, load_bundle, write_bundle
+from anoseg_engines.commands.bench import bench_table
+from anoseg_engines.errors import EngineError
+from anoseg_engines.runtimes.base import Traffic
+from anoseg_engines.runtimes.openvino import CpuRuntime, cpu_precisions
+from anoseg_trainer.config import NetworkConfig
+from anoseg_trainer.model.export import onnx_from_network
+from anoseg_trainer.model.inference import read_part
+from anoseg_trainer.model.network import AnoSegNetwork, count_macs
+
+DEMO = Path(__file__).parents[2] / "engines" / "store" / "demo"
+YARDSTICK = "onnxruntime f32"
+
+
+class OrtRuntime:
+    """`Runtime` with ONNX Runtime, for this comparison; inputs and outputs bound in place. single: weights widened to FP32."""
+
+    traffic = Traffic()
+    lanes = 1
+
+    def __init__(self, model, spec, *, single, threads):
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        self._session = ort.InferenceSession(in_single(model) if single else model, options, providers=["CPUExecutionProvider"])
+        self._spec, self.precision = spec, "f32" if single else "f16 file"
+        self.description = f"onnxruntime {ort.__version__} {self.precision}"
+        self._type = np.float32 if single else np.float16
+
+    def bind(self, coords, lane=0):
+        n, spec = len(coords), self._spec
+        self._frames = np.zeros((n, spec.height, spec.width, 3), np.uint8)
+        self._maps, self._scores = np.empty((n, spec.height, spec.width), self._type), np.empty(n, np.float32)
+        self._coords = coords.astype(self._type)
+        self._binding = self._session.io_binding()
+        for name, array in (("frames", self._frames), ("coords", self._coords)):
+            self._binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
+        for name, array in (("anomaly_map", self._maps), ("score", self._scores)):
+            self._binding.bind_output(name, "cpu", 0, array.dtype, list(array.shape), array.ctypes.data)
+        self._binding.bind_cpu_input("frames", self._frames)
+        return self._frames
+
+    def infer(self, lane=0):
+        self._session.run_with_iobinding(self._binding)
+        return self._maps, self._scores
+
+    def close(self):
+        self._session = None
+
+
+def in_single(model):
+    """The same network in FP32: weights widened, casts to FP16 made casts to FP32."""
+    graph = onnx.load_from_string(model)
+    half, single = TensorProto.FLOAT16, TensorProto.FLOAT
+    for tensor in graph.graph.initializer:
+        if tensor.data_type == half:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
+    for node in graph.graph.node:
+        for attribute in node.attribute:
+            if attribute.name == "to" and attribute.i == half:
+                attribute.i = single
+            if attribute.HasField("t") and attribute.t.data_type == half:
+                attribute.t.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(attribute.t).astype(np.float32)))
+    for value in (*graph.graph.input, *graph.graph.output):
+        if value.type.tensor_type.elem_type == half:
+            value.type.tensor_type.elem_type = single
+    del graph.graph.value_info[:]
+    onnx.checker.check_model(graph)
+    return graph.SerializeToString()
+
+
+def large_bundle(folder):
+    """A network of about 3 GMAC with the activations of a trained one, sealed with golden maps of its own FP32 arithmetic."""
+    demo = load_bundle(DEMO)
+    spec, images = demo.manifest.input, [sample.image for sample in demo.golden_samples()]
+    torch.manual_seed(0)
+    network = AnoSegNetwork(NetworkConfig(widths=(48, 64, 112, 160, 160)))
+    frames = torch.from_numpy(np.stack(images))
+    coords = torch.zeros(len(images), 2, spec.height, spec.width)
+    with torch.no_grad():
+        for _ in range(10):
+            network(frames, coords)
+        logits = network.eval()(frames, coords).logits
+        network.map_head.weight.mul_(3 / logits.std())
+        readings = [read_part(network, spec, image) for image in images]
+    scores = [reading.score for reading in readings]
+    draft = BundleDraft(
+        product="large",
+        input=spec,
+        score="as the demo",
+        score_threshold=min(scores) / 2,
+        pixel_threshold=0.5,
+        calibration=Calibration(method="none", n_images=0, false_reject_target=0.01, guarantee="none"),
+        model_onnx=onnx_from_network(network, spec),
+        golden=[GoldenSample(i, r.anomaly_map, r.score, "FAIL") for i, r in zip(images, readings, strict=True)],
+    )
+    print(f"large network: {count_macs(network, spec.height, spec.width) / 1e9:.2f} GMAC")
+    return write_bundle(folder / "large", draft)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    reports = []
+    with tempfile.TemporaryDirectory() as folder:
+        for bundle in (load_bundle(DEMO), large_bundle(Path(folder))):
+            spec, model = bundle.manifest.input, bundle.model_onnx
+            found, skipped = [], {}
+            for single, name in ((True, YARDSTICK), (False, "onnxruntime f16 file")):
+                found.append(RuntimeCandidate(bundle, OrtRuntime(model, spec, single=single, threads=options.threads), name))
+            for precision in reversed(cpu_precisions()):
+                runtime = CpuRuntime(model, spec, precision=precision, threads=options.threads)
+                found.append(RuntimeCandidate(bundle, runtime, f"openvino {precision}"))
+            for precision in sorted({"f16", "bf16"} - set(cpu_precisions())):
+                try:
+                    CpuRuntime(model, spec, precision=precision)
+                except EngineError as error:
+                    skipped[f"openvino {precision}"] = error.what
+            report = measure(
+                bundle,
+                found,
+                skipped,
+                batches=(1, 4, 16),
+                seconds=options.seconds,
+                threads=options.threads,
+                yardstick=YARDSTICK,
+            )
+            reports.append(report)
+            Console(width=200).print(bench_table(report), skipped)
+    if options.json:
+        options.json.write_bytes(msgspec.json.format(msgspec.json.encode(reports), indent=1))
+
+
+if __name__ == "__main__":
+    main()

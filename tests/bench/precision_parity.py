@@ -1,0 +1,90 @@
+"""Image AUROC of a bundle on the runtime that is chosen here, against the FP32 PyTorch network it was exported from.
+
+    python tests/bench/precision_parity.py --bundle STORE/NAME --work RUNS/NAME --data DIR [--runtime cpu] [--limit 0.002]
+
+--work: the folder of the training's checkpoint. Every test image is inspected by both. Exits 1 if the AUROC differs by more
+than the limit. Minutes.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+from sklearn.metrics import roc_auc_score
+
+from anoseg_engines.bundle.read import load_bundle
+from anoseg_engines.engine import Engine
+from anoseg_engines.images import read_image
+from anoseg_engines.placement import Region
+from anoseg_engines.runtimes.select import RUNTIMES
+from anoseg_trainer.commands.evaluate import find_test_images
+from anoseg_trainer.config import NetworkConfig
+from anoseg_trainer.model.checkpoint import load_checkpoint
+from anoseg_trainer.model.inference import read_part
+from anoseg_trainer.model.network import AnoSegNetwork
+
+
+def trained_network(work, bundle):
+    """The FP32 network of the checkpoint, with the score's scale that was fitted after training."""
+    record = bundle.manifest.training["config"]
+    network = AnoSegNetwork(msgspec.convert(record["network"], NetworkConfig), coordinates=record["coordinates"])
+    network.load_state_dict(load_checkpoint(work)["best"])
+    stored = {t.name: t for t in onnx.load_from_string(bundle.model_onnx).graph.initializer}
+    for name, buffer in network.named_buffers():
+        if name.startswith("score_"):
+            buffer.copy_(torch.from_numpy(np.array(numpy_helper.to_array(stored[f"network.{name}"]))))
+    return network.eval()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name in ("bundle", "work", "data"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--runtime", default="auto", choices=RUNTIMES)
+    parser.add_argument("--limit", type=float, default=0.002)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    bundle = load_bundle(options.bundle)
+    network, engine = trained_network(options.work, bundle), Engine.load(bundle, runtime=options.runtime)
+    labels, theirs, ours, start = [], [], [], time.monotonic()
+    for test in find_test_images(options.data):
+        image = read_image(test.path)
+        height, width = image.shape[:2]
+        theirs.append(read_part(network, bundle.manifest.input, image).score)
+        ours.append(engine.inspect(image, engine.place(Region(0, 0, width, height))).score)
+        labels.append(test.defect != "good")
+    labels, theirs, ours = np.array(labels), np.array(theirs), np.array(ours)
+    both = {"pytorch f32": float(roc_auc_score(labels, theirs)), engine.runtime_description: float(roc_auc_score(labels, ours))}
+    shift = ours[~labels] - theirs[~labels]
+    limit = engine.thresholds.score
+    found = {
+        "images": len(labels),
+        "good": int((~labels).sum()),
+        "image_auroc": both,
+        "auroc_difference": abs(both["pytorch f32"] - both[engine.runtime_description]),
+        "score_difference": {"mean": float(np.abs(ours - theirs).mean()), "max": float(np.abs(ours - theirs).max())},
+        "good_parts_score_higher_by": {
+            "mean": float(shift.mean()),
+            "p99": float(np.quantile(shift, 0.99)),
+            "max": float(shift.max()),
+        },
+        "verdicts_that_differ": int(((ours >= limit) != (theirs >= limit)).sum()),
+        "false_rejects": {"pytorch f32": int((theirs[~labels] >= limit).sum()), "runtime": int((ours[~labels] >= limit).sum())},
+        "seconds": round(time.monotonic() - start),
+    }
+    print(json.dumps(found, indent=1))
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1) + "\n")
+    engine.close()
+    sys.exit(found["auroc_difference"] > options.limit)
+
+
+if __name__ == "__main__":
+    main()

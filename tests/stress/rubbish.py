@@ -1,0 +1,162 @@
+"""Rubbish on both sockets: malformed requests, frames that are none, subscriptions to nonsense, raw bytes instead of ZeroMQ.
+
+    python tests/stress/rubbish.py --messages 100000
+
+A good client asks for the status after every peer: it is always answered. In the end the daemon publishes and is no larger.
+Half of the messages are requests, spread over many peers so that the rate limit does not spare the decoder; a third are frames
+to the publisher, the rest raw connections.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import zmq
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from stress.torture import make_line, show, wait_for_state
+
+from anosegd.client import Client
+from anosegd.control.server import RATE
+
+GROWTH_MB = 20.0
+EACH_PEER = int(RATE) - 20
+OPS = ["replay", "since", "consumer", "ack", "forget", "status", "fly", "", None, 7, [], {}]
+FIELDS = ["id", "from", "to", "limit", "time_ns", "name", "journal_id", "seq", "more", "op"]
+
+
+def resident_mb(pid: int) -> float:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def request(rng: random.Random) -> list[bytes]:
+    """Frames of one request that is wrong in some way, or nearly right."""
+    kind = rng.randrange(6)
+    if kind == 0:
+        return [rng.randbytes(rng.choice([0, 1, 40, 3000])) for _ in range(rng.randint(1, 4))]
+    if kind == 1:
+        return [rng.choice([b"[", b'{"op":', b'{"id":[']) * rng.randint(1, 2000)]
+    values: list[object] = [None, -1, 1 << 70, 0.5, "", "x" * rng.randint(0, 2000), "\udc80", [], {}, [[]], True, "../x", 3]
+    fields = {name: rng.choice(values) for name in rng.sample(FIELDS, rng.randint(0, 5))}
+    text = json.dumps({**fields, "op": rng.choice(OPS)}).encode()
+    if kind == 2:
+        cut = rng.randrange(len(text))
+        text = text[:cut] + rng.randbytes(rng.randint(0, 3)) + text[cut + 1 :]
+    return [b"", text] if kind == 3 else [text]
+
+
+def send_requests(context: zmq.Context[zmq.Socket[bytes]], endpoint: str, rng: random.Random, n: int) -> None:
+    """As one peer, which reads its answers so far as they come."""
+    with context.socket(zmq.DEALER) as peer:
+        peer.linger = 1000
+        peer.sndtimeo = 10_000
+        peer.connect(endpoint)
+        for _ in range(n):
+            peer.send_multipart(request(rng))
+            while peer.poll(0):
+                peer.recv_multipart()
+        if rng.random() < 0.2:
+            peer.send(b"x" * 20_000)  # larger than any request: costs the connection
+
+
+def send_frames(context: zmq.Context[zmq.Socket[bytes]], endpoint: str, rng: random.Random, n: int) -> None:
+    """To the publisher, as a subscriber that subscribes to nonsense."""
+    with context.socket(zmq.XSUB) as peer:
+        peer.linger = 100
+        peer.sndtimeo = 10_000
+        peer.connect(endpoint)
+        for _ in range(n):
+            peer.send(rng.choice([b"\x01", b"\x00", b"\x02", b""]) + rng.randbytes(rng.choice([0, 1, 30, 2000])))
+
+
+def send_raw(endpoint: str, rng: random.Random) -> None:
+    """Bytes instead of a handshake, or a handshake cut short."""
+    greeting = b"\xff\0\0\0\0\0\0\0\x01\x7f\x03\x00NULL" + bytes(48)
+    with socket.socket(socket.AF_UNIX) as raw:
+        raw.setblocking(False)
+        while True:
+            try:
+                raw.connect(endpoint.removeprefix("ipc://"))
+                break
+            except BlockingIOError:  # so many wait to be accepted already
+                time.sleep(0.01)
+        raw.settimeout(10)
+        try:
+            raw.sendall(rng.choice([b"", greeting[: rng.randint(1, 64)], greeting]) + rng.randbytes(rng.choice([0, 10, 2000])))
+        except (BrokenPipeError, ConnectionResetError):
+            return
+
+
+def rubbish(messages: int, seed: int) -> list[str]:
+    """Run it; returns what was found wrong."""
+    rng = random.Random(seed)
+    wrong = []
+    with tempfile.TemporaryDirectory(prefix="anoseg-rubbish-") as name, zmq.Context() as context:
+        folder = Path(name)
+        publish, control = f"ipc://{folder}/pub", f"ipc://{folder}/ctl"
+        command = [sys.executable, "-m", "anosegd", "run", str(make_line(folder, 40))]
+        with (folder / "daemon.log").open("wb") as log:
+            daemon = subprocess.Popen(command, stderr=log)
+        try:
+            wait_for_state(control)
+            time.sleep(5)  # it inspects, and its memory has come to rest
+            sent, early = 0, 0.0
+            good = Client(publish, control, request_timeout_s=10)
+            while sent < messages:
+                kind = rng.random()
+                if kind < 0.5:
+                    n = EACH_PEER
+                    send_requests(context, control, rng, n)
+                elif kind < 0.5 + 0.5 * 2 / 3:
+                    n = EACH_PEER
+                    send_frames(context, publish, rng, n)
+                else:
+                    n = EACH_PEER
+                    for _ in range(n):
+                        send_raw(rng.choice([publish, control]), rng)
+                sent += n
+                good.status()
+                time.sleep(0.01)  # 100 requests a second are within its rights
+                early = early or (resident_mb(daemon.pid) if sent >= messages / 10 else 0.0)
+                show(f"{sent} sent, daemon {resident_mb(daemon.pid):.0f} MB")
+            good.close()
+            grown = resident_mb(daemon.pid) - early
+            show(f"{sent} sent; the daemon grew by {grown:.1f} MB after the first tenth\n")
+            if grown > GROWTH_MB:
+                wrong.append(f"the daemon grew by {grown:.1f} MB")
+            with Client(publish, control) as client:
+                before = int(client.status()["last_seq"])
+                served = any(v["seq"] > before + 20 for v in client.follow(idle_s=5))
+                if not served:
+                    wrong.append("no verdicts any more")
+            daemon.send_signal(signal.SIGTERM)
+            if code := daemon.wait(60):
+                wrong.append(f"the daemon ended with {code}")
+            if b"Traceback" in (folder / "daemon.log").read_bytes():
+                wrong.append("a traceback in the log")
+        finally:
+            daemon.kill()
+            daemon.wait()
+    return wrong
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--messages", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    wrong = rubbish(options.messages, options.seed)
+    print("\n".join(wrong) or "served on, no larger")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,593 @@
+"""The service under a real systemd, from scratch: `make systemd-test`. As root; needs debootstrap and systemd-nspawn.
+
+A Debian tree and the wheels are made once and kept under the temporary folder. A copy of the tree gets this checkout and is
+booted, without network; then everything is done as the README says, and every check is one line. Nothing is left behind,
+however it ends: all of it runs in namespaces of its own, which end with this process.
+
+Exit code: 0 everything held, 1 something did not, 77 it cannot run here (the last line says why).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).parents[2]
+SUITE, SUITE_PYTHON = "bookworm", (3, 11)
+BASE = "systemd,systemd-sysv,dbus"
+PREREQUISITES = "python3,python3-venv,make,libgl1,libglib2.0-0"  # what the README has the user install
+CHECKOUT = "/srv/anoseg-edge"
+UNIT = "anosegd@line"
+CONFIG = "/etc/anoseg/line.yaml"
+CANNOT_RUN = 77
+
+
+class CannotRunError(Exception):
+    """Why it cannot run here."""
+
+
+class FailedError(Exception):
+    """What did not hold."""
+
+
+# ---- what is made once
+
+
+def contained(*command: str | Path) -> list[str]:
+    """The command with mounts and processes of its own, which end when this process does, even by SIGKILL."""
+    contain = "setpriv --pdeathsig KILL unshare --mount --pid --fork --kill-child --mount-proc"
+    # The shell is there to reap: a container cannot end while a process that was put into it is a zombie elsewhere.
+    return [*contain.split(), "sh", "-c", '"$@"; exit $?', "sh", *map(str, command)]
+
+
+def attempt(what: str, command: list[str], limit_s: float, **more: Any) -> None:
+    """Raises: CannotRunError, with what the command said last."""
+    print(f"        making {what} ...", flush=True)
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=limit_s, **more)
+    except subprocess.TimeoutExpired as error:
+        raise CannotRunError(f"{what}: not done after {limit_s:.0f} s") from error
+    if done.returncode != 0:
+        said = [line for line in done.stdout.splitlines() if line.strip()][-3:]
+        raise CannotRunError(f"{what}: {shlex.join(command[-4:])} ended with {done.returncode}: {' | '.join(said)}")
+
+
+def check_host() -> None:
+    """Raises: CannotRunError."""
+    if os.geteuid() != 0:
+        raise CannotRunError("only root can boot a container")
+    for tool in ("debootstrap", "systemd-nspawn", "unshare", "setpriv", "nsenter", "git", "apt-get"):
+        if shutil.which(tool) is None:
+            raise CannotRunError(f"{tool} is not installed")
+    if not (REPOSITORY / ".git").exists():
+        raise CannotRunError("this is no git checkout")
+    if sys.version_info[:2] != SUITE_PYTHON:
+        raise CannotRunError(f"wheels for {SUITE} are gathered with Python {SUITE_PYTHON[0]}.{SUITE_PYTHON[1]}")
+
+
+def mirror() -> tuple[list[str], dict[str, str]]:
+    """The mirror this machine's apt uses for the suite, none if it uses none, and the environment with apt's proxy.
+
+    Raises: CannotRunError: it does not answer.
+    """
+    indexes = ["apt-get", "indextargets", "--format", "$(REPO_URI)", f"Codename: {SUITE}", "Created-By: Packages"]
+    said = subprocess.run(indexes, capture_output=True, text=True, check=False).stdout.split()
+    proxy = subprocess.run(
+        ["apt-config", "shell", "proxy", "Acquire::http::Proxy"], capture_output=True, text=True, check=False
+    ).stdout
+    environment = dict(os.environ)
+    if match := re.fullmatch(r"proxy='(.+)'\s*", proxy):
+        environment["http_proxy"] = match[1]
+    mirrors = [uri for uri in said if uri.startswith(("http://", "https://"))][:1]
+    for uri in mirrors:
+        try:
+            proxies = {k[: -len("_proxy")]: v for k, v in environment.items() if k in ("http_proxy", "https_proxy")}
+            opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies))
+            opener.open(f"{uri.rstrip('/')}/dists/{SUITE}/Release", timeout=15).close()
+        except OSError as error:
+            raise CannotRunError(f"the package mirror of this machine does not answer: {error}") from error
+    return mirrors, environment
+
+
+def tree(cache: Path, limit_s: float) -> Path:
+    """A Debian tree with what the README has the user install; made under a temporary name: half a tree is never used."""
+    packages = f"{BASE},{PREREQUISITES}"
+    made = cache / f"{SUITE}-{hashlib.sha256(packages.encode()).hexdigest()[:12]}"
+    if not made.exists():
+        mirrors, environment = mirror()
+        new = cache / "tree.new"
+        shutil.rmtree(new, ignore_errors=True)
+        ends_at = time.monotonic() + limit_s
+        first = ["debootstrap", "--variant=minbase", "--foreign", f"--include={packages}", SUITE, str(new), *mirrors]
+        attempt("a Debian tree", contained(*first), limit_s, env=environment)
+        # It is thrown away: nothing needs to be on the disk before the next package is unpacked.
+        (new / "etc/dpkg/dpkg.cfg.d/unsafe-io").write_text("force-unsafe-io\n")
+        second = contained("chroot", new, "/debootstrap/debootstrap", "--second-stage")
+        attempt("it complete", second, ends_at - time.monotonic())
+        new.rename(made)
+    return made
+
+
+def wheels(cache: Path, limit_s: float) -> Path:
+    """Everything that pip needs to install this checkout without network."""
+    key = b"".join((REPOSITORY / name).read_bytes() for name in ("pyproject.toml", "constraints.txt"))
+    made = cache / f"wheels-{hashlib.sha256(key).hexdigest()[:12]}"
+    if not made.exists():
+        for old in cache.glob("wheels*"):
+            shutil.rmtree(old)
+        new = cache / "wheels.new"
+        requires = re.search(r'^requires = \["(.+)"\]', (REPOSITORY / "pyproject.toml").read_text(), re.MULTILINE)
+        assert requires is not None
+        pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--wheel-dir", str(new), "-c", "constraints.txt"]
+        attempt("the wheels", [*pip, ".", *requires[1].split('", "')], limit_s, cwd=REPOSITORY)
+        new.rename(made)
+    return made
+
+
+def fresh_copy(base: Path, wheelhouse: Path, into: Path) -> None:
+    """The machine that is booted: a copy of the tree, with a clone's files and the wheels in it."""
+    subprocess.run(["cp", "-a", "--reflink=auto", base, into], check=True)
+    checkout = into / CHECKOUT.lstrip("/")
+    listed = ["git", "-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    for name in subprocess.run(listed, cwd=REPOSITORY, stdout=subprocess.PIPE, check=True).stdout.split(b"\0"):
+        source = REPOSITORY / os.fsdecode(name)
+        if name and source.exists():
+            (checkout / os.fsdecode(name)).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, checkout / os.fsdecode(name))
+    shutil.copytree(wheelhouse, into / "srv/wheels")
+    for name in ("machine-id", "hostname"):
+        (into / "etc" / name).unlink(missing_ok=True)
+    (into / "etc/hostname").write_text("press-4\n")
+
+
+# ---- the machine
+
+
+class Machine:
+    """A booted container. `run` runs a command line in it; `stop` ends it."""
+
+    def __init__(self, root: Path, console: Path) -> None:
+        # No systemd of the host takes part: it may have none.
+        command = ["systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--link-journal=no", "--console=pipe"]
+        with console.open("wb") as log:
+            self._nspawn = subprocess.Popen(
+                [*command, "--private-network", "--machine=press-4", f"--directory={root}", "--boot"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        self._console = console
+        self._leader = self._wait_for_leader()
+
+    def _wait_for_leader(self) -> int:
+        """The container's first process, once its systemd says that it has booted."""
+        give_up_at = time.monotonic() + 60
+        while time.monotonic() < give_up_at and self._nspawn.poll() is None:
+            for children in Path(f"/proc/{self._nspawn.pid}/task").glob("*/children"):
+                for leader in map(int, children.read_text().split()):
+                    self._leader = leader
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        if self.run("systemctl is-system-running", check=False, limit_s=5) in ("running", "degraded"):
+                            return leader
+            time.sleep(0.2)
+        raise CannotRunError(f"systemd does not boot in a container here: {' | '.join(self._said())}")
+
+    def _said(self) -> list[str]:
+        lines = self._console.read_text(errors="replace").splitlines()
+        return [line.strip() for line in lines if line.strip()][-3:]
+
+    def command(self, line: str) -> list[str]:
+        """The command line as one of this machine."""
+        path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+        pip = ("PIP_NO_INDEX=1", "PIP_FIND_LINKS=/srv/wheels", "PIP_DISABLE_PIP_VERSION_CHECK=1")
+        environment = ["env", "-i", "--chdir=/", f"PATH={path}", "HOME=/root", "SYSTEMD_COLORS=0", "SYSTEMD_PAGER=", *pip]
+        ends_with_nsenter = ["setpriv", "--pdeathsig", "KILL", "sh", "-c", line]
+        return ["nsenter", "--target", str(self._leader), "--all", *environment, *ends_with_nsenter]
+
+    def run(self, line: str, *, check: bool = True, limit_s: float = 300) -> str:
+        """What it says, stdout and stderr. Raises: FailedError unless it ends with 0 (check)."""
+        code, said = self.attempt(line, limit_s=limit_s)
+        if check and code != 0:
+            raise FailedError(f"`{line}` ended with {code}: {said}")
+        return said
+
+    def attempt(self, line: str, *, limit_s: float = 300) -> tuple[int, str]:
+        """Exit code and what it says."""
+        done = subprocess.run(
+            self.command(line), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            timeout=limit_s, check=False,
+        )  # fmt: skip
+        return done.returncode, done.stdout.strip()
+
+    def unit(self, name: str) -> str:
+        """A property of the station's unit."""
+        return self.run(f"systemctl show --property={name} --value {UNIT}")
+
+    def journal(self, more: str = "") -> str:
+        """The station's lines in the journal."""
+        self.run("journalctl --sync", check=False)
+        return self.run(f"journalctl --no-pager --output=short-precise --unit={UNIT} {more}")
+
+    def stop(self) -> None:
+        """Shut it down, at last by force."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.run("systemctl poweroff", check=False, limit_s=10)
+            self._nspawn.wait(30)
+        if self._nspawn.poll() is None:
+            os.kill(self._leader, signal.SIGKILL)
+            self._nspawn.wait(30)
+
+
+class Tail:
+    """`anosegd tail --json` on the machine: the verdicts as a subscriber gets them."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.verdicts: list[dict[str, Any]] = []
+        self._process = subprocess.Popen(
+            machine.command(f"exec anosegd tail --json {CONFIG}"), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        self._thread = threading.Thread(target=self._read)
+        self._thread.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self.verdicts.append(json.loads(line))
+
+    def wait_for(self, found: Callable[[dict[str, Any]], bool], limit_s: float = 60, start: int = 0) -> dict[str, Any]:
+        """The first verdict of those from `start` on that is meant."""
+        give_up_at = time.monotonic() + limit_s
+        while time.monotonic() < give_up_at:
+            for verdict in self.verdicts[start:]:
+                if found(verdict):
+                    return verdict
+            time.sleep(0.02)
+        raise FailedError(f"no such verdict within {limit_s:.0f} s; the last: {self.verdicts[-1:]}")
+
+    def more(self, n: int = 3) -> dict[str, Any]:
+        """The last of n verdicts that come from now on."""
+        start = len(self.verdicts)
+        self.wait_for(lambda v: len(self.verdicts) >= start + n)
+        return self.verdicts[start + n - 1]
+
+    def first_of_next_run(self, verdict: dict[str, Any], limit_s: float) -> dict[str, Any]:
+        """The first verdict of the daemon that follows the one that gave this verdict."""
+        return self.wait_for(lambda v: v["run_id"] != verdict["run_id"], limit_s, self.verdicts.index(verdict))
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._thread.join()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+
+# ---- the checks
+
+
+def held(what: str, seconds: float | None = None) -> None:
+    print(f"ok {f'{seconds:6.2f} s' if seconds is not None else ' ' * 8}  {what}", flush=True)
+
+
+def demand(condition: bool, what: str) -> None:
+    if not condition:
+        raise FailedError(what)
+
+
+@contextlib.contextmanager
+def timed(what: str, limit_s: float | None = None) -> Iterator[None]:
+    """A check that holds if nothing in it fails, and it takes no longer than that."""
+    began = time.monotonic()
+    yield
+    took_s = time.monotonic() - began
+    demand(limit_s is None or took_s <= limit_s, f"{what}: took {took_s:.2f} s, not {limit_s} s")
+    held(what, took_s)
+
+
+def wait_for(condition: Callable[[], bool], what: str, limit_s: float = 60) -> None:
+    give_up_at = time.monotonic() + limit_s
+    while not condition():
+        demand(time.monotonic() < give_up_at, f"never came about: {what}")
+        time.sleep(0.1)
+
+
+def seconds_between(earlier: float, verdict: dict[str, Any]) -> float:
+    """From a time.time() to the verdict's commit; both clocks are the kernel's."""
+    return datetime.fromisoformat(verdict["committed_at"].replace("Z", "+00:00")).timestamp() - earlier
+
+
+class Checks:
+    """In the order in which a machine lives. patience: limits times this, for a machine that does other things too."""
+
+    def __init__(self, machine: Machine, patience: float) -> None:
+        self.machine = machine
+        self.patience = patience
+
+    def run(self) -> None:
+        self.install()
+        self.security()
+        self.start()
+        tail = Tail(self.machine)
+        try:
+            self.reload(tail)
+            self.refused_reload(tail)
+            self.stop(tail)
+            self.kill(tail)
+            self.hang(tail)
+        finally:
+            tail.close()
+        self.exit_codes()
+        self.journal()
+        self.uninstall()
+
+    def install(self) -> None:
+        machine = self.machine
+        code, said = machine.attempt(f"cd {CHECKOUT} && setpriv --reuid=nobody --clear-groups make install")
+        demand(code != 0 and "only root" in said and machine.attempt("test -e /opt/anoseg")[0] != 0, said)
+        held("make install: refused unless root, nothing done")
+        with timed("make install"):
+            machine.run(f"cd {CHECKOUT} && make install")
+        machine.run(f"cp /etc/anoseg/example.yaml {CONFIG}")
+        with timed("anosegd check: the installed example, copied, is valid and its bundle proves itself"):
+            demand("proved on its golden images" in machine.run(f"anosegd check {CONFIG}"), "check does not say so")
+        machine.run(f"echo '# mine' >>{CONFIG}")
+        with timed("make install again: the station's configuration is as it was"):
+            machine.run(f"cd {CHECKOUT} && make install && tail -n 1 {CONFIG} | grep -x '# mine'")
+
+    def security(self) -> None:
+        said = self.machine.run(f"systemd-analyze verify {UNIT}.service 2>&1")
+        demand(said == "", said)
+        held("systemd-analyze verify: nothing to say")
+        said = self.machine.run(f"systemd-analyze security --no-pager {UNIT}.service", check=False).splitlines()[-1]
+        score = re.search(r"level for \S+: ([0-9.]+)", said)
+        demand(score is not None and float(score[1]) <= 3.0, said)
+        held(f"systemd-analyze security: {said.lstrip('→ ')}")
+
+    def start(self) -> None:
+        machine = self.machine
+        with timed("systemctl enable --now: returns when READY"):
+            machine.run(f"systemctl enable --now {UNIT} 2>&1")
+            status = machine.unit("StatusText")
+        demand(machine.unit("ActiveState") == "active", machine.unit("ActiveState"))
+        demand("daemon.ready" in machine.journal() and "ready, demo/1" in status, f"it was not ready: {status}")
+        user = machine.run(
+            f"ps -o user= -p {machine.unit('MainPID')} 2>/dev/null || stat -c %U /proc/{machine.unit('MainPID')}"
+        )
+        demand(user.strip() == "anoseg", f"runs as {user}")
+        machine.run("test $(stat -c '%U %a' /var/lib/anoseg/line | tr ' ' -) = anoseg-750")
+        held("runs as the user anoseg, in folders of its own")
+
+    def reload(self, tail: Tail) -> None:
+        machine, pid = self.machine, self.machine.unit("MainPID")
+        tail.wait_for(lambda v: v["station"] == "line")
+        machine.run(f"sed -i 's/^station: .*/station: renamed/' {CONFIG}")
+        with timed("systemctl reload: the changed configuration runs"):
+            machine.run(f"systemctl reload {UNIT}")
+            verdict = tail.wait_for(lambda v: v["station"] == "renamed")
+        machine.run(f"systemctl reload {UNIT}")
+        held("systemctl reload with nothing changed: succeeds")
+        wait_for(lambda: machine.unit("ActiveState") == "active", "active after the reload")
+        seqs = [v["seq"] for v in tail.verdicts]
+        demand(machine.unit("MainPID") == pid and machine.unit("NRestarts") == "0", "it was started anew")
+        demand(sorted(set(seqs)) == seqs and verdict["seq"] > seqs[0], f"numbers are not in order: {seqs}")
+        held("the unit is active again, the same process; seq goes on")
+
+    def refused_reload(self, tail: Tail) -> None:
+        machine, pid = self.machine, self.machine.unit("MainPID")
+        machine.run(f"cp {CONFIG} /var/tmp/good.yaml")
+        for edit, reason in (
+            ("s/^station:/sttion:/", "sttion"),
+            ("s,engines/demo,engines/none,", "engines/none"),
+        ):
+            machine.run(f"sed -i '{edit}' {CONFIG}")
+            code, _ = machine.attempt(f"systemctl reload {UNIT}")
+            demand(code != 0, f"systemctl reload succeeded with {edit}")
+            said = machine.journal("--lines=5 --priority=err")
+            demand(reason in said, f"the journal does not say why: {said}")
+            verdict = tail.more()
+            state = machine.unit("ActiveState"), machine.unit("MainPID"), machine.unit("NRestarts")
+            demand(state == ("active", pid, "0") and verdict["station"] == "renamed", f"{state}, {verdict}")
+            held(f"systemctl reload refused ({reason}): exit status {code}, reason in the journal, the old one inspects on")
+            machine.run(f"cp /var/tmp/good.yaml {CONFIG}")
+
+    def stop(self, tail: Tail) -> None:
+        machine, before = self.machine, tail.more()
+        with timed("systemctl stop", 5 * self.patience):
+            machine.run(f"systemctl stop {UNIT}")
+        state = machine.unit("ActiveState"), machine.unit("Result"), machine.unit("ExecMainStatus")
+        demand(state == ("inactive", "success", "0"), str(state))
+        with timed("systemctl start, after a stop"):
+            machine.run(f"systemctl start {UNIT}")
+        tail.first_of_next_run(before, 60)
+
+    def kill(self, tail: Tail) -> None:
+        for _ in range(3):
+            verdict = tail.more()
+            pid = self.machine.unit("MainPID")
+            killed_at = time.time()
+            self.machine.run(f"kill -9 {pid}")
+            first = tail.first_of_next_run(verdict, 60)
+            took_s = seconds_between(killed_at, first)
+            demand(took_s <= 3 * self.patience, f"inspecting again only after {took_s:.2f} s")
+            demand(first["journal_id"] == verdict["journal_id"] and first["seq"] > verdict["seq"], f"{verdict}\n{first}")
+            held(f"kill -9: inspecting again; seq went on from {verdict['seq']} to {first['seq']}", took_s)
+        seen = {v["seq"] for v in tail.verdicts}  # before the replay: more come while it runs
+        replayed = [json.loads(line) for line in self.machine.run(f"anosegd replay {CONFIG} 2>/dev/null").splitlines()]
+        seqs = [v["seq"] for v in replayed]
+        demand(len(set(seqs)) == len(seqs) and seqs == sorted(seqs), "a number was used twice")
+        demand(seen <= set(seqs), f"not in the journal: {seen - set(seqs)}")
+        held(f"every one of the {len(seen)} verdicts a subscriber saw is in the journal, no number twice")
+
+    def hang(self, tail: Tail) -> None:
+        machine = self.machine
+        hanging = f"{CHECKOUT}/tests/support/hanging_inspector.py"
+        drop_in = f"[Service]\nExecStart=\nExecStart=/opt/anoseg/bin/python {hanging} run {CONFIG}\n"
+        machine.run(f"mkdir -p /run/systemd/system/{UNIT}.service.d")
+        machine.run(f"printf '{drop_in}' >/run/systemd/system/{UNIT}.service.d/hang.conf")
+        before = tail.more()
+        machine.run(f"systemctl daemon-reload && systemctl restart {UNIT}")
+        verdict = tail.first_of_next_run(before, 60)
+        hung_at = time.time()
+        machine.run("touch /run/anoseg/line/hang")
+        wait_for(lambda: "has not answered" in machine.run(f"anosegd status --json {CONFIG}", check=False), "the state says so")
+        held("the inspector alone hangs: the daemon still answers, and its state says so", time.time() - hung_at)
+        first = tail.first_of_next_run(verdict, 60 * self.patience)
+        took_s = seconds_between(hung_at, first)
+        said = machine.journal("--lines=100")
+        demand("Watchdog timeout" in said, said)
+        demand("prepare_or_hang" in said, f"the journal does not say where it hung: {said}")
+        held("watchdog: aborted, started anew, inspecting again; the journal shows where the thread hung", took_s)
+        machine.run(f"rm -r /run/systemd/system/{UNIT}.service.d && systemctl daemon-reload && systemctl stop {UNIT}")
+
+    def exit_codes(self) -> None:
+        machine, store = self.machine, "/var/lib/anoseg/engines"
+        machine.run(f"cp {CONFIG} /var/tmp/good.yaml; cp -r {store}/demo {store}/damaged; echo >>{store}/damaged/1/model.onnx")
+        for code, edit in ((2, "s/^station:/sttion:/"), (3, "s,engines/demo,engines/damaged,")):
+            machine.run(f"sed -i '{edit}' {CONFIG}; systemctl reset-failed {UNIT}", check=False)
+            demand(machine.attempt(f"systemctl start {UNIT}")[0] != 0, f"systemctl start succeeded with {edit}")
+            time.sleep(2)
+            state = machine.unit("ActiveState"), machine.unit("ExecMainStatus"), machine.unit("NRestarts")
+            demand(state == ("failed", str(code), "0"), f"not failed, {code}, no restart: {state}")
+            held(f"exit code {code}: start fails, not restarted")
+            machine.run(f"cp /var/tmp/good.yaml {CONFIG}")
+        holder = "python3 -c 'import socket, time; s = socket.create_server((\"127.0.0.1\", 5570)); time.sleep(600)'"
+        machine.run(f"systemctl reset-failed {UNIT}; systemd-run --quiet --unit=holder {holder}")
+        machine.run(f"systemctl start --no-block {UNIT}")
+        wait_for(lambda: int(machine.unit("NRestarts")) >= 2, "restarts while the port is in use")
+        machine.run("systemctl stop holder")
+        with timed("exit code 1 (port in use): restarted until it is free"):
+            wait_for(lambda: machine.unit("ActiveState") == "active", "active once the port is free")
+
+    def journal(self) -> None:
+        ours = [line for line in self.machine.journal().splitlines() if "anosegd[" in line]
+        demand(not any('{"at"' in line for line in ours), "JSON in the journal")
+        demand(not any("openvino_telemetry" in line for line in ours), "a library complains at every start")
+        held(f"journalctl: {len(ours)} lines, readable (excerpt below)")
+
+    def uninstall(self) -> None:
+        machine = self.machine
+        code, said = machine.attempt(f"cd {CHECKOUT} && make uninstall")
+        demand(code != 0 and f"systemctl disable --now {UNIT}.service" in said, said)
+        held("make uninstall: refused while a station runs, says what to do")
+        machine.run(f"systemctl disable --now {UNIT} 2>&1")
+        said = machine.run(f"cd {CHECKOUT} && make uninstall")
+        machine.run("! test -e /opt/anoseg && ! test -e /usr/local/bin/anosegd && ! systemctl cat anosegd@line 2>/dev/null")
+        machine.run(f"test -s {CONFIG} && test -s /var/lib/anoseg/line/verdicts.db && test -d /var/lib/anoseg/engines/demo/1")
+        demand("Left as they are" in said, said)
+        held("make uninstall: gone; configuration, journal and bundles are left, and it says so")
+
+
+def inside(root: Path, patience: float) -> int:
+    """In namespaces of our own: boot, check, shut down."""
+    # What systemd-nspawn notes under /run is gone with the namespace.
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run"], check=True)
+    try:
+        for group in cgroups():
+            group.mkdir(exist_ok=True)
+            (group / "cgroup.procs").write_text(str(os.getpid()))
+    except OSError as error:
+        raise CannotRunError(f"no control group can be made here: {error}") from error
+    began = time.monotonic()
+    machine = Machine(root, root.parent / "console.log")
+    try:
+        held(f"{machine.run('systemctl --version').splitlines()[0]} booted", time.monotonic() - began)
+        Checks(machine, patience).run()
+        held("all of it", time.monotonic() - began)
+        code = 0
+    except (FailedError, subprocess.TimeoutExpired) as error:
+        print(f"FAILED  {error}", flush=True)
+        code = 1
+    try:
+        lines = machine.journal().splitlines()
+        shown = [*lines[:16], "...", *lines[-120:]] if code == 0 else lines[-80:]
+        print("\njournalctl --unit=anosegd@line\n" + "\n".join(f"  {line}" for line in shown), flush=True)
+    finally:
+        machine.stop()
+    return code
+
+
+# ---- outside
+
+
+def cgroups() -> list[Path]:
+    """A control group of our own, in each hierarchy that a systemd in a container needs."""
+    top = Path("/sys/fs/cgroup")
+    hierarchies = [top] if (top / "cgroup.controllers").exists() else [top / "systemd", top / "unified"]
+    return [hierarchy / "anoseg-systemd-test" for hierarchy in hierarchies if hierarchy.exists()]
+
+
+def remove(work: Path) -> None:
+    """What a run, or one that was killed before it, has left."""
+    shutil.rmtree(work, ignore_errors=True)
+    for group in cgroups():
+        for folder in sorted(group.glob("**/"), reverse=True):
+            folder.rmdir()
+
+
+def cache_folder(asked: Path | None) -> Path:
+    """Root's alone: what is in there is booted. Raises: CannotRunError."""
+    cache = asked or Path(tempfile.gettempdir()) / "anoseg-systemd-test"
+    cache.mkdir(mode=0o700, exist_ok=True)
+    status = cache.lstat()
+    if cache.is_symlink() or status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        raise CannotRunError(f"{cache} is not root's alone")
+    return cache
+
+
+def outside(options: argparse.Namespace) -> int:
+    """Prepare, run the checks contained, clean up."""
+    check_host()
+    cache = cache_folder(options.cache)
+    with (cache / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise CannotRunError("it runs already") from error
+        base = tree(cache, options.prepare)
+        wheelhouse = wheels(cache, options.prepare)
+        work = cache / "work"
+        remove(work)
+        try:
+            work.mkdir()
+            fresh_copy(base, wheelhouse, work / "root")
+            again = [sys.executable, __file__, "--inside", str(work / "root"), "--patience", str(options.patience)]
+            return subprocess.run(contained(*again), check=False).returncode
+        finally:
+            remove(work)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="install, boot, start, reload, kill, hang: the service under a real systemd")
+    parser.add_argument("--cache", type=Path, help="where tree and wheels are kept (under the temporary folder)")
+    parser.add_argument("--prepare", type=float, default=900, metavar="S", help="how long making each may take (900)")
+    parser.add_argument("--patience", type=float, default=1, metavar="N", help="limits of time are multiplied by this (1)")
+    parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        return inside(options.inside, options.patience) if options.inside else outside(options)
+    except CannotRunError as error:
+        print(f"cannot run here: {error}", flush=True)
+        return CANNOT_RUN
+
+
+if __name__ == "__main__":
+    sys.exit(main())

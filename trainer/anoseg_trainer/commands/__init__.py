@@ -1,0 +1,1 @@
+"""The commands of `anoseg-train`, one module a command."""

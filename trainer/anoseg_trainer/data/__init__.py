@@ -1,0 +1,1 @@
+"""Training images: found, checked, split, stored as scaled parts, and dealt out in batches."""

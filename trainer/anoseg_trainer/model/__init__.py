@@ -1,0 +1,1 @@
+"""The AnoSeg network: its layers, losses, checkpoints and export."""

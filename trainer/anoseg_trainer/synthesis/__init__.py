@@ -1,0 +1,1 @@
+"""Anomaly synthesis: defects with exact masks, made from good images."""

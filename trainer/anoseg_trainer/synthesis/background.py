@@ -1,0 +1,88 @@
+"""Which pixels of a picture are the part and which plain background around it, so that defects are made on the part.
+
+Background is what hangs together with the picture's rim, is flat, and has a colour like it. A product whose pictures are
+filled by the part (a surface) has none. Pure functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from anoseg_engines.images import Image
+from anoseg_trainer.synthesis.shapes import channel_max
+
+SIDE = 96
+"""Pictures are judged at this size: fine grain of the background is averaged away."""
+PLAIN_RIM = 0.8
+"""Share of the rim that must be plain in the middle picture of a product, for it to count as parts on a background."""
+PART_SHARES = (0.02, 0.9)
+"""Where the part would take less or more of the picture than this, the guess is not trusted."""
+
+
+def part_mask(image: Image) -> NDArray[np.bool_]:
+    """Where the part is, on a picture that shows the whole of it on a plain background; a soft shadow beside it is background.
+
+    image: uint8 [h, w, 3]. Returns bool [h', w'] whose longer side is `SIDE` (or the picture's, if smaller).
+    """
+    return _told_apart(image, shadows=True)[0]
+
+
+def bare_mask(image: Image) -> NDArray[np.bool_]:
+    """Where there is surely nothing but background: neither the part nor its shadow. Otherwise as `part_mask`."""
+    return ~(_told_apart(image, shadows=False)[0] | part_mask(image))
+
+
+def within(mask: NDArray[np.bool_], height: int, width: int, window: tuple[int, int, int, int]) -> NDArray[np.bool_]:
+    """The mask of a window (left, top, width, height) of a picture of height × width, as coarse as the picture's."""
+
+    def cells(start: int, length: int, size: int, n: int) -> NDArray[np.intp]:
+        at = np.arange(max(1, round(length * n / size))) + start * n / size
+        return np.asarray(np.clip(np.rint(at), 0, n - 1), np.intp)
+
+    left, top, window_width, window_height = window
+    rows, columns = cells(top, window_height, height, len(mask)), cells(left, window_width, width, mask.shape[1])
+    return np.asarray(mask[rows[:, None], columns], np.bool_)
+
+
+def has_background(images: Iterable[Image]) -> bool:
+    """Whether these pictures of one product show parts on a plain background, judged by their median."""
+    found = [_told_apart(image, shadows=False) for image in images]
+    share = float(np.median([mask.mean() for mask, _ in found]))
+    return bool(np.median([rim for _, rim in found]) >= PLAIN_RIM and PART_SHARES[0] <= share <= PART_SHARES[1])
+
+
+def _told_apart(image: Image, *, shadows: bool) -> tuple[NDArray[np.bool_], float]:
+    """Where the part is, and the share of the rim that is plain. shadows: what slopes much less than the part's outline belongs
+    to the background; where it is not known yet whether there is one, only what is flat does."""
+    height, width = image.shape[:2]
+    scale = min(1.0, SIDE / max(height, width))
+    size = max(4, round(width * scale)), max(4, round(height * scale))
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.float32)
+    slope = channel_max(cv2.magnitude(cv2.Sobel(small, cv2.CV_32F, 1, 0), cv2.Sobel(small, cv2.CV_32F, 0, 1))) / 8
+    rim = np.ones(small.shape[:2], bool)
+    rim[2:-2, 2:-2] = False
+    spread = float(small.std())
+    far = channel_max(np.abs(small - np.median(small[rim], axis=0)))
+    # A part that is hardly darker than the table may carry print that is far steeper than its own outline.
+    steepest, farthest = (min(0.35 * float(np.percentile(slope, 98)), 8.0), 2.0) if shadows else (0.06 * spread, 0.8)
+    plain = (slope < max(1.5, steepest)) & (far < max(15.0, farthest * spread))
+    labels = cv2.connectedComponents(plain.astype(np.uint8), connectivity=4)[1]
+    at_rim = np.zeros(int(labels.max()) + 1, bool)
+    at_rim[labels[rim & plain]] = True
+    background = plain & at_rim[labels]
+    part = cv2.morphologyEx((~background).astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
+    return part.astype(bool), float(plain[rim].mean())
+
+
+def point_on(rng: np.random.Generator, mask: NDArray[np.bool_], height: int, width: int) -> tuple[int, int] | None:
+    """x and y of a random place on the part, in a picture of height × width that `mask` covers; None: the mask is empty."""
+    places = np.flatnonzero(mask)
+    if not len(places):
+        return None
+    row, column = divmod(int(places[int(rng.integers(len(places)))]), mask.shape[1])
+    x, y = (column + rng.random()) * width / mask.shape[1], (row + rng.random()) * height / mask.shape[0]
+    return min(int(x), width - 1), min(int(y), height - 1)

@@ -1,0 +1,121 @@
+"""What good parts do anyway: small turns and shifts, light, noise. Taught as normal. Pure functions of a random generator."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from anoseg_engines.images import Image
+from anoseg_engines.placement import Tile
+from anoseg_trainer.config import VariationConfig
+from anoseg_trainer.synthesis.background import point_on
+from anoseg_trainer.synthesis.shapes import Mask, blob, feathered, log_uniform, smooth_noise, stroke
+
+EXACT = 0.3
+"""Share of windows that keep every pixel's value (whole-pixel shifts, quarter turns): interpolation smooths away the grain that
+images on the line have, and a network that never saw it would take it for something new."""
+
+
+def varied_window(
+    rng: Generator, part: Image, label: Mask, window: tuple[int, int, int, int], config: VariationConfig
+) -> tuple[Image, Mask]:
+    """Cut the window (left, top, width, height) out of `part`, as if the part lay a little otherwise and the light differed.
+
+    Turn, shift and zoom are about the window's centre; beyond the part its border is mirrored. label: float32, of the part's
+    size. A defect goes through the same as the part around it: resampling, light and noise must not give it away.
+
+    Returns:
+        Image uint8 [h, w, 3] and label float32 [h, w], new.
+    """
+    left, top, width, height = window
+    rotation = config.rotation_deg or 0.0
+    angle = np.deg2rad(rng.uniform(-1, 1) * rotation)
+    zoom = np.exp(rng.uniform(-1, 1) * np.log1p(config.zoom))
+    side = max(width, height)
+    dx, dy = rng.uniform(-1, 1, 2) * config.shift * side
+    if rng.random() < EXACT:
+        angle = np.pi / 2 * rng.integers(4) if rotation >= 180 and width == height else 0.0
+        zoom, dx, dy = 1.0, np.rint(dx), np.rint(dy)
+    sx = -1.0 if rng.random() < (config.flip_x or 0.0) else 1.0
+    sy = -1.0 if rng.random() < (config.flip_y or 0.0) else 1.0
+    cos, sin = np.cos(angle) / zoom, np.sin(angle) / zoom
+    # Maps a window pixel to the part pixel it shows.
+    matrix = np.array([[cos * sx, -sin * sy, 0], [sin * sx, cos * sy, 0]])
+    centre = np.array([(width - 1) / 2, (height - 1) / 2])
+    matrix[:, 2] = centre + np.array([left + dx, top + dy]) - matrix[:, :2] @ centre
+    size, flags, border = (width, height), cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, cv2.BORDER_REFLECT_101
+    moved = cv2.warpAffine(part, matrix, size, flags=flags, borderMode=border)
+    moved_label = cv2.warpAffine(label, matrix, size, flags=flags, borderMode=border)
+    return relit(rng, np.asarray(moved, np.uint8), config), np.asarray(moved_label, np.float32)
+
+
+def relit(rng: Generator, image: Image, config: VariationConfig) -> Image:
+    """The same picture under another light: exposure, contrast, colour, a smooth field, sensor noise. uint8, new."""
+    brightness, shading = config.brightness or 0.0, config.shading or 0.0
+    gain = np.exp(rng.uniform(-1, 1) * brightness)
+    contrast = np.exp(rng.uniform(-1, 1) * (config.contrast or 0.0))
+    offset = 32 * rng.uniform(-1, 1) * brightness
+    mean = float(image.mean())
+    out = (image.astype(np.float32) - mean) * np.float32(gain * contrast) + np.float32(gain * mean + offset)
+    if config.tint:
+        out *= np.exp(rng.uniform(-1, 1, 3) * config.tint).astype(np.float32)
+    height, width = image.shape[:2]
+    if shading and rng.random() < 0.7:
+        cell = max(height, width) * float(rng.uniform(0.6, 2.0))
+        field = smooth_noise(rng, height, width, cell)
+        out *= np.exp(np.float32(shading * rng.uniform(0, 0.7)) * field)[:, :, None]
+    if config.noise and rng.random() < 0.5:
+        noise = rng.standard_normal((height, width), np.float32)
+        out += noise[:, :, None] * np.float32(rng.uniform(0, config.noise))
+    return np.asarray(np.clip(np.rint(out), 0, 255), np.uint8)
+
+
+def littered(rng: Generator, image: Image, bare: NDArray[np.bool_], unit: int) -> Image:
+    """Dust and hairs on the background beside the part, which are no defect of it. uint8, new.
+
+    bare: where there is surely no part, bool, any size. unit: as of `Ground`.
+    """
+    rows, columns = image.shape[:2]
+    free = cv2.erode(bare.astype(np.uint8), np.ones((3, 3), np.uint8))  # what touches the part may be a defect
+    beside = cv2.resize(free, (columns, rows), interpolation=cv2.INTER_NEAREST).astype(np.float32)
+    out = image.astype(np.float32)
+    for _ in range(int(rng.integers(1, 5))):
+        aim = point_on(rng, free > 0, rows, columns)
+        if aim is None:
+            return image
+        hair = rng.random() < 0.5
+        low, high = (8.0, 40.0) if hair else (2.0, 9.0)
+        height, width = (min(max(3, round(log_uniform(rng, low, high) * unit / 256)), side) for side in (rows, columns))
+        x, y = min(max(aim[0] - width // 2, 0), columns - width), min(max(aim[1] - height // 2, 0), rows - height)
+        thickness = log_uniform(rng, 0.6, 2.0) * unit / 256
+        mark = stroke(rng, height, width, thickness) if hair else feathered(blob(rng, height, width), float(rng.uniform(0, 1)))
+        box = np.s_[y : y + height, x : x + width]
+        strength = rng.choice([-1, 1], p=[0.8, 0.2]) * log_uniform(rng, 6.0, 70.0)
+        out[box] += (strength * mark * beside[box])[:, :, None]
+    return np.asarray(np.clip(np.rint(out), 0, 255), np.uint8)
+
+
+def random_window(
+    rng: Generator,
+    part_hw: tuple[int, int],
+    window_hw: tuple[int, int],
+    seen_hw: tuple[tuple[int, int], tuple[int, int]],
+    aim: tuple[int, int] | None = None,
+) -> Tile:
+    """A place for a window on the part, somewhere in what the line's inputs show of it, at least half of it on the part.
+
+    seen_hw: first and last pixel (exclusive), along y and along x, that inputs show: beyond the part where they have padding.
+    aim: x and y of a part pixel that lies inside.
+    """
+
+    def start(part: int, size: int, seen: tuple[int, int], at: int | None) -> int:
+        half = min(part, size) // 2
+        low, high = max(seen[0], half - size), min(seen[1] - size, part - half)
+        if at is not None:
+            low, high = max(low, at - size + 1), min(high, at)
+        return int(rng.integers(low, max(low, high) + 1))
+
+    x, y = aim or (None, None)
+    return Tile(start(part_hw[1], window_hw[1], seen_hw[1], x), start(part_hw[0], window_hw[0], seen_hw[0], y))
