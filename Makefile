@@ -76,5 +76,5 @@ $(VENV)/.installed-base: $(VENV)/bin/python pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed-base
 	@echo "Installing the trainer and the test tools into $(VENV) (PyTorch is large) ..."
-	$(PIP_INSTALL) --editable '.[train,tensorrt-rtx,dev]'
+	$(PIP_INSTALL) --editable '.[train,tensorrt-rtx,docs,dev]'
 	@touch $@
