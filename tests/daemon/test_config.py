@@ -3,13 +3,13 @@ from pathlib import Path
 import msgspec
 import pytest
 import yaml
+from support.paths import CONFIGS
 
 from anoseg_engines.errors import ConfigError
 from anoseg_engines.placement import Region
 from anosegd.capture.config import DemoSource, FileSource, FolderSource, GenicamSource
 from anosegd.config import CameraConfig, Config, ControlConfig, EngineConfig, JournalConfig, PublishConfig, load_config
 
-CONFIGS = Path(__file__).parents[2] / "configs"
 SMALL = "engine: {bundle: store/x}\ncameras:\n  top:\n    policy: wait\n    source: {kind: folder, path: images}\n"
 
 

@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.paths import REPOSITORY
 
 from anosegd.config import load_config
 
-REPOSITORY = Path(__file__).parents[2]
 UNIT = REPOSITORY / "systemd" / "anosegd@.service"
 CANNOT_RUN = 77
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from support.host_device import HostDevice, TinyNetwork
+from support.paths import TESTS
 from support.tiny_bundle import write_tiny_bundle
 
 from anoseg_engines.bench import RuntimeCandidate, candidates, measure
@@ -14,8 +15,6 @@ from anoseg_engines.errors import EngineError
 from anoseg_engines.runtimes.openvino import cpu_precisions
 from anoseg_engines.runtimes.tensorrt.gpu import find_gpu
 from anoseg_engines.runtimes.tensorrt.runtime import TensorRTRuntime
-
-TESTS = Path(__file__).parents[1]
 
 
 def test_bench_as_a_user_runs_it(tmp_path: Path) -> None:

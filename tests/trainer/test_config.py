@@ -1,11 +1,8 @@
-from pathlib import Path
-
 import pytest
+from support.paths import CONFIGS
 
 from anoseg_engines.errors import ConfigError
 from anoseg_trainer.config import DEFECT_KINDS, TrainConfig, config_from_mapping, load_config
-
-CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def test_reference_file_equals_the_defaults():

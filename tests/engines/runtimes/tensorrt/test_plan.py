@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from support.host_device import HostDevice
+from support.paths import DEMO
 from support.tiny_bundle import SIZE, write_tiny_bundle
 
 from anoseg_engines.bundle.read import Bundle, load_bundle
@@ -26,7 +27,6 @@ from anoseg_engines.runtimes.tensorrt.plan import Machine, PlanDescription, Plan
 
 pytest.importorskip("tensorrt_rtx")
 RTX = next(library for library in libraries() if library.name == "tensorrt-rtx")
-DEMO = Path(__file__).parents[2] / "engines" / "store" / "demo"
 HERE = Machine("tensorrt-rtx", RTX.version, None, platform_name())
 OPTIONS = BuildOptions(library="tensorrt-rtx")
 

@@ -1,15 +1,12 @@
 """Picture quality against golden images: real ones of the demo bundle."""
 
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
+from support.paths import DEMO
 
 from anoseg_engines.bundle.read import Bundle, load_bundle
 from anoseg_engines.judgement.image_quality import QualityLimits, complaint, measure, reference
-
-DEMO = Path(__file__).parents[2] / "engines" / "store" / "demo"
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from support.journal_tools import close_journals, config, open_journal, read_all
+from support.paths import SUPPORT
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +22,7 @@ def closed() -> Iterator[None]:
     close_journals()
 
 
-SCRIPT = Path(__file__).parent.parent / "support" / "journal_process.py"
+SCRIPT = SUPPORT / "journal_process.py"
 KILLS = 40
 
 

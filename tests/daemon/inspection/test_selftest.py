@@ -1,10 +1,9 @@
 """The golden images run again under a running line, and what happens when they do not hold any more."""
 
-from pathlib import Path
-
 import cv2
 import pytest
 from support.anosegd_line import Line, run_anosegd
+from support.paths import SUPPORT
 from support.tiny_bundle import good_part
 
 LOOP = "line: {policy: wait, source: {kind: folder, path: images, loop: true, fps: 40}}"
@@ -18,7 +17,7 @@ def test_an_engine_that_drifts_passes_no_part(line: Line, tmp_path_factory: pyte
     control = f"control: {{endpoint: 'ipc://{tmp_path_factory.mktemp('c')}/ctl'}}"
     config = line.config(LOOP, more=control)
     config.write_text(config.read_text().replace("threads: 1", f"threads: 1{every}"))
-    faulty = str(Path(__file__).parents[1] / "support" / "faulty_daemon.py")
+    faulty = str(SUPPORT / "faulty_daemon.py")
     daemon = line.run(config, program=(faulty, str(line.folder)))
     line.listener.wait_for_verdicts(5)
     if not every:

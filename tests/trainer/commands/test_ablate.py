@@ -2,15 +2,14 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import msgspec
 import pytest
+from support.paths import REPOSITORY
 
 from anoseg_trainer.commands.ablate import VARIANTS
 from anoseg_trainer.config import LossConfig, TrainConfig, VariationConfig
 
-ROOT = Path(__file__).parents[2]
 TINY = """
 input: {height: 96, width: 128}
 network: {widths: [16, 16, 32, 32, 32]}
@@ -20,7 +19,7 @@ training: {batch: 8, ema: 0.8, learning_rate: 0.004, threads: 1}
 
 def ablate(product, out, *more):
     command = [sys.executable, "-m", "anoseg_trainer.cli", "ablate", "--data", product, "--out", out, *more]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(str(ROOT / d) for d in ("engines", "trainer"))}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(str(REPOSITORY / d) for d in ("engines", "trainer"))}
     return subprocess.run([str(c) for c in command], env=environment, capture_output=True, text=True, timeout=250, check=False)
 
 

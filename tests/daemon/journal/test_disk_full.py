@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.journal_tools import close_journals, commit, config, eventually, open_journal, read_all, submit
+from support.paths import SUPPORT
 
 from anosegd.journal import JournalError
 
@@ -19,7 +20,7 @@ def closed() -> Iterator[None]:
     close_journals()
 
 
-SCRIPT = Path(__file__).parent.parent / "support" / "journal_no_writing.py"
+SCRIPT = SUPPORT / "journal_no_writing.py"
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from support.journal_tools import (
     read_all,
     submit,
 )
+from support.paths import SUPPORT
 
 from anoseg_engines.errors import AnosegError
 from anosegd.journal import Journal, JournalDamagedError, JournalError
@@ -37,7 +38,7 @@ def closed() -> Iterator[None]:
     close_journals()
 
 
-SCRIPT = Path(__file__).parent.parent / "support" / "journal_process.py"
+SCRIPT = SUPPORT / "journal_process.py"
 Damage = Callable[[Path], object]
 
 

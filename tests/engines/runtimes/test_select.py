@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 from support.host_device import HostDevice, TinyNetwork
+from support.paths import DEMO
 from support.tiny_bundle import write_tiny_bundle
 
 from anoseg_engines.bundle.manifest import GoldenTolerance
@@ -27,7 +28,6 @@ from anoseg_engines.runtimes.tensorrt.plan import PlanDescription, PlanStore
 from anoseg_engines.runtimes.tensorrt.runtime import TensorRTRuntime
 
 GPU = Gpu("GPU A", "8.9", 8 << 30)
-DEMO = Path(__file__).parents[2] / "engines" / "store" / "demo"
 
 
 @pytest.fixture
