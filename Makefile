@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test check format install uninstall torture faults real-cameras soak bench gpu-check systemd-test demo-bundle clean
+.PHONY: help demo test docs check format install uninstall torture faults real-cameras soak bench gpu-check systemd-test demo-bundle clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -15,6 +15,10 @@ demo: $(VENV)/.installed-base ## set up, then inspect a simulated line with the 
 
 test: $(VENV)/.installed-dev ## set up, then run the whole test suite
 	$(BIN)/python -m pytest
+
+docs: $(VENV)/.installed-dev ## build the documentation into docs/_build (a warning is an error)
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build
+	@echo "open docs/_build/index.html"
 
 check: $(VENV)/.installed-dev ## lint, format, types, import rules
 	$(BIN)/ruff check .
