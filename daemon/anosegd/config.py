@@ -16,7 +16,7 @@ from anoseg_engines.errors import AnosegError, ConfigError
 from anoseg_engines.judgement.image_quality import QualityLimits
 from anoseg_engines.judgement.rules import Rule
 from anoseg_engines.placement import Region
-from anoseg_engines.strict_yaml import read_yaml
+from anoseg_engines.strict_yaml import Removed, read_yaml
 from anosegd.capture.config import (
     BACKENDS,
     LIVE,
@@ -33,6 +33,7 @@ from anosegd.capture.config import (
     Source,
     Trigger,
     UrlSource,
+    backend_of,
 )
 from anosegd.capture.sources.aravis import load_aravis
 from anosegd.capture.sources.folders import images_of
@@ -43,10 +44,6 @@ CameraName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
 
 DEFAULT_ENDPOINT = "tcp://127.0.0.1:5570"
 DEFAULT_CONTROL = "tcp://127.0.0.1:5571"
-REOPEN_MAX_S = 0.75
-"""From one attempt to open a camera that is away to the next, if restart_min_s is not more: the process that tries is there
-already. With its jitter less than the second that a search for GigE Vision cameras takes: one that comes back just after the
-search has asked would wait for the rest of that second, and then for a pause."""
 
 
 class PresenceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -72,8 +69,6 @@ class CameraConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     verdict; None has none.
     open_timeout_s: how long opening and the first frame may take until the camera counts as lost. stall_timeout_s: one read, or
     one and the same frame, after that.
-    restart_min_s, restart_max_s: pause before the capture process of a lost camera is started anew, doubled from one to the
-    other. While a camera cannot be opened, one process tries again and again, with pauses of at most `REOPEN_MAX_S`.
     max_frame_mb: the largest frame, MiB; only what frames really use takes memory.
     """
 
@@ -92,13 +87,9 @@ class CameraConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     deadline_ms: Positive | None = None
     open_timeout_s: Annotated[float, Meta(ge=0.5)] = 10.0
     stall_timeout_s: Annotated[float, Meta(ge=0.5)] = 1.5
-    restart_min_s: Positive = 0.1
-    restart_max_s: Positive = 10.0
     max_frame_mb: Annotated[int, Meta(ge=1, le=1024)] = 64
 
     def __post_init__(self) -> None:
-        if self.restart_max_s < self.restart_min_s:
-            raise ValueError("restart_max_s must be at least restart_min_s")
         if len({rule.name for rule in self.rules}) < len(self.rules):
             raise ValueError("two rules have the same name")
         paced = isinstance(self.trigger, (Software, Interval))
@@ -132,16 +123,10 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
 
 class PublishConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """endpoint: ZeroMQ address to bind. masks: publish anomaly maps too. mask_queue: maps that may wait for encoding.
-
-    send_hwm: messages kept for one slow subscriber before it loses some. linger_ms: how long unsent ones are kept at the end.
-    """
+    """endpoint: ZeroMQ address to bind. masks: publish anomaly maps too."""
 
     endpoint: str = DEFAULT_ENDPOINT
     masks: bool = True
-    mask_queue: Annotated[int, Meta(ge=1, le=256)] = 8
-    send_hwm: Annotated[int, Meta(ge=100)] = 2000
-    linger_ms: Annotated[int, Meta(ge=0, le=10_000)] = 1000
 
     def __post_init__(self) -> None:
         check_endpoint(self.endpoint)
@@ -181,13 +166,27 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             raise ValueError(f"camera {triggered[0]} waits for triggers at the control socket: set control")
 
 
+CHOSEN = "the daemon chooses the pauses itself"
+REMOVED: Removed = {
+    CameraConfig: {"restart_min_s": CHOSEN, "restart_max_s": CHOSEN},
+    DeviceSource: {"backend": "a camera at this machine is always read through v4l2"},
+    JournalConfig: {"block": "the daemon chooses how many numbers it reserves"},
+    PublishConfig: {
+        "mask_queue": "up to 8 maps wait for encoding, further ones are dropped and counted",
+        "send_hwm": "2000 messages are kept for a slow subscriber",
+        "linger_ms": "unsent messages are kept for one second when the daemon stops",
+    },
+}
+"""Keys of earlier versions, each with what the daemon does instead."""
+
+
 def load_config(path: Path) -> Config:
     """Read and check a configuration; relative paths in it are made absolute, from the folder the file is in.
 
     Raises:
         ConfigError: it cannot be used; the message names file, line and key.
     """
-    config = read_yaml(path, Config)
+    config = read_yaml(path, Config, removed=REMOVED)
     base = path.absolute().parent
     cameras = {name: _with_absolute_path(camera, base) for name, camera in config.cameras.items()}
     engine = msgspec.structs.replace(config.engine, bundle=str(base / config.engine.bundle))
@@ -220,9 +219,9 @@ def _with_absolute_path(camera: CameraConfig, base: Path) -> CameraConfig:
 
 def _check_source(source: Source) -> None:
     if isinstance(source, (DeviceSource, UrlSource, FileSource)):
-        backend = BACKENDS[source.backend]
-        if not cv2.videoio_registry.hasBackend(backend):
-            raise ConfigError(f"this OpenCV was built without the backend {source.backend}")
+        backend = backend_of(source)
+        if not cv2.videoio_registry.hasBackend(BACKENDS[backend]):
+            raise ConfigError(f"this OpenCV was built without the backend {backend}")
     if isinstance(source, GenicamSource):
         load_aravis()
     if isinstance(source, FileSource):

@@ -25,7 +25,7 @@ from anosegd.inspection.queue import Intake
 from anosegd.inspection.rule_calibration import rules_note
 from anosegd.inspection.swap import Swaps
 from anosegd.journal import Journal
-from anosegd.publish.publisher import Identity, Publisher
+from anosegd.publish.publisher import LINGER_MS, Identity, Publisher
 from anosegd.reload import Reloads
 from anosegd.systemd import Notifier
 from anosegd.version import VERSION
@@ -124,7 +124,7 @@ class Station:
                 self._control.start()
         except BaseException:
             self._publisher.stop()
-            self._publisher.join(2.0 + self._config.publish.linger_ms / 1000)
+            self._publisher.join(2.0 + LINGER_MS / 1000)
             self._close_journal()
             self._cameras.close()
             raise
@@ -271,7 +271,7 @@ class Station:
         self._inspector.stop(drain=False)
         self._inspector.join(2.0)
         self._publisher.stop("engine" if self._inspector.failure else "shutdown")
-        self._publisher.join(5.0 + self._config.publish.linger_ms / 1000)
+        self._publisher.join(5.0 + LINGER_MS / 1000)
         checking = [*self._reloads.close(2.0), *self._swaps.close(2.0)]
         if self._control is not None:
             self._control.stop()

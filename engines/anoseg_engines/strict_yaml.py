@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
@@ -19,12 +19,14 @@ MAX_DEPTH = 20
 MAX_NODES = 10_000
 
 T = TypeVar("T", bound=msgspec.Struct)
+Removed = Mapping[type[msgspec.Struct], Mapping[str, str]]
+"""For each struct, the keys that earlier versions knew, each with what happens instead."""
 _Keys = tuple[Any, ...]
 """The way from the document to a value: mapping keys and list indices."""
 
 
-def read_yaml(path: Path, kind: type[T]) -> T:
-    """Read `path` as the struct `kind`.
+def read_yaml(path: Path, kind: type[T], *, removed: Removed | None = None) -> T:
+    """Read `path` as the struct `kind`. Refuse keys listed in `removed`, and say what replaces them.
 
     Raises:
         ConfigError: the file cannot be read, is not YAML, or does not fit `kind`; names file, line and key.
@@ -36,7 +38,7 @@ def read_yaml(path: Path, kind: type[T]) -> T:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})", hint="give the path of a YAML file") from error
     if len(data) > MAX_BYTES:
         raise ConfigError(f"{path}: larger than {MAX_BYTES} bytes, this is no configuration")
-    document = _Document(path, data)
+    document = _Document(path, data, removed or {})
     document.check(kind, (), document.value)
     return msgspec.convert(document.value, kind)
 
@@ -44,8 +46,9 @@ def read_yaml(path: Path, kind: type[T]) -> T:
 class _Document:
     """A parsed file that knows the line of every key."""
 
-    def __init__(self, path: Path, data: bytes) -> None:
+    def __init__(self, path: Path, data: bytes, removed: Removed) -> None:
         self.path = path
+        self._removed = removed
         self._lines: dict[_Keys, int] = {}
         self._nodes = 0
         try:
@@ -90,6 +93,8 @@ class _Document:
         mapping = self._mapping(at, value)
         for key in mapping:
             if key not in known:
+                if (instead := self._removed.get(kind, {}).get(key)) is not None:
+                    raise self._error((*at, key), "was removed", hint=f"delete this line; {instead}")
                 near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
                 raise self._error(
                     (*at, key), "unknown key", hint=f"did you mean {near[0]!r}?" if near else f"known here: {_listed(known)}"

@@ -108,7 +108,6 @@ def test_everything_set_is_read(tmp_path: Path) -> None:
         (("    policy: wait\n", ""), ["line 3: cameras.top: a folder has no rate of its own", "policy: wait"]),
         (("kind: folder, path: images", "kind: device, device: 0"), ["line 3: cameras.top: a live camera cannot wait"]),
         (("policy: wait", "policy: wait\n    region: {x: 0, y: 0, width: 0, height: 4}"), ["line 3: cameras.top: region"]),
-        (("policy: wait", "policy: wait\n    restart_min_s: 11"), ["line 3: cameras.top: restart_max_s"]),
         (
             ("engine:", "publish: {endpoint: 'tcp://0.0.0.0:5570'}\nengine:"),
             ["line 1: publish: tcp://0.0.0.0:5570", "needs keys"],
@@ -128,6 +127,34 @@ def test_mistakes_are_named(tmp_path: Path, change: tuple[str, str], says: list[
     message = refused(tmp_path, SMALL.replace(*change, 1))
     assert str(tmp_path / "c.yaml") in message
     for words in says:
+        assert words in message
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            ("policy: wait", f"policy: wait\n    {key}: 1"),
+            [f"line 5: cameras.top.{key}: was removed", "chooses the pauses itself"],
+        )
+        for key in ("restart_min_s", "restart_max_s")
+    ]
+    + [
+        (
+            ("kind: folder, path: images", "kind: device, device: 0, backend: v4l2"),
+            ["cameras.top.source.backend", "through v4l2"],
+        ),
+        (("engine:", "journal: {path: x, block: 500}\nengine:"), ["line 1: journal.block", "how many numbers"]),
+        (("engine:", "publish: {mask_queue: 4}\nengine:"), ["line 1: publish.mask_queue", "8 maps"]),
+        (("engine:", "publish: {send_hwm: 400}\nengine:"), ["line 1: publish.send_hwm", "2000 messages"]),
+        (("engine:", "publish: {linger_ms: 400}\nengine:"), ["line 1: publish.linger_ms", "one second"]),
+    ],
+    ids=["restart_min_s", "restart_max_s", "backend", "block", "mask_queue", "send_hwm", "linger_ms"],
+)
+def test_a_removed_key_is_refused_with_what_to_do(tmp_path: Path, change: tuple[str, str], says: list[str]) -> None:
+    """A key of an earlier version is named as such, with its line, and the message says what the daemon does instead."""
+    message = refused(tmp_path, SMALL.replace(*change, 1))
+    for words in [*says, "was removed", "delete this line"]:
         assert words in message
 
 

@@ -230,7 +230,7 @@ def test_part_that_the_engine_fails_on_is_unknown(line: Line) -> None:
 def test_file_that_is_no_video_ends_a_run_that_is_to_end(line: Line) -> None:
     """With --once a file that gives nothing is exit 1 with its name, not an endless wait."""
     (line.folder / "v.mp4").write_text("no video")
-    cameras = "film:\n  source: {kind: file, path: v.mp4}\n  policy: wait\n  restart_min_s: 0.1\n"
+    cameras = "film:\n  source: {kind: file, path: v.mp4}\n  policy: wait\n"
     daemon = line.run(line.config(cameras), "--once")
     assert daemon.wait() == 1
     assert "anosegd: camera film: " in daemon.log

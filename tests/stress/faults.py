@@ -165,7 +165,7 @@ class Rig:
             f"journal: {{path: journal/verdicts.db}}\ncameras:\n  eye:\n    source: {{kind: url, url: '{self.camera.url}'}}\n"
             f"    policy: every\n    queue: 8\n    trigger: {{kind: software, within_ms: {HOLD_S * 900:g}}}\n"
             f"    deadline_ms: {self.deadline_ms:g}\n"
-            f"    open_timeout_s: 5\n    restart_max_s: 1\n"
+            f"    open_timeout_s: 5\n"
         )
         self._over = threading.Event()
         self._listener = threading.Thread(target=self._listen)

@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from support.journal_tools import WAIT_S, Answer, config, entry
 
 from anosegd.journal import Entry, Journal
+from anosegd.journal.numbers import Numbers
 
 IN_FLIGHT = 30
 
@@ -36,7 +37,8 @@ class SayingAnswer(Answer):
 
 def write(path: Path, sync: str, groups: int, end: str, seed: int) -> None:
     chance = random.Random(seed)
-    journal = Journal.open(config(path, sync=sync, block=100 if groups else 2000))
+    Numbers.BLOCK = 100 if groups else 2000
+    journal = Journal.open(config(path, sync=sync))
     say("ready", journal.journal_id)
     waiting: list[Answer] = []
     for _ in range(groups) if groups else iter(int, 1):

@@ -12,13 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anosegd.journal import Entry, Journal, JournalConfig, JournalReader, Page, Range, VerdictId
+from anosegd.journal.numbers import Numbers
+
+Numbers.BLOCK = 100  # small, so that a test reserves many times
 
 WAIT_S = 30.0
 _opened: list[Journal] = []
 
 
 def config(path: Path, **settings: object) -> JournalConfig:
-    return JournalConfig(path=str(path), **{"block": 100, **settings})  # type: ignore[arg-type]
+    return JournalConfig(path=str(path), **settings)  # type: ignore[arg-type]
 
 
 def open_journal(settings: JournalConfig, **kind: object) -> Journal:

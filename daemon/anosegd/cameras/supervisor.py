@@ -31,7 +31,7 @@ from anosegd.capture.protocol import (
     Triggered,
     Uncaptured,
 )
-from anosegd.config import REOPEN_MAX_S, CameraConfig
+from anosegd.config import CameraConfig
 from anosegd.inspection.queue import Handoff
 from anosegd.part import Frame, Part
 from anosegd.publish.publisher import Publisher
@@ -40,6 +40,14 @@ from anosegd.worker import Worker
 
 SPAWN_TIMEOUT_S = 30.0
 """Until the capture process has loaded its libraries: a fault of the machine, not of the camera."""
+
+RESTART_MIN_S, RESTART_MAX_S = 0.1, 10.0
+"""The pause before the capture process of a lost camera is restarted doubles from the first to the second."""
+
+REOPEN_MAX_S = 0.75
+"""The longest time between two attempts to open a camera that is away; the process that tries is already running. With its
+jitter it is shorter than the second that a search for GigE Vision cameras takes. A camera that returns just after the search
+has sent its request would otherwise wait for the rest of that second and then for a pause."""
 
 HEALTHY_S = 2.0
 """A camera that was open for so long may be lost as any other: the pause before the next attempt is short again."""
@@ -157,7 +165,7 @@ class Camera(Worker):
         Raises:
             CameraError: max_tries attempts in a row gave nothing.
         """
-        pause_s = self.config.restart_min_s
+        pause_s = RESTART_MIN_S
         tries, position = 0, 0
         while not self._stopping:
             self._opened_at = None
@@ -171,11 +179,11 @@ class Camera(Worker):
                     self._lose(error, pause_s)
                     raise CameraError(f"camera {self.name}: {error.what}", hint=f"given up after {tries} attempts") from error
                 if self._opened_at is not None and time.monotonic() - self._opened_at > HEALTHY_S:
-                    pause_s = self.config.restart_min_s
+                    pause_s = RESTART_MIN_S
                 self._lose(error, pause_s)
                 # Jitter, so that cameras behind one failed switch do not all come back at the same moment.
                 self._pause(pause_s * random.uniform(0.75, 1.25))
-                pause_s = min(pause_s * 2, self.config.restart_max_s)
+                pause_s = min(pause_s * 2, RESTART_MAX_S)
                 self._restarts += 1
         self._enter("stopped" if self._stopping else "finished")
         while self.waits_for_triggers and not self._stopping:
@@ -266,8 +274,7 @@ class Camera(Worker):
         """Between attempts to open the camera, of one process; None where one attempt is all, or the source is no camera."""
         if self._max_tries is not None or not isinstance(self.config.source, LIVE):
             return None
-        first_s = self.config.restart_min_s
-        return first_s, max(first_s, min(REOPEN_MAX_S, self.config.restart_max_s))
+        return RESTART_MIN_S, REOPEN_MAX_S
 
     @property
     def _stall_s(self) -> float:

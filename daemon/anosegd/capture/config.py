@@ -21,7 +21,6 @@ class DeviceSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     of the driver; None leaves it be. exposure, gain: in the driver's units, fixed; None leaves them to the camera."""
 
     device: int | str
-    backend: Literal["v4l2"] = "v4l2"
     serial: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
     fourcc: Annotated[str, Meta(min_length=4, max_length=4)] | None = None
     width: Annotated[int, Meta(gt=0)] | None = None
@@ -94,6 +93,11 @@ class DemoSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 Source = DeviceSource | UrlSource | GenicamSource | FileSource | FolderSource | DemoSource
 LIVE = (DeviceSource, UrlSource, GenicamSource)
 """Cameras: they keep their own time, and may go and come back."""
+
+
+def backend_of(source: DeviceSource | UrlSource | FileSource) -> str:
+    """The OpenCV backend that reads the source, as named in `BACKENDS`."""
+    return "v4l2" if isinstance(source, DeviceSource) else source.backend
 
 
 class FreeRun(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="free"):

@@ -61,7 +61,7 @@ class Journal:
             if name.exists() and not os.access(name, os.R_OK | os.W_OK):
                 raise JournalError(f"{name}: may not be written", hint="give it to the daemon's user")
         ledger = Ledger(path.with_name(path.name + ".seq"))
-        numbers = Numbers(config.block, ledger.reserved_to)
+        numbers = Numbers(ledger.reserved_to)
         inbox = Inbox(numbers, wall_ns)
         reader = ReaderFactory(path, numbers, inbox)
         upkeep = Upkeep(path, reader=reader, journal_id=lambda: numbers.journal_id, on_damage=inbox.damage_found)

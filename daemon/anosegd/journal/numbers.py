@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Collection, Iterable
+from typing import ClassVar
 
 from anosegd.journal.types import Entry, JournalError, Range, VerdictId
 
@@ -16,8 +17,11 @@ class Numbers:
     are given out: made for this process, kept in no file, so no later run can give them out again. Numbers rise through all.
     """
 
-    def __init__(self, block: int, highest: int) -> None:
-        self._block = block
+    BLOCK: ClassVar[int] = 10_000
+    """Numbers reserved at a time: as many as verdicts may wait, so that they do not run out while the disk hangs. A crash
+    leaves up to twice as many unused."""
+
+    def __init__(self, highest: int) -> None:
         self._lock = threading.Lock()
         self._spare_id = self._journal_id = uuid.uuid4().hex
         self._next, self._last = highest + 1, highest  # in hand: next…last
@@ -42,7 +46,7 @@ class Numbers:
     @property
     def low(self) -> bool:
         """Whether it is time to reserve more."""
-        return self._last - self._next + 1 < self._block and self.begun
+        return self._last - self._next + 1 < self.BLOCK and self.begun
 
     def next_id(self) -> VerdictId:
         """An identity that was never given out before."""
@@ -89,7 +93,7 @@ class Numbers:
     def wanted(self) -> int:
         """Up to which number to reserve, for one block more."""
         with self._lock:
-            return max(self._last, self._highest) + self._block
+            return max(self._last, self._highest) + self.BLOCK
 
     def reserved(self, to: int) -> list[Range]:
         """Numbers up to `to` are reserved. Returns those that are never going to be given out."""

@@ -18,14 +18,12 @@ MAX_SEQ = 1 << 62
 class JournalConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """path: the journal's file; its folder must exist. sync: `normal` loses nothing when the daemon is killed, but the last
     half minute in a power failure; `full` syncs the disk before a verdict is sent. keep_days, keep_mb: older verdicts are
-    deleted, whichever is reached first. block: seq numbers reserved at a time; as many as verdicts may wait, they do not run
-    out while the disk hangs; a crash leaves up to twice as many unused."""
+    deleted, whichever is reached first."""
 
     path: Annotated[str, Meta(min_length=1)]
     sync: Literal["normal", "full"] = "normal"
     keep_days: Annotated[float, Meta(gt=0, le=36_500)] = 90.0
     keep_mb: Annotated[int, Meta(ge=64, le=1 << 20)] = 1024
-    block: Annotated[int, Meta(ge=100, le=1_000_000)] = 10_000
 
 
 class JournalError(AnosegError):

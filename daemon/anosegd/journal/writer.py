@@ -200,7 +200,7 @@ class Writer(Worker):
             used_to += SKIPPED_IN_DOUBT
             self._notice(f"it is not known which numbers were used; going on with {used_to + 1}")
         holes = store.unsettled(used_to)
-        reserved_to = max(used_to, self._numbers.highest) + 2 * self._config.block
+        reserved_to = max(used_to, self._numbers.highest) + 2 * Numbers.BLOCK
         try:
             ledger.reserve(store.journal_id, reserved_to)
         except OSError as error:

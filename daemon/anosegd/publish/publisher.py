@@ -22,6 +22,12 @@ from anosegd.publish.verdict import mask_job, verdict_of
 from anosegd.worker import Worker
 
 HEARTBEAT_S = 1.0
+SEND_HWM = 2000
+"""Messages kept for one slow subscriber before it loses some. Each takes about 160 bytes; the content is shared."""
+LINGER_MS = 1000
+"""How long unsent messages are kept when the daemon stops."""
+MASK_QUEUE = 8
+"""Anomaly maps that may wait for encoding; further ones are dropped and counted."""
 MAX_SUBSCRIPTION_BYTES = 1024
 """A topic is a word and a camera's name; ZeroMQ's own handshake takes a few hundred bytes."""
 LAST_COMMITS_S = 4.0
@@ -122,7 +128,7 @@ class Publisher(Worker):
                 answered=lambda pending, error: self._inbox.put(_Committed(pending, error)),
                 too_late=self._too_late,
             )
-        self._masks = MaskEncoder(config.publish.mask_queue, lambda header, png: self._inbox.put(_MaskReady(header, png)))
+        self._masks = MaskEncoder(MASK_QUEUE, lambda header, png: self._inbox.put(_MaskReady(header, png)))
         self._open: dict[str, deque[_OpenPart]] = {}
         self._bound = threading.Event()
         self._late = logs.Throttles("verdict.late")
@@ -188,8 +194,8 @@ class Publisher(Worker):
     def work(self) -> None:
         """Bind, then handle events until told to stop."""
         with zmq.Context() as context, context.socket(zmq.PUB) as socket:
-            socket.sndhwm = self._config.publish.send_hwm
-            socket.linger = self._config.publish.linger_ms
+            socket.sndhwm = SEND_HWM
+            socket.linger = LINGER_MS
             socket.maxmsgsize = MAX_SUBSCRIPTION_BYTES  # what a subscriber sends; a larger one costs it the connection
             socket.rcvhwm = 100
             endpoint.bind(socket, self._config.publish.endpoint)

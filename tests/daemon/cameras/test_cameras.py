@@ -18,7 +18,7 @@ from support.tiny_bundle import bad_part, good_part
 from anoseg_engines.errors import CameraError
 from anosegd.capture.sources.devices import check_serial, list_devices
 
-QUICK = "  open_timeout_s: 1\n  stall_timeout_s: 1\n  restart_min_s: 0.1\n  restart_max_s: 0.2\n"
+QUICK = "  open_timeout_s: 1\n  stall_timeout_s: 1\n"
 
 
 def write_images(folder: Path, n: int) -> list[str]:
@@ -157,7 +157,7 @@ def test_stopped_process_is_replaced(line: Line) -> None:
 def test_killed_process_loses_and_repeats_no_image(line: Line) -> None:
     """kill -9 of the capture process in the middle of a folder: restarted, every image has exactly one verdict, in order."""
     names = write_images(line.folder / "images", 60)
-    cameras = "top:\n  source: {kind: folder, path: images, fps: 60}\n  policy: wait\n  restart_min_s: 0.1\n"
+    cameras = "top:\n  source: {kind: folder, path: images, fps: 60}\n  policy: wait\n"
     daemon = line.run(line.config(cameras), "--once")
     for n in (5, 20, 35):
         line.listener.wait_for_verdicts(n)
@@ -176,7 +176,7 @@ def test_killed_process_loses_and_repeats_no_image(line: Line) -> None:
 def test_the_memory_of_a_dead_capture_process_is_given_back(line: Line) -> None:
     """At once, not when Python's collector happens to look: the frames of a process may be large."""
     write_images(line.folder / "images", 10)
-    cameras = "top:\n  source: {kind: folder, path: images, loop: true, fps: 50}\n  policy: wait\n  restart_min_s: 0.05\n"
+    cameras = "top:\n  source: {kind: folder, path: images, loop: true, fps: 50}\n  policy: wait\n"
     daemon = line.run(line.config(cameras))
     for n in range(6):
         line.listener.wait_for_state(lambda s, n=n: s["cameras"]["top"]["restarts"] == n and s["cameras"]["top"]["frames"] > 0)

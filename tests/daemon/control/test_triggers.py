@@ -93,9 +93,10 @@ def test_triggers_of_a_lost_camera_are_unknown_at_once(triggering: Triggering) -
     """A part that lies before a camera that is gone is UNKNOWN: camera_lost within a moment, not after a time-out."""
     cameras = (
         "top:\n  source: {kind: device, device: /dev/no-such-camera}\n  policy: every\n  trigger: {kind: software}\n"
-        "  restart_min_s: 30\n  restart_max_s: 30\n"
+        "  open_timeout_s: 90\n"  # longer than the test waits
     )
     triggering.start(cameras)
+    triggering.line.listener.wait_for_state(lambda s: s["cameras"]["top"]["state"] == "lost")
     with triggering.client() as client:
         for i in range(3):
             client.request("trigger", camera="top", part_id=f"P{i}")
@@ -107,7 +108,7 @@ def test_triggers_of_a_lost_camera_are_unknown_at_once(triggering: Triggering) -
 
 def test_a_trigger_whose_frame_never_comes_is_unknown(triggering: Triggering) -> None:
     """The capture process stops in the middle: the part is UNKNOWN when the stall is seen, and the next is inspected."""
-    daemon = triggering.start(TRIGGERED + "  stall_timeout_s: 1\n  restart_min_s: 0.1\n")
+    daemon = triggering.start(TRIGGERED + "  stall_timeout_s: 1\n")
     with triggering.client() as client:
         client.request("trigger", camera="top", part_id="A")
         triggering.line.listener.wait_for_verdicts(1)

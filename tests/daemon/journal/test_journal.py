@@ -28,6 +28,7 @@ from support.journal_tools import (
 from anosegd.journal import Journal, JournalBacklogError, JournalError, JournalReader, VerdictId
 from anosegd.journal import inbox as journal_inbox
 from anosegd.journal import store as journal_store
+from anosegd.journal.numbers import Numbers
 
 
 @pytest.fixture(autouse=True)
@@ -363,9 +364,10 @@ def test_two_daemons_never_share_a_journal(opened: Opener, path: Path) -> None:
     assert other_daemon().returncode == 0
 
 
-def test_a_closed_journal_takes_nothing_and_has_committed_what_it_took(opened: Opener) -> None:
+def test_a_closed_journal_takes_nothing_and_has_committed_what_it_took(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was submitted before close is in the file, every `done` was called."""
-    journal = opened(block=1000)
+    monkeypatch.setattr(Numbers, "BLOCK", 1000)
+    journal = opened()
     answers = [submit(journal, 10)[1] for _ in range(50)]
     last = journal.next_id()
     assert journal.close()

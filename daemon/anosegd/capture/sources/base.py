@@ -23,6 +23,7 @@ from anosegd.capture.config import (
     Hardware,
     Policy,
     UrlSource,
+    backend_of,
 )
 from anosegd.capture.protocol import Job
 from anosegd.capture.sources.devices import check_serial
@@ -233,7 +234,7 @@ class Video:
 
     def _open(self) -> cv2.VideoCapture:
         config = self._config
-        backend = BACKENDS[config.backend]
+        backend = BACKENDS[backend_of(config)]
         if isinstance(config, DeviceSource):
             if config.serial is not None:
                 check_serial(config.device, config.serial)
@@ -253,7 +254,7 @@ class Video:
         else:
             capture = self._opened(where, backend, parameters)
         if not capture.isOpened():
-            raise CameraError(f"{self.description} cannot be opened ({config.backend})")
+            raise CameraError(f"{self.description} cannot be opened ({backend_of(config)})")
         if isinstance(config, DeviceSource):
             self._ask_device(capture, config)
         width, height = capture.get(cv2.CAP_PROP_FRAME_WIDTH), capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
