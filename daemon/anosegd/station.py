@@ -14,6 +14,7 @@ import msgspec
 
 from anoseg_engines.bundle.read import load_bundle
 from anoseg_engines.errors import AnosegError
+from anoseg_engines.version import installed_version
 from anosegd import logs, wire
 from anosegd.cameras.camera_set import Cameras
 from anosegd.cameras.supervisor import Camera
@@ -28,7 +29,6 @@ from anosegd.journal import Journal
 from anosegd.publish.publisher import LINGER_MS, Identity, Publisher
 from anosegd.reload import Reloads
 from anosegd.systemd import Notifier
-from anosegd.version import VERSION
 from anosegd.worker import Worker
 
 SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
@@ -89,6 +89,7 @@ class Station:
         """Make the workers; none is started."""
         self._identity = Identity(journal_id=uuid.uuid4().hex, run_id=uuid.uuid4().hex)
         self._started = time.monotonic()
+        self._version = installed_version()
         self._stopping = False
         self._watchdog_at = self._status_at = 0.0
         intake = Intake()
@@ -117,7 +118,7 @@ class Station:
         Raises:
             AnosegError: what ended it, where the user can do something about it.
         """
-        logs.info("daemon.starting", station=self._config.station, version=VERSION, bundle=self._bundle.label)
+        logs.info("daemon.starting", station=self._config.station, version=self._version, bundle=self._bundle.label)
         try:
             self._publisher.start()
             if self._control is not None:
@@ -328,7 +329,7 @@ class Station:
             station=self._config.station,
             journal_id=self._journal.journal_id if self._journal else self._identity.journal_id,
             run_id=self._identity.run_id,
-            version=VERSION,
+            version=self._version,
             at=wire.utc(time.time_ns()),
             state=state,
             detail=detail,
