@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,16 @@ def read_image(path: Path) -> Image:
     Rotation is not applied because a camera does not apply it either, and masks are drawn on the stored pixels.
 
     Raises:
-        DataError: the file is missing, empty, or cannot be decoded.
+        DataError: The file is missing, empty, or cannot be decoded.
+    """
+    return decode_image(read_bytes(path), path).image
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read an image file without decoding it.
+
+    Raises:
+        DataError: The file is missing or empty.
     """
     try:
         data = path.read_bytes()
@@ -45,10 +55,39 @@ def read_image(path: Path) -> Image:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     if not data:
         raise DataError(f"{path}: the file is empty (0 bytes)", hint="delete it or copy it again")
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    if image is None:
+    return data
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedImage:
+    """The pixels of an image file, and how the file stores them.
+
+    Attributes:
+        image: uint8 [H, W, 3], as of `read_image`.
+        grey: The file has one channel.
+        deep: The file has 16 bit for each value.
+    """
+
+    image: Image
+    grey: bool
+    deep: bool
+
+
+def decode_image(data: bytes, path: Path) -> DecodedImage:
+    """Decode the bytes of an image file as `read_image` does; `path` names it in errors.
+
+    Raises:
+        DataError: The bytes cannot be decoded.
+    """
+    flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
+    stored = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    if stored is None:
         raise DataError(f"{path}: not a readable image ({len(data)} bytes)", hint="delete it or copy it again")
-    return as_bgr(image)
+    try:
+        image = as_bgr(stored)
+    except DataError as error:
+        raise DataError(f"{path}: {error.what}", hint="store it with 8 or 16 bit for each value") from error
+    return DecodedImage(image, grey=stored.ndim == 2, deep=stored.dtype == np.uint16)
 
 
 def as_bgr(image: NDArray[Any]) -> Image:
