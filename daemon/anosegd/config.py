@@ -19,24 +19,22 @@ from anoseg_engines.placement import Region
 from anoseg_engines.strict_yaml import Removed, read_yaml
 from anosegd.capture.config import (
     BACKENDS,
+    CaptureConfig,
     LIVE,
     DeviceSource,
     FileSource,
     FolderSource,
-    FreeRun,
     GenicamSource,
-    Hardware,
-    Interval,
-    Policy,
+    HardwareTrigger,
+    IntervalTrigger,
     Positive,
-    Software,
-    Source,
-    Trigger,
+    SoftwareTrigger,
+    SourceConfig,
     UrlSource,
     backend_of,
 )
 from anosegd.capture.sources.aravis import load_aravis
-from anosegd.capture.sources.folders import images_of
+from anosegd.capture.sources.folder import images_of
 from anosegd.endpoint import check_endpoint
 from anosegd.journal import JournalConfig
 
@@ -55,51 +53,42 @@ class PresenceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     share: Annotated[float, Meta(gt=0, le=1)] = 0.05
 
 
-class CameraConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One camera.
+class CameraConfig(CaptureConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One camera: how it is read (`CaptureConfig`), and how its parts are inspected.
 
-    region: the part's place in camera pixels; None is the whole image. rotate: degrees clockwise, before anything else: region
-    and defects are in pixels of the turned image. mm_per_pixel: gives the size of defects in mm, too.
-    recipe: the name of this camera's inspection job. trigger: what makes a part.
-    presence: frames without a part are no parts; None takes every frame for one. quality: pictures too dark, too bright or
-    blurred are UNKNOWN: image_quality; None does not look.
-    rules: named regions with thresholds of their own; where there are any, they alone decide. review_from: the score (with
-    rules: the map value) from which a part that does not fail is UNKNOWN: review; None has no such band.
-    queue: parts that may wait under policy `every`. deadline_ms: from the software trigger, else from capture, to the sent
-    verdict; None has none.
-    open_timeout_s: how long opening and the first frame may take until the camera counts as lost. stall_timeout_s: one read, or
-    one and the same frame, after that.
-    max_frame_mb: the largest frame, MiB; only what frames really use takes memory.
+    Attributes:
+        region: The part's place in camera pixels; None is the whole image.
+        mm_per_pixel: With it, defects have their size in mm, too.
+        recipe: The name of this camera's inspection job.
+        presence: Frames without a part are no parts; None makes every frame a part.
+        quality: Pictures beyond these limits (dark, bright, blurred) are UNKNOWN: image_quality; None has no limits.
+        rules: Named regions with thresholds of their own; if there are any, they alone decide.
+        review_from: From this score on (with rules: this map value), a part that does not fail is UNKNOWN: review.
+        queue: How many parts may wait under policy `every`.
+        deadline_ms: From the software trigger, otherwise from capture, until the verdict is sent; None has no deadline.
     """
 
-    source: Source
     region: Region | None = None
-    rotate: Literal[0, 90, 180, 270] = 0
     mm_per_pixel: Positive | None = None
     recipe: str = "default"
-    trigger: Trigger = FreeRun()
     presence: PresenceConfig | None = None
     quality: QualityLimits | None = None
     rules: tuple[Rule, ...] = ()
     review_from: Annotated[float, Meta(gt=0, lt=1)] | None = None
-    policy: Policy = "latest"
     queue: Annotated[int, Meta(ge=1, le=64)] = 2
     deadline_ms: Positive | None = None
-    open_timeout_s: Annotated[float, Meta(ge=0.5)] = 10.0
-    stall_timeout_s: Annotated[float, Meta(ge=0.5)] = 1.5
-    max_frame_mb: Annotated[int, Meta(ge=1, le=1024)] = 64
 
     def __post_init__(self) -> None:
         if len({rule.name for rule in self.rules}) < len(self.rules):
             raise ValueError("two rules have the same name")
-        paced = isinstance(self.trigger, (Software, Interval))
+        paced = isinstance(self.trigger, (SoftwareTrigger, IntervalTrigger))
         if isinstance(self.source, FolderSource) and self.source.fps is None and self.policy != "wait" and not paced:
             raise ValueError(f"a folder has no rate of its own: set source.fps, or policy: wait (now {self.policy})")
-        if isinstance(self.trigger, (Software, Hardware)) and self.policy != "every":
+        if isinstance(self.trigger, (SoftwareTrigger, HardwareTrigger)) and self.policy != "every":
             raise ValueError(f"each trigger is owed a verdict: set policy: every (now {self.policy})")
-        if isinstance(self.trigger, Software) and self.presence is not None:
+        if isinstance(self.trigger, SoftwareTrigger) and self.presence is not None:
             raise ValueError("presence: a trigger says that a part is there; it is owed a verdict")
-        if isinstance(self.trigger, Hardware) and not isinstance(self.source, LIVE):
+        if isinstance(self.trigger, HardwareTrigger) and not isinstance(self.source, LIVE):
             raise ValueError("trigger.kind hardware needs a camera: a file or folder has nothing to wait for")
         if self.policy == "wait" and isinstance(self.source, LIVE):
             raise ValueError("a live camera cannot wait: choose policy latest or every")
@@ -161,7 +150,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     drain_timeout_s: Annotated[float, Meta(gt=0, le=60)] = 5.0
 
     def __post_init__(self) -> None:
-        triggered = [name for name, camera in self.cameras.items() if isinstance(camera.trigger, Software)]
+        triggered = [name for name, camera in self.cameras.items() if isinstance(camera.trigger, SoftwareTrigger)]
         if triggered and self.control is None:
             raise ValueError(f"camera {triggered[0]} waits for triggers at the control socket: set control")
 
@@ -217,7 +206,7 @@ def _with_absolute_path(camera: CameraConfig, base: Path) -> CameraConfig:
     return camera
 
 
-def _check_source(source: Source) -> None:
+def _check_source(source: SourceConfig) -> None:
     if isinstance(source, (DeviceSource, UrlSource, FileSource)):
         backend = backend_of(source)
         if not cv2.videoio_registry.hasBackend(BACKENDS[backend]):

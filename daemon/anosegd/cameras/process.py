@@ -19,7 +19,7 @@ from anoseg_engines.errors import CameraError
 from anoseg_engines.images import Image
 from anosegd.capture.buffers import Slots
 from anosegd.capture.config import GenicamSource
-from anosegd.capture.protocol import MAX_BYTES, Captured, FromCapture, Job, Release, Triggered, decode_from_capture, encode
+from anosegd.capture.protocol import MAX_BYTES, Captured, FromCapture, Job, Release, TakeFrame, decode_from_capture, encode
 
 QUIET = {"OPENCV_LOG_LEVEL": "ERROR", "OPENCV_FFMPEG_LOGLEVEL": "16"}  # 16: AV_LOG_ERROR; what is said explains a failure
 REAP_S = 2.0
@@ -44,7 +44,7 @@ class CaptureProcess:
         except OSError as error:
             self._slots.close_fd()
             raise CameraError(f"the capture process cannot be started ({error.strerror})") from error
-        self._grace_s = GRACE_S if isinstance(job.source, GenicamSource) else 0.0
+        self._grace_s = GRACE_S if isinstance(job.camera.source, GenicamSource) else 0.0
         self._taken: set[int] = set()
         self._lock = threading.Lock()  # frames are released from the inspector's thread too
         self._complaints: deque[str] = deque(maxlen=5)
@@ -124,7 +124,7 @@ class CaptureProcess:
             self._taken.discard(slot)
         self.send(Release(slot))
 
-    def send(self, message: Release | Triggered) -> None:
+    def send(self, message: Release | TakeFrame) -> None:
         """Tell the process; any thread. It may be gone, then nobody hears it."""
         with self._lock, contextlib.suppress(OSError):
             self._link.send(encode(message), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)

@@ -12,11 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
+import msgspec
+
 from anoseg_engines.errors import CameraError
 from anosegd import logs
 from anosegd.cameras.presence import Presence
 from anosegd.cameras.process import CaptureProcess
-from anosegd.capture.config import LIVE, Hardware, Software
+from anosegd.capture.config import LIVE, CaptureConfig, HardwareTrigger, SoftwareTrigger
 from anosegd.capture.protocol import (
     Away,
     Captured,
@@ -27,8 +29,8 @@ from anosegd.capture.protocol import (
     Opened,
     Reading,
     Started,
+    TakeFrame,
     Tick,
-    Triggered,
     Uncaptured,
 )
 from anosegd.config import CameraConfig
@@ -142,7 +144,7 @@ class Camera(Worker):
     @property
     def waits_for_triggers(self) -> bool:
         """Whether `trigger` makes parts."""
-        return isinstance(self.config.trigger, Software)
+        return isinstance(self.config.trigger, SoftwareTrigger)
 
     def trigger(self, trigger: Trigger) -> None:
         """A part lies before the camera: it is captured, and answered by a verdict whatever happens. Any thread."""
@@ -211,17 +213,12 @@ class Camera(Worker):
         config = self.config
         slots = WAITING_SLOTS if config.policy == "wait" else self.handoff.capacity + 4
         job = Job(
-            config.source,
-            config.policy,
-            slots,
-            config.max_frame_mb << 20,
-            self._position,
-            config.open_timeout_s,
-            config.stall_timeout_s,
-            config.rotate,
-            config.trigger,
-            self._size,
-            self._reopen_s,
+            camera=msgspec.convert(config, CaptureConfig, from_attributes=True),
+            slots=slots,
+            frame_bytes=config.max_frame_mb << 20,
+            start_at=self._position,
+            size=self._size,
+            reopen_s=self._reopen_s,
         )
         process = CaptureProcess(job, self._environment)
         self._given_up.clear()
@@ -251,7 +248,7 @@ class Camera(Worker):
                         limit_s = config.open_timeout_s + 2 * message.pause_s
                     elif isinstance(message, Tick) and self._opened_at is None:
                         pass  # between two attempts to open it
-                    elif isinstance(message, Opened) and isinstance(config.trigger, Hardware):
+                    elif isinstance(message, Opened) and isinstance(config.trigger, HardwareTrigger):
                         limit_s, doing = self._stall_s, "read"  # the line may not have begun yet
                     elif isinstance(message, (Captured, Uncaptured, Tick)):  # the first frame takes as long as opening may
                         limit_s, doing = self._stall_s, "read"
@@ -279,7 +276,7 @@ class Camera(Worker):
     @property
     def _stall_s(self) -> float:
         trigger = self.config.trigger
-        return trigger.longest_pause_s if isinstance(trigger, Hardware) else self.config.stall_timeout_s
+        return trigger.longest_pause_s if isinstance(trigger, HardwareTrigger) else self.config.stall_timeout_s
 
     def _pass_triggers_on(self, process: CaptureProcess) -> None:
         """Ask the capture process for a frame for each trigger that has come; with too many waiting the part is an overrun."""
@@ -291,8 +288,8 @@ class Camera(Worker):
                 self._publisher.close_unknown(part, "overrun", "triggers come faster than parts are inspected")
                 continue
             self._awaited[part.sequence] = part
-            assert isinstance(self.config.trigger, Software)
-            process.send(Triggered(part.sequence, trigger.at_ns + round(self.config.trigger.delay_ms * 1e6)))
+            assert isinstance(self.config.trigger, SoftwareTrigger)
+            process.send(TakeFrame(part.sequence, trigger.at_ns + round(self.config.trigger.delay_ms * 1e6)))
 
     def _refuse_triggers(self, why: str) -> None:
         while not self._triggers.empty():

@@ -1,6 +1,6 @@
-"""Frame slots in memory that daemon and capture process share: frames cross without a copy.
+"""Frame slots in memory that the daemon and a capture process share: frames cross without a copy.
 
-The memory is an unnamed file (memfd): it has no path and is gone with its last user, whoever is killed and how.
+The memory is an unnamed file (memfd). It has no path, and the kernel frees it with its last user, however that user ends.
 """
 
 from __future__ import annotations
@@ -15,36 +15,36 @@ from anoseg_engines.images import Image
 
 
 class Slots:
-    """`count` slots of `frame_bytes` each. Only pages that a frame touched take memory.
+    """`count` slots of `frame_bytes` each. Only pages that hold a frame take memory.
 
-    Made by the daemon (`create`), mapped by the capture process (`attach`). Views keep the mapping alive: it is freed when
-    the Slots object and every view of it are gone.
+    The daemon makes the memory (`create`), the capture process maps it (`attach`). Views keep the mapping alive: it is freed
+    when the Slots object and all its views are gone.
     """
 
-    def __init__(self, fd: int, count: int, frame_bytes: int) -> None:
+    def __init__(self, memory: mmap.mmap, fd: int, count: int) -> None:
         self.fd = fd
         self.count = count
-        self.frame_bytes = frame_bytes
-        self._memory = mmap.mmap(fd, count * frame_bytes)
+        self.frame_bytes = len(memory) // count
+        self._memory = memory
 
     @classmethod
     def create(cls, count: int, frame_bytes: int) -> Slots:
-        """Make the memory; frame_bytes is rounded up to whole pages. The caller closes with `close_fd`."""
+        """Make the memory, with frame_bytes rounded up to whole pages. The caller closes with `close_fd`."""
         frame_bytes = -(-frame_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
         fd = os.memfd_create("anoseg-frames", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             os.ftruncate(fd, count * frame_bytes)
-            # Without the seal a capture process gone mad could shrink the file and kill the daemon with SIGBUS.
+            # Without the seal a faulty capture process could shrink the file and kill the daemon with SIGBUS.
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
-            return cls(fd, count, frame_bytes)
+            return cls.attach(fd, count, frame_bytes)
         except BaseException:
             os.close(fd)
             raise
 
     @classmethod
     def attach(cls, fd: int, count: int, frame_bytes: int) -> Slots:
-        """Map the memory that came as an inherited descriptor."""
-        return cls(fd, count, frame_bytes)
+        """Map the memory of an inherited descriptor."""
+        return cls(mmap.mmap(fd, count * frame_bytes), fd, count)
 
     def close_fd(self) -> None:
         """Close the descriptor; the mapping stays."""
@@ -58,7 +58,7 @@ class Slots:
         """uint8 [height, width, 3] on the slot's memory.
 
         Raises:
-            ValueError: no such slot, or the image does not fit.
+            ValueError: There is no such slot, or the image does not fit.
         """
         if not 0 <= slot < self.count or not self.holds(height, width):
             raise ValueError(f"slot {slot} of {self.count} cannot hold an image of {width}×{height} pixels")

@@ -1,4 +1,4 @@
-"""Sources and triggers in the configuration: all of it that the capture process needs, which loads no more than this."""
+"""The part of a camera's configuration that the capture process needs: source, trigger, hand-over, time-outs. Pure data."""
 
 from __future__ import annotations
 
@@ -8,17 +8,23 @@ import cv2
 import msgspec
 from msgspec import Meta
 
-from anosegd.capture.sources.pixel_formats import CODES
+from anosegd.capture.pixel_formats import CODES
 
 Policy = Literal["latest", "every", "wait"]
 Positive = Annotated[float, Meta(gt=0)]
 BACKENDS = {"v4l2": cv2.CAP_V4L2, "ffmpeg": cv2.CAP_FFMPEG, "gstreamer": cv2.CAP_GSTREAMER}
-"""OpenCV is always told which backend to use: left to choose, it ignores time-outs."""
+"""OpenCV's number of each backend that a source may name."""
 
 
 class DeviceSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="device"):
-    """A camera at this machine. device: index or path. serial: the camera must have this one. fourcc, width, height, fps: asked
-    of the driver; None leaves it be. exposure, gain: in the driver's units, fixed; None leaves them to the camera."""
+    """A camera attached to this machine. Settings that are None stay as the camera has them.
+
+    Attributes:
+        device: Index or path.
+        serial: Another camera than this one is refused.
+        fourcc: Pixel format, requested from the driver like width, height and fps.
+        exposure: Fixed, in the driver's unit, like gain.
+    """
 
     device: int | str
     serial: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
@@ -39,10 +45,16 @@ class UrlSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
 
 class GenicamSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="genicam"):
-    """A GigE Vision or USB3 Vision camera, through Aravis. camera: its id as `anosegd cameras` shows it, its IP address, or its
-    serial number alone, which takes a second longer to find. serial: the camera must have this one. pixel_format: GenICam's
-    name; None leaves it be. exposure_us, gain: fixed, gain in the camera's unit (mostly dB); None leaves them to the camera.
-    fps: None leaves it be. trigger_source: with trigger hardware, the camera's input; None leaves the one that is set in it."""
+    """A GigE Vision or USB3 Vision camera, through Aravis. Settings that are None stay as the camera has them.
+
+    Attributes:
+        camera: Its id as `anosegd cameras` shows it, its IP address, or its serial number, which takes a second longer to find.
+        serial: Another camera than this one is refused.
+        pixel_format: GenICam's name of it.
+        exposure_us: Fixed exposure time.
+        gain: Fixed, in the camera's unit (mostly dB).
+        trigger_source: The camera's input for hardware triggers.
+    """
 
     camera: Annotated[str, Meta(min_length=1, max_length=256)]
     serial: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
@@ -58,12 +70,12 @@ class GenicamSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
     @property
     def set_period_s(self) -> float:
-        """Between frames, as far as it is set here; 0 where it is not."""
+        """The frame period that these settings give; 0 if they give none."""
         return max(1 / self.fps, (self.exposure_us or 0.0) / 1e6) if self.fps else 0.0
 
 
 class FileSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="file"):
-    """A video file. fps: None plays at the file's own rate, or with policy `wait` as fast as it is inspected."""
+    """A video file. With `fps` None it plays at its own rate, or with policy `wait` as fast as it is inspected."""
 
     path: str
     backend: Literal["ffmpeg", "gstreamer"] = "ffmpeg"
@@ -72,8 +84,12 @@ class FileSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class FolderSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="folder"):
-    """A folder of images, in order of name. fps: None is as fast as they are inspected (policy `wait`). preload: decode all of
-    them once and keep them in memory."""
+    """A folder of images, in order of name.
+
+    Attributes:
+        fps: None reads as fast as the images are inspected (policy `wait`).
+        preload: Decode all images at the start and keep them in memory.
+    """
 
     path: str
     recursive: bool = False
@@ -83,16 +99,16 @@ class FolderSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
 
 class DemoSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="demo"):
-    """The simulated production line. parts: None goes on for ever."""
+    """The simulated production line; with `parts` None it has no end."""
 
     seed: int = 7
     fps: Positive = 4.0
     parts: Annotated[int, Meta(gt=0)] | None = None
 
 
-Source = DeviceSource | UrlSource | GenicamSource | FileSource | FolderSource | DemoSource
+SourceConfig = DeviceSource | UrlSource | GenicamSource | FileSource | FolderSource | DemoSource
 LIVE = (DeviceSource, UrlSource, GenicamSource)
-"""Cameras: they keep their own time, and may go and come back."""
+"""Sources that are cameras: they keep their own time, may be lost, and may come back."""
 
 
 def backend_of(source: DeviceSource | UrlSource | FileSource) -> str:
@@ -104,24 +120,60 @@ class FreeRun(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Every frame is a part."""
 
 
-class Interval(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="interval"):
-    """A part every so many milliseconds: the first frame whose exposure can have begun then."""
+class IntervalTrigger(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="interval"):
+    """A part every `every_ms` milliseconds: the first frame whose exposure can have begun by then."""
 
     every_ms: Annotated[float, Meta(ge=1, le=3_600_000)]
 
 
-class Software(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="software"):
-    """A part for each request `trigger` at the control socket. delay_ms: from the trigger to the moment the part lies there.
-    within_ms: how long it stays; a frame that comes later may show the next part, and is not taken for this one."""
+class SoftwareTrigger(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="software"):
+    """A part for each request `trigger` at the control socket.
+
+    Attributes:
+        delay_ms: From the trigger until the part is in front of the camera.
+        within_ms: How long it stays there. A later frame may show the next part and is not used for this one.
+    """
 
     delay_ms: Annotated[float, Meta(ge=0, le=60_000)] = 0.0
     within_ms: Annotated[float, Meta(ge=1, le=60_000)] = 300.0
 
 
-class Hardware(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="hardware"):
-    """The camera gives a frame when it is triggered itself. longest_pause_s: without a frame for so long it counts as lost."""
+class HardwareTrigger(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="hardware"):
+    """A signal at the camera makes it take a frame; each is a part.
+
+    Attributes:
+        longest_pause_s: After this time without a frame the camera counts as lost.
+    """
 
     longest_pause_s: Annotated[float, Meta(ge=1, le=604_800)] = 3600.0
 
 
-Trigger = FreeRun | Interval | Software | Hardware
+TriggerConfig = FreeRun | IntervalTrigger | SoftwareTrigger | HardwareTrigger
+
+
+class CaptureConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How one camera is read; `anosegd.config.CameraConfig` adds how its parts are inspected.
+
+    Attributes:
+        source: Where frames come from.
+        rotate: Degrees clockwise, before anything else: region and defects are in pixels of the turned image.
+        trigger: What makes a part.
+        policy: What happens to frames that come faster than they are inspected: the newest replaces the one that waits
+            (`latest`), parts that find no room become UNKNOWN: overrun (`every`), or the source waits (`wait`).
+        open_timeout_s: The camera counts as lost if opening it, or its first frame, takes longer.
+        stall_timeout_s: After that, it counts as lost if one read takes longer, or if it repeats one frame for longer.
+        max_frame_mb: The largest frame in MiB; only the memory that frames really use is taken.
+    """
+
+    source: SourceConfig
+    rotate: Literal[0, 90, 180, 270] = 0
+    trigger: TriggerConfig = FreeRun()
+    policy: Policy = "latest"
+    open_timeout_s: Annotated[float, Meta(ge=0.5)] = 10.0
+    stall_timeout_s: Annotated[float, Meta(ge=0.5)] = 1.5
+    max_frame_mb: Annotated[int, Meta(ge=1, le=1024)] = 64
+
+    @property
+    def longest_read_s(self) -> float:
+        """How long one read of an open camera may take."""
+        return self.trigger.longest_pause_s if isinstance(self.trigger, HardwareTrigger) else self.stall_timeout_s

@@ -1,32 +1,32 @@
-"""What daemon and capture process say to each other, over a socket pair that keeps message boundaries. Pure data."""
+"""The messages between the daemon and a capture process, over a socket pair that keeps message boundaries. Pure data."""
 
 from __future__ import annotations
 
 import msgspec
 
-from anosegd.capture.config import FreeRun, Policy, Source, Trigger
+from anosegd.capture.config import CaptureConfig
 
 MAX_BYTES = 65536
 
 
-class Job(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Daemon → capture, first: what to do. start_at: position in a file or folder to go on from. rotate: degrees clockwise.
+class Job(msgspec.Struct, frozen=True, tag=True, array_like=True, kw_only=True):
+    """Daemon → capture, the first message: what to read.
 
-    size: height and width that a live camera had when it was first opened, after turning; None before.
-    reopen: seconds between the beginnings of attempts to open it, doubled from the first to the second; None gives up at once.
+    Attributes:
+        camera: The camera's configuration.
+        slots: Number of frame slots in the shared memory.
+        frame_bytes: Size of one slot.
+        start_at: Position in a file or folder at which to begin.
+        size: Height and width that a live camera had when it was first opened, after turning; None before.
+        reopen_s: First and longest time between attempts to open the camera; None fails at the first attempt.
     """
 
-    source: Source
-    policy: Policy
+    camera: CaptureConfig
     slots: int
     frame_bytes: int
-    start_at: int
-    open_timeout_s: float
-    stall_timeout_s: float
-    rotate: int = 0
-    trigger: Trigger = FreeRun()
+    start_at: int = 0
     size: tuple[int, int] | None = None
-    reopen: tuple[float, float] | None = None
+    reopen_s: tuple[float, float] | None = None
 
 
 class Release(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -35,8 +35,13 @@ class Release(msgspec.Struct, frozen=True, tag=True, array_like=True):
     slot: int
 
 
-class Triggered(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Daemon → capture: take a frame. number: the part's, for the answer. at_ns: monotonic, when the part lies there."""
+class TakeFrame(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Daemon → capture: take a frame for a software trigger.
+
+    Attributes:
+        number: The part's, repeated in the answer.
+        at_ns: When the part is in front of the camera; monotonic clock.
+    """
 
     number: int
     at_ns: int
@@ -47,32 +52,35 @@ class Started(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Opened(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Capture → daemon: the source is open."""
+    """Capture → daemon: the source is open, or a camera that was away is back."""
 
     description: str
 
 
 class Away(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Capture → daemon: the camera cannot be opened, or is open and silent; the process goes on trying, the next time within
-    pause_s: it has its libraries loaded. `Opened` says that the camera is back."""
+    """Capture → daemon: the camera cannot be opened, or is open but silent. The process tries again within pause_s."""
 
     error: str
     pause_s: float
 
 
 class Reading(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Capture → daemon: about to decode this file of a folder; should that kill the process, the daemon knows which it was."""
+    """Capture → daemon: this file of a folder is decoded next. If that kills the process, the daemon knows the file."""
 
     position: int
     source: str
 
 
 class Captured(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Capture → daemon: a frame lies in a slot, which belongs to the daemon until it is released.
+    """Capture → daemon: a frame is in a slot, which belongs to the daemon until it releases it.
 
-    position: count of parts in this source from 0. captured_ns, captured_wall_ns: when the read returned.
-    lost: frames read since the last message that found no free slot and were let go (policy latest).
-    trigger: number of the trigger that it was taken for.
+    Attributes:
+        slot, height, width: Where the frame is, uint8 [height, width, 3].
+        position: Counts the parts of this source from 0.
+        captured_ns, captured_wall_ns: When the read returned; monotonic clock and Unix time.
+        part_id, source: As in `Shot`.
+        lost: Frames discarded since the last message because no slot was free (policy latest).
+        trigger: Number of the trigger that the frame was taken for.
     """
 
     slot: int
@@ -88,8 +96,7 @@ class Captured(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Uncaptured(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Capture → daemon: a part of which there is no image: an unreadable file, no free slot (policy every), a frame that is the
-    one before once more, or of another size than before (live cameras)."""
+    """Capture → daemon: a part without a usable image; `reason` is one of the reasons of a verdict."""
 
     reason: str
     detail: str
@@ -102,11 +109,11 @@ class Uncaptured(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Tick(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Capture → daemon: waiting for a slot or for the next frame's time; alive."""
+    """Capture → daemon: alive, waiting for a slot, a trigger or the next frame's time."""
 
 
 class Finished(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Capture → daemon: the file or folder has come to its end. lost: frames let go since the last message."""
+    """Capture → daemon: the file or folder has ended; `lost` as in `Captured`."""
 
     lost: int = 0
 
@@ -118,7 +125,7 @@ class Failed(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 FromCapture = Started | Opened | Away | Reading | Captured | Uncaptured | Tick | Finished | Failed
-ToCapture = Job | Release | Triggered
+ToCapture = Job | Release | TakeFrame
 
 encode = msgspec.msgpack.Encoder().encode
 decode_from_capture = msgspec.msgpack.Decoder(FromCapture).decode

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
+import msgspec
 
 from anoseg_engines.errors import CameraError
 from anosegd.cameras.process import CaptureProcess
 from anosegd.cameras.supervisor import SPAWN_TIMEOUT_S, WAITING_SLOTS
+from anosegd.capture.config import CaptureConfig, FreeRun
 from anosegd.capture.protocol import Captured, Failed, Finished, Job, Opened, Uncaptured
 from anosegd.config import CameraConfig
 
@@ -37,10 +39,10 @@ def probe(name: str, camera: CameraConfig, folder: Path) -> Probed:
     Raises:
         CameraError: it cannot be opened, or gives no picture in time; the message says which.
     """
-    job = Job(
-        camera.source, "latest", WAITING_SLOTS, camera.max_frame_mb << 20, 0,
-        camera.open_timeout_s, camera.stall_timeout_s, camera.rotate,
-    )  # fmt: skip
+    free_run = msgspec.structs.replace(
+        msgspec.convert(camera, CaptureConfig, from_attributes=True), policy="latest", trigger=FreeRun()
+    )
+    job = Job(camera=free_run, slots=WAITING_SLOTS, frame_bytes=camera.max_frame_mb << 20)
     never = os.eventfd(0, os.EFD_CLOEXEC)
     process = CaptureProcess(job, os.environ)
     try:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from anoseg_engines.errors import CameraError
-from anosegd.capture.sources.pixel_formats import CODES, bgr_from_raw
+from anosegd.capture.pixel_formats import CODES, bgr_from_raw
 
 CODE = {name: code for code, name in CODES.items()}
 

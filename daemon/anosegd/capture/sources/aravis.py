@@ -1,4 +1,4 @@
-"""Aravis, the library for GigE Vision and USB3 Vision cameras: whether it is there, and which cameras it finds."""
+"""Aravis, the library for GigE Vision and USB3 Vision cameras: loading it, and listing the cameras that it finds."""
 
 from __future__ import annotations
 
@@ -10,14 +10,20 @@ from typing import Any
 from anoseg_engines.errors import ConfigError
 
 SYSTEM_PACKAGES = "/usr/lib/python3/dist-packages"
-"""Where Debian, Ubuntu and JetPack keep PyGObject; an environment of pip's does not look there."""
+"""Where Debian, Ubuntu and JetPack install PyGObject; a virtual environment does not search there."""
 
 HINT = "run: apt install gir1.2-aravis-0.8 python3-gi; for another Python than the system's: pip install 'anoseg-edge[genicam]'"
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A camera that answered. id: what `source.camera` takes. protocol: GigEVision or USB3Vision. address: of GigE Vision."""
+    """A camera that answered.
+
+    Attributes:
+        id: The value for `source.camera`.
+        protocol: GigEVision or USB3Vision.
+        address: IP address, of a GigE Vision camera.
+    """
 
     id: str
     vendor: str
@@ -28,16 +34,16 @@ class Found:
 
 
 def load_aravis() -> Any:
-    """The module Aravis of the GObject bindings, 0.8; the system's where the environment has none and Python is the same.
+    """Import Aravis 0.8 through the GObject bindings, those of the system if the environment has none.
 
     Raises:
-        ConfigError: it is not installed; says what to install.
+        ConfigError: It is not installed; the message says what to install.
     """
     try:
         return _aravis()
     except ImportError:
         pass
-    sys.path.append(SYSTEM_PACKAGES)  # last, and only for this import: nothing else comes from there
+    sys.path.append(SYSTEM_PACKAGES)  # last, and only for this import
     try:
         return _aravis()
     except ImportError as error:
@@ -56,7 +62,7 @@ def _aravis() -> Any:
 
 
 def list_genicam() -> list[Found]:
-    """Cameras that answer within a second. Empty where there are none.
+    """Cameras that answer within a second.
 
     Raises:
         ConfigError: Aravis is not installed.

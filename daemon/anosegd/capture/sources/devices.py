@@ -1,4 +1,4 @@
-"""Cameras at this machine as Linux lists them: device, name, serial number, and the path that stays the same."""
+"""Cameras attached to this machine, as Linux lists them in sysfs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BY_ID = Path("/dev/v4l/by-id")
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """One video device. stable_path: a name under /dev/v4l/by-id that survives replugging. None: not known."""
+    """One video device; `stable_path` is its name under /dev/v4l/by-id, which survives replugging. None: unknown."""
 
     path: str
     name: str
@@ -22,35 +22,35 @@ class Device:
 
 
 def list_devices(sysfs: Path = SYSFS, by_id: Path = BY_ID) -> list[Device]:
-    """The devices that give pictures, in order of number; empty where there are none."""
+    """The devices that deliver pictures, in order of number."""
     stable = {link.resolve().name: str(link) for link in by_id.iterdir()} if by_id.is_dir() else {}
     devices = []
     for folder in sorted(sysfs.glob("video*"), key=lambda f: int(f.name.removeprefix("video") or 0)):
         if _read(folder / "index") not in (None, "0"):
-            continue  # a camera's further nodes carry metadata, no pictures
+            continue  # a camera's other nodes carry metadata, no pictures
         name = _read(folder / "name") or "unnamed"
         devices.append(Device(f"/dev/{folder.name}", name, serial_of(folder), stable.get(folder.name)))
     return devices
 
 
 def serial_of(folder: Path) -> str | None:
-    """The serial number of the USB device that a video device in sysfs belongs to; None where it has none."""
+    """The serial number of the USB device that a video device in sysfs belongs to; None if it has none."""
     device = folder / "device"
     return _read(device.resolve().parent / "serial") if device.exists() else None
 
 
 def check_serial(device: int | str, serial: str, sysfs: Path = SYSFS) -> None:
-    """Make sure that the camera is the one meant.
+    """Check that the device is the camera with this serial number.
 
     Raises:
-        CameraError: it is another, or it cannot be told.
+        CameraError: It is another, or its serial number is unknown.
     """
     path = Path(f"/dev/video{device}" if isinstance(device, int) else device)
     found = serial_of(sysfs / path.resolve().name)
     if found is None:
-        raise CameraError(f"device {device}: no serial number to be found, {serial} is wanted", hint="is it plugged in?")
+        raise CameraError(f"device {device}: it has no serial number, the configuration requires {serial}", hint="is it plugged in?")
     if found != serial:
-        raise CameraError(f"device {device} is the camera {found}, {serial} is wanted", hint="were two cameras exchanged?")
+        raise CameraError(f"device {device} is the camera {found}, the configuration requires {serial}", hint="were two cameras swapped?")
 
 
 def _read(path: Path) -> str | None:

@@ -1,4 +1,4 @@
-"""GenICam cameras (GigE Vision, USB3 Vision) through Aravis and its GObject bindings. Capture process only."""
+"""GenICam cameras (GigE Vision, USB3 Vision) through Aravis and its GObject bindings. Aravis is imported when one is opened."""
 
 from __future__ import annotations
 
@@ -7,30 +7,29 @@ import importlib
 import os
 import threading
 import time
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from anoseg_engines.errors import CameraError
 from anoseg_engines.images import Image
-from anosegd.capture.config import GenicamSource, Hardware
+from anosegd.capture.config import GenicamSource, HardwareTrigger
 from anosegd.capture.protocol import Job
 from anosegd.capture.sources.aravis import listed_by, load_aravis
 from anosegd.capture.sources.base import LIBRARY_SHARE, Shot
-from anosegd.capture.sources.pixel_formats import CODES, bgr_from_raw
+from anosegd.capture.pixel_formats import CODES, bgr_from_raw
 
 BUFFERS = 4
 SLICE_S = 0.2
-"""A wait is cut into such slices, so that a lost camera is noticed however long a trigger may be waited for."""
+"""Waits are cut into slices of this length, so that a lost camera is noticed however long the wait for a trigger may be."""
 RELEASE_S = 0.1
 ASK_AFTER_S = 0.4
 CONTROL_REGISTER, CONTROL_BITS = 0x0A00, 0b11
-"""GigE Vision: control channel privilege; 0 says that the camera has no controller."""
+"""GigE Vision: control channel privilege; 0 means that the camera has no controller."""
 HEARTBEAT_S = 3.5
-"""GigE Vision: after 3 s without its controller's word a camera is free for the next, unless told otherwise."""
+"""GigE Vision: by default a camera drops a controller that is silent for 3 s."""
 
 
 class Raw(NamedTuple):
-    """A frame as it came. code: its pixel format."""
+    """A frame as the camera sent it; `code` is its pixel format."""
 
     data: bytes
     code: int
@@ -39,63 +38,81 @@ class Raw(NamedTuple):
 
 
 class Genicam:
-    """One camera, opened, set up and streaming. Every wait of its own ends in time; Aravis' own take up to some seconds."""
+    """One camera, opened, set up and streaming. Its own waits are bounded; Aravis' calls take up to some seconds."""
 
     live = True
     fps: float | None = None  # a camera keeps its own time
 
     def __init__(self, config: GenicamSource, job: Job) -> None:
-        self._aravis = load_aravis()
-        self._glib_error: type[Exception] = importlib.import_module("gi.repository.GLib").Error
-        trigger = job.trigger
-        self._hardware = isinstance(trigger, Hardware)
-        self._patience_s = trigger.longest_pause_s if isinstance(trigger, Hardware) else job.stall_timeout_s * LIBRARY_SHARE
-        self._limit_s = max(self._patience_s, job.open_timeout_s * LIBRARY_SHARE)
+        self._config = config
+        self._hardware = isinstance(job.camera.trigger, HardwareTrigger)
+        share = 1.0 if self._hardware else LIBRARY_SHARE
+        self._patience_s = job.camera.longest_read_s * share
+        self._limit_s = max(self._patience_s, job.camera.open_timeout_s * LIBRARY_SHARE)
         self._last: Raw | None = None
         self._lost = threading.Event()
-        self._asked = True  # whether the camera was asked since its last frame; it may be slow to give its first
+        self._asked = True  # whether the camera was asked since its last frame; its first may take long
+        self._heard_at = 0.0  # when the last complete frame came
+        self._glib_error: type[Exception] = Exception
+        self._aravis = self._camera = self._stream = cast(Any, None)
         self.description = f"GenICam {config.camera}"
-        with self._told("cannot be opened"):
-            self._camera = self._opened(config)
-            self._set_up(config)
+
+    def open(self) -> None:
+        """Open the camera, set it up and start the stream.
+
+        Raises:
+            ConfigError: Aravis is not installed.
+            CameraError: It cannot be opened, is another camera, or does not accept a setting.
+        """
+        self._aravis = load_aravis()
+        self._glib_error = importlib.import_module("gi.repository.GLib").Error
+        try:
+            self._camera = self._opened(self._config)
+            self._set_up(self._config)
             self._stream = self._streaming()
-        self._heard_at = time.monotonic()  # when the last whole frame came
+        except self._glib_error as error:
+            reason = getattr(error, "message", error)
+            raise CameraError(f"{self.description} cannot be opened: {reason}") from error
+        self._heard_at = time.monotonic()
 
     def upcoming(self, position: int) -> str | None:
         """Frames of a camera have no files."""
         return None
 
     def skip(self) -> None:
-        """Let the next frame go by; it is kept as it came."""
+        """Let the next frame pass; it is kept undecoded."""
         buffer = self._next()
-        while (newer := self._stream.try_pop_buffer()) is not None:  # those that lie there are none that can be waited for
+        while (newer := self._stream.try_pop_buffer()) is not None:  # frames in the buffer are old
             self._stream.push_buffer(buffer)
             buffer = newer
         raw = self._raw(buffer)
         self._last = raw if isinstance(raw, Raw) else None
 
     def skipped(self) -> Image | None:
-        """The frame that went by last, unless it was incomplete."""
+        """The frame that passed last, unless it was incomplete."""
         return None if self._last is None else bgr_from_raw(*self._last)
 
     def read(self, position: int, into: Image | None) -> Shot:
-        """The next frame; one of which packets were lost is a part without an image."""
+        """The next frame; if packets of it were lost it is a part without an image."""
         raw = self._raw(self._next())
         return Shot(bgr_from_raw(*raw)) if isinstance(raw, Raw) else Shot(None, error=raw)
 
     def back(self, within_s: float) -> bool | None:
-        """Whether frames come again. A camera that was held up for a moment still knows us as its controller; opened anew, it
-        would refuse us until its heartbeat has run out. After that the connection is of no use."""
+        """Whether frames come again.
+
+        After a short interruption the camera still accepts this process as its controller. If it was opened again, it would
+        refuse until its heartbeat has run out; after that the connection is dead.
+        """
         silent_s = time.monotonic() - self._heard_at
         if self._hardware or self._lost.is_set() or not self._patience_s <= silent_s <= HEARTBEAT_S:
-            return None  # with hardware triggers the frame that tells that it is back would be a part
+            return None  # with hardware triggers this frame would be a part
         buffer = self._stream.timeout_pop_buffer(int(within_s * 1e6))
         return buffer is not None and isinstance(self._raw(buffer), Raw)
 
     def close(self) -> None:
-        """Give the camera back, so that it can be opened again at once; one that does not answer is left."""
+        """Release the camera, so that it can be opened again at once; does not wait for one that does not answer."""
         device = self._camera.get_device()
-        if hasattr(device, "leave_control"):  # GigE Vision; waits for an answer, which need not come
+        if hasattr(device, "leave_control"):  # GigE Vision; waits for an answer, which may not come
             leave = threading.Thread(target=self._leave, args=(device,), name="leave-control", daemon=True)
             leave.start()
             leave.join(RELEASE_S)
@@ -105,17 +122,17 @@ class Genicam:
             device.leave_control()
 
     def _ask(self) -> None:
-        """Whether the silent camera still knows us; Aravis asks once a second. Takes seconds where it does not answer."""
+        """Ask a silent camera whether it still has a controller, sooner than Aravis does (once a second)."""
         device = self._camera.get_device()
         with contextlib.suppress(self._glib_error):
             if hasattr(device, "leave_control") and not device.read_register(CONTROL_REGISTER) & CONTROL_BITS:
                 self._lost.set()
 
     def _next(self) -> Any:
-        """Aravis' next buffer, to be given back.
+        """Aravis' next buffer, which has to be pushed back.
 
         Raises:
-            CameraError: no frame came in time, or the camera has gone.
+            CameraError: No frame came in time, or the camera is gone.
         """
         while True:
             left_s = self._heard_at + self._limit_s - time.monotonic()
@@ -123,7 +140,7 @@ class Genicam:
             if buffer is not None:
                 return buffer
             if self._lost.is_set():
-                raise CameraError(f"{self.description}: the camera no longer answers to us")
+                raise CameraError(f"{self.description}: the camera has dropped its connection to this program")
             if not self._asked and not self._hardware and time.monotonic() - self._heard_at > ASK_AFTER_S:
                 self._asked = True
                 threading.Thread(target=self._ask, name="ask-control", daemon=True).start()
@@ -131,7 +148,7 @@ class Genicam:
                 raise CameraError(f"{self.description}: no frame for {self._limit_s:.1f} s")
 
     def _raw(self, buffer: Any) -> Raw | str:
-        """The frame in it, or why it cannot be used; the buffer is Aravis' again."""
+        """The frame in the buffer, or why it cannot be used; the buffer goes back to Aravis."""
         try:
             status = buffer.get_status()
             if status != self._aravis.BufferStatus.SUCCESS:
@@ -142,17 +159,17 @@ class Genicam:
             self._stream.push_buffer(buffer)
 
     def _opened(self, config: GenicamSource) -> Any:
-        # Aravis takes what it does not know for a host's name too: a name server that does not answer must not hold it up.
+        # Aravis also tries an unknown name as a host name: a name server that does not answer must not delay it.
         os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:1 no-tld-query")
         name = config.camera
-        if not set(name) & set("-.:"):  # no id, which joins maker, model and serial number; no address: a serial number
+        if not set(name) & set("-.:"):  # neither an id nor an address: a serial number
             name = next((camera.id for camera in listed_by(self._aravis) if camera.serial == name), "")
             if not name:
                 raise CameraError(f"{self.description} cannot be opened: no camera with this serial number answers")
         camera = self._aravis.Camera.new(name)
         serial = camera.get_device_serial_number()
         if config.serial is not None and serial != config.serial:
-            raise CameraError(f"{self.description} is the camera {serial}, {config.serial} is wanted")
+            raise CameraError(f"{self.description} is the camera {serial}, the configuration requires {config.serial}")
         device = camera.get_device()
         if hasattr(device, "is_controller") and not device.is_controller():
             raise CameraError(f"{self.description} is in use by another program, or was until a moment ago")
@@ -162,7 +179,7 @@ class Genicam:
 
     def _set_up(self, config: GenicamSource) -> None:
         camera, off = self._camera, self._aravis.Auto.OFF
-        with contextlib.suppress(self._glib_error):  # whoever had it before may have died: streaming, it takes no settings
+        with contextlib.suppress(self._glib_error):  # if its last user crashed it still streams, and accepts no settings
             camera.stop_acquisition()
         camera.set_acquisition_mode(self._aravis.AcquisitionMode.CONTINUOUS)
         if config.pixel_format is not None:
@@ -170,9 +187,9 @@ class Genicam:
         if camera.get_pixel_format() not in CODES:
             name = camera.get_pixel_format_as_string()
             offered = [o for o in camera.dup_available_pixel_formats_as_strings() if o in CODES.values()]
-            advice = f"set pixel_format: {' or '.join(offered)}" if offered else "and it offers none that can"
-            raise CameraError(f"{self.description} gives {name}, which cannot be read: {advice}")
-        # What hangs on what: with a trigger the rate is the trigger's; an automatic value takes no other.
+            advice = f"set pixel_format: {' or '.join(offered)}" if offered else "the camera offers no format that can be read"
+            raise CameraError(f"{self.description} delivers {name}, which cannot be read: {advice}")
+        # Order matters: a trigger sets the frame rate, and an automatic setting has to be off before a value is accepted.
         if camera.is_feature_available("TriggerMode"):
             camera.clear_triggers()
             if self._hardware:
@@ -195,8 +212,8 @@ class Genicam:
     def _streaming(self) -> Any:
         camera, payload = self._camera, self._camera.get_payload()
         if camera.is_gv_device():
-            # Raw sockets are for root only: as the service has none, nobody has, and what was tried is what runs. The plain
-            # socket's buffer must hold what comes while this process is held up; the kernel's limit is net.core.rmem_max.
+            # Raw sockets need root, which the service is not. The plain socket's buffer must hold the packets that arrive while
+            # this process does not run; the kernel's limit is net.core.rmem_max.
             camera.gv_set_stream_options(self._aravis.GvStreamOption.PACKET_SOCKET_DISABLED)
         stream = camera.create_stream(None, None)
         if camera.is_gv_device():
@@ -209,13 +226,5 @@ class Genicam:
 
     def _within(self, name: str, value: float, bounds: Any) -> float:
         if not bounds.min <= value <= bounds.max:
-            raise CameraError(f"{self.description} takes a {name} of {bounds.min:g} to {bounds.max:g}, not {value:g}")
+            raise CameraError(f"{self.description} accepts a {name} of {bounds.min:g} to {bounds.max:g}, not {value:g}")
         return value
-
-    @contextlib.contextmanager
-    def _told(self, what: str) -> Iterator[None]:
-        """Errors of Aravis as ours."""
-        try:
-            yield
-        except self._glib_error as error:
-            raise CameraError(f"{self.description} {what}: {getattr(error, 'message', error)}") from error

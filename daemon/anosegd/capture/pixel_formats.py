@@ -1,4 +1,4 @@
-"""Pixel formats of industrial cameras, by the codes of the GenICam Pixel Format Naming Convention, to BGR of 8 bit. Pure."""
+"""Conversion of industrial cameras' pixel formats to 8-bit BGR. Codes: GenICam Pixel Format Naming Convention. Pure functions."""
 
 from __future__ import annotations
 
@@ -30,22 +30,28 @@ CODES = {
     0x02180014: "RGB8",
     0x02180015: "BGR8",
 }
-"""Code → name of every format that can be read."""
+"""Name of every readable format, by code."""
 
 
 def bgr_from_raw(raw: bytes, code: int, height: int, width: int) -> Image:
-    """uint8 [height, width, 3] BGR from a camera's buffer without padding; of more than 8 bits the upper 8 are kept.
+    """Convert a camera's buffer without padding; of more than 8 bits the upper 8 are kept.
 
-    code: 32 bit, of the Pixel Format Naming Convention. raw may be longer than the image (chunk data behind it).
+    Args:
+        raw: The buffer; it may be longer than the image (chunk data follows).
+        code: 32-bit code of the pixel format.
+        height, width: Of the image.
+
+    Returns:
+        uint8 [height, width, 3] BGR.
 
     Raises:
-        CameraError: the format is none of `CODES`, or raw is too short.
+        CameraError: The format is not in `CODES`, or raw is too short.
     """
     name = CODES.get(code)
     if name is None:
         raise CameraError(f"pixel format 0x{code:08x} cannot be read", hint=f"choose one of {', '.join(CODES.values())}")
     pixels = height * width
-    needed = -(-pixels * (code >> 16 & 0xFF) // 8)  # the code's second byte is the bits a pixel takes
+    needed = -(-pixels * (code >> 16 & 0xFF) // 8)  # the code's second byte is the number of bits per pixel
     if len(raw) < needed:
         raise CameraError(f"a frame of {len(raw)} bytes, {width}×{height} pixels of {name} are {needed}")
     data = np.frombuffer(raw, np.uint8, needed)

@@ -1,0 +1,76 @@
+"""A folder of images as a source."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+
+from anoseg_engines.errors import DataError
+from anoseg_engines.images import IMAGE_SUFFIXES, Image, list_images, read_image
+from anosegd.capture.config import FolderSource
+from anosegd.capture.sources.base import Shot, StillSource
+
+
+def images_of(folder: Path, *, recursive: bool) -> list[Path]:
+    """The folder's images in order of name, including those of its subfolders if `recursive`.
+
+    Raises:
+        DataError: The folder does not exist, or has no images.
+    """
+    images = list_images(folder)
+    if recursive:
+        images = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+    if not images:
+        hint = "" if recursive else "recursive: true looks into its subfolders too"
+        raise DataError(f"{folder}: no images in this folder", hint=hint)
+    return images
+
+
+class Folder(StillSource):
+    """The images of a folder in order of name. An unreadable file is a part too: no file is skipped in silence."""
+
+    def __init__(self, config: FolderSource) -> None:
+        self._config = config
+        self._base = Path(config.path)
+        self._paths: list[Path] = []
+        self._preloaded: dict[Path, Shot] | None = None
+        self.fps = config.fps
+        self.description = config.path
+
+    def open(self) -> None:
+        """List the folder and, if configured, decode every image.
+
+        Raises:
+            DataError: The folder does not exist, or has no images.
+        """
+        self._paths = images_of(self._base, recursive=self._config.recursive)
+        self.description = f"{len(self._paths)} images"
+        if self._config.preload:
+            self._preloaded = {path: self._decode(path) for path in self._paths}
+
+    def upcoming(self, position: int) -> str | None:
+        """The file's path below the folder; None for preloaded images, which are decoded already."""
+        path = None if self._preloaded is not None else self._path(position)
+        return None if path is None else path.relative_to(self._base).as_posix()
+
+    def read(self, position: int, into: Image | None) -> Shot | None:
+        """Decode one file."""
+        path = self._path(position)
+        if path is None:
+            return None
+        return self._preloaded[path] if self._preloaded is not None else self._decode(path)
+
+    def _decode(self, path: Path) -> Shot:
+        name = path.relative_to(self._base).as_posix()
+        try:
+            return Shot(read_image(path), source=name)
+        except DataError as error:
+            return Shot(None, source=name, error=error.what)
+        except (cv2.error, MemoryError) as error:  # OpenCV raises for sizes beyond its limits
+            return Shot(None, source=name, error=f"{path}: {str(error).strip() or 'not enough memory'}")
+
+    def _path(self, position: int) -> Path | None:
+        if position >= len(self._paths) and not self._config.loop:
+            return None
+        return self._paths[position % len(self._paths)]

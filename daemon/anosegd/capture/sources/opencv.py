@@ -1,0 +1,267 @@
+"""Sources that OpenCV reads: V4L2 devices, streams and video files."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from pathlib import Path
+
+import cv2
+
+from anoseg_engines.errors import CameraError
+from anoseg_engines.images import Image, as_bgr
+from anosegd.capture.config import BACKENDS, DeviceSource, FileSource, UrlSource
+from anosegd.capture.protocol import Job
+from anosegd.capture.sources.base import LIBRARY_SHARE, Shot, StillSource
+from anosegd.capture.sources.devices import check_serial
+
+V4L2_EXPOSURE_MANUAL = 1
+"""Value of the V4L2 control exposure_auto for a fixed exposure."""
+QUICK_LOOK_US = 100_000
+QUICK_OPEN_S = 3.0
+DEFAULT_FPS = 25.0
+"""Of a video file whose container names no usable rate."""
+
+
+class VideoFile(StillSource):
+    """The frames of a video file."""
+
+    def __init__(self, config: FileSource, job: Job) -> None:
+        self._config = config
+        self._job = job
+        self._frames = 0  # read since the file was opened
+        self._capture = cv2.VideoCapture()
+        self.fps: float | None = None
+        self.description = config.path
+
+    def open(self) -> None:
+        """Open the file and go to the job's position.
+
+        Raises:
+            CameraError: It cannot be opened.
+        """
+        self._open()
+        self.fps = self._pace()
+        if not self._config.loop:
+            for _ in range(self._job.start_at):
+                if not self._capture.grab():
+                    return
+                self._frames += 1
+
+    def read(self, position: int, into: Image | None) -> Shot | None:
+        """The next frame; a looped file begins again at its end.
+
+        Raises:
+            CameraError: The file contains no frame.
+        """
+        while True:
+            ok, image = _read(self._capture, into)
+            if ok and image is not None:
+                self._frames += 1
+                return Shot(as_bgr(image), source=Path(self._config.path).name)
+            if self._frames == 0:
+                raise CameraError(f"{self.description}: not one frame could be read")
+            if not self._config.loop:
+                return None
+            self._capture.release()
+            self._open()  # seeking to the start is not reliable in every container
+
+    def _open(self) -> None:
+        self._frames = 0
+        backend = self._config.backend
+        self.description = self._config.path
+        self._capture = _opened(self._config.path, BACKENDS[backend], _timeouts(self._job), self.description)
+        _check_opened(self._capture, self.description, backend)
+        self.description += _size_text(self._capture)
+
+    def _pace(self) -> float | None:
+        if self._config.fps is not None or self._job.camera.policy == "wait":
+            return self._config.fps
+        rate = float(self._capture.get(cv2.CAP_PROP_FPS))
+        return rate if 0 < rate < 1000 else DEFAULT_FPS
+
+
+class LiveVideo:
+    """Base of device and stream. A read that takes too long counts as a lost camera, even if it delivers a frame."""
+
+    live = True
+    fps: float | None = None  # a live camera keeps its own time
+
+    def __init__(self, job: Job, description: str) -> None:
+        self._job = job
+        self._capture = cv2.VideoCapture()
+        self.description = description
+
+    def upcoming(self, position: int) -> str | None:
+        """Frames of a camera have no files."""
+        return None
+
+    def skip(self) -> None:
+        """Take a frame without decoding it, so that the next one is fresh.
+
+        Raises:
+            CameraError: The camera is lost.
+        """
+        began = time.monotonic()
+        self._check_came(self._capture.grab(), began)
+
+    def skipped(self) -> Image | None:
+        """The frame grabbed last."""
+        ok, image = self._capture.retrieve()
+        return as_bgr(image) if ok and image is not None else None
+
+    def read(self, position: int, into: Image | None) -> Shot:
+        """The next frame.
+
+        Raises:
+            CameraError: The camera is lost.
+        """
+        began = time.monotonic()
+        ok, image = _read(self._capture, into)
+        self._check_came(ok and image is not None, began)
+        return Shot(as_bgr(image))
+
+    def back(self, within_s: float) -> bool | None:
+        """OpenCV has to open it again."""
+        return None
+
+    def close(self) -> None:
+        """Nothing outlives the process."""
+
+    def _check_came(self, ok: bool, began: float) -> None:
+        """Refuse a frame whose read took as long as FFmpeg's time-out.
+
+        After its time-out FFmpeg returns what the decoder still holds: a picture from before the stall.
+        """
+        if not ok or time.monotonic() - began >= self._job.camera.longest_read_s * LIBRARY_SHARE:
+            raise CameraError(f"{self.description}: no frame came")
+
+
+class Device(LiveVideo):
+    """A V4L2 device."""
+
+    def __init__(self, config: DeviceSource, job: Job) -> None:
+        super().__init__(job, f"device {config.device}")
+        self._config = config
+
+    def open(self) -> None:
+        """Open the device and set it up.
+
+        Raises:
+            CameraError: It cannot be opened, is another camera, or does not accept a setting.
+        """
+        config = self._config
+        if config.serial is not None:
+            check_serial(config.device, config.serial)
+        # OpenCV's own time-out for a V4L2 device, in whole seconds; a little longer than the daemon's.
+        os.environ["OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT"] = str(math.ceil(self._job.camera.longest_read_s) + 1)
+        self._capture = _opened(config.device, cv2.CAP_V4L2, [], self.description)
+        _check_opened(self._capture, self.description, "v4l2")
+        self._set_up(self._capture)
+        for name, prop, wanted in (
+            ("width", cv2.CAP_PROP_FRAME_WIDTH, config.width),
+            ("height", cv2.CAP_PROP_FRAME_HEIGHT, config.height),
+        ):
+            given = self._capture.get(prop)
+            if wanted is not None and wanted != round(given):
+                raise CameraError(f"{self.description} gives a {name} of {given:.0f} pixels, {wanted} was asked for")
+        self.description += _size_text(self._capture)
+
+    def _set_up(self, capture: cv2.VideoCapture) -> None:
+        config = self._config
+        if config.fourcc:
+            capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*config.fourcc))
+        for prop, value in (
+            (cv2.CAP_PROP_FRAME_WIDTH, config.width),
+            (cv2.CAP_PROP_FRAME_HEIGHT, config.height),
+            (cv2.CAP_PROP_FPS, config.fps),
+        ):
+            if value is not None:
+                capture.set(prop, value)
+        if config.exposure is not None:
+            capture.set(cv2.CAP_PROP_AUTO_EXPOSURE, V4L2_EXPOSURE_MANUAL)
+        for name, prop, value in (
+            ("exposure", cv2.CAP_PROP_EXPOSURE, config.exposure),
+            ("gain", cv2.CAP_PROP_GAIN, config.gain),
+        ):
+            if value is not None and not capture.set(prop, value):
+                raise CameraError(f"{self.description} does not accept {name} {value:g}", hint=f"leave {name} out")
+        capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # an old frame judged late is worth less than a new one
+
+
+class Stream(LiveVideo):
+    """An RTSP or HTTP stream through FFmpeg, or a GStreamer pipeline."""
+
+    def __init__(self, config: UrlSource, job: Job) -> None:
+        super().__init__(job, "stream")  # not the address: it may contain a password
+        self._config = config
+
+    def open(self) -> None:
+        """Connect.
+
+        Raises:
+            CameraError: It cannot be opened.
+        """
+        config, timeouts = self._config, _timeouts(self._job)
+        if config.backend == "ffmpeg":
+            self._capture = self._open_with_ffmpeg(timeouts)
+        else:
+            self._capture = _opened(config.url, BACKENDS[config.backend], timeouts, self.description)
+        _check_opened(self._capture, self.description, config.backend)
+        self.description += _size_text(self._capture)
+
+    def _open_with_ffmpeg(self, timeouts: list[int]) -> cv2.VideoCapture:
+        """Open with a short analysis of the stream, and with FFmpeg's default if that does not find the picture size.
+
+        By default FFmpeg analyses a second of pictures, and hands them out late. One thread decodes: with n threads each
+        picture comes n pictures late, and a part would be judged by a picture from before its trigger.
+        """
+        options = f"rtsp_transport;{self._config.transport}"
+        parameters = [*timeouts, cv2.CAP_PROP_N_THREADS, 1]
+        began = time.monotonic()
+        os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = f"{options}|analyzeduration;{QUICK_LOOK_US}"
+        capture = _opened(self._config.url, cv2.CAP_FFMPEG, parameters, self.description)
+        if capture.isOpened() and capture.get(cv2.CAP_PROP_FRAME_WIDTH) > 0:
+            return capture
+        capture.release()
+        if time.monotonic() - began > QUICK_OPEN_S:  # it does not answer: there is no time for another attempt
+            return capture
+        os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = options
+        return _opened(self._config.url, cv2.CAP_FFMPEG, parameters, self.description)
+
+
+def _opened(where: int | str, backend: int, parameters: list[int], description: str) -> cv2.VideoCapture:
+    """The backend is always named: if OpenCV chooses it, it ignores the time-outs."""
+    capture = cv2.VideoCapture()
+    try:
+        if parameters:
+            capture.open(where, backend, parameters)
+        else:
+            capture.open(where, backend)
+    except cv2.error as error:
+        raise CameraError(f"{description} cannot be opened: {error.err}") from error
+    return capture
+
+
+def _check_opened(capture: cv2.VideoCapture, description: str, backend: str) -> None:
+    if not capture.isOpened():
+        raise CameraError(f"{description} cannot be opened ({backend})")
+
+
+def _read(capture: cv2.VideoCapture, into: Image | None) -> tuple[bool, Image]:
+    return capture.read() if into is None else capture.read(into)  # type: ignore[return-value]
+
+
+def _size_text(capture: cv2.VideoCapture) -> str:
+    return f", {capture.get(cv2.CAP_PROP_FRAME_WIDTH):.0f}×{capture.get(cv2.CAP_PROP_FRAME_HEIGHT):.0f}"
+
+
+def _timeouts(job: Job) -> list[int]:
+    """The library's own time-outs, as parameters of `VideoCapture.open`."""
+    return [
+        cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
+        round(job.camera.open_timeout_s * LIBRARY_SHARE * 1000),
+        cv2.CAP_PROP_READ_TIMEOUT_MSEC,
+        round(job.camera.longest_read_s * LIBRARY_SHARE * 1000),
+    ]
