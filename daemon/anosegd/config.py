@@ -19,8 +19,8 @@ from anoseg_engines.placement import Region
 from anoseg_engines.strict_yaml import Removed, read_yaml
 from anosegd.capture.config import (
     BACKENDS,
-    CaptureConfig,
     LIVE,
+    CaptureConfig,
     DeviceSource,
     FileSource,
     FolderSource,

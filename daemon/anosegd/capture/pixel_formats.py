@@ -1,4 +1,4 @@
-"""Conversion of industrial cameras' pixel formats to 8-bit BGR. Codes: GenICam Pixel Format Naming Convention. Pure functions."""
+"""Conversion of industrial cameras' pixel formats to 8-bit BGR. Codes: GenICam Pixel Format Naming Convention. Pure."""
 
 from __future__ import annotations
 

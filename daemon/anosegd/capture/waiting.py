@@ -1,4 +1,4 @@
-"""Waiting until the next frame is a part: free run, interval or software trigger, at the source's pace. Capture process only."""
+"""Waiting until the next frame is a part: free run, interval or software trigger, at the source's pace."""
 
 from __future__ import annotations
 

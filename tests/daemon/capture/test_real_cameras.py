@@ -36,8 +36,8 @@ def test_a_genicam_camera_is_listed_and_set_up(line: Line) -> None:
     assert done.returncode == 1
     assert f"id: GenICam Aravis Fake, serial {SERIAL}, 512×512, BayerRG8: 512×512" in done.stdout
     assert f"serial: GenICam Aravis Fake, serial {SERIAL}, 512×512, Mono16: 512×512" in done.stdout
-    assert f"is the camera {SERIAL}, OTHER is wanted" in done.stderr
-    assert "takes a gain of 0 to 10, not 99" in done.stderr
+    assert f"is the camera {SERIAL}; source.serial: OTHER" in done.stderr
+    assert "accepts a gain of 0 to 10, not 99" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -56,7 +56,7 @@ def test_a_camera_that_waits_for_its_trigger_is_not_lost(line: Line) -> None:
     finally:
         camera.stop()
     state = line.listener.wait_for_state(lambda s: s["cameras"]["eye"]["state"] == "lost")
-    assert "no longer answers" in state["cameras"]["eye"]["last_error"]
+    assert "has dropped its connection" in state["cameras"]["eye"]["last_error"]
     assert daemon.terminate() == 0
     assert line.listener.verdicts == []
 

@@ -216,7 +216,7 @@ def test_a_frame_that_comes_too_late_is_not_taken_for_the_part(triggering: Trigg
             client.request("trigger", camera="top", part_id="A")
             (verdict,) = triggering.line.listener.wait_for_verdicts(1)
         assert (verdict["outcome"], verdict["reason"]) == ("UNKNOWN", "camera_lost")
-        assert "after the part had gone on" in verdict["detail"]
+        assert "after the part had moved on" in verdict["detail"]
         assert daemon.terminate() == 0
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from anosegd.capture.buffers import Slots
-from anosegd.capture.config import FileSource
+from anosegd.capture.config import CaptureConfig, FileSource
 from anosegd.capture.protocol import Job
-from anosegd.capture.sources.base import Video
+from anosegd.capture.sources.opencv import VideoFile
 from anosegd.inspection.queue import Intake
 from anosegd.part import Frame, Part
 
@@ -151,7 +151,8 @@ def test_video_frames_are_read_into_the_slot(tmp_path: Path) -> None:
     writer.release()
     source = FileSource(path=path)
     slots = Slots.create(1, 1 << 20)
-    video = Video(source, Job(source, "wait", 1, slots.frame_bytes, 0, 1.0, 1.0))
+    video = VideoFile(source, Job(camera=CaptureConfig(source=source, policy="wait"), slots=1, frame_bytes=slots.frame_bytes))
+    video.open()
     view = slots.view(0, 48, 80)
     shot = video.read(0, view)
     assert shot is not None

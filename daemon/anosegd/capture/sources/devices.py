@@ -48,9 +48,9 @@ def check_serial(device: int | str, serial: str, sysfs: Path = SYSFS) -> None:
     path = Path(f"/dev/video{device}" if isinstance(device, int) else device)
     found = serial_of(sysfs / path.resolve().name)
     if found is None:
-        raise CameraError(f"device {device}: it has no serial number, the configuration requires {serial}", hint="is it plugged in?")
+        raise CameraError(f"device {device} has no serial number; source.serial: {serial}", hint="is it plugged in?")
     if found != serial:
-        raise CameraError(f"device {device} is the camera {found}, the configuration requires {serial}", hint="were two cameras swapped?")
+        raise CameraError(f"device {device} is the camera {found}; source.serial: {serial}", hint="were two cameras swapped?")
 
 
 def _read(path: Path) -> str | None:

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple, cast
 from anoseg_engines.errors import CameraError
 from anoseg_engines.images import Image
 from anosegd.capture.config import GenicamSource, HardwareTrigger
+from anosegd.capture.pixel_formats import CODES, bgr_from_raw
 from anosegd.capture.protocol import Job
 from anosegd.capture.sources.aravis import listed_by, load_aravis
 from anosegd.capture.sources.base import LIBRARY_SHARE, Shot
-from anosegd.capture.pixel_formats import CODES, bgr_from_raw
 
 BUFFERS = 4
 SLICE_S = 0.2
@@ -169,7 +169,7 @@ class Genicam:
         camera = self._aravis.Camera.new(name)
         serial = camera.get_device_serial_number()
         if config.serial is not None and serial != config.serial:
-            raise CameraError(f"{self.description} is the camera {serial}, the configuration requires {config.serial}")
+            raise CameraError(f"{self.description} is the camera {serial}; source.serial: {config.serial}")
         device = camera.get_device()
         if hasattr(device, "is_controller") and not device.is_controller():
             raise CameraError(f"{self.description} is in use by another program, or was until a moment ago")
