@@ -1,56 +1,110 @@
-"""One check of a whole configuration, for `check`, start and reload alike: nothing is opened that a line needs."""
+"""Checks of a whole configuration against this machine, shared by `check`, start and reload. They open no camera."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import cv2
 
 from anoseg_engines.bundle.read import load_bundle
 from anoseg_engines.engine import Engine
-from anoseg_engines.errors import ConfigError
+from anoseg_engines.errors import AnosegError, ConfigError
 from anoseg_engines.judgement.rules import plan
 from anosegd.cameras.presence import Presence
-from anosegd.config import Config, check_sources
+from anosegd.capture.config import (
+    BACKENDS,
+    DeviceSource,
+    FileSource,
+    FolderSource,
+    GenicamSource,
+    SourceConfig,
+    UrlSource,
+    backend_of,
+)
+from anosegd.capture.sources.aravis import load_aravis
+from anosegd.capture.sources.folder import images_of
+from anosegd.config import Config
 from anosegd.journal import check_place
 
 
-def check_surroundings(config: Config, *, journal: bool = True) -> None:
-    """What a configuration names besides its bundle: sources, the journal's folder, pictures of the empty place.
-
-    journal: its folder must be there; False where a service makes it before the daemon starts.
+def check_sources(config: Config) -> None:
+    """Check what is known without opening a camera: files and folders exist, OpenCV has the backends, Aravis is installed.
 
     Raises:
-        ConfigError: it cannot work.
+        ConfigError: A source cannot work.
+    """
+    for name, camera in config.cameras.items():
+        with _naming(f"cameras.{name}.source"):
+            _check_source(camera.source)
+
+
+def check_surroundings(config: Config, *, journal: bool = True) -> None:
+    """Check everything that the configuration names except the bundle.
+
+    Args:
+        config: A loaded configuration.
+        journal: Whether the journal's folder must exist. A service creates it only when it starts.
+
+    Raises:
+        ConfigError: A source, the journal's folder or an image of the empty place cannot be used.
     """
     check_sources(config)
     if journal and config.journal is not None:
         check_place(config.journal)
     for name, camera in config.cameras.items():
         if camera.presence is not None:
-            try:
+            with _naming(f"cameras.{name}"):
                 Presence(camera.presence, camera.region)
-            except ConfigError as error:
-                raise ConfigError(f"cameras.{name}: {error.what}", hint=error.hint) from error
 
 
 def check_whole(config: Config, *, journal: bool = True) -> Engine:
-    """The surroundings, the bundle's proof on this machine, and each camera's region and rules. Builds no engine plan.
+    """Check the surroundings, prove the bundle on this machine and check each camera's rules. Builds no TensorRT plan.
 
-    Returns the proved engine, the caller's to close.
+    Args:
+        config: A loaded configuration.
+        journal: As in `check_surroundings`.
+
+    Returns:
+        The proved engine, which the caller closes.
 
     Raises:
-        ConfigError: it cannot work. EngineError: the bundle is refused.
+        ConfigError: The configuration cannot work.
+        EngineError: The bundle is refused.
     """
     check_surroundings(config, journal=journal)
     engine = Engine.load(load_bundle(Path(config.engine.bundle)), runtime=config.engine.runtime, threads=config.engine.threads)
     try:
         for name, camera in config.cameras.items():
-            if camera.region is None:
-                continue
-            try:
-                plan(camera.rules, engine.thresholds.pixel, engine.place(camera.region))
-            except ConfigError as error:
-                raise ConfigError(f"cameras.{name}: {error.what}", hint=error.hint) from error
+            if camera.region is not None:
+                with _naming(f"cameras.{name}"):
+                    plan(camera.rules, engine.thresholds.pixel, engine.place(camera.region))
     except BaseException:
         engine.close()
         raise
     return engine
+
+
+@contextmanager
+def _naming(key: str) -> Iterator[None]:
+    """Put the configuration's key before an error's message."""
+    try:
+        yield
+    except AnosegError as error:
+        raise ConfigError(f"{key}: {error.what}", hint=error.hint) from error
+
+
+def _check_source(source: SourceConfig) -> None:
+    if isinstance(source, (DeviceSource, UrlSource, FileSource)):
+        backend = backend_of(source)
+        if not cv2.videoio_registry.hasBackend(BACKENDS[backend]):
+            raise ConfigError(f"this OpenCV was built without the backend {backend}")
+    if isinstance(source, GenicamSource):
+        load_aravis()
+    if isinstance(source, FileSource):
+        path = Path(source.path)
+        if not path.exists() or path.is_dir():
+            raise ConfigError(f"{path}: no such file", hint="give a video file")
+    if isinstance(source, FolderSource):
+        images_of(Path(source.path), recursive=source.recursive)

@@ -1,6 +1,7 @@
-"""The daemon's configuration file: strict structs with their defaults, read once and passed down.
+"""The daemon's configuration file: strict structs with their defaults, read once by `main` and passed down.
 
-`configs/reference.yaml` documents every key for the user; a test holds it equal to the defaults here.
+`configs/reference.yaml` documents every key for the user; a test proves that it states the defaults given here. Whether the
+files and folders named in a configuration exist is checked in `check.py`.
 """
 
 from __future__ import annotations
@@ -8,33 +9,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-import cv2
 import msgspec
 from msgspec import Meta
 
-from anoseg_engines.errors import AnosegError, ConfigError
 from anoseg_engines.judgement.image_quality import QualityLimits
 from anoseg_engines.judgement.rules import Rule
 from anoseg_engines.placement import Region
 from anoseg_engines.strict_yaml import Removed, read_yaml
 from anosegd.capture.config import (
-    BACKENDS,
     LIVE,
     CaptureConfig,
     DeviceSource,
     FileSource,
     FolderSource,
-    GenicamSource,
     HardwareTrigger,
     IntervalTrigger,
     Positive,
     SoftwareTrigger,
-    SourceConfig,
-    UrlSource,
-    backend_of,
 )
-from anosegd.capture.sources.aravis import load_aravis
-from anosegd.capture.sources.folder import images_of
 from anosegd.endpoint import check_endpoint
 from anosegd.journal import JournalConfig
 
@@ -45,8 +37,13 @@ DEFAULT_CONTROL = "tcp://127.0.0.1:5571"
 
 
 class PresenceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """empty: a picture of the place without a part, as the camera gives it. A part is there when at least `share` of the pixels
-    differ from it by `difference` grey values or more."""
+    """How to recognise that a part is in the image.
+
+    Attributes:
+        empty: Path of an image of the place without a part, as the camera gives it.
+        difference: Grey values by which a pixel must differ from that image.
+        share: Share of the pixels that must differ for a part to be present.
+    """
 
     empty: Annotated[str, Meta(min_length=1)]
     difference: Annotated[float, Meta(gt=0, le=255)] = 25.0
@@ -54,18 +51,18 @@ class PresenceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
 
 class CameraConfig(CaptureConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One camera: how it is read (`CaptureConfig`), and how its parts are inspected.
+    """One camera: how it is read (`CaptureConfig`) and how its parts are inspected.
 
     Attributes:
         region: The part's place in camera pixels; None is the whole image.
-        mm_per_pixel: With it, defects have their size in mm, too.
-        recipe: The name of this camera's inspection job.
-        presence: Frames without a part are no parts; None makes every frame a part.
-        quality: Pictures beyond these limits (dark, bright, blurred) are UNKNOWN: image_quality; None has no limits.
-        rules: Named regions with thresholds of their own; if there are any, they alone decide.
-        review_from: From this score on (with rules: this map value), a part that does not fail is UNKNOWN: review.
-        queue: How many parts may wait under policy `every`.
-        deadline_ms: From the software trigger, otherwise from capture, until the verdict is sent; None has no deadline.
+        mm_per_pixel: If given, defects are also given in millimetres.
+        recipe: Name of this camera's inspection job, copied into its verdicts.
+        presence: How to recognise frames without a part; None makes every frame a part.
+        quality: Images too dark, too bright or blurred are UNKNOWN: image_quality; None accepts all.
+        rules: Named regions with thresholds of their own. If there are any, they alone decide.
+        review_from: Score (with rules, map value) from which a part that does not fail is UNKNOWN: review.
+        queue: Parts that may wait under policy `every`.
+        deadline_ms: From the software trigger, else from capture, until the verdict is sent; None sets no deadline.
     """
 
     region: Region | None = None
@@ -85,11 +82,11 @@ class CameraConfig(CaptureConfig, frozen=True, forbid_unknown_fields=True, kw_on
         if isinstance(self.source, FolderSource) and self.source.fps is None and self.policy != "wait" and not paced:
             raise ValueError(f"a folder has no rate of its own: set source.fps, or policy: wait (now {self.policy})")
         if isinstance(self.trigger, (SoftwareTrigger, HardwareTrigger)) and self.policy != "every":
-            raise ValueError(f"each trigger is owed a verdict: set policy: every (now {self.policy})")
+            raise ValueError(f"every trigger needs a verdict: set policy: every (now {self.policy})")
         if isinstance(self.trigger, SoftwareTrigger) and self.presence is not None:
-            raise ValueError("presence: a trigger says that a part is there; it is owed a verdict")
+            raise ValueError("presence: a software trigger already says that a part is in place: remove one of the two")
         if isinstance(self.trigger, HardwareTrigger) and not isinstance(self.source, LIVE):
-            raise ValueError("trigger.kind hardware needs a camera: a file or folder has nothing to wait for")
+            raise ValueError("trigger.kind hardware needs a camera: a file or folder has no trigger input")
         if self.policy == "wait" and isinstance(self.source, LIVE):
             raise ValueError("a live camera cannot wait: choose policy latest or every")
         if self.region is not None and (
@@ -99,9 +96,14 @@ class CameraConfig(CaptureConfig, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """bundle: STORE/NAME (newest version) or STORE/NAME/VERSION. runtime: see `choose.RUNTIMES`. build: a TensorRT plan that is
-    missing may be built at the start. threads: of the CPU runtime, 0 lets it choose. prove_every_min: the golden images are run
-    again so often, between parts; None does it on request only.
+    """Which bundle inspects, and how it runs.
+
+    Attributes:
+        bundle: STORE/NAME (newest version) or STORE/NAME/VERSION.
+        runtime: One of `anoseg_engines.runtimes.select.RUNTIMES`.
+        build: Whether a missing TensorRT plan may be built at the start.
+        threads: Threads of the CPU runtime; 0 lets it choose.
+        prove_every_min: Minutes between self-tests with the golden images; None runs them on request only.
     """
 
     bundle: str
@@ -112,7 +114,7 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
 
 class PublishConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """endpoint: ZeroMQ address to bind. masks: publish anomaly maps too."""
+    """The publisher's ZeroMQ address, and whether anomaly maps are published too."""
 
     endpoint: str = DEFAULT_ENDPOINT
     masks: bool = True
@@ -122,7 +124,7 @@ class PublishConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
 
 class ControlConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """endpoint: ZeroMQ address at which requests are answered (replay, status, drain, reload)."""
+    """The ZeroMQ address at which requests are answered."""
 
     endpoint: str = DEFAULT_CONTROL
 
@@ -131,12 +133,19 @@ class ControlConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A station. journal: None publishes without one, and nothing can be replayed. control: None opens no control socket.
+    """A station.
 
-    on_journal_failure: a verdict that cannot be committed goes out as UNKNOWN: journal, or (continue) as it is, not durable.
-    exit_when_finished: stop when every camera's folder or file has come to its end.
-
-    drain_timeout_s: how long what was captured may take to be inspected when the daemon stops.
+    Attributes:
+        engine: Which bundle inspects.
+        cameras: The cameras by name.
+        station: Name of the station in every message.
+        publish: Where verdicts go.
+        journal: None publishes without a journal; then nothing can be replayed.
+        on_journal_failure: A verdict that cannot be committed is sent as UNKNOWN: journal, or (`continue`) unchanged but not
+            durable.
+        control: None opens no control socket.
+        exit_when_finished: Stop when every folder and file has been read to its end.
+        drain_timeout_s: How long the inspection of captured parts may take when the daemon stops.
     """
 
     engine: EngineConfig
@@ -155,9 +164,9 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             raise ValueError(f"camera {triggered[0]} waits for triggers at the control socket: set control")
 
 
-CHOSEN = "the daemon chooses the pauses itself"
+PAUSES = "the daemon chooses the pauses itself"
 REMOVED: Removed = {
-    CameraConfig: {"restart_min_s": CHOSEN, "restart_max_s": CHOSEN},
+    CameraConfig: {"restart_min_s": PAUSES, "restart_max_s": PAUSES},
     DeviceSource: {"backend": "a camera at this machine is always read through v4l2"},
     JournalConfig: {"block": "the daemon chooses how many numbers it reserves"},
     PublishConfig: {
@@ -170,33 +179,20 @@ REMOVED: Removed = {
 
 
 def load_config(path: Path) -> Config:
-    """Read and check a configuration; relative paths in it are made absolute, from the folder the file is in.
+    """Read a configuration file. Relative paths in it start at the file's folder; they are made absolute.
 
     Raises:
-        ConfigError: it cannot be used; the message names file, line and key.
+        ConfigError: The file cannot be read, or a value is invalid. The message names file, line and key.
     """
     config = read_yaml(path, Config, removed=REMOVED)
     base = path.absolute().parent
-    cameras = {name: _with_absolute_path(camera, base) for name, camera in config.cameras.items()}
+    cameras = {name: _with_absolute_paths(camera, base) for name, camera in config.cameras.items()}
     engine = msgspec.structs.replace(config.engine, bundle=str(base / config.engine.bundle))
     journal = config.journal and msgspec.structs.replace(config.journal, path=str(base / config.journal.path))
     return msgspec.structs.replace(config, cameras=cameras, engine=engine, journal=journal)
 
 
-def check_sources(config: Config) -> None:
-    """What can be known without opening a camera: files and folders exist; OpenCV has the backends; Aravis is there.
-
-    Raises:
-        ConfigError: a source cannot work.
-    """
-    for name, camera in config.cameras.items():
-        try:
-            _check_source(camera.source)
-        except AnosegError as error:
-            raise ConfigError(f"cameras.{name}.source: {error.what}", hint=error.hint) from error
-
-
-def _with_absolute_path(camera: CameraConfig, base: Path) -> CameraConfig:
+def _with_absolute_paths(camera: CameraConfig, base: Path) -> CameraConfig:
     if camera.presence is not None:
         presence = msgspec.structs.replace(camera.presence, empty=str(base / camera.presence.empty))
         camera = msgspec.structs.replace(camera, presence=presence)
@@ -204,18 +200,3 @@ def _with_absolute_path(camera: CameraConfig, base: Path) -> CameraConfig:
         source = msgspec.structs.replace(camera.source, path=str(base / camera.source.path))
         return msgspec.structs.replace(camera, source=source)
     return camera
-
-
-def _check_source(source: SourceConfig) -> None:
-    if isinstance(source, (DeviceSource, UrlSource, FileSource)):
-        backend = backend_of(source)
-        if not cv2.videoio_registry.hasBackend(BACKENDS[backend]):
-            raise ConfigError(f"this OpenCV was built without the backend {backend}")
-    if isinstance(source, GenicamSource):
-        load_aravis()
-    if isinstance(source, FileSource):
-        path = Path(source.path)
-        if not path.exists() or path.is_dir():
-            raise ConfigError(f"{path}: no such file", hint="give a video file")
-    if isinstance(source, FolderSource):
-        images_of(Path(source.path), recursive=source.recursive)

@@ -1,4 +1,4 @@
-"""Reloading: wishes are gathered, the new configuration is checked whole on a thread of its own, and every wish answered."""
+"""Reloading the configuration. It is checked on a thread of its own while the station goes on inspecting."""
 
 from __future__ import annotations
 
@@ -7,36 +7,39 @@ from collections.abc import Callable
 
 from anosegd import logs
 from anosegd.config import Config
-from anosegd.worker import Worker
-
-Answer = Callable[[str | None], None]
-"""Called once with None when the configuration was accepted, or with what is wrong with it. Any thread."""
+from anosegd.worker import Answer, Worker
 
 
-def nobody(error: str | None) -> None:
-    """The answer to a signal: it goes into the log alone."""
+def no_answer(error: str | None) -> None:
+    """For a reload by signal: nobody waits for an answer; the result is logged."""
 
 
 class Reloads:
-    """One check at a time, while the station goes on inspecting. `ask`: any thread; everything else: the main thread.
+    """Runs one check at a time. Any thread calls `ask`; everything else belongs to the main thread.
 
-    A wish is answered by a check that began after it came, so that whoever edits a file and then asks is told of that file.
-    reread: the configuration as it is on disk now, checked as at the start. differs: whether it is another than runs now.
+    A request is answered by a check that began after the request. So whoever edits a file and then asks for a reload gets the
+    answer for that file.
     """
 
     def __init__(self, reread: Callable[[], Config], differs: Callable[[Config], bool]) -> None:
+        """Prepare; starts nothing.
+
+        Args:
+            reread: Loads the configuration from disk, checked as at the start.
+            differs: Whether a configuration differs from the running one.
+        """
         self._reread, self._differs = reread, differs
-        self._wishes: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+        self._requests: queue.SimpleQueue[Answer] = queue.SimpleQueue()
         self._check: _Check | None = None
 
-    def ask(self, answer: Answer = nobody) -> None:
-        """Have the configuration read anew."""
-        self._wishes.put(answer)
+    def ask(self, answer: Answer = no_answer) -> None:
+        """Request a reload. Returns at once."""
+        self._requests.put(answer)
 
     def successor(self) -> Config | None:
-        """Begin a check that was asked for, and end one that has come to its end: the configuration to go on with, if any."""
-        if self._check is None and not self._wishes.empty():
-            self._check = _Check(self._reread, self._differs, self._taken())
+        """Start a requested check, finish one that has ended. Return the configuration to continue with, if it has changed."""
+        if self._check is None and not self._requests.empty():
+            self._check = _Check(self._reread, self._differs, self._take_requests())
             self._check.start()
         if self._check is None or self._check.alive:
             return None
@@ -51,23 +54,27 @@ class Reloads:
         return check.config
 
     def close(self, timeout_s: float) -> list[Worker]:
-        """Answer whoever still waits; returns the thread of a check that does not end."""
+        """Answer everyone who still waits. Return the check's thread if it does not end."""
         check, self._check = self._check, None
         if check is not None:
             check.answer_all("the daemon is ending")
-        for answer in self._taken():
+        for answer in self._take_requests():
             answer("the daemon is ending")
         return [check] if check is not None and not check.join(timeout_s) else []
 
-    def _taken(self) -> list[Answer]:
+    def _take_requests(self) -> list[Answer]:
         taken = []
-        while not self._wishes.empty():
-            taken.append(self._wishes.get_nowait())
+        while not self._requests.empty():
+            taken.append(self._requests.get_nowait())
         return taken
 
 
 class _Check(Worker):
-    """config: what to go on with, None if nothing has changed."""
+    """Loads and checks the configuration once.
+
+    Attributes:
+        config: The new configuration; None if it equals the running one.
+    """
 
     def __init__(self, reread: Callable[[], Config], differs: Callable[[Config], bool], answers: list[Answer]) -> None:
         super().__init__("reload")

@@ -1,17 +1,25 @@
-"""A thread that the station supervises: it says when it last answered, and keeps what ended it. No thread dies in silence."""
+"""A thread that the station supervises. It reports that it is not stuck, and keeps the error that ended it."""
 
 from __future__ import annotations
 
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 from anoseg_engines.errors import AnosegError
 from anosegd import logs
 
+Answer = Callable[[str | None], None]
+"""Answers a request made to a worker: called once, on any thread, with None for success or with the reason for a refusal."""
+
 
 class Worker(ABC):
-    """Base of inspector, publisher, mask encoder and cameras. failure: what ended the thread, None if it ended in order."""
+    """Base of inspector, publisher, journal, mask encoder, cameras and of every thread that serves a request.
+
+    Attributes:
+        failure: The error that ended the thread; None if it ended in order.
+    """
 
     def __init__(self, name: str) -> None:
         self.failure: BaseException | None = None
@@ -21,7 +29,7 @@ class Worker(ABC):
 
     @abstractmethod
     def work(self) -> None:
-        """What the thread does; returns when it was told to stop. Calls `answer` at least every second while idle."""
+        """Run the thread until it is asked to stop. Calls `answer` at least every second while idle."""
 
     def start(self) -> None:
         """Start the thread."""
@@ -31,7 +39,7 @@ class Worker(ABC):
         """Start the thread, and return when it has set `ready`.
 
         Raises:
-            BaseException: what ended the thread before that.
+            BaseException: The error that ended the thread before that.
         """
         self._thread.start()
         while not ready.wait(0.05):
@@ -39,12 +47,12 @@ class Worker(ABC):
                 raise self.failure or RuntimeError(f"thread {self.thread_name} ended at once")
 
     def answer(self) -> None:
-        """The thread is not stuck."""
+        """Report that the thread is not stuck."""
         self._answered_at = time.monotonic()
 
     @property
     def silent_s(self) -> float:
-        """Seconds since the thread last answered."""
+        """Seconds since the thread last called `answer`."""
         return time.monotonic() - self._answered_at
 
     @property
@@ -53,7 +61,7 @@ class Worker(ABC):
         return self._thread.is_alive()
 
     def join(self, timeout_s: float) -> bool:
-        """Wait for the thread to end; False if it did not in time. A thread that never started has ended."""
+        """Wait for the thread to end and return whether it has. A thread that was never started has ended."""
         if self._thread.ident is not None:
             self._thread.join(max(0.0, timeout_s))
         return not self._thread.is_alive()
@@ -61,8 +69,8 @@ class Worker(ABC):
     def _run(self) -> None:
         try:
             self.work()
-        except AnosegError as error:  # told to the user by main
+        except AnosegError as error:  # `main` reports it to the user
             self.failure = error
-        except BaseException as error:  # noqa: BLE001 - the thread's boundary: the station stops in order on this
+        except BaseException as error:  # noqa: BLE001 - the thread's boundary: the station stops in order
             self.failure = error
             logs.error("thread.died", exception=error, thread=self._thread.name)

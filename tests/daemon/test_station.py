@@ -11,11 +11,12 @@ from support.tiny_bundle import good_part
 
 from anoseg_engines.engine import Engine
 from anosegd.config import load_config
+from anosegd.heartbeat import SILENT_S
 from anosegd.inspection.inspector import Inspector, engine_name
 from anosegd.inspection.queue import Intake
 from anosegd.part import Frame, Part
 from anosegd.publish.masks import MaskEncoder
-from anosegd.station import SILENT_S, End, Station
+from anosegd.station import End, Station
 from anosegd.systemd import Notifier
 
 FOLDER = "top:\n  source: {kind: folder, path: images, loop: true, fps: 50}\n  policy: wait\n"
@@ -62,13 +63,14 @@ def test_watchdog_is_fed_only_while_threads_answer(config: Path, tmp_path_factor
         systemd.setblocking(False)
         notifier = Notifier(str(path), 30.0)
         station = Station(load_config(config), notifier, {}, lambda: load_config(config))
+        station.open()
         workers = {"inspector": station._inspector, "publisher": station._publisher, "camera": station._cameras.all[0]}
 
         def fed(*, hangs: str | None) -> bool:
             for name, worker in workers.items():
                 worker._answered_at = time.monotonic() - (SILENT_S + 1 if name == hangs else 0)
             station._watchdog_at = 0.0
-            station._tell_systemd()
+            station._notify_systemd()
             told = b""
             try:
                 while True:
@@ -82,15 +84,16 @@ def test_watchdog_is_fed_only_while_threads_answer(config: Path, tmp_path_factor
         assert fed(hangs="camera")
         notifier.close()
 
-        assert station._state()[0] == "Preoperational"
-        station._inspector.engine = engine_name(station._bundle, "cpu")
+        assert station._heartbeat.state()[0] == "Preoperational"
+        station._inspector.engine = engine_name(station._heartbeat.bundle, "cpu")
         fed(hangs="inspector")
-        assert station._state()[0] == "Error"
+        assert station._heartbeat.state()[0] == "Error"
 
 
 def test_an_inspector_that_refuses_part_after_part_answers(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The lamp is off, every part is refused, and the next one always waits: no reason to end the daemon by the watchdog."""
     station = Station(load_config(config), Notifier(), {}, lambda: load_config(config))
+    station.open()
     part = Frame(Part("top", 1, "", 0, 0), good_part(), lambda: None)
     silent_s: list[float] = []
 
@@ -100,7 +103,7 @@ def test_an_inspector_that_refuses_part_after_part_answers(config: Path, monkeyp
 
     monkeypatch.setattr(Inspector, "_prepare", refuse)
     monkeypatch.setattr(Intake, "take_ahead", lambda _: part if len(silent_s) < 60 else None)
-    engine = Engine.load(station._bundle, runtime="cpu", threads=2)
+    engine = Engine.load(station._heartbeat.bundle, runtime="cpu", threads=2)
     station._inspector.answer()
     station._inspector._inspect_many(engine, part)
     engine.close()

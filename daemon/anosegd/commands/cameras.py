@@ -1,8 +1,10 @@
-"""`anosegd cameras CONFIG`: whether its cameras give pictures. Opens each as the daemon would, one after the other."""
+"""`anosegd cameras`: lists the cameras of this machine, or tries those of a configuration one after the other."""
 
 from __future__ import annotations
 
+import argparse
 import os
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,34 +12,86 @@ from pathlib import Path
 import cv2
 import msgspec
 
-from anoseg_engines.errors import CameraError
+from anoseg_engines.errors import CameraError, ConfigError
 from anosegd.cameras.process import CaptureProcess
 from anosegd.cameras.supervisor import SPAWN_TIMEOUT_S, WAITING_SLOTS
 from anosegd.capture.config import CaptureConfig, FreeRun
 from anosegd.capture.protocol import Captured, Failed, Finished, Job, Opened, Uncaptured
-from anosegd.config import CameraConfig
+from anosegd.capture.sources.aravis import list_genicam
+from anosegd.capture.sources.devices import list_devices
+from anosegd.check import check_sources
+from anosegd.config import CameraConfig, load_config
 
 RATE_FRAMES = 20
 RATE_S = 3.0
-"""The rate is taken over so many frames, or so many seconds, whichever is less."""
+"""The frame rate is measured over this many frames or seconds, whichever is less."""
+
+
+def main(options: argparse.Namespace) -> int:
+    """List the cameras; with CONFIG, save an image of each of its cameras. Return 1 if a camera gives none.
+
+    Raises:
+        ConfigError: CONFIG is invalid.
+    """
+    if options.config is None:
+        _list_cameras()
+        return 0
+    config = load_config(options.config)
+    check_sources(config)
+    failed = False
+    for name, camera in config.cameras.items():
+        try:
+            found = probe(name, camera, options.out)
+        except CameraError as error:
+            failed = True
+            sys.stderr.write(f"anosegd: {error}\n")
+            continue
+        rate = f", {found.fps:.1f} frames per second" if found.fps else ""
+        sys.stdout.write(f"{name}: {found.description}: {found.width}×{found.height}{rate}; image in {found.path}\n")
+    return 1 if failed else 0
+
+
+def _list_cameras() -> None:
+    lines = []
+    for device in list_devices():
+        serial = f", serial {device.serial}" if device.serial else ""
+        lines.append(f"{device.stable_path or device.path}: {device.name}{serial}")
+    if not lines:
+        lines.append("this machine has no video devices; give a CONFIG to try its streams")
+    try:
+        for camera in list_genicam():
+            where = f" at {camera.address}" if camera.protocol == "GigEVision" else ""
+            lines.append(
+                f"genicam {camera.id}: {camera.vendor} {camera.model}, {camera.protocol}{where}, serial {camera.serial}"
+            )
+    except ConfigError as error:
+        lines.append(f"no search for GigE Vision and USB3 Vision cameras: {error}")
+    sys.stdout.write("\n".join(lines) + "\n")
 
 
 @dataclass(frozen=True, slots=True)
 class Probed:
-    """A camera that gave pictures. width, height: after turning. fps: None with one frame only. picture: the saved file."""
+    """A camera that gave an image.
+
+    Attributes:
+        description: The camera as its source describes it.
+        width, height: Size of the image in pixels, after rotation.
+        fps: Frames per second; None if only one frame arrived.
+        path: The saved image.
+    """
 
     description: str
     width: int
     height: int
     fps: float | None
-    picture: Path
+    path: Path
 
 
 def probe(name: str, camera: CameraConfig, folder: Path) -> Probed:
-    """Open the camera as the daemon would, save its first picture as NAME.png in `folder`, take its rate.
+    """Open the camera as the daemon would, save its first image as NAME.png in `folder`, and measure its frame rate.
 
     Raises:
-        CameraError: it cannot be opened, or gives no picture in time; the message says which.
+        CameraError: The camera cannot be opened, or gives no image in time.
     """
     free_run = msgspec.structs.replace(
         msgspec.convert(camera, CaptureConfig, from_attributes=True), policy="latest", trigger=FreeRun()
@@ -79,10 +133,10 @@ def _watch(name: str, camera: CameraConfig, process: CaptureProcess, folder: Pat
                 give_up_at = 0.0
     if first is None:
         limit = camera.open_timeout_s
-        raise CameraError(f"camera {name}: no picture within {limit:g} s", hint="is it on, and is its address right?")
+        raise CameraError(f"camera {name}: no image within {limit:g} s", hint="is it on, and is its address right?")
     seconds = (times[-1] - times[0]) / 1e9
     fps = (len(times) - 1) / seconds if len(times) > 1 and seconds > 0 else None
-    return Probed(first.description, first.width, first.height, fps, first.picture)
+    return Probed(first.description, first.width, first.height, fps, first.path)
 
 
 def _save(name: str, process: CaptureProcess, message: Captured, folder: Path) -> Path:

@@ -1,67 +1,104 @@
-"""A daemon's life: one station after another, through reloads, in one process. Runs on the main thread."""
+"""`anosegd run`: the daemon. It runs one station after another, through reloads, in one process. Main thread."""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import ctypes
 import os
 from collections.abc import Callable, Mapping
 
+import msgspec
+
 from anoseg_engines.errors import AnosegError
 from anosegd import logs
-from anosegd.config import Config
+from anosegd.check import check_surroundings, check_whole
+from anosegd.config import Config, load_config
 from anosegd.station import End, Station
 from anosegd.systemd import Notifier
 
 
-def run(config: Config, environment: Mapping[str, str], reread: Callable[[], Config]) -> int:
-    """Run a station until it is stopped, through reloads; returns the exit code. Signals must be blocked already.
+def main(options: argparse.Namespace) -> int:
+    """Run until stopped. The signals must be blocked already.
 
     Raises:
-        AnosegError: as `Station.run`.
+        ConfigError: The configuration is invalid.
+        AnosegError: As `Station.run`.
     """
-    _keep_memory_together()
+    logs.set_up(level=logs.DEBUG if options.verbose else logs.INFO, journal=os.environ.get("JOURNAL_STREAM"))
+
+    def load() -> Config:
+        config = load_config(options.config)
+        return msgspec.structs.replace(config, exit_when_finished=True) if options.once else config
+
+    def reread() -> Config:
+        config = load()
+        check_whole(config).close()
+        return config
+
+    config = load()
+    check_surroundings(config)
+    return run(config, os.environ, reread)
+
+
+def run(config: Config, environment: Mapping[str, str], reread: Callable[[], Config]) -> int:
+    """Run stations until one ends without a successor, and return the exit code.
+
+    Args:
+        config: The first station's configuration.
+        environment: Where systemd's variables are; capture processes inherit it.
+        reread: Loads the configuration again, checked as at the start.
+
+    Raises:
+        AnosegError: As `Station.run`.
+    """
+    _limit_memory_pools()
     notifier = Notifier.from_environment(environment, pid=os.getpid())
     try:
         end = Station(config, notifier, environment, reread).run()
         while end.successor is not None and not end.stuck:
             previous, config = config, end.successor
-            end, why = _go_on_with(config, notifier, environment, reread)
-            if why is not None and not end.stuck:
-                logs.error("reload.failed", error=why, going_on="with the configuration before")
-                notice = f"the last reload failed, the configuration before it runs: {why}"
+            end, failure = _run_successor(config, notifier, environment, reread)
+            if failure is not None and not end.stuck:
+                logs.error("reload.failed", error=failure, going_on="with the configuration before")
+                notice = f"the last reload failed, the configuration before it runs: {failure}"
                 config = previous
                 end = Station(config, notifier, environment, reread, notice=notice).run()
     finally:
         notifier.close()
-    if end.stuck:  # a thread that hangs in a library would hold the process for ever
+    if end.stuck:  # a thread that hangs in a library would keep the process alive
         os._exit(end.exit_code)
     return end.exit_code
 
 
-def _keep_memory_together() -> None:
-    """Have glibc serve all threads from two pools of memory. With one for each thread, as it is used to, each camera that a
-    reload exchanges takes up a new one, and in each a little stays in use: 3 MB a reload, for months."""
-    m_arena_max = -8
-    with contextlib.suppress(AttributeError, OSError):  # another C library
-        ctypes.CDLL(None).mallopt(m_arena_max, 2)
-
-
-def _go_on_with(
+def _run_successor(
     config: Config, notifier: Notifier, environment: Mapping[str, str], reread: Callable[[], Config]
 ) -> tuple[End, str | None]:
-    """Run a station with a configuration that was checked; with it, why it never came to inspect, if so.
+    """Run a station after a reload.
+
+    Returns:
+        Its end, and the reason why it never became ready; None if it did.
 
     Raises:
-        AnosegError: what ended it after it had come to inspect.
+        AnosegError: The station failed after it had become ready.
     """
-    station: Station | None = None
+    station = Station(config, notifier, environment, reread)
     try:
-        station = Station(config, notifier, environment, reread)
         end = station.run()
     except AnosegError as error:
-        if station is not None and station.ready:
+        if station.ready:
             raise
         return End(error.exit_code, stuck=False), str(error).splitlines()[0]
     failed = not station.ready and end.exit_code != 0
     return end, "one of its threads failed, see the log" if failed else None
+
+
+def _limit_memory_pools() -> None:
+    """Have glibc serve all threads from two memory pools.
+
+    By default each thread gets a pool of its own. Each camera that a reload exchanges would open another one, in which some
+    memory stays in use: 3 MB a reload, for months.
+    """
+    m_arena_max = -8
+    with contextlib.suppress(AttributeError, OSError):  # another C library
+        ctypes.CDLL(None).mallopt(m_arena_max, 2)

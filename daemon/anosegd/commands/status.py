@@ -1,42 +1,60 @@
-"""`anosegd status`: the station's next heartbeat, for a person or a program."""
+"""`anosegd status`: shows the station's next heartbeat, to a person or a program."""
 
 from __future__ import annotations
 
+import argparse
+import sys
+import time
+
 import msgspec
+import zmq
 from rich.box import SIMPLE_HEAD
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from anoseg_engines.errors import PublishError
-from anosegd.commands.subscribe import subscribe
+from anosegd.commands.connection import decoded, endpoints_of, invalid_endpoint
 from anosegd.inspection.rule_calibration import is_worrying
 from anosegd.wire import State
 
 
-def hear_state(endpoint: str, timeout_s: float) -> State:
-    """Wait for a heartbeat.
+def main(options: argparse.Namespace) -> int:
+    """Wait for a heartbeat and print it, as a table or as one line of JSON.
 
     Raises:
-        PublishError: none came: no daemon runs there, or it hangs.
+        PublishError: No heartbeat arrived: no daemon runs there, or it hangs.
     """
-    with subscribe(endpoint, "state") as subscription:
-        state = subscription.wait_for("state", State, timeout_s)
-    if state is None:
-        raise PublishError(
-            f"{endpoint}: no heartbeat within {timeout_s:g} s: the station is down",
-            hint="is `anosegd run` running, and is this the endpoint of its configuration?",
-        )
-    return state
+    state = _receive(endpoints_of(options).publish, options.timeout)
+    if options.json:
+        sys.stdout.write(msgspec.json.encode(state).decode() + "\n")
+    else:
+        Console().print(_table(state))
+    return 0
 
 
-def as_json(state: State) -> str:
-    """The heartbeat, one line of JSON."""
-    return msgspec.json.encode(state).decode()
+def _receive(endpoint: str, timeout_s: float) -> State:
+    with zmq.Context() as context, context.socket(zmq.SUB) as socket:
+        socket.linger = 0
+        socket.setsockopt(zmq.IPV6, int("[" in endpoint))
+        socket.subscribe(b"state")
+        try:
+            socket.connect(endpoint)
+        except zmq.ZMQError as error:
+            raise invalid_endpoint(endpoint, error) from error
+        give_up_at = time.monotonic() + timeout_s
+        while (left_s := give_up_at - time.monotonic()) > 0:
+            if socket.poll(round(left_s * 1000)):
+                topic, *rest = socket.recv_multipart()
+                if topic == b"state" and rest:
+                    return decoded(rest[0], State)
+    raise PublishError(
+        f"{endpoint}: no heartbeat within {timeout_s:g} s: the station is down",
+        hint="is `anosegd run` running, and is this the endpoint of its configuration?",
+    )
 
 
-def as_table(state: State) -> RenderableType:
-    """The heartbeat for a person."""
+def _table(state: State) -> RenderableType:
     counts, engine = state.counts, state.engine
     head = Text(f"{state.station}  {state.state}", style="red" if state.state == "Error" else "bold green")
     head.append(f"\n{state.detail}" if state.detail else "", style="yellow")

@@ -1,13 +1,13 @@
-"""`anosegd tail`: verdicts as they come, as a live table for a person or as JSON lines for a program."""
+"""`anosegd tail`: shows verdicts as they arrive, as a live table for a person or as JSON lines for a program."""
 
 from __future__ import annotations
 
-import json
+import argparse
 import sys
 import threading
 import time
 from collections import Counter, deque
-from datetime import datetime
+from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
@@ -17,8 +17,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from anosegd.client import Event
-from anosegd.commands.requests import Where, decoded, first_since, opened
+from anosegd import client as client_api
+from anosegd.client import Client, Event
+from anosegd.commands.connection import connect, decoded, endpoints_of, print_line, unix_ns
 from anosegd.wire import State, Verdict
 
 ROWS = 15
@@ -26,27 +27,39 @@ WINDOW_S = 10.0
 COLOURS = {"PASS": "green", "FAIL": "red", "UNKNOWN": "yellow"}
 
 
-def print_lines(where: Where, count: int | None, since: datetime | None) -> None:
-    """Write each verdict's header as one JSON line, until `count` were written; `since`: the journal's first."""
-    with opened(where) as client:
-        for verdict in islice(client.follow(first=first_since(client, since)), count):
-            sys.stdout.write(json.dumps(verdict, separators=(",", ":"), ensure_ascii=False) + "\n")
-            sys.stdout.flush()
+def main(options: argparse.Namespace) -> int:
+    """Show verdicts until interrupted, or until `--count` verdicts were shown. `--since` begins in the journal.
 
-
-def show_table(where: Where, count: int | None, since: datetime | None) -> None:
-    """Show a live table until interrupted, or until `count` verdicts were seen; `since`: the journal's first."""
-    board = Board(where.publish)
+    Raises:
+        PublishError: The station does not answer.
+    """
+    endpoints = endpoints_of(options)
+    if options.json:
+        with connect(endpoints) as client:
+            for verdict in _verdicts(client, options):
+                print_line(verdict)
+                sys.stdout.flush()
+        return 0
+    board = Board(endpoints.publish)
     live = Live(console=Console(), get_renderable=board.render, refresh_per_second=4)
-    with opened(where, on_event=board.add_event, on_state=board.add_state) as client, live:
-        for verdict in islice(client.follow(first=first_since(client, since)), count):
+    with connect(endpoints, on_event=board.add_event, on_state=board.add_state) as client, live:
+        for verdict in _verdicts(client, options):
             board.add_verdict(decoded(verdict, Verdict), replayed=verdict.replayed)
+    return 0
+
+
+def _verdicts(client: Client, options: argparse.Namespace) -> Iterator[client_api.Verdict]:
+    first = client.first_seq_since(unix_ns(options.since)) if options.since else None
+    return islice(client.follow(first=first), options.count)
 
 
 class Board:
-    """What the table shows. Verdicts are added on one thread and the table is drawn on another. Times shown are UTC.
+    """The contents of the table. One thread adds verdicts, another one draws. Times are UTC.
 
-    seen: verdicts received; replayed: of these, from the journal; missed: numbers that never came.
+    Attributes:
+        seen: Verdicts received.
+        replayed: How many of them came from the journal.
+        missed: Numbers that never arrived.
     """
 
     def __init__(self, endpoint: str) -> None:
@@ -75,25 +88,25 @@ class Board:
                 self._latencies.append(verdict.timings_ms.total)
 
     def add_state(self, state: dict[str, Any]) -> None:
-        """Take a heartbeat."""
+        """Show the state of a heartbeat."""
         with self._lock:
             self._state, self._state_at = decoded(state, State), time.monotonic()
 
     def add_event(self, event: Event) -> None:
-        """Numbers that were lost for good."""
+        """Count numbers that are lost for good."""
         if event.kind in ("missed", "gone"):
             with self._lock:
                 self.missed += event.last - event.first + 1
 
     def render(self) -> RenderableType:
-        """The whole picture; any thread."""
+        """The whole table. Any thread."""
         with self._lock:
             return Group(self._head(), self._table(), self._foot())
 
     def _head(self) -> Text:
         state, silent_s = self._state, time.monotonic() - self._state_at
         if state is None:
-            return Text(f"{self._endpoint}: nothing heard yet", style="yellow")
+            return Text(f"{self._endpoint}: no heartbeat yet", style="yellow")
         if silent_s > 3:
             return Text(f"{state.station}: no heartbeat for {silent_s:.0f} s: treat the station as down", style="bold red")
         head = Text(f"{state.station}  {state.state}", style="red" if state.state == "Error" else "bold")

@@ -1,7 +1,7 @@
-"""The control socket: one thread that owns the ROUTER socket and a reader of the journal, and answers requests.
+"""The control socket. One thread owns the ROUTER socket and a reader of the journal, and answers requests.
 
-A request is one JSON object `{"id": …, "op": …, …}`, from a REQ or a DEALER socket; the answer carries its id and `ok`, or an
-error code and a message. Requests are bounded in size and rate, answers in size; what is malformed is answered with an error.
+Requests come from REQ or DEALER sockets. An answer carries the request's id and `ok`, or an error code and a message. Size and
+rate of requests are limited, and so is the size of answers.
 """
 
 from __future__ import annotations
@@ -12,144 +12,51 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 import zmq
-from msgspec import Meta
 
 from anoseg_engines.errors import AnosegError
 from anosegd import endpoint, logs
+from anosegd.control.requests import (
+    AckRequest,
+    ConsumerRequest,
+    DrainRequest,
+    ForgetRequest,
+    Id,
+    ProveRequest,
+    QuickRequest,
+    RefusedError,
+    ReloadRequest,
+    ReplayRequest,
+    SinceRequest,
+    SlowRequest,
+    StatusRequest,
+    SwapRequest,
+    TriggerRequest,
+    decode,
+    error_reply,
+    id_of,
+)
 from anosegd.journal import Journal, JournalReader
-from anosegd.reload import Answer
-from anosegd.worker import Worker
+from anosegd.worker import Answer, Worker
 
 MAX_REQUEST_BYTES = 16 << 10
 MAX_PAGE_BYTES = 256 << 10
-MAX_PAGE = 1000
 RATE = 200.0
-"""Requests a second that one peer may send on average, and in one burst; more are answered `busy`."""
+"""Requests per second that one peer may send on average, and in one burst. Further ones are answered `busy`."""
 MAX_PEERS = 1024
-MAX_IN_WORK = 256
-"""Reloads, swaps and triggers that may be asked for and not answered yet."""
-MAX_WAITING_REQUESTS = 16
+MAX_PENDING = 256
+"""Slow requests that may wait for their answers."""
+MAX_QUEUED = 16
 """Requests of one peer kept in memory; further ones wait on the peer's side."""
 ENDING = "the daemon is ending; whether this was done is not known"
-
-Seq = Annotated[int, Meta(ge=0, le=1 << 62)]
-Id = Annotated[str, Meta(max_length=64)] | Annotated[int, Meta(ge=-(1 << 53), le=1 << 53)] | None
-
-
-class _Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="op"):
-    id: Id = None
-
-
-class Replay(_Request, frozen=True, tag="replay"):
-    """Committed verdicts of the numbers from…to, a page at a time: `next` says where to go on."""
-
-    first: Seq = msgspec.field(name="from")
-    last: Seq | None = msgspec.field(name="to", default=None)
-    limit: Annotated[int, Meta(ge=1, le=MAX_PAGE)] = 500
-
-
-class Since(_Request, frozen=True, tag="since"):
-    """The first number committed at or after a Unix time."""
-
-    time_ns: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
-
-
-class Consumer(_Request, frozen=True, tag="consumer"):
-    """A named durable consumer's cursor; a new name begins before the oldest verdict kept."""
-
-    name: Annotated[str, Meta(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-
-
-class Ack(_Request, frozen=True, tag="ack"):
-    """A consumer has done with everything up to and including seq; the cursor never goes back."""
-
-    name: Annotated[str, Meta(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-    journal_id: str
-    seq: Seq
-
-
-class Forget(_Request, frozen=True, tag="forget"):
-    """A named consumer is no more."""
-
-    name: Annotated[str, Meta(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-
-
-class Status(_Request, frozen=True, tag="status"):
-    """The station's state, as in the heartbeat."""
-
-
-class Drain(_Request, frozen=True, tag="drain"):
-    """Stop capturing, inspect and send what was captured, then end with exit code 0."""
-
-
-class Reload(_Request, frozen=True, tag="reload"):
-    """Read the configuration anew: checked whole first; if it is refused, nothing changes and the answer says why."""
-
-
-class Swap(_Request, frozen=True, tag="swap"):
-    """Inspect with another bundle from one part to the next: loaded and proved first; if it is refused, nothing changes.
-
-    bundle: absolute path of STORE/NAME (its newest version) or STORE/NAME/VERSION.
-    """
-
-    bundle: Annotated[str, Meta(min_length=1, max_length=4096)]
-
-
-class Rollback(_Request, frozen=True, tag="rollback"):
-    """Go back to the bundle before the last swap, in the same way."""
-
-
-class Prove(_Request, frozen=True, tag="prove"):
-    """Run the golden images now, between parts; answered when they have held, or with what is wrong."""
-
-
-class Trigger(_Request, frozen=True, tag="trigger"):
-    """A part lies before a camera that waits for software triggers. Answered once it is noted; its verdict follows, always.
-
-    part_id: None has the station name it.
-    """
-
-    camera: Annotated[str, Meta(max_length=63)]
-    part_id: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
-
-
-Request = Replay | Since | Consumer | Ack | Forget | Status | Drain | Reload | Swap | Rollback | Trigger | Prove
-
-
-class RefusedError(Exception):
-    """A request that is answered with an error. code: for programs; the message is for people."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-class _Rates:
-    """A token bucket for each peer; the longest silent peer is forgotten first."""
-
-    def __init__(self) -> None:
-        self._buckets: OrderedDict[bytes, tuple[float, float]] = OrderedDict()
-
-    def allows(self, peer: bytes, now: float) -> bool:
-        tokens, then = self._buckets.pop(peer, (RATE, now))
-        tokens = min(RATE, tokens + (now - then) * RATE)
-        self._buckets[peer] = (max(0.0, tokens - 1), now)
-        if len(self._buckets) > MAX_PEERS:
-            self._buckets.popitem(last=False)
-        return tokens >= 1
+TriggerAnswer = Callable[[dict[str, Any]], None]
 
 
 class Control(Worker):
-    """Answers requests on its own thread.
-
-    journal: None answers nothing about verdicts. state: the last published state, encoded. drain: asks the station to stop.
-    reload, swap, prove: ask it for these (swap: to which bundle, None is the one before) and give what to call with the answer.
-    trigger: the same with camera and part id; raises ValueError where there is no such camera.
-    """
+    """Answers requests on its own thread."""
 
     def __init__(
         self,
@@ -161,145 +68,172 @@ class Control(Worker):
         reload: Callable[[Answer], None],
         swap: Callable[[str | None, Answer], None],
         prove: Callable[[Answer], None],
-        trigger: Callable[[str, str | None, Callable[[dict[str, Any]], None]], None],
+        trigger: Callable[[str, str | None, TriggerAnswer], None],
     ) -> None:
+        """Prepare; `start` opens the socket.
+
+        Args:
+            address: Endpoint to bind.
+            journal: None refuses requests about verdicts.
+            state: Returns the last published state, encoded.
+            drain: Asks the station to stop.
+            reload, prove: Ask the station for this, and name the function to call with the answer.
+            swap: The same with the bundle's path; None is the bundle before the last swap.
+            trigger: The same with camera and part id; raises ValueError if the trigger is refused.
+        """
         super().__init__("control")
         self._address = address
         self._journal = journal
-        self._state, self._drain, self._reload, self._swap, self._trigger = state, drain, reload, swap, trigger
-        self._prove = prove
+        self._state, self._drain, self._reload = state, drain, reload
+        self._swap, self._prove, self._trigger = swap, prove, trigger
         self._reader: JournalReader | None = None
         self._rates = _Rates()
-        self._malformed = logs.Throttle("request.refused")
+        self._refused = logs.Throttle("request.refused")
         self._bound = threading.Event()
         self._stopping = threading.Event()
         self._number = itertools.count()
-        self._in_work: dict[int, tuple[list[bytes], Id]] = {}  # whom to answer
-        self._late: queue.SimpleQueue[tuple[int, dict[str, Any]]] = queue.SimpleQueue()  # answers that took time
+        self._pending: dict[int, tuple[list[bytes], Id]] = {}  # the senders of slow requests
+        self._late_replies: queue.SimpleQueue[tuple[int, dict[str, Any]]] = queue.SimpleQueue()  # from other threads
 
     def start(self) -> None:
         """Start the thread and bind the socket.
 
         Raises:
-            PublishError: the endpoint cannot be bound.
+            PublishError: The endpoint cannot be bound.
         """
         self.start_until(self._bound)
 
     def stop(self) -> None:
-        """Answer no more."""
+        """Ask the thread to end. Any thread."""
         self._stopping.set()
 
+    # ---- the socket
+
     def work(self) -> None:
-        """Bind, then answer requests until told to stop."""
+        """Bind, then answer requests until asked to stop."""
         with zmq.Context() as context, context.socket(zmq.ROUTER) as socket:
             socket.set(zmq.MAXMSGSIZE, MAX_REQUEST_BYTES)
-            socket.set(zmq.RCVHWM, MAX_WAITING_REQUESTS)
-            socket.set(zmq.SNDHWM, 10)  # a peer that reads no answers loses them; it does not fill the memory
+            socket.set(zmq.RCVHWM, MAX_QUEUED)
+            socket.set(zmq.SNDHWM, 10)  # a peer that reads no answers loses them; it does not fill our memory
             socket.set(zmq.LINGER, 200)
             endpoint.bind(socket, self._address)
             self._bound.set()
             try:
                 while not self._stopping.is_set():
                     self.answer()
-                    self._send_late(socket)
-                    if socket.poll(2 if self._in_work else 250):
-                        self._serve(socket)
-                while socket.poll(0) and len(self._in_work) < MAX_IN_WORK:  # what lies there already
-                    self._serve(socket)
-                self._send_late(socket)
-                for address, request_id in self._in_work.values():  # came when nobody looked after it any more
-                    socket.send_multipart([*address, msgspec.json.encode(_error(request_id, "ending", ENDING))])
+                    self._send_late_replies(socket)
+                    if socket.poll(2 if self._pending else 250):
+                        self._receive(socket)
+                self._close(socket)
             finally:
                 if self._reader is not None:
                     self._reader.close()
 
-    def _serve(self, socket: zmq.Socket[bytes]) -> None:
+    def _close(self, socket: zmq.Socket[bytes]) -> None:
+        """Answer everything that has arrived: nobody carries out slow requests any more."""
+        while socket.poll(0) and len(self._pending) < MAX_PENDING:
+            self._receive(socket)
+        self._send_late_replies(socket)
+        for address, request_id in self._pending.values():
+            _send(socket, address, error_reply(request_id, "ending", ENDING))
+
+    def _receive(self, socket: zmq.Socket[bytes]) -> None:
         peer, *rest = socket.recv_multipart()
         if not rest:
             return
         *envelope, payload = rest
         if envelope not in ([], [b""]):
-            return  # neither REQ nor DEALER speaks so, and there is no place to put an answer
+            return  # neither a REQ nor a DEALER socket sends this; no answer can reach the sender
         address = [peer, *envelope]
-        if not self._rates.allows(peer, time.monotonic()):
-            reply: dict[str, Any] | None = _error(_id_of(payload), "busy", f"more than {RATE:.0f} requests a second")
-        else:
+        if self._rates.allows(peer, time.monotonic()):
             reply = self._reply(payload, address)
-        if reply is not None:
-            socket.send_multipart([*address, msgspec.json.encode(reply)])
-
-    def _send_late(self, socket: zmq.Socket[bytes]) -> None:
-        while not self._late.empty():
-            number, reply = self._late.get_nowait()
-            asker = self._in_work.pop(number, None)
-            if asker is not None:  # else it was answered before
-                address, request_id = asker
-                socket.send_multipart([*address, msgspec.json.encode({"id": request_id, **reply})])
-
-    def _set_to_work(self, request: Reload | Swap | Rollback | Trigger | Prove, address: list[bytes]) -> None:
-        """Have the station do what takes time; it is answered when that is done."""
-        if len(self._in_work) >= MAX_IN_WORK:
-            raise RefusedError("busy", "too much is asked for and not done yet")
-        number = next(self._number)
-        self._in_work[number] = address, request.id
-
-        def answer(error: str | None) -> None:
-            self._late.put((number, {"ok": True} if error is None else _error(request.id, "refused", error)))
-
-        if isinstance(request, Trigger):
-            try:
-                self._trigger(request.camera, request.part_id, lambda told: self._late.put((number, {"ok": True, **told})))
-            except ValueError as error:
-                del self._in_work[number]
-                raise RefusedError("bad_request", str(error)) from error
-        elif isinstance(request, Reload):
-            self._reload(answer)
-        elif isinstance(request, Prove):
-            self._prove(answer)
         else:
-            self._swap(request.bundle if isinstance(request, Swap) else None, answer)
+            reply = error_reply(id_of(payload), "busy", f"more than {RATE:.0f} requests a second")
+        if reply is not None:
+            _send(socket, address, reply)
+
+    def _send_late_replies(self, socket: zmq.Socket[bytes]) -> None:
+        while not self._late_replies.empty():
+            number, reply = self._late_replies.get_nowait()
+            sender = self._pending.pop(number, None)
+            if sender is not None:  # otherwise this request was answered before
+                address, request_id = sender
+                _send(socket, address, {"id": request_id, **reply})
+
+    # ---- dispatch
 
     def _reply(self, payload: bytes, address: list[bytes]) -> dict[str, Any] | None:
-        """The answer; None if it comes later."""
+        """The answer; None if it follows later."""
         request_id: Id = None
         try:
-            request = _decode(payload)
+            request = decode(payload)
             request_id = request.id
-            if isinstance(request, (Reload, Swap, Rollback, Trigger, Prove)):
-                self._set_to_work(request, address)
+            if isinstance(request, SlowRequest):
+                self._begin(request, address)
                 return None
-            return {"id": request_id, "ok": True, **self._do(request)}
+            return {"id": request_id, "ok": True, **self._answer_now(request)}
         except RefusedError as error:
-            request_id = request_id or _id_of(payload)
-            self._malformed.warning(code=error.code, error=str(error))
-            return _error(request_id, error.code, str(error))
-        except AnosegError as error:  # the journal could not be read just now
-            self._malformed.warning(code="failed", error=str(error))
-            return _error(request_id, "failed", str(error))
+            self._refused.warning(code=error.code, error=str(error))
+            return error_reply(request_id or id_of(payload), error.code, str(error))
+        except AnosegError as error:  # the journal cannot be read at the moment
+            self._refused.warning(code="failed", error=str(error))
+            return error_reply(request_id, "failed", str(error))
 
-    def _do(self, request: Request) -> dict[str, Any]:
-        if isinstance(request, Status):
-            return {"state": msgspec.Raw(self._state())}
-        if isinstance(request, Drain):
-            self._drain()
-            return {}
-        if self._journal is None:
+    def _begin(self, request: SlowRequest, address: list[bytes]) -> None:
+        """Hand a slow request to the thread that carries it out."""
+        if len(self._pending) >= MAX_PENDING:
+            raise RefusedError("busy", "too many requests wait for their answers")
+        number = next(self._number)
+        self._pending[number] = address, request.id
+
+        def answer(error: str | None) -> None:
+            self._late_replies.put((number, {"ok": True} if error is None else error_reply(request.id, "refused", error)))
+
+        def accepted(details: dict[str, Any]) -> None:
+            self._late_replies.put((number, {"ok": True, **details}))
+
+        match request:
+            case TriggerRequest():
+                try:
+                    self._trigger(request.camera, request.part_id, accepted)
+                except ValueError as error:
+                    del self._pending[number]
+                    raise RefusedError("bad_request", str(error)) from error
+            case ReloadRequest():
+                self._reload(answer)
+            case ProveRequest():
+                self._prove(answer)
+            case SwapRequest():
+                self._swap(request.bundle, answer)
+            case _:
+                self._swap(None, answer)
+
+    def _answer_now(self, request: QuickRequest) -> dict[str, Any]:
+        match request:
+            case StatusRequest():
+                return {"state": msgspec.Raw(self._state())}
+            case DrainRequest():
+                self._drain()
+                return {}
+        journal = self._journal
+        if journal is None:
             raise RefusedError("no_journal", "this station keeps no journal: set `journal` in its configuration")
-        if isinstance(request, Replay):
-            return self._replay(self._journal, request)
-        if isinstance(request, Since):
-            return {"seq": self._journal_reader(self._journal).find_since(request.time_ns)}
-        if isinstance(request, Consumer):
-            return {"journal_id": self._journal.journal_id, "cursor": self._journal.consumer(request.name)}
-        if isinstance(request, Ack):
-            if request.journal_id != self._journal.journal_id:
-                raise RefusedError("other_journal", f"the journal is now {self._journal.journal_id}")
-            self._journal.ack(request.name, request.seq)
-        elif isinstance(request, Forget):
-            self._journal.forget(request.name)
+        match request:
+            case ReplayRequest():
+                return self._replay(journal, request)
+            case SinceRequest():
+                return {"seq": self._journal_reader(journal).find_since(request.time_ns)}
+            case ConsumerRequest():
+                return {"journal_id": journal.journal_id, "cursor": journal.consumer(request.name)}
+            case AckRequest():
+                if request.journal_id != journal.journal_id:
+                    raise RefusedError("other_journal", f"the journal is now {journal.journal_id}")
+                journal.ack(request.name, request.seq)
+            case ForgetRequest():
+                journal.forget(request.name)
         return {}
 
-    def _replay(self, journal: Journal, request: Replay) -> dict[str, Any]:
+    def _replay(self, journal: Journal, request: ReplayRequest) -> dict[str, Any]:
         page = self._journal_reader(journal).page(request.first, request.last, limit=request.limit, max_bytes=MAX_PAGE_BYTES)
         return {
             "journal_id": page.journal_id,
@@ -316,25 +250,20 @@ class Control(Worker):
         return self._reader
 
 
-def _decode(payload: bytes) -> Request:
-    try:
-        request: Request = msgspec.json.decode(payload, type=Request)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise RefusedError("bad_request", str(error)) from error
-    return request
+class _Rates:
+    """A token bucket for each peer. The peer that has been silent longest is forgotten first."""
+
+    def __init__(self) -> None:
+        self._buckets: OrderedDict[bytes, tuple[float, float]] = OrderedDict()
+
+    def allows(self, peer: bytes, now: float) -> bool:
+        tokens, then = self._buckets.pop(peer, (RATE, now))
+        tokens = min(RATE, tokens + (now - then) * RATE)
+        self._buckets[peer] = (max(0.0, tokens - 1), now)
+        if len(self._buckets) > MAX_PEERS:
+            self._buckets.popitem(last=False)
+        return tokens >= 1
 
 
-def _id_of(payload: bytes) -> Id:
-    """The id of a request that is otherwise wrong, so that the asker knows its answer."""
-    try:
-        return msgspec.json.decode(payload, type=_Identified).id
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-
-
-class _Identified(msgspec.Struct, frozen=True):
-    id: Id = None
-
-
-def _error(request_id: Id, code: str, message: str) -> dict[str, Any]:
-    return {"id": request_id, "ok": False, "error": code, "message": message}
+def _send(socket: zmq.Socket[bytes], address: list[bytes], reply: dict[str, Any]) -> None:
+    socket.send_multipart([*address, msgspec.json.encode(reply)])

@@ -1,4 +1,4 @@
-"""Software triggers: each accepted one is noted in the journal, handed to its camera, and answered by a verdict."""
+"""Software triggers. Each accepted one is noted in the journal, handed to its camera and answered by a verdict."""
 
 from __future__ import annotations
 
@@ -16,51 +16,56 @@ from anosegd.part import Part
 from anosegd.publish.publisher import Publisher
 
 REMEMBERED = 2000
-"""So many part ids are remembered, so that a trigger sent twice is one part."""
-Told = dict[str, Any]
-"""What whoever triggered is told: part_id, triggered_at, durable (whether a crash would not forget it)."""
+"""Part ids that are remembered, so that a trigger that is sent twice makes one part."""
+Accepted = dict[str, Any]
+"""The answer to a trigger: part_id, triggered_at, and durable (whether the trigger survives a crash)."""
 
 
 class Triggers:
-    """accept: the control socket's thread. answer_owed: the main thread, when the engine is proved.
+    """Hands triggers to the cameras. `accept` runs on the control socket's thread, everything else on the main thread.
 
-    open: whether parts are inspected now; set by the station.
+    Attributes:
+        open: Whether parts are inspected at the moment. Set by the station.
     """
 
     def __init__(self, cameras: Iterable[Camera], journal: Journal | None, publisher: Publisher, run_id: str) -> None:
         self.open = False
         self._cameras: dict[str, Camera] = {}
-        self._handing_on = threading.Lock()
+        self._accepting = threading.Lock()
         self.set_cameras(cameras)
         self._journal = journal
         self._publisher = publisher
         self._run_id = run_id
         self._count = itertools.count(1)
-        self._known: OrderedDict[tuple[str, str], Told] = OrderedDict()
+        self._known: OrderedDict[tuple[str, str], Accepted] = OrderedDict()
 
     def set_cameras(self, cameras: Iterable[Camera]) -> None:
-        """Triggers go to these from now on; once this returns, none goes to another. Main thread."""
-        with self._handing_on:
+        """Replace the cameras. After the return no trigger reaches another one."""
+        with self._accepting:
             self._cameras = {camera.name: camera for camera in cameras}
 
     def close(self) -> None:
-        """Refuse triggers from now on; once this returns, those that were accepted are with their cameras. Main thread."""
-        handed_on = self._handing_on.acquire(timeout=1.0)  # not for ever: one may be held up by the journal's disk
+        """Refuse triggers from now on. After the return every accepted one has reached its camera."""
+        locked = self._accepting.acquire(timeout=1.0)  # bounded: the journal's disk may hold up a trigger
         self.open = False
-        if handed_on:
-            self._handing_on.release()
+        if locked:
+            self._accepting.release()
 
-    def accept(self, name: str, part_id: str | None, answer: Callable[[Told], None]) -> None:
-        """Take a trigger; the camera is at it while it is being noted. `answer` is called once, on whichever thread. A part id
-        that was triggered before is that part: it is answered as then, and makes no other.
+    def accept(self, name: str, part_id: str | None, answer: Callable[[Accepted], None]) -> None:
+        """Take a trigger. The camera captures the part while the trigger is being noted.
+
+        Args:
+            name: The camera.
+            part_id: A part id that was triggered before is the same part: the first answer is repeated, no part is made.
+            answer: Called once, on any thread.
 
         Raises:
-            ValueError: there is no such camera, or it does not wait for triggers, or nothing is inspected now.
+            ValueError: There is no such camera, it does not wait for triggers, or nothing is inspected at the moment.
         """
-        with self._handing_on:
+        with self._accepting:
             self._accept(name, part_id, answer)
 
-    def _accept(self, name: str, part_id: str | None, answer: Callable[[Told], None]) -> None:
+    def _accept(self, name: str, part_id: str | None, answer: Callable[[Accepted], None]) -> None:
         at_ns, at_wall_ns = time.monotonic_ns(), time.time_ns()
         waiting = [camera.name for camera in self._cameras.values() if camera.waits_for_triggers]
         if name not in waiting:
@@ -69,33 +74,34 @@ class Triggers:
             raise ValueError("the station does not inspect now")
         part_id = part_id or f"{name}-{self._run_id[:8]}-{next(self._count)}"
         if (known := self._known.get((name, part_id))) is not None:
-            answer(known)  # asked again, because the answer was lost: a second picture might show the next part
+            answer(known)  # repeated because the answer was lost: a second image might show the next part
             return
-        told: Told = {"part_id": part_id, "triggered_at": wire.utc(at_wall_ns), "durable": False}
-        self._known[name, part_id] = told
+        accepted: Accepted = {"part_id": part_id, "triggered_at": wire.utc(at_wall_ns), "durable": False}
+        self._known[name, part_id] = accepted
         if len(self._known) > REMEMBERED:
             self._known.popitem(last=False)
 
         def noted(error: Exception | None) -> None:
-            told["durable"] = error is None
-            answer(told)
+            accepted["durable"] = error is None
+            answer(accepted)
 
         number = None
         if self._journal is None:
-            answer(told)
+            answer(accepted)
         else:
             try:
                 number = self._journal.accept(name, part_id, at_wall_ns, noted).number
-            except JournalError:  # it goes on without the journal, as a verdict does, and both say so
-                answer(told)
+            except JournalError:  # the part is inspected without the journal; answer and verdict both say so
+                answer(accepted)
         self._cameras[name].trigger(Trigger(part_id, at_ns, at_wall_ns, number))
 
     def answer_owed(self) -> None:
-        """The parts that an earlier run accepted, and a crash left unanswered, become UNKNOWN: restart. Often: a journal that
-        could not be opened at the start may be later."""
+        """Answer the triggers that an earlier run accepted and a crash left open: UNKNOWN: restart.
+
+        Call it often: a journal that could not be opened at the start may be opened later.
+        """
         owed = self._journal.take_owed() if self._journal is not None else []
         for trigger in owed:
-            now_ns = time.monotonic_ns()
             camera = self._cameras.get(trigger.camera)
             part = Part(
                 camera=trigger.camera,
@@ -103,7 +109,7 @@ class Triggers:
                 part_id=trigger.part_id,
                 captured_ns=None,
                 captured_wall_ns=None,
-                triggered_ns=now_ns,
+                triggered_ns=time.monotonic_ns(),
                 triggered_wall_ns=trigger.at_ns,
                 trigger=trigger.number,
                 settings=camera.config if camera is not None else None,

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from anoseg_engines.engine import Engine, GoldenResult
 from anoseg_engines.errors import EngineError
 from anosegd import logs
-from anosegd.reload import Answer
+from anosegd.worker import Answer
 
 
 class Proofs:

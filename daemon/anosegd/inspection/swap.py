@@ -14,8 +14,7 @@ from anoseg_engines.errors import ConfigError
 from anosegd import logs
 from anosegd.config import EngineConfig
 from anosegd.inspection.inspector import Inspector
-from anosegd.reload import Answer
-from anosegd.worker import Worker
+from anosegd.worker import Answer, Worker
 
 
 class Swaps:

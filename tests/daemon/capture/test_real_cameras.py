@@ -104,4 +104,4 @@ def test_without_aravis_the_configuration_is_refused(line: Line, monkeypatch: py
     assert "Traceback" not in done.stderr
     listed = run_anosegd("cameras")
     assert listed.returncode == 0
-    assert "were not looked for" in listed.stdout
+    assert "no search for GigE Vision and USB3 Vision cameras" in listed.stdout

@@ -1,0 +1,97 @@
+"""How a command reaches a running station. Shared by all commands that talk to one."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+import zmq
+
+from anoseg_engines.errors import ConfigError, PublishError
+from anosegd.client import Client, ClientError, Event, Verdict
+from anosegd.config import DEFAULT_CONTROL, DEFAULT_ENDPOINT, load_config
+
+T = TypeVar("T")
+
+
+class Endpoints(NamedTuple):
+    """A station's addresses. `control` is None for a station without a control socket."""
+
+    publish: str
+    control: str | None
+
+
+def endpoints_of(options: argparse.Namespace) -> Endpoints:
+    """The addresses given by CONFIG, or by `--connect` and `--control`.
+
+    Raises:
+        ConfigError: CONFIG is invalid.
+    """
+    if options.config is not None:
+        config = load_config(options.config)
+        return Endpoints(config.publish.endpoint, config.control.endpoint if config.control else None)
+    control = options.control or (None if options.connect else DEFAULT_CONTROL)
+    return Endpoints(options.connect or DEFAULT_ENDPOINT, control)
+
+
+@contextmanager
+def connect(
+    endpoints: Endpoints,
+    *,
+    on_event: Callable[[Event], None] | None = None,
+    on_state: Callable[[dict[str, Any]], None] | None = None,
+    request_timeout_s: float = 2.0,
+) -> Iterator[Client]:
+    """Open a client of the station for the length of a `with` block.
+
+    Raises:
+        ConfigError: An endpoint is invalid.
+        PublishError: The station does not answer, or refuses a request.
+    """
+    publish, control = endpoints
+    try:
+        with Client(publish, control, on_event=on_event, on_state=on_state, request_timeout_s=request_timeout_s) as client:
+            yield client
+    except zmq.ZMQError as error:
+        raise invalid_endpoint(publish, error) from error
+    except ClientError as error:
+        raise PublishError(str(error), hint="is the station running, and is `control` in its configuration?") from error
+
+
+def invalid_endpoint(endpoint: str, error: zmq.ZMQError) -> ConfigError:
+    """The error for an endpoint that ZeroMQ does not accept."""
+    return ConfigError(f"{endpoint}: invalid endpoint ({error.strerror})", hint="write tcp://127.0.0.1:PORT")
+
+
+def decoded(header: dict[str, Any] | bytes, kind: type[T]) -> T:
+    """A received header as the struct `kind`.
+
+    Raises:
+        ConfigError: The header does not fit: another program, or another version of the daemon, publishes there.
+    """
+    try:
+        return msgspec.json.decode(header, type=kind) if isinstance(header, bytes) else msgspec.convert(header, kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"this version does not understand a received header: {error}") from error
+
+
+def unix_ns(moment: datetime) -> int:
+    """Unix time in nanoseconds."""
+    return round(moment.timestamp() * 1e9)
+
+
+def print_line(verdict: Verdict) -> None:
+    """Print a verdict's header as one JSON line."""
+    sys.stdout.write(json.dumps(verdict, separators=(",", ":"), ensure_ascii=False) + "\n")
+
+
+def print_missing(event: Event) -> None:
+    """Report on stderr numbers that the journal cannot deliver."""
+    if event.kind in ("gone", "void", "journal_changed"):
+        sys.stderr.write(f"anosegd: {event.kind} {event.first}…{event.last}: {event.detail}\n")

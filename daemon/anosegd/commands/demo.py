@@ -1,0 +1,12 @@
+"""`anosegd demo`: inspects the simulated line and compares the verdicts with the truth."""
+
+from __future__ import annotations
+
+import argparse
+
+from anosegd.demo.run import run_demo
+
+
+def main(options: argparse.Namespace) -> int:
+    """Run the demo; return 1 if a part received no verdict."""
+    return run_demo(options.out, parts=options.parts, fps=options.fps, seed=options.seed, bundle=options.bundle)

@@ -1,0 +1,14 @@
+"""`anosegd demo-images`: renders the images from which the demo's bundle is trained."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from anosegd.demo.images import write_demo_images
+
+
+def main(options: argparse.Namespace) -> int:
+    """Write the images to a new folder and print their number."""
+    sys.stdout.write(f"{write_demo_images(options.out)} images in {options.out}\n")
+    return 0

@@ -1,0 +1,138 @@
+"""The requests that the control socket understands: one JSON object `{"id": …, "op": …, …}` each. Any thread."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+MAX_PAGE = 1000
+Seq = Annotated[int, Meta(ge=0, le=1 << 62)]
+Name = Annotated[str, Meta(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Id = Annotated[str, Meta(max_length=64)] | Annotated[int, Meta(ge=-(1 << 53), le=1 << 53)] | None
+"""Copied from a request into its answer."""
+
+
+class _Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="op"):
+    id: Id = None
+
+
+class ReplayRequest(_Request, frozen=True, tag="replay"):
+    """Committed verdicts with the numbers from…to, one page at a time. `next` in the answer says where to continue."""
+
+    first: Seq = msgspec.field(name="from")
+    last: Seq | None = msgspec.field(name="to", default=None)
+    limit: Annotated[int, Meta(ge=1, le=MAX_PAGE)] = 500
+
+
+class SinceRequest(_Request, frozen=True, tag="since"):
+    """The first number committed at or after a Unix time."""
+
+    time_ns: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+
+
+class ConsumerRequest(_Request, frozen=True, tag="consumer"):
+    """A named durable consumer's cursor. A new name starts before the oldest verdict kept."""
+
+    name: Name
+
+
+class AckRequest(_Request, frozen=True, tag="ack"):
+    """A consumer has processed everything up to and including `seq`. The cursor never moves back."""
+
+    name: Name
+    journal_id: str
+    seq: Seq
+
+
+class ForgetRequest(_Request, frozen=True, tag="forget"):
+    """Delete a named consumer."""
+
+    name: Name
+
+
+class StatusRequest(_Request, frozen=True, tag="status"):
+    """The station's state, as in the heartbeat."""
+
+
+class DrainRequest(_Request, frozen=True, tag="drain"):
+    """Stop capturing, inspect and send the captured parts, then end with exit code 0."""
+
+
+class ReloadRequest(_Request, frozen=True, tag="reload"):
+    """Read the configuration again. It is checked first; if it is refused, nothing changes."""
+
+
+class SwapRequest(_Request, frozen=True, tag="swap"):
+    """Inspect with another bundle from the next part on. It is proved first; if it is refused, nothing changes.
+
+    Attributes:
+        bundle: Absolute path of STORE/NAME (its newest version) or STORE/NAME/VERSION.
+    """
+
+    bundle: Annotated[str, Meta(min_length=1, max_length=4096)]
+
+
+class RollbackRequest(_Request, frozen=True, tag="rollback"):
+    """Return to the bundle before the last swap, in the same way."""
+
+
+class ProveRequest(_Request, frozen=True, tag="prove"):
+    """Run the self-test with the golden images now, between parts. Answered with its result."""
+
+
+class TriggerRequest(_Request, frozen=True, tag="trigger"):
+    """A part is in front of a camera that waits for software triggers. Answered once it is noted; a verdict always follows.
+
+    Attributes:
+        camera: Name of the camera.
+        part_id: The part's name in its verdict; None lets the station choose one.
+    """
+
+    camera: Annotated[str, Meta(max_length=63)]
+    part_id: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
+
+
+SlowRequest = ReloadRequest | SwapRequest | RollbackRequest | ProveRequest | TriggerRequest
+"""Requests that other threads carry out; they are answered later."""
+QuickRequest = ReplayRequest | SinceRequest | ConsumerRequest | AckRequest | ForgetRequest | StatusRequest | DrainRequest
+Request = SlowRequest | QuickRequest
+
+
+class RefusedError(Exception):
+    """A request that is answered with an error: `code` for programs, the message for people."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def decode(payload: bytes) -> Request:
+    """Decode a request.
+
+    Raises:
+        RefusedError: It is malformed.
+    """
+    try:
+        request: Request = msgspec.json.decode(payload, type=Request)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise RefusedError("bad_request", str(error)) from error
+    return request
+
+
+def id_of(payload: bytes) -> Id:
+    """The id of a request that is malformed otherwise, so that the sender recognises the answer. None if there is none."""
+    try:
+        return msgspec.json.decode(payload, type=_WithId).id
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def error_reply(request_id: Id, code: str, message: str) -> dict[str, Any]:
+    """The answer to a request that is refused."""
+    return {"id": request_id, "ok": False, "error": code, "message": message}
+
+
+class _WithId(msgspec.Struct, frozen=True):
+    id: Id = None

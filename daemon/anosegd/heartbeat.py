@@ -1,0 +1,146 @@
+"""The station's state as it is published: what the heartbeat says of cameras, journal, engine and counts.
+
+It reads what other threads own and changes nothing. `describe` runs on the publisher's thread, `state` on any.
+"""
+
+from __future__ import annotations
+
+import time
+
+from anoseg_engines.bundle.read import Bundle
+from anoseg_engines.version import installed_version
+from anosegd import wire
+from anosegd.cameras.camera_set import Cameras
+from anosegd.cameras.supervisor import Camera
+from anosegd.config import Config
+from anosegd.inspection.inspector import Inspector, engine_name
+from anosegd.inspection.rule_calibration import rules_note
+from anosegd.inspection.swap import Swaps
+from anosegd.journal import Journal
+from anosegd.publish.publisher import Identity, Publisher
+
+SILENT_S = 10.0
+"""A thread that has not answered for this long hangs."""
+
+
+class Heartbeat:
+    """Describes a station. The main thread sets the attributes.
+
+    Attributes:
+        config: The running configuration.
+        bundle: The configuration's bundle, which the next start would use.
+        notice: A fact about the last reload that an operator should know.
+        stopping: Whether shutdown has begun.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        bundle: Bundle,
+        identity: Identity,
+        *,
+        journal: Journal | None,
+        publisher: Publisher,
+        inspector: Inspector,
+        swaps: Swaps,
+        cameras: Cameras,
+        notice: str | None,
+    ) -> None:
+        self.config, self.bundle, self.notice, self.stopping = config, bundle, notice, False
+        self.version = installed_version()
+        self._identity, self._journal, self._publisher = identity, journal, publisher
+        self._inspector, self._swaps, self._cameras = inspector, swaps, cameras
+        self._started = time.monotonic()
+
+    def describe(self) -> wire.State:
+        """The whole heartbeat."""
+        state, detail = self.state()
+        return wire.State(
+            station=self.config.station,
+            journal_id=self._journal.journal_id if self._journal else self._identity.journal_id,
+            run_id=self._identity.run_id,
+            version=self.version,
+            at=wire.utc(time.time_ns()),
+            state=state,
+            detail=detail,
+            uptime_s=round(time.monotonic() - self._started, 3),
+            last_seq=self._publisher.last_seq,
+            counts=self.counts(),
+            masks_dropped=self._publisher.masks_dropped,
+            engine=self._inspector.engine or engine_name(self.bundle, "not loaded yet"),
+            journal=self._journal_health(),
+            control=self.config.control.endpoint if self.config.control else None,
+            cameras={camera.name: self._camera_health(camera) for camera in self._cameras},
+        )
+
+    def state(self) -> tuple[wire.StationState, str | None]:
+        """The state in the words of OPC 40100-1, and a detail for the operator."""
+        if self.stopping:
+            return "Halted", None
+        if self._inspector.engine is None:
+            return "Preoperational", "the engine is being loaded and proved"
+        if self._inspector.silent_s > SILENT_S:
+            return "Error", f"the inspector has not answered for {self._inspector.silent_s:.0f} s"
+        if self._inspector.proofs.alarm is not None:
+            return "Error", f"the golden images do not hold any more: {self._inspector.proofs.alarm}"
+        if self._journal is not None and not self._journal.stats().working:
+            return "Error", "verdicts cannot be committed: the journal does not work"
+        states = {camera.status.state for camera in self._cameras}
+        if "running" in states:
+            return "ContinuousExecution", self.notice or self._swap_notice()
+        if "starting" in states:
+            return "Initialized", None
+        if states == {"finished"}:
+            return "Ready", "every source has come to its end"
+        return "Error", "no camera delivers"
+
+    def summary(self) -> str:
+        """One line for `systemctl status`."""
+        state, detail = self.state()
+        running = sum(camera.status.state == "running" for camera in self._cameras)
+        words = f"{state}{f' ({detail})' if detail else ''}"
+        return f"{words}, {self._publisher.last_seq} verdicts, {running}/{len(self._cameras.all)} cameras"
+
+    def counts(self) -> wire.Counts:
+        """Verdicts of all cameras by outcome."""
+        tallies = self._publisher.tallies.values()
+        return wire.Counts(
+            passed=sum(tally.passed for tally in tallies),
+            failed=sum(tally.failed for tally in tallies),
+            unknown=sum(tally.unknown for tally in tallies),
+            late=sum(tally.late for tally in tallies),
+        )
+
+    def _swap_notice(self) -> str | None:
+        if self._swaps.bundle.digest == self.bundle.digest:
+            return None
+        return f"{self._swaps.bundle.label} by a swap; the next start takes the configuration's {self.bundle.label}"
+
+    def _journal_health(self) -> wire.JournalHealth | None:
+        if self._journal is None:
+            return None
+        stats = self._journal.stats()
+        return wire.JournalHealth(
+            working=stats.working,
+            first_kept=stats.first_kept,
+            last_committed=stats.last_committed,
+            size_mb=round(stats.size_bytes / 1e6, 3),
+            waiting=stats.waiting,
+            failures=stats.failures,
+            last_error=stats.last_error,
+        )
+
+    def _camera_health(self, camera: Camera) -> wire.CameraHealth:
+        status, tally = camera.status, self._publisher.tallies[camera.name]
+        return wire.CameraHealth(
+            state=status.state,
+            source=status.source,
+            frames=status.frames,
+            dropped=status.lost + tally.dropped,
+            overruns=tally.overruns,
+            empty=status.empty,
+            restarts=status.restarts,
+            last_error=status.last_error,
+            note=rules_note(camera.config, self._swaps.bundle),
+            counts=tally.counts(),
+        )

@@ -1,0 +1,21 @@
+"""The signals that steer the daemon. They are blocked in every thread; the main thread waits for them."""
+
+from __future__ import annotations
+
+import signal
+
+STEERING = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+
+
+def block() -> None:
+    """Block the signals in this thread and in every thread it starts. Call it before importing libraries."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, STEERING)
+
+
+def wait(timeout_s: float) -> signal.Signals | None:
+    """Wait for a signal; return None if none arrives in time."""
+    caught = signal.sigtimedwait(STEERING, timeout_s)
+    # In a process that was stopped and continued, Python's sigtimedwait may return a number that is no signal of ours.
+    if caught is None or caught.si_signo not in STEERING:
+        return None
+    return signal.Signals(caught.si_signo)
