@@ -1,0 +1,119 @@
+"""The documentation as text: it builds without a warning, its links lead somewhere, its tables equal the code."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, get_args
+
+import msgspec
+import pytest
+from support.documentation import DOCS, README, TEXTS, anchors, links, table
+from support.paths import REPOSITORY
+
+from anosegd import cli, wire
+from anosegd.control import server
+
+WIRE = DOCS / "wire.md"
+OPERATING = DOCS / "operating.md"
+
+
+def test_docs_build_without_a_warning(tmp_path: Path) -> None:
+    """`make docs` succeeds: every page is reachable, every cross reference resolves."""
+    built = subprocess.run(
+        [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", str(DOCS), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (built.returncode, built.stderr) == (0, "")
+    assert (tmp_path / "index.html").is_file()
+
+
+def test_readme_is_short() -> None:
+    """The README stays a page for newcomers."""
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 220
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=lambda page: str(page.relative_to(REPOSITORY)))
+def test_links_lead_somewhere(page: Path) -> None:
+    """Each link to a file or a heading of the checkout finds it."""
+    broken = []
+    for path, anchor in links(page):
+        target = (page.parent / path).resolve() if path else page
+        if not target.exists() or (anchor and target.suffix == ".md" and anchor not in anchors(target)):
+            broken.append(f"{path}#{anchor}")
+    assert not broken
+
+
+@pytest.fixture(scope="module")
+def schemas() -> dict[str, Any]:
+    """The structs of the published headers, by name, as JSON Schema."""
+    return {name: struct for schema in wire.schemas().values() for name, struct in schema["$defs"].items()}
+
+
+@pytest.mark.parametrize(
+    ("heading", "struct"),
+    [
+        ("verdict", "Verdict"),
+        ("Defects", "Defect"),
+        ("Timings", "Timings"),
+        ("Engine", "EngineName"),
+        ("mask", "Mask"),
+        ("state", "State"),
+        ("Camera health", "CameraHealth"),
+        ("Journal health", "JournalHealth"),
+    ],
+)
+def test_header_fields_equal_the_code(schemas: dict[str, Any], heading: str, struct: str) -> None:
+    """docs/wire.md names every field of every header, and no other, in the order in which they are published."""
+    assert [row[0].strip("`") for row in table(WIRE, heading)] == list(schemas[struct]["properties"])
+
+
+def test_reasons_equal_the_code(schemas: dict[str, Any]) -> None:
+    """docs/wire.md explains every reason for UNKNOWN."""
+    reasons = next(kind["enum"] for kind in schemas["Verdict"]["properties"]["reason"]["anyOf"] if "enum" in kind)
+    assert sorted(row[0].strip("`") for row in table(WIRE, "Reasons for UNKNOWN")) == sorted(reasons)
+
+
+def test_requests_equal_the_code() -> None:
+    """docs/wire.md names every request with its fields."""
+    known = {}
+    for request in get_args(server.Request):
+        fields = [field.encode_name for field in msgspec.structs.fields(request) if field.name != "id"]
+        known[str(request.__struct_config__.tag)] = fields
+    told = {row[0].strip("`"): re.findall(r"`(\w+)`", row[1]) for row in table(WIRE, "Requests")}
+    assert told == known
+
+
+def test_error_codes_equal_the_code() -> None:
+    """docs/wire.md explains every error code of the control socket."""
+    source = "".join(path.read_text() for path in Path(server.__file__).parent.glob("*.py"))
+    codes = {row[0].strip("`") for row in table(WIRE, "Error codes")}
+    raised = set(re.findall(r'RefusedError\(\s*"(\w+)"', source)) | set(re.findall(r'_error\([^"\n]*, "(\w+)"', source))
+    assert codes == raised
+
+
+def test_log_events_equal_the_code() -> None:
+    """docs/operating.md lists every event that the daemon logs."""
+    source = "".join(path.read_text() for path in (REPOSITORY / "daemon" / "anosegd").rglob("*.py"))
+    logged = set(re.findall(r'(?:logs\.(?:info|warning|error)|Throttles?)\(\s*f?"([a-z]+\.[a-z_{}]+)"', source))
+    assert "camera.{state}" in logged
+    logged = (logged - {"camera.{state}"}) | {"camera.running", "camera.finished", "camera.stopped"}
+    told = {event for row in table(OPERATING, "Log events") for event in re.findall(r"`([a-z]+\.[a-z_]+)`", row[0])}
+    assert told == logged
+
+
+def test_paths_of_the_design_page_exist() -> None:
+    """Every file and folder that docs/design.md names is there."""
+    text = (DOCS / "design.md").read_text(encoding="utf-8")
+    named = {word for word in re.findall(r"`([\w./@-]+)`", text) if "/" in word or word.endswith(".py")}
+    missing = sorted(word for word in named if not (REPOSITORY / word).exists())
+    assert not missing
+
+
+def test_schema_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    """`anosegd schema` prints the schema that the page names."""
+    assert cli.run(["schema"]) == 0
+    assert set(json.loads(capsys.readouterr().out)) == {"verdict", "mask", "state"}
