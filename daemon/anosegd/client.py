@@ -1,4 +1,4 @@
-"""Client of an AnoSeg Edge station: follow its verdicts without losing one. One file, pyzmq and the standard library only.
+"""Client of an AnoSeg Edge station: follows its verdicts without losing one. One file; needs only pyzmq.
 
     from anosegd.client import Client
 
@@ -6,15 +6,15 @@
         for verdict in station.follow(consumer="archive"):
             store(verdict)          # acknowledged when the loop asks for the next one
 
-ZeroMQ's publisher drops what a slow or restarting subscriber misses. Every verdict carries (journal_id, seq); the client
-notices a gap in seq, asks the station's journal for what is missing, and yields everything once and in order. To count
-each verdict exactly once across a crash of your own program, store the verdict and `verdict.cursor` in one transaction
-and start again with `follow(after=cursor)`.
+A slow or restarting subscriber misses messages of a ZeroMQ publisher. Every verdict carries (journal_id, seq). When the client
+notices a gap in seq, it asks the station's journal for the missing verdicts and yields everything once and in order. To store
+each verdict exactly once even if your own program crashes, store the verdict and `verdict.cursor` in one transaction and start
+again with `follow(after=cursor)`.
 
-A verdict with `durable: false` is the station's word of the moment: it could not be committed, or not before its deadline. It
-is yielded at once and has no cursor (None: keep the one you have). Its number is still owed: if it was committed after all,
-it comes from the journal, durable; else an event says that the number is void. (The two say the same, unless the daemon was
-killed in the moment between a verdict that came too late and the journal's word on it: then the journal has the inspection's.)
+A verdict with `durable: false` could not be committed, or not before its deadline. The client yields it at once. It has no
+cursor (None: keep the one you have), and its number stays open. If the verdict is committed later, the client yields it again
+from the journal, durable. Otherwise an event reports the number as void. Both verdicts say the same, with one exception: if
+the daemon was killed just after it sent UNKNOWN: deadline, the journal may hold the result of the inspection.
 
 A Client belongs to one thread.
 """
@@ -34,22 +34,28 @@ PAGE = 500
 
 
 class ClientError(Exception):
-    """The station does not answer, or refuses a request; the message says which."""
+    """The station does not answer, or refuses a request."""
 
 
 class Cursor(NamedTuple):
-    """A place in a station's verdicts: everything up to and including `seq` of this journal is done."""
+    """A place in a station's verdicts: everything up to and including `seq` of this journal has been processed."""
 
     journal_id: str
     seq: int
 
 
 class Event(NamedTuple):
-    """Something about the stream that is no verdict.
+    """A change in the stream.
 
-    kind: `up`, `down` (no heartbeat), `journal_changed` (the station began a new journal; what the old one still held can no
-    longer be had), `missed` (numbers lost on the way, by a client without a control socket), `gone` (numbers first…last fell to
-    retention before they were read), `void` (numbers that never carried a verdict, left by a restart or a failed commit).
+    Attributes:
+        kind: One of
+            `up`, `down`: heartbeats arrive, or have stopped;
+            `journal_changed`: the station began a new journal; verdicts left in the old one cannot be fetched any more;
+            `missed`: numbers lost on the way, by a client without a control socket;
+            `gone`: numbers that the journal deleted before they were read;
+            `void`: numbers without a verdict, left by a restart or a failed commit.
+        detail: An explanation for people.
+        first, last: The numbers concerned; 0 if there are none.
     """
 
     kind: str
@@ -59,7 +65,11 @@ class Event(NamedTuple):
 
 
 class Verdict(dict[str, Any]):
-    """The verdict's header as published. `replayed`: it came from the journal; it must never drive a PLC output."""
+    """A verdict's header as published.
+
+    Attributes:
+        replayed: It came from the journal. A replayed verdict must never drive a PLC output.
+    """
 
     def __init__(self, header: dict[str, Any], *, replayed: bool) -> None:
         super().__init__(header)
@@ -67,18 +77,12 @@ class Verdict(dict[str, Any]):
 
     @property
     def cursor(self) -> Cursor | None:
-        """Where to go on after this verdict: `follow(after=verdict.cursor)`. None: it is not durable, stay where you are."""
+        """Where to continue after this verdict: `follow(after=verdict.cursor)`. None if the verdict is not durable."""
         return Cursor(self["journal_id"], self["seq"]) if self.get("durable") else None
 
 
 class Client:
-    """A station's subscriber.
-
-    publish, control: the station's two endpoints; without a control socket (None) nothing can be asked for, and a gap is told
-    as an event `missed`. on_event, on_state: called with each `Event` and each heartbeat, on the caller's thread.
-    down_after_s: without a heartbeat for so long the station counts as down (it sends one a second).
-    request_timeout_s: how long one request may wait for its answer.
-    """
+    """A subscriber to one station."""
 
     def __init__(
         self,
@@ -90,6 +94,16 @@ class Client:
         down_after_s: float = 3.0,
         request_timeout_s: float = 2.0,
     ) -> None:
+        """Prepare; connections are opened when they are needed.
+
+        Args:
+            publish: Endpoint where the station publishes.
+            control: Endpoint where it answers requests. With None, gaps are reported as `missed` events.
+            on_event: Called with each `Event`, on the caller's thread.
+            on_state: Called with each heartbeat, on the caller's thread.
+            down_after_s: Without a heartbeat for this long the station counts as down. It sends one every second.
+            request_timeout_s: How long one request may wait for its answer.
+        """
         self._context = zmq.Context()
         self._context.linger = 0
         self._publish, self._control_endpoint = publish, control
@@ -99,8 +113,8 @@ class Client:
         self._request_timeout_s = request_timeout_s
         self._control: zmq.Socket[bytes] | None = None
         self._request_id = 0
-        self._up: bool | None = None
-        self._keeps_journal: bool | None = None  # None: not known yet
+        self._up: bool | None = None  # None: not known yet
+        self._has_journal: bool | None = None  # None: not known yet
         self._last_heartbeat = time.monotonic()
 
     def __enter__(self) -> Client:
@@ -110,19 +124,19 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the sockets; a `follow` still running ends with an error."""
+        """Close the sockets. A `follow` that still runs ends with an error."""
         self._context.destroy(linger=0)
 
-    # ------------------------------------------------------------------ requests
+    # ---- requests
 
     def request(self, op: str, **arguments: Any) -> dict[str, Any]:
-        """One request to the control socket.
+        """Send one request to the control socket and return its answer.
 
         Raises:
-            ClientError: no answer in time, or the station refuses; the message says why.
+            ClientError: No answer arrived in time, or the station refuses.
         """
         if self._control_endpoint is None:
-            raise ClientError(f"{op}: this client knows no control socket")
+            raise ClientError(f"{op}: this client has no control socket")
         self._request_id += 1
         if self._control is None:
             self._control = self._context.socket(zmq.DEALER)
@@ -133,17 +147,17 @@ class Client:
         while (left := end - time.monotonic()) > 0 and self._control.poll(int(left * 1000) + 1):
             reply = json.loads(self._control.recv())
             if reply.get("id") != self._request_id:
-                continue  # the late answer to a request that was given up
+                continue  # the late answer to an earlier request that timed out
             if not reply.get("ok"):
                 raise ClientError(f"{op}: {reply.get('error')}: {reply.get('message')}")
             return dict(reply)
-        # A request in the pipe of a station that went away would be answered long after; a new socket forgets it.
+        # The socket may still hold this request and deliver it much later, when the station is back. A new socket drops it.
         self._control.close(linger=0)
         self._control = None
         raise ClientError(f"{op}: no answer from {self._control_endpoint} within {self._request_timeout_s} s")
 
     def status(self) -> dict[str, Any]:
-        """The station's state, as its heartbeat gives it."""
+        """The station's state, as in its heartbeat."""
         return dict(self.request("status")["state"])
 
     def first_seq_since(self, time_ns: int) -> int:
@@ -151,10 +165,10 @@ class Client:
         return int(self.request("since", time_ns=time_ns)["seq"])
 
     def replay(self, first: int, last: int | None = None) -> Iterator[Verdict]:
-        """Committed verdicts from the journal, in order, up to `last` or the newest there is.
+        """Yield committed verdicts from the journal in order, up to `last` or the newest.
 
         Raises:
-            ClientError: the station does not answer.
+            ClientError: The station does not answer.
         """
         while last is None or first <= last:
             page = self.request("replay", **{"from": first}, to=last, limit=PAGE)
@@ -163,16 +177,21 @@ class Client:
                 return
             first = page["next"]
 
-    # ------------------------------------------------------------------ following
+    # ---- following
 
     def follow(
         self, *, consumer: str | None = None, after: Cursor | None = None, first: int | None = None, idle_s: float | None = None
     ) -> Iterator[Verdict]:
-        """Yield verdicts in order, gaps filled from the journal, through restarts of the station and of the network.
+        """Yield verdicts in order and fill gaps from the journal, through restarts of station and network.
 
-        Where it starts: `consumer` after what that named consumer acknowledged (the station remembers; a new one starts
-        with the oldest verdict kept); `after` a cursor that you stored; `first` at a number; otherwise with the next verdict.
-        idle_s: end after so long without a verdict; None goes on for ever.
+        Without `consumer`, `after` and `first` it starts with the next verdict.
+
+        Args:
+            consumer: Start after the last verdict that this named consumer acknowledged. The station remembers it; a new
+                consumer starts with the oldest verdict kept.
+            after: Start after this cursor.
+            first: Start at this number.
+            idle_s: End after this long without a verdict; None never ends.
         """
         position = _Position(after.journal_id if after else None, after.seq + 1 if after else first)
         acks = _Acks(self, consumer)
@@ -190,11 +209,11 @@ class Client:
             if consumer is not None:
                 position = self._consumer_position(consumer)
             if position.next is not None:
-                for verdict in self._fill(position, None):
+                for verdict in self._fill_gap(position, None):
                     yield verdict
                     acks.done(verdict)
             while idle_s is None or time.monotonic() - last_verdict < idle_s:
-                for verdict in self._live(socket, position):
+                for verdict in self._receive(socket, position):
                     last_verdict = time.monotonic()
                     yield verdict
                     acks.done(verdict)
@@ -204,11 +223,11 @@ class Client:
             with contextlib.suppress(ClientError, zmq.ZMQError):
                 acks.flush(force=True)
 
-    def _live(self, socket: zmq.Socket[bytes], position: _Position) -> Iterator[Verdict]:
-        """What one received message brings: nothing, a verdict, or a filled gap and then the verdict."""
+    def _receive(self, socket: zmq.Socket[bytes], position: _Position) -> Iterator[Verdict]:
+        """Receive at most one message, and yield the verdicts it leads to: none, one, or a filled gap and then one."""
         if not socket.poll(100):
             if self._up is not False and time.monotonic() - self._last_heartbeat > self._down_after_s:
-                self._set_up(False, f"no heartbeat for {self._down_after_s} s")
+                self._report_up(False, f"no heartbeat for {self._down_after_s} s")
             return
         message = _parse(socket.recv_multipart())
         if message is None:
@@ -216,38 +235,38 @@ class Client:
         topic, header, journal_id, seq = message
         if topic == b"state":
             self._last_heartbeat = time.monotonic()
-            self._keeps_journal = header.get("journal") is not None
-            self._set_up(True, "heartbeat")
+            self._has_journal = header.get("journal") is not None
+            self._report_up(True, "heartbeat")
             self._on_state(header)
             if header.get("journal") and not header["journal"]["working"]:
-                return  # its numbers may be of no journal that will ever be asked
+                return  # its numbers may belong to no journal that can be asked later
             self._check_journal(position, journal_id)
             if position.next is not None and seq >= position.next:
-                yield from self._fill(position, seq)
+                yield from self._fill_gap(position, seq)
             return
-        if not header.get("durable") and self._owes_numbers():
+        if not header.get("durable") and self._may_be_committed_later():
             yield Verdict(header, replayed=False)
             return
         self._check_journal(position, journal_id)
         if position.next is not None and seq > position.next:
-            yield from self._fill(position, seq - 1)
+            yield from self._fill_gap(position, seq - 1)
             if position.next != seq:
-                return  # the station did not answer: the next message tries again
+                return  # the station did not answer; the next message tries again
         if position.next is None or seq == position.next:
             position.next = seq + 1
             yield Verdict(header, replayed=False)
 
-    def _owes_numbers(self) -> bool:
-        """Whether the station has a journal in which a number that was not durable yet may still come, and can be asked."""
+    def _may_be_committed_later(self) -> bool:
+        """Whether a verdict that is not durable may still come from the station's journal."""
         if self._control_endpoint is None:
             return False
-        if self._keeps_journal is None:
+        if self._has_journal is None:
             with contextlib.suppress(ClientError):
-                self._keeps_journal = self.status().get("journal") is not None
-        return self._keeps_journal is not False
+                self._has_journal = self.status().get("journal") is not None
+        return self._has_journal is not False
 
-    def _fill(self, position: _Position, last: int | None) -> Iterator[Verdict]:
-        """From the journal, everything from the position up to `last` (None: all there is); stops if the station is silent."""
+    def _fill_gap(self, position: _Position, last: int | None) -> Iterator[Verdict]:
+        """Yield verdicts from the journal up to `last`, or all of them. Stops early if the station does not answer."""
         if self._control_endpoint is None and position.next is not None and last is not None:
             self._on_event(Event("missed", "numbers that did not arrive, and no journal to ask", position.next, last))
             position.next = last + 1
@@ -259,12 +278,12 @@ class Client:
                 if "no_journal" in str(error) and last is not None:
                     self._on_event(Event("missed", "the station keeps no journal to ask", position.next, last))
                     position.next = last + 1
-                return  # down, or busy: the heartbeat tells, and the next message asks again
+                return  # down or busy: the next message tries again
             if self._check_journal(position, page["journal_id"]):
-                last = None  # another journal: its numbers are others
+                last = None  # it was a number of the old journal
                 continue
             if page["next"] <= position.next:
-                return  # the rest is being committed just now, and will come live or with the next heartbeat
+                return  # the rest is being committed and will arrive live or with the next heartbeat
             for verdict in self._page(page):
                 position.next = verdict["seq"] + 1
                 yield verdict
@@ -288,11 +307,11 @@ class Client:
                 if "no answer" not in str(error):
                     raise
                 if time.monotonic() - self._last_heartbeat > self._down_after_s:
-                    self._set_up(False, "no answer")
+                    self._report_up(False, "no answer")
                 time.sleep(0.1)
 
     def _check_journal(self, position: _Position, journal_id: str) -> bool:
-        """Notice a new journal; where the position names a place, it moves to the new journal's beginning."""
+        """Notice a new journal and move a known position to its beginning. Return whether the journal has changed."""
         if position.journal_id == journal_id:
             return False
         known = position.journal_id is not None
@@ -300,18 +319,18 @@ class Client:
             self._on_event(Event("journal_changed", f"{position.journal_id} → {journal_id}"))
         position.journal_id = journal_id
         if known and position.next is not None:
-            # Without a control socket nobody can be asked what the new journal held before: the next verdict is the first.
+            # A client without a control socket cannot fetch earlier verdicts: it continues with the next one.
             position.next = 1 if self._control_endpoint is not None else None
         return known
 
-    def _set_up(self, up: bool, detail: str) -> None:
+    def _report_up(self, up: bool, detail: str) -> None:
         if self._up is not up:
             self._up = up
             self._on_event(Event("up" if up else "down", detail))
 
 
 def _parse(parts: list[bytes]) -> tuple[bytes, dict[str, Any], str, int] | None:
-    """Topic, header, journal id and (last) seq of a message; None if it is none of ours."""
+    """Topic, header, journal id and (last) seq of a message; None if it is not a station's message."""
     with contextlib.suppress(ValueError, KeyError, TypeError, IndexError):
         header = json.loads(parts[1])
         seq = header["last_seq"] if parts[0] == b"state" else header["seq"]
@@ -320,7 +339,7 @@ def _parse(parts: list[bytes]) -> tuple[bytes, dict[str, Any], str, int] | None:
 
 
 class _Position:
-    """Where a follower stands: the next number it will yield (None: whatever comes first), in which journal."""
+    """The journal that is followed and the next number to yield. With None, the next verdict to arrive sets them."""
 
     def __init__(self, journal_id: str | None, next_seq: int | None) -> None:
         self.journal_id = journal_id
@@ -328,7 +347,7 @@ class _Position:
 
 
 class _Acks:
-    """Acknowledges a consumer's progress, seldom enough to cost nothing."""
+    """Acknowledges a consumer's progress, at most once every `ACK_EVERY_S`."""
 
     def __init__(self, client: Client, consumer: str | None) -> None:
         self._client, self._consumer = client, consumer
@@ -342,14 +361,13 @@ class _Acks:
         self.flush()
 
     def flush(self, *, force: bool = False) -> None:
-        """Tell the station, if there is something new and it is time."""
+        """Send the acknowledgement if there is a new one and it is time."""
         if self._consumer is None or self._done is None or self._done == self._sent:
             return
         if not force and time.monotonic() - self._sent_at < ACK_EVERY_S:
             return
         self._sent_at = time.monotonic()
-        with contextlib.suppress(
-            ClientError
-        ):  # not acknowledged is delivered again: the caller sees it twice, never not at all
+        # A verdict whose acknowledgement is lost is delivered again: the caller may see it twice, but never misses it.
+        with contextlib.suppress(ClientError):
             self._client.request("ack", name=self._consumer, journal_id=self._done.journal_id, seq=self._done.seq)
             self._sent = self._done

@@ -1,4 +1,4 @@
-"""Which addresses the daemon may listen on: loopback TCP and ipc, until keys are supported."""
+"""The addresses at which the daemon may listen: loopback TCP and ipc, until keys are supported."""
 
 from __future__ import annotations
 
@@ -11,19 +11,22 @@ import zmq
 
 from anoseg_engines.errors import PublishError
 
+IPC = "ipc://"
+MAX_IPC_PATH_BYTES = 107  # of a Unix socket
+
 
 def check_endpoint(endpoint: str) -> None:
-    """Refuse what is not loopback TCP or ipc.
+    """Accept loopback TCP and ipc only.
 
     Raises:
-        ValueError: with the reason.
+        ValueError: The endpoint is invalid, or other machines could reach it.
     """
-    if endpoint.startswith("ipc://"):
-        path = endpoint[len("ipc://") :]
+    if endpoint.startswith(IPC):
+        path = endpoint[len(IPC) :]
         if not path.startswith(("/", "@")):
             raise ValueError(f"{endpoint}: an ipc endpoint needs an absolute path")
-        if len(path.encode()) > 107:
-            raise ValueError(f"{endpoint}: the path is longer than the 107 bytes a socket may have")
+        if len(path.encode()) > MAX_IPC_PATH_BYTES:
+            raise ValueError(f"{endpoint}: the path is longer than {MAX_IPC_PATH_BYTES} bytes, the limit for a socket")
         return
     match = re.fullmatch(r"tcp://(\[?[^\]]+\]?):(\d{1,5})", endpoint)
     if not match or not 0 < int(match[2]) < 65536:
@@ -34,19 +37,19 @@ def check_endpoint(endpoint: str) -> None:
         local = False
     if not local:
         raise ValueError(
-            f"{endpoint}: only loopback addresses (127.0.0.1, [::1]) and ipc are served: whoever can reach another address "
-            "could listen, so that needs keys, which this version does not support"
+            f"{endpoint}: only loopback addresses (127.0.0.1, [::1]) and ipc are allowed: at any other address, everyone in "
+            "the network could listen. That needs keys, which this version does not support"
         )
 
 
 def bind(socket: zmq.Socket[bytes], endpoint: str) -> None:
-    """Bind, and refuse an endpoint that somebody else serves.
+    """Bind the socket.
 
     Raises:
-        PublishError: it is in use or cannot be bound.
+        PublishError: The endpoint is in use, or cannot be bound.
     """
-    # libzmq takes an ipc path away from whoever serves it: ask first whether somebody answers there.
-    if endpoint.startswith("ipc:///") and _answers(endpoint[len("ipc://") :]):
+    # libzmq takes an ipc path away from a program that serves it, so check first whether one answers there.
+    if endpoint.startswith(f"{IPC}/") and _answers(endpoint[len(IPC) :]):
         raise PublishError(f"{endpoint} is in use", hint="stop the other daemon, or choose another endpoint")
     socket.setsockopt(zmq.IPV6, int("[" in endpoint))
     try:
@@ -62,7 +65,7 @@ def _answers(path: str) -> bool:
         probe.settimeout(1.0)
         try:
             probe.connect(path)
-        except TimeoutError:  # somebody holds it and is busy
+        except TimeoutError:  # a busy program holds it
             return True
         except OSError:
             return False

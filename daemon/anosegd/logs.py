@@ -17,9 +17,12 @@ _logger = logging.getLogger("anosegd")
 
 
 def set_up(stream: TextIO | None = None, *, level: int = logging.INFO, journal: str | None = None) -> None:
-    """Send the daemon's events to `stream` (stderr unless told); called once, by `main`.
+    """Send the daemon's events to a stream. Called once, by `main`.
 
-    journal: JOURNAL_STREAM from the environment, by which systemd says what stderr was connected to.
+    Args:
+        stream: stderr by default.
+        level: The lowest level to log.
+        journal: JOURNAL_STREAM from the environment; it identifies the stream that leads to systemd's journal.
     """
     stream = stream or sys.stderr
     handler = logging.StreamHandler(stream)
@@ -32,22 +35,22 @@ def set_up(stream: TextIO | None = None, *, level: int = logging.INFO, journal: 
 
 
 def info(event: str, **fields: Any) -> None:
-    """Something happened that an operator may want to know."""
+    """Log a normal event."""
     _logger.info(event, extra={"fields": fields})
 
 
 def warning(event: str, **fields: Any) -> None:
-    """Something is amiss, the daemon goes on."""
+    """Log a problem that the daemon survives."""
     _logger.warning(event, extra={"fields": fields})
 
 
 def error(event: str, *, exception: BaseException | None = None, **fields: Any) -> None:
-    """Something failed. exception: its traceback is added, for what no user can have caused."""
+    """Log a failure; with `exception`, add its traceback. For faults that no user can have caused."""
     _logger.error(event, extra={"fields": fields}, exc_info=exception)
 
 
 def is_journal(stream: TextIO, journal: str | None) -> bool:
-    """Whether the stream goes into systemd's journal; journal: JOURNAL_STREAM, its device and inode (systemd.exec(5))."""
+    """Whether the stream leads to systemd's journal, whose device and inode JOURNAL_STREAM gives (systemd.exec(5))."""
     try:
         status = os.fstat(stream.fileno())
     except (OSError, ValueError):
@@ -56,7 +59,7 @@ def is_journal(stream: TextIO, journal: str | None) -> bool:
 
 
 def as_error(text: str) -> str:
-    """Lines that the journal takes for an error."""
+    """Mark lines as errors for systemd's journal."""
     return "\n".join(f"<3>{line}" for line in text.splitlines())
 
 
@@ -64,7 +67,7 @@ class TextFormatter(logging.Formatter):
     """`12:00:00.123 WARNING camera.lost camera=top error="..."`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line; a traceback, where there is one, follows."""
+        """One line, followed by a traceback if there is one."""
         clock = datetime.fromtimestamp(record.created).strftime("%H:%M:%S.%f")[:-3]
         return f"{clock} {record.levelname:7} {self.event(record)}"
 
@@ -75,19 +78,19 @@ class TextFormatter(logging.Formatter):
 
 
 class JournalFormatter(TextFormatter):
-    """`<4>camera.lost camera=top error="..."`: the journal keeps the time, and takes the level from each line's prefix."""
+    """`<4>camera.lost camera=top error="..."`. The journal adds the time and reads the level from the prefix."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line; a traceback, where there is one, follows."""
+        """One line, followed by a traceback if there is one."""
         priority = 3 if record.levelno >= logging.ERROR else 4 if record.levelno >= logging.WARNING else 6
         return "\n".join(f"<{priority}>{line}" for line in self.event(record).splitlines())
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: at, level, event, and the event's fields."""
+    """One JSON object per line: at, level, event, and the event's fields."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line, tracebacks included."""
+        """One line, including any traceback."""
         at = datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds")
         line: dict[str, Any] = {"at": at, "level": record.levelname.lower(), "event": record.getMessage(), **_fields(record)}
         if record.exc_info:
@@ -108,7 +111,7 @@ def _text(value: Any) -> str:
 
 
 class Throttle:
-    """Per-frame trouble: every occurrence is counted, at most one line a second is logged. Any thread may call it."""
+    """For warnings that every frame may cause: counts each one and logs at most one line per second. Any thread."""
 
     def __init__(self, event: str, *, period_s: float = 1.0) -> None:
         self._event = event
@@ -118,7 +121,7 @@ class Throttle:
         self._held_back = 0
 
     def warning(self, **fields: Any) -> None:
-        """Log, or count and hold back; the next line says how many were held back."""
+        """Log, or only count. The next line says how many were not logged."""
         with self._lock:
             now = time.monotonic()
             if now < self._next_at:
@@ -130,12 +133,12 @@ class Throttle:
 
 
 class Throttles:
-    """One `Throttle` a name, made when it is first needed. One thread."""
+    """One `Throttle` for each name. One thread."""
 
     def __init__(self, event: str) -> None:
         self._event = event
         self._made: dict[str, Throttle] = {}
 
     def of(self, name: str) -> Throttle:
-        """The throttle of this name."""
+        """The throttle of this name; made on first use."""
         return self._made.setdefault(name, Throttle(self._event))

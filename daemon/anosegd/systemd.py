@@ -1,4 +1,4 @@
-"""Telling systemd how the daemon is (sd_notify): READY, STATUS, WATCHDOG, STOPPING. Does nothing outside systemd."""
+"""Notifies systemd (sd_notify): READY, STATUS, WATCHDOG, RELOADING, STOPPING. Does nothing outside systemd. Main thread."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from anosegd import logs
 
 
 class Notifier:
-    """Sends to systemd's datagram socket; never blocks and never raises. Used by the main thread.
+    """Sends to systemd's datagram socket; never blocks and never raises.
 
-    watchdog_s: how often systemd wants to hear WATCHDOG=1 at least; None when it does not.
+    Attributes:
+        watchdog_s: Longest time between two WATCHDOG=1; None without a watchdog.
     """
 
     def __init__(self, address: str | None = None, watchdog_s: float | None = None) -> None:
         self.watchdog_s = watchdog_s
         self._socket: socket.socket | None = None
-        self._complained = False
-        # An address that starts with @ lies in Linux' abstract namespace, written there with a leading NUL.
+        self._reported = False
+        # A leading @ means Linux' abstract namespace, where the address starts with NUL.
         self._address = "\0" + address[1:] if address and address.startswith("@") else address
         if self._address:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
@@ -33,24 +34,24 @@ class Notifier:
         return cls(environment.get("NOTIFY_SOCKET"), watchdog_s)
 
     def ready(self, status: str) -> None:
-        """Inspection can begin."""
+        """Report that inspection can begin."""
         self._send(f"READY=1\nSTATUS={status}")
 
     def status(self, status: str) -> None:
-        """One line for `systemctl status`."""
+        """Set the line that `systemctl status` shows."""
         self._send(f"STATUS={status}")
 
     def watchdog(self) -> None:
-        """Inspector and publisher have answered."""
+        """Feed the watchdog."""
         if self.watchdog_s is not None:
             self._send("WATCHDOG=1")
 
     def reloading(self) -> None:
-        """A new configuration takes over; READY follows."""
+        """Report that a new configuration takes over; `ready` must follow."""
         self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
-        """Shutdown has begun."""
+        """Report that shutdown has begun."""
         self._send("STOPPING=1")
 
     def close(self) -> None:
@@ -65,6 +66,6 @@ class Notifier:
         try:
             self._socket.sendto(message.encode(), self._address)
         except OSError as error:
-            if not self._complained:
+            if not self._reported:
                 logs.warning("systemd.unreachable", error=error.strerror)
-            self._complained = True
+            self._reported = True

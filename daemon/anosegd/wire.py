@@ -1,7 +1,8 @@
-"""The published headers: what each topic's JSON says. The JSON Schema that `anosegd schema` prints is made from these types.
+"""The published headers: the JSON of each topic. `anosegd schema` prints a JSON Schema generated from these types.
 
-Multipart messages `[topic, header, payload?]`: `verdict.<camera>`, `mask.<camera>` (payload: PNG), `state`. A subscription is a
-prefix: `verdict.top` also gets `verdict.top2`, so a subscriber to one camera of several compares the whole topic.
+Messages are multipart, `[topic, header, payload?]`, with the topics `verdict.<camera>`, `mask.<camera>` (payload: PNG) and
+`state`. A subscription is a prefix: `verdict.top` also receives `verdict.top2`. A subscriber to one of several cameras must
+compare the whole topic.
 """
 
 from __future__ import annotations
@@ -30,12 +31,22 @@ Reason = Literal[
     "shutdown",
     "restart",
 ]
-"""Why a part is neither PASS nor FAIL. unreadable: its file does not decode. overrun: parts came too fast. repeated_frame,
-image_size: a live camera gave the same frame once more, or one of another size than before. image_quality: too dark, too bright
-or blurred. review: it was inspected, and a person is to look. camera_lost: the camera gave no frame for it. deadline: the
-verdict would have been late. engine: it failed. region: the configured region reaches beyond the image. journal: the verdict
-could not be committed. shutdown: the daemon stopped before it was its turn. restart: the daemon ended in a crash with the
-trigger accepted."""
+"""Why a part is neither PASS nor FAIL:
+
+unreadable      its image cannot be decoded
+overrun         parts arrived faster than they are inspected
+repeated_frame  a live camera gave the same frame again
+image_size      a live camera gave a frame of another size than before
+image_quality   too dark, too bright or blurred
+review          inspected; a person must look at the part
+camera_lost     the camera gave no frame for the trigger
+deadline        the verdict was not ready in time
+engine          the engine failed
+region          the configured region reaches beyond the image
+journal         the verdict could not be committed
+shutdown        the daemon stopped before the part was inspected
+restart         the daemon crashed after it had accepted the trigger
+"""
 
 StationState = Literal["Preoperational", "Halted", "Initialized", "Ready", "SingleExecution", "ContinuousExecution", "Error"]
 """OPC 40100-1 (OPC UA Machine Vision), clause "VisionStateMachine"."""
@@ -44,7 +55,13 @@ CameraState = Literal["starting", "running", "lost", "finished", "stopped"]
 
 
 class EngineName(msgspec.Struct, frozen=True, kw_only=True):
-    """name, version: the bundle's product and version. digest: SHA-256 of its manifest. runtime: what really runs."""
+    """The engine that inspects.
+
+    Attributes:
+        name, version: The bundle's product and version.
+        digest: SHA-256 of the bundle's manifest.
+        runtime: The runtime in use.
+    """
 
     name: str
     version: int
@@ -53,9 +70,15 @@ class EngineName(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Timings(msgspec.Struct, frozen=True, kw_only=True):
-    """Milliseconds. capture: software trigger to the frame. wait: capture to start of inspection. inspect: placement, network
-    and judgement. inference: the network alone. total: software trigger, else capture, to sending. None where that step did not
-    take place."""
+    """Durations in milliseconds. None if that step did not take place.
+
+    Attributes:
+        capture: From the software trigger to the frame.
+        wait: From capture to the start of inspection.
+        inspect: Placement, network and judgement.
+        inference: The network alone.
+        total: From the software trigger, else from capture, to sending.
+    """
 
     capture: float | None = None
     wait: float | None = None
@@ -65,14 +88,29 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """Topic `verdict.<camera>`, one for each part, in the order of capture.
+    """Topic `verdict.<camera>`: one for each part of a camera, in the order of capture. Times are UTC in ISO 8601.
 
-    seq: one count a station. journal_id, seq: the verdict's identity. sequence: counts the camera's parts in this run, from 1,
-    passed-over ones too. triggered_at (of a software trigger), captured_at (None where nothing was), committed_at: UTC,
-    ISO 8601.
-    score, threshold: FAIL is score ≥ threshold; None where the part was not inspected, threshold also where the camera's region
-    rules decided (FAIL: there are defects). reason, detail: why UNKNOWN.
-    defects: in camera pixels. source: the file the part came from. durable: whether it lies in a journal.
+    Attributes:
+        station: Name of the station.
+        journal_id, seq: The verdict's identity. A station counts `seq` across all cameras.
+        run_id: Identity of this run of the daemon.
+        camera: Name of the camera.
+        part_id: The part's name. It is a label: two parts may have the same one.
+        sequence: Counts the camera's parts in this run from 1, including dropped ones.
+        triggered_at: Time of the software trigger; None without one.
+        captured_at: Time of capture; None if nothing was captured.
+        committed_at: Time of the commit.
+        outcome: PASS, FAIL or UNKNOWN.
+        reason, detail: Why the outcome is UNKNOWN.
+        score: Image score; None if the part was not inspected.
+        threshold: FAIL means score ≥ threshold. None if the part was not inspected, or if region rules decided; then FAIL means
+            that there are defects.
+        defects: In camera pixels.
+        recipe: Name of the camera's inspection job.
+        engine: The engine that inspects.
+        source: The file from which the part was read.
+        durable: Whether the verdict is in the journal.
+        timings_ms: Durations of the steps.
     """
 
     schema: Literal["anoseg.verdict/1"] = "anoseg.verdict/1"
@@ -100,9 +138,17 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Mask(msgspec.Struct, frozen=True, kw_only=True):
-    """Topic `mask.<camera>`; payload: the region's anomaly map as an 8-bit grey PNG, value / 255 = 0 normal … 1 anomalous.
+    """Topic `mask.<camera>`. The payload is the region's anomaly map as an 8-bit grey PNG: 0 is normal, 255 anomalous.
 
-    seq: of the verdict it belongs to. scale_x, scale_y: map pixels per camera pixel.
+    Attributes:
+        station: Name of the station.
+        journal_id, seq: The verdict it belongs to.
+        camera: Name of the camera.
+        part_id: The part's name.
+        region: The part's place in camera pixels.
+        width, height: Size of the map in pixels.
+        scale_x, scale_y: Map pixels per camera pixel.
+        encoding: Format of the payload.
     """
 
     schema: Literal["anoseg.mask/1"] = "anoseg.mask/1"
@@ -120,7 +166,12 @@ class Mask(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
-    """Verdicts sent since the daemon started, by outcome; late: results that came after their part was closed."""
+    """Verdicts sent since the daemon started.
+
+    Attributes:
+        passed, failed, unknown: By outcome.
+        late: Results that arrived after their part was closed.
+    """
 
     passed: int = 0
     failed: int = 0
@@ -129,9 +180,20 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CameraHealth(msgspec.Struct, frozen=True, kw_only=True):
-    """One camera. frames: captured. dropped: passed over under policy latest. empty: without a part. overruns: parts that found
-    no room under policy every. restarts: of its capture process. last_error: the latest, also when it is over. note: what an
-    operator should know of how it is set up."""
+    """One camera.
+
+    Attributes:
+        state: Whether it delivers frames.
+        source: What it is.
+        frames: Frames captured.
+        dropped: Frames dropped under policy `latest`.
+        overruns: Parts that found no room under policy `every`.
+        empty: Frames without a part.
+        restarts: Restarts of its capture process.
+        last_error: The latest error, even if it is over.
+        note: A fact about its settings that an operator should know.
+        counts: Its verdicts.
+    """
 
     state: CameraState
     source: str
@@ -146,8 +208,16 @@ class CameraHealth(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JournalHealth(msgspec.Struct, frozen=True, kw_only=True):
-    """The journal. working: the last commit succeeded. first_kept, last_committed: numbers. waiting: verdicts not committed
-    yet. last_error: the latest, also when it is over."""
+    """The journal.
+
+    Attributes:
+        working: Whether the last commit succeeded.
+        first_kept, last_committed: Numbers of the oldest and newest verdict.
+        size_mb: Size of its files.
+        waiting: Verdicts that are not committed yet.
+        failures: Failed commits.
+        last_error: The latest error, even if it is over.
+    """
 
     working: bool
     first_kept: int
@@ -159,9 +229,23 @@ class JournalHealth(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
-    """Topic `state`: every second (the heartbeat) and at every change. last_seq: 0 before the first verdict.
+    """Topic `state`: the heartbeat, sent every second and at every change.
 
-    journal: None without one. control: endpoint of the control socket, None without one.
+    Attributes:
+        station: Name of the station.
+        journal_id: Identity of the journal.
+        run_id: Identity of this run of the daemon.
+        version: Version of the daemon.
+        at: Time, UTC in ISO 8601.
+        state, detail: The state in the words of OPC 40100-1, and an explanation.
+        uptime_s: Seconds since the start.
+        last_seq: Number of the last verdict sent; 0 before the first.
+        counts: Verdicts of all cameras.
+        masks_dropped: Anomaly maps that were not published for lack of time.
+        engine: The engine that inspects.
+        journal: None for a station without a journal.
+        control: Endpoint of the control socket; None without one.
+        cameras: The cameras by name.
     """
 
     schema: Literal["anoseg.state/1"] = "anoseg.state/1"
@@ -186,12 +270,12 @@ encode = msgspec.json.Encoder().encode
 
 
 def schemas() -> dict[str, Any]:
-    """JSON Schema of every header, by topic."""
+    """The JSON Schema of every header, by topic."""
     return {"verdict": _schema(Verdict), "mask": _schema(Mask), "state": _schema(State)}
 
 
 def utc(wall_ns: int) -> str:
-    """Unix time in ns as ISO 8601, UTC, microseconds."""
+    """Format Unix time in ns as ISO 8601: UTC, microseconds."""
     seconds, ns = divmod(wall_ns, 1_000_000_000)
     moment = datetime.fromtimestamp(seconds, timezone.utc).replace(microsecond=ns // 1000)
     return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")

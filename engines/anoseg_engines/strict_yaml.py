@@ -1,4 +1,4 @@
-"""Reading a YAML file into strict msgspec structs: unknown and repeated keys and wrong types are refused, by key and line."""
+"""Reads a YAML file into strict msgspec structs. Refuses unknown and repeated keys and wrong types, and names key and line."""
 
 from __future__ import annotations
 
@@ -22,14 +22,19 @@ T = TypeVar("T", bound=msgspec.Struct)
 Removed = Mapping[type[msgspec.Struct], Mapping[str, str]]
 """For each struct, the keys that earlier versions knew, each with what happens instead."""
 _Keys = tuple[Any, ...]
-"""The way from the document to a value: mapping keys and list indices."""
+"""The path from the document to a value: mapping keys and list indices."""
 
 
 def read_yaml(path: Path, kind: type[T], *, removed: Removed | None = None) -> T:
-    """Read `path` as the struct `kind`. Refuse keys listed in `removed`, and say what replaces them.
+    """Read a file.
+
+    Args:
+        path: The YAML file.
+        kind: The struct to return.
+        removed: Keys of earlier versions, which are refused with an explanation.
 
     Raises:
-        ConfigError: the file cannot be read, is not YAML, or does not fit `kind`; names file, line and key.
+        ConfigError: The file cannot be read, is not YAML, or does not fit `kind`. The message names file, line and key.
     """
     try:
         with path.open("rb") as f:
@@ -37,14 +42,14 @@ def read_yaml(path: Path, kind: type[T], *, removed: Removed | None = None) -> T
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})", hint="give the path of a YAML file") from error
     if len(data) > MAX_BYTES:
-        raise ConfigError(f"{path}: larger than {MAX_BYTES} bytes, this is no configuration")
+        raise ConfigError(f"{path}: larger than {MAX_BYTES} bytes: not a configuration")
     document = _Document(path, data, removed or {})
     document.check(kind, (), document.value)
     return msgspec.convert(document.value, kind)
 
 
 class _Document:
-    """A parsed file that knows the line of every key."""
+    """A parsed file and the line of every key."""
 
     def __init__(self, path: Path, data: bytes, removed: Removed) -> None:
         self.path = path
@@ -60,16 +65,16 @@ class _Document:
             line = f", line {mark.line + 1}" if mark else ""
             problem = getattr(error, "problem", None) or str(error).splitlines()[0]
             raise ConfigError(f"{path}{line}: not valid YAML: {problem}") from error
-        except RecursionError as error:  # PyYAML's own, on thousands of brackets
-            raise ConfigError(f"{path}: nested too deep, this is no configuration") from error
+        except RecursionError as error:  # PyYAML, on thousands of brackets
+            raise ConfigError(f"{path}: nested too deep: not a configuration") from error
 
     def check(self, kind: Any, at: _Keys, value: Any) -> None:
-        """Walk value and type together, so that an error can name the very key (msgspec alone says `$.cameras[...]`)."""
+        """Walk through value and type together, to name the exact key in an error; msgspec alone says `$.cameras[...]`."""
         origin = get_origin(kind)
         if origin is Annotated:
             if get_origin(get_args(kind)[0]) is dict:
                 self.check(get_args(kind)[0], at, value)
-            self._convert(kind, at, value)  # and what the annotation adds
+            self._convert(kind, at, value)  # the annotation's own limits
         elif origin in (Union, types.UnionType):
             structs = [t for t in get_args(kind) if _is_struct(t)]
             if structs and value is not None:
@@ -104,10 +109,10 @@ class _Document:
                 self.check(hints[field.name], (*at, name), mapping[name])
             elif field.required:
                 raise self._error(at, f"{name!r} is missing")
-        self._convert(kind, at, value)  # what only the struct's own __post_init__ can know
+        self._convert(kind, at, value)  # the struct's own __post_init__
 
     def _chosen(self, structs: list[type[msgspec.Struct]], at: _Keys, value: Any) -> type[msgspec.Struct]:
-        """Which of several structs is meant: the one whose tag the value carries."""
+        """The struct whose tag the value carries."""
         config = structs[0].__struct_config__
         if len(structs) == 1 and config.tag_field is None:
             return structs[0]
@@ -122,7 +127,7 @@ class _Document:
 
     def _mapping(self, at: _Keys, value: Any) -> dict[Any, Any]:
         if not isinstance(value, dict):
-            raise self._error(at, f"a mapping (key: value) is needed, found {value!r}")
+            raise self._error(at, f"expected a mapping (key: value), found {value!r}")
         return value
 
     def _convert(self, kind: Any, at: _Keys, value: Any) -> None:
@@ -133,13 +138,13 @@ class _Document:
             raise self._error(at, f"{error}{found}") from error
 
     def _construct(self, node: yaml.Node, at: _Keys) -> Any:
-        """As yaml.safe_load does, but lines are remembered and repeated keys refused (YAML would take the last)."""
+        """Like yaml.safe_load, but remember lines and refuse repeated keys, of which YAML would take the last."""
         self._lines.setdefault(at, node.start_mark.line + 1)
         if len(at) > MAX_DEPTH:
             raise self._error(at[:2], f"nested more than {MAX_DEPTH} deep")
         self._nodes += 1
-        if self._nodes > MAX_NODES:  # a few aliases of aliases would grow without bound
-            raise self._error((), f"more than {MAX_NODES} values, this is no configuration")
+        if self._nodes > MAX_NODES:  # a few nested aliases can expand without bound
+            raise self._error((), f"more than {MAX_NODES} values: not a configuration")
         if isinstance(node, yaml.MappingNode):
             mapping: dict[Any, Any] = {}
             for key_node, value_node in node.value:

@@ -102,7 +102,7 @@ def test_everything_set_is_read(tmp_path: Path) -> None:
         (("kind: folder, ", ""), ["line 5: cameras.top.source: 'kind' is missing"]),
         ((", path: images", ""), ["line 5: cameras.top.source: 'path' is missing"]),
         (("{bundle: store/x}", "{bundle: 3}"), ["line 1: engine.bundle: Expected `str`", "3"]),
-        (("{bundle: store/x}", "7"), ["line 1: engine: a mapping"]),
+        (("{bundle: store/x}", "7"), ["line 1: engine: expected a mapping"]),
         (("cameras:", "engine: {bundle: y}\ncameras:"), ["line 2: engine: appears twice"]),
         (("  top:", "  to p:"), ["line 3: cameras.to p"]),
         (("    policy: wait\n", ""), ["line 3: cameras.top: a folder has no rate of its own", "policy: wait"]),

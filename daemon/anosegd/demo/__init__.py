@@ -1,1 +1,1 @@
-"""The demo line: a simulated belt of parts whose defects are known."""
+"""The demo: a simulated production line whose parts have known defects."""

@@ -1,4 +1,4 @@
-"""Images of the demo line in the MVTec AD layout: what the demo's bundle is trained and evaluated on."""
+"""Images of the demo line in the MVTec AD layout, for training and evaluating the demo's bundle."""
 
 from __future__ import annotations
 
@@ -13,15 +13,21 @@ from anosegd.demo.line import DEFECTS, DemoLine
 
 
 def write_demo_images(folder: Path, *, n_train: int = 600, n_test: int = 40, seed: int = 1) -> int:
-    """Render `n_train` good parts to train on, and `n_test` parts of each kind (good and every defect) to evaluate on.
+    """Render images for training and evaluation.
 
-    The seed is another than the demo's, so that the demo shows parts that training has not seen.
+    The seed differs from the demo's, so the demo shows parts that training has not seen.
+
+    Args:
+        folder: A new or empty folder.
+        n_train: Number of good parts for training.
+        n_test: Number of parts of each kind (good and every defect) for evaluation.
+        seed: Another seed gives other parts.
 
     Returns:
         The number of images written.
 
     Raises:
-        ConfigError: the folder holds something already.
+        ConfigError: The folder is not empty, or cannot be written.
     """
     if folder.exists() and any(folder.iterdir()):
         raise ConfigError(f"{folder}: is not empty", hint="give a new folder, or delete this one")

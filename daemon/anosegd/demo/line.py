@@ -1,6 +1,6 @@
-"""The demo line: renders machined flanges on a belt, some with defects, the truth known. Pure functions of (seed, index).
+"""Renders the demo's parts: machined flanges on a belt, some with known defects. Pure functions of (seed, index).
 
-The renderer stands where a camera would: source kind `demo` reads it in the capture process like any other source.
+The source kind `demo` reads these images in the capture process, like any other source.
 """
 
 from __future__ import annotations
@@ -30,9 +30,13 @@ FloatImage = NDArray[np.floating[Any]]
 
 @dataclass(frozen=True, slots=True)
 class DemoPart:
-    """One rendered part. image: uint8 [320, 320, 3] BGR. mask: uint8 [320, 320], 255 where defective.
+    """One rendered part. The receiver owns the arrays.
 
-    defect: its name, None for a good part. The arrays are the receiver's.
+    Attributes:
+        image: uint8 [320, 320, 3], BGR.
+        mask: uint8 [320, 320], 255 where the part is defective.
+        part_id: The part's name.
+        defect: Name of the defect; None for a good part.
     """
 
     image: Image
@@ -42,26 +46,31 @@ class DemoPart:
 
 
 def part_index(part_id: str) -> int:
-    """The index of the part that carries `part_id` (as `DemoLine.part` names it)."""
+    """The index of a part that `DemoLine.part` named."""
     return int(part_id.rsplit("-", 1)[1])
 
 
 class DemoLine:
-    """A line of parts: `part(i)` always renders the same part for the same seed. defect_share: 0…1."""
+    """A line of parts. For the same seed, `part(i)` always renders the same part.
+
+    Attributes:
+        seed: Another seed gives other parts.
+        defect_share: Share of defective parts, 0…1.
+    """
 
     def __init__(self, seed: int = 7, *, defect_share: float = DEFECT_SHARE) -> None:
         self.seed = seed
         self.defect_share = defect_share
 
     def part(self, index: int) -> DemoPart:
-        """Render part `index`; its part id is `demo-<index>`."""
+        """Render part number `index`; its part id is `demo-<index>`."""
         rng = np.random.default_rng([self.seed, index])
         name = str(rng.choice(sorted(DEFECTS))) if rng.random() < self.defect_share else None
         return self.render(rng, name, f"demo-{index:06d}")
 
     @staticmethod
     def render(rng: np.random.Generator, defect: str | None, part_id: str) -> DemoPart:
-        """Render one part, good or with the named defect, with the variation that good parts have."""
+        """Render one part, good or with the named defect, with the variation of good parts."""
         pose = _Pose(
             x=CENTRE + rng.uniform(-6, 6),
             y=CENTRE + rng.uniform(-6, 6),
@@ -79,7 +88,7 @@ class DemoLine:
 
 @dataclass(frozen=True, slots=True)
 class _Pose:
-    """Where a part lies: centre in pixels, angle in degrees, scale around 1."""
+    """A part's centre in pixels, angle in degrees, and scale around 1."""
 
     x: float
     y: float
@@ -99,20 +108,20 @@ def _flange(rng: np.random.Generator, pose: _Pose) -> FloatImage:
     body = _disc(pose.x, pose.y, RADIUS * pose.scale)
     face = np.stack([brushed + 4, brushed + 2, brushed], axis=2)
     _blend(image, body, face)
-    # chamfers: a bright rim outside, a dark groove, the bore and the bolt holes with a rim of light each
+    # a bright chamfer outside, a dark groove, and a bright rim at the bore and each bolt hole
     _blend(image, _ring(pose.x, pose.y, (RADIUS - 3) * pose.scale, 4), 205.0)
     _blend(image, 0.55 * _ring(pose.x, pose.y, 66 * pose.scale, 3), 70.0)
     for radius, spot in [(BORE_RADIUS, (0.0, 0.0))] + [(BOLT_RADIUS, (BOLT_CIRCLE, 60.0 * i)) for i in range(6)]:
         x, y = pose.at(*spot)
         _blend(image, _disc(x, y, (radius + 3) * pose.scale), 200.0)
         _blend(image, _disc(x, y, radius * pose.scale), 34.0)
-    x, y = pose.at(BOLT_CIRCLE, 30)  # the casting mark, one place only: what is right here is wrong elsewhere
+    x, y = pose.at(BOLT_CIRCLE, 30)  # the casting mark: it is normal here and a defect elsewhere
     _blend(image, 0.7 * _disc(x, y, 5 * pose.scale), 80.0)
     return image
 
 
 def _brushed(rng: np.random.Generator, pose: _Pose) -> FloatImage:
-    """Turned metal: grey level by radius with fine rings, and the two bright fans that a ring light leaves."""
+    """Turned metal: fine rings, and the two bright fans that a ring light produces."""
     y, x = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32)
     radius = np.hypot(x - pose.x, y - pose.y)
     angle = np.arctan2(y - pose.y, x - pose.x)
@@ -167,7 +176,7 @@ def _chip(rng: np.random.Generator, pose: _Pose, image: FloatImage) -> FloatImag
 
 
 def _missing_hole(rng: np.random.Generator, pose: _Pose, image: FloatImage) -> FloatImage:
-    """A bolt hole that was not drilled: the face goes on."""
+    """A bolt hole that was not drilled."""
     x, y = pose.at(BOLT_CIRCLE, 60.0 * int(rng.integers(6)))
     alpha = _disc(x, y, (BOLT_RADIUS + 4) * pose.scale)
     face = _brushed(rng, pose)
@@ -207,7 +216,7 @@ def _ring(x: float, y: float, radius: float, thickness: int) -> FloatImage:
 
 
 def _blend(image: FloatImage, alpha: FloatImage, colour: float | FloatImage) -> None:
-    """Paint `colour` over `image` in place, as opaque as `alpha` [H, W] says."""
+    """Paint `colour` over `image` in place, with the opacity `alpha` [H, W]."""
     image += alpha[..., None] * (colour - image)
 
 

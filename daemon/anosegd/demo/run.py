@@ -1,5 +1,5 @@
-"""`anosegd demo`: the real daemon, in its own process, inspects the simulated line; this program receives its verdicts like
-any other subscriber, compares them with the truth it knows, and draws what was found."""
+"""The demo. It starts the real daemon on the simulated line, subscribes to its verdicts, compares them with the truth and draws
+the defects found."""
 
 from __future__ import annotations
 
@@ -32,18 +32,27 @@ from anoseg_engines.images import Image
 from anosegd.demo.line import DemoLine, DemoPart, part_index
 
 SILENCE_S = 30.0
-"""A daemon that says nothing for so long has failed."""
+"""A daemon that sends nothing for this long has failed."""
 COLOURS = {"caught": "red", "good": "green", "missed": "bold yellow", "false reject": "bold magenta", "unknown": "bold cyan"}
 
 
 def demo_bundle() -> Path:
-    """The bundle of the checkout that this program runs from."""
+    """The demo's bundle in the checkout from which this program runs."""
     return Path(anosegd.__file__).resolve().parents[2] / "engines" / "store" / "demo"
 
 
 @dataclass
 class _Tally:
-    """What has arrived so far. results: part index → what became of it, against the truth."""
+    """The verdicts received so far, compared with the truth.
+
+    Attributes:
+        line: Renders the parts again, to know the truth.
+        total: Number of parts.
+        results: Result by part index.
+        defects: Number of parts by (defect, result).
+        latencies_ms: From capture to sending.
+        rows: The newest parts, for the table.
+    """
 
     line: DemoLine
     total: int
@@ -75,11 +84,18 @@ class _Tally:
 def run_demo(out: Path, *, parts: int, fps: float, seed: int, bundle: Path | None = None) -> int:
     """Run the demo and write its pictures, configuration and log to `out`.
 
+    Args:
+        out: Folder for the results.
+        parts: Number of parts.
+        fps: Parts per second.
+        seed: Another seed gives other parts.
+        bundle: The bundle that inspects; the demo's by default.
+
     Returns:
-        0 if every part got a verdict, 1 if not.
+        0 if every part received a verdict, else 1.
 
     Raises:
-        AnosegError: the daemon does not start or stops early; its log is named.
+        AnosegError: The daemon does not start, or stops early.
     """
     console = Console()
     (out / "overlays").mkdir(parents=True, exist_ok=True)
@@ -112,7 +128,7 @@ def _config(sockets: str, endpoint: str, bundle: Path, parts: int, fps: float, s
 @contextmanager
 def _subscriber(endpoint: str) -> Iterator[zmq.Socket[bytes]]:
     with zmq.Context() as context, context.socket(zmq.SUB) as socket:
-        socket.set(zmq.RECONNECT_IVL, 10)  # listens before the daemon's first verdict
+        socket.set(zmq.RECONNECT_IVL, 10)  # short: connected before the daemon's first verdict
         socket.set(zmq.LINGER, 0)
         for topic in (b"verdict.", b"mask.", b"state"):
             socket.subscribe(topic)
@@ -138,16 +154,16 @@ def _daemon(config: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def _watch(socket: zmq.Socket[bytes], daemon: subprocess.Popen[bytes], tally: _Tally, out: Path, console: Console) -> None:
-    """Receive until every part has its verdict and its mask, or the daemon has ended."""
+    """Receive until every part has its verdict and its anomaly map, or until the daemon has ended."""
     waiting_for_mask: dict[int, tuple[DemoPart, dict[str, Any], str]] = {}
     heard = time.monotonic()
     with Live(console=console, refresh_per_second=8, transient=True) as live:
         while len(tally.results) < tally.total or waiting_for_mask:
             if not socket.poll(200):
-                if daemon.poll() is not None:  # all it sent has been received
+                if daemon.poll() is not None:  # and everything it sent has been received
                     break
                 if time.monotonic() - heard > SILENCE_S:
-                    raise PublishError(f"the daemon has been silent for {SILENCE_S:.0f} s", hint=f"see {out / 'daemon.log'}")
+                    raise PublishError(f"the daemon has sent nothing for {SILENCE_S:.0f} s", hint=f"see {out / 'daemon.log'}")
                 continue
             heard = time.monotonic()
             topic, header, *payload = socket.recv_multipart()
@@ -174,7 +190,7 @@ def _watch(socket: zmq.Socket[bytes], daemon: subprocess.Popen[bytes], tally: _T
 
 
 def overlay(image: Image, anomaly_map: NDArray[np.uint8], verdict: dict[str, Any]) -> Image:
-    """The part, and beside it the part with map and boxes drawn in: uint8 [H, 2W, 3]."""
+    """The part, and beside it the part with anomaly map and boxes: uint8 [H, 2W, 3]."""
     height, width = image.shape[:2]
     enlarged = cv2.resize(anomaly_map, (width, height), interpolation=cv2.INTER_LINEAR).astype(np.float32) / 255
     heat = cv2.applyColorMap((enlarged * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
@@ -223,7 +239,7 @@ def _report(tally: _Tally, out: Path, console: Console) -> int:
         f"Defective parts caught: {tally.count('caught')}, missed: {tally.count('missed')}. "
         f"Good parts rejected: {tally.count('false reject')}."
     )
-    console.print(f"Pictures of every defect found, missed or wrongly seen: {out / 'overlays'}")
+    console.print(f"Pictures of every defect caught or missed and of every false reject: {out / 'overlays'}")
     if missing:
         console.print(f"{missing} parts have no verdict: see {out / 'daemon.log'}.", style="bold red")
     return 1 if missing else 0
