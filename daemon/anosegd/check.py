@@ -12,6 +12,7 @@ from anoseg_engines.bundle.read import load_bundle
 from anoseg_engines.engine import Engine
 from anoseg_engines.errors import AnosegError, ConfigError
 from anoseg_engines.judgement.rules import plan
+from anoseg_engines.loading import load_engine
 from anosegd.cameras.presence import Presence
 from anosegd.capture.config import (
     BACKENDS,
@@ -74,7 +75,7 @@ def check_whole(config: Config, *, journal: bool = True) -> Engine:
         EngineError: The bundle is refused.
     """
     check_surroundings(config, journal=journal)
-    engine = Engine.load(load_bundle(Path(config.engine.bundle)), runtime=config.engine.runtime, threads=config.engine.threads)
+    engine = load_engine(load_bundle(Path(config.engine.bundle)), runtime=config.engine.runtime, threads=config.engine.threads)
     try:
         for name, camera in config.cameras.items():
             if camera.region is not None:

@@ -1,14 +1,14 @@
-"""An engine: a bundle loaded on a runtime and proved on its golden images. The one way from image to map and score.
+"""The engine: a bundle on a runtime. The only way from a camera image to a score and an anomaly map.
 
-Used by one thread at a time (the inspector, in the daemon); it may be loaded and closed on another.
+One thread at a time uses an engine (the inspector, in the daemon). Another thread may load and close it. The engine's own
+threads run the network of parts that were started.
 """
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,38 +16,16 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from anoseg_engines.bundle.manifest import GoldenTolerance
 from anoseg_engines.bundle.read import Bundle, GoldenSample
-from anoseg_engines.errors import EngineError, NotProvedError, PrecisionError
+from anoseg_engines.errors import EngineError
 from anoseg_engines.images import Image
 from anoseg_engines.judgement.judge import Inspection, Thresholds
 from anoseg_engines.placement import InputSpec, Placement, Region
-from anoseg_engines.runtimes.base import BESIDE, Runtime, Traffic
-from anoseg_engines.runtimes.select import Choice, choose
+from anoseg_engines.runtimes.base import MAX_RUNNING, InferRequest, Runtime, Traffic
 
 
-@dataclass(frozen=True, slots=True)
-class GoldenResult:
-    """How far one golden image came out from its record (absolute differences)."""
-
-    score: float
-    recorded_score: float
-    map_mean: float
-    map_p999: float
-    verdict_equal: bool
-
-    def holds(self, tolerance: GoldenTolerance) -> bool:
-        """Whether all differences are within tolerance; anything that is no number does not hold."""
-        return (
-            self.verdict_equal
-            and abs(self.score - self.recorded_score) <= tolerance.score
-            and self.map_mean <= tolerance.map_mean
-            and self.map_p999 <= tolerance.map_p999
-        )
-
-
-class Answer(NamedTuple):
-    """What the runtime gave: maps [N, H, W] and scores [N], its own; when it began and ended, monotonic ns."""
+class _Output(NamedTuple):
+    """Maps [N, H, W] and scores [N], both the runtime's; start and end of the run, monotonic ns."""
 
     maps_NHW: NDArray[np.floating]
     scores_N: NDArray[np.float32]
@@ -55,25 +33,58 @@ class Answer(NamedTuple):
     ended_ns: int
 
 
-@dataclass(slots=True, eq=False)
-class Prepared:
-    """A part whose network inputs lie in a lane. ready_ns: since when, monotonic. answer: to come, once it is started."""
+class _Buffers:
+    """An infer request, and the placement whose coordinates are bound to it."""
+
+    def __init__(self, request: InferRequest) -> None:
+        self._request = request
+        self._placement: Placement | None = None
+        self._frames_NHWC: NDArray[np.uint8] | None = None
+
+    def bind(self, placement: Placement) -> NDArray[np.uint8]:
+        """Return the input buffer for this placement's tiles, with its coordinates bound."""
+        if self._frames_NHWC is None or self._placement is not placement:
+            self._frames_NHWC = None  # nothing is bound if the next line raises
+            self._frames_NHWC = self._request.bind(placement.coords_N2HW)
+            self._placement = placement
+        return self._frames_NHWC
+
+    def infer(self) -> _Output:
+        began_ns = time.monotonic_ns()
+        maps, scores = self._request.infer()
+        return _Output(maps, scores, began_ns, time.monotonic_ns())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Inference:
+    """One part whose network inputs are ready. The engine that made it must finish it.
+
+    Attributes:
+        buffers: Where its inputs are. No other part uses them until this one is finished.
+        ready_ns: When the inputs were ready, monotonic.
+        output: The result to come; None if the network runs in `Engine.finish`.
+    """
 
     placement: Placement
-    lane: int
+    buffers: _Buffers
     ready_ns: int
-    answer: Future[Answer] | None = None
+    output: Future[_Output] | None = None
 
     @property
     def done(self) -> bool:
-        """Whether what was started is at its end, one way or another."""
-        return self.answer is not None and self.answer.done()
+        """Whether a started inference has ended, with a result or an error."""
+        return self.output is not None and self.output.done()
 
 
 class Engine:
-    """Runs parts through a bundle's network; `inspect` returns arrays that are the caller's.
+    """Runs parts through a bundle's network. `loading.load_engine` makes one and runs its self-test.
 
-    runtime_name: as in `choose.RUNTIMES`. why: why this runtime, in a few words.
+    One part at a time: `inspect`, or `prepare` and `finish`. Many parts: `start` up to `parallel` of them and `finish` each.
+    The two ways must not overlap.
+
+    Attributes:
+        runtime_name: One of `select.RUNTIMES`.
+        why: The reason for this runtime, in a few words.
     """
 
     def __init__(self, bundle: Bundle, runtime: Runtime, *, name: str = "", why: str = "") -> None:
@@ -81,39 +92,10 @@ class Engine:
         self.runtime_name = name
         self.why = why
         self._runtime = runtime
-        self._bound: list[tuple[Placement, NDArray[np.uint8]] | None] = [None] * runtime.lanes
-        self._beside = ThreadPoolExecutor(BESIDE, "network") if runtime.lanes > 1 else None
+        self._alone = _Buffers(runtime)
+        self._free = deque(_Buffers(request) for request in runtime.parallel)
+        self._threads = ThreadPoolExecutor(MAX_RUNNING, "network")  # it starts a thread when one is first needed
         self._golden: list[GoldenSample] | None = None
-
-    @classmethod
-    def load(cls, bundle: Bundle, *, runtime: str = "auto", threads: int = 0, build: bool = False) -> Engine:
-        """Load `bundle` on a runtime, prove it on the golden images (which warms it up as well).
-
-        runtime: one of `choose.RUNTIMES`. threads: of the CPU runtime, 0 lets it choose. build: a TensorRT plan that is
-        missing is built.
-
-        Raises:
-            ConfigError: the runtime's name is unknown.
-            EngineError: the runtime cannot run, or the golden images come out otherwise than recorded.
-        """
-        *others, last = choose(bundle, runtime, threads=threads, build=build)
-        for choice in others:
-            try:
-                return cls._load(bundle, choice)
-            except (NotProvedError, PrecisionError):
-                continue  # the next one's reason says so
-        return cls._load(bundle, last)
-
-    @classmethod
-    def _load(cls, bundle: Bundle, choice: Choice) -> Engine:
-        engine = cls(bundle, choice.open(), name=choice.name, why=choice.why)
-        try:
-            engine.prove()
-        except BaseException:
-            engine.close()
-            raise
-        choice.proved()
-        return engine
 
     @property
     def spec(self) -> InputSpec:
@@ -142,171 +124,101 @@ class Engine:
 
     @property
     def traffic(self) -> Traffic:
-        """Bytes to and from the device so far."""
+        """Bytes copied to and from the device so far."""
         return self._runtime.traffic
 
-    def place(self, region: Region, lane: int = 0) -> Placement:
-        """Plan a region of the camera image, and make the runtime ready for its tiles. The lane's part before is done.
-
-        Raises:
-            ConfigError: the region is empty. EngineError: the runtime cannot take so many tiles.
-        """
-        placement = Placement.of(self.spec, region)
-        self._bind(placement, lane)
-        return placement
-
-    def inspect(self, image: Image, placement: Placement) -> Inspection:
-        """Run one part: camera image uint8 [H, W, 3] BGR → score and part map (a new array, the caller's).
-
-        Raises:
-            EngineError: the runtime failed or its answer is no number.
-        """
-        return self.finish(self.prepare(image, placement))
-
     @property
-    def lanes(self) -> int:
-        """How many parts may be prepared and not finished, each in a lane of its own; see `Runtime.lanes`."""
-        return self._runtime.lanes
-
-    def prepare(self, image: Image, placement: Placement, lane: int = 0) -> Prepared:
-        """Fill the lane's input from a camera image, which is not needed any more afterwards. The lane's part before is done.
-
-        Raises:
-            ConfigError: the region reaches beyond the image. EngineError: the runtime cannot take so many tiles.
-        """
-        placement.fill(image, self._bind(placement, lane))
-        return Prepared(placement, lane, time.monotonic_ns())
-
-    def start(self, prepared: Prepared, when_done: Callable[[], None]) -> None:
-        """Run it on a thread of the engine's own, while the caller does something else; not in lane 0.
-
-        when_done: called on that thread.
-        """
-        assert self._beside is not None, "a runtime with one lane runs nothing beside"
-        assert prepared.lane, "lane 0 is for parts that run alone"
-        prepared.answer = self._beside.submit(self._run, prepared.lane)
-        prepared.answer.add_done_callback(lambda _: when_done())
-
-    def finish(self, prepared: Prepared) -> Inspection:
-        """Score and part map (a new array, the caller's) of what was prepared: waits for it, or runs it if it was not started.
-
-        Raises:
-            EngineError: the runtime failed or its answer is no number.
-        """
-        answer = self._run(prepared.lane) if prepared.answer is None else prepared.answer.result()
-        score = float(answer.scores_N.max())
-        if not np.isfinite(answer.scores_N).all():  # max() may hide a NaN in one tile behind another tile's number
-            raise EngineError(
-                f"the network's score is {answer.scores_N.tolist()}", hint="run `anoseg-engine verify` on the bundle"
-            )
-        anomaly_map = prepared.placement.stitch(answer.maps_NHW)
-        return Inspection(score, anomaly_map, answer.ended_ns - answer.began_ns, answer.began_ns - prepared.ready_ns)
-
-    def _run(self, lane: int) -> Answer:
-        began_ns = time.monotonic_ns()
-        maps, scores = self._runtime.infer(lane)
-        return Answer(maps, scores, began_ns, time.monotonic_ns())
-
-    def prove(self) -> list[GoldenResult]:
-        """Run the golden images and compare with what the trainer's FP32 network said of them: alone, and beside one another
-        as parts run while more are waiting. For an engine that inspects nothing meanwhile; see `proofs`.
-
-        Raises:
-            NotProvedError: one is out of tolerance; both values are named. EngineError: the runtime failed.
-        """
-        samples = self.golden_samples()
-        results = []
-        for index, sample in enumerate(samples):
-            results.append(self._compare(sample, 0))
-            self._check(index, results[-1])
-        for index, result in enumerate(list(self._compare_beside(samples))):  # all first: no lane runs on when one is refused
-            self._check(index, result)
-        return results
-
-    def proofs(self) -> Iterator[GoldenResult]:
-        """As `prove`, one golden image at a time, so that parts can be inspected in between; in lane 0 and in one beside it.
-
-        Raises:
-            NotProvedError, EngineError: as `prove`.
-        """
-        for index, sample in enumerate(self.golden_samples()):
-            results = [self._compare(sample, lane) for lane in range(min(2, self.lanes))]
-            for result in results:
-                self._check(index, result)
-            yield results[0]
+    def parallel(self) -> int:
+        """How many parts may be started and not yet finished; 0 where parts run only one at a time."""
+        return len(self._runtime.parallel)
 
     def golden_samples(self) -> list[GoldenSample]:
-        """The bundle's golden images, read once: a bundle deleted meanwhile says nothing about the engine.
+        """The bundle's golden images, decoded once.
 
         Raises:
-            EngineError: one cannot be read.
+            EngineError: One cannot be decoded.
         """
         if self._golden is None:
             self._golden = self.bundle.golden_samples()
         return self._golden
 
-    def _check(self, index: int, result: GoldenResult) -> None:
-        """Raises: NotProvedError, the golden image of this index is out of tolerance."""
-        limit = self.bundle.manifest.golden_tolerance
-        if result.holds(limit):
-            return
-        raise NotProvedError(
-            f"{self.bundle.path}: does not prove itself on {self._runtime.description}: "
-            f"{self.bundle.manifest.golden[index].image} scores "
-            f"{result.score:.4f}, recorded {result.recorded_score:.4f} (±{limit.score}); map differs by "
-            f"{result.map_mean:.4f} on average (≤ {limit.map_mean}), {result.map_p999:.4f} at the 99.9th percentile "
-            f"(≤ {limit.map_p999}); verdict {'equal' if result.verdict_equal else 'differs'}",
-            hint="the engine is refused; copy the bundle again or train it anew",
-        )
+    def place(self, region: Region) -> Placement:
+        """Plan a region of the camera image, and make the runtime ready for its number of tiles, which may take seconds.
+
+        Raises:
+            ConfigError: The region is empty.
+            EngineError: The runtime cannot take so many tiles.
+        """
+        placement = Placement.of(self.spec, region)
+        self._alone.bind(placement)
+        return placement
+
+    def inspect(self, image: Image, placement: Placement) -> Inspection:
+        """Run one part.
+
+        Args:
+            image: The camera image, uint8 [H, W, 3] BGR.
+
+        Returns:
+            Score and part map, a new array that belongs to the caller.
+
+        Raises:
+            ConfigError: The region reaches beyond the image.
+            EngineError: The runtime failed or its score is not a number.
+        """
+        return self.finish(self.prepare(image, placement))
+
+    def prepare(self, image: Image, placement: Placement) -> Inference:
+        """Copy the part's network inputs from a camera image, which may be released afterwards. `finish` runs the network.
+
+        Raises:
+            ConfigError: The region reaches beyond the image.
+            EngineError: The runtime cannot take so many tiles.
+        """
+        placement.fill(image, self._alone.bind(placement))
+        return Inference(placement, self._alone, time.monotonic_ns())
+
+    def start(self, image: Image, placement: Placement, when_done: Callable[[], None] = lambda: None) -> Inference:
+        """As `prepare`, and run the network on a thread of the engine's, beside other parts that were started.
+
+        Args:
+            when_done: Called on that thread when the run has ended, with a result or an error.
+
+        Raises:
+            ConfigError, EngineError: As `prepare`.
+        """
+        assert self._free, "more parts are started than `parallel` allows"
+        buffers = self._free[0]
+        placement.fill(image, buffers.bind(placement))
+        self._free.popleft()
+        ready_ns = time.monotonic_ns()
+        output = self._threads.submit(buffers.infer)
+        output.add_done_callback(lambda _: when_done())
+        return Inference(placement, buffers, ready_ns, output)
+
+    def finish(self, inference: Inference) -> Inspection:
+        """Wait for a started part, or run a prepared one.
+
+        Returns:
+            Score and part map, a new array that belongs to the caller.
+
+        Raises:
+            EngineError: The runtime failed or its score is not a number.
+        """
+        try:
+            output = inference.buffers.infer() if inference.output is None else inference.output.result()
+            score = float(output.scores_N.max())
+            if not np.isfinite(output.scores_N).all():  # max() can hide the NaN of one tile behind the number of another
+                raise EngineError(
+                    f"the network's score is {output.scores_N.tolist()}", hint="run `anoseg-engine verify` on the bundle"
+                )
+            anomaly_map = inference.placement.stitch(output.maps_NHW)
+        finally:
+            if inference.output is not None:
+                self._free.append(inference.buffers)
+        return Inspection(score, anomaly_map, output.ended_ns - output.began_ns, output.began_ns - inference.ready_ns)
 
     def close(self) -> None:
-        """Give the runtime back."""
-        if self._beside is not None:
-            self._beside.shutdown()
-        self._bound = [None] * len(self._bound)
+        """Wait for parts that run, and free the runtime."""
+        self._threads.shutdown()
         self._runtime.close()
-
-    def _compare_beside(self, samples: list[GoldenSample]) -> Iterator[GoldenResult]:
-        """As many at a time as run beside one another, on the lanes after lane 0; none where there is no such lane."""
-        at_a_time = min(BESIDE, self.lanes - 1)
-        lanes = itertools.cycle(range(1, 1 + at_a_time))
-        running: deque[tuple[GoldenSample, Prepared]] = deque()
-        for sample in samples if at_a_time else ():
-            if len(running) == at_a_time:  # the oldest has the lane that is the next one's
-                yield self._difference(*running.popleft())
-            running.append((sample, self._prepare(sample, next(lanes))))
-            self.start(running[-1][1], lambda: None)
-        for pair in running:
-            yield self._difference(*pair)
-
-    def _compare(self, sample: GoldenSample, lane: int) -> GoldenResult:
-        return self._difference(sample, self._prepare(sample, lane))
-
-    def _prepare(self, sample: GoldenSample, lane: int) -> Prepared:
-        height, width = sample.image.shape[:2]
-        return self.prepare(sample.image, Placement.of(self.spec, Region(0, 0, width, height)), lane)
-
-    def _difference(self, sample: GoldenSample, prepared: Prepared) -> GoldenResult:
-        inspection = self.finish(prepared)
-        if inspection.anomaly_map.shape != sample.anomaly_map.shape:
-            raise EngineError(
-                f"{self.bundle.path}: a golden map is {sample.anomaly_map.shape}, "
-                f"this input size gives {inspection.anomaly_map.shape}"
-            )
-        difference = np.abs(inspection.anomaly_map - sample.anomaly_map)
-        threshold = self.thresholds.score
-        return GoldenResult(
-            score=inspection.score,
-            recorded_score=sample.score,
-            map_mean=float(difference.mean()),
-            map_p999=float(np.quantile(difference, 0.999)),
-            verdict_equal=(inspection.score >= threshold) == (sample.verdict == "FAIL"),
-        )
-
-    def _bind(self, placement: Placement, lane: int = 0) -> NDArray[np.uint8]:
-        """The lane's input buffer for this placement's tiles, its coordinates bound."""
-        bound = self._bound[lane]
-        if bound is None or bound[0] is not placement:
-            self._bound[lane] = None  # until it has worked
-            bound = self._bound[lane] = placement, self._runtime.bind(placement.coords_N2HW, lane)
-        return bound[1]

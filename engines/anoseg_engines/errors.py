@@ -39,8 +39,8 @@ class EngineError(AnosegError):
     exit_code = 3
 
 
-class NotProvedError(EngineError):
-    """A runtime that answers otherwise on the golden images than is recorded."""
+class SelfTestError(EngineError):
+    """An engine whose results on the golden images are not the recorded ones."""
 
 
 class PrecisionError(EngineError):

@@ -20,6 +20,7 @@ from anoseg_engines.bundle.read import load_bundle
 from anoseg_engines.engine import Engine
 from anoseg_engines.errors import AnosegError
 from anoseg_engines.images import read_image
+from anoseg_engines.loading import load_engine
 from anoseg_engines.placement import Region
 from anoseg_trainer.config import config_from_mapping
 from anoseg_trainer.data.dataset import GoodImages, group_images, load_good_images, split_images
@@ -46,7 +47,7 @@ def check(bundle_path: Path, data: Path, group: str) -> int:
     bundle = load_bundle(bundle_path)
     training = bundle.manifest.training
     config = config_from_mapping(training["config"], source="the bundle's training configuration")
-    engine = Engine.load(bundle)
+    engine = load_engine(bundle)
     try:
         images = load_good_images(data)
         if images.fingerprint != training["data_fingerprint"]:

@@ -18,27 +18,29 @@ import torch
 from onnx import TensorProto, numpy_helper
 from rich.console import Console
 
-from anoseg_engines.bench import RuntimeCandidate, measure
+from anoseg_engines.benchmark import RuntimeCandidate, measure
 from anoseg_engines.bundle.manifest import Calibration
-from anoseg_engines.bundle.read import BundleDraft, GoldenSample, load_bundle, write_bundle
+from anoseg_engines.bundle.read import GoldenSample, load_bundle
 from anoseg_engines.commands.bench import bench_table
 from anoseg_engines.errors import EngineError
 from anoseg_engines.runtimes.base import Traffic
-from anoseg_engines.runtimes.openvino import CpuRuntime, cpu_precisions
+from anoseg_engines.runtimes.openvino import CpuRuntime
+from anoseg_engines.runtimes.openvino_network import cpu_precisions
+from anoseg_engines.seal import BundleDraft, write_bundle
 from anoseg_trainer.config import NetworkConfig
 from anoseg_trainer.model.export import onnx_from_network
 from anoseg_trainer.model.inference import read_part
 from anoseg_trainer.model.network import AnoSegNetwork, count_macs
 
 DEMO = Path(__file__).parents[2] / "engines" / "store" / "demo"
-YARDSTICK = "onnxruntime f32"
+BASELINE = "onnxruntime f32"
 
 
 class OrtRuntime:
     """`Runtime` with ONNX Runtime, for this comparison; inputs and outputs bound in place. single: weights widened to FP32."""
 
     traffic = Traffic()
-    lanes = 1
+    parallel = ()
 
     def __init__(self, model, spec, *, single, threads):
         options = ort.SessionOptions()
@@ -48,7 +50,7 @@ class OrtRuntime:
         self.description = f"onnxruntime {ort.__version__} {self.precision}"
         self._type = np.float32 if single else np.float16
 
-    def bind(self, coords, lane=0):
+    def bind(self, coords):
         n, spec = len(coords), self._spec
         self._frames = np.zeros((n, spec.height, spec.width, 3), np.uint8)
         self._maps, self._scores = np.empty((n, spec.height, spec.width), self._type), np.empty(n, np.float32)
@@ -61,7 +63,7 @@ class OrtRuntime:
         self._binding.bind_cpu_input("frames", self._frames)
         return self._frames
 
-    def infer(self, lane=0):
+    def infer(self):
         self._session.run_with_iobinding(self._binding)
         return self._maps, self._scores
 
@@ -130,14 +132,16 @@ def main():
         for bundle in (load_bundle(DEMO), large_bundle(Path(folder))):
             spec, model = bundle.manifest.input, bundle.model_onnx
             found, skipped = [], {}
-            for single, name in ((True, YARDSTICK), (False, "onnxruntime f16 file")):
-                found.append(RuntimeCandidate(bundle, OrtRuntime(model, spec, single=single, threads=options.threads), name))
+            for single, name in ((True, BASELINE), (False, "onnxruntime f16 file")):
+                found.append(
+                    RuntimeCandidate.load(bundle, OrtRuntime(model, spec, single=single, threads=options.threads), name)
+                )
             for precision in reversed(cpu_precisions()):
-                runtime = CpuRuntime(model, spec, precision=precision, threads=options.threads)
-                found.append(RuntimeCandidate(bundle, runtime, f"openvino {precision}"))
+                runtime = CpuRuntime.open(model, spec, precision=precision, threads=options.threads)
+                found.append(RuntimeCandidate.load(bundle, runtime, f"openvino {precision}"))
             for precision in sorted({"f16", "bf16"} - set(cpu_precisions())):
                 try:
-                    CpuRuntime(model, spec, precision=precision)
+                    CpuRuntime.open(model, spec, precision=precision)
                 except EngineError as error:
                     skipped[f"openvino {precision}"] = error.what
             report = measure(
@@ -147,7 +151,7 @@ def main():
                 batches=(1, 4, 16),
                 seconds=options.seconds,
                 threads=options.threads,
-                yardstick=YARDSTICK,
+                baseline=BASELINE,
             )
             reports.append(report)
             Console(width=200).print(bench_table(report), skipped)

@@ -20,20 +20,21 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from anoseg_engines.bench import RuntimeCandidate, measure
+from anoseg_engines.benchmark import RuntimeCandidate, measure
 from anoseg_engines.bundle.read import find_bundle, load_bundle
 from anoseg_engines.commands.bench import bench_table
 from anoseg_engines.commands.build import BuildProgress, plan_table
-from anoseg_engines.engine import Engine
 from anoseg_engines.errors import AnosegError, EngineError
+from anoseg_engines.golden import self_test
 from anoseg_engines.images import list_images, read_image
+from anoseg_engines.loading import load_engine, plan_test
 from anoseg_engines.placement import Region
-from anoseg_engines.runtimes.select import choose, prover
+from anoseg_engines.runtimes.select import select_runtimes
 from anoseg_engines.runtimes.tensorrt.build import BuildOptions, build_plan
 from anoseg_engines.runtimes.tensorrt.gpu import find_gpu
 from anoseg_engines.runtimes.tensorrt.layers import inspected
 from anoseg_engines.runtimes.tensorrt.library import libraries
-from anoseg_engines.runtimes.tensorrt.plan import PlanStore
+from anoseg_engines.runtimes.tensorrt.plan_store import PlanStore
 
 DEMO = Path(__file__).parents[2] / "engines" / "store" / "demo"
 TENSORRT, EAGER, COMPILED = "tensorrt", "pytorch eager f16 cuda", "pytorch compiled f16 cuda"
@@ -109,22 +110,22 @@ def check(options):
         bundle = load_bundle(Path(store) / "checked")
         with BuildProgress() as progress:
             plan = build_plan(
-                bundle, BuildOptions(max_batch=options.max_batch), on_progress=progress.show, prove=prover(bundle)
+                bundle, BuildOptions(max_batch=options.max_batch), on_progress=progress.show, self_test=plan_test(bundle)
             )
         console.print(plan_table(plan, str(PlanStore.of(bundle).folder / plan.plan)))
         start = time.monotonic()
-        engine = Engine.load(bundle, runtime="tensorrt")
+        engine = load_engine(bundle, runtime="tensorrt")
         load_s = time.monotonic() - start
-        worst = max(abs(result.score - result.recorded_score) for result in engine.prove())
+        worst = max(abs(result.score - result.recorded_score) for result in self_test(engine))
         for path in list_images(options.data) if options.data else []:
             image = read_image(path)
             engine.inspect(image, engine.place(Region(0, 0, image.shape[1], image.shape[0])))
         engine.close()
-        runtime = choose(bundle, "tensorrt")[0].open()
+        runtime = select_runtimes(bundle, "tensorrt")[0].open()
         yardsticks, skipped = torch_candidates(bundle)
-        found = [*yardsticks, RuntimeCandidate(bundle, runtime, TENSORRT)]
+        found = [*yardsticks, RuntimeCandidate.load(bundle, runtime, TENSORRT)]
         batches = [n for n in (1, 2, 4, 8, 16, 32) if n <= options.max_batch]
-        report = measure(bundle, found, skipped, batches=batches, seconds=options.seconds, yardstick=EAGER)
+        report = measure(bundle, found, skipped, batches=batches, seconds=options.seconds, baseline=EAGER)
         console.print(bench_table(report))
         device_ms = {}
         for n in (1, batches[-1]):

@@ -34,8 +34,8 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from anoseg_engines.bundle.read import load_bundle
-from anoseg_engines.engine import Engine
 from anoseg_engines.judgement.judge import judge
+from anoseg_engines.loading import load_engine
 from anoseg_engines.placement import Region
 
 DEMO = Path(__file__).parents[2] / "engines" / "store" / "demo"
@@ -67,7 +67,7 @@ def bare(bundle: str, folder: str) -> None:
     """The engine alone: inspect and judge the same images in one loop, nothing sent. In a process of its own: for each line on
     stdin, that many seconds."""
     images = [cv2.imread(str(p)) for p in sorted((Path(folder) / "images").iterdir())]
-    engine = Engine.load(load_bundle(Path(bundle)))
+    engine = load_engine(load_bundle(Path(bundle)))
     placement = engine.place(Region(0, 0, images[0].shape[1], images[0].shape[0]))
     for line in sys.stdin:
         latencies: list[float] = []
@@ -101,7 +101,7 @@ class Bare:
 
 def plain_script(bundle: str, folder: str) -> dict[str, float]:
     """What one would write in an afternoon: one loop that reads the video, inspects and sends JSON and the map as PNG."""
-    engine = Engine.load(load_bundle(Path(bundle)))
+    engine = load_engine(load_bundle(Path(bundle)))
     video = cv2.VideoCapture(str(Path(folder) / "line.avi"), cv2.CAP_FFMPEG)
     with zmq.Context() as context, context.socket(zmq.PUB) as publisher:
         publisher.bind(f"ipc://{folder}/script")

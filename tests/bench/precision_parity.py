@@ -20,8 +20,8 @@ from onnx import numpy_helper
 from sklearn.metrics import roc_auc_score
 
 from anoseg_engines.bundle.read import load_bundle
-from anoseg_engines.engine import Engine
 from anoseg_engines.images import read_image
+from anoseg_engines.loading import load_engine
 from anoseg_engines.placement import Region
 from anoseg_engines.runtimes.select import RUNTIMES
 from anoseg_trainer.commands.evaluate import find_test_images
@@ -52,7 +52,7 @@ def main():
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     bundle = load_bundle(options.bundle)
-    network, engine = trained_network(options.work, bundle), Engine.load(bundle, runtime=options.runtime)
+    network, engine = trained_network(options.work, bundle), load_engine(bundle, runtime=options.runtime)
     labels, theirs, ours, start = [], [], [], time.monotonic()
     for test in find_test_images(options.data):
         image = read_image(test.path)

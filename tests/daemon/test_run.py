@@ -12,10 +12,11 @@ from onnx import helper, numpy_helper
 from support.anosegd_line import Line, run_anosegd
 from support.tiny_bundle import THRESHOLD, bad_part, good_part, tiny_draft, tiny_model, write_tiny_bundle
 
-from anoseg_engines.bundle.read import BundleDraft, load_bundle, write_bundle
-from anoseg_engines.engine import Engine
+from anoseg_engines.bundle.read import load_bundle
 from anoseg_engines.images import read_image
+from anoseg_engines.loading import load_engine
 from anoseg_engines.placement import InputSpec, Region
+from anoseg_engines.seal import BundleDraft, write_bundle
 
 FOLDER = "top:\n  source: {kind: folder, path: images}\n  policy: wait\n"
 
@@ -76,8 +77,8 @@ def test_parts_beside_one_another_keep_their_own_results(line: Line) -> None:
     assert daemon.wait() == 0, daemon.log
     line.listener.drain()
     assert len(line.listener.verdicts) == 120
-    engine = Engine.load(load_bundle(store), threads=2)
-    assert engine.lanes > 1
+    engine = load_engine(load_bundle(store), threads=2)
+    assert engine.parallel
     expected = {}
     for name, (height, width) in sizes.items():
         placement = engine.place(Region(0, 0, width, height))

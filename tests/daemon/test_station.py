@@ -10,6 +10,7 @@ from support.anosegd_line import Line
 from support.tiny_bundle import good_part
 
 from anoseg_engines.engine import Engine
+from anoseg_engines.loading import load_engine
 from anosegd.config import load_config
 from anosegd.heartbeat import SILENT_S
 from anosegd.inspection.inspector import Inspector, engine_name
@@ -97,13 +98,13 @@ def test_an_inspector_that_refuses_part_after_part_answers(config: Path, monkeyp
     part = Frame(Part("top", 1, "", 0, 0), good_part(), lambda: None)
     silent_s: list[float] = []
 
-    def refuse(self: Inspector, engine: Engine, frame: Frame, lane: int) -> None:
+    def refuse(self: Inspector, engine: Engine, frame: Frame, *, start: bool) -> None:
         silent_s.append(self.silent_s)
         time.sleep(0.01)
 
     monkeypatch.setattr(Inspector, "_prepare", refuse)
     monkeypatch.setattr(Intake, "take_ahead", lambda _: part if len(silent_s) < 60 else None)
-    engine = Engine.load(station._heartbeat.bundle, runtime="cpu", threads=2)
+    engine = load_engine(station._heartbeat.bundle, runtime="cpu", threads=2)
     station._inspector.answer()
     station._inspector._inspect_many(engine, part)
     engine.close()

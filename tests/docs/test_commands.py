@@ -29,7 +29,8 @@ from support.documentation import DOCS, README, Block, Command, blocks, commands
 from support.paths import CONFIGS, DEMO, REPOSITORY
 
 from anoseg_engines import cli as engine_cli
-from anoseg_engines.bundle.read import load_bundle, write_bundle
+from anoseg_engines.bundle.read import load_bundle
+from anoseg_engines.seal import write_bundle
 from anoseg_trainer import cli as train_cli
 from anoseg_trainer.config import load_config as load_training
 from anosegd import cli as daemon_cli

@@ -10,9 +10,9 @@ from support.host_device import HostDevice, TinyNetwork
 from support.paths import TESTS
 from support.tiny_bundle import write_tiny_bundle
 
-from anoseg_engines.bench import RuntimeCandidate, candidates, measure
+from anoseg_engines.benchmark import RuntimeCandidate, candidates, measure
 from anoseg_engines.errors import EngineError
-from anoseg_engines.runtimes.openvino import cpu_precisions
+from anoseg_engines.runtimes.openvino_network import cpu_precisions
 from anoseg_engines.runtimes.tensorrt.gpu import find_gpu
 from anoseg_engines.runtimes.tensorrt.runtime import TensorRTRuntime
 
@@ -49,9 +49,9 @@ def test_bytes_to_the_device_are_counted_for_one_part(tmp_path: Path) -> None:
     """A device's runtime in the table: N·H·W·3 bytes to it for a part; batches its plan does not take are left out."""
     bundle, device = write_tiny_bundle(tmp_path / "tiny"), HostDevice()
     runtime = TensorRTRuntime(bundle.manifest.input, device, TinyNetwork(device, 2), "host")
-    found = RuntimeCandidate(bundle, runtime, "on the host")
+    found = RuntimeCandidate.load(bundle, runtime, "on the host")
     others, skipped = candidates(bundle, names=["cpu-f32"])
-    report = measure(bundle, [found, *others], skipped, batches=(1, 2, 4), seconds=0.05, yardstick="cpu-f32")
+    report = measure(bundle, [found, *others], skipped, batches=(1, 2, 4), seconds=0.05, baseline="cpu-f32")
     row, cpu = report.rows
     assert row.bytes_to_device == 64 * 64 * 3
     assert (set(row.parts_per_s), set(cpu.parts_per_s)) == ({1, 2}, {1, 2, 4})

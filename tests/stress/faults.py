@@ -37,7 +37,7 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from anoseg_engines.bundle.read import load_bundle
-from anoseg_engines.engine import Engine
+from anoseg_engines.loading import load_engine
 from anoseg_engines.placement import Region
 from anosegd.client import Client, ClientError
 from anosegd.demo.line import DemoLine
@@ -55,7 +55,7 @@ Image = np.ndarray[Any, np.dtype[np.uint8]]
 
 def sure_parts(n: int) -> tuple[list[Image], list[Image]]:
     """Good and defective parts whose verdict is beyond doubt, also with a sensor's noise."""
-    engine = Engine.load(load_bundle(DEMO))
+    engine = load_engine(load_bundle(DEMO))
     line, good, bad = DemoLine(99, defect_share=0.5), [], []
     for i in itertools.count():
         if len(good) >= n and len(bad) >= n:

@@ -24,10 +24,11 @@ from support.tiny_bundle import write_tiny_bundle
 
 from anoseg_engines.bundle.manifest import Manifest, canonical_bytes, sealed
 from anoseg_engines.bundle.read import MANIFEST, load_bundle
-from anoseg_engines.engine import Engine
 from anoseg_engines.errors import EngineError
+from anoseg_engines.loading import load_engine
 from anoseg_engines.runtimes.tensorrt.gpu import platform_name
-from anoseg_engines.runtimes.tensorrt.plan import Machine, PlanDescription, PlanStore, check_plan
+from anoseg_engines.runtimes.tensorrt.plan import Machine, PlanDescription, check_plan
+from anoseg_engines.runtimes.tensorrt.plan_store import PlanStore
 
 MACHINE = Machine("tensorrt", "10.3.0", None, platform_name())
 ODD = [None, True, -1, 0, 1, 2**31, 2**63, 2**200, 1e308, -0.5, float("nan"), "", "x", "é" * 9, "\0", "../../x", "/etc/passwd"]
@@ -102,7 +103,7 @@ def fuzz(count, seed, folder, *, slowest_s=5.0):
                 loaded = load_bundle(bundle.path)
                 seen["loaded"] += 1
                 if loaded.manifest.input.height * loaded.manifest.input.width <= 1 << 20:
-                    Engine.load(loaded, runtime="cpu-f32", threads=1).close()
+                    load_engine(loaded, runtime="cpu-f32", threads=1).close()
                     seen["proved"] += 1
             except EngineError:
                 seen["refused"] += 1

@@ -39,8 +39,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from support.anosegd_line import alive, children_of
 from support.tiny_bundle import tiny_draft
 
-from anoseg_engines.bundle.read import write_bundle
 from anoseg_engines.errors import ConfigError
+from anoseg_engines.seal import write_bundle
 from anosegd.capture.sources.aravis import load_aravis
 from anosegd.client import Client, ClientError
 

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from stress.torture import make_line, show, wait_for_state
 from support.tiny_bundle import tiny_draft
 
-from anoseg_engines.bundle.read import write_bundle
+from anoseg_engines.seal import write_bundle
 from anosegd.client import Client
 
 GROWTH_MB = 10.0

@@ -7,9 +7,10 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from anoseg_engines.bundle.manifest import Calibration
-from anoseg_engines.bundle.read import Bundle, BundleDraft, GoldenSample, write_bundle
+from anoseg_engines.bundle.read import Bundle, GoldenSample
 from anoseg_engines.images import Image
 from anoseg_engines.placement import InputSpec, Placement, Region
+from anoseg_engines.seal import BundleDraft, write_bundle
 
 SIZE = 64
 THRESHOLD = 0.5

@@ -9,7 +9,7 @@ import pytest
 from support.anoseg_train_command import COMMAND, ENVIRONMENT, run
 
 from anoseg_engines.bundle.read import load_bundle
-from anoseg_engines.engine import Engine
+from anoseg_engines.loading import load_engine
 
 
 def assert_refused(done, code, *words):
@@ -38,7 +38,7 @@ def test_fit_ends_with_a_bundle_that_proves_itself(trained):
     """The bundle loads, its golden images come out as recorded, both verdicts among them, and the record is complete."""
     path, done = trained
     bundle = load_bundle(path)
-    Engine.load(bundle).close()
+    load_engine(bundle).close()
     manifest = bundle.manifest
     assert {g.verdict for g in manifest.golden} == {"PASS", "FAIL"}
     assert all(abs(g.score - manifest.score_threshold) >= 0.05 for g in manifest.golden)

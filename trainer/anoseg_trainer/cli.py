@@ -15,11 +15,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
-from anoseg_engines.bench import candidates, measure
+from anoseg_engines.benchmark import candidates, measure
 from anoseg_engines.bundle.read import load_bundle
 from anoseg_engines.commands.bench import show
-from anoseg_engines.engine import Engine
 from anoseg_engines.errors import AnosegError, ConfigError
+from anoseg_engines.loading import load_engine
 from anoseg_engines.runtimes.select import RUNTIMES
 from anoseg_trainer.commands.calibrate import NewThreshold, calibrate_score
 from anoseg_trainer.commands.calibrate_rules import RulesCalibrated, calibrate_rules
@@ -217,7 +217,7 @@ def _ablate(options: argparse.Namespace) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     console = Console(stderr=True)
-    engine = Engine.load(load_bundle(options.bundle), runtime=options.runtime)
+    engine = load_engine(load_bundle(options.bundle), runtime=options.runtime)
     try:
         with Progress(console=console, disable=not console.is_terminal) as progress:
             task = progress.add_task("inspecting", total=None)
@@ -277,7 +277,7 @@ def _bench(options: argparse.Namespace) -> None:
                 skipped | missing,
                 seconds=options.seconds,
                 threads=options.threads,
-                yardstick=yardsticks[0].name,
+                baseline=yardsticks[0].name,
                 on_progress=status.update,
             )
     finally:

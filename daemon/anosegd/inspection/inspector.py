@@ -10,11 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from anoseg_engines.bundle.read import Bundle
-from anoseg_engines.engine import Engine, Prepared
+from anoseg_engines.engine import Engine, Inference
 from anoseg_engines.errors import AnosegError, EngineError
+from anoseg_engines.golden import good_parts
 from anoseg_engines.judgement.image_quality import Quality, complaint, measure, reference
 from anoseg_engines.judgement.judge import judge
 from anoseg_engines.judgement.rules import RulePlan, plan
+from anoseg_engines.loading import load_engine
 from anoseg_engines.placement import Placement, Region
 from anosegd import logs, wire
 from anosegd.config import CameraConfig, Config
@@ -47,7 +49,7 @@ class _Job:
     part: Part
     camera: CameraConfig
     placement: Placement
-    prepared: Prepared
+    inference: Inference
     started_ns: int
 
 
@@ -104,7 +106,7 @@ class Inspector(Worker):
             EngineError: the engine is refused.
         """
         wish = self._config.engine
-        engine = Engine.load(self._bundle, runtime=wish.runtime, threads=wish.threads, build=wish.build)
+        engine = load_engine(self._bundle, runtime=wish.runtime, threads=wish.threads, build=wish.build)
         try:
             logs.info("engine.loaded", engine=self._bundle.label, runtime=engine.runtime_description, why=engine.why)
             self.engine = engine_name(self._bundle, engine.runtime_description)
@@ -141,33 +143,29 @@ class Inspector(Worker):
 
     def _inspect(self, engine: Engine, frame: Frame) -> None:
         """Inspect this part and those that wait behind it."""
-        if engine.lanes > 1 and self._nothing_else and self._intake.ahead:
+        if engine.parallel and self._nothing_else and self._intake.ahead:
             self._inspect_many(engine, frame)
             return
-        job = self._prepare(engine, frame, lane=0)
+        job = self._prepare(engine, frame, start=False)
         if job is not None:
             self._judge(engine, job)
 
     def _inspect_many(self, engine: Engine, first: Frame) -> None:
         """Parts beside one another, as long as any wait: while the network runs some, one is judged or prepared."""
-        free, running = deque(range(1, engine.lanes)), deque[_Job]()
+        running = deque[_Job]()
         frame: Frame | None = first
         while frame is not None or running:
             self.answer()  # here, since nothing may come to be judged: where every part is refused
-            if running and (running[0].prepared.done or (frame is not None and self._is_new(frame))):
-                job = running.popleft()
-                self._judge(engine, job)
-                free.append(job.prepared.lane)
+            if running and (running[0].inference.done or (frame is not None and self._is_new(frame))):
+                self._judge(engine, running.popleft())
             elif frame is not None:
-                prepared = self._prepare(engine, frame, free[0])
-                if prepared is not None:
-                    engine.start(prepared.prepared, self._intake.wake)
-                    running.append(prepared)
-                    free.popleft()
+                job = self._prepare(engine, frame, start=True)
+                if job is not None:
+                    running.append(job)
                 frame = None
             else:
-                self._intake.wait(running[0].prepared, ahead=bool(free) and self._nothing_else)
-            if frame is None and free and self._nothing_else:
+                self._intake.wait(running[0].inference, ahead=len(running) < engine.parallel and self._nothing_else)
+            if frame is None and len(running) < engine.parallel and self._nothing_else:
                 frame = self._intake.take_ahead()
 
     def _is_new(self, frame: Frame) -> bool:
@@ -179,8 +177,8 @@ class Inspector(Worker):
         """Whether there is nothing to be done before the next part."""
         return self._exchanges.empty() and not self.proofs.due and not self._stopping.is_set()
 
-    def _prepare(self, engine: Engine, frame: Frame, lane: int) -> _Job | None:
-        """The part's network inputs, in that lane; None: it is not inspected, and closed."""
+    def _prepare(self, engine: Engine, frame: Frame, *, start: bool) -> _Job | None:
+        """Prepare the part's network inputs, and start the network if asked to. None: the part is closed, not inspected."""
         part, camera = frame.part, frame.part.settings
         assert camera is not None, "a part that was captured knows its camera's settings"
         started_ns = time.monotonic_ns()
@@ -189,13 +187,17 @@ class Inspector(Worker):
                 return None  # the publisher closes it by its deadline; time spent on it would make the next one late too
             if self.proofs.alarm is not None:
                 raise EngineError(f"the golden images do not hold any more: {self.proofs.alarm}")
-            placement = self._placement(engine, self._region_of(frame), lane)
+            placement = self._placement(engine, self._region_of(frame))
             if limits := camera.quality:
                 found = measure(placement.scaled_part(frame.image))
                 if wrong := complaint(found, self._golden_quality(engine), limits):
                     self._not_inspected(part, "image_quality", wrong)
                     return None
-            return _Job(part, camera, placement, engine.prepare(frame.image, placement, lane), started_ns)
+            if start:
+                inference = engine.start(frame.image, placement, self._intake.wake)
+            else:
+                inference = engine.prepare(frame.image, placement)
+            return _Job(part, camera, placement, inference, started_ns)
         except AnosegError as error:
             self._not_inspected(part, "engine" if isinstance(error, EngineError) else "region", error.what)
             return None
@@ -205,7 +207,7 @@ class Inspector(Worker):
     def _judge(self, engine: Engine, job: _Job) -> None:
         part, camera, placement = job.part, job.camera, job.placement
         try:
-            inspection = engine.finish(job.prepared)
+            inspection = engine.finish(job.inference)
             rules = self._rule_plan(engine, part.camera, camera, placement) if camera.rules else None
             judgement = judge(inspection, engine.thresholds, placement, rules=rules, review_from=camera.review_from)
         except AnosegError as error:
@@ -226,10 +228,10 @@ class Inspector(Worker):
         camera = frame.part.settings
         return (camera and camera.region) or Region(0, 0, width, height)
 
-    def _placement(self, engine: Engine, region: Region, lane: int) -> Placement:
+    def _placement(self, engine: Engine, region: Region) -> Placement:
         placement = self._placements.get(region)
         if placement is None:
-            placement = self._placements[region] = engine.place(region, lane)
+            placement = self._placements[region] = engine.place(region)
             if len(self._placements) > MAX_PLACEMENTS:
                 self._placements.popitem(last=False)
             self.regions = tuple(self._placements)
@@ -240,7 +242,7 @@ class Inspector(Worker):
     def _golden_quality(self, engine: Engine) -> Quality:
         """Of the engine's golden images; kept until another engine takes over."""
         if self._quality is None or self._quality[0] is not engine:
-            self._quality = (engine, reference(engine.spec, engine.golden_samples()))
+            self._quality = (engine, reference(engine.spec, good_parts(engine.golden_samples())))
         return self._quality[1]
 
     def _rule_plan(self, engine: Engine, name: str, camera: CameraConfig, placement: Placement) -> RulePlan:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from threading import Condition
 
-from anoseg_engines.engine import Prepared
+from anoseg_engines.engine import Inference
 from anosegd.capture.config import Policy
 from anosegd.part import Frame
 
@@ -96,7 +96,7 @@ class Intake:
             self._turn = turn
             return self._handoffs[turn].take()
 
-    def wait(self, running: Prepared, *, ahead: bool) -> None:
+    def wait(self, running: Inference, *, ahead: bool) -> None:
         """Until that part is done, as `wake` tells; with `ahead` also until `take_ahead` would give a frame."""
         with self.arrived:
             self.arrived.wait_for(lambda: running.done or (ahead and self._next_ahead() is not None))

@@ -6,8 +6,9 @@ import queue
 import time
 from collections.abc import Iterator
 
-from anoseg_engines.engine import Engine, GoldenResult
+from anoseg_engines.engine import Engine
 from anoseg_engines.errors import EngineError
+from anoseg_engines.golden import GoldenResult, self_test_steps
 from anosegd import logs
 from anosegd.worker import Answer
 
@@ -43,7 +44,7 @@ class Proofs:
         if self._running is None:
             self._begun_at = time.monotonic()
             self._take_wishes()
-            self._running = engine.proofs()
+            self._running = self_test_steps(engine)
         try:
             next(self._running)
         except StopIteration:

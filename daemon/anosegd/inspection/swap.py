@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from anoseg_engines.bundle.read import Bundle, load_bundle
-from anoseg_engines.engine import Engine
 from anoseg_engines.errors import ConfigError
+from anoseg_engines.loading import load_engine
 from anosegd import logs
 from anosegd.config import EngineConfig
 from anosegd.inspection.inspector import Inspector
@@ -91,7 +91,7 @@ class _Swap(Worker):
             raise ConfigError(f"{self.path}: the daemon needs an absolute path", hint="`anosegd swap` makes one")
         bundle = load_bundle(Path(self.path))
         wish = self._config
-        engine = Engine.load(bundle, runtime=wish.runtime, threads=wish.threads, build=wish.build)
+        engine = load_engine(bundle, runtime=wish.runtime, threads=wish.threads, build=wish.build)
         logs.info("engine.loaded", engine=bundle.label, runtime=engine.runtime_description, why=engine.why)
         try:
             placements = {}

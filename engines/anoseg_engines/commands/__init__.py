@@ -1,1 +1,1 @@
-"""What the commands of `anoseg-engine` print."""
+"""The commands of `anoseg-engine`: one module each, with `add_parser` and `run`."""

@@ -1,41 +1,63 @@
-"""A benchmark as a person reads it, and as JSON for programs."""
+"""`anoseg-engine bench`: measure every runtime of this machine, and show the figures. `benchmark.py` measures."""
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from anoseg_engines.bench import BenchReport
-from anoseg_engines.errors import AnosegError
+from anoseg_engines.benchmark import BenchReport, candidates, measure
+from anoseg_engines.bundle.read import load_bundle
+from anoseg_engines.commands.arguments import Subparsers, add_bundle, positive
+from anoseg_engines.errors import AnosegError, EngineError
+from anoseg_engines.runtimes.select import RUNTIMES
+from anoseg_engines.runtimes.tensorrt.build import MAX_BATCH
 
 
-def bench_table(report: BenchReport) -> Table:
-    """One row a candidate."""
-    batches = sorted({n for row in report.rows for n in row.parts_per_s})
-    gpu = report.gpu or "no GPU"
-    title = f"{report.bundle}, {report.input}; {report.processor} ({report.cores} cores, {' '.join(report.flags)}); {gpu}"
-    table = Table(title=title)
-    ratio = any(row.ratio is not None for row in report.rows)
-    heads = ["runtime", "runs in", "golden", "p50 ms", "p99 ms", *(["times as fast"] if ratio else [])]
-    heads += [f"parts/s, {n}" for n in batches] + ["bytes to / from device"]
-    for head in heads:
-        table.add_column(head, justify="left" if head in ("runtime", "runs in", "golden") else "right")
-    for row in report.rows:
-        cells = [row.name, row.precision, row.golden, f"{row.latency_ms_p50:.2f}", f"{row.latency_ms_p99:.2f}"]
-        cells += ["–" if row.ratio is None else f"{row.ratio:.2f}"] if ratio else []
-        cells += [f"{row.parts_per_s[n]:.0f}" if n in row.parts_per_s else "–" for n in batches]
-        table.add_row(*cells, f"{row.bytes_to_device} / {row.bytes_from_device}")
-    return table
+def add_parser(commands: Subparsers) -> None:
+    """Declare the command."""
+    parser = commands.add_parser("bench", help="measure every runtime of this machine, in one run")
+    add_bundle(parser)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
+    parser.add_argument("--runtime", action="append", default=[], choices=RUNTIMES[1:], help="only this one; may be repeated")
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="threads of the CPU runtime; 0: it decides")
+    parser.add_argument("--max-batch", type=positive, default=MAX_BATCH, metavar="N", help=f"largest batch ({MAX_BATCH})")
+    parser.add_argument("--seconds", type=float, default=2.0, metavar="S", help="for each runtime and batch size (2)")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure and print."""
+    bundle = load_bundle(options.bundle)
+    found, skipped = candidates(bundle, threads=options.threads, names=options.runtime)
+    if options.runtime and skipped:  # a runtime that was named must run
+        raise EngineError(next(iter(skipped.values())))
+    batches = [n for n in (1, 2, 4, 8, 16, 32, 64) if n < options.max_batch] + [options.max_batch]
+    try:
+        with Console(stderr=True).status("measuring") as status:
+            report = measure(
+                bundle,
+                found,
+                skipped,
+                batches=batches,
+                seconds=options.seconds,
+                threads=options.threads,
+                on_progress=status.update,
+            )
+    finally:
+        for candidate in found:
+            candidate.close()
+    show(report, options.json)
 
 
 def show(report: BenchReport, json_file: Path | None) -> None:
-    """The table to the terminal, the figures to a file where one is wished.
+    """Print the table, and write the figures to a file if one is given.
 
     Raises:
-        AnosegError: the file cannot be written.
+        AnosegError: The file cannot be written.
     """
     console = Console()
     if not console.is_terminal:  # a file or a pipe has room for the whole table
@@ -48,3 +70,22 @@ def show(report: BenchReport, json_file: Path | None) -> None:
             json_file.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
         except OSError as error:
             raise AnosegError(f"{json_file}: cannot be written ({error.strerror})") from error
+
+
+def bench_table(report: BenchReport) -> Table:
+    """A table with a row for each candidate."""
+    batches = sorted({n for row in report.rows for n in row.parts_per_s})
+    gpu = report.gpu or "no GPU"
+    title = f"{report.bundle}, {report.input}; {report.processor} ({report.cores} cores, {' '.join(report.flags)}); {gpu}"
+    table = Table(title=title)
+    ratio = any(row.ratio is not None for row in report.rows)
+    heads = ["runtime", "runs in", "self-test", "p50 ms", "p99 ms", *(["times as fast"] if ratio else [])]
+    heads += [f"parts/s, {n}" for n in batches] + ["bytes to / from device"]
+    for head in heads:
+        table.add_column(head, justify="left" if head in ("runtime", "runs in", "self-test") else "right")
+    for row in report.rows:
+        cells = [row.name, row.precision, row.golden, f"{row.latency_ms_p50:.2f}", f"{row.latency_ms_p99:.2f}"]
+        cells += ["–" if row.ratio is None else f"{row.ratio:.2f}"] if ratio else []
+        cells += [f"{row.parts_per_s[n]:.0f}" if n in row.parts_per_s else "–" for n in batches]
+        table.add_row(*cells, f"{row.bytes_to_device} / {row.bytes_from_device}")
+    return table

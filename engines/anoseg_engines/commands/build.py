@@ -1,19 +1,60 @@
-"""What a person sees of a build: its phases while it runs, then the plan and its layer table."""
+"""`anoseg-engine build`: build the TensorRT plan for this machine, and show its progress and its layer table."""
 
 from __future__ import annotations
 
+import argparse
+import sys
 from types import TracebackType
 
+import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from anoseg_engines.bundle.read import load_bundle
+from anoseg_engines.commands.arguments import Subparsers, add_bundle, positive
+from anoseg_engines.loading import plan_test
+from anoseg_engines.runtimes.tensorrt.build import MAX_BATCH, BuildOptions, build_plan
 from anoseg_engines.runtimes.tensorrt.build_child import PhaseFinished, PhaseStarted, Report, StepDone
+from anoseg_engines.runtimes.tensorrt.library import MODULES
 from anoseg_engines.runtimes.tensorrt.plan import PlanDescription
+from anoseg_engines.runtimes.tensorrt.plan_store import PlanStore
+
+
+def add_parser(commands: Subparsers) -> None:
+    """Declare the command."""
+    parser = commands.add_parser("build", help="build the TensorRT plan for this machine; with a GPU, also test it")
+    add_bundle(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--runtime", default="auto", choices=("auto", *MODULES), help="which TensorRT, if both are installed")
+    parser.add_argument("--workspace-mb", type=positive, metavar="N", help="memory that TensorRT may use for the build (all)")
+    parser.add_argument(
+        "--max-batch", type=positive, default=MAX_BATCH, metavar="N", help=f"largest number of tiles of a part ({MAX_BATCH})"
+    )
+    parser.add_argument("--opt-batch", type=positive, metavar="N", help="number of tiles to tune for (as a golden image has)")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Build the plan and print what it is."""
+    bundle = load_bundle(options.bundle)
+    build_options = BuildOptions(
+        library=options.runtime,
+        workspace_mb=options.workspace_mb,
+        max_batch=options.max_batch,
+        opt_batch=options.opt_batch,
+    )
+    with BuildProgress() as progress:
+        description = build_plan(bundle, build_options, on_progress=progress.show, self_test=plan_test(bundle))
+    if options.json:
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(description), indent=2).decode() + "\n")
+        return
+    Console().print(plan_table(description, str(PlanStore.of(bundle).folder / description.plan)))
+    Console().print(layer_table(description))
 
 
 class BuildProgress:
-    """A bar for every phase under way, on stderr; nothing where stderr is no terminal. Used as a context manager."""
+    """A bar on stderr for every phase that runs; nothing if stderr is not a terminal. Used as a context manager."""
 
     def __init__(self) -> None:
         console = Console(stderr=True)
@@ -30,7 +71,7 @@ class BuildProgress:
         self._progress.stop()
 
     def show(self, report: Report) -> None:
-        """One report of the building process."""
+        """Show one report of the build process."""
         if isinstance(report, PhaseStarted):
             self._drop(report.phase)
             self._tasks[report.phase] = self._progress.add_task(report.phase, total=max(report.steps, 1))
@@ -46,7 +87,7 @@ class BuildProgress:
 
 
 def plan_table(description: PlanDescription, path: str) -> Table:
-    """The plan as a person reads it."""
+    """A table of what a plan is."""
     table = Table(title=f"{description.bundle} built by {description.library} {description.library_version}", show_header=False)
     layers = ", ".join(f"{n} {kind}" for kind, n in description.layers.items())
     rows = {
@@ -56,7 +97,7 @@ def plan_table(description: PlanDescription, path: str) -> Table:
         f"tuned for {description.opt_batch}",
         "built in": f"{description.build_seconds:.1f} s",
         "layers": layers,
-        "proved": description.proved_on or "not yet: there is no GPU here; it is proved when it is first loaded",
+        "self-test": description.proved_on or "not yet: this machine has no GPU; it runs when the plan is first loaded",
     }
     for key, value in rows.items():
         table.add_row(key, value)
@@ -64,7 +105,7 @@ def plan_table(description: PlanDescription, path: str) -> Table:
 
 
 def layer_table(description: PlanDescription) -> Table:
-    """The layers that are not FP16, by the reason why."""
+    """A table of the layers that are not FP16, by the reason."""
     table = Table(title="layers in FP32; all other arithmetic is FP16")
     table.add_column("why", ratio=1)
     table.add_column("layers", ratio=1)

@@ -11,7 +11,6 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from anoseg_engines.bundle.read import GoldenSample
 from anoseg_engines.images import Image
 from anoseg_engines.placement import InputSpec, Placement, Region
 
@@ -40,10 +39,9 @@ def measure(part: Image) -> Quality:
     return Quality(float(grey.mean()), float(detail.std()) / contrast if contrast > 1 else 0.0)
 
 
-def reference(spec: InputSpec, samples: Sequence[GoldenSample]) -> Quality:
-    """How bright the golden images of good parts are, and how sharp the least sharp of them; of all, if none is good."""
-    good = [sample for sample in samples if sample.verdict == "PASS"] or samples
-    measured = [measure(_scaled(spec, sample.image)) for sample in good]
+def reference(spec: InputSpec, good_parts: Sequence[Image]) -> Quality:
+    """The median brightness of images of good parts, and the sharpness of the least sharp one."""
+    measured = [measure(_scaled(spec, image)) for image in good_parts]
     return Quality(_median(q.brightness for q in measured), min(q.sharpness for q in measured))
 
 

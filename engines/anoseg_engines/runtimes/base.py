@@ -1,35 +1,65 @@
-"""What a runtime is: something that runs the bundle's network on N inputs. `cpu.py` and `tensorrt_runtime.py` are the two."""
+"""The interface of a runtime, which runs the bundle's network. `openvino.py` and `tensorrt/runtime.py` implement it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-BESIDE = 3
-"""So many lanes other than 0 run at a time."""
+MAX_RUNNING = 3
+"""How many of a runtime's parallel requests may run at the same time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """Bytes that crossed between host and device since the runtime was made; both 0 on the CPU."""
+    """Bytes copied between host and device since the runtime was made; both 0 on the CPU."""
 
     to_device: int = 0
     from_device: int = 0
 
     def since(self, earlier: Traffic) -> Traffic:
-        """What has been sent since `earlier` was read."""
+        """The bytes copied after `earlier` was read."""
         return Traffic(self.to_device - earlier.to_device, self.from_device - earlier.from_device)
 
 
-class Runtime(Protocol):
-    """A loaded network. Owns its input and output buffers. Used by one thread at a time, but for lanes that run beside."""
+class InferRequest(Protocol):
+    """One set of input and output buffers of a loaded network. One thread at a time uses it."""
+
+    def bind(self, coords_N2HW: NDArray[np.float16]) -> NDArray[np.uint8]:
+        """Bind precomputed coordinates for all parts until the next call.
+
+        Args:
+            coords_N2HW: FP16 [N, 2, H, W]. Read in place or known by its identity, so it must not change afterwards.
+
+        Returns:
+            The input buffer, uint8 [N, H, W, 3]. Fill it, then call `infer`. Valid until the next `bind`.
+
+        Raises:
+            EngineError: The runtime cannot take N inputs.
+        """
+        ...
+
+    def infer(self) -> tuple[NDArray[np.floating], NDArray[np.float32]]:
+        """Run the network on the input buffer.
+
+        Returns:
+            Maps, float [N, H, W], and scores, float32 [N]: views that are valid until the next call.
+
+        Raises:
+            EngineError: The runtime failed, or nothing is bound.
+        """
+        ...
+
+
+class Runtime(InferRequest, Protocol):
+    """A loaded network. As an `InferRequest` it runs one part with the whole machine."""
 
     @property
     def description(self) -> str:
-        """Name, version and precision that really runs, for logs and `inspect`."""
+        """Name, version and the precision that really runs, for logs and `inspect`."""
         ...
 
     @property
@@ -39,36 +69,18 @@ class Runtime(Protocol):
 
     @property
     def traffic(self) -> Traffic:
-        """Bytes to and from the device so far."""
+        """Bytes copied to and from the device so far."""
         ...
 
     @property
-    def lanes(self) -> int:
-        """Sets of buffers. Lane 0 has the whole machine. Further ones may be run `BESIDE` at a time, each on a thread of its
-        own, while another is filled: slower for one part, faster for many."""
-        ...
+    def parallel(self) -> Sequence[InferRequest]:
+        """Further requests, of which `MAX_RUNNING` may run at the same time, each on its own thread.
 
-    def bind(self, coords_N2HW: NDArray[np.float16], lane: int = 0) -> NDArray[np.uint8]:
-        """Bind precomputed coordinates, FP16 [N, 2, H, W], until the lane's next call; nothing of them is sent per part.
-
-        The array is read in place, or by its identity: it must not be written afterwards.
-
-        Returns:
-            The lane's input buffer, uint8 [N, H, W, 3]: fill it, then call `infer`; valid until the lane's next `bind`.
-
-        Raises:
-            EngineError: the runtime cannot take N inputs.
-        """
-        ...
-
-    def infer(self, lane: int = 0) -> tuple[NDArray[np.floating], NDArray[np.float32]]:
-        """Run what the input buffer holds: maps float [N, H, W] and scores float32 [N], views valid until the lane's next call.
-
-        Raises:
-            EngineError: the runtime failed, or nothing is bound.
+        They share the machine: each part takes longer, but more parts are finished a second. Never run beside the runtime's
+        own request. Empty where the runtime has only one set of buffers.
         """
         ...
 
     def close(self) -> None:
-        """Give everything back, also after an error; once is enough, more does no harm."""
+        """Free everything, also after an error. Calling it twice does no harm."""
         ...

@@ -73,13 +73,13 @@ def test_the_shipped_bundle_finds_what_is_on_the_part(tmp_path: Path) -> None:
     Holes that were not drilled it mostly passes: the README says so, and this test claims nothing about them.
     """
     from anoseg_engines.bundle.read import load_bundle
-    from anoseg_engines.engine import Engine
     from anoseg_engines.judgement.judge import judge
+    from anoseg_engines.loading import load_engine
     from anoseg_engines.placement import Region
     from anosegd.demo.line import SIZE
     from anosegd.demo.run import demo_bundle
 
-    engine = Engine.load(load_bundle(demo_bundle()))
+    engine = load_engine(load_bundle(demo_bundle()))
     placement = engine.place(Region(0, 0, SIZE, SIZE))
     parts = [DemoLine(seed=99, defect_share=0.5).part(i) for i in range(120)]
     failed = [judge(engine.inspect(p.image, placement), engine.thresholds, placement).outcome == "FAIL" for p in parts]

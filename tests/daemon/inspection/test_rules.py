@@ -11,8 +11,8 @@ from support.anosegd_line import Line, run_anosegd
 from support.tiny_bundle import bad_part, good_part, tiny_draft, write_tiny_bundle
 
 from anoseg_engines.bundle.manifest import RuleCalibration
-from anoseg_engines.bundle.read import write_bundle
 from anoseg_engines.judgement.rules import Rule, rules_digest
+from anoseg_engines.seal import write_bundle
 from anosegd.capture.config import DemoSource
 from anosegd.config import CameraConfig
 from anosegd.inspection.rule_calibration import is_worrying, rules_note

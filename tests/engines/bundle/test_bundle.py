@@ -15,11 +15,12 @@ import pytest
 from support.tiny_bundle import bad_part, golden, good_part, tiny_draft, write_tiny_bundle
 
 from anoseg_engines.bundle.manifest import RuleCalibration, canonical_bytes, manifest_schema, sealed
-from anoseg_engines.bundle.read import MANIFEST, load_bundle, versions, write_bundle
-from anoseg_engines.engine import Engine
+from anoseg_engines.bundle.read import MANIFEST, load_bundle, versions
 from anoseg_engines.errors import AnosegError, ConfigError, EngineError
 from anoseg_engines.judgement.judge import judge
+from anoseg_engines.loading import load_engine
 from anoseg_engines.placement import InputSpec, Region
+from anoseg_engines.seal import BundleDraft, write_bundle
 
 
 def test_a_written_bundle_loads_proves_itself_and_judges(tmp_path: Path) -> None:
@@ -28,7 +29,7 @@ def test_a_written_bundle_loads_proves_itself_and_judges(tmp_path: Path) -> None
     write_tiny_bundle(tmp_path / "tiny")
     bundle = load_bundle(tmp_path / "tiny")
     assert bundle.label == "tiny/2"
-    engine = Engine.load(bundle)
+    engine = load_engine(bundle)
     placement = engine.place(Region(0, 0, 80, 48))
     for image, outcome in [(good_part(), "PASS"), (bad_part(), "FAIL")]:
         judgement = judge(engine.inspect(image, placement), engine.thresholds, placement)
@@ -40,7 +41,7 @@ def test_a_written_bundle_loads_proves_itself_and_judges(tmp_path: Path) -> None
 
 def test_tile_mode_finds_the_same_spot_as_resize_mode(tmp_path: Path) -> None:
     """A part larger than the network's input is inspected in overlapping tiles; the defect is where it is."""
-    engine = Engine.load(write_tiny_bundle(tmp_path / "tiny", InputSpec(32, 32, "tile", 1.0, 8)))
+    engine = load_engine(write_tiny_bundle(tmp_path / "tiny", InputSpec(32, 32, "tile", 1.0, 8)))
     placement = engine.place(Region(0, 0, 80, 48))
     assert len(placement.tiles) == 6
     (defect,) = judge(engine.inspect(bad_part(), placement), engine.thresholds, placement).defects
@@ -107,7 +108,7 @@ def test_a_bundle_of_another_input_size_than_its_network_is_refused(tmp_path: Pa
     manifest = msgspec.structs.replace(bundle.manifest, input=InputSpec(32, 32))
     (bundle.path / MANIFEST).write_bytes(canonical_bytes(sealed(manifest)))
     with pytest.raises(EngineError, match="32×32") as caught:
-        Engine.load(load_bundle(bundle.path))
+        load_engine(load_bundle(bundle.path))
     assert caught.value.exit_code == 3
 
 
@@ -216,7 +217,7 @@ def test_the_manifest_keeps_to_its_published_schema(tmp_path: Path) -> None:
 def test_a_bundle_written_again_from_its_draft_is_the_same(tmp_path: Path) -> None:
     """Images, maps, network and everything else of a bundle survive; only version and time are new."""
     first = write_bundle(tmp_path / "tiny", dataclasses.replace(tiny_draft(), rules=(RULES,), metrics={"m": 1}))
-    second = write_bundle(tmp_path / "tiny", first.draft())
+    second = write_bundle(tmp_path / "tiny", BundleDraft.of(first))
     assert second.files == first.files
     assert second.manifest.version == 2
     unlike = {"version": 1, "created": first.manifest.created, "seal": first.manifest.seal}

@@ -15,16 +15,18 @@ from support.tiny_bundle import write_tiny_bundle
 
 from anoseg_engines.bundle.manifest import GoldenTolerance
 from anoseg_engines.bundle.read import Bundle, load_bundle
-from anoseg_engines.engine import Engine
-from anoseg_engines.errors import ConfigError, EngineError, NotProvedError
+from anoseg_engines.errors import ConfigError, EngineError, SelfTestError
+from anoseg_engines.loading import load_engine
 from anoseg_engines.placement import Placement, Region
-from anoseg_engines.runtimes import select as choose
-from anoseg_engines.runtimes.openvino import CpuRuntime, cpu_precisions
+from anoseg_engines.runtimes import select
+from anoseg_engines.runtimes.openvino import CpuRuntime
+from anoseg_engines.runtimes.openvino_network import cpu_precisions
 from anoseg_engines.runtimes.tensorrt import build
 from anoseg_engines.runtimes.tensorrt.build import BuildOptions, build_plan
 from anoseg_engines.runtimes.tensorrt.gpu import Gpu, find_gpu
 from anoseg_engines.runtimes.tensorrt.library import Library
-from anoseg_engines.runtimes.tensorrt.plan import PlanDescription, PlanStore
+from anoseg_engines.runtimes.tensorrt.plan import PlanDescription
+from anoseg_engines.runtimes.tensorrt.plan_store import PlanStore
 from anoseg_engines.runtimes.tensorrt.runtime import TensorRTRuntime
 
 GPU = Gpu("GPU A", "8.9", 8 << 30)
@@ -55,7 +57,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         device = HostDevice()
         return TensorRTRuntime(bundle.manifest.input, device, TinyNetwork(device, description.max_batch), "on the host")
 
-    monkeypatch.setattr(choose, "find_gpu", lambda: GPU)
+    monkeypatch.setattr(select, "find_gpu", lambda: GPU)
     monkeypatch.setattr(build, "find_gpu", lambda: GPU)
     monkeypatch.setattr(TensorRTRuntime, "open", open_plan)
 
@@ -63,7 +65,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 @without_gpu
 def test_auto_without_a_gpu_takes_the_cpu_and_says_why(bundle: Bundle) -> None:
     """No GPU here: the CPU runtime in the fastest precision this processor has; the reason names both."""
-    engine = Engine.load(bundle)
+    engine = load_engine(bundle)
     assert engine.runtime_name == f"cpu-{cpu_precisions()[0]}"
     assert "no GPU can be used" in engine.why
     assert cpu_precisions()[0] in engine.why
@@ -74,32 +76,32 @@ def test_auto_without_a_gpu_takes_the_cpu_and_says_why(bundle: Bundle) -> None:
 def test_a_named_runtime_that_cannot_run_is_an_error(bundle: Bundle) -> None:
     """tensorrt without a GPU, and a precision that the processor has not: exit code 3, no fallback; an unknown name: 2."""
     with pytest.raises(EngineError, match="no GPU can be used"):
-        Engine.load(bundle, runtime="tensorrt")
+        load_engine(bundle, runtime="tensorrt")
     source = load_bundle(DEMO)
     for precision in {"f16", "bf16"} - set(cpu_precisions()):
         with pytest.raises(EngineError, match=f"{precision} was asked for"):
-            Engine.load(source, runtime=f"cpu-{precision}")
+            load_engine(source, runtime=f"cpu-{precision}")
     with pytest.raises(ConfigError, match="'gpu' is unknown"):
-        Engine.load(bundle, runtime="gpu")
+        load_engine(bundle, runtime="gpu")
 
 
 def test_auto_with_a_gpu_but_no_plan_takes_the_cpu_and_names_the_command(bundle: Bundle, gpu: None) -> None:
     """A GPU without a plan: the CPU, and the log line says how to get one; by name it is an error instead."""
-    engine = Engine.load(bundle)
+    engine = load_engine(bundle)
     assert engine.runtime_name.startswith("cpu-")
     assert f"anoseg-engine build {bundle.path}" in engine.why
     engine.close()
     with pytest.raises(EngineError, match=r"(?s)no TensorRT plan.*anoseg-engine build"):
-        Engine.load(bundle, runtime="tensorrt")
+        load_engine(bundle, runtime="tensorrt")
 
 
 def test_auto_builds_if_it_may_then_takes_the_plan(bundle: Bundle, gpu: None) -> None:
     """With `build` the missing plan is built, proved and used; the next load finds it."""
-    engine = Engine.load(bundle, build=True)
+    engine = load_engine(bundle, build=True)
     assert (engine.runtime_name, engine.runtime_description) == ("tensorrt", "on the host")
     assert "plan built now" in engine.why
     engine.close()
-    engine = Engine.load(bundle)
+    engine = load_engine(bundle)
     assert engine.runtime_name == "tensorrt"
     assert "GPU A, plan of 20" in engine.why
     engine.close()
@@ -110,7 +112,7 @@ def test_an_unproved_plan_is_proved_at_its_first_load(bundle: Bundle, gpu: None,
     with monkeypatch.context() as without:
         without.setattr(build, "find_gpu", lambda: (_ for _ in ()).throw(EngineError("no GPU")))
         assert build_plan(bundle, BuildOptions(library="tensorrt-rtx")).proved_on is None
-    Engine.load(bundle).close()
+    load_engine(bundle).close()
     (description,) = PlanStore.of(bundle).folder.glob("*.json")
     assert json.loads(description.read_bytes())["proved_on"] == "GPU A"
 
@@ -118,11 +120,11 @@ def test_an_unproved_plan_is_proved_at_its_first_load(bundle: Bundle, gpu: None,
 @pytest.mark.parametrize("named", [True, False])
 def test_a_damaged_plan_is_refused_by_auto_too(bundle: Bundle, gpu: None, named: bool) -> None:
     """A plan that was cut short is not passed over for the CPU: a line would silently become slow. Exit code 3."""
-    Engine.load(bundle, build=True).close()
+    load_engine(bundle, build=True).close()
     (plan,) = PlanStore.of(bundle).folder.glob("*.plan")
     plan.write_bytes(plan.read_bytes()[:-1])
     with pytest.raises(EngineError, match="damaged") as caught:
-        Engine.load(bundle, runtime="tensorrt" if named else "auto")
+        load_engine(bundle, runtime="tensorrt" if named else "auto")
     assert caught.value.exit_code == 3
 
 
@@ -130,10 +132,10 @@ def test_a_plan_of_another_version_is_passed_over_or_rebuilt(
     bundle: Bundle, gpu: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """TensorRT was updated: `auto` takes the CPU and names both versions; with `build` it rebuilds."""
-    Engine.load(bundle, build=True).close()
-    (found,) = choose.libraries()
-    monkeypatch.setattr(choose, "libraries", lambda: [Library(found.name, "99.0", found.api)])
-    engine = Engine.load(bundle)
+    load_engine(bundle, build=True).close()
+    (found,) = select.libraries()
+    monkeypatch.setattr(select, "libraries", lambda: [Library(found.name, "99.0", found.api)])
+    engine = load_engine(bundle)
     assert engine.runtime_name.startswith("cpu-")
     assert f"built for {found.name} version {found.version}, here it is 99.0" in engine.why
     engine.close()
@@ -146,12 +148,12 @@ def test_the_cpu_falls_back_to_f32_if_the_golden_images_ask_for_it(tmp_path: Pat
     source = load_bundle(DEMO)
     strict = GoldenTolerance(map_mean=0.01, map_p999=0.05, score=0.003)
     bundle = dataclasses.replace(source, manifest=msgspec.structs.replace(source.manifest, golden_tolerance=strict))
-    engine = Engine.load(bundle, runtime="cpu")
+    engine = load_engine(bundle, runtime="cpu")
     assert engine.precision == "f32"
-    assert f"cpu-{cpu_precisions()[0]} is not confirmed" in engine.why
+    assert f"cpu-{cpu_precisions()[0]} did not pass" in engine.why
     engine.close()
-    with pytest.raises(NotProvedError):
-        Engine.load(bundle, runtime=f"cpu-{cpu_precisions()[0]}")
+    with pytest.raises(SelfTestError):
+        load_engine(bundle, runtime=f"cpu-{cpu_precisions()[0]}")
 
 
 def test_a_precision_that_does_not_run_gives_way_to_f32(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,18 +161,18 @@ def test_a_precision_that_does_not_run_gives_way_to_f32(bundle: Bundle, monkeypa
     missing = next((p for p in ("f16", "bf16") if p not in cpu_precisions()), None)
     if missing is None:
         pytest.skip("this processor runs every precision")
-    monkeypatch.setattr(choose, "cpu_precisions", lambda: [missing, "f32"])
-    engine = Engine.load(bundle, runtime="cpu")
+    monkeypatch.setattr(select, "cpu_precisions", lambda: [missing, "f32"])
+    engine = load_engine(bundle, runtime="cpu")
     engine.close()
     assert engine.precision == "f32"
     with pytest.raises(EngineError, match=f"{missing} was asked for"):
-        Engine.load(bundle, runtime=f"cpu-{missing}")
+        load_engine(bundle, runtime=f"cpu-{missing}")
 
 
 @pytest.mark.parametrize("precision", cpu_precisions())
 def test_the_cpu_runtime_runs_in_the_precision_it_names(precision: str) -> None:
     """Read back from the compiled network of the demo: its convolutions run in the precision asked for, and holds the proof."""
-    engine = Engine.load(load_bundle(DEMO), runtime=f"cpu-{precision}")
+    engine = load_engine(load_bundle(DEMO), runtime=f"cpu-{precision}")
     assert (engine.precision, engine.runtime_name) == (precision, f"cpu-{precision}")
     assert engine.runtime_description.endswith(f"cpu {precision}")
     engine.close()
@@ -179,7 +181,7 @@ def test_the_cpu_runtime_runs_in_the_precision_it_names(precision: str) -> None:
 def test_the_cpu_reads_the_coordinates_where_they_are() -> None:
     """No copy: the network's input is the very array of the placement, and the frames buffer the one that is filled."""
     bundle = load_bundle(DEMO)
-    runtime = CpuRuntime(bundle.model_onnx, bundle.manifest.input)
+    runtime = CpuRuntime.open(bundle.model_onnx, bundle.manifest.input)
     placement = Placement.of(bundle.manifest.input, Region(0, 0, 256, 256))
     frames = runtime.bind(placement.coords_N2HW)
     for _ in range(2):

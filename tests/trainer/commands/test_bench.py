@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from anoseg_engines.bench import example
+from anoseg_engines.benchmark import example
 from anoseg_engines.bundle.read import load_bundle
 from anoseg_engines.runtimes.openvino import CpuRuntime
 from anoseg_trainer.commands.bench import TorchCandidate, network_from_bundle
@@ -13,7 +13,7 @@ def test_the_network_of_a_bundle_in_pytorch_gives_the_same_map(trained):
     """Weights read back from a bundle's ONNX file: map and score as the CPU runtime's in FP32."""
     bundle = load_bundle(trained[0])
     frames, coords = example(bundle)
-    runtime = CpuRuntime(bundle.model_onnx, bundle.manifest.input)
+    runtime = CpuRuntime.open(bundle.model_onnx, bundle.manifest.input)
     runtime.bind(coords)[:] = frames
     maps, scores = (np.array(a, np.float32) for a in runtime.infer())
     runtime.close()

@@ -8,11 +8,12 @@ import pytest
 from support.anoseg_train_command import run
 from support.tiny_bundle import bad_part, golden, good_part, tiny_draft, write_tiny_bundle
 
-from anoseg_engines.bundle.read import load_bundle, versions, write_bundle
-from anoseg_engines.engine import Engine
+from anoseg_engines.bundle.read import load_bundle, versions
 from anoseg_engines.judgement.judge import Inspection, Thresholds, judge
 from anoseg_engines.judgement.rules import Rule, plan, rules_digest
+from anoseg_engines.loading import load_engine
 from anoseg_engines.placement import InputSpec, Placement, Region
+from anoseg_engines.seal import write_bundle
 from anoseg_trainer.commands.calibrate_rules import common_threshold, least_threshold
 from anoseg_trainer.data.dataset import load_good_images
 from anoseg_trainer.thresholds import conformal_threshold, largest_share, rejected_share
@@ -119,7 +120,7 @@ def test_good_images_become_golden_where_none_passes(tmp_path):
     bundle = load_bundle(tmp_path / "tiny")
     assert [g.verdict for g in bundle.manifest.golden] == ["PASS"] * 3 + ["FAIL"]
     for runtime in ("cpu-f32", "auto"):
-        Engine.load(bundle, runtime=runtime).close()
+        load_engine(bundle, runtime=runtime).close()
 
 
 def test_without_a_clear_golden_image_nothing_is_written(tmp_path):

@@ -50,7 +50,7 @@ def test_fp16_onnx_on_the_cpu_runtime_equals_the_fp32_network(network, model, pl
     frames, coords = inputs(plate, n, np.random.default_rng(n))
     with torch.no_grad():
         maps, scores = network.inspect(torch.from_numpy(frames), torch.from_numpy(coords.astype(np.float32)))
-    runtime = CpuRuntime(model, SPEC)
+    runtime = CpuRuntime.open(model, SPEC)
     try:
         runtime.bind(coords)[:] = frames
         got_maps, got_scores = (np.array(a, np.float32) for a in runtime.infer())

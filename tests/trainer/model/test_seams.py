@@ -60,7 +60,7 @@ def test_a_defect_on_a_seam_gives_the_same_map_as_in_the_middle(model):
     placement = Placement.of(SPEC, Region(0, 0, WIDTH, HEIGHT))
     assert len(placement.tiles) > 2
     seam = (placement.tiles[0].x + 256 + placement.tiles[1].x) // 2
-    runtime = CpuRuntime(model, SPEC)
+    runtime = CpuRuntime.open(model, SPEC)
     try:
         for x in (seam - 20, seam, seam + 20):
             image = spoil(texture(rng, HEIGHT, WIDTH), x, 128)

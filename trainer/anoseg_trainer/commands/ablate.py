@@ -16,8 +16,8 @@ from typing import Any
 import msgspec
 
 from anoseg_engines.bundle.read import load_bundle
-from anoseg_engines.engine import Engine
 from anoseg_engines.errors import AnosegError, ConfigError, DataError
+from anoseg_engines.loading import load_engine
 from anoseg_trainer.commands.evaluate import Evaluation, evaluate, find_test_images
 from anoseg_trainer.commands.fit import fit
 from anoseg_trainer.config import DEFECT_KINDS, TrainConfig
@@ -137,7 +137,7 @@ def _run(data: Path, out: Path, name: str, words: str, config: TrainConfig, seed
         work.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(whole, work / CHECKPOINT)
     fitted = fit(data, out / "store" / name, config, seed=seed, work=work, resume=resume)
-    engine = Engine.load(load_bundle(fitted.bundle.path))
+    engine = load_engine(load_bundle(fitted.bundle.path))
     try:
         found: Evaluation = evaluate(engine, data)
     finally:

@@ -15,7 +15,7 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor
 
-from anoseg_engines.bench import Candidate, example
+from anoseg_engines.benchmark import Candidate, example
 from anoseg_engines.bundle.read import Bundle
 from anoseg_engines.errors import EngineError
 from anoseg_trainer.config import NetworkConfig

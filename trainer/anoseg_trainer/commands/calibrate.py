@@ -14,10 +14,11 @@ from typing import Literal
 import numpy as np
 
 from anoseg_engines.bundle.manifest import Calibration
-from anoseg_engines.bundle.read import Bundle, GoldenSample, load_bundle, write_bundle
-from anoseg_engines.engine import Engine
+from anoseg_engines.bundle.read import Bundle, GoldenSample, load_bundle
 from anoseg_engines.errors import ConfigError, DataError
-from anoseg_engines.runtimes.tensorrt.plan import PlanStore
+from anoseg_engines.loading import load_engine
+from anoseg_engines.runtimes.tensorrt.plan_store import PlanStore
+from anoseg_engines.seal import BundleDraft, write_bundle
 from anoseg_trainer.commands.evaluate import inspect_image
 from anoseg_trainer.data.dataset import group_images, load_good_images
 from anoseg_trainer.thresholds import ScoreThreshold, conformal_threshold, guarantee_in_words
@@ -79,7 +80,7 @@ def calibrate_score(
     """
     before, target = load_version(path)
     good = good_ones(data, before)
-    engine = Engine.load(before, runtime=runtime)
+    engine = load_engine(before, runtime=runtime)
     try:
         ran_on = engine.runtime_description
         scores = []
@@ -93,7 +94,7 @@ def calibrate_score(
     ranked = sorted(zip(good.paths, scores, strict=True), key=lambda row: -row[1])
     golden, said = _golden_at(threshold.value, before, good.paths, tuple(path for path, _ in ranked[:3]))
     draft = dataclasses.replace(
-        before.draft(),
+        BundleDraft.of(before),
         score_threshold=threshold.value,
         calibration=Calibration(
             method="split conformal over good images, calibrated after training",
@@ -194,7 +195,7 @@ def _golden_at(
 
 def _fresh_golden(below: float, bundle: Bundle, good: tuple[Path, ...]) -> Iterator[GoldenSample]:
     """The first good images that score `below` at most, as the network says in FP32."""
-    engine = Engine.load(bundle, runtime="cpu-f32")
+    engine = load_engine(bundle, runtime="cpu-f32")
     try:
         found = 0
         for path in good:

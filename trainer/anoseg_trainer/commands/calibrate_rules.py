@@ -15,13 +15,15 @@ from pathlib import Path
 import numpy as np
 
 from anoseg_engines.bundle.manifest import RuleCalibration
-from anoseg_engines.bundle.read import Bundle, write_bundle
+from anoseg_engines.bundle.read import Bundle
 from anoseg_engines.engine import Engine
 from anoseg_engines.errors import ConfigError
 from anoseg_engines.images import read_image, turned
 from anoseg_engines.judgement.judge import Inspection, Thresholds, judge
 from anoseg_engines.judgement.rules import RulePlan, plan, rules_digest
+from anoseg_engines.loading import load_engine
 from anoseg_engines.placement import Placement, Region
+from anoseg_engines.seal import BundleDraft, write_bundle
 from anoseg_trainer.commands.calibrate import OnImage, good_ones, honest, load_version, plan_note
 from anoseg_trainer.data.station_camera import CameraRules
 from anoseg_trainer.thresholds import RejectedShare, rejected_share, share_in_words
@@ -92,7 +94,7 @@ def calibrate_rules(
     """
     before, target = load_version(path)
     good = good_ones(data, before)
-    engine = Engine.load(before, runtime=runtime)
+    engine = load_engine(before, runtime=runtime)
     rejected: list[tuple[Path, tuple[str, ...]]] = []
     passes_from: list[float] = []
     review, uncovered = 0, False
@@ -123,7 +125,7 @@ def calibrate_rules(
     )
     others = [known for known in before.rule_calibrations if known.digest != entry.digest]
     return RulesCalibrated(
-        write_bundle(target, dataclasses.replace(before.draft(), rules=(*others, entry))),
+        write_bundle(target, dataclasses.replace(BundleDraft.of(before), rules=(*others, entry))),
         before,
         share,
         tuple(rejected),

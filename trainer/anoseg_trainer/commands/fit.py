@@ -19,10 +19,11 @@ import torch
 from numpy.typing import NDArray
 
 from anoseg_engines.bundle.manifest import NAME, Calibration, GoldenTolerance
-from anoseg_engines.bundle.read import Bundle, BundleDraft, GoldenSample, write_bundle
+from anoseg_engines.bundle.read import Bundle, GoldenSample
 from anoseg_engines.errors import AnosegError, ConfigError, DataError
 from anoseg_engines.images import Image
 from anoseg_engines.placement import InputSpec
+from anoseg_engines.seal import BundleDraft, write_bundle
 from anoseg_trainer.config import TrainConfig
 from anoseg_trainer.data.batches import Recipe
 from anoseg_trainer.data.dataset import GoodImages, PartStore, Split, group_images, load_good_images, split_images

@@ -21,13 +21,17 @@ from anoseg_engines.placement import Placement, Region
 from anoseg_engines.runtimes.tensorrt.build_child import BuildRequest, Built, Failed, Report
 from anoseg_engines.runtimes.tensorrt.gpu import ANY_GPU, Gpu, find_gpu
 from anoseg_engines.runtimes.tensorrt.library import Library, find_library
-from anoseg_engines.runtimes.tensorrt.plan import Machine, PlanDescription, PlanStore, plan_name
+from anoseg_engines.runtimes.tensorrt.plan import Machine, PlanDescription, plan_name
+from anoseg_engines.runtimes.tensorrt.plan_store import PlanStore
 
 MAX_BATCH = 16
 SILENT_S = 900.0
 """A build that reports no progress for so long is ended: TensorRT has been seen to wait for ever when memory ran out."""
 OUT_OF_MEMORY = (signal.SIGKILL, signal.SIGABRT, signal.SIGSEGV)
 """How a building process ends when memory runs out: the kernel's choice, or the library's own."""
+
+PlanTest = Callable[[PlanDescription, bytes], None]
+"""Runs a plan on the golden images, and raises an `EngineError` if the results are not the recorded ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,12 +52,11 @@ def build_plan(
     options: BuildOptions,
     *,
     on_progress: Callable[[Report], None] = lambda _: None,
-    prove: Callable[[PlanDescription, bytes], None] | None = None,
+    self_test: PlanTest | None = None,
 ) -> PlanDescription:
     """Build the plan of `bundle` for this machine and store it beside the bundle.
 
-    prove: runs the plan on the golden images and raises if it does not hold; called where a GPU is, before the plan is
-    accepted. Without a GPU the plan is stored as unproved.
+    self_test: called where a GPU is, before the plan is accepted. Without a GPU the plan is stored as unproved.
 
     Raises:
         EngineError: no TensorRT, it does not take the network, or the plan does not prove itself.
@@ -67,7 +70,7 @@ def build_plan(
     machine = Machine.here(library, gpu)
     store = PlanStore.of(bundle)
     opt_batch = min(options.opt_batch or _usual_batch(bundle), options.max_batch)
-    with store.workplace() as workplace:
+    with store.temporary_plan() as temporary:
         request = BuildRequest(
             library=library.name,
             height=bundle.manifest.input.height,
@@ -75,13 +78,13 @@ def build_plan(
             opt_batch=opt_batch,
             max_batch=options.max_batch,
             workspace_mb=options.workspace_mb,
-            plan_fd=workplace.file.fileno(),
+            plan_fd=temporary.file.fileno(),
             timing_cache=_timing_cache(store, library, machine),
             parent=os.getpid(),
         )
         built = _run(request, bundle, on_progress)
-        workplace.file.seek(0)
-        plan = workplace.file.read()
+        temporary.file.seek(0)
+        plan = temporary.file.read()
         sha256 = hashlib.sha256(plan).hexdigest()
         description = PlanDescription(
             bundle=bundle.label,
@@ -104,10 +107,10 @@ def build_plan(
             layers=built.types,
             fp32_layers=built.layers,
         )
-        if gpu is not None and prove is not None:
-            prove(description, plan)
+        if gpu is not None and self_test is not None:
+            self_test(description, plan)
             description = msgspec.structs.replace(description, proved_on=gpu.name)
-        store.accept(workplace, description, machine)
+        store.accept(temporary, description, machine)
     return description
 
 

@@ -1,7 +1,7 @@
 """The TensorRT runtime: everything made at load, and per part one upload, one launch and one download.
 
 NOT RUN ON A GPU YET; `make gpu-check` runs it on one. What is here is tested with a device layer that keeps its "device
-memory" on the host; `cuda_device.py` and `tensorrt_network.py` are the parts that need the GPU.
+memory" on the host; `device.py` and `network.py` are the parts that need the GPU.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from anoseg_engines.bundle.read import Bundle
 from anoseg_engines.errors import EngineError
 from anoseg_engines.placement import InputSpec
-from anoseg_engines.runtimes.base import Traffic
+from anoseg_engines.runtimes.base import InferRequest, Traffic
 from anoseg_engines.runtimes.tensorrt.device import Device, Graph, PycudaDevice, as_bytes
 from anoseg_engines.runtimes.tensorrt.library import find_library
 from anoseg_engines.runtimes.tensorrt.network import TensorRTNetwork
@@ -112,11 +112,11 @@ class TensorRTRuntime:
         return self._device.traffic
 
     @property
-    def lanes(self) -> int:
-        """One set of buffers."""
-        return 1
+    def parallel(self) -> tuple[InferRequest, ...]:
+        """None: there is one set of buffers."""
+        return ()
 
-    def bind(self, coords_N2HW: NDArray[np.float16], lane: int = 0) -> NDArray[np.uint8]:
+    def bind(self, coords_N2HW: NDArray[np.float16]) -> NDArray[np.uint8]:
         """Use these coordinates from now on: uploaded the first time they are seen, afterwards they stay on the device.
 
         The graphs read them at one fixed address; going from one placement to another copies them there within the device.
@@ -136,7 +136,7 @@ class TensorRTRuntime:
         self._bound = batch
         return batch.frames_NHWC
 
-    def infer(self, lane: int = 0) -> tuple[NDArray[np.floating], NDArray[np.float32]]:
+    def infer(self) -> tuple[NDArray[np.floating], NDArray[np.float32]]:
         """One launch; the returned arrays are views of page-locked memory, valid until the next call."""
         if self._bound is None:
             raise EngineError("no coordinates are bound")

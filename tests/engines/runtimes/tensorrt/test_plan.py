@@ -23,7 +23,8 @@ from anoseg_engines.runtimes.tensorrt.build_child import Built, PhaseStarted, Re
 from anoseg_engines.runtimes.tensorrt.gpu import ANY_GPU, Gpu, platform_name
 from anoseg_engines.runtimes.tensorrt.library import libraries
 from anoseg_engines.runtimes.tensorrt.network import TensorRTNetwork
-from anoseg_engines.runtimes.tensorrt.plan import Machine, PlanDescription, PlanStore, check_plan
+from anoseg_engines.runtimes.tensorrt.plan import Machine, PlanDescription, check_plan
+from anoseg_engines.runtimes.tensorrt.plan_store import PlanStore
 
 pytest.importorskip("tensorrt_rtx")
 RTX = next(library for library in libraries() if library.name == "tensorrt-rtx")
@@ -306,10 +307,10 @@ def test_a_plan_that_does_not_prove_itself_is_not_stored(bundle: Bundle, monkeyp
         raise EngineError("does not prove itself")
 
     monkeypatch.setattr(build_module, "find_gpu", lambda: Gpu("GPU A", "8.9", 1))
-    build_plan(bundle, OPTIONS, prove=lambda description, plan: None)
+    build_plan(bundle, OPTIONS, self_test=lambda description, plan: None)
     before = files_of(PlanStore.of(bundle))
     with pytest.raises(EngineError, match="does not prove itself"):
-        build_plan(bundle, OPTIONS, prove=refuse)
+        build_plan(bundle, OPTIONS, self_test=refuse)
     assert files_of(PlanStore.of(bundle)) == before
     kept = PlanStore.of(bundle).find(Machine.here(RTX, Gpu("GPU A", "8.9", 1)))
     assert kept is not None

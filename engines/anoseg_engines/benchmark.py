@@ -1,4 +1,4 @@
-"""Measuring runtimes against each other, in one run: they take turns, so that what else the machine does meets all alike."""
+"""Measuring runtimes against each other. They take turns in one run, so that other load on the machine slows all of them."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from numpy.typing import NDArray
 
 from anoseg_engines.bundle.read import Bundle
 from anoseg_engines.engine import Engine
-from anoseg_engines.errors import EngineError, NotProvedError
+from anoseg_engines.errors import EngineError, SelfTestError
+from anoseg_engines.golden import self_test
 from anoseg_engines.placement import Placement, Region
 from anoseg_engines.runtimes.base import Runtime
-from anoseg_engines.runtimes.openvino import cpu_precisions
-from anoseg_engines.runtimes.select import choose
+from anoseg_engines.runtimes.openvino_network import cpu_precisions
+from anoseg_engines.runtimes.select import select_runtimes
 from anoseg_engines.runtimes.tensorrt.gpu import find_gpu
 
 ROUNDS = 5
-TELLING_FLAGS = (
+SHOWN_FLAGS = (
     "avx2",
     "avx512f",
     "avx512_bf16",
@@ -36,33 +37,47 @@ TELLING_FLAGS = (
     "bf16",
     "i8mm",
 )
-"""Those of a processor's flags that decide how fast a network runs."""
+"""The processor flags that decide how fast a network runs."""
 
 
 class Candidate(Protocol):
-    """Something that runs the bundle's network. name: for the table. precision: what really runs. golden: how it compares."""
+    """Something that runs the bundle's network.
+
+    Attributes:
+        name: For the table.
+        precision: The precision that really runs.
+        golden: Whether its results on the golden images are the recorded ones.
+    """
 
     name: str
     precision: str
     golden: str
 
     def prepare(self, n: int) -> Callable[[], object]:
-        """What runs a batch of n once, inputs in place. EngineError: it does not take so many."""
+        """Put inputs in place, and return a function that runs a batch of n once.
+
+        Raises:
+            EngineError: The batch is too large.
+        """
         ...
 
     def traffic(self) -> tuple[int, int]:
-        """Bytes to and from the device so far."""
+        """Bytes copied to and from the device so far."""
         ...
 
     def close(self) -> None:
-        """Give everything back."""
+        """Free everything."""
         ...
 
 
 class BenchRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One candidate. latency_ms: batch 1. parts_per_s: batch → throughput. bytes: of one part at batch 1, to and from a device.
+    """The figures of one candidate.
 
-    ratio: how many times as fast as the yardstick at batch 1, if there is one.
+    Attributes:
+        latency_ms_p50, latency_ms_p99: At batch 1.
+        parts_per_s: Throughput by batch size.
+        bytes_to_device, bytes_from_device: For one part at batch 1.
+        ratio: How many times as fast as the baseline at batch 1, if there is one.
     """
 
     name: str
@@ -77,7 +92,12 @@ class BenchRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BenchReport(msgspec.Struct, frozen=True, kw_only=True):
-    """All of a run. skipped: what could not be measured here, with the reason. flags: of the processor, those that tell."""
+    """All figures of a run.
+
+    Attributes:
+        flags: The processor's, of those in `SHOWN_FLAGS`.
+        skipped: The runtimes that could not be measured here, with the reason.
+    """
 
     bundle: str
     bundle_sha256: str
@@ -92,26 +112,34 @@ class BenchReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RuntimeCandidate:
-    """A runtime of engines, with frames of a golden image."""
+    """A runtime of this package, with frames of a golden image. `load` makes one."""
 
-    def __init__(self, bundle: Bundle, runtime: Runtime, name: str) -> None:
+    def __init__(
+        self, runtime: Runtime, name: str, *, golden: str, inputs: tuple[NDArray[np.uint8], NDArray[np.float16]]
+    ) -> None:
         self.name = name
         self.precision = runtime.precision
+        self.golden = golden
         self._runtime = runtime
-        self._frames, self._coords = example(bundle)
+        self._frames, self._coords = inputs
+
+    @classmethod
+    def load(cls, bundle: Bundle, runtime: Runtime, name: str) -> RuntimeCandidate:
+        """Run the self-test, and take inputs from a golden image."""
         try:
-            Engine(bundle, runtime).prove()
-            self.golden = "holds"
-        except NotProvedError:
-            self.golden = "does not hold"
+            self_test(Engine(bundle, runtime))
+            golden = "holds"
+        except SelfTestError:
+            golden = "does not hold"
+        return cls(runtime, name, golden=golden, inputs=example(bundle))
 
     def prepare(self, n: int) -> Callable[[], object]:
-        """Coordinates bound, frames in the runtime's own buffer."""
+        """Bind coordinates, and fill the runtime's own input buffer."""
         self._runtime.bind(np.ascontiguousarray(np.repeat(self._coords, n, axis=0)))[:] = self._frames
         return self._runtime.infer
 
     def traffic(self) -> tuple[int, int]:
-        """What the runtime has counted."""
+        """Bytes counted by the runtime."""
         return self._runtime.traffic.to_device, self._runtime.traffic.from_device
 
     def close(self) -> None:
@@ -120,7 +148,7 @@ class RuntimeCandidate:
 
 
 def example(bundle: Bundle) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
-    """One network input of the first golden image: frames uint8 [1, H, W, 3], coords FP16 [1, 2, H, W]."""
+    """One network input from the first golden image: frames uint8 [1, H, W, 3], coords FP16 [1, 2, H, W]."""
     image = bundle.golden_samples()[0].image
     placement = Placement.of(bundle.manifest.input, Region(0, 0, image.shape[1], image.shape[0]))
     frames = np.empty((len(placement.tiles), bundle.manifest.input.height, bundle.manifest.input.width, 3), np.uint8)
@@ -129,13 +157,21 @@ def example(bundle: Bundle) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
 
 
 def candidates(bundle: Bundle, *, threads: int = 0, names: Sequence[str] = ()) -> tuple[list[Candidate], dict[str, str]]:
-    """The runtimes that run here, and why the others do not. names: only these; else TensorRT and all the CPU has."""
+    """Load the runtimes that run here.
+
+    Args:
+        threads: Threads of the CPU runtime; 0 lets it decide.
+        names: Only these; if empty, TensorRT and all precisions of the CPU.
+
+    Returns:
+        The loaded runtimes, and the reason for each that cannot run.
+    """
     found: list[Candidate] = []
     skipped: dict[str, str] = {}
     for name in names or ("tensorrt", *(f"cpu-{p}" for p in cpu_precisions())):
         try:
-            choice = choose(bundle, name, threads=threads)[0]
-            found.append(RuntimeCandidate(bundle, choice.open(), choice.name))
+            selected = select_runtimes(bundle, name, threads=threads)[0]
+            found.append(RuntimeCandidate.load(bundle, selected.open(), selected.name))
         except EngineError as error:
             skipped[name] = f"{error.what}; {error.hint}" if error.hint else error.what
     return found, skipped
@@ -149,12 +185,15 @@ def measure(
     batches: Sequence[int] = (1, 2, 4, 8, 16),
     seconds: float = 2.0,
     threads: int = 0,
-    yardstick: str | None = None,
+    baseline: str | None = None,
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> BenchReport:
-    """Run every candidate at every batch size, in turns. seconds: for each candidate and batch size, about.
+    """Run every candidate at every batch size, in turns.
 
-    yardstick: the candidate whose latency the others' ratio refers to.
+    Args:
+        seconds: For each candidate and batch size, about.
+        threads: As it is to stand in the report.
+        baseline: The candidate to whose latency the others' ratio refers.
     """
     latencies: dict[str, list[float]] = {}
     rates: dict[str, dict[int, float]] = {candidate.name: {} for candidate in found}
@@ -164,7 +203,7 @@ def measure(
         for candidate in found:
             try:
                 run = candidate.prepare(n)
-            except EngineError:  # more than its plan takes
+            except EngineError:  # the batch is too large for its plan
                 continue
             before = candidate.traffic()
             run()
@@ -176,13 +215,13 @@ def measure(
         for _ in range(ROUNDS):
             for candidate, run in runs:
                 on_progress(f"{candidate.name}, batch {n}")
-                run()  # whatever ran before has left the caches full of other things
+                run()  # refill the caches after the one before
                 times[candidate.name] += _time(run, seconds / ROUNDS)
         for name, calls in times.items():
             rates[name][n] = round(n / float(np.median(calls)), 1)
             if n == 1:
                 latencies[name] = calls
-    base = float(np.median(latencies[yardstick])) if yardstick in latencies else None
+    base = float(np.median(latencies[baseline])) if baseline in latencies else None
     rows = [
         BenchRow(
             name=candidate.name,
@@ -215,7 +254,7 @@ def measure(
 
 
 def processor_here() -> tuple[str, list[str]]:
-    """The processor's name, and those of its flags that tell."""
+    """The processor's name, and its flags of `SHOWN_FLAGS`."""
     name, flags = platform.processor() or platform.machine(), set[str]()
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
@@ -226,11 +265,11 @@ def processor_here() -> tuple[str, list[str]]:
                 flags = set(value.split())
     except OSError:
         pass
-    return name, sorted(flag for flag in flags if flag.startswith(TELLING_FLAGS))
+    return name, sorted(flag for flag in flags if flag.startswith(SHOWN_FLAGS))
 
 
 def _time(run: Callable[[], object], seconds: float) -> list[float]:
-    """Seconds of each call, for about so long, two calls at least."""
+    """Time calls for about so many seconds, two at least. Returns the seconds of each."""
     seen: list[float] = []
     end = time.perf_counter() + seconds
     while len(seen) < 2 or time.perf_counter() < end:

@@ -1,0 +1,232 @@
+"""Compiling the bundle's network with OpenVINO, in a given precision and batch size. Runs on the caller's thread."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anoseg_engines.errors import EngineError, PrecisionError
+from anoseg_engines.placement import InputSpec
+from anoseg_engines.runtimes.base import MAX_RUNNING
+
+# Where this package is installed, importing OpenVINO reports its use to its makers. A machine on a line must not.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+import openvino as ov  # noqa: E402
+
+__all__ = ["ov"]
+
+PRECISIONS = ("f16", "bf16", "f32")
+"""In order of preference: half the width is about twice as fast, and f16 rounds eight times finer than bf16."""
+STREAMS = 2
+"""How many parts the shared network computes at a time. A third one that is started keeps both streams busy while results
+are handed over."""
+PARALLEL = MAX_RUNNING + 1
+"""Sets of buffers of the shared network: those that run, and one to be filled meanwhile."""
+
+_BETWEEN = "before_first_convolution"
+_CAPABILITY = {"f16": "FP16", "bf16": "BF16", "f32": "FP32"}
+
+
+@functools.cache
+def core() -> ov.Core:
+    """The one OpenVINO core of this process, never freed.
+
+    A core frees OpenVINO's CPU plugin, and with it the signal stack that the plugin set up for the thread that first used it.
+    After several cores have come and gone, a thread can be left with an unmapped signal stack; the next signal that Python
+    handles then ends the process without a message.
+    """
+    return ov.Core()
+
+
+def sets_of_buffers(threads: int) -> int:
+    """How many sets of buffers to make for parts that run beside one another; 0 on one core, where they cannot."""
+    return PARALLEL if (threads or len(os.sched_getaffinity(0))) >= STREAMS else 0
+
+
+def cpu_precisions() -> list[str]:
+    """The precisions this processor computes natively, in order of preference. The last is f32, which all have."""
+    capabilities = core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return [p for p in PRECISIONS if p == "f32" or _CAPABILITY[p] in capabilities]
+
+
+@dataclass(frozen=True, slots=True)
+class BufferedNetwork:
+    """A compiled network with its own input and output buffers.
+
+    Attributes:
+        requests: To be run one after the other; the last has the outputs.
+        frames_NHWC: The input buffer.
+    """
+
+    requests: tuple[ov.InferRequest, ...]
+    frames_NHWC: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledNetwork:
+    """The network compiled for one batch size.
+
+    Attributes:
+        alone: Uses all threads for one part.
+        parallel: Share the threads; see `STREAMS`.
+        layers: Number of convolutions by the precision in which they run.
+    """
+
+    alone: BufferedNetwork
+    parallel: tuple[BufferedNetwork, ...]
+    layers: Counter[str]
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkCompiler:
+    """What is needed to compile a bundle's network for any batch size.
+
+    Attributes:
+        precision: One of `PRECISIONS`.
+        threads: 0 lets OpenVINO decide.
+        n_parallel: How many sets of buffers the shared network has; 0 if it is not needed.
+    """
+
+    model_onnx: bytes
+    spec: InputSpec
+    precision: str
+    threads: int
+    n_parallel: int
+
+    def compile(self, n: int) -> CompiledNetwork:
+        """Compile for batches of n, twice where parts can run beside one another.
+
+        Raises:
+            PrecisionError: OpenVINO runs the network in another precision.
+            EngineError: The network cannot be read or compiled.
+        """
+        model = self._read_model()
+        h, w = self.spec.height, self.spec.width
+        try:
+            model.reshape({"frames": [n, h, w, 3], "coords": [n, 2, h, w]})
+            model = _with_f32_map(model)
+            parts = _split(model) if self.precision == "bf16" else (model,)
+            alone, *shared = self._compile_uses(parts)
+            buffered = self._buffered(alone, n)
+            parallel = tuple(self._buffered(shared[0], n) for _ in range(self.n_parallel))
+        except RuntimeError as error:
+            raise EngineError(
+                f"model.onnx cannot be compiled for {n} inputs of {h}×{w}: {last_line(error)}",
+                hint="the bundle does not fit its manifest; train it again",
+            ) from error
+        layers, *others = [_precisions_that_run(compiled[-1]) for compiled in (alone, *shared)]
+        if not all(self.precision in found for found in (layers, *others)):
+            raise PrecisionError(
+                f"OpenVINO runs this network in {', '.join(sorted(layers))} on this processor, {self.precision} was asked for",
+                hint="choose runtime cpu, which takes a precision that the processor has",
+            )
+        return CompiledNetwork(buffered, parallel, layers)
+
+    def _read_model(self) -> ov.Model:
+        try:
+            model = core().read_model(self.model_onnx)
+            names = {"frames", "coords"}, {"anomaly_map", "score"}
+            found = {i.any_name for i in model.inputs}, {o.any_name for o in model.outputs}
+        except RuntimeError as error:
+            raise EngineError(f"model.onnx cannot be read by OpenVINO: {last_line(error)}") from error
+        if found != names:
+            raise EngineError(
+                f"model.onnx has inputs {sorted(found[0])} and outputs {sorted(found[1])}; "
+                f"a bundle's network has {sorted(names[0])} and {sorted(names[1])}"
+            )
+        shape = model.input("frames").partial_shape
+        if not shape.compatible(ov.PartialShape([-1, self.spec.height, self.spec.width, 3])):
+            raise EngineError(
+                f"model.onnx takes frames of {shape}, the manifest says {self.spec.height}×{self.spec.width}",
+                hint="the bundle does not fit its manifest; train it again",
+            )
+        return model
+
+    def _compile_uses(self, parts: tuple[ov.Model, ...]) -> list[list[ov.CompiledModel]]:
+        """Compile for one part at a time and, if parts can run beside one another, for that.
+
+        Raises:
+            RuntimeError: From OpenVINO.
+        """
+        alone: Mapping[str, str | int] = {"PERFORMANCE_HINT": "LATENCY"}
+        if not self.n_parallel:
+            return [self._compile_parts(parts, alone)]
+        copies = [part.clone() for part in parts]
+        compile_shared = functools.partial(self._compile_parts, copies, {"NUM_STREAMS": STREAMS})
+        with ThreadPoolExecutor(1) as pool:  # compiling uses one core, so the engine is READY sooner with both at once
+            try:
+                shared = pool.submit(compile_shared).result
+            except RuntimeError:  # no thread can be started
+                shared = compile_shared
+            return [self._compile_parts(parts, alone), shared()]
+
+    def _compile_parts(self, parts: Sequence[ov.Model], use: Mapping[str, str | int]) -> list[ov.CompiledModel]:
+        threads = {"INFERENCE_NUM_THREADS": self.threads} if self.threads else {}
+        hints = ("f32", "bf16") if len(parts) == 2 else (self.precision,)
+        return [
+            core().compile_model(part, "CPU", {**use, **threads, "INFERENCE_PRECISION_HINT": hint})
+            for part, hint in zip(parts, hints, strict=True)
+        ]
+
+    def _buffered(self, compiled: Sequence[ov.CompiledModel], n: int) -> BufferedNetwork:
+        frames = np.zeros((n, self.spec.height, self.spec.width, 3), np.uint8)
+        requests = tuple(part.create_infer_request() for part in compiled)
+        requests[0].set_tensor("frames", ov.Tensor(frames, shared_memory=True))
+        if len(requests) == 2:
+            requests[1].set_tensor(_BETWEEN, requests[0].get_output_tensor(0))
+        return BufferedNetwork(requests, frames)
+
+
+def last_line(error: Exception) -> str:
+    """The last line of an OpenVINO message, which is the most useful. The others hold places in its source."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+def _with_f32_map(model: ov.Model) -> ov.Model:
+    """The model with its map in FP32, which stitching needs. NumPy would take 0.3 ms to convert 256×256 values of FP16."""
+    prepared = ov.preprocess.PrePostProcessor(model)
+    prepared.output("anomaly_map").tensor().set_element_type(ov.Type.f32)
+    return prepared.build()
+
+
+def _split(model: ov.Model) -> tuple[ov.Model, ...]:
+    """Split the network before its first convolution. Returns the whole model if it cannot be split."""
+    work = model.clone()
+    parameters = {p.get_friendly_name(): p for p in work.get_parameters()}
+    first = next((op for op in work.get_ordered_ops() if op.get_type_name() == "Convolution"), None)
+    if first is None or first.input_value(0).get_node().get_type_name() == "Parameter":
+        return (model,)
+    cut = first.input_value(0)
+    front = ov.Model([ov.opset13.result(cut)], list(parameters.values()), "front").clone()
+    between = ov.opset13.parameter(cut.get_shape(), cut.get_element_type(), name=_BETWEEN)
+    between.output(0).get_tensor().set_names({_BETWEEN})
+    for target in cut.get_target_inputs():
+        if target.get_node().get_type_name() != "Result":
+            target.replace_source_output(between.output(0))
+    try:
+        # Behind the first convolution only the coordinates are needed, to mask padding.
+        rest = ov.Model(work.get_results(), [between, parameters["coords"]], "rest")
+    except RuntimeError:
+        return (model,)
+    return front, rest
+
+
+def _precisions_that_run(compiled: ov.CompiledModel) -> Counter[str]:
+    """Count the compiled network's convolutions by precision. Without any, the precision of the whole network counts."""
+    found: Counter[str] = Counter()
+    for op in compiled.get_runtime_model().get_ops():
+        info = op.get_rt_info()
+        if "layerType" in info and info["layerType"].astype(str) == "Convolution":
+            found[info["runtimePrecision"].astype(str)] += 1
+    if not found:
+        found[compiled.get_property("INFERENCE_PRECISION_HINT").to_string()] += 1
+    return found

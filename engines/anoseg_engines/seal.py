@@ -1,0 +1,203 @@
+"""Writing a bundle: temporary folder, self-test on the golden images, rename. A written bundle never changes."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from msgspec import UNSET
+from numpy.typing import NDArray
+
+from anoseg_engines.bundle.manifest import (
+    NAME,
+    Calibration,
+    GoldenImage,
+    GoldenTolerance,
+    Manifest,
+    RuleCalibration,
+    canonical_bytes,
+    sealed,
+)
+from anoseg_engines.bundle.read import MANIFEST, MODEL, PLANS, Bundle, GoldenSample, load_bundle, versions
+from anoseg_engines.errors import AnosegError, ConfigError, EngineError
+from anoseg_engines.loading import load_engine
+from anoseg_engines.placement import InputSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BundleDraft:
+    """The contents of a bundle that `write_bundle` is to write. The fields are the manifest's."""
+
+    product: str
+    input: InputSpec
+    score: str
+    score_threshold: float
+    pixel_threshold: float
+    calibration: Calibration
+    model_onnx: bytes
+    golden: list[GoldenSample]
+    metrics: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    rules: tuple[RuleCalibration, ...] = ()
+    tolerance: GoldenTolerance = field(default_factory=GoldenTolerance)
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> BundleDraft:
+        """Copy a bundle's contents, to write its next version with some fields replaced.
+
+        Raises:
+            EngineError: A golden file cannot be decoded.
+        """
+        manifest = bundle.manifest
+        return cls(
+            product=manifest.product,
+            input=manifest.input,
+            score=manifest.score,
+            score_threshold=manifest.score_threshold,
+            pixel_threshold=manifest.pixel_threshold,
+            calibration=manifest.calibration,
+            model_onnx=bundle.model_onnx,
+            golden=bundle.golden_samples(),
+            metrics=manifest.metrics,
+            training=manifest.training,
+            rules=bundle.rule_calibrations,
+            tolerance=manifest.golden_tolerance,
+        )
+
+
+def write_bundle(target: Path, draft: BundleDraft) -> Bundle:
+    """Write a new version under `target` (STORE/NAME), after its self-test on the CPU has passed.
+
+    Returns:
+        The bundle as loaded from its final folder.
+
+    Raises:
+        ConfigError: The name cannot be a bundle's.
+        EngineError: The self-test failed.
+        AnosegError: No space left or no permission. Nothing half-written remains.
+    """
+    if not NAME.fullmatch(target.name) or target.name == PLANS:
+        raise ConfigError(
+            f"{target.name!r} cannot be a bundle's name", hint=f"use letters, digits, '.', '_' and '-'; not '{PLANS}'"
+        )
+    with _write_errors_of(target), _temporary_folder(target) as folder:
+        files = dict(_contents(draft))
+        for name, data in files.items():
+            _write(folder / name, data)
+        while True:
+            version = (versions(target) or [0])[-1] + 1
+            _write(folder / MANIFEST, canonical_bytes(_manifest(draft, version, files)))
+            load_engine(load_bundle(folder), runtime="cpu").close()  # the self-test
+            _sync_folder(folder)
+            try:
+                # Renaming onto an existing version fails, so two writers never share a number.
+                folder.rename(target / str(version))
+            except OSError as error:
+                if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                    continue
+                raise
+            _sync_folder(target)
+            return load_bundle(target / str(version))
+
+
+def _contents(draft: BundleDraft) -> Iterator[tuple[str, bytes]]:
+    yield MODEL, draft.model_onnx
+    for i, sample in enumerate(draft.golden):
+        stored = np.round(np.clip(sample.anomaly_map, 0, 1) * 65535).astype(np.uint16)
+        yield f"golden/{i:02d}.png", _encode_png(sample.image)
+        yield f"golden/{i:02d}.map.png", _encode_png(stored)
+
+
+def _manifest(draft: BundleDraft, version: int, files: dict[str, bytes]) -> Manifest:
+    golden = [
+        GoldenImage(
+            image=f"golden/{i:02d}.png",
+            anomaly_map=f"golden/{i:02d}.map.png",
+            score=float(sample.score),
+            verdict=sample.verdict,
+        )
+        for i, sample in enumerate(draft.golden)
+    ]
+    return sealed(
+        Manifest(
+            product=draft.product,
+            version=version,
+            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            input=draft.input,
+            score=draft.score,
+            score_threshold=float(draft.score_threshold),
+            pixel_threshold=float(draft.pixel_threshold),
+            calibration=draft.calibration,
+            rules=list(draft.rules) or UNSET,
+            golden=golden,
+            golden_tolerance=draft.tolerance,
+            metrics=draft.metrics,
+            training=draft.training,
+            files={name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+        )
+    )
+
+
+@contextlib.contextmanager
+def _temporary_folder(target: Path) -> Iterator[Path]:
+    """A folder beside the finished versions. If it was not renamed, it is removed, with the folders made for it."""
+    made = [p for p in (target, *target.parents) if not p.exists()]
+    folder: Path | None = None
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=".writing-", dir=target))
+        folder.chmod(0o755)
+        yield folder
+    finally:
+        if folder is not None and folder.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+        for parent in made:
+            with contextlib.suppress(OSError):  # not empty: a version was written
+                parent.rmdir()
+
+
+@contextlib.contextmanager
+def _write_errors_of(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise AnosegError(
+                f"{target}: no space left on the device; the bundle was not written and nothing of it remains",
+                hint="free some space and run the command again",
+            ) from error
+        raise AnosegError(f"{target}: the bundle cannot be written ({error.strerror})") from error
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with path.open("wb") as f:
+        f.write(data)
+        f.flush()
+        os.fsync(f.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _encode_png(image: NDArray[Any]) -> bytes:
+    ok, data = cv2.imencode(".png", image)
+    if not ok:
+        raise EngineError(f"an image of shape {image.shape} cannot be encoded as PNG")
+    return data.tobytes()
