@@ -1,9 +1,9 @@
 #!/bin/sh
-# Install AnoSeg Edge as a service, or take it away again: `make install`, `make uninstall`. Debian, Ubuntu, JetPack.
-#   PREFIX   the virtual environment (/opt/anoseg)      PYTHON  what it is made with (python3)
+# Installs AnoSeg Edge as a service, or removes it: `make install`, `make uninstall`. For Debian, Ubuntu and JetPack.
+#   PREFIX   the virtual environment (/opt/anoseg)      PYTHON  the Python that creates it (python3)
 #   DESTDIR  install into this folder instead of the running system, for a package or an image
-#   EXTRAS   optional parts, e.g. EXTRAS=tensorrt
-# May be run again, over an earlier version. Nothing under /etc/anoseg but its two examples is ever overwritten.
+#   EXTRAS   optional parts, for example EXTRAS=tensorrt
+# Run it again to upgrade. Under /etc/anoseg it overwrites nothing but its two examples.
 set -eu
 umask 022
 cd "$(dirname "$0")/.."
@@ -17,7 +17,7 @@ COMMANDS="anosegd anoseg-engine"
 venv=$DESTDIR$PREFIX
 config=$DESTDIR/etc/anoseg
 store=$DESTDIR/var/lib/anoseg/engines
-lib=$DESTDIR/usr/local/lib  # where systemd looks for what did not come in a package; /etc is the administrator's
+lib=$DESTDIR/usr/local/lib  # systemd's place for software without a package; /etc belongs to the administrator
 bin=$DESTDIR/usr/local/bin
 
 say() { echo "install.sh: $*"; }
@@ -32,10 +32,10 @@ check_target() {
     case $PREFIX in /*) ;; *) fail "PREFIX is $PREFIX" "give an absolute path, such as /opt/anoseg" ;; esac
     case $DESTDIR in "" | /*) ;; *) fail "DESTDIR is $DESTDIR" "give an absolute path" ;; esac
     if [ -z "$DESTDIR" ] && [ "$(id -u)" != 0 ]; then
-        fail "only root can do this" "run: sudo make $1" "or into a folder: make $1 DESTDIR=/tmp/anoseg"
+        fail "only root can do this" "run: sudo make $1" "or use a folder: make $1 DESTDIR=/tmp/anoseg"
     fi
     if [ -e "$venv" ] && [ ! -e "$venv/pyvenv.cfg" ] && [ -n "$(ls -A "$venv")" ]; then
-        fail "$venv holds something else than a virtual environment" "give another PREFIX"
+        fail "$venv is not a virtual environment and not empty" "give another PREFIX"
     fi
 }
 
@@ -43,10 +43,10 @@ on_jetpack() { [ -e /etc/nv_tegra_release ]; }
 
 make_environment() {
     "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
-        fail "$PYTHON is missing or older than Python 3.10" "give another: make install PYTHON=python3.12"
+        fail "$PYTHON is missing or older than Python 3.10" "name another one: make install PYTHON=python3.12"
     "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null ||
-        fail "$PYTHON cannot make virtual environments" "run: apt install python3-venv"
-    # An environment made with another Python, or with the system's packages where they are not wanted, is made anew.
+        fail "$PYTHON cannot create virtual environments" "run: apt install python3-venv"
+    # Recreate an environment that has another Python version or another setting for the system's packages.
     set --
     if on_jetpack; then set -- --system-site-packages; fi
     if [ -e "$venv/pyvenv.cfg" ]; then
@@ -61,28 +61,28 @@ make_environment() {
 install_package() {
     pip="$venv/bin/python -m pip --disable-pip-version-check"
     constraints=constraints.txt
-    # JetPack's OpenCV has GStreamer and the cameras of the Jetson; pip knows nothing of it, as it comes from a deb.
+    # JetPack's OpenCV supports GStreamer and the Jetson's cameras. It is a Debian package, unknown to pip.
     system_cv=$(on_jetpack && "$PYTHON" -c 'import cv2; print(cv2.__version__)' 2>/dev/null || true)
     if [ -n "$system_cv" ]; then
         constraints=$venv/constraints.txt
         grep -vE '^(numpy|opencv-python)==' constraints.txt >"$constraints"
-        # What was compiled for NumPy 1 does not load with NumPy 2.
+        # An OpenCV compiled for NumPy 1 does not load with NumPy 2.
         if "$PYTHON" -c 'import numpy, sys; sys.exit(numpy.__version__ >= "2")'; then echo 'numpy<2' >>"$constraints"; fi
     elif on_jetpack; then
-        say "this JetPack has no OpenCV of its own (apt install nvidia-opencv): pip's is used, which has no GStreamer"
+        say "this JetPack has no OpenCV (apt install nvidia-opencv): the one from pip is used, without GStreamer"
     fi
     $pip install --quiet --upgrade -c "$constraints" ".${EXTRAS:+[$EXTRAS]}"
-    $pip uninstall --quiet --yes openvino-telemetry  # reports each start to the makers of OpenVINO, which does without it
+    $pip uninstall --quiet --yes openvino-telemetry  # it reports each start to OpenVINO's makers; OpenVINO works without it
     if [ -n "$system_cv" ]; then
-        $pip uninstall --quiet --yes opencv-python  # it would hide the system's
-        say "OpenCV $system_cv of the system is used"
+        $pip uninstall --quiet --yes opencv-python  # it would hide the system's OpenCV
+        say "using the system's OpenCV $system_cv"
     fi
     "$venv/bin/python" -c 'import cv2' 2>"$venv/cv2.log" ||
-        fail "OpenCV does not load: $(tail -1 "$venv/cv2.log")" "run: apt install libgl1 libglib2.0-0, and this again"
+        fail "OpenCV does not load: $(tail -1 "$venv/cv2.log")" "run: apt install libgl1 libglib2.0-0, then this again"
     if on_jetpack && ! "$venv/bin/python" -c 'import tensorrt' 2>/dev/null; then
         say "this JetPack has no TensorRT for Python (apt install nvidia-tensorrt)"
     fi
-    if [ -n "$DESTDIR" ]; then  # scripts name their interpreter: as it will be, not as it is here
+    if [ -n "$DESTDIR" ]; then  # scripts contain the interpreter's path: make it the path on the target
         grep -rlIF "$venv" "$venv/bin" "$venv/pyvenv.cfg" | while read -r file; do sed -i "s|$venv|$PREFIX|g" "$file"; done
     fi
 }
@@ -107,7 +107,7 @@ tell_system() {
     if [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
 }
 
-# Stations that run, or will at the next boot.
+# Stations that run now or start at the next boot.
 stations() {
     {
         if [ -d /run/systemd/system ]; then
@@ -124,26 +124,26 @@ install)
     install_package
     install_files
     if [ -n "$DESTDIR" ]; then
-        say "installed into $DESTDIR; on the machine itself run systemd-sysusers, systemd-tmpfiles --create, or boot it"
+        say "installed into $DESTDIR; on the target run systemd-sysusers and systemd-tmpfiles --create, or reboot it"
         exit
     fi
     tell_system
     say "installed $("$venv/bin/python" -m pip show anoseg-edge | sed -n 's/^Version: //p') into $PREFIX"
-    for station in $(stations); do say "$station runs what was there before: systemctl restart $station"; done
-    say "next: cp $config/example.yaml $config/line.yaml, change it, and systemctl enable --now anosegd@line"
+    for station in $(stations); do say "$station still runs the version before: systemctl restart $station"; done
+    say "next: cp $config/example.yaml $config/line.yaml, edit it, then systemctl enable --now anosegd@line"
     ;;
 uninstall)
     check_target uninstall
     left=$(stations)
-    [ -z "$left" ] || fail "there are stations still" "run: systemctl disable --now $(echo $left)"
+    [ -z "$left" ] || fail "stations are still enabled or running" "run: systemctl disable --now $(echo $left)"
     rm -rf "$venv"
     rm -f "$lib/systemd/system/anosegd@.service" "$lib/sysusers.d/anoseg.conf" "$lib/tmpfiles.d/anoseg.conf"
     for command in $COMMANDS; do rm -f "$bin/$command"; done
     if [ -z "$DESTDIR" ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
-    say "removed. Left as they are: configurations in $config, bundles in $store, journals in"
-    say "$DESTDIR/var/lib/anoseg/STATION, and the user anoseg that owns them"
+    say "removed. Kept: configurations in $config, bundles in $store, journals in"
+    say "$DESTDIR/var/lib/anoseg/STATION, and the user anoseg, who owns them"
     ;;
 *)
-    fail "say install or uninstall"
+    fail "usage: install.sh install|uninstall"
     ;;
 esac

@@ -60,8 +60,8 @@ def test_example_belongs_to_the_unit() -> None:
     [
         ("install", {"PREFIX": "opt"}, "give an absolute path"),
         ("uninstall", {"DESTDIR": "stage"}, "give an absolute path"),
-        ("install", {"DESTDIR": "{tmp}", "PREFIX": "/mine"}, "something else than a virtual environment"),
-        ("uninstall", {"DESTDIR": "{tmp}", "PREFIX": "/mine"}, "something else than a virtual environment"),
+        ("install", {"DESTDIR": "{tmp}", "PREFIX": "/mine"}, "is not a virtual environment and not empty"),
+        ("uninstall", {"DESTDIR": "{tmp}", "PREFIX": "/mine"}, "is not a virtual environment and not empty"),
         ("install", {"DESTDIR": "{tmp}", "PYTHON": "no-such-python"}, "missing or older than Python 3.10"),
     ],
 )

@@ -491,7 +491,7 @@ class Checks:
         said = machine.run(f"cd {CHECKOUT} && make uninstall")
         machine.run("! test -e /opt/anoseg && ! test -e /usr/local/bin/anosegd && ! systemctl cat anosegd@line 2>/dev/null")
         machine.run(f"test -s {CONFIG} && test -s /var/lib/anoseg/line/verdicts.db && test -d /var/lib/anoseg/engines/demo/1")
-        demand("Left as they are" in said, said)
+        demand("Kept: configurations" in said, said)
         held("make uninstall: gone; configuration, journal and bundles are left, and it says so")
 
 
