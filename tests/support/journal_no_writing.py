@@ -30,7 +30,7 @@ def main(path: Path) -> dict[str, object]:
     refuse_writes(True)
     failed: list[VerdictId] = []
     errors = set()
-    for _ in range(400):  # more than were reserved
+    for _ in range(700):  # more than were reserved
         entries, answer = submit(journal)
         errors.add(type(answer.error).__name__)
         failed.append(VerdictId(entries[0].journal_id, entries[0].seq))

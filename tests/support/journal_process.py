@@ -20,9 +20,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from support.journal_tools import WAIT_S, Answer, config, entry
 
 from anosegd.journal import Entry, Journal
-from anosegd.journal.numbers import Numbers
 
-IN_FLIGHT = 30
+IN_FLIGHT = 180
+"""Numbers in use at once. Twice as many, and one group more each time, are reserved ahead."""
 
 
 def say(*words: object) -> None:
@@ -37,25 +37,25 @@ class SayingAnswer(Answer):
 
 def write(path: Path, sync: str, groups: int, end: str, seed: int) -> None:
     chance = random.Random(seed)
-    Numbers.BLOCK = 100 if groups else 2000
     journal = Journal.open(config(path, sync=sync))
     say("ready", journal.journal_id)
-    waiting: list[Answer] = []
+    last: Answer | None = None
+    in_flight = 0
     for _ in range(groups) if groups else iter(int, 1):
         ids = [journal.next_id() for _ in range(chance.choice((1, 1, 1, 2, 20)))]
         say("given", ids[0].journal_id, *(each.seq for each in ids))
+        in_flight += len(ids)
         if not groups and chance.random() < 0.05:
             say("discarded", *(each.seq for each in ids))
             journal.discard(ids)
             continue
         entries = [entry(each, size=chance.choice((0, 600, 9000))) for each in ids]
-        journal.submit(entries, answer := SayingAnswer())
+        journal.submit(entries, last := SayingAnswer())
         if not groups and chance.random() < 0.05:
             journal.amend(entry(ids[0], "UNKNOWN"))
-        waiting.append(answer)
-        if len(waiting) >= (1 if groups else chance.randrange(1, IN_FLIGHT)):
-            waiting[-1].error  # noqa: B018 - wait until it is known
-            waiting.clear()
+        if in_flight >= (1 if groups else chance.randrange(1, IN_FLIGHT)):
+            last.error  # noqa: B018 - wait until it is known
+            in_flight = 0
         if chance.random() < 0.05:
             journal.ack("archive", chance.randrange(1, ids[0].seq + 1))
     if end == "kill":

@@ -12,9 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anosegd.journal import Entry, Journal, JournalConfig, JournalReader, Page, Range, VerdictId
-from anosegd.journal.numbers import Numbers
-
-Numbers.BLOCK = 100  # small, so that a test reserves many times
 
 WAIT_S = 30.0
 _opened: list[Journal] = []

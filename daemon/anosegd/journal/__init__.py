@@ -1,8 +1,8 @@
-"""The verdict journal: every verdict is committed here before it is sent. `Journal` is what the rest of the daemon uses.
+"""The verdict journal: every verdict is committed here before it is sent. The daemon uses `Journal`.
 
-journal: the API. inbox: what waits for the writer. writer: the thread that commits. store: SQLite. ledger, numbers: seq
-numbers. reader: pages for replay. upkeep: checks and checkpoints on a thread of their own. types: what these hand to
-each other.
+journal: the promise, the API and the journal's thread. writer: what that thread does with the file. store: the SQLite file
+itself. numbers: reserved verdict numbers. reader: pages for replay. upkeep: a second thread for slow work. types: values that
+they exchange.
 """
 
 from anosegd.journal.journal import Journal, check_place
@@ -17,7 +17,6 @@ from anosegd.journal.types import (
     JournalStats,
     Page,
     Range,
-    Trigger,
     VerdictId,
 )
 
@@ -33,7 +32,6 @@ __all__ = [
     "JournalStats",
     "Page",
     "Range",
-    "Trigger",
     "VerdictId",
     "check_place",
 ]

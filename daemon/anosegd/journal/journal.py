@@ -1,6 +1,19 @@
-"""The verdict journal: every verdict is committed here before it is sent. Its writer's thread is "journal".
+"""The verdict journal: every verdict is committed here before it is sent.
 
-Files: PATH (SQLite, with its -wal and -shm), PATH.seq (reserved numbers, and the lock), PATH.damaged-TIME (set aside).
+A verdict passes through the journal in four steps:
+
+1. `next_id` gives it a number. Numbers are reserved on the disk ahead of use, so no run ever gives a number out twice.
+2. `submit` queues it. The journal's thread commits everything that is queued in one transaction and then calls `done`.
+3. The publisher sends it and calls `release`; until then no reader sees it. If something else had to be sent, `amend` first
+   replaces the stored verdict. So a replay always says what was sent.
+4. If the commit fails, `done` gets the error, and the number is declared void as soon as the file can be written. Numbers
+   that a killed daemon left unused are declared void at the next start. So every number is a verdict, void, or, once older
+   than the journal keeps, gone.
+
+A damaged file is set aside and a new journal begins under a new id, with higher numbers.
+
+Any thread may use `Journal`; its own thread, "journal", is the only one that writes. Files: PATH (SQLite, with its -wal and
+-shm), PATH.seq (reserved numbers, and the lock), PATH.damaged-TIME (set aside).
 """
 
 from __future__ import annotations
@@ -8,36 +21,72 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
+import re
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from anoseg_engines.errors import ConfigError
-from anosegd.journal.inbox import Done, Inbox
-from anosegd.journal.ledger import Ledger
-from anosegd.journal.numbers import Numbers
+from anosegd.journal.numbers import Numbers, SeqFile
 from anosegd.journal.reader import JournalReader
+from anosegd.journal.store import Transaction
 from anosegd.journal.types import (
+    AcceptedTrigger,
     Cursor,
     Entry,
+    JournalBacklogError,
     JournalConfig,
     JournalError,
     JournalStats,
-    Trigger,
     VerdictId,
+    merged,
 )
 from anosegd.journal.upkeep import Upkeep
-from anosegd.journal.writer import Writer
+from anosegd.journal.writer import RETRY_S, Writer
 from anosegd.worker import Worker
 
+Done = Callable[[Sequence[Entry], Exception | None], None]
 
-class Journal:
-    """A station's journal; made by `open`. Every method may be called on any thread and returns at once, unless it says more.
+MAX_WAITING, MAX_WAITING_BYTES = 10_000, 64 << 20
+MAX_COMMIT, MAX_COMMIT_BYTES = 2000, 4 << 20
+MAX_CONSUMERS = 64
+CONSUMER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
-    A commit that fails costs its verdicts their place: `done` says so, and their numbers are declared void as soon as writing
-    works again. A file found damaged, at start or later, is set aside, and a new journal begun under a new journal_id; the
-    numbers go on rising. While there is no file at all, verdicts get identities, each `done` gets an error, and opening is
-    tried every second.
+
+@dataclass(frozen=True, slots=True)
+class _Queued:
+    """Verdicts to be committed together, or a trigger to be recorded. `answer` is called with the result."""
+
+    entries: Sequence[Entry]
+    triggers: Sequence[AcceptedTrigger]
+    answer: Callable[[Exception | None], None]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the verdicts' headers."""
+        return sum(len(e.header) for e in self.entries)
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """What was taken from the queue at once: `taken` gets the transaction's result, `refused` an error."""
+
+    transaction: Transaction
+    taken: list[_Queued]
+    refused: list[_Queued]
+
+
+class Journal(Worker):
+    """A station's journal, made by `open`. Methods return at once unless their docstring says otherwise.
+
+    While there is no file at all, verdicts still get identities and each `done` gets an error. Opening is retried every
+    second.
+
+    Attributes:
+        path: The journal's file.
     """
 
     @classmethod
@@ -49,199 +98,407 @@ class Journal:
         wall_ns: Callable[[], int] = time.time_ns,
         monotonic_ns: Callable[[], int] = time.monotonic_ns,
     ) -> Journal:
-        """Open or begin the journal, check it, start its threads. For the main thread; takes as long as the check does.
+        """Open or create the journal, check it, and start its threads. Takes as long as the check does.
 
-        on_new_journal: called on the journal's thread with the id of a journal begun or opened later; must raise nothing.
+        Args:
+            config: The journal's configuration.
+            on_new_journal: Called on the journal's thread with the id of a journal that was created or opened after the
+                start. It must not raise.
+            wall_ns: The wall clock.
+            monotonic_ns: The monotonic clock.
 
         Raises:
-            JournalError: it may not be written, or another daemon uses it. ConfigError: there can be no journal at this path.
+            JournalError: The journal cannot be written, or another daemon uses it.
+            ConfigError: A journal cannot exist at this path.
         """
         path = check_place(config)
         for name in (path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")):
             if name.exists() and not os.access(name, os.R_OK | os.W_OK):
-                raise JournalError(f"{name}: may not be written", hint="give it to the daemon's user")
-        ledger = Ledger(path.with_name(path.name + ".seq"))
-        numbers = Numbers(ledger.reserved_to)
-        inbox = Inbox(numbers, wall_ns)
-        reader = ReaderFactory(path, numbers, inbox)
-        upkeep = Upkeep(path, reader=reader, journal_id=lambda: numbers.journal_id, on_damage=inbox.damage_found)
-        writer = Writer(
-            config,
-            path,
-            ledger,
-            numbers,
-            inbox,
-            wall_ns=wall_ns,
-            monotonic_ns=monotonic_ns,
-            upkeep=upkeep,
-            on_new_journal=on_new_journal,
-        )
+                raise JournalError(f"{name}: no permission to write", hint="give the file to the daemon's user")
+        seq_file = SeqFile.open(path.with_name(path.name + ".seq"))
+        journal = cls(config, path, seq_file, on_new_journal=on_new_journal, wall_ns=wall_ns, monotonic_ns=monotonic_ns)
         try:
-            writer.open_file()
+            journal._open_file()
         except BaseException:
-            writer.close()
+            journal._close_file()
             raise
-        upkeep.start()
-        writer.start()
-        return cls(path, numbers, inbox, writer, upkeep, reader)
+        journal._upkeep.start()
+        journal.start()
+        return journal
 
     def __init__(
         self,
+        config: JournalConfig,
         path: Path,
-        numbers: Numbers,
-        inbox: Inbox,
-        writer: Writer,
-        upkeep: Upkeep,
-        reader: ReaderFactory,
+        seq_file: SeqFile,
+        *,
+        on_new_journal: Callable[[str], None],
+        wall_ns: Callable[[], int],
+        monotonic_ns: Callable[[], int],
     ) -> None:
+        super().__init__("journal")
         self.path = path
-        # From the clock, so that they are never those of an earlier run, whose triggers may turn up when the file is opened.
+        self._on_new_journal, self._wall_ns = on_new_journal, wall_ns
+        # The clock makes them differ from those of an earlier run, whose triggers may be found when the file is opened.
         self._trigger_numbers = itertools.count(time.time_ns())
-        self._numbers, self._inbox, self._writer, self._upkeep, self._reader = numbers, inbox, writer, upkeep, reader
+        self._replaced_at = 0.0
 
-    @property
-    def workers(self) -> tuple[Worker, ...]:
-        """The journal's threads, for the station to watch: while the journal is open they are alive."""
-        return self._writer, self._upkeep
+        self._changed = threading.Condition()  # guards what follows
+        self._numbers = Numbers(seq_file.reserved_to)
+        self._latest_id = self._numbers.unsaved_id  # of the file that was opened last
+        self._queue: deque[_Queued] = deque()
+        self._waiting = self._waiting_bytes = 0
+        self._held: set[int] = set()
+        self._amends: dict[int, Entry] = {}  # not written yet
+        self._cursors: dict[str, Cursor] = {}
+        self._moved_cursors: set[str] = set()  # not written yet
+        self._owed: list[AcceptedTrigger] = []
+        self._damage: str | None = None
+        self._woken = self._closing = False
 
-    @property
-    def notices(self) -> list[str]:
-        """What happened to the file, newest last; each was logged, too."""
-        return list(self._writer.notices)
+        self._upkeep = Upkeep(path, reader=self.reader(), on_damage=self._report_damage)
+        self._writer = Writer(
+            config,
+            path,
+            seq_file,
+            upkeep=self._upkeep,
+            on_damage=lambda what: self._report_damage(self.journal_id, what),
+            wall_ns=wall_ns,
+            monotonic_ns=monotonic_ns,
+        )
+
+    # ---- verdicts
 
     @property
     def journal_id(self) -> str:
         """The id that new numbers carry: the file's, or one of this process while there is no file."""
-        return self._numbers.journal_id
+        return self._numbers.journal_id or self._numbers.unsaved_id
 
     def next_id(self) -> VerdictId:
-        """An identity that was never given out before, in this run or any other, and never will be.
+        """An identity that was never given out before, by this run or any other, and never will be again.
 
-        It must be submitted or discarded: readers stop before it until then. When no number could be reserved, the identity is
-        one of a journal_id of this process; `submit` takes it, and its `done` gets an error.
+        The caller must submit or discard it: readers stop before it until then. If no reserved number is left, the identity
+        has a journal_id of this process; `submit` takes it, and its `done` gets an error.
         """
-        verdict_id = self._numbers.next_id()
-        if self._numbers.low:
-            self._inbox.wake()
+        with self._changed:
+            verdict_id = self._numbers.next_id()
+            if self._numbers.reserve_next is not None:
+                self._wake()
         return verdict_id
 
     def submit(self, entries: Sequence[Entry], done: Done, *, hold: bool = False) -> None:
-        """Have verdicts committed, all or none of them, after everything submitted before.
+        """Queue verdicts to be committed, all or none of them, after everything submitted before.
 
-        hold: readers made by this journal stop before these numbers, committed or not, until each is released or amended.
-        `done` is called on the journal's thread with the entries and None when they are committed (sync `full`: and synced),
-        or with the error. It must be quick and raise nothing.
-
-        Raises:
-            JournalBacklogError: too many wait; these are refused, and their numbers become void. `done` is not called.
-            JournalError: a number was never given out or is used twice, or the journal is closed. `done` is not called.
-        """
-        self._inbox.submit(entries, done, hold=hold)
-
-    def release(self, seq: int) -> None:
-        """Readers may have this number, as it was submitted."""
-        self._inbox.release(seq)
-
-    def accept(self, camera: str, part_id: str, at_ns: int, done: Callable[[Exception | None], None]) -> Trigger:
-        """Note that a part is owed a verdict: the entry that `answers` it ends that, a crash before does not.
-
-        `done` is called on the journal's thread when it is noted, or with the error. It must be quick and raise nothing.
+        Args:
+            entries: The verdicts.
+            done: Called on the journal's thread with the entries and None when they are committed (and synced, with sync
+                `full`), or with the error. It must be quick and must not raise.
+            hold: Readers made by this journal stop before these numbers until each is released or amended.
 
         Raises:
-            JournalError: it takes no more just now. `done` is not called.
+            JournalBacklogError: Too many verdicts wait. These are refused and their numbers become void. `done` is not
+                called.
+            JournalError: A number was never given out or is used twice, or the journal is closed. `done` is not called.
         """
-        trigger = Trigger(next(self._trigger_numbers), camera, part_id, at_ns)
-        self._inbox.accept(trigger, done)
-        return trigger
-
-    def take_owed(self) -> list[Trigger]:
-        """Triggers that an earlier run accepted and did not answer, each once; known when the file has been opened."""
-        return self._writer.take_owed()
+        item = _Queued(entries, (), lambda error: done(entries, error))
+        with self._changed:
+            self._check_open()
+            seqs = self._numbers.claim(entries)
+            if self._waiting + len(entries) > MAX_WAITING or self._waiting_bytes + item.size > MAX_WAITING_BYTES:
+                self._numbers.void(seqs)
+                what = f"{self._waiting} verdicts wait for their commit"
+                raise JournalBacklogError(what, hint="the disk is too slow, or hangs")
+            if hold:
+                self._held.update(seqs)
+            self._queue.append(item)
+            self._waiting += len(entries)
+            self._waiting_bytes += item.size
+            self._wake()
 
     def discard(self, ids: Sequence[VerdictId]) -> None:
-        """These numbers are not going to be submitted; they become void.
+        """These numbers will not be submitted; they become void.
 
         Raises:
-            JournalError: one was never given out, or was submitted or discarded before.
+            JournalError: A number was never given out, or was submitted or discarded before.
         """
-        self._inbox.discard(ids)
+        with self._changed:
+            self._numbers.void(self._numbers.claim(ids))
+
+    def release(self, seq: int) -> None:
+        """Readers may have this number as it was submitted."""
+        with self._changed:
+            self._held.discard(seq)
 
     def amend(self, entry: Entry) -> None:
-        """Replace what a submitted number carries; from now on no reader made by this journal gets the old. Ends its hold.
+        """Replace the stored verdict of a submitted number and end its hold. From now on no reader gets the old one.
 
-        Tried until it is written. If the number's commit fails, it becomes void all the same.
+        The journal retries until the replacement is written. If the number's commit fails, the number becomes void.
         """
-        self._inbox.amend(entry)
+        with self._changed:
+            if entry.journal_id == self._numbers.journal_id:
+                self._amends[entry.seq] = entry
+                self._held.discard(entry.seq)
+                self._wake()
+
+    # ---- triggers
+
+    def accept(self, camera: str, part_id: str, at_ns: int, done: Callable[[Exception | None], None]) -> AcceptedTrigger:
+        """Record that a part is owed a verdict, even after a crash, until an entry `answers` the trigger.
+
+        Args:
+            camera: The part's camera.
+            part_id: The part's label.
+            at_ns: Unix time.
+            done: Called on the journal's thread when the trigger is recorded, or with the error. It must be quick and must
+                not raise.
+
+        Raises:
+            JournalError: The journal is closed or too many wait. `done` is not called.
+        """
+        trigger = AcceptedTrigger(next(self._trigger_numbers), camera, part_id, at_ns)
+        with self._changed:
+            self._check_open()
+            if len(self._queue) >= MAX_WAITING:
+                raise JournalBacklogError(f"{len(self._queue)} verdicts and triggers wait to be written")
+            self._queue.append(_Queued((), (trigger,), done))
+            self._wake()
+        return trigger
+
+    def take_owed(self) -> list[AcceptedTrigger]:
+        """Triggers that an earlier run accepted and did not answer, each once. Known when the file has been opened."""
+        with self._changed:
+            owed, self._owed = self._owed, []
+            return owed
+
+    # ---- durable consumers
 
     def ack(self, consumer: str, seq: int) -> None:
-        """A durable consumer has done with everything up to `seq`. Its cursor never goes back; written within a second.
+        """A durable consumer has processed everything up to `seq`. Its cursor never goes back; it is written within a second.
 
         Raises:
-            JournalError: there can be no such name or number, or there are too many consumers.
+            JournalError: The name or the number is invalid, or there are too many consumers.
         """
-        self._inbox.ack(consumer, seq)
+        _check_name(consumer)
+        with self._changed:
+            if not 0 <= seq <= self._numbers.highest:
+                raise JournalError(f"{consumer}: number {seq} was never given out")
+            known = self._cursors.get(consumer)
+            if known is None and len(self._cursors) >= MAX_CONSUMERS:
+                what = f"{consumer}: there are {MAX_CONSUMERS} consumers already"
+                raise JournalError(what, hint="forget a consumer that is no longer used")
+            self._cursors[consumer] = Cursor(max(seq, known.seq if known else 0), self._wall_ns())
+            self._moved_cursors.add(consumer)
 
     def consumer(self, name: str) -> int:
-        """How far a durable consumer has come; one that is not known stands just before the oldest verdict kept.
+        """How far a durable consumer has come. An unknown one stands just before the oldest verdict kept.
 
         Raises:
-            JournalError: the name cannot be one.
+            JournalError: The name is invalid.
         """
-        known = self._inbox.consumer(name)
+        _check_name(name)
+        known = self._cursors.get(name)
         return known.seq if known else max(self._writer.stats.first_kept - 1, 0)
 
     def forget(self, consumer: str) -> None:
-        """This durable consumer is no more."""
-        self._inbox.forget(consumer)
+        """Remove a durable consumer."""
+        with self._changed:
+            if self._cursors.pop(consumer, None) is not None:
+                self._moved_cursors.add(consumer)
 
-    def cursors(self) -> dict[str, Cursor]:
-        """All durable consumers."""
-        return self._inbox.cursors()
+    # ---- readers, state, end
 
     def reader(self) -> JournalReader:
-        """A reader for the calling thread, which closes it."""
-        return self._reader()
+        """A reader for one thread, which closes it."""
+        return JournalReader(
+            self.path, current=lambda: self.journal_id, stop_before=self.stop_before, on_damage=self._report_damage
+        )
+
+    def stop_before(self) -> int | None:
+        """The first number that readers must not have yet: it is held, or its replacement is not written."""
+        with self._changed:
+            return min([*self._amends, *self._held], default=None)
 
     def stats(self) -> JournalStats:
-        """How it goes."""
-        return dataclasses.replace(self._writer.stats, waiting=self._inbox.waiting)
+        """The journal's state."""
+        return dataclasses.replace(self._writer.stats, waiting=self._waiting)
+
+    @property
+    def notices(self) -> list[str]:
+        """What happened to the file, newest last. Each notice was also logged."""
+        return list(self._writer.notices)
+
+    @property
+    def workers(self) -> tuple[Worker, ...]:
+        """The journal's threads, for the station to supervise. They run until the journal is closed."""
+        return self, self._upkeep
 
     def close(self, timeout_s: float = 5.0) -> bool:
-        """Take no more, commit what waits, close the files. For the main thread; waits for `timeout_s` at most.
+        """Take no more, commit what waits, close the files. Waits for at most `timeout_s`.
 
-        Returns False if the disk did not let it in time: the process has to go without (os._exit).
+        Returns False if the disk did not finish in time. The process must then end without the journal (`os._exit`).
         """
         end = time.monotonic() + timeout_s
-        self._inbox.close()
+        with self._changed:
+            self._closing = True
+            self._wake()
         self._upkeep.stop()
-        return self._upkeep.join(timeout_s) and self._writer.join(end - time.monotonic())
+        return self._upkeep.join(timeout_s) and self.join(end - time.monotonic())
+
+    # ---- the journal's thread
+
+    def work(self) -> None:
+        """Commit what is queued, until the journal is closed and the queue is empty."""
+        try:
+            while True:
+                self.answer()
+                with self._changed:
+                    if not (self._woken or self._queue):
+                        self._changed.wait(self._writer.idle_s)
+                    self._woken = False
+                self._repair()
+                self._reserve()
+                with self._changed:
+                    batch = self._take(retry=self._closing or self._writer.may_retry)
+                    ending = self._closing and not self._queue
+                self._settle(batch, self._writer.commit(batch.transaction) if batch.transaction else None)
+                if ending:
+                    return
+                self._writer.keep_up()
+        finally:
+            self._close_file()
+
+    def _repair(self) -> None:
+        """Replace a damaged file; open or create one if there is none."""
+        with self._changed:
+            damage = self._damage if time.monotonic() >= self._replaced_at + RETRY_S else None
+            if damage is not None:
+                self._damage = None
+                self._numbers.end()
+        if damage is not None:
+            self._replaced_at = time.monotonic()
+            self._writer.set_aside(damage)
+            self._open_file()
+        elif not self._writer.is_open and self._writer.may_retry:
+            self._open_file()
+
+    def _open_file(self) -> None:
+        opened = self._writer.open(self._numbers.highest)
+        if opened is None:
+            return
+        with self._changed:
+            self._numbers.begin(opened.journal_id, opened.used_to, opened.voids)
+            is_new, self._latest_id = self._latest_id != opened.journal_id, opened.journal_id
+            self._cursors, self._owed = opened.cursors, opened.owed
+            self._damage = None
+            for of_the_file_before in (self._moved_cursors, self._amends, self._held):
+                of_the_file_before.clear()
+        self._reserve()
+        with self._changed:
+            batch = self._take(retry=True)
+        self._settle(batch, self._writer.commit(batch.transaction))
+        self._reserve()  # if too many numbers had to be declared void first
+        if self.alive and is_new:
+            self._on_new_journal(opened.journal_id)
+
+    def _reserve(self) -> None:
+        with self._changed:
+            to = self._numbers.reserve_next
+        if to is not None and self._writer.reserve(to):
+            with self._changed:
+                self._numbers.reserved_to = to
+
+    def _take(self, *, retry: bool) -> _Batch:
+        """Take from the queue what one transaction may hold. Call with the lock held.
+
+        retry: include what was left over and is not urgent, even if nothing is queued.
+        """
+        batch, numbers = _Batch(transaction := Transaction(), [], []), self._numbers
+        entries: dict[int, Entry] = {}
+        size = 0
+        while self._queue and len(entries) < MAX_COMMIT and size < MAX_COMMIT_BYTES:
+            item = self._queue.popleft()
+            seqs = numbers.claimed(item.entries)
+            if numbers.journal_id is None or len(seqs) < len(item.entries):  # numbered before this file was opened
+                numbers.void(seqs)
+                batch.refused.append(item)
+                continue
+            batch.taken.append(item)
+            entries.update((e.seq, self._amends.get(e.seq, e)) for e in item.entries)
+            transaction.triggers += item.triggers
+            size += item.size
+        transaction.entries += entries.values()
+        if numbers.journal_id is not None and (batch.taken or retry):
+            transaction.amends += (e for e in self._amends.values() if e.seq not in numbers.pending)
+            transaction.voids, numbers.voids = numbers.voids, []
+            transaction.cursors.update((name, self._cursors.get(name)) for name in self._moved_cursors)
+            self._moved_cursors.clear()
+        transaction.barrier = next((seq for seq in numbers.pending if seq not in entries), None)
+        return batch
+
+    def _settle(self, batch: _Batch, error: JournalError | None) -> None:
+        """Note what was written and what was not, and call every `done`."""
+        transaction = batch.transaction
+        seqs = [e.seq for e in transaction.entries]
+        with self._changed:
+            if error is None:
+                self._numbers.settle(seqs)
+                for entry in (*transaction.entries, *transaction.amends):
+                    if self._amends.get(entry.seq) is entry:  # not amended again meanwhile
+                        del self._amends[entry.seq]
+            else:
+                for seq in seqs:
+                    self._amends.pop(seq, None)
+                self._numbers.void(seqs)
+                self._numbers.voids = merged([*self._numbers.voids, *transaction.voids])
+                self._moved_cursors.update(transaction.cursors)
+            for item in (*batch.taken, *batch.refused):
+                self._waiting -= len(item.entries)
+                self._waiting_bytes -= item.size
+        for item in batch.taken:
+            item.answer(error)
+        for item in batch.refused:
+            item.answer(JournalError("there is no journal, or it was opened after the verdict got its number"))
+
+    def _close_file(self) -> None:
+        """Close the files. Unused numbers are given back: only a crash leaves a hole."""
+        with self._changed:
+            self._closing = True
+            self._numbers.end()
+        self._writer.close(self._numbers.highest)
+
+    def _report_damage(self, journal_id: str, what: str) -> None:
+        """A thread found this journal's file damaged. Damage to an earlier file no longer matters."""
+        with self._changed:
+            if journal_id == self.journal_id:
+                self._damage = what
+                self._wake()
+
+    def _check_open(self) -> None:
+        if self._closing:
+            raise JournalError("the journal is closed")
+
+    def _wake(self) -> None:
+        """Let the journal's thread work at once. Call with the lock held."""
+        self._woken = True
+        self._changed.notify()
 
 
 def check_place(config: JournalConfig) -> Path:
-    """Where the journal lies, absolute.
+    """The journal's absolute path.
 
     Raises:
-        ConfigError: there can be no journal at this path.
+        ConfigError: A journal cannot exist at this path.
     """
     path = Path(config.path).absolute()
     if path.exists() and not path.is_file():
-        raise ConfigError(f"journal.path: {path} is no file", hint="give the path of a file; it is made if it is missing")
+        raise ConfigError(f"journal.path: {path} is not a file", hint="give the path of a file; a missing file is created")
     if not path.parent.is_dir():
-        raise ConfigError(f"journal.path: {path.parent}: no such folder", hint="make it, writable for the daemon's user")
+        hint = "create the folder, writable for the daemon's user"
+        raise ConfigError(f"journal.path: {path.parent}: no such folder", hint=hint)
     return path
 
 
-class ReaderFactory:
-    """Makes readers that know of what is not in the file yet."""
-
-    def __init__(self, path: Path, numbers: Numbers, inbox: Inbox) -> None:
-        self._path, self._numbers, self._inbox = path, numbers, inbox
-
-    def __call__(self) -> JournalReader:
-        """A reader for the calling thread."""
-        return JournalReader(
-            self._path,
-            current=lambda: self._numbers.journal_id,
-            stop_before=self._inbox.stop_before,
-            on_damage=self._inbox.damage_found,
-        )
+def _check_name(name: str) -> None:
+    if not CONSUMER_NAME.fullmatch(name):
+        hint = "use 1 to 64 letters, digits, '.', '_' or '-'"
+        raise JournalError(f"{name[:80]!r} is not a valid consumer name", hint=hint)

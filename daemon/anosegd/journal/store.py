@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
-from anosegd.journal.ledger import sync_folder
+from anosegd.journal.numbers import sync_folder
 from anosegd.journal.reader import BUSY_S, checksum, read_extent, read_page, telling_damage, uri
-from anosegd.journal.types import Cursor, Entry, JournalDamagedError, Range, Trigger, missing
+from anosegd.journal.types import AcceptedTrigger, Cursor, Entry, JournalDamagedError, Range, missing
 
 APPLICATION_ID = 0x414E4F53  # "ANOS"
 SCHEMA_VERSION = 1
@@ -50,16 +50,27 @@ _AMEND = "UPDATE entry SET camera = ?, outcome = ?, captured_ns = ?, committed_n
 
 @dataclass(slots=True)
 class Transaction:
-    """What is written at once. amends: new headers for committed numbers; others among them are passed over. cursors: None
-    forgets the consumer. triggers: accepted; an entry that answers one ends it. barrier: the first number given out that stays
-    unsettled, None if there is none."""
+    """What is written at once.
 
-    entries: Sequence[Entry] = ()
-    amends: Sequence[Entry] = ()
-    voids: Sequence[Range] = ()
-    cursors: Mapping[str, Cursor | None] = field(default_factory=dict)
-    triggers: Sequence[Trigger] = ()
+    Attributes:
+        entries: New verdicts. An entry that answers a trigger removes it.
+        amends: Replacements for committed verdicts. Those without a committed verdict are ignored.
+        voids: Numbers that will never carry a verdict.
+        cursors: Durable consumers that moved; None removes the consumer.
+        triggers: Accepted triggers.
+        barrier: The first number given out that stays pending, if any.
+    """
+
+    entries: list[Entry] = field(default_factory=list)
+    amends: list[Entry] = field(default_factory=list)
+    voids: list[Range] = field(default_factory=list)
+    cursors: dict[str, Cursor | None] = field(default_factory=dict)
+    triggers: list[AcceptedTrigger] = field(default_factory=list)
     barrier: int | None = None
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to write."""
+        return bool(self.entries or self.amends or self.voids or self.cursors or self.triggers)
 
 
 class Store:
@@ -116,9 +127,11 @@ class Store:
             name: Cursor(seq, acked_ns) for name, seq, acked_ns in self._db.execute("SELECT name, seq, acked_ns FROM consumer")
         }
 
-    def owed(self) -> list[Trigger]:
+    def owed(self) -> list[AcceptedTrigger]:
         """Accepted triggers without a verdict, in order."""
-        return [Trigger(*row) for row in self._db.execute("SELECT number, camera, part_id, at_ns FROM owed ORDER BY number")]
+        return [
+            AcceptedTrigger(*row) for row in self._db.execute("SELECT number, camera, part_id, at_ns FROM owed ORDER BY number")
+        ]
 
     def unsettled(self, to: int) -> list[Range]:
         """The numbers up to `to` that are neither entries nor void nor gone."""

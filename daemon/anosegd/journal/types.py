@@ -1,4 +1,4 @@
-"""What the journal's modules hand to each other and to their users."""
+"""The values that the journal's modules pass to each other and to their users."""
 
 from __future__ import annotations
 
@@ -12,13 +12,19 @@ from anoseg_engines.errors import AnosegError
 
 MAX_HEADER_BYTES = 64 << 10
 MAX_SEQ = 1 << 62
-"""Numbers and times beyond cannot be kept."""
+"""The limit of numbers and times."""
 
 
 class JournalConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """path: the journal's file; its folder must exist. sync: `normal` loses nothing when the daemon is killed, but the last
-    half minute in a power failure; `full` syncs the disk before a verdict is sent. keep_days, keep_mb: older verdicts are
-    deleted, whichever is reached first."""
+    """Where the journal is and how much it keeps.
+
+    Attributes:
+        path: The journal's file. Its folder must exist.
+        sync: With `normal`, killing the daemon loses nothing, and a power failure loses at most the last half minute. With
+            `full`, the disk is synced before a verdict is sent.
+        keep_days: Verdicts older than this are deleted.
+        keep_mb: The oldest verdicts are deleted when the journal's files would exceed this size, in MiB.
+    """
 
     path: Annotated[str, Meta(min_length=1)]
     sync: Literal["normal", "full"] = "normal"
@@ -27,15 +33,15 @@ class JournalConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
 
 class JournalError(AnosegError):
-    """The journal cannot do what was asked, now or at all; the message says which."""
+    """The journal cannot do what was requested, either now or at all. The message says which."""
 
 
 class JournalDamagedError(JournalError):
-    """The journal's file is not what was written. It is set aside and a new journal begun."""
+    """The journal's file differs from what was written. It is set aside and a new journal begins."""
 
 
 class JournalBacklogError(JournalError):
-    """More verdicts wait for their commit than may wait: the disk has stopped, or is far too slow."""
+    """Too many verdicts or triggers wait to be written: the disk hangs or is far too slow."""
 
 
 class VerdictId(NamedTuple):
@@ -46,7 +52,7 @@ class VerdictId(NamedTuple):
 
 
 class Range(NamedTuple):
-    """Numbers from `first` to `last`, both included."""
+    """The numbers from `first` to `last`, both included."""
 
     first: int
     last: int
@@ -54,10 +60,13 @@ class Range(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One verdict as it is kept; the journal does not look into it.
+    """One verdict as it is stored. The journal does not interpret it.
 
-    captured_ns, committed_ns: Unix time. header: the UTF-8 JSON that is published, at most 64 KiB. answers: the accepted
-    trigger that this verdict is the answer to, which is then not owed any more.
+    Attributes:
+        captured_ns: Unix time.
+        committed_ns: Unix time.
+        header: The UTF-8 JSON that is published, at most 64 KiB.
+        answers: The number of the accepted trigger that this verdict answers. That trigger is then no longer owed.
     """
 
     journal_id: str
@@ -73,17 +82,22 @@ class Entry:
         try:
             (self.camera + self.outcome).encode()
         except UnicodeEncodeError as error:
-            raise JournalError(f"verdict {self.seq}: camera or outcome is no valid text") from error
+            raise JournalError(f"verdict {self.seq}: camera or outcome is not valid text") from error
         if not (abs(self.captured_ns) < MAX_SEQ and abs(self.committed_ns) < MAX_SEQ):
-            raise JournalError(f"verdict {self.seq} of {self.camera}: no such time")
+            raise JournalError(f"verdict {self.seq} of {self.camera}: time out of range")
         if len(self.header) > MAX_HEADER_BYTES:
-            what = f"verdict {self.seq} of {self.camera}: its header has {len(self.header)} bytes, {MAX_HEADER_BYTES} are kept"
-            raise JournalError(what)
+            size = f"its header has {len(self.header)} bytes, the limit is {MAX_HEADER_BYTES}"
+            raise JournalError(f"verdict {self.seq} of {self.camera}: {size}")
 
 
 @dataclass(frozen=True, slots=True)
-class Trigger:
-    """An accepted trigger: its part is owed a verdict, also by the next run. number: of this journal. at_ns: Unix time."""
+class AcceptedTrigger:
+    """An accepted trigger. Its part is owed a verdict, even by the next run.
+
+    Attributes:
+        number: Identifies the trigger within the journal.
+        at_ns: Unix time.
+    """
 
     number: int
     camera: str
@@ -92,7 +106,12 @@ class Trigger:
 
 
 class Cursor(NamedTuple):
-    """How far a durable consumer has come: everything up to `seq` is done. acked_ns: Unix time of its last word."""
+    """The progress of a durable consumer.
+
+    Attributes:
+        seq: The consumer has processed everything up to this number.
+        acked_ns: Unix time of its last acknowledgement.
+    """
 
     seq: int
     acked_ns: int
@@ -100,10 +119,15 @@ class Cursor(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A stretch of the journal: each number from the one asked for to `next` - 1 is in exactly one of entries, voids, gone.
+    """A stretch of the journal.
 
-    voids: numbers that carry no committed verdict, in order. gone: numbers older than the journal keeps. next: where to go
-    on. last_committed: up to there everything is settled; what comes after is being committed, or was never given out.
+    Each number from the requested one to `next` - 1 is in exactly one of `entries`, `voids` and `gone`.
+
+    Attributes:
+        voids: Numbers without a committed verdict, ascending.
+        gone: Numbers older than the journal keeps.
+        next: The number to continue with.
+        last_committed: Everything up to this number is final. Later numbers are being committed or were not given out.
     """
 
     journal_id: str
@@ -118,26 +142,33 @@ class Page:
 class JournalStats:
     """The journal's state at one moment.
 
-    working: the last attempt to commit succeeded. last_committed, first_kept: numbers. size_bytes: file and write-ahead log.
-    waiting: verdicts not yet committed. commits: transactions. committed: verdicts. failures: commits, reservations and
-    openings that failed; last_error: the latest, also when it is over. slowest_commit_ms: since the start.
+    Attributes:
+        working: The last attempt to commit succeeded.
+        last_committed: Everything up to this number is final.
+        first_kept: Lower numbers were deleted because of their age or the journal's size.
+        size_bytes: The file and its write-ahead log.
+        waiting: Verdicts not committed yet.
+        commits: Transactions since the start.
+        committed: Verdicts since the start.
+        failures: Failed commits, reservations and attempts to open the file.
+        last_error: The latest failure, even if it is over.
+        slowest_commit_ms: Since the start.
     """
 
-    journal_id: str
-    working: bool
-    last_committed: int
-    first_kept: int
-    size_bytes: int
-    waiting: int
-    commits: int
-    committed: int
-    failures: int
-    last_error: str | None
-    slowest_commit_ms: float
+    working: bool = False
+    last_committed: int = 0
+    first_kept: int = 0
+    size_bytes: int = 0
+    waiting: int = 0
+    commits: int = 0
+    committed: int = 0
+    failures: int = 0
+    last_error: str | None = None
+    slowest_commit_ms: float = 0.0
 
 
 def merged(ranges: list[Range]) -> list[Range]:
-    """The same numbers in the fewest ranges, in order."""
+    """The same numbers in the fewest ranges, ascending."""
     result: list[Range] = []
     for first, last in sorted(ranges):
         if result and first <= result[-1].last + 1:
@@ -148,7 +179,7 @@ def merged(ranges: list[Range]) -> list[Range]:
 
 
 def missing(covered: list[Range], first: int, last: int) -> list[Range]:
-    """The numbers of first…last that are in none of `covered`."""
+    """The numbers from `first` to `last` that are not in `covered`."""
     result = []
     for a, b in merged(covered):
         if a > first:

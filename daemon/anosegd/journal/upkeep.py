@@ -1,7 +1,7 @@
-"""The journal's second thread: what would make a commit wait if the writer did it.
+"""The journal's second thread, "journal-upkeep": slow work that would delay commits on the writing thread.
 
-Carrying the write-ahead log over into the file syncs the disk, which takes long on an eMMC; SQLite lets the writer go on
-meanwhile. And of a journal too large to be checked whole at start, the rest is read through once, slowly.
+It copies the write-ahead log into the file. That syncs the disk, which is slow on an eMMC, but SQLite lets the writing thread
+continue. It also reads through a journal that was too large to be checked whole at the start.
 """
 
 from __future__ import annotations
@@ -22,59 +22,52 @@ CHECK_EVERY_S, ROWS_EACH, BYTES_EACH = 0.2, 200, 1 << 20
 
 
 class Upkeep(Worker):
-    """Works on the journal's file beside the writer. reader: makes a reader for this thread. on_damage: told what was found.
+    """Works on the journal's file beside the writing thread.
 
-    log_in_use: held while the write-ahead log is carried over; SQLite refuses a second attempt instead of waiting.
+    Attributes:
+        log_in_use: Held while the write-ahead log is copied. SQLite refuses a second attempt instead of waiting.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        reader: Callable[[], JournalReader],
-        journal_id: Callable[[], str],
-        on_damage: Callable[[str, str], None],
-    ) -> None:
+    def __init__(self, path: Path, *, reader: JournalReader, on_damage: Callable[[str, str], None]) -> None:
         super().__init__("journal-upkeep")
-        self._path, self._reader, self._journal_id, self._on_damage = path, reader, journal_id, on_damage
         self.log_in_use = threading.Lock()
+        self._path, self._reader, self._on_damage = path, reader, on_damage
         self._wake = threading.Event()
-        self._log_is_long = False
         self._stopping = False
+        self._long_log_of: str | None = None
         self._unchecked: tuple[str, int, int] | None = None
 
-    def carry_over(self) -> None:
-        """The write-ahead log has grown (writer's thread)."""
-        self._log_is_long = True
+    def copy_log(self, journal_id: str) -> None:
+        """Request a copy of this journal's write-ahead log into its file (writing thread)."""
+        self._long_log_of = journal_id
         self._wake.set()
 
     def check(self, journal_id: str, to: int) -> None:
-        """Read this journal through once, up to a number (writer's thread, or before the start)."""
+        """Request that this journal is read through once, up to a number (writing thread, or before the start)."""
         self._unchecked = (journal_id, 1, to)
         self._wake.set()
 
     def stop(self) -> None:
-        """End after what is being done (any thread)."""
+        """End after the current step (any thread)."""
         self._stopping = True
         self._wake.set()
 
     def work(self) -> None:
-        """Carry over when told to, check while there is something to check."""
-        with contextlib.suppress(OSError):  # where both want a core, the writer gets it
+        """Copy the log on request, and check while something is unchecked."""
+        with contextlib.suppress(OSError):  # where both threads need a core, the writing thread gets it
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
-        with self._reader() as reader:
+        with self._reader:
             while not self._stopping:
                 self.answer()
                 self._wake.wait(CHECK_EVERY_S if self._unchecked else 1.0)
                 self._wake.clear()
-                if self._log_is_long:
-                    self._log_is_long = False
-                    self._carry_over()
+                if self._long_log_of is not None:
+                    journal_id, self._long_log_of = self._long_log_of, None
+                    self._copy_log(journal_id)
                 elif self._unchecked and not self._stopping:
-                    self._check(reader, self._unchecked)
+                    self._check(self._unchecked)
 
-    def _carry_over(self) -> None:
-        journal_id = self._journal_id()
+    def _copy_log(self, journal_id: str) -> None:
         try:
             with (
                 self.log_in_use,
@@ -84,13 +77,13 @@ class Upkeep(Worker):
         except sqlite3.Error as error:
             if is_damage(error):
                 self._on_damage(journal_id, str(error))
-            # no space, or just being replaced: the writer meets the same, and says so
+            # Any other error, such as a full disk, also meets the writing thread, which reports it.
 
-    def _check(self, reader: JournalReader, unchecked: tuple[str, int, int]) -> None:
+    def _check(self, unchecked: tuple[str, int, int]) -> None:
         journal_id, first, to = unchecked
         try:
-            page = reader.page(first, to, limit=ROWS_EACH, max_bytes=BYTES_EACH)
+            page = self._reader.page(first, to, limit=ROWS_EACH, max_bytes=BYTES_EACH)
         except JournalError:
-            return  # of damage the reader tells; anything else may pass
+            return  # the reader reports damage; any other error may be temporary
         if self._unchecked == unchecked:
             self._unchecked = (journal_id, page.next, to) if page.journal_id == journal_id and first < page.next <= to else None

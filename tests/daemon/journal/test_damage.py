@@ -29,7 +29,7 @@ from anoseg_engines.errors import AnosegError
 from anosegd.journal import Journal, JournalDamagedError, JournalError
 from anosegd.journal import store as journal_store
 from anosegd.journal import upkeep as journal_upkeep
-from anosegd.journal.ledger import Ledger
+from anosegd.journal.numbers import SeqFile
 
 
 @pytest.fixture(autouse=True)
@@ -215,7 +215,7 @@ def test_a_power_failure_that_took_the_last_verdicts_is_said_and_they_are_void(
 ) -> None:
     """After a restart of the machine missing verdicts are no damage: sync normal may lose the last. No number comes twice."""
     before = original[1]
-    ledger = Ledger(beside(path, ".seq"))
+    ledger = SeqFile.open(beside(path, ".seq"))
     ledger._boot = "another-boot"
     ledger.note_committed(ledger.journal_id, ledger.committed)
     ledger.close()
@@ -224,7 +224,7 @@ def test_a_power_failure_that_took_the_last_verdicts_is_said_and_they_are_void(
     (new,) = commit(journal)
     contents = read_all(journal)
     assert journal.close()
-    assert any("not on the disk yet when the machine stopped" in notice for notice in journal.notices)
+    assert any("not on the disk when the machine stopped" in notice for notice in journal.notices)
     assert new.journal_id == before.entries[1].journal_id
     assert new.seq > max(before.entries)
     lost = before.entries.keys() - contents.entries.keys()

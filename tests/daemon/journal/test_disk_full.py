@@ -133,8 +133,8 @@ def test_no_write_at_all(tmp_path: Path) -> None:
     assert (told["errors"], told["working"], told["alive"]) == (["JournalError"], False, True)
     seqs = [seq for _, seq in told["failed"]]
     ids = [journal_id for journal_id, _ in told["failed"]]
-    assert seqs == list(range(21, 421))
-    assert set(ids[:100]) == {told["file_id"]}
+    assert seqs == list(range(21, 721))
+    assert set(ids[:400]) == {told["file_id"]}
     assert ids[-1] != told["file_id"]
     assert ids == sorted(ids, key=lambda each: each != told["file_id"])  # once spare, spare until numbers are reserved
     assert min(told["after"]) > max(seqs)

@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.journal_tools import gapless
 
-from anosegd.journal import Entry, JournalReader, Range, VerdictId
+from anosegd.journal import Entry, JournalError, JournalReader, Range, VerdictId
+from anosegd.journal import numbers as journal_numbers
 from anosegd.journal import store as journal_store
 from anosegd.journal.numbers import Numbers
 from anosegd.journal.store import Store, Transaction, create_store, open_store
@@ -150,41 +151,53 @@ def test_ranges_are_sets_of_numbers(ranges: list[Range], first: int, last: int) 
     assert numbers(missing(ranges, first, last)) == sorted(set(range(first, last + 1)) - set(numbers(ranges)))
 
 
+STEPS = ["give", "give", "give", "submit", "discard", "commit", "reserve", "lose", "open"]
+
+
 @settings(max_examples=300)
-@given(st.lists(st.sampled_from(["give", "give", "give", "submit", "reserve", "lose", "begin", "begin failing"]), max_size=60))
-def test_each_number_is_given_out_once_or_declared_never(steps: list[str]) -> None:
-    """Whatever fails in between: identities are unique and rise; each number of a journal is given or a hole."""
-    numbers = Numbers(3, 0)
+@given(st.lists(st.sampled_from(STEPS), max_size=60))
+def test_each_number_is_given_out_once_or_declared_void(steps: list[str]) -> None:
+    """Whatever fails in between: identities are unique and rise; each number of a file is given out or void, never neither."""
+    numbers = Numbers(0)
     given: list[VerdictId] = []
-    settled: set[VerdictId] = set()
-    reserved: dict[str, int] = {}
-    first_of: dict[str, int] = {}
-    holes: dict[str, list[Range]] = {}
-    for n, step in enumerate(["begin", *steps]):
-        journal_id = numbers.journal_id
-        if step == "give":
-            given.append(numbers.next_id())
-            assert given[-1].seq <= reserved.get(given[-1].journal_id, 1 << 62)
-        elif step == "submit" and numbers.begun and given and given[-1].journal_id == journal_id and given[-1] not in settled:
-            numbers.claim([given[-1]])
-            assert numbers.awaited([given[-1]])
-            numbers.settled([given[-1].seq])
-            assert not numbers.awaited([given[-1]])
-            settled.add(given[-1])
-        elif step == "reserve" and numbers.begun:
-            reserved[journal_id] = numbers.wanted()
-            holes[journal_id] += numbers.reserved(reserved[journal_id])
-        elif step == "lose":
-            numbers.end()
-        elif step.startswith("begin"):
-            first = max(numbers.highest, max(reserved.values(), default=0)) + 1
-            to = first - 1 if "failing" in step else first + 5
-            reserved[f"{n}"], first_of[f"{n}"] = to, first
-            holes[f"{n}"] = numbers.begin(f"{n}", first, to)
+    discarded: set[VerdictId] = set()
+    reserved_to = 0
+    accounted: dict[str, tuple[int, int, list[Range]]] = {}  # by file: before its first number, its last number, its voids
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(journal_numbers, "RESERVED_AHEAD", 5)
+        patch.setattr(journal_numbers, "RESERVE_AFTER", 2)
+        for n, step in enumerate(["open", *steps]):
+            if step == "give":
+                given.append(numbers.next_id())
+                assert given[-1].journal_id == numbers.unsaved_id or given[-1].seq <= reserved_to
+            elif step in ("submit", "discard") and given and given[-1].journal_id == numbers.journal_id:
+                with suppress(JournalError):  # claimed before
+                    numbers.claim(given[-1:])
+                    if step == "discard":
+                        numbers.void([given[-1].seq])
+                        discarded.add(given[-1])
+                with pytest.raises(JournalError):
+                    numbers.claim(given[-1:])
+            elif step == "commit":
+                claimed = numbers.claimed(given)
+                numbers.settle(claimed)
+                assert not numbers.claimed(given)
+                assert not any(seq in numbers.pending for seq in claimed)
+            elif step == "reserve" and numbers.reserve_next is not None:
+                assert numbers.highest < numbers.reserve_next <= numbers.highest + 5
+                reserved_to = numbers.reserved_to = numbers.reserve_next
+            elif step == "lose":
+                numbers.end()
+            elif step == "open":
+                numbers.begin(f"{n}", reserved_to, [])
+                accounted[f"{n}"] = (reserved_to, 0, [])
+            if numbers.journal_id is not None:
+                used_to = accounted[numbers.journal_id][0]
+                accounted[numbers.journal_id] = (used_to, numbers.highest, list(numbers.voids))
     seqs = [each.seq for each in given]
     assert seqs == sorted(set(seqs))
-    for journal_id, first in first_of.items():
-        used = [seq for each, seq in given if each == journal_id]
-        declared = [seq for a, b in holes[journal_id] for seq in range(a, b + 1)]
-        known = sorted(used + declared)
-        assert known == list(range(first, first + len(known)))
+    for journal_id, (used_to, highest, voids) in accounted.items():
+        used = {seq for each, seq in given if each == journal_id}
+        declared = {seq for a, b in voids for seq in range(a, b + 1)}
+        assert used | declared == set(range(used_to + 1, highest + 1))
+        assert used & declared == {seq for each, seq in discarded if each == journal_id}

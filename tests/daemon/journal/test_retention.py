@@ -11,7 +11,6 @@ from support.journal_tools import Contents, close_journals, commit, config, even
 from anosegd.journal import Range
 from anosegd.journal import store as journal_store
 from anosegd.journal import writer as journal_writer
-from anosegd.journal.numbers import Numbers
 
 
 @pytest.fixture(autouse=True)
@@ -69,7 +68,6 @@ class Station:
 def station(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Station]:
     """Keeps ten days."""
     monkeypatch.setattr(journal_writer, "RETRY_S", 0.05)
-    monkeypatch.setattr(Numbers, "BLOCK", 1000)
     station = Station(tmp_path / "journal.db", keep_days=10.0)
     yield station
     assert station.journal.close()

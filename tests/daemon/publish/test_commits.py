@@ -15,7 +15,7 @@ from anosegd import wire
 from anosegd.capture.config import DemoSource
 from anosegd.config import CameraConfig, Config, EngineConfig
 from anosegd.journal import Journal
-from anosegd.journal import inbox as journal_inbox
+from anosegd.journal import journal as journal_module
 from anosegd.outcome import Result, Unknown
 from anosegd.part import Part
 from anosegd.publish.commits import Commits, Pending
@@ -105,7 +105,7 @@ def test_a_verdict_in_time_is_sent_as_it_was_committed(journal: Journal) -> None
 
 def test_a_refused_verdict_keeps_its_place(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     """With too many waiting, the next one is refused at once, but goes out after those before it."""
-    monkeypatch.setattr(journal_inbox, "MAX_WAITING", 2)
+    monkeypatch.setattr(journal_module, "MAX_WAITING", 2)
     bench = Bench(journal)
     with writing_blocked(journal.path):
         for i in (1, 2, 3):
