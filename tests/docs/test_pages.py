@@ -13,7 +13,7 @@ from support.documentation import DOCS, README, TEXTS, anchors, links, table
 from support.paths import REPOSITORY
 
 from anosegd import cli, wire
-from anosegd.control import server
+from anosegd.control import requests
 
 WIRE = DOCS / "wire.md"
 OPERATING = DOCS / "operating.md"
@@ -80,7 +80,7 @@ def test_reasons_equal_the_code(schemas: dict[str, Any]) -> None:
 def test_requests_equal_the_code() -> None:
     """docs/wire.md names every request with its fields."""
     known = {}
-    for request in get_args(server.Request):
+    for request in get_args(requests.Request):
         fields = [field.encode_name for field in msgspec.structs.fields(request) if field.name != "id"]
         known[str(request.__struct_config__.tag)] = fields
     told = {row[0].strip("`"): re.findall(r"`(\w+)`", row[1]) for row in table(WIRE, "Requests")}
@@ -89,9 +89,9 @@ def test_requests_equal_the_code() -> None:
 
 def test_error_codes_equal_the_code() -> None:
     """docs/wire.md explains every error code of the control socket."""
-    source = "".join(path.read_text() for path in Path(server.__file__).parent.glob("*.py"))
+    source = "".join(path.read_text() for path in Path(requests.__file__).parent.glob("*.py"))
     codes = {row[0].strip("`") for row in table(WIRE, "Error codes")}
-    raised = set(re.findall(r'RefusedError\(\s*"(\w+)"', source)) | set(re.findall(r'_error\([^"\n]*, "(\w+)"', source))
+    raised = set(re.findall(r'RefusedError\(\s*"(\w+)"', source)) | set(re.findall(r'error_reply\([^"\n]*, "(\w+)"', source))
     assert codes == raised
 
 
