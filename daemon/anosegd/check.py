@@ -11,7 +11,7 @@ import cv2
 from anoseg_engines.bundle.read import load_bundle
 from anoseg_engines.engine import Engine
 from anoseg_engines.errors import AnosegError, ConfigError
-from anoseg_engines.judgement.rules import plan
+from anoseg_engines.judgement.rules import RuleMaps
 from anoseg_engines.loading import load_engine
 from anosegd.cameras.presence import Presence
 from anosegd.capture.config import (
@@ -80,7 +80,7 @@ def check_whole(config: Config, *, journal: bool = True) -> Engine:
         for name, camera in config.cameras.items():
             if camera.region is not None:
                 with _naming(f"cameras.{name}"):
-                    plan(camera.rules, engine.thresholds.pixel, engine.place(camera.region))
+                    RuleMaps.of(camera.rules, engine.thresholds.pixel, engine.place(camera.region))
     except BaseException:
         engine.close()
         raise

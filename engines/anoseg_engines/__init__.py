@@ -1,1 +1,1 @@
-"""Engines: the bundle a trained network is sealed into, the runtimes that run it, and the judgement."""
+"""Engines: bundles of trained networks, the runtimes that run them, and the judgement of parts."""

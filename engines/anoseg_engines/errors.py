@@ -1,13 +1,16 @@
-"""The errors a user may meet. Each says what was wrong, where, and what to do; `main` prints it and exits with its code."""
+"""The errors that a user can meet. Each says what is wrong, where, and what to do; `main` prints it and exits with its code."""
 
 from __future__ import annotations
 
 
 class AnosegError(Exception):
-    """A condition told to the user in one message, without a traceback.
+    """A condition that the user sees as one message, without a traceback.
 
-    `hint` says what to do about it. `exit_code` is the contract with the service manager: 1 a restart may cure it,
-    2 configuration or input, 3 engine refused; systemd does not restart on 2 and 3.
+    Attributes:
+        what: What is wrong, and where.
+        hint: What to do.
+        exit_code: For the service manager. 1: a restart may help. 2: configuration or input. 3: the engine is refused.
+            systemd does not restart after 2 and 3.
     """
 
     exit_code = 1
@@ -34,7 +37,7 @@ class DataError(AnosegError):
 
 
 class EngineError(AnosegError):
-    """A bundle, model or runtime that is refused."""
+    """A bundle, network or runtime that is refused."""
 
     exit_code = 3
 

@@ -1,4 +1,4 @@
-"""Reading and turning images: the one way for trainer, evaluation and cameras, so that all see the same pixels."""
+"""Reading and rotating images. Trainer, evaluation and cameras all do it here, so they see the same pixels."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".p
 Image = NDArray[np.uint8]
 """A camera image: uint8 [H, W, 3], BGR as OpenCV delivers."""
 
-TURNS = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
-"""Degrees clockwise that a camera's image may be turned by."""
+ROTATIONS = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
+"""The rotations of a camera's image, in degrees clockwise."""
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Image files directly in `folder`, sorted by name; other files are left out.
+    """List the image files directly in `folder`, sorted by name.
 
     Raises:
-        DataError: the folder does not exist or is no folder.
+        DataError: The folder does not exist or is not a folder.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder", hint="give a folder of images")
@@ -91,10 +91,10 @@ def decode_image(data: bytes, path: Path) -> DecodedImage:
 
 
 def as_bgr(image: NDArray[Any]) -> Image:
-    """Bring a decoded image or camera frame to uint8 [H, W, 3] BGR, C-contiguous: grey repeated, alpha dropped, 16 bit / 256.
+    """Convert a decoded image or camera frame to uint8 [H, W, 3] BGR, C-contiguous: grey repeated, alpha dropped, 16 bit / 256.
 
     Raises:
-        DataError: the array has no image's shape or dtype.
+        DataError: The array does not have the shape or dtype of an image.
     """
     if image.dtype == np.uint16:
         image = (image >> 8).astype(np.uint8)
@@ -111,9 +111,9 @@ def as_bgr(image: NDArray[Any]) -> Image:
     return np.ascontiguousarray(image, dtype=np.uint8)
 
 
-def turned(image: Image, degrees: int, into: Image | None = None) -> Image:
-    """The image turned clockwise by one of `TURNS`, by 0 the image itself. into: where the turned one is written."""
-    turn = TURNS.get(degrees)
-    if turn is None:
+def rotated(image: Image, degrees: int, into: Image | None = None) -> Image:
+    """Rotate the image clockwise by one of `ROTATIONS`, into `into` if that is given; by 0 degrees, return the image itself."""
+    rotation = ROTATIONS.get(degrees)
+    if rotation is None:
         return image
-    return np.asarray(cv2.rotate(image, turn) if into is None else cv2.rotate(image, turn, dst=into), np.uint8)
+    return np.asarray(cv2.rotate(image, rotation) if into is None else cv2.rotate(image, rotation, dst=into), np.uint8)

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import cv2
 
 from anoseg_engines.errors import AnosegError, CameraError
-from anoseg_engines.images import TURNS, Image, turned
+from anoseg_engines.images import ROTATIONS, Image, rotated
 from anosegd.capture.buffers import Slots
 from anosegd.capture.config import LIVE, HardwareTrigger
 from anosegd.capture.last_frame import LastFrame, pixels_text
@@ -166,7 +166,7 @@ class Capture:
         if slot is None and self._camera.policy == "latest":
             self._lost += 1
             if source.live:
-                self._last_frame.passed(turned(image, self._camera.rotate))
+                self._last_frame.passed(rotated(image, self._camera.rotate))
             return None
         if slot is None:
             return self._report(("overrun", "no free slot: parts come faster than they are inspected"), shot, slot, moment)
@@ -196,9 +196,9 @@ class Capture:
         height, width = image.shape[:2]
         self._size = (height, width)
         degrees = self._camera.rotate
-        if degrees in TURNS:
+        if degrees in ROTATIONS:
             view = self._slots.view(slot, *((width, height) if degrees in (90, 270) else (height, width)))
-            return turned(image, degrees, view)
+            return rotated(image, degrees, view)
         view = self._slots.view(slot, height, width)
         if view.ctypes.data != image.ctypes.data:  # OpenCV reads in place if size and type are the same as before
             view[:] = image

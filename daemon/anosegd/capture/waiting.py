@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from anoseg_engines.images import turned
+from anoseg_engines.images import rotated
 from anosegd.capture.config import CaptureConfig, GenicamSource, IntervalTrigger, SoftwareTrigger
 from anosegd.capture.frame_period import FramePeriod
 from anosegd.capture.last_frame import LastFrame
@@ -72,7 +72,7 @@ class PartWait:
     def compare_with_skipped(self, source: Source) -> None:
         """Compare the next frame with the one that passed last."""
         if (image := source.skipped()) is not None:
-            self._last_frame.passed(turned(image, self._config.rotate))
+            self._last_frame.passed(rotated(image, self._config.rotate))
 
     def _idle(self, source: Source, moment: Callable[[], float | None], patience_s: float) -> None:
         """Wait until `moment` (monotonic seconds; None while it is unknown). A live camera's frames pass meanwhile, so that

@@ -15,7 +15,7 @@ from anoseg_engines.errors import AnosegError, EngineError
 from anoseg_engines.golden import good_parts
 from anoseg_engines.judgement.image_quality import Quality, complaint, measure, reference
 from anoseg_engines.judgement.judge import judge
-from anoseg_engines.judgement.rules import RulePlan, plan
+from anoseg_engines.judgement.rules import RuleMaps
 from anoseg_engines.loading import load_engine
 from anoseg_engines.placement import Placement, Region
 from anosegd import logs, wire
@@ -71,7 +71,7 @@ class Inspector(Worker):
         self._stopping = threading.Event()
         self._abandoned = False
         self._placements: OrderedDict[Region, Placement] = OrderedDict()
-        self._rule_plans: dict[str, tuple[Placement, CameraConfig, RulePlan]] = {}
+        self._rule_maps: dict[str, tuple[Placement, CameraConfig, RuleMaps]] = {}
         self._quality: tuple[Engine, Quality] | None = None
         self.regions: tuple[Region, ...] = ()
         self._exchanges: queue.SimpleQueue[_Exchange] = queue.SimpleQueue()
@@ -208,7 +208,7 @@ class Inspector(Worker):
         part, camera, placement = job.part, job.camera, job.placement
         try:
             inspection = engine.finish(job.inference)
-            rules = self._rule_plan(engine, part.camera, camera, placement) if camera.rules else None
+            rules = self._rule_maps_of(engine, part.camera, camera, placement) if camera.rules else None
             judgement = judge(inspection, engine.thresholds, placement, rules=rules, review_from=camera.review_from)
         except AnosegError as error:
             self._not_inspected(part, "engine" if isinstance(error, EngineError) else "region", error.what)
@@ -245,12 +245,12 @@ class Inspector(Worker):
             self._quality = (engine, reference(engine.spec, good_parts(engine.golden_samples())))
         return self._quality[1]
 
-    def _rule_plan(self, engine: Engine, name: str, camera: CameraConfig, placement: Placement) -> RulePlan:
+    def _rule_maps_of(self, engine: Engine, name: str, camera: CameraConfig, placement: Placement) -> RuleMaps:
         """The camera's rules for this placement and engine; kept, since placements seldom change."""
-        known = self._rule_plans.get(name)
+        known = self._rule_maps.get(name)
         if known is None or known[0] is not placement or known[1] is not camera:
-            made = plan(camera.rules, engine.thresholds.pixel, placement)
-            known = self._rule_plans[name] = (placement, camera, made)
+            made = RuleMaps.of(camera.rules, engine.thresholds.pixel, placement)
+            known = self._rule_maps[name] = (placement, camera, made)
         return known[2]
 
 

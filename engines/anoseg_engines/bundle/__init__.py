@@ -1,1 +1,1 @@
-"""The engine bundle on disk: its manifest, and how it is read and verified."""
+"""The engine bundle: `manifest` is its description, `read` finds and verifies bundles. `seal.py` writes them."""

@@ -1,4 +1,4 @@
-"""The bundle's manifest: what a reader needs to know, and the SHA-256 of every other file. Pure data."""
+"""The bundle's manifest: what a reader needs, and the SHA-256 of every other file. Pure data."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ Probability = Annotated[float, Meta(ge=0.0, le=1.0)]
 
 
 class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How `score_threshold` was found, and what it promises.
+    """How `score_threshold` was found, and what it guarantees.
 
-    n_images: held-out good images. false_reject_target: the share of good parts that may be rejected, as asked for.
-    guarantee: the promise in words, with its assumption.
+    Attributes:
+        n_images: Number of held-out good images.
+        false_reject_target: The share of good parts that may be rejected, as requested.
+        guarantee: The guarantee in words, with its assumption.
     """
 
     method: str
@@ -32,12 +34,17 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 class RuleCalibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What one camera's region rules cost, with this bundle's network and pixel threshold.
+    """How many good parts one camera's region rules reject, with this bundle's network and pixel threshold.
 
-    digest: the rules, as `rules.rules_digest` tells them apart. width, height: of the frames, turned; with others the rules lie
-    elsewhere. rejected: of n_images good images. guaranteed: the largest
-    share of good parts that is rejected, with 95 % confidence. false_reject_target: the share that was asked for. held_out:
-    false where the images are the training's own, which say little of other parts. guarantee: the promise in words.
+    Attributes:
+        digest: Identifies the rules, see `rules.rules_digest`.
+        width, height: Size of the rotated frames. In frames of another size the rules cover other places.
+        n_images: Number of good images.
+        rejected: How many of them were rejected.
+        guaranteed: Upper bound for the share of good parts that is rejected, with 95 % confidence.
+        false_reject_target: The share of good parts that may be rejected, as requested.
+        held_out: False if the network was trained on the images. They then say little about other parts.
+        guarantee: The guarantee in words.
     """
 
     digest: Sha256
@@ -52,7 +59,7 @@ class RuleCalibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
 
 
 class GoldenImage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One golden sample: the part's image, the map (16-bit PNG, value / 65535) and score of the trainer's FP32 network."""
+    """A golden image: the part's image, and the map (16-bit PNG, value / 65535) and score of the trainer's FP32 network."""
 
     image: str
     anomaly_map: str
@@ -61,7 +68,11 @@ class GoldenImage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 class GoldenTolerance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How far maps and scores may be from the recorded FP32 ones (absolute; maps and scores lie in 0…1)."""
+    """The largest absolute differences from the recorded FP32 maps and scores, which are 0…1.
+
+    Attributes:
+        margin: The least distance of a golden image's score from the score threshold.
+    """
 
     map_mean: float = 0.01
     map_p999: float = 0.05
@@ -72,12 +83,16 @@ class GoldenTolerance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Contents of manifest.json.
 
-    score: how the part's score is defined. score_threshold: part score ≥ it means FAIL. pixel_threshold: map value from
-    which a pixel belongs to a defect. rules: what region rules cost, for each set of rules that was calibrated; left out where
-    there is none, so that the seal of a manifest that never had any stays what it was. training: configuration, seed, data
-    fingerprint, source commit, versions. files: path inside the bundle → SHA-256, every file but manifest.json. seal: SHA-256
-    of this manifest with an empty seal, in the form `canonical_bytes` gives; so a changed threshold is noticed like a changed
-    file.
+    Attributes:
+        score: How the part's score is defined.
+        score_threshold: A part with this score or more is FAIL.
+        pixel_threshold: A pixel with this map value or more belongs to a defect.
+        rules: A calibration for each set of region rules. Omitted if there is none, so that the seals of manifests from
+            before there were rules stay valid.
+        training: Configuration, seed, data fingerprint, source commit and versions.
+        files: SHA-256 by path inside the bundle, of every file except manifest.json.
+        seal: SHA-256 of `canonical_bytes` of this manifest with an empty seal. It reveals a changed threshold as the other
+            hashes reveal a changed file.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -99,12 +114,12 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 def canonical_bytes(manifest: Manifest) -> bytes:
-    """The one way a manifest is written: indented JSON, fields in order, a newline at the end."""
+    """Encode a manifest as it is written: indented JSON, fields in order, a newline at the end."""
     return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
 
 
 def sealed(manifest: Manifest) -> Manifest:
-    """`manifest` with the seal that belongs to its contents."""
+    """Return `manifest` with the seal of its contents."""
     bare = msgspec.structs.replace(manifest, seal="")
     return msgspec.structs.replace(bare, seal=hashlib.sha256(canonical_bytes(bare)).hexdigest())
 

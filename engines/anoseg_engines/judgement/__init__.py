@@ -1,1 +1,1 @@
-"""From an anomaly map and a score to a judgement."""
+"""The judgement: `judge` decides PASS or FAIL, `rules` are region rules, `image_quality` refuses unusable images."""

@@ -1,4 +1,7 @@
-"""Whether a picture can be judged at all: its light and sharpness against those of the bundle's golden images."""
+"""Whether an image can be judged at all: its brightness and sharpness, compared with the bundle's golden images.
+
+Pure functions.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from anoseg_engines.placement import InputSpec, Placement, Region
 
 
 class QualityLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How far a picture may be from the golden ones, as shares of theirs. darkest, brightest: mean grey. blurred: sharpness."""
+    """Limits as shares of the golden images' values: of the mean grey (darkest, brightest) and of the sharpness (blurred)."""
 
     darkest: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.6
     brightest: Annotated[float, Meta(ge=1.0)] = 1.6
@@ -25,14 +28,19 @@ class QualityLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """brightness: mean grey of the part, 0…255. sharpness: share of its contrast that lies in the finest detail, 0…1."""
+    """The quality of an image.
+
+    Attributes:
+        brightness: Mean grey, 0…255.
+        sharpness: The share of the contrast that is in the finest detail, 0…1.
+    """
 
     brightness: float
     sharpness: float
 
 
 def measure(part: Image) -> Quality:
-    """Of a scaled part, uint8 [h, w, 3]."""
+    """Measure a scaled part, uint8 [h, w, 3]."""
     grey = cv2.cvtColor(part, cv2.COLOR_BGR2GRAY).astype(np.float32)
     detail = grey - cv2.GaussianBlur(grey, (0, 0), 1.5)
     contrast = float(grey.std())
@@ -46,7 +54,7 @@ def reference(spec: InputSpec, good_parts: Sequence[Image]) -> Quality:
 
 
 def complaint(found: Quality, wanted: Quality, limits: QualityLimits) -> str | None:
-    """What is wrong with a picture, with both values; None if nothing is."""
+    """Say what is wrong with an image, with both values; None if nothing is wrong."""
     if found.brightness < limits.darkest * wanted.brightness:
         return f"too dark: mean grey {found.brightness:.0f}, golden images have {wanted.brightness:.0f}"
     if found.brightness > limits.brightest * wanted.brightness:

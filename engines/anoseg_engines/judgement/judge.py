@@ -1,6 +1,6 @@
-"""The judgement: from an anomaly map and a score to PASS or FAIL and the defects. Pure functions.
+"""The judgement: from an anomaly map and a score to PASS or FAIL and the defects.
 
-Used by the trainer's evaluation and by the daemon alike, so that both decide the same.
+Pure functions. The trainer's evaluation and the daemon both use them, so they decide alike.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anoseg_engines.errors import EngineError
-from anoseg_engines.judgement.rules import RulePlan
+from anoseg_engines.judgement.rules import RuleMaps
 from anoseg_engines.placement import Placement
 
 MAX_DEFECTS = 50
-"""At most so many defects are listed, the highest peaks first: a verdict stays small whatever the map shows."""
+"""The most defects that are listed, highest peaks first, so that a verdict stays small."""
 
 
 class Thresholds(msgspec.Struct, frozen=True):
-    """score: part score ≥ it is FAIL. pixel: map value ≥ it belongs to a defect."""
+    """A part with this score or more is FAIL. A pixel with this map value or more belongs to a defect."""
 
     score: float
     pixel: float
@@ -31,9 +31,13 @@ class Thresholds(msgspec.Struct, frozen=True):
 class Defect(msgspec.Struct, frozen=True):
     """One connected area of the map at or above the pixel threshold.
 
-    x, y, width, height: its box in camera pixels. area: camera pixels². peak: largest map value.
-    centroid_x, centroid_y: camera pixels. width_mm, height_mm, area_mm2: where the camera's scale is known.
-    rule: the region rule at its peak, where there is one.
+    Attributes:
+        x, y, width, height: Its box in camera pixels.
+        area: Camera pixels².
+        peak: The largest map value.
+        centroid_x, centroid_y: Camera pixels.
+        width_mm, height_mm, area_mm2: If the camera's scale is known.
+        rule: The region rule at its peak, if there is one.
     """
 
     x: float
@@ -50,7 +54,7 @@ class Defect(msgspec.Struct, frozen=True):
     rule: str | None = None
 
     def in_mm(self, mm_per_pixel: float) -> Defect:
-        """The same with its size in mm."""
+        """Return the defect with its size in mm."""
         return msgspec.structs.replace(
             self,
             width_mm=round(self.width * mm_per_pixel, 3),
@@ -61,9 +65,13 @@ class Defect(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What the network says of one part. anomaly_map: float32 [part_height, part_width], the receiver's to keep.
+    """The network's result for one part.
 
-    score: the largest tile score. inference_ns: time in the runtime alone. queued_ns: time before that, waiting for it.
+    Attributes:
+        score: The largest tile score.
+        anomaly_map: float32 [part_height, part_width], belongs to the receiver.
+        inference_ns: Time in the runtime.
+        queued_ns: Time before that, waiting for the runtime.
     """
 
     score: float
@@ -74,7 +82,12 @@ class Inspection:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """The decision on one part. REVIEW: a person looks. threshold: of the score; None where region rules decided."""
+    """The decision on one part.
+
+    Attributes:
+        outcome: REVIEW means that a person has to look.
+        threshold: Of the score; None if region rules decided.
+    """
 
     outcome: Literal["PASS", "FAIL", "REVIEW"]
     score: float
@@ -87,22 +100,24 @@ def judge(
     thresholds: Thresholds,
     placement: Placement,
     *,
-    rules: RulePlan | None = None,
+    rules: RuleMaps | None = None,
     review_from: float | None = None,
 ) -> Judgement:
-    """Decide one part, and list what the map shows.
+    """Decide one part, and list its defects.
 
-    Without rules, score ≥ threshold is FAIL. With rules, a defect that they find is FAIL, whatever the score. review_from: a
-    score, with rules a map value, from which what is no FAIL is REVIEW. Anything else is PASS.
+    Without rules, score ≥ threshold is FAIL. With rules, any defect under these rules is FAIL, whatever the score.
+
+    Args:
+        review_from: A part that is not FAIL is REVIEW from this score on, or with rules from this map value on.
 
     Raises:
-        EngineError: score or map is not finite. A part whose score is no number was not inspected and must not pass.
+        EngineError: Score or map is not finite. Such a part was not inspected and must not pass.
     """
     found = inspection.anomaly_map
     if not np.isfinite(inspection.score) or not np.isfinite(found).all():
         raise EngineError(
-            f"the network answered with a score of {inspection.score} and a map that is not finite everywhere",
-            hint="the part is not inspected; run `anoseg-engine verify` on the bundle",
+            f"the network's score is {inspection.score}, or its map has values that are not finite",
+            hint="the part was not inspected; run `anoseg-engine verify` on the bundle",
         )
     outcome: Literal["PASS", "FAIL", "REVIEW"]
     if rules is None:
@@ -122,16 +137,21 @@ def find_defects(
     anomaly_map: NDArray[np.float32],
     threshold: float | NDArray[np.float32],
     placement: Placement,
-    rules: RulePlan | None = None,
+    rules: RuleMaps | None = None,
 ) -> tuple[Defect, ...]:
-    """Connected areas (8 neighbours) of the part map at or above the threshold, highest peak first, in camera pixels.
+    """Find connected areas (8 neighbours) of the part map at or above the threshold, highest peak first.
 
-    threshold: one, or one a pixel. rules: those smaller than the least area that these ask for are left out, others named.
+    Args:
+        threshold: One for all pixels, or one for each.
+        rules: Defects below the rules' least area are omitted; the others get their rule's name.
+
+    Returns:
+        The defects in camera pixels.
     """
     above = (anomaly_map >= threshold).astype(np.uint8)
     if not above.any():
         return ()
-    x0, y0, box_width, box_height = cv2.boundingRect(above)  # what follows takes time for every pixel, defective or not
+    x0, y0, box_width, box_height = cv2.boundingRect(above)  # the steps below take time for every pixel of the box
     box = slice(y0, y0 + box_height), slice(x0, x0 + box_width)
     values = anomaly_map[box]
     n, labelled, stats, centroids = cv2.connectedComponentsWithStats(above[box], connectivity=8)

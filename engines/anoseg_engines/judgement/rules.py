@@ -1,6 +1,6 @@
-"""Region rules: named regions of the part with thresholds of their own. Where there are rules, they alone decide, from the map.
+"""Region rules: named regions of the part with their own thresholds. Where there are rules, the map and they alone decide.
 
-Pure functions. Made once for a placement (`plan`), used for every part.
+Pure functions.
 """
 
 from __future__ import annotations
@@ -22,10 +22,13 @@ Share = Annotated[float, Meta(gt=0.0, le=1.0)]
 
 
 class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What holds in a region of the camera image (None: the whole part). Of rules that overlap the last one counts.
+    """A rule for one region. Where rules overlap, the last one counts.
 
-    ignore: nothing there is a defect. threshold: map value from which a pixel is defective; None is the bundle's pixel
-    threshold. min_area: camera pixels² that a defect must have; one that touches several regions needs the least of theirs.
+    Attributes:
+        region: In the camera image; None is the whole part.
+        ignore: Nothing in the region is a defect.
+        threshold: A pixel with this map value or more is defective; None is the bundle's pixel threshold.
+        min_area: Camera pixels² of the smallest defect. In several regions, the smallest of their values counts.
     """
 
     name: Annotated[str, Meta(min_length=1, max_length=64)]
@@ -36,16 +39,19 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     def __post_init__(self) -> None:
         if self.ignore and (self.threshold is not None or self.min_area):
-            raise ValueError(f"rule '{self.name}' ignores its region: threshold and min_area mean nothing there")
+            raise ValueError(f"rule '{self.name}' ignores its region: threshold and min_area have no effect there")
         if self.region is not None and min(self.region.width, self.region.height) < 1:
             raise ValueError(f"rule '{self.name}': its region is empty")
 
 
 @dataclass(frozen=True, slots=True)
-class RulePlan:
-    """The rules of one placement, a value for each pixel of the part map [part_height, part_width].
+class RuleMaps:
+    """The rules of one placement, as values for each pixel of the part map [part_height, part_width].
 
-    thresholds: float32, infinite where ignored. min_areas: float32, camera pixels². rule: int16 index into names, −1 for none.
+    Attributes:
+        thresholds: float32, infinite where ignored.
+        min_areas: float32, camera pixels².
+        rule: int16, index into `names`; −1 where there is no rule.
     """
 
     thresholds: NDArray[np.float32]
@@ -53,30 +59,33 @@ class RulePlan:
     rule: NDArray[np.int16]
     names: tuple[str, ...]
 
+    @classmethod
+    def of(cls, rules: tuple[Rule, ...], pixel_threshold: float, placement: Placement) -> RuleMaps:
+        """Apply the rules to the part map. A pixel is in a region if its centre is.
 
-def plan(rules: tuple[Rule, ...], pixel_threshold: float, placement: Placement) -> RulePlan:
-    """Spread the rules over the part map; a pixel is in a region when its middle is.
-
-    Raises:
-        ConfigError: a rule's region does not touch the part: it would never do anything.
-    """
-    shape = placement.part_height, placement.part_width
-    thresholds = np.full(shape, pixel_threshold, np.float32)
-    min_areas = np.zeros(shape, np.float32)
-    number = np.full(shape, -1, np.int16)
-    for i, rule in enumerate(rules):
-        view = _window(rule, placement)
-        thresholds[view] = np.inf if rule.ignore else pixel_threshold if rule.threshold is None else rule.threshold
-        min_areas[view] = rule.min_area
-        number[view] = i
-    return RulePlan(thresholds, min_areas, number, tuple(rule.name for rule in rules))
+        Raises:
+            ConfigError: A rule's region does not touch the part, so it would have no effect.
+        """
+        shape = placement.part_height, placement.part_width
+        thresholds = np.full(shape, pixel_threshold, np.float32)
+        min_areas = np.zeros(shape, np.float32)
+        number = np.full(shape, -1, np.int16)
+        for i, rule in enumerate(rules):
+            view = _window(rule, placement)
+            thresholds[view] = np.inf if rule.ignore else pixel_threshold if rule.threshold is None else rule.threshold
+            min_areas[view] = rule.min_area
+            number[view] = i
+        return cls(thresholds, min_areas, number, tuple(rule.name for rule in rules))
 
 
 def rules_digest(rules: tuple[Rule, ...], region: Region | None, rotate: int) -> str:
-    """SHA-256 (hex) of all that decides with these rules beside the bundle, whichever camera has them.
+    """SHA-256 (hex) of everything that decides with these rules, except the bundle.
 
-    region: the part's place, None is the whole image. rotate: degrees clockwise. The rules count in their order, since the last
-    of those that overlap holds; their names decide nothing and are left out.
+    The order of the rules counts, because the last of overlapping ones holds. Their names do not.
+
+    Args:
+        region: The part's region; None is the whole image.
+        rotate: Degrees clockwise.
     """
 
     def corners(region: Region | None) -> list[int] | None:

@@ -1,1 +1,1 @@
-"""Runtimes: what runs a bundle's network on this machine, and how one is chosen."""
+"""The runtimes: `openvino` for CPUs, `tensorrt` for NVIDIA GPUs. `select` says which of them to load for a bundle."""

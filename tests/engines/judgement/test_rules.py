@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from anoseg_engines.errors import ConfigError
 from anoseg_engines.judgement.judge import Inspection, Thresholds, judge
-from anoseg_engines.judgement.rules import Rule, plan, rules_digest
+from anoseg_engines.judgement.rules import Rule, RuleMaps, rules_digest
 from anoseg_engines.placement import InputSpec, Placement, Region
 
 PLACEMENT = Placement.of(InputSpec(32, 32), Region(100, 200, 64, 64))  # half a map pixel per camera pixel
@@ -21,8 +21,8 @@ REGIONS = st.builds(Region, st.integers(90, 160), st.integers(190, 260), st.inte
 
 
 def outcome(anomaly_map: np.ndarray, *rules: Rule, score: float = 0.1, review_from: float | None = None) -> str:
-    planned = plan(rules, THRESHOLDS.pixel, PLACEMENT) if rules else None
-    return judge(Inspection(score, anomaly_map), THRESHOLDS, PLACEMENT, rules=planned, review_from=review_from).outcome
+    maps = RuleMaps.of(rules, THRESHOLDS.pixel, PLACEMENT) if rules else None
+    return judge(Inspection(score, anomaly_map), THRESHOLDS, PLACEMENT, rules=maps, review_from=review_from).outcome
 
 
 def spot(y: int, x: int, side: int = 2, value: float = 0.9) -> np.ndarray:
@@ -44,10 +44,10 @@ def test_what_is_ignored_changes_nothing(anomaly_map: np.ndarray, region: Region
     """With any value in an ignored region the outcome is that of a map which is 0 there."""
     rules = (Rule(name="whole"), Rule(name="label", region=region, ignore=True))
     try:
-        planned = plan(rules, THRESHOLDS.pixel, PLACEMENT)
+        maps = RuleMaps.of(rules, THRESHOLDS.pixel, PLACEMENT)
     except ConfigError:
         return
-    blank = np.where(np.isinf(planned.thresholds), np.float32(0), anomaly_map)
+    blank = np.where(np.isinf(maps.thresholds), np.float32(0), anomaly_map)
     assert outcome(anomaly_map, *rules) == outcome(blank, *rules)
 
 
@@ -92,8 +92,8 @@ def test_the_last_of_overlapping_rules_counts_and_names_the_defect() -> None:
         Rule(name="label", region=Region(100, 200, 64, 32), ignore=True),
         Rule(name="code", region=Region(110, 210, 12, 12), threshold=0.3),
     )
-    planned = plan(rules, THRESHOLDS.pixel, PLACEMENT)
-    judged = judge(Inspection(0.0, spot(6, 6, value=0.4)), THRESHOLDS, PLACEMENT, rules=planned)
+    maps = RuleMaps.of(rules, THRESHOLDS.pixel, PLACEMENT)
+    judged = judge(Inspection(0.0, spot(6, 6, value=0.4)), THRESHOLDS, PLACEMENT, rules=maps)
     assert (judged.outcome, judged.threshold, [d.rule for d in judged.defects]) == ("FAIL", None, ["code"])
     assert outcome(spot(0, 25), *rules) == "PASS"
     assert outcome(spot(25, 25), *rules) == "FAIL"  # outside both the bundle's pixel threshold holds
@@ -102,7 +102,7 @@ def test_the_last_of_overlapping_rules_counts_and_names_the_defect() -> None:
 def test_a_rule_beside_the_part_is_refused() -> None:
     """It would never do anything, so it is a mistake."""
     with pytest.raises(ConfigError, match="rule 'label': its region x=0 y=0 50×50 does not touch the part"):
-        plan((Rule(name="label", region=Region(0, 0, 50, 50), ignore=True),), 0.5, PLACEMENT)
+        RuleMaps.of((Rule(name="label", region=Region(0, 0, 50, 50), ignore=True),), 0.5, PLACEMENT)
     with pytest.raises(ValueError, match="ignores its region"):
         Rule(name="label", ignore=True, threshold=0.5)
 

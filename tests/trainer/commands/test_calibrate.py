@@ -10,7 +10,7 @@ from support.tiny_bundle import bad_part, golden, good_part, tiny_draft, write_t
 
 from anoseg_engines.bundle.read import load_bundle, versions
 from anoseg_engines.judgement.judge import Inspection, Thresholds, judge
-from anoseg_engines.judgement.rules import Rule, plan, rules_digest
+from anoseg_engines.judgement.rules import Rule, RuleMaps, rules_digest
 from anoseg_engines.loading import load_engine
 from anoseg_engines.placement import InputSpec, Placement, Region
 from anoseg_engines.seal import write_bundle
@@ -276,23 +276,23 @@ THRESHOLDS = Thresholds(0.5, 0.5)
 def test_least_threshold_is_where_the_outcome_turns(min_area):
     """For random maps: at the value found the part passes, a step below it fails; ignored peaks do not count."""
     rules = (Rule(name="w", threshold=0.2, min_area=min_area), Rule(name="i", region=Region(0, 0, 8, 32), ignore=True))
-    planned = plan(rules, 0.5, PLACEMENT)
+    maps = RuleMaps.of(rules, 0.5, PLACEMENT)
     rng = np.random.default_rng(7)
     for _ in range(20):
         anomaly_map = cv2.GaussianBlur(rng.random((16, 16)).astype(np.float32), (0, 0), 1)
         anomaly_map[:, :4] = 1
-        found = least_threshold(Inspection(0.5, anomaly_map), THRESHOLDS, PLACEMENT, planned)
+        found = least_threshold(Inspection(0.5, anomaly_map), THRESHOLDS, PLACEMENT, maps)
         outcomes = []
         for threshold in (found, found - 1e-4):
-            raised = plan((Rule(name="w", threshold=threshold, min_area=min_area), rules[1]), 0.5, PLACEMENT)
+            raised = RuleMaps.of((Rule(name="w", threshold=threshold, min_area=min_area), rules[1]), 0.5, PLACEMENT)
             outcomes.append(judge(Inspection(0.5, anomaly_map), THRESHOLDS, PLACEMENT, rules=raised).outcome)
         assert outcomes == ["PASS", "FAIL"]
 
 
 def test_a_map_of_ones_is_beyond_every_threshold():
     """No threshold lets it pass, and none is named when too many such images are rejected."""
-    planned = plan((Rule(name="w"),), 0.5, PLACEMENT)
-    found = least_threshold(Inspection(0.5, np.ones((16, 16), np.float32)), THRESHOLDS, PLACEMENT, planned)
+    maps = RuleMaps.of((Rule(name="w"),), 0.5, PLACEMENT)
+    found = least_threshold(Inspection(0.5, np.ones((16, 16), np.float32)), THRESHOLDS, PLACEMENT, maps)
     assert found == float("inf")
     assert common_threshold([found, 0.7], rejected_share(2, 100, 0.01)) is None
     assert common_threshold([found, 0.7], rejected_share(2, 473, 0.01)) == 0.7

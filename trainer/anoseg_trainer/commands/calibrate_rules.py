@@ -18,9 +18,9 @@ from anoseg_engines.bundle.manifest import RuleCalibration
 from anoseg_engines.bundle.read import Bundle
 from anoseg_engines.engine import Engine
 from anoseg_engines.errors import ConfigError
-from anoseg_engines.images import read_image, turned
+from anoseg_engines.images import read_image, rotated
 from anoseg_engines.judgement.judge import Inspection, Thresholds, judge
-from anoseg_engines.judgement.rules import RulePlan, plan, rules_digest
+from anoseg_engines.judgement.rules import RuleMaps, rules_digest
 from anoseg_engines.loading import load_engine
 from anoseg_engines.placement import Placement, Region
 from anoseg_engines.seal import BundleDraft, write_bundle
@@ -111,7 +111,7 @@ def calibrate_rules(
     finally:
         engine.close()
     share = rejected_share(len(rejected), len(good.paths), false_reject)
-    height, width = turned(read_image(good.paths[0]), camera.rotate).shape[:2]
+    height, width = rotated(read_image(good.paths[0]), camera.rotate).shape[:2]
     entry = RuleCalibration(
         digest=rules_digest(camera.rules, camera.region, camera.rotate),
         width=width,
@@ -137,7 +137,7 @@ def calibrate_rules(
     )
 
 
-def least_threshold(inspection: Inspection, thresholds: Thresholds, placement: Placement, rules: RulePlan) -> float:
+def least_threshold(inspection: Inspection, thresholds: Thresholds, placement: Placement, rules: RuleMaps) -> float:
     """The smallest map value (a multiple of 1 / `FINE`) to which all lower thresholds have to be raised, what is ignored aside,
     so that the part passes; infinite where none does. A higher threshold never makes a part fail, so it is bisected."""
 
@@ -170,12 +170,12 @@ def common_threshold(passes_from: list[float], share: RejectedShare) -> float | 
 
 def _frames(
     engine: Engine, paths: tuple[Path, ...], camera: CameraRules
-) -> Iterator[tuple[Path, Inspection, Placement, RulePlan]]:
-    """Each camera frame inspected as the daemon does, with its placement and the rules planned for it."""
-    planned: tuple[Placement, RulePlan] | None = None
+) -> Iterator[tuple[Path, Inspection, Placement, RuleMaps]]:
+    """Each camera frame inspected as the daemon does, with its placement and its rule maps."""
+    placed: tuple[Placement, RuleMaps] | None = None
     size: tuple[int, ...] | None = None
     for path in paths:
-        image = turned(read_image(path), camera.rotate)
+        image = rotated(read_image(path), camera.rotate)
         size = size or image.shape
         if image.shape != size:
             raise ConfigError(
@@ -184,11 +184,11 @@ def _frames(
             )
         region = camera.region or Region(0, 0, image.shape[1], image.shape[0])
         try:
-            if planned is None or planned[0].region != region:
+            if placed is None or placed[0].region != region:
                 placement = engine.place(region)
-                planned = placement, plan(camera.rules, engine.thresholds.pixel, placement)
-            inspection = engine.inspect(image, planned[0])
+                placed = placement, RuleMaps.of(camera.rules, engine.thresholds.pixel, placement)
+            inspection = engine.inspect(image, placed[0])
         except ConfigError as error:
             hint = error.hint or "whole camera frames are needed, neither turned nor cut to the region"
             raise ConfigError(f"{path}: {error.what}", hint=hint) from error
-        yield path, inspection, *planned
+        yield path, inspection, *placed
