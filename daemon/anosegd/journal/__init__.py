@@ -8,28 +8,22 @@ they exchange.
 from anosegd.journal.journal import Journal, check_place
 from anosegd.journal.reader import JournalReader
 from anosegd.journal.types import (
-    Cursor,
     Entry,
-    JournalBacklogError,
     JournalConfig,
     JournalDamagedError,
     JournalError,
-    JournalStats,
     Page,
     Range,
     VerdictId,
 )
 
 __all__ = [
-    "Cursor",
     "Entry",
     "Journal",
-    "JournalBacklogError",
     "JournalConfig",
     "JournalDamagedError",
     "JournalError",
     "JournalReader",
-    "JournalStats",
     "Page",
     "Range",
     "VerdictId",

@@ -35,9 +35,7 @@ from anosegd.journal.reader import JournalReader
 from anosegd.journal.store import Transaction
 from anosegd.journal.types import (
     AcceptedTrigger,
-    Cursor,
     Entry,
-    JournalBacklogError,
     JournalConfig,
     JournalError,
     JournalStats,
@@ -104,8 +102,8 @@ class Journal(Worker):
             config: The journal's configuration.
             on_new_journal: Called on the journal's thread with the id of a journal that was created or opened after the
                 start. It must not raise.
-            wall_ns: The wall clock.
-            monotonic_ns: The monotonic clock.
+            wall_ns: The clock that a new run starts from.
+            monotonic_ns: The clock that measures how old verdicts are.
 
         Raises:
             JournalError: The journal cannot be written, or another daemon uses it.
@@ -138,7 +136,7 @@ class Journal(Worker):
     ) -> None:
         super().__init__("journal")
         self.path = path
-        self._on_new_journal, self._wall_ns = on_new_journal, wall_ns
+        self._on_new_journal = on_new_journal
         # The clock makes them differ from those of an earlier run, whose triggers may be found when the file is opened.
         self._trigger_numbers = itertools.count(time.time_ns())
         self._replaced_at = 0.0
@@ -150,7 +148,7 @@ class Journal(Worker):
         self._waiting = self._waiting_bytes = 0
         self._held: set[int] = set()
         self._amends: dict[int, Entry] = {}  # not written yet
-        self._cursors: dict[str, Cursor] = {}
+        self._cursors: dict[str, int] = {}
         self._moved_cursors: set[str] = set()  # not written yet
         self._owed: list[AcceptedTrigger] = []
         self._damage: str | None = None
@@ -190,15 +188,14 @@ class Journal(Worker):
         """Queue verdicts to be committed, all or none of them, after everything submitted before.
 
         Args:
-            entries: The verdicts.
+            entries: Verdicts with numbers from `next_id`.
             done: Called on the journal's thread with the entries and None when they are committed (and synced, with sync
                 `full`), or with the error. It must be quick and must not raise.
             hold: Readers made by this journal stop before these numbers until each is released or amended.
 
         Raises:
-            JournalBacklogError: Too many verdicts wait. These are refused and their numbers become void. `done` is not
-                called.
-            JournalError: A number was never given out or is used twice, or the journal is closed. `done` is not called.
+            JournalError: Too many verdicts wait (the numbers then become void), a number was never given out or is used
+                twice, or the journal is closed. `done` is not called.
         """
         item = _Queued(entries, (), lambda error: done(entries, error))
         with self._changed:
@@ -207,7 +204,7 @@ class Journal(Worker):
             if self._waiting + len(entries) > MAX_WAITING or self._waiting_bytes + item.size > MAX_WAITING_BYTES:
                 self._numbers.void(seqs)
                 what = f"{self._waiting} verdicts wait for their commit"
-                raise JournalBacklogError(what, hint="the disk is too slow, or hangs")
+                raise JournalError(what, hint="the disk is too slow, or hangs")
             if hold:
                 self._held.update(seqs)
             self._queue.append(item)
@@ -245,12 +242,8 @@ class Journal(Worker):
     def accept(self, camera: str, part_id: str, at_ns: int, done: Callable[[Exception | None], None]) -> AcceptedTrigger:
         """Record that a part is owed a verdict, even after a crash, until an entry `answers` the trigger.
 
-        Args:
-            camera: The part's camera.
-            part_id: The part's label.
-            at_ns: Unix time.
-            done: Called on the journal's thread when the trigger is recorded, or with the error. It must be quick and must
-                not raise.
+        `done` is called on the journal's thread when the trigger is recorded, or with the error. It must be quick and must not
+        raise.
 
         Raises:
             JournalError: The journal is closed or too many wait. `done` is not called.
@@ -259,7 +252,7 @@ class Journal(Worker):
         with self._changed:
             self._check_open()
             if len(self._queue) >= MAX_WAITING:
-                raise JournalBacklogError(f"{len(self._queue)} verdicts and triggers wait to be written")
+                raise JournalError(f"{len(self._queue)} verdicts and triggers wait to be written")
             self._queue.append(_Queued((), (trigger,), done))
             self._wake()
         return trigger
@@ -282,11 +275,10 @@ class Journal(Worker):
         with self._changed:
             if not 0 <= seq <= self._numbers.highest:
                 raise JournalError(f"{consumer}: number {seq} was never given out")
-            known = self._cursors.get(consumer)
-            if known is None and len(self._cursors) >= MAX_CONSUMERS:
+            if consumer not in self._cursors and len(self._cursors) >= MAX_CONSUMERS:
                 what = f"{consumer}: there are {MAX_CONSUMERS} consumers already"
                 raise JournalError(what, hint="forget a consumer that is no longer used")
-            self._cursors[consumer] = Cursor(max(seq, known.seq if known else 0), self._wall_ns())
+            self._cursors[consumer] = max(seq, self._cursors.get(consumer, 0))
             self._moved_cursors.add(consumer)
 
     def consumer(self, name: str) -> int:
@@ -296,8 +288,7 @@ class Journal(Worker):
             JournalError: The name is invalid.
         """
         _check_name(name)
-        known = self._cursors.get(name)
-        return known.seq if known else max(self._writer.stats.first_kept - 1, 0)
+        return self._cursors.get(name, max(self._writer.stats.first_kept - 1, 0))
 
     def forget(self, consumer: str) -> None:
         """Remove a durable consumer."""
@@ -390,8 +381,9 @@ class Journal(Worker):
             is_new, self._latest_id = self._latest_id != opened.journal_id, opened.journal_id
             self._cursors, self._owed = opened.cursors, opened.owed
             self._damage = None
-            for of_the_file_before in (self._moved_cursors, self._amends, self._held):
-                of_the_file_before.clear()
+            self._moved_cursors.clear()
+            self._amends.clear()
+            self._held.clear()
         self._reserve()
         with self._changed:
             batch = self._take(retry=True)

@@ -1,4 +1,4 @@
-"""Reading the journal: pages of consecutive numbers, from a connection of one's own that never writes."""
+"""Reading the journal: pages of consecutive numbers, from a connection that never writes. Each thread has its own reader."""
 
 from __future__ import annotations
 
@@ -23,7 +23,13 @@ _SINCE = """SELECT min(seq) FROM entry WHERE committed_ns >= ? AND seq > coalesc
 
 
 class Extent(NamedTuple):
-    """What a journal holds. top: the highest number it knows of. barrier: the first number below that is not settled."""
+    """The numbers in a journal's file.
+
+    Attributes:
+        first_kept: Lower numbers are gone.
+        barrier: The first number below `top` that is still pending, if any.
+        top: The highest number in the file.
+    """
 
     journal_id: str
     first_kept: int
@@ -32,16 +38,12 @@ class Extent(NamedTuple):
 
     @property
     def settled_to(self) -> int:
-        """Every number up to here carries a verdict, is void, or is gone."""
+        """Every number up to here is a verdict, void or gone."""
         return self.top if self.barrier is None else self.barrier - 1
 
 
 class JournalReader:
-    """A reader for one thread, which also makes it. Takes no lock that the writer waits for.
-
-    current: the id of the journal that `path` now holds; when it changes, the file is opened anew. stop_before: a number
-    that must not be read yet. on_damage: told what was found, with the journal's id.
-    """
+    """A reader for one thread. The writing thread never waits for it."""
 
     def __init__(
         self,
@@ -51,6 +53,14 @@ class JournalReader:
         stop_before: Callable[[], int | None] = lambda: None,
         on_damage: Callable[[str, str], None] = lambda journal_id, what: None,
     ) -> None:
+        """Prepare a reader; it opens the file when it is first used.
+
+        Args:
+            path: The journal's file.
+            current: The id of the journal that `path` now holds. When it changes, the file is opened again.
+            stop_before: The first number that must not be read yet, if any.
+            on_damage: Called with the journal's id and a description if the file is damaged.
+        """
         self._path = path
         self._current, self._stop_before, self._on_damage = current, stop_before, on_damage
         self._db: sqlite3.Connection | None = None
@@ -63,24 +73,31 @@ class JournalReader:
         self.close()
 
     def page(self, first: int, last: int | None = None, *, limit: int = 500, max_bytes: int = 1 << 20) -> Page:
-        """The numbers from `first` on: at most `limit` verdicts and, beyond one, `max_bytes` of headers; to `last` at most.
+        """The numbers from `first` on.
+
+        Args:
+            first: The first number.
+            last: The last number; None reads to the end.
+            limit: The most verdicts on the page.
+            max_bytes: The most bytes of headers, unless the first verdict alone has more.
 
         Raises:
-            JournalDamagedError: what lies in the file is not what was written; it is being set aside.
-            JournalError: the journal cannot be read now, or not so.
+            JournalDamagedError: The file differs from what was written. It is being set aside.
+            JournalError: The journal cannot be read now, or the arguments are out of range.
         """
         if not (0 < first < MAX_SEQ and limit > 0 and max_bytes > 0):
-            raise JournalError(f"no such page: numbers from {first}, {limit} verdicts, {max_bytes} bytes")
+            raise JournalError(f"page out of range: from number {first}, {limit} verdicts, {max_bytes} bytes")
         with self._open() as db:
             return read_page(db, first, last, limit=limit, max_bytes=max_bytes, stop_before=self._stop_before)
 
     def find_since(self, wall_ns: int) -> int:
-        """The first number committed at or after a Unix time, by the clock of that moment; the next number if there is none.
+        """The first number committed at or after a Unix time; the next number if there is none.
 
-        A clock that was set back makes the answer too early, never too late.
+        If the clock was set back, the answer may be too early but never too late.
 
         Raises:
-            JournalDamagedError, JournalError: as `page`.
+            JournalDamagedError: As for `page`.
+            JournalError: As for `page`.
         """
         with self._open() as db, snapshot(db):
             bound = max(-MAX_SEQ, min(wall_ns, 2 * MAX_SEQ - 1))
@@ -89,7 +106,7 @@ class JournalReader:
         return settled_to + 1 if row[0] is None else min(int(row[0]), settled_to + 1)
 
     def close(self) -> None:
-        """Close the connection; the next call opens it again."""
+        """Close the connection. The next call opens it again."""
         if self._db is not None:
             self._db.close()
             self._db = None
@@ -100,7 +117,7 @@ class JournalReader:
         if current != self._opened_for:
             self.close()
         try:
-            with telling_damage(self._path):
+            with translated_errors(self._path):
                 if self._db is None:
                     self._db = sqlite3.connect(uri(self._path, "ro"), uri=True, isolation_level=None, timeout=BUSY_S)
                     self._opened_for = current
@@ -112,10 +129,10 @@ class JournalReader:
 
 
 def read_extent(db: sqlite3.Connection) -> Extent:
-    """What the journal holds.
+    """The numbers in the file.
 
     Raises:
-        JournalDamagedError: its own record is missing or makes no sense.
+        JournalDamagedError: The record of the journal is missing or invalid.
     """
     row = db.execute(
         """SELECT journal_id, first_kept, barrier, (SELECT max(seq) FROM entry),
@@ -136,14 +153,14 @@ def read_page(
     max_bytes: int,
     stop_before: Callable[[], int | None] = lambda: None,
 ) -> Page:
-    """As `JournalReader.page`, on any connection that is in no transaction.
+    """As `JournalReader.page`, on any connection outside a transaction.
 
     Raises:
-        JournalDamagedError: an entry fails its checksum, or a settled number is in no entry, void or gone.
-        sqlite3.Error: the file cannot be read.
+        JournalDamagedError: An entry fails its checksum, or a number is in none or several of entries, voids and gone.
+        sqlite3.Error: The file cannot be read.
     """
-    # Asked before the snapshot, for a header that is replaced by the time it is taken, and after it, for a number that was
-    # submitted, held and committed in between.
+    # Asked before the snapshot, because a replacement may be written before the snapshot begins; and asked again inside it,
+    # because a verdict may have been submitted, held and committed in between.
     before = stop_before()
     with snapshot(db):
         extent = read_extent(db)
@@ -168,7 +185,7 @@ def read_page(
         lost = missing([*voids, *(Range(e.seq, e.seq) for e in entries)], start, end)
         if lost or len(entries) + sum(b - a + 1 for a, b in voids) != end - start + 1:
             number = lost[0].first if lost else start
-            raise JournalDamagedError(f"verdict {number} is missing, or in it twice")
+            raise JournalDamagedError(f"verdict {number} is missing, or in the file twice")
     return Page(extent.journal_id, entries, voids, gone, max(end + 1, first), extent.settled_to)
 
 
@@ -176,23 +193,23 @@ def checked_entry(journal_id: str, row: tuple[Any, ...]) -> Entry:
     """An entry from a row of `seq, camera, outcome, captured_ns, committed_ns, kept_ns, crc, header`.
 
     Raises:
-        JournalDamagedError: it is not what was written.
+        JournalDamagedError: The row differs from what was written.
     """
     *fields, crc, header = row
     if not isinstance(header, bytes) or crc != checksum(fields, header):
         raise JournalDamagedError(f"verdict {row[0]} fails its checksum")
-    seq, camera, outcome, captured_ns, committed_ns, _ = fields  # of the right types, as their checksum says
+    seq, camera, outcome, captured_ns, committed_ns, _ = fields  # the checksum proves their types
     return Entry(journal_id, seq, camera.decode(), outcome.decode(), captured_ns, committed_ns, header)
 
 
 def checksum(fields: list[object], header: bytes) -> int:
-    """CRC-32 over everything in an entry; texts as bytes."""
+    """CRC-32 of everything in an entry, with texts as bytes."""
     return zlib.crc32(header, zlib.crc32(repr(fields).encode()))
 
 
 @contextmanager
 def snapshot(db: sqlite3.Connection) -> Iterator[None]:
-    """Everything read inside is of one moment."""
+    """Everything read inside is from one moment."""
     db.execute("BEGIN")
     try:
         yield
@@ -202,11 +219,12 @@ def snapshot(db: sqlite3.Connection) -> Iterator[None]:
 
 
 @contextmanager
-def telling_damage(path: Path) -> Iterator[None]:
-    """SQLite's errors as the journal's.
+def translated_errors(path: Path) -> Iterator[None]:
+    """Translate SQLite's errors into the journal's.
 
     Raises:
-        JournalDamagedError: the file is damaged. JournalError: it cannot be used at the moment.
+        JournalDamagedError: The file is damaged.
+        JournalError: The file cannot be used now.
     """
     try:
         yield
@@ -217,18 +235,18 @@ def telling_damage(path: Path) -> Iterator[None]:
 
 
 def is_damage(error: sqlite3.Error) -> bool:
-    """Whether it says that the file is not what was written, and not that there is no space, or that another holds it.
+    """Whether an error means that the file is damaged, rather than that the disk is full or another program holds the file.
 
-    Python has no class of its own for this: SQLITE_CORRUPT and SQLITE_NOTADB are plain DatabaseError. A number that is in the
-    file already (IntegrityError), a text that is none, a table that is not there: none of it was written by us.
+    Python has no class for this: SQLITE_CORRUPT and SQLITE_NOTADB are plain DatabaseError. The daemon never writes a number
+    twice (IntegrityError), invalid text, or a file without its tables.
     """
-    told = str(error)
-    return type(error) is sqlite3.DatabaseError or isinstance(error, sqlite3.IntegrityError) or told.startswith(_DAMAGE)
+    plain = type(error) is sqlite3.DatabaseError
+    return plain or isinstance(error, sqlite3.IntegrityError) or str(error).startswith(_DAMAGE)
 
 
 _DAMAGE = ("Could not decode to UTF-8", "no such table", "no such index", "no such column")
 
 
 def uri(path: Path, mode: str) -> str:
-    """SQLite's name for a file. mode: ro, rw, rwc."""
+    """SQLite's URI of a file; `mode` is ro, rw or rwc."""
     return f"file:{quote(str(path))}?mode={mode}"

@@ -1,4 +1,4 @@
-"""The journal's file: its schema, how it is begun, checked and set aside, and the one connection that writes it."""
+"""The journal's SQLite file: creating, checking and setting it aside, and the one connection that writes it."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from anosegd.journal.numbers import sync_folder
-from anosegd.journal.reader import BUSY_S, checksum, read_extent, read_page, telling_damage, uri
-from anosegd.journal.types import AcceptedTrigger, Cursor, Entry, JournalDamagedError, Range, missing
+from anosegd.journal.reader import BUSY_S, checksum, read_extent, read_page, translated_errors, uri
+from anosegd.journal.types import AcceptedTrigger, Entry, JournalDamagedError, Range, missing
 
 APPLICATION_ID = 0x414E4F53  # "ANOS"
 SCHEMA_VERSION = 1
 SCHEMA = (
     """CREATE TABLE journal (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), journal_id TEXT NOT NULL,
     begun_ns INTEGER NOT NULL, first_kept INTEGER NOT NULL, barrier INTEGER)""",
-    # kept_ns: the journal's own clock, by which entries grow old; crc: over everything else in the row
+    # kept_ns: by the journal's own clock, which decides an entry's age. crc: over the rest of the row.
     """CREATE TABLE entry (seq INTEGER PRIMARY KEY, camera TEXT NOT NULL, outcome TEXT NOT NULL, captured_ns INTEGER NOT NULL,
     committed_ns INTEGER NOT NULL, kept_ns INTEGER NOT NULL, crc INTEGER NOT NULL, header BLOB NOT NULL)""",
-    # every MARK_EVERY entries, the latest committed_ns since the mark before: an index by time that costs a commit no page
+    # After every MARK_EVERY entries, the latest committed_ns since the previous mark: an index by time that is rarely written.
     "CREATE TABLE mark (seq INTEGER PRIMARY KEY, latest_ns INTEGER NOT NULL)",
     "CREATE TABLE void (first INTEGER PRIMARY KEY, last INTEGER NOT NULL)",
     "CREATE TABLE consumer (name TEXT PRIMARY KEY, seq INTEGER NOT NULL, acked_ns INTEGER NOT NULL)",
-    # accepted triggers whose parts have no verdict yet
+    # Accepted triggers whose parts have no verdict yet.
     "CREATE TABLE owed (number INTEGER PRIMARY KEY, camera TEXT NOT NULL, part_id TEXT NOT NULL, at_ns INTEGER NOT NULL)",
 )
 WAL_PAGES = 5000
-"""20 MiB: from here on the writer itself carries the write-ahead log over into the file, and waits until it can start over."""
+"""20 MiB. If the write-ahead log grows beyond this, the writing thread itself copies it into the file and restarts it."""
 WHOLE_CHECK_BYTES = 32 << 20
-"""A file up to this size is checked whole at start (half a second on two busy cores); of a larger one the newest entries."""
+"""A file up to this size is checked whole at the start (in half a second), a larger one only its newest entries."""
 NEWEST_CHECKED = 1000
 ASIDE_KEPT = 3
 EXPIRE_ROWS, EXPIRE_BYTES = 200, 1 << 20
-"""What one step of retention deletes at most: a few milliseconds."""
+"""The most that one step of retention deletes. It takes a few milliseconds."""
 VACUUM_PAGES = 256
 MARK_EVERY = 500
 
@@ -56,7 +56,7 @@ class Transaction:
         entries: New verdicts. An entry that answers a trigger removes it.
         amends: Replacements for committed verdicts. Those without a committed verdict are ignored.
         voids: Numbers that will never carry a verdict.
-        cursors: Durable consumers that moved; None removes the consumer.
+        cursors: How far durable consumers have come; None removes a consumer.
         triggers: Accepted triggers.
         barrier: The first number given out that stays pending, if any.
     """
@@ -64,7 +64,7 @@ class Transaction:
     entries: list[Entry] = field(default_factory=list)
     amends: list[Entry] = field(default_factory=list)
     voids: list[Range] = field(default_factory=list)
-    cursors: dict[str, Cursor | None] = field(default_factory=dict)
+    cursors: dict[str, int | None] = field(default_factory=dict)
     triggers: list[AcceptedTrigger] = field(default_factory=list)
     barrier: int | None = None
 
@@ -74,76 +74,56 @@ class Transaction:
 
 
 class Store:
-    """An open journal file; made by `open_store` or `create_store`. One thread at a time; sqlite3.Error from every method.
+    """An open journal file, made by `open_store` or `create_store`. Used by one thread; every method may raise sqlite3.Error.
 
-    unchecked_to: entries up to this number were not checked when it was opened.
+    Attributes:
+        extent: The file's id and the numbers in it.
+        unchecked_to: Entries up to this number were not checked when the file was opened.
     """
 
     def __init__(self, path: Path, db: sqlite3.Connection, unchecked_to: int) -> None:
-        self.path, self.unchecked_to = path, unchecked_to
-        self._db = db
-        self._extent = read_extent(db)
+        self.extent = read_extent(db)
+        self.unchecked_to = unchecked_to
+        self.path, self._db = path, db
         self._inode = path.stat().st_ino
         (self._marked_to,) = db.execute("SELECT coalesce(max(seq), 0) FROM mark").fetchone()
         unmarked = "SELECT count(*), coalesce(max(committed_ns), 0) FROM entry WHERE seq > ?"
         self._unmarked, self._latest_ns = db.execute(unmarked, (self._marked_to,)).fetchone()
 
     @property
-    def journal_id(self) -> str:
-        """The id that identifies its numbers."""
-        return self._extent.journal_id
-
-    @property
-    def top(self) -> int:
-        """The highest number it knows of."""
-        return self._extent.top
-
-    @property
-    def settled_to(self) -> int:
-        """Every number up to here carries a verdict, is void, or is gone."""
-        return self._extent.settled_to
-
-    @property
-    def first_kept(self) -> int:
-        """Numbers below are gone."""
-        return self._extent.first_kept
-
-    @property
     def moved(self) -> bool:
-        """Whether the path no longer names this file: what is written would be lost."""
+        """Whether the path no longer names this file, so that anything written to it would be lost."""
         try:
             return self.path.stat().st_ino != self._inode
         except OSError as error:
             return isinstance(error, FileNotFoundError)
 
     def newest_kept_ns(self) -> int | None:
-        """When, by the journal's clock, the newest entry was written."""
+        """The time of the newest entry by the journal's clock."""
         row = self._db.execute("SELECT kept_ns FROM entry ORDER BY seq DESC LIMIT 1").fetchone()
         return None if row is None else int(row[0])
 
-    def cursors(self) -> dict[str, Cursor]:
+    def cursors(self) -> dict[str, int]:
         """The durable consumers."""
-        return {
-            name: Cursor(seq, acked_ns) for name, seq, acked_ns in self._db.execute("SELECT name, seq, acked_ns FROM consumer")
-        }
+        return dict(self._db.execute("SELECT name, seq FROM consumer"))
 
     def owed(self) -> list[AcceptedTrigger]:
-        """Accepted triggers without a verdict, in order."""
+        """Accepted triggers without a verdict, ascending."""
         return [
             AcceptedTrigger(*row) for row in self._db.execute("SELECT number, camera, part_id, at_ns FROM owed ORDER BY number")
         ]
 
     def unsettled(self, to: int) -> list[Range]:
         """The numbers up to `to` that are neither entries nor void nor gone."""
-        first = self.settled_to + 1
+        first = self.extent.settled_to + 1
         covered = [Range(seq, seq) for (seq,) in self._db.execute("SELECT seq FROM entry WHERE seq >= ?", (first,))]
         covered += [Range(a, b) for a, b in self._db.execute("SELECT first, last FROM void WHERE last >= ?", (first,))]
         return missing(covered, first, to)
 
-    def write(self, transaction: Transaction, kept_ns: int) -> None:
-        """Commit a transaction, with synchronous=FULL synced; if it fails, the file is as before."""
+    def write(self, transaction: Transaction, *, kept_ns: int, wall_ns: int = 0) -> None:
+        """Commit a transaction, and sync it with synchronous=FULL. If it fails, the file is as before."""
         t = transaction
-        top = max([self.top, *(e.seq for e in t.entries), *(r.last for r in t.voids)])
+        top = max([self.extent.top, *(e.seq for e in t.entries), *(r.last for r in t.voids)])
         barrier = t.barrier if t.barrier is not None and t.barrier < top else None
         marked_to, unmarked = self._marked_to, self._unmarked + len(t.entries)
         latest_ns = max([self._latest_ns, *(e.committed_ns for e in (*t.entries, *t.amends))])
@@ -163,23 +143,24 @@ class Store:
                 unmarked = latest_ns = 0
             for void in t.voids:
                 self._declare_void(void)
-            for name, cursor in t.cursors.items():
-                if cursor is None:
+            for name, seq in t.cursors.items():
+                if seq is None:
                     self._db.execute("DELETE FROM consumer WHERE name = ?", (name,))
                 else:
-                    self._db.execute("INSERT OR REPLACE INTO consumer VALUES (?, ?, ?)", (name, *cursor))
-            if barrier != self._extent.barrier:
+                    self._db.execute("INSERT OR REPLACE INTO consumer VALUES (?, ?, ?)", (name, seq, wall_ns))
+            if barrier != self.extent.barrier:
                 self._db.execute("UPDATE journal SET barrier = ?", (barrier,))
-        self._extent = self._extent._replace(top=top, barrier=barrier)
+        self.extent = self.extent._replace(top=top, barrier=barrier)
         self._marked_to, self._unmarked, self._latest_ns = marked_to, unmarked, latest_ns
 
     def expire(self, *, before_kept_ns: int, max_bytes: int) -> int:
-        """Delete some of the oldest entries: those older by the journal's clock, or that the file is too large for.
+        """Delete some of the oldest entries: those that are too old, and more if the file is too large.
 
-        Returns how many were deleted; more may be due.
+        Returns how many were deleted. More may be due.
         """
         rows = self._db.execute(
-            "SELECT seq, kept_ns, length(header) FROM entry WHERE seq <= ? ORDER BY seq LIMIT ?", (self.settled_to, EXPIRE_ROWS)
+            "SELECT seq, kept_ns, length(header) FROM entry WHERE seq <= ? ORDER BY seq LIMIT ?",
+            (self.extent.settled_to, EXPIRE_ROWS),
         ).fetchall()
         too_large = self.used_bytes() > max_bytes
         count, size = 0, 0
@@ -195,29 +176,29 @@ class Store:
                 self._db.execute("DELETE FROM void WHERE last < ?", (first_kept,))
                 self._db.execute("UPDATE void SET first = ? WHERE first < ?", (first_kept, first_kept))
                 self._db.execute("UPDATE journal SET first_kept = ?", (first_kept,))
-            self._extent = self._extent._replace(first_kept=first_kept)
+            self.extent = self.extent._replace(first_kept=first_kept)
         return count
 
     def shrink(self) -> bool:
-        """Give some free pages back to the file system, if there are many; whether it did."""
+        """Return some free pages to the file system if there are many. Returns whether it did."""
         if not self.may_shrink:
             return False
-        self._db.executescript(f"PRAGMA incremental_vacuum({VACUUM_PAGES})")  # execute would do one page: it has empty rows
+        self._db.executescript(f"PRAGMA incremental_vacuum({VACUUM_PAGES})")  # with execute it frees one page
         return True
 
     @property
     def may_shrink(self) -> bool:
-        """Whether there are more free pages than are soon needed again."""
+        """Whether there are more free pages than will soon be needed."""
         return self._pragma("freelist_count") >= 4 * VACUUM_PAGES
 
     def used_bytes(self) -> int:
-        """The file without its free pages."""
+        """The size of the file without its free pages."""
         return (self._pragma("page_count") - self._pragma("freelist_count")) * self._pragma("page_size")
 
     def cut_log(self) -> bool:
-        """If the write-ahead log has become too long, carry it over and begin it anew, waiting for whoever uses it.
+        """If the write-ahead log is too long, copy it into the file and truncate it, waiting for readers.
 
-        Returns False if another program reads on and on, so that it has to grow.
+        Returns False if another program keeps reading, so that the log must grow.
         """
         if _size(_beside(self.path, "-wal")) <= WAL_PAGES * 4096:
             return True
@@ -225,11 +206,11 @@ class Store:
         return not busy
 
     def size_bytes(self) -> int:
-        """File and write-ahead log on the disk."""
+        """The size of the file and its write-ahead log."""
         return _size(self.path) + _size(_beside(self.path, "-wal"))
 
     def close(self) -> None:
-        """Close; the write-ahead log is carried over into the file, unless the file was moved away."""
+        """Close. SQLite copies the write-ahead log into the file, unless the file was moved."""
         self._db.close()
 
     def _amend(self, entry: Entry) -> None:
@@ -239,7 +220,7 @@ class Store:
             self._db.execute(_AMEND, (camera, outcome, captured_ns, committed_ns, crc, header, seq))
 
     def _declare_void(self, void: Range) -> None:
-        """Declare a range, as part of the one that ends just before it if there is one."""
+        """Declare a range void, by extending the range that ends just before it if there is one."""
         before = self._db.execute(_VOID_BEFORE, (void.first,)).fetchone()
         if before is not None and before[1] == void.first - 1:
             self._db.execute("UPDATE void SET last = ? WHERE first = ?", (void.last, before[0]))
@@ -251,10 +232,11 @@ class Store:
 
 
 def create_store(path: Path, *, journal_id: str, first: int, sync: str, now_ns: int) -> Store:
-    """Begin a journal whose first number is `first`: written whole under another name, then renamed.
+    """Create a journal whose first number is `first`. It is written under another name and then renamed.
 
     Raises:
-        OSError, sqlite3.Error: it cannot be written.
+        OSError: The file cannot be written.
+        sqlite3.Error: The file cannot be written.
     """
     new = _beside(path, ".new")
     for leftover in _files(new):
@@ -268,7 +250,7 @@ def create_store(path: Path, *, journal_id: str, first: int, sync: str, now_ns: 
             for statement in SCHEMA:
                 db.execute(statement)
             db.execute("INSERT INTO journal VALUES (1, ?, ?, 1, NULL)", (journal_id, now_ns))
-            if first > 1:  # the numbers of the journals before it never carried a verdict of this one
+            if first > 1:  # earlier journals used these numbers
                 db.execute("INSERT INTO void VALUES (1, ?)", (first - 1,))
         db.execute("PRAGMA journal_mode = WAL").fetchall()
     finally:
@@ -279,16 +261,16 @@ def create_store(path: Path, *, journal_id: str, first: int, sync: str, now_ns: 
 
 
 def open_store(path: Path, *, sync: str) -> Store:
-    """Open a journal and check it, as far as that can be done quickly.
+    """Open a journal, and check as much of it as can be checked quickly.
 
     Raises:
-        JournalDamagedError: it is damaged, or no journal of this version.
-        JournalError: it cannot be used at the moment, no space or held by another program.
+        JournalDamagedError: The file is damaged or is not a journal of this version.
+        JournalError: The file cannot be used now: the disk is full, or another program holds it.
     """
     wal = _beside(path, "-wal")
     if wal.exists() and (magic := _head(wal)) not in _WAL_MAGIC and magic.strip(b"\0"):
-        raise JournalDamagedError(f"{path}: its write-ahead log is damaged")  # SQLite would pass over it in silence
-    with telling_damage(path):
+        raise JournalDamagedError(f"{path}: its write-ahead log is damaged")  # SQLite would silently ignore it
+    with translated_errors(path):
         db = sqlite3.connect(uri(path, "rw"), uri=True, isolation_level=None, timeout=BUSY_S, check_same_thread=False)
         try:
             _check_kind(path, db)
@@ -296,7 +278,7 @@ def open_store(path: Path, *, sync: str) -> Store:
             return Store(path, db, _check_content(path, db))
         except sqlite3.OperationalError as error:
             db.close()
-            if "readonly" in str(error):  # the daemon may write it, so its own head says so
+            if "readonly" in str(error):  # permissions were checked, so the file's own header says so
                 raise JournalDamagedError(f"{path}: {error}") from error
             raise
         except BaseException:
@@ -305,12 +287,12 @@ def open_store(path: Path, *, sync: str) -> Store:
 
 
 def set_aside(path: Path) -> Path | None:
-    """Rename a damaged journal, with what belongs to it, to `<name>.damaged-<time>`; its new name. None: there is nothing.
+    """Rename a damaged journal and its logs to `<name>.damaged-<time>`. Returns the new name, or None if there is no file.
 
-    It is not touched: `sqlite3 FILE .recover` may still read it. Of those set aside before, the newest are kept.
+    The file's content stays as it is: `sqlite3 FILE .recover` may still read it. Only the newest damaged files are kept.
 
     Raises:
-        OSError: it cannot be renamed.
+        OSError: The file cannot be renamed.
     """
     if not any(name.exists() for name in _files(path)):
         return None
@@ -321,15 +303,12 @@ def set_aside(path: Path) -> Path | None:
         with contextlib.suppress(FileNotFoundError):
             old.rename(new)
     sync_folder(path.parent)
-    others = sorted({name.with_name(name.name.removesuffix("-wal").removesuffix("-shm")) for name in _aside(path)} - {aside})
+    damaged = (f for f in path.parent.iterdir() if f.name.startswith(f"{path.name}.damaged-"))
+    others = sorted({f.with_name(f.name.removesuffix("-wal").removesuffix("-shm")) for f in damaged} - {aside})
     for old in others[: max(0, len(others) - ASIDE_KEPT + 1)]:
         for name in _files(old):
             name.unlink(missing_ok=True)
     return aside
-
-
-def _aside(path: Path) -> Iterator[Path]:
-    return (name for name in path.parent.iterdir() if name.name.startswith(f"{path.name}.damaged-"))
 
 
 def _check_kind(path: Path, db: sqlite3.Connection) -> None:
@@ -337,7 +316,7 @@ def _check_kind(path: Path, db: sqlite3.Connection) -> None:
     if application_id != APPLICATION_ID:
         raise JournalDamagedError(f"{path}: not a journal")
     if version != SCHEMA_VERSION:
-        raise JournalDamagedError(f"{path}: a journal of version {version}, this program knows version {SCHEMA_VERSION}")
+        raise JournalDamagedError(f"{path}: a journal of version {version}; this program reads version {SCHEMA_VERSION}")
     own = "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite^_%' ESCAPE '^'"
     if {sql for (sql,) in db.execute(own)} != set(SCHEMA):
         raise JournalDamagedError(f"{path}: its tables are not those of a journal")
@@ -349,7 +328,7 @@ def _set_up(db: sqlite3.Connection, sync: str) -> None:
         f"synchronous = {'FULL' if sync == 'full' else 'NORMAL'}",
         f"wal_autocheckpoint = {WAL_PAGES}",
         f"journal_size_limit = {WAL_PAGES * 4096}",
-        "secure_delete = OFF",  # some systems build SQLite to overwrite what is deleted
+        "secure_delete = OFF",  # some builds of SQLite overwrite deleted data
         "cell_size_check = ON",
         "trusted_schema = OFF",
         "cache_size = -8192",
@@ -358,13 +337,13 @@ def _set_up(db: sqlite3.Connection, sync: str) -> None:
 
 
 def _check_content(path: Path, db: sqlite3.Connection) -> int:
-    """Every page and entry of a small journal, the newest entries of a large one; returns up to where it was not checked."""
+    """Check all of a small journal, or the newest entries of a large one. Returns up to which number it is unchecked."""
     extent = read_extent(db)
     unchecked_to = max(0, extent.settled_to - NEWEST_CHECKED)
     if path.stat().st_size <= WHOLE_CHECK_BYTES:
         unchecked_to = 0
-        if (told := db.execute("PRAGMA integrity_check(1)").fetchone()[0]) != "ok":
-            raise JournalDamagedError(f"{path}: {' '.join(str(told).split())}")
+        if (report := db.execute("PRAGMA integrity_check(1)").fetchone()[0]) != "ok":
+            raise JournalDamagedError(f"{path}: {' '.join(str(report).split())}")
     first = max(extent.first_kept, unchecked_to + 1)
     while first <= extent.settled_to:
         first = read_page(db, first, None, limit=2000, max_bytes=8 << 20).next

@@ -40,10 +40,6 @@ class JournalDamagedError(JournalError):
     """The journal's file differs from what was written. It is set aside and a new journal begins."""
 
 
-class JournalBacklogError(JournalError):
-    """Too many verdicts or triggers wait to be written: the disk hangs or is far too slow."""
-
-
 class VerdictId(NamedTuple):
     """A verdict's identity."""
 
@@ -105,18 +101,6 @@ class AcceptedTrigger:
     at_ns: int
 
 
-class Cursor(NamedTuple):
-    """The progress of a durable consumer.
-
-    Attributes:
-        seq: The consumer has processed everything up to this number.
-        acked_ns: Unix time of its last acknowledgement.
-    """
-
-    seq: int
-    acked_ns: int
-
-
 @dataclass(frozen=True, slots=True)
 class Page:
     """A stretch of the journal.
@@ -149,10 +133,8 @@ class JournalStats:
         size_bytes: The file and its write-ahead log.
         waiting: Verdicts not committed yet.
         commits: Transactions since the start.
-        committed: Verdicts since the start.
         failures: Failed commits, reservations and attempts to open the file.
         last_error: The latest failure, even if it is over.
-        slowest_commit_ms: Since the start.
     """
 
     working: bool = False
@@ -161,10 +143,8 @@ class JournalStats:
     size_bytes: int = 0
     waiting: int = 0
     commits: int = 0
-    committed: int = 0
     failures: int = 0
     last_error: str | None = None
-    slowest_commit_ms: float = 0.0
 
 
 def merged(ranges: list[Range]) -> list[Range]:

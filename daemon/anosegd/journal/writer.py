@@ -19,7 +19,7 @@ from anosegd import logs
 from anosegd.journal.numbers import SeqFile
 from anosegd.journal.reader import is_damage
 from anosegd.journal.store import EXPIRE_BYTES, VACUUM_PAGES, Store, Transaction, create_store, open_store, set_aside
-from anosegd.journal.types import AcceptedTrigger, Cursor, JournalConfig, JournalDamagedError, JournalError, JournalStats, Range
+from anosegd.journal.types import AcceptedTrigger, JournalConfig, JournalDamagedError, JournalError, JournalStats, Range
 from anosegd.journal.upkeep import Upkeep
 
 TICK_S, RETRY_S, EXPIRE_EVERY_S = 0.2, 1.0, 0.02
@@ -68,7 +68,7 @@ class Opened:
     journal_id: str
     used_to: int
     voids: list[Range]
-    cursors: dict[str, Cursor]
+    cursors: dict[str, int]
     owed: list[AcceptedTrigger]
 
 
@@ -153,7 +153,7 @@ class Writer:
         """Close the files, and give the reserved numbers after `given_to` back."""
         if self._store is not None:
             with suppress(OSError):
-                self._seq_file.reserve(self._store.journal_id, given_to)
+                self._seq_file.reserve(self._store.extent.journal_id, given_to)
             with suppress(sqlite3.Error):
                 self._store.close()
         self._store = None
@@ -184,9 +184,11 @@ class Writer:
 
     def _check_nothing_lost(self, store: Store) -> None:
         noted = self._seq_file
-        lost = noted.committed - store.top if noted.journal_id == store.journal_id else 0
+        lost = noted.committed - store.extent.top if noted.journal_id == store.extent.journal_id else 0
         if lost > 0 and noted.same_boot:
-            raise JournalDamagedError(f"verdicts were committed up to {noted.committed}, but the file ends with {store.top}")
+            raise JournalDamagedError(
+                f"verdicts were committed up to {noted.committed}, but the file ends with {store.extent.top}"
+            )
         if lost > 0:
             self._notice(f"{lost} verdicts were committed but not on the disk when the machine stopped; they are void")
 
@@ -195,22 +197,22 @@ class Writer:
         new_id = uuid.uuid4().hex
         store = create_store(self._path, journal_id=new_id, first=first, sync=self._config.sync, now_ns=self._wall_ns())
         with suppress(OSError):
-            self._seq_file.reserve(new_id, store.top)
+            self._seq_file.reserve(new_id, store.extent.top)
         self._notice(f"journal {new_id} begins with number {first}", logs.info)
         return store
 
     def _adopt(self, store: Store) -> Opened:
         seq_file = self._seq_file
-        used_to = max(seq_file.reserved_to, store.top)
-        if seq_file.journal_id != store.journal_id or seq_file.reserved_to < store.top:
+        used_to = max(seq_file.reserved_to, store.extent.top)
+        if seq_file.journal_id != store.extent.journal_id or seq_file.reserved_to < store.extent.top:
             first, used_to = used_to + 1, used_to + SKIPPED_IN_DOUBT
             why = "the .seq file does not tell which numbers were used"
             self._notice(f"{why}: {first} to {used_to} are left out; this loses no verdict")
             self._reserve(store, used_to)
-        opened = Opened(store.journal_id, used_to, store.unsettled(used_to), cursors=store.cursors(), owed=store.owed())
+        opened = Opened(store.extent.journal_id, used_to, store.unsettled(used_to), cursors=store.cursors(), owed=store.owed())
         self._clock = AgeClock(store.newest_kept_ns(), self._wall_ns(), self._monotonic_ns)
         if store.unchecked_to:
-            self._upkeep.check(store.journal_id, store.unchecked_to)
+            self._upkeep.check(store.extent.journal_id, store.unchecked_to)
         return opened
 
     # ---- writing
@@ -218,11 +220,11 @@ class Writer:
     def reserve(self, to: int) -> bool:
         """Reserve the numbers up to `to`. Returns whether they are reserved."""
         store = self._store
-        return store is not None and to <= store.top + MAX_UNCOMMITTED and self.may_retry and self._reserve(store, to)
+        return store is not None and to <= store.extent.top + MAX_UNCOMMITTED and self.may_retry and self._reserve(store, to)
 
     def _reserve(self, store: Store, to: int) -> bool:
         try:
-            self._seq_file.reserve(store.journal_id, to)
+            self._seq_file.reserve(store.extent.journal_id, to)
         except OSError as error:
             self._failed(f"no numbers could be reserved: {error.strerror}")
             return False
@@ -232,24 +234,20 @@ class Writer:
         """Commit a transaction. Returns the error if the file is as before."""
         store = self._store
         assert store is not None
-        started = time.perf_counter()
         try:
-            store.write(transaction, self._clock.now_ns())
+            store.write(transaction, kept_ns=self._clock.now_ns(), wall_ns=self._wall_ns())
         except sqlite3.Error as error:
             self._write_failed(error)
             return JournalError(f"{self._path}: {error}", hint="free some space" if "full" in str(error) else "")
-        ms = 1000 * (time.perf_counter() - started)
         if transaction.entries:
-            self._seq_file.note_committed(store.journal_id, store.top)
+            self._seq_file.note_committed(store.extent.journal_id, store.extent.top)
         if not self.stats.working:
-            logs.info("journal.working", journal=store.journal_id, last=store.settled_to)
+            logs.info("journal.working", journal=store.extent.journal_id, last=store.extent.settled_to)
         self.stats = dataclasses.replace(
             self.stats,
             working=True,
-            last_committed=store.settled_to,
+            last_committed=store.extent.settled_to,
             commits=self.stats.commits + 1,
-            committed=self.stats.committed + len(transaction.entries),
-            slowest_commit_ms=max(self.stats.slowest_commit_ms, ms),
         )
         size = sum(len(e.header) for e in transaction.entries)
         self._bytes_written += size
@@ -284,7 +282,7 @@ class Writer:
             oldest_ns = self._clock.now_ns() - int(self._config.keep_days * DAY_NS)
             more = store.expire(before_kept_ns=oldest_ns, max_bytes=(self._config.keep_mb << 20) - LOG_BYTES) > 0
             if not more and (more := store.shrink()) and not store.may_shrink:
-                self._upkeep.copy_log(store.journal_id)  # only this makes the file smaller
+                self._upkeep.copy_log(store.extent.journal_id)  # only this makes the file smaller
             self._pages_written(VACUUM_PAGES if more else 0)
         except sqlite3.Error as error:
             self._write_failed(error)
@@ -312,7 +310,7 @@ class Writer:
         self._pages_uncut += pages
         if self._store is not None and self._pages_uncopied >= COPY_LOG_PAGES:
             self._pages_uncopied = 0
-            self._upkeep.copy_log(self._store.journal_id)
+            self._upkeep.copy_log(self._store.extent.journal_id)
 
     # ---- what happened
 
@@ -320,8 +318,8 @@ class Writer:
         if self._store is not None:
             self.stats = dataclasses.replace(
                 self.stats,
-                last_committed=self._store.settled_to,
-                first_kept=self._store.first_kept,
+                last_committed=self._store.extent.settled_to,
+                first_kept=self._store.extent.first_kept,
                 size_bytes=self._store.size_bytes(),
             )
 
@@ -336,7 +334,7 @@ class Writer:
         if self.may_retry:
             self._retry_at = time.monotonic() + RETRY_S
             if self._store is not None:  # once copied, the log starts over, where a full disk has room for it
-                self._upkeep.copy_log(self._store.journal_id)
+                self._upkeep.copy_log(self._store.extent.journal_id)
 
     def _notice(self, what: str, log: Callable[..., None] = logs.warning) -> None:
         if not self.notices or self.notices[-1] != what:  # a repeated attempt is reported once

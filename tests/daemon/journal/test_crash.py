@@ -90,6 +90,21 @@ def test_nothing_reported_done_is_lost_and_no_number_used_twice_through_sigkill(
     assert max(said.given) < contents.next
 
 
+def test_a_killed_daemon_leaves_some_hundred_numbers_unused(tmp_path: Path) -> None:
+    """After each kill the hole behind its last verdict has at most 500 numbers, however many were used before."""
+    path = tmp_path / "journal.db"
+    for groups in (1, 200):
+        killed = subprocess.run(command(path, groups=groups, end="kill", seed=3), capture_output=True, text=True, timeout=60)
+        said = Said()
+        for line in killed.stdout.splitlines():
+            said.hear(line)
+        journal = open_journal(config(path))
+        hole = read_all(journal).voids[-1]
+        assert journal.close()
+        assert hole.first == max(said.done) + 1
+        assert 1 <= hole.last - hole.first + 1 <= 500
+
+
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed: apt-get install strace")
 COMMITS = 40
 

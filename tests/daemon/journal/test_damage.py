@@ -191,6 +191,20 @@ def test_what_can_be_made_good_keeps_the_journal(path: Path, original: tuple[Pat
     assert list(contents.entries.values()) == [*before.entries.values(), new]
 
 
+def test_a_lost_seq_file_leaves_out_a_million_numbers_and_says_which(path: Path, original: tuple[Path, Contents]) -> None:
+    """The notice names the numbers that the journal then declares void."""
+    known_to = original[1].next - 1
+    beside(path, ".seq").unlink()
+    journal = open_journal(config(path))
+    (new,) = commit(journal)
+    contents = read_all(journal)
+    assert journal.close()
+    left_out = contents.voids[-1]
+    assert left_out.last - known_to <= 1_000_000
+    assert new.seq == left_out.last + 1
+    assert any(f"to {left_out.last} are left out; this loses no verdict" in notice for notice in journal.notices)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_a_flipped_bit_anywhere_never_gives_a_wrong_verdict(original: tuple[Path, Contents], tmp_path: Path, seed: int) -> None:
     """One bit in each of ten copies: the journal is set aside, or all that it gives is what was written."""

@@ -5,6 +5,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -25,10 +26,11 @@ from support.journal_tools import (
     writing_blocked,
 )
 
-from anosegd.journal import Journal, JournalBacklogError, JournalError, JournalReader, VerdictId
+from anosegd.journal import Entry, Journal, JournalError, JournalReader, VerdictId
 from anosegd.journal import journal as journal_module
 from anosegd.journal import numbers as journal_numbers
 from anosegd.journal import store as journal_store
+from anosegd.journal import writer as journal_writer
 
 
 @pytest.fixture(autouse=True)
@@ -275,12 +277,35 @@ def test_too_many_waiting_verdicts_are_refused(opened: Opener, path: Path, monke
     journal = opened()
     with writing_blocked(path):
         _, answer = submit(journal, 100)
-        with pytest.raises(JournalBacklogError):
+        with pytest.raises(JournalError, match="wait for their commit"):
             submit(journal)
     assert answer.error is None
     commit(journal)
     contents = read_all(journal)
     assert (len(contents.entries), contents.void()) == (101, {101})
+
+
+def test_numbers_stay_close_to_the_file_while_commits_fail(opened: Opener, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a lost .seq file is made up for by the numbers left out then. Other identities go on, and all is well later."""
+    monkeypatch.setattr(journal_writer, "MAX_UNCOMMITTED", 600)
+    monkeypatch.setattr(journal_writer, "RETRY_S", 0.05)
+    monkeypatch.setattr(journal_store, "BUSY_S", 0.05)
+    journal = opened()
+    commit(journal)
+    used: list[Entry] = []
+    with writing_blocked(path):
+        for _ in range(30):
+            entries, answer = submit(journal, 50)
+            assert answer.error is not None
+            used += entries
+            time.sleep(0.05)
+    of_the_file = [e.seq for e in used if e.journal_id == journal.journal_id]
+    assert 500 <= max(of_the_file) <= 601
+    assert [e.seq for e in used] == list(range(2, 1502))
+    eventually(lambda: submit(journal)[1].error is None)
+    contents = read_all(journal)
+    assert {e.seq for e in used} <= contents.void()
+    assert min(contents.entries.keys() - {1}) > 1501
 
 
 def test_consumers_cursors_never_go_back_and_outlive_a_restart(opened: Opener) -> None:

@@ -76,7 +76,7 @@ def do(store: Store, model: Model, step: str, count: int, size: int) -> Store:
         model.next = reserved_to + 1
     else:
         store.expire(before_kept_ns=model.next // 2, max_bytes=1 << 30)
-        model.state.update(dict.fromkeys(range(1, store.first_kept), "gone"))
+        model.state.update(dict.fromkeys(range(1, store.extent.first_kept), "gone"))
     return store
 
 
@@ -111,7 +111,7 @@ def test_a_page_accounts_for_every_number_once(
         try:
             for step in steps:
                 store = do(store, model, *step)
-            assert store.settled_to == model.settled_to
+            assert store.extent.settled_to == model.settled_to
             for question in questions:
                 ask(store, model, *question)
         finally:

@@ -1,0 +1,109 @@
+"""The files' format: a journal written by an earlier version opens without loss. The format is spelled out here on purpose."""
+
+import sqlite3
+import zlib
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from support.journal_tools import close_journals, commit, config, open_journal, read_all
+
+from anosegd.journal import Range
+
+ID = "0123456789abcdef" * 2
+SCHEMA = """
+PRAGMA page_size = 4096;
+PRAGMA auto_vacuum = INCREMENTAL;
+PRAGMA application_id = 0x414E4F53;
+PRAGMA user_version = 1;
+CREATE TABLE journal (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), journal_id TEXT NOT NULL,
+    begun_ns INTEGER NOT NULL, first_kept INTEGER NOT NULL, barrier INTEGER);
+CREATE TABLE entry (seq INTEGER PRIMARY KEY, camera TEXT NOT NULL, outcome TEXT NOT NULL, captured_ns INTEGER NOT NULL,
+    committed_ns INTEGER NOT NULL, kept_ns INTEGER NOT NULL, crc INTEGER NOT NULL, header BLOB NOT NULL);
+CREATE TABLE mark (seq INTEGER PRIMARY KEY, latest_ns INTEGER NOT NULL);
+CREATE TABLE void (first INTEGER PRIMARY KEY, last INTEGER NOT NULL);
+CREATE TABLE consumer (name TEXT PRIMARY KEY, seq INTEGER NOT NULL, acked_ns INTEGER NOT NULL);
+CREATE TABLE owed (number INTEGER PRIMARY KEY, camera TEXT NOT NULL, part_id TEXT NOT NULL, at_ns INTEGER NOT NULL);
+"""
+
+
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    yield
+    close_journals()
+
+
+def write_journal(path: Path) -> dict[int, bytes]:
+    """A journal of a killed daemon: numbers 11 to 20 with 14 void and 18 pending, up to 10 gone, 400 reserved."""
+    headers = {seq: b'{"seq": %d}' % seq for seq in (11, 12, 13, 15, 16, 17, 19, 20)}
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.executescript(SCHEMA)
+        db.execute("INSERT INTO journal VALUES (1, ?, 1000, 11, 18)", (ID,))
+        for seq, header in headers.items():
+            fields = [seq, b"top", b"PASS", 100 + seq, 200 + seq, 300 + seq]
+            crc = zlib.crc32(header, zlib.crc32(repr(fields).encode()))
+            row = (seq, "top", "PASS", 100 + seq, 200 + seq, 300 + seq, crc, header)
+            db.execute("INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+        db.execute("INSERT INTO void VALUES (14, 14)")
+        db.execute("INSERT INTO consumer VALUES ('archive', 12, 500)")
+        db.execute("INSERT INTO owed VALUES (7, 'top', 'P-4711', 600)")
+        db.execute("PRAGMA journal_mode = WAL").fetchall()
+    return headers
+
+
+def write_seq_file(path: Path) -> None:
+    """Two reservations, the newer one in the second slot, and the note of what was committed."""
+    slots = (f"{ID} 200 4", f"{ID} 400 5", f"{ID} 20 some-boot")
+    records = [f"anoseg-seq/1 {text} {zlib.crc32(text.encode()):08x}\n".encode().ljust(4096, b"\0") for text in slots]
+    path.write_bytes(b"".join(records))
+
+
+def test_a_journal_of_an_earlier_version_opens_without_loss(tmp_path: Path) -> None:
+    """Verdicts, voids, the consumer's cursor, the owed trigger and the reserved numbers are as that version left them."""
+    path = tmp_path / "journal.db"
+    headers = write_journal(path)
+    write_seq_file(tmp_path / "journal.db.seq")
+    journal = open_journal(config(path, keep_days=36_500))
+    contents = read_all(journal)
+    assert (journal.journal_id, journal.notices) == (ID, [])
+    assert {seq: e.header for seq, e in contents.entries.items()} == headers
+    entry = contents.entries[13]
+    assert (entry.camera, entry.outcome, entry.captured_ns, entry.committed_ns) == ("top", "PASS", 113, 213)
+    assert (contents.gone, contents.void()) == ([Range(1, 10)], {14, 18} | set(range(21, 401)))
+    assert journal.consumer("archive") == 12
+    assert [(t.number, t.camera, t.part_id, t.at_ns) for t in journal.take_owed()] == [(7, "top", "P-4711", 600)]
+    assert [e.seq for e in commit(journal, 2)] == [401, 402]
+    assert journal.close()
+
+
+def test_an_earlier_version_can_read_what_this_one_writes(tmp_path: Path) -> None:
+    """The schema, the checksums and the .seq file are written exactly as spelled out here."""
+    path = tmp_path / "journal.db"
+    journal = open_journal(config(path))
+    (verdict,) = commit(journal)
+    journal_id = journal.journal_id
+    assert journal.close()
+    with closing(sqlite3.connect(path)) as db, closing(sqlite3.connect(":memory:")) as spelled_out:
+        spelled_out.executescript(SCHEMA)
+        tables = "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL"
+        assert set(db.execute(tables)) == set(spelled_out.execute(tables))
+        for name, value in (("page_size", 4096), ("auto_vacuum", 2), ("application_id", 0x414E4F53), ("user_version", 1)):
+            assert db.execute(f"PRAGMA {name}").fetchone() == (value,)
+        ((*fields, kept_ns, crc, header),) = db.execute("SELECT * FROM entry")
+    assert fields == [1, "top", "PASS", verdict.captured_ns, verdict.committed_ns]
+    summed = [1, b"top", b"PASS", verdict.captured_ns, verdict.committed_ns, kept_ns]
+    assert (header, crc) == (verdict.header, zlib.crc32(header, zlib.crc32(repr(summed).encode())))
+    content = (tmp_path / "journal.db.seq").read_bytes()
+    assert len(content) == 3 * 4096
+    reserved, text = {}, ""
+    for slot in range(3):
+        kind, _, rest = content[slot * 4096 :].partition(b"\n")[0].decode().partition(" ")
+        text, _, crc_text = rest.rpartition(" ")
+        assert (kind, crc_text) == ("anoseg-seq/1", f"{zlib.crc32(text.encode()):08x}")
+        if slot < 2:
+            written_id, to, generation = text.split(" ")
+            assert written_id == journal_id
+            reserved[int(generation)] = int(to)
+    assert reserved[max(reserved)] == 1  # an orderly end gives the rest back
+    assert text.startswith(f"{journal_id} 1 ")
