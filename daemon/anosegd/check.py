@@ -13,7 +13,7 @@ from anoseg_engines.engine import Engine
 from anoseg_engines.errors import AnosegError, ConfigError
 from anoseg_engines.judgement.rules import RuleMaps
 from anoseg_engines.loading import load_engine
-from anosegd.cameras.presence import Presence
+from anosegd.cameras import Presence
 from anosegd.capture.config import (
     BACKENDS,
     DeviceSource,
@@ -57,7 +57,7 @@ def check_surroundings(config: Config, *, journal: bool = True) -> None:
     for name, camera in config.cameras.items():
         if camera.presence is not None:
             with _naming(f"cameras.{name}"):
-                Presence(camera.presence, camera.region)
+                Presence.load(camera.presence, camera.region)
 
 
 def check_whole(config: Config, *, journal: bool = True) -> Engine:

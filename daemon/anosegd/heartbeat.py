@@ -10,14 +10,13 @@ import time
 from anoseg_engines.bundle.read import Bundle
 from anoseg_engines.version import installed_version
 from anosegd import wire
-from anosegd.cameras.camera_set import Cameras
-from anosegd.cameras.supervisor import Camera
+from anosegd.cameras import CameraSet, CameraSupervisor
 from anosegd.config import Config
 from anosegd.inspection.inspector import Inspector, engine_name
 from anosegd.inspection.rule_calibration import rules_note
 from anosegd.inspection.swap import Swaps
 from anosegd.journal import Journal
-from anosegd.publish.publisher import Identity, Publisher
+from anosegd.publish import Identity, Publisher
 
 SILENT_S = 10.0
 """A thread that has not answered for this long hangs."""
@@ -43,7 +42,7 @@ class Heartbeat:
         publisher: Publisher,
         inspector: Inspector,
         swaps: Swaps,
-        cameras: Cameras,
+        cameras: CameraSet,
         notice: str | None,
     ) -> None:
         self.config, self.bundle, self.notice, self.stopping = config, bundle, notice, False
@@ -81,8 +80,8 @@ class Heartbeat:
             return "Preoperational", "the engine is being loaded and proved"
         if self._inspector.silent_s > SILENT_S:
             return "Error", f"the inspector has not answered for {self._inspector.silent_s:.0f} s"
-        if self._inspector.proofs.alarm is not None:
-            return "Error", f"the golden images do not hold any more: {self._inspector.proofs.alarm}"
+        if self._inspector.self_test.alarm is not None:
+            return "Error", f"the golden images fail the self-test: {self._inspector.self_test.alarm}"
         if self._journal is not None and not self._journal.stats().working:
             return "Error", "verdicts cannot be committed: the journal does not work"
         states = {camera.status.state for camera in self._cameras}
@@ -103,12 +102,12 @@ class Heartbeat:
 
     def counts(self) -> wire.Counts:
         """Verdicts of all cameras by outcome."""
-        tallies = self._publisher.tallies.values()
+        cameras = [counts.published for counts in self._publisher.counts.values()]
         return wire.Counts(
-            passed=sum(tally.passed for tally in tallies),
-            failed=sum(tally.failed for tally in tallies),
-            unknown=sum(tally.unknown for tally in tallies),
-            late=sum(tally.late for tally in tallies),
+            passed=sum(counts.passed for counts in cameras),
+            failed=sum(counts.failed for counts in cameras),
+            unknown=sum(counts.unknown for counts in cameras),
+            late=sum(counts.late for counts in cameras),
         )
 
     def _swap_notice(self) -> str | None:
@@ -130,17 +129,17 @@ class Heartbeat:
             last_error=stats.last_error,
         )
 
-    def _camera_health(self, camera: Camera) -> wire.CameraHealth:
-        status, tally = camera.status, self._publisher.tallies[camera.name]
+    def _camera_health(self, camera: CameraSupervisor) -> wire.CameraHealth:
+        status, counts = camera.status, self._publisher.counts[camera.name]
         return wire.CameraHealth(
             state=status.state,
             source=status.source,
             frames=status.frames,
-            dropped=status.lost + tally.dropped,
-            overruns=tally.overruns,
+            dropped=status.lost + counts.dropped,
+            overruns=counts.overruns,
             empty=status.empty,
             restarts=status.restarts,
             last_error=status.last_error,
             note=rules_note(camera.config, self._swaps.bundle),
-            counts=tally.counts(),
+            counts=counts.published,
         )

@@ -1,4 +1,4 @@
-"""What can become of a part, as other threads tell the publisher; and the count of what was sent. Pure data."""
+"""The outcome of a part: it was inspected, or it is UNKNOWN for a reason. Pure data."""
 
 from __future__ import annotations
 
@@ -7,13 +7,19 @@ from dataclasses import dataclass
 from anoseg_engines.judgement.judge import Inspection, Judgement
 from anoseg_engines.placement import Placement
 from anosegd import wire
+from anosegd.part import Part
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """A part's inspection, as the inspector hands it over; the map is the receiver's.
+class Inspected:
+    """The result of inspecting a part. The inspector makes it and keeps no reference to its arrays.
 
-    engine: what judged it. started_ns, finished_ns: monotonic, around placement, network and judgement.
+    Attributes:
+        judgement: PASS, FAIL or REVIEW, with score and defects.
+        inspection: Score and anomaly map; the map belongs to the receiver.
+        placement: Where in the camera image the map is.
+        engine: The engine that judged the part.
+        started_ns, finished_ns: Around placement, network and judgement; monotonic.
     """
 
     judgement: Judgement
@@ -26,41 +32,17 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """A part that was not inspected."""
+    """The part was not inspected, or its result must not be used."""
 
     reason: wire.Reason
-    detail: str | None
+    detail: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Dropped:
-    """A frame passed over under policy latest: no part, no verdict, but counted."""
+Outcome = Inspected | Unknown
 
 
-Outcome = Result | Unknown | Dropped
-
-
-@dataclass(slots=True)
-class Tally:
-    """What was sent for one camera, and what was not. Written by the publisher's thread only."""
-
-    passed: int = 0
-    failed: int = 0
-    unknown: int = 0
-    late: int = 0
-    dropped: int = 0
-    overruns: int = 0
-
-    def counts(self) -> wire.Counts:
-        """As published."""
-        return wire.Counts(passed=self.passed, failed=self.failed, unknown=self.unknown, late=self.late)
-
-    def add(self, verdict: wire.Verdict) -> None:
-        """Count a verdict that was sent."""
-        if verdict.outcome == "PASS":
-            self.passed += 1
-        elif verdict.outcome == "FAIL":
-            self.failed += 1
-        else:
-            self.unknown += 1
-            self.overruns += verdict.reason == "overrun"
+def deadline_missed(part: Part) -> Unknown:
+    """The outcome of a part whose deadline has passed."""
+    of = "the trigger" if part.triggered_ns is not None else "capture"
+    assert part.deadline_ns is not None
+    return Unknown("deadline", f"no verdict within {(part.deadline_ns - part.began_ns) / 1e6:g} ms of {of}")

@@ -1,4 +1,8 @@
-"""What moves from camera to verdict: a Part (what is told about it) and a Frame (its pixels, borrowed). Pure data."""
+"""A part on its way from camera to verdict: Part (what is known of it) and Frame (its pixels). Pure data.
+
+The way: `capture/child` reads → `cameras/supervisor` makes the Frame → `inspection/queue` → `inspection/inspector` makes it
+an Inspected (see `outcome`) → `publish/publisher` makes that a Verdict, commits and sends it.
+"""
 
 from __future__ import annotations
 
@@ -9,40 +13,44 @@ from anoseg_engines.images import Image
 from anosegd.config import CameraConfig
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """One part under inspection; in free run, one frame.
+    """One part under inspection; in free run, one frame. Times in `_ns` are monotonic, in `_wall_ns` Unix time.
 
-    camera: its name. sequence: counts this camera's parts from 1 while the daemon runs, across restarts of the camera.
-    captured_ns: monotonic clock when the read returned; None: nothing was captured yet. captured_wall_ns: the same moment in
-    Unix time. triggered_ns, triggered_wall_ns: of its software trigger; trigger: what the journal knows that by.
-    deadline_ns: monotonic clock by which the verdict must be sent; None without a deadline.
-    source: the file it came from, where it came from one. settings: what its camera was configured to when it was captured, by
-    which it is inspected; None: of a camera that is no more.
+    Attributes:
+        camera: The camera's name.
+        sequence: Counts this camera's parts from 1 while the daemon runs, across restarts of the camera.
+        part_id: A label for people; two parts may have the same.
+        captured_ns, captured_wall_ns: When the read returned; None before there is a frame.
+        triggered_ns, triggered_wall_ns: Of its software trigger, if it has one.
+        trigger: The trigger's number in the journal.
+        deadline_ns: The verdict must be sent by then; None without a deadline.
+        source: The file that the frame comes from.
+        settings: The camera's configuration when it was captured; None for a camera that no longer exists.
     """
 
     camera: str
     sequence: int
     part_id: str
-    captured_ns: int | None
-    captured_wall_ns: int | None
-    deadline_ns: int | None = None
-    source: str | None = None
+    captured_ns: int | None = None
+    captured_wall_ns: int | None = None
     triggered_ns: int | None = None
     triggered_wall_ns: int | None = None
     trigger: int | None = None
+    deadline_ns: int | None = None
+    source: str | None = None
     settings: CameraConfig | None = None
 
     @property
     def began_ns(self) -> int:
-        """Monotonic: from when its time counts."""
+        """Trigger or, without one, capture; monotonic. The deadline counts from here."""
         began = self.triggered_ns if self.triggered_ns is not None else self.captured_ns
         assert began is not None, "a part begins with its trigger or its capture"
         return began
 
     @property
     def began_wall_ns(self) -> int:
-        """The same in Unix time."""
+        """The same moment in Unix time."""
         began = self.triggered_wall_ns if self.triggered_wall_ns is not None else self.captured_wall_ns
         assert began is not None, "a part begins with its trigger or its capture"
         return began
@@ -52,8 +60,10 @@ class Part:
 class Frame:
     """A part with its pixels.
 
-    image: uint8 [H, W, 3] BGR, a view of the capture process's slot: valid until `release`, never written by a reader.
-    release: gives the slot back; whoever holds the frame last (inspector, or the camera that drops it) calls it once.
+    Attributes:
+        part: What is known of it.
+        image: uint8 [H, W, 3] BGR, a view of the capture process's slot. It is valid until `release`; nobody writes to it.
+        release: Gives the slot back. The last holder calls it once: the inspector, or the camera that drops the frame.
     """
 
     part: Part

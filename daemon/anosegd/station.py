@@ -15,17 +15,16 @@ import msgspec
 from anoseg_engines.bundle.read import load_bundle
 from anoseg_engines.errors import AnosegError
 from anosegd import logs, signals
-from anosegd.cameras.camera_set import Cameras
-from anosegd.cameras.supervisor import Camera
+from anosegd.cameras import CameraSet, CameraSupervisor
 from anosegd.config import Config
 from anosegd.control.server import Control
 from anosegd.control.triggers import Triggers
 from anosegd.heartbeat import SILENT_S, Heartbeat
 from anosegd.inspection.inspector import Inspector
-from anosegd.inspection.queue import Intake
+from anosegd.inspection.queue import InspectionQueue
 from anosegd.inspection.swap import Swaps
 from anosegd.journal import Journal
-from anosegd.publish.publisher import LINGER_MS, Identity, Publisher
+from anosegd.publish import LINGER_MS, Identity, Publisher
 from anosegd.reload import Reloads
 from anosegd.systemd import Notifier
 from anosegd.worker import Worker
@@ -124,12 +123,18 @@ class Station:
             self._journal = Journal.open(config.journal, on_new_journal=lambda _: self._journal_changed.set())
         try:
             identity = Identity(journal_id=uuid.uuid4().hex, run_id=uuid.uuid4().hex)
-            intake = Intake()
+            frames = InspectionQueue()
             self._publisher = Publisher(config, identity, lambda _: self._heartbeat.describe(), self._journal)
-            self._inspector = Inspector(config, bundle, intake, self._publisher)
+            self._inspector = Inspector(config, bundle, frames, self._publisher)
             self._swaps = Swaps(config.engine, bundle, self._inspector)
             max_tries = MAX_TRIES if config.exit_when_finished else None
-            self._cameras = Cameras(config.cameras, intake, self._publisher, self._environment, max_tries)
+            self._cameras = CameraSet(
+                config.cameras,
+                queue=frames,
+                publisher=self._publisher,
+                environment=self._environment,
+                max_tries=max_tries,
+            )
             self._triggers = Triggers(self._cameras, self._journal, self._publisher, identity.run_id)
             self._heartbeat = Heartbeat(
                 config,
@@ -152,7 +157,7 @@ class Station:
                     reload=self._reloads.ask,
                     swap=self._swaps.ask,
                     trigger=self._triggers.accept,
-                    prove=self._inspector.proofs.ask,
+                    prove=self._inspector.self_test.ask,
                 )
         except BaseException:
             self._close_journal()  # its threads would keep the process alive, and its lock the next station out
@@ -222,7 +227,7 @@ class Station:
             if (successor := self._reloads.successor()) is not None:
                 return self._continue_with(successor)
         for worker in workers:
-            finished = isinstance(worker, Camera) and worker.failure is None  # its source has been read to its end
+            finished = isinstance(worker, CameraSupervisor) and worker.failure is None  # its source has been read to its end
             if not worker.alive and not finished:
                 return "failure"
         return None

@@ -23,9 +23,9 @@ from anosegd import wire
 from anosegd.capture.config import DemoSource
 from anosegd.config import CameraConfig, Config, EngineConfig, PublishConfig
 from anosegd.journal import Journal, JournalConfig
-from anosegd.outcome import Result
+from anosegd.outcome import Inspected
 from anosegd.part import Part
-from anosegd.publish.publisher import Identity, Publisher
+from anosegd.publish import Identity, Publisher
 
 ENGINE = wire.EngineName(name="none", version=1, digest="0" * 64, runtime="none")
 PLACEMENT = Placement.of(InputSpec(8, 8), Region(0, 0, 8, 8))
@@ -60,11 +60,11 @@ def run(folder: Path, sync: str | None, rate: float, seconds: float) -> np.ndarr
         while (left := begun + i / rate - time.monotonic()) > 0:
             time.sleep(left)
         now = time.monotonic_ns()
-        part = Part("a", i, f"a{i}", now, time.time_ns())
+        part = Part(camera="a", sequence=i, part_id=f"a{i}", captured_ns=now, captured_wall_ns=time.time_ns())
         publisher.open_part(part)
         inspection = Inspection(0.1, np.empty((0, 0), np.float32), 1)
         finished[i] = time.monotonic_ns()
-        publisher.close_judged(part, Result(Judgement("PASS", 0.1, 0.5, ()), inspection, PLACEMENT, ENGINE, now, now))
+        publisher.close_part(part, Inspected(Judgement("PASS", 0.1, 0.5, ()), inspection, PLACEMENT, ENGINE, now, now))
     received = np.frombuffer(listener.communicate()[0], np.int64)
     took = time.monotonic() - begun
     publisher.stop()

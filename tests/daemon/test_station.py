@@ -14,7 +14,7 @@ from anoseg_engines.loading import load_engine
 from anosegd.config import load_config
 from anosegd.heartbeat import SILENT_S
 from anosegd.inspection.inspector import Inspector, engine_name
-from anosegd.inspection.queue import Intake
+from anosegd.inspection.queue import InspectionQueue
 from anosegd.part import Frame, Part
 from anosegd.publish.masks import MaskEncoder
 from anosegd.station import End, Station
@@ -95,7 +95,7 @@ def test_an_inspector_that_refuses_part_after_part_answers(config: Path, monkeyp
     """The lamp is off, every part is refused, and the next one always waits: no reason to end the daemon by the watchdog."""
     station = Station(load_config(config), Notifier(), {}, lambda: load_config(config))
     station.open()
-    part = Frame(Part("top", 1, "", 0, 0), good_part(), lambda: None)
+    part = Frame(Part(camera="top", sequence=1, part_id="", captured_ns=0, captured_wall_ns=0), good_part(), lambda: None)
     silent_s: list[float] = []
 
     def refuse(self: Inspector, engine: Engine, frame: Frame, *, start: bool) -> None:
@@ -103,10 +103,10 @@ def test_an_inspector_that_refuses_part_after_part_answers(config: Path, monkeyp
         time.sleep(0.01)
 
     monkeypatch.setattr(Inspector, "_prepare", refuse)
-    monkeypatch.setattr(Intake, "take_ahead", lambda _: part if len(silent_s) < 60 else None)
+    monkeypatch.setattr(InspectionQueue, "take_ahead", lambda _: part if len(silent_s) < 60 else None)
     engine = load_engine(station._heartbeat.bundle, runtime="cpu", threads=2)
     station._inspector.answer()
-    station._inspector._inspect_many(engine, part)
+    station._inspector._inspect_concurrently(engine, part)
     engine.close()
     assert len(silent_s) == 60
     assert max(silent_s) < 0.5

@@ -1,1 +1,13 @@
-"""The daemon's side of each camera: one thread that starts, watches and restarts its capture process."""
+"""The daemon's side of the cameras: one thread a camera starts, watches and restarts its capture process.
+
+`supervisor` is the thread. `capture_handle`: its process. `parts`, `triggered_parts`: parts, made by frames and by software
+triggers. `presence`: whether a part is in the picture. `camera_set`: all cameras of the station.
+"""
+
+from anosegd.cameras.camera_set import CameraSet
+from anosegd.cameras.capture_handle import CaptureHandle
+from anosegd.cameras.parts import TriggerRequest
+from anosegd.cameras.presence import Presence
+from anosegd.cameras.supervisor import SPAWN_TIMEOUT_S, WAITING_SLOTS, CameraSupervisor
+
+__all__ = ["SPAWN_TIMEOUT_S", "WAITING_SLOTS", "CameraSet", "CameraSupervisor", "CaptureHandle", "Presence", "TriggerRequest"]

@@ -3,35 +3,41 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from anosegd.cameras.supervisor import Camera
+from anosegd.cameras.supervisor import CameraSupervisor
 from anosegd.config import CameraConfig
-from anosegd.inspection.queue import Intake
-from anosegd.publish.publisher import Publisher
+from anosegd.inspection.queue import InspectionQueue
+from anosegd.publish import Publisher
 
 END_S = 4.0
-"""How long a camera's thread may take to end: its process is killed, so no camera can hold it."""
+"""How long a camera's thread may take to end. Its process is killed, so no camera can hold it longer."""
 
 
-class Cameras:
-    """`all` may be read by any thread: it is replaced, never changed.
+class CameraSet:
+    """The cameras. `all` may be read by any thread: it is replaced, never changed.
 
-    max_tries: see `Camera`.
+    Args:
+        configs: The cameras' configurations by name.
+        queue: Where frames wait for inspection.
+        publisher: Where parts are opened.
+        environment: Of the capture processes.
+        max_tries: As of `CameraSupervisor`.
     """
 
     def __init__(
         self,
-        wanted: Mapping[str, CameraConfig],
-        intake: Intake,
+        configs: Mapping[str, CameraConfig],
+        *,
+        queue: InspectionQueue,
         publisher: Publisher,
         environment: Mapping[str, str],
         max_tries: int | None,
     ) -> None:
-        self._intake, self._publisher, self._environment, self._max_tries = intake, publisher, environment, max_tries
-        self.all: tuple[Camera, ...] = tuple(self._make(name, config) for name, config in wanted.items())
+        self._queue, self._publisher, self._environment, self._max_tries = queue, publisher, environment, max_tries
+        self.all: tuple[CameraSupervisor, ...] = tuple(self._make(name, config) for name, config in configs.items())
 
-    def __iter__(self) -> Iterator[Camera]:
+    def __iter__(self) -> Iterator[CameraSupervisor]:
         return iter(self.all)
 
     def start(self) -> None:
@@ -40,57 +46,67 @@ class Cameras:
             camera.start()
 
     def stop(self, meanwhile: Callable[[], None]) -> None:
-        """Stop every camera; `meanwhile` is called now and then until they have ended."""
+        """Stop every camera; `meanwhile` is called repeatedly until they have ended."""
         _end(self.all, meanwhile)
 
     def close(self) -> None:
-        """Give back what ended cameras hold."""
+        """Release what ended cameras hold."""
         for camera in self.all:
             camera.close()
 
     def change(
         self,
-        wanted: Mapping[str, CameraConfig],
-        hand_over: Callable[[tuple[Camera, ...]], None],
+        configs: Mapping[str, CameraConfig],
+        hand_over: Callable[[tuple[CameraSupervisor, ...]], None],
         meanwhile: Callable[[], None],
-    ) -> tuple[list[str], list[Camera]]:
-        """Go on with these cameras: those that are as before are left alone, the others end and new ones take their places.
-        Frames that wait are inspected as their camera was configured when it took them.
+    ) -> tuple[list[str], list[CameraSupervisor]]:
+        """Change the cameras: unchanged ones go on, the others end, new ones take their places.
 
-        hand_over: is given the cameras to be; from when it returns no trigger may go to another.
+        Frames that wait are inspected with the configuration under which they were captured.
+
+        Args:
+            configs: The new configurations.
+            hand_over: Called with the new cameras; after it has returned, triggers go to these only.
+            meanwhile: Called repeatedly while cameras end.
 
         Returns:
-            Names of the cameras that were ended, exchanged or added, and cameras that do not end: then nothing was started.
+            The names of cameras that ended, changed or are new; and cameras that do not end, in which case none was started.
         """
         before = {camera.name: camera for camera in self.all}
-        ending = [camera for camera in self.all if wanted.get(camera.name) != camera.config]
+        ending = [camera for camera in self.all if configs.get(camera.name) != camera.config]
         fresh = {
             name: self._make(name, config)
-            for name, config in wanted.items()
+            for name, config in configs.items()
             if name not in before or before[name].config != config
         }
-        self.all = tuple(fresh.get(name) or before[name] for name in wanted)
+        self.all = tuple(fresh.get(name) or before[name] for name in configs)
         hand_over(self.all)
         _end(ending, meanwhile)
         if stuck := [camera for camera in ending if camera.alive]:
-            self.all = (*self.all, *stuck)  # the end of the daemon has to know of them
+            self.all = (*self.all, *stuck)  # the daemon's end reports them
             return [], stuck
         for camera in ending:
-            self._intake.retire(camera.handoff)
+            self._queue.retire(camera.queue)
             camera.close()
         for name, camera in fresh.items():
             if name in before:
-                camera.follow(before[name])
+                camera.continue_from(before[name])
             camera.start()
         return sorted({camera.name for camera in ending} | set(fresh)), []
 
-    def _make(self, name: str, config: CameraConfig) -> Camera:
+    def _make(self, name: str, config: CameraConfig) -> CameraSupervisor:
         self._publisher.add_camera(name)
-        handoff = self._intake.add(config.policy, config.queue)
-        return Camera(name, config, handoff, self._publisher, self._environment, max_tries=self._max_tries)
+        return CameraSupervisor(
+            name,
+            config,
+            queue=self._queue.add(config.policy, config.queue),
+            publisher=self._publisher,
+            environment=self._environment,
+            max_tries=self._max_tries,
+        )
 
 
-def _end(cameras: tuple[Camera, ...] | list[Camera], meanwhile: Callable[[], None]) -> None:
+def _end(cameras: Sequence[CameraSupervisor], meanwhile: Callable[[], None]) -> None:
     """Stop all at once, then wait for them."""
     for camera in cameras:
         camera.stop()

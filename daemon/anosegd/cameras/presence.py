@@ -1,4 +1,4 @@
-"""Whether a part lies before the camera: the picture against one of the empty place. An empty belt is no part."""
+"""Whether a part is in front of the camera: compares the picture with one of the empty place. An empty belt is no part."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from anoseg_engines.errors import ConfigError, DataError
 from anoseg_engines.images import Image, read_image
@@ -13,36 +14,41 @@ from anoseg_engines.placement import Region
 from anosegd.config import PresenceConfig
 
 STEP = 4
-"""Of every so many pixels along both axes one is looked at: a part is not that small."""
+"""One pixel of this many is compared, along both axes: parts are larger."""
 
 
 class Presence:
-    """Made once for a camera, used on its thread."""
+    """Made by `load` for one camera, used on its thread."""
 
-    def __init__(self, config: PresenceConfig, region: Region | None) -> None:
+    def __init__(self, config: PresenceConfig, region: Region | None, empty: Image) -> None:
+        self._config, self._region = config, region
+        self._shape = empty.shape
+        self._empty = self._sampled(empty)
+
+    @classmethod
+    def load(cls, config: PresenceConfig, region: Region | None) -> Presence:
         """Read the picture of the empty place.
 
         Raises:
-            ConfigError: it cannot be read, or the region reaches beyond it.
+            ConfigError: It cannot be read, or the region reaches beyond it.
         """
-        self._config, self._region = config, region
         try:
             empty = read_image(Path(config.empty))
         except DataError as error:
             raise ConfigError(f"presence.empty: {error.what}", hint="`anosegd cameras CONFIG` saves a picture") from error
-        self._shape = empty.shape
-        if region is not None and (region.x + region.width > empty.shape[1] or region.y + region.height > empty.shape[0]):
-            raise ConfigError(f"presence.empty: the region reaches beyond {empty.shape[1]}×{empty.shape[0]} pixels")
-        self._empty = self._looked_at(empty)
+        height, width = empty.shape[:2]
+        if region is not None and (region.x + region.width > width or region.y + region.height > height):
+            raise ConfigError(f"presence.empty: the region reaches beyond {width}×{height} pixels")
+        return cls(config, region, empty)
 
     def __call__(self, image: Image) -> bool:
-        """Whether there is a part in a camera image, uint8 [H, W, 3]. An image of another size counts as one: it is judged."""
+        """Whether a camera image, uint8 [H, W, 3], shows a part. An image of another size counts as one: it is judged."""
         if image.shape != self._shape:
             return True
-        difference = np.abs(self._looked_at(image) - self._empty)
+        difference = np.abs(self._sampled(image) - self._empty)
         return bool((difference >= self._config.difference).mean() >= self._config.share)
 
-    def _looked_at(self, image: Image) -> np.ndarray[tuple[int, ...], np.dtype[np.int16]]:
+    def _sampled(self, image: Image) -> NDArray[np.int16]:
         r = self._region or Region(0, 0, image.shape[1], image.shape[0])
         view = image[r.y : r.y + r.height : STEP, r.x : r.x + r.width : STEP]
         return cv2.cvtColor(np.ascontiguousarray(view), cv2.COLOR_BGR2GRAY).astype(np.int16)

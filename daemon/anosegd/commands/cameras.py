@@ -13,8 +13,7 @@ import cv2
 import msgspec
 
 from anoseg_engines.errors import CameraError, ConfigError
-from anosegd.cameras.process import CaptureProcess
-from anosegd.cameras.supervisor import SPAWN_TIMEOUT_S, WAITING_SLOTS
+from anosegd.cameras import SPAWN_TIMEOUT_S, WAITING_SLOTS, CaptureHandle
 from anosegd.capture.config import CaptureConfig, FreeRun
 from anosegd.capture.protocol import Captured, Failed, Finished, Job, Opened, Uncaptured
 from anosegd.capture.sources.aravis import list_genicam
@@ -98,7 +97,7 @@ def probe(name: str, camera: CameraConfig, folder: Path) -> Probed:
     )
     job = Job(camera=free_run, slots=WAITING_SLOTS, frame_bytes=camera.max_frame_mb << 20)
     never = os.eventfd(0, os.EFD_CLOEXEC)
-    process = CaptureProcess(job, os.environ)
+    process = CaptureHandle.start(job, os.environ)
     try:
         return _watch(name, camera, process, folder, never)
     finally:
@@ -106,7 +105,7 @@ def probe(name: str, camera: CameraConfig, folder: Path) -> Probed:
         os.close(never)
 
 
-def _watch(name: str, camera: CameraConfig, process: CaptureProcess, folder: Path, never: int) -> Probed:
+def _watch(name: str, camera: CameraConfig, process: CaptureHandle, folder: Path, never: int) -> Probed:
     description = ""
     first: Probed | None = None
     times: list[int] = []
@@ -139,7 +138,7 @@ def _watch(name: str, camera: CameraConfig, process: CaptureProcess, folder: Pat
     return Probed(first.description, first.width, first.height, fps, first.path)
 
 
-def _save(name: str, process: CaptureProcess, message: Captured, folder: Path) -> Path:
+def _save(name: str, process: CaptureHandle, message: Captured, folder: Path) -> Path:
     path = folder / f"{name}.png"
     data = cv2.imencode(".png", process.image(message))[1].tobytes()
     try:

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from anosegd import logs, wire
-from anosegd.cameras.supervisor import Camera, Trigger
+from anosegd.cameras import CameraSupervisor, TriggerRequest
 from anosegd.journal import Journal, JournalError
+from anosegd.outcome import Unknown
 from anosegd.part import Part
-from anosegd.publish.publisher import Publisher
+from anosegd.publish import Publisher
 
 REMEMBERED = 2000
 """Part ids that are remembered, so that a trigger that is sent twice makes one part."""
@@ -28,9 +29,9 @@ class Triggers:
         open: Whether parts are inspected at the moment. Set by the station.
     """
 
-    def __init__(self, cameras: Iterable[Camera], journal: Journal | None, publisher: Publisher, run_id: str) -> None:
+    def __init__(self, cameras: Iterable[CameraSupervisor], journal: Journal | None, publisher: Publisher, run_id: str) -> None:
         self.open = False
-        self._cameras: dict[str, Camera] = {}
+        self._cameras: dict[str, CameraSupervisor] = {}
         self._accepting = threading.Lock()
         self.set_cameras(cameras)
         self._journal = journal
@@ -39,7 +40,7 @@ class Triggers:
         self._count = itertools.count(1)
         self._known: OrderedDict[tuple[str, str], Accepted] = OrderedDict()
 
-    def set_cameras(self, cameras: Iterable[Camera]) -> None:
+    def set_cameras(self, cameras: Iterable[CameraSupervisor]) -> None:
         """Replace the cameras. After the return no trigger reaches another one."""
         with self._accepting:
             self._cameras = {camera.name: camera for camera in cameras}
@@ -93,7 +94,7 @@ class Triggers:
                 number = self._journal.accept(name, part_id, at_wall_ns, noted).number
             except JournalError:  # the part is inspected without the journal; answer and verdict both say so
                 answer(accepted)
-        self._cameras[name].trigger(Trigger(part_id, at_ns, at_wall_ns, number))
+        self._cameras[name].trigger(TriggerRequest(part_id, at_ns, at_wall_ns, number))
 
     def answer_owed(self) -> None:
         """Answer the triggers that an earlier run accepted and a crash left open: UNKNOWN: restart.
@@ -107,13 +108,11 @@ class Triggers:
                 camera=trigger.camera,
                 sequence=0,
                 part_id=trigger.part_id,
-                captured_ns=None,
-                captured_wall_ns=None,
                 triggered_ns=time.monotonic_ns(),
                 triggered_wall_ns=trigger.at_ns,
                 trigger=trigger.number,
                 settings=camera.config if camera is not None else None,
             )
-            self._publisher.answer_owed(part)
+            self._publisher.open_as_unknown(part, Unknown("restart", "the daemon ended before this part was inspected"))
         if owed:
             logs.warning("triggers.unanswered", count=len(owed), verdict="UNKNOWN: restart")

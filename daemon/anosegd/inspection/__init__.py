@@ -1,1 +1,6 @@
-"""The inspector: one thread that owns the engine and judges parts."""
+"""The inspector: one thread that owns the engine and judges parts.
+
+`queue`: frames that wait. `inspector`: the thread. `placements`: what it keeps for its engine. `selftest`: golden images, run
+again. `swap`: another engine takes over. `rule_calibration`: the guarantee of region rules. Nothing is imported here: commands
+use `rule_calibration` without loading the engine.
+"""

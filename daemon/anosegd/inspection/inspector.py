@@ -5,36 +5,33 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from anoseg_engines.bundle.read import Bundle
 from anoseg_engines.engine import Engine, Inference
 from anoseg_engines.errors import AnosegError, EngineError
-from anoseg_engines.golden import good_parts
-from anoseg_engines.judgement.image_quality import Quality, complaint, measure, reference
+from anoseg_engines.judgement.image_quality import complaint, measure
 from anoseg_engines.judgement.judge import judge
-from anoseg_engines.judgement.rules import RuleMaps
 from anoseg_engines.loading import load_engine
 from anoseg_engines.placement import Placement, Region
 from anosegd import logs, wire
 from anosegd.config import CameraConfig, Config
-from anosegd.inspection.queue import Intake
-from anosegd.inspection.selftest import Proofs
-from anosegd.outcome import Result
+from anosegd.inspection.placements import Placements, region_of
+from anosegd.inspection.queue import InspectionQueue
+from anosegd.inspection.selftest import SelfTest
+from anosegd.outcome import Inspected, Unknown
 from anosegd.part import Frame, Part
-from anosegd.publish.publisher import Publisher
+from anosegd.publish import Publisher
 from anosegd.worker import Worker
 
 IDLE_S = 0.25
-MAX_PLACEMENTS = 32
-"""Images of a folder may all differ in size; a placement holds coordinates for every pixel."""
 
 
 @dataclass(slots=True, eq=False)
 class _Exchange:
-    """An engine that is to take over. done: it has; old is then the caller's to close."""
+    """An engine that takes over; when it is done, `old` belongs to the caller, who closes it."""
 
     engine: Engine
     placements: Mapping[Region, Placement]
@@ -44,7 +41,7 @@ class _Exchange:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Job:
-    """A part that the network runs, or is going to."""
+    """A part whose network inputs are prepared; the engine owns their buffers."""
 
     part: Part
     camera: CameraConfig
@@ -54,42 +51,51 @@ class _Job:
 
 
 class Inspector(Worker):
-    """Takes frames until told to stop; every frame taken is released and its part closed, whatever happens.
+    """Takes frames until asked to stop. It releases every frame that it takes and closes its part, whatever happens.
 
-    engine: name and runtime, None until the bundle is proved and warmed up. regions: of the parts seen so far. proofs: the
-    golden images, run again; while they do not hold no part is inspected.
+    Attributes:
+        engine: Name and runtime; None until the bundle is proved.
+        self_test: Runs the golden images again. While they fail, no part is inspected.
     """
 
-    def __init__(self, config: Config, bundle: Bundle, intake: Intake, publisher: Publisher) -> None:
+    def __init__(self, config: Config, bundle: Bundle, frames: InspectionQueue, publisher: Publisher) -> None:
         super().__init__("inspector")
         self.engine: wire.EngineName | None = None
-        self.proofs = Proofs(config.engine.prove_every_min)
+        self.self_test = SelfTest(config.engine.prove_every_min)
         self._config = config
         self._bundle = bundle
-        self._intake = intake
+        self._frames = frames
         self._publisher = publisher
         self._stopping = threading.Event()
         self._abandoned = False
-        self._placements: OrderedDict[Region, Placement] = OrderedDict()
-        self._rule_maps: dict[str, tuple[Placement, CameraConfig, RuleMaps]] = {}
-        self._quality: tuple[Engine, Quality] | None = None
-        self.regions: tuple[Region, ...] = ()
+        self._placements = Placements()
         self._exchanges: queue.SimpleQueue[_Exchange] = queue.SimpleQueue()
-        self._trouble = logs.Throttles("part.not_inspected")
+        self._not_inspected_log = logs.Throttles("part.not_inspected")
+
+    # ---- any thread
+
+    @property
+    def regions(self) -> tuple[Region, ...]:
+        """The regions that parts have had so far."""
+        return self._placements.regions
 
     def stop(self, *, drain: bool) -> None:
-        """End after the frames that wait (drain) or after the one at hand. Any thread."""
+        """End after all frames that wait (`drain`), or after the current one."""
         self._abandoned = not drain
         self._stopping.set()
 
     def exchange(self, engine: Engine, placements: Mapping[Region, Placement]) -> Engine:
-        """Inspect with `engine` from the next part on; waits until the part at hand is done. Any thread but the inspector's.
+        """Inspect with `engine` from the next part on; waits until the current part is done.
 
-        placements: made by `engine`, of regions that are going to come. Returns the engine before, which is the caller's to
-        close, as `engine` still is when this raises.
+        Args:
+            engine: The new engine. It still belongs to the caller if this raises.
+            placements: Made by `engine`, of the regions that parts have.
+
+        Returns:
+            The engine before; the caller closes it.
 
         Raises:
-            EngineError: the inspector has ended.
+            EngineError: The inspector has ended.
         """
         exchange = _Exchange(engine, placements)
         self._exchanges.put(exchange)
@@ -99,41 +105,37 @@ class Inspector(Worker):
         assert exchange.old is not None
         return exchange.old
 
+    # ---- the inspector's thread
+
     def work(self) -> None:
         """Load and prove the engine, then inspect.
 
         Raises:
-            EngineError: the engine is refused.
+            EngineError: The engine is refused.
         """
-        wish = self._config.engine
-        engine = load_engine(self._bundle, runtime=wish.runtime, threads=wish.threads, build=wish.build)
+        config = self._config.engine
+        engine = load_engine(self._bundle, runtime=config.runtime, threads=config.threads, build=config.build)
         try:
             logs.info("engine.loaded", engine=self._bundle.label, runtime=engine.runtime_description, why=engine.why)
             self.engine = engine_name(self._bundle, engine.runtime_description)
-            while not (self._stopping.is_set() and (self._abandoned or self._intake.empty)):
+            while not (self._stopping.is_set() and (self._abandoned or self._frames.empty)):
                 self.answer()
-                engine = self._exchanged(engine)
-                self._prove_again(engine)
-                frame = self._intake.take(IDLE_S)
+                engine = self._engine_for_next_part(engine)
+                if self.self_test.step(engine):
+                    self._publisher.state_changed()
+                frame = self._frames.take(IDLE_S)
                 if frame is not None:
                     self._inspect(engine, frame)
         finally:
-            self.proofs.close()
+            self.self_test.close()
             engine.close()
 
-    def _prove_again(self, engine: Engine) -> None:
-        before = self.proofs.alarm
-        self.proofs.step(engine)
-        if self.proofs.alarm != before:
-            self._publisher.state_changed()
-
-    def _exchanged(self, engine: Engine) -> Engine:
-        """The engine for the next part."""
+    def _engine_for_next_part(self, engine: Engine) -> Engine:
         if self._exchanges.empty():
             return engine
         exchange = self._exchanges.get_nowait()
-        self._placements = OrderedDict(exchange.placements)
-        self.proofs.exchanged()
+        self._placements.use(exchange.placements)
+        self.self_test.engine_exchanged()
         self.engine = engine_name(exchange.engine.bundle, exchange.engine.runtime_description)
         self._publisher.engine = self.engine
         self._publisher.state_changed()
@@ -142,21 +144,21 @@ class Inspector(Worker):
         return exchange.engine
 
     def _inspect(self, engine: Engine, frame: Frame) -> None:
-        """Inspect this part and those that wait behind it."""
-        if engine.parallel and self._nothing_else and self._intake.ahead:
-            self._inspect_many(engine, frame)
-            return
-        job = self._prepare(engine, frame, start=False)
-        if job is not None:
+        """Inspect this part, and those that wait behind it if the engine runs several at a time."""
+        if engine.parallel and self._only_parts_wait and self._frames.ahead:
+            self._inspect_concurrently(engine, frame)
+        elif (job := self._prepare(engine, frame, start=False)) is not None:
             self._judge(engine, job)
 
-    def _inspect_many(self, engine: Engine, first: Frame) -> None:
-        """Parts beside one another, as long as any wait: while the network runs some, one is judged or prepared."""
+    def _inspect_concurrently(self, engine: Engine, first: Frame) -> None:
+        """Inspect several parts at a time as long as any wait: while the network runs some, one is prepared or judged."""
         running = deque[_Job]()
         frame: Frame | None = first
         while frame is not None or running:
-            self.answer()  # here, since nothing may come to be judged: where every part is refused
-            if running and (running[0].inference.done or (frame is not None and self._is_new(frame))):
+            self.answer()  # here, because no part may get as far as being judged
+            # A new image size takes seconds to make ready: parts that run are judged before that.
+            new_size = frame is not None and not self._placements.knows(region_of(frame))
+            if running and (running[0].inference.done or new_size):
                 self._judge(engine, running.popleft())
             elif frame is not None:
                 job = self._prepare(engine, frame, start=True)
@@ -164,37 +166,33 @@ class Inspector(Worker):
                     running.append(job)
                 frame = None
             else:
-                self._intake.wait(running[0].inference, ahead=len(running) < engine.parallel and self._nothing_else)
-            if frame is None and len(running) < engine.parallel and self._nothing_else:
-                frame = self._intake.take_ahead()
-
-    def _is_new(self, frame: Frame) -> bool:
-        """Whether its size has to be made ready first, which takes seconds: what runs is judged before that."""
-        return self._region_of(frame) not in self._placements
+                self._frames.wait(running[0].inference, ahead=len(running) < engine.parallel and self._only_parts_wait)
+            if frame is None and len(running) < engine.parallel and self._only_parts_wait:
+                frame = self._frames.take_ahead()
 
     @property
-    def _nothing_else(self) -> bool:
-        """Whether there is nothing to be done before the next part."""
-        return self._exchanges.empty() and not self.proofs.due and not self._stopping.is_set()
+    def _only_parts_wait(self) -> bool:
+        """Whether nothing else has to be done before the next part."""
+        return self._exchanges.empty() and not self.self_test.due and not self._stopping.is_set()
 
     def _prepare(self, engine: Engine, frame: Frame, *, start: bool) -> _Job | None:
-        """Prepare the part's network inputs, and start the network if asked to. None: the part is closed, not inspected."""
+        """Prepare the network's inputs, start the network if asked to, and release the frame. None: the part is closed."""
         part, camera = frame.part, frame.part.settings
-        assert camera is not None, "a part that was captured knows its camera's settings"
+        assert camera is not None, "a part that was captured has its camera's settings"
         started_ns = time.monotonic_ns()
         try:
             if part.deadline_ns is not None and started_ns >= part.deadline_ns:
-                return None  # the publisher closes it by its deadline; time spent on it would make the next one late too
-            if self.proofs.alarm is not None:
-                raise EngineError(f"the golden images do not hold any more: {self.proofs.alarm}")
-            placement = self._placement(engine, self._region_of(frame))
+                return None  # the publisher closes it by its deadline; inspecting it would make the next part late too
+            if self.self_test.alarm is not None:
+                raise EngineError(f"the golden images fail the self-test: {self.self_test.alarm}")
+            placement = self._placements.of(engine, region_of(frame))
             if limits := camera.quality:
                 found = measure(placement.scaled_part(frame.image))
-                if wrong := complaint(found, self._golden_quality(engine), limits):
+                if wrong := complaint(found, self._placements.golden_quality(engine), limits):
                     self._not_inspected(part, "image_quality", wrong)
                     return None
             if start:
-                inference = engine.start(frame.image, placement, self._intake.wake)
+                inference = engine.start(frame.image, placement, self._frames.wake)
             else:
                 inference = engine.prepare(frame.image, placement)
             return _Job(part, camera, placement, inference, started_ns)
@@ -202,58 +200,34 @@ class Inspector(Worker):
             self._not_inspected(part, "engine" if isinstance(error, EngineError) else "region", error.what)
             return None
         finally:
-            frame.release()  # the network has its own copy: the slot is free while it runs
+            frame.release()  # the network has a copy: the slot is free while it runs
 
     def _judge(self, engine: Engine, job: _Job) -> None:
+        """Take the network's answer, decide PASS or FAIL, and close the part."""
         part, camera, placement = job.part, job.camera, job.placement
         try:
             inspection = engine.finish(job.inference)
-            rules = self._rule_maps_of(engine, part.camera, camera, placement) if camera.rules else None
+            rules = self._placements.rule_maps(engine, part.camera, camera, placement) if camera.rules else None
             judgement = judge(inspection, engine.thresholds, placement, rules=rules, review_from=camera.review_from)
         except AnosegError as error:
             self._not_inspected(part, "engine" if isinstance(error, EngineError) else "region", error.what)
             return
         assert self.engine is not None
-        started_ns = job.started_ns + inspection.queued_ns  # until another part's network was done, it waited
-        result = Result(judgement, inspection, placement, self.engine, started_ns, time.monotonic_ns())
-        self._publisher.close_judged(part, result)
+        inspected = Inspected(
+            judgement=judgement,
+            inspection=inspection,
+            placement=placement,
+            engine=self.engine,
+            started_ns=job.started_ns + inspection.queued_ns,  # without the time that it waited for other parts
+            finished_ns=time.monotonic_ns(),
+        )
+        self._publisher.close_part(part, inspected)
 
     def _not_inspected(self, part: Part, reason: wire.Reason, what: str) -> None:
-        self._trouble.of(part.camera).warning(camera=part.camera, part=part.part_id, reason=reason, error=what)
-        self._publisher.close_unknown(part, reason, what)
-
-    @staticmethod
-    def _region_of(frame: Frame) -> Region:
-        height, width = frame.image.shape[:2]
-        camera = frame.part.settings
-        return (camera and camera.region) or Region(0, 0, width, height)
-
-    def _placement(self, engine: Engine, region: Region) -> Placement:
-        placement = self._placements.get(region)
-        if placement is None:
-            placement = self._placements[region] = engine.place(region)
-            if len(self._placements) > MAX_PLACEMENTS:
-                self._placements.popitem(last=False)
-            self.regions = tuple(self._placements)
-        else:
-            self._placements.move_to_end(region)
-        return placement
-
-    def _golden_quality(self, engine: Engine) -> Quality:
-        """Of the engine's golden images; kept until another engine takes over."""
-        if self._quality is None or self._quality[0] is not engine:
-            self._quality = (engine, reference(engine.spec, good_parts(engine.golden_samples())))
-        return self._quality[1]
-
-    def _rule_maps_of(self, engine: Engine, name: str, camera: CameraConfig, placement: Placement) -> RuleMaps:
-        """The camera's rules for this placement and engine; kept, since placements seldom change."""
-        known = self._rule_maps.get(name)
-        if known is None or known[0] is not placement or known[1] is not camera:
-            made = RuleMaps.of(camera.rules, engine.thresholds.pixel, placement)
-            known = self._rule_maps[name] = (placement, camera, made)
-        return known[2]
+        self._not_inspected_log.of(part.camera).warning(camera=part.camera, part=part.part_id, reason=reason, error=what)
+        self._publisher.close_part(part, Unknown(reason, what))
 
 
 def engine_name(bundle: Bundle, runtime: str) -> wire.EngineName:
-    """The engine as verdicts and state name it."""
+    """The engine's name in verdicts and state."""
     return wire.EngineName(name=bundle.manifest.product, version=bundle.manifest.version, digest=bundle.digest, runtime=runtime)

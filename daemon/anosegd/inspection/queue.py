@@ -1,22 +1,37 @@
-"""Hand-off of frames from one camera to the inspector: what happens when they come faster than they are inspected."""
+"""Frames that wait for inspection: one queue a camera, from which the inspector takes in turn.
+
+The policy decides what happens when frames come faster than they are inspected.
+"""
 
 from __future__ import annotations
 
 from collections import deque
 from threading import Condition
+from typing import Protocol
 
-from anoseg_engines.engine import Inference
 from anosegd.capture.config import Policy
 from anosegd.part import Frame
 
 
-class Handoff:
-    """Frames of one camera that wait for inspection, oldest first.
+class Running(Protocol):
+    """Work that goes on elsewhere."""
 
-    latest: one waits, a newer one takes its place. every: `capacity` wait, the next has to go. wait: as many as there are
-    slots; the source is held up by that. The camera's thread puts, the inspector takes.
+    @property
+    def done(self) -> bool:
+        """Whether it has ended."""
+        ...
 
-    arrived: one condition for all cameras, on which the inspector sleeps; it guards the queue too.
+
+class CameraQueue:
+    """Frames of one camera that wait for inspection, oldest first. The camera's thread puts, the inspector takes.
+
+    `latest`: one waits, a newer one replaces it. `every`: `capacity` wait, the next one is refused. `wait`: as many wait as
+    there are slots; then the source has to wait.
+
+    Args:
+        policy: The camera's.
+        capacity: How many may wait under policy `every`.
+        arrived: Shared by all cameras: guards their queues, and wakes the inspector.
     """
 
     def __init__(self, policy: Policy, capacity: int, arrived: Condition) -> None:
@@ -26,99 +41,99 @@ class Handoff:
         self._waiting: deque[Frame] = deque()
 
     def put(self, frame: Frame) -> Frame | None:
-        """Hand over a frame; returns the one that has to go instead: it is the caller's to account for and release."""
+        """Add a frame; returns the one that finds no room, which the caller reports and releases."""
         with self._arrived:
-            gone: Frame | None = None
+            displaced: Frame | None = None
             if self.policy != "wait" and len(self._waiting) >= self.capacity:
                 if self.policy == "every":
                     return frame
-                gone = self._waiting.popleft()
+                displaced = self._waiting.popleft()
             self._waiting.append(frame)
             self._arrived.notify()
-            return gone
+            return displaced
 
     def take(self) -> Frame | None:
-        """The oldest waiting frame, which is then the taker's. The caller holds `arrived`."""
+        """The oldest frame, which the caller then owns. The caller holds `arrived`."""
         return self._waiting.popleft() if self._waiting else None
 
     def __len__(self) -> int:
         return len(self._waiting)
 
 
-class Intake:
-    """All cameras' hand-offs as the inspector sees them: each camera in turn, so that a fast one cannot starve the others."""
+class InspectionQueue:
+    """The queues of all cameras. Each has its turn, so that a fast camera cannot starve the others."""
 
     def __init__(self) -> None:
-        self.arrived = Condition()
-        self._handoffs: list[Handoff] = []
-        self._retired: list[Handoff] = []
+        self._arrived = Condition()
+        self._queues: list[CameraQueue] = []
+        self._retired: list[CameraQueue] = []
         self._turn = 0
 
-    def add(self, policy: Policy, capacity: int) -> Handoff:
-        """Make a camera's hand-off. Main thread."""
-        handoff = Handoff(policy, capacity, self.arrived)
-        with self.arrived:
-            self._handoffs.append(handoff)
-        return handoff
+    def add(self, policy: Policy, capacity: int) -> CameraQueue:
+        """Make a camera's queue. Main thread."""
+        queue = CameraQueue(policy, capacity, self._arrived)
+        with self._arrived:
+            self._queues.append(queue)
+        return queue
 
-    def retire(self, handoff: Handoff) -> None:
-        """No more frames come here; those that wait are inspected still. Main thread."""
-        with self.arrived:
-            self._retired.append(handoff)
+    def retire(self, queue: CameraQueue) -> None:
+        """No more frames are put here; those that wait are still inspected. Main thread."""
+        with self._arrived:
+            self._retired.append(queue)
 
     def take(self, timeout_s: float) -> Frame | None:
         """The next frame, None if none came in time."""
-        with self.arrived:
-            if not any(self._handoffs):
+        with self._arrived:
+            if not any(self._queues):
                 self._forget_retired()
-                self.arrived.wait(timeout_s)
-            for _ in self._handoffs:
-                self._turn = (self._turn + 1) % len(self._handoffs)
-                if frame := self._handoffs[self._turn].take():
+                self._arrived.wait(timeout_s)
+            for _ in self._queues:
+                self._turn = (self._turn + 1) % len(self._queues)
+                if frame := self._queues[self._turn].take():
                     return frame
             return None
 
     @property
     def ahead(self) -> bool:
-        """Whether `take_ahead` would give a frame."""
-        with self.arrived:
+        """Whether `take_ahead` would return a frame."""
+        with self._arrived:
             return self._next_ahead() is not None
 
     def take_ahead(self) -> Frame | None:
-        """A frame that may be prepared while another is inspected: the next in turn, which no newer one is going to replace.
+        """The next frame, if it may be prepared while another one is inspected.
 
-        None: nothing waits, or it is the turn of a camera with policy `latest`, whose frame is taken when it is inspected.
+        None: no frame waits, or it is the turn of a camera with policy `latest`. A newer frame may still replace that one.
         """
-        with self.arrived:
+        with self._arrived:
             turn = self._next_ahead()
             if turn is None:
                 return None
             self._turn = turn
-            return self._handoffs[turn].take()
+            return self._queues[turn].take()
 
-    def wait(self, running: Inference, *, ahead: bool) -> None:
-        """Until that part is done, as `wake` tells; with `ahead` also until `take_ahead` would give a frame."""
-        with self.arrived:
-            self.arrived.wait_for(lambda: running.done or (ahead and self._next_ahead() is not None))
+    def wait(self, running: Running, *, ahead: bool) -> None:
+        """Wait until `running` is done, when `wake` is called; with `ahead` also until `take_ahead` would return a frame."""
+        with self._arrived:
+            self._arrived.wait_for(lambda: running.done or (ahead and self._next_ahead() is not None))
 
     def wake(self) -> None:
-        """What `wait` waits for may hold now. Any thread."""
-        with self.arrived:
-            self.arrived.notify()
-
-    def _next_ahead(self) -> int | None:
-        n = len(self._handoffs)
-        waiting = ((self._turn + k) % n for k in range(1, n + 1) if len(self._handoffs[(self._turn + k) % n]))
-        turn = next(waiting, None)
-        return None if turn is None or self._handoffs[turn].policy == "latest" else turn
-
-    def _forget_retired(self) -> None:
-        """Nothing waits anywhere."""
-        self._handoffs = [handoff for handoff in self._handoffs if handoff not in self._retired]
-        self._retired.clear()
+        """Have `wait` look again. Any thread."""
+        with self._arrived:
+            self._arrived.notify()
 
     @property
     def empty(self) -> bool:
         """Whether no frame waits."""
-        with self.arrived:
-            return not any(self._handoffs)
+        with self._arrived:
+            return not any(self._queues)
+
+    def _next_ahead(self) -> int | None:
+        n = len(self._queues)
+        waiting = ((self._turn + k) % n for k in range(1, n + 1) if len(self._queues[(self._turn + k) % n]))
+        turn = next(waiting, None)
+        return None if turn is None or self._queues[turn].policy == "latest" else turn
+
+    def _forget_retired(self) -> None:
+        """Remove retired queues, which are all empty now."""
+        self._queues = [queue for queue in self._queues if queue not in self._retired]
+        self._retired.clear()

@@ -1,4 +1,4 @@
-"""What is promised of the share of good parts that a camera's region rules reject, in words. Pure functions, any thread."""
+"""The false-reject guarantee of a camera's region rules, in words for operators. Pure functions."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from anoseg_engines.judgement.rules import rules_digest
 from anosegd.config import CameraConfig
 
 NOT_CALIBRATED = "region rules decide: the share of good parts rejected is not calibrated for these rules"
-NOT_HELD_OUT = "that the network was trained on: good parts of the line may fare worse"
+NOT_HELD_OUT = "that the network was trained on: more good parts of the line may be rejected"
 
 
 def rules_note(camera: CameraConfig, bundle: Bundle) -> str | None:
-    """What an operator should know of the camera's rules with this bundle; None where no rules decide."""
+    """A note on the camera's rules with this bundle; None if the camera has no rules."""
     if not camera.rules:
         return None
     digest = rules_digest(camera.rules, camera.region, camera.rotate)
     found = next((entry for entry in bundle.rule_calibrations if entry.digest == digest), None)
     if found is None:
         return NOT_CALIBRATED
-    percent = math.ceil(found.guaranteed * 1000 - 1e-9) / 10  # never less than is promised
+    percent = math.ceil(found.guaranteed * 1000 - 1e-9) / 10  # rounded up: never less than guaranteed
     images = f"{found.n_images} images of {found.width}×{found.height}"
     note = f"region rules decide; at most {percent:.1f} % of good parts rejected, from {images}"
     return note if found.held_out else f"{note} {NOT_HELD_OUT}"
 
 
 def is_worrying(note: str) -> bool:
-    """Whether the note says that something is amiss."""
+    """Whether the note is a warning."""
     return note == NOT_CALIBRATED or note.endswith(NOT_HELD_OUT)

@@ -1,4 +1,4 @@
-"""Proving the engine again while it inspects: one golden image between two parts, on request and on a schedule."""
+"""The self-test: runs the golden images again, one between two parts, on request and on a schedule."""
 
 from __future__ import annotations
 
@@ -13,61 +13,64 @@ from anosegd import logs
 from anosegd.worker import Answer
 
 
-class Proofs:
-    """`ask`: any thread; everything else: the inspector's.
+class SelfTest:
+    """On the inspector's thread; `ask` may be called by any thread, `alarm` read by any thread.
 
-    alarm: what was wrong with the golden images when they were run last; None while they hold.
+    Attributes:
+        alarm: Why the golden images failed when they were run last; None if they passed.
     """
 
     def __init__(self, every_min: float | None) -> None:
         self.alarm: str | None = None
         self._every_s = None if every_min is None else 60 * every_min
-        self._begun_at = time.monotonic()  # the engine has just proved itself
-        self._wishes: queue.SimpleQueue[Answer] = queue.SimpleQueue()
-        self._answers: list[Answer] = []
-        self._running: Iterator[GoldenResult] | None = None
+        self._begun_at = time.monotonic()  # the engine is proved when it is loaded
+        self._requests: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+        self._answers: list[Answer] = []  # of the requests that the current run answers
+        self._run: Iterator[GoldenResult] | None = None
 
     def ask(self, answer: Answer) -> None:
-        """Run the golden images now; `answer` gets None, or what is wrong."""
-        self._wishes.put(answer)
+        """Run the golden images now; `answer` is called with None, or with the reason why they failed."""
+        self._requests.put(answer)
 
     @property
     def due(self) -> bool:
         """Whether `step` has something to do."""
-        by_the_clock = self._every_s is not None and time.monotonic() >= self._begun_at + self._every_s
-        return self._running is not None or by_the_clock or not self._wishes.empty()
+        scheduled = self._every_s is not None and time.monotonic() >= self._begun_at + self._every_s
+        return self._run is not None or scheduled or not self._requests.empty()
 
-    def step(self, engine: Engine) -> None:
-        """Run the next golden image, if it is time; a few milliseconds."""
+    def step(self, engine: Engine) -> bool:
+        """Run the next golden image if it is time, which takes milliseconds. Whether `alarm` has changed."""
         if not self.due:
-            return
-        if self._running is None:
+            return False
+        if self._run is None:
             self._begun_at = time.monotonic()
-            self._take_wishes()
-            self._running = self_test_steps(engine)
+            self._take_requests()
+            self._run = self_test_steps(engine)
+        before = self.alarm
         try:
-            next(self._running)
+            next(self._run)
         except StopIteration:
             self._end(None)
         except EngineError as error:
             self._end(error.what)
+        return self.alarm != before
 
-    def exchanged(self) -> None:
-        """Another engine has taken over, proved: what was wrong with the one before is over; a run begins anew."""
+    def engine_exchanged(self) -> None:
+        """Another engine inspects, which is proved: clear the alarm, and start a run that is under way again."""
         self.alarm = None
-        if self._running is not None:
-            self._running = None
+        if self._run is not None:
+            self._run = None
             for answer in self._answers:
-                self._wishes.put(answer)
+                self._requests.put(answer)
             self._answers = []
 
     def close(self) -> None:
-        """Answer whoever still waits."""
-        self._take_wishes()
+        """Answer the requests that still wait."""
+        self._take_requests()
         self._answer("the daemon is ending")
 
     def _end(self, alarm: str | None) -> None:
-        self._running = None
+        self._run = None
         if alarm is not None:
             logs.error("proof.failed", error=alarm)
         elif self.alarm is not None or self._answers:
@@ -80,6 +83,6 @@ class Proofs:
         for answer in answers:
             answer(error)
 
-    def _take_wishes(self) -> None:
-        while not self._wishes.empty():
-            self._answers.append(self._wishes.get_nowait())
+    def _take_requests(self) -> None:
+        while not self._requests.empty():
+            self._answers.append(self._requests.get_nowait())

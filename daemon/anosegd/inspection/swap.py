@@ -1,5 +1,5 @@
-"""Swapping the engine under a running line: the new bundle is loaded, proved and warmed up beside the old one, then exchanged
-between two parts. A swap that fails changes nothing."""
+"""Swapping the engine while parts are inspected. A thread loads, proves and warms up the new bundle beside the old one; the
+inspector exchanges them between two parts. A swap that fails changes nothing."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ from anosegd.worker import Answer, Worker
 
 
 class Swaps:
-    """One swap at a time. `ask`: any thread; everything else: the main thread.
+    """Runs one swap at a time. Any thread calls `ask`; everything else belongs to the main thread.
 
-    bundle: the one that inspects. before: the one it took over from, None before the first swap.
+    Attributes:
+        bundle: The bundle that inspects.
+        before: The bundle before the last swap; None before the first.
     """
 
     def __init__(self, config: EngineConfig, bundle: Bundle, inspector: Inspector) -> None:
@@ -28,17 +30,17 @@ class Swaps:
         self.before: Bundle | None = None
         self._config = config
         self._inspector = inspector
-        self._wishes: queue.SimpleQueue[tuple[str | None, Answer]] = queue.SimpleQueue()
+        self._requests: queue.SimpleQueue[tuple[str | None, Answer]] = queue.SimpleQueue()
         self._swap: _Swap | None = None
 
     def ask(self, path: str | None, answer: Answer) -> None:
-        """Have the bundle at `path` inspect from now on; None: the one before."""
-        self._wishes.put((path, answer))
+        """Request that the bundle at `path` inspects; None requests the one before the last swap."""
+        self._requests.put((path, answer))
 
     def look_after(self) -> None:
-        """Begin a swap that was asked for, and end one that has come to its end. Often."""
-        if self._swap is None and not self._wishes.empty():
-            self._begin(*self._wishes.get_nowait())
+        """Start a requested swap, finish one that has ended. Called often."""
+        if self._swap is None and not self._requests.empty():
+            self._begin(*self._requests.get_nowait())
         if self._swap is None or self._swap.alive:
             return
         swap, self._swap = self._swap, None
@@ -52,9 +54,9 @@ class Swaps:
             swap.reply(None)
 
     def close(self, timeout_s: float) -> list[Worker]:
-        """Refuse what still waits; returns the thread of a swap that does not end. After the inspector's end."""
-        while not self._wishes.empty():
-            self._wishes.get_nowait()[1]("the daemon is ending")
+        """Refuse requests that still wait. Return the thread of a swap that does not end. After the inspector's end."""
+        while not self._requests.empty():
+            self._requests.get_nowait()[1]("the daemon is ending")
         swap, self._swap = self._swap, None
         if swap is None:
             return []
@@ -71,7 +73,11 @@ class Swaps:
 
 
 class _Swap(Worker):
-    """bundle: what inspects now, None until the exchange."""
+    """One swap.
+
+    Attributes:
+        bundle: The new bundle once it inspects, None before.
+    """
 
     def __init__(self, config: EngineConfig, path: str, inspector: Inspector, reply: Answer) -> None:
         super().__init__("swap")
@@ -82,23 +88,23 @@ class _Swap(Worker):
         self._inspector = inspector
 
     def work(self) -> None:
-        """Load, prove, warm up, exchange, free the old.
+        """Load, prove and warm up the new engine, exchange it, close the old one.
 
         Raises:
-            ConfigError, EngineError: the new bundle is refused; the old one goes on.
+            ConfigError, EngineError: The new bundle is refused; the old one goes on.
         """
         if not Path(self.path).is_absolute():
             raise ConfigError(f"{self.path}: the daemon needs an absolute path", hint="`anosegd swap` makes one")
         bundle = load_bundle(Path(self.path))
-        wish = self._config
-        engine = load_engine(bundle, runtime=wish.runtime, threads=wish.threads, build=wish.build)
+        config = self._config
+        engine = load_engine(bundle, runtime=config.runtime, threads=config.threads, build=config.build)
         logs.info("engine.loaded", engine=bundle.label, runtime=engine.runtime_description, why=engine.why)
         try:
             placements = {}
             for region in self._inspector.regions:
                 placements[region] = engine.place(region)
                 image = np.zeros((region.y + region.height, region.x + region.width, 3), np.uint8)
-                engine.inspect(image, placements[region])  # what the first part would have to wait for otherwise
+                engine.inspect(image, placements[region])  # warm-up, which the first part would have to wait for
             old = self._inspector.exchange(engine, placements)
         except BaseException:
             engine.close()

@@ -1,159 +1,157 @@
-"""Verdicts that have their number and wait for the journal's word: what may be sent, in which order, and as what.
+"""Verdicts that have a number and wait for their commit: what may be sent, in which order, and with which outcome.
 
-On the publisher's thread, but for the journal's answer. Pure bookkeeping: nothing here waits or touches a socket.
+On the publisher's thread; only the journal's answer comes from the journal's thread. Nothing here waits or uses a socket.
 """
 
 from __future__ import annotations
 
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple
 
+import msgspec
 import numpy as np
 
 from anosegd import logs, wire
 from anosegd.journal import Entry, Journal, JournalError, VerdictId
-from anosegd.outcome import Result, Unknown
+from anosegd.outcome import Inspected, Outcome, Unknown, deadline_missed
 from anosegd.part import Part
+from anosegd.publish.open_parts import overdue
+from anosegd.publish.verdict import unknown_instead
 
 MAX_MAPS_WAITING = 64
-"""So many anomaly maps may wait for their verdicts' commit; beyond that they are dropped: a map is large, and may be lost."""
-
-ToSend = tuple[wire.Verdict, Result | Unknown]
+"""Anomaly maps that may wait for their verdicts' commit. Further ones are dropped: a map is large, and may be lost."""
 
 
-class Build(Protocol):
-    """Builds a part's verdict under a number."""
+class Answer(NamedTuple):
+    """The journal's answer; `error` is None if the verdict is committed."""
 
-    def __call__(self, part: Part, outcome: Result | Unknown, journal_id: str, seq: int, *, durable: bool) -> wire.Verdict:
-        """The verdict, committed_at now."""
+    error: Exception | None
 
 
 @dataclass(slots=True, eq=False)
 class Pending:
-    """One such verdict. answered: the journal has given its word, `error` says which. gone: it was sent without waiting."""
+    """A verdict that waits; the journal's thread sets `answer`."""
 
     part: Part
-    outcome: Result | Unknown
-    journal_id: str
-    seq: int
+    outcome: Outcome
     verdict: wire.Verdict
-    answered: bool = False
-    error: Exception | None = None
-    gone: bool = False
+    answer: Answer | None = None
 
 
 class Commits:
-    """Gives verdicts to the journal and says what may be sent: each camera's in the order of capture.
+    """Gives verdicts to the journal, and sends those of each camera in the order of capture.
 
-    A verdict that was not sent by its deadline goes out as UNKNOWN, whatever the journal is doing, and that is what the journal
-    keeps too. What is committed is read by nobody until it was sent: a replay never says other than what was sent.
-    answered: told on the journal's thread that `settle` is to be called. too_late: the outcome of a part past its deadline.
+    A verdict that was not sent by its deadline goes out as UNKNOWN whatever the journal is doing, and the journal then keeps
+    that. Nobody reads a committed verdict before it was sent: a replay is always equal to what was sent.
+
+    Args:
+        journal: Where verdicts are committed.
+        on_failure: Whether a result that cannot be committed is sent as UNKNOWN: journal, or as it is (`continue`).
+        send: Called with each verdict, and with the result whose map belongs to it.
+        late: Called with each part whose result was there but missed the deadline.
+        wake: Called on the journal's thread when `send_due` may have something to send.
     """
 
     def __init__(
         self,
         journal: Journal,
-        build: Build,
         *,
         on_failure: Literal["unknown", "continue"],
-        answered: Callable[[Pending, Exception | None], None],
-        too_late: Callable[[Part], Unknown],
+        send: Callable[[wire.Verdict, Inspected | None], None],
+        late: Callable[[Part], None],
+        wake: Callable[[], None],
     ) -> None:
         self.maps_dropped = 0
-        self._journal, self._build = journal, build
-        self._on_failure, self._answered, self._too_late = on_failure, answered, too_late
+        self._journal, self._on_failure = journal, on_failure
+        self._send_verdict, self._late, self._wake = send, late, wake
         self._waiting: defaultdict[str, deque[Pending]] = defaultdict(deque)
-        self._trouble = logs.Throttle("journal.failed")
+        self._n_waiting = 0
+        self._failures = logs.Throttle("journal.failed")
 
     def __bool__(self) -> bool:
-        """Whether any verdict waits."""
-        return any(self._waiting.values())
+        """Whether any verdict waits. Any thread."""
+        return self._n_waiting > 0
 
-    def first_parts(self) -> list[Part]:
-        """Of each camera the part that waits longest: its deadline is the camera's nearest."""
-        return [waiting[0].part for waiting in self._waiting.values() if waiting]
+    def next_deadline_ns(self) -> int | None:
+        """The nearest deadline; a camera's deadlines are in the order of its parts."""
+        deadlines = [waiting[0].part.deadline_ns for waiting in self._waiting.values() if waiting]
+        return min((ns for ns in deadlines if ns is not None), default=None)
 
-    def add(self, part: Part, outcome: Result | Unknown) -> None:
-        """Give the part's verdict its number, and to the journal."""
-        journal_id, seq = self._journal.next_id()
-        verdict = self._build(part, outcome, journal_id, seq, durable=True)
+    def next_id(self) -> VerdictId:
+        """The number for the next verdict, which has to be added."""
+        return self._journal.next_id()
+
+    def add(self, part: Part, outcome: Outcome, verdict: wire.Verdict) -> None:
+        """Have the verdict committed, and send it when it is its turn."""
         waiting = self._waiting[part.camera]
-        if len(waiting) >= MAX_MAPS_WAITING and isinstance(outcome, Result):
+        if len(waiting) >= MAX_MAPS_WAITING and isinstance(outcome, Inspected):
             outcome = _without_map(outcome)
             self.maps_dropped += 1
-        pending = Pending(part, outcome, journal_id, seq, verdict)
+        pending = Pending(part, outcome, verdict)
         waiting.append(pending)
+        self._n_waiting += 1
 
         def done(_: Sequence[Entry], error: Exception | None) -> None:
-            self._answered(pending, error)
+            pending.answer = Answer(error)
+            self._wake()
 
         try:
             entry = _entry(part, verdict)
         except JournalError as error:
-            self._journal.discard([VerdictId(journal_id, seq)])
-            self.settle(pending, error)
+            self._journal.discard([VerdictId(verdict.journal_id, verdict.seq)])
+            pending.answer = Answer(error)
             return
         try:
             self._journal.submit([entry], done, hold=True)
         except JournalError as error:
-            self.settle(pending, error)
+            pending.answer = Answer(error)
 
-    def settle(self, pending: Pending, error: Exception | None) -> None:
-        """The journal's word on one; `due` has it when those before it have gone."""
-        pending.answered, pending.error = True, error
-        if error is not None and not pending.gone:
-            self._trouble.warning(seq=pending.seq, error=str(error).splitlines()[0])
-
-    def due(self) -> Iterator[ToSend]:
-        """Verdicts to be sent now, with their outcomes: answered, or past their deadline."""
+    def send_due(self) -> None:
+        """Send what the journal has answered, and what is past its deadline."""
         for waiting in self._waiting.values():
-            while waiting and (waiting[0].answered or overdue(waiting[0].part)):
-                yield from self._send(waiting.popleft())
+            while waiting and (waiting[0].answer is not None or overdue(waiting[0].part)):
+                self._send(waiting.popleft())
 
-    def give_up(self) -> Iterator[ToSend]:
-        """The end: everything that still waits, sent without the journal's word."""
+    def send_all(self) -> None:
+        """The daemon ends: send everything that still waits, without the journal's answer."""
         for waiting in self._waiting.values():
             while waiting:
-                pending = waiting.popleft()
-                if not pending.answered:
-                    self._withdraw(pending)
-                    self.settle(pending, TimeoutError("the journal did not answer before the daemon's end"))
-                yield from self._send(pending)
+                self._send(waiting.popleft(), TimeoutError("the journal did not answer before the daemon's end"))
 
-    def _send(self, pending: Pending) -> Iterator[ToSend]:
-        """As what a verdict goes out; once it has gone, readers may have it."""
-        pending.gone = True
-        part, outcome, number = pending.part, pending.outcome, (pending.journal_id, pending.seq)
-        late = isinstance(outcome, Result) and overdue(part)
-        if late:
-            outcome = self._too_late(part)
-        if pending.answered and pending.error is not None:  # not in the journal, its number becomes void
-            if isinstance(outcome, Result) and self._on_failure == "unknown":
-                outcome = Unknown("journal", "the verdict could not be committed")
-            yield self._build(part, outcome, *number, durable=False), outcome
-        elif late:
-            self._journal.amend(_entry(part, self._build(part, outcome, *number, durable=True)))
-            yield self._build(part, outcome, *number, durable=False), outcome
-        elif not pending.answered:  # UNKNOWN, on its way into the journal but not there: nothing durable can be said of it
-            yield self._build(part, outcome, *number, durable=False), outcome
-        else:
-            yield pending.verdict, outcome
-        self._journal.release(pending.seq)
+    def _send(self, pending: Pending, unanswered: Exception | None = None) -> None:
+        """Send a verdict, then let readers of the journal have it.
 
-    def _withdraw(self, pending: Pending) -> None:
-        """Should the journal commit it after all, it must not say PASS where UNKNOWN was sent."""
-        if self._on_failure == "unknown":
-            outcome = Unknown("journal", "the journal did not answer before the daemon's end")
-            kept = self._build(pending.part, outcome, pending.journal_id, pending.seq, durable=True)
-            self._journal.amend(_entry(pending.part, kept))
+        Args:
+            pending: The verdict.
+            unanswered: The error to assume if the journal has not answered.
+        """
+        part, verdict, answer = pending.part, pending.verdict, pending.answer
+        error = unanswered if answer is None else answer.error
+        inspected = pending.outcome if isinstance(pending.outcome, Inspected) else None
+        instead: Unknown | None = None
+        if inspected is not None and overdue(part):
+            instead = deadline_missed(part)
+            self._late(part)
+        elif inspected is not None and error is not None and self._on_failure == "unknown":
+            instead = Unknown("journal", f"the verdict could not be committed: {_first_line(error)}")
+        if instead is not None:
+            inspected, verdict = None, unknown_instead(verdict, part, instead)
+            if answer is None or answer.error is None:  # the journal has it, or may still commit it
+                self._journal.amend(_entry(part, verdict))
+        if answer is None or error is not None or instead is not None:
+            verdict = msgspec.structs.replace(verdict, durable=False)
+        if error is not None:
+            self._failures.warning(seq=verdict.seq, error=_first_line(error))
+        self._send_verdict(verdict, inspected)
+        self._journal.release(verdict.seq)
+        self._n_waiting -= 1
 
 
-def overdue(part: Part) -> bool:
-    """Whether the part's deadline has passed."""
-    return part.deadline_ns is not None and time.monotonic_ns() >= part.deadline_ns
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]
 
 
 def _entry(part: Part, verdict: wire.Verdict) -> Entry:
@@ -169,6 +167,6 @@ def _entry(part: Part, verdict: wire.Verdict) -> Entry:
     )
 
 
-def _without_map(result: Result) -> Result:
+def _without_map(inspected: Inspected) -> Inspected:
     empty = np.empty((0, 0), np.float32)
-    return replace(result, inspection=replace(result.inspection, anomaly_map=empty))
+    return replace(inspected, inspection=replace(inspected.inspection, anomaly_map=empty))

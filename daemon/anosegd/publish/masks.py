@@ -1,4 +1,4 @@
-"""Encoding anomaly maps as PNG, beside the publisher and after the verdict went out: masks may be lost, verdicts may not."""
+"""Encoding anomaly maps as PNG on a thread of its own, after their verdict was sent. Maps may be lost; verdicts may not."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from anosegd import wire
 from anosegd.worker import Worker
 
 FASTEST = [cv2.IMWRITE_PNG_COMPRESSION, 1]
-"""Maps are smooth, and this runs on the machine that inspects. Trying PNG's filters on every row takes five times as long as
-the rest for no gain; OpenCV before 4.12 does not let them be left out."""
+"""Maps are smooth, and this runs on the machine that inspects. PNG's row filters would take five times as long for no gain;
+OpenCV before 4.12 cannot switch them off."""
 if hasattr(cv2, "IMWRITE_PNG_FILTER"):
     FASTEST += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE]
 
 
 @dataclass(frozen=True, slots=True)
 class MaskJob:
-    """anomaly_map: float32 [h, w], 0…1; belongs to the encoder from here on."""
+    """A map to encode: float32 [h, w], 0…1. It belongs to the encoder from here on."""
 
     header: wire.Mask
     anomaly_map: NDArray[np.float32]
 
 
 class MaskEncoder(Worker):
-    """One thread. dropped: maps for which there was no room; written by the thread that offers."""
+    """One thread. `dropped` counts maps for which there was no room; only the offering thread writes it."""
 
     def __init__(self, capacity: int, deliver: Callable[[wire.Mask, bytes], None]) -> None:
         super().__init__("masks")
@@ -39,7 +39,7 @@ class MaskEncoder(Worker):
         self._capacity = capacity
 
     def offer(self, job: MaskJob) -> None:
-        """Queue a map, or count it as dropped. One thread only, the publisher's."""
+        """Queue a map, or count it as dropped. The publisher's thread."""
         if self._jobs.qsize() >= self._capacity:
             self.dropped += 1
         else:
@@ -50,14 +50,14 @@ class MaskEncoder(Worker):
         self._jobs.put(None)
 
     def work(self) -> None:
-        """Encode until told to stop."""
+        """Encode until asked to stop."""
         while (job := self._jobs.get()) is not None:
             self._deliver(job.header, encode_map(job.anomaly_map))
 
 
 def encode_map(anomaly_map: NDArray[np.float32]) -> bytes:
     """8-bit grey PNG of a map 0…1: value × 255, rounded."""
-    grey = cv2.convertScaleAbs(np.maximum(anomaly_map, 0.0), alpha=255.0)  # rounded, and held within 255
+    grey = cv2.convertScaleAbs(np.maximum(anomaly_map, 0.0), alpha=255.0)  # rounds, and saturates at 255
     ok, data = cv2.imencode(".png", grey, FASTEST)
     if not ok:
         raise RuntimeError(f"a map of shape {anomaly_map.shape} cannot be encoded as PNG")

@@ -1,8 +1,7 @@
-"""The publisher: one thread that owns the PUB socket, alone closes parts, numbers verdicts and sends the heartbeat."""
+"""The publisher: one thread that owns the PUB socket. It alone closes parts, numbers verdicts and sends the heartbeat."""
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
 from collections import deque
@@ -13,11 +12,13 @@ import zmq
 
 from anosegd import endpoint, logs, wire
 from anosegd.config import Config
-from anosegd.journal import Journal
-from anosegd.outcome import Dropped, Outcome, Result, Tally, Unknown
+from anosegd.journal import Journal, VerdictId
+from anosegd.outcome import Inspected, Outcome, Unknown, deadline_missed
 from anosegd.part import Part
-from anosegd.publish.commits import Commits, Pending, overdue
+from anosegd.publish.commits import Commits
+from anosegd.publish.counts import CameraCounts
 from anosegd.publish.masks import MaskEncoder
+from anosegd.publish.open_parts import OpenParts, overdue
 from anosegd.publish.verdict import mask_job, verdict_of
 from anosegd.worker import Worker
 
@@ -36,69 +37,34 @@ LAST_COMMITS_S = 4.0
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """journal_id and seq are a verdict's identity; without a journal, one journal_id a run. run_id: this process."""
+    """The run's identity.
+
+    Attributes:
+        journal_id: Together with seq, a verdict's identity while there is no journal; one for each run.
+        run_id: This run of the daemon.
+    """
 
     journal_id: str
     run_id: str
 
 
-@dataclass(slots=True)
-class _OpenPart:
-    part: Part
-    outcome: Outcome | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Opened:
-    part: Part
-
-
-@dataclass(frozen=True, slots=True)
-class _Closing:
-    part: Part
-    outcome: Outcome
-
-
-@dataclass(frozen=True, slots=True)
-class _Owed:
-    """A part that the run before had accepted and did not answer."""
-
-    part: Part
-
-
-@dataclass(frozen=True, slots=True)
-class _Committed:
-    """The journal's word on a verdict. error: None, or why it is not in the journal."""
-
-    pending: Pending
-    error: Exception | None
-
-
-@dataclass(frozen=True, slots=True)
-class _MaskReady:
-    header: wire.Mask
-    png: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class _StateChanged:
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class _Stop:
-    reason: wire.Reason
-
-
-_Event = _Opened | _Closing | _Owed | _Committed | _MaskReady | _StateChanged | _Stop
-
-
 class Publisher(Worker):
-    """Other threads tell it what became of parts (`open_part`, `close_…`); it decides what is sent.
+    """Cameras open parts, cameras and inspector report outcomes; this thread closes the parts and sends the verdicts.
 
-    A part is closed once, by its first outcome: a judgement, an UNKNOWN, or its deadline. Verdicts of a camera go out in
-    the order of capture. With a journal, a verdict is sent when it is committed; while that lasts, other parts go on.
-    describe: the station's state for the heartbeat, asked for on this thread.
+    A part is closed once, with the first outcome that is reported or by its deadline. Verdicts of a camera go out in the order
+    of capture. With a journal a verdict is sent when it is committed; other parts go on meanwhile.
+
+    Args:
+        config: The station's configuration.
+        identity: The run's identity.
+        describe: Gives the station's state for the heartbeat; called on this thread.
+        journal: Where verdicts are committed before they are sent.
+
+    Attributes:
+        engine: Named in verdicts of parts that no engine judged; set before the first part.
+        counts: Per camera. The table is replaced, never changed, so that any thread may read it.
+        last_seq: The highest number sent.
+        last_state: The last state message.
     """
 
     def __init__(
@@ -110,28 +76,31 @@ class Publisher(Worker):
     ) -> None:
         super().__init__("publisher")
         self.identity = identity
-        self.tallies: dict[str, Tally] = {}
+        self.counts: dict[str, CameraCounts] = {}
         self.last_seq = 0
         self.last_state = b"null"
-        self.engine: wire.EngineName | None = None  # for parts that nothing judged; set before the first part
+        self.engine: wire.EngineName | None = None
         self._config = config
         self._describe = describe
         self._numbered = 0  # without a journal
         self._heartbeat_at = 0.0
-        self._inbox: queue.SimpleQueue[_Event] = queue.SimpleQueue()
+        self._wake = threading.Event()
+        self._state_changed = False
+        self._stop_reason: wire.Reason | None = None
+        self._open = OpenParts()
         self._commits: Commits | None = None
         if journal is not None:
             self._commits = Commits(
                 journal,
-                self._verdict,
                 on_failure=config.on_journal_failure,
-                answered=lambda pending, error: self._inbox.put(_Committed(pending, error)),
-                too_late=self._too_late,
+                send=self._send_verdict,
+                late=self._count_late,
+                wake=self._wake.set,
             )
-        self._masks = MaskEncoder(MASK_QUEUE, lambda header, png: self._inbox.put(_MaskReady(header, png)))
-        self._open: dict[str, deque[_OpenPart]] = {}
+        self._masks = MaskEncoder(MASK_QUEUE, self._mask_encoded)
+        self._encoded: deque[tuple[wire.Mask, bytes]] = deque()
         self._bound = threading.Event()
-        self._late = logs.Throttles("verdict.late")
+        self._late_log = logs.Throttles("verdict.late")
         for name in config.cameras:
             self.add_camera(name)
 
@@ -141,126 +110,33 @@ class Publisher(Worker):
         """Start the thread and bind the socket.
 
         Raises:
-            PublishError: the endpoint cannot be bound.
+            PublishError: The endpoint cannot be bound.
         """
         self.start_until(self._bound)
 
     def add_camera(self, name: str) -> None:
-        """Parts of a camera of this name are going to come; before the first of them. Main thread."""
-        if name not in self._open:  # whole new tables: the publisher's thread may be going through the old ones
-            self.tallies = self.tallies | {name: Tally()}
-            self._open = self._open | {name: deque()}
+        """Count this camera's parts; called before the first of them. Main thread."""
+        if name not in self.counts:
+            self.counts = self.counts | {name: CameraCounts()}
 
     def open_part(self, part: Part) -> None:
-        """A part was captured: from now on it is owed a verdict. The camera's thread, in the order of capture."""
-        self._inbox.put(_Opened(part))
+        """From now on this part is owed a verdict. The camera's thread, in the order of capture."""
+        self._open.open(part)
+        if part.deadline_ns is not None:
+            self._wake.set()
 
-    def close_judged(self, part: Part, result: Result) -> None:
-        """A part was inspected."""
-        self._inbox.put(_Closing(part, result))
+    def open_as_unknown(self, part: Part, unknown: Unknown) -> None:
+        """Open a part whose outcome is known: it will not be inspected."""
+        self._open.open(part, unknown)
+        self._wake.set()
 
-    def close_unknown(self, part: Part, reason: wire.Reason, detail: str | None = None) -> None:
-        """A part was not inspected and will not be."""
-        self._inbox.put(_Closing(part, Unknown(reason, detail)))
-
-    def drop_part(self, part: Part) -> None:
-        """A frame was passed over under policy latest."""
-        self._inbox.put(_Closing(part, Dropped()))
-
-    def answer_owed(self, part: Part) -> None:
-        """A trigger that the run before accepted, and a crash left unanswered."""
-        self._inbox.put(_Owed(part))
-
-    def state_changed(self) -> None:
-        """Publish the state now, not at the next heartbeat."""
-        self._inbox.put(_StateChanged())
-
-    def stop(self, reason: wire.Reason = "shutdown") -> None:
-        """Close what is open as UNKNOWN with this reason, send everything, end."""
-        self._inbox.put(_Stop(reason))
-
-    @property
-    def masks_dropped(self) -> int:
-        """Masks not encoded for want of time."""
-        return self._masks.dropped + (self._commits.maps_dropped if self._commits is not None else 0)
-
-    @property
-    def idle(self) -> bool:
-        """Whether every part that was opened is closed and sent."""
-        return self._inbox.empty() and not any(self._open.values()) and not self._commits
-
-    # ---- the publisher's thread
-
-    def work(self) -> None:
-        """Bind, then handle events until told to stop."""
-        with zmq.Context() as context, context.socket(zmq.PUB) as socket:
-            socket.sndhwm = SEND_HWM
-            socket.linger = LINGER_MS
-            socket.maxmsgsize = MAX_SUBSCRIPTION_BYTES  # what a subscriber sends; a larger one costs it the connection
-            socket.rcvhwm = 100
-            endpoint.bind(socket, self._config.publish.endpoint)
-            self._socket = socket
-            self._masks.start()
-            self._bound.set()
-            try:
-                self._serve()
-            finally:
-                self._masks.stop()
-                self._masks.join(2.0)
-            self._send_last_masks()
-            self._send_state()
-
-    def _serve(self) -> None:
-        while True:
-            self._beat()
-            event = self._next(min(self._heartbeat_at, self._next_deadline()) - time.monotonic())
-            if isinstance(event, _Opened):
-                self._open[event.part.camera].append(_OpenPart(event.part))
-            elif isinstance(event, _Closing):
-                self._close(event.part, event.outcome)
-            elif isinstance(event, _Owed):
-                self._commit(event.part, Unknown("restart", "the daemon ended before this part was inspected"))
-            elif isinstance(event, _Committed):
-                self._settle(event)
-            elif isinstance(event, _MaskReady):
-                self._send_mask(event)
-            elif isinstance(event, _StateChanged):
-                self._send_state()
-            elif isinstance(event, _Stop):
-                self._close_all(event.reason)
-                return
-            self._commit_closed()
-            self._send_due()
-
-    def _beat(self) -> None:
-        """Answer the watchdog, and send the state when it is time."""
-        self.answer()
-        if time.monotonic() >= self._heartbeat_at:
-            if self._masks.failure is not None:
-                raise self._masks.failure
-            self._send_state()
-
-    def _next(self, timeout_s: float) -> _Event | None:
-        try:
-            return self._inbox.get(timeout=max(0.0, timeout_s))
-        except queue.Empty:
-            return None
-
-    def _next_deadline(self) -> float:
-        """Monotonic seconds; a camera's deadlines lie in the order of its parts, so its first open part has the nearest."""
-        deadlines = [parts[0].part.deadline_ns for parts in self._open.values() if parts]
-        deadlines += [part.deadline_ns for part in self._commits.first_parts()] if self._commits is not None else []
-        return min((ns / 1e9 for ns in deadlines if ns is not None), default=float("inf"))
-
-    def _close(self, part: Part, outcome: Outcome) -> None:
-        for open_part in self._open[part.camera]:
-            if open_part.part.sequence == part.sequence:
-                if open_part.outcome is None:
-                    open_part.part, open_part.outcome = part, outcome  # by now more is known of it
-                return
-        if isinstance(outcome, Result):
-            self.tallies[part.camera].late += 1
-            self._late.of(part.camera).warning(
+    def close_part(self, part: Part, outcome: Outcome) -> None:
+        """Report an open part's outcome. A result that comes too late is logged and counted."""
+        if self._open.close(part, outcome):
+            self._wake.set()
+        elif isinstance(outcome, Inspected):
+            self._count_late(part)
+            self._late_log.of(part.camera).warning(
                 camera=part.camera,
                 part=part.part_id,
                 outcome=outcome.judgement.outcome,
@@ -268,101 +144,139 @@ class Publisher(Worker):
                 after_ms=(outcome.finished_ns - part.began_ns) / 1e6,
             )
 
-    def _close_all(self, reason: wire.Reason) -> None:
-        """The end: what is open is UNKNOWN; what is being committed is waited for, and sent without the journal if need be."""
-        for parts in self._open.values():
-            for open_part in parts:
-                if open_part.outcome is None:
-                    open_part.outcome = Unknown(reason, "the daemon stopped before this part was inspected")
+    def drop_part(self, part: Part) -> None:
+        """A newer frame has replaced this one (policy latest): it gets no verdict."""
+        if self._open.drop(part):
+            self.counts[part.camera].frame_dropped()
+            self._wake.set()
+
+    def state_changed(self) -> None:
+        """Send the state now, not at the next heartbeat."""
+        self._state_changed = True
+        self._wake.set()
+
+    def stop(self, reason: wire.Reason = "shutdown") -> None:
+        """Close what is open as UNKNOWN with this reason, send everything, end."""
+        self._stop_reason = reason
+        self._wake.set()
+
+    @property
+    def masks_dropped(self) -> int:
+        """Maps that were dropped because too many waited."""
+        return self._masks.dropped + (self._commits.maps_dropped if self._commits is not None else 0)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no part is open and no verdict waits for its commit."""
+        return not self._open and not self._commits
+
+    # ---- the publisher's thread
+
+    def work(self) -> None:
+        """Bind, then send until asked to stop."""
+        with zmq.Context() as context, context.socket(zmq.PUB) as socket:
+            socket.sndhwm = SEND_HWM
+            socket.linger = LINGER_MS
+            socket.maxmsgsize = MAX_SUBSCRIPTION_BYTES  # a subscriber that sends more loses its connection
+            socket.rcvhwm = 100
+            endpoint.bind(socket, self._config.publish.endpoint)
+            self._socket = socket
+            self._masks.start()
+            self._bound.set()
+            try:
+                while self._stop_reason is None:
+                    self._step()
+                self._end(self._stop_reason)
+            finally:
+                self._masks.stop()
+                self._masks.join(2.0)
+            self._send_masks()
+            self._send_state()
+
+    def _step(self) -> None:
+        """Wait until there is something to do, then do it."""
+        self._wait()
         self._commit_closed()
-        give_up_at = time.monotonic() + LAST_COMMITS_S
-        while self._commits and time.monotonic() < give_up_at:
-            self._beat()
-            event = self._next(0.1)
-            if isinstance(event, _Committed):
-                self._settle(event)
-            elif isinstance(event, _MaskReady):
-                self._send_mask(event)
-            self._send_due()
         if self._commits is not None:
-            for verdict, outcome in self._commits.give_up():
-                self._send_verdict(verdict, outcome)
+            self._commits.send_due()
+        self._send_masks()
+        self.answer()
+        if self._state_changed or time.monotonic() >= self._heartbeat_at:
+            if self._masks.failure is not None:
+                raise self._masks.failure
+            self._send_state()
+
+    def _wait(self) -> None:
+        """Until the next heartbeat or deadline, or until another thread has reported something."""
+        deadlines = [self._open.next_deadline_ns()]
+        if self._commits is not None:
+            deadlines.append(self._commits.next_deadline_ns())
+        until = min([self._heartbeat_at, *(ns / 1e9 for ns in deadlines if ns is not None)])
+        self._wake.wait(max(0.0, until - time.monotonic()))
+        self._wake.clear()
 
     def _commit_closed(self) -> None:
-        for parts in self._open.values():
-            while parts:
-                first = parts[0]
-                late = overdue(first.part)
-                if first.outcome is None and not late:
-                    break
-                parts.popleft()
-                if isinstance(first.outcome, Dropped):
-                    self.tallies[first.part.camera].dropped += 1
-                    continue
-                outcome = first.outcome
-                if outcome is None:
-                    outcome = self._missed(first.part)
-                elif late and isinstance(outcome, Result):
-                    outcome = self._too_late(first.part)
-                self._commit(first.part, outcome)
+        """Give verdicts of parts that are closed their numbers, and to the journal; without one, send them."""
+        for entry in self._open.take_closed():
+            part, outcome = entry.part, entry.outcome
+            if outcome is None:
+                outcome = deadline_missed(part)
+            elif isinstance(outcome, Inspected) and overdue(part):
+                self._count_late(part)
+                outcome = deadline_missed(part)
+            if self._commits is not None:
+                self._commits.add(part, outcome, self._verdict(part, outcome, self._commits.next_id()))
+            else:
+                self._numbered += 1
+                verdict = self._verdict(part, outcome, VerdictId(self.identity.journal_id, self._numbered))
+                self._send_verdict(verdict, outcome if isinstance(outcome, Inspected) else None)
 
-    def _missed(self, part: Part) -> Unknown:
-        of = "the trigger" if part.triggered_ns is not None else "capture"
-        assert part.deadline_ns is not None
-        return Unknown("deadline", f"no verdict within {(part.deadline_ns - part.began_ns) / 1e6:g} ms of {of}")
-
-    def _too_late(self, part: Part) -> Unknown:
-        """There is a result, but its deadline has passed."""
-        self.tallies[part.camera].late += 1
-        return self._missed(part)
-
-    def _commit(self, part: Part, outcome: Result | Unknown) -> None:
-        """Give the part's verdict its number, and to the journal; without one, send it."""
-        if self._commits is not None:
-            self._commits.add(part, outcome)
-            return
-        self._numbered += 1
-        self._send_verdict(self._verdict(part, outcome, self.identity.journal_id, self._numbered, durable=False), outcome)
-
-    def _settle(self, committed: _Committed) -> None:
-        assert self._commits is not None
-        self._commits.settle(committed.pending, committed.error)
-
-    def _send_due(self) -> None:
-        if self._commits is not None:
-            for verdict, outcome in self._commits.due():
-                self._send_verdict(verdict, outcome)
-
-    def _verdict(self, part: Part, outcome: Result | Unknown, journal_id: str, seq: int, *, durable: bool) -> wire.Verdict:
+    def _verdict(self, part: Part, outcome: Outcome, verdict_id: VerdictId) -> wire.Verdict:
         assert self.engine is not None, "parts come after the engine"
         return verdict_of(
             part,
             outcome,
+            verdict_id,
             station=self._config.station,
-            engine=self.engine,
             run_id=self.identity.run_id,
-            journal_id=journal_id,
-            seq=seq,
-            durable=durable,
+            engine=self.engine,
+            durable=self._commits is not None,
         )
 
-    def _send_verdict(self, verdict: wire.Verdict, outcome: Result | Unknown) -> None:
+    def _end(self, reason: wire.Reason) -> None:
+        """Close what is open; wait for what is being committed, then send it without the journal's answer."""
+        self._open.close_all(Unknown(reason, "the daemon stopped before this part was inspected"))
+        self._commit_closed()
+        if self._commits is None:
+            return
+        give_up_at = time.monotonic() + LAST_COMMITS_S
+        while self._commits and time.monotonic() < give_up_at:
+            self._step()
+        self._commits.send_all()
+
+    def _send_verdict(self, verdict: wire.Verdict, inspected: Inspected | None) -> None:
         self._socket.send_multipart([f"verdict.{verdict.camera}".encode(), wire.encode(verdict)])
         self.last_seq = max(self.last_seq, verdict.seq)
-        if (tally := self.tallies.get(verdict.camera)) is not None:  # it may be of a camera of the run before
-            tally.add(verdict)
-        if isinstance(outcome, Result) and outcome.inspection.anomaly_map.size and self._config.publish.masks:
-            self._masks.offer(mask_job(verdict, outcome))
+        if (counts := self.counts.get(verdict.camera)) is not None:  # the camera may be one of an earlier run
+            counts.sent(verdict)
+        if inspected is not None and inspected.inspection.anomaly_map.size and self._config.publish.masks:
+            self._masks.offer(mask_job(verdict, inspected))
 
-    def _send_mask(self, mask: _MaskReady) -> None:
-        self._socket.send_multipart([f"mask.{mask.header.camera}".encode(), wire.encode(mask.header), mask.png])
+    def _count_late(self, part: Part) -> None:
+        self.counts[part.camera].late()
 
-    def _send_last_masks(self) -> None:
-        while event := self._next(0):
-            if isinstance(event, _MaskReady):
-                self._send_mask(event)
+    def _mask_encoded(self, header: wire.Mask, png: bytes) -> None:
+        """On the encoder's thread."""
+        self._encoded.append((header, png))
+        self._wake.set()
+
+    def _send_masks(self) -> None:
+        while self._encoded:
+            header, png = self._encoded.popleft()
+            self._socket.send_multipart([f"mask.{header.camera}".encode(), wire.encode(header), png])
 
     def _send_state(self) -> None:
+        self._state_changed = False
         self._heartbeat_at = time.monotonic() + HEARTBEAT_S
         self.last_state = wire.encode(self._describe(self))
         self._socket.send_multipart([b"state", self.last_state])

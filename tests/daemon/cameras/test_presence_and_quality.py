@@ -31,7 +31,7 @@ def test_an_empty_belt_is_no_part(line: Line) -> None:
 def test_a_picture_of_another_size_is_a_part(line: Line) -> None:
     """What cannot be compared is judged, not passed over."""
     cv2.imwrite(str(line.folder / "empty.png"), good_part())
-    present = Presence(PresenceConfig(empty=str(line.folder / "empty.png")), None)
+    present = Presence.load(PresenceConfig(empty=str(line.folder / "empty.png")), None)
     assert not present(good_part())
     assert present(good_part(20, 30))
 

@@ -13,85 +13,85 @@ from anosegd.capture.buffers import Slots
 from anosegd.capture.config import CaptureConfig, FileSource
 from anosegd.capture.protocol import Job
 from anosegd.capture.sources.opencv import VideoFile
-from anosegd.inspection.queue import Intake
+from anosegd.inspection.queue import InspectionQueue
 from anosegd.part import Frame, Part
 
 
 def frame(camera: str, sequence: int) -> Frame:
-    part = Part(camera, sequence, "", 0, 0)
+    part = Part(camera=camera, sequence=sequence, part_id="")
     return Frame(part, np.zeros((1, 1, 3), np.uint8), lambda: None)
 
 
-def taken(intake: Intake, n: int) -> list[tuple[str, int]]:
-    frames = [intake.take(0.01) for _ in range(n)]
+def taken(queue: InspectionQueue, n: int) -> list[tuple[str, int]]:
+    frames = [queue.take(0.01) for _ in range(n)]
     return [(f.part.camera, f.part.sequence) for f in frames if f is not None]
 
 
 def test_latest_keeps_the_newest() -> None:
     """The frame that has to go is the older one, and the giver gets it back."""
-    intake = Intake()
-    handoff = intake.add("latest", 5)
+    queue = InspectionQueue()
+    camera = queue.add("latest", 5)
     frames = [frame("a", i) for i in range(3)]
-    assert [handoff.put(f) for f in frames] == [None, frames[0], frames[1]]
-    assert taken(intake, 2) == [("a", 2)]
+    assert [camera.put(f) for f in frames] == [None, frames[0], frames[1]]
+    assert taken(queue, 2) == [("a", 2)]
 
 
 def test_every_keeps_the_oldest() -> None:
     """The frame that has to go is the new one."""
-    intake = Intake()
-    handoff = intake.add("every", 2)
+    queue = InspectionQueue()
+    camera = queue.add("every", 2)
     frames = [frame("a", i) for i in range(3)]
-    assert [handoff.put(f) for f in frames] == [None, None, frames[2]]
-    assert taken(intake, 3) == [("a", 0), ("a", 1)]
+    assert [camera.put(f) for f in frames] == [None, None, frames[2]]
+    assert taken(queue, 3) == [("a", 0), ("a", 1)]
 
 
 def test_wait_keeps_all() -> None:
     """Nothing has to go; the number of slots bounds it."""
-    intake = Intake()
-    handoff = intake.add("wait", 1)
-    assert [handoff.put(frame("a", i)) for i in range(9)] == [None] * 9
-    assert taken(intake, 9) == [("a", i) for i in range(9)]
-    assert intake.empty
+    queue = InspectionQueue()
+    camera = queue.add("wait", 1)
+    assert [camera.put(frame("a", i)) for i in range(9)] == [None] * 9
+    assert taken(queue, 9) == [("a", i) for i in range(9)]
+    assert queue.empty
 
 
 def test_what_is_taken_ahead_keeps_the_turns() -> None:
     """Ahead come frames that keep their order; at the turn of a camera whose newest frame counts, nothing does."""
-    intake = Intake()
-    every, newest, waits = intake.add("every", 5), intake.add("latest", 1), intake.add("wait", 1)
-    assert intake.take_ahead() is None
+    queue = InspectionQueue()
+    every, newest, waits = queue.add("every", 5), queue.add("latest", 1), queue.add("wait", 1)
+    assert queue.take_ahead() is None
     for i in range(3):
         every.put(frame("every", i))
         waits.put(frame("waits", i))
-    assert intake.ahead
-    first = [intake.take_ahead() for _ in range(2)]
+    assert queue.ahead
+    first = [queue.take_ahead() for _ in range(2)]
     assert sorted(f.part.camera for f in first if f) == ["every", "waits"]
     newest.put(frame("newest", 0))
-    heard = [f.part.camera if (f := intake.take_ahead()) else None for _ in range(3)]
+    heard = [f.part.camera if (f := queue.take_ahead()) else None for _ in range(3)]
     assert None in heard[:2]  # within one round it is the newest's turn
-    assert not intake.ahead
+    assert not queue.ahead
     newest.put(frame("newest", 1))
-    assert taken(intake, 1) == [("newest", 1)]
-    assert intake.ahead
+    assert taken(queue, 1) == [("newest", 1)]
+    assert queue.ahead
 
 
 def test_cameras_take_turns() -> None:
     """A camera with many frames does not keep another one waiting."""
-    intake = Intake()
-    busy, slow = intake.add("wait", 1), intake.add("wait", 1)
+    queue = InspectionQueue()
+    busy, slow = queue.add("wait", 1), queue.add("wait", 1)
     for i in range(4):
         busy.put(frame("busy", i))
     slow.put(frame("slow", 0))
-    assert ("slow", 0) in taken(intake, 2)
+    assert ("slow", 0) in taken(queue, 2)
 
 
 def test_taker_is_woken() -> None:
     """A frame that arrives ends the inspector's sleep."""
-    intake = Intake()
-    handoff = intake.add("latest", 1)
+    queue = InspectionQueue()
+    camera = queue.add("latest", 1)
     got: list[Frame | None] = []
-    thread = threading.Thread(target=lambda: got.append(intake.take(30)))
+    thread = threading.Thread(target=lambda: got.append(queue.take(30)))
     thread.start()
-    handoff.put(frame("a", 1))
+    camera.put(frame("a", 1))
     thread.join(20)
     assert not thread.is_alive()
     assert got[0] is not None

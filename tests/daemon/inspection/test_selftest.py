@@ -1,4 +1,4 @@
-"""The golden images run again under a running line, and what happens when they do not hold any more."""
+"""The golden images run again under a running line, and what happens when they fail."""
 
 import cv2
 import pytest
@@ -29,7 +29,7 @@ def test_an_engine_that_drifts_passes_no_part(line: Line, tmp_path_factory: pyte
         assert done.returncode == 1
         assert "the self-test failed" in done.stderr
     alarm = line.listener.wait_for_state(lambda s: s["state"] == "Error")
-    assert "the golden images do not hold any more" in alarm["detail"]
+    assert "the golden images fail the self-test" in alarm["detail"]
     after = line.listener.wait_for(lambda m: m.topic == "verdict.line" and m.header["seq"] > alarm["last_seq"] + 2).header
     assert (after["outcome"], after["reason"], after["score"]) == ("UNKNOWN", "engine", None)
     drifts.unlink()

@@ -1,5 +1,6 @@
 """Verdicts that wait for the journal: order, deadlines, failed commits; with a real journal whose file is held by another."""
 
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,9 +17,9 @@ from anosegd.capture.config import DemoSource
 from anosegd.config import CameraConfig, Config, EngineConfig
 from anosegd.journal import Journal
 from anosegd.journal import journal as journal_module
-from anosegd.outcome import Result, Unknown
+from anosegd.outcome import Inspected, Outcome
 from anosegd.part import Part
-from anosegd.publish.commits import Commits, Pending
+from anosegd.publish.commits import Commits
 from anosegd.publish.verdict import verdict_of
 
 ENGINE = wire.EngineName(name="tiny", version=1, digest="0" * 64, runtime="none")
@@ -26,35 +27,43 @@ CONFIG = Config(engine=EngineConfig(bundle="none"), cameras={"a": CameraConfig(s
 
 
 class Bench:
-    """Commits on a real journal; the journal's answers are taken when the test says so, as the publisher's thread would."""
+    """Commits on a real journal, in the role of the publisher."""
 
     def __init__(self, journal: Journal, on_failure: Literal["unknown", "continue"] = "unknown") -> None:
         self.journal = journal
-        self.answers: list[tuple[Pending, Exception | None]] = []
+        self.answers = threading.Semaphore(0)
+        self.late: list[Part] = []
+        self._verdicts: list[wire.Verdict] = []
         self.commits = Commits(
             journal,
-            lambda part, outcome, journal_id, seq, *, durable: verdict_of(
-                part,
-                outcome,
-                station=CONFIG.station,
-                engine=ENGINE,
-                run_id="r",
-                journal_id=journal_id,
-                seq=seq,
-                durable=durable,
-            ),
             on_failure=on_failure,
-            answered=lambda pending, error: self.answers.append((pending, error)),
-            too_late=lambda part: Unknown("deadline", "too late"),
+            send=lambda verdict, _: self._verdicts.append(verdict),
+            late=self.late.append,
+            wake=self.answers.release,
         )
 
-    def take_answers(self, n: int) -> None:
-        eventually(lambda: len(self.answers) >= n)
-        for pending, error in self.answers:
-            self.commits.settle(pending, error)
+    def add(self, part: Part, outcome: Outcome) -> None:
+        verdict_id = self.commits.next_id()
+        verdict = verdict_of(part, outcome, verdict_id, station=CONFIG.station, run_id="r", engine=ENGINE, durable=True)
+        self.commits.add(part, outcome, verdict)
+
+    def wait_for_answers(self, n: int) -> None:
+        """Until the journal has answered n verdicts."""
+        for _ in range(n):
+            assert self.answers.acquire(timeout=20)
 
     def sent(self) -> list[tuple[int, str, str | None, bool]]:
-        return [(v.seq, v.outcome, v.reason, v.durable) for v, _ in self.commits.due()]
+        """What is sent now."""
+        self.commits.send_due()
+        return self.taken()
+
+    def sent_at_the_end(self) -> list[tuple[int, str, str | None, bool]]:
+        self.commits.send_all()
+        return self.taken()
+
+    def taken(self) -> list[tuple[int, str, str | None, bool]]:
+        verdicts, self._verdicts = self._verdicts, []
+        return [(v.seq, v.outcome, v.reason, v.durable) for v in verdicts]
 
     def kept(self) -> dict[int, str]:
         return {seq: e.outcome for seq, e in read_all(self.journal).entries.items()}
@@ -69,14 +78,19 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
 def part(sequence: int, *, deadline_s: float | None = None) -> Part:
     now = time.monotonic_ns()
     return Part(
-        "a", sequence, f"a{sequence}", now, time.time_ns(), None if deadline_s is None else now + round(deadline_s * 1e9)
+        camera="a",
+        sequence=sequence,
+        part_id=f"a{sequence}",
+        captured_ns=now,
+        captured_wall_ns=time.time_ns(),
+        deadline_ns=None if deadline_s is None else now + round(deadline_s * 1e9),
     )
 
 
-def passed() -> Result:
+def passed() -> Inspected:
     now = time.monotonic_ns()
     placement = Placement.of(InputSpec(8, 8), Region(0, 0, 8, 8))
-    return Result(
+    return Inspected(
         Judgement("PASS", 0.1, 0.5, ()), Inspection(0.1, np.zeros((8, 8), np.float32), 1), placement, ENGINE, now, now
     )
 
@@ -84,8 +98,8 @@ def passed() -> Result:
 def test_nobody_reads_a_verdict_before_it_was_sent(journal: Journal) -> None:
     """Committed, and its deadline passes before the publisher gets to it: sent and kept are the same, and never were PASS."""
     bench = Bench(journal)
-    bench.commits.add(part(1, deadline_s=0.2), passed())
-    bench.take_answers(1)
+    bench.add(part(1, deadline_s=0.2), passed())
+    bench.wait_for_answers(1)
     assert (journal.stats().last_committed, bench.kept()) == (1, {})
     time.sleep(0.25)
     assert bench.sent() == [(1, "UNKNOWN", "deadline", False)]
@@ -95,9 +109,10 @@ def test_nobody_reads_a_verdict_before_it_was_sent(journal: Journal) -> None:
 def test_a_verdict_in_time_is_sent_as_it_was_committed(journal: Journal) -> None:
     """Durable, and then readers have it."""
     bench = Bench(journal)
-    bench.commits.add(part(1, deadline_s=60), passed())
-    assert bench.sent() == []
-    bench.take_answers(1)
+    with writing_blocked(journal.path):
+        bench.add(part(1, deadline_s=60), passed())
+        assert bench.sent() == []
+    bench.wait_for_answers(1)
     assert bench.sent() == [(1, "PASS", None, True)]
     assert bench.kept() == {1: "PASS"}
     assert not bench.commits
@@ -109,9 +124,9 @@ def test_a_refused_verdict_keeps_its_place(journal: Journal, monkeypatch: pytest
     bench = Bench(journal)
     with writing_blocked(journal.path):
         for i in (1, 2, 3):
-            bench.commits.add(part(i), passed())
+            bench.add(part(i), passed())
         assert bench.sent() == []
-    bench.take_answers(2)
+    bench.wait_for_answers(2)
     assert bench.sent() == [(1, "PASS", None, True), (2, "PASS", None, True), (3, "UNKNOWN", "journal", False)]
 
 
@@ -125,9 +140,9 @@ def test_a_failed_commit_looks_at_the_deadline_too(
     bench = Bench(journal, on_failure)
     with writing_blocked(journal.path):
         late = part(2, deadline_s=0.3)
-        bench.commits.add(part(1), passed())
-        bench.commits.add(late, passed())
-        bench.take_answers(2)
+        bench.add(part(1), passed())
+        bench.add(late, passed())
+        bench.wait_for_answers(2)
     eventually(lambda: time.monotonic_ns() > (late.deadline_ns or 0))
     first, second = bench.sent()
     assert first == (1, *in_time)
@@ -141,10 +156,10 @@ def test_a_deadline_does_not_wait_for_the_disk(journal: Journal) -> None:
     """While the file is held nothing is committed, but the part is UNKNOWN when its time is up, and so it is kept."""
     bench = Bench(journal)
     with writing_blocked(journal.path):
-        bench.commits.add(part(1, deadline_s=0.1), passed())
+        bench.add(part(1, deadline_s=0.1), passed())
         time.sleep(0.15)
         assert bench.sent() == [(1, "UNKNOWN", "deadline", False)]
-    bench.take_answers(1)
+    bench.wait_for_answers(1)
     assert bench.sent() == []  # the journal's answer comes to one that has gone
     eventually(lambda: bench.kept() == {1: "UNKNOWN"})
 
@@ -153,6 +168,6 @@ def test_the_end_sends_what_still_waits(journal: Journal) -> None:
     """What the journal has not answered goes out as UNKNOWN, and if it is committed after all, it says the same."""
     bench = Bench(journal)
     with writing_blocked(journal.path):
-        bench.commits.add(part(1), passed())
-        assert [(v.outcome, v.reason, v.durable) for v, _ in bench.commits.give_up()] == [("UNKNOWN", "journal", False)]
+        bench.add(part(1), passed())
+        assert bench.sent_at_the_end() == [(1, "UNKNOWN", "journal", False)]
     eventually(lambda: bench.kept() == {1: "UNKNOWN"})

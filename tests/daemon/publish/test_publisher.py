@@ -14,9 +14,10 @@ from anoseg_engines.placement import InputSpec, Placement, Region
 from anosegd import wire
 from anosegd.capture.config import DemoSource
 from anosegd.config import CameraConfig, Config, EngineConfig, PublishConfig
+from anosegd.outcome import Inspected, Unknown
 from anosegd.part import Part
+from anosegd.publish import Identity, Publisher
 from anosegd.publish.masks import MaskEncoder, MaskJob, encode_map
-from anosegd.publish.publisher import Identity, Publisher, Result
 
 ENGINE = wire.EngineName(name="tiny", version=1, digest="0" * 64, runtime="none")
 
@@ -57,14 +58,21 @@ def publisher(listener: Listener) -> Iterator[Publisher]:
 def part(camera: str, sequence: int, *, deadline_s: float | None = None) -> Part:
     now = time.monotonic_ns()
     deadline = None if deadline_s is None else now + round(deadline_s * 1e9)
-    return Part(camera, sequence, f"{camera}{sequence}", now, time.time_ns(), deadline)
+    return Part(
+        camera=camera,
+        sequence=sequence,
+        part_id=f"{camera}{sequence}",
+        captured_ns=now,
+        captured_wall_ns=time.time_ns(),
+        deadline_ns=deadline,
+    )
 
 
-def result(score: float = 0.1) -> Result:
+def inspected(score: float = 0.1) -> Inspected:
     now = time.monotonic_ns()
     placement = Placement.of(InputSpec(8, 8), Region(0, 0, 8, 8))
     inspection = Inspection(score, np.full((8, 8), score, np.float32), 1)
-    return Result(Judgement("FAIL" if score >= 0.5 else "PASS", score, 0.5, ()), inspection, placement, ENGINE, now, now)
+    return Inspected(Judgement("FAIL" if score >= 0.5 else "PASS", score, 0.5, ()), inspection, placement, ENGINE, now, now)
 
 
 def summary(verdicts: list[dict[str, object]]) -> list[tuple[object, ...]]:
@@ -77,11 +85,11 @@ def test_verdicts_keep_the_order_of_capture(publisher: Publisher, listener: List
     other = part("b", 1)
     for p in (*parts, other):
         publisher.open_part(p)
-    publisher.close_unknown(parts[2], "overrun")
-    publisher.close_judged(parts[1], result(0.9))
-    publisher.close_judged(other, result())
+    publisher.close_part(parts[2], Unknown("overrun"))
+    publisher.close_part(parts[1], inspected(0.9))
+    publisher.close_part(other, inspected())
     assert summary(listener.wait_for_verdicts(1)) == [(1, "b1", "PASS")]
-    publisher.close_judged(parts[0], result())
+    publisher.close_part(parts[0], inspected())
     assert summary(listener.wait_for_verdicts(4))[1:] == [(2, "a1", "PASS"), (3, "a2", "FAIL"), (4, "a3", "overrun")]
 
 
@@ -89,14 +97,14 @@ def test_first_outcome_wins(publisher: Publisher, listener: Listener) -> None:
     """A part closed once stays as it is; what comes later is counted as late, not sent."""
     first, second = part("a", 1), part("a", 2)
     publisher.open_part(first)
-    publisher.close_unknown(first, "engine", "broke")
-    publisher.close_judged(first, result(0.9))
+    publisher.close_part(first, Unknown("engine", "broke"))
+    publisher.close_part(first, inspected(0.9))
     publisher.open_part(second)
-    publisher.close_judged(second, result())
+    publisher.close_part(second, inspected())
     verdicts = listener.wait_for_verdicts(2)
     assert summary(verdicts) == [(1, "a1", "engine"), (2, "a2", "PASS")]
     assert verdicts[0]["detail"] == "broke"
-    assert publisher.tallies["a"].late == 1
+    assert publisher.counts["a"].published.late == 1
 
 
 def test_deadline_closes_by_itself(publisher: Publisher, listener: Listener) -> None:
@@ -104,9 +112,9 @@ def test_deadline_closes_by_itself(publisher: Publisher, listener: Listener) -> 
     first, second = part("a", 1, deadline_s=0.2), part("a", 2, deadline_s=60)
     publisher.open_part(first)
     publisher.open_part(second)
-    publisher.close_judged(second, result())
+    publisher.close_part(second, inspected())
     assert summary(listener.wait_for_verdicts(2)) == [(1, "a1", "deadline"), (2, "a2", "PASS")]
-    publisher.close_judged(first, result())
+    publisher.close_part(first, inspected())
     listener.wait_for_state(lambda s: True)
     assert len(listener.verdicts) == 2
 
@@ -115,7 +123,7 @@ def test_result_after_its_deadline_is_not_a_verdict(publisher: Publisher, listen
     """A deadline is met when the verdict is sent: a result that is there but late is UNKNOWN: deadline."""
     late = part("a", 1, deadline_s=-1)
     publisher.open_part(late)
-    publisher.close_judged(late, result())
+    publisher.close_part(late, inspected())
     assert summary(listener.wait_for_verdicts(1)) == [(1, "a1", "deadline")]
 
 
@@ -125,9 +133,9 @@ def test_dropped_frames_take_no_number(publisher: Publisher, listener: Listener)
     publisher.open_part(first)
     publisher.open_part(second)
     publisher.drop_part(first)
-    publisher.close_judged(second, result())
+    publisher.close_part(second, inspected())
     assert summary(listener.wait_for_verdicts(1)) == [(1, "a2", "PASS")]
-    assert publisher.tallies["a"].dropped == 1
+    assert publisher.counts["a"].dropped == 1
 
 
 def test_stop_closes_what_is_open(publisher: Publisher, listener: Listener) -> None:

@@ -1,4 +1,4 @@
-"""The daemon's end of one capture process: started, listened to, killed. Lives on its camera's thread."""
+"""The daemon's handle of one capture process: start it, receive its messages, kill it. On its camera's thread."""
 
 from __future__ import annotations
 
@@ -21,54 +21,64 @@ from anosegd.capture.buffers import Slots
 from anosegd.capture.config import GenicamSource
 from anosegd.capture.protocol import MAX_BYTES, Captured, FromCapture, Job, Release, TakeFrame, decode_from_capture, encode
 
-QUIET = {"OPENCV_LOG_LEVEL": "ERROR", "OPENCV_FFMPEG_LOGLEVEL": "16"}  # 16: AV_LOG_ERROR; what is said explains a failure
+QUIET = {"OPENCV_LOG_LEVEL": "ERROR", "OPENCV_FFMPEG_LOGLEVEL": "16"}  # 16: AV_LOG_ERROR; errors explain a failure
 REAP_S = 2.0
 GRACE_S = 0.5
-"""For a process that holds a GigE Vision camera: one that is not given back refuses the next program for seconds."""
+"""For a process that uses a GigE Vision camera, to release it: otherwise the camera refuses the next program for seconds."""
 UNWANTED = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 
 
-class CaptureProcess:
-    """One run of `anosegd.capture.child`, with memory of its own: frames of a process that died stay readable.
+class CaptureHandle:
+    """One run of `anosegd.capture.child`, started by `start`. It has memory of its own: its frames outlive the process.
 
-    The thread that makes it must outlive it: the kernel kills the process when that thread ends.
+    The thread that starts it must outlive it: the kernel kills the process when that thread ends.
     """
 
-    def __init__(self, job: Job, environment: Mapping[str, str]) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], link: socket.socket, slots: Slots, grace_s: float) -> None:
+        assert process.stderr is not None
+        self._process, self._link, self._slots = process, link, slots
+        self._stderr = process.stderr
+        self._grace_s = grace_s
+        self._taken: set[int] = set()
+        self._lock = threading.Lock()  # the inspector's thread releases frames
+        self._complaints: deque[str] = deque(maxlen=5)
+
+    @classmethod
+    def start(cls, job: Job, environment: Mapping[str, str]) -> CaptureHandle:
+        """Start a capture process and give it the job.
+
+        Raises:
+            CameraError: There is no memory, or no process can be started.
+        """
         try:
-            self._slots = Slots.create(job.slots, job.frame_bytes)
+            slots = Slots.create(job.slots, job.frame_bytes)
         except OSError as error:
             raise CameraError(f"there is no memory for its frames ({error.strerror})") from error
-        try:
-            self._link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        except OSError as error:
-            self._slots.close_fd()
-            raise CameraError(f"the capture process cannot be started ({error.strerror})") from error
-        self._grace_s = GRACE_S if isinstance(job.camera.source, GenicamSource) else 0.0
-        self._taken: set[int] = set()
-        self._lock = threading.Lock()  # frames are released from the inspector's thread too
-        self._complaints: deque[str] = deque(maxlen=5)
-        try:
-            self._process = subprocess.Popen(
-                _command(theirs.fileno(), self._slots.fd),
-                pass_fds=(theirs.fileno(), self._slots.fd),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                start_new_session=True,  # Ctrl-C at the terminal is for the daemon, which then drains
-                env={**{k: v for k, v in environment.items() if k not in UNWANTED}, **QUIET},
-            )
-        except OSError as error:
-            self._link.close()
-            raise CameraError(f"the capture process cannot be started ({error.strerror})") from error
-        finally:
-            theirs.close()
-            self._slots.close_fd()
-        assert self._process.stderr is not None
-        self._stderr = self._process.stderr
-        os.set_blocking(self._stderr.fileno(), False)
-        with contextlib.suppress(OSError):  # it has ended already, which `receive` tells
-            self._link.send(encode(job))
+        with contextlib.ExitStack() as stack:
+            stack.callback(slots.close_fd)
+            try:
+                link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            except OSError as error:
+                raise CameraError(f"the capture process cannot be started ({error.strerror})") from error
+            stack.callback(theirs.close)
+            try:
+                process = subprocess.Popen(
+                    _command(theirs.fileno(), slots.fd),
+                    pass_fds=(theirs.fileno(), slots.fd),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    start_new_session=True,  # Ctrl-C at the terminal is for the daemon, which then drains
+                    env={**{k: v for k, v in environment.items() if k not in UNWANTED}, **QUIET},
+                )
+            except OSError as error:
+                link.close()
+                raise CameraError(f"the capture process cannot be started ({error.strerror})") from error
+        assert process.stderr is not None
+        os.set_blocking(process.stderr.fileno(), False)
+        with contextlib.suppress(OSError):  # it has ended already, which `receive` reports
+            link.send(encode(job))
+        return cls(process, link, slots, GRACE_S if isinstance(job.camera.source, GenicamSource) else 0.0)
 
     @property
     def pid(self) -> int:
@@ -79,12 +89,12 @@ class CaptureProcess:
         """Messages that have come, waiting up to timeout_s for the first or for wake_fd; None: the process has ended.
 
         Raises:
-            CameraError: it says what no capture process says.
+            CameraError: A message cannot be decoded.
         """
         stderr = self._stderr.fileno()
         readable = select.select([self._link.fileno(), stderr, wake_fd], [], [], max(0.0, timeout_s))[0]
         if stderr in readable:
-            self._listen()
+            self._read_stderr()
             if readable == [stderr]:
                 return []
         messages: list[FromCapture] = []
@@ -100,13 +110,13 @@ class CaptureProcess:
             try:
                 messages.append(decode_from_capture(data))
             except msgspec.DecodeError as error:
-                raise CameraError(f"the capture process sent what cannot be understood: {error}") from error
+                raise CameraError(f"the capture process sent an invalid message: {error}") from error
 
     def image(self, message: Captured) -> Image:
-        """The frame's pixels, uint8 [H, W, 3], in the slot that is ours until `release`.
+        """The frame's pixels, uint8 [H, W, 3], in the slot that is the daemon's until `release`.
 
         Raises:
-            CameraError: the message names no slot of its own.
+            CameraError: The message names a slot that is in use, or does not exist.
         """
         with self._lock:
             fresh = message.slot not in self._taken
@@ -116,21 +126,21 @@ class CaptureProcess:
         try:
             return self._slots.view(message.slot, message.height, message.width)
         except ValueError as error:
-            raise CameraError(f"the capture process sent what cannot be: {error}") from error
+            raise CameraError(f"the capture process sent an impossible frame: {error}") from error
 
     def release(self, slot: int) -> None:
-        """Give a slot back; any thread."""
+        """Give a slot back. Any thread."""
         with self._lock:
             self._taken.discard(slot)
         self.send(Release(slot))
 
     def send(self, message: Release | TakeFrame) -> None:
-        """Tell the process; any thread. It may be gone, then nobody hears it."""
+        """Send a message; one to a process that has ended is lost. Any thread."""
         with self._lock, contextlib.suppress(OSError):
             self._link.send(encode(message), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
     def kill(self) -> str:
-        """End the process at once and reap it; returns how it ended, with what it last complained of."""
+        """End the process at once and reap it; returns how it ended, with the last line of its stderr."""
         if self._grace_s:
             self._process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -139,9 +149,9 @@ class CaptureProcess:
             self._process.kill()
         try:
             code = self._process.wait(REAP_S)
-        except subprocess.TimeoutExpired:  # stuck in a driver: not even SIGKILL ends it before the driver returns
+        except subprocess.TimeoutExpired:  # stuck in a driver: SIGKILL takes effect when the driver returns
             code = None
-        self._listen()
+        self._read_stderr()
         self._stderr.close()
         with self._lock:
             self._link.close()
@@ -155,7 +165,7 @@ class CaptureProcess:
         """The last line the process, or a library in it, wrote to stderr."""
         return self._complaints[-1] if self._complaints else ""
 
-    def _listen(self) -> None:
+    def _read_stderr(self) -> None:
         with contextlib.suppress(BlockingIOError, ValueError):
             for line in (os.read(self._stderr.fileno(), 65536) or b"").decode(errors="replace").splitlines():
                 if line.strip():

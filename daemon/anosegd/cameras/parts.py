@@ -1,0 +1,65 @@
+"""Making a camera's parts: sequence, part id and deadline. On the camera's thread."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from anosegd.capture.protocol import Captured, Uncaptured
+from anosegd.config import CameraConfig
+from anosegd.part import Part
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerRequest:
+    """A software trigger.
+
+    Attributes:
+        part_id: Of the part to make.
+        at_ns, at_wall_ns: When it came; monotonic clock and Unix time.
+        number: Its number in the journal, None if it could not be recorded.
+    """
+
+    part_id: str
+    at_ns: int
+    at_wall_ns: int
+    number: int | None
+
+
+class PartMaker:
+    """Makes a camera's parts in order; `frames` counts them, and frames that were lost, from 1."""
+
+    def __init__(self, name: str, config: CameraConfig) -> None:
+        self.frames = 0
+        self._name, self._config = name, config
+
+    def of_trigger(self, request: TriggerRequest) -> Part:
+        """The part of a software trigger; its frame is yet to come."""
+        self.frames += 1
+        return Part(
+            camera=self._name,
+            sequence=self.frames,
+            part_id=request.part_id,
+            deadline_ns=self._deadline_ns(request.at_ns),
+            triggered_ns=request.at_ns,
+            triggered_wall_ns=request.at_wall_ns,
+            trigger=request.number,
+            settings=self._config,
+        )
+
+    def of_frame(self, message: Captured | Uncaptured) -> Part:
+        """The part that a frame makes by itself."""
+        self.frames += 1
+        return Part(
+            camera=self._name,
+            sequence=self.frames,
+            part_id=message.part_id or f"{self._name}-{self.frames}",
+            captured_ns=message.captured_ns,
+            captured_wall_ns=message.captured_wall_ns,
+            deadline_ns=self._deadline_ns(message.captured_ns),
+            source=message.source,
+            settings=self._config,
+        )
+
+    def _deadline_ns(self, began_ns: int) -> int | None:
+        deadline_ms = self._config.deadline_ms
+        return None if deadline_ms is None else began_ns + round(deadline_ms * 1e6)

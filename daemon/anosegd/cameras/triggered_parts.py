@@ -1,0 +1,83 @@
+"""Software triggers of one camera: each becomes a part at once, then waits for its frame. Nothing here waits."""
+
+from __future__ import annotations
+
+import queue
+from dataclasses import replace
+
+from anoseg_engines.errors import CameraError
+from anosegd.cameras.capture_handle import CaptureHandle
+from anosegd.cameras.parts import PartMaker, TriggerRequest
+from anosegd.capture.config import SoftwareTrigger
+from anosegd.capture.protocol import Captured, TakeFrame, Uncaptured
+from anosegd.outcome import Unknown
+from anosegd.part import Part
+from anosegd.publish import Publisher
+
+
+class TriggeredParts:
+    """On the camera's thread; only `request` may be called by any thread."""
+
+    def __init__(self, parts: PartMaker, publisher: Publisher) -> None:
+        self._parts, self._publisher = parts, publisher
+        self._requests: queue.SimpleQueue[TriggerRequest] = queue.SimpleQueue()
+        self._awaited: dict[int, Part] = {}  # parts that wait for their frame, by sequence
+        self._given_up: set[int] = set()  # parts answered when the camera fell silent: a later frame is discarded
+
+    def request(self, request: TriggerRequest) -> None:
+        """Take a trigger, to be answered by a verdict whatever happens. Any thread."""
+        self._requests.put(request)
+
+    def new_process(self) -> None:
+        """A new capture process was started; it knows no triggers."""
+        self._given_up.clear()
+
+    def ask_for_frames(self, process: CaptureHandle, trigger: SoftwareTrigger, room: int) -> None:
+        """Ask for a frame for each new trigger.
+
+        Args:
+            process: The capture process.
+            trigger: The camera's configuration.
+            room: How many parts may wait for frames; further ones are UNKNOWN: overrun.
+        """
+        while not self._requests.empty():
+            request = self._requests.get_nowait()
+            part = self._parts.of_trigger(request)
+            if len(self._awaited) >= room:
+                overrun = Unknown("overrun", "triggers come faster than parts are inspected")
+                self._publisher.open_as_unknown(part, overrun)
+                continue
+            self._publisher.open_part(part)
+            self._awaited[part.sequence] = part
+            process.send(TakeFrame(part.sequence, request.at_ns + round(trigger.delay_ms * 1e6)))
+
+    def refuse_new(self, why: str) -> None:
+        """Answer new triggers as UNKNOWN: camera_lost."""
+        while not self._requests.empty():
+            part = self._parts.of_trigger(self._requests.get_nowait())
+            self._publisher.open_as_unknown(part, Unknown("camera_lost", why))
+
+    def give_up(self) -> None:
+        """Answer parts that wait for a frame as UNKNOWN: camera_lost."""
+        for part in self._awaited.values():
+            self._publisher.close_part(part, Unknown("camera_lost", "the camera gave no picture for it"))
+        self._given_up.update(self._awaited)
+        self._awaited.clear()
+
+    def discards(self, number: int | None) -> bool:
+        """Whether a frame for this trigger comes too late, once for each trigger that was given up."""
+        if number not in self._given_up:
+            return False
+        self._given_up.remove(number)
+        return True
+
+    def part_of(self, message: Captured | Uncaptured) -> Part:
+        """The part that waited for this answer, with the time of its capture.
+
+        Raises:
+            CameraError: No part waits for it.
+        """
+        part = self._awaited.pop(message.trigger, None) if message.trigger is not None else None
+        if part is None:
+            raise CameraError(f"the capture process answers trigger {message.trigger}, which it was not given")
+        return replace(part, captured_ns=message.captured_ns, captured_wall_ns=message.captured_wall_ns, source=message.source)

@@ -1,0 +1,85 @@
+"""Parts that are owed a verdict, of each camera in the order of capture. Cameras and inspector report, the publisher takes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+
+from anosegd.outcome import Outcome, Unknown
+from anosegd.part import Part
+
+
+@dataclass(slots=True, eq=False)
+class OpenPart:
+    """A part that is owed a verdict; `outcome` is the first that was reported."""
+
+    part: Part
+    outcome: Outcome | None = None
+
+
+class OpenParts:
+    """All methods may be called by any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._by_camera: dict[str, deque[OpenPart]] = {}
+
+    def __bool__(self) -> bool:
+        """Whether any part is open."""
+        with self._lock:
+            return any(self._by_camera.values())
+
+    def open(self, part: Part, outcome: Outcome | None = None) -> None:
+        """Add a part behind the others of its camera, with its outcome if that is known already."""
+        with self._lock:
+            self._by_camera.setdefault(part.camera, deque()).append(OpenPart(part, outcome))
+
+    def close(self, part: Part, outcome: Outcome) -> bool:
+        """Report an outcome; the first one stays. False if the part is no longer open."""
+        with self._lock:
+            entry = self._find(part)
+            if entry is None or entry.outcome is not None:
+                return entry is not None
+            entry.part, entry.outcome = part, outcome  # a triggered part was opened before its frame was captured
+            return True
+
+    def drop(self, part: Part) -> bool:
+        """Remove a part: it gets no verdict. False if it is no longer open."""
+        with self._lock:
+            entry = self._find(part)
+            if entry is not None:
+                self._by_camera[part.camera].remove(entry)
+            return entry is not None
+
+    def close_all(self, outcome: Unknown) -> None:
+        """Report this outcome for every part that has none."""
+        with self._lock:
+            for parts in self._by_camera.values():
+                for entry in parts:
+                    entry.outcome = entry.outcome or outcome
+
+    def take_closed(self) -> list[OpenPart]:
+        """Remove and return parts that have an outcome or are past their deadline, unless an earlier part is still open."""
+        taken = []
+        with self._lock:
+            for parts in self._by_camera.values():
+                while parts and (parts[0].outcome is not None or overdue(parts[0].part)):
+                    taken.append(parts.popleft())
+        return taken
+
+    def next_deadline_ns(self) -> int | None:
+        """The nearest deadline; a camera's deadlines are in the order of its parts."""
+        with self._lock:
+            deadlines = [parts[0].part.deadline_ns for parts in self._by_camera.values() if parts]
+        return min((ns for ns in deadlines if ns is not None), default=None)
+
+    def _find(self, part: Part) -> OpenPart | None:
+        parts = self._by_camera.get(part.camera, ())
+        return next((entry for entry in parts if entry.part.sequence == part.sequence), None)
+
+
+def overdue(part: Part) -> bool:
+    """Whether the part's deadline has passed."""
+    return part.deadline_ns is not None and time.monotonic_ns() >= part.deadline_ns
