@@ -179,7 +179,7 @@ class Engine:
         return Inference(placement, self._alone, time.monotonic_ns())
 
     def start(self, image: Image, placement: Placement, when_done: Callable[[], None] = lambda: None) -> Inference:
-        """As `prepare`, and run the network on a thread of the engine's, beside other parts that were started.
+        """As `prepare`, and run the network on one of the engine's threads, at the same time as other started parts.
 
         Args:
             when_done: Called on that thread when the run has ended, with a result or an error.

@@ -46,7 +46,7 @@ def good_parts(samples: Sequence[GoldenSample]) -> list[Image]:
 
 
 def self_test(engine: Engine) -> list[GoldenResult]:
-    """Run all golden images: one at a time, then beside one another, as parts run when several are waiting.
+    """Run all golden images: one at a time, then several at once, as the engine does when parts are waiting.
 
     It also warms the engine up. The engine must not inspect parts meanwhile; see `self_test_steps`.
 
@@ -83,7 +83,7 @@ def _run_alone(engine: Engine, sample: GoldenSample) -> GoldenResult:
 
 
 def _run_parallel(engine: Engine, samples: list[GoldenSample]) -> list[tuple[int, GoldenResult]]:
-    """Run the golden images beside one another, and some twice if there are fewer of them than sets of buffers.
+    """Run the golden images several at once, and some twice if there are fewer of them than sets of buffers.
 
     All are finished before one is checked, so nothing runs on when one is refused.
     """

@@ -1,7 +1,7 @@
-"""Where a part's region lands on the network's input, and where the map lands on the camera image.
+"""The geometry between camera image, network input and anomaly map.
 
-A Placement is made once per camera (region, image size, bundle) and used for every part; it holds the precomputed
-coordinate channels. Pure geometry: no thread, no files.
+A Placement is made once for a camera's region and a bundle, and used for every part. It holds the precomputed coordinate
+channels. Pure functions.
 """
 
 from __future__ import annotations
@@ -19,15 +19,18 @@ from anoseg_engines.images import Image
 
 Mode = Literal["resize", "tile"]
 PHASE = 32
-"""Part pixels by which tiles start: a network that halves its input five times sees the same thing at each of them, so that
-two tiles agree where they overlap (measured: up to 0.1 apart otherwise)."""
+"""Tiles start at multiples of this many part pixels. A network that halves its input five times then sees the same grid in
+all of them, and two tiles agree where they overlap. Otherwise they differ by up to 0.1 (measured)."""
 
 
 class InputSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The network's input, fixed at training time.
 
-    height, width: network pixels. mode: see DESIGN "Modes". scale: network pixels per camera pixel (tile mode only).
-    overlap: network pixels that neighbouring tiles share at least (tile mode only).
+    Attributes:
+        height, width: Network pixels.
+        mode: resize: the region is scaled to one input, its aspect ratio kept. tile: it is cut into overlapping inputs.
+        scale: Network pixels per camera pixel (tile mode only).
+        overlap: The least number of network pixels that neighbouring tiles share (tile mode only).
     """
 
     height: int
@@ -46,7 +49,7 @@ class InputSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Region(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A rectangle in camera pixels: left, top, width, height."""
+    """A rectangle in camera pixels; x and y are its left and top."""
 
     x: int
     y: int
@@ -56,7 +59,7 @@ class Region(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """One network input on the scaled part: its left and top in part pixels (negative: padding lies before the part)."""
+    """The left and top of one network input on the scaled part, in part pixels. Negative: padding comes first."""
 
     x: int
     y: int
@@ -66,9 +69,12 @@ class Tile:
 class Placement:
     """How one region becomes N network inputs of H×W, and N maps become one part map.
 
-    region: camera pixels. part_width, part_height: size of the scaled part, and of the part map.
-    tiles: N tiles on it. coords_N2HW: FP16 [N, 2, H, W], x then y, −1…1 over the whole part, beyond that range in padding;
-    the network masks its map there, so padding can never score. Owned by the placement; never written after it is made.
+    Attributes:
+        region: Camera pixels.
+        part_width, part_height: Size of the scaled part, and of the part map.
+        tiles: The N inputs.
+        coords_N2HW: FP16 [N, 2, H, W], x then y: −1…1 over the whole part, beyond that range in padding. There the network
+            masks its map, so padding never scores. It belongs to the placement and does not change.
     """
 
     spec: InputSpec
@@ -83,7 +89,7 @@ class Placement:
         """Plan the placement of `region` for a network with input `spec`.
 
         Raises:
-            ConfigError: the region is empty.
+            ConfigError: The region is empty.
         """
         if region.width < 1 or region.height < 1:
             raise ConfigError(f"region of {region.width}×{region.height} pixels is empty")
@@ -109,7 +115,7 @@ class Placement:
         """Cut the region out of the camera image and scale it: uint8 [part_height, part_width, 3].
 
         Raises:
-            ConfigError: the region reaches beyond the image.
+            ConfigError: The region reaches beyond the image.
         """
         r = self.region
         height, width = image.shape[:2]
@@ -120,15 +126,15 @@ class Placement:
         return scale_part(image[r.y : r.y + r.height, r.x : r.x + r.width], self.part_width, self.part_height)
 
     def fill(self, image: Image, frames_NHWC: NDArray[np.uint8]) -> None:
-        """Write the N network inputs of a camera image into `frames_NHWC`, uint8 [N, H, W, 3], which the caller owns."""
+        """Write the N network inputs of a camera image into the caller's buffer, uint8 [N, H, W, 3]."""
         part = self.scaled_part(image)
         for tile, out in zip(self.tiles, frames_NHWC, strict=True):
             cut_tile(part, tile, out)
 
     def stitch(self, maps_NHW: NDArray[np.floating]) -> NDArray[np.float32]:
-        """Join N tile maps into the part map, float32 [part_height, part_width]; a new array, the caller's.
+        """Join N tile maps into the part map, float32 [part_height, part_width], a new array.
 
-        Where tiles overlap, what lies nearer to a tile's middle counts; a seam leaves no step.
+        Where tiles overlap they are blended, and the tile whose centre is nearer has more weight. A seam leaves no step.
         """
         if len(self.tiles) == 1:
             tile, tile_map = self.tiles[0], maps_NHW[0]
@@ -144,7 +150,7 @@ class Placement:
 
 
 def scale_part(region_HWC: Image, part_width: int, part_height: int) -> Image:
-    """Scale a cut-out region to part pixels: area averaging when it shrinks, linear when it grows."""
+    """Scale a region's pixels to part pixels, by area averaging if it shrinks and linearly if it grows."""
     height, width = region_HWC.shape[:2]
     if (width, height) == (part_width, part_height):
         return region_HWC
@@ -154,7 +160,7 @@ def scale_part(region_HWC: Image, part_width: int, part_height: int) -> Image:
 
 
 def cut_tile(part: Image, tile: Tile, out_HWC: NDArray[np.uint8]) -> None:
-    """Copy the tile's part pixels into `out_HWC`; beyond the part it is mirrored."""
+    """Copy the tile's part pixels into `out_HWC`. Padding mirrors the part."""
     height, width = out_HWC.shape[:2]
     top, left = max(0, -tile.y), max(0, -tile.x)
     y0, x0 = max(0, tile.y), max(0, tile.x)
@@ -170,7 +176,7 @@ def tile_coords(spec: InputSpec, part_width: int, part_height: int, tile: Tile) 
     """Coordinate channels of one tile, FP16 [2, H, W]: pixel centres, −1…1 over the part, ±2 in padding."""
     x = (2 * (np.arange(spec.width, dtype=np.float32) + tile.x) + 1) / part_width - 1
     y = (2 * (np.arange(spec.height, dtype=np.float32) + tile.y) + 1) / part_height - 1
-    # In padding the value is clipped well outside the range, so that rounding to FP16 cannot bring it back inside.
+    # Padding gets a value far outside the range, so that rounding to FP16 cannot bring it back inside.
     x = np.where(x < -1, -2.0, np.where(x > 1, 2.0, x))
     y = np.where(y < -1, -2.0, np.where(y > 1, 2.0, y))
     grid = np.broadcast_arrays(x[None, :], y[:, None])
@@ -178,7 +184,7 @@ def tile_coords(spec: InputSpec, part_width: int, part_height: int, tile: Tile) 
 
 
 def seen_span(spec: InputSpec, part_height: int, part_width: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """First and last part pixel (exclusive), along y and along x, that the inputs of a scaled part show, padding included."""
+    """The first and last part pixel (exclusive) that the inputs show along y, then along x, padding included."""
 
     def span(part: int, tile: int) -> tuple[int, int]:
         starts = _starts(part, tile, spec.overlap)
@@ -188,9 +194,10 @@ def seen_span(spec: InputSpec, part_height: int, part_width: int) -> tuple[tuple
 
 
 def _starts(part: int, tile: int, overlap: int) -> list[int]:
-    """Tile starts along one axis: one centred tile if the part fits, else the fewest that share `overlap`, from 0 on.
+    """Tile starts along one axis: one centred tile if the part fits, else the fewest from 0 on that share `overlap`.
 
-    Starts are multiples of `PHASE`, where the tile allows it, so the last tile may reach up to `PHASE` − 1 beyond the part.
+    Starts are multiples of `PHASE`, if the tile is large enough. So the last tile can reach up to `PHASE` − 1 pixels beyond
+    the part.
     """
     if part <= tile:
         return [-((tile - part) // 2)]
@@ -202,10 +209,10 @@ def _starts(part: int, tile: int, overlap: int) -> list[int]:
 
 
 def _window(spec: InputSpec) -> NDArray[np.float32]:
-    """Blending weights of a tile, float32 [H, W]: 1 inside, falling to nearly 0 towards the rim, above 0 everywhere.
+    """Blending weights of a tile, float32 [H, W]: 1 inside, falling to nearly 0 towards the edge.
 
-    Near its rim a network sees zeros where the part goes on. So the outer 3/8 of an overlap count only where no other tile
-    looks (at the part's own border), and two tiles are blended over the quarter in its middle.
+    Near the edge of its input a network sees zeros where the part continues. So the outer 3/8 of an overlap count only where
+    there is no other tile, at the part's own border. Two tiles are blended over the middle quarter.
     """
 
     def ramp(n: int) -> NDArray[np.float32]:
@@ -217,7 +224,7 @@ def _window(spec: InputSpec) -> NDArray[np.float32]:
 
 
 def _add(part: NDArray[np.float32], tile_map: NDArray[np.float32], tile: Tile) -> None:
-    """Add the portion of `tile_map` that lies on the part, in place."""
+    """Add the portion of `tile_map` that is on the part, in place."""
     top, left = max(0, -tile.y), max(0, -tile.x)
     y0, x0 = max(0, tile.y), max(0, tile.x)
     view = part[y0 : tile.y + tile_map.shape[0], x0 : tile.x + tile_map.shape[1]]

@@ -1,9 +1,9 @@
-"""The table behind the choice of the CPU runtime: ONNX Runtime and OpenVINO at the precisions that really run here, in one run.
+"""The measurement behind the choice of the CPU runtime: ONNX Runtime and OpenVINO, in one run, in the precisions that run here.
 
     python tests/bench/cpu_runtimes.py [--threads 2] [--seconds 3] [--json FILE]
 
-ONNX Runtime in FP32, with the same weights, is 1.0. On the demo's bundle, and on a network of about 3 GMAC. Minutes; for
-figures worth keeping, on a machine with nothing else to do.
+ONNX Runtime in FP32, with the same weights, is 1.0. It measures the demo's bundle and a network of about 3 GMAC, which takes
+minutes. For figures that count, nothing else may run on the machine.
 """
 
 import argparse
@@ -37,7 +37,7 @@ BASELINE = "onnxruntime f32"
 
 
 class OrtRuntime:
-    """`Runtime` with ONNX Runtime, for this comparison; inputs and outputs bound in place. single: weights widened to FP32."""
+    """`Runtime` with ONNX Runtime, for this comparison, its inputs and outputs bound in place. single: the network in FP32."""
 
     traffic = Traffic()
     parallel = ()
@@ -72,7 +72,7 @@ class OrtRuntime:
 
 
 def in_single(model):
-    """The same network in FP32: weights widened, casts to FP16 made casts to FP32."""
+    """Convert the network to FP32: its weights, and its casts to FP16."""
     graph = onnx.load_from_string(model)
     half, single = TensorProto.FLOAT16, TensorProto.FLOAT
     for tensor in graph.graph.initializer:
@@ -93,7 +93,7 @@ def in_single(model):
 
 
 def large_bundle(folder):
-    """A network of about 3 GMAC with the activations of a trained one, sealed with golden maps of its own FP32 arithmetic."""
+    """Write a bundle of a network of about 3 GMAC, with activations like a trained one and golden maps of its own in FP32."""
     demo = load_bundle(DEMO)
     spec, images = demo.manifest.input, [sample.image for sample in demo.golden_samples()]
     torch.manual_seed(0)

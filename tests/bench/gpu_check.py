@@ -1,10 +1,9 @@
-"""Everything that needs a GPU, in one command (`make gpu-check`): builds the plan, loads and proves it, measures it against
-PyTorch FP16 eager and compiled, and prints one table with the goals beside it.
+"""Everything that needs a GPU, in one command (`make gpu-check`): builds the plan, loads it with its self-test, measures it
+against PyTorch FP16 eager and compiled, and prints one table with the goals.
 
     python tests/bench/gpu_check.py [--bundle DIR] [--data DIR] [--max-batch 32] [--json FILE]
 
-Exits 0 if all was run and the plan proves itself; 1 if it does not, or a step failed; 2 if something is
-missing, which it names.
+Exits 0 if all was run and the self-test passed, 1 if it or another step failed, and 2 if something is missing, which it names.
 NOT RUN ON A GPU YET.
 """
 
@@ -41,7 +40,7 @@ TENSORRT, EAGER, COMPILED = "tensorrt", "pytorch eager f16 cuda", "pytorch compi
 
 
 def missing():
-    """What this machine lacks, each with what to do."""
+    """List what this machine lacks, each with what to do."""
     lacks = []
     for look in (find_gpu, libraries):
         try:
@@ -52,14 +51,14 @@ def missing():
         import torch
 
         if not torch.cuda.is_available():
-            lacks.append("PyTorch sees no GPU\n  install a CUDA build of PyTorch into this environment: it is the yardstick")
+            lacks.append("PyTorch sees no GPU\n  install a CUDA build of PyTorch into this environment: it is the baseline")
     except ImportError:
         lacks.append("PyTorch is not installed\n  pip install 'anoseg-edge[train]', with a CUDA build of PyTorch")
     return lacks
 
 
 def fp16_rate():
-    """Multiply-accumulates a second that PyTorch reaches in one large FP16 product on this GPU."""
+    """Measure the multiply-accumulates a second of one large FP16 matrix product in PyTorch on this GPU."""
     import torch
 
     side = 8192
@@ -98,7 +97,7 @@ def main():
 
 
 def check(options):
-    """Build, load, prove, measure; returns the exit code."""
+    """Build, load, test and measure. Returns the exit code."""
     from anoseg_trainer.commands.bench import network_from_bundle, torch_candidates
     from anoseg_trainer.model.network import count_macs
 
@@ -122,8 +121,8 @@ def check(options):
             engine.inspect(image, engine.place(Region(0, 0, image.shape[1], image.shape[0])))
         engine.close()
         runtime = select_runtimes(bundle, "tensorrt")[0].open()
-        yardsticks, skipped = torch_candidates(bundle)
-        found = [*yardsticks, RuntimeCandidate.load(bundle, runtime, TENSORRT)]
+        baselines, skipped = torch_candidates(bundle)
+        found = [*baselines, RuntimeCandidate.load(bundle, runtime, TENSORRT)]
         batches = [n for n in (1, 2, 4, 8, 16, 32) if n <= options.max_batch]
         report = measure(bundle, found, skipped, batches=batches, seconds=options.seconds, baseline=EAGER)
         console.print(bench_table(report))
@@ -143,7 +142,7 @@ def check(options):
     achieved = macs * largest / (device_ms[largest] / 1e3)
     pixels = bundle.manifest.input.height * bundle.manifest.input.width * 3
     goals = [
-        ("proved on its golden images", f"largest score difference {worst:.4f}", True),
+        ("self-test on the golden images", f"largest score difference {worst:.4f}", True),
         ("bytes to the device a part = N·H·W·3", f"{ours.bytes_to_device} = {pixels}", ours.bytes_to_device == pixels),
         (
             "batch 1 at a third of PyTorch eager FP16 or less",
@@ -166,7 +165,7 @@ def check(options):
         table.add_column(head)
     for goal, measured, met in goals:
         table.add_row(goal, measured, "yes" if met else "NO")
-    table.caption = f"loaded in {load_s:.1f} s; layers as the engine says: {dict(kinds) or 'it names none'}"
+    table.caption = f"loaded in {load_s:.1f} s; layers of the engine: {dict(kinds) or 'not named'}"
     console.print(table)
     if options.json:
         figures = {"goals": [{"goal": g, "measured": m, "met": met} for g, m, met in goals], "device_ms": device_ms}

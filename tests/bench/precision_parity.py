@@ -1,9 +1,9 @@
-"""Image AUROC of a bundle on the runtime that is chosen here, against the FP32 PyTorch network it was exported from.
+"""Image AUROC of a bundle on the selected runtime, against the FP32 PyTorch network from which it was exported.
 
     python tests/bench/precision_parity.py --bundle STORE/NAME --work RUNS/NAME --data DIR [--runtime cpu] [--limit 0.002]
 
---work: the folder of the training's checkpoint. Every test image is inspected by both. Exits 1 if the AUROC differs by more
-than the limit. Minutes.
+--work: the folder of the training's checkpoint. Both inspect every test image, which takes minutes. Exits 1 if the AUROC
+differs by more than the limit.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from anoseg_trainer.model.network import AnoSegNetwork
 
 
 def trained_network(work, bundle):
-    """The FP32 network of the checkpoint, with the score's scale that was fitted after training."""
+    """Load the FP32 network of the checkpoint, with the score's scale that was fitted after training."""
     record = bundle.manifest.training["config"]
     network = AnoSegNetwork(msgspec.convert(record["network"], NetworkConfig), coordinates=record["coordinates"])
     network.load_state_dict(load_checkpoint(work)["best"])

@@ -1,4 +1,4 @@
-"""The benchmark says what it ran; its figures are no test. `make gpu-check` says what is missing where it cannot run."""
+"""The benchmark reports what it ran. `make gpu-check` reports what is missing on a machine where it cannot run."""
 
 import json
 import subprocess
@@ -18,7 +18,7 @@ from anoseg_engines.runtimes.tensorrt.runtime import TensorRTRuntime
 
 
 def test_bench_as_a_user_runs_it(tmp_path: Path) -> None:
-    """Every precision of this processor is measured and proved; what cannot run is named with the reason; JSON on request."""
+    """Every precision of this processor is measured and tested. A runtime that cannot run is named with the reason."""
     bundle = write_tiny_bundle(tmp_path / "tiny")
     command = [sys.executable, "-m", "anoseg_engines", "bench", str(bundle.path), "--seconds", "0.05", "--max-batch", "4"]
     done = subprocess.run([*command, "--json", str(tmp_path / "b.json")], capture_output=True, text=True, check=True)
@@ -46,7 +46,7 @@ def test_a_runtime_named_to_bench_must_run(tmp_path: Path) -> None:
 
 
 def test_bytes_to_the_device_are_counted_for_one_part(tmp_path: Path) -> None:
-    """A device's runtime in the table: N·H·W·3 bytes to it for a part; batches its plan does not take are left out."""
+    """A part sends N·H·W·3 bytes to the device. Batches that are too large for the plan are omitted."""
     bundle, device = write_tiny_bundle(tmp_path / "tiny"), HostDevice()
     runtime = TensorRTRuntime(bundle.manifest.input, device, TinyNetwork(device, 2), "host")
     found = RuntimeCandidate.load(bundle, runtime, "on the host")
@@ -59,7 +59,7 @@ def test_bytes_to_the_device_are_counted_for_one_part(tmp_path: Path) -> None:
 
 
 def test_gpu_check_names_what_is_missing() -> None:
-    """Without a GPU: exit code 2, what to install, and the plain word that nothing was run on one."""
+    """Without a GPU it exits 2, and says what to install and that nothing was run on a GPU."""
     try:
         find_gpu()
         pytest.skip("this machine has a GPU")

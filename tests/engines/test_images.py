@@ -1,4 +1,4 @@
-"""Reading image files: every kind a camera or a colleague delivers, and what cannot be read."""
+"""Reading image files of all kinds, and refusing those that cannot be read."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from anoseg_engines.images import list_images, read_image
 
 
 def test_grey_16_bit_and_alpha_become_bgr(tmp_path: Path) -> None:
-    """Grey is repeated, 16 bit is divided by 256, alpha is dropped: always uint8 [H, W, 3]."""
+    """Grey is repeated, 16 bit is divided by 256 and alpha is dropped, so that images are always uint8 [H, W, 3]."""
     grey16 = np.full((4, 5), 0x8040, np.uint16)
     bgra = np.dstack([np.full((4, 5), v, np.uint8) for v in (1, 2, 3, 4)])
     for name, stored, expected in [("a.png", grey16, (128, 128, 128)), ("b.png", bgra, (1, 2, 3))]:
@@ -22,16 +22,16 @@ def test_grey_16_bit_and_alpha_become_bgr(tmp_path: Path) -> None:
         assert (image == expected).all()
 
 
-@pytest.mark.parametrize(("content", "said"), [(b"", "empty"), (b"\x89PNG\r\n\x1a\nrubbish", "not a readable image")])
-def test_what_cannot_be_read_is_named(tmp_path: Path, content: bytes, said: str) -> None:
-    """An empty or broken file is an error that names it."""
+@pytest.mark.parametrize(("content", "message"), [(b"", "empty"), (b"\x89PNG\r\n\x1a\nrubbish", "not a readable image")])
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    """An empty or broken file is an error with its name."""
     path = tmp_path / "part_17.png"
     path.write_bytes(content)
-    with pytest.raises(DataError, match=f"part_17.png.*{said}"):
+    with pytest.raises(DataError, match=f"part_17.png.*{message}"):
         read_image(path)
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    """A folder that is not there is an error that names it, not an empty list."""
+    """A folder that does not exist is an error with its name, not an empty list."""
     with pytest.raises(DataError, match="nowhere"):
         list_images(tmp_path / "nowhere")

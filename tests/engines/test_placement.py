@@ -1,4 +1,4 @@
-"""Geometry: where a region lands on the network's input and where the map lands on the camera image."""
+"""The geometry between camera image, network input and anomaly map."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ SPECS = st.builds(
 @settings(deadline=None)
 @given(SPECS, SIZES, SIZES)
 def test_every_part_pixel_is_seen_by_a_tile(spec: InputSpec, width: int, height: int) -> None:
-    """No pixel of the part is left uninspected, whatever its size, and no tile has coordinates outside −1…1 on the part."""
+    """No pixel of the part is left out, whatever its size, and no tile has coordinates outside −1…1 on the part."""
     placement = Placement.of(spec, Region(0, 0, width, height))
     seen = np.zeros((placement.part_height, placement.part_width), bool)
     for tile, coords in zip(placement.tiles, placement.coords_N2HW, strict=True):
@@ -36,7 +36,7 @@ def test_every_part_pixel_is_seen_by_a_tile(spec: InputSpec, width: int, height:
 @settings(deadline=None)
 @given(SPECS, SIZES, SIZES)
 def test_stitching_a_constant_map_gives_the_constant(spec: InputSpec, width: int, height: int) -> None:
-    """Blending weights sum to one everywhere: a seam leaves no step."""
+    """Blending weights sum to one everywhere, so a seam leaves no step."""
     placement = Placement.of(spec, Region(0, 0, width, height))
     maps = np.full((len(placement.tiles), spec.height, spec.width), 0.75, np.float16)
     part = placement.stitch(maps)
@@ -44,8 +44,8 @@ def test_stitching_a_constant_map_gives_the_constant(spec: InputSpec, width: int
     np.testing.assert_allclose(part, 0.75, atol=1e-6)
 
 
-def test_what_fill_cuts_stitch_puts_back() -> None:
-    """A picture cut into tiles and stitched again is the same picture: every tile lands where it was cut."""
+def test_stitch_restores_what_fill_cuts() -> None:
+    """An image that is cut into tiles and stitched is the same image."""
     image = np.random.default_rng(0).integers(0, 256, (150, 110, 3), np.uint8)
     placement = Placement.of(InputSpec(64, 48, "tile", 1.0, 16), Region(10, 20, 90, 120))
     frames = np.empty((len(placement.tiles), 64, 48, 3), np.uint8)
@@ -55,7 +55,7 @@ def test_what_fill_cuts_stitch_puts_back() -> None:
 
 
 def test_resize_keeps_the_aspect_ratio_and_centres_the_part() -> None:
-    """A wide region fills the width and is centred in height; the padding is marked by coordinates beyond ±1."""
+    """A wide region fills the width and is centred in height. Padding has coordinates beyond ±1."""
     placement = Placement.of(InputSpec(64, 64), Region(0, 0, 200, 100))
     assert (placement.part_width, placement.part_height) == (64, 32)
     y = placement.coords_N2HW[0, 1, :, 0].astype(float)
@@ -65,7 +65,7 @@ def test_resize_keeps_the_aspect_ratio_and_centres_the_part() -> None:
 
 
 def test_padding_repeats_the_border_pixel() -> None:
-    """Padding shows no edge that the part does not have."""
+    """Padding adds no edges."""
     image = np.full((50, 100, 3), 90, np.uint8)
     placement = Placement.of(InputSpec(64, 64), Region(0, 0, 100, 50))
     frames = np.empty((1, 64, 64, 3), np.uint8)
@@ -77,7 +77,7 @@ def test_padding_repeats_the_border_pixel() -> None:
     "region", [Region(-1, 0, 10, 10), Region(0, 0, 51, 10), Region(0, 41, 10, 10)], ids=["left", "right", "below"]
 )
 def test_a_region_beyond_the_image_is_refused(region: Region) -> None:
-    """A region that leaves the image is an error that names both, never a silently smaller part."""
+    """A region beyond the image is an error with both sizes, not a smaller part."""
     placement = Placement.of(InputSpec(64, 64), region)
     with pytest.raises(ConfigError, match="beyond the image of 50×50"):
         placement.fill(np.zeros((50, 50, 3), np.uint8), np.empty((1, 64, 64, 3), np.uint8))

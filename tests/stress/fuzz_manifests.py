@@ -1,9 +1,9 @@
-"""Damaged and malicious manifests and plan descriptions, by the thousand: every one is refused with a message, none crashes
+"""Thousands of damaged and malicious manifests and plan descriptions: each is refused with a message or loads. None crashes
 the program, makes it hang, or makes it grow.
 
     python tests/stress/fuzz_manifests.py [--count 10000] [--seed 0]
 
-Each is sealed anew where that can be done, so that it gets past the seal, which would refuse most of them at once.
+Each is sealed again if possible. Otherwise the check of the seal would refuse most of them at once.
 """
 
 import argparse
@@ -36,7 +36,7 @@ ODD += ["a" * 70_000, [], [[]], {}, {"a": 1}, [0] * 5000, ["golden/00.png"] * 30
 
 
 def places(value, path=()):
-    """Every place in a JSON value."""
+    """Yield every place in a JSON value."""
     yield path
     if isinstance(value, dict):
         for key in value:
@@ -47,7 +47,7 @@ def places(value, path=()):
 
 
 def damaged(value, rng):
-    """The value with one to three things about it changed: replaced, removed, added, doubled, swapped."""
+    """Change one to three places of a value: replace, remove, add, or scale."""
     value = copy.deepcopy(value)
     for _ in range(rng.randint(1, 3)):
         path = rng.choice(list(places(value)))
@@ -56,12 +56,12 @@ def damaged(value, rng):
         parent = value
         for step in path[:-1]:
             parent = parent[step]
-        deed = rng.randrange(6)
-        if deed < 3:
+        change = rng.randrange(6)
+        if change < 3:
             parent[path[-1]] = copy.deepcopy(rng.choice(ODD))
-        elif deed == 3:
+        elif change == 3:
             del parent[path[-1]]
-        elif deed == 4 and isinstance(parent, dict):
+        elif change == 4 and isinstance(parent, dict):
             parent[rng.choice(["extra", "", "seal", "schema_version"])] = copy.deepcopy(rng.choice(ODD))
         elif isinstance(parent[path[-1]], (int, float)) and not isinstance(parent[path[-1]], bool):
             parent[path[-1]] = parent[path[-1]] * rng.choice([-1, 0, 0.5, 2, 1e9])
@@ -69,31 +69,31 @@ def damaged(value, rng):
 
 
 def as_bytes(value, rng):
-    """The value as JSON, sealed anew if it is a manifest at all; sometimes with bytes cut, flipped or put in."""
+    """Encode the value as JSON, sealed again if it is a manifest, sometimes with bytes cut, changed or inserted."""
     raw = json.dumps(value, indent=2).encode()
     with contextlib.suppress(msgspec.DecodeError, UnicodeError, RecursionError, OverflowError):
         raw = canonical_bytes(sealed(msgspec.json.decode(raw, type=Manifest)))
-    deed = rng.randrange(12)
-    if deed == 0:
+    change = rng.randrange(12)
+    if change == 0:
         raw = raw[: rng.randrange(len(raw))]
-    elif deed == 1:
+    elif change == 1:
         at = rng.randrange(len(raw))
         raw = raw[:at] + bytes([rng.randrange(256)]) + raw[at + 1 :]
-    elif deed == 2:
+    elif change == 2:
         at = rng.randrange(len(raw))
         raw = raw[:at] + rng.choice([b"[" * 20_000, b'{"a":' * 20_000, b"\xff\xfe", b"\0", b"9" * 5000]) + raw[at:]
     return raw
 
 
 def fuzz(count, seed, folder, *, slowest_s=5.0):
-    """Returns the messages by their kind; raises AssertionError at anything that is not told as an error of the user's."""
+    """Returns the results by kind, and the growth of the peak memory in MiB. Raises AssertionError if a case takes too long."""
     rng = random.Random(seed)
     bundle = write_tiny_bundle(folder / "store" / "tiny")
     manifest = json.loads((bundle.path / MANIFEST).read_bytes())
     description = json.loads(msgspec.json.encode(plan_description(bundle)))
     store = PlanStore.of(bundle)
     store.folder.mkdir(parents=True)
-    seen = {"refused": 0, "loaded": 0, "proved": 0, "plan refused": 0, "plan read": 0}
+    seen = {"refused": 0, "loaded": 0, "passed": 0, "plan refused": 0, "plan read": 0}
     grown = []
     for i in range(count):
         start = time.monotonic()
@@ -104,7 +104,7 @@ def fuzz(count, seed, folder, *, slowest_s=5.0):
                 seen["loaded"] += 1
                 if loaded.manifest.input.height * loaded.manifest.input.width <= 1 << 20:
                     load_engine(loaded, runtime="cpu-f32", threads=1).close()
-                    seen["proved"] += 1
+                    seen["passed"] += 1
             except EngineError:
                 seen["refused"] += 1
         else:
@@ -126,7 +126,7 @@ def fuzz(count, seed, folder, *, slowest_s=5.0):
 
 
 def plan_description(bundle):
-    """A description that fits `MACHINE`."""
+    """Make a description that fits `MACHINE`."""
     spec = bundle.manifest.input
     return PlanDescription(
         bundle=bundle.label,

@@ -76,8 +76,8 @@ class Runtime(InferRequest, Protocol):
     def parallel(self) -> Sequence[InferRequest]:
         """Further requests, of which `MAX_RUNNING` may run at the same time, each on its own thread.
 
-        They share the machine: each part takes longer, but more parts are finished a second. Never run beside the runtime's
-        own request. Empty where the runtime has only one set of buffers.
+        They share the machine: each part takes longer, but more parts are finished a second. They never run at the same
+        time as the runtime's own request. Empty where the runtime has only one set of buffers.
         """
         ...
 

@@ -47,7 +47,7 @@ def core() -> ov.Core:
 
 
 def sets_of_buffers(threads: int) -> int:
-    """How many sets of buffers to make for parts that run beside one another; 0 on one core, where they cannot."""
+    """How many sets of buffers to make for parts that run at the same time; 0 on one core, where they cannot."""
     return PARALLEL if (threads or len(os.sched_getaffinity(0))) >= STREAMS else 0
 
 
@@ -102,7 +102,7 @@ class NetworkCompiler:
     n_parallel: int
 
     def compile(self, n: int) -> CompiledNetwork:
-        """Compile for batches of n, twice where parts can run beside one another.
+        """Compile for batches of n: once, or twice where parts can run at the same time.
 
         Raises:
             PrecisionError: OpenVINO runs the network in another precision.
@@ -151,7 +151,7 @@ class NetworkCompiler:
         return model
 
     def _compile_uses(self, parts: tuple[ov.Model, ...]) -> list[list[ov.CompiledModel]]:
-        """Compile for one part at a time and, if parts can run beside one another, for that.
+        """Compile for one part at a time, and for several at once if they can run so.
 
         Raises:
             RuntimeError: From OpenVINO.

@@ -1,4 +1,4 @@
-"""The bundle: sealed, proved, refused with the reason when anything about it is not as written."""
+"""The bundle: written with a seal after its self-test, and refused with the reason if anything in it has changed."""
 
 import dataclasses
 import json
@@ -23,8 +23,8 @@ from anoseg_engines.placement import InputSpec, Region
 from anoseg_engines.seal import BundleDraft, write_bundle
 
 
-def test_a_written_bundle_loads_proves_itself_and_judges(tmp_path: Path) -> None:
-    """Written, loaded by name (newest version), run: the white spot fails, the grey part passes."""
+def test_a_written_bundle_loads_and_judges(tmp_path: Path) -> None:
+    """Loaded by name (newest version), it fails the white spot and passes the grey part."""
     write_tiny_bundle(tmp_path / "tiny")
     write_tiny_bundle(tmp_path / "tiny")
     bundle = load_bundle(tmp_path / "tiny")
@@ -40,7 +40,7 @@ def test_a_written_bundle_loads_proves_itself_and_judges(tmp_path: Path) -> None
 
 
 def test_tile_mode_finds_the_same_spot_as_resize_mode(tmp_path: Path) -> None:
-    """A part larger than the network's input is inspected in overlapping tiles; the defect is where it is."""
+    """A part larger than the network's input is inspected in overlapping tiles; the defect has its true place and size."""
     engine = load_engine(write_tiny_bundle(tmp_path / "tiny", InputSpec(32, 32, "tile", 1.0, 8)))
     placement = engine.place(Region(0, 0, 80, 48))
     assert len(placement.tiles) == 6
@@ -49,8 +49,8 @@ def test_tile_mode_finds_the_same_spot_as_resize_mode(tmp_path: Path) -> None:
     engine.close()
 
 
-def test_any_changed_byte_is_noticed(tmp_path: Path) -> None:
-    """One bit flipped at any of many places, in any file of the bundle, manifest included: refused, the file named."""
+def test_any_changed_byte_is_detected(tmp_path: Path) -> None:
+    """A bundle with one flipped bit, in any file including the manifest, is refused with the file's name."""
     bundle = write_tiny_bundle(tmp_path / "tiny")
     rng = np.random.default_rng(0)
     for path in sorted(p for p in bundle.path.rglob("*") if p.is_file()):
@@ -67,7 +67,7 @@ def test_any_changed_byte_is_noticed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["model.onnx", "golden/00.png", "golden/01.map.png"])
 def test_a_missing_or_truncated_file_is_named(tmp_path: Path, name: str) -> None:
-    """A file cut short or gone is refused with its name."""
+    """A truncated or missing file is refused with its name."""
     path = write_tiny_bundle(tmp_path / "tiny").path / name
     path.write_bytes(path.read_bytes()[:-7])
     with pytest.raises(EngineError, match=f"{name}.*damaged"):
@@ -77,7 +77,7 @@ def test_a_missing_or_truncated_file_is_named(tmp_path: Path, name: str) -> None
         load_bundle(tmp_path / "tiny")
 
 
-def test_a_bundle_that_answers_otherwise_than_recorded_is_not_written(tmp_path: Path) -> None:
+def test_a_bundle_whose_results_are_not_the_recorded_ones_is_not_written(tmp_path: Path) -> None:
     """A network that does not reproduce its golden maps is refused with both scores, and leaves nothing behind."""
     draft = tiny_draft()
     wrong = dataclasses.replace(golden(bad_part(), draft.input), score=0.7)
@@ -86,16 +86,16 @@ def test_a_bundle_that_answers_otherwise_than_recorded_is_not_written(tmp_path: 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_golden_verdict_that_turns_is_refused(tmp_path: Path) -> None:
-    """Scores within tolerance are not enough: a golden image on the other side of the threshold is refused."""
+def test_a_bundle_with_another_golden_verdict_is_not_written(tmp_path: Path) -> None:
+    """A score within tolerance but on the other side of the threshold is refused."""
     draft = tiny_draft()
-    turned = dataclasses.replace(golden(good_part(), draft.input), verdict="FAIL")
+    wrong = dataclasses.replace(golden(good_part(), draft.input), verdict="FAIL")
     with pytest.raises(EngineError, match="verdict differs"):
-        write_bundle(tmp_path / "tiny", dataclasses.replace(draft, golden=[turned]))
+        write_bundle(tmp_path / "tiny", dataclasses.replace(draft, golden=[wrong]))
 
 
 def test_a_newer_schema_says_update(tmp_path: Path) -> None:
-    """A bundle of a later program is refused with the two versions and what to do."""
+    """A bundle of a newer program is refused with both versions and what to do."""
     path = write_tiny_bundle(tmp_path / "tiny").path / MANIFEST
     path.write_bytes(path.read_bytes().replace(b'"schema_version": 1', b'"schema_version": 9'))
     with pytest.raises(EngineError, match=r"(?s)schema version 9.*update"):
@@ -103,7 +103,7 @@ def test_a_newer_schema_says_update(tmp_path: Path) -> None:
 
 
 def test_a_bundle_of_another_input_size_than_its_network_is_refused(tmp_path: Path) -> None:
-    """A correctly sealed manifest that names a size its network does not take: refused when it is loaded, exit code 3."""
+    """A correctly sealed manifest with a size that its network rejects is refused when it is loaded, exit code 3."""
     bundle = write_tiny_bundle(tmp_path / "tiny")
     manifest = msgspec.structs.replace(bundle.manifest, input=InputSpec(32, 32))
     (bundle.path / MANIFEST).write_bytes(canonical_bytes(sealed(manifest)))
@@ -114,7 +114,7 @@ def test_a_bundle_of_another_input_size_than_its_network_is_refused(tmp_path: Pa
 
 @pytest.mark.parametrize("name", ["../../secret", "/etc/hostname"])
 def test_a_manifest_cannot_reach_outside_the_bundle(tmp_path: Path, name: str) -> None:
-    """Even a correctly sealed manifest names only files inside its folder."""
+    """Even a correctly sealed manifest cannot name a file outside its folder."""
     bundle = write_tiny_bundle(tmp_path / "tiny")
     manifest = msgspec.structs.replace(bundle.manifest, files={**bundle.manifest.files, name: "0" * 64})
     (bundle.path / MANIFEST).write_bytes(canonical_bytes(sealed(manifest)))
@@ -122,8 +122,8 @@ def test_a_manifest_cannot_reach_outside_the_bundle(tmp_path: Path, name: str) -
         load_bundle(bundle.path)
 
 
-def test_no_bundle_there_is_a_configuration_error(tmp_path: Path) -> None:
-    """A path without a bundle is the user's mistake (exit code 2), not a refused engine."""
+def test_a_path_without_a_bundle_is_a_configuration_error(tmp_path: Path) -> None:
+    """It is the user's mistake (exit code 2), not a refused engine."""
     with pytest.raises(ConfigError, match="no such bundle"):
         load_bundle(tmp_path / "nothing")
     with pytest.raises(ConfigError, match="no bundle in this folder"):
@@ -131,15 +131,15 @@ def test_no_bundle_there_is_a_configuration_error(tmp_path: Path) -> None:
 
 
 def test_a_killed_writer_leaves_nothing_that_loads(tmp_path: Path) -> None:
-    """A half-written folder of a killed process is no version."""
+    """The half-written folder of a killed process does not count as a version."""
     write_tiny_bundle(tmp_path / "tiny")
     shutil.copytree(tmp_path / "tiny" / "1", tmp_path / "tiny" / ".writing-dead")
     assert versions(tmp_path / "tiny") == [1]
     assert write_tiny_bundle(tmp_path / "tiny").label == "tiny/2"
 
 
-def test_no_space_left_is_told_and_nothing_remains(tmp_path: Path) -> None:
-    """Writing fails half-way (a file size limit stands for the full disk): one clear message, no folder left."""
+def test_a_write_error_is_reported_and_nothing_remains(tmp_path: Path) -> None:
+    """After a write error (here from a file size limit) there are one clear message and no folder."""
     target = tmp_path / "store" / "tiny"
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -154,8 +154,8 @@ def test_no_space_left_is_told_and_nothing_remains(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_is_told_and_nothing_remains(tmp_path: Path) -> None:
-    """On a file system of 64 KiB that is really full: 'no space left', and the disk as empty as before."""
+def test_a_full_disk_is_reported_and_nothing_remains(tmp_path: Path) -> None:
+    """On a full file system of 64 KiB the message is 'no space left', and the disk is as empty as before."""
     mounted = tmp_path / "small"
     mounted.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", mounted], capture_output=True).returncode:
@@ -169,7 +169,7 @@ def test_a_full_disk_is_told_and_nothing_remains(tmp_path: Path) -> None:
 
 
 def test_inspect_and_verify_as_a_user_runs_them(tmp_path: Path) -> None:
-    """The commands print the bundle and its proof; a damaged one exits 3, a missing one 2, without a traceback."""
+    """The commands print the bundle and its self-test. A damaged bundle exits 3, a missing one 2, without a traceback."""
     bundle = write_tiny_bundle(tmp_path / "tiny")
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -201,21 +201,21 @@ RULES = RuleCalibration(
 )
 
 
-def test_the_manifest_keeps_to_its_published_schema(tmp_path: Path) -> None:
-    """The JSON Schema generated from the code describes what is written, with and without calibrated rules."""
+def test_the_manifest_follows_its_published_schema(tmp_path: Path) -> None:
+    """The JSON Schema generated from the code is valid for manifests with and without calibrated rules."""
     import jsonschema
 
     for rules in ((), (RULES,)):
         bundle = write_bundle(tmp_path / "tiny", dataclasses.replace(tiny_draft(), rules=rules))
         written = json.loads((bundle.path / MANIFEST).read_bytes())
         jsonschema.validate(written, manifest_schema())
-        # left out where there are none: the seal of a bundle from before there were any must stay the same
+        # omitted if there are none, so that seals from before there were rules stay valid
         assert ("rules" in written) == bool(rules)
         assert bundle.rule_calibrations == rules
 
 
 def test_a_bundle_written_again_from_its_draft_is_the_same(tmp_path: Path) -> None:
-    """Images, maps, network and everything else of a bundle survive; only version and time are new."""
+    """Images, maps, network and everything else stay the same; only version and time are new."""
     first = write_bundle(tmp_path / "tiny", dataclasses.replace(tiny_draft(), rules=(RULES,), metrics={"m": 1}))
     second = write_bundle(tmp_path / "tiny", BundleDraft.of(first))
     assert second.files == first.files

@@ -6,7 +6,7 @@ from stress.fuzz_manifests import fuzz
 
 
 def test_damaged_manifests_and_descriptions_are_refused_without_a_crash(tmp_path: Path) -> None:
-    """400 manifests and plan descriptions damaged at random places and sealed anew: an engine error or a proved bundle each."""
+    """Each of 400 manifests and plan descriptions, damaged at random and sealed again, is an engine error or loads."""
     seen, _ = fuzz(400, 1, tmp_path)
     assert seen["refused"] > 150
     assert seen["plan refused"] > 50

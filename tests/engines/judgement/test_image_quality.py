@@ -1,4 +1,4 @@
-"""Picture quality against golden images: real ones of the demo bundle."""
+"""Image quality compared with the golden images of the demo bundle."""
 
 import cv2
 import numpy as np
@@ -20,26 +20,26 @@ def part(bundle: Bundle) -> np.ndarray:
     return next(s.image for s in bundle.golden_samples() if s.verdict == "PASS")
 
 
-def said(bundle: Bundle, image: np.ndarray) -> str:
+def message(bundle: Bundle, image: np.ndarray) -> str:
     return (
         complaint(measure(image), reference(bundle.manifest.input, good_parts(bundle.golden_samples())), QualityLimits()) or ""
     )
 
 
-def test_golden_images_are_good_pictures(bundle: Bundle) -> None:
-    """Each of them, defective parts too, is sharp and bright enough by its own measure."""
-    assert [said(bundle, s.image) for s in bundle.golden_samples()] == [""] * len(bundle.golden_samples())
+def test_golden_images_have_good_quality(bundle: Bundle) -> None:
+    """Each golden image, also of a defective part, is sharp and bright enough."""
+    assert [message(bundle, s.image) for s in bundle.golden_samples()] == [""] * len(bundle.golden_samples())
 
 
-def test_what_cannot_be_judged_is_told(bundle: Bundle, part: np.ndarray) -> None:
-    """Lamp off, lamp too strong, lens out of focus, lens covered: each by its name, with both values."""
-    assert said(bundle, (part * 0.4).astype(np.uint8)).startswith("too dark: mean grey")
-    assert said(bundle, np.clip(part.astype(float) * 2 + 60, 0, 255).astype(np.uint8)).startswith("too bright: mean grey")
-    assert said(bundle, cv2.GaussianBlur(part, (0, 0), 4)).startswith("blurred: sharpness")
-    assert said(bundle, np.full_like(part, int(part.mean()))).startswith("blurred: sharpness 0.000")
+def test_an_image_that_cannot_be_judged_is_refused(bundle: Bundle, part: np.ndarray) -> None:
+    """Lamp off, lamp too strong, lens out of focus and lens covered each get their own message with both values."""
+    assert message(bundle, (part * 0.4).astype(np.uint8)).startswith("too dark: mean grey")
+    assert message(bundle, np.clip(part.astype(float) * 2 + 60, 0, 255).astype(np.uint8)).startswith("too bright: mean grey")
+    assert message(bundle, cv2.GaussianBlur(part, (0, 0), 4)).startswith("blurred: sharpness")
+    assert message(bundle, np.full_like(part, int(part.mean()))).startswith("blurred: sharpness 0.000")
 
 
-def test_ordinary_light_is_no_trouble(bundle: Bundle, part: np.ndarray) -> None:
-    """A fifth brighter or darker is what the network was trained for."""
+def test_ordinary_changes_of_light_are_accepted(bundle: Bundle, part: np.ndarray) -> None:
+    """A fifth brighter or darker is within the range of training."""
     for gain in (0.8, 1.2):
-        assert said(bundle, np.clip(part.astype(float) * gain, 0, 255).astype(np.uint8)) == ""
+        assert message(bundle, np.clip(part.astype(float) * gain, 0, 255).astype(np.uint8)) == ""

@@ -25,8 +25,8 @@ def test_score_at_or_above_the_threshold_fails(score: float, threshold: float) -
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_score_or_map_that_is_no_number_never_passes(value: float) -> None:
-    """A network that answers NaN or infinity has not inspected the part: an error, not PASS."""
+def test_a_score_or_map_that_is_not_a_number_never_passes(value: float) -> None:
+    """NaN or infinity from the network is an error, not PASS."""
     with pytest.raises(EngineError):
         judge(Inspection(float(value), flat_map()), THRESHOLDS, PLACEMENT)
     broken = flat_map()
@@ -36,7 +36,7 @@ def test_a_score_or_map_that_is_no_number_never_passes(value: float) -> None:
 
 
 def test_defects_are_in_camera_pixels_highest_peak_first() -> None:
-    """Box, area, peak and centroid of two separate areas, mapped back through region and scale."""
+    """Box, area, peak and centroid of two areas are mapped back through region and scale."""
     anomaly_map = flat_map()
     anomaly_map[10:14, 20:22] = 0.6
     anomaly_map[40, 50] = 0.9
@@ -48,14 +48,14 @@ def test_defects_are_in_camera_pixels_highest_peak_first() -> None:
 
 
 def test_touching_corners_are_one_defect() -> None:
-    """Areas are joined over eight neighbours, so a diagonal scratch is one defect."""
+    """Areas are connected over eight neighbours, so a diagonal scratch is one defect."""
     anomaly_map = flat_map()
     np.fill_diagonal(anomaly_map, 1.0)
     assert len(judge(Inspection(1.0, anomaly_map), THRESHOLDS, PLACEMENT).defects) == 1
 
 
 def test_a_speckled_map_lists_a_bounded_number_of_defects() -> None:
-    """A verdict stays small whatever the map shows."""
+    """The number of defects in a verdict is limited."""
     anomaly_map = flat_map()
     anomaly_map[::2, ::2] = 1.0
     assert len(judge(Inspection(1.0, anomaly_map), THRESHOLDS, PLACEMENT).defects) == MAX_DEFECTS

@@ -40,8 +40,8 @@ def test_with_rules_the_map_alone_decides() -> None:
 
 
 @given(MAPS, REGIONS)
-def test_what_is_ignored_changes_nothing(anomaly_map: np.ndarray, region: Region) -> None:
-    """With any value in an ignored region the outcome is that of a map which is 0 there."""
+def test_an_ignored_region_changes_nothing(anomaly_map: np.ndarray, region: Region) -> None:
+    """Whatever the map values in an ignored region, the outcome is as if they were 0."""
     rules = (Rule(name="whole"), Rule(name="label", region=region, ignore=True))
     try:
         maps = RuleMaps.of(rules, THRESHOLDS.pixel, PLACEMENT)
@@ -53,15 +53,15 @@ def test_what_is_ignored_changes_nothing(anomaly_map: np.ndarray, region: Region
 
 @given(MAPS, st.floats(0.01, 1), st.floats(0.01, 1))
 def test_a_lower_threshold_never_turns_fail_into_pass(anomaly_map: np.ndarray, a: float, b: float) -> None:
-    """Monotonic in the threshold."""
+    """The outcome is monotonic in the threshold."""
     low, high = sorted((a, b))
     if outcome(anomaly_map, Rule(name="w", threshold=high)) == "FAIL":
         assert outcome(anomaly_map, Rule(name="w", threshold=low)) == "FAIL"
 
 
 @given(MAPS, st.floats(0, 200), st.floats(0, 200))
-def test_a_smaller_least_area_never_turns_fail_into_pass(anomaly_map: np.ndarray, a: float, b: float) -> None:
-    """Monotonic in the area, and without one every defect counts."""
+def test_a_smaller_minimum_area_never_turns_fail_into_pass(anomaly_map: np.ndarray, a: float, b: float) -> None:
+    """The outcome is monotonic in the area, and without a minimum every defect counts."""
     small, large = sorted((a, b))
     if outcome(anomaly_map, Rule(name="w", min_area=large)) == "FAIL":
         assert outcome(anomaly_map, Rule(name="w", min_area=small)) == "FAIL"
@@ -70,15 +70,15 @@ def test_a_smaller_least_area_never_turns_fail_into_pass(anomaly_map: np.ndarray
 
 @given(MAPS, st.floats(0.01, 0.99), st.floats(0, 1))
 def test_review_never_hides_a_fail_nor_makes_one(anomaly_map: np.ndarray, review_from: float, score: float) -> None:
-    """With a band, FAIL stays FAIL, and what leaves PASS is REVIEW."""
+    """With a review threshold, FAIL stays FAIL, and parts that are no longer PASS are REVIEW."""
     for rules in ((), (Rule(name="w"),)):
         plain = outcome(anomaly_map, *rules, score=score)
-        banded = outcome(anomaly_map, *rules, score=score, review_from=review_from)
-        assert banded == plain or (plain, banded) == ("PASS", "REVIEW")
+        reviewed = outcome(anomaly_map, *rules, score=score, review_from=review_from)
+        assert reviewed == plain or (plain, reviewed) == ("PASS", "REVIEW")
 
 
 def test_areas_are_camera_pixels_and_the_least_of_touched_regions_counts() -> None:
-    """2×2 map pixels are 16 camera pixels²; a defect over a border is held to the stricter side."""
+    """2×2 map pixels are 16 camera pixels². A defect across a border is judged by the stricter side."""
     assert outcome(spot(5, 5), Rule(name="w", min_area=16)) == "FAIL"
     assert outcome(spot(5, 5), Rule(name="w", min_area=16.1)) == "PASS"
     left = Rule(name="left", region=Region(100, 200, 32, 64))  # map columns 0…15
@@ -87,7 +87,7 @@ def test_areas_are_camera_pixels_and_the_least_of_touched_regions_counts() -> No
 
 
 def test_the_last_of_overlapping_rules_counts_and_names_the_defect() -> None:
-    """A strict region inside an ignored one is looked at; its name is told."""
+    """A strict region inside an ignored one is inspected, and the defect has its name."""
     rules = (
         Rule(name="label", region=Region(100, 200, 64, 32), ignore=True),
         Rule(name="code", region=Region(110, 210, 12, 12), threshold=0.3),
@@ -99,16 +99,16 @@ def test_the_last_of_overlapping_rules_counts_and_names_the_defect() -> None:
     assert outcome(spot(25, 25), *rules) == "FAIL"  # outside both the bundle's pixel threshold holds
 
 
-def test_a_rule_beside_the_part_is_refused() -> None:
-    """It would never do anything, so it is a mistake."""
+def test_a_rule_outside_the_part_is_refused() -> None:
+    """It would have no effect, so it must be a mistake."""
     with pytest.raises(ConfigError, match="rule 'label': its region x=0 y=0 50×50 does not touch the part"):
         RuleMaps.of((Rule(name="label", region=Region(0, 0, 50, 50), ignore=True),), 0.5, PLACEMENT)
     with pytest.raises(ValueError, match="ignores its region"):
         Rule(name="label", ignore=True, threshold=0.5)
 
 
-def test_the_digest_tells_apart_what_decides_otherwise() -> None:
-    """A name or a whole number changes nothing; order, region, rotation, threshold, area and ignoring do."""
+def test_the_digest_covers_everything_that_decides() -> None:
+    """A name, or 12.0 for 12, does not change it; order, region, rotation, threshold, area and ignore do."""
     a = Rule(name="a", region=Region(100, 200, 32, 64), threshold=0.4)
     b = Rule(name="b", min_area=12)
     part = Region(100, 200, 64, 64)

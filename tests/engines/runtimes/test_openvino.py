@@ -95,8 +95,8 @@ class _Watched:
 
 
 class _FaultyRuntime(_Watched):
-    """A CPU runtime whose request 0 runs alone, and 1 to 4 beside one another. `wrong` gets a request's number, and whether
-    others run at the same time."""
+    """A CPU runtime whose request 0 runs alone, and 1 to 4 at the same time. `wrong` gets a request's number, and whether
+    others are running."""
 
     precision = "f32"
     traffic = Traffic()
@@ -113,7 +113,7 @@ class _FaultyRuntime(_Watched):
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core: parts run only one at a time")
 @pytest.mark.parametrize("wrong", ["request 0", "request 2", "request 4", "not alone"])
 def test_an_engine_that_is_wrong_in_one_request_or_only_in_company_is_refused(wrong: str, tmp_path: Path) -> None:
-    """The self-test runs every set of buffers, and runs parts beside one another."""
+    """The self-test runs every set of buffers, and several parts at once."""
     bundle = write_tiny_bundle(tmp_path / "tiny")
     runtime = _FaultyRuntime(CpuRuntime.open(bundle.model_onnx, bundle.manifest.input))
     engine = Engine(bundle, runtime)

@@ -1,4 +1,4 @@
-"""Which runtime is taken, and why: a named one that cannot run is an error, `auto` says what it took and for what reason."""
+"""Selecting the runtime: one that is named must run, `auto` chooses and gives the reason."""
 
 import dataclasses
 import json
@@ -50,7 +50,7 @@ without_gpu = pytest.mark.skipif(gpu_here(), reason="this machine has a GPU; `ma
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine with a GPU: it is found, and plans run on the host in its stead."""
+    """Pretend that there is a GPU, and run plans on the host."""
     pytest.importorskip("tensorrt_rtx")
 
     def open_plan(bundle: Bundle, plan: bytes, description: PlanDescription) -> TensorRTRuntime:
@@ -64,7 +64,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @without_gpu
 def test_auto_without_a_gpu_takes_the_cpu_and_says_why(bundle: Bundle) -> None:
-    """No GPU here: the CPU runtime in the fastest precision this processor has; the reason names both."""
+    """The CPU runtime runs in the fastest precision of this processor; the reason names both."""
     engine = load_engine(bundle)
     assert engine.runtime_name == f"cpu-{cpu_precisions()[0]}"
     assert "no GPU can be used" in engine.why
@@ -74,7 +74,7 @@ def test_auto_without_a_gpu_takes_the_cpu_and_says_why(bundle: Bundle) -> None:
 
 @without_gpu
 def test_a_named_runtime_that_cannot_run_is_an_error(bundle: Bundle) -> None:
-    """tensorrt without a GPU, and a precision that the processor has not: exit code 3, no fallback; an unknown name: 2."""
+    """tensorrt without a GPU, or a precision that the processor lacks, exits 3 without a fallback; an unknown name exits 2."""
     with pytest.raises(EngineError, match="no GPU can be used"):
         load_engine(bundle, runtime="tensorrt")
     source = load_bundle(DEMO)
@@ -86,7 +86,7 @@ def test_a_named_runtime_that_cannot_run_is_an_error(bundle: Bundle) -> None:
 
 
 def test_auto_with_a_gpu_but_no_plan_takes_the_cpu_and_names_the_command(bundle: Bundle, gpu: None) -> None:
-    """A GPU without a plan: the CPU, and the log line says how to get one; by name it is an error instead."""
+    """With a GPU but no plan, `auto` takes the CPU and says how to get a plan; `tensorrt` is an error."""
     engine = load_engine(bundle)
     assert engine.runtime_name.startswith("cpu-")
     assert f"anoseg-engine build {bundle.path}" in engine.why
@@ -96,7 +96,7 @@ def test_auto_with_a_gpu_but_no_plan_takes_the_cpu_and_names_the_command(bundle:
 
 
 def test_auto_builds_if_it_may_then_takes_the_plan(bundle: Bundle, gpu: None) -> None:
-    """With `build` the missing plan is built, proved and used; the next load finds it."""
+    """With `build` the missing plan is built, tested and used; the next load finds it."""
     engine = load_engine(bundle, build=True)
     assert (engine.runtime_name, engine.runtime_description) == ("tensorrt", "on the host")
     assert "plan built now" in engine.why
@@ -107,8 +107,8 @@ def test_auto_builds_if_it_may_then_takes_the_plan(bundle: Bundle, gpu: None) ->
     engine.close()
 
 
-def test_an_unproved_plan_is_proved_at_its_first_load(bundle: Bundle, gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Built without a GPU, loaded with one: proved on the golden images, and noted in its description."""
+def test_an_untested_plan_is_tested_at_its_first_load(bundle: Bundle, gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan built without a GPU passes the self-test when it is first loaded, and its description records the GPU."""
     with monkeypatch.context() as without:
         without.setattr(build, "find_gpu", lambda: (_ for _ in ()).throw(EngineError("no GPU")))
         assert build_plan(bundle, BuildOptions(library="tensorrt-rtx")).proved_on is None
@@ -119,7 +119,7 @@ def test_an_unproved_plan_is_proved_at_its_first_load(bundle: Bundle, gpu: None,
 
 @pytest.mark.parametrize("named", [True, False])
 def test_a_damaged_plan_is_refused_by_auto_too(bundle: Bundle, gpu: None, named: bool) -> None:
-    """A plan that was cut short is not passed over for the CPU: a line would silently become slow. Exit code 3."""
+    """`auto` does not take the CPU instead of a truncated plan: the line would become slow without notice. Exit code 3."""
     load_engine(bundle, build=True).close()
     (plan,) = PlanStore.of(bundle).folder.glob("*.plan")
     plan.write_bytes(plan.read_bytes()[:-1])
@@ -128,10 +128,10 @@ def test_a_damaged_plan_is_refused_by_auto_too(bundle: Bundle, gpu: None, named:
     assert caught.value.exit_code == 3
 
 
-def test_a_plan_of_another_version_is_passed_over_or_rebuilt(
+def test_auto_takes_the_cpu_instead_of_a_plan_of_another_version(
     bundle: Bundle, gpu: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """TensorRT was updated: `auto` takes the CPU and names both versions; with `build` it rebuilds."""
+    """After an update of TensorRT, `auto` takes the CPU and names both versions."""
     load_engine(bundle, build=True).close()
     (found,) = select.libraries()
     monkeypatch.setattr(select, "libraries", lambda: [Library(found.name, "99.0", found.api)])
@@ -141,8 +141,8 @@ def test_a_plan_of_another_version_is_passed_over_or_rebuilt(
     engine.close()
 
 
-def test_the_cpu_falls_back_to_f32_if_the_golden_images_ask_for_it(tmp_path: Path) -> None:
-    """Golden tolerances that only FP32 keeps: `cpu` takes FP32 and says why; the faster one by name is an error."""
+def test_the_cpu_falls_back_to_f32_if_the_golden_images_need_it(tmp_path: Path) -> None:
+    """With tolerances that only FP32 meets, `cpu` takes FP32 and says why; the faster precision by name is an error."""
     if cpu_precisions()[0] == "f32":
         pytest.skip("this processor has nothing faster than f32")
     source = load_bundle(DEMO)
@@ -156,8 +156,8 @@ def test_the_cpu_falls_back_to_f32_if_the_golden_images_ask_for_it(tmp_path: Pat
         load_engine(bundle, runtime=f"cpu-{cpu_precisions()[0]}")
 
 
-def test_a_precision_that_does_not_run_gives_way_to_f32(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A processor that offers a precision in which OpenVINO does not run the network: f32 is taken; named, it is refused."""
+def test_f32_replaces_a_precision_that_does_not_run(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If OpenVINO does not run the network in an offered precision, `cpu` takes f32; by name it is an error."""
     missing = next((p for p in ("f16", "bf16") if p not in cpu_precisions()), None)
     if missing is None:
         pytest.skip("this processor runs every precision")
@@ -171,7 +171,7 @@ def test_a_precision_that_does_not_run_gives_way_to_f32(bundle: Bundle, monkeypa
 
 @pytest.mark.parametrize("precision", cpu_precisions())
 def test_the_cpu_runtime_runs_in_the_precision_it_names(precision: str) -> None:
-    """Read back from the compiled network of the demo: its convolutions run in the precision asked for, and holds the proof."""
+    """The demo's convolutions run in the named precision, as read back from the compiled network, and the self-test passes."""
     engine = load_engine(load_bundle(DEMO), runtime=f"cpu-{precision}")
     assert (engine.precision, engine.runtime_name) == (precision, f"cpu-{precision}")
     assert engine.runtime_description.endswith(f"cpu {precision}")
@@ -179,7 +179,7 @@ def test_the_cpu_runtime_runs_in_the_precision_it_names(precision: str) -> None:
 
 
 def test_the_cpu_reads_the_coordinates_where_they_are() -> None:
-    """No copy: the network's input is the very array of the placement, and the frames buffer the one that is filled."""
+    """There is no copy: the network reads the placement's array, and the buffer that is filled."""
     bundle = load_bundle(DEMO)
     runtime = CpuRuntime.open(bundle.model_onnx, bundle.manifest.input)
     placement = Placement.of(bundle.manifest.input, Region(0, 0, 256, 256))
@@ -197,17 +197,17 @@ def test_the_cpu_reads_the_coordinates_where_they_are() -> None:
 
 @without_gpu
 def test_verify_says_which_runtime_and_why(bundle: Bundle) -> None:
-    """The command prints the runtime and the reason; a runtime that cannot run exits 3, an unknown one 2."""
+    """The command prints the runtime and the reason. A runtime that cannot run exits 3, an unknown one 2."""
     command = [sys.executable, "-m", "anoseg_engines", "verify", str(bundle.path), "--json", "--runtime"]
-    told = json.loads(subprocess.run([*command, "auto"], capture_output=True, text=True, check=True).stdout)
-    assert "openvino" in told["runtime"]
-    assert "no GPU" in told["why"]
+    found = json.loads(subprocess.run([*command, "auto"], capture_output=True, text=True, check=True).stdout)
+    assert "openvino" in found["runtime"]
+    assert "no GPU" in found["why"]
     for runtime, code in (("tensorrt", 3), ("nonsense", 2)):
         done = subprocess.run([*command, runtime], capture_output=True, text=True)
         assert (done.returncode, "Traceback" in done.stderr) == (code, False)
 
 
 def test_no_telemetry() -> None:
-    """The CPU runtime loads OpenVINO without the package that reports its use, installed or not."""
+    """The CPU runtime loads OpenVINO without the package that reports its use, even if that is installed."""
     code = "import sys, anoseg_engines.runtimes.openvino; sys.exit(sys.modules.get('openvino_telemetry') is not None)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

@@ -1,4 +1,4 @@
-"""Building a plan for this machine: in a process of its own, proved where a GPU is, and only then given its name."""
+"""Building a plan for this machine: in a child process (`build_child`), tested if there is a GPU, and only then stored."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from anoseg_engines.runtimes.tensorrt.plan_store import PlanStore
 
 MAX_BATCH = 16
 SILENT_S = 900.0
-"""A build that reports no progress for so long is ended: TensorRT has been seen to wait for ever when memory ran out."""
+"""A build without progress for this long is ended. TensorRT sometimes waits for ever when memory has run out."""
 OUT_OF_MEMORY = (signal.SIGKILL, signal.SIGABRT, signal.SIGSEGV)
-"""How a building process ends when memory runs out: the kernel's choice, or the library's own."""
+"""How the build process ends when memory runs out: killed by the kernel, or by the library itself."""
 
 PlanTest = Callable[[PlanDescription, bytes], None]
 """Runs a plan on the golden images, and raises an `EngineError` if the results are not the recorded ones."""
@@ -36,9 +36,13 @@ PlanTest = Callable[[PlanDescription, bytes], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildOptions:
-    """library: auto, tensorrt or tensorrt-rtx. workspace_mb: what TensorRT may use while it tries kernels; None: all there is.
+    """Options of a build.
 
-    max_batch: the profile goes from 1 to it. opt_batch: what it is tuned for; None: the tiles of the first golden image.
+    Attributes:
+        library: auto, tensorrt or tensorrt-rtx.
+        workspace_mb: The memory that TensorRT may use to try kernels; None is all of it.
+        max_batch: The largest batch; the smallest is 1.
+        opt_batch: The batch to tune for; None is the number of tiles of the first golden image.
     """
 
     library: str = "auto"
@@ -56,11 +60,12 @@ def build_plan(
 ) -> PlanDescription:
     """Build the plan of `bundle` for this machine and store it beside the bundle.
 
-    self_test: called where a GPU is, before the plan is accepted. Without a GPU the plan is stored as unproved.
+    Args:
+        self_test: Called if there is a GPU, before the plan is stored. Without a GPU the plan is stored as not yet tested.
 
     Raises:
-        EngineError: no TensorRT, it does not take the network, or the plan does not prove itself.
-        AnosegError: out of memory or disk, or killed. The store is as it was, whatever happens.
+        EngineError: There is no TensorRT, it rejects the network, or the self-test failed.
+        AnosegError: Out of memory or disk, or killed. The store is unchanged after any error.
     """
     library = find_library(options.library)
     try:
@@ -115,7 +120,7 @@ def build_plan(
 
 
 def _run(request: BuildRequest, bundle: Bundle, on_progress: Callable[[Report], None]) -> Built:
-    """The build in its process, its reports passed on."""
+    """Run the build process and pass on its reports."""
     process = subprocess.Popen(
         [sys.executable, "-m", "anoseg_engines.runtimes.tensorrt.build_child"],
         stdin=subprocess.PIPE,
@@ -126,16 +131,16 @@ def _run(request: BuildRequest, bundle: Bundle, on_progress: Callable[[Report], 
     assert process.stdin is not None
     assert process.stdout is not None
     last: Report | None = None
-    hangs = False
+    silent = False
     try:
-        with contextlib.suppress(BrokenPipeError):  # it has died; its exit status tells
+        with contextlib.suppress(BrokenPipeError):  # it has ended; its exit status says why
             process.stdin.write(msgspec.json.encode(request) + b"\n" + bundle.model_onnx)
             process.stdin.close()
         for line in _lines(process.stdout.fileno(), SILENT_S):
             last = msgspec.json.decode(line, type=Report)
             on_progress(last)
     except TimeoutError:
-        hangs = True
+        silent = True
     finally:
         if not isinstance(last, (Built, Failed)):
             process.kill()
@@ -145,11 +150,15 @@ def _run(request: BuildRequest, bundle: Bundle, on_progress: Callable[[Report], 
         code = process.wait()
     if isinstance(last, Built):
         return last
-    raise _failure(last, code, request, hangs)
+    raise _failure(last, code, request, silent)
 
 
 def _lines(fd: int, silent_s: float) -> Iterator[bytes]:
-    """Whole lines as they come. TimeoutError: nothing came for `silent_s`."""
+    """Yield whole lines.
+
+    Raises:
+        TimeoutError: Nothing came for `silent_s`.
+    """
     pending = b""
     while True:
         if not select.select([fd], [], [], silent_s)[0]:
@@ -161,7 +170,7 @@ def _lines(fd: int, silent_s: float) -> Iterator[bytes]:
         yield from lines
 
 
-def _failure(last: Report | None, code: int, request: BuildRequest, hangs: bool) -> AnosegError:
+def _failure(last: Report | None, code: int, request: BuildRequest, silent: bool) -> AnosegError:
     stored = "nothing was stored"
     if isinstance(last, Failed) and last.space:
         return AnosegError(f"no space left: {last.what}; {stored}", hint="free some space and run the command again")
@@ -169,12 +178,12 @@ def _failure(last: Report | None, code: int, request: BuildRequest, hangs: bool)
         return EngineError(f"{last.what}; {stored}", hint="the CPU runtime works without a plan: runtime cpu")
     if isinstance(last, Failed):
         what = last.what
-    elif hangs:
+    elif silent:
         what = f"the build made no progress for {SILENT_S / 60:.0f} minutes and was ended"
     elif -code in OUT_OF_MEMORY:
         what = f"the build was ended by {signal.Signals(-code).name}, most likely because memory ran out"
     else:
-        return AnosegError(f"the build ended half-way (exit code {code}); {stored}", hint="run the command again")
+        return AnosegError(f"the build ended early (exit code {code}); {stored}", hint="run the command again")
     limit = request.workspace_mb or 1024
     return AnosegError(
         f"{what}; {stored}",
@@ -184,13 +193,13 @@ def _failure(last: Report | None, code: int, request: BuildRequest, hangs: bool)
 
 
 def _timing_cache(store: PlanStore, library: Library, machine: Machine) -> str | None:
-    """Kept for all bundles of the store; TensorRT for RTX times nothing while it builds, so it has none."""
+    """One for all bundles of the store. TensorRT for RTX measures nothing during a build, so it has none."""
     if library.name == "tensorrt-rtx":
         return None
     return str(store.folder.parent / f"{machine.stem}.timing")
 
 
 def _usual_batch(bundle: Bundle) -> int:
-    """The number of tiles of the first golden image: parts of the line look like it."""
+    """The number of tiles of the first golden image, which is like the parts of the line."""
     height, width = bundle.golden_samples()[0].image.shape[:2]
     return len(Placement.of(bundle.manifest.input, Region(0, 0, width, height)).tiles)

@@ -1,7 +1,7 @@
-"""`python -m anoseg_engines.runtimes.tensorrt.build_child`: one TensorRT build in a process of its own, started by `build.py`.
+"""The build process: `build.py` starts `python -m anoseg_engines.runtimes.tensorrt.build_child` for each TensorRT build.
 
-TensorRT needs much memory while it builds; if the kernel ends it for that, only this process dies. stdin: a `BuildRequest`
-(JSON, one line), then the ONNX file. stdout: one `Report` a line. The plan goes to an inherited file descriptor.
+A build needs much memory. If the kernel kills a process for that, it is only this one. stdin: a `BuildRequest` (JSON, one
+line), then the ONNX file. stdout: one `Report` a line. The plan goes to an inherited file descriptor.
 """
 
 from __future__ import annotations
@@ -24,7 +24,13 @@ from anoseg_engines.runtimes.tensorrt.library import find_library, log_collector
 
 
 class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What to build. plan_fd: where the plan goes. timing_cache: file to start from and to keep; None: the library has none."""
+    """What to build.
+
+    Attributes:
+        plan_fd: The file descriptor for the plan.
+        timing_cache: The file to read measured kernels from, and to add to; None if the library has no cache.
+        parent: Process id of `build.py`.
+    """
 
     library: str
     height: int
@@ -38,7 +44,7 @@ class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PhaseStarted(msgspec.Struct, frozen=True, tag="start"):
-    """TensorRT enters a phase of so many steps. parent: the phase it is part of."""
+    """A phase has started; parent is the phase to which it belongs."""
 
     phase: str
     parent: str | None
@@ -67,7 +73,7 @@ class Built(msgspec.Struct, frozen=True, tag="built"):
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
-    """There is no plan. memory, space: what ran out, if that is why."""
+    """There is no plan. memory, space: whether one of these ran out."""
 
     what: str
     memory: bool = False
@@ -78,12 +84,12 @@ Report = PhaseStarted | StepDone | PhaseFinished | Built | Failed
 
 
 def main() -> None:
-    """Build what stdin asks for; everything that happens is reported on stdout."""
+    """Build the request on stdin, and report on stdout."""
     request = msgspec.json.decode(sys.stdin.buffer.readline(), type=BuildRequest)
     _die_with(request.parent)
     model = sys.stdin.buffer.read()
     reports = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever a library prints is no report
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # so that the output of libraries does not mix with reports
 
     def report(message: Report) -> None:
         reports.write(msgspec.json.encode(message) + b"\n")
@@ -100,21 +106,21 @@ def main() -> None:
 
 
 def build(request: BuildRequest, model: bytes, report: Any) -> Built | Failed:
-    """ONNX to plan, one way for TensorRT 10, 11 and TensorRT for RTX: strongly typed, one profile from batch 1 to n."""
+    """Build a plan from ONNX with TensorRT 10, 11 or TensorRT for RTX: strongly typed, one profile from batch 1 to n."""
     trt = find_library(request.library).api
     log = log_collector(trt)
     start = time.monotonic()
     try:
         builder = trt.Builder(log)
-    except (TypeError, RuntimeError) as error:  # no GPU, or its driver is too old: the factory gives no object
-        raise EngineError(_said(log, f"{request.library}'s builder does not start; it needs a GPU ({error})")) from error
-    # 10.x has to be told; from 11 on there is nothing but strong typing, and the flag may be gone
+    except (TypeError, RuntimeError) as error:  # no GPU, or its driver is too old
+        raise EngineError(_last_error(log, f"{request.library}'s builder does not start; it needs a GPU ({error})")) from error
+    # Version 10 needs the flag. From version 11 on all networks are strongly typed, and the flag may be missing.
     strongly_typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(0 if strongly_typed is None else 1 << int(strongly_typed))
     parser = trt.OnnxParser(network, log)
     if not parser.parse(model):
-        said = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
-        raise EngineError(f"{request.library} does not take the bundle's network: {said}")
+        reasons = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
+        raise EngineError(f"{request.library} rejects the bundle's network: {reasons}")
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # layer names for the layer table
     if request.workspace_mb is not None:
@@ -126,9 +132,9 @@ def build(request: BuildRequest, model: bytes, report: Any) -> Built | Failed:
     layers = layers_of(network)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        said = _said(log, "no reason was given")
-        memory = "memory" in said.lower() or "alloc" in said.lower()
-        return Failed(f"{request.library} gave no engine: {said}", memory=memory)
+        reason = _last_error(log, "it gave no reason")
+        memory = "memory" in reason.lower() or "alloc" in reason.lower()
+        return Failed(f"{request.library} built no engine: {reason}", memory=memory)
     with os.fdopen(request.plan_fd, "wb") as file:
         file.write(plan)
         file.flush()
@@ -148,28 +154,28 @@ def _profile(builder: Any, request: BuildRequest) -> Any:
 
 
 def _monitor(trt: Any, report: Any) -> Any:
-    """A progress monitor that reports; if nobody listens any more, the build is given up."""
+    """A progress monitor that reports, and stops the build when nobody reads the reports."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
-            self.heard = True
+            self.has_reader = True
 
         def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
-            self._tell(PhaseStarted(phase, parent, steps))
+            self._report(PhaseStarted(phase, parent, steps))
 
         def step_complete(self, phase: str, step: int) -> bool:
-            self._tell(StepDone(phase, step))
-            return self.heard
+            self._report(StepDone(phase, step))
+            return self.has_reader
 
         def phase_finish(self, phase: str) -> None:
-            self._tell(PhaseFinished(phase))
+            self._report(PhaseFinished(phase))
 
-        def _tell(self, message: Report) -> None:
+        def _report(self, message: Report) -> None:
             try:
                 report(message)
             except OSError:
-                self.heard = False
+                self.has_reader = False
 
     return Monitor()
 
@@ -179,14 +185,14 @@ def _load_timing_cache(config: Any, path: str | None) -> Any:
         return None
     file = Path(path)
     cache = config.create_timing_cache(file.read_bytes() if file.is_file() else b"")
-    if not config.set_timing_cache(cache, False):  # made by another version or GPU: begin anew
+    if not config.set_timing_cache(cache, False):  # made by another version or GPU: start with an empty one
         cache = config.create_timing_cache(b"")
         config.set_timing_cache(cache, False)
     return cache
 
 
 def _keep_timing_cache(config: Any, path: str | None) -> None:
-    """A convenience: a disk that takes the plan but not this does not fail the build."""
+    """Write the cache. If the disk has room for the plan but not for the cache, the build does not fail."""
     cache = config.get_timing_cache()
     if cache is None or path is None:
         return
@@ -197,13 +203,13 @@ def _keep_timing_cache(config: Any, path: str | None) -> None:
     temporary.unlink(missing_ok=True)
 
 
-def _said(log: Any, otherwise: str) -> str:
-    """The last thing TensorRT complained of."""
+def _last_error(log: Any, otherwise: str) -> str:
+    """TensorRT's last error."""
     return str(log.lines[-1]) if log.lines else otherwise
 
 
 def _die_with(parent: int) -> None:
-    """Have the kernel end this process when the one that started it ends, however that happens."""
+    """Have the kernel kill this process when its parent ends, for whatever reason."""
     pr_set_pdeathsig = 1
     ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
     if os.getppid() != parent:  # it ended before the call

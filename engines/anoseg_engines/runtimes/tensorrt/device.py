@@ -1,8 +1,8 @@
 """The device layer of the TensorRT runtime: memory, copies and graphs on one stream of one GPU, through pycuda.
 
-NOT RUN ON A GPU YET; `make gpu-check` runs it on one. Used by one thread at a time: what makes use of it is wrapped in
-`current`, which makes the device's context that thread's for as long. So an engine may be loaded on one thread and inspect
-on another, and no context is left on a thread that ends.
+NOT RUN ON A GPU YET; `make gpu-check` runs it on one. One thread at a time uses it, inside a `current` block, which makes the
+device's context that thread's for the time of the block. So an engine can be loaded on one thread and inspect on another, and
+no context stays on a thread that ends.
 """
 
 from __future__ import annotations
@@ -19,58 +19,58 @@ from anoseg_engines.runtimes.base import Traffic
 from anoseg_engines.runtimes.tensorrt.gpu import cuda_driver
 from anoseg_engines.runtimes.tensorrt.graph import CudaGraph, GraphApi
 
-STREAM_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: no waiting for, and none by, the default stream of other libraries
+STREAM_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: does not wait for the default stream of other libraries, nor they for it
 
 
 class Graph(Protocol):
-    """What was captured; launched as one."""
+    """A captured sequence of operations, launched as one."""
 
     traffic: Traffic
 
 
 class Device(Protocol):
-    """What the TensorRT runtime needs of a GPU. Addresses are device addresses; sizes are bytes."""
+    """The operations of a GPU that the TensorRT runtime needs. Addresses are device addresses; sizes are bytes."""
 
     def current(self) -> contextlib.AbstractContextManager[None]:
-        """Makes the device's context this thread's inside the block; everything below is called inside."""
+        """Make the device's context this thread's inside the block. Everything below must be called in such a block."""
         ...
 
     @property
     def stream(self) -> int:
-        """Handle of the stream on which everything happens."""
+        """Handle of the stream for all operations."""
         ...
 
     @property
     def traffic(self) -> Traffic:
-        """Bytes copied between host and device so far; those in a graph count at each launch."""
+        """Bytes copied between host and device so far. Those in a graph count at each launch."""
         ...
 
     def allocate(self, size: int) -> int:
-        """Device memory, the device layer's to free."""
+        """Allocate device memory. `close` frees it."""
         ...
 
     def free(self, address: int) -> None:
-        """Give back what `allocate` gave."""
+        """Free memory from `allocate`."""
         ...
 
     def pinned(self, size: int, dtype: DTypeLike) -> NDArray[Any]:
-        """A page-locked host array [size], which copies need not stage; gone after `close`."""
+        """Allocate a page-locked host array [size], which the GPU copies directly. `close` frees it."""
         ...
 
     def upload(self, address: int, source: NDArray[Any]) -> None:
-        """Host to device, on the stream."""
+        """Copy from host to device, on the stream."""
         ...
 
     def download(self, target: NDArray[Any], address: int) -> None:
-        """Device to host, on the stream."""
+        """Copy from device to host, on the stream."""
         ...
 
     def copy(self, target: int, source: int, size: int) -> None:
-        """Within the device, on the stream."""
+        """Copy within the device, on the stream."""
         ...
 
     def capture(self) -> contextlib.AbstractContextManager[Graph]:
-        """What is put on the stream inside is not run but recorded; the graph is ready after the block."""
+        """Record the operations put on the stream inside the block, instead of running them. The graph is ready after it."""
         ...
 
     def launch(self, graph: Graph) -> None:
@@ -82,12 +82,12 @@ class Device(Protocol):
         ...
 
     def close(self) -> None:
-        """Free everything and let the context go; after an error too."""
+        """Free everything and end the context, also after an error."""
         ...
 
 
 class _PycudaGraph:
-    """A captured graph and the bytes each launch copies."""
+    """A captured graph and the bytes that each launch copies."""
 
     def __init__(self) -> None:
         self.traffic = Traffic()
@@ -95,10 +95,10 @@ class _PycudaGraph:
 
 
 class PycudaDevice:
-    """`Device` with pycuda, in a CUDA context of its own: ending it gives back what anybody has taken in it.
+    """`Device` with pycuda, in its own CUDA context. Ending the context frees everything allocated in it.
 
     Raises:
-        EngineError: there is no GPU, or it has no memory left.
+        EngineError: There is no GPU, or it has no memory left.
     """
 
     def __init__(self, index: int = 0) -> None:
@@ -109,13 +109,13 @@ class PycudaDevice:
         self._capturing: _PycudaGraph | None = None
         self._traffic = Traffic()
         self._graph_api = GraphApi()
-        with self._told("the GPU cannot be opened"):
+        with self._errors_of("the GPU cannot be opened"):
             self._cuda.init()
             self._context = self._cuda.Device(index).make_context()
             self._context.pop()
         self._open = True
         try:
-            with self.current(), self._told("a stream cannot be made"):
+            with self.current(), self._errors_of("a stream cannot be made"):
                 self._stream = self._cuda.Stream(STREAM_NON_BLOCKING)
         except BaseException:
             self.close()
@@ -123,13 +123,13 @@ class PycudaDevice:
 
     @contextlib.contextmanager
     def current(self) -> Iterator[None]:
-        """Push the context, and pop it afterwards: about a microsecond."""
-        with self._told("the GPU"):
+        """Push the context, and pop it afterwards. It takes about a microsecond."""
+        with self._errors_of("the GPU"):
             self._context.push()
         try:
             yield
         finally:
-            if self._open:  # closing ends the context, which takes it off the stack
+            if self._open:  # `close` has ended the context and popped it
                 self._context.pop()
 
     @property
@@ -143,50 +143,50 @@ class PycudaDevice:
         return self._traffic
 
     def allocate(self, size: int) -> int:
-        """Device memory."""
-        with self._told(f"{size} bytes on the GPU"):
+        """Allocate device memory."""
+        with self._errors_of(f"{size} bytes on the GPU"):
             allocation = self._cuda.mem_alloc(size)
         self._allocations[int(allocation)] = allocation
         return int(allocation)
 
     def free(self, address: int) -> None:
-        """Give device memory back."""
+        """Free device memory."""
         self._allocations.pop(address).free()
 
     def pinned(self, size: int, dtype: DTypeLike) -> NDArray[Any]:
-        """Page-locked host memory; it stays until `close`."""
-        with self._told(f"{size} page-locked values"):
+        """Allocate page-locked host memory, which `close` frees."""
+        with self._errors_of(f"{size} page-locked values"):
             array: NDArray[Any] = self._cuda.pagelocked_empty(size, dtype)
         self._pinned.append(array)
         return array
 
     def upload(self, address: int, source: NDArray[Any]) -> None:
-        """Host to device."""
-        with self._told("copying to the GPU"):
+        """Copy from host to device."""
+        with self._errors_of("copying to the GPU"):
             self._cuda.memcpy_htod_async(address, source, self._stream)
         self._count(Traffic(source.nbytes, 0))
 
     def download(self, target: NDArray[Any], address: int) -> None:
-        """Device to host."""
-        with self._told("copying from the GPU"):
+        """Copy from device to host."""
+        with self._errors_of("copying from the GPU"):
             self._cuda.memcpy_dtoh_async(target, address, self._stream)
         self._count(Traffic(0, target.nbytes))
 
     def copy(self, target: int, source: int, size: int) -> None:
-        """Within the device."""
-        with self._told("copying on the GPU"):
+        """Copy within the device."""
+        with self._errors_of("copying on the GPU"):
             self._cuda.memcpy_dtod_async(target, source, size, self._stream)
 
     @contextlib.contextmanager
     def capture(self) -> Iterator[Graph]:
-        """Record what is put on the stream."""
+        """Record the operations put on the stream."""
         graph = _PycudaGraph()
         self._graph_api.begin(self.stream)
         self._capturing = graph
         try:
             yield graph
         except BaseException:
-            with contextlib.suppress(EngineError):  # the first error is the one to tell
+            with contextlib.suppress(EngineError):  # the first error is the one to report
                 self._graph_api.end(self.stream).close()
             raise
         finally:
@@ -203,12 +203,12 @@ class PycudaDevice:
 
     def synchronize(self) -> None:
         """Wait for the stream."""
-        with self._told("the GPU"):
+        with self._errors_of("the GPU"):
             self._stream.synchronize()
 
     def device_ms(self, graph: Graph, times: int) -> float:
-        """Milliseconds a launch takes on the device, by CUDA events around `times` of them."""
-        with self._told("timing"):
+        """Milliseconds of a launch on the device, by CUDA events around `times` launches."""
+        with self._errors_of("timing"):
             start, end = self._cuda.Event(), self._cuda.Event()
             start.record(self._stream)
             for _ in range(times):
@@ -218,7 +218,7 @@ class PycudaDevice:
             return float(end.time_since(start)) / times
 
     def close(self) -> None:
-        """Free everything; what fails after an error of the GPU is passed over, the context's end frees it."""
+        """Free everything. Errors after an earlier GPU error are ignored, because the end of the context frees the rest."""
         if not self._open:
             return
         with contextlib.suppress(self._cuda.Error, EngineError), self.current():
@@ -228,7 +228,7 @@ class PycudaDevice:
             for allocation in self._allocations.values():
                 with contextlib.suppress(self._cuda.Error):
                     allocation.free()
-            for array in self._pinned:  # freed here, while the context is alive: nobody holds a view of it any more
+            for array in self._pinned:  # while the context is alive; no view of it is left
                 with contextlib.suppress(self._cuda.Error):
                     array.base.free()  # type: ignore[union-attr]  # pycuda's owner of the memory
             self._graphs.clear()
@@ -236,7 +236,7 @@ class PycudaDevice:
             self._pinned.clear()
             self._stream = None
             self._open = False
-            self._context.detach()  # ends it, and takes it off this thread's stack
+            self._context.detach()  # ends it, and pops it from this thread
         self._open = False
 
     def _count(self, more: Traffic) -> None:
@@ -247,7 +247,7 @@ class PycudaDevice:
             self._traffic = Traffic(self._traffic.to_device + more.to_device, self._traffic.from_device + more.from_device)
 
     @contextlib.contextmanager
-    def _told(self, what: str) -> Iterator[None]:
+    def _errors_of(self, what: str) -> Iterator[None]:
         try:
             yield
         except self._cuda.MemoryError as error:
@@ -260,5 +260,5 @@ class PycudaDevice:
 
 
 def as_bytes(array: NDArray[Any]) -> NDArray[np.uint8]:
-    """A C-contiguous array as its bytes, no copy."""
+    """View a C-contiguous array as bytes."""
     return array.reshape(-1).view(np.uint8)

@@ -1,4 +1,4 @@
-"""What GPU this machine has, if any: asked through pycuda, without making a context."""
+"""Finding this machine's GPU with pycuda, without making a CUDA context."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from anoseg_engines.errors import EngineError
 GPU_EXTRA = "install the NVIDIA driver, and `pip install 'anoseg-edge[tensorrt]'` (pycuda compiles against the CUDA toolkit)"
 
 ANY_GPU = "any"
-"""Stands in for name and compute capability of the GPU of a plan that was built without one: TensorRT for RTX compiles its
-kernels when it loads."""
+"""The GPU's name and compute capability in a plan that was built without a GPU. TensorRT for RTX compiles its kernels when it
+loads such a plan."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """name: as the driver gives it. compute_capability: as in "8.7". memory_bytes: in all."""
+    """A GPU: its name as from the driver, its compute capability such as "8.7", and its whole memory."""
 
     name: str
     compute_capability: str
@@ -26,10 +26,10 @@ class Gpu:
 
 
 def find_gpu() -> Gpu:
-    """The first GPU.
+    """Find the first GPU.
 
     Raises:
-        EngineError: there is none, or no driver or no pycuda to reach it by; the message says which.
+        EngineError: There is no GPU, driver or pycuda. The message says which.
     """
     cuda = cuda_driver()
     try:
@@ -44,22 +44,22 @@ def find_gpu() -> Gpu:
 
 
 def cuda_driver() -> Any:
-    """The module `pycuda.driver`.
+    """Import `pycuda.driver`.
 
     Raises:
-        EngineError: it is not installed, or the CUDA driver is missing.
+        EngineError: It is not installed, or the CUDA driver is missing.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that the driver is missing is said below, once
+            warnings.simplefilter("ignore")  # a missing driver is reported below, once
             import pycuda.driver
     except ModuleNotFoundError as error:
         raise EngineError("no GPU can be used: pycuda is not installed", hint=GPU_EXTRA) from error
-    except ImportError as error:  # the extension is there, libcuda.so.1 is not
+    except ImportError as error:  # pycuda is installed, libcuda.so.1 is not
         raise EngineError(f"no GPU can be used: pycuda does not load ({error})", hint=GPU_EXTRA) from error
     return pycuda.driver
 
 
 def platform_name() -> str:
-    """Operating system and processor family, as a plan is tied to them: "linux-x86_64", "linux-aarch64"."""
+    """Operating system and processor family to which a plan is tied, such as "linux-aarch64"."""
     return f"{platform.system()}-{platform.machine()}".lower()

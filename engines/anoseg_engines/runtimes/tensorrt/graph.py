@@ -1,4 +1,4 @@
-"""CUDA graphs by stream capture: six functions of the driver, which pycuda does not have (2026.1), called with ctypes.
+"""CUDA graphs by stream capture: six functions of the driver that pycuda (2026.1) lacks, called with ctypes.
 
 NOT RUN ON A GPU YET; `make gpu-check` runs it on one.
 """
@@ -12,11 +12,11 @@ from ctypes import byref, c_char_p, c_int, c_ulonglong, c_void_p
 from anoseg_engines.errors import EngineError
 
 DRIVER = "libcuda.so.1"
-CAPTURE_THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: what other threads do with the GPU does not spoil it
+CAPTURE_THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: other threads may use the GPU meanwhile
 
 
 class CudaGraph:
-    """An instantiated graph, launched as one. Belongs to the context it was captured in."""
+    """An instantiated graph. It belongs to the context in which it was captured."""
 
     def __init__(self, api: GraphApi, executable: c_void_p) -> None:
         self._api = api
@@ -26,12 +26,12 @@ class CudaGraph:
         """Put the graph on a stream.
 
         Raises:
-            EngineError: the driver refuses.
+            EngineError: The driver refuses.
         """
         self._api.call("cuGraphLaunch", self._executable, c_void_p(stream))
 
     def close(self) -> None:
-        """Destroy it; a context that is broken already has."""
+        """Destroy the graph. A broken context has already done so."""
         if self._executable is not None:
             with contextlib.suppress(EngineError):
                 self._api.call("cuGraphExecDestroy", self._executable)
@@ -42,7 +42,7 @@ class GraphApi:
     """The driver's functions for graphs.
 
     Raises:
-        EngineError: the driver is missing or too old (CUDA 12 has all of them).
+        EngineError: The driver is missing or too old. CUDA 12 has all of them.
     """
 
     def __init__(self) -> None:
@@ -66,11 +66,19 @@ class GraphApi:
             self._functions[name].restype = c_int
 
     def begin(self, stream: int) -> None:
-        """From here on the stream records instead of running. EngineError: it cannot."""
+        """Have the stream record instead of run.
+
+        Raises:
+            EngineError: It cannot.
+        """
         self.call("cuStreamBeginCapture_v2", c_void_p(stream), CAPTURE_THREAD_LOCAL)
 
     def end(self, stream: int) -> CudaGraph:
-        """End recording and make the graph executable. EngineError: something in it cannot be captured."""
+        """End recording and make the graph executable.
+
+        Raises:
+            EngineError: Something in it cannot be captured.
+        """
         graph, executable = c_void_p(), c_void_p()
         self.call("cuStreamEndCapture", c_void_p(stream), byref(graph))
         try:
@@ -80,10 +88,14 @@ class GraphApi:
         return CudaGraph(self, executable)
 
     def call(self, name: str, *arguments: object) -> None:
-        """Call a driver function. EngineError: it fails; the driver's words are in the message."""
+        """Call a driver function.
+
+        Raises:
+            EngineError: It failed. The message has the driver's error text.
+        """
         result = self._functions[name](*arguments)
         if result != 0:
             text = c_char_p()
             self._functions["cuGetErrorString"](result, byref(text))
-            said = text.value.decode() if text.value else "unknown error"
-            raise EngineError(f"CUDA failed: {name}: {said} ({result})")
+            message = text.value.decode() if text.value else "unknown error"
+            raise EngineError(f"CUDA failed: {name}: {message} ({result})")

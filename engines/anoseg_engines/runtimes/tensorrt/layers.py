@@ -1,7 +1,7 @@
-"""The layer table: in which precision every layer of a strongly typed network computes, and why, where it is FP32.
+"""The layer table: the precision of every layer of a strongly typed network, and the reason for each that is FP32.
 
-In a strongly typed network TensorRT keeps to the types of the file, so the parsed network tells what the engine does, on a
-machine without a GPU too. Where a GPU is, `inspected` shows what the built engine itself says.
+For a strongly typed network TensorRT keeps the types of the file. So the parsed network shows the engine's precisions, also on
+a machine without a GPU. On a machine with a GPU, `inspected` reads them from the built engine.
 """
 
 from __future__ import annotations
@@ -14,14 +14,20 @@ import msgspec
 
 HALF, SINGLE = "HALF", "FLOAT"
 NO_ARITHMETIC = {"CONSTANT", "SHUFFLE", "SHAPE", "IDENTITY", "UNSQUEEZE", "SQUEEZE"}
-"""Layers that move values and compute nothing."""
+"""Layers that only move values."""
 SCORE_REASON = "part of the image score, which the model computes in FP32: sums and a sigmoid of few values, at no cost"
-PADDING_REASON = "tells padding by the size of the coordinates, which the exporter takes in FP32; no pixel passes through it"
+PADDING_REASON = "finds padding by the size of the coordinates, which the exporter takes in FP32; no pixel passes through it"
 MODEL_REASON = "the model asks for FP32 here"
 
 
 class Layer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One layer. kind: CONVOLUTION, ELEMENTWISE, … type: of its first output, HALF, FLOAT, INT64, … reason: why FP32."""
+    """One layer.
+
+    Attributes:
+        kind: CONVOLUTION, ELEMENTWISE, …
+        type: Of its first output: HALF, FLOAT, INT64, …
+        reason: Why it is FP32; empty if it is not.
+    """
 
     name: str
     kind: str
@@ -30,7 +36,7 @@ class Layer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def layers_of(network: Any) -> list[Layer]:
-    """The layers of a parsed `INetworkDefinition`, in order; those that only move values are left out."""
+    """List the layers of a parsed `INetworkDefinition` in order, without those that only move values."""
     reaches, needs = _outputs_reached(network), _inputs_needed(network)
     found = []
     for i in range(network.num_layers):
@@ -51,12 +57,12 @@ def layers_of(network: Any) -> list[Layer]:
 
 
 def count_types(layers: list[Layer]) -> dict[str, int]:
-    """How many layers compute in which type, the most frequent first."""
+    """Count the layers by the type in which they compute, the most frequent first."""
     return dict(Counter(layer.type for layer in layers).most_common())
 
 
 def inspected(information: str) -> list[dict[str, Any]]:
-    """The layers in the JSON of TensorRT's engine inspector; an engine built without names gives none."""
+    """Read the layers from the JSON of TensorRT's engine inspector. An engine built without names has none."""
     try:
         layers = json.loads(information).get("Layers", [])
     except (ValueError, AttributeError):
@@ -65,7 +71,7 @@ def inspected(information: str) -> list[dict[str, Any]]:
 
 
 def _outputs_reached(network: Any) -> dict[str, set[str]]:
-    """For every tensor, the network outputs that depend on it."""
+    """Find for every tensor the network outputs that depend on it."""
     reached: dict[str, set[str]] = {}
     for i in range(network.num_outputs):
         name = network.get_output(i).name
@@ -82,7 +88,7 @@ def _outputs_reached(network: Any) -> dict[str, set[str]]:
 
 
 def _inputs_needed(network: Any) -> dict[str, set[str]]:
-    """For every tensor, the network inputs it depends on."""
+    """Find for every tensor the network inputs on which it depends."""
     needed = {network.get_input(i).name: {network.get_input(i).name} for i in range(network.num_inputs)}
     for i in range(network.num_layers):
         layer = network.get_layer(i)

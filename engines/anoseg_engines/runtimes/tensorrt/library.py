@@ -1,4 +1,4 @@
-"""Which TensorRT is installed here: TensorRT 10 or 11 (`tensorrt`) or TensorRT for RTX (`tensorrt_rtx`); one API for all."""
+"""Finding the installed TensorRT: version 10 or 11 (`tensorrt`) or TensorRT for RTX (`tensorrt_rtx`). All have one API."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 from anoseg_engines.errors import EngineError
 
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-"""Library, as plans and messages name it → module. TensorRT first: it knows more GPUs."""
+"""The module of each library. TensorRT comes first because it supports more GPUs."""
 TENSORRT_EXTRA = "`pip install 'anoseg-edge[tensorrt]'` or `'anoseg-edge[tensorrt-rtx]'`; on a Jetson, JetPack brings TensorRT"
 
 
 @dataclass(frozen=True, slots=True)
 class Library:
-    """An importable TensorRT. api: the module."""
+    """A TensorRT that can be imported; api is its module."""
 
     name: str
     version: str
@@ -23,10 +23,10 @@ class Library:
 
 
 def libraries() -> list[Library]:
-    """Every TensorRT that imports here, preferred first.
+    """Import every installed TensorRT, the preferred one first.
 
     Raises:
-        EngineError: none does; of one that is installed but does not load, the reason is told.
+        EngineError: None can be imported. If one is installed but does not load, the message has the reason.
     """
     found: list[Library] = []
     reasons: list[EngineError] = []
@@ -34,7 +34,7 @@ def libraries() -> list[Library]:
         try:
             found.append(find_library(name))
         except EngineError as error:
-            reasons.append(error.with_traceback(None))  # its frames hold this list, and all that the callers hold
+            reasons.append(error.with_traceback(None))  # a traceback would keep the callers' objects alive
     if not found:
         broken = [reason for reason in reasons if "does not load" in reason.what]
         raise broken[0] if broken else EngineError("no TensorRT is installed", hint=TENSORRT_EXTRA)
@@ -42,10 +42,10 @@ def libraries() -> list[Library]:
 
 
 def find_library(name: str = "auto") -> Library:
-    """The library called `name`, or the preferred one of those installed.
+    """Import the library called `name`; `auto` is the preferred one of those installed.
 
     Raises:
-        EngineError: it does not import; the reason is in the message.
+        EngineError: It cannot be imported. The message has the reason.
     """
     if name == "auto":
         return libraries()[0]
@@ -53,15 +53,15 @@ def find_library(name: str = "auto") -> Library:
         api = importlib.import_module(MODULES[name])
     except ModuleNotFoundError as error:
         raise EngineError(f"{name} is not installed", hint=TENSORRT_EXTRA) from error
-    except (ImportError, OSError, RuntimeError) as error:  # its libraries are missing or do not fit
+    except (ImportError, OSError, RuntimeError) as error:  # its libraries are missing or have another version
         raise EngineError(f"{name} is installed but does not load ({error})", hint=TENSORRT_EXTRA) from error
     if not hasattr(api, "Builder") and not hasattr(api, "Runtime"):
-        raise EngineError(f"{name} is installed but is no TensorRT (no Runtime in it)", hint=TENSORRT_EXTRA)
+        raise EngineError(f"{name} is installed but is not a TensorRT (it has no Runtime)", hint=TENSORRT_EXTRA)
     return Library(name, str(api.__version__), api)
 
 
 def log_collector(api: Any) -> Any:
-    """A TensorRT logger that keeps its warnings and errors: `.lines`, newest last, instead of printing them."""
+    """A TensorRT logger that keeps the last errors in `.lines` instead of printing them."""
 
     class Collector(api.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -69,7 +69,7 @@ def log_collector(api: Any) -> Any:
             self.lines: list[str] = []
 
         def log(self, severity: Any, message: str) -> None:
-            """Called by TensorRT, from any of its threads."""
+            """Keep a message. TensorRT calls it on any of its threads."""
             if severity in (api.ILogger.INTERNAL_ERROR, api.ILogger.ERROR):
                 self.lines.append(message)
                 del self.lines[:-20]

@@ -1,7 +1,7 @@
-"""The TensorRT runtime: everything made at load, and per part one upload, one launch and one download.
+"""The TensorRT runtime: everything is allocated at load; each part is one upload, one launch and one download.
 
-NOT RUN ON A GPU YET; `make gpu-check` runs it on one. What is here is tested with a device layer that keeps its "device
-memory" on the host; `device.py` and `network.py` are the parts that need the GPU.
+NOT RUN ON A GPU YET; `make gpu-check` runs it on one. Tests run this module with a device layer whose "device memory" is host
+memory. Only `device.py`, `graph.py` and `network.py` need the GPU.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from anoseg_engines.runtimes.tensorrt.network import TensorRTNetwork
 from anoseg_engines.runtimes.tensorrt.plan import PlanDescription
 
 MAX_PLACEMENTS = 32
-"""Coordinates of so many placements stay on the device; the one used longest ago goes first."""
-ALIGNMENT = 256  # bytes, what TensorRT wants of an address
+"""The number of placements whose coordinates stay on the device. The one used longest ago is freed first."""
+ALIGNMENT = 256  # bytes; TensorRT's requirement for addresses
 
 
 class Network(Protocol):
@@ -35,21 +35,21 @@ class Network(Protocol):
     max_batch: int
 
     def dtype(self, name: str) -> np.dtype[Any]:
-        """What a tensor holds."""
+        """A tensor's data type."""
         ...
 
     def prepare(self, n: int, shapes: Mapping[str, tuple[int, ...]], addresses: Mapping[str, int]) -> Callable[[], None]:
-        """A function that puts the network on the device's stream."""
+        """Return a function that puts the network on the device's stream."""
         ...
 
     def close(self) -> None:
-        """Give everything back."""
+        """Free everything."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """One batch size: its graph (upload, network, download), and views of the page-locked host buffers."""
+    """The graph of one batch size (upload, network, download), and views of the page-locked host buffers."""
 
     graph: Graph
     frames_NHWC: NDArray[np.uint8]
@@ -58,10 +58,10 @@ class _Batch:
 
 
 class TensorRTRuntime:
-    """A plan on a GPU. Used by one thread at a time; its CUDA context is that thread's only while a method runs.
+    """A plan on a GPU. One thread at a time uses it. Its CUDA context is that thread's only while a method runs.
 
     Raises:
-        EngineError: the plan is refused, or the GPU's memory is full; everything taken so far is given back.
+        EngineError: The plan is refused, or the GPU's memory is full. Everything allocated so far is freed.
     """
 
     def __init__(self, spec: InputSpec, device: Device, network: Network, description: str) -> None:
@@ -85,7 +85,11 @@ class TensorRTRuntime:
 
     @classmethod
     def open(cls, bundle: Bundle, plan: bytes, description: PlanDescription) -> TensorRTRuntime:
-        """Load a verified plan on this machine's GPU."""
+        """Load a verified plan on this machine's GPU.
+
+        Raises:
+            EngineError: As the class.
+        """
         library = find_library(description.library)
         device = PycudaDevice()
         try:
@@ -103,7 +107,7 @@ class TensorRTRuntime:
 
     @property
     def precision(self) -> str:
-        """Plans are strongly typed FP16."""
+        """f16: plans are strongly typed."""
         return "f16"
 
     @property
@@ -117,15 +121,15 @@ class TensorRTRuntime:
         return ()
 
     def bind(self, coords_N2HW: NDArray[np.float16]) -> NDArray[np.uint8]:
-        """Use these coordinates from now on: uploaded the first time they are seen, afterwards they stay on the device.
+        """Bind coordinates. They are uploaded the first time, and then stay on the device.
 
-        The graphs read them at one fixed address; going from one placement to another copies them there within the device.
+        The graphs read them at one fixed address. For another placement they are copied there within the device.
         """
         n = len(coords_N2HW)
         batch = self._batches.get(n)
         if batch is None:
             raise EngineError(
-                f"a part of {n} tiles, the plan takes at most {self._network.max_batch}",
+                f"the part has {n} tiles, the plan takes at most {self._network.max_batch}",
                 hint=f"rebuild it: anoseg-engine build BUNDLE --max-batch {n}",
             )
         with self._device.current():
@@ -137,7 +141,7 @@ class TensorRTRuntime:
         return batch.frames_NHWC
 
     def infer(self) -> tuple[NDArray[np.floating], NDArray[np.float32]]:
-        """One launch; the returned arrays are views of page-locked memory, valid until the next call."""
+        """Launch the graph. The returned arrays are views of page-locked memory, valid until the next call."""
         if self._bound is None:
             raise EngineError("no coordinates are bound")
         with self._device.current():
@@ -146,7 +150,7 @@ class TensorRTRuntime:
         return self._bound.maps_NHW, self._bound.scores_N
 
     def device_ms(self, times: int = 50) -> float:
-        """Milliseconds of one part on the device, copies included, by CUDA events; for the bound batch size."""
+        """Milliseconds of one part on the device at the bound batch size, copies included, by CUDA events."""
         if self._bound is None or not isinstance(self._device, PycudaDevice):
             raise EngineError("nothing is bound on a GPU")
         with self._device.current():
@@ -154,12 +158,12 @@ class TensorRTRuntime:
 
     @property
     def layer_information(self) -> str:
-        """TensorRT's own layer table, JSON; empty where the network has none."""
+        """TensorRT's own layer table, JSON; empty if the network has none."""
         with self._device.current():
             return str(getattr(self._network, "layer_information", ""))
 
     def close(self) -> None:
-        """Give everything back, in reverse order of making; the device's end frees its memory and the context."""
+        """Free everything, in reverse order. Closing the device frees its memory and the context."""
         self._bound = None
         self._batches.clear()
         self._resident.clear()
@@ -168,7 +172,7 @@ class TensorRTRuntime:
             return
         self._closed = True
         with contextlib.suppress(EngineError), self._device.current():
-            with contextlib.suppress(EngineError):  # work may still be under way, if an error came between
+            with contextlib.suppress(EngineError):  # after an error the stream may still be busy
                 self._device.synchronize()
             self._network.close()
         self._device.close()
@@ -184,12 +188,12 @@ class TensorRTRuntime:
         self._frames_host: NDArray[np.uint8] = self._device.pinned(most * h * w * 3, np.uint8)
         self._results_host: NDArray[np.uint8] = self._device.pinned(results, np.uint8)
         self._frames_host[:] = 0
-        # What is not written yet may be anything, a NaN in the coordinates too.
+        # Uninitialised memory could contain NaN coordinates.
         self._device.upload(self._coords, np.zeros(most * 2 * h * w, np.float16))
         self._device.synchronize()
 
     def _make_batch(self, n: int) -> _Batch:
-        """Run the network once, so that nothing is left to be made, then capture upload, network and download as one graph."""
+        """Run the network once, so that it has allocated everything, then capture upload, network and download as one graph."""
         h, w = self._spec.height, self._spec.width
         scores_at = self._scores_offset(n)
         enqueue = self._network.prepare(
@@ -215,7 +219,10 @@ class TensorRTRuntime:
         return _Batch(graph, frames.reshape(n, h, w, 3), maps, results[scores_at:].view(np.float32))
 
     def _make_resident(self, coords: NDArray[np.float16]) -> int:
-        """The device address of these coordinates, uploaded if they are new. It is kept: its identity stays its own."""
+        """Return the device address of these coordinates, uploaded if they are new.
+
+        The array is kept, so that no other array can get its id.
+        """
         key = id(coords)
         if key in self._resident:
             self._resident.move_to_end(key)
@@ -226,12 +233,12 @@ class TensorRTRuntime:
             self._device.free(oldest)
         address = self._device.allocate(coords.nbytes)
         self._device.upload(address, as_bytes(np.ascontiguousarray(coords)))
-        self._device.synchronize()  # the source is ordinary memory: it must stay until it is read
+        self._device.synchronize()  # the source is pageable memory and must stay until it is copied
         self._resident[key] = (coords, address)
         return address
 
     def _scores_offset(self, n: int) -> int:
-        """Where the scores begin behind N maps; one block of results, so one download."""
+        """Where the scores start behind N maps. Both are one block, so one download gets them."""
         maps = n * self._spec.height * self._spec.width * self._map_dtype.itemsize
         return -(-maps // ALIGNMENT) * ALIGNMENT
 

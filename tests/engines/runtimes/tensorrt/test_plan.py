@@ -1,4 +1,4 @@
-"""Plans on disk: built for real by TensorRT for RTX, described, stored whole or not at all, refused where they do not fit."""
+"""Plans: built by the real TensorRT for RTX, stored whole or not at all, and refused on another machine."""
 
 import os
 import resource
@@ -42,18 +42,18 @@ def files_of(store: PlanStore) -> list[str]:
 
 
 def builder_of(pid: int) -> int:
-    """The process that builds for `pid`, waited for."""
+    """Wait for the build process of `pid`."""
     for _ in range(2000):
         for task in Path(f"/proc/{pid}/task").iterdir():
             for child in (task / "children").read_text().split():
                 if b"build_child" in Path(f"/proc/{child}/cmdline").read_bytes():
                     return int(child)
         time.sleep(0.005)
-    raise AssertionError("no building process")
+    raise AssertionError("no build process")
 
 
 def test_the_demo_bundle_builds_up_to_batch_16_in_half_precision(tmp_path: Path) -> None:
-    """The network of the demo, strongly typed: every layer that computes is FP16 but for those with a reason why not."""
+    """Every layer of the demo's network that computes is FP16, except those with a reason."""
     shutil.copytree(DEMO, tmp_path / "store" / "demo")
     source, reports = load_bundle(tmp_path / "store" / "demo"), list[Report]()
     description = build_plan(source, OPTIONS, on_progress=reports.append)
@@ -68,8 +68,8 @@ def test_the_demo_bundle_builds_up_to_batch_16_in_half_precision(tmp_path: Path)
     assert {PhaseStarted, StepDone, Built} <= {type(report) for report in reports}
 
 
-def test_a_plan_is_tied_to_what_it_was_built_for_and_stored_unproved(bundle: Bundle) -> None:
-    """Without a GPU: stored beside the bundle under its hash, for any GPU, marked as not proved yet; found and loaded again."""
+def test_a_plan_built_without_a_gpu_is_stored_as_untested(bundle: Bundle) -> None:
+    """It is stored beside the bundle under its hash, for any GPU, and found and loaded again."""
     description = build_plan(bundle, BuildOptions(library="tensorrt-rtx", max_batch=5, workspace_mb=64))
     store = PlanStore.of(bundle)
     assert store.folder == bundle.path.parent.parent / "plans" / bundle.digest
@@ -87,7 +87,7 @@ def test_a_plan_is_tied_to_what_it_was_built_for_and_stored_unproved(bundle: Bun
 
 
 def test_a_new_plan_replaces_the_old_one(bundle: Bundle) -> None:
-    """Built twice with other options: one description, one plan, the newer."""
+    """After two builds with different options there are one description and one plan, the newer."""
     build_plan(bundle, OPTIONS)
     second = build_plan(bundle, BuildOptions(library="tensorrt-rtx", max_batch=3))
     assert PlanStore.of(bundle).find(HERE) == second
@@ -95,7 +95,7 @@ def test_a_new_plan_replaces_the_old_one(bundle: Bundle) -> None:
 
 
 def described(bundle: Bundle, **changes: object) -> PlanDescription:
-    """A description that fits the machine of `test_a_plan_for_another_…`, with changes."""
+    """A description that fits the machine of `test_a_plan_for_another_machine_…`, with changes."""
     fitting = PlanDescription(
         bundle=bundle.label,
         bundle_sha256=bundle.digest,
@@ -132,7 +132,7 @@ def described(bundle: Bundle, **changes: object) -> PlanDescription:
 def test_a_plan_for_another_machine_is_refused_before_it_is_read(
     bundle: Bundle, changes: dict[str, object], built_for: str, here: str
 ) -> None:
-    """Another GPU, version, platform, input size or bundle: both values are named, and the rebuilding command. Exit code 3."""
+    """The message has both values and the command that rebuilds the plan. Exit code 3."""
     machine = Machine("tensorrt", "10.3.0", Gpu("Orin", "8.7", 1), "linux-aarch64")
     check_plan(described(bundle), machine, bundle)
     with pytest.raises(EngineError) as caught:
@@ -144,7 +144,7 @@ def test_a_plan_for_another_machine_is_refused_before_it_is_read(
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "missing"])
 def test_a_damaged_plan_is_refused(bundle: Bundle, damage: str) -> None:
-    """A plan cut short, changed or gone is an engine error that names the file and the command that rebuilds it."""
+    """A truncated, changed or missing plan is an engine error with the file and the command that rebuilds it."""
     store, description = PlanStore.of(bundle), build_plan(bundle, OPTIONS)
     path = store.folder / description.plan
     whole = path.read_bytes()
@@ -169,7 +169,7 @@ def test_a_damaged_plan_is_refused(bundle: Bundle, damage: str) -> None:
     ],
 )
 def test_a_damaged_or_newer_description_is_refused(bundle: Bundle, content: bytes, says: str) -> None:
-    """A description that cannot be read is told with its path; it is never taken for no plan."""
+    """A description that cannot be read is an error with its path, not a missing plan."""
     store = PlanStore.of(bundle)
     store.folder.mkdir(parents=True)
     (store.folder / f"{HERE.stem}.json").write_bytes(content)
@@ -178,7 +178,7 @@ def test_a_damaged_or_newer_description_is_refused(bundle: Bundle, content: byte
 
 
 def test_a_description_cannot_name_a_file_elsewhere(bundle: Bundle) -> None:
-    """The plan is a file name, not a path."""
+    """A description whose plan is a path is refused."""
     store = PlanStore.of(bundle)
     store.folder.mkdir(parents=True)
     raw = msgspec.json.encode(described(bundle)).replace(b"orin-tensorrt", b"../../orin-tensorrt")
@@ -197,7 +197,7 @@ def build_command(bundle: Bundle) -> subprocess.Popen[str]:
 
 
 def test_a_killed_build_leaves_the_store_as_it_was(bundle: Bundle) -> None:
-    """SIGKILL at five moments of a build that replaces a plan: the old plan stays valid; the next build cleans up."""
+    """After SIGKILL at five moments of a build, the old plan is still valid, and the next build cleans up."""
     store, _ = PlanStore.of(bundle), build_plan(bundle, OPTIONS)
     left_something = 0
     for delay_s in (0.0, 0.1, 0.2, 0.3, 0.4):
@@ -212,7 +212,7 @@ def test_a_killed_build_leaves_the_store_as_it_was(bundle: Bundle) -> None:
         assert found is not None
         store.load(found)
     assert left_something
-    for _ in range(200):  # the building process dies with the one that started it, but not in the same instant
+    for _ in range(200):  # the build process is killed shortly after its parent
         store.clean()
         if len(files_of(store)) == 2:
             break
@@ -222,21 +222,21 @@ def test_a_killed_build_leaves_the_store_as_it_was(bundle: Bundle) -> None:
     assert files_of(store) == sorted([found.plan, f"{HERE.stem}.json"])
 
 
-def test_a_building_process_that_is_killed_is_told(bundle: Bundle) -> None:
-    """The kernel ends the building process (out of memory): exit code 1, what to do, nothing stored."""
+def test_a_killed_build_process_is_reported(bundle: Bundle) -> None:
+    """If the kernel kills the build process (out of memory), the command exits 1, says what to do, and stores nothing."""
     process = build_command(bundle)
     os.kill(builder_of(process.pid), signal.SIGKILL)
-    _, said = process.communicate(timeout=60)
+    _, message = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "ended by SIGKILL, most likely because memory ran out; nothing was stored" in said
-    assert "--workspace-mb" in said
-    assert "Traceback" not in said
+    assert "ended by SIGKILL, most likely because memory ran out; nothing was stored" in message
+    assert "--workspace-mb" in message
+    assert "Traceback" not in message
     assert files_of(PlanStore.of(bundle)) == []
     assert not PlanStore.of(bundle).folder.parent.exists()
 
 
-def test_out_of_memory_while_building_is_told(bundle: Bundle) -> None:
-    """The building process gets no more memory from its first step on: told as such, nothing stored."""
+def test_out_of_memory_during_a_build_is_reported(bundle: Bundle) -> None:
+    """The build process gets no more memory from its first step on: the message says so, nothing is stored."""
     limited = []
 
     def limit(report: Report) -> None:
@@ -253,7 +253,7 @@ def test_out_of_memory_while_building_is_told(bundle: Bundle) -> None:
 
 
 def test_a_build_that_hangs_is_ended(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A building process that is stopped and says nothing any more does not hold up the command for ever."""
+    """A build process that is stopped and reports nothing does not block the command for ever."""
     stopped = []
 
     def stop(report: Report) -> None:
@@ -267,8 +267,8 @@ def test_a_build_that_hangs_is_ended(bundle: Bundle, monkeypatch: pytest.MonkeyP
     assert files_of(PlanStore.of(bundle)) == []
 
 
-def test_a_full_disk_while_building_is_told(tmp_path: Path) -> None:
-    """On a file system that has no room for the plan: 'no space left', the store as it was, room or not for a second try."""
+def test_a_full_disk_during_a_build_is_reported(tmp_path: Path) -> None:
+    """On a file system without room for the plan the message is 'no space left', and the store is unchanged."""
     mounted = tmp_path / "small"
     mounted.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", mounted], capture_output=True).returncode:
@@ -283,33 +283,33 @@ def test_a_full_disk_while_building_is_told(tmp_path: Path) -> None:
         subprocess.run(["umount", mounted], check=True)
 
 
-def test_what_tensorrt_does_not_take_is_told(bundle: Bundle) -> None:
-    """TensorRT's runtime gives no engine (rubbish; or no driver): exit code 3, library and version named, nothing allocated."""
+def test_a_plan_that_tensorrt_rejects_is_reported(bundle: Bundle) -> None:
+    """If TensorRT makes no engine of a plan, the message has library and version, and nothing stays allocated."""
     device = HostDevice()
-    with device.current(), pytest.raises(EngineError, match=rf"tensorrt-rtx {RTX.version} does not take the plan"):
+    with device.current(), pytest.raises(EngineError, match=rf"tensorrt-rtx {RTX.version} rejects the plan"):
         TensorRTNetwork(RTX, b"vtrt" + b"\0" * 500, device, 4)
     assert device.memory == {}
 
 
-def test_a_network_that_tensorrt_refuses_is_told(bundle: Bundle) -> None:
-    """An ONNX file that the parser does not take: exit code 3, TensorRT's reason in the message, nothing stored."""
+def test_a_network_that_tensorrt_rejects_is_reported(bundle: Bundle) -> None:
+    """If the parser rejects the ONNX file, the message has TensorRT's reason, and nothing is stored."""
     bundle.files["model.onnx"] = b"not a network"
-    with pytest.raises(EngineError, match="does not take the bundle's network"):
+    with pytest.raises(EngineError, match="rejects the bundle's network"):
         build_plan(bundle, OPTIONS)
     assert files_of(PlanStore.of(bundle)) == []
 
 
-def test_a_plan_that_does_not_prove_itself_is_not_stored(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a GPU is, a plan whose golden results do not hold is refused, and an earlier one stays."""
+def test_a_plan_that_fails_its_self_test_is_not_stored(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine with a GPU, a plan that fails is refused, and the earlier one stays."""
 
     def refuse(description: PlanDescription, plan: bytes) -> None:
         assert len(plan) == description.plan_bytes
-        raise EngineError("does not prove itself")
+        raise EngineError("the self-test failed")
 
     monkeypatch.setattr(build_module, "find_gpu", lambda: Gpu("GPU A", "8.9", 1))
     build_plan(bundle, OPTIONS, self_test=lambda description, plan: None)
     before = files_of(PlanStore.of(bundle))
-    with pytest.raises(EngineError, match="does not prove itself"):
+    with pytest.raises(EngineError, match="the self-test failed"):
         build_plan(bundle, OPTIONS, self_test=refuse)
     assert files_of(PlanStore.of(bundle)) == before
     kept = PlanStore.of(bundle).find(Machine.here(RTX, Gpu("GPU A", "8.9", 1)))

@@ -1,4 +1,4 @@
-"""The TensorRT runtime's own work: buffers, coordinates, one launch a part, giving back; on a device layer without a GPU."""
+"""The TensorRT runtime on a device layer without a GPU: buffers, coordinates, one launch a part, freeing everything."""
 
 from pathlib import Path
 
@@ -29,8 +29,8 @@ def engine(tmp_path: Path, device: HostDevice) -> Engine:
     return Engine(bundle, TensorRTRuntime(bundle.manifest.input, device, TinyNetwork(device, 6), "host"))
 
 
-def test_it_proves_itself_and_judges(engine: Engine) -> None:
-    """Frames, coordinates, maps and scores go through the runtime's buffers to the right places: the proof holds."""
+def test_it_passes_the_self_test_and_judges(engine: Engine) -> None:
+    """Frames, coordinates, maps and scores go through the runtime's buffers to the right places."""
     self_test(engine)
     placement = engine.place(Region(0, 0, 80, 48))
     outcomes = [
@@ -41,7 +41,7 @@ def test_it_proves_itself_and_judges(engine: Engine) -> None:
 
 
 def test_a_part_sends_its_pixels_and_nothing_else(engine: Engine, device: HostDevice) -> None:
-    """Per part: one launch; to the device N·H·W·3 bytes; nothing is allocated, nothing else is sent."""
+    """Each part is one launch and N·H·W·3 bytes to the device. Nothing is allocated, and nothing else is sent."""
     placement = engine.place(Region(0, 0, 80, 48))
     before, steps = engine.traffic, len(device.steps)
     for _ in range(10):
@@ -55,7 +55,7 @@ def test_a_part_sends_its_pixels_and_nothing_else(engine: Engine, device: HostDe
 
 
 def test_coordinates_are_uploaded_once_for_each_placement(engine: Engine, device: HostDevice) -> None:
-    """Two cameras in turn, of different and of equal tile counts: uploaded once each, later copied within the device alone."""
+    """Cameras in turn, with different and with equal tile counts: uploaded once, later only copied within the device."""
     places = [engine.place(Region(0, 0, 80, 48)), engine.place(Region(0, 0, 40, 48)), engine.place(Region(0, 0, 80, 40))]
     before, steps = engine.traffic, len(device.steps)
     images = [bad_part(), bad_part()[:, :40], bad_part()[:40]]
@@ -70,7 +70,7 @@ def test_coordinates_are_uploaded_once_for_each_placement(engine: Engine, device
 
 
 def test_padding_of_one_camera_does_not_leak_into_the_next(engine: Engine) -> None:
-    """A part smaller than a tile after a larger one: its padding is masked, though the same memory held other coordinates."""
+    """The padding of a small part is masked, although the same memory held the coordinates of a larger one before."""
     large, small = engine.place(Region(0, 0, 32, 32)), engine.place(Region(0, 0, 20, 20))
     white = np.full((32, 32, 3), 255, np.uint8)
     engine.inspect(white, large)
@@ -80,16 +80,16 @@ def test_padding_of_one_camera_does_not_leak_into_the_next(engine: Engine) -> No
     engine.close()
 
 
-def test_more_tiles_than_the_plan_takes_are_refused(engine: Engine) -> None:
-    """A part of more tiles than the profile holds is an error that names the number to build for."""
+def test_a_part_with_too_many_tiles_is_refused(engine: Engine) -> None:
+    """A part with more tiles than the profile allows is an error with the number to build for."""
     with pytest.raises(EngineError, match=r"(?s)12 tiles.*at most 6.*--max-batch 12"):
         engine.place(Region(0, 0, 100, 80))
-    engine.place(Region(0, 0, 80, 48))  # and the runtime goes on
+    engine.place(Region(0, 0, 80, 48))  # the runtime still works
     engine.close()
 
 
 def test_placements_do_not_fill_the_device(engine: Engine, device: HostDevice) -> None:
-    """Images of ever new sizes: the coordinates of at most so many placements stay in device memory."""
+    """With ever new image sizes, the coordinates of at most `MAX_PLACEMENTS` placements stay in device memory."""
     for width in range(8, 8 + 2 * MAX_PLACEMENTS):
         placement = engine.place(Region(0, 0, width, 16))
         engine.inspect(np.full((16, width, 3), 120, np.uint8), placement)
@@ -97,8 +97,8 @@ def test_placements_do_not_fill_the_device(engine: Engine, device: HostDevice) -
     engine.close()
 
 
-def test_everything_is_given_back_whatever_fails(device: HostDevice) -> None:
-    """Every single step of loading fails once: the error is told, network and device are closed, no memory stays."""
+def test_everything_is_freed_whatever_fails(device: HostDevice) -> None:
+    """Each step of loading fails once: the error is raised, network and device are closed, and no memory stays."""
     steps = len(device.steps)
     TensorRTRuntime(TILES, device, TinyNetwork(device, 3), "host").close()
     total = len(device.steps) - steps
@@ -112,7 +112,7 @@ def test_everything_is_given_back_whatever_fails(device: HostDevice) -> None:
 
 
 def test_an_error_at_a_part_leaves_a_runtime_that_closes(tmp_path: Path) -> None:
-    """A launch fails: the part is an error, and closing still gives everything back."""
+    """If a launch fails, the part is an error, and closing still frees everything."""
     device = HostDevice()
     bundle = write_tiny_bundle(tmp_path / "tiny", TILES)
     network = TinyNetwork(device, 6)
