@@ -77,21 +77,21 @@ class Heartbeat:
         if self.stopping:
             return "Halted", None
         if self._inspector.engine is None:
-            return "Preoperational", "the engine is being loaded and proved"
+            return "Preoperational", "the engine is being loaded and tested"
         if self._inspector.silent_s > SILENT_S:
             return "Error", f"the inspector has not answered for {self._inspector.silent_s:.0f} s"
         if self._inspector.self_test.alarm is not None:
             return "Error", f"the golden images fail the self-test: {self._inspector.self_test.alarm}"
         if self._journal is not None and not self._journal.stats().working:
-            return "Error", "verdicts cannot be committed: the journal does not work"
+            return "Error", "verdicts cannot be stored: the journal does not work"
         states = {camera.status.state for camera in self._cameras}
         if "running" in states:
             return "ContinuousExecution", self.notice or self._swap_notice()
         if "starting" in states:
             return "Initialized", None
         if states == {"finished"}:
-            return "Ready", "every source has come to its end"
-        return "Error", "no camera delivers"
+            return "Ready", "every file and folder has been read to its end"
+        return "Error", "no camera gives images"
 
     def summary(self) -> str:
         """One line for `systemctl status`."""
@@ -113,7 +113,7 @@ class Heartbeat:
     def _swap_notice(self) -> str | None:
         if self._swaps.bundle.digest == self.bundle.digest:
             return None
-        return f"{self._swaps.bundle.label} by a swap; the next start takes the configuration's {self.bundle.label}"
+        return f"{self._swaps.bundle.label} since a swap; the next start uses {self.bundle.label} from the configuration"
 
     def _journal_health(self) -> wire.JournalHealth | None:
         if self._journal is None:

@@ -17,8 +17,7 @@ from anoseg_engines.errors import AnosegError
 from anosegd import logs, signals
 from anosegd.cameras import CameraSet, CameraSupervisor
 from anosegd.config import Config
-from anosegd.control.server import Control
-from anosegd.control.triggers import Triggers
+from anosegd.control import Control, Triggers
 from anosegd.heartbeat import SILENT_S, Heartbeat
 from anosegd.inspection.inspector import Inspector
 from anosegd.inspection.queue import InspectionQueue
@@ -289,7 +288,7 @@ class Station:
             self._use(msgspec.structs.replace(self._config, engine=config.engine))
         else:
             self._heartbeat.notice = (
-                f"the last reload's engine was refused, the one before it inspects: {error.splitlines()[0]}"
+                f"the last reload's bundle was refused, the bundle before it inspects: {error.splitlines()[0]}"
             )
         self._publisher.state_changed()
 

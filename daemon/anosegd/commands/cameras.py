@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
@@ -43,7 +43,7 @@ def main(options: argparse.Namespace) -> int:
             found = probe(name, camera, options.out)
         except CameraError as error:
             failed = True
-            sys.stderr.write(f"anosegd: {error}\n")
+            sys.stderr.write(f"anosegd: camera {name}: {error}\n")
             continue
         rate = f", {found.fps:.1f} frames per second" if found.fps else ""
         sys.stdout.write(f"{name}: {found.description}: {found.width}×{found.height}{rate}; image in {found.path}\n")
@@ -68,22 +68,28 @@ def _list_cameras() -> None:
     sys.stdout.write("\n".join(lines) + "\n")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Probed:
-    """A camera that gave an image.
+    """A camera that is being tried.
 
     Attributes:
+        path: Where its first image is saved.
         description: The camera as its source describes it.
         width, height: Size of the image in pixels, after rotation.
-        fps: Frames per second; None if only one frame arrived.
-        path: The saved image.
+        captured_ns: Time of each frame.
     """
 
-    description: str
-    width: int
-    height: int
-    fps: float | None
     path: Path
+    description: str = ""
+    width: int = 0
+    height: int = 0
+    captured_ns: list[int] = field(default_factory=list)
+
+    @property
+    def fps(self) -> float | None:
+        """Frames per second; None if only one frame arrived."""
+        times = self.captured_ns
+        return (len(times) - 1) / ((times[-1] - times[0]) / 1e9) if len(times) > 1 and times[-1] > times[0] else None
 
 
 def probe(name: str, camera: CameraConfig, folder: Path) -> Probed:
@@ -95,55 +101,51 @@ def probe(name: str, camera: CameraConfig, folder: Path) -> Probed:
     free_run = msgspec.structs.replace(
         msgspec.convert(camera, CaptureConfig, from_attributes=True), policy="latest", trigger=FreeRun()
     )
-    job = Job(camera=free_run, slots=WAITING_SLOTS, frame_bytes=camera.max_frame_mb << 20)
-    never = os.eventfd(0, os.EFD_CLOEXEC)
-    process = CaptureHandle.start(job, os.environ)
+    probed = Probed(folder / f"{name}.png")
+    process = CaptureHandle.start(Job(camera=free_run, slots=WAITING_SLOTS, frame_bytes=camera.max_frame_mb << 20), os.environ)
     try:
-        return _watch(name, camera, process, folder, never)
+        _watch(process, probed, camera.open_timeout_s)
     finally:
         process.kill()
+    if not probed.captured_ns:
+        raise CameraError(f"no image within {camera.open_timeout_s:g} s", hint="is it on, and is its address right?")
+    return probed
+
+
+def _watch(process: CaptureHandle, probed: Probed, open_timeout_s: float) -> None:
+    """Receive frames until there are enough, the source ends, or time is up."""
+    never = os.eventfd(0, os.EFD_CLOEXEC)  # `receive` needs a descriptor that can wake it
+    give_up_at = time.monotonic() + SPAWN_TIMEOUT_S + open_timeout_s
+    try:
+        while len(probed.captured_ns) < RATE_FRAMES and time.monotonic() < give_up_at:
+            messages = process.receive(min(0.2, max(0.0, give_up_at - time.monotonic())), never)
+            if messages is None:
+                return
+            for message in messages:
+                if isinstance(message, Opened):
+                    probed.description = message.description
+                    give_up_at = time.monotonic() + open_timeout_s
+                elif isinstance(message, Failed):
+                    raise CameraError(message.error)
+                elif isinstance(message, Uncaptured) and not probed.captured_ns:
+                    raise CameraError(message.detail)
+                elif isinstance(message, Captured):
+                    if not probed.captured_ns:
+                        probed.width, probed.height = message.width, message.height
+                        _save(process, message, probed.path)
+                        give_up_at = time.monotonic() + RATE_S
+                    process.release(message.slot)
+                    probed.captured_ns.append(message.captured_ns)
+                elif isinstance(message, Finished):
+                    return
+    finally:
         os.close(never)
 
 
-def _watch(name: str, camera: CameraConfig, process: CaptureHandle, folder: Path, never: int) -> Probed:
-    description = ""
-    first: Probed | None = None
-    times: list[int] = []
-    give_up_at = time.monotonic() + SPAWN_TIMEOUT_S + camera.open_timeout_s
-    while len(times) < RATE_FRAMES and time.monotonic() < give_up_at:
-        messages = process.receive(min(0.2, max(0.0, give_up_at - time.monotonic())), never)
-        if messages is None:
-            break
-        for message in messages:
-            if isinstance(message, Opened):
-                description = message.description
-                give_up_at = time.monotonic() + camera.open_timeout_s
-            elif isinstance(message, Failed):
-                raise CameraError(f"camera {name}: {message.error}")
-            elif isinstance(message, Uncaptured) and first is None:
-                raise CameraError(f"camera {name}: {message.detail}")
-            elif isinstance(message, Captured):
-                if first is None:
-                    first = Probed(description, message.width, message.height, None, _save(name, process, message, folder))
-                    give_up_at = time.monotonic() + RATE_S
-                process.release(message.slot)
-                times.append(message.captured_ns)
-            elif isinstance(message, Finished):
-                give_up_at = 0.0
-    if first is None:
-        limit = camera.open_timeout_s
-        raise CameraError(f"camera {name}: no image within {limit:g} s", hint="is it on, and is its address right?")
-    seconds = (times[-1] - times[0]) / 1e9
-    fps = (len(times) - 1) / seconds if len(times) > 1 and seconds > 0 else None
-    return Probed(first.description, first.width, first.height, fps, first.path)
-
-
-def _save(name: str, process: CaptureHandle, message: Captured, folder: Path) -> Path:
-    path = folder / f"{name}.png"
+def _save(process: CaptureHandle, message: Captured, path: Path) -> None:
     data = cv2.imencode(".png", process.image(message))[1].tobytes()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     except OSError as error:
         raise CameraError(f"{path}: cannot be written ({error.strerror})", hint="give another --out") from error
-    return path

@@ -129,7 +129,7 @@ class Board:
             table.add_column(column, justify="left" if column == "verdict" else "right", no_wrap=True)
         for verdict in self._last:
             why = f" {verdict.reason}" if verdict.reason else ""
-            table.add_row(
+            cells: list[str | Text] = [
                 str(verdict.seq),
                 (verdict.captured_at or verdict.triggered_at or verdict.committed_at)[11:19],
                 verdict.camera,
@@ -139,7 +139,8 @@ class Board:
                 "" if verdict.threshold is None else f"{verdict.threshold:.4f}",
                 "" if verdict.score is None else str(len(verdict.defects)),
                 f"{verdict.timings_ms.total:.1f}",
-            )
+            ]
+            table.add_row(*cells)
         return table
 
     def _foot(self) -> Text:

@@ -105,21 +105,22 @@ def run_demo(out: Path, *, parts: int, fps: float, seed: int, bundle: Path | Non
     with tempfile.TemporaryDirectory(prefix="anoseg-demo-") as sockets:
         endpoint = f"ipc://{sockets}/verdicts"
         config = out / "demo.yaml"
-        config.write_text(_config(sockets, endpoint, find_bundle(bundle or demo_bundle()), parts, fps, seed))
+        source = {"kind": "demo", "seed": seed, "fps": fps, "parts": parts}
+        config.write_text(_config(sockets, endpoint, find_bundle(bundle or demo_bundle()), source))
         console.print(f"The daemon runs with {config}; its log is {out / 'daemon.log'}.")
         with _subscriber(endpoint) as socket, _daemon(config, out / "daemon.log") as daemon:
-            _watch(socket, daemon, tally, out, console)
+            _watch(_messages(socket, daemon, out / "daemon.log"), tally, out, console)
     return _report(tally, out, console)
 
 
-def _config(sockets: str, endpoint: str, bundle: Path, parts: int, fps: float, seed: int) -> str:
+def _config(sockets: str, endpoint: str, bundle: Path, source: dict[str, Any]) -> str:
     settings = {
         "station": "demo-line",
         "engine": {"bundle": str(bundle.resolve())},
         "publish": {"endpoint": endpoint},
         "control": {"endpoint": f"ipc://{sockets}/control"},
         "journal": {"path": f"{sockets}/verdicts.db"},
-        "cameras": {"line": {"source": {"kind": "demo", "seed": seed, "fps": fps, "parts": parts}, "policy": "every"}},
+        "cameras": {"line": {"source": source, "policy": "every"}},
         "exit_when_finished": True,
     }
     return "# Written by `anosegd demo`.\n" + yaml.safe_dump(settings, sort_keys=False)
@@ -153,35 +154,40 @@ def _daemon(config: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
                 process.wait()
 
 
-def _watch(socket: zmq.Socket[bytes], daemon: subprocess.Popen[bytes], tally: _Tally, out: Path, console: Console) -> None:
-    """Receive until every part has its verdict and its anomaly map, or until the daemon has ended."""
-    waiting_for_mask: dict[int, tuple[DemoPart, dict[str, Any], str]] = {}
-    heard = time.monotonic()
-    with Live(console=console, refresh_per_second=8, transient=True) as live:
-        while len(tally.results) < tally.total or waiting_for_mask:
-            if not socket.poll(200):
-                if daemon.poll() is not None:  # and everything it sent has been received
-                    break
-                if time.monotonic() - heard > SILENCE_S:
-                    raise PublishError(f"the daemon has sent nothing for {SILENCE_S:.0f} s", hint=f"see {out / 'daemon.log'}")
-                continue
-            heard = time.monotonic()
+def _messages(socket: zmq.Socket[bytes], daemon: subprocess.Popen[bytes], log: Path) -> Iterator[tuple[bytes, Any, bytes]]:
+    """Yield topic, header and payload of verdicts and anomaly maps until the daemon has ended."""
+    received_at = time.monotonic()
+    while True:
+        if socket.poll(200):
+            received_at = time.monotonic()
             topic, header, *payload = socket.recv_multipart()
-            if topic == b"state":
-                continue
-            message = msgspec.json.decode(header)
+            if topic != b"state":
+                yield topic, msgspec.json.decode(header), payload[0] if payload else b""
+        elif daemon.poll() is not None:  # and everything it sent has been received
+            return
+        elif time.monotonic() - received_at > SILENCE_S:
+            raise PublishError(f"the daemon has sent nothing for {SILENCE_S:.0f} s", hint=f"see {log}")
+
+
+def _watch(messages: Iterator[tuple[bytes, Any, bytes]], tally: _Tally, out: Path, console: Console) -> None:
+    """Count verdicts and draw defects until every part has its verdict and its anomaly map, or the daemon has ended."""
+    waiting_for_mask: dict[int, tuple[DemoPart, dict[str, Any], str]] = {}
+    with Live(console=console, refresh_per_second=8, transient=True) as live:
+        for topic, header, payload in messages:
             if topic.startswith(b"verdict."):
-                part = tally.line.part(part_index(message["part_id"]))
-                result = tally.add(message, part)
+                part = tally.line.part(part_index(header["part_id"]))
+                result = tally.add(header, part)
                 if result != "good":
-                    waiting_for_mask[message["seq"]] = (part, message, result)
+                    waiting_for_mask[header["seq"]] = (part, header, result)
                 live.update(_screen(tally))
-            elif message["seq"] in waiting_for_mask:
-                part, verdict, result = waiting_for_mask.pop(message["seq"])
-                anomaly_map = cv2.imdecode(np.frombuffer(payload[0], np.uint8), cv2.IMREAD_GRAYSCALE)
+            elif header["seq"] in waiting_for_mask:
+                part, verdict, result = waiting_for_mask.pop(header["seq"])
+                anomaly_map = cv2.imdecode(np.frombuffer(payload, np.uint8), cv2.IMREAD_GRAYSCALE)
                 if anomaly_map is not None:
                     name = f"{part.part_id}-{part.defect or 'good'}-{result.replace(' ', '_')}.png"
                     cv2.imwrite(str(out / "overlays" / name), overlay(part.image, anomaly_map.astype(np.uint8), verdict))
+            if len(tally.results) >= tally.total and not waiting_for_mask:
+                return
     if not tally.results:
         tail = (out / "daemon.log").read_text(errors="replace").strip().splitlines()[-5:]
         raise AnosegError(

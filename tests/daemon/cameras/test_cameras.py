@@ -39,7 +39,7 @@ def test_device_that_cannot_be_opened(line: Line) -> None:
     daemon = line.run(line.config(cameras))
     state = line.listener.wait_for_state(lambda s: s["cameras"]["eye"]["restarts"] >= 3)
     assert state["state"] == "Error"
-    assert state["detail"] == "no camera delivers"
+    assert state["detail"] == "no camera gives images"
     assert state["cameras"]["eye"]["state"] == "lost"
     assert "cannot be opened" in state["cameras"]["eye"]["last_error"]
     assert daemon.terminate() == 0
