@@ -1,4 +1,4 @@
-"""The whole way: images in, verdicts and masks out, received with nothing but pyzmq."""
+"""The whole daemon: images in, verdicts and masks out, received with nothing but pyzmq."""
 
 import dataclasses
 import json
@@ -55,8 +55,8 @@ def test_folder_one_verdict_an_image_in_order(line: Line) -> None:
         assert v["captured_at"] <= v["committed_at"]
 
 
-def test_parts_beside_one_another_keep_their_own_results(line: Line) -> None:
-    """Three cameras, regions of other sizes, tiles of other numbers: each verdict has the score of its own image alone."""
+def test_parts_inspected_concurrently_keep_their_own_results(line: Line) -> None:
+    """With three cameras of different sizes and numbers of tiles, each verdict has the score of its own image."""
     sizes = {"one": (32, 32), "wide": (32, 144), "tall": (96, 32)}
     store = line.folder / "store" / "tiled"
     spec = InputSpec(height=32, width=32, mode="tile", scale=1.0, overlap=8)
@@ -91,8 +91,8 @@ def test_parts_beside_one_another_keep_their_own_results(line: Line) -> None:
         assert [v["sequence"] for v in line.listener.verdicts if v["camera"] == name] == list(range(1, 41))
 
 
-def test_defects_and_masks_are_where_the_spot_is(line: Line) -> None:
-    """The defect's box is in camera pixels, and the mask decodes to the map that shows it at the same place."""
+def test_defects_and_masks_are_at_the_spot(line: Line) -> None:
+    """The defect's box is in camera pixels, and the decoded mask shows it at the same place."""
     write_images(line.folder / "images", 3)
     region = "  region: {x: 10, y: 5, width: 60, height: 40}\n"
     daemon = line.run(line.config(FOLDER + region), "--once")
@@ -118,7 +118,7 @@ def test_defects_and_masks_are_where_the_spot_is(line: Line) -> None:
 
 
 def test_headers_fit_the_published_schema(line: Line) -> None:
-    """`anosegd schema` describes what is really sent, UNKNOWN included."""
+    """`anosegd schema` describes the messages that are sent, UNKNOWN included."""
     write_images(line.folder / "images", 2)
     (line.folder / "images" / "001.png").write_bytes(b"")
     daemon = line.run(line.config(FOLDER), "--once")
@@ -138,7 +138,7 @@ def test_headers_fit_the_published_schema(line: Line) -> None:
 
 
 def test_unreadable_images_are_unknown_and_named(line: Line) -> None:
-    """An empty file, a torn file and a text file are parts without an image: UNKNOWN, named, and the rest is inspected."""
+    """An empty, a truncated and a text file are UNKNOWN, the detail names them, and the other images are inspected."""
     names = write_images(line.folder / "images", 6)
     folder = line.folder / "images"
     (folder / names[1]).write_bytes(b"")
@@ -158,8 +158,8 @@ def test_unreadable_images_are_unknown_and_named(line: Line) -> None:
     assert "Traceback" not in daemon.log
 
 
-def test_frames_that_are_no_colour_image_of_8_bit(line: Line) -> None:
-    """Grey and 16-bit images are inspected as what they show."""
+def test_grey_and_16_bit_images(line: Line) -> None:
+    """Grey and 16-bit images are inspected like 8-bit colour images."""
     folder = line.folder / "images"
     folder.mkdir()
     grey = bad_part()[:, :, 0]
@@ -172,7 +172,7 @@ def test_frames_that_are_no_colour_image_of_8_bit(line: Line) -> None:
 
 
 def test_region_beyond_the_image_is_unknown(line: Line) -> None:
-    """A part that the configured region does not fit was not inspected; the daemon goes on."""
+    """A part that is smaller than the configured region is UNKNOWN, and the daemon goes on."""
     write_images(line.folder / "images", 3)
     daemon = line.run(line.config(FOLDER + "  region: {x: 0, y: 0, width: 80, height: 50}\n"), "--once")
     assert daemon.wait() == 0, daemon.log
@@ -182,7 +182,7 @@ def test_region_beyond_the_image_is_unknown(line: Line) -> None:
 
 
 def test_image_larger_than_a_slot_is_unknown(line: Line) -> None:
-    """A frame that max_frame_mb does not hold is not inspected, and the message says what to change."""
+    """A frame larger than max_frame_mb is UNKNOWN, and the detail says what to change."""
     folder = line.folder / "images"
     folder.mkdir()
     cv2.imwrite(str(folder / "0.bmp"), np.full((700, 700, 3), 120, np.uint8))
@@ -197,7 +197,7 @@ def test_image_larger_than_a_slot_is_unknown(line: Line) -> None:
 
 
 def blind_draft() -> BundleDraft:
-    """The tiny network, but its score is no number for an image that is 128 all over."""
+    """The tiny network, but its score is NaN for an image that is 128 everywhere."""
     model = onnx.load_from_string(tiny_model())
     model.graph.node[-1].output[0] = "largest"
     model.graph.initializer.append(numpy_helper.from_array(np.asarray(1, np.float32), "one"))
@@ -213,7 +213,7 @@ def blind_draft() -> BundleDraft:
 
 
 def test_part_that_the_engine_fails_on_is_unknown(line: Line) -> None:
-    """An engine that fails on a part costs that part alone: UNKNOWN: engine, never PASS, and the daemon goes on."""
+    """If the engine fails on a part, that part is UNKNOWN: engine, and the daemon goes on."""
     folder = line.folder / "images"
     folder.mkdir()
     for i, image in enumerate((good_part(), np.full((48, 80, 3), 128, np.uint8), bad_part())):
@@ -228,8 +228,8 @@ def test_part_that_the_engine_fails_on_is_unknown(line: Line) -> None:
     assert [e["part"] for e in daemon.events if e["event"] == "part.not_inspected"] == [verdicts[1]["part_id"]]
 
 
-def test_file_that_is_no_video_ends_a_run_that_is_to_end(line: Line) -> None:
-    """With --once a file that gives nothing is exit 1 with its name, not an endless wait."""
+def test_file_that_is_no_video_ends_a_run_with_once(line: Line) -> None:
+    """With --once, a file without a frame ends the run with exit code 1 and a message that names it."""
     (line.folder / "v.mp4").write_text("no video")
     cameras = "film:\n  source: {kind: file, path: v.mp4}\n  policy: wait\n"
     daemon = line.run(line.config(cameras), "--once")
@@ -240,7 +240,7 @@ def test_file_that_is_no_video_ends_a_run_that_is_to_end(line: Line) -> None:
 
 
 def test_subfolders_when_recursive(line: Line) -> None:
-    """A test set in folders by defect is inspected in one run; each verdict names the file with its folder."""
+    """Subfolders are inspected in one run; each verdict names the file with its folder."""
     write_images(line.folder / "images" / "b" / "deep", 2)
     write_images(line.folder / "images" / "a", 2)
     daemon = line.run(line.config(FOLDER.replace("path: images", "path: images, recursive: true")), "--once")
@@ -258,7 +258,7 @@ def write_video(path: Path, n: int) -> None:
 
 
 def test_video_file_one_verdict_a_frame(line: Line) -> None:
-    """Every frame of a video file is inspected, and its end is the end."""
+    """Every frame of a video file is inspected, and its end ends the run."""
     write_video(line.folder / "v.avi", 25)
     daemon = line.run(line.config("film:\n  source: {kind: file, path: v.avi}\n  policy: wait\n"), "--once")
     assert daemon.wait() == 0, daemon.log
@@ -268,7 +268,7 @@ def test_video_file_one_verdict_a_frame(line: Line) -> None:
 
 
 def test_looped_sources_go_on(line: Line) -> None:
-    """A looped file and a looped folder begin anew, in the same order."""
+    """A looped file and a looped folder begin again, in the same order."""
     write_video(line.folder / "v.avi", 5)
     names = write_images(line.folder / "images", 3)
     cameras = (
@@ -287,7 +287,7 @@ def test_looped_sources_go_on(line: Line) -> None:
 
 
 def test_two_cameras_share_one_engine(line: Line) -> None:
-    """Each camera's verdicts are complete and in order; numbers are one row for the station."""
+    """Each camera's verdicts are complete and in order; the station numbers them without a gap."""
     first, second = write_images(line.folder / "a", 20), write_images(line.folder / "b", 20)
     cameras = (
         "left:\n  source: {kind: folder, path: a}\n  policy: wait\n"
@@ -303,8 +303,8 @@ def test_two_cameras_share_one_engine(line: Line) -> None:
     assert {v["recipe"] for v in verdicts if v["camera"] == "right"} == {"lid"}
 
 
-def test_demo_line_is_a_camera_like_any_other(line: Line) -> None:
-    """The simulated line's parts carry their own part ids."""
+def test_demo_line(line: Line) -> None:
+    """The parts of the simulated line have part ids of their own."""
     daemon = line.run(line.config("line:\n  source: {kind: demo, fps: 50, parts: 8}\n  policy: wait\n"), "--once")
     assert daemon.wait() == 0, daemon.log
     line.listener.drain()
@@ -312,7 +312,7 @@ def test_demo_line_is_a_camera_like_any_other(line: Line) -> None:
 
 
 def test_masks_off(line: Line) -> None:
-    """Without masks only verdicts and state go out."""
+    """With `masks: off` only verdicts and states are sent."""
     write_images(line.folder / "images", 3)
     config = line.config(FOLDER)
     config.write_text(config.read_text().replace("publish: {", "publish: {masks: off, "))
@@ -323,13 +323,13 @@ def test_masks_off(line: Line) -> None:
 
 
 def slow_bundle(folder: Path) -> Path:
-    """One that takes long for a large image: it cuts it into hundreds of tiles."""
+    """A bundle that takes long for a large image, which it cuts into hundreds of tiles."""
     write_tiny_bundle(folder / "store" / "slow", InputSpec(64, 64, "tile", 1.0, 0))
     return folder / "store" / "slow"
 
 
-def test_deadline_passes_late_results_are_not_published(line: Line) -> None:
-    """A part whose verdict would come too late is UNKNOWN: deadline, once; the late result is counted, not sent."""
+def test_late_results_are_not_published(line: Line) -> None:
+    """A part past its deadline is UNKNOWN: deadline, once; its late result is not sent."""
     folder = line.folder / "images"
     folder.mkdir()
     for i in range(4):
@@ -342,8 +342,8 @@ def test_deadline_passes_late_results_are_not_published(line: Line) -> None:
     assert [v["source"] for v in line.listener.verdicts] == [f"{i}.bmp" for i in range(4)]
 
 
-def test_overrun_is_unknown_never_silence(line: Line) -> None:
-    """Under policy every, parts that come too fast each get their verdict: inspected, or UNKNOWN: overrun; in order."""
+def test_overrun_is_unknown(line: Line) -> None:
+    """Under policy every, each part has a verdict, in order: inspected, or UNKNOWN: overrun."""
     folder = line.folder / "images"
     folder.mkdir()
     for i in range(30):

@@ -1,4 +1,4 @@
-"""Cameras that fail: each trouble is seen, said in state and log, and outlived."""
+"""Cameras that fail: every fault is noticed, reported in state and log, and survived."""
 
 import os
 import signal
@@ -34,7 +34,7 @@ def lost_lines(daemon: Daemon) -> list[str]:
 
 
 def test_device_that_cannot_be_opened(line: Line) -> None:
-    """The daemon stays up and ready, says so in state and in one log line, and keeps trying."""
+    """The daemon stays ready, reports the camera in the state and in one log line, and keeps trying."""
     cameras = "eye:\n  source: {kind: device, device: /dev/no-such-camera}\n" + QUICK
     daemon = line.run(line.config(cameras))
     state = line.listener.wait_for_state(lambda s: s["cameras"]["eye"]["restarts"] >= 3)
@@ -48,8 +48,8 @@ def test_device_that_cannot_be_opened(line: Line) -> None:
     assert line.listener.verdicts == []
 
 
-def test_one_lost_camera_does_not_hold_up_another(line: Line) -> None:
-    """Beside a camera that cannot be opened another one is inspected."""
+def test_a_lost_camera_does_not_delay_another(line: Line) -> None:
+    """While one camera cannot be opened, another one is inspected."""
     write_images(line.folder / "images", 5)
     cameras = (
         "eye:\n  source: {kind: url, url: 'http://127.0.0.1:1/none'}\n"
@@ -66,7 +66,7 @@ def test_one_lost_camera_does_not_hold_up_another(line: Line) -> None:
 
 @contextmanager
 def silent_server() -> Iterator[int]:
-    """A TCP server that accepts and never says a word."""
+    """A TCP server that accepts connections and never sends anything."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         accepted: list[socket.socket] = []
 
@@ -89,7 +89,7 @@ def silent_server() -> Iterator[int]:
 
 
 def test_rtsp_server_that_never_answers(line: Line) -> None:
-    """Opening ends in time, again and again; the address, which may hold a password, is in neither log nor state."""
+    """Every attempt to open it ends in time. Neither log nor state contains the address, which may hold a password."""
     with silent_server() as port:
         cameras = f"eye:\n  source: {{kind: url, url: 'rtsp://user:secret@127.0.0.1:{port}/live'}}\n{QUICK}"
         daemon = line.run(line.config(cameras))
@@ -101,7 +101,7 @@ def test_rtsp_server_that_never_answers(line: Line) -> None:
 
 
 def test_open_that_never_returns(line: Line) -> None:
-    """Opening a pipe that nobody writes to hangs in the kernel: the process is killed and started anew."""
+    """Opening a pipe that nobody writes to hangs in the kernel: the process is killed and restarted."""
     os.mkfifo(line.folder / "pipe")
     daemon = line.run(line.config("film:\n  source: {kind: file, path: pipe}\n  policy: wait\n" + QUICK))
     wait_until(lambda: bool(daemon.capture_pids()), "a capture process")
@@ -113,7 +113,7 @@ def test_open_that_never_returns(line: Line) -> None:
 
 
 def test_read_that_never_returns(line: Line) -> None:
-    """A stream that stops in the middle hangs the read: what came is inspected, the stall is seen, the process replaced."""
+    """A stream that stops hangs the read: frames that came are inspected, the stall is noticed, the process is replaced."""
     film = line.folder / "v.avi"
     writer = cv2.VideoWriter(str(film), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"MJPG"), 25.0, (80, 48))
     for i in range(200):
@@ -122,7 +122,7 @@ def test_read_that_never_returns(line: Line) -> None:
     data = film.read_bytes()
     pipe = line.folder / "pipe"
     os.mkfifo(pipe)
-    fd = os.open(pipe, os.O_RDWR)  # never ends, because we hold it open for writing
+    fd = os.open(pipe, os.O_RDWR)  # open for writing, so that the reader sees no end
     feeder = threading.Thread(target=os.write, args=(fd, data[: len(data) // 4]))
     feeder.start()
     quick = QUICK.replace("open_timeout_s: 1", "open_timeout_s: 9")
@@ -139,7 +139,7 @@ def test_read_that_never_returns(line: Line) -> None:
 
 
 def test_stopped_process_is_replaced(line: Line) -> None:
-    """A capture process that no longer runs, though it exists, counts as hung."""
+    """A capture process that was stopped by a signal counts as hung."""
     write_images(line.folder / "images", 5)
     daemon = line.run(
         line.config("top:\n  source: {kind: folder, path: images, loop: true, fps: 20}\n  policy: wait\n" + QUICK)
@@ -155,7 +155,7 @@ def test_stopped_process_is_replaced(line: Line) -> None:
 
 
 def test_killed_process_loses_and_repeats_no_image(line: Line) -> None:
-    """kill -9 of the capture process in the middle of a folder: restarted, every image has exactly one verdict, in order."""
+    """After kill -9 of the capture process in the middle of a folder, every image has exactly one verdict, in order."""
     names = write_images(line.folder / "images", 60)
     cameras = "top:\n  source: {kind: folder, path: images, fps: 60}\n  policy: wait\n"
     daemon = line.run(line.config(cameras), "--once")
@@ -173,8 +173,8 @@ def test_killed_process_loses_and_repeats_no_image(line: Line) -> None:
     assert "SIGKILL" in health["last_error"]
 
 
-def test_the_memory_of_a_dead_capture_process_is_given_back(line: Line) -> None:
-    """At once, not when Python's collector happens to look: the frames of a process may be large."""
+def test_the_memory_of_a_dead_capture_process_is_freed(line: Line) -> None:
+    """At once, without waiting for Python's garbage collector: frames may be large."""
     write_images(line.folder / "images", 10)
     cameras = "top:\n  source: {kind: folder, path: images, loop: true, fps: 50}\n  policy: wait\n"
     daemon = line.run(line.config(cameras))
@@ -185,12 +185,12 @@ def test_the_memory_of_a_dead_capture_process_is_given_back(line: Line) -> None:
     line.listener.wait_for_state(lambda s: s["cameras"]["top"]["restarts"] == 6)
     line.listener.wait_for_verdicts(len(line.listener.verdicts) + 5)
     links = [str(fd.readlink()) for fd in Path(f"/proc/{daemon.process.pid}/fd").iterdir()]
-    assert sum("anoseg-frames" in link for link in links) <= 2  # the present one's, and one that may be on its way
+    assert sum("anoseg-frames" in link for link in links) <= 2  # of the current process, and of one that may be starting
     assert daemon.terminate() == 0
 
 
 def test_no_capture_process_outlives_a_killed_daemon(line: Line) -> None:
-    """kill -9 of the daemon takes its capture processes along, also one that hangs in a read."""
+    """kill -9 of the daemon ends its capture processes, even one that hangs in a read."""
     os.mkfifo(line.folder / "pipe")
     write_images(line.folder / "images", 3)
     cameras = (
@@ -207,7 +207,7 @@ def test_no_capture_process_outlives_a_killed_daemon(line: Line) -> None:
 
 
 def test_stream_that_goes_and_comes_back(line: Line) -> None:
-    """A stream is inspected; when its camera goes, state says lost; when it is back, verdicts go on by themselves."""
+    """When a stream's camera disappears, the state is lost; when it is back, verdicts continue."""
     with mjpeg_server(0) as port:
         cameras = f"eye:\n  source: {{kind: url, url: 'http://127.0.0.1:{port}/'}}\n" + QUICK.replace(": 1\n", ": 5\n")
         daemon = line.run(line.config(cameras))
@@ -217,7 +217,7 @@ def test_stream_that_goes_and_comes_back(line: Line) -> None:
     tried = line.listener.wait_for_state(lambda s: s["cameras"]["eye"]["restarts"] >= 3)["cameras"]["eye"]["restarts"]
     pids = daemon.capture_pids()
     line.listener.wait_for_state(lambda s: s["cameras"]["eye"]["restarts"] >= tried + 3)
-    assert daemon.capture_pids() == pids  # one process tries again and again: starting one costs more than an attempt
+    assert daemon.capture_pids() == pids  # one process keeps trying: starting another costs more than an attempt
     with mjpeg_server(port):
         line.listener.wait_for_state(lambda s: s["cameras"]["eye"]["state"] == "running")
         verdict = line.listener.wait_for(lambda m: m.topic == "verdict.eye" and m.header["seq"] > lost["last_seq"])
@@ -228,7 +228,7 @@ def test_stream_that_goes_and_comes_back(line: Line) -> None:
 
 
 def test_frozen_camera(line: Line) -> None:
-    """A live camera that gives one and the same frame is UNKNOWN from the second on, soon lost, and inspected when it moves."""
+    """A live camera that repeats one frame is UNKNOWN from the second on, then lost, and inspected again when it moves."""
     frozen = threading.Event()
 
     def picture(i: int) -> np.ndarray:
@@ -250,14 +250,14 @@ def test_frozen_camera(line: Line) -> None:
     outcomes = [v["reason"] or v["outcome"] for v in line.listener.verdicts]
     first = outcomes.index("repeated_frame")
     assert set(outcomes[:first]) == {"PASS"}
-    # also the first frames after each attempt to open it anew
+    # including the first frames each time it is opened again
     while_frozen = [o for v, o in zip(line.listener.verdicts, outcomes, strict=True) if v["seq"] <= lost["last_seq"]][first:]
     assert set(while_frozen) == {"repeated_frame"}
     assert outcomes[-1] in ("PASS", "shutdown")
 
 
 def test_changed_resolution(line: Line) -> None:
-    """A live camera that comes back with another resolution is not inspected with a region made for the first."""
+    """A live camera that comes back with another resolution is not inspected: the region was set for the first one."""
     small = threading.Event()
     with mjpeg_server(0, lambda i: noisy(i, 32, 48) if small.is_set() else noisy(i)) as port:
         cameras = f"eye:\n  source: {{kind: url, url: 'http://127.0.0.1:{port}/'}}\n" + QUICK
@@ -265,7 +265,7 @@ def test_changed_resolution(line: Line) -> None:
         line.listener.wait_for_verdicts(5)
         small.set()
         (pid,) = daemon.capture_pids()
-        os.kill(pid, signal.SIGKILL)  # as a camera that is plugged in anew; within a stream FFmpeg scales
+        os.kill(pid, signal.SIGKILL)  # like a camera that is unplugged and plugged in; within one stream FFmpeg scales
         other = line.listener.wait_for(lambda m: m.topic == "verdict.eye" and m.header["reason"] == "image_size").header
         assert other["outcome"] == "UNKNOWN"
         assert "48×32 pixels, the camera gave 80×48 before" in other["detail"]
@@ -277,7 +277,7 @@ def test_changed_resolution(line: Line) -> None:
 
 
 def test_turned_image_and_millimetres(line: Line) -> None:
-    """Rotation comes before everything else: the defect lies where it is in the turned image, its size given in mm too."""
+    """Rotation comes first: the defect's position is that in the turned image, and its size is given in mm too."""
     (line.folder / "images").mkdir()
     cv2.imwrite(str(line.folder / "images" / "0.png"), bad_part())  # 80×48, white at x 20…39, y 10…29
     cameras = (
@@ -290,7 +290,7 @@ def test_turned_image_and_millimetres(line: Line) -> None:
     (verdict,) = line.listener.verdicts
     assert verdict["outcome"] == "FAIL"
     (defect,) = verdict["defects"]
-    # Clockwise: what was y from the top is x from the right.
+    # Clockwise: a distance from the top becomes a distance from the right.
     assert abs(defect["x"] - (48 - 30)) <= 2
     assert abs(defect["y"] - 20) <= 2
     assert abs(defect["width_mm"] - 10) <= 2
@@ -298,7 +298,7 @@ def test_turned_image_and_millimetres(line: Line) -> None:
 
 
 def sysfs_camera(root: Path, number: int, serial: str | None) -> Path:
-    """A USB camera as Linux shows it: the serial number is the USB device's, one above the interface."""
+    """A USB camera in sysfs: the serial number is at the USB device, one level above the interface."""
     interface = root / "devices" / f"usb{number}" / "interface"
     interface.mkdir(parents=True)
     if serial:
@@ -311,7 +311,7 @@ def sysfs_camera(root: Path, number: int, serial: str | None) -> Path:
     return root / "class"
 
 
-def test_another_camera_in_its_place_is_noticed(tmp_path: Path) -> None:
+def test_a_swapped_camera_is_noticed(tmp_path: Path) -> None:
     """The serial number decides, not the order in which cameras were plugged in."""
     sysfs_camera(tmp_path, 0, "A1")
     sysfs_camera(tmp_path, 1, "B2")
@@ -330,7 +330,7 @@ def test_another_camera_in_its_place_is_noticed(tmp_path: Path) -> None:
 
 
 def test_probe_saves_a_picture_of_each_camera(line: Line) -> None:
-    """`anosegd cameras CONFIG`: size, rate and a picture of those that work, the reason for those that do not, exit 1 then."""
+    """`anosegd cameras CONFIG` gives size, rate and a picture of each camera, or the reason for none, with exit code 1."""
     with mjpeg_server(0) as port:
         cameras = (
             f"eye:\n  source: {{kind: url, url: 'http://127.0.0.1:{port}/'}}\n  rotate: 90\n"

@@ -1,4 +1,4 @@
-"""An empty belt is no part, and a picture that cannot be judged is UNKNOWN; through the real daemon."""
+"""Presence check and image quality, with the real daemon."""
 
 import cv2
 import numpy as np
@@ -11,7 +11,7 @@ from anosegd.config import PresenceConfig
 
 
 def test_an_empty_belt_is_no_part(line: Line) -> None:
-    """Frames without a part have no verdict and no number, and are counted; the parts between them are inspected."""
+    """Frames without a part are counted and get no verdict; the parts between them are inspected."""
     (line.folder / "images").mkdir()
     empty = np.full_like(good_part(), 30)
     for i, image in enumerate([empty, good_part(), empty, empty + 3, bad_part(), empty]):
@@ -29,7 +29,7 @@ def test_an_empty_belt_is_no_part(line: Line) -> None:
 
 
 def test_a_picture_of_another_size_is_a_part(line: Line) -> None:
-    """What cannot be compared is judged, not passed over."""
+    """It cannot be compared with the empty place, so it is judged."""
     cv2.imwrite(str(line.folder / "empty.png"), good_part())
     present = Presence.load(PresenceConfig(empty=str(line.folder / "empty.png")), None)
     assert not present(good_part())
@@ -38,7 +38,7 @@ def test_a_picture_of_another_size_is_a_part(line: Line) -> None:
 
 @pytest.mark.parametrize(("empty", "said"), [("none.png", "presence.empty"), ("station.yaml", "not a readable image")])
 def test_a_missing_picture_of_the_empty_place(line: Line, empty: str, said: str) -> None:
-    """Exit code 2, with the key's name."""
+    """Exit code 2, and the message names the key."""
     config = line.config(f"top:\n  source: {{kind: demo}}\n  presence: {{empty: {empty}}}\n")
     for command in ("check", "run"):
         done = run_anosegd(command, str(config))
@@ -47,7 +47,7 @@ def test_a_missing_picture_of_the_empty_place(line: Line, empty: str, said: str)
 
 
 def test_a_dark_picture_is_unknown(line: Line) -> None:
-    """Against the golden images; the verdict says what is wrong, with both values, and is no PASS."""
+    """The verdict gives the picture's brightness and that of the golden images."""
     (line.folder / "images").mkdir()
     for i, image in enumerate([good_part(), good_part() // 3]):
         cv2.imwrite(str(line.folder / "images" / f"{i}.png"), image)

@@ -1,4 +1,4 @@
-"""Pixel formats of industrial cameras: each code gives the colours and grey values it stands for."""
+"""Pixel formats of industrial cameras are converted to the right colours and grey values."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def test_both_packings_of_twelve_bits() -> None:
 
 @pytest.mark.parametrize("name", ["BayerRG8", "BayerGR8", "BayerGB8", "BayerBG8"])
 def test_a_red_part_is_red(name: str) -> None:
-    """The name is the colours of the first two pixels of the first row, as the sensor has them."""
+    """The format's name gives the colours of the first two pixels of the sensor's first row."""
     first = name[5:7]
     second = {"RG": "GB", "GR": "BG", "GB": "RG", "BG": "GR"}[first]
     mosaic = np.tile([[200 if c == "R" else 10 for c in row] for row in (first, second)], (8, 8)).astype(np.uint8)
@@ -35,14 +35,14 @@ def test_a_red_part_is_red(name: str) -> None:
 
 
 def test_colour_and_grey_of_eight_bits() -> None:
-    """RGB is turned round, BGR stays, grey is repeated; what lies behind the image is left alone."""
+    """RGB is reordered, BGR stays, grey is repeated; data behind the image is ignored."""
     assert bgr_from_raw(b"\x01\x02\x03more", CODE["RGB8"], 1, 1).tolist() == [[[3, 2, 1]]]
     assert bgr_from_raw(b"\x01\x02\x03", CODE["BGR8"], 1, 1).tolist() == [[[1, 2, 3]]]
     assert bgr_from_raw(b"\x07\x08", CODE["Mono8"], 1, 2).tolist() == [[[7, 7, 7], [8, 8, 8]]]
 
 
-def test_what_cannot_be_read_is_refused() -> None:
-    """An unknown format, and fewer bytes than the image has, each named."""
+def test_unreadable_buffers_are_refused() -> None:
+    """The messages name an unknown format, and a buffer that is too short."""
     with pytest.raises(CameraError, match="0x01010037 cannot be read"):
         bgr_from_raw(b"", 0x01010037, 1, 1)
     with pytest.raises(CameraError, match=r"a frame of 5 bytes, 3×1 pixels of Mono16 are 6"):

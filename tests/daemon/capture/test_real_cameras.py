@@ -1,4 +1,4 @@
-"""Cameras with their real protocols, a short run each; more of it: `make real-cameras`."""
+"""Cameras with their real protocols, a short run each; `make real-cameras` is the long run."""
 
 import pytest
 from stress.real_cameras import CAMERAS, SERIAL, GigE, frozen, real_cameras
@@ -10,15 +10,15 @@ here = {name: pytest.mark.skipif(bool(reason := kind.missing()), reason=reason) 
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=here[name]) for name in CAMERAS])
-def test_a_camera_that_goes_is_seen_and_comes_back(name: str) -> None:
-    """Killed: no part is PASS without it, every trigger is answered, it is inspected again, nothing is left over."""
+def test_a_camera_that_disappears_is_noticed_and_comes_back(name: str) -> None:
+    """While the camera is killed no part is PASS and every trigger is answered; afterwards it is inspected again."""
     wrong = real_cameras([name], ["killed"], 1, long=False)
-    assert [line for line in wrong if " after " not in line or "before" in line] == []  # how fast is measured by the script
+    assert [line for line in wrong if " after " not in line or "before" in line] == []  # the script measures how fast
 
 
 @here["gige"]
 def test_a_genicam_camera_is_listed_and_set_up(line: Line) -> None:
-    """By id, by serial number and by address with settings; another serial number and a value out of bounds are refused."""
+    """By id, by serial number, and by address with settings. A wrong serial number and a value out of bounds are refused."""
     camera = GigE()
     camera.start()
     try:
@@ -43,7 +43,7 @@ def test_a_genicam_camera_is_listed_and_set_up(line: Line) -> None:
 
 @here["gige"]
 def test_a_camera_that_waits_for_its_trigger_is_not_lost(line: Line) -> None:
-    """With trigger hardware it gives no frame by itself and stays running; killed, it is lost though no frame was due."""
+    """With hardware triggers a camera without frames stays running. When it is killed it is lost, although no frame was due."""
     camera = GigE()
     camera.start()
     try:
@@ -62,8 +62,8 @@ def test_a_camera_that_waits_for_its_trigger_is_not_lost(line: Line) -> None:
 
 
 @here["gige"]
-def test_a_camera_silent_for_a_moment_is_not_opened_anew(line: Line, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """It is lost, a part triggered meanwhile is UNKNOWN, and it goes on over the connection that it still knows."""
+def test_a_camera_silent_for_a_moment_is_not_reopened(line: Line, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """It is lost, a part triggered meanwhile is UNKNOWN, and frames continue over the same connection."""
     camera = GigE()
     camera.start()
     try:
@@ -93,7 +93,7 @@ def test_a_camera_silent_for_a_moment_is_not_opened_anew(line: Line, tmp_path_fa
 
 
 def test_without_aravis_the_configuration_is_refused(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Exit code 2, and what to install; the list of cameras says so too, and goes on."""
+    """Exit code 2 and a message with the package to install. `anosegd cameras` says so too, and lists the others."""
     (line.folder / "without").mkdir()
     (line.folder / "without" / "gi.py").write_text("raise ImportError('not here')\n")
     monkeypatch.setenv("PYTHONPATH", str(line.folder / "without"), prepend=":")

@@ -1,4 +1,4 @@
-"""What makes a part: software triggers that are always answered, intervals, against the real daemon."""
+"""Software and interval triggers with the real daemon: every trigger is answered, with a frame taken after it."""
 
 import itertools
 import os
@@ -53,7 +53,7 @@ def named(verdicts: list[dict[str, Any]]) -> dict[str, str]:
 
 
 def test_a_trigger_makes_a_part(triggering: Triggering) -> None:
-    """No trigger, no verdict; each trigger is noted durably, captured, and answered under the part's name with its times."""
+    """Each trigger is recorded, captured, and answered with its part id and its times; without triggers there is no verdict."""
     daemon = triggering.start()
     with triggering.client() as client:
         assert client.request("trigger", camera="top", part_id="X1")["durable"] is True
@@ -70,8 +70,8 @@ def test_a_trigger_makes_a_part(triggering: Triggering) -> None:
     assert daemon.terminate() == 0
 
 
-def test_triggers_that_cannot_be_are_refused(triggering: Triggering) -> None:
-    """A camera that is not there, and one that runs free: told which wait for triggers."""
+def test_impossible_triggers_are_refused(triggering: Triggering) -> None:
+    """Of an unknown camera, or one in free run; the message names the cameras that wait for triggers."""
     triggering.start(TRIGGERED + "free:\n  source: {kind: folder, path: images, loop: true, fps: 5}\n  policy: wait\n")
     with triggering.client() as client:
         for name in ("none", "free"):
@@ -80,7 +80,7 @@ def test_triggers_that_cannot_be_are_refused(triggering: Triggering) -> None:
 
 
 def test_every_trigger_is_answered_under_load(triggering: Triggering) -> None:
-    """Faster than parts are inspected: overruns are UNKNOWN, none is silent, none has two verdicts."""
+    """Triggers come faster than parts are inspected: overruns are UNKNOWN, and every part has one verdict."""
     triggering.start()
     with triggering.client() as client:
         accepted = [client.request("trigger", camera="top", part_id=f"P{i}")["part_id"] for i in range(150)]
@@ -90,7 +90,7 @@ def test_every_trigger_is_answered_under_load(triggering: Triggering) -> None:
 
 
 def test_triggers_of_a_lost_camera_are_unknown_at_once(triggering: Triggering) -> None:
-    """A part that lies before a camera that is gone is UNKNOWN: camera_lost within a moment, not after a time-out."""
+    """While a camera is lost its parts are UNKNOWN: camera_lost at once, not after a time-out."""
     cameras = (
         "top:\n  source: {kind: device, device: /dev/no-such-camera}\n  policy: every\n  trigger: {kind: software}\n"
         "  open_timeout_s: 90\n"  # longer than the test waits
@@ -107,7 +107,7 @@ def test_triggers_of_a_lost_camera_are_unknown_at_once(triggering: Triggering) -
 
 
 def test_a_trigger_whose_frame_never_comes_is_unknown(triggering: Triggering) -> None:
-    """The capture process stops in the middle: the part is UNKNOWN when the stall is seen, and the next is inspected."""
+    """When the capture process hangs the part is UNKNOWN as soon as that is noticed, and the next one is inspected."""
     daemon = triggering.start(TRIGGERED + "  stall_timeout_s: 1\n")
     with triggering.client() as client:
         client.request("trigger", camera="top", part_id="A")
@@ -125,7 +125,7 @@ def test_a_trigger_whose_frame_never_comes_is_unknown(triggering: Triggering) ->
 
 
 def test_a_crash_leaves_no_trigger_unanswered(triggering: Triggering) -> None:
-    """Accepted triggers without a verdict become UNKNOWN: restart in the next run, each once; answered ones do not."""
+    """Accepted triggers without a verdict become UNKNOWN: restart in the next run, once each; answered ones do not."""
     daemon = triggering.start()
     with triggering.client() as client:
         client.request("trigger", camera="top", part_id="done")
@@ -148,7 +148,7 @@ def test_a_crash_leaves_no_trigger_unanswered(triggering: Triggering) -> None:
 
 
 def test_the_deadline_counts_from_the_trigger(triggering: Triggering) -> None:
-    """The time until the camera gives its frame is part of it; what comes later is no verdict."""
+    """The time until the camera delivers its frame counts; a later result is no verdict."""
     triggering.start(TRIGGERED.replace("{kind: software,", "{kind: software, delay_ms: 400,") + "  deadline_ms: 100\n")
     with triggering.client() as client:
         began = time.monotonic()
@@ -162,8 +162,8 @@ def test_the_deadline_counts_from_the_trigger(triggering: Triggering) -> None:
     assert len(triggering.line.listener.verdicts) == 1
 
 
-def test_a_live_camera_gives_a_frame_that_was_read_after_the_trigger(triggering: Triggering) -> None:
-    """A stream runs on between triggers: the part's frame is a fresh one. One that froze meanwhile is not taken for a part."""
+def test_a_live_cameras_frame_was_read_after_the_trigger(triggering: Triggering) -> None:
+    """A stream runs between triggers: the part's frame is a fresh one, and a frozen stream gives none."""
     number = itertools.count()
     frozen = threading.Event()
     shown: list[int] = []
@@ -171,7 +171,7 @@ def test_a_live_camera_gives_a_frame_that_was_read_after_the_trigger(triggering:
     def picture(_: int) -> np.ndarray:
         i = shown[-1] if frozen.is_set() else next(number)
         shown.append(i)
-        # the frame's number in its brightness: 120 at first, then brighter and brighter, so that old frames would pass
+        # frames are bright (FAIL) after number 60: an old frame would be PASS
         return np.clip(noisy(i).astype(int) + (100 if i > 60 else 0), 0, 255).astype(np.uint8)
 
     with mjpeg_server(0, picture) as port:
@@ -196,7 +196,7 @@ def test_a_live_camera_gives_a_frame_that_was_read_after_the_trigger(triggering:
 
 
 def test_interval(triggering: Triggering) -> None:
-    """A part every so many milliseconds, whatever the source could give."""
+    """A part every 100 ms, even if the source could deliver more."""
     daemon = triggering.start(TRIGGERED.replace(SOFTWARE, "{kind: interval, every_ms: 100}"))
     verdicts = triggering.line.listener.wait_for_verdicts(12)
     assert daemon.terminate() == 0
@@ -204,8 +204,8 @@ def test_interval(triggering: Triggering) -> None:
     assert (times[-1] - times[0]) / (len(times) - 1) > 0.095
 
 
-def test_a_frame_that_comes_too_late_is_not_taken_for_the_part(triggering: Triggering) -> None:
-    """When the part has gone on, a frame shows the next one: UNKNOWN, not that one's verdict."""
+def test_a_frame_that_comes_too_late_is_not_the_parts(triggering: Triggering) -> None:
+    """When the part has moved on, the frame may show the next one: the part is UNKNOWN."""
     with mjpeg_server(0, pause_s=0.6) as port:
         cameras = (
             f"top:\n  source: {{kind: url, url: 'http://127.0.0.1:{port}/'}}\n  policy: every\n"
@@ -221,7 +221,7 @@ def test_a_frame_that_comes_too_late_is_not_taken_for_the_part(triggering: Trigg
 
 
 def test_frames_that_waited_in_a_buffer_are_not_the_parts(triggering: Triggering) -> None:
-    """The capture process was held up, the stream ran on: the part's frame is of after the trigger, not what lay in between."""
+    """While the capture process is stopped the stream fills a buffer: the part's frame is not one of these."""
     bad = threading.Event()
 
     def picture(i: int) -> np.ndarray:
@@ -237,7 +237,7 @@ def test_frames_that_waited_in_a_buffer_are_not_the_parts(triggering: Triggering
             triggering.line.listener.wait_for_verdicts(1)
             (pid,) = daemon.capture_pids()
             os.kill(pid, signal.SIGSTOP)
-            time.sleep(0.6)  # good parts go by, into a buffer
+            time.sleep(0.6)  # frames of good parts fill a buffer
             bad.set()
             time.sleep(0.4)
             client.request("trigger", camera="top", part_id="held-up")
@@ -247,8 +247,8 @@ def test_frames_that_waited_in_a_buffer_are_not_the_parts(triggering: Triggering
         assert daemon.terminate() == 0
 
 
-def test_a_camera_that_becomes_faster_is_believed(triggering: Triggering) -> None:
-    """In the light exposures are shorter: frames that come six times as fast as before are no leftovers of a buffer."""
+def test_frames_of_a_camera_that_becomes_faster_are_fresh(triggering: Triggering) -> None:
+    """In more light exposures are shorter: frames that come six times as fast as before are not from a buffer."""
     dark = threading.Event()
     dark.set()
 
@@ -262,7 +262,7 @@ def test_a_camera_that_becomes_faster_is_believed(triggering: Triggering) -> Non
             "  trigger: {kind: software, within_ms: 700}\n  open_timeout_s: 20\n  stall_timeout_s: 5\n"
         )
         with triggering.client() as client:
-            for i in range(12):  # the rhythm is learnt
+            for i in range(12):  # the frame period is measured
                 client.request("trigger", camera="top", part_id=f"dark-{i}")
                 time.sleep(0.75)
             dark.clear()
@@ -277,7 +277,7 @@ def test_a_camera_that_becomes_faster_is_believed(triggering: Triggering) -> Non
 
 
 def test_a_trigger_sent_twice_is_one_part(triggering: Triggering) -> None:
-    """Whoever lost the answer asks again: told the same, one verdict, no picture of the next part."""
+    """If the answer was lost and the request is repeated, the answer is the same, and there is one verdict."""
     triggering.start()
     with triggering.client() as client:
         first = client.request("trigger", camera="top", part_id="X")

@@ -1,4 +1,4 @@
-"""Region rules and the band in which a person looks, through the real daemon."""
+"""Region rules and the review band, with the real daemon."""
 
 import dataclasses
 from pathlib import Path
@@ -32,8 +32,8 @@ def inspect(line: Line, more: str) -> list[dict[str, object]]:
     return line.listener.verdicts
 
 
-def test_a_defect_where_nobody_looks(line: Line) -> None:
-    """In an ignored region it is PASS though the score is high; the state says what such rules cost."""
+def test_a_defect_in_an_ignored_region(line: Line) -> None:
+    """The part is PASS although its score is high, and the state says that these rules are not calibrated."""
     verdicts = inspect(
         line, WHOLE + "  rules:\n    - {name: label, region: {x: 10, y: 0, width: 40, height: 40}, ignore: true}\n"
     )
@@ -43,21 +43,21 @@ def test_a_defect_where_nobody_looks(line: Line) -> None:
 
 
 def test_a_defect_that_is_large_enough(line: Line) -> None:
-    """The rule that found it is named in the verdict."""
+    """The verdict names the rule that found it."""
     verdicts = inspect(line, WHOLE + "  rules: [{name: whole, min_area: 300}]\n")
     assert [v["outcome"] for v in verdicts] == ["PASS", "FAIL"]
     assert [d["rule"] for d in verdicts[1]["defects"]] == ["whole"]  # type: ignore[attr-defined]
 
 
-def test_a_person_looks(line: Line) -> None:
-    """A score in the band is UNKNOWN: review, with its score and defects; FAIL stays FAIL."""
+def test_a_score_in_the_review_band(line: Line) -> None:
+    """It is UNKNOWN: review, with score and defects; FAIL stays FAIL."""
     verdicts = inspect(line, "  review_from: 0.01\n")
     assert [(v["outcome"], v["reason"]) for v in verdicts] == [("UNKNOWN", "review"), ("FAIL", None)]
     assert verdicts[0]["score"] is not None
 
 
 def test_check_refuses_a_rule_beside_the_part(line: Line) -> None:
-    """Said when the configuration is checked, with the camera's and the rule's names; exit code 2."""
+    """`check` names camera and rule, and ends with exit code 2."""
     config = line.config(
         "top:\n  source: {kind: demo}\n" + WHOLE + "  rules: [{name: far, region: {x: 500, y: 0, width: 9, height: 9}}]\n"
     )
@@ -66,8 +66,8 @@ def test_check_refuses_a_rule_beside_the_part(line: Line) -> None:
     assert "cameras.top: rule 'far'" in done.stderr
 
 
-def test_calibrated_rules_say_what_they_promise(line: Line) -> None:
-    """The frames that calibration counts as rejected are those that the daemon fails; state and check give the share."""
+def test_calibrated_rules_give_their_guarantee(line: Line) -> None:
+    """Calibration counts as rejected the frames that the daemon fails; state and check give the guaranteed share."""
     (line.folder / "images").mkdir()
     rng = np.random.default_rng(2)
     for i in range(40):
@@ -103,8 +103,8 @@ def test_calibrated_rules_say_what_they_promise(line: Line) -> None:
     assert "not calibrated" in run_anosegd("check", str(config)).stdout
 
 
-def test_what_is_no_promise_is_said_as_a_warning(tmp_path: Path) -> None:
-    """Not calibrated, and calibrated with the training's own images, are to worry about; a promise is not, nor are no rules."""
+def test_notes_that_are_warnings(tmp_path: Path) -> None:
+    """A warning: rules without calibration, or calibrated with training images. None: calibrated rules, or no rules."""
     camera = CameraConfig(source=DemoSource(), rules=(Rule(name="w"),), rotate=90)
     known = RuleCalibration(
         width=80,

@@ -1,4 +1,4 @@
-"""The golden images run again under a running line, and what happens when they fail."""
+"""The self-test: golden images run again while parts are inspected."""
 
 import cv2
 import pytest
@@ -11,7 +11,7 @@ LOOP = "line: {policy: wait, source: {kind: folder, path: images, loop: true, fp
 
 @pytest.mark.parametrize("every", ["", ", prove_every_min: 0.01"])
 def test_an_engine_that_drifts_passes_no_part(line: Line, tmp_path_factory: pytest.TempPathFactory, every: str) -> None:
-    """Found on request or on schedule: state Error, every part UNKNOWN; when the images hold again, inspection goes on."""
+    """On request or on schedule: the state is Error and every part UNKNOWN, until the golden images pass again."""
     (line.folder / "images").mkdir()
     cv2.imwrite(str(line.folder / "images" / "0.png"), good_part())
     control = f"control: {{endpoint: 'ipc://{tmp_path_factory.mktemp('c')}/ctl'}}"

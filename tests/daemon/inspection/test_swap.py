@@ -42,7 +42,7 @@ def start(line: Line, config: Path) -> Daemon:
 
 
 def test_swap_and_rollback(line: Line, config: Path, store: Path) -> None:
-    """Each takes effect between two parts: every verdict is of one engine, none is UNKNOWN; what a restart brings is said."""
+    """They take effect between two parts, and no part is UNKNOWN. The state says what a restart would load."""
     daemon = start(line, config)
     done = run_anosegd("swap", str(config), "--bundle", str(store / "2"))
     assert done.returncode == 0, done.stderr
@@ -61,7 +61,7 @@ def test_swap_and_rollback(line: Line, config: Path, store: Path) -> None:
 
 
 def test_a_swap_that_fails_changes_nothing(line: Line, config: Path, store: Path) -> None:
-    """A missing bundle, a damaged one, and nothing to go back to: refused with the reason, the old engine goes on."""
+    """A missing or damaged bundle, or a rollback without a swap, is refused with the reason, and the old engine goes on."""
     start(line, config)
     shutil.copytree(store / "2", store / "3")
     model = store / "3" / "model.onnx"
@@ -79,7 +79,7 @@ def test_a_swap_that_fails_changes_nothing(line: Line, config: Path, store: Path
 
 
 def test_a_reload_takes_the_configurations_bundle(line: Line, config: Path, store: Path) -> None:
-    """After a swap the configuration is another than what runs, so a reload brings it back though the file did not change."""
+    """After a swap a reload loads the configuration's bundle again, although the file is the same."""
     start(line, config)
     assert run_anosegd("swap", str(config), "--bundle", str(store / "2")).returncode == 0
     assert run_anosegd("reload", str(config)).returncode == 0
@@ -87,8 +87,8 @@ def test_a_reload_takes_the_configurations_bundle(line: Line, config: Path, stor
     assert state["state"] == "ContinuousExecution"
 
 
-def test_the_promise_for_rules_is_that_of_the_bundle_in_use(line: Line, config: Path, store: Path) -> None:
-    """The state says not calibrated with a bundle that does not know the rules, and what is promised after a swap to one."""
+def test_the_guarantee_of_rules_is_that_of_the_bundle_in_use(line: Line, config: Path, store: Path) -> None:
+    """The state says that a bundle has no calibration for the rules; after a swap to one that has, it gives the share."""
     entry = RuleCalibration(
         width=80,
         height=48,
@@ -114,6 +114,6 @@ def test_the_promise_for_rules_is_that_of_the_bundle_in_use(line: Line, config: 
     note("not calibrated for these rules")
 
 
-def test_swaps_under_load_leave_nothing_behind() -> None:
-    """A short run of tests/stress/swap_often.py: no UNKNOWN, no gap, no mixture, no growth."""
+def test_many_swaps_under_load() -> None:
+    """A short run of tests/stress/swap_often.py: no UNKNOWN, no gap, no verdict of two engines, no growing memory."""
     assert swap_often(12) == []

@@ -1,4 +1,4 @@
-"""Verdicts that wait for the journal: order, deadlines, failed commits; with a real journal whose file is held by another."""
+"""Verdicts that wait for a real journal, whose file is locked: order, deadlines, failed commits."""
 
 import threading
 import time
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+import msgspec
 import numpy as np
 import pytest
 from support.journal_tools import close_journals, config, eventually, open_journal, read_all, writing_blocked
@@ -17,7 +18,7 @@ from anosegd.capture.config import DemoSource
 from anosegd.config import CameraConfig, Config, EngineConfig
 from anosegd.journal import Journal
 from anosegd.journal import journal as journal_module
-from anosegd.outcome import Inspected, Outcome
+from anosegd.outcome import Inspected, Outcome, Unknown
 from anosegd.part import Part
 from anosegd.publish.commits import Commits
 from anosegd.publish.verdict import verdict_of
@@ -33,14 +34,19 @@ class Bench:
         self.journal = journal
         self.answers = threading.Semaphore(0)
         self.late: list[Part] = []
+        self.headers: dict[int, wire.Verdict] = {}
         self._verdicts: list[wire.Verdict] = []
         self.commits = Commits(
             journal,
             on_failure=on_failure,
-            send=lambda verdict, _: self._verdicts.append(verdict),
+            send=self.send,
             late=self.late.append,
             wake=self.answers.release,
         )
+
+    def send(self, verdict: wire.Verdict, _: Inspected | None) -> None:
+        self.headers[verdict.seq] = verdict
+        self._verdicts.append(verdict)
 
     def add(self, part: Part, outcome: Outcome) -> None:
         verdict_id = self.commits.next_id()
@@ -48,12 +54,12 @@ class Bench:
         self.commits.add(part, outcome, verdict)
 
     def wait_for_answers(self, n: int) -> None:
-        """Until the journal has answered n verdicts."""
+        """Wait until the journal has answered n verdicts."""
         for _ in range(n):
             assert self.answers.acquire(timeout=20)
 
     def sent(self) -> list[tuple[int, str, str | None, bool]]:
-        """What is sent now."""
+        """Send the verdicts that are due."""
         self.commits.send_due()
         return self.taken()
 
@@ -95,8 +101,8 @@ def passed() -> Inspected:
     )
 
 
-def test_nobody_reads_a_verdict_before_it_was_sent(journal: Journal) -> None:
-    """Committed, and its deadline passes before the publisher gets to it: sent and kept are the same, and never were PASS."""
+def test_nobody_reads_a_verdict_before_it_is_sent(journal: Journal) -> None:
+    """If the deadline passes between commit and sending, the verdict is sent and kept as UNKNOWN; nobody reads PASS."""
     bench = Bench(journal)
     bench.add(part(1, deadline_s=0.2), passed())
     bench.wait_for_answers(1)
@@ -107,7 +113,7 @@ def test_nobody_reads_a_verdict_before_it_was_sent(journal: Journal) -> None:
 
 
 def test_a_verdict_in_time_is_sent_as_it_was_committed(journal: Journal) -> None:
-    """Durable, and then readers have it."""
+    """It is sent when it is committed, as durable; then readers have it."""
     bench = Bench(journal)
     with writing_blocked(journal.path):
         bench.add(part(1, deadline_s=60), passed())
@@ -119,7 +125,7 @@ def test_a_verdict_in_time_is_sent_as_it_was_committed(journal: Journal) -> None
 
 
 def test_a_refused_verdict_keeps_its_place(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With too many waiting, the next one is refused at once, but goes out after those before it."""
+    """If too many wait, the journal refuses the next one at once; it is still sent after those before it."""
     monkeypatch.setattr(journal_module, "MAX_WAITING", 2)
     bench = Bench(journal)
     with writing_blocked(journal.path):
@@ -133,10 +139,10 @@ def test_a_refused_verdict_keeps_its_place(journal: Journal, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("on_failure", "in_time"), [("unknown", ("UNKNOWN", "journal", False)), ("continue", ("PASS", None, False))]
 )
-def test_a_failed_commit_looks_at_the_deadline_too(
+def test_a_failed_commit_and_a_deadline(
     journal: Journal, on_failure: Literal["unknown", "continue"], in_time: tuple[str, str | None, bool]
 ) -> None:
-    """In time it goes out as configured; past its deadline it is UNKNOWN, whatever is configured."""
+    """In time the verdict is sent as configured; past its deadline it is UNKNOWN in any case."""
     bench = Bench(journal, on_failure)
     with writing_blocked(journal.path):
         late = part(2, deadline_s=0.3)
@@ -152,8 +158,8 @@ def test_a_failed_commit_looks_at_the_deadline_too(
         assert second[2] == "deadline"
 
 
-def test_a_deadline_does_not_wait_for_the_disk(journal: Journal) -> None:
-    """While the file is held nothing is committed, but the part is UNKNOWN when its time is up, and so it is kept."""
+def test_a_deadline_does_not_wait_for_the_journal(journal: Journal) -> None:
+    """While nothing can be committed, a part past its deadline is sent as UNKNOWN, and later kept as that."""
     bench = Bench(journal)
     with writing_blocked(journal.path):
         bench.add(part(1, deadline_s=0.1), passed())
@@ -164,10 +170,27 @@ def test_a_deadline_does_not_wait_for_the_disk(journal: Journal) -> None:
     eventually(lambda: bench.kept() == {1: "UNKNOWN"})
 
 
-def test_the_end_sends_what_still_waits(journal: Journal) -> None:
-    """What the journal has not answered goes out as UNKNOWN, and if it is committed after all, it says the same."""
+def test_the_end_sends_all_that_wait(journal: Journal) -> None:
+    """Results that the journal has not answered are sent as UNKNOWN. If they are committed later, they are kept as that."""
     bench = Bench(journal)
     with writing_blocked(journal.path):
         bench.add(part(1), passed())
         assert bench.sent_at_the_end() == [(1, "UNKNOWN", "journal", False)]
     eventually(lambda: bench.kept() == {1: "UNKNOWN"})
+
+
+@pytest.mark.parametrize("outcome", ["result", "overrun"])
+@pytest.mark.parametrize("deadline_s", [None, 0.1])
+def test_the_journal_keeps_the_header_that_was_sent(
+    journal: Journal, outcome: Literal["result", "overrun"], deadline_s: float | None
+) -> None:
+    """Also if the verdict was sent before the journal answered: only `durable` differs, which is true in the journal."""
+    bench = Bench(journal)
+    with writing_blocked(journal.path):
+        bench.add(part(1, deadline_s=deadline_s), passed() if outcome == "result" else Unknown("overrun"))
+        time.sleep(0.15)
+        bench.sent_at_the_end()
+    eventually(lambda: bool(bench.kept()))
+    kept = msgspec.json.decode(read_all(journal).entries[1].header, type=wire.Verdict)
+    assert bench.headers[1].durable is False
+    assert kept == msgspec.structs.replace(bench.headers[1], durable=True)

@@ -1,4 +1,4 @@
-"""The publisher alone closes parts: first outcome wins, order of capture, deadlines; with its real socket."""
+"""The publisher with its real socket: the first outcome counts, order of capture, deadlines."""
 
 import queue
 import time
@@ -80,7 +80,7 @@ def summary(verdicts: list[dict[str, object]]) -> list[tuple[object, ...]]:
 
 
 def test_verdicts_keep_the_order_of_capture(publisher: Publisher, listener: Listener) -> None:
-    """What is known early of a later part waits for the earlier ones of its camera, not for those of another."""
+    """A part waits for the earlier parts of its camera, not for those of another."""
     parts = [part("a", i) for i in (1, 2, 3)]
     other = part("b", 1)
     for p in (*parts, other):
@@ -93,8 +93,8 @@ def test_verdicts_keep_the_order_of_capture(publisher: Publisher, listener: List
     assert summary(listener.wait_for_verdicts(4))[1:] == [(2, "a1", "PASS"), (3, "a2", "FAIL"), (4, "a3", "overrun")]
 
 
-def test_first_outcome_wins(publisher: Publisher, listener: Listener) -> None:
-    """A part closed once stays as it is; what comes later is counted as late, not sent."""
+def test_the_first_outcome_counts(publisher: Publisher, listener: Listener) -> None:
+    """A later result is counted as late, not sent."""
     first, second = part("a", 1), part("a", 2)
     publisher.open_part(first)
     publisher.close_part(first, Unknown("engine", "broke"))
@@ -107,8 +107,8 @@ def test_first_outcome_wins(publisher: Publisher, listener: Listener) -> None:
     assert publisher.counts["a"].published.late == 1
 
 
-def test_deadline_closes_by_itself(publisher: Publisher, listener: Listener) -> None:
-    """When nobody says anything, the deadline does; parts behind it go on."""
+def test_the_deadline_closes_a_part(publisher: Publisher, listener: Listener) -> None:
+    """Without an outcome the part is UNKNOWN: deadline, and the parts behind it go on."""
     first, second = part("a", 1, deadline_s=0.2), part("a", 2, deadline_s=60)
     publisher.open_part(first)
     publisher.open_part(second)
@@ -120,7 +120,7 @@ def test_deadline_closes_by_itself(publisher: Publisher, listener: Listener) -> 
 
 
 def test_result_after_its_deadline_is_not_a_verdict(publisher: Publisher, listener: Listener) -> None:
-    """A deadline is met when the verdict is sent: a result that is there but late is UNKNOWN: deadline."""
+    """The verdict must be sent by the deadline: a result that comes later is UNKNOWN: deadline."""
     late = part("a", 1, deadline_s=-1)
     publisher.open_part(late)
     publisher.close_part(late, inspected())
@@ -128,7 +128,7 @@ def test_result_after_its_deadline_is_not_a_verdict(publisher: Publisher, listen
 
 
 def test_dropped_frames_take_no_number(publisher: Publisher, listener: Listener) -> None:
-    """A frame passed over has no verdict and leaves no gap."""
+    """A dropped frame has no verdict and leaves no gap."""
     first, second = part("a", 1), part("a", 2)
     publisher.open_part(first)
     publisher.open_part(second)
@@ -139,15 +139,15 @@ def test_dropped_frames_take_no_number(publisher: Publisher, listener: Listener)
 
 
 def test_stop_closes_what_is_open(publisher: Publisher, listener: Listener) -> None:
-    """Parts not inspected when the daemon stops are UNKNOWN: shutdown, never silence."""
+    """Parts that are not inspected when the daemon stops are UNKNOWN: shutdown."""
     for i in (1, 2):
         publisher.open_part(part("a", i))
     publisher.stop()
     assert summary(listener.wait_for_verdicts(2)) == [(1, "a1", "shutdown"), (2, "a2", "shutdown")]
 
 
-def test_masks_are_dropped_not_waited_for() -> None:
-    """With an encoder that cannot keep up, maps beyond the queue are counted; what is queued still comes at the end."""
+def test_masks_are_dropped_if_encoding_is_too_slow() -> None:
+    """Maps beyond the queue are dropped and counted; those in the queue are delivered even at the end."""
     delivered: queue.SimpleQueue[int] = queue.SimpleQueue()
     encoder = MaskEncoder(3, lambda header, png: delivered.put(header.seq))
     for seq in range(10):
@@ -163,8 +163,8 @@ def test_masks_are_dropped_not_waited_for() -> None:
     assert [delivered.get_nowait() for _ in range(3)] == [0, 1, 2]
 
 
-def test_map_values_outside_the_range_do_not_wrap() -> None:
-    """0 is 0, 1 is 255, and what lies beyond is held at the ends."""
+def test_map_values_outside_the_range_are_clipped() -> None:
+    """0 becomes 0, 1 becomes 255, values outside become the nearest of these."""
     import cv2
 
     data = encode_map(np.array([[-0.5, 0.0, 0.5, 1.0, 7.0]], np.float32))
@@ -174,7 +174,7 @@ def test_map_values_outside_the_range_do_not_wrap() -> None:
 
 
 def test_endpoint_that_cannot_be_bound(tmp_path: Path) -> None:
-    """A folder that does not exist is told as what it is, from the thread that owns the socket."""
+    """The error of the thread that owns the socket ends the start."""
     camera = CameraConfig(source=DemoSource())
     config = Config(
         engine=EngineConfig(bundle="none"), cameras={"a": camera}, publish=PublishConfig(endpoint=f"ipc://{tmp_path}/none/pub")
