@@ -6,6 +6,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -111,17 +112,15 @@ class BenchReport(msgspec.Struct, frozen=True, kw_only=True):
     skipped: dict[str, str]
 
 
+@dataclass(slots=True)
 class RuntimeCandidate:
-    """A runtime of this package, with frames of a golden image. `load` makes one."""
+    """A runtime of this package, with a network input of a golden image. `load` makes one."""
 
-    def __init__(
-        self, runtime: Runtime, name: str, *, golden: str, inputs: tuple[NDArray[np.uint8], NDArray[np.float16]]
-    ) -> None:
-        self.name = name
-        self.precision = runtime.precision
-        self.golden = golden
-        self._runtime = runtime
-        self._frames, self._coords = inputs
+    name: str
+    precision: str
+    golden: str
+    runtime: Runtime
+    inputs: tuple[NDArray[np.uint8], NDArray[np.float16]]
 
     @classmethod
     def load(cls, bundle: Bundle, runtime: Runtime, name: str) -> RuntimeCandidate:
@@ -131,20 +130,21 @@ class RuntimeCandidate:
             golden = "holds"
         except SelfTestError:
             golden = "does not hold"
-        return cls(runtime, name, golden=golden, inputs=example(bundle))
+        return cls(name, runtime.precision, golden=golden, runtime=runtime, inputs=example(bundle))
 
     def prepare(self, n: int) -> Callable[[], object]:
         """Bind coordinates, and fill the runtime's own input buffer."""
-        self._runtime.bind(np.ascontiguousarray(np.repeat(self._coords, n, axis=0)))[:] = self._frames
-        return self._runtime.infer
+        frames, coords = self.inputs
+        self.runtime.bind(np.ascontiguousarray(np.repeat(coords, n, axis=0)))[:] = frames
+        return self.runtime.infer
 
     def traffic(self) -> tuple[int, int]:
         """Bytes counted by the runtime."""
-        return self._runtime.traffic.to_device, self._runtime.traffic.from_device
+        return self.runtime.traffic.to_device, self.runtime.traffic.from_device
 
     def close(self) -> None:
         """Close the runtime."""
-        self._runtime.close()
+        self.runtime.close()
 
 
 def example(bundle: Bundle) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:

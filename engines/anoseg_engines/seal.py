@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -31,6 +30,7 @@ from anoseg_engines.bundle.manifest import (
 )
 from anoseg_engines.bundle.read import MANIFEST, MODEL, PLANS, Bundle, GoldenSample, load_bundle, versions
 from anoseg_engines.errors import AnosegError, ConfigError, EngineError
+from anoseg_engines.files import folder_made, sync_folder, write_synced
 from anoseg_engines.loading import load_engine
 from anoseg_engines.placement import InputSpec
 
@@ -93,13 +93,14 @@ def write_bundle(target: Path, draft: BundleDraft) -> Bundle:
         )
     with _write_errors_of(target), _temporary_folder(target) as folder:
         files = dict(_contents(draft))
+        (folder / "golden").mkdir()
         for name, data in files.items():
-            _write(folder / name, data)
+            write_synced(folder / name, data)
         while True:
             version = (versions(target) or [0])[-1] + 1
-            _write(folder / MANIFEST, canonical_bytes(_manifest(draft, version, files)))
+            write_synced(folder / MANIFEST, canonical_bytes(_manifest(draft, version, files)))
             load_engine(load_bundle(folder), runtime="cpu").close()  # the self-test
-            _sync_folder(folder)
+            sync_folder(folder)
             try:
                 # Renaming onto an existing version fails, so two writers never share a number.
                 folder.rename(target / str(version))
@@ -107,7 +108,7 @@ def write_bundle(target: Path, draft: BundleDraft) -> Bundle:
                 if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
                     continue
                 raise
-            _sync_folder(target)
+            sync_folder(target)
             return load_bundle(target / str(version))
 
 
@@ -151,20 +152,14 @@ def _manifest(draft: BundleDraft, version: int, files: dict[str, bytes]) -> Mani
 
 @contextlib.contextmanager
 def _temporary_folder(target: Path) -> Iterator[Path]:
-    """A folder beside the finished versions. If it was not renamed, it is removed, with the folders made for it."""
-    made = [p for p in (target, *target.parents) if not p.exists()]
-    folder: Path | None = None
-    try:
-        target.mkdir(parents=True, exist_ok=True)
+    """A folder beside the finished versions, removed afterwards unless it was renamed."""
+    with folder_made(target):
         folder = Path(tempfile.mkdtemp(prefix=".writing-", dir=target))
-        folder.chmod(0o755)
-        yield folder
-    finally:
-        if folder is not None and folder.exists():
+        try:
+            folder.chmod(0o755)
+            yield folder
+        finally:
             shutil.rmtree(folder, ignore_errors=True)
-        for parent in made:
-            with contextlib.suppress(OSError):  # not empty: a version was written
-                parent.rmdir()
 
 
 @contextlib.contextmanager
@@ -178,22 +173,6 @@ def _write_errors_of(target: Path) -> Iterator[None]:
                 hint="free some space and run the command again",
             ) from error
         raise AnosegError(f"{target}: the bundle cannot be written ({error.strerror})") from error
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(exist_ok=True)
-    with path.open("wb") as f:
-        f.write(data)
-        f.flush()
-        os.fsync(f.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _encode_png(image: NDArray[Any]) -> bytes:

@@ -10,14 +10,7 @@ from numpy.typing import NDArray
 from anoseg_engines.errors import EngineError
 from anoseg_engines.placement import InputSpec
 from anoseg_engines.runtimes.base import Traffic
-from anoseg_engines.runtimes.openvino_network import (
-    BufferedNetwork,
-    CompiledNetwork,
-    NetworkCompiler,
-    last_line,
-    ov,
-    sets_of_buffers,
-)
+from anoseg_engines.runtimes.openvino_network import BufferedNetwork, Networks, last_line, ov, sets_of_buffers
 
 
 class CpuRequest:
@@ -62,24 +55,6 @@ class CpuRequest:
         self._bound = self._coords = None
 
 
-class Networks:
-    """The compiled networks, one for each batch size seen so far."""
-
-    def __init__(self, compiler: NetworkCompiler) -> None:
-        self.compiler = compiler
-        self._compiled: dict[int, CompiledNetwork] = {}
-
-    def of_size(self, n: int) -> CompiledNetwork:
-        """The network for batches of n; compiled if it is new."""
-        if n not in self._compiled:
-            self._compiled[n] = self.compiler.compile(n)
-        return self._compiled[n]
-
-    def clear(self) -> None:
-        """Drop them all."""
-        self._compiled.clear()
-
-
 class CpuRuntime(CpuRequest):
     """The bundle's network on the CPU, in the precision that was asked for: f32, or bf16 or f16 where the processor has it.
 
@@ -96,8 +71,8 @@ class CpuRuntime(CpuRequest):
 
     def __init__(self, networks: Networks, layers: Counter[str]) -> None:
         super().__init__(networks, None)
-        self.parallel = tuple(CpuRequest(networks, index) for index in range(networks.compiler.n_parallel))
-        self.precision = networks.compiler.precision
+        self.parallel = tuple(CpuRequest(networks, index) for index in range(networks.n_parallel))
+        self.precision = networks.precision
         self.traffic = Traffic()
         self.layers = layers
 
@@ -114,9 +89,7 @@ class CpuRuntime(CpuRequest):
             EngineError: The network cannot be read or compiled.
         """
         n_parallel = sets_of_buffers(threads)
-        networks = Networks(
-            NetworkCompiler(model_onnx=model_onnx, spec=spec, precision=precision, threads=threads, n_parallel=n_parallel)
-        )
+        networks = Networks(model_onnx=model_onnx, spec=spec, precision=precision, threads=threads, n_parallel=n_parallel)
         return cls(networks, networks.of_size(1).layers)
 
     @property
@@ -130,4 +103,4 @@ class CpuRuntime(CpuRequest):
         """Drop the compiled networks."""
         for request in (self, *self.parallel):
             request.release()
-        self._networks.clear()
+        self._networks.compiled.clear()

@@ -8,7 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,9 +85,9 @@ class CompiledNetwork:
     layers: Counter[str]
 
 
-@dataclass(frozen=True, slots=True)
-class NetworkCompiler:
-    """What is needed to compile a bundle's network for any batch size.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Networks:
+    """A bundle's network, compiled for each batch size when it is first needed.
 
     Attributes:
         precision: One of `PRECISIONS`.
@@ -100,14 +100,20 @@ class NetworkCompiler:
     precision: str
     threads: int
     n_parallel: int
+    compiled: dict[int, CompiledNetwork] = field(default_factory=dict)
 
-    def compile(self, n: int) -> CompiledNetwork:
-        """Compile for batches of n: once, or twice where parts can run at the same time.
+    def of_size(self, n: int) -> CompiledNetwork:
+        """Return the network for batches of n; if it is new, compile it.
 
         Raises:
             PrecisionError: OpenVINO runs the network in another precision.
             EngineError: The network cannot be read or compiled.
         """
+        if n not in self.compiled:
+            self.compiled[n] = self._compile(n)
+        return self.compiled[n]
+
+    def _compile(self, n: int) -> CompiledNetwork:
         model = self._read_model()
         h, w = self.spec.height, self.spec.width
         try:

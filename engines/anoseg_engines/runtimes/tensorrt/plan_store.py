@@ -24,6 +24,7 @@ import msgspec
 
 from anoseg_engines.bundle.read import PLANS, Bundle
 from anoseg_engines.errors import AnosegError, EngineError
+from anoseg_engines.files import folder_made, sync_folder
 from anoseg_engines.runtimes.tensorrt.gpu import Gpu
 from anoseg_engines.runtimes.tensorrt.plan import SCHEMA_VERSION, Machine, PlanDescription, build_command
 
@@ -117,20 +118,15 @@ class PlanStore:
         Raises:
             AnosegError: No space left, or no permission.
         """
-        made = [p for p in (self.folder, *self.folder.parents) if not p.exists()]
-        with _write_errors_of(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self.clean()
-            fd, name = tempfile.mkstemp(prefix=TEMPORARY, suffix=".plan", dir=self.folder)
-        try:
-            with os.fdopen(fd, "w+b") as file:
-                fcntl.flock(fd, fcntl.LOCK_EX)  # while it is held, `clean` of another process leaves the file alone
-                yield TemporaryPlan(Path(name), file)
-        finally:
-            Path(name).unlink(missing_ok=True)
-            for folder in made:
-                with contextlib.suppress(OSError):  # not empty: a plan was stored
-                    folder.rmdir()
+        with contextlib.ExitStack() as stack:
+            with _write_errors_of(self.folder):
+                stack.enter_context(folder_made(self.folder))
+                self.clean()
+                fd, name = tempfile.mkstemp(prefix=TEMPORARY, suffix=".plan", dir=self.folder)
+            stack.callback(Path(name).unlink, missing_ok=True)
+            file = stack.enter_context(os.fdopen(fd, "w+b"))
+            fcntl.flock(fd, fcntl.LOCK_EX)  # while it is held, `clean` of another process leaves the file alone
+            yield TemporaryPlan(Path(name), file)
 
     def accept(self, temporary: TemporaryPlan, description: PlanDescription, machine: Machine) -> None:
         """Give a finished plan its name, then write its description. The plan that it replaces is removed.
@@ -178,7 +174,7 @@ class PlanStore:
                 Path(name).rename(self.folder / f"{stem}.json")
         finally:
             Path(name).unlink(missing_ok=True)
-        _sync_folder(self.folder)
+        sync_folder(self.folder)
 
 
 class _SchemaOnly(msgspec.Struct):
@@ -208,11 +204,3 @@ def _remove_unless_locked(path: Path) -> None:
             path.unlink(missing_ok=True)
     except OSError:  # in use, or already removed
         return
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
