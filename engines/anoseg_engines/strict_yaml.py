@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
@@ -25,12 +25,13 @@ _Keys = tuple[Any, ...]
 """The path from the document to a value: mapping keys and list indices."""
 
 
-def read_yaml(path: Path, kind: type[T], *, removed: Removed | None = None) -> T:
-    """Read a file.
+def read_yaml(path: Path, kind: type[T], *, at: Sequence[str] = (), removed: Removed | None = None) -> T:
+    """Read a file, or one value in it.
 
     Args:
         path: The YAML file.
         kind: The struct to return.
+        at: Keys that lead to the value to read. The rest of the file must be valid YAML and is not checked further.
         removed: Keys of earlier versions, which are refused with an explanation.
 
     Raises:
@@ -44,8 +45,9 @@ def read_yaml(path: Path, kind: type[T], *, removed: Removed | None = None) -> T
     if len(data) > MAX_BYTES:
         raise ConfigError(f"{path}: larger than {MAX_BYTES} bytes: not a configuration")
     document = _Document(path, data, removed or {})
-    document.check(kind, (), document.value)
-    return msgspec.convert(document.value, kind)
+    value = document.value_at(tuple(at))
+    document.check(kind, tuple(at), value)
+    return msgspec.convert(value, kind)
 
 
 class _Document:
@@ -67,6 +69,16 @@ class _Document:
             raise ConfigError(f"{path}{line}: not valid YAML: {problem}") from error
         except RecursionError as error:  # PyYAML, on thousands of brackets
             raise ConfigError(f"{path}: nested too deep: not a configuration") from error
+
+    def value_at(self, at: _Keys) -> Any:
+        """Return the value that these mapping keys lead to."""
+        value = self.value
+        for n, key in enumerate(at):
+            mapping = self._mapping(at[:n], value)
+            if key not in mapping:
+                raise self._error(at[:n], f"{key!r} is missing", hint=f"known here: {_listed(map(str, mapping))}")
+            value = mapping[key]
+        return value
 
     def check(self, kind: Any, at: _Keys, value: Any) -> None:
         """Walk through value and type together, to name the exact key in an error; msgspec alone says `$.cameras[...]`."""
@@ -97,7 +109,7 @@ class _Document:
         known = [*fields, *([kind.__struct_config__.tag_field] if kind.__struct_config__.tag_field else [])]
         mapping = self._mapping(at, value)
         for key in mapping:
-            if key not in known:
+            if key not in known and kind.__struct_config__.forbid_unknown_fields:
                 if (instead := self._removed.get(kind, {}).get(key)) is not None:
                     raise self._error((*at, key), "was removed", hint=f"delete this line; {instead}")
                 near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)

@@ -11,6 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from rich.console import Console
 from rich.progress import track
@@ -22,8 +23,9 @@ from anoseg_engines.errors import AnosegError
 from anoseg_engines.images import read_image
 from anoseg_engines.loading import load_engine
 from anoseg_engines.placement import Region
-from anoseg_trainer.config import config_from_mapping
-from anoseg_trainer.data.dataset import GoodImages, group_images, load_good_images, split_images
+from anoseg_trainer.config import TrainConfig
+from anoseg_trainer.data.good_images import GoodImages, find_good_images, read_good_images
+from anoseg_trainer.data.split import group_images, split_images
 from anoseg_trainer.thresholds import conformal_threshold, images_needed
 
 SHARES = (0.05, 0.01)
@@ -46,17 +48,17 @@ def main() -> int:
 def check(bundle_path: Path, data: Path, group: str) -> int:
     bundle = load_bundle(bundle_path)
     training = bundle.manifest.training
-    config = config_from_mapping(training["config"], source="the bundle's training configuration")
+    config = msgspec.convert(training["config"], TrainConfig)
     engine = load_engine(bundle)
     try:
-        images = load_good_images(data)
+        images = read_good_images(find_good_images(data))
         if images.fingerprint != training["data_fingerprint"]:
             print(f"{data}: not the images that {bundle.label} was trained on", file=sys.stderr)
             return 1
         groups = group_images(images, config.holdout.group)
         split = split_images(groups, config.holdout, int(training["seed"]), images_needed(config.false_reject))
         held_out = scores_of(engine, images, split.calibration, "calibration")
-        tested = load_good_images(data / "test" / "good")
+        tested = read_good_images(find_good_images(data / "test" / "good"))
         good = scores_of(engine, tested, tuple(range(len(tested.paths))), "test/good")
     finally:
         engine.close()

@@ -29,7 +29,7 @@ from anoseg_engines.runtimes.openvino_network import cpu_precisions
 from anoseg_engines.seal import BundleDraft, write_bundle
 from anoseg_trainer.config import NetworkConfig
 from anoseg_trainer.model.export import onnx_from_network
-from anoseg_trainer.model.inference import read_part
+from anoseg_trainer.model.inference import predict_part
 from anoseg_trainer.model.network import AnoSegNetwork, count_macs
 
 DEMO = Path(__file__).parents[2] / "engines" / "store" / "demo"
@@ -105,7 +105,7 @@ def large_bundle(folder):
             network(frames, coords)
         logits = network.eval()(frames, coords).logits
         network.map_head.weight.mul_(3 / logits.std())
-        readings = [read_part(network, spec, image) for image in images]
+        readings = [predict_part(network, spec, image) for image in images]
     scores = [reading.score for reading in readings]
     draft = BundleDraft(
         product="large",

@@ -24,10 +24,10 @@ from anoseg_engines.images import read_image
 from anoseg_engines.loading import load_engine
 from anoseg_engines.placement import Region
 from anoseg_engines.runtimes.select import RUNTIMES
-from anoseg_trainer.commands.evaluate import find_test_images
 from anoseg_trainer.config import NetworkConfig
+from anoseg_trainer.data.evaluation_images import find_evaluation_images
 from anoseg_trainer.model.checkpoint import load_checkpoint
-from anoseg_trainer.model.inference import read_part
+from anoseg_trainer.model.inference import predict_part
 from anoseg_trainer.model.network import AnoSegNetwork
 
 
@@ -54,10 +54,10 @@ def main():
     bundle = load_bundle(options.bundle)
     network, engine = trained_network(options.work, bundle), load_engine(bundle, runtime=options.runtime)
     labels, theirs, ours, start = [], [], [], time.monotonic()
-    for test in find_test_images(options.data):
+    for test in find_evaluation_images(options.data):
         image = read_image(test.path)
         height, width = image.shape[:2]
-        theirs.append(read_part(network, bundle.manifest.input, image).score)
+        theirs.append(predict_part(network, bundle.manifest.input, image).score)
         ours.append(engine.inspect(image, engine.place(Region(0, 0, width, height))).score)
         labels.append(test.defect != "good")
     labels, theirs, ours = np.array(labels), np.array(theirs), np.array(ours)

@@ -1,8 +1,10 @@
+import msgspec
 import pytest
+import yaml
 from support.paths import CONFIGS
 
 from anoseg_engines.errors import ConfigError
-from anoseg_trainer.config import DEFECT_KINDS, TrainConfig, config_from_mapping, load_config
+from anoseg_trainer.config import DEFECT_KINDS, TrainConfig, load_config
 
 
 def test_reference_file_equals_the_defaults():
@@ -12,9 +14,6 @@ def test_reference_file_equals_the_defaults():
 
 def test_reference_file_names_every_key():
     """No key of the code is missing from the reference file."""
-    import msgspec
-    import yaml
-
     assert yaml.safe_load((CONFIGS / "train.yaml").read_text()).keys() == msgspec.to_builtins(TrainConfig()).keys()
     for name, section in yaml.safe_load((CONFIGS / "train.yaml").read_text()).items():
         if isinstance(section, dict):
@@ -30,8 +29,8 @@ def test_shipped_files_load(path):
 @pytest.mark.parametrize(
     ("raw", "said"),
     [
-        ({"trainning": {}}, ["unknown key 'trainning'", "did you mean 'training'"]),
-        ({"training": {"batchsize": 3}}, ["unknown key 'training.batchsize'", "did you mean 'training.batch'"]),
+        ({"trainning": {}}, ["trainning: unknown key", "did you mean 'training'"]),
+        ({"training": {"batchsize": 3}}, ["line 2: training.batchsize: unknown key", "did you mean 'batch'"]),
         ({"training": {"batch": "many"}}, ["training.batch", "int"]),
         ({"training": {"batch": 0}}, ["training.batch"]),
         ({"training": {"steps": None, "minutes": None}}, ["never end"]),
@@ -48,18 +47,20 @@ def test_shipped_files_load(path):
         (["a"], ["key: value"]),
     ],
 )
-def test_bad_values_are_refused_by_path(raw, said):
-    """A wrong key or value is refused with its path and the file's name, an unknown key with the nearest known one."""
+def test_bad_values_are_refused_by_path(raw, said, tmp_path):
+    """A wrong key or value is refused with its path, file and line, an unknown key with the nearest known one."""
+    (tmp_path / "my.yaml").write_text(yaml.safe_dump(raw, default_flow_style=False))
     with pytest.raises(ConfigError) as error:
-        config_from_mapping(raw, source="my.yaml")
+        load_config(tmp_path / "my.yaml")
     assert error.value.exit_code == 2
-    for words in ["my.yaml", *said]:
+    for words in ["my.yaml, line ", *said]:
         assert words in str(error.value)
 
 
-def test_a_file_may_set_one_side_of_the_input_alone():
-    """What a file leaves out keeps its default, inside sections as well."""
-    config = config_from_mapping({"input": {"width": 512}}, source="x")
+def test_a_file_may_set_one_side_of_the_input_alone(tmp_path):
+    """Keys that a file leaves out keep their defaults, inside sections as well."""
+    (tmp_path / "x.yaml").write_text("input: {width: 512}")
+    config = load_config(tmp_path / "x.yaml")
     assert (config.input.width, config.input.height, config.input.overlap) == (512, None, TrainConfig().input.overlap)
 
 

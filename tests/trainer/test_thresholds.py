@@ -1,18 +1,14 @@
 import numpy as np
 import pytest
-from scipy.stats import beta
 
 from anoseg_engines.errors import DataError
 from anoseg_trainer.thresholds import (
     LEAST_SPREAD,
     MAX_SLOPE,
     conformal_threshold,
+    describe_threshold,
     fit_detector,
-    guarantee_in_words,
-    largest_share,
-    rejected_share,
     score_scale,
-    share_in_words,
 )
 
 
@@ -31,7 +27,7 @@ def test_threshold_lies_above_the_conformal_score():
     scores = np.linspace(0, 0.5, 99)
     found = conformal_threshold(scores, 0.01)
     assert found.met
-    assert found.guaranteed == pytest.approx(0.01)
+    assert found.reject_probability == pytest.approx(0.01)
     assert found.value > scores[98]
 
 
@@ -40,9 +36,9 @@ def test_too_few_images_say_how_many_are_needed():
     found = conformal_threshold(np.linspace(0, 0.5, 98), 0.01)
     assert not found.met
     assert found.needed == 99
-    assert found.guaranteed == pytest.approx(1 / 99)
+    assert found.reject_probability == pytest.approx(1 / 99)
     assert found.value > 0.5
-    words = guarantee_in_words(found, 0.01, parts=20)
+    words = describe_threshold(found, 0.01, parts=20)
     assert "99" in words
     assert "20 different parts" in words
 
@@ -72,33 +68,3 @@ def test_detector_measures_each_pool_in_its_own_units():
     assert spread == pytest.approx([2.5, 0.5, LEAST_SPREAD], rel=0.15)
     risen = (good.mean(axis=0) + 1.5 - centre) / spread
     assert risen[0] < 1 < risen[1] < risen[2]
-
-
-@pytest.mark.parametrize(("rejected", "n"), [(0, 1), (0, 299), (1, 10), (5, 100), (37, 400), (3000, 10000), (9, 10)])
-def test_bound_is_clopper_and_pearsons(rejected, n):
-    """The bisection gives the quantile of the beta distribution that defines the interval; all rejected bound nothing."""
-    assert largest_share(rejected, n) == pytest.approx(beta.ppf(0.95, rejected + 1, n - rejected), rel=1e-9)
-    assert largest_share(n, n) == 1
-
-
-@pytest.mark.parametrize(("n", "share"), [(60, 0.01), (120, 0.03), (120, 0.2), (400, 0.01), (1000, 0.002)])
-def test_bound_covers_the_true_share(n, share):
-    """Over many simulated calibrations, the bound lies below the true share no more often than once in twenty."""
-    rejected = np.random.default_rng(4).binomial(n, share, 20000)
-    bounds = np.array([largest_share(k, n) for k in range(rejected.max() + 1)])
-    missed = np.mean(bounds[rejected] < share)
-    assert missed <= 0.05 + 3 * np.sqrt(0.05 / 20000)  # three standard errors
-    assert bounds[0] < 3.1 / n  # and it is not wide for nothing: the rule of three
-
-
-def test_a_wish_for_rules_is_met_or_says_what_it_takes():
-    """299 without a rejected one show 1 %, 298 do not and say so; with 473, one may be rejected, and two may not."""
-    assert rejected_share(0, 299, 0.01).met
-    few = rejected_share(0, 298, 0.01)
-    assert (few.met, few.allowed, few.needed) == (False, -1, 299)
-    assert "0.01 was asked for, which needs 299 held-out good images" in share_in_words(few, 0.01, 298)
-    assert [rejected_share(k, 473, 0.01).met for k in (0, 1, 2)] == [True, True, False]
-    assert "allows 1 rejected of 473" in share_in_words(rejected_share(2, 473, 0.01), 0.01, 473)
-    assert "only 20 different parts" in share_in_words(few, 0.01, 20)
-    with pytest.raises(DataError):
-        rejected_share(0, 0, 0.01)

@@ -1,34 +1,36 @@
-"""The trainer's configuration: strict typed structs, read once by `cli.main` from one YAML file, passed down.
+"""The trainer's configuration: strict typed structs, read once from one YAML file and passed down.
 
-Every default works for a new product; `configs/train.yaml` spells them out and a test holds the two equal.
+Every default works for a new product. `configs/train.yaml` lists them, and a test keeps the two equal.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal
 
 import msgspec
-import yaml
 from msgspec import Meta
 
-from anoseg_engines.errors import ConfigError
 from anoseg_engines.placement import InputSpec, Mode
+from anoseg_engines.strict_yaml import read_yaml
 
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 Weight = Annotated[float, Meta(ge=0.0)]
 Channels = Annotated[int, Meta(ge=4)]
 NETWORK_STRIDE = 32
-"""Input sides must be multiples of it: the network halves its input five times."""
+"""Input sides must be multiples of this: the network halves its input five times."""
 
 
 class InputConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The network's input, see DESIGN "Modes". What is null (or auto) is chosen from the images, see `choose.py`.
+    """The network's input, see DESIGN "Modes". Values left open are chosen from the images, see `data/input_choice.py`.
 
-    height, width: network pixels. mode: the whole part in one input, or tiles of it. scale: network pixels a camera pixel
-    (tile mode). overlap: network pixels that neighbouring tiles share at least (tile mode).
+    Attributes:
+        height: Network pixels, a multiple of 32.
+        width: Network pixels, a multiple of 32.
+        mode: The whole part in one input, or tiles of it.
+        scale: Network pixels for each camera pixel (tile mode).
+        overlap: Network pixels that neighbouring tiles share at least (tile mode).
     """
 
     height: Annotated[int, Meta(ge=1)] | None = None
@@ -44,12 +46,12 @@ class InputConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     @property
     def sides_given(self) -> bool:
-        """Whether both sides are set."""
+        """Whether height and width are both set."""
         return self.height is not None and self.width is not None
 
     @property
     def spec(self) -> InputSpec:
-        """The input as engines take it; only when nothing is left open."""
+        """The input as engines take it; valid once every value is set."""
         assert self.height is not None
         assert self.width is not None
         assert self.mode != "auto"
@@ -59,21 +61,34 @@ class InputConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 class NetworkConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """widths: channels at strides 2, 4, 8, 16, 32. blocks: residual blocks a level and side."""
+    """Size of the network.
+
+    Attributes:
+        widths: Channels at strides 2, 4, 8, 16 and 32.
+        blocks: Residual blocks of each level, in encoder and decoder.
+    """
 
     widths: tuple[Channels, Channels, Channels, Channels, Channels] = (16, 32, 64, 96, 96)
     blocks: Annotated[int, Meta(ge=1, le=4)] = 1
 
 
 class VariationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What good parts do anyway, taught as normal.
+    """Differences between good parts, which the network learns as normal.
 
-    rotation_deg, shift, zoom: largest turn, shift (share of the input's side), change of size. brightness, contrast:
-    largest change, natural logarithm. shading: strength of a smooth light field. tint: largest change of
-    a colour channel, natural logarithm. noise: largest sigma in grey values.
-    flip_x, flip_y: share of images mirrored left-right, upside down; only for parts that may lie so.
-    litter: share of images with dust and hairs beside the part, where parts lie on a plain background.
-    Turn, mirroring and light are chosen from the images where they are null.
+    Poses and light that are null are chosen from the images, see `data/variation_choice.py`.
+
+    Attributes:
+        rotation_deg: Largest rotation, degrees.
+        shift: Largest shift, as a share of the input's side.
+        zoom: Largest change of size, as a share.
+        brightness: Largest change, natural logarithm.
+        contrast: Largest change, natural logarithm.
+        shading: Strength of a smooth light field, natural logarithm.
+        tint: Largest change of a colour channel, natural logarithm.
+        noise: Largest standard deviation of sensor noise, grey values.
+        flip_x: Share of images mirrored left to right; only for parts that may appear so.
+        flip_y: Share of images mirrored upside down; only for parts that may appear so.
+        litter: Share of images with dust and hairs beside the part, where parts are on a plain background.
     """
 
     rotation_deg: Weight | None = None
@@ -92,12 +107,16 @@ class VariationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
 class DefectConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Synthetic defects. The kinds are relative weights; 0 leaves a kind out.
 
-    share: share of training images that get defects. more: chance of a further defect after each one.
-    at_rim: share of defects placed at the picture's rim, for parts that fill it.
-    visible: difference in grey values at which a changed pixel counts as half a defect.
-    hard: the paper's hard augmentation (rotated, permuted, colour-jittered image, a region of it pasted).
-    blend: patches of other good images, blended in. The others: see `kinds.py`. Where parts lie on a plain background, chips
-    sit on their outline and are four times as frequent; bend is left out where they do not.
+    Where parts are on a plain background, chips are at their outline and four times as frequent; elsewhere there is no
+    `bend`. See `synthesis/kinds.py` for all kinds.
+
+    Attributes:
+        share: Share of training images with defects.
+        more: Probability of one more defect after each.
+        at_rim: Share of defects at the rim of the image, for parts that fill it.
+        visible: Difference in grey values at which a changed pixel is labelled half a defect.
+        hard: AnoSeg's hard augmentation: a region of a rotated, permuted, colour-jittered image, pasted.
+        blend: Patches of other good images, blended in.
     """
 
     share: Share = 0.7
@@ -121,11 +140,15 @@ DEFECT_KINDS = ("hard", "blend", "scratch", "spots", "dent", "chip", "bend", "sh
 
 
 class LossConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Weights of the losses; 0 switches a part off.
+    """Weights of the losses; 0 switches a loss off.
 
-    l1: pixel-wise L1 (AnoSeg). bce: binary cross-entropy with graded labels. dice: soft overlap.
-    image: binary cross-entropy of the largest map values with the image's label.
-    adversarial: discriminator on (image, map) pairs. reconstruction: L1 to the image where it is normal.
+    Attributes:
+        l1: Pixel-wise L1 (AnoSeg).
+        bce: Binary cross-entropy with graded labels.
+        dice: Soft overlap.
+        image: Binary cross-entropy between the largest map values and the image's label.
+        adversarial: Discriminator on pairs of image and map (AnoSeg).
+        reconstruction: L1 between reconstruction and image where the image is normal (AnoSeg).
     """
 
     l1: Weight = 1.0
@@ -137,13 +160,24 @@ class LossConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """steps, minutes: the end of training, whichever comes first (null: no such limit). The learning rate falls to 0 there.
+    """The training itself. It ends after `steps` or `minutes`, whichever comes first; the learning rate is 0 there.
 
-    ema: decay of the averaged weights, which are what is exported. patience: validations that bring nothing better after
-    which training ends early (null: never). validate_every, checkpoint_every: steps.
-    crop: side of the windows that training sees of larger inputs, network pixels: more parts for the same arithmetic.
-    precision: of the training arithmetic; auto takes bf16 where the processor has it. workers: 0 chooses.
-    threads: 0 takes the number that is fastest, tried anew now and then; a fixed one makes trainings equal in every bit.
+    Attributes:
+        steps: Limit in steps; null: none.
+        minutes: Limit in time; null: none.
+        batch: Images in a batch.
+        crop: Side of the windows that training cuts from larger inputs, network pixels: more parts for the same arithmetic.
+        learning_rate: Largest learning rate.
+        weight_decay: AdamW's weight decay.
+        ema: Decay of the averaged weights, which are the ones that are exported.
+        patience: Validations without improvement after which training ends early; null: never.
+        validate_every: Steps between validations.
+        checkpoint_every: Steps between checkpoints.
+        precision: Of the training arithmetic; auto takes bf16 where the processor computes with it.
+        device: auto takes the GPU if there is one.
+        threads: 0 takes the fastest number and measures again now and then. Only with a fixed number are two trainings with
+            the same seed equal in every bit.
+        workers: Processes that make training images; 0: chosen from the number of cores.
     """
 
     steps: Annotated[int, Meta(ge=1)] | None = None
@@ -163,10 +197,14 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
 
 class HoldoutConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Good images kept from training. validation: for choosing weights, detector and pixel threshold.
-    calibration: for the score threshold alone; null: as many as `false_reject` needs, from a tenth to a fifth.
-    group: regular expression; names with equal first group (or equal match)
-    are the same part and stay on one side; empty: near-duplicates are found by looking at the images.
+    """Good images that are kept from training.
+
+    Attributes:
+        validation: Share for choosing weights, detector and pixel threshold.
+        calibration: Share for the score threshold alone; null: as many images as `false_reject` needs, between a tenth and a
+            fifth.
+        group: Regular expression over file names. Images with an equal first group (or an equal match) show the same part
+            and stay together. Empty: near-duplicates are found by comparing the images.
     """
 
     validation: Share = 0.08
@@ -175,11 +213,14 @@ class HoldoutConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
 
 class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Everything that decides a training but data and seed. input: the network's input, see DESIGN "Modes".
+    """Everything that determines a training, except data and seed.
 
-    coordinates: the two coordinate channels (AnoSeg part 5) are shown to the network. detector: the image score takes
-    whichever of several pools of the map (AnoSeg part 6) is farthest from good parts; false: its 16 largest values alone.
-    false_reject: share of good parts that may be rejected.
+    Attributes:
+        input: The network's input.
+        coordinates: The network sees where on the part each pixel is (AnoSeg's coordinate channels).
+        detector: The image score is taken from the pool of the map that stands out most from good parts; false: from the 16
+            largest map values alone.
+        false_reject: Share of good parts that may be rejected.
     """
 
     input: InputConfig = InputConfig()
@@ -199,61 +240,23 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             if side is not None and side % NETWORK_STRIDE:
                 raise ValueError(f"{name} must be a multiple of {NETWORK_STRIDE}")
         if not any(getattr(self.defects, kind) for kind in DEFECT_KINDS):
-            raise ValueError("defects: every kind has weight 0, so there is nothing to learn to find")
+            raise ValueError("defects: every kind has weight 0, so the network would never see a defect")
         if not any((self.loss.l1, self.loss.bce, self.loss.dice)):
-            raise ValueError("loss.l1, loss.bce and loss.dice are all 0, so nothing teaches the anomaly map")
+            raise ValueError("loss.l1, loss.bce and loss.dice are all 0; one of them is needed to train the anomaly map")
         if self.training.steps is None and self.training.minutes is None:
-            raise ValueError("training.steps or training.minutes must be given, else training would never end")
+            raise ValueError("training.steps and training.minutes are both null, so training would never end")
         if self.holdout.validation + (self.holdout.calibration or 0.0) > 0.8:
-            raise ValueError("holdout.validation and holdout.calibration leave too little to train on")
+            raise ValueError("holdout.validation and holdout.calibration together must not exceed 0.8")
         try:
             re.compile(self.holdout.group)
         except re.error as error:
-            raise ValueError(f"holdout.group is no regular expression: {error}") from error
+            raise ValueError(f"holdout.group is not a regular expression: {error}") from error
 
 
 def load_config(path: Path | None) -> TrainConfig:
-    """Read a YAML file; keys left out keep their defaults. None: all defaults.
+    """Read a YAML file; keys that it leaves out keep their defaults. None: all defaults.
 
     Raises:
-        ConfigError: unreadable, no YAML, an unknown key (named with its path and the nearest known key), a wrong type.
+        ConfigError: The file cannot be used; the message names file, line and key.
     """
-    if path is None:
-        return TrainConfig()
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})", hint="check --config") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: no valid YAML: {error}") from error
-    return config_from_mapping({} if raw is None else raw, source=str(path))
-
-
-def config_from_mapping(raw: Any, *, source: str) -> TrainConfig:
-    """Check plain data against `TrainConfig`; `source` names it in errors.
-
-    Raises:
-        ConfigError: as `load_config`.
-    """
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{source}: key: value pairs are needed, found {type(raw).__name__}")
-    _refuse_unknown_keys(raw, TrainConfig, "", source)
-    try:
-        return msgspec.convert(raw, TrainConfig)
-    except msgspec.ValidationError as error:
-        text = str(error).replace("`$.", "`").replace(" - at `$`", "")
-        raise ConfigError(f"{source}: {text}", hint="see configs/train.yaml for every key and its default") from error
-
-
-def _refuse_unknown_keys(raw: dict[Any, Any], struct: type[msgspec.Struct], prefix: str, source: str) -> None:
-    """Walk the mapping along the structs, so that the message can name the path and the nearest known key."""
-    known = {field.name: field.type for field in msgspec.structs.fields(struct)}
-    for key, value in raw.items():
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
-            hint = f"did you mean '{prefix}{near[0]}'?" if near else f"known here: {', '.join(known)}"
-            raise ConfigError(f"{source}: unknown key '{prefix}{key}'", hint=hint)
-        kinds = [known[key], *get_args(known[key])]
-        nested = next((k for k in kinds if isinstance(k, type) and issubclass(k, msgspec.Struct)), None)
-        if nested is not None and isinstance(value, dict):
-            _refuse_unknown_keys(value, nested, f"{prefix}{key}.", source)
+    return TrainConfig() if path is None else read_yaml(path, TrainConfig)

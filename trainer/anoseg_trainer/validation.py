@@ -1,4 +1,4 @@
-"""How well the network does on held-out good images and synthetic defects on them: chooses weights, never sees test images."""
+"""Measures a network on held-out good images and on synthetic defects on them. Chooses weights; sees no test images."""
 
 from __future__ import annotations
 
@@ -6,24 +6,31 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from sklearn.metrics import average_precision_score
 
 from anoseg_engines.images import Image
 from anoseg_engines.placement import InputSpec
-from anoseg_trainer.data.batches import Recipe, defective_part
-from anoseg_trainer.metrics import PixelHistogram, image_auroc
-from anoseg_trainer.model.inference import Reading, read_part
+from anoseg_trainer.data.samples import SampleSettings, defective_part
+from anoseg_trainer.metrics import PixelHistogram, average_precision, image_auroc
+from anoseg_trainer.model.inference import Prediction, predict_part
 from anoseg_trainer.model.network import AnoSegNetwork
 from anoseg_trainer.synthesis.shapes import Mask
 
 MAX_IMAGES = 72
+"""Good cases, at most; there are about as many defective ones."""
 BINARY = 0.5
 """Label from which a pixel counts as defective where a yes or no is needed."""
+PIXEL_STRIDE = 3
+"""Every third row and column counts for the pixel average precision."""
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
-    """One held-out part, good (label None) or with synthetic defects; image uint8 at the size of the scaled part."""
+class ValidationCase:
+    """One held-out part.
+
+    Attributes:
+        image: The scaled part, uint8 [h, w, 3].
+        label: Its synthetic defects, float32 [h, w]; None: good.
+    """
 
     image: Image
     label: Mask | None
@@ -31,7 +38,15 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """Image AUROC and pixel average precision on synthetic defects, the pooled logits of each case, and the pixel counts."""
+    """The result of one validation.
+
+    Attributes:
+        image_auroc: Image AUROC on synthetic defects.
+        pixel_ap: Pixel average precision on synthetic defects.
+        good_pooled: Pooled logits of each good case.
+        defective_pooled: Pooled logits of each defective case.
+        pixels: Histogram of the map values.
+    """
 
     image_auroc: float
     pixel_ap: float
@@ -40,46 +55,49 @@ class Validation:
     pixels: PixelHistogram
 
     @property
-    def merit(self) -> float:
-        """What weights are chosen by: both count, since either alone saturates."""
+    def metric(self) -> float:
+        """The validation metric: weights are chosen by it. Both figures count, because each alone saturates."""
         return (self.image_auroc + self.pixel_ap) / 2
 
 
-def make_cases(recipe: Recipe) -> list[Case]:
-    """Good and defective cases, drawn from the recipe's parts and seed: the same at every validation and on every run."""
-    picked = np.random.default_rng([recipe.seed, 555]).permutation(recipe.indices)[:MAX_IMAGES]
-    cases = [Case(recipe.store[int(i)], None) for i in picked]
-    for round_ in range(MAX_IMAGES // 2 // len(picked) + 1):  # few held-out parts: each gets several defects
+def make_cases(settings: SampleSettings) -> list[ValidationCase]:
+    """Make good and defective cases from the parts and the seed of `settings`: the same in every validation and run."""
+    picked = np.random.default_rng([settings.seed, 555]).permutation(settings.indices)[:MAX_IMAGES]
+    cases = [ValidationCase(settings.store[int(i)], None) for i in picked]
+    for round_ in range(MAX_IMAGES // 2 // len(picked) + 1):  # few held-out parts: each is used several times
         for i in picked:
-            rng = np.random.default_rng([recipe.seed, 556, round_, int(i)])
-            image, label = defective_part(rng, recipe, int(i))
-            if label.max() >= BINARY:  # a defect that can hardly be seen is no test
-                cases.append(Case(image, label))
+            rng = np.random.default_rng([settings.seed, 556, round_, int(i)])
+            image, label = defective_part(rng, settings, int(i))
+            if label.max() >= BINARY:  # an invisible defect proves nothing
+                cases.append(ValidationCase(image, label))
     return cases
 
 
-def validate(network: AnoSegNetwork, spec: InputSpec, cases: list[Case]) -> Validation:
-    """Run all cases through `network`."""
-    good: list[Reading] = []
-    defective: list[Reading] = []
+def validate(network: AnoSegNetwork, spec: InputSpec, cases: list[ValidationCase]) -> Validation:
+    """Measure `network` on all cases."""
+    good: list[Prediction] = []
+    defective: list[Prediction] = []
     pixels = PixelHistogram()
     values, truth = [], []
     for case in cases:
-        reading = read_part(network, as_scaled(spec), case.image)
-        (good if case.label is None else defective).append(reading)
+        prediction = predict_part(network, scaled_spec(spec), case.image)
+        (good if case.label is None else defective).append(prediction)
         mask = np.zeros(case.image.shape[:2], bool) if case.label is None else case.label >= BINARY
-        found = reading.anomaly_map
-        if found.shape != mask.shape:
-            found = np.asarray(cv2.resize(found, (mask.shape[1], mask.shape[0])), np.float32)
-        pixels.add(found, mask)
-        values.append(found[::3, ::3].reshape(-1))
-        truth.append(mask[::3, ::3].reshape(-1))
-    flat_truth = np.concatenate(truth)
-    pixel_ap = float(average_precision_score(flat_truth, np.concatenate(values))) if flat_truth.any() else 0.0
-    auroc = image_auroc([r.score for r in good], [r.score for r in defective]) or 0.0
-    return Validation(auroc, pixel_ap, tuple(r.pooled for r in good), tuple(r.pooled for r in defective), pixels)
+        anomaly_map = prediction.anomaly_map
+        if anomaly_map.shape != mask.shape:
+            anomaly_map = np.asarray(cv2.resize(anomaly_map, (mask.shape[1], mask.shape[0])), np.float32)
+        pixels.add(anomaly_map, mask)
+        values.append(anomaly_map[::PIXEL_STRIDE, ::PIXEL_STRIDE].reshape(-1))
+        truth.append(mask[::PIXEL_STRIDE, ::PIXEL_STRIDE].reshape(-1))
+    return Validation(
+        image_auroc=image_auroc([p.score for p in good], [p.score for p in defective]) or 0.0,
+        pixel_ap=average_precision(np.concatenate(truth), np.concatenate(values)) or 0.0,
+        good_pooled=tuple(p.pooled for p in good),
+        defective_pooled=tuple(p.pooled for p in defective),
+        pixels=pixels,
+    )
 
 
-def as_scaled(spec: InputSpec) -> InputSpec:
-    """The same input for parts that are scaled already (tile mode scales by 1 then)."""
+def scaled_spec(spec: InputSpec) -> InputSpec:
+    """Return the input for parts that are scaled already: in tile mode, its scale is 1."""
     return InputSpec(spec.height, spec.width, spec.mode, 1.0, spec.overlap)

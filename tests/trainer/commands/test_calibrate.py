@@ -14,9 +14,10 @@ from anoseg_engines.judgement.rules import Rule, RuleMaps, rules_digest
 from anoseg_engines.loading import load_engine
 from anoseg_engines.placement import InputSpec, Placement, Region
 from anoseg_engines.seal import write_bundle
-from anoseg_trainer.commands.calibrate_rules import common_threshold, least_threshold
-from anoseg_trainer.data.dataset import load_good_images
-from anoseg_trainer.thresholds import conformal_threshold, largest_share, rejected_share
+from anoseg_trainer.commands.calibrate_rules import least_passing_threshold, sufficient_threshold
+from anoseg_trainer.confidence_bound import rejected_share, upper_bound
+from anoseg_trainer.data.good_images import find_good_images, read_good_images
+from anoseg_trainer.thresholds import conformal_threshold
 
 RUNTIME = ("--runtime", "cpu-f32")
 
@@ -86,11 +87,11 @@ def test_too_few_images_and_those_of_the_training(tmp_path):
     data = tmp_path / "product"
     (data / "train").mkdir(parents=True)
     good = good_folder(data / "train" / "good", range(100, 120))
-    training = {"data_fingerprint": load_good_images(good).fingerprint}
+    training = {"data_fingerprint": read_good_images(find_good_images(good)).fingerprint}
     write_bundle(tmp_path / "tiny", dataclasses.replace(tiny_draft(), training=training))
     done = run("calibrate", "--bundle", tmp_path / "tiny", "--data", data, *RUNTIME)
     assert done.returncode == 0, done.stderr
-    assert "note: these are the images that the network was trained on" in done.stderr
+    assert "note: the network was trained on these images" in done.stderr
     assert "which needs 99 held-out good images" in done.stdout
     assert "trained on" in load_bundle(tmp_path / "tiny").manifest.calibration.guarantee
 
@@ -193,7 +194,7 @@ def test_rules_are_counted_and_kept(tmp_path, station, frames):
     (entry,) = bundle.rule_calibrations
     assert entry.digest == rules_digest(RULES, Region(10, 10, 80, 48), 180)
     assert (entry.n_images, entry.rejected, entry.held_out, entry.false_reject_target) == (60, 3, True, 0.15)
-    assert entry.guaranteed == pytest.approx(largest_share(3, 60))
+    assert entry.guaranteed == pytest.approx(upper_bound(3, 60))
     assert bundle.thresholds == load_bundle(tmp_path / "tiny" / "1").thresholds
 
     station.write_text(STATION.replace("THRESHOLD", "0.4"))
@@ -233,17 +234,17 @@ def test_a_person_is_not_a_reject(tmp_path, station, frames):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--config", "station.yaml", "--camera", "side"), ("no camera 'side'", "top, plain")),
+        (("--config", "station.yaml", "--camera", "side"), ("cameras: 'side' is missing", "top, plain")),
         (("--config", "station.yaml", "--camera", "plain"), ("cameras.plain has no rules",)),
         (("--config", "station.yaml", "--camera", "wrong"), ("cameras.wrong", "treshold")),
         (("--config", "station.yaml", "--camera", "far"), ("rule 'a'", "does not touch the part")),
-        (("--config", "station.yaml", "--camera", "flat"), ("cameras.flat: key: value pairs are needed, found int",)),
+        (("--config", "station.yaml", "--camera", "flat"), ("cameras.flat: a mapping (key: value) is needed, found 3",)),
         (("--config", "station.yaml"), ("--config and --camera belong together",)),
         (("--config", "none.yaml", "--camera", "top"), ("none.yaml: cannot be read",)),
-        (("--config", "bad.yaml", "--camera", "top"), ("bad.yaml: no valid YAML",)),
+        (("--config", "bad.yaml", "--camera", "top"), ("bad.yaml, line 1: not valid YAML",)),
         (("--config", "deep.yaml", "--camera", "top"), ("deep.yaml: nested too deep",)),
-        (("--config", "list.yaml", "--camera", "top"), ("list.yaml: key: value pairs",)),
-        (("--config", "frames/00.png", "--camera", "top"), ("no valid YAML",)),
+        (("--config", "list.yaml", "--camera", "top"), ("list.yaml, line 1: a mapping (key: value)",)),
+        (("--config", "frames/00.png", "--camera", "top"), ("not valid YAML",)),
         (
             ("--config", "station.yaml", "--camera", "top", "--data", "small"),
             ("small/000.png", "reaches beyond", "whole camera"),
@@ -281,7 +282,7 @@ def test_least_threshold_is_where_the_outcome_turns(min_area):
     for _ in range(20):
         anomaly_map = cv2.GaussianBlur(rng.random((16, 16)).astype(np.float32), (0, 0), 1)
         anomaly_map[:, :4] = 1
-        found = least_threshold(Inspection(0.5, anomaly_map), THRESHOLDS, PLACEMENT, maps)
+        found = least_passing_threshold(Inspection(0.5, anomaly_map), THRESHOLDS, PLACEMENT, maps)
         outcomes = []
         for threshold in (found, found - 1e-4):
             raised = RuleMaps.of((Rule(name="w", threshold=threshold, min_area=min_area), rules[1]), 0.5, PLACEMENT)
@@ -292,11 +293,11 @@ def test_least_threshold_is_where_the_outcome_turns(min_area):
 def test_a_map_of_ones_is_beyond_every_threshold():
     """No threshold lets it pass, and none is named when too many such images are rejected."""
     maps = RuleMaps.of((Rule(name="w"),), 0.5, PLACEMENT)
-    found = least_threshold(Inspection(0.5, np.ones((16, 16), np.float32)), THRESHOLDS, PLACEMENT, maps)
+    found = least_passing_threshold(Inspection(0.5, np.ones((16, 16), np.float32)), THRESHOLDS, PLACEMENT, maps)
     assert found == float("inf")
-    assert common_threshold([found, 0.7], rejected_share(2, 100, 0.01)) is None
-    assert common_threshold([found, 0.7], rejected_share(2, 473, 0.01)) == 0.7
-    assert common_threshold([0.7], rejected_share(1, 473, 0.01)) is None  # nothing needs to change
+    assert sufficient_threshold([found, 0.7], rejected_share(2, 100, 0.01)) is None
+    assert sufficient_threshold([found, 0.7], rejected_share(2, 473, 0.01)) == 0.7
+    assert sufficient_threshold([0.7], rejected_share(1, 473, 0.01)) is None  # nothing needs to change
 
 
 def test_the_named_threshold_keeps_its_promise():
@@ -309,5 +310,5 @@ def test_the_named_threshold_keeps_its_promise():
     for _ in range(4000):
         needs = rng.random(n)  # what each image needs to pass; uniform, so that 1 − value is the true share
         share = rejected_share(n, n, wish)
-        missed += 1 - common_threshold(list(needs), share) > wish
+        missed += 1 - sufficient_threshold(list(needs), share) > wish
     assert 0.02 < missed / 4000 <= 0.05 + 3 * np.sqrt(0.05 / 4000)

@@ -6,30 +6,38 @@ import pytest
 from anoseg_engines.images import read_image
 from anoseg_engines.placement import InputSpec
 from anoseg_trainer.config import DefectConfig, VariationConfig
-from anoseg_trainer.data.batches import BatchDataset, Recipe, batches, defective_part
-from anoseg_trainer.data.dataset import PartStore, load_good_images, whole_placement
+from anoseg_trainer.data.batches import BatchDataset, batches
+from anoseg_trainer.data.good_images import find_good_images, read_good_images
+from anoseg_trainer.data.part_store import PartStoreWriter, whole_placement
+from anoseg_trainer.data.samples import SampleSettings, defective_part
 
 STILL = VariationConfig(rotation_deg=0, shift=0, zoom=0, brightness=0, contrast=0, shading=0, noise=0)
 
 
 @pytest.fixture(scope="module")
-def images(product):
-    return load_good_images(product)
+def paths(product):
+    return find_good_images(product)
 
 
-def recipe_of(tmp_path, images, spec, **more):
-    store = PartStore.write(tmp_path / "parts", images, spec)
+def store_of(tmp_path, paths, spec):
+    with PartStoreWriter(tmp_path / "parts", spec) as writer:
+        read_good_images(paths, writer.add)
+        return writer.finish()
+
+
+def settings_of(tmp_path, paths, spec, **more):
+    store = store_of(tmp_path, paths, spec)
     options = {"variation": STILL, "defects": DefectConfig(), "batch": 6, "seed": 4} | more
-    return Recipe(store=store, indices=tuple(range(20)), input=spec, window=spec, unit=64, **options)
+    return SampleSettings(store=store, indices=tuple(range(20)), input=spec, window=spec, unit=64, **options)
 
 
-def test_a_good_sample_is_what_an_engine_would_see(images, tmp_path):
+def test_a_good_sample_is_what_an_engine_would_see(paths, tmp_path):
     """Without variation and defects, frame and coordinates equal those of the placement, padding included."""
     spec = InputSpec(128, 96)  # the 128×96 part is letterboxed
-    recipe = recipe_of(tmp_path, images, spec, defects=DefectConfig(share=0))
-    frames, coords, labels = BatchDataset(recipe)[0]
+    settings = settings_of(tmp_path, paths, spec, defects=DefectConfig(share=0))
+    frames, coords, labels = BatchDataset(settings)[0]
     seen = []
-    for path in images.paths[:20]:
+    for path in paths[:20]:
         placement = whole_placement(spec, read_image(path))
         frame = np.empty((1, 128, 96, 3), np.uint8)
         placement.fill(read_image(path), frame)
@@ -40,11 +48,11 @@ def test_a_good_sample_is_what_an_engine_would_see(images, tmp_path):
 
 
 @pytest.mark.parametrize("spec", [InputSpec(128, 96), InputSpec(64, 64, "tile", 1.0, 16)], ids=["resize", "tile"])
-def test_labels_lie_on_the_part_and_on_the_change(images, tmp_path, spec):
+def test_labels_lie_on_the_part_and_on_the_change(paths, tmp_path, spec):
     """The promised share of a batch is defective, labels stay off the padding, tiles know their place on the part."""
-    recipe = recipe_of(tmp_path, images, spec, defects=DefectConfig(share=0.5))
+    settings = settings_of(tmp_path, paths, spec, defects=DefectConfig(share=0.5))
     for step in range(8):
-        _, coords, labels = BatchDataset(recipe)[step]
+        _, coords, labels = BatchDataset(settings)[step]
         assert not labels[3:].any()
         assert (np.abs(coords.astype(np.float32)).max(axis=1)[labels > 0] <= 1).all()
         if spec.mode == "tile":
@@ -53,10 +61,10 @@ def test_labels_lie_on_the_part_and_on_the_change(images, tmp_path, spec):
             assert (np.abs(centre_xy[:, 0]) <= 0.5 + 1e-3).all()  # 64 of 128 pixels wide
 
 
-def test_windows_of_a_larger_input_lie_anywhere_on_the_part(images, tmp_path):
+def test_windows_of_a_larger_input_lie_anywhere_on_the_part(paths, tmp_path):
     """Windows smaller than the part show its own pixels and know their place on the whole."""
-    store = PartStore.write(tmp_path / "parts", images, InputSpec(96, 128))
-    recipe = Recipe(
+    store = store_of(tmp_path, paths, InputSpec(96, 128))
+    settings = SampleSettings(
         store=store,
         indices=(3,),
         input=InputSpec(96, 128),
@@ -66,7 +74,7 @@ def test_windows_of_a_larger_input_lie_anywhere_on_the_part(images, tmp_path):
         batch=8,
         seed=1,
     )
-    frames, coords, _ = BatchDataset(recipe)[0]
+    frames, coords, _ = BatchDataset(settings)[0]
     left = np.rint((coords[:, 0, 0, 0].astype(np.float64) + 1) / 2 * 128 - 0.5).astype(int)
     top = np.rint((coords[:, 1, 0, 0].astype(np.float64) + 1) / 2 * 96 - 0.5).astype(int)
     assert len(set(zip(left, top, strict=True))) > 4
@@ -74,22 +82,22 @@ def test_windows_of_a_larger_input_lie_anywhere_on_the_part(images, tmp_path):
         assert (frame == store[3][y : y + 64, x : x + 64]).all()
 
 
-def test_batches_depend_on_seed_and_step_alone(images, tmp_path):
+def test_batches_depend_on_seed_and_step_alone(paths, tmp_path):
     """A worker process makes the same batch as this one, and training that begins at step 2 sees step 2's batch."""
-    recipe = recipe_of(tmp_path, images, InputSpec(64, 64), variation=VariationConfig())
-    here = BatchDataset(recipe)[2]
-    with contextlib.closing(batches(recipe, range(2, 1000), workers=1)) as stream:
+    settings = settings_of(tmp_path, paths, InputSpec(64, 64), variation=VariationConfig())
+    here = BatchDataset(settings)[2]
+    with contextlib.closing(batches(settings, range(2, 1000), workers=1)) as stream:
         there = next(stream)
     assert (there.frames.numpy() == here[0]).all()
     assert (there.labels.numpy() == here[2]).all()
-    other = BatchDataset(Recipe(**{k: getattr(recipe, k) for k in recipe.__dataclass_fields__} | {"seed": 5}))[2]
+    other = BatchDataset(SampleSettings(**{k: getattr(settings, k) for k in settings.__dataclass_fields__} | {"seed": 5}))[2]
     assert (other[0] != here[0]).any()
 
 
-def test_defective_parts_keep_the_parts_size(images, tmp_path):
+def test_defective_parts_keep_the_parts_size(paths, tmp_path):
     """Held-out parts get their defects at full size, whatever the tile."""
-    recipe = recipe_of(tmp_path, images, InputSpec(64, 64, "tile", 1.0, 16))
-    image, label = defective_part(np.random.default_rng(0), recipe, 3)
+    settings = settings_of(tmp_path, paths, InputSpec(64, 64, "tile", 1.0, 16))
+    image, label = defective_part(np.random.default_rng(0), settings, 3)
     assert image.shape == (96, 128, 3)
     assert label.shape == (96, 128)
-    assert (image[label == 0] == recipe.store[3][label == 0]).all()
+    assert (image[label == 0] == settings.store[3][label == 0]).all()

@@ -3,13 +3,13 @@ import pytest
 
 from anoseg_engines.errors import AnosegError
 from anoseg_trainer.report.charts import histogram, line_chart
-from anoseg_trainer.report.html import Report, Shown, extremes
+from anoseg_trainer.report.html import Report, ReportCase, extremes
 
 
 def test_what_is_written_is_escaped_and_whole(tmp_path):
     """Names from the user's files cannot break the page, and the file is there whole."""
     picture = np.zeros((40, 60, 3), np.uint8)
-    case = Shown("<b>&", picture, np.full((40, 60), 0.5, np.float32), np.ones((40, 60), bool))
+    case = ReportCase("<b>&", picture, np.full((40, 60), 0.5, np.float32), np.ones((40, 60), bool))
     report = Report(
         "<script>", notes=["a < b"], tables={"t": [["", "x"], ["<i>", "1"]]}, cases={"c": [case]}, settings={"k": [1]}
     )
@@ -29,12 +29,23 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path):
         Report("x").write(tmp_path / "file" / "report.html")
 
 
-def test_charts_draw_the_mark_and_survive_nothing():
-    """The threshold is drawn in; no data, or one point, is no crash."""
+def test_charts_draw_every_line_and_mark_and_survive_no_data():
+    """Each line, its name and the threshold are drawn in; no data, or one point, is no crash."""
+    chart = line_chart({"one": [(0.1, 0.2), (0.5, 0.4)], "<two>": [(0.1, 0.2)]}, "t", "IoU", {"threshold": 0.5})
+    assert chart.startswith("<svg")
+    assert chart.count('id="line-') == 2
+    for text in ("one", "&lt;two&gt;", "threshold 0.5", "IoU"):
+        assert f">{text}</text>" in chart
     assert "stroke-dasharray" in histogram({"good": [0.1, 0.2], "bad": [1.0]}, "score", {"threshold": 0.5})
-    assert "threshold" in line_chart({"IoU": [(0.1, 0.2)]}, "t", "IoU", {"threshold": 0.5})
-    assert "nothing" in line_chart({"a": [], "b": [(0.0, float("nan"))]}, "x", "y")
-    assert "nothing" in histogram({"a": []}, "x", {})
+    assert "no data" in line_chart({"a": [], "b": [(0.0, float("nan"))]}, "x", "y")
+    assert "no data" in histogram({"a": []}, "x", {})
+
+
+def test_charts_refer_to_nothing_and_are_the_same_each_time():
+    """No web address, not even of a name space; the same data gives the same text."""
+    charts = [histogram({"good": [0.1, 0.2], "bad": [1.0]}, "score", {"threshold": 0.5}) for _ in range(2)]
+    assert charts[0] == charts[1]
+    assert "://" not in charts[0]
 
 
 def test_extremes_are_told_apart():

@@ -3,7 +3,7 @@ import numpy as np
 
 from anoseg_trainer.config import DefectConfig
 from anoseg_trainer.synthesis.background import bare_mask, has_background, part_mask, point_on, within
-from anoseg_trainer.synthesis.canvas import Ground
+from anoseg_trainer.synthesis.canvas import Canvas
 from anoseg_trainer.synthesis.defects import add_defects
 from anoseg_trainer.synthesis.kinds import KINDS
 from anoseg_trainer.synthesis.variation import littered
@@ -62,8 +62,8 @@ def test_the_outline_is_bent_or_broken():
     on_edge = 0
     for kind in ["chip", "bend"] * 20:
         image, where = disc_on_table(rng)
-        ground = Ground(image, lambda _, image=image: image, unit=128, grey=True, on_part=part_mask(image))
-        label = add_defects(rng, ground, DefectConfig(**{**dict.fromkeys(KINDS, 0.0), kind: 1.0}, more=0))[1]
+        canvas = Canvas(image, lambda _, image=image: image, unit=128, grey=True, on_part=part_mask(image))
+        label = add_defects(rng, canvas, DefectConfig(**{**dict.fromkeys(KINDS, 0.0), kind: 1.0}, more=0))[1]
         edge = cv2.morphologyEx(where.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((9, 9), np.uint8)) > 0
         on_edge += bool((label[edge] > 0.3).any())
     assert on_edge > 28  # small bends along the outline hardly change anything
@@ -81,8 +81,8 @@ def test_defects_are_put_on_the_part():
     hits = 0
     for _ in range(60):
         image, where = disc_on_table(rng)
-        ground = Ground(image, lambda _, image=image: image, unit=128, grey=True, on_part=where)
-        label = add_defects(rng, ground, DefectConfig(more=0, shade=0, chip=0))[1]
+        canvas = Canvas(image, lambda _, image=image: image, unit=128, grey=True, on_part=where)
+        label = add_defects(rng, canvas, DefectConfig(more=0, shade=0, chip=0))[1]
         hits += bool((label[where] > 0).any())
     assert hits > 45
 
@@ -93,8 +93,8 @@ def test_a_piece_broken_off_shows_the_background():
     at_edge, pieces = 0, []
     for _ in range(30):
         image, where = disc_on_table(rng)
-        ground = Ground(image, lambda _, image=image: image, unit=128, grey=True, on_part=where)
-        changed, label = add_defects(rng, ground, DefectConfig(**dict.fromkeys(set(KINDS) - {"chip"}, 0.0), chip=1, more=0))
+        canvas = Canvas(image, lambda _, image=image: image, unit=128, grey=True, on_part=where)
+        changed, label = add_defects(rng, canvas, DefectConfig(**dict.fromkeys(set(KINDS) - {"chip"}, 0.0), chip=1, more=0))
         gone = (label > 0.9) & where
         pieces.append(changed[gone])
         edge = cv2.morphologyEx(where.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((9, 9), np.uint8)) > 0

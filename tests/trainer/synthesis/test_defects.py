@@ -2,35 +2,35 @@ import numpy as np
 import pytest
 
 from anoseg_trainer.config import DefectConfig, VariationConfig
-from anoseg_trainer.synthesis.canvas import Ground
+from anoseg_trainer.synthesis.canvas import Canvas
 from anoseg_trainer.synthesis.defects import add_defects, apply, grade
 from anoseg_trainer.synthesis.kinds import KINDS
 from anoseg_trainer.synthesis.variation import relit, varied_window
 
 
-@pytest.fixture(name="ground_of")
-def ground_fixture(plate):
-    def ground_of(rng, height, width):
+@pytest.fixture(name="canvas_of")
+def canvas_fixture(plate):
+    def canvas_of(rng, height, width):
         image, other = plate(rng, height, width), plate(rng, height + 7, width + 3)
-        return Ground(image, lambda _: other, unit=128, grey=False)
+        return Canvas(image, lambda _: other, unit=128, grey=False)
 
-    return ground_of
+    return canvas_of
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", [(96, 128), (33, 200), (9, 11)])
-def test_masks_are_exact(kind, size, ground_of):
+def test_masks_are_exact(kind, size, canvas_of):
     """Every pixel that a defect changed has a label above 0, and every pixel it left alone has exactly 0."""
     rng = np.random.default_rng(3)
     for _ in range(25):
-        ground = ground_of(rng, *size)
-        image, touched = ground.image.copy(), np.zeros(size, bool)
-        apply(image, touched, KINDS[kind](rng, ground))
-        label = grade(ground.image, image, touched, visible=8)
-        changed = (image != ground.image).any(axis=2)
+        canvas = canvas_of(rng, *size)
+        image, touched = canvas.image.copy(), np.zeros(size, bool)
+        apply(image, touched, KINDS[kind](rng, canvas))
+        label = grade(canvas.image, image, touched, visible=8)
+        changed = (image != canvas.image).any(axis=2)
         assert (label[changed] > 0).all()
         assert (label[~touched] == 0).all()
-        assert (image[~touched] == ground.image[~touched]).all()
+        assert (image[~touched] == canvas.image[~touched]).all()
         assert label.min() >= 0
         assert label.max() <= 1
 
@@ -46,8 +46,8 @@ def test_masks_are_exact_wherever_the_part_lies(kind, seen, plate):
     )
     for _ in range(25):
         image, other = plate(rng, 96, 128), plate(rng, 96, 128)
-        ground = Ground(image, lambda _, other=other: other, unit=128, grey=False, on_part=on_part)
-        change = KINDS[kind](rng, ground)
+        canvas = Canvas(image, lambda _, other=other: other, unit=128, grey=False, on_part=on_part)
+        change = KINDS[kind](rng, canvas)
         assert np.isfinite(change.content).all()
         after, touched = image.copy(), np.zeros(image.shape[:2], bool)
         apply(after, touched, change)
@@ -56,33 +56,33 @@ def test_masks_are_exact_wherever_the_part_lies(kind, seen, plate):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_kinds_make_visible_defects(kind, ground_of):
+def test_kinds_make_visible_defects(kind, canvas_of):
     """Each kind makes defects that count as such, often enough to learn from, and leaves most of the part alone."""
     rng = np.random.default_rng(4)
     config = DefectConfig(**{name: float(name == kind) for name in KINDS}, more=0)
-    labels = [add_defects(rng, ground_of(rng, 96, 128), config)[1] for _ in range(40)]
+    labels = [add_defects(rng, canvas_of(rng, 96, 128), config)[1] for _ in range(40)]
     assert np.mean([label.max() >= 0.5 for label in labels]) > 0.3
     assert np.mean([(label > 0.5).mean() for label in labels]) < 0.3
 
 
-def test_same_seed_same_defect(ground_of):
+def test_same_seed_same_defect(canvas_of):
     """Training data is a function of the seed."""
-    made = [add_defects(np.random.default_rng(9), ground_of(np.random.default_rng(1), 96, 128), DefectConfig()) for _ in "ab"]
+    made = [add_defects(np.random.default_rng(9), canvas_of(np.random.default_rng(1), 96, 128), DefectConfig()) for _ in "ab"]
     assert (made[0][0] == made[1][0]).all()
     assert (made[0][1] == made[1][1]).all()
 
 
-def test_the_good_image_is_not_written_to(ground_of):
+def test_the_good_image_is_not_written_to(canvas_of):
     """Defects go on a copy: the part in the store stays good."""
-    ground = ground_of(np.random.default_rng(1), 96, 128)
-    before = ground.image.copy()
+    canvas = canvas_of(np.random.default_rng(1), 96, 128)
+    before = canvas.image.copy()
     for seed in range(30):
-        add_defects(np.random.default_rng(seed), ground, DefectConfig(more=0.9))
-    assert (ground.image == before).all()
+        add_defects(np.random.default_rng(seed), canvas, DefectConfig(more=0.9))
+    assert (canvas.image == before).all()
 
 
 def test_labels_grow_with_the_change():
-    """A faint change on a flat ground is labelled below half, a strong one near 1."""
+    """A faint change on a flat canvas is labelled below half, a strong one near 1."""
     good = np.full((40, 40, 3), 120, np.uint8)
     touched = np.zeros((40, 40), bool)
     touched[10:30, 10:30] = True

@@ -1,1 +1,1 @@
-"""The commands of `anoseg-train`, one module a command."""
+"""The commands of `anoseg-train`, one module each; `run` takes the parsed options."""

@@ -1,13 +1,15 @@
-"""`anoseg-train ablate`: the same training with each part of the method left out (or put in) in turn, and what it gives.
+"""`anoseg-train ablate`: the same training with each part of the method left out (or added) in turn, and their figures.
 
-Trainings run one after another. What only ends otherwise is not trained anew; a variant whose figures are in the folder already
-is not run again, so a stopped ablation goes on.
+Trainings run one after another. A variant whose figures are in the folder already is not run again, so a stopped ablation
+continues. A variant that differs only after training reuses the training of the full method.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import shutil
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +20,12 @@ import msgspec
 from anoseg_engines.bundle.read import load_bundle
 from anoseg_engines.errors import AnosegError, ConfigError, DataError
 from anoseg_engines.loading import load_engine
-from anoseg_trainer.commands.evaluate import Evaluation, evaluate, find_test_images
-from anoseg_trainer.commands.fit import fit
-from anoseg_trainer.config import DEFECT_KINDS, TrainConfig
+from anoseg_trainer.commands.fit import with_limits
+from anoseg_trainer.config import DEFECT_KINDS, TrainConfig, load_config
+from anoseg_trainer.data.evaluation_images import find_evaluation_images
+from anoseg_trainer.evaluation import METRICS, evaluate, metric_cells
 from anoseg_trainer.model.checkpoint import NAME as CHECKPOINT
+from anoseg_trainer.pipeline import fit
 from anoseg_trainer.report.charts import line_chart
 from anoseg_trainer.report.html import Report
 
@@ -29,20 +33,39 @@ FULL = "full"
 Change = Callable[[TrainConfig], TrainConfig]
 
 
+def run(options: argparse.Namespace) -> None:
+    """Run the command."""
+
+    def on_row(row: Row) -> None:
+        figures = "  ".join(f"{key} {cell}" for key, cell in zip(METRICS, metric_cells(row.figures), strict=True))
+        print(f"{row.name}: {figures}  ({row.steps} steps, {row.seconds / 60:.1f} minutes)", flush=True)
+
+    ablate(
+        options.data,
+        options.out,
+        with_limits(load_config(options.config), options),
+        seed=options.seed,
+        names=[name.strip() for name in options.only.split(",") if name.strip()],
+        on_row=on_row,
+        on_note=lambda note: print(f"training {note}", file=sys.stderr, flush=True),
+    )
+    print(f"report in {options.out / 'report.html'}")
+
+
 def _set(section: str, **values: Any) -> Change:
+    """Return the change of some keys of a section; of the configuration itself if `section` is empty."""
+
     def change(config: TrainConfig) -> TrainConfig:
+        if not section:
+            return msgspec.structs.replace(config, **values)
         part = msgspec.structs.replace(getattr(config, section), **values)
         return msgspec.structs.replace(config, **{section: part})
 
     return change
 
 
-def _set_top(**values: Any) -> Change:
-    return lambda config: msgspec.structs.replace(config, **values)
-
-
 OTHER_KINDS = tuple(kind for kind in DEFECT_KINDS if kind != "hard")
-"""Kinds of synthetic defects that AnoSeg does not have."""
+"""Kinds of synthetic defects that are not in the AnoSeg paper."""
 
 VARIANTS: Mapping[str, tuple[str, Change]] = {
     FULL: ("everything as configured", lambda config: config),
@@ -60,8 +83,8 @@ VARIANTS: Mapping[str, tuple[str, Change]] = {
         "with the adversarial loss and masked reconstruction",
         _set("loss", adversarial=0.005, reconstruction=0.05),
     ),
-    "no-coordinates": ("without coordinate channels (paper 5)", _set_top(coordinates=False)),
-    "no-detector": ("without the detector over the map's pools (paper 6)", _set_top(detector=False)),
+    "no-coordinates": ("without coordinate channels (paper 5)", _set("", coordinates=False)),
+    "no-detector": ("without the detector over the map's pools (paper 6)", _set("", detector=False)),
     "no-variation": (
         "good images without variation of light",
         _set("variation", brightness=0.0, contrast=0.0, shading=0.0, tint=0.0, noise=0.0, litter=0.0),
@@ -69,12 +92,21 @@ VARIANTS: Mapping[str, tuple[str, Change]] = {
 }
 
 AFTER_TRAINING = ("no-detector",)
-"""Variants that differ in what is done with the trained network: they take the whole's training, if it is there."""
+"""Variants that differ only in how the trained network is used: they take the training of the full method, if there is one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What one variant gave. figures: as in `Evaluation.overall`. iou_curve: (threshold, IoU)."""
+    """The figures of one variant.
+
+    Attributes:
+        name: Name of the variant.
+        words: Its description.
+        figures: As in `Evaluation.overall`.
+        iou_curve: (threshold, IoU).
+        steps: Steps trained.
+        seconds: Training time.
+    """
 
     name: str
     words: str
@@ -94,15 +126,26 @@ def ablate(
     on_row: Callable[[Row], None] = lambda _: None,
     on_note: Callable[[str], None] = lambda _: None,
 ) -> list[Row]:
-    """Train and evaluate the variants `names` (empty: all) and write ablation.json and report.html into `out`.
+    """Train and evaluate variants, and write ablation.json and report.html.
+
+    Args:
+        data: Folder in the MVTec AD layout.
+        out: Folder for everything that is written.
+        config: The full method.
+        seed: Seed of all trainings.
+        names: Variants to run; empty: all.
+        on_row: Called with the figures of each variant.
+        on_note: Receives remarks for the user.
 
     Raises:
-        ConfigError: an unknown variant, or `out` holds another ablation. DataError, AnosegError: see `fit`.
+        ConfigError: A variant does not exist, or `out` holds another ablation.
+        DataError: The images cannot be used.
+        AnosegError: A training failed or was stopped.
     """
     unknown = [name for name in names if name not in VARIANTS]
     if unknown:
-        raise ConfigError(f"no such variant: {', '.join(unknown)}", hint=f"there are {', '.join(VARIANTS)}")
-    find_test_images(data)  # before hours of training, not after
+        raise ConfigError(f"no such variant: {', '.join(unknown)}", hint=f"choose from {', '.join(VARIANTS)}")
+    find_evaluation_images(data)  # before hours of training, not after
     identity = hashlib.sha256(msgspec.json.encode([msgspec.to_builtins(config), seed, str(data.resolve())])).hexdigest()
     rows = []
     for name in names or list(VARIANTS):
@@ -113,14 +156,14 @@ def ablate(
             on_note(f"{name}: not possible with this configuration, left out: {error}")
             continue
         if name != FULL and changed == config:
-            on_note(f"{name}: as configured already, not run again")
+            on_note(f"{name}: the configuration is like this already, not run again")
             continue
         record = out / f"{name}.json"
-        row = _known(record, identity)
+        row = _read_row(record, identity)
         if row is None:
             on_note(f"{name}: {words}")
-            whole = _known(out / f"{FULL}.json", identity) if name in AFTER_TRAINING else None
-            row = _run(data, out, name, words, changed, seed, trained=whole is not None)
+            reuse = name in AFTER_TRAINING and _read_row(out / f"{FULL}.json", identity) is not None
+            row = _run_variant(data, out, name, changed, seed=seed, reuse_training=reuse)
             _write(record, {"identity": identity, "row": msgspec.to_builtins(row)})
         rows.append(row)
         on_row(row)
@@ -129,31 +172,38 @@ def ablate(
     return rows
 
 
-def _run(data: Path, out: Path, name: str, words: str, config: TrainConfig, seed: int, *, trained: bool) -> Row:
-    """trained: the whole's training is this one's as well; it only ends otherwise."""
-    work, whole = out / "work" / name, out / "work" / FULL / CHECKPOINT
-    resume = trained and whole.is_file()
+def _run_variant(data: Path, out: Path, name: str, config: TrainConfig, *, seed: int, reuse_training: bool) -> Row:
+    """Train and evaluate one variant; `reuse_training` takes the finished training of the full method."""
+    work, full = out / "work" / name, out / "work" / FULL / CHECKPOINT
+    resume = reuse_training and full.is_file()
     if resume:
         work.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(whole, work / CHECKPOINT)
+        shutil.copyfile(full, work / CHECKPOINT)
     fitted = fit(data, out / "store" / name, config, seed=seed, work=work, resume=resume)
     engine = load_engine(load_bundle(fitted.bundle.path))
     try:
-        found: Evaluation = evaluate(engine, data)
+        found = evaluate(engine, data)
     finally:
         engine.close()
-    return Row(name, words, found.overall, found.iou_curve, fitted.result.steps, round(fitted.result.seconds, 1))
+    return Row(
+        name=name,
+        words=VARIANTS[name][0],
+        figures=found.overall,
+        iou_curve=found.iou_curve,
+        steps=fitted.result.steps,
+        seconds=round(fitted.result.seconds, 1),
+    )
 
 
-def _known(record: Path, identity: str) -> Row | None:
-    """The row of an earlier run, None if there is none."""
+def _read_row(record: Path, identity: str) -> Row | None:
+    """Read the row of an earlier run; None if there is none."""
     if not record.is_file():
         return None
     try:
         found = msgspec.json.decode(record.read_bytes())
         if found["identity"] != identity:
             raise ConfigError(
-                f"{record}: is of another configuration, seed or data", hint="give another --out, or remove that folder"
+                f"{record}: belongs to another configuration, seed or data", hint="choose another --out, or remove that folder"
             )
         return msgspec.convert(found["row"], Row)
     except (OSError, msgspec.DecodeError, KeyError, TypeError) as error:
@@ -167,21 +217,17 @@ def _write(path: Path, content: Any) -> None:
         temporary.write_bytes(msgspec.json.format(msgspec.json.encode(content), indent=1))
         temporary.replace(path)
     except OSError as error:
-        raise AnosegError(f"{path}: cannot be written ({error.strerror})", hint="free space or another --out") from error
+        raise AnosegError(f"{path}: cannot be written ({error.strerror})", hint="free space or choose another --out") from error
 
 
 def ablation_report(rows: list[Row], config: TrainConfig, seed: int) -> Report:
-    """Table of image AUROC, pixel AUROC, AUPRO and IoU, and IoU against threshold as curves."""
-    table = [["", "image AUROC", "pixel AUROC", "AUPRO 30 %", "best IoU", "IoU at threshold", "steps", "minutes"]]
-    keys = ("image_auroc", "pixel_auroc", "aupro_30", "best_iou", "iou_at_pixel_threshold")
-    for row in rows:
-        figures = ["–" if row.figures[k] is None else f"{row.figures[k]:.3f}" for k in keys]
-        table.append([row.words, *figures, str(row.steps), f"{row.seconds / 60:.1f}"])
-    chart = line_chart({row.name: row.iou_curve for row in rows}, "threshold", "IoU")
+    """Build the report: a table of the metrics, and the IoU of each variant against the threshold."""
+    table = [["", *METRICS.values(), "steps", "minutes"]]
+    table += [[row.words, *metric_cells(row.figures), str(row.steps), f"{row.seconds / 60:.1f}"] for row in rows]
     return Report(
         title="Ablation",
         facts={"seed": str(seed)},
         tables={"Each part left out": table},
-        charts={"IoU against threshold": chart},
+        charts={"IoU against threshold": line_chart({row.name: row.iou_curve for row in rows}, "threshold", "IoU")},
         settings=msgspec.to_builtins(config),
     )

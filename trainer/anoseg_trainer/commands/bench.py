@@ -1,10 +1,11 @@
-"""`anoseg-train bench`: the bundle's network in PyTorch beside the runtimes, as a yardstick, in the same run.
+"""`anoseg-train bench`: measure the bundle's network in PyTorch in the same run as the runtimes, for comparison.
 
-The weights are those of the bundle's ONNX file, so that PyTorch computes what the runtimes do.
+PyTorch takes the weights from the bundle's ONNX file, so that it computes the same as the runtimes.
 """
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from typing import Any
 
@@ -13,19 +14,48 @@ import numpy as np
 import onnx
 import torch
 from onnx import numpy_helper
+from rich.console import Console
 from torch import Tensor
 
-from anoseg_engines.benchmark import Candidate, example
-from anoseg_engines.bundle.read import Bundle
+from anoseg_engines.benchmark import Candidate, candidates, example, measure
+from anoseg_engines.bundle.read import Bundle, load_bundle
+from anoseg_engines.commands.bench import show
 from anoseg_engines.errors import EngineError
 from anoseg_trainer.config import NetworkConfig
 from anoseg_trainer.model.network import AnoSegNetwork, ConvNorm
 
 
-class TorchCandidate:
-    """The network in PyTorch on one device. compiled: through torch.compile.
+def run(options: argparse.Namespace) -> None:
+    """Run the command."""
+    bundle = load_bundle(options.bundle)
+    runtimes, skipped = candidates(bundle, threads=options.threads)
+    pytorch, missing = torch_candidates(bundle, threads=options.threads)
+    everything = [*pytorch, *runtimes]
+    try:
+        with Console(stderr=True).status("measuring") as status:
+            report = measure(
+                bundle,
+                everything,
+                skipped | missing,
+                seconds=options.seconds,
+                threads=options.threads,
+                baseline=pytorch[0].name,
+                on_progress=status.update,
+            )
+    finally:
+        for candidate in everything:
+            candidate.close()
+    show(report, options.json)
 
-    Times include what the runtimes' do: frames to the device, maps and scores back. Coordinates stay on the device.
+
+class TorchCandidate:
+    """The network in PyTorch on one device, a candidate of the benchmark.
+
+    Its times include the same as those of the runtimes: frames to the device, maps and scores back. Coordinates stay there.
+
+    Attributes:
+        name: For the table.
+        precision: For the table.
     """
 
     golden = "–"
@@ -46,7 +76,7 @@ class TorchCandidate:
             self._inspect = torch.compile(network.inspect, dynamic=False)
 
     def prepare(self, n: int) -> Callable[[], object]:
-        """A batch of n golden images."""
+        """Return a function that runs a batch of n golden images."""
         frames = self._frames.repeat(n, 1, 1, 1)
         if self._device.type == "cuda":
             frames = frames.pin_memory()
@@ -65,30 +95,34 @@ class TorchCandidate:
         return run
 
     def traffic(self) -> tuple[int, int]:
-        """Bytes to and from the device."""
+        """Return the bytes sent to and from the device."""
         return self._traffic
 
     def close(self) -> None:
-        """Nothing is held but memory."""
+        """Do nothing: there is only memory to release."""
 
 
 def torch_candidates(bundle: Bundle, *, threads: int = 0) -> tuple[list[Candidate], dict[str, str]]:
-    """Eager FP32 and bf16 on the CPU; where there is a GPU that PyTorch knows, FP16 eager and compiled on it."""
+    """Build all candidates of this machine: FP32 and bf16 on the CPU, FP16 on the GPU, there also with torch.compile.
+
+    Returns:
+        The candidates, and the name and reason of each that is missing.
+    """
     if threads:
         torch.set_num_threads(threads)
     found: list[Candidate] = [TorchCandidate(bundle, dtype, "cpu") for dtype in (torch.float32, torch.bfloat16)]
     if not torch.cuda.is_available():
-        return found, {"pytorch on a GPU": "PyTorch sees none (the CPU build of PyTorch never does)"}
+        return found, {"pytorch on a GPU": "PyTorch finds no GPU (its CPU build never does)"}
     found.append(TorchCandidate(bundle, torch.float16, "cuda"))
     found.append(TorchCandidate(bundle, torch.float16, "cuda", compiled=True))
     return found, {}
 
 
 def network_from_bundle(bundle: Bundle) -> AnoSegNetwork:
-    """The bundle's network in PyTorch, FP32 arithmetic on its FP16 weights, norms folded.
+    """Build the bundle's network in PyTorch: FP32 arithmetic on its FP16 weights, norms folded.
 
     Raises:
-        EngineError: the bundle does not hold the network that its training record describes.
+        EngineError: The bundle does not contain the network that its training record describes.
     """
     record: Any = bundle.manifest.training.get("config", {})
     try:
@@ -98,10 +132,10 @@ def network_from_bundle(bundle: Bundle) -> AnoSegNetwork:
             if isinstance(module, ConvNorm):
                 module.fold()
         stored = {t.name: t for t in onnx.load_from_string(bundle.model_onnx).graph.initializer}
-        # The detector's buffers too, which no state dict holds; the image head learns with the rest, and is not exported.
-        for name, place in {**dict(network.named_parameters()), **dict(network.named_buffers())}.items():
+        # The detector's buffers are in no state dict. The image head is used in training only and is not exported.
+        for name, tensor in {**dict(network.named_parameters()), **dict(network.named_buffers())}.items():
             if not name.startswith("image_head"):
-                place.data.copy_(torch.from_numpy(numpy_helper.to_array(stored[f"network.{name}"]).astype(np.float32)))
+                tensor.data.copy_(torch.from_numpy(numpy_helper.to_array(stored[f"network.{name}"]).astype(np.float32)))
     except (msgspec.ValidationError, KeyError, RuntimeError, AttributeError) as error:
         raise EngineError(
             f"{bundle.path}: PyTorch cannot run this bundle's network ({error})", hint="it was trained by another version"

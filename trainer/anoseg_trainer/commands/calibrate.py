@@ -1,41 +1,73 @@
-"""`anoseg-train calibrate`: a new score threshold for a finished bundle, from new good images, as the bundle's next version.
+"""`anoseg-train calibrate`: a new score threshold for a finished bundle, or a bound for region rules; a new version either way.
 
-Network and pixel threshold stay as they were; the golden images are those that are clear of the new threshold.
+The network and the pixel threshold stay. This module calibrates the score threshold; `calibrate_rules` calibrates rules.
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+from rich.console import Console
+from rich.progress import Progress
 
 from anoseg_engines.bundle.manifest import Calibration
-from anoseg_engines.bundle.read import Bundle, GoldenSample, load_bundle
-from anoseg_engines.errors import ConfigError, DataError
+from anoseg_engines.bundle.read import Bundle, GoldenSample
+from anoseg_engines.errors import DataError
+from anoseg_engines.images import Image
 from anoseg_engines.loading import load_engine
-from anoseg_engines.runtimes.tensorrt.plan_store import PlanStore
 from anoseg_engines.seal import BundleDraft, write_bundle
-from anoseg_trainer.commands.evaluate import inspect_image
-from anoseg_trainer.data.dataset import group_images, load_good_images
-from anoseg_trainer.thresholds import ScoreThreshold, conformal_threshold, guarantee_in_words
+from anoseg_trainer.commands.calibrate_rules import RulesCalibrated, calibrate_rules
+from anoseg_trainer.data.good_images import find_good_images, read_good_images
+from anoseg_trainer.data.station_camera import load_camera_rules
+from anoseg_trainer.evaluation import inspect_image
+from anoseg_trainer.recalibration import CalibrationImages, OnImage, load_version, plan_notes
+from anoseg_trainer.thresholds import ScoreThreshold, conformal_threshold, describe_threshold
 
 GOLDEN_EACH = 3
-"""Golden samples that are picked where none of the bundle's own passes any more."""
-NOT_HELD_OUT = "these are the images that the network was trained on, so this says little of other parts"
+"""Good images that become golden samples if none of the bundle's own passes."""
 
-OnImage = Callable[[int, int], None]
-"""Told after each image: how many are done, of how many."""
+
+def run(options: argparse.Namespace) -> None:
+    """Run the command."""
+    camera = None if options.config is None else load_camera_rules(options.config, options.camera)
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("inspecting", total=None)
+        common: dict[str, Any] = {
+            "runtime": options.runtime,
+            "on_image": lambda n, total: progress.update(task, completed=n, total=total),
+        }
+        found: ScoreCalibrated | RulesCalibrated
+        if camera is None:
+            found = calibrate_score(options.bundle, options.data, options.false_reject, **common)
+        else:
+            found = calibrate_rules(options.bundle, options.data, camera, options.false_reject, **common)
+    for note in found.notes:
+        print(f"note: {note}", file=sys.stderr)
+    for line in found.summary():
+        print(line)
+    print(f"{found.bundle.path}: finished and verified; {found.before.path} is unchanged")
+    print("a running line loads it with `anosegd swap`, or with `anosegd reload` if its configuration names no version")
 
 
 @dataclass(frozen=True, slots=True)
-class NewThreshold:
-    """bundle: the new version. before: the one it was made from. scores: of each good image, the highest first.
+class ScoreCalibrated:
+    """A bundle with a new score threshold.
 
-    notes: what a user should know, in words.
+    Attributes:
+        bundle: The new version.
+        before: The version that it was made from.
+        threshold: The new threshold.
+        scores: Each good image with its score, the highest first.
+        runtime: The runtime that was used.
+        notes: Remarks for the user.
     """
 
     bundle: Bundle
@@ -45,11 +77,11 @@ class NewThreshold:
     runtime: str
     notes: tuple[str, ...]
 
-    def in_words(self) -> Iterator[str]:
-        """What a person should read, line by line."""
+    def summary(self) -> Iterator[str]:
+        """Yield the lines to print."""
         old, new, n = self.before.manifest.score_threshold, self.threshold.value, len(self.scores)
-        was, now = (sum(score >= value for _, score in self.scores) for value in (old, new))
-        yield f"{n} good images on {self.runtime}: {was} rejected at the old threshold, {now} at the new one"
+        at_old, at_new = (sum(score >= value for _, score in self.scores) for value in (old, new))
+        yield f"{n} good images on {self.runtime}: {at_old} rejected at the old threshold, {at_new} at the new one"
         yield f"score threshold {old:.4f} → {new:.4f}"
         yield f"highest scores: {', '.join(f'{path.name} {score:.4f}' for path, score in self.scores[:3])}"
         caught = self.before.manifest.metrics.get("synthetic_defects_caught")
@@ -59,40 +91,46 @@ class NewThreshold:
         yield f"calibration: {self.bundle.manifest.calibration.guarantee}"
 
 
-@dataclass(frozen=True, slots=True)
-class GoodOnes:
-    """paths: sorted by name. parts: how many different ones they show. held_out: they are not the training's own."""
-
-    paths: tuple[Path, ...]
-    parts: int
-    held_out: bool
-    notes: list[str]
-
-
 def calibrate_score(
     path: Path, data: Path, false_reject: float, *, runtime: str = "auto", on_image: OnImage = lambda _, __: None
-) -> NewThreshold:
-    """Take a new score threshold from the good images of `data`, each of which is the part's region; write the next version.
+) -> ScoreCalibrated:
+    """Set a new score threshold from good images, and write the next version.
+
+    Args:
+        path: STORE/NAME or STORE/NAME/VERSION.
+        data: Folder of good images, each of which shows the part's region.
+        false_reject: Share of good parts that may be rejected.
+        runtime: The runtime to use.
+        on_image: Called after each image.
 
     Raises:
-        ConfigError, DataError: `path` is no version in a store, or the images cannot be used.
-        EngineError: the bundle is refused.
+        ConfigError: `path` is not a version in a store.
+        DataError: The images cannot be used.
+        EngineError: The bundle is refused.
     """
     before, target = load_version(path)
-    good = good_ones(data, before)
+    paths = find_good_images(data)
+    scores: list[float] = []
+    lowest: list[tuple[float, int, Image]] = []  # score, index and pixels of the images that may become golden samples
     engine = load_engine(before, runtime=runtime)
     try:
+
+        def inspect(_: Path, image: Image) -> None:
+            nonlocal lowest
+            score = inspect_image(engine, image).inspection.score
+            lowest = sorted([*lowest, (score, len(scores), image)], key=lambda row: row[:2])[:GOLDEN_EACH]
+            scores.append(score)
+            on_image(len(scores), len(paths))
+
+        images = read_good_images(paths, inspect)
         ran_on = engine.runtime_description
-        scores = []
-        for n, image in enumerate(good.paths):
-            scores.append(inspect_image(engine, image).inspection.score)
-            on_image(n + 1, len(good.paths))
     finally:
         engine.close()
+    good = CalibrationImages.of(images, before)
     threshold = conformal_threshold(np.array(scores), false_reject)
-    promise = honest(guarantee_in_words(threshold, false_reject, good.parts), good)
-    ranked = sorted(zip(good.paths, scores, strict=True), key=lambda row: -row[1])
-    golden, said = _golden_at(threshold.value, before, good.paths, tuple(path for path, _ in ranked[:3]))
+    ranked = sorted(zip(paths, scores, strict=True), key=lambda row: -row[1])
+    highest = ", ".join(path.name for path, _ in ranked[:3])
+    golden, golden_notes = _golden_at(threshold.value, before, [image for _, _, image in lowest], highest)
     draft = dataclasses.replace(
         BundleDraft.of(before),
         score_threshold=threshold.value,
@@ -100,67 +138,39 @@ def calibrate_score(
             method="split conformal over good images, calibrated after training",
             n_images=threshold.n,
             false_reject_target=false_reject,
-            guarantee=promise,
+            guarantee=good.qualify(describe_threshold(threshold, false_reject, good.parts)),
         ),
         golden=golden,
-        # what was known of the old threshold alone
+        # measured at the old threshold
         metrics={key: value for key, value in before.manifest.metrics.items() if key != "synthetic_defects_caught"},
     )
-    notes = (*good.notes, *said, *plan_note(before))
-    return NewThreshold(write_bundle(target, draft), before, threshold, tuple(ranked), ran_on, notes)
+    return ScoreCalibrated(
+        bundle=write_bundle(target, draft),
+        before=before,
+        threshold=threshold,
+        scores=tuple(ranked),
+        runtime=ran_on,
+        notes=(*good.notes, *golden_notes, *plan_notes(before)),
+    )
 
 
-def load_version(path: Path) -> tuple[Bundle, Path]:
-    """The bundle, and STORE/NAME where its next version goes.
+def _golden_at(threshold: float, bundle: Bundle, lowest: list[Image], highest: str) -> tuple[list[GoldenSample], list[str]]:
+    """Choose the golden samples for another score threshold.
 
-    Raises:
-        ConfigError: there is none, or it is not in a store. EngineError: it is damaged.
-    """
-    bundle = load_bundle(path)
-    folder = bundle.path if bundle.path.name.isdigit() else bundle.path.resolve()  # `.` has neither name nor parent
-    if folder.name != str(bundle.manifest.version):
-        raise ConfigError(
-            f"{bundle.path}: version {bundle.manifest.version} of {bundle.manifest.product} is not in a store, so the next "
-            "version has no place",
-            hint=f"copy the bundle to STORE/{bundle.manifest.product}/{bundle.manifest.version}",
-        )
-    return bundle, folder.parent
+    Samples that are well away from it stay, with the verdict that they get now. If none of them passes, good images take
+    their place, with the map and score that the bundle's own network gives in FP32.
 
+    Args:
+        threshold: The new threshold.
+        bundle: The bundle with its samples.
+        lowest: The good images with the lowest scores.
+        highest: Names of those with the highest, for errors.
 
-def good_ones(data: Path, bundle: Bundle) -> GoodOnes:
-    """The good images of `data`, and whether `bundle` was trained on this very folder (a part of it cannot be recognised).
-
-    Raises:
-        DataError: see `load_good_images`.
-    """
-    images = load_good_images(data)
-    training = bundle.manifest.training
-    config = training.get("config")
-    holdout = config.get("holdout") if isinstance(config, dict) else None
-    pattern = holdout.get("group") if isinstance(holdout, dict) else ""
-    notes = list(images.notes)
-    groups = group_images(images, str(pattern or ""), notes.append)
-    held_out = images.fingerprint != training.get("data_fingerprint")
-    if not held_out:
-        notes.append(f"{NOT_HELD_OUT}: calibrate with good images that training has not seen")
-    return GoodOnes(images.paths, int(groups.max()) + 1, held_out, notes)
-
-
-def honest(promise: str, good: GoodOnes) -> str:
-    """The promise, with what speaks against it."""
-    return promise if good.held_out else f"{promise}; but {NOT_HELD_OUT}"
-
-
-def _golden_at(
-    threshold: float, bundle: Bundle, good: tuple[Path, ...], highest: tuple[Path, ...]
-) -> tuple[list[GoldenSample], list[str]]:
-    """Golden samples for another score threshold, with notes.
-
-    Those that are clear of it are kept, with the verdict that they have now. If none passes any more, some of the good images
-    take their place: what the bundle's own network says of them in FP32 is recorded.
+    Returns:
+        The samples, and notes for the user.
 
     Raises:
-        DataError: no image is clear of the threshold, or no golden one fails any more; `highest` are named then.
+        DataError: No image is well away from the threshold, or no defective sample fails any more.
     """
     margin = bundle.manifest.golden_tolerance.margin
     kept, notes = [], []
@@ -173,44 +183,35 @@ def _golden_at(
             notes.append(f"{golden.image}, score {sample.score:.4f}, was {sample.verdict} and is {verdict} now")
         kept.append(dataclasses.replace(sample, verdict=verdict))
     if not any(sample.verdict == "PASS" for sample in kept):
-        fresh = list(_fresh_golden(threshold - margin, bundle, good))
-        if fresh:
-            notes.append(f"no golden image passes any more: {len(fresh)} of the good images are golden images now")
-        kept = [*fresh, *kept]
+        new = _golden_from(lowest, bundle, below=threshold - margin)
+        if new:
+            notes.append(f"no golden image passes any more: {len(new)} of the good images are golden images now")
+        kept = [*new, *kept]
     if any(sample.verdict == "FAIL" for sample in bundle.golden_samples()) and all(s.verdict == "PASS" for s in kept):
         raise DataError(
             f"at the new threshold {threshold:.4f} every defective golden image would pass: nothing was written",
-            hint=f"are there defects among the good images? The highest score {', '.join(path.name for path in highest)}",
+            hint=f"are there defects among the good images? The highest scores have {highest}",
         )
     if not kept:
         raise DataError(
-            f"no image scores {margin} or more away from the new threshold {threshold:.4f}: the bundle could not prove itself",
-            hint="look at the good images: are there defects among them? Otherwise train anew",
+            f"no image scores {margin} or more away from the new threshold {threshold:.4f}: the bundle could not be verified",
+            hint="look at the good images: are there defects among them? Otherwise train again",
         )
     for verdict in ("PASS", "FAIL"):
         if not any(sample.verdict == verdict for sample in kept):
-            notes.append(f"no golden image with the verdict {verdict} is left: the bundle proves itself with less")
+            notes.append(f"no golden image with the verdict {verdict} is left: the bundle's self-test checks less")
     return kept, notes
 
 
-def _fresh_golden(below: float, bundle: Bundle, good: tuple[Path, ...]) -> Iterator[GoldenSample]:
-    """The first good images that score `below` at most, as the network says in FP32."""
+def _golden_from(images: list[Image], bundle: Bundle, *, below: float) -> list[GoldenSample]:
+    """Make golden samples of the images that score at most `below` in FP32."""
     engine = load_engine(bundle, runtime="cpu-f32")
     try:
-        found = 0
-        for path in good:
-            inspected = inspect_image(engine, path)
-            if inspected.inspection.score <= below:
-                found += 1
-                yield GoldenSample(inspected.image, inspected.inspection.anomaly_map, inspected.inspection.score, "PASS")
-            if found == GOLDEN_EACH:
-                return
+        inspections = [inspect_image(engine, image).inspection for image in images]
+        return [
+            GoldenSample(image, inspection.anomaly_map, inspection.score, "PASS")
+            for image, inspection in zip(images, inspections, strict=True)
+            if inspection.score <= below
+        ]
     finally:
         engine.close()
-
-
-def plan_note(before: Bundle) -> list[str]:
-    """What is to be done where the bundle has a TensorRT plan."""
-    if not PlanStore.of(before).folder.is_dir():
-        return []
-    return ["TensorRT plans belong to one version: run `anoseg-engine build` for the new one before a line takes it"]

@@ -1,7 +1,7 @@
-"""`anoseg-train calibrate --config --camera`: what share of good parts a camera's region rules reject, kept in the bundle.
+"""`anoseg-train calibrate --config --camera`: the share of good parts that a camera's region rules reject.
 
-The rules decide by themselves, so the score threshold promises nothing about them. Good camera frames go through the bundle and
-the rules as on the line, and what was counted becomes the bundle's next version; everything else of it stays as it was.
+The rules decide without the score threshold, so its guarantee does not hold for them. Good camera frames go through the
+bundle and the rules as on the line, and the count becomes part of the bundle's next version.
 """
 
 from __future__ import annotations
@@ -18,28 +18,37 @@ from anoseg_engines.bundle.manifest import RuleCalibration
 from anoseg_engines.bundle.read import Bundle
 from anoseg_engines.engine import Engine
 from anoseg_engines.errors import ConfigError
-from anoseg_engines.images import read_image, rotated
+from anoseg_engines.images import Image, rotated
 from anoseg_engines.judgement.judge import Inspection, Thresholds, judge
 from anoseg_engines.judgement.rules import RuleMaps, rules_digest
 from anoseg_engines.loading import load_engine
 from anoseg_engines.placement import Placement, Region
 from anoseg_engines.seal import BundleDraft, write_bundle
-from anoseg_trainer.commands.calibrate import OnImage, good_ones, honest, load_version, plan_note
+from anoseg_trainer.confidence_bound import RejectedShare, describe_rejected_share, rejected_share
+from anoseg_trainer.data.good_images import find_good_images, read_good_images
 from anoseg_trainer.data.station_camera import CameraRules
-from anoseg_trainer.thresholds import RejectedShare, rejected_share, share_in_words
+from anoseg_trainer.recalibration import CalibrationImages, OnImage, load_version, plan_notes
 
 SHOWN = 10
 """Rejected images that are named."""
-FINE = 10_000
-"""Map thresholds are looked for in steps of 1 / FINE."""
+STEPS = 10_000
+"""Map thresholds are searched in steps of 1 / STEPS."""
 
 
 @dataclass(frozen=True, slots=True)
 class RulesCalibrated:
-    """bundle, before, runtime, notes: as in `NewThreshold`. rejected: images in order of name, and which rules found something.
+    """A bundle with the bound for a camera's rules.
 
-    review: images that are for a person to look at. raise_to: see `common_threshold`; None where the wish is met, or no
-    threshold would do. uncovered: some of the part lies in no rule's region, where the bundle's pixel threshold holds.
+    Attributes:
+        bundle: The new version.
+        before: The version that it was made from.
+        share: The bound.
+        rejected: Rejected images in order of name, each with the rules that found something.
+        review: Number of images that are for a person to look at.
+        raise_to: See `sufficient_threshold`.
+        uncovered: Some of the part is in no rule's region; the bundle's pixel threshold holds there.
+        runtime: The runtime that was used.
+        notes: Remarks for the user.
     """
 
     bundle: Bundle
@@ -52,8 +61,8 @@ class RulesCalibrated:
     runtime: str
     notes: tuple[str, ...]
 
-    def in_words(self) -> Iterator[str]:
-        """What a person should read, line by line."""
+    def summary(self) -> Iterator[str]:
+        """Yield the lines to print."""
         share = self.share
         yield f"{share.n} good images on {self.runtime}: {share.rejected} rejected, {self.review} for a person to look at"
         for path, rules in self.rejected[:SHOWN]:
@@ -64,15 +73,15 @@ class RulesCalibrated:
         if share.met:
             return
         if self.raise_to is not None:
-            where = " and in a first rule without a region, for what none covers" if self.uncovered else ""
+            where = " and in a first rule without a region, for what no rule covers" if self.uncovered else ""
             most = f"at most {share.allowed}" if share.allowed > 0 else "none"
-            images = "the same images will do" if share.allowed >= 0 else f"with at least {share.needed} good images"
+            images = "on the same images" if share.allowed >= 0 else f"with at least {share.needed} good images"
             yield (
                 f"with thresholds of at least {self.raise_to:g} in all rules that do not ignore{where}, {most} of these images "
-                f"would be rejected: change them so, and calibrate again ({images})"
+                f"would be rejected: change them and calibrate again ({images})"
             )
         elif share.rejected > max(share.allowed, 0):
-            yield "no threshold would help: look at the images, or at rules that ignore a region or ask for a larger area"
+            yield "no threshold would help: look at the images, or use rules that ignore a region or need a larger area"
         elif share.n < share.needed:
             yield f"{share.needed} good images are needed, of which none is rejected"
 
@@ -86,109 +95,152 @@ def calibrate_rules(
     runtime: str = "auto",
     on_image: OnImage = lambda _, __: None,
 ) -> RulesCalibrated:
-    """Count the good images of `data`, whole camera frames, that the camera's rules reject; write the next version with that.
+    """Count the good images that the camera's rules reject, and write the next version with that bound.
+
+    Args:
+        path: STORE/NAME or STORE/NAME/VERSION.
+        data: Folder of good images, which are whole camera frames.
+        camera: The camera's region and rules.
+        false_reject: Share of good parts that may be rejected.
+        runtime: The runtime to use.
+        on_image: Called after each image.
 
     Raises:
-        ConfigError, DataError: as `calibrate_score`; a rule or the region lies beside the part.
-        EngineError: the bundle is refused.
+        ConfigError: `path` is not a version in a store, or a rule or the region is outside the frames.
+        DataError: The images cannot be used.
+        EngineError: The bundle is refused.
     """
     before, target = load_version(path)
-    good = good_ones(data, before)
+    paths = find_good_images(data)
     engine = load_engine(before, runtime=runtime)
-    rejected: list[tuple[Path, tuple[str, ...]]] = []
-    passes_from: list[float] = []
-    review, uncovered = 0, False
+    counter = _FrameCounter(engine, camera)
     try:
+
+        def count(path: Path, image: Image) -> None:
+            counter.add(path, image)
+            on_image(counter.n, len(paths))
+
+        good = CalibrationImages.of(read_good_images(paths, count), before)
         ran_on = engine.runtime_description
-        for n, (image, inspection, placement, rules) in enumerate(_frames(engine, good.paths, camera)):
-            verdict = judge(inspection, engine.thresholds, placement, rules=rules, review_from=camera.review_from)
-            review += verdict.outcome == "REVIEW"
-            uncovered |= bool((rules.rule < 0).any())
-            if verdict.outcome == "FAIL":
-                rejected.append((image, tuple(dict.fromkeys(d.rule or "outside every rule" for d in verdict.defects))))
-                passes_from.append(least_threshold(inspection, engine.thresholds, placement, rules))
-            on_image(n + 1, len(good.paths))
     finally:
         engine.close()
-    share = rejected_share(len(rejected), len(good.paths), false_reject)
-    height, width = rotated(read_image(good.paths[0]), camera.rotate).shape[:2]
+    share = rejected_share(len(counter.rejected), counter.n, false_reject)
     entry = RuleCalibration(
         digest=rules_digest(camera.rules, camera.region, camera.rotate),
-        width=width,
-        height=height,
+        width=counter.size_hw[1],
+        height=counter.size_hw[0],
         n_images=share.n,
         rejected=share.rejected,
-        guaranteed=share.guaranteed,
+        guaranteed=share.upper_bound,
         false_reject_target=false_reject,
         held_out=good.held_out,
-        guarantee=honest(share_in_words(share, false_reject, good.parts), good),
+        guarantee=good.qualify(describe_rejected_share(share, false_reject, good.parts)),
     )
     others = [known for known in before.rule_calibrations if known.digest != entry.digest]
     return RulesCalibrated(
-        write_bundle(target, dataclasses.replace(BundleDraft.of(before), rules=(*others, entry))),
-        before,
-        share,
-        tuple(rejected),
-        review,
-        common_threshold(passes_from, share),
-        uncovered,
-        ran_on,
-        (*good.notes, *plan_note(before)),
+        bundle=write_bundle(target, dataclasses.replace(BundleDraft.of(before), rules=(*others, entry))),
+        before=before,
+        share=share,
+        rejected=tuple(counter.rejected),
+        review=counter.review,
+        raise_to=sufficient_threshold(counter.pass_thresholds, share),
+        uncovered=counter.uncovered,
+        runtime=ran_on,
+        notes=(*good.notes, *plan_notes(before)),
     )
 
 
-def least_threshold(inspection: Inspection, thresholds: Thresholds, placement: Placement, rules: RuleMaps) -> float:
-    """The smallest map value (a multiple of 1 / `FINE`) to which all lower thresholds have to be raised, what is ignored aside,
-    so that the part passes; infinite where none does. A higher threshold never makes a part fail, so it is bisected."""
+class _FrameCounter:
+    """Inspects camera frames as the daemon does, and counts the outcomes of the rules.
+
+    Attributes:
+        n: Frames inspected.
+        size_hw: Height and width of the rotated frames.
+        rejected: Rejected frames, each with the rules that found something.
+        pass_thresholds: `least_passing_threshold` of each rejected frame.
+        review: Frames that are for a person to look at.
+        uncovered: Some of the part is in no rule's region.
+    """
+
+    def __init__(self, engine: Engine, camera: CameraRules) -> None:
+        self._engine = engine
+        self._camera = camera
+        self._placed: tuple[Placement, RuleMaps] | None = None
+        self.n = 0
+        self.size_hw = (0, 0)
+        self.rejected: list[tuple[Path, tuple[str, ...]]] = []
+        self.pass_thresholds: list[float] = []
+        self.review = 0
+        self.uncovered = False
+
+    def add(self, path: Path, image: Image) -> None:
+        """Inspect one frame.
+
+        Raises:
+            ConfigError: The frame's size differs from the earlier ones, or the region or a rule does not fit it.
+        """
+        frame = rotated(image, self._camera.rotate)
+        height, width = frame.shape[:2]
+        if self.n and (height, width) != self.size_hw:
+            raise ConfigError(
+                f"{path}: {width}×{height} pixels, the frames before have {self.size_hw[1]}×{self.size_hw[0]}",
+                hint="rules are in camera pixels: use frames of one camera at one resolution",
+            )
+        self.size_hw = height, width
+        try:
+            placement, rules = self._placed = self._placed or self._place(height, width)
+            inspection = self._engine.inspect(frame, placement)
+        except ConfigError as error:
+            hint = error.hint or "use whole camera frames, neither rotated nor cut to the region"
+            raise ConfigError(f"{path}: {error.what}", hint=hint) from error
+        thresholds = self._engine.thresholds
+        verdict = judge(inspection, thresholds, placement, rules=rules, review_from=self._camera.review_from)
+        self.n += 1
+        self.review += verdict.outcome == "REVIEW"
+        if verdict.outcome == "FAIL":
+            self.rejected.append((path, tuple(dict.fromkeys(d.rule or "outside every rule" for d in verdict.defects))))
+            self.pass_thresholds.append(least_passing_threshold(inspection, thresholds, placement, rules))
+
+    def _place(self, height: int, width: int) -> tuple[Placement, RuleMaps]:
+        placement = self._engine.place(self._camera.region or Region(0, 0, width, height))
+        rules = RuleMaps.of(self._camera.rules, self._engine.thresholds.pixel, placement)
+        self.uncovered = bool((rules.rule < 0).any())
+        return placement, rules
+
+
+def least_passing_threshold(inspection: Inspection, thresholds: Thresholds, placement: Placement, rules: RuleMaps) -> float:
+    """Find the smallest map threshold at which the part passes, if all lower thresholds of the rules are raised to it.
+
+    A higher threshold never makes a part fail, so bisection finds it.
+
+    Returns:
+        A multiple of 1 / `STEPS`; infinity if no threshold lets the part pass.
+    """
 
     def passes(step: int) -> bool:
-        raised = dataclasses.replace(rules, thresholds=np.maximum(rules.thresholds, np.float32(step / FINE)))
+        raised = dataclasses.replace(rules, thresholds=np.maximum(rules.thresholds, np.float32(step / STEPS)))
         return judge(inspection, thresholds, placement, rules=raised).outcome == "PASS"
 
-    low, high = 0, FINE
+    low, high = 0, STEPS
     if not passes(high):
         return math.inf
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if passes(middle) else (middle + 1, high)
-    return high / FINE
+    return high / STEPS
 
 
-def common_threshold(passes_from: list[float], share: RejectedShare) -> float | None:
-    """The smallest of the rejected images' `least_threshold` that leaves no more rejected than are allowed; None: not needed,
-    or none does.
+def sufficient_threshold(pass_thresholds: list[float], share: RejectedShare) -> float | None:
+    """Find the smallest of the rejected images' thresholds that leaves no more rejected than allowed.
 
-    The bound of `largest_share` then holds with the same images, though the value was chosen on them: it is an order statistic
-    of what images need to pass, and the share of parts that need more than it has that very distribution (Wilks, 1941).
+    The bound then holds on the same images, although the value was chosen on them: it is an order statistic of the
+    thresholds that images need, and the share of parts that need more has that very distribution (Wilks, 1941).
+
+    Returns:
+        None if no change is needed, or no threshold would do.
     """
     allowed = max(share.allowed, 0)
-    if len(passes_from) <= allowed:
+    if len(pass_thresholds) <= allowed:
         return None
-    value = sorted(passes_from, reverse=True)[allowed]
+    value = sorted(pass_thresholds, reverse=True)[allowed]
     return value if math.isfinite(value) else None
-
-
-def _frames(
-    engine: Engine, paths: tuple[Path, ...], camera: CameraRules
-) -> Iterator[tuple[Path, Inspection, Placement, RuleMaps]]:
-    """Each camera frame inspected as the daemon does, with its placement and its rule maps."""
-    placed: tuple[Placement, RuleMaps] | None = None
-    size: tuple[int, ...] | None = None
-    for path in paths:
-        image = rotated(read_image(path), camera.rotate)
-        size = size or image.shape
-        if image.shape != size:
-            raise ConfigError(
-                f"{path}: {image.shape[1]}×{image.shape[0]} pixels, the frames before have {size[1]}×{size[0]}",
-                hint="rules lie in camera pixels: frames of one camera at one resolution are needed",
-            )
-        region = camera.region or Region(0, 0, image.shape[1], image.shape[0])
-        try:
-            if placed is None or placed[0].region != region:
-                placement = engine.place(region)
-                placed = placement, RuleMaps.of(camera.rules, engine.thresholds.pixel, placement)
-            inspection = engine.inspect(image, placed[0])
-        except ConfigError as error:
-            hint = error.hint or "whole camera frames are needed, neither turned nor cut to the region"
-            raise ConfigError(f"{path}: {error.what}", hint=hint) from error
-        yield path, inspection, *placed

@@ -1,1 +1,1 @@
-"""Training images: found, checked, split, stored as scaled parts, and dealt out in batches."""
+"""Training and test images: found, read, checked, split, stored as scaled parts, and made into batches."""

@@ -1,4 +1,4 @@
-"""Checkpoints: everything a training needs to go on, replaced atomically, with a readable note beside it."""
+"""Checkpoints: the state of a training in one file that is replaced atomically, and a readable summary next to it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,15 @@ NAME = "checkpoint.pt"
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any], note: dict[str, Any]) -> None:
-    """Write `state` to a temporary file, then rename: a kill at any moment leaves the old or the new one, whole.
+    """Write a checkpoint; a kill at any moment leaves either the earlier one or this one complete.
+
+    Args:
+        folder: The folder of the checkpoint.
+        state: Everything that a training needs in order to continue.
+        note: The readable summary.
 
     Raises:
-        AnosegError: no space left or no permission; the old checkpoint stays.
+        AnosegError: The disk is full, or writing is not permitted; the earlier checkpoint stays.
     """
     temporary = folder / (NAME + ".tmp")
     try:
@@ -30,20 +35,20 @@ def save_checkpoint(folder: Path, state: dict[str, Any], note: dict[str, Any]) -
         (folder / "checkpoint.json").write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         temporary.unlink(missing_ok=True)
-        raise AnosegError(f"{folder}: the checkpoint cannot be written ({error})", hint="free space or give --work") from error
+        raise AnosegError(f"{folder}: the checkpoint cannot be written ({error})", hint="free space or set --work") from error
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any]:
     """Read the checkpoint of `folder`.
 
     Raises:
-        DataError: there is none, or it is damaged.
+        DataError: There is none, or it is damaged.
     """
     path = folder / NAME
     if not path.is_file():
-        raise DataError(f"{path}: no checkpoint to resume from", hint="leave --resume out, or give the --work of that training")
+        raise DataError(f"{path}: no checkpoint to resume from", hint="omit --resume, or give the --work of that training")
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise DataError(f"{path}: damaged checkpoint ({error})", hint="start anew without --resume") from error
+        raise DataError(f"{path}: damaged checkpoint ({error})", hint="start again without --resume") from error
     return state

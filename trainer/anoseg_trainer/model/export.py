@@ -1,4 +1,4 @@
-"""From the trained network to the bundle's model: a strongly typed FP16 ONNX file, checked before it is handed on."""
+"""Exports the trained network as a strongly typed FP16 ONNX file, and checks the file."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from anoseg_engines.placement import InputSpec
 from anoseg_trainer.model.network import AnoSegNetwork, ConvNorm
 
 MAX_BATCH = 16
-"""Largest batch the exported network takes; TensorRT's optimisation profile covers 1 to it."""
+"""Largest batch of the exported network."""
 
 
 class ExportedNetwork(nn.Module):
-    """The graph as the bundle carries it: frames uint8 [N, H, W, 3], coords FP16 [N, 2, H, W] → map FP16, score FP32."""
+    """The graph of the bundle: frames uint8 [N, H, W, 3] and coords FP16 [N, 2, H, W] → map FP16 and score FP32."""
 
     def __init__(self, network: AnoSegNetwork) -> None:
         super().__init__()
         self.network = half_precision(network)
 
     def forward(self, frames: Tensor, coords: Tensor) -> tuple[Tensor, Tensor]:
-        """Map and score."""
+        """Return map and score."""
         return self.network.inspect(frames, coords)
 
 
 def half_precision(network: AnoSegNetwork) -> AnoSegNetwork:
-    """A copy for export: BatchNorm folded in FP32, then weights FP16; the score's scale and offset stay FP32."""
+    """Return a copy for export: BatchNorm folded in FP32, then weights in FP16. The score's scale and offset stay FP32."""
     copied = copy.deepcopy(network).cpu().eval()
     for module in copied.modules():
         if isinstance(module, ConvNorm):
@@ -48,10 +48,10 @@ def half_precision(network: AnoSegNetwork) -> AnoSegNetwork:
 
 
 def onnx_from_network(network: AnoSegNetwork, spec: InputSpec) -> bytes:
-    """Export the network for inputs of `spec`'s size, batch 1…16.
+    """Export the network for inputs of the size of `spec` and batches of 1 to `MAX_BATCH`.
 
     Raises:
-        EngineError: a weight is not finite in half precision.
+        EngineError: A weight is not finite in half precision.
     """
     model = ExportedNetwork(network)
     for name, weight in model.state_dict().items():
@@ -74,7 +74,7 @@ def onnx_from_network(network: AnoSegNetwork, spec: InputSpec) -> bytes:
             verbose=False,
         )
         graph = onnx.load(target)
-    # The exporter notes source lines on every node: they would carry this machine's paths into the product.
+    # The exporter records source lines on every node. They would carry this machine's paths into the bundle.
     for node in graph.graph.node:
         del node.metadata_props[:]
         node.doc_string = ""
@@ -87,7 +87,7 @@ def onnx_from_network(network: AnoSegNetwork, spec: InputSpec) -> bytes:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's notes from the user's terminal."""
+    """Suppress the exporter's messages."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         level = logging.root.manager.disable

@@ -1,4 +1,4 @@
-"""The trainer's own network (FP32 PyTorch) run as engines run the exported one: the same Placement, tiles and stitching."""
+"""Runs the network in PyTorch (FP32) as engines run the exported one: the same placement, tiles and stitching."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ from numpy.typing import NDArray
 
 from anoseg_engines.images import Image
 from anoseg_engines.placement import InputSpec
-from anoseg_trainer.data.dataset import whole_placement
+from anoseg_trainer.data.part_store import whole_placement
 from anoseg_trainer.model.network import AnoSegNetwork
 
 TILES_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """What the FP32 network says of one part. score: the largest of its tiles. pooled: each pool's largest of its tiles.
+class Prediction:
+    """The network's result for one part.
 
-    anomaly_map: float32 [part_height, part_width].
+    Attributes:
+        pooled: The largest value of each pool over the part's tiles.
+        score: The largest tile score.
+        anomaly_map: float32 [part_height, part_width].
     """
 
     pooled: tuple[float, ...]
@@ -29,8 +32,8 @@ class Reading:
 
 
 @torch.no_grad()
-def read_part(network: AnoSegNetwork, spec: InputSpec, image: Image) -> Reading:
-    """Run the network, in evaluation mode and FP32, over a whole image."""
+def predict_part(network: AnoSegNetwork, spec: InputSpec, image: Image) -> Prediction:
+    """Run the network on a whole image; it must be in evaluation mode."""
     placement = whole_placement(spec, image)
     frames = np.empty((len(placement.tiles), spec.height, spec.width, 3), np.uint8)
     placement.fill(image, frames)
@@ -44,4 +47,4 @@ def read_part(network: AnoSegNetwork, spec: InputSpec, image: Image) -> Reading:
         pooled.append(tile_pooled.cpu())
         scores.append(network.score_of(tile_pooled).cpu())
     values = tuple(float(v) for v in torch.cat(pooled).amax(dim=0))
-    return Reading(values, float(torch.cat(scores).max()), placement.stitch(np.concatenate(maps)))
+    return Prediction(values, float(torch.cat(scores).max()), placement.stitch(np.concatenate(maps)))

@@ -1,4 +1,4 @@
-"""The losses of AnoSeg (arXiv 2110.03396, section 3) and the few added to them. Each is a mean, so weights are comparable."""
+"""The losses of AnoSeg (arXiv 2110.03396, section 3) and a few more. Each is a mean, so that weights are comparable."""
 
 from __future__ import annotations
 
@@ -10,18 +10,27 @@ from anoseg_trainer.config import LossConfig
 from anoseg_trainer.model.network import FIRST_POOL, AnoSegNetwork, Discriminator, Outputs
 
 EVEN_AREA = 1024
-"""Defective pixels of one image from which each counts as one; of fewer each counts more, with the root of how few they are: a
-pore of 20 pixels would teach next to nothing beside stains of thousands."""
+"""Pixels of smaller defects are weighted up by sqrt(EVEN_AREA / area). Without that, the network would learn next to nothing
+from a pore of 20 pixels beside stains of thousands."""
 EMPHASIS = 8.0
-"""At most so much more."""
+"""Largest such weight."""
 DICE_SMOOTH = 8.0
-"""Pixels by which the overlap is smoothed: a good image's loss then falls to 0 with its map, instead of being 1 or nothing."""
+"""Pixels that smooth the overlap, so that the loss of a good image falls to 0 together with its map."""
 
 
 def pixel_losses(outputs: Outputs, labels: Tensor, valid: Tensor, config: LossConfig) -> dict[str, Tensor]:
-    """Losses between the map and the labels (float [N, H, W] in 0…1), over the part's pixels (`valid`, float [N, H, W]).
+    """Compute the losses between map and labels that `config` switches on.
 
-    Dice is taken image by image, so that every defect counts whatever its size, and good images count too.
+    Dice is computed for each image, so that every defect counts regardless of its size, and good images count too.
+
+    Args:
+        outputs: The network's outputs.
+        labels: float [N, H, W] in 0…1.
+        valid: The part's pixels, float [N, H, W].
+        config: The weights.
+
+    Returns:
+        Loss name to unweighted loss.
     """
     logits = outputs.logits.float()
     predicted = torch.sigmoid(logits)
@@ -42,17 +51,16 @@ def pixel_losses(outputs: Outputs, labels: Tensor, valid: Tensor, config: LossCo
 
 
 def image_loss(network: AnoSegNetwork, outputs: Outputs, labels: Tensor, valid: Tensor) -> Tensor:
-    """Cross-entropy of the pooled map logits of `FIRST_POOL` with the image's own label, its largest pixel label.
+    """Compute the cross-entropy of the pooled map logits of `FIRST_POOL` with the image's label, its largest pixel label.
 
-    The image score is read from the few largest map values, so these are asked for directly: nothing that stands out on good
-    parts, something on defective ones.
+    The image score comes from the few largest map values; this loss trains them directly.
     """
     pooled = network.pooled(outputs.logits, valid > 0)[:, FIRST_POOL]
     return functional.binary_cross_entropy_with_logits(pooled, labels.flatten(1).amax(dim=1))
 
 
 def reconstruction_loss(outputs: Outputs, image: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
-    """Masked reconstruction: L1 to the image [N, 3, H, W] where it is normal; nothing is asked of defective pixels."""
+    """Compute the masked reconstruction loss: L1 to the image [N, 3, H, W], over its normal pixels."""
     assert outputs.reconstruction is not None
     normal = ((1 - labels) * valid)[:, None]
     difference = (outputs.reconstruction.float() - image).abs() * normal
@@ -60,16 +68,16 @@ def reconstruction_loss(outputs: Outputs, image: Tensor, labels: Tensor, valid: 
 
 
 def pairs_generated(outputs: Outputs, good: Tensor) -> tuple[Tensor, Tensor]:
-    """The generated pairs (reconstruction, map) of the good images of a batch (`good`: bool [N]), which must look real.
+    """Return the pairs (reconstruction, map) of the good images of a batch (`good`: bool [N]), which should look real.
 
-    Only good images: for them an all-normal map is right. Asking it of defective ones would teach to hide defects.
+    Defective images are left out: an all-normal map would be wrong for them, and the network would learn to hide defects.
     """
     assert outputs.reconstruction is not None
     return outputs.reconstruction[good].float(), torch.sigmoid(outputs.logits[good].float())[:, None]
 
 
 def discriminator_loss(discriminator: Discriminator, real: Tensor, generated: tuple[Tensor, Tensor]) -> Tensor:
-    """Hinge loss: real pairs (good image, all-normal map) above 1, generated pairs below −1."""
+    """Compute the hinge loss: above 1 for real pairs (good image, all-normal map), below −1 for generated pairs."""
     image, anomaly_map = (t.detach() for t in generated)
     on_real = discriminator(real, torch.zeros_like(anomaly_map))
     on_generated = discriminator(image, anomaly_map)
@@ -78,6 +86,6 @@ def discriminator_loss(discriminator: Discriminator, real: Tensor, generated: tu
 
 
 def adversarial_loss(discriminator: Discriminator, generated: tuple[Tensor, Tensor]) -> Tensor:
-    """What the network is asked for: generated pairs that the discriminator takes for real."""
+    """Compute the network's adversarial loss: low if the discriminator takes the generated pairs for real."""
     loss: Tensor = -discriminator(*generated).float().mean()
     return loss

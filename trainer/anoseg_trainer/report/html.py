@@ -1,7 +1,4 @@
-"""report.html: one file that opens offline and says what a training or an evaluation gave, with pictures.
-
-Knows nothing of networks: it is given numbers, curves and pictures, and writes them down. Pictures are PNG inside the file.
-"""
+"""report.html: one file that opens offline. It is given numbers, charts and pictures, and knows nothing of networks."""
 
 from __future__ import annotations
 
@@ -27,17 +24,24 @@ STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 1120px; color: #222; padding: 0 1em; }
 h1 { font-size: 1.5em; } h2 { font-size: 1.15em; margin-top: 2em; border-bottom: 1px solid #ccc; }
 table { border-collapse: collapse; } th, td { text-align: right; padding: 2px 10px; border-bottom: 1px solid #eee; }
-th:first-child, td:first-child { text-align: left; } svg text { font: 11px system-ui, sans-serif; fill: #444; }
+th:first-child, td:first-child, .facts td { text-align: left; }
+th:first-child, td:first-child { white-space: nowrap; }
 .row { display: flex; flex-wrap: wrap; gap: 18px; } figure { margin: 0; } figcaption { font-size: 13px; }
 figure img { background: #000; margin-right: 2px; vertical-align: top; }
-.key { margin-right: 12px; font-size: 13px; } .key i { display: inline-block; width: 11px; height: 11px; margin-right: 4px; }
 pre { background: #f6f6f6; padding: 10px; overflow-x: auto; font-size: 13px; } .note { background: #fff6d8; padding: 6px 10px; }
 """
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """One case: image uint8 [h, w, 3], map float32 [h, w] in 0…1, mask bool [h, w] (None: unknown), and what to say of it."""
+class ReportCase:
+    """One inspected image.
+
+    Attributes:
+        caption: Text below the pictures.
+        image: uint8 [h, w, 3].
+        anomaly_map: float32 [h, w] in 0…1.
+        mask: The true defect, bool [h, w]; None if it is unknown.
+    """
 
     caption: str
     image: Image
@@ -47,38 +51,45 @@ class Shown:
 
 @dataclass(slots=True)
 class Report:
-    """Parts of a report, in the order they are written. tables: title → rows, the first being the head."""
+    """The parts of a report, in the order in which they are written.
+
+    Attributes:
+        title: Heading of the page.
+        notes: Highlighted remarks.
+        facts: Names and values.
+        tables: Title to rows; the first row is the head.
+        charts: Title to SVG text.
+        cases: Title to the images shown below it.
+        settings: The configuration, shown as YAML.
+    """
 
     title: str
     notes: list[str] = field(default_factory=list)
     facts: dict[str, str] = field(default_factory=dict)
     tables: dict[str, list[list[str]]] = field(default_factory=dict)
     charts: dict[str, str] = field(default_factory=dict)
-    cases: dict[str, list[Shown]] = field(default_factory=dict)
+    cases: dict[str, list[ReportCase]] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def html(self) -> str:
-        """The whole file."""
+        """Return the text of the file."""
         parts = [f"<h1>{escape(self.title)}</h1>"]
         parts += [f'<p class="note">{escape(note)}</p>' for note in self.notes]
         if self.facts:
-            rows = "".join(
-                f"<tr><td>{escape(k)}</td><td style='text-align:left'>{escape(v)}</td></tr>" for k, v in self.facts.items()
-            )
-            parts.append(f"<table>{rows}</table>")
+            rows = "".join(f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>" for name, value in self.facts.items())
+            parts.append(f'<table class="facts">{rows}</table>')
         for title, table in self.tables.items():
             parts += [f"<h2>{escape(title)}</h2>", _table(table)]
         if self.charts:
-            parts.append("<h2>Curves</h2><div class='row'>")
-            parts += [
-                f"<figure><figcaption><b>{escape(t)}</b></figcaption>{chart}</figure>" for t, chart in self.charts.items()
-            ]
-            parts.append("</div>")
+            charts = (
+                f"<figure><figcaption><b>{escape(title)}</b></figcaption>{chart}</figure>"
+                for title, chart in self.charts.items()
+            )
+            parts.append(f'<h2>Charts</h2><div class="row">{"".join(charts)}</div>')
         for title, cases in self.cases.items():
             if cases:
-                parts.append(f"<h2>{escape(title)}: image, map, mask</h2><div class='row'>")
-                parts += [_case(case) for case in cases]
-                parts.append("</div>")
+                pictures = "".join(_case(case) for case in cases)
+                parts.append(f'<h2>{escape(title)}: image, map, mask</h2><div class="row">{pictures}</div>')
         if self.settings:
             text = yaml.safe_dump(dict(self.settings), sort_keys=False, allow_unicode=True)
             parts.append(f"<h2>Settings</h2><pre>{escape(text)}</pre>")
@@ -86,10 +97,10 @@ class Report:
         return f"<!doctype html><html lang='en'><head>{head}</head><body>{''.join(parts)}</body></html>\n"
 
     def write(self, path: Path) -> None:
-        """Write the file, whole or not at all.
+        """Write the file atomically.
 
         Raises:
-            AnosegError: it cannot be written.
+            AnosegError: The file cannot be written.
         """
         temporary = path.with_name(f".{path.name}.tmp")
         try:
@@ -100,12 +111,12 @@ class Report:
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise AnosegError(
-                f"{path}: the report cannot be written ({error.strerror})", hint="free space or another folder"
+                f"{path}: the report cannot be written ({error.strerror})", hint="free space or choose another folder"
             ) from error
 
 
 def extremes(scores: Sequence[float], each: int) -> tuple[list[int], list[int]]:
-    """Places of the lowest and of the highest scores, most extreme first; the same place is not in both."""
+    """Return the indices of the lowest and of the highest scores, most extreme first; no index is in both lists."""
     order = sorted(range(len(scores)), key=lambda i: scores[i])
     low = order[: min(each, (len(order) + 1) // 2)]
     return low, [i for i in order[::-1][:each] if i not in low]
@@ -117,7 +128,7 @@ def _table(rows: list[list[str]]) -> str:
     return f"<table><tr>{head}</tr>{body}</table>"
 
 
-def _case(case: Shown) -> str:
+def _case(case: ReportCase) -> str:
     height, width = case.image.shape[:2]
     heat = cv2.applyColorMap(np.rint(np.clip(case.anomaly_map, 0, 1) * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
     pictures = [case.image, heat]

@@ -1,4 +1,4 @@
-"""Overlay pictures: image, anomaly map over it, true outline; one PNG an inspected image."""
+"""Overlay pictures: an image with its anomaly map and the outline of the true defect, one PNG for each image."""
 
 from __future__ import annotations
 
@@ -11,50 +11,49 @@ from numpy.typing import NDArray
 from anoseg_engines.engine import Engine
 from anoseg_engines.errors import AnosegError
 from anoseg_engines.images import Image
-from anoseg_trainer.commands.evaluate import GOOD, Evaluation, TestImage, inspect_image, noteworthy, read_mask
+from anoseg_trainer.data.evaluation_images import EvaluationImage
+from anoseg_trainer.evaluation import Evaluation, InspectedImage, inspect_file
 
 CAPTION = 22
 
 
 def write_overlays(engine: Engine, data: Path, evaluation: Evaluation, folder: Path) -> list[Path]:
-    """Inspect the noteworthy images once more and write a picture of each; returns the files.
+    """Inspect the images with the lowest and highest scores once more, write a picture of each, and return the files.
 
     Raises:
-        AnosegError: the folder cannot be written.
+        AnosegError: The folder cannot be written.
     """
     written = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise AnosegError(f"{folder}: cannot be made ({error.strerror})", hint="give another --overlays") from error
-    for n, (sort, key) in enumerate(noteworthy(evaluation)):
-        path = data / key
-        row = evaluation.images[key]
-        defect = str(row["defect"])
-        mask_file = None if defect == GOOD else data / "ground_truth" / defect / f"{path.stem}_mask.png"
-        inspected = inspect_image(engine, path)
-        mask = read_mask(TestImage(path, defect, mask_file), inspected.image)
-        caption = f"{defect} {row['score']:.3f} {row['outcome']}"
-        picture = overlay(inspected.image, inspected.full_map(), mask, engine.thresholds.pixel, caption)
-        target = folder / f"{n:02d}_{sort}_{defect}_{path.stem}.png"
-        encoded = cv2.imencode(".png", picture)[1].tobytes()
+        raise AnosegError(f"{folder}: cannot be created ({error.strerror})", hint="choose another --overlays") from error
+    for n, (group, key) in enumerate(evaluation.extreme_images()):
+        test, row = EvaluationImage.at(data, data / key), evaluation.images[key]
+        inspected = inspect_file(engine, test.path)
+        caption = f"{test.defect} {row['score']:.3f} {row['outcome']}"
+        mask = test.read_mask(inspected.image)
+        picture = overlay(inspected, mask, engine.thresholds.pixel, caption)
+        target = folder / f"{n:02d}_{group}_{test.defect}_{test.path.stem}.png"
         try:
-            target.write_bytes(encoded)
+            target.write_bytes(cv2.imencode(".png", picture)[1].tobytes())
         except OSError as error:
             raise AnosegError(f"{target}: cannot be written ({error.strerror})") from error
         written.append(target)
     return written
 
 
-def overlay(
-    image: Image, anomaly_map: NDArray[np.float32], mask: NDArray[np.bool_] | None, threshold: float, caption: str
-) -> Image:
-    """Side by side: the image with the true outline (green), and with the map as heat and its outline at `threshold` (red)."""
+def overlay(inspected: InspectedImage, mask: NDArray[np.bool_] | None, threshold: float, caption: str) -> Image:
+    """Draw two pictures side by side: the image, and the image under its anomaly map.
+
+    Both show the outline of the true defect (green); the second also shows that of the map at `threshold` (red).
+    """
+    image, anomaly_map = inspected.image, inspected.full_map()
     heat = cv2.applyColorMap(np.rint(np.clip(anomaly_map, 0, 1) * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
     strength = 0.75 * np.clip(anomaly_map, 0, 1)[:, :, None] + 0.05
     warm = np.rint(image * (1 - strength) + heat * strength).astype(np.uint8)
     truth = image.copy()
-    if mask is not None and mask.any():
+    if mask is not None:
         _outline(truth, mask, (0, 220, 0))
         _outline(warm, mask, (0, 220, 0))
     _outline(warm, anomaly_map >= threshold, (0, 0, 255))

@@ -1,7 +1,7 @@
-"""Which pixels of a picture are the part and which plain background around it, so that defects are made on the part.
+"""Finds the part on a plain background, so that synthetic defects can be placed on it. Pure functions.
 
-Background is what hangs together with the picture's rim, is flat, and has a colour like it. A product whose pictures are
-filled by the part (a surface) has none. Pure functions.
+Background is connected to the rim of the image, flat, and of a similar colour. Images that the part fills (a surface) have
+none.
 """
 
 from __future__ import annotations
@@ -16,28 +16,32 @@ from anoseg_engines.images import Image
 from anoseg_trainer.synthesis.shapes import channel_max
 
 SIDE = 96
-"""Pictures are judged at this size: fine grain of the background is averaged away."""
+"""Longer side of the image that is analysed: fine grain of the background is averaged away."""
 PLAIN_RIM = 0.8
-"""Share of the rim that must be plain in the middle picture of a product, for it to count as parts on a background."""
+"""Share of the rim that must be plain in the median image of a product, for its parts to count as on a background."""
 PART_SHARES = (0.02, 0.9)
-"""Where the part would take less or more of the picture than this, the guess is not trusted."""
+"""Smallest and largest share of the image that a part takes; outside, the mask is not trusted."""
 
 
 def part_mask(image: Image) -> NDArray[np.bool_]:
-    """Where the part is, on a picture that shows the whole of it on a plain background; a soft shadow beside it is background.
+    """Find the part in an image that shows all of it on a plain background; a soft shadow counts as background.
 
-    image: uint8 [h, w, 3]. Returns bool [h', w'] whose longer side is `SIDE` (or the picture's, if smaller).
+    Args:
+        image: uint8 [h, w, 3].
+
+    Returns:
+        bool [h', w'], whose longer side is `SIDE` or, if smaller, the image's.
     """
-    return _told_apart(image, shadows=True)[0]
+    return _segment(image, shadows=True)[0]
 
 
 def bare_mask(image: Image) -> NDArray[np.bool_]:
-    """Where there is surely nothing but background: neither the part nor its shadow. Otherwise as `part_mask`."""
-    return ~(_told_apart(image, shadows=False)[0] | part_mask(image))
+    """Find the pixels that are certainly background, neither part nor shadow; shape as of `part_mask`."""
+    return ~(_segment(image, shadows=False)[0] | part_mask(image))
 
 
 def within(mask: NDArray[np.bool_], height: int, width: int, window: tuple[int, int, int, int]) -> NDArray[np.bool_]:
-    """The mask of a window (left, top, width, height) of a picture of height × width, as coarse as the picture's."""
+    """Cut the mask of a window (left, top, width, height) out of the mask of an image of height × width."""
 
     def cells(start: int, length: int, size: int, n: int) -> NDArray[np.intp]:
         at = np.arange(max(1, round(length * n / size))) + start * n / size
@@ -49,15 +53,20 @@ def within(mask: NDArray[np.bool_], height: int, width: int, window: tuple[int, 
 
 
 def has_background(images: Iterable[Image]) -> bool:
-    """Whether these pictures of one product show parts on a plain background, judged by their median."""
-    found = [_told_apart(image, shadows=False) for image in images]
+    """Return whether most of these images of one product show parts on a plain background."""
+    found = [_segment(image, shadows=False) for image in images]
     share = float(np.median([mask.mean() for mask, _ in found]))
     return bool(np.median([rim for _, rim in found]) >= PLAIN_RIM and PART_SHARES[0] <= share <= PART_SHARES[1])
 
 
-def _told_apart(image: Image, *, shadows: bool) -> tuple[NDArray[np.bool_], float]:
-    """Where the part is, and the share of the rim that is plain. shadows: what slopes much less than the part's outline belongs
-    to the background; where it is not known yet whether there is one, only what is flat does."""
+def _segment(image: Image, *, shadows: bool) -> tuple[NDArray[np.bool_], float]:
+    """Find the part, and the share of the rim that is plain.
+
+    Args:
+        image: uint8 [h, w, 3].
+        shadows: Slopes much flatter than the part's outline belong to the background. Without it, only flat areas do; used
+            while it is unknown whether there is a background.
+    """
     height, width = image.shape[:2]
     scale = min(1.0, SIDE / max(height, width))
     size = max(4, round(width * scale)), max(4, round(height * scale))
@@ -67,7 +76,7 @@ def _told_apart(image: Image, *, shadows: bool) -> tuple[NDArray[np.bool_], floa
     rim[2:-2, 2:-2] = False
     spread = float(small.std())
     far = channel_max(np.abs(small - np.median(small[rim], axis=0)))
-    # A part that is hardly darker than the table may carry print that is far steeper than its own outline.
+    # A part hardly darker than the table may have print that is far steeper than its outline.
     steepest, farthest = (min(0.35 * float(np.percentile(slope, 98)), 8.0), 2.0) if shadows else (0.06 * spread, 0.8)
     plain = (slope < max(1.5, steepest)) & (far < max(15.0, farthest * spread))
     labels = cv2.connectedComponents(plain.astype(np.uint8), connectivity=4)[1]
@@ -79,7 +88,17 @@ def _told_apart(image: Image, *, shadows: bool) -> tuple[NDArray[np.bool_], floa
 
 
 def point_on(rng: np.random.Generator, mask: NDArray[np.bool_], height: int, width: int) -> tuple[int, int] | None:
-    """x and y of a random place on the part, in a picture of height × width that `mask` covers; None: the mask is empty."""
+    """Draw a random place on the part.
+
+    Args:
+        rng: Random generator.
+        mask: The part; it covers an image of height × width.
+        height: Height of the image.
+        width: Width of the image.
+
+    Returns:
+        x and y; None if the mask is empty.
+    """
     places = np.flatnonzero(mask)
     if not len(places):
         return None

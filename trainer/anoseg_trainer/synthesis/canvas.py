@@ -1,4 +1,4 @@
-"""What defects are put on, and how they are placed, sized and taken from other pictures. Sizes in network pixels."""
+"""The image that synthetic defects are added to; placing and sizing them. Sizes are in network pixels."""
 
 from __future__ import annotations
 
@@ -18,11 +18,16 @@ Patch = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
-class Ground:
-    """What a defect is put on. image: uint8 [h, w, 3]. donor: returns another good image, uint8, any size.
+class Canvas:
+    """The image that a defect is added to.
 
-    unit: side of the network's input; defects are sized by it, not by the part. grey: all channels of `image` are equal.
-    at_rim: share of defects placed at the picture's rim. on_part: where the part is, bool, any size; None: everywhere.
+    Attributes:
+        image: uint8 [h, w, 3].
+        donor: Returns another good image, uint8, any size.
+        unit: Network pixels by which defects are sized, whatever the size of the part.
+        grey: All channels of `image` are equal.
+        at_rim: Share of defects placed at the rim of the image.
+        on_part: Where the part is, bool, any size; None: everywhere.
     """
 
     image: Image
@@ -35,7 +40,14 @@ class Ground:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A change of one box: left, top, how strongly each pixel changes (float32 [h, w]), and to what (float32 [h, w, 3])."""
+    """The change of one box of the image.
+
+    Attributes:
+        x: Left.
+        y: Top.
+        alpha: How much each pixel changes, float32 [h, w] in 0…1.
+        content: The new pixels, float32 [h, w, 3].
+    """
 
     x: int
     y: int
@@ -43,34 +55,37 @@ class Change:
     content: Patch
 
 
-def sized(rng: Generator, ground: Ground, low: float, high: float) -> tuple[int, int]:
-    """Height and width of a defect's box: shares of the unit, small ones as likely as large ones, any aspect up to 1:3."""
-    size, aspect = ground.unit * log_uniform(rng, low, high), log_uniform(rng, 0.33, 3.0)
-    return fitted(ground, size * np.sqrt(aspect), size / np.sqrt(aspect))
+def sized(rng: Generator, canvas: Canvas, low: float, high: float) -> tuple[int, int]:
+    """Draw height and width of a defect's box.
+
+    The size is between `low` and `high` units, small ones as likely as large ones; the aspect ratio is at most 1:3.
+    """
+    size, aspect = canvas.unit * log_uniform(rng, low, high), log_uniform(rng, 0.33, 3.0)
+    return fitted(canvas, size * np.sqrt(aspect), size / np.sqrt(aspect))
 
 
-def fitted(ground: Ground, height: float, width: float) -> tuple[int, int]:
-    """Rounded, at least 3 pixels, at most the picture."""
-    rows, columns = ground.image.shape[:2]
+def fitted(canvas: Canvas, height: float, width: float) -> tuple[int, int]:
+    """Round a box: at least 3 pixels a side, at most the image."""
+    rows, columns = canvas.image.shape[:2]
     return min(max(3, round(height)), rows), min(max(3, round(width)), columns)
 
 
-def placed(rng: Generator, ground: Ground, height: int, width: int) -> tuple[int, int]:
-    """Left and top of a box of this size somewhere on the picture; `at_rim` of them where handling harms parts."""
-    rows, columns = ground.image.shape[:2]
+def placed(rng: Generator, canvas: Canvas, height: int, width: int) -> tuple[int, int]:
+    """Draw left and top of a box: on the part if it is known, and at the rim for the share `at_rim`."""
+    rows, columns = canvas.image.shape[:2]
     x, y = int(rng.integers(0, columns - width + 1)), int(rng.integers(0, rows - height + 1))
-    aim = None if ground.on_part is None else point_on(rng, ground.on_part, rows, columns)
-    if aim is not None:  # the box is centred there, as far as the picture allows
+    aim = None if canvas.on_part is None else point_on(rng, canvas.on_part, rows, columns)
+    if aim is not None:  # the box is centred there, as far as the image allows
         x = min(max(aim[0] - width // 2, 0), columns - width)
         y = min(max(aim[1] - height // 2, 0), rows - height)
-    if ground.at_rim and rng.random() < ground.at_rim:
+    if canvas.at_rim and rng.random() < canvas.at_rim:
         x, y = ((x, 0), (x, rows - height), (0, y), (columns - width, y))[int(rng.integers(4))]
     return x, y
 
 
-def strip(rng: Generator, ground: Ground) -> tuple[int, int, Mask]:
-    """Left, top and outline of a strip along one side of the picture, its border slanted and wavy."""
-    rows, columns = ground.image.shape[:2]
+def strip(rng: Generator, canvas: Canvas) -> tuple[int, int, Mask]:
+    """Draw a strip along one side of the image, its border slanted and wavy: left, top and outline."""
+    rows, columns = canvas.image.shape[:2]
     across_x = rng.random() < 0.5
     across, along = (columns, rows) if across_x else (rows, columns)
     depth = min(across, max(4, round(across * log_uniform(rng, 0.15, 0.6))))
@@ -87,7 +102,7 @@ def strip(rng: Generator, ground: Ground) -> tuple[int, int, Mask]:
 
 
 def region_of(rng: Generator, donor: Image, height: int, width: int, zoom: float = 1.0) -> Patch:
-    """A random region of `donor`, enlarged by `zoom`; a donor that is too small is enlarged further."""
+    """Cut a random region out of `donor`, enlarged by `zoom` or, if the donor is too small, by more."""
     rows, columns = donor.shape[:2]
     cut_h, cut_w = min(max(1, round(height / zoom)), rows), min(max(1, round(width / zoom)), columns)
     top, left = int(rng.integers(0, rows - cut_h + 1)), int(rng.integers(0, columns - cut_w + 1))

@@ -13,23 +13,23 @@ Mask = NDArray[np.float32]
 
 
 def log_uniform(rng: Generator, low: float, high: float) -> float:
-    """Uniform in the logarithm: small values as likely as large ones."""
+    """Draw a number whose logarithm is uniform: small values are as likely as large ones."""
     return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 
 def channel_max(picture: NDArray[Any]) -> Mask:
-    """Largest of the three channels, [h, w, 3] → [h, w]; NumPy's reduction over so short an axis takes many times longer."""
+    """Return the largest of the three channels, [h, w, 3] → [h, w]; many times faster than NumPy over so short an axis."""
     return np.asarray(np.maximum(np.maximum(picture[:, :, 0], picture[:, :, 1]), picture[:, :, 2]))
 
 
 def channel_mean(picture: NDArray[Any]) -> Mask:
-    """Mean of the three channels, float32 [h, w]."""
+    """Return the mean of the three channels, float32 [h, w]."""
     total = picture[:, :, 0].astype(np.float32) + picture[:, :, 1] + picture[:, :, 2]
     return np.asarray(total * np.float32(1 / 3), np.float32)
 
 
 def smooth_noise(rng: Generator, height: int, width: int, cell: float) -> Mask:
-    """Smooth random field, roughly −2…2, whose features are about `cell` pixels wide."""
+    """Draw a smooth random field, roughly −2…2, with features about `cell` pixels wide."""
     grid_h, grid_w = int(np.ceil(height / cell)) + 3, int(np.ceil(width / cell)) + 3
     grid = rng.standard_normal((grid_h, grid_w)).astype(np.float32)
     field = cv2.resize(grid, (max(width, 1) + 2, max(height, 1) + 2), interpolation=cv2.INTER_CUBIC)
@@ -37,7 +37,7 @@ def smooth_noise(rng: Generator, height: int, width: int, cell: float) -> Mask:
 
 
 def blob(rng: Generator, height: int, width: int) -> Mask:
-    """An irregular filled outline that fits the box, hard-edged (0 or 1), never empty."""
+    """Draw an irregular filled outline that fits the box: 0 or 1, never empty."""
     y = np.linspace(-1, 1, height, dtype=np.float32)[:, None] if height > 1 else np.zeros((1, 1), np.float32)
     x = np.linspace(-1, 1, width, dtype=np.float32)[None, :] if width > 1 else np.zeros((1, 1), np.float32)
     radius = np.sqrt(x * x + y * y)
@@ -49,7 +49,7 @@ def blob(rng: Generator, height: int, width: int) -> Mask:
 
 
 def rectangle(rng: Generator, height: int, width: int) -> Mask:
-    """A filled rectangle in the box, turned by a random angle half of the time."""
+    """Draw a filled rectangle in the box, rotated by a random angle half of the time."""
     if rng.random() < 0.5 or min(height, width) < 4:
         return np.ones((height, width), np.float32)
     mask = np.zeros((height, width), np.float32)
@@ -60,7 +60,7 @@ def rectangle(rng: Generator, height: int, width: int) -> Mask:
 
 
 def stroke(rng: Generator, height: int, width: int, thickness: float) -> Mask:
-    """A wandering line through the box, anti-aliased, its strength varying along the way."""
+    """Draw a wandering anti-aliased line through the box; its strength varies along the way."""
     n = int(rng.integers(3, 9))
     diagonal = np.array([[0.05, 0.05], [0.95, 0.95]]) if rng.random() < 0.5 else np.array([[0.05, 0.95], [0.95, 0.05]])
     along = np.linspace(0, 1, n)[:, None]

@@ -1,4 +1,4 @@
-"""What good parts do anyway: small turns and shifts, light, noise. Taught as normal. Pure functions of a random generator."""
+"""Differences between good parts: pose, light, noise, dust beside the part. Pure functions of a random generator."""
 
 from __future__ import annotations
 
@@ -14,20 +14,27 @@ from anoseg_trainer.synthesis.background import point_on
 from anoseg_trainer.synthesis.shapes import Mask, blob, feathered, log_uniform, smooth_noise, stroke
 
 EXACT = 0.3
-"""Share of windows that keep every pixel's value (whole-pixel shifts, quarter turns): interpolation smooths away the grain that
-images on the line have, and a network that never saw it would take it for something new."""
+"""Share of windows that keep every pixel's value (whole-pixel shifts, quarter turns). Interpolation smooths the grain of real
+images away, and a network that never saw grain would take it for a defect."""
 
 
 def varied_window(
     rng: Generator, part: Image, label: Mask, window: tuple[int, int, int, int], config: VariationConfig
 ) -> tuple[Image, Mask]:
-    """Cut the window (left, top, width, height) out of `part`, as if the part lay a little otherwise and the light differed.
+    """Cut a window out of `part` as if the part were posed a little differently and lit differently.
 
-    Turn, shift and zoom are about the window's centre; beyond the part its border is mirrored. label: float32, of the part's
-    size. A defect goes through the same as the part around it: resampling, light and noise must not give it away.
+    Rotation, shift and zoom are about the window's centre; beyond the part, its border is mirrored. A defect goes through
+    the same changes as the part around it, so that resampling, light and noise do not give it away.
+
+    Args:
+        rng: Random generator.
+        part: uint8 [H, W, 3].
+        label: float32 [H, W].
+        window: Left, top, width and height.
+        config: Ranges of the changes.
 
     Returns:
-        Image uint8 [h, w, 3] and label float32 [h, w], new.
+        Image uint8 [h, w, 3] and label float32 [h, w], both new.
     """
     left, top, width, height = window
     rotation = config.rotation_deg or 0.0
@@ -52,7 +59,7 @@ def varied_window(
 
 
 def relit(rng: Generator, image: Image, config: VariationConfig) -> Image:
-    """The same picture under another light: exposure, contrast, colour, a smooth field, sensor noise. uint8, new."""
+    """Return the image in another light: exposure, contrast, colour, a smooth field, sensor noise."""
     brightness, shading = config.brightness or 0.0, config.shading or 0.0
     gain = np.exp(rng.uniform(-1, 1) * brightness)
     contrast = np.exp(rng.uniform(-1, 1) * (config.contrast or 0.0))
@@ -73,12 +80,16 @@ def relit(rng: Generator, image: Image, config: VariationConfig) -> Image:
 
 
 def littered(rng: Generator, image: Image, bare: NDArray[np.bool_], unit: int) -> Image:
-    """Dust and hairs on the background beside the part, which are no defect of it. uint8, new.
+    """Add dust and hairs to the background beside the part; they are not defects.
 
-    bare: where there is surely no part, bool, any size. unit: as of `Ground`.
+    Args:
+        rng: Random generator.
+        image: uint8 [h, w, 3].
+        bare: Where there is certainly no part, bool, any size.
+        unit: As in `Canvas`.
     """
     rows, columns = image.shape[:2]
-    free = cv2.erode(bare.astype(np.uint8), np.ones((3, 3), np.uint8))  # what touches the part may be a defect
+    free = cv2.erode(bare.astype(np.uint8), np.ones((3, 3), np.uint8))  # dust that touches the part may be a defect
     beside = cv2.resize(free, (columns, rows), interpolation=cv2.INTER_NEAREST).astype(np.float32)
     out = image.astype(np.float32)
     for _ in range(int(rng.integers(1, 5))):
@@ -104,10 +115,15 @@ def random_window(
     seen_hw: tuple[tuple[int, int], tuple[int, int]],
     aim: tuple[int, int] | None = None,
 ) -> Tile:
-    """A place for a window on the part, somewhere in what the line's inputs show of it, at least half of it on the part.
+    """Draw a place for a window within what the line's inputs show of the part; at least half of it is on the part.
 
-    seen_hw: first and last pixel (exclusive), along y and along x, that inputs show: beyond the part where they have padding.
-    aim: x and y of a part pixel that lies inside.
+    Args:
+        rng: Random generator.
+        part_hw: Height and width of the part.
+        window_hw: Height and width of the window.
+        seen_hw: First and last pixel (exclusive) that inputs show, along y and along x; beyond the part where they have
+            padding.
+        aim: x and y of a part pixel that must be inside.
     """
 
     def start(part: int, size: int, seen: tuple[int, int], at: int | None) -> int:

@@ -6,12 +6,26 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import ExifTags, Image
 
 from anoseg_engines.errors import DataError
 from anoseg_engines.images import read_image
 from anoseg_engines.placement import InputSpec
 from anoseg_trainer.config import HoldoutConfig
-from anoseg_trainer.data.dataset import PartStore, group_images, load_good_images, split_images, whole_placement
+from anoseg_trainer.data.good_images import find_good_images, read_good_images
+from anoseg_trainer.data.image_size import sizes_from_headers
+from anoseg_trainer.data.part_store import PartStoreWriter, whole_placement
+from anoseg_trainer.data.split import group_images, split_images
+
+
+def load(data):
+    return read_good_images(find_good_images(data))
+
+
+def write_parts(path, images, spec):
+    with PartStoreWriter(path, spec) as writer:
+        read_good_images(images, writer.add)
+        return writer.finish()
 
 
 @pytest.fixture(name="write_plates")
@@ -27,7 +41,7 @@ def write_plates_fixture(plate):
 
 def test_both_layouts_read_the_same_images(product):
     """A flat folder of good images is as good as the MVTec AD layout."""
-    nested, flat = load_good_images(product), load_good_images(product / "train" / "good")
+    nested, flat = load(product), load(product / "train" / "good")
     assert nested.fingerprint == flat.fingerprint
     assert nested.paths == flat.paths
 
@@ -35,11 +49,11 @@ def test_both_layouts_read_the_same_images(product):
 def test_fingerprint_follows_names_and_bytes(tmp_path, write_plates, plate):
     """Renaming or changing one image changes the fingerprint."""
     write_plates(tmp_path / "a", 10)
-    first = load_good_images(tmp_path / "a").fingerprint
+    first = load(tmp_path / "a").fingerprint
     (tmp_path / "a" / "03.png").rename(tmp_path / "a" / "33.png")
-    renamed = load_good_images(tmp_path / "a").fingerprint
+    renamed = load(tmp_path / "a").fingerprint
     cv2.imwrite(str(tmp_path / "a" / "33.png"), plate(np.random.default_rng(99)))
-    assert len({first, renamed, load_good_images(tmp_path / "a").fingerprint}) == 3
+    assert len({first, renamed, load(tmp_path / "a").fingerprint}) == 3
 
 
 def test_all_bad_files_are_named(tmp_path, write_plates):
@@ -48,7 +62,7 @@ def test_all_bad_files_are_named(tmp_path, write_plates):
     (tmp_path / "05.png").write_bytes(b"")
     (tmp_path / "07.png").write_bytes(b"no picture")
     with pytest.raises(DataError) as error:
-        load_good_images(tmp_path)
+        load(tmp_path)
     assert "2 of 12" in str(error.value)
     assert "05.png" in str(error.value)
     assert "07.png" in str(error.value)
@@ -60,7 +74,7 @@ def test_missing_empty_and_small_folders_are_refused(tmp_path, write_plates):
     (tmp_path / "empty").mkdir()
     for name, words in (("none", "no such folder"), ("empty", "no images"), ("few", "at least 10")):
         with pytest.raises(DataError, match=words):
-            load_good_images(tmp_path / name)
+            load(tmp_path / name)
 
 
 def test_mixed_sizes_grey_and_deep_images_are_noted(tmp_path, write_plates, plate):
@@ -70,7 +84,7 @@ def test_mixed_sizes_grey_and_deep_images_are_noted(tmp_path, write_plates, plat
     cv2.imwrite(str(tmp_path / "00.png"), grey)
     cv2.imwrite(str(tmp_path / "01.png"), grey.astype(np.uint16) * 256)
     cv2.imwrite(str(tmp_path / "02.png"), plate(np.random.default_rng(0), height=60))
-    notes = " ".join(load_good_images(tmp_path).notes)
+    notes = " ".join(load(tmp_path).notes)
     assert "differ in size" in notes
     assert "2 of 12 images are grey" in notes
     assert "1 of 12 images have 16 bit" in notes
@@ -81,7 +95,7 @@ def test_names_group_images(tmp_path, write_plates):
     write_plates(tmp_path, 12)
     for path in sorted(tmp_path.iterdir()):
         path.rename(tmp_path / f"part{int(path.stem) // 3}_view{path.stem}.png")
-    images = load_good_images(tmp_path)
+    images = load(tmp_path)
     groups = group_images(images, r"part(\d+)_")
     assert groups.max() == 3
     assert (np.bincount(groups) == 3).all()
@@ -95,7 +109,7 @@ def test_exposures_of_one_part_are_found_by_looking(tmp_path):
         for exposure, gain in enumerate((0.6, 1.0, 1.3)):
             shot = np.clip(texture * gain + rng.normal(0, 2, texture.shape), 0, 255).astype(np.uint8)
             cv2.imwrite(str(tmp_path / f"exp{exposure}_{part}.png"), shot)
-    images = load_good_images(tmp_path)
+    images = load(tmp_path)
     groups = group_images(images, "")
     parts = [int(p.stem.split("_")[1]) for p in images.paths]
     assert groups.max() == 7
@@ -107,7 +121,7 @@ def test_names_that_lack_the_group_stand_alone(tmp_path, write_plates):
     write_plates(tmp_path, 10)
     for i, path in enumerate(sorted(tmp_path.iterdir())):
         path.rename(tmp_path / (f"a{i // 3}_{i}.png" if i < 6 else f"b{i}.png"))
-    groups = group_images(load_good_images(tmp_path), r"^(?:a(\d)|b)")
+    groups = group_images(load(tmp_path), r"^(?:a(\d)|b)")
     assert sorted(np.bincount(groups)) == [1, 1, 1, 1, 3, 3]
 
 
@@ -117,7 +131,7 @@ def test_many_that_look_alike_are_told(tmp_path, plate):
         cv2.imwrite(str(tmp_path / f"same{i:02}.png"), plate(np.random.default_rng(1)))
         cv2.imwrite(str(tmp_path / f"other{i:02}.png"), plate(np.random.default_rng(100 + i)))
     notes = []
-    assert len(set(group_images(load_good_images(tmp_path), "", notes.append))) == 40
+    assert len(set(group_images(load(tmp_path), "", notes.append))) == 40
     assert "images look alike" in notes[0]
     assert "holdout.group" in notes[0]
 
@@ -126,14 +140,14 @@ def test_ten_pictures_of_a_fixed_camera_are_enough(tmp_path, plate):
     """The smallest folder that is taken, all pictures alike: different parts."""
     for i in range(10):
         cv2.imwrite(str(tmp_path / f"{i}.png"), plate(np.random.default_rng(1)))
-    assert len(set(group_images(load_good_images(tmp_path), ""))) == 10
+    assert len(set(group_images(load(tmp_path), ""))) == 10
 
 
 def test_a_name_that_is_no_text_is_taken(tmp_path, write_plates):
     """File names are bytes: one that is not UTF-8 is an image as any other."""
     write_plates(tmp_path, 10)
     (tmp_path / "00.png").rename(tmp_path / os.fsdecode(b"\xff.png"))
-    assert len(load_good_images(tmp_path).paths) == 10
+    assert len(load(tmp_path).paths) == 10
 
 
 @settings(max_examples=60, deadline=None)
@@ -163,18 +177,19 @@ def test_no_part_is_on_two_sides(members, validation, calibration, seed):
 def test_store_holds_what_the_placement_scales(product, tmp_path):
     """A stored part equals the part that an engine would see of that image."""
     spec = InputSpec(64, 96, "tile", 0.5, 8)
-    images = load_good_images(product)
-    store = PartStore.write(tmp_path / "parts", images, spec)
-    image = read_image(images.paths[3])
+    paths = find_good_images(product)
+    store = write_parts(tmp_path / "parts", paths, spec)
+    image = read_image(paths[3])
     assert (store[3] == whole_placement(spec, image).scaled_part(image)).all()
-    assert len(store) == len(images.paths)
+    assert len(store) == len(paths)
 
 
 def test_full_disk_is_told(product, tmp_path):
     """No space for the scaled parts is an error in words."""
     (tmp_path / "parts").symlink_to("/dev/full")
     with pytest.raises(DataError, match="No space left"):
-        PartStore.write(tmp_path / "parts", load_good_images(product), InputSpec(64, 96))
+        write_parts(tmp_path / "parts", find_good_images(product), InputSpec(64, 96))
+    assert not (tmp_path / "parts").is_symlink()
 
 
 def test_too_few_different_parts_are_told(tmp_path, write_plates):
@@ -182,7 +197,7 @@ def test_too_few_different_parts_are_told(tmp_path, write_plates):
     write_plates(tmp_path, 1)
     for i in range(1, 12):
         shutil.copy(tmp_path / "00.png", tmp_path / f"{i:02d}.png")
-    groups = group_images(load_good_images(tmp_path), r"png")
+    groups = group_images(load(tmp_path), r"png")
     with pytest.raises(DataError, match="1 different parts"):
         split_images(groups, HoldoutConfig(), 0)
 
@@ -194,3 +209,33 @@ def test_calibration_takes_what_the_promise_needs_and_no_more():
     assert len(split_images(groups, HoldoutConfig(), 0, needed=19).calibration) == 100
     assert len(split_images(groups, HoldoutConfig(), 0, needed=999).calibration) == 200
     assert len(split_images(groups, HoldoutConfig(calibration=0.3), 0, needed=19).calibration) == 300
+
+
+def test_sizes_from_headers_are_those_of_the_decoded_images(tmp_path):
+    """Every format, grey or colour, 8 or 16 bit, a JPEG with an orientation: the header gives the decoded size."""
+    image = np.random.default_rng(0).integers(0, 255, (40, 56, 3), np.uint8)
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    cv2.imwrite(str(tmp_path / "colour.jpg"), image)
+    jpeg = (tmp_path / "colour.jpg").read_bytes()
+    (tmp_path / "turned.jpg").write_bytes(jpeg[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + jpeg[2:])
+    for suffix in ("png", "bmp", "webp", "tif", "ppm"):
+        cv2.imwrite(str(tmp_path / f"colour.{suffix}"), image)
+    for suffix in ("png", "tif", "pgm"):
+        cv2.imwrite(str(tmp_path / f"grey.{suffix}"), image[:, :, 0])
+        cv2.imwrite(str(tmp_path / f"deep.{suffix}"), image[:, :, 0].astype(np.uint16) * 256)
+    paths = find_good_images(tmp_path)
+    assert len(paths) == 13
+    assert sizes_from_headers(paths) == tuple(read_image(path).shape[:2] for path in paths) == ((40, 56),) * 13
+
+
+def test_a_header_that_may_mislead_leaves_the_size_to_the_decoder(tmp_path, write_plates):
+    """A TIFF that OpenCV turns by its orientation tag, and a broken file: no sizes from headers."""
+    write_plates(tmp_path, 1)
+    assert sizes_from_headers([tmp_path / "00.png"]) == ((96, 128),)
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    Image.new("RGB", (30, 20)).save(tmp_path / "turned.tif", exif=turned)
+    assert read_image(tmp_path / "turned.tif").shape == (30, 20, 3)
+    assert sizes_from_headers([tmp_path / "00.png", tmp_path / "turned.tif"]) is None
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    assert sizes_from_headers([tmp_path / "broken.png"]) is None

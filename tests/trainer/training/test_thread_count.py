@@ -1,6 +1,6 @@
 import pytest
 
-from anoseg_trainer.threads import PERIOD, TRIAL, ThreadCount
+from anoseg_trainer.training.thread_count import PERIOD, TRIAL, ThreadCount
 
 
 def run(count, steps, seconds_of):

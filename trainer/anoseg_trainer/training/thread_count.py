@@ -1,4 +1,4 @@
-"""How many threads a training step runs on: as many as are fastest at the moment, found out by trying."""
+"""Chooses the number of threads of a training step: the fastest at the moment, found by trying."""
 
 from __future__ import annotations
 
@@ -6,19 +6,28 @@ import statistics
 from collections.abc import Callable
 
 TRIAL = 8
-"""Steps a number of threads is tried for; the first two are not counted."""
+"""Steps for which a number of threads is tried; the first two are not counted."""
 PERIOD = 400
-"""Steps between trials: what else runs on the machine changes."""
+"""Steps between trials, because the load of the machine changes."""
 
 
 class ThreadCount:
-    """Told how long each step took, it sets the number of threads of the next.
+    """Sets the number of threads before each step, from the time that earlier steps took.
 
-    On a machine that does other work, more threads can be slower than one: each waits for the one whose core is taken. A fixed
-    number is kept as it is.
+    On a busy machine more threads can be slower than one: each waits for the one that has no core.
+
+    Attributes:
+        current: The number in use.
     """
 
     def __init__(self, fixed: int, cores: int, set_threads: Callable[[int], None]) -> None:
+        """Start with the most threads.
+
+        Args:
+            fixed: The number to use always; 0: find the fastest.
+            cores: Cores of the machine.
+            set_threads: Sets the number, `torch.set_num_threads`.
+        """
         self._set = set_threads
         self._candidates = [fixed] if fixed else sorted({max(1, cores), max(1, cores // 2), 1}, reverse=True)
         self._times: dict[int, list[float]] = {}
@@ -27,13 +36,13 @@ class ThreadCount:
         self._set(self.current)
 
     def before_step(self) -> None:
-        """Begin a trial when it is time, with the most threads."""
+        """Begin a trial when one is due, with the most threads."""
         if len(self._candidates) > 1 and self._step % PERIOD == 0:
             self._times.clear()
             self._use(self._candidates[0])
 
     def after_step(self, seconds: float) -> None:
-        """A step took so long; during a trial, go on to the next number, and at its end to the fastest."""
+        """Take the time of a step. In a trial, go on to the next number, and at its end to the fastest."""
         trial, place = divmod(self._step % PERIOD, TRIAL)
         self._step += 1
         if len(self._candidates) == 1 or trial >= len(self._candidates):

@@ -104,7 +104,7 @@ def test_bad_input_is_refused_in_words(trained, product, tmp_path):
     assert_refused(run("fit", "--data", tmp_path / "none", *out), 2, "no such folder")
     (tmp_path / "bad.yaml").write_text("trainning: {}\n")
     assert_refused(run("fit", "--data", product, "--config", tmp_path / "bad.yaml", *out), 2, "did you mean 'training'")
-    assert_refused(run("fit", "--data", product, "--out", tmp_path / "bad name!"), 2, "no product name")
+    assert_refused(run("fit", "--data", product, "--out", tmp_path / "bad name!"), 2, "not a valid product name")
     assert_refused(run("fit", "--data", product, "--false-reject", 2, *out), 2, "--false-reject")
     flat = product / "train" / "good"
     assert_refused(run("evaluate", "--bundle", trained[0], "--data", flat), 2, "MVTec AD layout")

@@ -1,0 +1,155 @@
+"""The good images of a data folder: found, read once, checked and described.
+
+The folder has the MVTec AD layout (`train/good`) or is a flat folder of good images.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from anoseg_engines.errors import DataError
+from anoseg_engines.images import Image, decode_image, list_images, read_bytes
+
+MIN_IMAGES = 10
+"""With fewer good images there are none left to calibrate with."""
+THUMBNAIL = 24
+"""Side of a thumbnail, pixels."""
+
+ImageConsumer = Callable[[Path, Image], None]
+"""Takes one decoded image, uint8 [h, w, 3]."""
+
+
+@dataclass(frozen=True, slots=True)
+class GoodImages:
+    """What is known of the n good images of a folder, in the order of their names; the pixels are not kept.
+
+    Attributes:
+        paths: The image files.
+        sizes_hw: Height and width of each in camera pixels.
+        fingerprint: SHA-256 over all names and bytes.
+        thumbnails: Unit vectors, float32 [n, d]: alike for exposures of one part.
+        levels: Mean grey of each cell of a grid, float32 [n, 8, 8].
+        spreads: Standard deviation of grey, float32 [n].
+        tints: Mean of each colour channel, float32 [n, 3].
+        notes: Remarks for the user: mixed sizes, grey images, 16 bit.
+    """
+
+    paths: tuple[Path, ...]
+    sizes_hw: tuple[tuple[int, int], ...]
+    fingerprint: str
+    thumbnails: NDArray[np.float32]
+    levels: NDArray[np.float32]
+    spreads: NDArray[np.float32]
+    tints: NDArray[np.float32]
+    notes: tuple[str, ...]
+
+    def only(self, indices: Sequence[int]) -> GoodImages:
+        """Return these images alone; fingerprint and notes stay those of the whole folder."""
+        picked = list(indices)
+        return dataclasses.replace(
+            self,
+            paths=tuple(self.paths[i] for i in picked),
+            sizes_hw=tuple(self.sizes_hw[i] for i in picked),
+            thumbnails=self.thumbnails[picked],
+            levels=self.levels[picked],
+            spreads=self.spreads[picked],
+            tints=self.tints[picked],
+        )
+
+
+def find_good_images(data: Path) -> list[Path]:
+    """List the good images of `data`, sorted by name: those in `train/good` if there is one, else those in `data` itself.
+
+    Raises:
+        DataError: The folder does not exist, or has too few images.
+    """
+    if not data.is_dir():
+        raise DataError(f"{data}: no such folder", hint="--data takes a folder of good images or the MVTec AD layout")
+    nested = data / "train" / "good"
+    folder = nested if nested.is_dir() else data
+    paths = list_images(folder)
+    if not paths:
+        raise DataError(f"{folder}: no images found", hint="--data takes a folder of good images or the MVTec AD layout")
+    if len(paths) < MIN_IMAGES:
+        raise DataError(
+            f"{folder}: {len(paths)} good images, at least {MIN_IMAGES} are needed to train and calibrate",
+            hint="use some hundred: the threshold for 1 % false rejects alone needs 99 images",
+        )
+    return paths
+
+
+def read_good_images(paths: Sequence[Path], consume: ImageConsumer = lambda _, __: None) -> GoodImages:
+    """Read and decode every good image once.
+
+    Only one image is in memory at a time: whatever needs the pixels takes them in `consume`.
+
+    Args:
+        paths: The files, as `find_good_images` lists them.
+        consume: Called with each decoded image, until one cannot be used.
+
+    Raises:
+        DataError: Files cannot be used; all of them are named.
+    """
+    digest = hashlib.sha256()
+    sizes: list[tuple[int, int]] = []
+    thumbnails, levels, spreads, tints, unusable = [], [], [], [], []
+    grey = deep = 0
+    for path in paths:
+        try:
+            data = read_bytes(path)
+            decoded = decode_image(data, path)
+        except DataError as error:
+            unusable.append(error.what)
+            continue
+        image = decoded.image
+        digest.update(os.fsencode(path.name) + b"\0" + hashlib.sha256(data).digest())
+        grey += decoded.grey
+        deep += decoded.deep
+        sizes.append((image.shape[0], image.shape[1]))
+        grey_image = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), np.uint8)
+        thumbnails.append(_thumbnail(grey_image))
+        levels.append(cv2.resize(grey_image, (8, 8), interpolation=cv2.INTER_AREA).astype(np.float32))
+        spreads.append(float(grey_image.std()))
+        tints.append(cv2.mean(image)[:3])
+        if not unusable:
+            consume(path, image)
+    if unusable:
+        shown = "\n  ".join(unusable[:20]) + (f"\n  and {len(unusable) - 20} more" if len(unusable) > 20 else "")
+        raise DataError(
+            f"{len(unusable)} of {len(paths)} good images cannot be used:\n  {shown}", hint="remove or replace them"
+        )
+    notes = []
+    if len(set(sizes)) > 1:
+        low, high = np.min(sizes, axis=0), np.max(sizes, axis=0)
+        notes.append(f"images differ in size: {low[1]}×{low[0]} to {high[1]}×{high[0]} pixels")
+    if grey:
+        notes.append(f"{grey} of {len(paths)} images are grey: grey is used for all three colour channels")
+    if deep:
+        notes.append(f"{deep} of {len(paths)} images have 16 bit: the upper 8 are used")
+    return GoodImages(
+        paths=tuple(paths),
+        sizes_hw=tuple(sizes),
+        fingerprint=digest.hexdigest(),
+        thumbnails=np.stack(thumbnails),
+        levels=np.stack(levels),
+        spreads=np.array(spreads, np.float32),
+        tints=np.array(tints, np.float32),
+        notes=tuple(notes),
+    )
+
+
+def _thumbnail(grey: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Shrink a grey image and remove smooth shading and contrast, so that exposures of one part give the same unit vector."""
+    small = cv2.resize(grey, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA).astype(np.float32)
+    detail = small - cv2.GaussianBlur(small, (0, 0), 3.0)
+    vector = detail.reshape(-1)
+    return np.asarray(vector / (np.linalg.norm(vector) + 1e-6), np.float32)

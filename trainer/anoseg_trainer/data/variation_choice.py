@@ -1,0 +1,152 @@
+"""Chooses which poses and changes of light count as normal where the configuration leaves it open. Pure functions.
+
+They are read off the good images. A note says what was chosen, and the configuration that is recorded contains it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import cv2
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from anoseg_trainer.config import VariationConfig
+from anoseg_trainer.data.good_images import THUMBNAIL, GoodImages
+from anoseg_trainer.data.split import Split
+
+FIXED_POSE = 0.6
+"""Median correlation between thumbnails of different images from which the part always has the same pose."""
+USUAL_POSE = 0.95
+"""Distance below which a transformed image belongs to the good ones; unrelated images are 1.41 apart."""
+PROBES = 200
+"""Images that are compared with all others, at most."""
+Thumbnails = NDArray[np.float32]
+
+
+def choose_variation(
+    given: VariationConfig, images: GoodImages, groups: NDArray[np.int64], split: Split, seed: int
+) -> tuple[VariationConfig, list[str]]:
+    """Choose every open value of `given`.
+
+    Calibration images have no influence: what only they show must stay as rare as it is on the line.
+
+    Args:
+        given: The configured variation.
+        images: The good images.
+        groups: Part number of each image, int64 [n]; images of the same part say nothing about each other's pose.
+        split: Which images are for calibration.
+        seed: Seed of the choice of probes.
+
+    Returns:
+        The variation, and notes for the user.
+    """
+    seen = sorted((*split.train, *split.validation))
+    images, groups = images.only(seen), groups[seen]
+    notes = []
+    posed, note = choose_poses(given, images, groups, seed)
+    if posed != given:
+        notes.append(note)
+    variation = choose_light(posed, images)
+    if variation != posed:
+        notes.append(
+            f"light varies between good images: brightness {variation.brightness:.2f}, contrast {variation.contrast:.2f}, "
+            f"shading {variation.shading:.2f}, colour {variation.tint:.2f} (natural logarithms)"
+        )
+    return variation, notes
+
+
+def choose_poses(
+    given: VariationConfig, images: GoodImages, groups: NDArray[np.int64], seed: int
+) -> tuple[VariationConfig, str]:
+    """Choose the rotations and mirror images that count as normal: those in which good parts are found.
+
+    A pose is usual if a thumbnail brought to it still has a near neighbour among the other parts.
+    """
+    if None not in (given.rotation_deg, given.flip_x, given.flip_y):
+        return given, ""
+    poses = _PoseComparison(images, groups, seed)
+    fixed = poses.correlation() > FIXED_POSE
+    mirrored_x = not fixed and poses.distance(lambda t: t[:, ::-1]) < USUAL_POSE
+    mirrored_y = not fixed and poses.distance(lambda t: t[::-1]) < USUAL_POSE
+    any_way = not fixed and all(poses.distance(_rotation(angle)) < USUAL_POSE for angle in (45, 90, 135, 225, 270, 315))
+    unchanged = poses.distance(lambda t: t)
+    small = next((a for a in (4.0, 2.0) if poses.distance(_rotation(a)) < unchanged + 0.15), 1.0)
+    rotation = 180.0 if any_way else small
+    variation = msgspec.structs.replace(
+        given,
+        rotation_deg=rotation if given.rotation_deg is None else given.rotation_deg,
+        flip_x=(0.5 if mirrored_x else 0.0) if given.flip_x is None else given.flip_x,
+        flip_y=(0.5 if mirrored_y else 0.0) if given.flip_y is None else given.flip_y,
+    )
+    mirrored = [name for name, found in (("left to right", mirrored_x), ("upside down", mirrored_y)) if found]
+    note = (
+        "good parts appear any way round, so every rotation counts as normal"
+        if any_way
+        else f"good parts appear one way round, so rotations up to {small:g}° count as normal"
+    )
+    return variation, note + (f"; so do parts mirrored {' and '.join(mirrored)}" if mirrored else "")
+
+
+def choose_light(given: VariationConfig, images: GoodImages) -> VariationConfig:
+    """Choose how much change of light counts as normal: a little more than the good images show.
+
+    Under a fixed lamp, a small change of brightness may be a defect; with several exposures it is not.
+    """
+    mean = images.levels.mean(axis=(1, 2)) + 4.0
+    fields = np.log(images.levels + 4.0) - np.log(mean)[:, None, None]
+    brightness = 1.5 * float(np.log(mean).std())
+    contrast = 1.5 * float(np.log((images.spreads + 2.0) / mean).std())
+    # Parts that appear any way round change the levels of the image's cells themselves; light has no share in that.
+    shading = 1.5 * float(np.median(fields.std(axis=0))) if (given.rotation_deg or 0) < 90 else 0.0
+    casts = np.log(images.tints + 4.0) - np.log(images.tints.mean(axis=1, keepdims=True) + 4.0)
+    colourless = bool((np.abs(casts) < 1e-3).all())
+    # The largest cast counts: another white balance is rare and still normal.
+    tint = 0.0 if colourless else _within(float(np.abs(casts - np.median(casts, axis=0)).max()), 0.03, 0.3)
+    return msgspec.structs.replace(
+        given,
+        tint=tint if given.tint is None else given.tint,
+        brightness=_within(brightness, 0.1, 0.4) if given.brightness is None else given.brightness,
+        contrast=_within(contrast, 0.1, 0.4) if given.contrast is None else given.contrast,
+        shading=_within(shading, 0.1, 0.3) if given.shading is None else given.shading,
+    )
+
+
+def _within(value: float, low: float, high: float) -> float:
+    return round(min(max(value, low), high), 3)
+
+
+class _PoseComparison:
+    """Compares thumbnails of different parts within the disc that no rotation moves out of the image."""
+
+    def __init__(self, images: GoodImages, groups: NDArray[np.int64], seed: int) -> None:
+        y, x = np.mgrid[0:THUMBNAIL, 0:THUMBNAIL] - (THUMBNAIL - 1) / 2
+        self._disc = (x * x + y * y <= (THUMBNAIL / 2) ** 2).astype(np.float32)
+        self._thumbnails = images.thumbnails.reshape(-1, THUMBNAIL, THUMBNAIL)
+        self._units = self._unit_vectors(self._thumbnails)
+        self._probes = np.random.default_rng([seed, 78]).permutation(len(self._thumbnails))[:PROBES]
+        self._same_part = groups[self._probes][:, None] == groups[None, :]
+
+    def _unit_vectors(self, thumbnails: Thumbnails) -> Thumbnails:
+        flat = (thumbnails * self._disc).reshape(len(thumbnails), -1)
+        return np.asarray(flat / (np.linalg.norm(flat, axis=1, keepdims=True) + 1e-6), np.float32)
+
+    def distance(self, pose: Callable[[Thumbnails], Thumbnails]) -> float:
+        """Return the median distance, 0…2, between a thumbnail brought to `pose` and the nearest of another part."""
+        moved = self._unit_vectors(np.stack([pose(self._thumbnails[i]) for i in self._probes]))
+        nearest = np.where(self._same_part, -1.0, moved @ self._units.T).max(axis=1)
+        return float(np.median(np.sqrt(np.maximum(2 - 2 * nearest, 0))))
+
+    def correlation(self) -> float:
+        """Return the median correlation between unchanged images of different parts."""
+        different = (self._units[self._probes] @ self._units.T)[~self._same_part]
+        return float(np.median(different)) if len(different) else 1.0
+
+
+def _rotation(angle: float) -> Callable[[Thumbnails], Thumbnails]:
+    centre = (THUMBNAIL - 1) / 2
+    matrix = cv2.getRotationMatrix2D((centre, centre), angle, 1.0)
+    return lambda t: np.asarray(
+        cv2.warpAffine(t, matrix, (THUMBNAIL, THUMBNAIL), borderMode=cv2.BORDER_REFLECT_101), np.float32
+    )

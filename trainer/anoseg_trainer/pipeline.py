@@ -1,0 +1,160 @@
+"""The whole way from a folder of good images to a finished bundle. Used by the commands `fit` and `ablate`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from anoseg_engines.bundle.manifest import NAME
+from anoseg_engines.bundle.read import Bundle
+from anoseg_engines.errors import AnosegError, ConfigError
+from anoseg_engines.placement import InputSpec
+from anoseg_trainer.config import TrainConfig
+from anoseg_trainer.data.good_images import find_good_images, read_good_images
+from anoseg_trainer.data.image_size import sizes_from_headers
+from anoseg_trainer.data.input_choice import choose_input, describe_input
+from anoseg_trainer.data.part_store import PartStore, PartStoreWriter
+from anoseg_trainer.data.samples import SampleSettings
+from anoseg_trainer.data.split import group_images, split_images
+from anoseg_trainer.data.variation_choice import choose_variation
+from anoseg_trainer.report.fit_report import fit_report
+from anoseg_trainer.sealing import TrainedProduct, seal
+from anoseg_trainer.synthesis.background import has_background
+from anoseg_trainer.thresholds import images_needed
+from anoseg_trainer.training import Status, TrainingResult, train
+from anoseg_trainer.validation import Validation, make_cases
+
+REPORT = "report.html"
+BACKGROUND_PROBES = 40
+"""Good images that are searched for a plain background."""
+MAX_UNIT = 256
+"""Synthetic defects are sized by the shorter side of the input, but by at most this many network pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A finished bundle, and the training that it comes from."""
+
+    bundle: Bundle
+    result: TrainingResult
+    validation: Validation
+    report: Path
+
+
+def fit(
+    data: Path,
+    target: Path,
+    config: TrainConfig,
+    *,
+    seed: int,
+    work: Path,
+    resume: bool = False,
+    on_status: Callable[[Status], None] = lambda _: None,
+    on_note: Callable[[str], None] = lambda _: None,
+) -> Fitted:
+    """Train on the good images of `data` and write a new version of the bundle `target`.
+
+    Args:
+        data: Folder of good images.
+        target: STORE/NAME.
+        config: The configuration; values left open are chosen from the images.
+        seed: Seed of all random choices.
+        work: Folder for checkpoint, scaled parts and report.html; created if missing.
+        resume: Continue from the checkpoint in `work`.
+        on_status: Called after each training step.
+        on_note: Receives remarks for the user.
+
+    Raises:
+        ConfigError: The bundle's name or the configuration cannot be used.
+        DataError: The images or the checkpoint cannot be used.
+        AnosegError: The training failed or was stopped.
+    """
+    if not NAME.fullmatch(target.name):
+        raise ConfigError(
+            f"--out {target}: '{target.name}' is not a valid product name",
+            hint="use letters, digits, '.', '_', '-'; at most 64",
+        )
+    notes: list[str] = []
+
+    def note(text: str) -> None:
+        notes.append(text)
+        on_note(text)
+
+    paths = find_good_images(data)
+    sizes = sizes_from_headers(paths) or read_good_images(paths).sizes_hw
+    chosen_input = choose_input(config.input, sizes)
+    _create_folder(work)
+    with PartStoreWriter(work / "parts.u8", chosen_input.spec) as writer:
+        images = read_good_images(paths, writer.add)
+        store = writer.finish()
+    try:
+        for text in images.notes:
+            note(text)
+        groups = group_images(images, config.holdout.group, note)
+        split = split_images(groups, config.holdout, seed, images_needed(config.false_reject))
+        if chosen_input != config.input:
+            note(describe_input(config.input, chosen_input, images.sizes_hw))
+        variation, choices = choose_variation(config.variation, images, groups, split, seed)
+        for text in choices:
+            note(text)
+        config = msgspec.structs.replace(config, input=chosen_input, variation=variation)
+        on_note(
+            f"{len(images.paths)} good images: {len(split.train)} for training, {len(split.validation)} for validation, "
+            f"{len(split.calibration)} (of {split.calibration_groups} parts) for the score threshold"
+        )
+        background = has_background(store[i] for i in split.train[:BACKGROUND_PROBES])
+        if background:
+            on_note("parts are on a plain background: synthetic defects are placed on the part")
+        samples = _sample_settings(config, store, split.train, seed=seed, background=background)
+        cases = make_cases(_sample_settings(config, store, split.validation, seed=seed, background=background))
+        if all(case.label is None for case in cases):
+            raise ConfigError(
+                "none of the synthetic defects on the held-out images is visible",
+                hint="give `defects` more kinds, or a lower `visible`",
+            )
+        held_out = hashlib.sha256(msgspec.json.encode([split.validation, split.calibration])).hexdigest()
+        identity = {"data": images.fingerprint, "seed": str(seed), "held-out images": held_out}
+        result = train(config, samples, cases, work=work, identity=identity, resume=resume, on_status=on_status)
+        product = TrainedProduct(config=config, images=images, split=split, store=store, cases=cases, result=result, seed=seed)
+        sealed = seal(target, product, note)
+        report = fit_report(
+            sealed.bundle,
+            result.network,
+            sealed.validation,
+            calibration_scores=sealed.calibration_scores,
+            cases=cases,
+            notes=notes,
+        )
+        report.write(work / REPORT)
+        return Fitted(sealed.bundle, result, sealed.validation, work / REPORT)
+    finally:
+        store.path.unlink(missing_ok=True)
+
+
+def _sample_settings(
+    config: TrainConfig, store: PartStore, indices: tuple[int, ...], *, seed: int, background: bool
+) -> SampleSettings:
+    spec, crop = config.input.spec, config.training.crop
+    return SampleSettings(
+        store=store,
+        indices=indices,
+        input=spec,
+        window=InputSpec(min(spec.height, crop), min(spec.width, crop)),
+        variation=config.variation,
+        defects=config.defects,
+        batch=config.training.batch,
+        seed=seed,
+        unit=min(spec.height, spec.width, MAX_UNIT),
+        background=background,
+    )
+
+
+def _create_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AnosegError(f"{folder}: cannot be created ({error.strerror})", hint="choose another --work") from error

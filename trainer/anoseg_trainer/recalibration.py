@@ -1,0 +1,76 @@
+"""What both kinds of calibration after training share: the bundle's version, and what is known of the good images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from anoseg_engines.bundle.read import Bundle, load_bundle
+from anoseg_engines.errors import ConfigError
+from anoseg_engines.runtimes.tensorrt.plan_store import PlanStore
+from anoseg_trainer.data.good_images import GoodImages
+from anoseg_trainer.data.split import group_images
+
+NOT_HELD_OUT = "the network was trained on these images, so this says little about other parts"
+
+OnImage = Callable[[int, int], None]
+"""Called after each image with the number of images inspected and the total."""
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationImages:
+    """The good images of a calibration.
+
+    Attributes:
+        parts: Number of different parts that they show.
+        held_out: They are not the images that the bundle was trained on; a part of that folder is not recognised.
+        notes: Remarks for the user.
+    """
+
+    parts: int
+    held_out: bool
+    notes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, images: GoodImages, bundle: Bundle) -> CalibrationImages:
+        """Compare the images with each other, and with those that `bundle` was trained on."""
+        training = bundle.manifest.training
+        config = training.get("config")
+        holdout = config.get("holdout") if isinstance(config, dict) else None
+        pattern = holdout.get("group") if isinstance(holdout, dict) else ""
+        notes = list(images.notes)
+        groups = group_images(images, str(pattern or ""), notes.append)
+        held_out = images.fingerprint != training.get("data_fingerprint")
+        if not held_out:
+            notes.append(f"{NOT_HELD_OUT}: calibrate with good images that were not used for training")
+        return cls(int(groups.max()) + 1, held_out, tuple(notes))
+
+    def qualify(self, guarantee: str) -> str:
+        """Add to a guarantee that the images were not held out, if so."""
+        return guarantee if self.held_out else f"{guarantee}; but {NOT_HELD_OUT}"
+
+
+def load_version(path: Path) -> tuple[Bundle, Path]:
+    """Load a bundle, and find STORE/NAME where its next version goes.
+
+    Raises:
+        ConfigError: There is no bundle, or it is not in a store.
+        EngineError: The bundle is damaged.
+    """
+    bundle = load_bundle(path)
+    folder = bundle.path if bundle.path.name.isdigit() else bundle.path.resolve()  # `.` has neither name nor parent
+    if folder.name != str(bundle.manifest.version):
+        raise ConfigError(
+            f"{bundle.path}: version {bundle.manifest.version} of {bundle.manifest.product} is not in a store, so there is no "
+            "place for the next version",
+            hint=f"copy the bundle to STORE/{bundle.manifest.product}/{bundle.manifest.version}",
+        )
+    return bundle, folder.parent
+
+
+def plan_notes(before: Bundle) -> list[str]:
+    """Remind of the TensorRT plan, if the earlier version has one."""
+    if not PlanStore.of(before).folder.is_dir():
+        return []
+    return ["a TensorRT plan belongs to one version: run `anoseg-engine build` for the new one before a line uses it"]

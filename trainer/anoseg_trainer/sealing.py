@@ -1,0 +1,192 @@
+"""From the trained network to a finished bundle: fit the score, calibrate, choose golden samples, export, write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from anoseg_engines.bundle.manifest import Calibration, GoldenTolerance
+from anoseg_engines.bundle.read import Bundle, GoldenSample
+from anoseg_engines.errors import DataError
+from anoseg_engines.images import Image
+from anoseg_engines.placement import InputSpec
+from anoseg_engines.seal import BundleDraft, write_bundle
+from anoseg_trainer.config import TrainConfig
+from anoseg_trainer.data.good_images import GoodImages
+from anoseg_trainer.data.part_store import PartStore
+from anoseg_trainer.data.split import Split
+from anoseg_trainer.model.export import onnx_from_network
+from anoseg_trainer.model.inference import predict_part
+from anoseg_trainer.model.network import FIRST_POOL, NEVER, POOLS, AnoSegNetwork
+from anoseg_trainer.thresholds import (
+    MAX_SLOPE,
+    conformal_threshold,
+    describe_threshold,
+    fit_detector,
+    pixel_threshold,
+    score_scale,
+)
+from anoseg_trainer.training import TrainingResult
+from anoseg_trainer.training_record import training_record
+from anoseg_trainer.validation import Validation, ValidationCase, scaled_spec, validate
+
+FEW_CAUGHT = 0.5
+"""If a bundle catches a smaller share of the synthetic defects than this, the user is warned."""
+GOLDEN_EACH = 3
+"""Golden samples of each verdict."""
+SCORE = (
+    "largest tile score; a tile's score is sigmoid(max(scale · p + offset)), p the means of the largest map logits: "
+    + ", ".join(f"{k} of {cell}×{cell} cells" for cell, k in POOLS)
+)
+"""How the score is defined, for the manifest."""
+
+Pooled = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedProduct:
+    """A finished training with its data, ready to become a bundle."""
+
+    config: TrainConfig
+    images: GoodImages
+    split: Split
+    store: PartStore
+    cases: list[ValidationCase]
+    result: TrainingResult
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """A written bundle.
+
+    Attributes:
+        bundle: The new version.
+        validation: The network on held-out good images and synthetic defects.
+        calibration_scores: Scores of the good images that set the threshold.
+    """
+
+    bundle: Bundle
+    validation: Validation
+    calibration_scores: list[float]
+
+
+def seal(target: Path, product: TrainedProduct, on_note: Callable[[str], None]) -> Sealed:
+    """Calibrate the network, export it, and write the next version of the bundle `target` (STORE/NAME).
+
+    Raises:
+        DataError: No held-out image can serve as a golden sample.
+        EngineError: The exported network does not reproduce the golden samples.
+    """
+    config, split, store, network = product.config, product.split, product.store, product.result.network
+    spec = config.input.spec
+    validation = validate(network, spec, product.cases)
+    _fit_score(network, np.array(validation.good_pooled), np.array(validation.defective_pooled), detector=config.detector)
+    calibration_parts = [store[i] for i in split.calibration]
+    scores = [predict_part(network, scaled_spec(spec), part).score for part in calibration_parts]
+    threshold = conformal_threshold(np.array(scores), config.false_reject)
+    guarantee = describe_threshold(threshold, config.false_reject, split.calibration_groups)
+    if not threshold.met:
+        on_note(guarantee)
+    caught = float((network.score_of(torch.tensor(validation.defective_pooled)) >= threshold.value).float().mean())
+    if caught < FEW_CAUGHT:
+        on_note(
+            f"at this threshold only {caught:.0%} of the synthetic defects are caught: the network would pass most defective "
+            "parts. Train longer, look for defects among the good images, or accept more false rejects (--false-reject)"
+        )
+    golden = _GoldenSamples(network, spec, threshold.value)
+    golden.add(calibration_parts)
+    golden.add(case.image for case in product.cases if case.label is not None)
+    golden.add(case.image for case in product.cases if case.label is None)
+    draft = BundleDraft(
+        product=target.name,
+        input=spec,
+        score=SCORE,
+        score_threshold=threshold.value,
+        pixel_threshold=pixel_threshold(validation.pixels),
+        calibration=Calibration(
+            method="split conformal over held-out good images",
+            n_images=threshold.n,
+            false_reject_target=config.false_reject,
+            guarantee=guarantee,
+        ),
+        metrics=_metrics(validation, caught),
+        training=training_record(config, product.images, split, product.result, seed=product.seed),
+        model_onnx=onnx_from_network(network, spec),
+        golden=golden.samples(),
+    )
+    return Sealed(write_bundle(target, draft), validation, scores)
+
+
+def _fit_score(network: AnoSegNetwork, good: Pooled, bad: Pooled, *, detector: bool) -> None:
+    """Set the network's score from the pooled logits [n, p] of held-out parts."""
+    used = np.full(len(POOLS), detector)
+    used[FIRST_POOL] = True
+    centre, spread = fit_detector(good)
+    low, high = (((pooled - centre) / spread)[:, used].max(axis=1) for pooled in (good, bad))
+    slope, shift = score_scale(low, high, MAX_SLOPE * float(spread[used].min()))
+    network.score_scale.copy_(torch.from_numpy(np.where(used, slope / spread, 0.0)))
+    network.score_offset.copy_(torch.from_numpy(np.where(used, shift - slope * centre / spread, NEVER)))
+
+
+class _GoldenSamples:
+    """Collects held-out parts whose score is well away from the threshold, a few for each verdict."""
+
+    def __init__(self, network: AnoSegNetwork, spec: InputSpec, threshold: float) -> None:
+        self._network, self._spec, self._threshold = network, spec, threshold
+        self._margin = GoldenTolerance().margin
+        self._found: dict[Literal["PASS", "FAIL"], list[GoldenSample]] = {"PASS": [], "FAIL": []}
+
+    def add(self, parts: Iterable[Image]) -> None:
+        """Predict scaled parts until there are enough samples."""
+        for part in parts:
+            if all(len(samples) >= GOLDEN_EACH for samples in self._found.values()):
+                return
+            image = self._unscaled(part)
+            prediction = predict_part(self._network, self._spec, image)
+            verdict: Literal["PASS", "FAIL"] = "FAIL" if prediction.score >= self._threshold else "PASS"
+            of_verdict = self._found[verdict]
+            if abs(prediction.score - self._threshold) >= self._margin and len(of_verdict) < GOLDEN_EACH:
+                of_verdict.append(GoldenSample(image, prediction.anomaly_map, prediction.score, verdict))
+
+    def samples(self) -> list[GoldenSample]:
+        """Return the samples, those that pass first.
+
+        Raises:
+            DataError: There are none.
+        """
+        samples = [*self._found["PASS"], *self._found["FAIL"]]
+        if not samples:
+            raise DataError(
+                f"no held-out image scores {self._margin} or more away from the threshold {self._threshold:.3f}: the network "
+                "does not distinguish good from defective",
+                hint="train longer, or look for defects among the good images",
+            )
+        return samples
+
+    def _unscaled(self, part: Image) -> Image:
+        """Enlarge a scaled part to a camera image, so that it passes through the same scaling as any other image."""
+        if self._spec.mode == "resize" or self._spec.scale == 1:
+            return np.ascontiguousarray(part)
+        size = (round(part.shape[1] / self._spec.scale), round(part.shape[0] / self._spec.scale))
+        return np.asarray(cv2.resize(part, size, interpolation=cv2.INTER_LINEAR), np.uint8)
+
+
+def _metrics(validation: Validation, caught: float) -> dict[str, Any]:
+    """Return the metrics that need no test images; `caught` is the share of synthetic defects at the score threshold."""
+    best_iou, _ = validation.pixels.best_iou()
+    return {
+        "synthetic_image_auroc": round(validation.image_auroc, 5),
+        "synthetic_pixel_auroc": round(validation.pixels.auroc() or 0.0, 5),
+        "synthetic_pixel_ap": round(validation.pixel_ap, 5),
+        "synthetic_best_iou": round(best_iou, 5),
+        "synthetic_defects_caught": round(caught, 5),
+        "images": {"good": len(validation.good_pooled), "with synthetic defects": len(validation.defective_pooled)},
+    }

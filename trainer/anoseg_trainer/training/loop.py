@@ -1,0 +1,177 @@
+"""The training loop: batches in, averaged weights out. Runs on the main thread; worker processes make the batches."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from anoseg_engines.errors import AnosegError
+from anoseg_trainer.config import TrainConfig, TrainingConfig
+from anoseg_trainer.data.batches import batches
+from anoseg_trainer.data.samples import SampleSettings
+from anoseg_trainer.model.network import AnoSegNetwork
+from anoseg_trainer.training.state import TrainingState, comparable
+from anoseg_trainer.training.step import Arithmetic, planned_rate, update_average
+from anoseg_trainer.training.stop_signals import StopSignals
+from anoseg_trainer.training.thread_count import ThreadCount
+from anoseg_trainer.validation import Validation, ValidationCase, validate
+
+NO_LIMIT = 10_000_000
+"""Steps for which batches are made if only time ends the training."""
+
+
+@dataclass(slots=True)
+class Status:
+    """Progress of a training, for the display.
+
+    Attributes:
+        step: Steps done.
+        loss: Running mean of the loss.
+        done: Share of the training that is over, 0…1.
+        left_s: Estimated seconds to the end.
+        images_per_s: Training images in a second.
+        validation: The latest validation.
+    """
+
+    step: int = 0
+    loss: float = math.nan
+    done: float = 0.0
+    left_s: float = math.nan
+    images_per_s: float = 0.0
+    validation: Validation | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingResult:
+    """A finished training.
+
+    Attributes:
+        network: The network with the averaged weights that validated best.
+        steps: Steps done.
+        seconds: Training time.
+        images_seen: Training images used.
+        curve: Points of the training curve.
+    """
+
+    network: AnoSegNetwork
+    steps: int
+    seconds: float
+    images_seen: int
+    curve: list[dict[str, float]]
+
+
+class TrainingStoppedError(AnosegError):
+    """Training was stopped by Ctrl-C or SIGTERM; the checkpoint is kept."""
+
+    exit_code = 130
+
+
+def train(
+    config: TrainConfig,
+    samples: SampleSettings,
+    cases: list[ValidationCase],
+    *,
+    work: Path,
+    identity: dict[str, str],
+    resume: bool,
+    on_status: Callable[[Status], None] = lambda _: None,
+) -> TrainingResult:
+    """Train until the steps or the minutes are used up, or validation no longer improves.
+
+    Args:
+        config: The configuration.
+        samples: How training samples are made.
+        cases: Held-out validation cases.
+        work: Folder of the checkpoint.
+        identity: What a resumed training must have in common with the checkpoint, besides the configuration.
+        resume: Continue from the checkpoint in `work`.
+        on_status: Called after each step.
+
+    Raises:
+        AnosegError: The loss is not finite, or the disk is full.
+        TrainingStoppedError: A signal stopped the training; the checkpoint is kept.
+        DataError: There is no usable checkpoint, or it belongs to another training.
+    """
+    t = config.training
+    arithmetic = Arithmetic.of(t)
+    cores = os.cpu_count() or 1
+    threads = ThreadCount(t.threads or (0 if arithmetic.device.type == "cpu" else cores), cores, torch.set_num_threads)
+    identity = identity | {"config": comparable(config)}
+    state = TrainingState.new(config, samples.seed, arithmetic.device)
+    if resume:
+        state.load(work, identity)
+    status = Status(step=state.step, loss=state.loss)
+
+    began_at_step, began = state.step, time.monotonic()
+    used_before_s = state.used_s
+    steps = range(state.step, t.steps or NO_LIMIT)
+    workers = t.workers or (1 if cores <= 4 else min(12, cores - 2))
+    with StopSignals() as stop, contextlib.closing(batches(samples, steps, workers)) as stream:
+        for batch in stream:
+            done = _share_done(state, t)
+            if done >= 1 or state.early_stop.is_over(state.step):
+                break
+            state.learner.set_rate(t.learning_rate * planned_rate(done) * state.early_stop.rate_factor(state.step))
+
+            threads.before_step()
+            step_began = time.monotonic()
+            loss = state.learner.step(batch, config.loss, arithmetic)
+            update_average(state.averaged, state.learner.network, state.step, t.ema)
+            threads.after_step(time.monotonic() - step_began)
+
+            state.step += 1
+            state.used_s = used_before_s + time.monotonic() - began
+            if not math.isfinite(loss):
+                raise AnosegError(
+                    f"training: the loss is {loss} at step {state.step}; training ended, and the checkpoint in {work} is older",
+                    hint="lower training.learning_rate, or set training.precision: fp32",
+                )
+            state.loss = loss if math.isnan(state.loss) else 0.98 * state.loss + 0.02 * loss
+            status.step, status.loss, status.done = state.step, state.loss, done
+            status.images_per_s = (state.step - began_at_step) * t.batch / (time.monotonic() - began)
+            status.left_s = state.used_s * (1 - done) / max(done, 1e-6)
+
+            if state.step % t.validate_every == 0:
+                with arithmetic.autocast():
+                    status.validation = validate(state.averaged, config.input.spec, cases)
+                state.add_point(status.validation)
+                state.keep_if_best(status.validation)
+                state.early_stop.add_validation(state.step, status.validation.metric)
+            if state.step % t.checkpoint_every == 0:
+                state.save(work, identity)
+            on_status(status)
+            if stop.requested:
+                state.save(work, identity)
+                raise TrainingStoppedError(
+                    f"training stopped at step {state.step}; the checkpoint in {work} is kept",
+                    hint="continue with the same command and --resume",
+                )
+
+    status.validation, status.done, status.left_s = validate(state.averaged, config.input.spec, cases), 1.0, 0.0
+    if state.step > began_at_step:  # a training that had reached its end before has its last point already
+        state.add_point(status.validation)
+    state.keep_if_best(status.validation)
+    state.save(work, identity)
+    on_status(status)
+    state.averaged.load_state_dict(state.best)
+    return TrainingResult(
+        state.averaged.cpu().float(),
+        steps=state.step,
+        seconds=state.used_s,
+        images_seen=state.step * t.batch,
+        curve=state.curve,
+    )
+
+
+def _share_done(state: TrainingState, config: TrainingConfig) -> float:
+    """Return the larger of the used shares of steps and time."""
+    by_steps = state.step / config.steps if config.steps else 0.0
+    by_time = state.used_s / (60 * config.minutes) if config.minutes else 0.0
+    return max(by_steps, by_time)

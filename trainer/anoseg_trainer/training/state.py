@@ -1,0 +1,139 @@
+"""Everything that a training needs in order to continue: networks, optimizers, progress. Saved as a checkpoint."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from anoseg_engines.errors import DataError
+from anoseg_trainer.config import TrainConfig
+from anoseg_trainer.model.checkpoint import load_checkpoint, save_checkpoint
+from anoseg_trainer.model.network import AnoSegNetwork, Discriminator
+from anoseg_trainer.training.early_stop import EarlyStop
+from anoseg_trainer.training.step import Learner
+from anoseg_trainer.validation import Validation
+
+
+@dataclass(slots=True)
+class TrainingState:
+    """The state after `step` steps.
+
+    Attributes:
+        learner: The networks in training.
+        averaged: The network with the averaged weights, which validation measures.
+        early_stop: Decides on an early end.
+        best: Averaged weights with the best validation metric so far.
+        best_metric: That metric.
+        step: Steps done.
+        used_s: Training time.
+        loss: Running mean of the loss.
+        curve: Points of the training curve, one for each validation.
+    """
+
+    learner: Learner
+    averaged: AnoSegNetwork
+    early_stop: EarlyStop
+    best: dict[str, Any]
+    best_metric: float = -1.0
+    step: int = 0
+    used_s: float = 0.0
+    loss: float = math.nan
+    curve: list[dict[str, float]] = field(default_factory=list)
+
+    @classmethod
+    def new(cls, config: TrainConfig, seed: int, device: torch.device) -> TrainingState:
+        """Initialise networks and optimizers from `seed`."""
+        t = config.training
+        torch.manual_seed(seed)
+        network = AnoSegNetwork(config.network, coordinates=config.coordinates)
+        network = network.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        averaged = copy.deepcopy(network).eval().requires_grad_(False)
+        discriminator = Discriminator().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        learner = Learner(
+            network,
+            discriminator,
+            torch.optim.AdamW(network.parameters(), lr=t.learning_rate, weight_decay=t.weight_decay),
+            torch.optim.Adam(discriminator.parameters(), lr=t.learning_rate / 4, betas=(0.5, 0.99)),
+        )
+        return cls(learner, averaged, EarlyStop(t.patience), copy.deepcopy(averaged.state_dict()))
+
+    def add_point(self, validation: Validation) -> None:
+        """Add a point to the training curve."""
+        point = {
+            "step": self.step,
+            "seconds": round(self.used_s, 1),
+            "loss": round(self.loss, 5),
+            "image_auroc": round(validation.image_auroc, 5),
+            "pixel_ap": round(validation.pixel_ap, 5),
+        }
+        self.curve.append(point)
+
+    def keep_if_best(self, validation: Validation) -> None:
+        """Keep the averaged weights if no earlier ones were better."""
+        if validation.metric > self.best_metric:
+            self.best_metric, self.best = validation.metric, copy.deepcopy(self.averaged.state_dict())
+
+    def save(self, work: Path, identity: dict[str, str]) -> None:
+        """Write the checkpoint.
+
+        Raises:
+            AnosegError: The disk is full; the earlier checkpoint stays.
+        """
+        state = {name: part.state_dict() for name, part in self._parts().items()}
+        state |= {
+            "step": self.step,
+            "used_s": self.used_s,
+            "loss": self.loss,
+            "curve": self.curve,
+            "best_merit": self.best_metric,
+            "best": self.best,
+            "patience": self.early_stop.state(),
+            "identity": identity,
+        }
+        note = {"step": self.step, "seconds": round(self.used_s, 1), "best": self.best_metric, "curve": self.curve[-20:]}
+        save_checkpoint(work, state, note)
+
+    def load(self, work: Path, identity: dict[str, str]) -> None:
+        """Continue from the checkpoint in `work`.
+
+        Raises:
+            DataError: There is none, it is damaged, or it belongs to another training.
+        """
+        state = load_checkpoint(work)
+        different = [key for key in identity if state["identity"].get(key) != identity[key]]
+        if different:
+            raise DataError(
+                f"{work}: the checkpoint belongs to another training (different {', '.join(different)})",
+                hint="resume with the same data, seed, configuration and --false-reject, or start again without --resume",
+            )
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+        self.step, self.used_s, self.curve = state["step"], state["used_s"], state["curve"]
+        self.best_metric, self.best = state["best_merit"], state["best"]
+        self.loss = state.get("loss", math.nan)
+        self.early_stop = EarlyStop(self.early_stop.limit, **state["patience"])
+
+    def _parts(self) -> dict[str, Any]:
+        return {
+            "network": self.learner.network,
+            "averaged": self.averaged,
+            "discriminator": self.learner.discriminator,
+            "optimizer": self.learner.optimizer,
+            "optimizer_d": self.learner.optimizer_d,
+        }
+
+
+def comparable(config: TrainConfig) -> str:
+    """Return the configuration as text, without the values that may change between a stop and a resume."""
+    plain = msgspec.to_builtins(config)
+    for key in ("threads", "workers", "checkpoint_every", "device", "precision"):
+        plain["training"].pop(key)
+    for key in ("false_reject", "detector"):  # used after training
+        plain.pop(key)
+    return msgspec.json.encode(plain).decode()
