@@ -51,7 +51,7 @@ def product(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def trained(product, tmp_path_factory):
-    """A bundle from a short training on the rendered product, and what the command said."""
+    """A bundle from a short training on the rendered product, and the output of the command."""
     folder = tmp_path_factory.mktemp("trained")
     config = folder / "train.yaml"
     config.write_text(

@@ -23,7 +23,7 @@ def test_the_allowed_count_is_the_largest_whose_bound_meets_the_request(n):
 
 @pytest.mark.parametrize(("n", "share"), [(60, 0.01), (120, 0.03), (120, 0.2), (400, 0.01), (1000, 0.002)])
 def test_bound_covers_the_true_share(n, share):
-    """Over many simulated calibrations, the bound lies below the true share no more often than once in twenty."""
+    """Over many simulated calibrations, the bound is below the true share no more often than once in twenty."""
     rejected = np.random.default_rng(4).binomial(n, share, 20000)
     bounds = np.array([upper_bound(k, n) for k in range(rejected.max() + 1)])
     missed = np.mean(bounds[rejected] < share)
@@ -31,8 +31,8 @@ def test_bound_covers_the_true_share(n, share):
     assert bounds[0] < 3.1 / n  # and it is not wide for nothing: the rule of three
 
 
-def test_a_wish_for_rules_is_met_or_says_what_it_takes():
-    """299 without a rejected one show 1 %, 298 do not and say so; with 473, one may be rejected, and two may not."""
+def test_a_target_for_rules_is_met_or_the_needed_images_are_named():
+    """299 images without a reject show 1 %, 298 do not; of 473, one may be rejected, but not two."""
     assert rejected_share(0, 299, 0.01).met
     few = rejected_share(0, 298, 0.01)
     assert (few.met, few.allowed, few.needed) == (False, -1, 299)

@@ -8,7 +8,7 @@ from anoseg_trainer.config import DEFECT_KINDS, TrainConfig, load_config
 
 
 def test_reference_file_equals_the_defaults():
-    """configs/train.yaml says exactly what the code does without a file."""
+    """configs/train.yaml equals the defaults of the code."""
     assert load_config(CONFIGS / "train.yaml") == TrainConfig()
 
 
@@ -64,8 +64,8 @@ def test_a_file_may_set_one_side_of_the_input_alone(tmp_path):
     assert (config.input.width, config.input.height, config.input.overlap) == (512, None, TrainConfig().input.overlap)
 
 
-def test_unreadable_and_broken_files_are_told(tmp_path):
-    """A missing file and a file that is no YAML are configuration errors."""
+def test_unreadable_and_broken_files_are_refused(tmp_path):
+    """A missing file and a file that is not YAML are configuration errors."""
     broken = tmp_path / "broken.yaml"
     broken.write_text("a: [1,\n")
     for path in (tmp_path / "none.yaml", broken):

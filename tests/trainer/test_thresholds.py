@@ -12,14 +12,14 @@ from anoseg_trainer.thresholds import (
 )
 
 
-@pytest.mark.parametrize(("n", "wish"), [(50, 0.05), (120, 0.01), (120, 0.05), (99, 0.01), (19, 0.05)])
-def test_promised_share_is_covered(n, wish):
-    """Over many simulated lines, the next good part is rejected no more often than promised."""
+@pytest.mark.parametrize(("n", "target"), [(50, 0.05), (120, 0.01), (120, 0.05), (99, 0.01), (19, 0.05)])
+def test_the_bound_on_false_rejects_holds(n, target):
+    """Over many simulated lines, the next good part is rejected no more often than the target."""
     rng = np.random.default_rng(1)
     scores = rng.beta(2, 8, (20000, n + 1))
-    rejected = [row[-1] >= conformal_threshold(row[:-1], wish).value for row in scores[:4000]]
-    # 4000 trials: three standard errors above the promise
-    assert np.mean(rejected) <= wish + 3 * np.sqrt(wish / 4000)
+    rejected = [row[-1] >= conformal_threshold(row[:-1], target).value for row in scores[:4000]]
+    # 4000 trials: three standard errors above the target
+    assert np.mean(rejected) <= target + 3 * np.sqrt(target / 4000)
 
 
 def test_threshold_lies_above_the_conformal_score():
@@ -32,7 +32,7 @@ def test_threshold_lies_above_the_conformal_score():
 
 
 def test_too_few_images_say_how_many_are_needed():
-    """98 images cannot promise 1 %: the largest score is taken, its guarantee and the needed number are told."""
+    """98 images cannot support 1 %: the largest score is taken, and its bound and the needed number are stated."""
     found = conformal_threshold(np.linspace(0, 0.5, 98), 0.01)
     assert not found.met
     assert found.needed == 99

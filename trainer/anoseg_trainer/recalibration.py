@@ -1,4 +1,4 @@
-"""What both kinds of calibration after training share: the bundle's version, and what is known of the good images."""
+"""Shared by both kinds of calibration after training: loading the bundle's version, and judging the good images."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def describe_threshold(threshold: ScoreThreshold, false_reject: float, parts: in
     """
     text = (
         f"a good part is rejected with probability at most {threshold.reject_probability:.4g}, provided that the line's parts "
-        f"are like the {threshold.n} held-out good images ({SAME_KIND})"
+        f"are like the {threshold.n} good images of the calibration ({SAME_KIND})"
     )
     if not threshold.met:
         text += (

@@ -25,7 +25,7 @@ def ablate(product, out, *more):
 
 @pytest.mark.parametrize("name", [name for name in VARIANTS if name != "full"])
 def test_a_variant_leaves_its_part_out_and_nothing_else(name):
-    """Every variant differs from the whole in one section or switch, and is a valid configuration."""
+    """Every variant differs from the full method in one section or switch, and is a valid configuration."""
     config = TrainConfig(
         loss=LossConfig(adversarial=0.1, reconstruction=0.1),
         variation=VariationConfig(brightness=0.1, contrast=0.1, shading=0.1, tint=0.1),
@@ -37,9 +37,9 @@ def test_a_variant_leaves_its_part_out_and_nothing_else(name):
 
 
 def test_ablation_writes_a_table_and_goes_on_where_it_stopped(product, tmp_path):
-    """Each variant gives a row and its IoU curve in the report; a second run trains nothing anew.
+    """Each variant gives a row and its IoU curve in the report; a second run trains nothing again.
 
-    Without the detector the trained network is the whole's: the same map, the same steps, another score.
+    The variant without the detector uses the training of the full method: the same map, the same steps, another score.
     """
     config = tmp_path / "train.yaml"
     config.write_text(TINY)
@@ -72,8 +72,8 @@ def test_a_variant_that_leaves_nothing_is_left_out(product, tmp_path):
     assert "no-l1: not possible with this configuration" in done.stderr
 
 
-def test_unknown_variants_are_told(product, tmp_path):
-    """A variant that does not exist is refused before any training, with those that do."""
+def test_unknown_variants_are_refused(product, tmp_path):
+    """A variant that does not exist is refused before any training; the existing ones are named."""
     done = ablate(product, tmp_path / "out", "--only", "no-luck")
     assert done.returncode == 2
     assert "no-coordinates" in done.stderr

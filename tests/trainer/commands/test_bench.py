@@ -1,4 +1,4 @@
-"""PyTorch as the yardstick computes what the bundle's runtimes do."""
+"""PyTorch in the benchmark computes the same as the bundle's runtimes."""
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ def test_the_network_of_a_bundle_in_pytorch_gives_the_same_map(trained):
     assert np.abs(found[1].numpy() - scores).max() < 1e-3
 
 
-def test_both_yardsticks_run_at_every_batch(trained):
+def test_both_precisions_run_at_every_batch(trained):
     """FP32 and bf16 in PyTorch take the batches of the benchmark, and give a map and a score for each part."""
     bundle = load_bundle(trained[0])
     for dtype in (torch.float32, torch.bfloat16):

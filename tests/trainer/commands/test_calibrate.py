@@ -46,7 +46,7 @@ def refused(done, code, *words):
 
 
 def test_a_new_threshold_is_a_new_version(tmp_path):
-    """The conformal threshold of the new images in version 2: same network, same pixel threshold; version 1 is as it was."""
+    """The conformal threshold of the new images in version 2: same network, same pixel threshold; version 1 is unchanged."""
     before = write_bundle(
         tmp_path / "store" / "tiny",
         dataclasses.replace(tiny_draft(), metrics={"synthetic_defects_caught": 0.91, "synthetic_image_auroc": 0.9}),
@@ -83,7 +83,7 @@ def test_a_defect_among_few_good_images_is_refused(tmp_path):
 
 
 def test_too_few_images_and_those_of_the_training(tmp_path):
-    """20 images cannot promise 1 %: how many can is said. That they are the training's own is said, and kept in the bundle."""
+    """20 images cannot support 1 %: the needed number is stated. That they were used for training is stated too."""
     data = tmp_path / "product"
     (data / "train").mkdir(parents=True)
     good = good_folder(data / "train" / "good", range(100, 120))
@@ -210,7 +210,7 @@ def test_rules_are_counted_and_kept(tmp_path, station, frames):
     assert load_bundle(tmp_path / "tiny").rule_calibrations == found  # a new score threshold changes nothing about rules
 
 
-def test_the_threshold_that_would_do_does(tmp_path, station, frames):
+def test_the_named_threshold_is_enough(tmp_path, station, frames):
     """One of 60 may be rejected for 8 %: the value that is named leaves one, and a hair less leaves two."""
     write_tiny_bundle(tmp_path / "tiny")
     done = calibrate_rules(tmp_path, "--false-reject", "0.08")
@@ -256,8 +256,8 @@ def test_a_person_is_not_a_reject(tmp_path, station, frames):
         (("--runtime", "cpu-x"), ("cpu-x",)),
     ],
 )
-def test_a_users_mistake_is_told(tmp_path, station, frames, arguments, words):
-    """Exit code 2, what is wrong and where, no traceback, no new version."""
+def test_a_users_mistake_is_explained(tmp_path, station, frames, arguments, words):
+    """Exit code 2, a message with place and reason, no traceback, no new version."""
     write_tiny_bundle(tmp_path / "tiny")
     write_tiny_bundle(tmp_path / "x").path.rename(tmp_path / "loose")
     good_folder(tmp_path / "small", range(100, 112))
@@ -300,15 +300,15 @@ def test_a_map_of_ones_is_beyond_every_threshold():
     assert sufficient_threshold([0.7], rejected_share(1, 473, 0.01)) is None  # nothing needs to change
 
 
-def test_the_named_threshold_keeps_its_promise():
-    """Chosen on the images that then prove it, the share of parts that need more exceeds the wish once in twenty at most."""
+def test_the_bound_holds_at_the_named_threshold():
+    """Chosen on the same images, the share of parts that need more exceeds the target at most once in twenty."""
     rng = np.random.default_rng(8)
-    n, wish = 160, 0.04
-    allowed = rejected_share(0, n, wish).allowed
+    n, target = 160, 0.04
+    allowed = rejected_share(0, n, target).allowed
     assert allowed == 2
     missed = 0
     for _ in range(4000):
-        needs = rng.random(n)  # what each image needs to pass; uniform, so that 1 − value is the true share
-        share = rejected_share(n, n, wish)
-        missed += 1 - sufficient_threshold(list(needs), share) > wish
+        needs = rng.random(n)  # the threshold that each image needs to pass; uniform, so that 1 − value is the true share
+        share = rejected_share(n, n, target)
+        missed += 1 - sufficient_threshold(list(needs), share) > target
     assert 0.02 < missed / 4000 <= 0.05 + 3 * np.sqrt(0.05 / 4000)

@@ -87,7 +87,7 @@ def assert_opens_offline(path, *words):
 
 
 def test_reports_open_offline(trained, product, tmp_path):
-    """fit and evaluate each write one file with curves, threshold, pictures, promise, settings and fingerprint."""
+    """fit and evaluate each write one file with charts, threshold, pictures, guarantee, settings and fingerprint."""
     path, _ = trained
     manifest = load_bundle(path).manifest
     shared = (manifest.training["data_fingerprint"], manifest.calibration.guarantee, "learning_rate", "pixel threshold")
@@ -99,7 +99,7 @@ def test_reports_open_offline(trained, product, tmp_path):
 
 
 def test_bad_input_is_refused_in_words(trained, product, tmp_path):
-    """Missing data, an unknown key, a missing mask and a missing test folder: exit 2, said in words, no traceback."""
+    """Missing data, an unknown key, a missing mask and a missing test folder: exit 2 with a message, no traceback."""
     out = ("--out", tmp_path / "store" / "x")
     assert_refused(run("fit", "--data", tmp_path / "none", *out), 2, "no such folder")
     (tmp_path / "bad.yaml").write_text("trainning: {}\n")
@@ -117,14 +117,14 @@ def fit_tiny(product, folder, config, *more):
 
 
 def test_nan_is_a_clear_stop(product, tiny_config, tmp_path):
-    """A loss that is no number ends training with a message and no bundle."""
+    """A loss that is not a number ends training with a message and no bundle."""
     tiny_config.write_text(tiny_config.read_text().replace("learning_rate: 0.004", "learning_rate: 1.0e+30"))
     assert_refused(fit_tiny(product, tmp_path, tiny_config, "--steps", 30), 1, "the loss is", "learning_rate")
     assert not (tmp_path / "store").exists()
 
 
 def test_full_disk_under_a_checkpoint_is_a_clear_stop(product, tiny_config, tmp_path):
-    """No space for the checkpoint: said in words."""
+    """No space for the checkpoint: a message in words."""
     (tmp_path / "work").mkdir()
     (tmp_path / "work" / "checkpoint.pt.tmp").symlink_to("/dev/full")
     assert_refused(fit_tiny(product, tmp_path, tiny_config, "--steps", 12), 1, "checkpoint cannot be written")
@@ -176,7 +176,7 @@ def test_stopped_training_resumes_to_the_same_end(undisturbed, product, tiny_con
 
 
 def test_resume_refuses_another_training(trained, product, tmp_path):
-    """A checkpoint of another seed or configuration is not mixed in, and a missing one is told."""
+    """A checkpoint of another seed or configuration is not mixed in, and a missing one is reported."""
     folder = trained[0].parents[1]
     options = ("--data", product, "--out", tmp_path / "s" / "x", "--resume", "--steps", 160)
     ours = ("--config", folder / "train.yaml", "--work", folder / "work")
@@ -188,7 +188,7 @@ def test_resume_refuses_another_training(trained, product, tmp_path):
 
 
 @pytest.mark.parametrize("wrong", [("--minutes", 0), ("--steps", 0), ("--minutes", "nan"), ("--seed", -1), ("--seed", 2**32)])
-def test_limits_that_are_none_are_refused(wrong, product, tmp_path):
+def test_invalid_limits_are_refused(wrong, product, tmp_path):
     """A training without an end, or a seed that cannot be one, is refused before any work."""
     assert_refused(run("fit", "--data", product, "--out", tmp_path / "s" / "x", *wrong), 2, wrong[0])
     assert not (tmp_path / "s").exists()

@@ -49,7 +49,7 @@ def test_a_good_sample_is_what_an_engine_would_see(paths, tmp_path):
 
 @pytest.mark.parametrize("spec", [InputSpec(128, 96), InputSpec(64, 64, "tile", 1.0, 16)], ids=["resize", "tile"])
 def test_labels_lie_on_the_part_and_on_the_change(paths, tmp_path, spec):
-    """The promised share of a batch is defective, labels stay off the padding, tiles know their place on the part."""
+    """The configured share of a batch is defective, labels stay off the padding, tiles know their place on the part."""
     settings = settings_of(tmp_path, paths, spec, defects=DefectConfig(share=0.5))
     for step in range(8):
         _, coords, labels = BatchDataset(settings)[step]

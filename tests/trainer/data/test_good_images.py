@@ -40,7 +40,7 @@ def write_plates_fixture(plate):
 
 
 def test_both_layouts_read_the_same_images(product):
-    """A flat folder of good images is as good as the MVTec AD layout."""
+    """A flat folder gives the same images as the MVTec AD layout."""
     nested, flat = load(product), load(product / "train" / "good")
     assert nested.fingerprint == flat.fingerprint
     assert nested.paths == flat.paths
@@ -69,7 +69,7 @@ def test_all_bad_files_are_named(tmp_path, write_plates):
 
 
 def test_missing_empty_and_small_folders_are_refused(tmp_path, write_plates):
-    """No folder, no images, and too few images are data errors that say what is needed."""
+    """No folder, no images, and too few images are data errors that say how to mend them."""
     write_plates(tmp_path / "few", 9)
     (tmp_path / "empty").mkdir()
     for name, words in (("none", "no such folder"), ("empty", "no images"), ("few", "at least 10")):
@@ -78,7 +78,7 @@ def test_missing_empty_and_small_folders_are_refused(tmp_path, write_plates):
 
 
 def test_mixed_sizes_grey_and_deep_images_are_noted(tmp_path, write_plates, plate):
-    """Mixed sizes, grey and 16-bit images work, and the user is told."""
+    """Mixed sizes, grey and 16-bit images work, and the notes say so."""
     write_plates(tmp_path, 12)
     grey = read_image(tmp_path / "00.png")[:, :, 0]
     cv2.imwrite(str(tmp_path / "00.png"), grey)
@@ -101,8 +101,8 @@ def test_names_group_images(tmp_path, write_plates):
     assert (np.bincount(groups) == 3).all()
 
 
-def test_exposures_of_one_part_are_found_by_looking(tmp_path):
-    """Brighter and darker pictures of one part are grouped; pictures of different parts are not."""
+def test_exposures_of_one_part_are_found_by_comparing(tmp_path):
+    """Brighter and darker images of one part are grouped; images of different parts are not."""
     rng = np.random.default_rng(2)
     for part in range(8):
         texture = cv2.GaussianBlur(rng.normal(0, 60, (96, 128)).astype(np.float32), (0, 0), 3) * 8 + 120
@@ -117,7 +117,7 @@ def test_exposures_of_one_part_are_found_by_looking(tmp_path):
 
 
 def test_names_that_lack_the_group_stand_alone(tmp_path, write_plates):
-    """A group that takes no part in the match says nothing: such an image is a part of its own."""
+    """If the group is not part of the match, the image is a part of its own."""
     write_plates(tmp_path, 10)
     for i, path in enumerate(sorted(tmp_path.iterdir())):
         path.rename(tmp_path / (f"a{i // 3}_{i}.png" if i < 6 else f"b{i}.png"))
@@ -125,8 +125,8 @@ def test_names_that_lack_the_group_stand_alone(tmp_path, write_plates):
     assert sorted(np.bincount(groups)) == [1, 1, 1, 1, 3, 3]
 
 
-def test_many_that_look_alike_are_told(tmp_path, plate):
-    """Twenty of forty pictures that look the same cannot be one part: each is taken as a part, and the user hears of it."""
+def test_many_images_that_look_alike_count_as_parts_of_their_own(tmp_path, plate):
+    """Twenty of forty images that look the same cannot show one part: each counts as a part, and a note says so."""
     for i in range(20):
         cv2.imwrite(str(tmp_path / f"same{i:02}.png"), plate(np.random.default_rng(1)))
         cv2.imwrite(str(tmp_path / f"other{i:02}.png"), plate(np.random.default_rng(100 + i)))
@@ -136,15 +136,15 @@ def test_many_that_look_alike_are_told(tmp_path, plate):
     assert "holdout.group" in notes[0]
 
 
-def test_ten_pictures_of_a_fixed_camera_are_enough(tmp_path, plate):
-    """The smallest folder that is taken, all pictures alike: different parts."""
+def test_ten_images_of_a_fixed_camera_are_enough(tmp_path, plate):
+    """The smallest folder that is accepted, all images alike: they count as different parts."""
     for i in range(10):
         cv2.imwrite(str(tmp_path / f"{i}.png"), plate(np.random.default_rng(1)))
     assert len(set(group_images(load(tmp_path), ""))) == 10
 
 
-def test_a_name_that_is_no_text_is_taken(tmp_path, write_plates):
-    """File names are bytes: one that is not UTF-8 is an image as any other."""
+def test_a_name_that_is_not_utf8_is_accepted(tmp_path, write_plates):
+    """File names are bytes: an image may have a name that is not UTF-8."""
     write_plates(tmp_path, 10)
     (tmp_path / "00.png").rename(tmp_path / os.fsdecode(b"\xff.png"))
     assert len(load(tmp_path).paths) == 10
@@ -174,7 +174,7 @@ def test_no_part_is_on_two_sides(members, validation, calibration, seed):
     assert len(seen[2]) == split.calibration_groups
 
 
-def test_store_holds_what_the_placement_scales(product, tmp_path):
+def test_the_store_holds_the_scaled_parts(product, tmp_path):
     """A stored part equals the part that an engine would see of that image."""
     spec = InputSpec(64, 96, "tile", 0.5, 8)
     paths = find_good_images(product)
@@ -184,7 +184,7 @@ def test_store_holds_what_the_placement_scales(product, tmp_path):
     assert len(store) == len(paths)
 
 
-def test_full_disk_is_told(product, tmp_path):
+def test_a_full_disk_is_an_error_in_words(product, tmp_path):
     """No space for the scaled parts is an error in words."""
     (tmp_path / "parts").symlink_to("/dev/full")
     with pytest.raises(DataError, match="No space left"):
@@ -192,7 +192,7 @@ def test_full_disk_is_told(product, tmp_path):
     assert not (tmp_path / "parts").is_symlink()
 
 
-def test_too_few_different_parts_are_told(tmp_path, write_plates):
+def test_too_few_different_parts_are_refused(tmp_path, write_plates):
     """Twelve copies of one named part cannot be split."""
     write_plates(tmp_path, 1)
     for i in range(1, 12):
@@ -202,8 +202,8 @@ def test_too_few_different_parts_are_told(tmp_path, write_plates):
         split_images(groups, HoldoutConfig(), 0)
 
 
-def test_calibration_takes_what_the_promise_needs_and_no_more():
-    """As many images as the wished share needs, but from a tenth to a fifth of them; what is given is kept."""
+def test_calibration_takes_as_many_images_as_the_target_needs():
+    """As many images as the target needs, between a tenth and a fifth of all; a configured share is kept."""
     groups = np.arange(1000)
     assert len(split_images(groups, HoldoutConfig(), 0, needed=150).calibration) == 150
     assert len(split_images(groups, HoldoutConfig(), 0, needed=19).calibration) == 100

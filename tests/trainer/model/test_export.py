@@ -64,7 +64,7 @@ def test_fp16_onnx_on_the_cpu_runtime_equals_the_fp32_network(network, model, pl
 
 
 def test_padding_never_scores(network, plate):
-    """Where the part is padded the map is exactly 0, and what the padding shows does not reach the pooling."""
+    """Where the part is padded the map is exactly 0, and the pixels in the padding do not reach the pooling."""
     frames, coords = inputs(plate, 1, np.random.default_rng(0), padded=True)
     with torch.no_grad():
         network.map_head.bias.add_(20)  # everything looks defective
@@ -123,7 +123,7 @@ def test_folding_norms_changes_nothing(network, plate):
 
 
 def test_weights_beyond_half_precision_are_refused(network):
-    """A weight that FP16 cannot hold is told when exporting, not found on the line."""
+    """A weight that FP16 cannot hold is refused at export, not found on the line."""
     with torch.no_grad():
         kept = network.map_head.bias.clone()
         network.map_head.bias.fill_(1e6)

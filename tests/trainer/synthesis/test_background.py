@@ -18,7 +18,7 @@ def disc_on_table(rng):
     return np.clip(image + rng.normal(0, 2, image.shape), 0, 255).astype(np.uint8), where > 0
 
 
-def test_a_part_on_a_table_is_told_from_it():
+def test_a_part_on_a_table_is_found():
     """The mask covers the part and nearly nothing of a plain, unevenly lit background."""
     rng = np.random.default_rng(0)
     images = []
@@ -43,8 +43,8 @@ def test_a_soft_shadow_is_not_the_part():
         assert (mask & ~where).sum() < 0.25 * where.sum()
 
 
-def test_litter_lies_beside_the_part():
-    """Dust changes the table and leaves the disc as it is."""
+def test_litter_is_beside_the_part():
+    """Dust changes the table and leaves the disc unchanged."""
     rng = np.random.default_rng(4)
     changed = 0
     for _ in range(20):
@@ -57,7 +57,7 @@ def test_litter_lies_beside_the_part():
 
 
 def test_the_outline_is_bent_or_broken():
-    """Where the part's outline is known, chips and bends lie on it."""
+    """Where the part's outline is known, chips and bends are on it."""
     rng = np.random.default_rng(5)
     on_edge = 0
     for kind in ["chip", "bend"] * 20:
@@ -88,7 +88,7 @@ def test_defects_are_put_on_the_part():
 
 
 def test_a_piece_broken_off_shows_the_background():
-    """On a background, a chip lies at the part's edge and has the background's brightness."""
+    """On a background, a chip is at the part's edge and has the background's brightness."""
     rng = np.random.default_rng(2)
     at_edge, pieces = 0, []
     for _ in range(30):
@@ -127,8 +127,8 @@ def test_print_on_a_faint_part_is_not_taken_for_all_of_it():
     assert not (littered(np.random.default_rng(0), image, bare_mask(image), 256) != image)[where > 0].any()
 
 
-def test_points_lie_on_the_mask():
-    """A drawn point lies in a marked cell; an empty mask has none."""
+def test_points_are_on_the_mask():
+    """A drawn point is in a marked cell; an empty mask gives no point."""
     mask = np.zeros((12, 16), bool)
     mask[3, 5] = True
     x, y = point_on(np.random.default_rng(0), mask, 240, 320)

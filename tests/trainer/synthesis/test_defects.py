@@ -37,7 +37,7 @@ def test_masks_are_exact(kind, size, canvas_of):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("seen", ["nothing but the part", "its edge", "a speck of it", "nothing of it"])
-def test_masks_are_exact_wherever_the_part_lies(kind, seen, plate):
+def test_masks_are_exact_wherever_the_part_is(kind, seen, plate):
     """On a plain background too, whatever a window shows of the part: real numbers, and labels exact."""
     rng = np.random.default_rng(6)
     on_part = np.zeros((12, 16), bool)
@@ -102,7 +102,7 @@ def unlabelled(part):
 
 
 def test_labels_move_with_their_defects(plate):
-    """Turned, shifted and enlarged, the label still covers what is white on a black part."""
+    """Turned, shifted and enlarged, the label still covers the white area on a black part."""
     part = np.zeros((200, 200, 3), np.uint8)
     label = np.zeros((200, 200), np.float32)
     part[90:110, 60:150], label[90:110, 60:150] = 255, 1
@@ -112,7 +112,7 @@ def test_labels_move_with_their_defects(plate):
         assert np.abs(window[:, :, 0] / 255 - moved).max() < 0.05
 
 
-def test_without_variation_a_window_is_cut_as_it_is(plate):
+def test_without_variation_a_window_is_cut_unchanged(plate):
     """All variation off: the window's pixels, untouched."""
     part = plate(np.random.default_rng(2), 200, 300)
     off = VariationConfig(rotation_deg=0, shift=0, zoom=0, brightness=0, contrast=0, shading=0, noise=0)
@@ -121,7 +121,7 @@ def test_without_variation_a_window_is_cut_as_it_is(plate):
 
 
 def test_some_windows_keep_every_pixel(plate):
-    """A share of the windows of parts that lie any way round are quarter turns without interpolation."""
+    """A share of the windows of parts that appear any way round are quarter turns without interpolation."""
     part = plate(np.random.default_rng(2), 96, 96)
     config = VariationConfig(rotation_deg=180, shift=0, zoom=0, brightness=0, contrast=0, shading=0, noise=0)
     turned = [np.rot90(part, k) for k in range(4)]

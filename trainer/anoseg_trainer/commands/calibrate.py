@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> None:
         print(f"note: {note}", file=sys.stderr)
     for line in found.summary():
         print(line)
-    print(f"{found.bundle.path}: finished and verified; {found.before.path} is unchanged")
+    print(f"{found.bundle.path}: finished, self-test passed; {found.before.path} is unchanged")
     print("a running line loads it with `anosegd swap`, or with `anosegd reload` if its configuration names no version")
 
 

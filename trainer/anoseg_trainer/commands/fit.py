@@ -96,7 +96,7 @@ class TrainingProgress:
 
 def _print_result(fitted: Fitted) -> None:
     manifest, result, validation = fitted.bundle.manifest, fitted.result, fitted.validation
-    print(f"{fitted.bundle.path}: finished and verified; report in {fitted.report}")
+    print(f"{fitted.bundle.path}: finished, self-test passed; report in {fitted.report}")
     print(f"trained {result.steps} steps in {result.seconds / 60:.1f} minutes, {result.images_seen} images")
     print(
         f"held-out images with synthetic defects: image AUROC {validation.image_auroc:.3f}, pixel AP {validation.pixel_ap:.3f}"

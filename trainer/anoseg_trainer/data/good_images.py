@@ -20,7 +20,7 @@ from anoseg_engines.errors import DataError
 from anoseg_engines.images import Image, decode_image, list_images, read_bytes
 
 MIN_IMAGES = 10
-"""With fewer good images there are none left to calibrate with."""
+"""Fewer good images would leave none for calibration."""
 THUMBNAIL = 24
 """Side of a thumbnail, pixels."""
 
@@ -30,7 +30,7 @@ ImageConsumer = Callable[[Path, Image], None]
 
 @dataclass(frozen=True, slots=True)
 class GoodImages:
-    """What is known of the n good images of a folder, in the order of their names; the pixels are not kept.
+    """A description of the n good images of a folder, in the order of their names; the pixels are not kept.
 
     Attributes:
         paths: The image files.

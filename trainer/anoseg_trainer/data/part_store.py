@@ -113,7 +113,7 @@ class PartStoreWriter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         if kind is not None:
-            with contextlib.suppress(OSError):  # what is still buffered may not fit on the disk either
+            with contextlib.suppress(OSError):  # the buffered rest may not fit on the disk either
                 self._file.close()
             self._path.unlink(missing_ok=True)
 

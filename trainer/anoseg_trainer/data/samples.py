@@ -36,8 +36,8 @@ class SampleSettings:
         store: The scaled parts.
         indices: The parts that may be used.
         input: The network's input.
-        window: Size of the frames, at most that of the input. Windows are cut from what the line's inputs show, padding
-            included.
+        window: Size of the frames, at most that of the input. Windows are cut from the area that the line's inputs show,
+            padding included.
         variation: Differences between good parts.
         defects: Synthetic defects.
         batch: Samples in a batch.

@@ -30,7 +30,7 @@ def choose_variation(
 ) -> tuple[VariationConfig, list[str]]:
     """Choose every open value of `given`.
 
-    Calibration images have no influence: what only they show must stay as rare as it is on the line.
+    Calibration images have no influence: a variation that only they show must stay as rare as on the line.
 
     Args:
         given: The configured variation.

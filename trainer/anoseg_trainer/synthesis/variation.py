@@ -115,7 +115,7 @@ def random_window(
     seen_hw: tuple[tuple[int, int], tuple[int, int]],
     aim: tuple[int, int] | None = None,
 ) -> Tile:
-    """Draw a place for a window within what the line's inputs show of the part; at least half of it is on the part.
+    """Draw a place for a window in the area that the line's inputs show; at least half of it is on the part.
 
     Args:
         rng: Random generator.
