@@ -74,7 +74,7 @@ def describe_rejected_share(found: RejectedShare, false_reject: float, parts: in
     """
     text = (
         f"at most {found.upper_bound:.4g} of good parts are rejected, with {CONFIDENCE:.0%} confidence: {found.rejected} of "
-        f"{found.n} good images are; provided that the line's parts are like these images ({SAME_KIND})"
+        f"{found.n} good images are; provided that parts on the line are like these images ({SAME_KIND})"
     )
     if not found.met and found.allowed < 0:
         text += f"; {false_reject:g} was asked for, which needs {found.needed} held-out good images of which none is rejected"

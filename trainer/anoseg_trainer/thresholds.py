@@ -83,7 +83,7 @@ def describe_threshold(threshold: ScoreThreshold, false_reject: float, parts: in
         parts: Number of different parts among the images.
     """
     text = (
-        f"a good part is rejected with probability at most {threshold.reject_probability:.4g}, provided that the line's parts "
+        f"a good part is rejected with probability at most {threshold.reject_probability:.4g}, provided that parts on the line "
         f"are like the {threshold.n} good images of the calibration ({SAME_KIND})"
     )
     if not threshold.met:
