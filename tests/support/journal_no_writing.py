@@ -1,6 +1,6 @@
-"""A process whose journal meets a disk that takes no bytes at all: the kernel refuses every write to a file (RLIMIT_FSIZE 0).
+"""A process whose journal cannot write at all: the kernel refuses every write to a file (RLIMIT_FSIZE 0).
 
-journal_no_writing.py PATH    prints as JSON what happened
+journal_no_writing.py PATH    prints the result as JSON
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main(path: Path) -> dict[str, object]:
     refuse_writes(True)
     failed: list[VerdictId] = []
     errors = set()
-    for _ in range(700):  # more than were reserved
+    for _ in range(700):  # more than are reserved
         entries, answer = submit(journal)
         errors.add(type(answer.error).__name__)
         failed.append(VerdictId(entries[0].journal_id, entries[0].seq))
@@ -63,6 +63,6 @@ def main(path: Path) -> dict[str, object]:
 if __name__ == "__main__":
     try:
         print(json.dumps(main(Path(sys.argv[1]))))
-    except BaseException:  # noqa: BLE001 - the process's end
+    except BaseException:  # noqa: BLE001 - ends the process
         traceback.print_exc()
-        os._exit(1)  # the journal's threads would keep the process
+        os._exit(1)  # the journal's threads would keep the process alive

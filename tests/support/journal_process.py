@@ -1,6 +1,6 @@
-"""A process that writes a journal and says what it does, line by line on stdout; for tests that kill or trace it.
+"""A process that writes a journal and prints what it does, for tests that kill or trace it.
 
-    journal_process.py PATH SYNC GROUPS END SEED    GROUPS 0: for ever; END: kill (itself, with SIGKILL) or close
+    journal_process.py PATH SYNC GROUPS END SEED    GROUPS 0: without end; END: kill (itself, with SIGKILL) or close
 
 `given ID SEQ…` before a group is submitted, `done SEQ…` from its callback, `discarded SEQ…` for numbers given back. Groups,
 sizes, amendments and acknowledgements vary with SEED; an amended verdict says UNKNOWN.
@@ -22,7 +22,7 @@ from support.journal_tools import WAIT_S, Answer, config, entry
 from anosegd.journal import Entry, Journal
 
 IN_FLIGHT = 180
-"""Numbers in use at once. Twice as many, and one group more each time, are reserved ahead."""
+"""Numbers in use at once: less than half of the numbers that are always reserved."""
 
 
 def say(*words: object) -> None:
@@ -54,7 +54,7 @@ def write(path: Path, sync: str, groups: int, end: str, seed: int) -> None:
         if not groups and chance.random() < 0.05:
             journal.amend(entry(ids[0], "UNKNOWN"))
         if in_flight >= (1 if groups else chance.randrange(1, IN_FLIGHT)):
-            last.error  # noqa: B018 - wait until it is known
+            last.error  # noqa: B018 - waits for the result
             in_flight = 0
         if chance.random() < 0.05:
             journal.ack("archive", chance.randrange(1, ids[0].seq + 1))
@@ -66,6 +66,6 @@ def write(path: Path, sync: str, groups: int, end: str, seed: int) -> None:
 if __name__ == "__main__":
     try:
         write(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4], int(sys.argv[5]))
-    except BaseException:  # noqa: BLE001 - the process's end
+    except BaseException:  # noqa: BLE001 - ends the process
         traceback.print_exc()
-        os._exit(1)  # the journal's threads would keep the process
+        os._exit(1)  # the journal's threads would keep the process alive

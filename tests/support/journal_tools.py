@@ -1,4 +1,4 @@
-"""What the journal's tests share: entries, commits that are waited for, and walks through everything a reader gives."""
+"""Helpers for tests of the journal: entries, commits, and walks through everything that a reader returns."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def config(path: Path, **settings: object) -> JournalConfig:
 
 
 def open_journal(settings: JournalConfig, **kind: object) -> Journal:
-    """As Journal.open, but `close_journals` knows of it."""
+    """Open a journal that `close_journals` will close."""
     journal = Journal.open(settings, **kind)  # type: ignore[arg-type]
     _opened.append(journal)
     return journal
 
 
 def close_journals() -> None:
-    """After a test: journals it left open, because it failed, would keep the process."""
+    """Close the journals that a failed test left open; their threads would keep the process alive."""
     while _opened:
         _opened.pop().close()
 
@@ -50,7 +50,7 @@ def entry(verdict_id: VerdictId, outcome: str = "PASS", *, wall_ns: int | None =
 
 
 class Answer:
-    """What `done` was called with."""
+    """A `done` callback that records its result."""
 
     def __init__(self) -> None:
         self._called = threading.Event()
@@ -73,7 +73,7 @@ class Answer:
 
 
 def submit(journal: Journal, count: int = 1, **kind: object) -> tuple[list[Entry], Answer]:
-    """Submit so many verdicts together, with new numbers."""
+    """Submit verdicts together, with new numbers."""
     entries = [entry(journal.next_id(), **kind) for _ in range(count)]  # type: ignore[arg-type]
     answer = Answer()
     journal.submit(entries, answer)
@@ -81,7 +81,7 @@ def submit(journal: Journal, count: int = 1, **kind: object) -> tuple[list[Entry
 
 
 def commit(journal: Journal, count: int = 1, **kind: object) -> list[Entry]:
-    """Submit, and wait until they are committed."""
+    """Submit verdicts and wait until they are committed."""
     entries, answer = submit(journal, count, **kind)
     assert answer.error is None, answer.error
     return entries
@@ -89,7 +89,7 @@ def commit(journal: Journal, count: int = 1, **kind: object) -> list[Entry]:
 
 @dataclass
 class Contents:
-    """Everything a reader gave: each number once."""
+    """Everything that a reader returned, each number once."""
 
     entries: dict[int, Entry]
     voids: list[Range]
@@ -101,7 +101,7 @@ class Contents:
 
 
 def walk(reader: JournalReader, first: int = 1, *, limit: int = 500, max_bytes: int = 1 << 20) -> Contents:
-    """Page through the journal and prove on the way that each page accounts for every number once."""
+    """Page through the journal and assert that each page accounts for every number once."""
     contents = Contents({}, [], [], first)
     while True:
         page = reader.page(contents.next, limit=limit, max_bytes=max_bytes)
@@ -115,7 +115,7 @@ def walk(reader: JournalReader, first: int = 1, *, limit: int = 500, max_bytes: 
 
 
 def gapless(page: Page, first: int) -> bool:
-    """Whether each number from `first` to the page's next is in exactly one of entries, voids and gone."""
+    """Whether each number from `first` to before the page's `next` is in exactly one of entries, voids and gone."""
     ranges = sorted([*page.voids, *([page.gone] if page.gone else []), *(Range(e.seq, e.seq) for e in page.entries)])
     ends = [first - 1, *(r.last for r in ranges)]
     starts = [*(r.first for r in ranges), page.next]
@@ -128,8 +128,8 @@ def read_all(journal: Journal) -> Contents:
 
 
 def eventually(condition: Callable[[], object]) -> None:
-    """Wait for what another thread is going to do."""
+    """Wait until another thread has made the condition true."""
     end = time.monotonic() + WAIT_S
     while not condition():
-        assert time.monotonic() < end, "it did not happen"
+        assert time.monotonic() < end, "the condition did not become true"
         time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""The journal against SIGKILL and, by system-call trace, against power failure: real processes."""
+"""The journal survives SIGKILL and, as system-call traces show, a power failure. The tests use real processes."""
 
 import random
 import re
@@ -7,20 +7,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from support.journal_tools import close_journals, config, open_journal, read_all
+from support.journal_tools import config, open_journal, read_all
 from support.paths import SUPPORT
-
-
-@pytest.fixture(autouse=True)
-def closed() -> Iterator[None]:
-    yield
-    close_journals()
-
 
 SCRIPT = SUPPORT / "journal_process.py"
 KILLS = 40
@@ -31,15 +23,15 @@ def command(path: Path, *, sync: str = "normal", groups: int = 0, end: str = "cl
 
 
 @dataclass
-class Said:
-    """What the processes said, all runs together."""
+class Printed:
+    """What the processes of all runs printed."""
 
     given: list[int] = field(default_factory=list)
     done: list[int] = field(default_factory=list)
     discarded: list[int] = field(default_factory=list)
     journal_ids: set[str] = field(default_factory=set)
 
-    def hear(self, line: str) -> None:
+    def read(self, line: str) -> None:
         kind, *words = line.split()
         if kind == "given":
             self.journal_ids.add(words[0])
@@ -50,8 +42,8 @@ class Said:
             assert kind == "ready", line
 
 
-def run_and_kill(path: Path, said: Said, lines: int, seed: int) -> None:
-    """Let a process write until it has said so many lines, kill it, hear the rest. Negative: kill it as it starts."""
+def run_and_kill(path: Path, printed: Printed, lines: int, seed: int) -> None:
+    """Start a process and kill it after `lines` lines, or, if negative, that many milliseconds after its start."""
     with subprocess.Popen(command(path, seed=seed), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -59,11 +51,11 @@ def run_and_kill(path: Path, said: Said, lines: int, seed: int) -> None:
             if lines < 0:
                 time.sleep(-lines / 1000)
                 process.kill()
-            for heard, line in enumerate(process.stdout):
-                if heard == lines:
+            for count, line in enumerate(process.stdout):
+                if count == lines:
                     process.kill()
                 if line.endswith("\n"):
-                    said.hear(line)
+                    printed.read(line)
             assert "Traceback" not in process.stderr.read()
             assert process.wait(60) == -signal.SIGKILL
         finally:
@@ -71,37 +63,37 @@ def run_and_kill(path: Path, said: Said, lines: int, seed: int) -> None:
 
 
 def test_nothing_reported_done_is_lost_and_no_number_used_twice_through_sigkill(tmp_path: Path) -> None:
-    """Killed at random forty times: each verdict reported done is there once, each number accounted for, one journal_id."""
-    path, said, chance = tmp_path / "journal.db", Said(), random.Random(1)
+    """Killed at random 40 times: each verdict reported done is stored once, and each number is a verdict or void."""
+    path, printed, chance = tmp_path / "journal.db", Printed(), random.Random(1)
     for kill in range(KILLS):
-        run_and_kill(path, said, chance.choice((-chance.randrange(50, 250), 0, 5, chance.randrange(3000))), kill)
+        run_and_kill(path, printed, chance.choice((-chance.randrange(50, 250), 0, 5, chance.randrange(3000))), kill)
     journal = open_journal(config(path))
     contents = read_all(journal)
     journal_id = journal.journal_id
     journal.close()
-    assert said.done
-    assert len(said.given) == len(set(said.given))
-    assert said.given == sorted(said.given)
-    assert said.journal_ids == {journal_id}
-    assert set(said.done) <= contents.entries.keys() <= set(said.given)
-    assert set(said.discarded) <= contents.void()
+    assert printed.done
+    assert len(printed.given) == len(set(printed.given))
+    assert printed.given == sorted(printed.given)
+    assert printed.journal_ids == {journal_id}
+    assert set(printed.done) <= contents.entries.keys() <= set(printed.given)
+    assert set(printed.discarded) <= contents.void()
     assert contents.entries.keys() | contents.void() == set(range(1, contents.next))
     assert contents.gone == []
-    assert max(said.given) < contents.next
+    assert max(printed.given) < contents.next
 
 
 def test_a_killed_daemon_leaves_some_hundred_numbers_unused(tmp_path: Path) -> None:
-    """After each kill the hole behind its last verdict has at most 500 numbers, however many were used before."""
+    """After a kill, the hole behind the last verdict has at most 500 numbers, however many were used before."""
     path = tmp_path / "journal.db"
     for groups in (1, 200):
         killed = subprocess.run(command(path, groups=groups, end="kill", seed=3), capture_output=True, text=True, timeout=60)
-        said = Said()
+        printed = Printed()
         for line in killed.stdout.splitlines():
-            said.hear(line)
+            printed.read(line)
         journal = open_journal(config(path))
         hole = read_all(journal).voids[-1]
         assert journal.close()
-        assert hole.first == max(said.done) + 1
+        assert hole.first == max(printed.done) + 1
         assert 1 <= hole.last - hole.first + 1 <= 500
 
 
@@ -110,7 +102,7 @@ COMMITS = 40
 
 
 def traced(path: Path, sync: str) -> list[str]:
-    """What a process did to its write-ahead log while it committed one verdict after the other: `write`, `sync`, `done`."""
+    """What a process did while it committed verdicts one by one: `write` or `sync` of its write-ahead log, and `done`."""
     trace = path.with_name("trace")
     strace = ["strace", "-f", "-y", "-s", "5", "-e", "trace=write,pwrite64,fsync,fdatasync", "-o", str(trace)]
     subprocess.run([*strace, *command(path, sync=sync, groups=COMMITS)], check=True, capture_output=True, timeout=120)
@@ -120,12 +112,12 @@ def traced(path: Path, sync: str) -> list[str]:
         (r'write\(1<[^>]*>, "done ', "done"),
     )
     calls = [kind for line in trace.read_text().splitlines() for pattern, kind in kinds if re.search(r"^\d+ +" + pattern, line)]
-    return calls[calls.index("done") + 1 : len(calls) - calls[::-1].index("done")]  # without start and end
+    return calls[calls.index("done") + 1 : len(calls) - calls[::-1].index("done")]  # without the start and the end
 
 
 @needs_strace
 def test_sync_full_syncs_each_commit_before_it_is_done(tmp_path: Path) -> None:
-    """Between writing a verdict and reporting it done, the log is synced, each time and after the last write."""
+    """The log is synced after every verdict is written and before it is reported done."""
     calls = traced(tmp_path / "journal.db", "full")
     assert calls.count("done") == COMMITS - 1
     for n in [n for n, call in enumerate(calls) if call == "done"]:
@@ -136,7 +128,7 @@ def test_sync_full_syncs_each_commit_before_it_is_done(tmp_path: Path) -> None:
 
 @needs_strace
 def test_sync_normal_does_not_sync_a_commit(tmp_path: Path) -> None:
-    """The same verdicts are written to the log, and it is not synced once among them."""
+    """The same verdicts are written to the log, but the log is not synced."""
     calls = traced(tmp_path / "journal.db", "normal")
     assert calls.count("done") == COMMITS - 1
     assert "write" in calls
@@ -145,7 +137,7 @@ def test_sync_normal_does_not_sync_a_commit(tmp_path: Path) -> None:
 
 @needs_strace
 def test_numbers_are_synced_before_they_are_used(tmp_path: Path) -> None:
-    """No number is given out beyond what was written to the ledger and synced before."""
+    """A number is given out only after its reservation was written to the .seq file and synced."""
     path, trace = tmp_path / "journal.db", tmp_path / "trace"
     strace = ["strace", "-f", "-y", "-s", "120", "-e", "trace=write,pwrite64,fdatasync", "-o", str(trace)]
     subprocess.run([*strace, *command(path, groups=400)], check=True, capture_output=True, timeout=120)

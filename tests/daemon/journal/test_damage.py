@@ -1,4 +1,4 @@
-"""Damage to the journal's files, found at start and found later: the documented outcome, never a wrong verdict."""
+"""Damaged journal files, found at the start or later, have the documented outcome and never give a wrong verdict."""
 
 import os
 import random
@@ -14,7 +14,6 @@ import pytest
 from support.journal_tools import (
     Answer,
     Contents,
-    close_journals,
     commit,
     config,
     entry,
@@ -31,20 +30,13 @@ from anosegd.journal import store as journal_store
 from anosegd.journal import upkeep as journal_upkeep
 from anosegd.journal.numbers import SeqFile
 
-
-@pytest.fixture(autouse=True)
-def closed() -> Iterator[None]:
-    yield
-    close_journals()
-
-
 SCRIPT = SUPPORT / "journal_process.py"
 Damage = Callable[[Path], object]
 
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Contents]:
-    """A journal whose daemon was killed, part of it in the file, part in the write-ahead log; and what is in it."""
+    """A journal whose daemon was killed, and its contents. Part of them is still in the write-ahead log."""
     path = tmp_path_factory.mktemp("original") / "journal.db"
 
     def write(groups: int, end: str) -> None:
@@ -100,8 +92,8 @@ def change(statement: str) -> Damage:
     return damage
 
 
-def carried_over(path: Path) -> Path:
-    """With everything from the write-ahead log in the file, which would otherwise make its first page good again."""
+def log_copied(path: Path) -> Path:
+    """Copy the write-ahead log into the file; otherwise the log would repair the first page."""
     change("PRAGMA wal_checkpoint(TRUNCATE)")(path)
     return path
 
@@ -117,9 +109,9 @@ SET_ASIDE: dict[str, Damage] = {
     "file cut in its header": lambda p: os.truncate(p, 60),
     "file cut between two pages": lambda p: os.truncate(p, p.stat().st_size // 8192 * 4096),
     "file cut within a page": lambda p: os.truncate(p, p.stat().st_size // 2 + 100),
-    "zeros for a header": lambda p: overwrite(carried_over(p), 0, bytes(100)),
+    "zeros for a header": lambda p: overwrite(log_copied(p), 0, bytes(100)),
     "zeros for its second half": lambda p: overwrite(p, p.stat().st_size // 2, bytes(p.stat().st_size // 2)),
-    "bytes at random for a file": lambda p: p.write_bytes(random.Random(1).randbytes(100_000)),
+    "random bytes for a file": lambda p: p.write_bytes(random.Random(1).randbytes(100_000)),
     "text for a file": lambda p: p.write_text("this is no journal\n" * 1000),
     "another program's database": another_database,
     "journal of a later version": change("PRAGMA user_version = 99"),
@@ -132,7 +124,7 @@ SET_ASIDE: dict[str, Damage] = {
     "text where a number is": change("UPDATE journal SET first_kept = 'x'"),
     "write-ahead log missing": lambda p: beside(p, "-wal").unlink(),
     "write-ahead log of no bytes": lambda p: os.truncate(beside(p, "-wal"), 0),
-    "write-ahead log of bytes at random": lambda p: beside(p, "-wal").write_bytes(random.Random(1).randbytes(50_000)),
+    "write-ahead log of random bytes": lambda p: beside(p, "-wal").write_bytes(random.Random(1).randbytes(50_000)),
     "write-ahead log cut": lambda p: os.truncate(beside(p, "-wal"), 30_000),
     "write-ahead log with a bit flipped": lambda p: flip(beside(p, "-wal"), 30_000),
     "file missing, its log not": lambda p: p.unlink(),
@@ -144,7 +136,7 @@ SET_ASIDE: dict[str, Damage] = {
 def test_a_damaged_journal_is_set_aside_and_a_new_one_begun(
     path: Path, original: tuple[Path, Contents], damage: Damage
 ) -> None:
-    """It is said; the damaged file lies there under a telling name; numbers go on rising; the new journal works."""
+    """A notice says so, the damaged file is kept under a new name, numbers keep rising, and the new journal works."""
     before = original[1]
     damage(path)
     journal = open_journal(config(path))
@@ -160,25 +152,25 @@ def test_a_damaged_journal_is_set_aside_and_a_new_one_begun(
     assert contents.void() == set(range(1, new[0].seq))
 
 
-def garbage_ledger(path: Path) -> None:
+def garbage_seq_file(path: Path) -> None:
     beside(path, ".seq").write_bytes(random.Random(1).randbytes(12288))
 
 
 KEPT: dict[str, Damage] = {
-    "index of the log of bytes at random": lambda p: beside(p, "-shm").write_bytes(random.Random(1).randbytes(32768)),
+    "index of the log of random bytes": lambda p: beside(p, "-shm").write_bytes(random.Random(1).randbytes(32768)),
     "index of the log missing": lambda p: beside(p, "-shm").unlink(),
-    "looked into by a person with sqlite3": change("SELECT count(*) FROM entry"),
+    "opened by a person with sqlite3": change("SELECT count(*) FROM entry"),
     "analysed by a person with sqlite3": change("ANALYZE"),
-    "ledger of numbers missing": lambda p: beside(p, ".seq").unlink(),
-    "ledger of numbers cut": lambda p: os.truncate(beside(p, ".seq"), 50),
-    "ledger of bytes at random": garbage_ledger,
-    "ledger with one record torn": lambda p: flip(beside(p, ".seq"), 20),
+    ".seq file missing": lambda p: beside(p, ".seq").unlink(),
+    ".seq file cut": lambda p: os.truncate(beside(p, ".seq"), 50),
+    ".seq file of random bytes": garbage_seq_file,
+    ".seq file with one record torn": lambda p: flip(beside(p, ".seq"), 20),
 }
 
 
 @pytest.mark.parametrize("damage", KEPT.values(), ids=KEPT.keys())
-def test_what_can_be_made_good_keeps_the_journal(path: Path, original: tuple[Path, Contents], damage: Damage) -> None:
-    """Every verdict is still there, and no number is used again."""
+def test_repairable_damage_keeps_the_journal(path: Path, original: tuple[Path, Contents], damage: Damage) -> None:
+    """Every verdict is still stored, and no number is used again."""
     before = original[1]
     damage(path)
     journal = open_journal(config(path))
@@ -207,7 +199,7 @@ def test_a_lost_seq_file_leaves_out_a_million_numbers_and_says_which(path: Path,
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_flipped_bit_anywhere_never_gives_a_wrong_verdict(original: tuple[Path, Contents], tmp_path: Path, seed: int) -> None:
-    """One bit in each of ten copies: the journal is set aside, or all that it gives is what was written."""
+    """One bit is flipped in each of ten copies: the journal is set aside, or it still gives exactly what was written."""
     before, chance = original[1], random.Random(seed)
     outcomes = set()
     for n in range(10):
@@ -224,15 +216,13 @@ def test_a_flipped_bit_anywhere_never_gives_a_wrong_verdict(original: tuple[Path
     assert False in outcomes
 
 
-def test_a_power_failure_that_took_the_last_verdicts_is_said_and_they_are_void(
-    path: Path, original: tuple[Path, Contents]
-) -> None:
-    """After a restart of the machine missing verdicts are no damage: sync normal may lose the last. No number comes twice."""
+def test_verdicts_lost_in_a_power_failure_are_reported_and_void(path: Path, original: tuple[Path, Contents]) -> None:
+    """After a restart of the machine, missing verdicts are not damage: sync normal may lose some. No number is reused."""
     before = original[1]
-    ledger = SeqFile.open(beside(path, ".seq"))
-    ledger._boot = "another-boot"
-    ledger.note_committed(ledger.journal_id, ledger.committed)
-    ledger.close()
+    seq_file = SeqFile.open(beside(path, ".seq"))
+    seq_file._boot = "another-boot"
+    seq_file.note_committed(seq_file.journal_id, seq_file.committed)
+    seq_file.close()
     beside(path, "-wal").unlink()
     journal = open_journal(config(path))
     (new,) = commit(journal)
@@ -247,7 +237,7 @@ def test_a_power_failure_that_took_the_last_verdicts_is_said_and_they_are_void(
 
 
 def test_only_the_newest_damaged_files_are_kept(path: Path) -> None:
-    """A disk that damages the journal at every start does not fill up with damaged journals."""
+    """A disk that damages the journal before every start does not fill up with damaged journals."""
     for _ in range(6):
         os.truncate(path, 60)
         journal = open_journal(config(path))
@@ -261,7 +251,7 @@ def test_only_the_newest_damaged_files_are_kept(path: Path) -> None:
 
 @pytest.fixture
 def unchecked(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A journal large enough that only its newest entries are checked at start, with an old one damaged."""
+    """A journal with a damaged old entry, so large that only its newest entries are checked at the start."""
     change("UPDATE entry SET header = 'x' || header WHERE seq = 5")(path)
     monkeypatch.setattr(journal_store, "WHOLE_CHECK_BYTES", 0)
     monkeypatch.setattr(journal_store, "NEWEST_CHECKED", 50)
@@ -270,7 +260,7 @@ def unchecked(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def running(unchecked: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Journal, list[str]]]:
-    """A daemon's journal that is not read through on its own."""
+    """An open journal whose old entries are never checked in the background."""
     monkeypatch.setattr(journal_upkeep.Upkeep, "check", lambda *_: None)
     begun: list[str] = []
     journal = open_journal(config(unchecked), on_new_journal=begun.append)
@@ -278,8 +268,8 @@ def running(unchecked: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[
     assert journal.close()
 
 
-def test_damage_a_reader_finds_has_the_journal_replaced(running: tuple[Journal, list[str]]) -> None:
-    """The reader gets an error and no wrong verdict; then the journal goes on under a new id, and so does the reader."""
+def test_damage_found_by_a_reader_starts_a_new_journal(running: tuple[Journal, list[str]]) -> None:
+    """The reader gets an error and no wrong verdict. Then the journal and the reader continue under a new id."""
     journal, begun = running
     old = commit(journal)[0]
     in_flight = entry(journal.next_id())
@@ -297,7 +287,7 @@ def test_damage_a_reader_finds_has_the_journal_replaced(running: tuple[Journal, 
 
 
 def test_damage_is_found_without_a_reader(unchecked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rest of a large journal is read through while the daemon runs."""
+    """The old entries of a large journal are checked while the daemon runs."""
     monkeypatch.setattr(journal_upkeep, "CHECK_EVERY_S", 0.02)
     begun: list[str] = []
     journal = open_journal(config(unchecked), on_new_journal=begun.append)
@@ -307,8 +297,8 @@ def test_damage_is_found_without_a_reader(unchecked: Path, monkeypatch: pytest.M
     assert len(aside(journal.path)) == 1
 
 
-def test_a_large_journal_in_order_is_read_through_once_and_kept(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The slow check ends, finds nothing, and the journal stays."""
+def test_a_large_undamaged_journal_is_checked_once_and_kept(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The background check ends, finds nothing, and the journal stays."""
     monkeypatch.setattr(journal_store, "WHOLE_CHECK_BYTES", 0)
     monkeypatch.setattr(journal_store, "NEWEST_CHECKED", 50)
     monkeypatch.setattr(journal_upkeep, "CHECK_EVERY_S", 0.005)
@@ -321,7 +311,7 @@ def test_a_large_journal_in_order_is_read_through_once_and_kept(path: Path, monk
 
 @pytest.mark.parametrize("what", ["deleted", "moved away", "another put in its place"])
 def test_a_file_taken_away_is_noticed(path: Path, tmp_path: Path, what: str) -> None:
-    """Nothing is written into a file that no restart would find: a new journal is begun."""
+    """A new journal begins, because the next start would not find the old file."""
     begun: list[str] = []
     journal = open_journal(config(path), on_new_journal=begun.append)
     old = commit(journal)[0]
@@ -342,7 +332,7 @@ def test_a_file_taken_away_is_noticed(path: Path, tmp_path: Path, what: str) -> 
 
 
 def test_a_file_cut_while_the_daemon_runs_ends_in_a_new_journal(path: Path) -> None:
-    """No traceback, no thread that dies; verdicts are refused or committed, and in the end committed."""
+    """No thread dies; verdicts are refused for a while and then committed again."""
     begun: list[str] = []
     journal = open_journal(config(path), on_new_journal=begun.append)
     commit(journal)
@@ -360,7 +350,7 @@ def test_a_file_cut_while_the_daemon_runs_ends_in_a_new_journal(path: Path) -> N
 
 
 def test_a_read_only_place_is_refused(path: Path) -> None:
-    """Exit code 1, what and where, no traceback; nothing changed. As root, whom no permission stops, on a read-only mount."""
+    """The error names the path, the exit code is 1, and nothing changes. Root needs a read-only mount for this test."""
     root = os.geteuid() == 0
     if root and subprocess.run(["mount", "--bind", path.parent, path.parent], capture_output=True).returncode:
         pytest.skip("may not mount here")
@@ -384,7 +374,7 @@ def test_a_read_only_place_is_refused(path: Path) -> None:
 
 
 def test_a_folder_in_its_place_is_refused_and_left_alone(path: Path) -> None:
-    """A path that names a folder is a mistake in the configuration; the folder may hold anything."""
+    """A path that names a folder is an error in the configuration; the folder's content stays."""
     path.unlink()
     path.mkdir()
     (path / "precious").touch()

@@ -1,4 +1,4 @@
-"""The journal on a disk that takes no more: inspection goes on, and it works again when there is space."""
+"""On a full disk inspection continues, and the journal works again when there is space."""
 
 import json
 import os
@@ -8,24 +8,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.journal_tools import close_journals, commit, config, eventually, open_journal, read_all, submit
+from support.journal_tools import commit, config, eventually, open_journal, read_all, submit
 from support.paths import SUPPORT
 
 from anosegd.journal import JournalError
-
-
-@pytest.fixture(autouse=True)
-def closed() -> Iterator[None]:
-    yield
-    close_journals()
-
 
 SCRIPT = SUPPORT / "journal_no_writing.py"
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 4 MiB of its own."""
+    """A separate file system of 4 MiB."""
     disk = tmp_path / "disk"
     disk.mkdir()
     if os.geteuid() != 0:
@@ -39,7 +32,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(disk: Path) -> Path:
-    """Another program's file takes all the space that is left."""
+    """Fill the remaining space with another file."""
     filler = disk / "filler"
     with filler.open("wb", buffering=0) as f:
         for size in (65536, 4096, 1):
@@ -51,15 +44,15 @@ def fill(disk: Path) -> Path:
     return filler
 
 
-def test_a_full_disk_costs_verdicts_their_place_until_there_is_space(small_disk: Path) -> None:
-    """Commits fail and say so, numbers go on, readers read on; with space again commits work and the holes are declared."""
+def test_verdicts_are_not_stored_while_the_disk_is_full(small_disk: Path) -> None:
+    """Commits report their failure, numbers and readers continue. With space again, commits work and the holes are void."""
     path = small_disk / "journal.db"
     journal = open_journal(config(path))
     before = commit(journal, 50, size=1000)
     filler = fill(small_disk)
     answers = [submit(journal, size=30_000) for _ in range(100)]
     failed = {entries[0].seq for entries, answer in answers if answer.error is not None}
-    kept = {entries[0].seq for entries, answer in answers if answer.error is None}  # what was still allocated is used up
+    kept = {entries[0].seq for entries, answer in answers if answer.error is None}  # allocated space is used up first
     assert len(failed) > 50
     assert all(isinstance(answer.error, (JournalError, type(None))) for _, answer in answers)
     assert {entries[0].journal_id for entries, _ in answers} == {before[0].journal_id}
@@ -77,8 +70,8 @@ def test_a_full_disk_costs_verdicts_their_place_until_there_is_space(small_disk:
     assert contents.void() == failed
 
 
-def test_a_daemon_starts_on_a_full_disk_and_goes_on_when_there_is_space(small_disk: Path) -> None:
-    """An existing journal: verdicts get identities and an error each; then the same journal goes on, no number used twice."""
+def test_a_daemon_starts_on_a_full_disk_and_stores_verdicts_once_there_is_space(small_disk: Path) -> None:
+    """Each verdict gets an identity and an error. Later the existing journal continues, and no number is used twice."""
     path = small_disk / "journal.db"
     journal = open_journal(config(path))
     before = commit(journal, 50, size=1000)
@@ -104,41 +97,41 @@ def test_a_daemon_starts_on_a_full_disk_and_goes_on_when_there_is_space(small_di
     assert not {seq for _, seq, committed in during if not committed} & contents.entries.keys()
 
 
-def test_a_journal_is_begun_once_there_is_space(small_disk: Path) -> None:
-    """Only the ledger fits: the daemon starts, and the journal is begun when it can be."""
+def test_a_journal_is_created_once_there_is_space(small_disk: Path) -> None:
+    """The daemon starts although only the .seq file fits on the disk; the journal is created later."""
     (small_disk / "journal.db.seq").write_bytes(bytes(12288))
     filler = fill(small_disk)
     begun: list[str] = []
     journal = open_journal(config(small_disk / "journal.db"), on_new_journal=begun.append)
-    spare = [submit(journal) for _ in range(5)]
-    assert all(isinstance(answer.error, JournalError) for _, answer in spare)
-    assert [e[0].seq for e, _ in spare] == [1, 2, 3, 4, 5]
+    unsaved = [submit(journal) for _ in range(5)]
+    assert all(isinstance(answer.error, JournalError) for _, answer in unsaved)
+    assert [e[0].seq for e, _ in unsaved] == [1, 2, 3, 4, 5]
     with journal.reader() as reader, pytest.raises(JournalError):
         reader.page(1)
     filler.unlink()
     eventually(lambda: begun)
     (verdict,) = commit(journal)
     assert journal.close()
-    assert verdict.journal_id == begun[0] != spare[0][0][0].journal_id
+    assert verdict.journal_id == begun[0] != unsaved[0][0][0].journal_id
     assert verdict.seq > 5
 
 
 def test_no_write_at_all(tmp_path: Path) -> None:
-    """Not even numbers can be reserved: those in hand are used up, then a spare journal_id; afterwards all is as it was."""
+    """Numbers cannot be reserved either: those in hand are used up, then verdicts get another journal_id; later all works."""
     done = subprocess.run(
         [sys.executable, str(SCRIPT), str(tmp_path / "journal.db")], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert (told["errors"], told["working"], told["alive"]) == (["JournalError"], False, True)
-    seqs = [seq for _, seq in told["failed"]]
-    ids = [journal_id for journal_id, _ in told["failed"]]
+    result = json.loads(done.stdout)
+    assert (result["errors"], result["working"], result["alive"]) == (["JournalError"], False, True)
+    seqs = [seq for _, seq in result["failed"]]
+    ids = [journal_id for journal_id, _ in result["failed"]]
     assert seqs == list(range(21, 721))
-    assert set(ids[:400]) == {told["file_id"]}
-    assert ids[-1] != told["file_id"]
-    assert ids == sorted(ids, key=lambda each: each != told["file_id"])  # once spare, spare until numbers are reserved
-    assert min(told["after"]) > max(seqs)
-    assert list(map(int, told["entries"])) == told["before"] + told["after"]
-    assert told["entries"][str(told["before"][0])] == "UNKNOWN"  # the amendment was not forgotten
-    assert {seq for journal_id, seq in told["failed"]} <= set(told["void"])
-    assert told["notices"] == []
+    assert set(ids[:400]) == {result["file_id"]}
+    assert ids[-1] != result["file_id"]
+    assert ids == sorted(ids, key=lambda each: each != result["file_id"])  # the file's id returns only with a new reservation
+    assert min(result["after"]) > max(seqs)
+    assert list(map(int, result["entries"])) == result["before"] + result["after"]
+    assert result["entries"][str(result["before"][0])] == "UNKNOWN"  # the amendment was written in the end
+    assert {seq for journal_id, seq in result["failed"]} <= set(result["void"])
+    assert result["notices"] == []

@@ -2,12 +2,10 @@
 
 import sqlite3
 import zlib
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-import pytest
-from support.journal_tools import close_journals, commit, config, open_journal, read_all
+from support.journal_tools import commit, config, open_journal, read_all
 
 from anosegd.journal import Range
 
@@ -26,12 +24,6 @@ CREATE TABLE void (first INTEGER PRIMARY KEY, last INTEGER NOT NULL);
 CREATE TABLE consumer (name TEXT PRIMARY KEY, seq INTEGER NOT NULL, acked_ns INTEGER NOT NULL);
 CREATE TABLE owed (number INTEGER PRIMARY KEY, camera TEXT NOT NULL, part_id TEXT NOT NULL, at_ns INTEGER NOT NULL);
 """
-
-
-@pytest.fixture(autouse=True)
-def closed() -> Iterator[None]:
-    yield
-    close_journals()
 
 
 def write_journal(path: Path) -> dict[int, bytes]:

@@ -1,4 +1,4 @@
-"""The journal as the publisher and the control socket use it: one real file, real threads."""
+"""The journal as the publisher and the control socket use it, with a real file and real threads."""
 
 import dataclasses
 import sqlite3
@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 from support.journal_tools import (
     Answer,
-    close_journals,
     commit,
     config,
     entry,
@@ -32,13 +31,6 @@ from anosegd.journal import numbers as journal_numbers
 from anosegd.journal import store as journal_store
 from anosegd.journal import writer as journal_writer
 
-
-@pytest.fixture(autouse=True)
-def closed() -> Iterator[None]:
-    yield
-    close_journals()
-
-
 Opener = Callable[..., Journal]
 
 
@@ -49,7 +41,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def opened(path: Path) -> Iterator[Opener]:
-    """Opens journals at `path`, and closes them at the end."""
+    """Open journals at `path` and close them at the end."""
     journals: list[Journal] = []
 
     def opener(**settings: object) -> Journal:
@@ -62,7 +54,7 @@ def opened(path: Path) -> Iterator[Opener]:
 
 
 def test_a_verdict_is_in_the_file_when_done_is_called(opened: Opener, path: Path) -> None:
-    """Another connection sees the entry at the moment `done` is called, on the journal's thread."""
+    """Another connection sees the entry when `done` is called on the journal's thread."""
     journal = opened()
     seen: list[object] = []
     finished = threading.Event()
@@ -78,8 +70,8 @@ def test_a_verdict_is_in_the_file_when_done_is_called(opened: Opener, path: Path
     assert seen == ["journal", None, (verdict.seq, verdict.header)]
 
 
-def test_what_was_committed_is_read_back_as_it_was(opened: Opener) -> None:
-    """Every field, in order, through pages small and large."""
+def test_committed_verdicts_are_read_back_unchanged(opened: Opener) -> None:
+    """Every field is equal and the order is kept, with small and large pages."""
     journal = opened()
     entries = [e for n in (1, 7, 100) for e in commit(journal, n, size=n * 50)]
     assert list(read_all(journal).entries.values()) == entries
@@ -90,8 +82,8 @@ def test_what_was_committed_is_read_back_as_it_was(opened: Opener) -> None:
         assert reader.page(5, 6).next == 7
 
 
-def test_everything_that_waits_is_committed_at_once(opened: Opener, path: Path) -> None:
-    """Fifty submissions while the file is locked return at once and then take two transactions at most."""
+def test_waiting_verdicts_are_committed_together(opened: Opener, path: Path) -> None:
+    """Fifty submissions return at once while the file is locked, and then need at most two transactions."""
     journal = opened()
     commit(journal)
     before = journal.stats().commits
@@ -102,8 +94,8 @@ def test_everything_that_waits_is_committed_at_once(opened: Opener, path: Path) 
     assert journal.stats().commits - before <= 2
 
 
-def test_numbers_go_on_after_a_restart(opened: Opener) -> None:
-    """Ten runs stopped in order: one count without a hole, one journal_id."""
+def test_numbers_continue_after_a_restart(opened: Opener) -> None:
+    """Ten runs that end in order share one journal_id and leave no hole in the numbers."""
     seqs: list[int] = []
     journal_ids = set()
     for run in range(10):
@@ -117,8 +109,8 @@ def test_numbers_go_on_after_a_restart(opened: Opener) -> None:
     assert len(journal_ids) == 1
 
 
-def test_a_number_in_flight_stops_readers_until_it_is_settled(opened: Opener) -> None:
-    """A later number that is committed first is not handed out before the earlier one is committed or discarded."""
+def test_readers_stop_before_a_pending_number(opened: Opener) -> None:
+    """A later number that is committed first is not readable until the earlier one is committed or discarded."""
     journal = opened()
     first, second, third = (journal.next_id() for _ in range(3))
     answer = Answer()
@@ -135,7 +127,7 @@ def test_a_number_in_flight_stops_readers_until_it_is_settled(opened: Opener) ->
 
 
 def test_a_number_never_submitted_is_void_after_a_restart(opened: Opener) -> None:
-    """The daemon died between taking a number and submitting it; what was committed after it stays."""
+    """If a run takes a number and ends before submitting it, later verdicts stay and the number becomes void."""
     journal = opened()
     lost = journal.next_id()
     (kept,) = commit(journal)
@@ -146,7 +138,7 @@ def test_a_number_never_submitted_is_void_after_a_restart(opened: Opener) -> Non
 
 
 def test_a_number_is_used_once(opened: Opener) -> None:
-    """Submitted twice, discarded and submitted, never given out: each is refused, and nothing of it is written."""
+    """A number that is submitted twice, was discarded, or was never given out is refused, and nothing is written."""
     journal = opened()
     (committed,) = commit(journal)
     discarded = journal.next_id()
@@ -161,7 +153,7 @@ def test_a_number_is_used_once(opened: Opener) -> None:
 
 
 def test_a_verdict_of_another_journal_is_refused_not_committed(opened: Opener) -> None:
-    """Its number means nothing here: `done` gets an error, and the verdicts beside it are committed."""
+    """`done` gets an error, and other verdicts are committed."""
     journal = opened()
     answer = Answer()
     journal.submit([entry(VerdictId("0" * 32, 1))], answer)
@@ -169,8 +161,8 @@ def test_a_verdict_of_another_journal_is_refused_not_committed(opened: Opener) -
     commit(journal)
 
 
-def test_an_amendment_wins_over_what_it_amends(opened: Opener, path: Path) -> None:
-    """Whether the first header still waits, or is committed."""
+def test_an_amendment_replaces_the_verdict(opened: Opener, path: Path) -> None:
+    """This holds if the first version still waits, and if it is already committed."""
     journal = opened()
     with writing_blocked(path):
         (waiting,), answer = submit(journal)
@@ -186,8 +178,8 @@ def journal_id_seq(verdict: object) -> tuple[str, int]:
     return verdict.journal_id, verdict.seq  # type: ignore[attr-defined]
 
 
-def test_no_reader_gets_what_is_being_amended(opened: Opener, path: Path) -> None:
-    """From the call on, even while the disk does not take the new header."""
+def test_no_reader_gets_a_verdict_that_is_being_amended(opened: Opener, path: Path) -> None:
+    """This holds from the call on, even while the new version cannot be written."""
     journal = opened()
     verdicts = commit(journal, 3)
     with journal.reader() as reader, writing_blocked(path):
@@ -198,8 +190,8 @@ def test_no_reader_gets_what_is_being_amended(opened: Opener, path: Path) -> Non
     assert read_all(journal).entries[2].outcome == "UNKNOWN"
 
 
-def test_no_reader_gets_what_is_held(opened: Opener) -> None:
-    """Committed, but not sent yet: readers stop before it until it is released, or has become what was sent instead."""
+def test_no_reader_gets_a_held_verdict(opened: Opener) -> None:
+    """Readers stop before a committed verdict until it is released or amended."""
     journal = opened()
     held = [entry(journal.next_id()) for _ in range(3)]
     answer = Answer()
@@ -207,7 +199,7 @@ def test_no_reader_gets_what_is_held(opened: Opener) -> None:
     assert answer.error is None
     with journal.reader() as reader:
         assert (list(walk(reader).entries), reader.page(1).last_committed) == ([], 3)
-        journal.release(held[1].seq)  # the first one still stands before it
+        journal.release(held[1].seq)  # the first one is still held
         assert list(walk(reader).entries) == []
         journal.release(held[0].seq)
         assert list(walk(reader).entries) == [1, 2]
@@ -217,7 +209,7 @@ def test_no_reader_gets_what_is_held(opened: Opener) -> None:
 
 
 def test_a_number_held_while_a_page_is_read_is_not_in_it(opened: Opener) -> None:
-    """Submitted, held and committed between a reader's question what is held and its look into the file: still not given."""
+    """This holds even if it is submitted and committed after the reader asked which numbers are held."""
     journal = opened()
     commit(journal)
     late: list[Answer] = []
@@ -234,8 +226,8 @@ def test_a_number_held_while_a_page_is_read_is_not_in_it(opened: Opener) -> None
         assert [e.seq for e in reader.page(1).entries] == [1]
 
 
-def test_amending_what_carries_no_verdict_changes_nothing(opened: Opener) -> None:
-    """A void stays void: consumers have been told."""
+def test_amending_a_void_changes_nothing(opened: Opener) -> None:
+    """A void stays void, because consumers may have read it."""
     journal = opened()
     unused = journal.next_id()
     journal.discard([unused])
@@ -247,8 +239,8 @@ def test_amending_what_carries_no_verdict_changes_nothing(opened: Opener) -> Non
     assert (sorted(contents.entries), contents.void()) == ([2, 3], {1})
 
 
-def test_a_program_that_holds_the_file_costs_verdicts_their_place_and_no_more(opened: Opener, path: Path) -> None:
-    """The commit fails, `done` says so, and afterwards its number is void and the next is committed."""
+def test_only_verdicts_submitted_while_another_program_holds_the_file_are_lost(opened: Opener, path: Path) -> None:
+    """`done` gets the error, the number becomes void, and the next verdict is committed."""
     journal = opened()
     commit(journal)
     with writing_blocked(path):
@@ -263,7 +255,7 @@ def test_a_program_that_holds_the_file_costs_verdicts_their_place_and_no_more(op
 
 
 def test_holes_are_declared_without_waiting_for_the_next_verdict(opened: Opener, path: Path) -> None:
-    """After a failed commit the line may stand still; readers get past the hole all the same."""
+    """Readers get past the hole after a failed commit even if no further verdict follows."""
     journal = opened()
     with writing_blocked(path):
         (failed,), answer = submit(journal)
@@ -272,7 +264,7 @@ def test_holes_are_declared_without_waiting_for_the_next_verdict(opened: Opener,
 
 
 def test_too_many_waiting_verdicts_are_refused(opened: Opener, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk that hangs does not fill the memory; the refused numbers become void."""
+    """A disk that hangs does not fill the memory. The numbers of refused verdicts become void."""
     monkeypatch.setattr(journal_module, "MAX_WAITING", 100)
     journal = opened()
     with writing_blocked(path):
@@ -286,7 +278,7 @@ def test_too_many_waiting_verdicts_are_refused(opened: Opener, path: Path, monke
 
 
 def test_numbers_stay_close_to_the_file_while_commits_fail(opened: Opener, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that a lost .seq file is made up for by the numbers left out then. Other identities go on, and all is well later."""
+    """This bounds how many numbers must be left out if the .seq file is lost. Verdicts still get identities."""
     monkeypatch.setattr(journal_writer, "MAX_UNCOMMITTED", 600)
     monkeypatch.setattr(journal_writer, "RETRY_S", 0.05)
     monkeypatch.setattr(journal_store, "BUSY_S", 0.05)
@@ -308,8 +300,8 @@ def test_numbers_stay_close_to_the_file_while_commits_fail(opened: Opener, path:
     assert min(contents.entries.keys() - {1}) > 1501
 
 
-def test_consumers_cursors_never_go_back_and_outlive_a_restart(opened: Opener) -> None:
-    """Named, bounded in number, acknowledged no further than numbers go; forgotten when told to."""
+def test_cursors_of_consumers_never_go_back_and_survive_a_restart(opened: Opener) -> None:
+    """Names are checked, their number is bounded, numbers never given out are refused, and a consumer can be removed."""
     journal = opened()
     commit(journal, 10)
     assert journal.consumer("archive") == 0
@@ -335,9 +327,9 @@ def test_consumers_cursors_never_go_back_and_outlive_a_restart(opened: Opener) -
 def test_since_a_time_finds_the_first_number_and_a_clock_set_back_hides_none(
     opened: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Against a search through all entries, with a clock that jumps forth and back, through a restart."""
+    """The answers equal a search through all entries, with a clock that jumps in both directions, and after a restart."""
     monkeypatch.setattr(journal_store, "MARK_EVERY", 7)
-    hours = [8, 9, 10, 11, 10, 10, 11, 12, 12, 50, 12, 13]  # set back from 11, and for a moment far ahead
+    hours = [8, 9, 10, 11, 10, 10, 11, 12, 12, 50, 12, 13]  # set back once, and for a moment far ahead
     journal = opened()
     times: dict[int, int] = {}
     for n, hour in enumerate(hours):
@@ -357,8 +349,8 @@ def test_since_a_time_finds_the_first_number_and_a_clock_set_back_hides_none(
         assert reader.find_since(1 << 80) == max(times) + 1
 
 
-def test_pages_that_cannot_be_are_refused(opened: Opener) -> None:
-    """Numbers, limits and sizes below one, and beyond what SQLite can count."""
+def test_pages_out_of_range_are_refused(opened: Opener) -> None:
+    """Numbers, limits and sizes must be at least one, and numbers within the range of SQLite."""
     journal = opened()
     commit(journal)
     with journal.reader() as reader:
@@ -371,7 +363,7 @@ def test_pages_that_cannot_be_are_refused(opened: Opener) -> None:
 
 
 def test_two_daemons_never_share_a_journal(opened: Opener, path: Path) -> None:
-    """A second process is refused with exit code 1 and told why; it may have it once the first is gone."""
+    """A second process is refused with exit code 1 and a reason, until the first has closed the journal."""
     journal = opened()
     script = (
         "import sys; from anosegd.journal import *\n"
@@ -389,8 +381,8 @@ def test_two_daemons_never_share_a_journal(opened: Opener, path: Path) -> None:
     assert other_daemon().returncode == 0
 
 
-def test_a_closed_journal_takes_nothing_and_has_committed_what_it_took(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was submitted before close is in the file, every `done` was called."""
+def test_closing_commits_what_waits_and_then_refuses_verdicts(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All verdicts submitted before the close are stored, and every `done` was called."""
     monkeypatch.setattr(journal_numbers, "RESERVED_AHEAD", 1000)
     journal = opened()
     answers = [submit(journal, 10)[1] for _ in range(50)]
@@ -402,8 +394,8 @@ def test_a_closed_journal_takes_nothing_and_has_committed_what_it_took(opened: O
     assert len(read_all(opened()).entries) == 500
 
 
-def test_a_callback_that_raises_ends_the_journal_in_order(opened: Opener) -> None:
-    """A mistake of the publisher's is not passed over: the thread is seen to have died, nothing is taken any more."""
+def test_a_callback_that_raises_ends_the_journal(opened: Opener) -> None:
+    """The thread ends with that error, further verdicts are refused, and what was committed stays."""
     journal = opened()
 
     def done(*_: object) -> None:
@@ -422,15 +414,15 @@ def test_a_callback_that_raises_ends_the_journal_in_order(opened: Opener) -> Non
 @pytest.mark.parametrize(
     "change", [{"camera": "\ud800"}, {"captured_ns": 1 << 70}, {"committed_ns": -(1 << 70)}, {"header": b"x" * 65537}]
 )
-def test_what_cannot_be_kept_is_refused_before_it_is_submitted(opened: Opener, change: dict[str, Any]) -> None:
-    """It never reaches the writer, where it would cost the verdicts beside it their place."""
+def test_invalid_entries_are_refused_before_they_are_submitted(opened: Opener, change: dict[str, Any]) -> None:
+    """An invalid entry never reaches a transaction, where it would make other verdicts fail."""
     good = entry(opened().next_id())
     with pytest.raises(JournalError):
         dataclasses.replace(good, **change)
 
 
-def test_a_path_that_cannot_be_is_configuration(tmp_path: Path) -> None:
-    """A folder that is missing, or a folder where the file should be, is configuration: exit code 2, nothing is moved."""
+def test_an_impossible_path_is_a_configuration_error(tmp_path: Path) -> None:
+    """A missing folder, or a folder in place of the file, gives exit code 2, and nothing is moved."""
     for at in (tmp_path / "missing" / "journal.db", tmp_path):
         with pytest.raises(Exception, match=r"journal\.path") as caught:
             open_journal(config(at))

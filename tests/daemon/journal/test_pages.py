@@ -1,4 +1,4 @@
-"""A page accounts for every number once, whatever was committed, lost, restarted and deleted before."""
+"""A page accounts for every number once, whatever was committed, lost or deleted before."""
 
 import shutil
 import tempfile
@@ -22,7 +22,7 @@ ID = "0123456789abcdef" * 2
 
 
 class Model:
-    """What the file should hold, number by number: a header, `void`, `gone`, or nothing yet."""
+    """What the file should hold for each number: a header, `void`, `gone`, or nothing yet."""
 
     def __init__(self, first: int) -> None:
         self.state: dict[int, bytes | str] = dict.fromkeys(range(1, first), "void")
@@ -92,7 +92,7 @@ QUESTION = st.tuples(
 
 @contextmanager
 def folder() -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))  # nothing here is about a disk
+    path = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))  # no disk needed
     try:
         yield path
     finally:
@@ -104,7 +104,7 @@ def folder() -> Iterator[Path]:
 def test_a_page_accounts_for_every_number_once(
     first: int, steps: list[tuple[str, int, int]], questions: list[tuple[int, int | None, int, int, int | None]]
 ) -> None:
-    """Random histories, read at random, against a model that keeps one state a number."""
+    """Random histories, read at random, agree with a model that has one state for each number."""
     with folder() as path, pytest.MonkeyPatch.context() as patch:
         patch.setattr(journal_store, "EXPIRE_ROWS", 5)
         store, model = create_store(path / "j.db", journal_id=ID, first=first, sync="normal", now_ns=0), Model(first)
@@ -121,16 +121,16 @@ def test_a_page_accounts_for_every_number_once(
 def ask(store: Store, model: Model, first: int, last: int | None, limit: int, max_bytes: int, stop_before: int | None) -> None:
     with JournalReader(store.path, stop_before=lambda: stop_before) as reader:
         page = reader.page(first, last, limit=limit, max_bytes=max_bytes)
-        told: dict[int, bytes | str] = {e.seq: e.header for e in page.entries}
+        found: dict[int, bytes | str] = {e.seq: e.header for e in page.entries}
         for kind, ranges in (("void", page.voids), ("gone", [page.gone] if page.gone else [])):
-            told.update((seq, kind) for a, b in ranges for seq in range(a, b + 1))
+            found.update((seq, kind) for a, b in ranges for seq in range(a, b + 1))
         assert gapless(page, first)
-        assert told == {seq: model.state[seq] for seq in range(first, page.next)}
+        assert found == {seq: model.state[seq] for seq in range(first, page.next)}
         assert page.last_committed == model.settled_to
         end = min(n for n in (last, model.settled_to, stop_before and stop_before - 1) if n is not None)
         assert len(page.entries) <= limit
         assert len(page.entries) <= 1 or sum(len(e.header) for e in page.entries) <= max_bytes
-        if page.next <= end:  # it stopped early: only for its limits
+        if page.next <= end:  # it stopped early, so one of its limits was reached
             headers = [*page.entries, *reader.page(page.next, limit=1).entries]
             assert len(page.entries) == limit or sum(len(e.header) for e in headers) > max_bytes
         assert page.next <= max(first, end + 1)
@@ -141,7 +141,7 @@ NUMBERS = st.lists(st.integers(1, 40).flatmap(lambda a: st.integers(a, 45).map(l
 
 @given(NUMBERS, st.integers(1, 45), st.integers(0, 45))
 def test_ranges_are_sets_of_numbers(ranges: list[Range], first: int, last: int) -> None:
-    """Merged, they are the same numbers, apart from each other and in order; missing are exactly the others."""
+    """`merged` keeps the numbers, in separate ascending ranges. `missing` gives exactly the other numbers."""
 
     def numbers(of: list[Range]) -> list[int]:
         return [n for a, b in of for n in range(a, b + 1)]
@@ -157,7 +157,7 @@ STEPS = ["give", "give", "give", "submit", "discard", "commit", "reserve", "lose
 @settings(max_examples=300)
 @given(st.lists(st.sampled_from(STEPS), max_size=60))
 def test_each_number_is_given_out_once_or_declared_void(steps: list[str]) -> None:
-    """Whatever fails in between: identities are unique and rise; each number of a file is given out or void, never neither."""
+    """Identities are unique and rise, and each number of a file is given out or void, whatever fails in between."""
     numbers = Numbers(0)
     given: list[VerdictId] = []
     discarded: set[VerdictId] = set()

@@ -1,4 +1,4 @@
-"""How long verdicts are kept: by age and by size, whatever the wall clock does."""
+"""Verdicts are kept by age and by size, whatever the wall clock does."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -6,18 +6,11 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from support.journal_tools import Contents, close_journals, commit, config, eventually, open_journal, read_all, walk
+from support.journal_tools import Contents, commit, config, eventually, open_journal, read_all, walk
 
 from anosegd.journal import Range
 from anosegd.journal import store as journal_store
 from anosegd.journal import writer as journal_writer
-
-
-@pytest.fixture(autouse=True)
-def closed() -> Iterator[None]:
-    yield
-    close_journals()
-
 
 DAY_NS = 86_400_000_000_000
 HOUR_NS = DAY_NS // 24
@@ -25,17 +18,17 @@ NOW_NS = 1_800_000_000_000_000_000
 
 
 class Clocks:
-    """A wall clock that can be set, and an uptime that can be gone forward; a restart of the daemon keeps both."""
+    """A wall clock that can be set, and an uptime that can be moved forward. A restart of the daemon keeps both."""
 
     def __init__(self) -> None:
         self.wall, self.uptime = NOW_NS, 1000
 
-    def go_on(self, ns: int) -> None:
+    def forward(self, ns: int) -> None:
         self.wall, self.uptime = self.wall + ns, self.uptime + ns
 
 
 class Station:
-    """A journal that can be restarted under clocks of its own."""
+    """A journal with its own clocks that can be restarted."""
 
     def __init__(self, path: Path, **settings: object) -> None:
         self.path, self.settings, self.clocks = path, settings, Clocks()
@@ -54,7 +47,7 @@ class Station:
         return [e.seq for e in commit(self.journal, count, wall_ns=self.clocks.wall)]
 
     def kept(self) -> list[int]:
-        """What is still there after retention has looked twice (the first look may have begun before)."""
+        """The numbers left after retention ran twice; the first run may have begun before the call."""
         for _ in range(2):
             seen = self.journal._writer.stats
             eventually(lambda seen=seen: self.journal._writer.stats is not seen)
@@ -66,7 +59,7 @@ class Station:
 
 @pytest.fixture
 def station(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Station]:
-    """Keeps ten days."""
+    """A journal that keeps ten days."""
     monkeypatch.setattr(journal_writer, "RETRY_S", 0.05)
     station = Station(tmp_path / "journal.db", keep_days=10.0)
     yield station
@@ -74,17 +67,17 @@ def station(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Station
 
 
 def test_verdicts_older_than_kept_are_deleted_in_order(station: Station) -> None:
-    """Three days' verdicts; ten days after the first only the others are left, and the pages say what is gone."""
+    """Of three days' verdicts the oldest go first, and pages say which numbers are gone."""
     days = []
     for _ in range(3):
         days.append(station.commit(300))
-        station.clocks.go_on(DAY_NS)
-    station.clocks.go_on(7 * DAY_NS + HOUR_NS)
+        station.clocks.forward(DAY_NS)
+    station.clocks.forward(7 * DAY_NS + HOUR_NS)
     eventually(lambda: station.journal.stats().first_kept == days[1][0])
     contents = station.read()
     assert list(contents.entries) == days[1] + days[2]
     assert contents.gone == [Range(1, 300)]
-    station.clocks.go_on(30 * DAY_NS)
+    station.clocks.forward(30 * DAY_NS)
     eventually(lambda: station.journal.stats().first_kept == 901)
     assert station.commit(2) == [901, 902]
     station.restart()
@@ -92,11 +85,11 @@ def test_verdicts_older_than_kept_are_deleted_in_order(station: Station) -> None
     assert (list(contents.entries), contents.gone, contents.voids) == ([901, 902], [Range(1, 900)], [])
 
 
-def test_a_consumer_passed_by_retention_is_told_what_is_gone(station: Station) -> None:
-    """Its cursor stays; the page after it begins with the range it missed, clipped to what it asked for."""
+def test_a_consumer_passed_by_retention_learns_which_numbers_are_gone(station: Station) -> None:
+    """Its cursor stays. The next page begins with the missed range, cut to the numbers it asked for."""
     station.commit(300)
     station.journal.ack("archive", 100)
-    station.clocks.go_on(11 * DAY_NS)
+    station.clocks.forward(11 * DAY_NS)
     eventually(lambda: station.journal.stats().first_kept == 301)
     new = station.commit(5)
     assert station.journal.consumer("archive") == 100
@@ -110,12 +103,12 @@ def test_a_consumer_passed_by_retention_is_told_what_is_gone(station: Station) -
 
 
 def test_a_void_across_the_edge_of_retention_is_cut(station: Station) -> None:
-    """Numbers that were never used go the same way as verdicts, and are in one range only."""
+    """Numbers that were never used expire like verdicts, and each is in one range only."""
     station.commit(10)
     station.journal.discard([station.journal.next_id() for _ in range(20)])
-    station.clocks.go_on(5 * DAY_NS)
+    station.clocks.forward(5 * DAY_NS)
     station.commit(10)
-    station.clocks.go_on(6 * DAY_NS)
+    station.clocks.forward(6 * DAY_NS)
     eventually(lambda: station.journal.stats().first_kept == 11)
     contents = station.read()
     assert contents.gone == [Range(1, 10)]
@@ -124,7 +117,7 @@ def test_a_void_across_the_edge_of_retention_is_cut(station: Station) -> None:
 
 @pytest.mark.parametrize("hours", [-1, -24 * 365, 24 * 365 * 30], ids=["an hour back", "a year back", "thirty years on"])
 def test_setting_the_wall_clock_deletes_nothing_and_breaks_nothing(station: Station, hours: int) -> None:
-    """While the daemon runs, and over a restart; age goes on being measured by uptime."""
+    """This holds while the daemon runs and over a restart, because age is measured by uptime."""
     first = station.commit(50)
     station.clocks.wall += hours * HOUR_NS
     second = station.commit(50)
@@ -135,12 +128,12 @@ def test_setting_the_wall_clock_deletes_nothing_and_breaks_nothing(station: Stat
     station.clocks.wall -= hours * HOUR_NS
     station.restart()
     assert station.kept() == first + second + third
-    station.clocks.go_on(11 * DAY_NS)
+    station.clocks.forward(11 * DAY_NS)
     eventually(lambda: station.journal.stats().first_kept == third[-1] + 1)
 
 
-def test_a_clock_without_battery_deletes_nothing_when_it_is_put_right(station: Station) -> None:
-    """Begun in 1970, put right by NTP an hour later, 1970 again at the next start."""
+def test_a_clock_without_battery_deletes_nothing_when_it_is_corrected(station: Station) -> None:
+    """The clock starts in 1970, NTP corrects it later, and the next start is in 1970 again."""
     station.clocks.wall = 0
     station.restart()
     seqs = station.commit(20)
@@ -153,7 +146,7 @@ def test_a_clock_without_battery_deletes_nothing_when_it_is_put_right(station: S
 
 
 def test_the_files_stay_within_their_size(tmp_path: Path) -> None:
-    """Far more is written than may be kept: the oldest verdicts go, the files never grow beyond keep_mb, pages stay whole."""
+    """If more is written than may be kept, the oldest verdicts go and the files never exceed keep_mb."""
     path = tmp_path / "journal.db"
     journal = open_journal(config(path, keep_mb=64))
     sizes = []
@@ -170,8 +163,8 @@ def test_the_files_stay_within_their_size(tmp_path: Path) -> None:
     assert journal.close()
 
 
-def test_a_program_that_reads_on_and_on_is_named_and_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its snapshot keeps the log from starting over: verdicts are committed all the same; once it is gone the log is cut."""
+def test_a_program_that_keeps_reading_is_reported_and_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its snapshot makes the log grow, but verdicts are committed. When it has gone, the log is cut."""
     monkeypatch.setattr(journal_writer, "CUT_RETRY_S", 0.0)
     monkeypatch.setattr(journal_store, "BUSY_S", 0.05)
     path = tmp_path / "journal.db"
@@ -191,8 +184,8 @@ def test_a_program_that_reads_on_and_on_is_named_and_stops_nothing(tmp_path: Pat
     assert journal.close()
 
 
-def test_a_smaller_size_gives_space_back(tmp_path: Path) -> None:
-    """keep_mb is lowered: the file shrinks to it."""
+def test_a_lower_keep_mb_shrinks_the_file(tmp_path: Path) -> None:
+    """The file shrinks to the new size while the daemon runs."""
     path = tmp_path / "journal.db"
     journal = open_journal(config(path, keep_mb=256))
     for _ in range(30):
