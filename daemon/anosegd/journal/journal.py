@@ -137,7 +137,7 @@ class Journal(Worker):
         super().__init__("journal")
         self.path = path
         self._on_new_journal = on_new_journal
-        # The clock makes them differ from those of an earlier run, whose triggers may be found when the file is opened.
+        # Start from the clock: an earlier run's triggers may still be in the file, and must keep their numbers.
         self._trigger_numbers = itertools.count(time.time_ns())
         self._replaced_at = 0.0
 
@@ -388,7 +388,7 @@ class Journal(Worker):
         with self._changed:
             batch = self._take(retry=True)
         self._settle(batch, self._writer.commit(batch.transaction))
-        self._reserve()  # if too many numbers had to be declared void first
+        self._reserve()  # refused the first time if too many numbers had to be declared void
         if self.alive and is_new:
             self._on_new_journal(opened.journal_id)
 
@@ -402,7 +402,7 @@ class Journal(Worker):
     def _take(self, *, retry: bool) -> _Batch:
         """Take from the queue what one transaction may hold. Call with the lock held.
 
-        retry: include what was left over and is not urgent, even if nothing is queued.
+        `retry` includes amendments, voids and cursors even if no verdict or trigger is queued.
         """
         batch, numbers = _Batch(transaction := Transaction(), [], []), self._numbers
         entries: dict[int, Entry] = {}
@@ -428,7 +428,7 @@ class Journal(Worker):
         return batch
 
     def _settle(self, batch: _Batch, error: JournalError | None) -> None:
-        """Note what was written and what was not, and call every `done`."""
+        """Record what a transaction wrote, or that it failed with `error`, and call every `done`."""
         transaction = batch.transaction
         seqs = [e.seq for e in transaction.entries]
         with self._changed:

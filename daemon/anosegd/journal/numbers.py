@@ -97,7 +97,7 @@ class Numbers:
         self.voids = merged([*self.voids, *(Range(seq, seq) for seq in seqs)])
 
     def begin(self, journal_id: str, used_to: int, voids: list[Range]) -> None:
-        """Continue after `used_to` in a file that was just opened. `voids`: numbers up to there that carry no verdict."""
+        """Continue after `used_to` in a file that was just opened; up to there, the numbers in `voids` carry no verdict."""
         self.pending.clear()
         given_meanwhile = [Range(used_to + 1, self.highest)] if self.highest > used_to else []
         self.voids = merged([*voids, *given_meanwhile])

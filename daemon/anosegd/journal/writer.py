@@ -119,9 +119,9 @@ class Writer:
     # ---- the file
 
     def open(self, given_to: int) -> Opened | None:
-        """Open the file, or create one; a damaged file is set aside. Returns None if that fails for now.
+        """Open the file, or create one that begins after `given_to`. A damaged file is set aside.
 
-        given_to: the highest number given out so far.
+        Returns None if that fails for now.
         """
         store = None
         try:
