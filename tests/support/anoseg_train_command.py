@@ -1,16 +1,25 @@
-"""Running the trainer as a user does, for tests."""
+"""Runs `anoseg-train` for tests: in this process, or in one of its own where signals are the point."""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from support.commands import run_here
+from support.paths import REPOSITORY
+
 COMMAND = [sys.executable, "-m", "anoseg_trainer.cli"]
-ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(str(ROOT / d) for d in ("engines", "trainer"))}
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(str(REPOSITORY / d) for d in ("engines", "trainer"))}
 
 
-def run(*arguments, **options):
-    """`anoseg-train` in a process of its own."""
-    command = [*COMMAND, *(str(a) for a in arguments)]
-    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=250, check=False, **options)
+def run(*arguments: object, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
+    """Run `anoseg-train ARGUMENTS` in this process."""
+    from anoseg_trainer.cli import main  # takes seconds to import: PyTorch
+
+    return run_here(main, "anoseg-train", *arguments, cwd=cwd)
+
+
+def run_process(*arguments: object) -> "subprocess.CompletedProcess[str]":
+    """Run `anoseg-train ARGUMENTS` in a process of its own."""
+    command = [*COMMAND, *map(str, arguments)]
+    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=250, check=False)
