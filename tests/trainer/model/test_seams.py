@@ -14,6 +14,8 @@ from anoseg_trainer.model.network import AnoSegNetwork
 
 SPEC = InputSpec(256, 256, "tile", 1.0, OVERLAP)
 WIDTH, HEIGHT = 592, 256
+CROP = 128
+"""Side of the images it trains on: the network is convolutional, so it finds on a tile what it learned on a part of one."""
 
 
 def texture(rng, height, width):
@@ -32,18 +34,18 @@ def spoil(image, x, y):
 
 @pytest.fixture(scope="module")
 def model():
-    """The default network, trained for a few steps on tiles of the texture to find the defects of `spoil`."""
+    """The default network, trained for a few steps on crops of the texture to find the defects of `spoil`."""
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     network = AnoSegNetwork(NetworkConfig())
     optimiser = torch.optim.AdamW(network.parameters(), lr=3e-3)
     for _ in range(60):
-        frames, labels = np.empty((4, 256, 256, 3), np.uint8), np.zeros((4, 256, 256), np.float32)
+        frames, labels = np.empty((4, CROP, CROP, 3), np.uint8), np.zeros((4, CROP, CROP), np.float32)
         for frame, label in zip(frames, labels, strict=True):
-            good = texture(rng, 256, 256)
-            frame[:] = spoil(good, int(rng.integers(256)), int(rng.integers(256)))
+            good = texture(rng, CROP, CROP)
+            frame[:] = spoil(good, int(rng.integers(CROP)), int(rng.integers(CROP)))
             label[:] = np.abs(frame.astype(int) - good).max(axis=2) > 20
-        coords = np.repeat(tile_coords(SPEC, 256, 256, Tile(0, 0))[None].astype(np.float32), 4, axis=0)
+        coords = np.repeat(tile_coords(SPEC, 256, 256, Tile(0, 0))[None, :, :CROP, :CROP].astype(np.float32), 4, axis=0)
         logits = network(torch.from_numpy(frames), torch.from_numpy(coords * rng.uniform(0, 1))).logits
         loss = torch.nn.functional.binary_cross_entropy_with_logits(
             logits, torch.from_numpy(labels), pos_weight=torch.tensor(10.0)
