@@ -1,11 +1,8 @@
 import json
-import os
-import subprocess
-import sys
 
 import msgspec
 import pytest
-from support.paths import REPOSITORY
+from support.anoseg_train_command import run
 
 from anoseg_trainer.commands.ablate import VARIANTS
 from anoseg_trainer.config import LossConfig, TrainConfig, VariationConfig
@@ -18,9 +15,7 @@ training: {batch: 8, ema: 0.8, learning_rate: 0.004, threads: 1}
 
 
 def ablate(product, out, *more):
-    command = [sys.executable, "-m", "anoseg_trainer.cli", "ablate", "--data", product, "--out", out, *more]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(str(REPOSITORY / d) for d in ("engines", "trainer"))}
-    return subprocess.run([str(c) for c in command], env=environment, capture_output=True, text=True, timeout=250, check=False)
+    return run("ablate", "--data", product, "--out", out, *more)
 
 
 @pytest.mark.parametrize("name", [name for name in VARIANTS if name != "full"])
