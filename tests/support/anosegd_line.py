@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import zmq
+from support.commands import COLUMNS, run_here
+
+from anosegd.cli import main
 
 LIMIT_S = 60.0
 """Nothing in these tests takes nearly so long; a machine under load may."""
@@ -171,13 +174,21 @@ class Line:
         return daemon
 
 
-def run_anosegd(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """One command to its end."""
+def run_anosegd(*arguments: str, cwd: Path | None = None, process: bool = False) -> subprocess.CompletedProcess[str]:
+    """Run one command to its end.
+
+    Args:
+        arguments: What follows `anosegd`.
+        cwd: The folder to run in; the present one if None.
+        process: In a process of its own. `run` always is: it blocks signals and starts threads.
+    """
+    if not process and arguments[0] != "run":
+        return run_here(main, "anosegd", *arguments, cwd=cwd)
     return subprocess.run(
         [sys.executable, "-m", "anosegd", *arguments],
         capture_output=True,
         text=True,
         timeout=LIMIT_S,
         cwd=cwd,
-        env={**os.environ, "COLUMNS": "200"},
+        env={**os.environ, "COLUMNS": COLUMNS},
     )

@@ -97,11 +97,11 @@ def test_without_aravis_the_configuration_is_refused(line: Line, monkeypatch: py
     (line.folder / "without").mkdir()
     (line.folder / "without" / "gi.py").write_text("raise ImportError('not here')\n")
     monkeypatch.setenv("PYTHONPATH", str(line.folder / "without"), prepend=":")
-    done = run_anosegd("check", str(line.config("eye:\n  source: {kind: genicam, camera: A-B-1}\n")))
+    done = run_anosegd("check", str(line.config("eye:\n  source: {kind: genicam, camera: A-B-1}\n")), process=True)
     assert done.returncode == 2
     assert "cameras.eye.source: GenICam cameras need Aravis" in done.stderr
     assert "apt install gir1.2-aravis-0.8 python3-gi" in done.stderr
     assert "Traceback" not in done.stderr
-    listed = run_anosegd("cameras")
+    listed = run_anosegd("cameras", process=True)
     assert listed.returncode == 0
     assert "no search for GigE Vision and USB3 Vision cameras" in listed.stdout

@@ -201,7 +201,7 @@ def test_tile_mode_ends_with_a_bundle_too(product, tmp_path):
         "input: {height: 64, width: 64, mode: tile, scale: 1.25, overlap: 16}\n"
         "network: {widths: [16, 16, 32, 32, 32]}\ntraining: {batch: 8, ema: 0.95, learning_rate: 0.004, threads: 1}\n"
     )
-    done = fit_tiny(product, tmp_path, config, "--steps", 100)
+    done = fit_tiny(product, tmp_path, config, "--steps", 40)
     assert done.returncode == 0, done.stderr
     bundle = load_bundle(tmp_path / "store" / "x")
     assert bundle.manifest.input.mode == "tile"
