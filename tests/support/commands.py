@@ -22,7 +22,9 @@ COLUMNS = "200"
 """Width of the terminal: wide enough that no table wraps a word that a test looks for."""
 
 
-def run_here(main: Callable[[], None], program: str, *arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def run_here(
+    main: Callable[[], None], program: str, *arguments: object, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run a command's entry point to its end, as `program ARGUMENTS` would.
 
     Args:
@@ -79,7 +81,7 @@ def _redirected(name: str, file: BinaryIO) -> Iterator[None]:
     kept = os.dup(number)
     os.dup2(file.fileno(), number)
     try:
-        with open(number, "w", encoding="utf-8", closefd=False) as replaced:  # noqa: PTH123
+        with open(number, "w", encoding="utf-8", closefd=False) as replaced:
             setattr(sys, name, replaced)
             yield
     finally:
