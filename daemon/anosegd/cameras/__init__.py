@@ -6,8 +6,8 @@ triggers. `presence`: whether a part is in the picture. `camera_set`: all camera
 
 from anosegd.cameras.camera_set import CameraSet
 from anosegd.cameras.capture_handle import CaptureHandle
-from anosegd.cameras.parts import TriggerRequest
+from anosegd.cameras.parts import Trigger
 from anosegd.cameras.presence import Presence
 from anosegd.cameras.supervisor import SPAWN_TIMEOUT_S, WAITING_SLOTS, CameraSupervisor
 
-__all__ = ["SPAWN_TIMEOUT_S", "WAITING_SLOTS", "CameraSet", "CameraSupervisor", "CaptureHandle", "Presence", "TriggerRequest"]
+__all__ = ["SPAWN_TIMEOUT_S", "WAITING_SLOTS", "CameraSet", "CameraSupervisor", "CaptureHandle", "Presence", "Trigger"]

@@ -10,7 +10,7 @@ from anosegd.part import Part
 
 
 @dataclass(frozen=True, slots=True)
-class TriggerRequest:
+class Trigger:
     """A software trigger.
 
     Attributes:
@@ -32,17 +32,17 @@ class PartMaker:
         self.frames = 0
         self._name, self._config = name, config
 
-    def of_trigger(self, request: TriggerRequest) -> Part:
+    def of_trigger(self, trigger: Trigger) -> Part:
         """The part of a software trigger; its frame is yet to come."""
         self.frames += 1
         return Part(
             camera=self._name,
             sequence=self.frames,
-            part_id=request.part_id,
-            deadline_ns=self._deadline_ns(request.at_ns),
-            triggered_ns=request.at_ns,
-            triggered_wall_ns=request.at_wall_ns,
-            trigger=request.number,
+            part_id=trigger.part_id,
+            deadline_ns=self._deadline_ns(trigger.at_ns),
+            triggered_ns=trigger.at_ns,
+            triggered_wall_ns=trigger.at_wall_ns,
+            trigger=trigger.number,
             settings=self._config,
         )
 

@@ -16,7 +16,7 @@ import msgspec
 from anoseg_engines.errors import CameraError
 from anosegd import logs
 from anosegd.cameras.capture_handle import CaptureHandle
-from anosegd.cameras.parts import PartMaker, TriggerRequest
+from anosegd.cameras.parts import PartMaker, Trigger
 from anosegd.cameras.presence import Presence
 from anosegd.cameras.triggered_parts import TriggeredParts
 from anosegd.capture.config import LIVE, CaptureConfig, HardwareTrigger, SoftwareTrigger
@@ -152,9 +152,9 @@ class CameraSupervisor(Worker):
         """Whether `trigger` makes parts."""
         return isinstance(self.config.trigger, SoftwareTrigger)
 
-    def trigger(self, request: TriggerRequest) -> None:
+    def trigger(self, trigger: Trigger) -> None:
         """Capture the part in front of the camera; it is answered by a verdict whatever happens."""
-        self._triggered.request(request)
+        self._triggered.put(trigger)
         self._wake()
 
     # ---- main thread

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from anoseg_engines.errors import CameraError
 from anosegd.cameras.capture_handle import CaptureHandle
-from anosegd.cameras.parts import PartMaker, TriggerRequest
+from anosegd.cameras.parts import PartMaker, Trigger
 from anosegd.capture.config import SoftwareTrigger
 from anosegd.capture.protocol import Captured, TakeFrame, Uncaptured
 from anosegd.outcome import Unknown
@@ -16,45 +16,45 @@ from anosegd.publish import Publisher
 
 
 class TriggeredParts:
-    """On the camera's thread; only `request` may be called by any thread."""
+    """On the camera's thread; only `put` may be called by any thread."""
 
     def __init__(self, parts: PartMaker, publisher: Publisher) -> None:
         self._parts, self._publisher = parts, publisher
-        self._requests: queue.SimpleQueue[TriggerRequest] = queue.SimpleQueue()
+        self._triggers: queue.SimpleQueue[Trigger] = queue.SimpleQueue()
         self._awaited: dict[int, Part] = {}  # parts that wait for their frame, by sequence
         self._given_up: set[int] = set()  # parts answered when the camera fell silent: a later frame is discarded
 
-    def request(self, request: TriggerRequest) -> None:
+    def put(self, trigger: Trigger) -> None:
         """Take a trigger, to be answered by a verdict whatever happens. Any thread."""
-        self._requests.put(request)
+        self._triggers.put(trigger)
 
     def new_process(self) -> None:
         """A new capture process was started; it knows no triggers."""
         self._given_up.clear()
 
-    def ask_for_frames(self, process: CaptureHandle, trigger: SoftwareTrigger, room: int) -> None:
+    def ask_for_frames(self, process: CaptureHandle, config: SoftwareTrigger, room: int) -> None:
         """Ask for a frame for each new trigger.
 
         Args:
             process: The capture process.
-            trigger: The camera's configuration.
+            config: The camera's trigger in the configuration.
             room: How many parts may wait for frames; further ones are UNKNOWN: overrun.
         """
-        while not self._requests.empty():
-            request = self._requests.get_nowait()
-            part = self._parts.of_trigger(request)
+        while not self._triggers.empty():
+            trigger = self._triggers.get_nowait()
+            part = self._parts.of_trigger(trigger)
             if len(self._awaited) >= room:
                 overrun = Unknown("overrun", "triggers come faster than parts are inspected")
                 self._publisher.open_as_unknown(part, overrun)
                 continue
             self._publisher.open_part(part)
             self._awaited[part.sequence] = part
-            process.send(TakeFrame(part.sequence, request.at_ns + round(trigger.delay_ms * 1e6)))
+            process.send(TakeFrame(part.sequence, trigger.at_ns + round(config.delay_ms * 1e6)))
 
     def refuse_new(self, why: str) -> None:
         """Answer new triggers as UNKNOWN: camera_lost."""
-        while not self._requests.empty():
-            part = self._parts.of_trigger(self._requests.get_nowait())
+        while not self._triggers.empty():
+            part = self._parts.of_trigger(self._triggers.get_nowait())
             self._publisher.open_as_unknown(part, Unknown("camera_lost", why))
 
     def give_up(self) -> None:

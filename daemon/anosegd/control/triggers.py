@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from anosegd import logs, wire
-from anosegd.cameras import CameraSupervisor, TriggerRequest
+from anosegd.cameras import CameraSupervisor, Trigger
 from anosegd.journal import Journal, JournalError
 from anosegd.outcome import Unknown
 from anosegd.part import Part
@@ -94,7 +94,7 @@ class Triggers:
                 number = self._journal.accept(name, part_id, at_wall_ns, noted).number
             except JournalError:  # the part is inspected without the journal; answer and verdict both say so
                 answer(accepted)
-        self._cameras[name].trigger(TriggerRequest(part_id, at_ns, at_wall_ns, number))
+        self._cameras[name].trigger(Trigger(part_id, at_ns, at_wall_ns, number))
 
     def answer_owed(self) -> None:
         """Answer the triggers that an earlier run accepted and a crash left open: UNKNOWN: restart.
