@@ -105,6 +105,17 @@ def test_log_events_equal_the_code() -> None:
     assert told == logged
 
 
+def test_messages_in_troubleshooting_are_those_of_the_code() -> None:
+    """Each message that docs/troubleshooting.md quotes in its first column is in the code, apart from what … stands for."""
+    sources = [path.read_text() for name in ("daemon", "engines", "trainer") for path in (REPOSITORY / name).rglob("*.py")]
+    joined = re.sub(r'"\s*\n\s*f?"', "", "".join(sources))  # a message over several lines
+    rows = re.findall(r"^\| (.+?) \|", (DOCS / "troubleshooting.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    quoted = [message for row in rows for message in re.findall(r"`([^`]+ [^`]+)`", row) if not message.startswith("UNKNOWN")]
+    assert len(quoted) > 10
+    pieces = [piece.strip() for message in quoted for piece in message.split("…")]
+    assert not [piece for piece in pieces if piece not in joined]
+
+
 def test_paths_of_the_design_page_exist() -> None:
     """Every file and folder that docs/design.md names is there."""
     text = (DOCS / "design.md").read_text(encoding="utf-8")
