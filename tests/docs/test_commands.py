@@ -30,7 +30,7 @@ from support.paths import CONFIGS, DEMO, REPOSITORY
 
 from anoseg_engines import cli as engine_cli
 from anoseg_engines.bundle.read import load_bundle
-from anoseg_engines.seal import write_bundle
+from anoseg_engines.seal import BundleDraft, write_bundle
 from anoseg_trainer import cli as train_cli
 from anoseg_trainer.config import load_config as load_training
 from anosegd import cli as daemon_cli
@@ -178,7 +178,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(DEMO, store / "demo")
     demo = load_bundle(DEMO)
     for _ in range(2):
-        write_bundle(store / "my-part", demo.draft())
+        write_bundle(store / "my-part", BundleDraft.of(demo))
     shutil.copytree(CONFIGS, folder / "configs")
     parts = DemoLine(3)
     for number, golden in enumerate(demo.golden_samples()):
