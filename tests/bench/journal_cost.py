@@ -1,9 +1,9 @@
-"""What the journal costs: from the end of a part's inspection to its verdict at a subscriber, with and without the journal.
+"""The cost of the journal: the time from a part's judgement to its verdict at a subscriber, with and without the journal.
 
     python tests/bench/journal_cost.py --rate 1000 --seconds 10
 
-One process, the real publisher, real sockets, a real file. Both kinds run in turns in one run, so that they share the machine's
-moods; what counts is their difference.
+It uses the real publisher, sockets and a file. Runs with and without the journal alternate, so that the machine's load affects
+both; compare the differences. A verdict that is not durable was not stored in time: the disk was too slow for this rate.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def state(publisher: Publisher) -> wire.State:
 
 
 def run(folder: Path, sync: str | None, rate: float, seconds: float) -> np.ndarray:
-    """Latencies in ms, one for each verdict; sync None: no journal."""
+    """The latency of each verdict in ms. With sync None there is no journal."""
     endpoint = f"ipc://{folder}/{time.monotonic_ns()}"
     config = Config(
         engine=EngineConfig(bundle="none"),
@@ -72,12 +72,13 @@ def run(folder: Path, sync: str | None, rate: float, seconds: float) -> np.ndarr
     if journal is not None:
         journal.close()
     arrived = received[1:] > 0
-    print(f"  journal {sync or 'none':7} {arrived.sum()} of {n} verdicts in {took:.1f} s")
+    durable = f", {received[0]} of them durable" if sync else ""
+    print(f"  journal {sync or 'none':7} {arrived.sum()} of {n} verdicts in {took:.1f} s{durable}")
     return (received[1:] - finished[1:])[arrived] / 1e6
 
 
 def listen(endpoint: str, n: int) -> None:
-    """A subscriber in a process of its own; writes when each verdict arrived, monotonic ns, 0 if it did not."""
+    """A subscriber in its own process. Writes the number of durable verdicts, then when each arrived (monotonic ns, or 0)."""
     received = np.zeros(n + 1, np.int64)
     decode = msgspec.json.Decoder(wire.Verdict).decode
     with zmq.Context() as context, context.socket(zmq.SUB) as socket:
@@ -89,8 +90,10 @@ def listen(endpoint: str, n: int) -> None:
         while last < n and socket.poll(10_000):
             header = socket.recv_multipart()[1]
             now = time.monotonic_ns()
-            last = decode(header).sequence
+            verdict = decode(header)
+            last = verdict.sequence
             received[last] = now
+            received[0] += verdict.durable
     sys.stdout.buffer.write(received.tobytes())
 
 
@@ -100,7 +103,7 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rate", type=float, default=1000, help="verdicts a second")
-    parser.add_argument("--seconds", type=float, default=10, help="each turn")
+    parser.add_argument("--seconds", type=float, default=10, help="seconds for each turn")
     parser.add_argument("--turns", type=int, default=3)
     options = parser.parse_args()
     latencies: dict[str | None, list[np.ndarray]] = {None: [], "normal": [], "full": []}

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -207,7 +208,8 @@ def compare(committed: list[dict[str, object]], stored: list[dict[str, object]],
             break
     if recorder.twice:
         wrong.append(f"{recorder.twice} numbers were published twice")
-    show(f"{len(keys)} committed, {len(stored_keys)} stored, {len(recorder.sent)} seen live\n")
+    hole = max((after - before - 1 for (_, before), (_, after) in pairwise(keys)), default=0)
+    show(f"{len(keys)} committed, {len(stored_keys)} stored, {len(recorder.sent)} seen live, largest hole {hole} numbers\n")
     return wrong
 
 
