@@ -83,8 +83,8 @@ def test_requests_equal_the_code() -> None:
     for request in get_args(requests.Request):
         fields = [field.encode_name for field in msgspec.structs.fields(request) if field.name != "id"]
         known[str(request.__struct_config__.tag)] = fields
-    told = {row[0].strip("`"): re.findall(r"`(\w+)`", row[1]) for row in table(WIRE, "Requests")}
-    assert told == known
+    documented = {row[0].strip("`"): re.findall(r"`(\w+)`", row[1]) for row in table(WIRE, "Requests")}
+    assert documented == known
 
 
 def test_error_codes_equal_the_code() -> None:
@@ -101,8 +101,8 @@ def test_log_events_equal_the_code() -> None:
     logged = set(re.findall(r'(?:logs\.(?:info|warning|error)|Throttles?)\(\s*f?"([a-z]+\.[a-z_{}]+)"', source))
     assert "camera.{state}" in logged
     logged = (logged - {"camera.{state}"}) | {"camera.running", "camera.finished", "camera.stopped"}
-    told = {event for row in table(OPERATING, "Log events") for event in re.findall(r"`([a-z]+\.[a-z_]+)`", row[0])}
-    assert told == logged
+    documented = {event for row in table(OPERATING, "Log events") for event in re.findall(r"`([a-z]+\.[a-z_]+)`", row[0])}
+    assert documented == logged
 
 
 def test_messages_in_troubleshooting_are_those_of_the_code() -> None:
