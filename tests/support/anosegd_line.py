@@ -16,6 +16,7 @@ from typing import Any
 
 import zmq
 from support.commands import COLUMNS, run_here
+from zmq.utils.monitor import recv_monitor_message
 
 from anosegd.cli import main
 
@@ -41,6 +42,8 @@ class Listener:
         self._socket.reconnect_ivl = 10  # there before the daemon's first verdict
         self._socket.rcvhwm = 0
         self._socket.subscribe(b"")
+        self._events = self._socket.get_monitor_socket(zmq.EVENT_CONNECTED | zmq.EVENT_DISCONNECTED)
+        self._connected: bool | None = None
         self._socket.connect(endpoint)
         self.received: list[Received] = []
 
@@ -71,9 +74,21 @@ class Listener:
         return self.verdicts
 
     def drain(self) -> None:
-        """Take what is still on its way after the daemon has ended."""
-        while self.take(0.5):
+        """Take everything that the daemon sent before it ended. Call it when the daemon's process has ended."""
+        quiet_until = time.monotonic() + 0.5
+        while time.monotonic() < quiet_until:
+            if self.take(0.02):
+                quiet_until = time.monotonic() + 0.5
+            elif self._has_disconnected():
+                break  # libzmq reports this after the last message
+        while self.take(0):
             pass
+
+    def _has_disconnected(self) -> bool:
+        """Whether there was a connection, and its other end has closed it."""
+        while self._events.poll(0):
+            self._connected = recv_monitor_message(self._events)["event"] == zmq.EVENT_CONNECTED
+        return self._connected is False
 
     def last_state(self) -> dict[str, Any]:
         return [m.header for m in self.received if m.topic == "state"][-1]
@@ -83,6 +98,8 @@ class Listener:
         return [m.header for m in self.received if m.topic.startswith("verdict.")]
 
     def close(self) -> None:
+        self._socket.disable_monitor()
+        self._events.close()
         self._socket.close()
         self._context.term()
 
