@@ -1,5 +1,11 @@
 """Cameras with their real protocols, a short run each; `make real-cameras` is the long run."""
 
+import fcntl
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 from stress.real_cameras import CAMERAS, SERIAL, GigE, frozen, real_cameras
 from support.anosegd_line import Line, run_anosegd
@@ -7,6 +13,17 @@ from support.anosegd_line import Line, run_anosegd
 from anosegd.client import Client
 
 here = {name: pytest.mark.skipif(bool(reason := kind.missing()), reason=reason) for name, kind in CAMERAS.items()}
+
+
+pytestmark = pytest.mark.xdist_group("real cameras")
+
+
+@pytest.fixture(autouse=True)
+def one_gige_camera() -> Iterator[None]:
+    """Wait for other test runs on this machine: every GigE camera answers at the same port."""
+    with (Path(tempfile.gettempdir()) / f"anoseg-gige-camera-{os.getuid()}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=here[name]) for name in CAMERAS])
