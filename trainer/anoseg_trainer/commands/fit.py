@@ -1,6 +1,6 @@
 """`anoseg-train fit`: show the progress of a training, and print its figures.
 
-PyTorch is imported after the configuration is read, so that a mistake in it is reported at once.
+PyTorch is imported after configuration and data folder are checked, so that a mistake in them is reported at once.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from anoseg_trainer.config import TrainConfig, load_config
+from anoseg_trainer.data.good_images import find_good_images
 
 if TYPE_CHECKING:
     from anoseg_trainer.pipeline import Fitted
@@ -28,6 +29,7 @@ def run(options: argparse.Namespace) -> None:
     config = with_limits(load_config(options.config), options)
     if options.false_reject is not None:
         config = msgspec.structs.replace(config, false_reject=options.false_reject)
+    find_good_images(options.data)
 
     from anoseg_trainer.pipeline import fit
 
