@@ -111,9 +111,17 @@ class Commits:
 
     def send_due(self) -> None:
         """Send what the journal has answered, and what is past its deadline."""
-        for waiting in self._waiting.values():
-            while waiting and (waiting[0].answer is not None or overdue(waiting[0].part)):
-                self._send(waiting.popleft())
+        while (pending := self._next_due()) is not None:
+            self._waiting[pending.part.camera].popleft()
+            self._send(pending)
+
+    def _next_due(self) -> Pending | None:
+        """The verdict with the lowest number among those that may be sent."""
+        heads = [waiting[0] for waiting in self._waiting.values() if waiting]
+        # From the highest number down: the journal answers in the order of numbers, so a lower one is never missed.
+        heads.sort(key=lambda pending: pending.verdict.seq, reverse=True)
+        due = [pending for pending in heads if pending.answer is not None or overdue(pending.part)]
+        return due[-1] if due else None
 
     def send_all(self) -> None:
         """The daemon ends: send everything that still waits, without the journal's answer."""

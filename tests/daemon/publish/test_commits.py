@@ -81,10 +81,10 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
     close_journals()
 
 
-def part(sequence: int, *, deadline_s: float | None = None) -> Part:
+def part(sequence: int, *, deadline_s: float | None = None, camera: str = "a") -> Part:
     now = time.monotonic_ns()
     return Part(
-        camera="a",
+        camera=camera,
         sequence=sequence,
         part_id=f"a{sequence}",
         captured_ns=now,
@@ -99,6 +99,15 @@ def passed() -> Inspected:
     return Inspected(
         Judgement("PASS", 0.1, 0.5, ()), Inspection(0.1, np.zeros((8, 8), np.float32), 1), placement, ENGINE, now, now
     )
+
+
+def test_verdicts_of_several_cameras_are_sent_in_the_order_of_their_numbers(journal: Journal) -> None:
+    """Also when the journal has committed all of them at once."""
+    bench = Bench(journal)
+    for sequence, camera in enumerate("aababb"):
+        bench.add(part(sequence, camera=camera), passed())
+    bench.wait_for_answers(6)
+    assert [seq for seq, *_ in bench.sent()] == [1, 2, 3, 4, 5, 6]
 
 
 def test_nobody_reads_a_verdict_before_it_is_sent(journal: Journal) -> None:
