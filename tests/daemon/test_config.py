@@ -26,7 +26,7 @@ def refused(tmp_path: Path, text: str) -> str:
 
 
 def test_reference_file_states_the_defaults() -> None:
-    """configs/reference.yaml says of every optional key what the code does without it, and leaves no key out."""
+    """configs/reference.yaml lists every key, and every optional one with the code's default."""
     raw = yaml.safe_load((CONFIGS / "reference.yaml").read_text())
     config = load_config(CONFIGS / "reference.yaml")
     assert set(raw) == set(Config.__struct_fields__)
@@ -56,12 +56,12 @@ def test_reference_file_states_the_defaults() -> None:
     "path", sorted(p for p in CONFIGS.glob("*.yaml") if not p.name.startswith("train")), ids=lambda p: p.name
 )
 def test_shipped_configurations_load(path: Path) -> None:
-    """Every configuration that comes with the daemon is accepted."""
+    """Every configuration shipped with the daemon is accepted."""
     assert load_config(path).cameras
 
 
 def test_relative_paths_start_at_the_file(tmp_path: Path) -> None:
-    """A configuration works from whatever folder the daemon is started in."""
+    """Relative paths do not depend on the folder in which the daemon is started."""
     config = load(tmp_path, SMALL)
     assert config.engine.bundle == str(tmp_path / "store/x")
     source = config.cameras["top"].source
@@ -123,7 +123,7 @@ def test_everything_set_is_read(tmp_path: Path) -> None:
     ids=lambda value: value[1].strip() if isinstance(value, tuple) else "",
 )
 def test_mistakes_are_named(tmp_path: Path, change: tuple[str, str], says: list[str]) -> None:
-    """A mistake is refused with file, line, key, and what to write instead."""
+    """A mistake is refused with file, line, key and a hint."""
     message = refused(tmp_path, SMALL.replace(*change, 1))
     assert str(tmp_path / "c.yaml") in message
     for words in says:

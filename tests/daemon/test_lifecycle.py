@@ -1,4 +1,4 @@
-"""Start, stop, exit codes and what is told to systemd."""
+"""Start, stop, exit codes, and the notifications to systemd."""
 
 import os
 import shutil
@@ -29,7 +29,7 @@ def images(line: Line) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_drains_and_exits_0(line: Line, number: signal.Signals) -> None:
-    """On SIGTERM or Ctrl-C every captured part still gets its verdict, the state ends as Halted, the exit code is 0."""
+    """On SIGTERM or Ctrl-C every captured part still receives its verdict, the last state is Halted, the exit code is 0."""
     daemon = line.run(line.config(LOOP))
     line.listener.wait_for_verdicts(5)
     daemon.process.send_signal(number)
@@ -52,7 +52,7 @@ def test_states_on_the_way(line: Line) -> None:
     line.listener.drain()
     states = [m.header["state"] for m in line.listener.received if m.topic == "state"]
     changes = [s for i, s in enumerate(states) if i == 0 or states[i - 1] != s]
-    if changes[0] == "Preoperational":  # sent as soon as the socket is bound, often before anybody can have connected
+    if changes[0] == "Preoperational":  # sent when the socket is bound, often before a subscriber has connected
         changes.pop(0)
     assert changes == ["Initialized", "ContinuousExecution", "Ready", "Halted"]
     uptimes = [m.header["uptime_s"] for m in line.listener.received if m.topic == "state"]
@@ -60,7 +60,7 @@ def test_states_on_the_way(line: Line) -> None:
 
 
 def test_tcp_port_in_use_is_exit_1(line: Line) -> None:
-    """A port that somebody else holds ends the start: a restart may cure it."""
+    """A port that another program holds ends the start with exit code 1, because a restart may cure it."""
     with zmq.Context() as context, context.socket(zmq.PUB) as other:
         port = other.bind_to_random_port("tcp://127.0.0.1")
         config = line.config(LOOP)
@@ -72,7 +72,7 @@ def test_tcp_port_in_use_is_exit_1(line: Line) -> None:
 
 
 def test_ipc_endpoint_in_use_is_exit_1(line: Line) -> None:
-    """A second daemon does not take the first one's ipc path away; the path of a dead one is taken over."""
+    """A second daemon does not take the ipc path of a running one. It takes over the path of a dead one."""
     first = line.run(line.config(LOOP))
     line.listener.wait_for_verdicts(1)
     second = line.run(line.config(LOOP, name="second.yaml"))
@@ -89,7 +89,7 @@ def test_ipc_endpoint_in_use_is_exit_1(line: Line) -> None:
 
 @pytest.mark.parametrize("command", ["run", "check"])
 def test_exit_codes_of_bad_input(line: Line, command: str) -> None:
-    """2 for configuration and missing things, 3 for an engine that is refused; one message, no traceback."""
+    """2 for an invalid configuration or a missing file, 3 for a refused engine; one message, no traceback."""
     good = line.config(LOOP).read_text()
     broken = line.folder / "broken"
     shutil.copytree(line.store, broken)
@@ -124,7 +124,7 @@ def test_exit_codes_of_bad_input(line: Line, command: str) -> None:
 
 
 def test_check_opens_nothing_and_names_what_it_found(line: Line) -> None:
-    """`check` accepts a good configuration whose camera is not there, and proves its bundle."""
+    """`check` accepts a valid configuration whose camera is missing, and proves its bundle."""
     config = line.config("eye:\n  source: {kind: device, device: 97}\n")
     done = run_anosegd("check", str(config))
     assert done.returncode == 0, done.stderr
@@ -133,7 +133,7 @@ def test_check_opens_nothing_and_names_what_it_found(line: Line) -> None:
 
 
 def slow_line(line: Line, drain_timeout_s: float) -> Daemon:
-    """A daemon whose parts take far longer to inspect than to capture: each is enlarged and cut into thousands of tiles."""
+    """A daemon whose parts take much longer to inspect than to capture: each is enlarged and cut into thousands of tiles."""
     write_tiny_bundle(line.folder / "store" / "slow", InputSpec(64, 64, "tile", 3.0, 0))
     for i in range(3):
         cv2.imwrite(str(line.folder / "images" / f"{i}.png"), good_part(1000, 1000))
@@ -142,7 +142,7 @@ def slow_line(line: Line, drain_timeout_s: float) -> Daemon:
 
 
 def test_drain_is_bounded(line: Line) -> None:
-    """What cannot be inspected within drain_timeout_s is UNKNOWN: shutdown, never silence; the exit code is still 0."""
+    """Parts that cannot be inspected within drain_timeout_s are UNKNOWN: shutdown; each has a verdict. Exit code 0."""
     daemon = slow_line(line, 0.01)
     line.listener.wait_for_verdicts(2)
     assert daemon.terminate() == 0
@@ -153,7 +153,7 @@ def test_drain_is_bounded(line: Line) -> None:
 
 
 def test_second_signal_ends_the_drain(line: Line) -> None:
-    """Who signals again does not want to wait: the drain ends early, the exit code is 0."""
+    """A second signal ends the drain early; the exit code is 0."""
     daemon = slow_line(line, 60)
     line.listener.wait_for_verdicts(2)
     daemon.process.send_signal(signal.SIGTERM)
@@ -175,15 +175,15 @@ class Systemd:
         self.socket.settimeout(30)
 
     def wait_for(self, line: str) -> list[str]:
-        """Every line told up to the one that begins so."""
+        """Every line received, up to the first one with this beginning."""
         told: list[str] = []
         while not any(x.startswith(line) for x in told):
             told += self.socket.recv(4096).decode().splitlines()
         return told
 
 
-def test_systemd_is_told(line: Line, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """READY once bundle and socket are, though the camera is down; the watchdog is fed; STOPPING at the end."""
+def test_systemd_is_notified(line: Line, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """READY when bundle and socket are ready, even if the camera is down; the watchdog is fed; STOPPING at the end."""
     path = tmp_path_factory.mktemp("n") / "notify"
     systemd = Systemd(path)
     monkeypatch.setenv("NOTIFY_SOCKET", str(path))
@@ -191,7 +191,7 @@ def test_systemd_is_told(line: Line, monkeypatch: pytest.MonkeyPatch, tmp_path_f
     daemon = line.run(line.config("eye:\n  source: {kind: device, device: /dev/no-such-camera}\n"))
     with systemd.socket:
         told = systemd.wait_for("READY=1")
-        # Until then it only says what it is doing: that the engine is being proved may take minutes where one is built.
+        # Until then it only sends its status: the start may take minutes if a plan is built.
         before = told[: told.index("READY=1")]
         assert all(t == "WATCHDOG=1" or t.startswith("STATUS=Preoperational (the engine is being") for t in before)
         systemd.wait_for("WATCHDOG=1")
@@ -203,7 +203,7 @@ def test_systemd_is_told(line: Line, monkeypatch: pytest.MonkeyPatch, tmp_path_f
 
 
 def test_tail_lines_into_head(line: Line) -> None:
-    """`tail --json | head -2` gives two verdicts, and the reader's leaving is no error."""
+    """`tail --json | head -2` prints two verdicts, and closing the pipe is no error."""
     config = line.config(LOOP)
     daemon = line.run(config)
     tail = subprocess.Popen(
@@ -237,7 +237,7 @@ def test_tail_counts(line: Line) -> None:
 
 
 def test_status(line: Line) -> None:
-    """`status` shows the heartbeat, as a table and as JSON; with no station there it says so and exits 1."""
+    """`status` shows the heartbeat as a table or as JSON. Without a station it reports that and exits with code 1."""
     config = line.config(LOOP)
     done = run_anosegd("status", str(config), "--timeout", "0.5")
     assert done.returncode == 1
@@ -268,7 +268,7 @@ def test_log_is_json_when_nobody_watches(line: Line) -> None:
 
 
 def test_subscriber_that_comes_later_sees_what_follows(line: Line) -> None:
-    """Anybody may join at any time; numbers go on where they are."""
+    """A subscriber that joins later receives the verdicts from then on, numbered without a gap."""
     daemon = line.run(line.config(LOOP))
     line.listener.wait_for_verdicts(5)
     late = Listener(line.endpoint)
@@ -281,6 +281,6 @@ def test_subscriber_that_comes_later_sees_what_follows(line: Line) -> None:
 
 
 def test_commands_run_from_anywhere(line: Line) -> None:
-    """Wherever the command is started, paths in the configuration mean the same."""
+    """Paths in the configuration do not depend on the folder in which a command is started."""
     done = run_anosegd("check", str(line.config(LOOP)), cwd=Path(os.sep))
     assert done.returncode == 0, done.stderr

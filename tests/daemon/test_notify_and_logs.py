@@ -20,7 +20,7 @@ def log() -> Iterator[io.StringIO]:
 
 
 def test_notifies_an_abstract_socket() -> None:
-    """An address that begins with @ is one of Linux' abstract ones."""
+    """An address that begins with @ is in Linux' abstract namespace."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind("\0anosegd-test-notify")
         systemd.settimeout(10)
@@ -34,7 +34,7 @@ def test_notifies_an_abstract_socket() -> None:
 
 
 def test_outside_systemd_nothing_happens() -> None:
-    """Without a socket every call is silent, and after close too."""
+    """Without a socket, and after `close`, every call does nothing."""
     notifier = Notifier.from_environment({}, pid=1)
     notifier.ready("")
     notifier.stopping()
@@ -42,7 +42,7 @@ def test_outside_systemd_nothing_happens() -> None:
 
 
 def test_systemd_gone_is_said_once(log: io.StringIO) -> None:
-    """A socket that is not there does not stop the daemon, and is one line."""
+    """A missing socket does not stop the daemon and is logged once."""
     notifier = Notifier("/nonexistent/notify", 1.0)
     for _ in range(3):
         notifier.watchdog()
@@ -76,7 +76,7 @@ def test_events_carry_fields(log: io.StringIO) -> None:
 
 
 def test_text_for_a_terminal() -> None:
-    """A person reads key=value, quoted where it has spaces."""
+    """At a terminal, fields are key=value, quoted if they contain spaces."""
     record = logging.makeLogRecord(
         {"msg": "camera.lost", "levelname": "WARNING", "fields": {"camera": "top", "error": "a b", "s": 0.5}}
     )
@@ -84,7 +84,7 @@ def test_text_for_a_terminal() -> None:
 
 
 def test_lines_for_the_journal(tmp_path: Path, log: io.StringIO) -> None:
-    """Where stderr is what systemd connected to its journal, every line carries its level, and no clock of its own."""
+    """If stderr leads to systemd's journal, every line carries its level and no time."""
     with (tmp_path / "journal").open("w+") as stream:
         status = (tmp_path / "journal").stat()
         logs.set_up(stream, journal=f"{status.st_dev}:{status.st_ino}")
@@ -103,7 +103,7 @@ def test_lines_for_the_journal(tmp_path: Path, log: io.StringIO) -> None:
 
 
 def test_frequent_trouble_is_one_line_a_second(log: io.StringIO) -> None:
-    """However often it happens, one line; the next one says how many it stands for."""
+    """Many warnings make one line; the next line gives the number of those left out."""
     throttle = logs.Throttle("part.late", period_s=60)
     for i in range(100):
         throttle.warning(part=i)

@@ -1,4 +1,4 @@
-"""Reload of what has changed alone: a camera is exchanged, added or taken away while the others go on."""
+"""A reload exchanges only what has changed: a camera is exchanged, added or removed while the others go on."""
 
 import itertools
 import time
@@ -63,7 +63,7 @@ def without_gap(verdicts: list[dict[str, object]]) -> bool:
 
 
 def test_one_camera_is_exchanged_and_the_other_goes_on(station: Reloaded) -> None:
-    """The unchanged camera keeps its process and misses nothing; the changed one's parts are numbered on, in the new recipe."""
+    """The unchanged camera keeps its process and misses nothing. The changed one continues its numbers with the new recipe."""
     station.start(STILL, OTHER)
     station.line.listener.wait_for(lambda m: m.topic == "verdict.other")
     before = station.line.listener.verdicts[-1]
@@ -81,7 +81,7 @@ def test_one_camera_is_exchanged_and_the_other_goes_on(station: Reloaded) -> Non
 
 
 def test_cameras_come_and_go(station: Reloaded) -> None:
-    """One that is added gives verdicts, one that is taken away gives none and leaves nothing behind, many times over."""
+    """An added camera gives verdicts. A removed one gives none and leaves no threads or descriptors, after many reloads."""
     daemon = station.start(STILL)
     threads = []
     for _ in range(6):
@@ -100,7 +100,7 @@ def test_cameras_come_and_go(station: Reloaded) -> None:
 
 
 def test_triggers_during_a_reload_are_all_answered(station: Reloaded) -> None:
-    """A triggered camera is exchanged again and again while triggers come: each that was accepted has exactly one verdict."""
+    """While a triggered camera is exchanged again and again, every accepted trigger gets exactly one verdict."""
     daemon = station.start(STILL, CALLED)
     accepted = []
     with Client(station.line.endpoint, station.control) as client:

@@ -1,4 +1,4 @@
-"""What the station does when one of its own threads fails: run in this process, so that the failure can be made."""
+"""The station when one of its own threads fails. It runs in this process, so that a test can cause the failure."""
 
 import socket
 import time
@@ -31,7 +31,7 @@ def config(line: Line) -> Path:
 
 
 def test_death_of_the_inspector_is_an_orderly_stop(line: Line, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An inspector that dies of a fault of ours ends the daemon with exit 1; the parts it leaves are UNKNOWN: engine."""
+    """If the inspector's thread dies of a bug, the daemon ends with exit code 1 and the remaining parts are UNKNOWN: engine."""
 
     def broken(self: Inspector, engine: object, frame: Frame) -> None:
         raise RuntimeError("a fault of ours")
@@ -47,7 +47,7 @@ def test_death_of_the_inspector_is_an_orderly_stop(line: Line, config: Path, mon
 
 
 def test_death_of_the_mask_encoder_is_an_orderly_stop(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No thread dies in silence, not even one that only encodes pictures."""
+    """Even the death of the thread that only encodes images ends the daemon."""
 
     def broken(self: MaskEncoder) -> None:
         raise RuntimeError("a fault of ours")
@@ -57,7 +57,7 @@ def test_death_of_the_mask_encoder_is_an_orderly_stop(config: Path, monkeypatch:
 
 
 def test_watchdog_is_fed_only_while_threads_answer(config: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """With an inspector or publisher that hangs systemd hears nothing, and the state says Error; cameras do not count."""
+    """If the inspector or the publisher hangs, the watchdog is not fed and the state is Error. Cameras do not count."""
     path = tmp_path_factory.mktemp("n") / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(path))
@@ -92,7 +92,7 @@ def test_watchdog_is_fed_only_while_threads_answer(config: Path, tmp_path_factor
 
 
 def test_an_inspector_that_refuses_part_after_part_answers(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The lamp is off, every part is refused, and the next one always waits: no reason to end the daemon by the watchdog."""
+    """If every part is refused (the lamp is off) and the next one always waits, the watchdog is still fed."""
     station = Station(load_config(config), Notifier(), {}, lambda: load_config(config))
     station.open()
     part = Frame(Part(camera="top", sequence=1, part_id="", captured_ns=0, captured_wall_ns=0), good_part(), lambda: None)

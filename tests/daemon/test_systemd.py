@@ -1,4 +1,4 @@
-"""Unit, installer and example configuration; and, where a container can be booted, all of it under a real systemd."""
+"""Unit, installer and example configuration; all of it under a real systemd, if a container can be booted."""
 
 import os
 import re
@@ -17,7 +17,7 @@ CANNOT_RUN = 77
 
 
 def analyze(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """`systemd-analyze` on the unit, its commands replaced by one that is there."""
+    """Run `systemd-analyze` on the unit, with its commands replaced by an existing one."""
     if shutil.which("systemd-analyze") is None:
         pytest.skip("no systemd-analyze here")
     command = tmp_path / "anosegd"
@@ -29,7 +29,7 @@ def analyze(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]
 
 
 def test_unit_is_accepted_by_systemd(tmp_path: Path) -> None:
-    """`systemd-analyze verify` has nothing to say about the unit."""
+    """`systemd-analyze verify` reports nothing about the unit."""
     done = analyze(tmp_path, "verify")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
@@ -66,7 +66,7 @@ def test_example_belongs_to_the_unit() -> None:
     ],
 )
 def test_installer_refuses(tmp_path: Path, what: str, settings: dict[str, str], said: str) -> None:
-    """A target that would be a mistake is refused before anything is written or removed, with what to do instead."""
+    """A mistaken target is refused before anything is written or removed; the message says what to do."""
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letters").write_text("dear")
     environment = {name: value.format(tmp=tmp_path) for name, value in settings.items()}
@@ -79,7 +79,7 @@ def test_installer_refuses(tmp_path: Path, what: str, settings: dict[str, str], 
 
 @pytest.mark.timeout(360)
 def test_under_a_real_systemd() -> None:
-    """Installed as the README says and booted: start, reload, stop, SIGKILL, hang, exit codes, uninstall."""
+    """Installed as documented and booted: start, reload, stop, SIGKILL, hang, exit codes, uninstall."""
     command = [sys.executable, str(REPOSITORY / "tests" / "stress" / "systemd_boot.py"), "--patience", "5", "--prepare", "100"]
     run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:

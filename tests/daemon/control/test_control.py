@@ -1,4 +1,4 @@
-"""Control socket and client against the real daemon: replay, durable consumers, drain, reload, and what is malformed."""
+"""Control socket and client with the real daemon: replay, durable consumers, drain, reload, malformed requests."""
 
 import contextlib
 import csv
@@ -59,7 +59,7 @@ def station(line: Line, tmp_path_factory: pytest.TempPathFactory) -> Iterator[St
 
 
 def test_a_late_client_gets_everything_in_order(station: Station) -> None:
-    """Verdicts sent before anybody listened are replayed, marked as such; the published header is what the journal gives."""
+    """Verdicts sent before the client connected are replayed and marked as such. The journal returns the published headers."""
     station.start(FOLDER)
     station.wait_until_committed(12)
     with station.client() as client:
@@ -70,7 +70,7 @@ def test_a_late_client_gets_everything_in_order(station: Station) -> None:
 
 
 def test_a_durable_consumer_goes_on_where_it_was(station: Station) -> None:
-    """What a named consumer has finished is not given to it again, also after the daemon was killed and started anew."""
+    """A named consumer does not receive again what it has finished, even after the daemon was killed and restarted."""
     daemon = station.start(LOOP)
     with station.client() as client:
         first = [v["seq"] for v in islice(client.follow(consumer="archive"), 30)]
@@ -92,8 +92,8 @@ def _cursor(station: Station) -> int:
         return int(client.request("consumer", name="archive")["cursor"])
 
 
-def test_the_station_being_down_is_told(station: Station) -> None:
-    """When the heartbeat stops the client says so; it goes on when the station is back, and declares the numbers skipped."""
+def test_a_station_that_is_down_is_reported(station: Station) -> None:
+    """When the heartbeat stops, the client reports it. When the station is back, it goes on and reports skipped numbers."""
     daemon = station.start(LOOP)
 
     def on_event(event: Event) -> None:
@@ -119,7 +119,7 @@ def test_the_station_being_down_is_told(station: Station) -> None:
 
 
 def test_export_writes_a_shift_as_csv(station: Station) -> None:
-    """One row a verdict with its outcome and score; an existing file is not written over."""
+    """One row for each verdict with its outcome and score. An existing file is not overwritten."""
     station.start(FOLDER)
     station.wait_until_committed(12)
     target = station.line.folder / "shift.csv"
@@ -135,7 +135,7 @@ def test_export_writes_a_shift_as_csv(station: Station) -> None:
 
 
 def test_replay_prints_the_numbers_asked_for(station: Station) -> None:
-    """`anosegd replay --from --to` gives these verdicts as JSON lines."""
+    """`anosegd replay --from --to` prints these verdicts as JSON lines."""
     station.start(FOLDER)
     station.wait_until_committed(12)
     done = run_anosegd("replay", str(station.config), "--from", "4", "--to", "6")
@@ -143,7 +143,7 @@ def test_replay_prints_the_numbers_asked_for(station: Station) -> None:
 
 
 def test_drain_ends_the_daemon_in_order(station: Station) -> None:
-    """The request is answered, what was captured is sent, exit code 0."""
+    """The request is answered, verdicts of captured parts are sent, and the exit code is 0."""
     daemon = station.start(LOOP)
     assert run_anosegd("drain", str(station.config)).returncode == 0
     assert daemon.wait() == 0
@@ -154,7 +154,7 @@ def reload(station: Station) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_bad_reload_keeps_the_old_and_says_why(station: Station) -> None:
-    """A configuration that is refused changes nothing; the command prints the reason and exits 1; a good one takes over."""
+    """A refused configuration changes nothing; the command prints the reason and exits with code 1. A valid one takes over."""
     station.start(LOOP)
     good = station.config.read_text()
     station.config.write_text(good.replace("fps: 40", "fsp: 40"))
@@ -171,7 +171,7 @@ def test_a_bad_reload_keeps_the_old_and_says_why(station: Station) -> None:
 
 
 def test_a_reload_that_fails_to_start_brings_the_old_back(station: Station, tmp_path: Path) -> None:
-    """What no check can know, a folder that may not be written say, ends in the configuration before, which says so."""
+    """If a checked configuration fails (its folder is not writable), the one before runs again and the state says so."""
     daemon = station.start(LOOP)
     good = station.config.read_text()
     station.config.write_text(good.replace(f"'{station.line.endpoint}'", f"'ipc://{tmp_path}/none/pub'"))
@@ -187,7 +187,7 @@ def test_a_reload_that_fails_to_start_brings_the_old_back(station: Station, tmp_
 
 
 def test_a_reload_is_checked_as_a_start_is(station: Station) -> None:
-    """A picture of the empty place that is not there is found before the old station ends, journal or not."""
+    """A missing image of the empty place is found before the old station ends, with and without a journal."""
     station.start(LOOP)
     station.config.write_text(station.config.read_text().replace("policy: wait,", "policy: wait, presence: {empty: none.png},"))
     done = reload(station)
@@ -197,7 +197,7 @@ def test_a_reload_is_checked_as_a_start_is(station: Station) -> None:
 
 
 def test_a_start_that_fails_ends_whatever_was_begun(station: Station) -> None:
-    """Exit code 2, although the journal was to be opened: no thread is left to keep the process."""
+    """Exit code 2 even with a journal: no thread is left that keeps the process alive."""
     done = run_anosegd(
         "run", str(station.line.config(LOOP.replace("wait,", "wait, presence: {empty: x.png},"), more=station.more))
     )
@@ -205,7 +205,7 @@ def test_a_start_that_fails_ends_whatever_was_begun(station: Station) -> None:
 
 
 def test_stopped_and_continued(station: Station) -> None:
-    """SIGSTOP and SIGCONT, as a debugger or Ctrl-Z and fg do, are no reason to end."""
+    """SIGSTOP and SIGCONT (a debugger, or Ctrl-Z and fg) do not end the daemon."""
     daemon = station.start(LOOP)
     for _ in range(3):
         daemon.process.send_signal(signal.SIGSTOP)
@@ -216,7 +216,7 @@ def test_stopped_and_continued(station: Station) -> None:
 
 
 def test_reloads_leave_nothing_behind(station: Station) -> None:
-    """Descriptors and threads after ten reloads are those after two."""
+    """Ten reloads leave no more descriptors and threads than two."""
     daemon = station.start(LOOP)
     text = station.config.read_text()
 
@@ -248,7 +248,7 @@ def test_reloads_leave_nothing_behind(station: Station) -> None:
     ],
 )
 def test_a_malformed_request_is_answered_with_an_error(station: Station, request_json: dict[str, object], said: str) -> None:
-    """The answer says what was wrong, and the next request is served."""
+    """The answer names the mistake, and the next request is served."""
     station.start(FOLDER)
     arguments = {k: v for k, v in request_json.items() if k != "op"}
     with station.client() as client:
@@ -258,12 +258,12 @@ def test_a_malformed_request_is_answered_with_an_error(station: Station, request
 
 
 def test_rubbish_on_both_sockets_changes_nothing() -> None:
-    """Malformed requests, frames, subscriptions and raw bytes, a short run of tests/stress/rubbish.py: served on, no larger."""
+    """Malformed requests, subscriptions and raw bytes disturb nothing and use no memory (short tests/stress/rubbish.py)."""
     assert rubbish(messages=5000, seed=1) == []
 
 
 def test_too_many_requests_are_answered_busy(station: Station) -> None:
-    """One peer cannot keep the station from its work: beyond its share it is told so, others are served."""
+    """One peer cannot keep the station busy: requests beyond its share are answered `busy`, and others are served."""
     station.start(FOLDER)
     with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
         socket.linger = 0
@@ -275,13 +275,13 @@ def test_too_many_requests_are_answered_busy(station: Station) -> None:
             answers.append(json.loads(socket.recv()))
         busy = [a for a in answers if a.get("error") == "busy"]
         assert busy
-        assert all(isinstance(a["id"], int) for a in busy)  # so that the asker knows which of its requests it was
+        assert all(isinstance(a["id"], int) for a in busy)  # so that the sender knows which request was refused
     with station.client() as client:
         assert client.status()["station"] == "test-station"
 
 
 def test_what_is_asked_for_while_the_daemon_ends_is_answered(tmp_path: Path) -> None:
-    """By then nobody looks after reloads, swaps and proofs any more; whoever asked does not wait out a time-out."""
+    """Reloads, swaps, self-tests and triggers requested while the daemon ends are answered at once, without a time-out."""
     never = {op: lambda *_: None for op in ("drain", "reload", "swap", "prove", "trigger")}
     control = Control(f"ipc://{tmp_path}/ctl", None, state=lambda: b"{}", **never)
     control.start()
@@ -302,7 +302,7 @@ def test_what_is_asked_for_while_the_daemon_ends_is_answered(tmp_path: Path) -> 
 
 
 def test_a_station_without_a_journal_says_so(line: Line, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Replay is refused with what to do; verdicts say that they are not durable."""
+    """Replay is refused with a hint, and verdicts are marked as not durable."""
     station = Station(line, tmp_path_factory.mktemp("c"))
     station.more = f"control: {{endpoint: '{station.control}'}}"
     station.start(FOLDER)
@@ -312,12 +312,12 @@ def test_a_station_without_a_journal_says_so(line: Line, tmp_path_factory: pytes
 
 
 def test_nothing_is_lost_when_both_are_killed() -> None:
-    """Daemon and archiving client killed at random, a short run of `make torture`: every verdict stored once, in order."""
+    """Daemon and archiving client are killed at random: every verdict is stored once, in order (short `make torture`)."""
     assert torture(verdicts=600, kills=4, rate=150, seed=3) == []
 
 
 def test_a_late_verdict_is_unknown_live_and_in_the_journal(station: Station) -> None:
-    """Past its deadline a part is UNKNOWN: deadline for the subscriber and for whoever replays: the two never differ."""
+    """A part past its deadline is UNKNOWN: deadline, both live and in the journal; the two never differ."""
     station.start(LOOP.replace("{policy: wait,", "{policy: wait, deadline_ms: 0.001,"))
     live = station.line.listener.wait_for_verdicts(20)
     assert {(v["outcome"], v["reason"], v["score"]) for v in live} == {("UNKNOWN", "deadline", None)}
@@ -327,12 +327,12 @@ def test_a_late_verdict_is_unknown_live_and_in_the_journal(station: Station) -> 
         followed = list(islice(client.follow(first=1), 200))
     assert kept == {v["seq"]: (v["part_id"], v["outcome"], v["reason"]) for v in live if v["seq"] <= 20}
     durable = [v["seq"] for v in followed if v["durable"]]
-    assert durable == list(range(1, len(durable) + 1))  # each once and in order, whatever was told early
+    assert durable == list(range(1, len(durable) + 1))  # each once and in order, whatever was sent before
     assert {(v["outcome"], v.cursor) for v in followed if not v["durable"]} <= {("UNKNOWN", None)}
 
 
 class Following(threading.Thread):
-    """A client that follows from the first number on, beside the test."""
+    """A thread that follows the station from the first number on."""
 
     def __init__(self, station: Station) -> None:
         super().__init__(name="following")
@@ -354,7 +354,7 @@ class Following(threading.Thread):
 
 
 def test_a_full_disk_stops_no_inspection(station: Station, tmp_path: Path) -> None:
-    """With no room for the journal parts go out as UNKNOWN: journal, not durable; when there is room again, as before."""
+    """On a full disk parts are sent as UNKNOWN: journal, not durable. When there is space again, verdicts are normal again."""
     small = tmp_path / "small"
     small.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", small], capture_output=True).returncode:
@@ -373,7 +373,7 @@ def test_a_full_disk_stops_no_inspection(station: Station, tmp_path: Path) -> No
         full = listener.wait_for(lambda m: m.topic == "verdict.line" and m.header["reason"] == "journal").header
         assert (full["outcome"], full["durable"], full["score"]) == ("UNKNOWN", False, None)
         listener.wait_for_state(lambda s: s["state"] == "Error" and not s["journal"]["working"])
-        # The follower is told of these at once, though the gap before them cannot be filled.
+        # The follower receives these at once, although the gap before them cannot be filled.
         wait_until(lambda: any(v["seq"] == full["seq"] for v in following.verdicts), "the follower has it")
         filler.unlink()
         again = listener.wait_for(lambda m: m.topic == "verdict.line" and m.header["durable"]).header

@@ -1,4 +1,4 @@
-"""The demo: rendered parts with a known truth, inspected by the real daemon, counted against the truth."""
+"""The demo: the real daemon inspects rendered parts, and its verdicts are compared with the truth."""
 
 import subprocess
 import sys
@@ -16,7 +16,7 @@ from anosegd.demo.line import DEFECTS, DemoLine, part_index
 
 
 def test_the_line_is_a_function_of_seed_and_index() -> None:
-    """Camera and truth can render the same part in two processes: equal seed and index, equal pixels and defect."""
+    """Equal seed and index give equal pixels and defect, so two processes can render the same part."""
     for index in range(12):
         one, other = DemoLine(7).part(index), DemoLine(7).part(index)
         assert (one.image == other.image).all()
@@ -37,7 +37,7 @@ def test_only_defective_parts_have_a_mask(defect: str) -> None:
 
 
 def test_demo_images_are_in_the_mvtec_layout(tmp_path: Path) -> None:
-    """What the demo's bundle is trained on: good images to train, every defect with its mask to test; never over old files."""
+    """Good images for training, every defect with its mask for evaluation. Old files are never overwritten."""
     folder = tmp_path / "images"
     assert write_demo_images(folder, n_train=3, n_test=2) == 3 + 2 + 2 * len(DEFECTS)
     for defect in DEFECTS:
@@ -50,7 +50,7 @@ def test_demo_images_are_in_the_mvtec_layout(tmp_path: Path) -> None:
 
 
 def test_every_part_of_the_demo_gets_a_verdict(tmp_path: Path) -> None:
-    """The command starts the daemon, receives over ZeroMQ, counts against the truth and names the pictures' folder."""
+    """The command starts the daemon, receives its verdicts, compares them with the truth and names the pictures' folder."""
     write_tiny_bundle(tmp_path / "store" / "tiny")
     out = tmp_path / "out"
     bundle = str(tmp_path / "store" / "tiny")
