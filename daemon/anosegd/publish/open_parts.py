@@ -37,11 +37,11 @@ class OpenParts:
             self._by_camera.setdefault(part.camera, deque()).append(OpenPart(part, outcome))
 
     def close(self, part: Part, outcome: Outcome) -> bool:
-        """Report an outcome; the first one stays. False if the part is no longer open."""
+        """Report an outcome. False if the part has one already, or is no longer open: the first one counts."""
         with self._lock:
             entry = self._find(part)
             if entry is None or entry.outcome is not None:
-                return entry is not None
+                return False
             entry.part, entry.outcome = part, outcome  # a triggered part was opened before its frame was captured
             return True
 
