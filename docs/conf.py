@@ -8,7 +8,7 @@ extensions = ["myst_parser"]
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["_build"]
 
-myst_heading_anchors = 3  # links to headings: operating.md#exit-codes
+myst_heading_anchors = 4  # links to headings: operating.md#exit-codes
 myst_links_external_new_tab = False
 
 html_theme = "furo"
