@@ -16,7 +16,7 @@ demo: $(VENV)/.installed-base ## set up, then inspect a simulated line with the 
 test: $(VENV)/.installed-dev ## set up, then run the whole test suite, on as many cores as there are (at most 4)
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 
-docs: $(VENV)/.installed-dev ## build the documentation into docs/_build (a warning is an error)
+docs: $(VENV)/.installed-docs ## build the documentation into docs/_build (a warning is an error)
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build
 	@echo "open docs/_build/index.html"
 
@@ -67,7 +67,7 @@ demo-bundle: $(VENV)/.installed-dev ## train the demo's bundle anew: renders its
 	mv runs/demo-store/demo engines/store/demo
 
 clean: ## remove the virtual environment and everything generated
-	rm -rf $(VENV) demo-out runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) demo-out runs docs/_build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -76,6 +76,10 @@ $(VENV)/bin/python:
 $(VENV)/.installed-base: $(VENV)/bin/python pyproject.toml constraints.txt
 	@echo "Installing into $(VENV) (a few minutes the first time) ..."
 	$(PIP_INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed-base
+	$(PIP_INSTALL) --editable '.[docs]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed-base
