@@ -13,6 +13,7 @@ from support.documentation import DOCS, README, TEXTS, anchors, links, table
 from support.paths import REPOSITORY
 
 from anosegd import cli, wire
+from anosegd.config import REMOVED
 from anosegd.control import requests
 
 WIRE = DOCS / "wire.md"
@@ -71,10 +72,26 @@ def test_header_fields_equal_the_code(schemas: dict[str, Any], heading: str, str
     assert [row[0].strip("`") for row in table(WIRE, heading)] == list(schemas[struct]["properties"])
 
 
+def reasons_of(schemas: dict[str, Any]) -> list[str]:
+    """The reasons for UNKNOWN that a verdict can have."""
+    return next(kind["enum"] for kind in schemas["Verdict"]["properties"]["reason"]["anyOf"] if "enum" in kind)
+
+
 def test_reasons_equal_the_code(schemas: dict[str, Any]) -> None:
     """docs/wire.md explains every reason for UNKNOWN."""
-    reasons = next(kind["enum"] for kind in schemas["Verdict"]["properties"]["reason"]["anyOf"] if "enum" in kind)
-    assert sorted(row[0].strip("`") for row in table(WIRE, "Reasons for UNKNOWN")) == sorted(reasons)
+    assert sorted(row[0].strip("`") for row in table(WIRE, "Reasons for UNKNOWN")) == sorted(reasons_of(schemas))
+
+
+def test_every_reason_is_in_troubleshooting(schemas: dict[str, Any]) -> None:
+    """docs/troubleshooting.md says what to do about every reason for UNKNOWN."""
+    text = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
+    assert [reason for reason in reasons_of(schemas) if f"`UNKNOWN: {reason}`" not in text] == []
+
+
+def test_removed_keys_are_in_the_changelog() -> None:
+    """CHANGELOG.md names every configuration key that the daemon refuses as removed."""
+    text = (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert [key for keys in REMOVED.values() for key in keys if not re.search(rf"`([a-z]+\.)?{key}`", text)] == []
 
 
 def test_requests_equal_the_code() -> None:
