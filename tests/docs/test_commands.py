@@ -116,7 +116,7 @@ def test_other_commands_are_known(command: Command) -> None:
         assert command.words[1] in targets
     elif command.words[0] == "pip":
         extras = re.findall(r"^([a-z-]+) = \[", (REPOSITORY / "pyproject.toml").read_text(), flags=re.MULTILINE)
-        assert set(re.findall(r"anoseg-edge\[([a-z-]+)\]", command.line)) <= set(extras)
+        assert set(re.findall(r"\.\[([a-z-]+)\]", command.line)) <= set(extras)
     else:
         assert command.words[0] in NOT_OURS
 
