@@ -112,6 +112,14 @@ def test_error_codes_equal_the_code() -> None:
     assert codes == raised
 
 
+def test_settings_of_the_unit_are_as_the_page_says() -> None:
+    """Each setting that docs/operating.md explains is in the unit."""
+    unit = (REPOSITORY / "systemd" / "anosegd@.service").read_text().splitlines()
+    settings = [setting for row in table(OPERATING, "What the unit sets") for setting in re.findall(r"`(\w+=[^`]+)`", row[0])]
+    assert settings
+    assert [setting for setting in settings if setting not in unit] == []
+
+
 def test_log_events_equal_the_code() -> None:
     """docs/operating.md lists every event that the daemon logs."""
     source = "".join(path.read_text() for path in (REPOSITORY / "daemon" / "anosegd").rglob("*.py"))
