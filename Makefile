@@ -14,7 +14,7 @@ demo: $(VENV)/.installed-base ## set up, then inspect a simulated line with the 
 	$(BIN)/anosegd demo --out demo-out
 
 test: $(VENV)/.installed-dev ## set up, then run the whole test suite, on as many cores as there are (at most 4)
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 docs: $(VENV)/.installed-docs ## build the documentation into docs/_build (a warning is an error)
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build

@@ -77,6 +77,7 @@ def test_installer_refuses(tmp_path: Path, what: str, settings: dict[str, str], 
     assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["mine", "mine/letters"]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(360)
 def test_under_a_real_systemd() -> None:
     """Installed as documented and booted: start, reload, stop, SIGKILL, hang, exit codes, uninstall."""

@@ -1,11 +1,14 @@
 """Rendered parts for the trainer's tests: brushed plates with a ring, some with a dark spot whose mask is known."""
 
+import json
+import subprocess
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from support.anoseg_train_command import run
+from support.made_once import made_once
 
 
 def plate(rng, height=96, width=128):
@@ -35,7 +38,10 @@ def plate_fixture():
 @pytest.fixture(scope="session")
 def product(tmp_path_factory) -> Path:
     """A product in the MVTec AD layout: 60 good images, 8 + 8 test images, one of the masks empty."""
-    root = tmp_path_factory.mktemp("product")
+    return made_once(tmp_path_factory, "product", write_product)
+
+
+def write_product(root: Path) -> None:
     rng = np.random.default_rng(5)
     for folder in ("train/good", "test/good", "test/spot", "ground_truth/spot"):
         (root / folder).mkdir(parents=True)
@@ -46,19 +52,22 @@ def product(tmp_path_factory) -> Path:
         spoiled, mask = with_spot(rng, plate(rng))
         cv2.imwrite(str(root / f"test/spot/{i:03d}.png"), spoiled)
         cv2.imwrite(str(root / f"ground_truth/spot/{i:03d}_mask.png"), mask * (i > 0))
-    return root
 
 
 @pytest.fixture(scope="session")
 def trained(product, tmp_path_factory):
     """A bundle from a short training on the rendered product, and the output of the command."""
-    folder = tmp_path_factory.mktemp("trained")
-    config = folder / "train.yaml"
-    config.write_text(
-        "input: {height: 96, width: 128}\nnetwork: {widths: [16, 16, 32, 32, 32]}\n"
-        "training: {batch: 8, ema: 0.95, validate_every: 100, learning_rate: 0.004, threads: 1}\n"
-    )
-    options = ("--config", config, "--steps", 160, "--seed", 1, "--work", folder / "work")
-    done = run("fit", "--data", product, "--out", folder / "store" / "plate", *options)
-    assert done.returncode == 0, done.stderr
-    return folder / "store" / "plate", done
+
+    def train(folder: Path) -> None:
+        (folder / "train.yaml").write_text(
+            "input: {height: 96, width: 128}\nnetwork: {widths: [16, 16, 32, 32, 32]}\n"
+            "training: {batch: 8, ema: 0.95, validate_every: 100, learning_rate: 0.004, threads: 1}\n"
+        )
+        options = ("--config", folder / "train.yaml", "--steps", 160, "--seed", 1, "--work", folder / "work")
+        done = run("fit", "--data", product, "--out", folder / "store" / "plate", *options)
+        assert done.returncode == 0, done.stderr
+        (folder / "done.json").write_text(json.dumps([done.stdout, done.stderr]))
+
+    folder = made_once(tmp_path_factory, "trained", train)
+    stdout, stderr = json.loads((folder / "done.json").read_text())
+    return folder / "store" / "plate", subprocess.CompletedProcess(["anoseg-train", "fit"], 0, stdout, stderr)

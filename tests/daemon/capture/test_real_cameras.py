@@ -15,9 +15,6 @@ from anosegd.client import Client
 here = {name: pytest.mark.skipif(bool(reason := kind.missing()), reason=reason) for name, kind in CAMERAS.items()}
 
 
-pytestmark = pytest.mark.xdist_group("real cameras")
-
-
 @pytest.fixture(autouse=True)
 def one_gige_camera() -> Iterator[None]:
     """Wait for other test runs on this machine: every GigE camera answers at the same port."""

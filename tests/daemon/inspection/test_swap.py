@@ -48,7 +48,7 @@ def test_swap_and_rollback(line: Line, config: Path, store: Path) -> None:
     assert done.returncode == 0, done.stderr
     line.listener.wait_for(lambda m: m.topic == "verdict.line" and m.header["engine"]["version"] == 2)
     state = line.listener.wait_for_state(lambda s: s["engine"]["version"] == 2 and s["detail"] is not None)
-    assert "the next start takes the configuration's tiny/1" in state["detail"]
+    assert "the next start uses tiny/1 from the configuration" in state["detail"]
     assert run_anosegd("rollback", str(config)).returncode == 0
     line.listener.wait_for(lambda m: m.topic == "verdict.line" and m.header["engine"]["version"] == 1)
     line.listener.wait_for_state(lambda s: s["engine"]["version"] == 1 and s["detail"] is None)

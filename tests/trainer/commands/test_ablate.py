@@ -31,6 +31,7 @@ def test_a_variant_leaves_its_part_out_and_nothing_else(name):
     assert msgspec.convert(changed, TrainConfig) == VARIANTS[name][1](config)
 
 
+@pytest.mark.long
 def test_ablation_writes_a_table_and_goes_on_where_it_stopped(product, tmp_path):
     """Each variant gives a row and its IoU curve in the report; a second run trains nothing again.
 

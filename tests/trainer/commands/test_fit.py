@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pytest
 from support.anoseg_train_command import COMMAND, ENVIRONMENT, run
+from support.made_once import made_once
 
 from anoseg_engines.bundle.read import load_bundle
 from anoseg_engines.loading import load_engine
@@ -133,13 +134,16 @@ def test_full_disk_under_a_checkpoint_is_a_clear_stop(product, tiny_config, tmp_
 @pytest.fixture(scope="module")
 def undisturbed(product, tmp_path_factory):
     """Manifest of a short training that nothing stopped."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    (folder / "train.yaml").write_text(TINY)
-    done = fit_tiny(product, folder, folder / "train.yaml", "--steps", 24)
-    assert done.returncode == 0, done.stderr
-    return load_bundle(folder / "store" / "x").manifest
+
+    def train(folder):
+        (folder / "train.yaml").write_text(TINY)
+        done = fit_tiny(product, folder, folder / "train.yaml", "--steps", 24)
+        assert done.returncode == 0, done.stderr
+
+    return load_bundle(made_once(tmp_path_factory, "undisturbed", train) / "store" / "x").manifest
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_stopped_training_resumes_to_the_same_end(undisturbed, product, tiny_config, tmp_path, stop):
     """Ctrl-C or SIGTERM keeps a checkpoint and says so; from there, or after kill -9, --resume ends as if undisturbed."""
