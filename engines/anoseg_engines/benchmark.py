@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import time
@@ -195,32 +196,23 @@ def measure(
         threads: As it is to stand in the report.
         baseline: The candidate to whose latency the others' ratio refers.
     """
-    latencies: dict[str, list[float]] = {}
-    rates: dict[str, dict[int, float]] = {candidate.name: {} for candidate in found}
+    times: dict[int, dict[str, list[float]]] = {}
     traffic: dict[str, tuple[int, int]] = {}
     for n in batches:
-        runs: list[tuple[Candidate, Callable[[], object]]] = []
-        for candidate in found:
-            try:
-                run = candidate.prepare(n)
-            except EngineError:  # the batch is too large for its plan
-                continue
+        runs = _prepared(found, n)
+        for candidate, run in runs:
             before = candidate.traffic()
             run()
+            after = candidate.traffic()
             if n == 1:
-                after = candidate.traffic()
-                traffic[candidate.name] = (after[0] - before[0], after[1] - before[1])
-            runs.append((candidate, run))
-        times: dict[str, list[float]] = {candidate.name: [] for candidate, _ in runs}
+                traffic[candidate.name] = after[0] - before[0], after[1] - before[1]
+        times[n] = {candidate.name: [] for candidate, _ in runs}
         for _ in range(ROUNDS):
             for candidate, run in runs:
                 on_progress(f"{candidate.name}, batch {n}")
                 run()  # refill the caches after the one before
-                times[candidate.name] += _time(run, seconds / ROUNDS)
-        for name, calls in times.items():
-            rates[name][n] = round(n / float(np.median(calls)), 1)
-            if n == 1:
-                latencies[name] = calls
+                times[n][candidate.name] += _time(run, seconds / ROUNDS)
+    latencies = times.get(1, {})
     base = float(np.median(latencies[baseline])) if baseline in latencies else None
     rows = [
         BenchRow(
@@ -229,7 +221,11 @@ def measure(
             golden=candidate.golden,
             latency_ms_p50=round(float(np.median(seen)) * 1e3, 3),
             latency_ms_p99=round(float(np.quantile(seen, 0.99)) * 1e3, 3),
-            parts_per_s=rates[candidate.name],
+            parts_per_s={
+                n: round(n / float(np.median(by_name[candidate.name])), 1)
+                for n, by_name in times.items()
+                if candidate.name in by_name
+            },
             bytes_to_device=traffic[candidate.name][0],
             bytes_from_device=traffic[candidate.name][1],
             ratio=None if base is None else round(base / float(np.median(seen)), 2),
@@ -266,6 +262,15 @@ def processor_here() -> tuple[str, list[str]]:
     except OSError:
         pass
     return name, sorted(flag for flag in flags if flag.startswith(SHOWN_FLAGS))
+
+
+def _prepared(found: Sequence[Candidate], n: int) -> list[tuple[Candidate, Callable[[], object]]]:
+    """Prepare all candidates that take batches of n."""
+    runs = []
+    for candidate in found:
+        with contextlib.suppress(EngineError):  # the batch is too large for its plan
+            runs.append((candidate, candidate.prepare(n)))
+    return runs
 
 
 def _time(run: Callable[[], object], seconds: float) -> list[float]:

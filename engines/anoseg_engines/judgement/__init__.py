@@ -1,1 +1,1 @@
-"""The judgement: `judge` decides PASS or FAIL, `rules` are region rules, `image_quality` refuses unusable images."""
+"""The judgement: `judge` decides PASS or FAIL, with `defects` and region `rules`. `image_quality` refuses unusable images."""

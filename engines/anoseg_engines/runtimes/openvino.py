@@ -14,7 +14,11 @@ from anoseg_engines.runtimes.openvino_network import BufferedNetwork, Networks, 
 
 
 class CpuRequest:
-    """One of the runtime's sets of buffers, as `InferRequest`. index: of the parallel ones; None is the runtime's own."""
+    """One of the runtime's sets of buffers, as `InferRequest`.
+
+    Args:
+        index: Which of the parallel sets; None is the set of the runtime itself.
+    """
 
     def __init__(self, networks: Networks, index: int | None) -> None:
         self._networks = networks

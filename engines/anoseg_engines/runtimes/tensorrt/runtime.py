@@ -70,7 +70,7 @@ class TensorRTRuntime:
         self._network = network
         self._description = description
         self._resident: OrderedDict[int, tuple[NDArray[np.float16], int]] = OrderedDict()
-        self._in_slot: NDArray[np.float16] | None = None
+        self._bound_coords: NDArray[np.float16] | None = None
         self._bound: _Batch | None = None
         self._batches: dict[int, _Batch] = {}
         self._closed = False
@@ -134,9 +134,9 @@ class TensorRTRuntime:
             )
         with self._device.current():
             address = self._make_resident(coords_N2HW)
-            if self._in_slot is not coords_N2HW:
+            if self._bound_coords is not coords_N2HW:
                 self._device.copy(self._coords, address, coords_N2HW.nbytes)
-                self._in_slot = coords_N2HW
+                self._bound_coords = coords_N2HW
         self._bound = batch
         return batch.frames_NHWC
 
@@ -167,7 +167,7 @@ class TensorRTRuntime:
         self._bound = None
         self._batches.clear()
         self._resident.clear()
-        self._in_slot = None
+        self._bound_coords = None
         if self._closed:
             return
         self._closed = True
