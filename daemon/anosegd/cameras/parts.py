@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from anosegd.capture.protocol import Captured, Uncaptured
+from anosegd.capture.protocol import Origin
 from anosegd.config import CameraConfig
 from anosegd.part import Part
 
@@ -46,17 +46,17 @@ class PartMaker:
             settings=self._config,
         )
 
-    def of_frame(self, message: Captured | Uncaptured) -> Part:
+    def of_frame(self, origin: Origin) -> Part:
         """The part that a frame makes by itself."""
         self.frames += 1
         return Part(
             camera=self._name,
             sequence=self.frames,
-            part_id=message.part_id or f"{self._name}-{self.frames}",
-            captured_ns=message.captured_ns,
-            captured_wall_ns=message.captured_wall_ns,
-            deadline_ns=self._deadline_ns(message.captured_ns),
-            source=message.source,
+            part_id=origin.part_id or f"{self._name}-{self.frames}",
+            captured_ns=origin.captured_ns,
+            captured_wall_ns=origin.captured_wall_ns,
+            deadline_ns=self._deadline_ns(origin.captured_ns),
+            source=origin.source,
             settings=self._config,
         )
 

@@ -9,16 +9,15 @@ import select
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import msgspec
 
 from anoseg_engines.errors import CameraError
 from anosegd import logs
 from anosegd.cameras.capture_handle import CaptureHandle
-from anosegd.cameras.parts import PartMaker, Trigger
+from anosegd.cameras.intake import Intake
+from anosegd.cameras.parts import Trigger
 from anosegd.cameras.presence import Presence
-from anosegd.cameras.triggered_parts import TriggeredParts
 from anosegd.capture.config import LIVE, CaptureConfig, HardwareTrigger, SoftwareTrigger
 from anosegd.capture.protocol import (
     Away,
@@ -35,10 +34,8 @@ from anosegd.capture.protocol import (
 )
 from anosegd.config import CameraConfig
 from anosegd.inspection.queue import CameraQueue
-from anosegd.outcome import Unknown
-from anosegd.part import Frame, Part
 from anosegd.publish import Publisher
-from anosegd.wire import CameraState, Reason
+from anosegd.wire import CameraState
 from anosegd.worker import Worker
 
 SPAWN_TIMEOUT_S = 30.0
@@ -112,20 +109,13 @@ class CameraSupervisor(Worker):
         self._max_tries = max_tries
         self._wake_fd = -1  # eventfd: readable when there is a trigger, or `stop`
         self._stopping = False
-        self._parts = PartMaker(name, config)
-        self._triggered = TriggeredParts(self._parts, publisher)
-        self._presence: Presence | None = None
+        self._intake = Intake(name, config, queue, publisher)
         self._state: CameraState = "starting"
-        self._lost = self._empty = self._restarts = 0
+        self._restarts = 0
         self._last_error: str | None = None
         self._logged_error: str | None = None  # a camera that stays away with one error is logged once
-        self._not_captured_log = logs.Throttle("part.not_captured")
         self._source_ended = False
-        self._position = 0  # of the next part in a file or folder
-        self._size: tuple[int, int] | None = None  # height, width of a live camera's first frame
         self._opened_at: float | None = None  # monotonic; None until this capture process has opened the camera
-        self._reading: Reading | None = None  # the file that is being decoded
-        self._suspect: int | None = None  # position of the file at which the capture process ended before
 
     # ---- any thread
 
@@ -135,9 +125,9 @@ class CameraSupervisor(Worker):
         return CameraStatus(
             state=self._state,
             source=str(type(self.config.source).__struct_config__.tag),
-            frames=self._parts.frames,
-            lost=self._lost,
-            empty=self._empty,
+            frames=self._intake.parts.frames,
+            lost=self._intake.lost,
+            empty=self._intake.empty,
             restarts=self._restarts,
             last_error=self._last_error,
         )
@@ -154,15 +144,15 @@ class CameraSupervisor(Worker):
 
     def trigger(self, trigger: Trigger) -> None:
         """Capture the part in front of the camera; it is answered by a verdict whatever happens."""
-        self._triggered.put(trigger)
+        self._intake.triggered.put(trigger)
         self._wake()
 
     # ---- main thread
 
     def continue_from(self, before: CameraSupervisor) -> None:
         """Continue the sequence and counts of a camera of this name that has ended. Before the start."""
-        known = before.status
-        self._parts.frames, self._lost, self._empty, self._restarts = known.frames, known.lost, known.empty, known.restarts
+        known, intake = before.status, self._intake
+        intake.parts.frames, intake.lost, intake.empty, self._restarts = known.frames, known.lost, known.empty, known.restarts
 
     def start(self) -> None:
         """Start the thread.
@@ -171,7 +161,7 @@ class CameraSupervisor(Worker):
             ConfigError: The picture of the empty place cannot be used.
         """
         if self.config.presence is not None:
-            self._presence = Presence.load(self.config.presence, self.config.region)
+            self._intake.presence = Presence.load(self.config.presence, self.config.region)
         self._wake_fd = os.eventfd(1, os.EFD_CLOEXEC | os.EFD_NONBLOCK)  # 1: a trigger may have come before
         super().start()
 
@@ -205,8 +195,8 @@ class CameraSupervisor(Worker):
                 self._run_process()
                 break
             except CameraError as error:
-                tries = tries + 1 if self._position == position else 1
-                position = self._position
+                tries = tries + 1 if self._intake.position == position else 1
+                position = self._intake.position
                 if self._max_tries is not None and tries >= self._max_tries:
                     self._enter_lost(error, pause_s)
                     raise CameraError(f"camera {self.name}: {error.what}", hint=f"given up after {tries} attempts") from error
@@ -220,13 +210,13 @@ class CameraSupervisor(Worker):
         self._enter("stopped" if self._stopping else "finished")
         while self.waits_for_triggers and not self._stopping:
             self._pause(1.0)
-        self._triggered.refuse_new("the source has ended" if self._state == "finished" else "the camera is being closed")
+        self._intake.triggered.refuse_new("the source has ended" if self._state == "finished" else "the camera is being closed")
 
     def _pause(self, seconds: float) -> None:
         """Wait, and answer triggers at once: there is no camera for them."""
         end = time.monotonic() + seconds
         while not self._stopping and (left := end - time.monotonic()) > 0:
-            self._triggered.refuse_new(self._last_error or "the camera delivers no pictures")
+            self._intake.triggered.refuse_new(self._last_error or "the camera delivers no pictures")
             select.select([self._wake_fd], [], [], left)
             self._clear_wake()
 
@@ -241,16 +231,16 @@ class CameraSupervisor(Worker):
             CameraError: The process ended, hung or failed.
         """
         process = CaptureHandle.start(self._job(), self._environment)
-        self._triggered.new_process()
+        self._intake.triggered.new_process()
         try:
             hang = self._listen(process)
         finally:
             end = process.kill()
-            self._triggered.give_up()
+            self._intake.triggered.give_up()
         if self._stopping or self._source_ended:
             return
         what = hang or f"the capture process ended unexpectedly ({end})"
-        self._suspect_file(what)
+        self._intake.process_died(what)
         raise CameraError(what)  # Not stored: the traceback would keep this frame alive, and with it the frames' memory.
 
     def _job(self) -> Job:
@@ -260,8 +250,8 @@ class CameraSupervisor(Worker):
             camera=msgspec.convert(config, CaptureConfig, from_attributes=True),
             slots=WAITING_SLOTS if config.policy == "wait" else self.queue.capacity + 4,
             frame_bytes=config.max_frame_mb << 20,
-            start_at=self._position,
-            size=self._size,
+            start_at=self._intake.position,
+            size=self._intake.size,
             reopen_s=(RESTART_MIN_S, REOPEN_MAX_S) if reopens else None,
         )
 
@@ -276,9 +266,9 @@ class CameraSupervisor(Worker):
                 return None
             self._clear_wake()
             if self._state == "running" and isinstance(config.trigger, SoftwareTrigger):
-                self._triggered.ask_for_frames(process, config.trigger, config.queue - len(self.queue))
+                self._intake.triggered.ask_for_frames(process, config.trigger, config.queue - len(self.queue))
             elif self._state != "running":
-                self._triggered.refuse_new(self._last_error or "the camera is being opened")
+                self._intake.triggered.refuse_new(self._last_error or "the camera is being opened")
             if not messages:
                 if time.monotonic() - heard_at >= limit_s:
                     return f"no answer for {limit_s:g} s on {doing}: the capture process was killed"
@@ -308,87 +298,22 @@ class CameraSupervisor(Worker):
         elif isinstance(message, Away):
             self._restarts += 1
             self._enter_lost(CameraError(message.error), message.pause_s)
-            self._triggered.give_up()
+            self._intake.triggered.give_up()
         elif isinstance(message, Reading):
-            self._reading = message
+            self._intake.reading(message)
         elif isinstance(message, Captured):
-            self._take_frame(process, message)
+            self._intake.captured(process, message)
         elif isinstance(message, Uncaptured):
-            if not self._triggered.discards(message.trigger):
-                self._report_uncaptured(message)
+            if not self._intake.triggered.discards(message.origin.trigger):
+                if message.reason != "overrun":  # which is counted
+                    self._last_error = message.detail
+                self._intake.uncaptured(message)
         elif isinstance(message, Failed):
             complaint = process.complaint
             raise CameraError(f"{message.error}: {complaint}" if complaint else message.error)
         elif isinstance(message, Finished):
-            self._count_lost(message.lost)
+            self._intake.count_lost(message.lost)
             self._source_ended = True
-
-    def _take_frame(self, process: CaptureHandle, message: Captured) -> None:
-        """Make the frame's part and hand it to the inspector."""
-        image = process.image(message)
-        if self._triggered.discards(message.trigger):
-            process.release(message.slot)
-            return
-        self._count_lost(message.lost)
-        self._size = self._size or (message.height, message.width)
-        if self._presence is not None and not self._presence(image):
-            self._position = message.position + 1
-            self._empty += 1
-            process.release(message.slot)
-            return
-        part = self._part(message)
-        if message.trigger is None:
-            self._publisher.open_part(part)
-        displaced = self.queue.put(Frame(part, image, partial(process.release, message.slot)))
-        if displaced is None:
-            return
-        displaced.release()
-        if displaced.part is part:
-            self._publisher.close_part(part, Unknown("overrun", "parts come faster than they are inspected"))
-        else:
-            self._publisher.drop_part(displaced.part)
-
-    def _report_uncaptured(self, message: Uncaptured) -> None:
-        part = self._part(message)
-        reason = _reason(message)
-        if reason != "overrun":  # which is counted
-            self._last_error = message.detail
-            self._not_captured_log.warning(camera=self.name, part=part.part_id, reason=reason, error=message.detail)
-        if message.trigger is None:
-            self._publisher.open_as_unknown(part, Unknown(reason, message.detail))
-        else:
-            self._publisher.close_part(part, Unknown(reason, message.detail))
-
-    def _count_lost(self, lost: int) -> None:
-        self._lost += lost
-        self._parts.frames += lost
-
-    def _part(self, message: Captured | Uncaptured) -> Part:
-        self._position = message.position + 1
-        self._reading = None
-        return self._parts.of_frame(message) if message.trigger is None else self._triggered.part_of(message)
-
-    def _suspect_file(self, what: str) -> None:
-        """After a second crash at the same file, the file counts as an unreadable part, and the folder goes on after it."""
-        reading = self._reading
-        if reading is None:
-            return
-        if reading.position != self._suspect:
-            self._suspect = reading.position
-            return
-        now, wall = time.monotonic_ns(), time.time_ns()
-        part = self._part(
-            Uncaptured(
-                reason="unreadable",
-                detail="",
-                position=reading.position,
-                captured_ns=now,
-                captured_wall_ns=wall,
-                part_id=None,
-                source=reading.source,
-            )
-        )
-        self._publisher.open_as_unknown(part, Unknown("unreadable", f"{reading.source}: reading it failed twice: {what}"))
 
     def _enter(self, state: CameraState, description: str | None = None) -> None:
         self._state = state
@@ -403,8 +328,3 @@ class CameraSupervisor(Worker):
             self._logged_error = error.what
             logs.warning("camera.lost", camera=self.name, error=error.what, next_attempt_s=pause_s)
         self._publisher.state_changed()
-
-
-def _reason(message: Uncaptured) -> Reason:
-    known: dict[str, Reason] = {r: r for r in ("overrun", "repeated_frame", "image_size", "camera_lost")}
-    return known.get(message.reason, "unreadable")

@@ -9,7 +9,7 @@ from anoseg_engines.errors import CameraError
 from anosegd.cameras.capture_handle import CaptureHandle
 from anosegd.cameras.parts import PartMaker, Trigger
 from anosegd.capture.config import SoftwareTrigger
-from anosegd.capture.protocol import Captured, TakeFrame, Uncaptured
+from anosegd.capture.protocol import Origin, TakeFrame
 from anosegd.outcome import Unknown
 from anosegd.part import Part
 from anosegd.publish import Publisher
@@ -71,13 +71,13 @@ class TriggeredParts:
         self._given_up.remove(number)
         return True
 
-    def part_of(self, message: Captured | Uncaptured) -> Part:
+    def part_of(self, origin: Origin) -> Part:
         """The part that waited for this answer, with the time of its capture.
 
         Raises:
             CameraError: No part waits for it.
         """
-        part = self._awaited.pop(message.trigger, None) if message.trigger is not None else None
+        part = self._awaited.pop(origin.trigger, None) if origin.trigger is not None else None
         if part is None:
-            raise CameraError(f"the capture process answers trigger {message.trigger}, which it was not given")
-        return replace(part, captured_ns=message.captured_ns, captured_wall_ns=message.captured_wall_ns, source=message.source)
+            raise CameraError(f"the capture process answers trigger {origin.trigger}, which it was not given")
+        return replace(part, captured_ns=origin.captured_ns, captured_wall_ns=origin.captured_wall_ns, source=origin.source)

@@ -15,7 +15,6 @@ import signal
 import socket
 import sys
 import time
-from typing import NamedTuple
 
 import cv2
 
@@ -25,24 +24,9 @@ from anosegd.capture.buffers import Slots
 from anosegd.capture.config import LIVE, HardwareTrigger
 from anosegd.capture.last_frame import LastFrame, pixels_text
 from anosegd.capture.link import TICK_S, DaemonGoneError, Link
-from anosegd.capture.protocol import Away, Captured, Failed, Finished, Job, Opened, Reading, Started, Uncaptured
+from anosegd.capture.protocol import Away, Captured, Failed, Finished, Job, Opened, Origin, Reading, Started, Uncaptured
 from anosegd.capture.sources import Shot, Source, source_of
 from anosegd.capture.waiting import MAX_BURST_S, PartWait
-
-
-class Moment(NamedTuple):
-    """When a part was read.
-
-    Attributes:
-        position: Counts the parts of the source.
-        captured_ns, captured_wall_ns: When the read returned; monotonic clock and Unix time.
-        trigger: Number of its software trigger.
-    """
-
-    position: int
-    captured_ns: int
-    captured_wall_ns: int
-    trigger: int | None
 
 
 class Capture:
@@ -144,13 +128,21 @@ class Capture:
                 raise
             if source.live:
                 self._wait.frame_period.came(asked_at, time.monotonic())
-            moment = Moment(self._position, time.monotonic_ns(), time.time_ns(), trigger)
+            captured_ns, captured_wall_ns = time.monotonic_ns(), time.time_ns()
             if shot is None:
                 return
-            self._hand_over(source, shot, slot, moment)
+            origin = Origin(
+                position=self._position,
+                captured_ns=captured_ns,
+                captured_wall_ns=captured_wall_ns,
+                part_id=shot.part_id,
+                source=shot.source,
+                trigger=trigger,
+            )
+            self._hand_over(source, shot, slot, origin)
             self._position += 1
 
-    def _hand_over(self, source: Source, shot: Shot, slot: int | None, moment: Moment) -> None:
+    def _hand_over(self, source: Source, shot: Shot, slot: int | None, origin: Origin) -> None:
         """Hand the frame to the daemon, or report why it cannot be judged.
 
         Raises:
@@ -158,22 +150,22 @@ class Capture:
         """
         image = shot.image
         if image is None:
-            return self._report(("unreadable", shot.error), shot, slot, moment)
+            return self._report(origin, slot, "unreadable", shot.error)
         if not self._slots.holds(*image.shape[:2]):
             limit = self._slots.frame_bytes >> 20
             detail = f"{pixels_text(image)} do not fit into a slot of {limit} MiB: raise max_frame_mb"
-            return self._report(("unreadable", detail), shot, slot, moment)
+            return self._report(origin, slot, "unreadable", detail)
         if slot is None and self._camera.policy == "latest":
             self._lost += 1
             if source.live:
                 self._last_frame.passed(rotated(image, self._camera.rotate))
             return None
         if slot is None:
-            return self._report(("overrun", "no free slot: parts come faster than they are inspected"), shot, slot, moment)
+            return self._report(origin, slot, "overrun", "no free slot: parts come faster than they are inspected")
         image = self._placed(image, slot)
-        problem = self._too_late(moment) or (self._last_frame.problem(image) if source.live else None)
+        problem = self._too_late(origin) or (self._last_frame.problem(image) if source.live else None)
         if problem is not None:
-            self._report(problem, shot, slot, moment)
+            self._report(origin, slot, *problem)
             frozen_s = self._last_frame.frozen_s
             if problem[0] == "repeated_frame" and frozen_s > self._camera.stall_timeout_s:
                 raise CameraError(f"{source.description}: the same frame for {frozen_s:.1f} s, the camera has frozen")
@@ -181,15 +173,15 @@ class Capture:
         height, width = image.shape[:2]
         if source.live:
             self._last_frame.taken(image, slot)
-        self._link.send(Captured(slot, height, width, *moment[:3], shot.part_id, shot.source, self._lost, moment.trigger))
+        self._link.send(Captured(origin=origin, slot=slot, height=height, width=width, lost=self._lost))
         self._lost = 0
         return None
 
-    def _report(self, problem: tuple[str, str], shot: Shot, slot: int | None, moment: Moment) -> None:
+    def _report(self, origin: Origin, slot: int | None, reason: str, detail: str) -> None:
         """Report a part that has no usable image; its slot is free again."""
         if slot is not None:
             self._link.free.append(slot)
-        self._link.send(Uncaptured(*problem, *moment[:3], shot.part_id, shot.source, moment.trigger))
+        self._link.send(Uncaptured(origin, reason, detail))
 
     def _placed(self, image: Image, slot: int) -> Image:
         """The image in its slot, turned as configured; the slot's view."""
@@ -204,10 +196,10 @@ class Capture:
             view[:] = image
         return view
 
-    def _too_late(self, moment: Moment) -> tuple[str, str] | None:
+    def _too_late(self, origin: Origin) -> tuple[str, str] | None:
         """The problem of a frame whose part has moved on since its trigger."""
-        late_ns = moment.captured_ns - self._wait.gone_ns
-        if moment.trigger is None or late_ns <= 0:
+        late_ns = origin.captured_ns - self._wait.gone_ns
+        if origin.trigger is None or late_ns <= 0:
             return None
         return "camera_lost", f"its frame came {late_ns / 1e6:.0f} ms after the part had moved on"
 

@@ -71,41 +71,46 @@ class Reading(msgspec.Struct, frozen=True, tag=True, array_like=True):
     source: str
 
 
-class Captured(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Capture → daemon: a frame is in a slot, which belongs to the daemon until it releases it.
+class Origin(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """Where a part comes from.
 
     Attributes:
-        slot, height, width: Where the frame is, uint8 [height, width, 3].
         position: Counts the parts of this source from 0.
         captured_ns, captured_wall_ns: When the read returned; monotonic clock and Unix time.
         part_id, source: As in `Shot`.
-        lost: Frames discarded since the last message because no slot was free (policy latest).
-        trigger: Number of the trigger that the frame was taken for.
+        trigger: Number of the software trigger that the frame was taken for.
     """
 
-    slot: int
-    height: int
-    width: int
     position: int
     captured_ns: int
     captured_wall_ns: int
-    part_id: str | None
-    source: str | None
-    lost: int
+    part_id: str | None = None
+    source: str | None = None
     trigger: int | None = None
+
+
+class Captured(msgspec.Struct, frozen=True, tag=True, array_like=True, kw_only=True):
+    """Capture → daemon: a frame is in a slot, which belongs to the daemon until it releases it.
+
+    Attributes:
+        origin: Where the part comes from.
+        slot, height, width: Where the frame is, uint8 [height, width, 3].
+        lost: Frames discarded since the last message because no slot was free (policy latest).
+    """
+
+    origin: Origin
+    slot: int
+    height: int
+    width: int
+    lost: int
 
 
 class Uncaptured(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """Capture → daemon: a part without a usable image; `reason` is one of the reasons of a verdict."""
 
+    origin: Origin
     reason: str
     detail: str
-    position: int
-    captured_ns: int
-    captured_wall_ns: int
-    part_id: str | None
-    source: str | None
-    trigger: int | None = None
 
 
 class Tick(msgspec.Struct, frozen=True, tag=True, array_like=True):

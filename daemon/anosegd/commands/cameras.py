@@ -135,7 +135,7 @@ def _watch(process: CaptureHandle, probed: Probed, open_timeout_s: float) -> Non
                         _save(process, message, probed.path)
                         give_up_at = time.monotonic() + RATE_S
                     process.release(message.slot)
-                    probed.captured_ns.append(message.captured_ns)
+                    probed.captured_ns.append(message.origin.captured_ns)
                 elif isinstance(message, Finished):
                     return
     finally:

@@ -195,7 +195,7 @@ class Inspector(Worker):
                 inference = engine.start(frame.image, placement, self._frames.wake)
             else:
                 inference = engine.prepare(frame.image, placement)
-            return _Job(part, camera, placement, inference, started_ns)
+            return _Job(part=part, camera=camera, placement=placement, inference=inference, started_ns=started_ns)
         except AnosegError as error:
             self._not_inspected(part, "engine" if isinstance(error, EngineError) else "region", error.what)
             return None

@@ -1,0 +1,125 @@
+"""What a camera's thread does with frames: makes each a part, opens it, and hands it to the inspector."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+
+from anosegd import logs
+from anosegd.cameras.capture_handle import CaptureHandle
+from anosegd.cameras.parts import PartMaker
+from anosegd.cameras.presence import Presence
+from anosegd.cameras.triggered_parts import TriggeredParts
+from anosegd.capture.protocol import Captured, Origin, Reading, Uncaptured
+from anosegd.config import CameraConfig
+from anosegd.inspection.queue import CameraQueue
+from anosegd.outcome import Unknown
+from anosegd.part import Frame, Part
+from anosegd.publish import Publisher
+from anosegd.wire import Reason
+
+
+class Intake:
+    """Frames of one camera, across restarts of its capture process. On the camera's thread.
+
+    Attributes:
+        parts: Makes the parts.
+        triggered: Software triggers.
+        presence: Whether a part is in the picture; None takes every frame for a part.
+        lost: Frames that the capture process discarded (policy latest).
+        empty: Frames without a part.
+        position: Of the next part in a file or folder.
+        size: Height and width of a live camera's first frame.
+    """
+
+    def __init__(self, name: str, config: CameraConfig, queue: CameraQueue, publisher: Publisher) -> None:
+        self.parts = PartMaker(name, config)
+        self.triggered = TriggeredParts(self.parts, publisher)
+        self.presence: Presence | None = None
+        self.lost = self.empty = 0
+        self.position = 0
+        self.size: tuple[int, int] | None = None
+        self._name, self._queue, self._publisher = name, queue, publisher
+        self._reading: Reading | None = None  # the file that is being decoded
+        self._suspect: int | None = None  # position of the file at which the capture process ended before
+        self._not_captured_log = logs.Throttle("part.not_captured")
+
+    def reading(self, message: Reading) -> None:
+        """A file is being decoded."""
+        self._reading = message
+
+    def captured(self, process: CaptureHandle, message: Captured) -> None:
+        """Make the frame's part, open it and hand it to the inspector.
+
+        Raises:
+            CameraError: The message is invalid.
+        """
+        image, origin = process.image(message), message.origin
+        if self.triggered.discards(origin.trigger):
+            process.release(message.slot)
+            return
+        self.count_lost(message.lost)
+        self.size = self.size or (message.height, message.width)
+        if self.presence is not None and not self.presence(image):
+            self.position = origin.position + 1
+            self.empty += 1
+            process.release(message.slot)
+            return
+        part = self._part(origin)
+        if origin.trigger is None:
+            self._publisher.open_part(part)
+        displaced = self._queue.put(Frame(part, image, partial(process.release, message.slot)))
+        if displaced is None:
+            return
+        displaced.release()
+        if displaced.part is part:
+            self._publisher.close_part(part, Unknown("overrun", "parts come faster than they are inspected"))
+        else:
+            self._publisher.drop_part(displaced.part)
+
+    def uncaptured(self, message: Uncaptured) -> None:
+        """Report a part without a usable image as UNKNOWN.
+
+        Raises:
+            CameraError: The message is invalid.
+        """
+        part = self._part(message.origin)
+        unknown = Unknown(_reason(message), message.detail)
+        if unknown.reason != "overrun":  # which is counted
+            self._not_captured_log.warning(camera=self._name, part=part.part_id, reason=unknown.reason, error=message.detail)
+        if message.origin.trigger is None:
+            self._publisher.open_as_unknown(part, unknown)
+        else:
+            self._publisher.close_part(part, unknown)
+
+    def count_lost(self, lost: int) -> None:
+        """Count frames that the capture process discarded."""
+        self.lost += lost
+        self.parts.frames += lost
+
+    def process_died(self, what: str) -> None:
+        """After a second crash at the same file, the file is an unreadable part, and the folder goes on after it."""
+        reading = self._reading
+        if reading is None:
+            return
+        if reading.position != self._suspect:
+            self._suspect = reading.position
+            return
+        origin = Origin(
+            position=reading.position,
+            captured_ns=time.monotonic_ns(),
+            captured_wall_ns=time.time_ns(),
+            source=reading.source,
+        )
+        detail = f"{reading.source}: reading it failed twice: {what}"
+        self._publisher.open_as_unknown(self._part(origin), Unknown("unreadable", detail))
+
+    def _part(self, origin: Origin) -> Part:
+        self.position = origin.position + 1
+        self._reading = None
+        return self.parts.of_frame(origin) if origin.trigger is None else self.triggered.part_of(origin)
+
+
+def _reason(message: Uncaptured) -> Reason:
+    known: dict[str, Reason] = {r: r for r in ("overrun", "repeated_frame", "image_size", "camera_lost")}
+    return known.get(message.reason, "unreadable")
