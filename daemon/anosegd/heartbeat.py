@@ -1,4 +1,4 @@
-"""The station's state as it is published: what the heartbeat says of cameras, journal, engine and counts.
+"""The station's published state: cameras, journal, engine and counts.
 
 It reads what other threads own and changes nothing. `describe` runs on the publisher's thread, `state` on any.
 """

@@ -30,6 +30,7 @@ from anosegd.control.requests import (
     RefusedError,
     ReloadRequest,
     ReplayRequest,
+    RollbackRequest,
     SinceRequest,
     SlowRequest,
     StatusRequest,
@@ -205,7 +206,7 @@ class Control(Worker):
                 self._prove(answer)
             case SwapRequest():
                 self._swap(request.bundle, answer)
-            case _:
+            case RollbackRequest():
                 self._swap(None, answer)
 
     def _answer_now(self, request: QuickRequest) -> dict[str, Any]:
