@@ -1,4 +1,4 @@
-"""Running the real daemon in tests: its own process, its own sockets, its own signals; listened to with nothing but pyzmq."""
+"""Runs the real daemon for tests: a process with its own sockets and signals, and a listener that uses nothing but pyzmq."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from zmq.utils.monitor import recv_monitor_message
 from anosegd.cli import main
 
 LIMIT_S = 60.0
-"""Nothing in these tests takes nearly so long; a machine under load may."""
+"""Far longer than anything in these tests takes, because the machine may be under load."""
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,14 @@ class Received:
 
 
 class Listener:
-    """A subscriber as anybody would write it."""
+    """A plain subscriber, as a user would write it."""
 
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.SUB)
         self._socket.linger = 0
-        self._socket.reconnect_ivl = 10  # there before the daemon's first verdict
+        self._socket.reconnect_ivl = 10  # connected before the daemon's first verdict
         self._socket.rcvhwm = 0
         self._socket.subscribe(b"")
         self._events = self._socket.get_monitor_socket(zmq.EVENT_CONNECTED | zmq.EVENT_DISCONNECTED)
@@ -56,7 +56,7 @@ class Listener:
         return message
 
     def wait_for(self, found: Callable[[Received], bool]) -> Received:
-        """The next message that is meant; whatever comes before it is kept in `received`."""
+        """Return the next message for which `found` is true. Earlier ones are kept in `received`."""
         give_up_at = time.monotonic() + LIMIT_S
         while time.monotonic() < give_up_at:
             message = self.take()
@@ -105,7 +105,13 @@ class Listener:
 
 
 class Daemon:
-    """`anosegd run` in a process of its own. program: another that takes its arguments."""
+    """`anosegd run` in a process of its own.
+
+    Args:
+        config: The configuration file; the log goes beside it.
+        arguments: Further arguments of `anosegd run`.
+        program: What Python runs instead of `-m anosegd`.
+    """
 
     def __init__(self, config: Path, *arguments: str, program: tuple[str, ...] = ("-m", "anosegd")) -> None:
         self._stderr = config.with_suffix(".log")
@@ -133,7 +139,7 @@ class Daemon:
         return self.wait()
 
     def capture_pids(self) -> list[int]:
-        """Its capture processes, as the kernel knows them."""
+        """Its capture processes."""
         return children_of(self.process.pid)
 
     def close(self) -> None:
@@ -151,7 +157,7 @@ def children_of(pid: int) -> list[int]:
 
 
 def alive(pid: int) -> bool:
-    """Whether the process still runs (a zombie does not)."""
+    """Whether the process still runs. A zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
@@ -161,13 +167,13 @@ def alive(pid: int) -> bool:
 def wait_until(condition: Callable[[], bool], what: str) -> None:
     give_up_at = time.monotonic() + LIMIT_S
     while not condition():
-        assert time.monotonic() < give_up_at, f"never came about: {what}"
+        assert time.monotonic() < give_up_at, f"timed out: {what}"
         time.sleep(0.02)
 
 
 @dataclass
 class Line:
-    """One test's station: where its files and sockets are, and what runs."""
+    """One test's station: its files, its sockets and the daemons that were started."""
 
     folder: Path
     store: Path
@@ -176,7 +182,7 @@ class Line:
     daemons: list[Daemon]
 
     def config(self, cameras: str, *, more: str = "", store: Path | None = None, name: str = "station.yaml") -> Path:
-        """Write a configuration; `cameras` is YAML, the mapping of cameras."""
+        """Write a configuration file. `cameras` is the YAML mapping of cameras."""
         indented = "\n".join("  " + line for line in cameras.strip("\n").splitlines())
         path = self.folder / name
         path.write_text(

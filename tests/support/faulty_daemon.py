@@ -1,8 +1,11 @@
-"""The daemon with switches for faults that cannot be made from outside: `faulty_daemon.py FOLDER run CONFIG`.
+"""The daemon with faults that cannot be caused from outside: `faulty_daemon.py FOLDER run CONFIG`.
 
-FOLDER/engine-fails: while this file exists the engine raises on every part. FOLDER/engine-drifts: its scores are off.
-FOLDER/clock: seconds that the wall clock is off. FOLDER/leak: bytes that are kept of every part.
-Nothing else is changed; the product has no such switches.
+Files in FOLDER switch the faults on. The product has no such switches.
+
+engine-fails    While it exists, the engine raises an error on every part.
+engine-drifts   While it exists, every score is 0.2 too high.
+clock           Seconds to add to the wall clock.
+leak            Bytes to leak for every part; read at the start.
 """
 
 import sys
@@ -23,7 +26,7 @@ _kept: list[bytearray] = []
 
 def finish(self: Engine, *arguments: Any) -> Any:
     if (FOLDER / "engine-fails").exists():
-        raise EngineError("the engine fails, as this test wants it to")
+        raise EngineError("the test made the engine fail")
     if LEAK:
         _kept.append(bytearray(LEAK))
     found = _finish(self, *arguments)

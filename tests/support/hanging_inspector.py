@@ -1,6 +1,6 @@
-"""`anosegd` with a switch: once a file `hang` lies in the service's runtime folder, the engine's next call never returns.
+"""`anosegd` whose engine hangs: once the service's runtime folder has a file `hang`, the engine's next call never returns.
 
-Only the inspector's thread hangs, as in a driver that does not come back; the rest is the installed daemon, untouched.
+Only the inspector's thread hangs, as it would in a faulty driver. Everything else is the installed daemon.
 """
 
 import os
@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 if __name__ == "__main__":
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})  # before any library's threads
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})  # before a library starts a thread
 
     from anoseg_engines.engine import Engine
     from anosegd.cli import main

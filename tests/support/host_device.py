@@ -1,5 +1,6 @@
-"""The device layer and a network of the TensorRT runtime on the host, where there is no GPU: "device memory" is host memory
-at made-up addresses, a graph is a list of what was put on the stream, and every step is noted in `steps`.
+"""The device layer and a network of the TensorRT runtime, on a host without a GPU.
+
+"Device memory" is host memory at invented addresses. A graph is the list of the steps that were put on the stream.
 """
 
 from __future__ import annotations
@@ -22,7 +23,17 @@ class HostGraph:
 
 
 class HostDevice:
-    """fail_at: the step that raises, counted from 0; None: none does."""
+    """A device that records what is asked of it.
+
+    Args:
+        fail_at: Number of the step that raises an error, from 0. None: no step does.
+
+    Attributes:
+        memory: What is allocated, by address.
+        steps: The names of the steps so far.
+        traffic: Bytes copied in each direction.
+        closed: How often it was closed.
+    """
 
     stream = 7
 
@@ -58,7 +69,7 @@ class HostDevice:
         return np.empty(size, dtype)
 
     def at(self, address: int, size: int) -> NDArray[np.uint8]:
-        """Device memory from an address on."""
+        """The device memory that starts at an address."""
         for start, block in self.memory.items():
             if start <= address and address + size <= start + len(block):
                 return block[address - start : address - start + size]
@@ -83,7 +94,7 @@ class HostDevice:
         self._do("copy", run, Traffic())
 
     def put(self, run: Callable[[], None]) -> None:
-        """What a network puts on the stream."""
+        """Put a network's computation on the stream."""
         self._do("network", run, Traffic())
 
     @contextlib.contextmanager
@@ -121,14 +132,14 @@ class HostDevice:
         self.traffic = Traffic(self.traffic.to_device + more.to_device, self.traffic.from_device + more.from_device)
 
     def _note(self, step: str) -> None:
-        assert self.entered, f"{step}: the context is not this thread's"
+        assert self.entered, f"{step}: the context is not current on this thread"
         if self._fail_at is not None and len(self.steps) == self._fail_at:
             raise EngineError(f"step {self._fail_at} ({step}) fails")
         self.steps.append(step)
 
 
 class TinyNetwork:
-    """The network of `tiny_bundle`, computed with NumPy from device memory and into it."""
+    """The network of `tiny_bundle`, computed with NumPy. Reads and writes device memory."""
 
     def __init__(self, device: HostDevice, max_batch: int) -> None:
         self.max_batch = max_batch

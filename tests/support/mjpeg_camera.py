@@ -1,4 +1,4 @@
-"""A camera of the plain kind for tests: JPEG pictures over HTTP, which OpenCV's FFmpeg backend reads as a live stream."""
+"""An MJPEG camera for tests: JPEG pictures over HTTP, which OpenCV's FFmpeg backend reads as a live stream."""
 
 import contextlib
 import http.server
@@ -12,13 +12,22 @@ import numpy as np
 
 
 def noisy(i: int, height: int = 48, width: int = 80) -> np.ndarray:
-    """A good part as a sensor sees it: never twice the same."""
+    """A good part with a sensor's noise. Each `i` gives another picture."""
     return np.random.default_rng(i).integers(110, 146, (height, width, 3), dtype=np.uint8)
 
 
 @contextmanager
 def mjpeg_server(port: int, picture: Callable[[int], np.ndarray] = noisy, *, pause_s: float = 0.02) -> Iterator[int]:
-    """A camera of the plain kind: JPEG pictures over HTTP, one after the other, for as long as this context lasts."""
+    """Serve pictures until the context ends.
+
+    Args:
+        port: 0 for a free one.
+        picture: Makes the picture with this number.
+        pause_s: Seconds between two pictures.
+
+    Yields:
+        The port.
+    """
     over = threading.Event()
     number = itertools.count()
 

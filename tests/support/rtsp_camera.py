@@ -1,4 +1,6 @@
-"""A camera that serves real RTSP with H.264, by GStreamer: `/usr/bin/python3 rtsp_camera.py PORT`, the system's Python.
+"""An RTSP camera with H.264, made with GStreamer: `/usr/bin/python3 rtsp_camera.py PORT`. Needs the system's Python.
+
+Prints `ready` when it listens. Without PORT it only checks that GStreamer has the elements it needs.
 
 Debian: gir1.2-gst-rtsp-server-1.0 python3-gi gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-ugly
 """
@@ -11,7 +13,7 @@ gi.require_version("Gst", "1.0")
 gi.require_version("GstRtspServer", "1.0")
 from gi.repository import GLib, Gst, GstRtspServer
 
-# Noise of little contrast: a good part for the tests' bundle, and never twice the same picture.
+# Noise with little contrast: the tests' bundle passes it, and no two pictures are equal.
 PIPELINE = (
     "( videotestsrc is-live=true pattern=snow ! videobalance contrast=0.25 brightness=0.3"
     " ! video/x-raw,width=160,height=120,framerate=25/1"

@@ -1,4 +1,4 @@
-"""A real engine bundle that needs no training: its ONNX network calls a pixel anomalous as far as its grey is from 128."""
+"""A real engine bundle that needs no training: in its ONNX network, a pixel's anomaly is the distance of its grey from 128."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ THRESHOLD = 0.5
 
 
 def tiny_model(size: int = SIZE) -> bytes:
-    """ONNX honouring the bundle contract: anomaly_map = |mean(BGR) − 128| / 128 on the part; score = its maximum."""
+    """An ONNX file that keeps the bundle contract: anomaly_map = |mean(BGR) − 128| / 128 on the part; score = its maximum."""
     constants = {
         "half_range": np.float16(128),
         "on_part": np.float16(1.5),
@@ -60,7 +60,7 @@ def tiny_model(size: int = SIZE) -> bytes:
 
 
 def good_part(height: int = 48, width: int = 80) -> Image:
-    """A part that passes: grey all over."""
+    """A part that passes: uniform grey."""
     return np.full((height, width, 3), 120, np.uint8)
 
 
@@ -72,7 +72,7 @@ def bad_part(height: int = 48, width: int = 80) -> Image:
 
 
 def golden(image: Image, spec: InputSpec) -> GoldenSample:
-    """What the tiny network must answer, computed in FP32 with NumPy."""
+    """The golden sample of an image: the tiny network's map and score, computed in FP32 with NumPy."""
     height, width = image.shape[:2]
     placement = Placement.of(spec, Region(0, 0, width, height))
     frames = np.empty((len(placement.tiles), spec.height, spec.width, 3), np.uint8)
@@ -83,7 +83,7 @@ def golden(image: Image, spec: InputSpec) -> GoldenSample:
 
 
 def tiny_draft(spec: InputSpec | None = None) -> BundleDraft:
-    """What `write_bundle` takes; change a field with dataclasses.replace."""
+    """A draft for `write_bundle`. Change a field with `dataclasses.replace`."""
     spec = spec or InputSpec(SIZE, SIZE)
     return BundleDraft(
         product="tiny",
