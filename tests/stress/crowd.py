@@ -1,9 +1,9 @@
-"""A crowd of bad subscribers: one that never reads, one that reconnects every second, 200 in all; the daemon's memory stays
-bounded, and a good subscriber sees every verdict.
+"""Attaches 200 bad subscribers. The daemon's memory stays bounded, and a good subscriber gets every verdict.
 
     python tests/stress/crowd.py --seconds 600
 
-The line runs as fast as it inspects, masks on. Prints the daemon's resident memory as it goes.
+Most subscribers never read; some reconnect every second. The line inspects as fast as it can and publishes masks. The daemon's
+resident memory is printed while the test runs.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from stress.torture import make_line
 
 IDLE, HASTY = 190, 9
 GROWTH_MB = 120
-"""What the unread messages of one high-water mark may take; they are shared by all subscribers that do not read."""
+"""Allowed growth: the unread messages up to the high-water mark. All slow subscribers share their content."""
 
 
 def resident_mb(pid: int) -> float:
@@ -31,7 +31,7 @@ def resident_mb(pid: int) -> float:
 
 
 def crowd(seconds: float, rate: float | None) -> list[str]:
-    """Run it; returns what was found wrong."""
+    """Run the test. Returns what went wrong."""
     wrong: list[str] = []
     with tempfile.TemporaryDirectory(prefix="anoseg-crowd-") as name, zmq.Context() as context:
         folder = Path(name)
@@ -78,7 +78,7 @@ def crowd(seconds: float, rate: float | None) -> list[str]:
                     sys.stdout.write(f"\r{received} verdicts, daemon {memory[-1]:.0f} MB   ")
                     sys.stdout.flush()
             third = max(1, len(memory) // 3)
-            print(f"\nmemory: first third up to {max(memory[:third]):.0f} MB, last third up to {max(memory[-third:]):.0f} MB")
+            print(f"\nlargest memory: first third {max(memory[:third]):.0f} MB, last third {max(memory[-third:]):.0f} MB")
             if max(memory) - memory[0] > GROWTH_MB:
                 wrong.append(f"the daemon grew by {max(memory) - memory[0]:.0f} MB")
             daemon.send_signal(signal.SIGTERM)
@@ -95,10 +95,10 @@ def crowd(seconds: float, rate: float | None) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=600)
-    parser.add_argument("--rate", type=float, help="parts a second; as fast as they are inspected")
+    parser.add_argument("--rate", type=float, help="parts a second (as fast as they are inspected)")
     options = parser.parse_args()
     wrong = crowd(options.seconds, options.rate)
-    print("\n".join(wrong[:10]) or "memory bounded, nothing missed by the good subscriber")
+    print("\n".join(wrong[:10]) or "memory bounded, and the good subscriber missed no verdict")
     return 1 if wrong else 0
 
 

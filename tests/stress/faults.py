@@ -1,10 +1,10 @@
-"""The fault table: each fault is made for real under a running line, and what becomes of the parts is printed. `make faults`.
+"""Causes each fault for real under a running line, and prints a table of the parts' outcomes. `make faults`.
 
     python tests/stress/faults.py [--only NAME] [--parts 12]
 
-A camera streams the demo line's parts; each is triggered by name before, during and after the fault, half of them defective
-ones that the demo's network catches for certain. In every row: no defective part is PASS, no part has two committed verdicts,
-every accepted trigger is answered, and good parts are PASS again after the fault.
+A camera streams the demo line's parts. Parts are triggered by name before, during and after the fault. Half of them are
+defective, in a way that the demo's network finds with certainty. In every row no defective part is PASS, no part has two
+committed verdicts, every accepted trigger is answered, and good parts are PASS again after the fault.
 """
 
 import argparse
@@ -46,15 +46,15 @@ FAULTY_DAEMON = Path(__file__).parents[1] / "support" / "faulty_daemon.py"
 DEMO = Path(__file__).parents[2] / "engines" / "store" / "demo"
 PATIENCE_S = 40.0
 HOLD_S = 0.3
-"""How long a part stays before the camera after its trigger."""
+"""How long a part stays in front of the camera after its trigger."""
 SURE = 0.2
-"""So far above the threshold a defective part scores, and a good one below half of it."""
+"""A defective part scores at least this far above the threshold; a good one scores below half of it."""
 
 Image = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 def sure_parts(n: int) -> tuple[list[Image], list[Image]]:
-    """Good and defective parts whose verdict is beyond doubt, also with a sensor's noise."""
+    """Good and defective parts whose verdict is certain, also with a sensor's noise."""
     engine = load_engine(load_bundle(DEMO))
     line, good, bad = DemoLine(99, defect_share=0.5), [], []
     for i in itertools.count():
@@ -77,9 +77,11 @@ def noisy(image: Image, seed: int) -> Image:
 
 
 class LiveCamera:
-    """An MJPEG camera that shows what it is told to, and can be in trouble.
+    """An MJPEG camera that shows a given image, and can fail. `off` and `on` unplug it and plug it in.
 
-    mode: fine, silent (sends no more), frozen, garbage, truncated, small (another resolution), slow. `off` and `on`: the plug.
+    Attributes:
+        image: What it shows.
+        mode: fine, silent (sends nothing), frozen, garbage, truncated, small (another resolution), slow.
     """
 
     def __init__(self) -> None:
@@ -143,7 +145,7 @@ class LiveCamera:
 
 @dataclass
 class Rig:
-    """A station under test: a live camera, the daemon, a client, and what was triggered."""
+    """A station under test: a live camera, the daemon, a client, and the parts that were triggered."""
 
     folder: Path
     camera: LiveCamera
@@ -200,17 +202,17 @@ class Rig:
         return None
 
     def wait_until_running(self) -> float:
-        """Until the camera delivers; the seconds it took."""
+        """Wait until the camera delivers. Returns the seconds it took."""
         began = time.monotonic()
         while time.monotonic() - began < PATIENCE_S:
             state = self.state()
             if state is not None and state["cameras"].get("eye", {}).get("state") == "running":
                 return time.monotonic() - began
             time.sleep(0.05)
-        raise SystemExit(f"the camera did not come back: {self.state()}\n{(self.folder / 'daemon.log').read_text()[-2000:]}")
+        raise SystemExit(f"the camera does not deliver: {self.state()}\n{(self.folder / 'daemon.log').read_text()[-2000:]}")
 
     def trigger_parts(self, phase: str, n: int) -> None:
-        """Show n parts, every second one defective, and trigger each once the camera has seen it for a while."""
+        """Show n parts, every second one defective. Trigger each when the camera has seen it for 0.3 s."""
         for i in range(n):
             kind, images = ("bad", self.bad) if i % 2 else ("good", self.good)
             self.camera.image = images[i % len(images)]
@@ -225,7 +227,7 @@ class Rig:
             time.sleep(HOLD_S)
 
     def finish(self) -> tuple[list[str], Counter[str], Counter[str]]:
-        """End the daemon in order. What is wrong; outcomes during the fault, and after it."""
+        """Stop the daemon with SIGTERM. Returns what went wrong, and the outcomes during and after the fault."""
         time.sleep(self.deadline_ms / 1000 + 0.5)
         with Client(self.publish, self.control, request_timeout_s=10) as client:
             kept = [dict(v) for v in client.replay(1)]
@@ -237,10 +239,10 @@ class Rig:
         committed = Counter(v["part_id"] for v in kept)
         wrong += [f"{name} has {n} committed verdicts" for name, n in committed.items() if n > 1][:3]
         told = {v["part_id"]: v for v in [*self.live, *kept]}
-        wrong += [f"{name} was accepted and never answered" for name in self.accepted if name not in told][:3]
+        wrong += [f"{name} was accepted, but has no verdict" for name in self.accepted if name not in told][:3]
         for v in (*self.live, *kept):
             if "-bad-" in v["part_id"] and v["outcome"] == "PASS":
-                wrong.append(f"{v['part_id']} is a defective part, and PASS ({v['score']})")
+                wrong.append(f"{v['part_id']} is defective, but PASS (score {v['score']})")
         outcomes = {
             phase: Counter(
                 f"{'bad' if '-bad-' in name else 'good'} {v['reason'] or v['outcome']}"
@@ -250,13 +252,13 @@ class Rig:
             for phase in ("during", "after")
         }
         if not outcomes["after"]["good PASS"]:
-            wrong.append("good parts are not PASS again")
+            wrong.append("good parts are not PASS after the fault")
         if b"Traceback" in (self.folder / "daemon.log").read_bytes():
             wrong.append("a traceback in the log")
         return wrong, outcomes["during"], outcomes["after"]
 
 
-# ---- the faults: each is a context in which the fault lasts
+# ---- the faults: each lasts as long as its context
 
 
 @contextmanager
@@ -275,7 +277,7 @@ def unplugged(rig: Rig) -> Iterator[None]:
 
 @contextmanager
 def other_resolution(rig: Rig) -> Iterator[None]:
-    """It comes back with another, as a camera that lost its settings."""
+    """The camera comes back with another resolution, as if it had lost its settings."""
     rig.camera.off()
     rig.camera.mode = "small"
     rig.camera.on()
@@ -288,7 +290,7 @@ def other_resolution(rig: Rig) -> Iterator[None]:
 
 @contextmanager
 def capture_killed(rig: Rig) -> Iterator[None]:
-    """kill -9 of the capture process, again and again."""
+    """Kill the capture process with SIGKILL every 0.7 s."""
     over = threading.Event()
 
     def kill() -> None:
@@ -314,7 +316,7 @@ def file_there(rig: Rig, name: str, text: str = "") -> Iterator[None]:
 
 @contextmanager
 def bundle_deleted(rig: Rig) -> Iterator[None]:
-    """And a reload asked for, which must be refused."""
+    """Delete the bundle and request a reload, which must be refused."""
     store = rig.folder / "store"
     store.rename(rig.folder / "gone")
     with Client(rig.publish, rig.control, request_timeout_s=30) as client, contextlib.suppress(ClientError):
@@ -332,7 +334,7 @@ def disk_full(rig: Rig) -> Iterator[None]:
             file.write(bytes(4096))
     yield
     filler.unlink()
-    time.sleep(2)  # a failed commit is tried again every second
+    time.sleep(2)  # a failed commit is retried every second
 
 
 @contextmanager
@@ -391,7 +393,7 @@ def bad_reload(rig: Rig) -> Iterator[None]:
 
 @contextmanager
 def daemon_killed(rig: Rig) -> Iterator[None]:
-    """kill -9 at random, started again at once, as systemd does."""
+    """Kill the daemon with SIGKILL at random, and start it again at once, as systemd does."""
     over = threading.Event()
     rng = random.Random(1)
 
@@ -429,7 +431,7 @@ FAULTS: dict[str, Callable[[Rig], contextlib.AbstractContextManager[None]]] = {
 
 
 def run_fault(name: str, parts: int, good: list[Image], bad: list[Image]) -> tuple[list[str], str, str, float]:
-    """One row: what is wrong, what became of the parts during and after, seconds until the camera delivered again."""
+    """Run one row. Returns what went wrong, the outcomes during and after, and the seconds until the camera delivered again."""
     with tempfile.TemporaryDirectory(prefix="anoseg-fault-") as folder:
         camera = LiveCamera()
         journal = Path(folder) / "journal"
@@ -448,8 +450,8 @@ def run_fault(name: str, parts: int, good: list[Image], bad: list[Image]) -> tup
             rig.trigger_parts("after", 6)
             wrong, during, after = rig.finish()
             if rig.refused and name != "daemon killed":
-                wrong.append(f"{rig.refused} triggers were not accepted")
-            return wrong, _told(during), _told(after), back_s
+                wrong.append(f"{rig.refused} triggers were refused")
+            return wrong, _in_words(during), _in_words(after), back_s
         finally:
             if rig is not None:
                 rig.daemon.kill()
@@ -460,22 +462,22 @@ def run_fault(name: str, parts: int, good: list[Image], bad: list[Image]) -> tup
                 subprocess.run(["umount", journal], check=True)
 
 
-def _told(outcomes: Counter[str]) -> str:
+def _in_words(outcomes: Counter[str]) -> str:
     return ", ".join(f"{n} {what}" for what, n in sorted(outcomes.items())) or "none"
 
 
 def faults(names: list[str], parts: int) -> list[str]:
-    """Run these faults, print a line each, and return what was wrong."""
+    """Run these faults and print a line for each. Returns what went wrong."""
     good, bad = sure_parts(6)
-    table = Table(title="Faults, made for real; parts shown to the camera, half of them defective")
-    for column in ("fault", "during the fault", "after it", "back after", ""):
+    table = Table(title="Outcomes of the parts in front of the camera, half of them defective")
+    for column in ("fault", "during the fault", "after the fault", "recovered after", "result"):
         table.add_column(column, overflow="fold")
     everything = []
     for name in names:
         wrong, during, after, back_s = run_fault(name, parts, good, bad)
         everything += [f"{name}: {what}" for what in wrong]
-        table.add_row(name, during, after, f"{back_s:.1f} s", "; ".join(wrong) or "as it should be")
-        print(f"{name:22} {during} | {after} | back after {back_s:.1f} s | {'; '.join(wrong) or 'as it should be'}", flush=True)
+        table.add_row(name, during, after, f"{back_s:.1f} s", "; ".join(wrong) or "ok")
+        print(f"{name:22} {during} | {after} | recovered after {back_s:.1f} s | {'; '.join(wrong) or 'ok'}", flush=True)
     Console(width=140).print(table)
     return everything
 
@@ -483,7 +485,7 @@ def faults(names: list[str], parts: int) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", action="append", choices=FAULTS, metavar="NAME", help=", ".join(FAULTS))
-    parser.add_argument("--parts", type=int, default=12, help="shown during the fault (12)")
+    parser.add_argument("--parts", type=int, default=12, help="number of parts during the fault (12)")
     options = parser.parse_args()
     return 1 if faults(options.only or list(FAULTS), options.parts) else 0
 

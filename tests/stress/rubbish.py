@@ -1,10 +1,10 @@
-"""Rubbish on both sockets: malformed requests, frames that are none, subscriptions to nonsense, raw bytes instead of ZeroMQ.
+"""Sends malformed input to both sockets: broken requests, invalid frames, odd subscriptions, bytes that are not ZeroMQ.
 
     python tests/stress/rubbish.py --messages 100000
 
-A good client asks for the status after every peer: it is always answered. In the end the daemon publishes and is no larger.
-Half of the messages are requests, spread over many peers so that the rate limit does not spare the decoder; a third are frames
-to the publisher, the rest raw connections.
+After each bad peer a good client asks for the status, and must get an answer. At the end the daemon still publishes, and its
+memory has not grown. Half of the messages are requests; they come from many peers, so that the rate limit does not keep them
+from the decoder. A third are frames to the publisher. The rest are raw connections.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def resident_mb(pid: int) -> float:
 
 
 def request(rng: random.Random) -> list[bytes]:
-    """Frames of one request that is wrong in some way, or nearly right."""
+    """The frames of one request that is malformed, or almost valid."""
     kind = rng.randrange(6)
     if kind == 0:
         return [rng.randbytes(rng.choice([0, 1, 40, 3000])) for _ in range(rng.randint(1, 4))]
@@ -54,7 +54,7 @@ def request(rng: random.Random) -> list[bytes]:
 
 
 def send_requests(context: zmq.Context[zmq.Socket[bytes]], endpoint: str, rng: random.Random, n: int) -> None:
-    """As one peer, which reads its answers so far as they come."""
+    """Send requests as one peer, which also reads the answers."""
     with context.socket(zmq.DEALER) as peer:
         peer.linger = 1000
         peer.sndtimeo = 10_000
@@ -64,11 +64,11 @@ def send_requests(context: zmq.Context[zmq.Socket[bytes]], endpoint: str, rng: r
             while peer.poll(0):
                 peer.recv_multipart()
         if rng.random() < 0.2:
-            peer.send(b"x" * 20_000)  # larger than any request: costs the connection
+            peer.send(b"x" * 20_000)  # larger than any request: the daemon closes the connection
 
 
 def send_frames(context: zmq.Context[zmq.Socket[bytes]], endpoint: str, rng: random.Random, n: int) -> None:
-    """To the publisher, as a subscriber that subscribes to nonsense."""
+    """Send subscriptions to random topics, and invalid frames, to the publisher."""
     with context.socket(zmq.XSUB) as peer:
         peer.linger = 100
         peer.sndtimeo = 10_000
@@ -78,7 +78,7 @@ def send_frames(context: zmq.Context[zmq.Socket[bytes]], endpoint: str, rng: ran
 
 
 def send_raw(endpoint: str, rng: random.Random) -> None:
-    """Bytes instead of a handshake, or a handshake cut short."""
+    """Send random bytes instead of a handshake, or an incomplete handshake."""
     greeting = b"\xff\0\0\0\0\0\0\0\x01\x7f\x03\x00NULL" + bytes(48)
     with socket.socket(socket.AF_UNIX) as raw:
         raw.setblocking(False)
@@ -86,7 +86,7 @@ def send_raw(endpoint: str, rng: random.Random) -> None:
             try:
                 raw.connect(endpoint.removeprefix("ipc://"))
                 break
-            except BlockingIOError:  # so many wait to be accepted already
+            except BlockingIOError:  # the backlog is full
                 time.sleep(0.01)
         raw.settimeout(10)
         try:
@@ -96,7 +96,7 @@ def send_raw(endpoint: str, rng: random.Random) -> None:
 
 
 def rubbish(messages: int, seed: int) -> list[str]:
-    """Run it; returns what was found wrong."""
+    """Run the test. Returns what went wrong."""
     rng = random.Random(seed)
     wrong = []
     with tempfile.TemporaryDirectory(prefix="anoseg-rubbish-") as name, zmq.Context() as context:
@@ -107,7 +107,7 @@ def rubbish(messages: int, seed: int) -> list[str]:
             daemon = subprocess.Popen(command, stderr=log)
         try:
             wait_for_state(control)
-            time.sleep(5)  # it inspects, and its memory has come to rest
+            time.sleep(5)  # let its memory settle
             sent, early = 0, 0.0
             good = Client(publish, control, request_timeout_s=10)
             while sent < messages:
@@ -124,7 +124,7 @@ def rubbish(messages: int, seed: int) -> list[str]:
                         send_raw(rng.choice([publish, control]), rng)
                 sent += n
                 good.status()
-                time.sleep(0.01)  # 100 requests a second are within its rights
+                time.sleep(0.01)  # stay below the limit of 100 requests a second
                 early = early or (resident_mb(daemon.pid) if sent >= messages / 10 else 0.0)
                 show(f"{sent} sent, daemon {resident_mb(daemon.pid):.0f} MB")
             good.close()
@@ -136,7 +136,7 @@ def rubbish(messages: int, seed: int) -> list[str]:
                 before = int(client.status()["last_seq"])
                 served = any(v["seq"] > before + 20 for v in client.follow(idle_s=5))
                 if not served:
-                    wrong.append("no verdicts any more")
+                    wrong.append("no more verdicts")
             daemon.send_signal(signal.SIGTERM)
             if code := daemon.wait(60):
                 wrong.append(f"the daemon ended with {code}")
@@ -154,7 +154,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     wrong = rubbish(options.messages, options.seed)
-    print("\n".join(wrong) or "served on, no larger")
+    print("\n".join(wrong) or "requests answered, verdicts published, memory stable")
     return 1 if wrong else 0
 
 

@@ -1,12 +1,12 @@
-"""An hour at full rate with a fault a minute: does anything grow? `make soak`; needs a quiet machine.
+"""Runs at full rate for an hour with one fault a minute, and checks that nothing grows. `make soak`; needs a quiet machine.
 
     python tests/stress/soak.py [--minutes 60] [--leak BYTES]
 
-The daemon inspects a folder as fast as it can (journal and masks on) and a live camera beside it, to which a fault happens
-every minute: unplugged, silent, frozen, garbage, its capture process killed, engine errors, reloads good and bad, swaps, a
-subscriber that does not read. Memory of the daemon and its capture processes is measured when the fault is over; a line is laid
-through the last two thirds. Descriptors, threads and processes must be what they were. --leak: so many bytes are kept of every
-part on purpose, which the check must find.
+The daemon inspects a folder as fast as it can, with journal and masks, and a live camera beside it. The faults: the camera is
+unplugged, silent or frozen, or sends garbage; its capture process is killed; the engine fails; good and bad reloads; swaps; a
+subscriber that does not read. Memory is measured after each fault, for the daemon and its capture processes. A line is fitted
+to the last two thirds of the values. Descriptors, threads and processes must not increase. --leak leaks memory on purpose, to
+show that the check finds it.
 """
 
 import argparse
@@ -40,11 +40,11 @@ from anosegd.demo.line import DemoLine
 FAULTY_DAEMON = Path(__file__).parents[1] / "support" / "faulty_daemon.py"
 LIMIT_MB_PER_HOUR = 10.0
 FAULT_S = 8.0
-"""How long a fault lasts; what follows until the minute is over is quiet, and measured at its end."""
+"""How long a fault lasts. The rest of the minute is quiet, and its end is measured."""
 
 
 class Station:
-    """The daemon, its live camera and a subscriber that counts."""
+    """The daemon, its live camera and a subscriber that counts verdicts."""
 
     def __init__(self, folder: Path, leak: int) -> None:
         self.folder = folder
@@ -94,7 +94,7 @@ class Station:
             client.request(what, **more)
 
     def pids(self) -> list[int]:
-        """The daemon and its capture processes."""
+        """The process ids of the daemon and its capture processes."""
         found = [self.daemon.pid]
         for pid in found:
             with contextlib.suppress(OSError):
@@ -103,7 +103,7 @@ class Station:
         return found
 
     def measure(self) -> tuple[float, float, int, int, int]:
-        """MB of the daemon, MB of all, descriptors and threads of the daemon, processes."""
+        """MB of the daemon, MB of all processes, the daemon's descriptors and threads, number of processes."""
         main = Path(f"/proc/{self.daemon.pid}")
         sizes = [resident_mb(pid) for pid in self.pids()]
         return sizes[0], sum(sizes), len(list((main / "fd").iterdir())), len(list((main / "task").iterdir())), len(sizes)
@@ -118,8 +118,10 @@ class Station:
 
 
 def resident_mb(pid: int) -> float:
-    """Memory that it has written to, swapped out or not. Pages of libraries count as its own or as shared, depending on who
-    else happens to run, and are left out."""
+    """Memory that the process has written to, swapped out or not.
+
+    Pages of libraries are left out: whether they count as private or shared depends on the other processes that run.
+    """
     with contextlib.suppress(OSError):
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
         return sum(int(line.split()[1]) for line in lines if line.startswith(("Private_Dirty", "Swap:"))) / 1024
@@ -193,7 +195,7 @@ FAULTS = {
 
 
 def soak(minutes: int, leak: int, folder: Path) -> list[str]:
-    """Run it; what is wrong."""
+    """Run the test. Returns what went wrong."""
     console = Console()
     station = Station(folder, leak)
     rows: list[tuple[float, float, int, int, int]] = []
@@ -221,10 +223,10 @@ def soak(minutes: int, leak: int, folder: Path) -> list[str]:
 
 
 def judged(rows: list[tuple[float, float, int, int, int]], console: Console) -> list[str]:
-    """The last two thirds: slope of memory, and whether anything else has become more."""
+    """Judge the last two thirds: the slope of memory, and whether any count has increased."""
     last = np.array(rows[len(rows) // 3 :])
     hours = np.arange(len(last)) / 60
-    table = Table("what", "slope or range", "allowed", "")
+    table = Table("measured", "slope or range", "allowed", "")
     wrong = []
     for column, what in enumerate(("memory of the daemon", "memory with capture processes")):
         slope = float(np.polyfit(hours, last[:, column], 1)[0])
@@ -233,7 +235,7 @@ def judged(rows: list[tuple[float, float, int, int, int]], console: Console) -> 
     half = len(last) // 2
     for column, what in ((2, "descriptors"), (3, "threads"), (4, "processes")):
         first, then = last[:half, column].max(), last[half:, column].max()
-        table.add_row(what, f"at most {first:.0f}, then {then:.0f}", "no more", "grows" if then > first else "")
+        table.add_row(what, f"at most {first:.0f}, then {then:.0f}", "no increase", "grows" if then > first else "")
         wrong += [f"{what}: {first:.0f}, then {then:.0f}"] if then > first else []
     console.print(table)
     return wrong
@@ -242,10 +244,10 @@ def judged(rows: list[tuple[float, float, int, int, int]], console: Console) -> 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=int, default=60)
-    parser.add_argument("--leak", type=int, default=0, metavar="BYTES", help="kept of every part, on purpose")
+    parser.add_argument("--leak", type=int, default=0, metavar="BYTES", help="leak this many for every part, on purpose")
     options = parser.parse_args()
     if options.minutes < 6:
-        parser.error("--minutes must be at least 6: a line is laid through two thirds of them")
+        parser.error("--minutes must be at least 6: a line is fitted to two thirds of them")
     with tempfile.TemporaryDirectory(prefix="anoseg-soak-") as folder:
         wrong = soak(options.minutes, options.leak, Path(folder))
     print("\n".join(wrong) or "nothing grows")

@@ -1,8 +1,8 @@
-"""Swapping engines under load, again and again: no part without a verdict, none judged by a mixture, nothing left behind.
+"""Swaps the engine under load many times. Every part has a verdict from one engine, and no resource leaks.
 
     python tests/stress/swap_often.py --swaps 200
 
-The line inspects as fast as it can; two versions of a bundle, which differ in their threshold, take turns.
+The line inspects as fast as it can. The swaps alternate between two versions of a bundle that differ in their threshold.
 """
 
 import argparse
@@ -31,7 +31,7 @@ THRESHOLDS = {1: 0.5, 2: 0.4}
 
 
 class Seen(threading.Thread):
-    """Every verdict published."""
+    """Records every published verdict."""
 
     def __init__(self, endpoint: str) -> None:
         super().__init__(name="seen")
@@ -52,14 +52,14 @@ class Seen(threading.Thread):
 
 
 def resources(pid: int) -> tuple[float, int, int]:
-    """Resident MB, descriptors, threads."""
+    """Resident memory in MB, number of descriptors, number of threads."""
     proc = Path(f"/proc/{pid}")
     resident = int((proc / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
     return resident, len(list((proc / "fd").iterdir())), len(list((proc / "task").iterdir()))
 
 
 def swap_often(swaps: int) -> list[str]:
-    """Run it; returns what was found wrong."""
+    """Run the test. Returns what went wrong."""
     wrong = []
     with tempfile.TemporaryDirectory(prefix="anoseg-swaps-") as name:
         folder = Path(name)
@@ -80,7 +80,7 @@ def swap_often(swaps: int) -> list[str]:
                     time.sleep(0.1)
                 for i in range(swaps):
                     if i == swaps // 2:
-                        before = resources(daemon.pid)  # by then the allocator has its pools
+                        before = resources(daemon.pid)  # the allocator's pools are full by now
                     if i % 2:
                         client.request("rollback")
                     else:
@@ -99,14 +99,14 @@ def swap_often(swaps: int) -> list[str]:
         show(f"{swaps} swaps, {len(seen.verdicts)} verdicts; second half: {after[0] - before[0]:+.1f} MB\n")
         changes = sum(a[2] != b[2] for a, b in zip(seen.verdicts, seen.verdicts[1:], strict=False))
         wrong += [f"verdict {v[0]} is UNKNOWN" for v in seen.verdicts if v[1] == "UNKNOWN"][:3]
-        wrong += [f"verdict {v[0]} is of a mixture: {v[2:]}" for v in seen.verdicts if THRESHOLDS[v[2]] != v[3]][:3]
+        wrong += [f"verdict {v[0]} mixes two engines: {v[2:]}" for v in seen.verdicts if THRESHOLDS[v[2]] != v[3]][:3]
         seqs = [v[0] for v in seen.verdicts]
         if seqs != list(range(seqs[0], seqs[0] + len(seqs))):
             wrong.append("a number is missing")
         if changes < swaps - 1:
-            wrong.append(f"the engine changed only {changes} times, it is {engine['version']} now")
+            wrong.append(f"the engine changed only {changes} times; its version is {engine['version']}")
         if after[0] - before[0] > GROWTH_MB or after[1] > before[1] + 1 or after[2] > before[2] + 1:
-            wrong.append(f"left behind: MB, descriptors, threads {before} → {after}")
+            wrong.append(f"leak: MB, descriptors, threads {before} → {after}")
         return wrong
 
 
@@ -114,7 +114,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--swaps", type=int, default=200)
     wrong = swap_often(parser.parse_args().swaps)
-    print("\n".join(wrong) or "no part without its verdict, none of a mixture, nothing left behind")
+    print("\n".join(wrong) or "every part has a verdict from one engine, nothing leaked")
     return 1 if wrong else 0
 
 

@@ -1,10 +1,10 @@
-"""Nothing lost: daemon and archiving client are killed with SIGKILL at random; in the end every committed verdict was stored
-exactly once and in order, and what was published agrees with the journal.
+"""Kills the daemon and an archiving client at random. No verdict may be lost. `make torture`.
 
-    python tests/stress/torture.py --verdicts 20000 --kills 50      # what `make torture` runs
+    python tests/stress/torture.py --verdicts 20000 --kills 50      # the defaults
 
-The client is a program as an integrator would write it: `anosegd.client`, and SQLite with verdict and cursor in one
-transaction.
+At the end the client has stored every committed verdict exactly once and in order, and the published verdicts agree with the
+journal. The client is written as an integrator would write it: it uses `anosegd.client`, and stores verdict and cursor in one
+SQLite transaction.
 """
 
 import argparse
@@ -33,7 +33,7 @@ PATIENCE_S = 60.0
 
 
 def archive(database: str, publish: str, control: str) -> None:
-    """The client: follows after the stored cursor, and stores verdict and cursor in one transaction."""
+    """The client: follow from the stored cursor on, and store each verdict and its cursor in one transaction."""
     db = sqlite3.connect(database, isolation_level=None)
     db.execute("PRAGMA journal_mode=WAL")
     db.execute("CREATE TABLE IF NOT EXISTS verdicts (n INTEGER PRIMARY KEY, journal_id TEXT, seq INTEGER, header TEXT)")
@@ -52,7 +52,7 @@ def archive(database: str, publish: str, control: str) -> None:
 
 
 class Killed:
-    """A program that is started again whenever it was killed. kills: how often."""
+    """A program that is killed and started again. `kills` counts how often."""
 
     def __init__(self, command: list[str], log: Path) -> None:
         self._command, self._log = command, log
@@ -71,7 +71,7 @@ class Killed:
 
 
 class Recorder(threading.Thread):
-    """A subscriber that is never killed: what went over the wire, by number."""
+    """A subscriber that is never killed. It records the published verdicts by their identity."""
 
     def __init__(self, endpoint: str) -> None:
         super().__init__(name="recorder")
@@ -95,7 +95,7 @@ class Recorder(threading.Thread):
 
 
 def make_line(folder: Path, rate: float | None) -> Path:
-    """A station that inspects the same few images for ever."""
+    """Write the configuration of a station that inspects the same few images in a loop."""
     write_tiny_bundle(folder / "store" / "tiny")
     (folder / "images").mkdir()
     for i in range(10):
@@ -113,7 +113,7 @@ def make_line(folder: Path, rate: float | None) -> Path:
 
 
 def torture(verdicts: int, kills: int, rate: float | None, seed: int) -> list[str]:
-    """Run it; returns what was found wrong."""
+    """Run the test. Returns what went wrong."""
     rng = random.Random(seed)
     with tempfile.TemporaryDirectory(prefix="anoseg-torture-") as name:
         folder = Path(name)
@@ -145,7 +145,7 @@ def torture(verdicts: int, kills: int, rate: float | None, seed: int) -> list[st
 
 
 def wait_for_state(control: str) -> None:
-    """Until the station answers."""
+    """Wait until the station answers."""
     end = time.monotonic() + PATIENCE_S
     with Client(control=control) as station:
         while True:
@@ -158,7 +158,7 @@ def wait_for_state(control: str) -> None:
 
 
 def stop_and_read(daemon: Killed, config: Path, publish: str, control: str) -> list[dict[str, object]]:
-    """End the inspection in order, and read what the journal holds through a daemon that inspects nothing."""
+    """Stop the daemon with SIGTERM, start one that inspects a single image, and read the whole journal through it."""
     daemon.process.send_signal(signal.SIGTERM)
     if daemon.process.wait(PATIENCE_S):
         raise SystemExit(f"the daemon ended with {daemon.process.returncode}")
@@ -176,7 +176,7 @@ def stop_and_read(daemon: Killed, config: Path, publish: str, control: str) -> l
 
 
 def wait_for_archive(database: Path, wanted: int) -> list[dict[str, object]]:
-    """Until the client has stored as many, or stores no more."""
+    """Wait until the client has stored this many verdicts, or until time is up."""
     end = time.monotonic() + PATIENCE_S
     while True:
         with sqlite3.connect(database) as db:
@@ -188,28 +188,28 @@ def wait_for_archive(database: Path, wanted: int) -> list[dict[str, object]]:
 
 
 def compare(committed: list[dict[str, object]], stored: list[dict[str, object]], recorder: Recorder) -> list[str]:
-    """What is wrong: nothing, if all is well."""
+    """Compare journal, archive and published verdicts. Returns the differences."""
     wrong = []
     keys = [(v["journal_id"], v["seq"]) for v in committed]
     stored_keys = [(v["journal_id"], v["seq"]) for v in stored]
     if len(set(keys)) != len(keys) or sorted(keys) != keys:
-        wrong.append("the journal's numbers are not unique and rising")
+        wrong.append("the journal's numbers are not unique and ascending")
     if stored_keys != keys:
         missing, extra = set(keys) - set(stored_keys), set(stored_keys) - set(keys)
         wrong.append(
-            f"the archive differs: {len(missing)} missing, {len(extra)} too many, {len(stored_keys)} of {len(keys)} in all"
+            f"the archive differs: {len(missing)} missing, {len(extra)} extra, {len(stored_keys)} stored of {len(keys)}"
         )
     if stored != committed:
         wrong.append("a stored verdict differs from the journal's")
     by_key = dict(zip(keys, committed, strict=True))
     for key, header in recorder.sent.items():
         if header["durable"] and by_key.get(key) != header:
-            wrong.append(f"published but not so in the journal: {key}")
+            wrong.append(f"the published verdict {key} differs from the journal's")
             break
     if recorder.twice:
         wrong.append(f"{recorder.twice} numbers were published twice")
     hole = max((after - before - 1 for (_, before), (_, after) in pairwise(keys)), default=0)
-    show(f"{len(keys)} committed, {len(stored_keys)} stored, {len(recorder.sent)} seen live, largest hole {hole} numbers\n")
+    show(f"{len(keys)} committed, {len(stored_keys)} stored, {len(recorder.sent)} received live, largest hole {hole} numbers\n")
     return wrong
 
 
@@ -223,13 +223,13 @@ def main() -> int:
         archive(*sys.argv[2:])
         return 0
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--verdicts", type=int, default=20_000, help="at least so many are published (20000)")
-    parser.add_argument("--kills", type=int, default=50, help="of the daemon and of the client, each (50)")
-    parser.add_argument("--rate", type=float, help="parts a second; as fast as they are inspected")
+    parser.add_argument("--verdicts", type=int, default=20_000, help="publish at least this many (20000)")
+    parser.add_argument("--kills", type=int, default=50, help="kill the daemon and the client this often, each (50)")
+    parser.add_argument("--rate", type=float, help="parts a second (as fast as they are inspected)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     wrong = torture(options.verdicts, options.kills, options.rate, options.seed)
-    print("\n".join(wrong) or "nothing lost, nothing twice, in order")
+    print("\n".join(wrong) or "no verdict lost, none twice, all in order")
     return 1 if wrong else 0
 
 
