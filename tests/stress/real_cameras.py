@@ -1,11 +1,11 @@
-"""Cameras that speak their real protocols go away and come back, again and again. `make real-cameras`.
+"""Cameras with real protocols disappear and come back many times. `make real-cameras`.
 
     python tests/stress/real_cameras.py [--camera rtsp|gige] [--fault NAME] [--cycles 10] [--no-long]
 
-An RTSP server (GStreamer) and a GigE Vision camera (Aravis' fake one), each a process of its own, before one daemon. They are
-killed and started again, restarted, frozen (SIGSTOP) and slowed, while parts are triggered seven times a second. Wanted:
-the stall is seen within 2 s; no part triggered in between is PASS; parts are PASS again within 2 s of the camera's return;
-every trigger is answered. In the end the daemon has as many processes, threads and descriptors as in the beginning.
+One daemon has an RTSP server (GStreamer) and a GigE Vision camera (Aravis' fake camera), each in its own process. They are
+killed, restarted, frozen (SIGSTOP) and slowed while parts are triggered seven times a second. Requirements: the stall is
+noticed within 2 s; no part that is triggered meanwhile is PASS; parts are PASS again within 2 s of the camera's return; every
+trigger is answered. At the end the daemon has no more processes, threads or descriptors than at the start.
 """
 
 import argparse
@@ -50,16 +50,16 @@ FAKE_CAMERA = "arv-fake-gv-camera-0.8"
 SERIAL = "FAKE01"
 LIMIT_S = 2.0
 WITHIN_S = 0.3
-"""How long a part stays before the camera: one triggered later than this before the return may be seen by the camera."""
+"""How long a part stays in front of the camera. Triggered this short before the return, it may still be seen."""
 LONG_S = 12.0
-"""The first absence of each kind: longer than any pause between two attempts."""
+"""Length of the first absence of each kind: longer than any pause between two attempts to connect."""
 PATIENCE_S = 30.0
 TRIGGER_EVERY_S = 0.15
-"""Each takes two frames, one that goes by and its own: not faster than half the camera's rate, 20 or 25."""
+"""Each part takes two frames: the one in progress and its own. The cameras give 20 or 25 frames a second."""
 
 
 class RealCamera(ABC):
-    """A process that is a camera. source: for the configuration, YAML."""
+    """A camera in a process of its own. `source` is its YAML for the configuration."""
 
     name: str
     source: str
@@ -70,7 +70,7 @@ class RealCamera(ABC):
 
     @abstractmethod
     def command(self) -> list[str]:
-        """What starts it."""
+        """The command that starts it."""
 
     def start(self) -> None:
         self._process = subprocess.Popen(self.command(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
@@ -102,8 +102,8 @@ class Rtsp(RealCamera):
         super().start()
         assert self._process is not None
         assert self._process.stdout is not None
-        if self._process.stdout.readline() != "ready\n":  # only then is there a camera
-            raise SystemExit("the RTSP server does not start")
+        if self._process.stdout.readline() != "ready\n":  # only now the camera exists
+            raise SystemExit("the RTSP server did not start")
 
     @staticmethod
     def missing() -> str:
@@ -120,7 +120,7 @@ class Rtsp(RealCamera):
 
 class GigE(RealCamera):
     name = "gige"
-    # Its colours change from frame to frame; their mean stays where the tests' bundle finds nothing amiss.
+    # Its colours change with every frame, but their mean stays in the range that the tests' bundle passes.
     source = f"{{kind: genicam, camera: Aravis-Fake-{SERIAL}, pixel_format: RGB8, fps: 20}}"
 
     def command(self) -> list[str]:
@@ -132,7 +132,7 @@ class GigE(RealCamera):
             return f"there is no {FAKE_CAMERA} (Debian: aravis-tools)"
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ImportWarning)  # how gi imports its modules is not ours
+                warnings.simplefilter("ignore", ImportWarning)  # gi's own imports cause it
                 load_aravis()
         except ConfigError as error:
             return error.what
@@ -144,7 +144,16 @@ CAMERAS: dict[str, type[Rtsp] | type[GigE]] = {"rtsp": Rtsp, "gige": GigE}
 
 @dataclass
 class Cycle:
-    """One fault: monotonic seconds at which it began and the camera was back; what was seen of it."""
+    """One fault.
+
+    Attributes:
+        fault: Its name.
+        began: When it began, in monotonic seconds.
+        returned: When the camera was back, in monotonic seconds.
+        stall_s: How long it took to notice the stall.
+        back_s: How long it took from the return to the first PASS.
+        passed: Parts that were PASS without a camera.
+    """
 
     fault: str
     began: float
@@ -156,7 +165,7 @@ class Cycle:
 
 @dataclass
 class Rig:
-    """A daemon before its cameras; what was triggered, and what was heard, each with its monotonic second."""
+    """A daemon with its cameras, the triggers sent and the messages received, each with its monotonic second."""
 
     folder: Path
     cameras: list[RealCamera]
@@ -220,7 +229,7 @@ class Rig:
                     self.refused[name].append((asked, str(error)))
 
     def passes(self, name: str, since: float) -> list[tuple[float, float]]:
-        """When parts of this camera, triggered since then, were triggered and told to be PASS."""
+        """Trigger time and verdict time of each PASS of this camera that was triggered after `since`."""
         known = [(self.triggered.get(part), v) for part, v in list(self.verdicts.items()) if part.startswith(name)]
         return sorted(
             (asked, at) for asked, (at, v) in known if asked is not None and asked >= since and v["outcome"] == "PASS"
@@ -240,7 +249,7 @@ class Rig:
         return self.wait_for(lambda: next((at for _, at in self.passes(name, since)), None), f"{name} is inspected")
 
     def account(self, name: str, cycle: Cycle) -> str:
-        """What became of the cycle's parts, in seconds from the camera's return: a line for each run of the same."""
+        """The outcomes of the cycle's parts, by seconds from the camera's return. Equal outcomes in a row share a line."""
         told = [(asked, f"trigger refused: {error}") for asked, error in list(self.refused[name])]
         for part, (at, verdict) in list(self.verdicts.items()):
             if part.startswith(name):
@@ -260,10 +269,10 @@ class Rig:
         return self.wait_for(found, f"{name} is lost", patience_s)
 
     def counts(self) -> dict[str, int]:
-        """What the daemon holds.
+        """Number of the daemon's processes, threads and descriptors.
 
-        SQLite keeps the descriptor of a connection that was closed, for the next one: the journal's file is open three times
-        at most, as for the writer, a reader and the upkeep, whether or not the last has worked yet.
+        SQLite keeps the descriptor of a closed connection for the next one. The journal's file therefore counts three times,
+        the most it can be open, whether or not all three connections were used yet.
         """
         kinds = self.descriptors()
         return {
@@ -273,7 +282,7 @@ class Rig:
         }
 
     def descriptors(self) -> list[str]:
-        """What they are, by kind."""
+        """The kinds of the daemon's descriptors."""
         links = []
         for fd in Path(f"/proc/{self.daemon.pid}/fd").iterdir():
             with contextlib.suppress(OSError):
@@ -281,7 +290,7 @@ class Rig:
         return sorted(links)
 
     def settled(self, wanted: dict[str, int] | None = None) -> dict[str, int]:
-        """Counts, once they stay the same for a second or are the wanted ones."""
+        """The counts, when they are stable for a second or equal to `wanted`."""
         counts = self.counts()
         for _ in range(20):
             time.sleep(1)
@@ -291,7 +300,7 @@ class Rig:
         return counts
 
     def finish(self) -> list[str]:
-        """End the daemon in order; what is wrong."""
+        """Stop the daemon with SIGTERM. Returns what went wrong."""
         self._over.set()
         for thread in self._threads[1:]:
             thread.join()
@@ -300,12 +309,12 @@ class Rig:
         code = self.daemon.wait(PATIENCE_S)
         self._threads[0].join()
         wrong = [f"the daemon ended with {code}"] if code else []
-        wrong += [f"process {pid} outlives the daemon" for pid in children if alive(pid)]
+        wrong += [f"process {pid} is still alive after the daemon" for pid in children if alive(pid)]
         unanswered = [part for part in self.triggered if part not in self.verdicts]
         if unanswered:
-            wrong.append(f"{len(unanswered)} accepted triggers without a verdict: {unanswered[:3]}")
+            wrong.append(f"{len(unanswered)} accepted triggers have no verdict: {unanswered[:3]}")
         if self.twice:
-            wrong.append(f"{self.twice} parts with a second verdict")
+            wrong.append(f"{self.twice} parts have a second verdict")
         if "Traceback" in self.log.read_text():
             wrong.append("a traceback in the log")
         return wrong
@@ -337,7 +346,7 @@ def frozen(camera: RealCamera) -> Iterator[None]:
 
 @contextmanager
 def slowed(camera: RealCamera) -> Iterator[None]:
-    """It runs for half of the time only, in turns of a quarter of a second."""
+    """The camera runs only half of the time: it pauses every other quarter of a second."""
     over = threading.Event()
 
     def slow() -> None:
@@ -358,7 +367,7 @@ FAULTS = {"killed": killed, "restarted": killed, "frozen": frozen, "slowed": slo
 
 
 def one_cycle(rig: Rig, camera: RealCamera, fault: str, away_s: float) -> Cycle:
-    """Make the fault for away_s at least (once the stall was seen), wait until parts are PASS again."""
+    """Cause a fault, and wait until parts are PASS again. `away_s` counts from when the stall was noticed."""
     began = time.monotonic()
     lost_at = None
     with FAULTS[fault](camera):
@@ -375,11 +384,11 @@ def one_cycle(rig: Rig, camera: RealCamera, fault: str, away_s: float) -> Cycle:
 
 
 def judge(camera: str, cycle: Cycle) -> list[str]:
-    """What was not as wanted."""
+    """Return the requirements that the cycle missed."""
     wrong = []
     must_stall = cycle.fault in ("killed", "frozen")
     if must_stall and (cycle.stall_s is None or cycle.stall_s >= LIMIT_S):
-        wrong.append("stall not seen" if cycle.stall_s is None else f"stall seen after {cycle.stall_s:.2f} s")
+        wrong.append("stall not noticed" if cycle.stall_s is None else f"stall noticed after {cycle.stall_s:.2f} s")
     if cycle.back_s is None or cycle.back_s > LIMIT_S:
         wrong.append("did not come back" if cycle.back_s is None else f"back after {cycle.back_s:.2f} s")
     if cycle.passed:
@@ -388,7 +397,7 @@ def judge(camera: str, cycle: Cycle) -> list[str]:
 
 
 def real_cameras(names: list[str], faults: list[str], cycles: int, *, long: bool = True, log: Path | None = None) -> list[str]:
-    """Run so many cycles a camera, the faults in turns, print a table, and return what was wrong."""
+    """Run this many cycles for each camera, with the faults in turn, and print a table. Returns what went wrong."""
     with tempfile.TemporaryDirectory(prefix="anoseg-real-") as folder:
         cameras: list[RealCamera] = [CAMERAS[name]() for name in names]
         for camera in cameras:
@@ -398,7 +407,7 @@ def real_cameras(names: list[str], faults: list[str], cycles: int, *, long: bool
         try:
             for name in names:
                 if rig.first_pass(name, 0.0) is None:
-                    raise SystemExit(f"{name} gives no PASS: {list(rig.verdicts.values())[-3:]}\n{rig.log.read_text()[-2000:]}")
+                    raise SystemExit(f"{name} has no PASS: {list(rig.verdicts.values())[-3:]}\n{rig.log.read_text()[-2000:]}")
             before, kinds_before = rig.settled(), rig.descriptors()
 
             def work(camera: RealCamera) -> None:
@@ -429,9 +438,9 @@ def real_cameras(names: list[str], faults: list[str], cycles: int, *, long: bool
 
 
 def show(done: dict[str, list[Cycle]], before: dict[str, int], after: dict[str, int], parts: int) -> None:
-    """The table."""
-    table = Table(title=f"Real protocols; {parts} parts triggered. Seconds: median, longest")
-    for column in ("camera", "fault", "cycles", "stall seen after", "PASS in between", "back after", "within 2 s"):
+    """Print the table."""
+    table = Table(title=f"Real protocols; {parts} parts triggered. Seconds: median, maximum")
+    for column in ("camera", "fault", "cycles", "stall noticed after", "PASS without camera", "PASS again after", "within 2 s"):
         table.add_column(column)
     for name, cycles in done.items():
         for fault in dict.fromkeys(c.fault for c in cycles):
@@ -455,19 +464,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--camera", action="append", choices=CAMERAS)
     parser.add_argument("--fault", action="append", choices=FAULTS)
-    parser.add_argument("--cycles", type=int, default=12, help="of each camera, the faults in turns (12)")
-    parser.add_argument("--no-long", action="store_true", help=f"no absence of {LONG_S:g} s in the first round")
-    parser.add_argument("--log", type=Path, help="keep the daemon's log here")
+    parser.add_argument("--cycles", type=int, default=12, help="cycles for each camera, with the faults in turn (12)")
+    parser.add_argument("--no-long", action="store_true", help=f"no absences of {LONG_S:g} s in the first round")
+    parser.add_argument("--log", type=Path, help="copy the daemon's log to this file")
     options = parser.parse_args()
     names = options.camera or list(CAMERAS)
     for name in list(names):
         if reason := CAMERAS[name].missing():
-            print(f"{name} is left out: {reason}")
+            print(f"skipping {name}: {reason}")
             names.remove(name)
     if not names:
         return 1
     wrong = real_cameras(names, options.fault or list(FAULTS), options.cycles, long=not options.no_long, log=options.log)
-    print("\n".join(["NOT as it should be:", *wrong]) if wrong else "all as it should be")
+    print("\n".join(["FAILED:", *wrong]) if wrong else "all requirements met")
     return 1 if wrong else 0
 
 

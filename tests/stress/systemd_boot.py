@@ -1,10 +1,10 @@
 """The service under a real systemd, from scratch: `make systemd-test`. As root; needs debootstrap and systemd-nspawn.
 
-A Debian tree and the wheels are made once and kept under the temporary folder. A copy of the tree gets this checkout and is
-booted, without network; then everything is done as the README says, and every check is one line. Nothing is left behind,
-however it ends: all of it runs in namespaces of its own, which end with this process.
+A Debian tree and the wheels are made once and kept in the temporary folder. A copy of the tree gets this checkout and is booted
+without network. The service is then installed and used as the README describes; every check prints one line. Everything runs in
+namespaces that end with this process, so nothing remains, however it ends.
 
-Exit code: 0 everything held, 1 something did not, 77 it cannot run here (the last line says why).
+Exit code: 0 if all checks passed, 1 if one failed, 77 if it cannot run here (the last line says why).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from typing import Any
 REPOSITORY = Path(__file__).parents[2]
 SUITE, SUITE_PYTHON = "bookworm", (3, 11)
 BASE = "systemd,systemd-sysv,dbus"
-PREREQUISITES = "python3,python3-venv,make,libgl1,libglib2.0-0"  # what the README has the user install
+PREREQUISITES = "python3,python3-venv,make,libgl1,libglib2.0-0"  # what the README tells the user to install
 CHECKOUT = "/srv/anoseg-edge"
 UNIT = "anosegd@line"
 CONFIG = "/etc/anoseg/line.yaml"
@@ -41,25 +41,29 @@ CANNOT_RUN = 77
 
 
 class CannotRunError(Exception):
-    """Why it cannot run here."""
+    """The test cannot run here. The message says why."""
 
 
 class FailedError(Exception):
-    """What did not hold."""
+    """A check failed. The message says which."""
 
 
-# ---- what is made once
+# ---- made once, then cached
 
 
 def contained(*command: str | Path) -> list[str]:
-    """The command with mounts and processes of its own, which end when this process does, even by SIGKILL."""
+    """Wrap a command in its own mount and process namespaces, which end with this process, even by SIGKILL."""
     contain = "setpriv --pdeathsig KILL unshare --mount --pid --fork --kill-child --mount-proc"
-    # The shell is there to reap: a container cannot end while a process that was put into it is a zombie elsewhere.
+    # The shell reaps: a container cannot end while a process that entered it is a zombie outside.
     return [*contain.split(), "sh", "-c", '"$@"; exit $?', "sh", *map(str, command)]
 
 
 def attempt(what: str, command: list[str], limit_s: float, **more: Any) -> None:
-    """Raises: CannotRunError, with what the command said last."""
+    """Run a command.
+
+    Raises:
+        CannotRunError: It failed or took too long; with the last lines of its output.
+    """
     print(f"        making {what} ...", flush=True)
     try:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=limit_s, **more)
@@ -71,22 +75,27 @@ def attempt(what: str, command: list[str], limit_s: float, **more: Any) -> None:
 
 
 def check_host() -> None:
-    """Raises: CannotRunError."""
+    """Check that the host has what the test needs.
+
+    Raises:
+        CannotRunError: It has not.
+    """
     if os.geteuid() != 0:
         raise CannotRunError("only root can boot a container")
     for tool in ("debootstrap", "systemd-nspawn", "unshare", "setpriv", "nsenter", "git", "apt-get"):
         if shutil.which(tool) is None:
             raise CannotRunError(f"{tool} is not installed")
     if not (REPOSITORY / ".git").exists():
-        raise CannotRunError("this is no git checkout")
+        raise CannotRunError("this is not a git checkout")
     if sys.version_info[:2] != SUITE_PYTHON:
         raise CannotRunError(f"wheels for {SUITE} are gathered with Python {SUITE_PYTHON[0]}.{SUITE_PYTHON[1]}")
 
 
 def mirror() -> tuple[list[str], dict[str, str]]:
-    """The mirror this machine's apt uses for the suite, none if it uses none, and the environment with apt's proxy.
+    """The mirror that this machine's apt uses for the suite, if any, and the environment with apt's proxy.
 
-    Raises: CannotRunError: it does not answer.
+    Raises:
+        CannotRunError: The mirror does not answer.
     """
     indexes = ["apt-get", "indextargets", "--format", "$(REPO_URI)", f"Codename: {SUITE}", "Created-By: Packages"]
     said = subprocess.run(indexes, capture_output=True, text=True, check=False).stdout.split()
@@ -108,7 +117,7 @@ def mirror() -> tuple[list[str], dict[str, str]]:
 
 
 def tree(cache: Path, limit_s: float) -> Path:
-    """A Debian tree with what the README has the user install; made under a temporary name: half a tree is never used."""
+    """A Debian tree with the packages that the README names. Made under a temporary name, so that half a tree is never used."""
     packages = f"{BASE},{PREREQUISITES}"
     made = cache / f"{SUITE}-{hashlib.sha256(packages.encode()).hexdigest()[:12]}"
     if not made.exists():
@@ -118,16 +127,16 @@ def tree(cache: Path, limit_s: float) -> Path:
         ends_at = time.monotonic() + limit_s
         first = ["debootstrap", "--variant=minbase", "--foreign", f"--include={packages}", SUITE, str(new), *mirrors]
         attempt("a Debian tree", contained(*first), limit_s, env=environment)
-        # It is thrown away: nothing needs to be on the disk before the next package is unpacked.
+        # The tree is disposable, so dpkg need not sync after every package.
         (new / "etc/dpkg/dpkg.cfg.d/unsafe-io").write_text("force-unsafe-io\n")
         second = contained("chroot", new, "/debootstrap/debootstrap", "--second-stage")
-        attempt("it complete", second, ends_at - time.monotonic())
+        attempt("the second stage", second, ends_at - time.monotonic())
         new.rename(made)
     return made
 
 
 def wheels(cache: Path, limit_s: float) -> Path:
-    """Everything that pip needs to install this checkout without network."""
+    """The wheels that pip needs to install this checkout without network."""
     key = b"".join((REPOSITORY / name).read_bytes() for name in ("pyproject.toml", "constraints.txt"))
     made = cache / f"wheels-{hashlib.sha256(key).hexdigest()[:12]}"
     if not made.exists():
@@ -143,7 +152,7 @@ def wheels(cache: Path, limit_s: float) -> Path:
 
 
 def fresh_copy(base: Path, wheelhouse: Path, into: Path) -> None:
-    """The machine that is booted: a copy of the tree, with a clone's files and the wheels in it."""
+    """Make the root folder of the machine: a copy of the tree, with the files of this checkout and the wheels."""
     subprocess.run(["cp", "-a", "--reflink=auto", base, into], check=True)
     checkout = into / CHECKOUT.lstrip("/")
     listed = ["git", "-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
@@ -162,10 +171,10 @@ def fresh_copy(base: Path, wheelhouse: Path, into: Path) -> None:
 
 
 class Machine:
-    """A booted container. `run` runs a command line in it; `stop` ends it."""
+    """A booted container."""
 
     def __init__(self, root: Path, console: Path) -> None:
-        # No systemd of the host takes part: it may have none.
+        # Without the host's systemd: there may be none.
         command = ["systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--link-journal=no", "--console=pipe"]
         with console.open("wb") as log:
             self._nspawn = subprocess.Popen(
@@ -178,7 +187,7 @@ class Machine:
         self._leader = self._wait_for_leader()
 
     def _wait_for_leader(self) -> int:
-        """The container's first process, once its systemd says that it has booted."""
+        """Wait until the container's systemd has booted. Returns the container's first process."""
         give_up_at = time.monotonic() + 60
         while time.monotonic() < give_up_at and self._nspawn.poll() is None:
             for children in Path(f"/proc/{self._nspawn.pid}/task").glob("*/children"):
@@ -195,7 +204,7 @@ class Machine:
         return [line.strip() for line in lines if line.strip()][-3:]
 
     def command(self, line: str) -> list[str]:
-        """The command line as one of this machine."""
+        """The command that runs a command line in this machine."""
         path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
         pip = ("PIP_NO_INDEX=1", "PIP_FIND_LINKS=/srv/wheels", "PIP_DISABLE_PIP_VERSION_CHECK=1")
         environment = ["env", "-i", "--chdir=/", f"PATH={path}", "HOME=/root", "SYSTEMD_COLORS=0", "SYSTEMD_PAGER=", *pip]
@@ -203,14 +212,18 @@ class Machine:
         return ["nsenter", "--target", str(self._leader), "--all", *environment, *ends_with_nsenter]
 
     def run(self, line: str, *, check: bool = True, limit_s: float = 300) -> str:
-        """What it says, stdout and stderr. Raises: FailedError unless it ends with 0 (check)."""
+        """Run a command line. Returns its output.
+
+        Raises:
+            FailedError: Its exit code is not 0, and `check` is set.
+        """
         code, said = self.attempt(line, limit_s=limit_s)
         if check and code != 0:
             raise FailedError(f"`{line}` ended with {code}: {said}")
         return said
 
     def attempt(self, line: str, *, limit_s: float = 300) -> tuple[int, str]:
-        """Exit code and what it says."""
+        """Run a command line. Returns its exit code and its output."""
         done = subprocess.run(
             self.command(line), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             timeout=limit_s, check=False,
@@ -222,12 +235,12 @@ class Machine:
         return self.run(f"systemctl show --property={name} --value {UNIT}")
 
     def journal(self, more: str = "") -> str:
-        """The station's lines in the journal."""
+        """The station's lines in systemd's journal."""
         self.run("journalctl --sync", check=False)
         return self.run(f"journalctl --no-pager --output=short-precise --unit={UNIT} {more}")
 
     def stop(self) -> None:
-        """Shut it down, at last by force."""
+        """Shut the machine down, by force if necessary."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.run("systemctl poweroff", check=False, limit_s=10)
             self._nspawn.wait(30)
@@ -237,7 +250,7 @@ class Machine:
 
 
 class Tail:
-    """`anosegd tail --json` on the machine: the verdicts as a subscriber gets them."""
+    """`anosegd tail --json` on the machine: the verdicts that a subscriber gets."""
 
     def __init__(self, machine: Machine) -> None:
         self.verdicts: list[dict[str, Any]] = []
@@ -253,7 +266,7 @@ class Tail:
             self.verdicts.append(json.loads(line))
 
     def wait_for(self, found: Callable[[dict[str, Any]], bool], limit_s: float = 60, start: int = 0) -> dict[str, Any]:
-        """The first verdict of those from `start` on that is meant."""
+        """Wait for the first verdict, from index `start` on, for which `found` is true."""
         give_up_at = time.monotonic() + limit_s
         while time.monotonic() < give_up_at:
             for verdict in self.verdicts[start:]:
@@ -263,13 +276,13 @@ class Tail:
         raise FailedError(f"no such verdict within {limit_s:.0f} s; the last: {self.verdicts[-1:]}")
 
     def more(self, n: int = 3) -> dict[str, Any]:
-        """The last of n verdicts that come from now on."""
+        """Wait for n more verdicts. Returns the last of them."""
         start = len(self.verdicts)
         self.wait_for(lambda v: len(self.verdicts) >= start + n)
         return self.verdicts[start + n - 1]
 
     def first_of_next_run(self, verdict: dict[str, Any], limit_s: float) -> dict[str, Any]:
-        """The first verdict of the daemon that follows the one that gave this verdict."""
+        """Wait for the first verdict of the run after the one that gave `verdict`."""
         return self.wait_for(lambda v: v["run_id"] != verdict["run_id"], limit_s, self.verdicts.index(verdict))
 
     def close(self) -> None:
@@ -294,28 +307,33 @@ def demand(condition: bool, what: str) -> None:
 
 @contextlib.contextmanager
 def timed(what: str, limit_s: float | None = None) -> Iterator[None]:
-    """A check that holds if nothing in it fails, and it takes no longer than that."""
+    """A check that passes if nothing in it fails and it takes no longer than the limit."""
     began = time.monotonic()
     yield
     took_s = time.monotonic() - began
-    demand(limit_s is None or took_s <= limit_s, f"{what}: took {took_s:.2f} s, not {limit_s} s")
+    demand(limit_s is None or took_s <= limit_s, f"{what}: took {took_s:.2f} s, limit {limit_s} s")
     held(what, took_s)
 
 
 def wait_for(condition: Callable[[], bool], what: str, limit_s: float = 60) -> None:
     give_up_at = time.monotonic() + limit_s
     while not condition():
-        demand(time.monotonic() < give_up_at, f"never came about: {what}")
+        demand(time.monotonic() < give_up_at, f"timed out: {what}")
         time.sleep(0.1)
 
 
 def seconds_between(earlier: float, verdict: dict[str, Any]) -> float:
-    """From a time.time() to the verdict's commit; both clocks are the kernel's."""
+    """Seconds from a `time.time()` to the verdict's commit. Machine and host share the clock."""
     return datetime.fromisoformat(verdict["committed_at"].replace("Z", "+00:00")).timestamp() - earlier
 
 
 class Checks:
-    """In the order in which a machine lives. patience: limits times this, for a machine that does other things too."""
+    """The checks, in the order of a machine's life.
+
+    Args:
+        machine: The booted machine.
+        patience: Factor for the time limits, for a host that is busy.
+    """
 
     def __init__(self, machine: Machine, patience: float) -> None:
         self.machine = machine
@@ -342,20 +360,20 @@ class Checks:
         machine = self.machine
         code, said = machine.attempt(f"cd {CHECKOUT} && setpriv --reuid=nobody --clear-groups make install")
         demand(code != 0 and "only root" in said and machine.attempt("test -e /opt/anoseg")[0] != 0, said)
-        held("make install: refused unless root, nothing done")
+        held("make install: refused unless root, nothing changed")
         with timed("make install"):
             machine.run(f"cd {CHECKOUT} && make install")
         machine.run(f"cp /etc/anoseg/example.yaml {CONFIG}")
-        with timed("anosegd check: the installed example, copied, is valid and its bundle proves itself"):
+        with timed("anosegd check: a copy of the installed example is valid, and its bundle passes the self-test"):
             demand("proved on its golden images" in machine.run(f"anosegd check {CONFIG}"), "check does not say so")
         machine.run(f"echo '# mine' >>{CONFIG}")
-        with timed("make install again: the station's configuration is as it was"):
+        with timed("make install again: the station's configuration is unchanged"):
             machine.run(f"cd {CHECKOUT} && make install && tail -n 1 {CONFIG} | grep -x '# mine'")
 
     def security(self) -> None:
         said = self.machine.run(f"systemd-analyze verify {UNIT}.service 2>&1")
         demand(said == "", said)
-        held("systemd-analyze verify: nothing to say")
+        held("systemd-analyze verify: no complaints")
         said = self.machine.run(f"systemd-analyze security --no-pager {UNIT}.service", check=False).splitlines()[-1]
         score = re.search(r"level for \S+: ([0-9.]+)", said)
         demand(score is not None and float(score[1]) <= 3.0, said)
@@ -373,7 +391,7 @@ class Checks:
         )
         demand(user.strip() == "anoseg", f"runs as {user}")
         machine.run("test $(stat -c '%U %a' /var/lib/anoseg/line | tr ' ' -) = anoseg-750")
-        held("runs as the user anoseg, in folders of its own")
+        held("runs as the user anoseg, in its own folders")
 
     def reload(self, tail: Tail) -> None:
         machine, pid = self.machine, self.machine.unit("MainPID")
@@ -386,9 +404,9 @@ class Checks:
         held("systemctl reload with nothing changed: succeeds")
         wait_for(lambda: machine.unit("ActiveState") == "active", "active after the reload")
         seqs = [v["seq"] for v in tail.verdicts]
-        demand(machine.unit("MainPID") == pid and machine.unit("NRestarts") == "0", "it was started anew")
+        demand(machine.unit("MainPID") == pid and machine.unit("NRestarts") == "0", "the process was restarted")
         demand(sorted(set(seqs)) == seqs and verdict["seq"] > seqs[0], f"numbers are not in order: {seqs}")
-        held("the unit is active again, the same process; seq goes on")
+        held("the unit is active again, with the same process; seq continues")
 
     def refused_reload(self, tail: Tail) -> None:
         machine, pid = self.machine, self.machine.unit("MainPID")
@@ -405,7 +423,7 @@ class Checks:
             verdict = tail.more()
             state = machine.unit("ActiveState"), machine.unit("MainPID"), machine.unit("NRestarts")
             demand(state == ("active", pid, "0") and verdict["station"] == "renamed", f"{state}, {verdict}")
-            held(f"systemctl reload refused ({reason}): exit status {code}, reason in the journal, the old one inspects on")
+            held(f"systemctl reload refused ({reason}): exit status {code}, reason in the journal, inspection continues")
             machine.run(f"cp /var/tmp/good.yaml {CONFIG}")
 
     def stop(self, tail: Tail) -> None:
@@ -426,15 +444,15 @@ class Checks:
             self.machine.run(f"kill -9 {pid}")
             first = tail.first_of_next_run(verdict, 60)
             took_s = seconds_between(killed_at, first)
-            demand(took_s <= 3 * self.patience, f"inspecting again only after {took_s:.2f} s")
+            demand(took_s <= 3 * self.patience, f"inspecting again after {took_s:.2f} s")
             demand(first["journal_id"] == verdict["journal_id"] and first["seq"] > verdict["seq"], f"{verdict}\n{first}")
-            held(f"kill -9: inspecting again; seq went on from {verdict['seq']} to {first['seq']}", took_s)
-        seen = {v["seq"] for v in tail.verdicts}  # before the replay: more come while it runs
+            held(f"kill -9: inspecting again; seq continued from {verdict['seq']} to {first['seq']}", took_s)
+        seen = {v["seq"] for v in tail.verdicts}  # before the replay, which takes time
         replayed = [json.loads(line) for line in self.machine.run(f"anosegd replay {CONFIG} 2>/dev/null").splitlines()]
         seqs = [v["seq"] for v in replayed]
         demand(len(set(seqs)) == len(seqs) and seqs == sorted(seqs), "a number was used twice")
         demand(seen <= set(seqs), f"not in the journal: {seen - set(seqs)}")
-        held(f"every one of the {len(seen)} verdicts a subscriber saw is in the journal, no number twice")
+        held(f"all {len(seen)} verdicts that the subscriber got are in the journal, no number twice")
 
     def hang(self, tail: Tail) -> None:
         machine = self.machine
@@ -448,13 +466,13 @@ class Checks:
         hung_at = time.time()
         machine.run("touch /run/anoseg/line/hang")
         wait_for(lambda: "has not answered" in machine.run(f"anosegd status --json {CONFIG}", check=False), "the state says so")
-        held("the inspector alone hangs: the daemon still answers, and its state says so", time.time() - hung_at)
+        held("the inspector hangs: the daemon still answers, and its state says so", time.time() - hung_at)
         first = tail.first_of_next_run(verdict, 60 * self.patience)
         took_s = seconds_between(hung_at, first)
         said = machine.journal("--lines=100")
         demand("Watchdog timeout" in said, said)
         demand("prepare_or_hang" in said, f"the journal does not say where it hung: {said}")
-        held("watchdog: aborted, started anew, inspecting again; the journal shows where the thread hung", took_s)
+        held("watchdog: aborted, restarted, inspecting again; the journal shows where the thread hung", took_s)
         machine.run(f"rm -r /run/systemd/system/{UNIT}.service.d && systemctl daemon-reload && systemctl stop {UNIT}")
 
     def exit_codes(self) -> None:
@@ -479,7 +497,7 @@ class Checks:
     def journal(self) -> None:
         ours = [line for line in self.machine.journal().splitlines() if "anosegd[" in line]
         demand(not any('{"at"' in line for line in ours), "JSON in the journal")
-        demand(not any("openvino_telemetry" in line for line in ours), "a library complains at every start")
+        demand(not any("openvino_telemetry" in line for line in ours), "a library logs a warning at every start")
         held(f"journalctl: {len(ours)} lines, readable (excerpt below)")
 
     def uninstall(self) -> None:
@@ -492,25 +510,25 @@ class Checks:
         machine.run("! test -e /opt/anoseg && ! test -e /usr/local/bin/anosegd && ! systemctl cat anosegd@line 2>/dev/null")
         machine.run(f"test -s {CONFIG} && test -s /var/lib/anoseg/line/verdicts.db && test -d /var/lib/anoseg/engines/demo/1")
         demand("Kept: configurations" in said, said)
-        held("make uninstall: gone; configuration, journal and bundles are left, and it says so")
+        held("make uninstall: removed; configuration, journal and bundles remain, and it says so")
 
 
 def inside(root: Path, patience: float) -> int:
-    """In namespaces of our own: boot, check, shut down."""
-    # What systemd-nspawn notes under /run is gone with the namespace.
+    """In the namespaces: boot, check, shut down."""
+    # What systemd-nspawn writes to /run ends with the namespace.
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run"], check=True)
     try:
         for group in cgroups():
             group.mkdir(exist_ok=True)
             (group / "cgroup.procs").write_text(str(os.getpid()))
     except OSError as error:
-        raise CannotRunError(f"no control group can be made here: {error}") from error
+        raise CannotRunError(f"cannot create a control group: {error}") from error
     began = time.monotonic()
     machine = Machine(root, root.parent / "console.log")
     try:
         held(f"{machine.run('systemctl --version').splitlines()[0]} booted", time.monotonic() - began)
         Checks(machine, patience).run()
-        held("all of it", time.monotonic() - began)
+        held("all checks passed", time.monotonic() - began)
         code = 0
     except (FailedError, subprocess.TimeoutExpired) as error:
         print(f"FAILED  {error}", flush=True)
@@ -528,14 +546,14 @@ def inside(root: Path, patience: float) -> int:
 
 
 def cgroups() -> list[Path]:
-    """A control group of our own, in each hierarchy that a systemd in a container needs."""
+    """The test's control groups, one in each hierarchy that systemd needs in a container."""
     top = Path("/sys/fs/cgroup")
     hierarchies = [top] if (top / "cgroup.controllers").exists() else [top / "systemd", top / "unified"]
     return [hierarchy / "anoseg-systemd-test" for hierarchy in hierarchies if hierarchy.exists()]
 
 
 def remove(work: Path) -> None:
-    """What a run, or one that was killed before it, has left."""
+    """Remove what this run, or an earlier one that was killed, has left."""
     shutil.rmtree(work, ignore_errors=True)
     for group in cgroups():
         for folder in sorted(group.glob("**/"), reverse=True):
@@ -543,24 +561,28 @@ def remove(work: Path) -> None:
 
 
 def cache_folder(asked: Path | None) -> Path:
-    """Root's alone: what is in there is booted. Raises: CannotRunError."""
+    """The folder for tree and wheels. Only root may write to it, because its content is booted.
+
+    Raises:
+        CannotRunError: Somebody else can write to it.
+    """
     cache = asked or Path(tempfile.gettempdir()) / "anoseg-systemd-test"
     cache.mkdir(mode=0o700, exist_ok=True)
     status = cache.lstat()
     if cache.is_symlink() or status.st_uid != os.geteuid() or status.st_mode & 0o022:
-        raise CannotRunError(f"{cache} is not root's alone")
+        raise CannotRunError(f"{cache} can be written by others than root")
     return cache
 
 
 def outside(options: argparse.Namespace) -> int:
-    """Prepare, run the checks contained, clean up."""
+    """Prepare, run the checks in namespaces, clean up."""
     check_host()
     cache = cache_folder(options.cache)
     with (cache / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise CannotRunError("it runs already") from error
+            raise CannotRunError("another run is in progress") from error
         base = tree(cache, options.prepare)
         wheelhouse = wheels(cache, options.prepare)
         work = cache / "work"
@@ -576,9 +598,9 @@ def outside(options: argparse.Namespace) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="install, boot, start, reload, kill, hang: the service under a real systemd")
-    parser.add_argument("--cache", type=Path, help="where tree and wheels are kept (under the temporary folder)")
-    parser.add_argument("--prepare", type=float, default=900, metavar="S", help="how long making each may take (900)")
-    parser.add_argument("--patience", type=float, default=1, metavar="N", help="limits of time are multiplied by this (1)")
+    parser.add_argument("--cache", type=Path, help="folder for tree and wheels (in the temporary folder)")
+    parser.add_argument("--prepare", type=float, default=900, metavar="S", help="time limit for making each (900)")
+    parser.add_argument("--patience", type=float, default=1, metavar="N", help="factor for the time limits (1)")
     parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
