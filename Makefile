@@ -16,7 +16,7 @@ demo: $(VENV)/.installed-base ## set up, then inspect a simulated line with the 
 test: $(VENV)/.installed-dev ## set up, then run the whole test suite, on as many cores as there are (at most 4)
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
-docs: $(VENV)/.installed-docs ## build the documentation into docs/_build (a warning is an error)
+docs: $(VENV)/.installed-docs ## build the documentation into docs/_build; a warning is an error
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build
 	@echo "open docs/_build/index.html"
 
@@ -33,32 +33,32 @@ format: $(VENV)/.installed-dev ## format the code
 install: ## as root: install as a service (Debian, Ubuntu, JetPack); PREFIX=/opt/anoseg, DESTDIR=, EXTRAS=
 	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' EXTRAS='$(EXTRAS)' PYTHON='$(PYTHON)' systemd/install.sh install
 
-uninstall: ## as root: remove it; configurations, bundles and journals stay
+uninstall: ## as root: remove the service; configurations, bundles and journals stay
 	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' systemd/install.sh uninstall
 
-torture: $(VENV)/.installed-dev ## kill daemon and archiving client 50 times each; nothing may be lost (minutes)
+torture: $(VENV)/.installed-dev ## kill the daemon and an archiving client 50 times each; no verdict may be lost (minutes)
 	$(BIN)/python tests/stress/torture.py
 
-faults: $(VENV)/.installed-dev ## make every fault of a line for real and print what became of the parts (five minutes)
+faults: $(VENV)/.installed-dev ## cause every fault of a line for real and print the outcomes of the parts (five minutes)
 	$(BIN)/python tests/stress/faults.py
 
-real-cameras: $(VENV)/.installed-dev ## RTSP and GigE Vision cameras killed, frozen, slowed before the daemon; one table (a minute and a half)
+real-cameras: $(VENV)/.installed-dev ## kill, freeze and slow down RTSP and GigE Vision cameras under the daemon; one table (a minute and a half)
 	$(BIN)/python tests/stress/real_cameras.py
 
-soak: $(VENV)/.installed-dev ## an hour at full rate with a fault a minute: does anything grow?
+soak: $(VENV)/.installed-dev ## run an hour at full rate with a fault a minute; memory, threads and descriptors may not grow
 	$(BIN)/python tests/stress/soak.py
 
-bench: $(VENV)/.installed-dev ## how fast the daemon is against the bare engine, in one run (four minutes on a quiet machine)
+bench: $(VENV)/.installed-dev ## measure the daemon's speed against the engine alone (four minutes on a quiet machine)
 	$(BIN)/python tests/bench/line_bench.py
 
-gpu-check: $(VENV)/.installed-dev ## on a machine with a GPU: build, prove and measure the TensorRT runtime; one table
+gpu-check: $(VENV)/.installed-dev ## on a machine with a GPU: build, test and measure the TensorRT runtime; one table
 	@$(BIN)/python -c "import pycuda" 2>/dev/null || $(PIP_INSTALL) pycuda || echo "pycuda needs the CUDA toolkit to install"
 	$(BIN)/python tests/bench/gpu_check.py
 
 systemd-test: $(VENV)/bin/python ## as root: install the service in a Debian tree, boot it, kill it, hang it (minutes; debootstrap, systemd-nspawn)
 	$(BIN)/python tests/stress/systemd_boot.py
 
-demo-bundle: $(VENV)/.installed-dev ## train the demo's bundle anew: renders its images, trains, replaces engines/store/demo
+demo-bundle: $(VENV)/.installed-dev ## train the demo's bundle: render its images, train, replace engines/store/demo
 	rm -rf runs/demo-images runs/demo-store
 	$(BIN)/anosegd demo-images --out runs/demo-images
 	$(BIN)/anoseg-train fit --data runs/demo-images --out runs/demo-store/demo --config configs/train-demo.yaml

@@ -1,10 +1,10 @@
-"""Does the promised share of false rejects hold on good test images? Needs a data set in the MVTec AD layout.
+"""Checks that the guaranteed share of false rejects holds on good test images. Needs a data set in the MVTec AD layout.
 
     python tests/bench/calibration_check.py --bundle engines/store/my-part --data my-part/ [--group REGEX]
 
-Scores the calibration images of the bundle's own training again (the split follows from its seed and configuration), takes the
-threshold for each wished share, and counts the test/good images that it rejects. Several images of one part say less than
-their number, so the interval comes from a bootstrap over parts, on both sides: which parts calibrated, and which were tested.
+It scores the calibration images of the bundle's training again; seed and configuration give the same split. For each target
+share it computes the threshold and counts the images in test/good that the threshold rejects. Images of one part are not
+independent, so the interval comes from a bootstrap over parts, of the calibration images and of the test images.
 """
 
 import argparse
@@ -36,7 +36,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True, help="MVTec AD layout")
-    parser.add_argument("--group", default="", help="names of one part match it alike; default: found by looking at the images")
+    parser.add_argument(
+        "--group",
+        default="",
+        help="regular expression: images of one part have equal matches (default: parts are found by comparing images)",
+    )
     options = parser.parse_args()
     try:
         return check(options.bundle, options.data, options.group)
@@ -53,7 +57,7 @@ def check(bundle_path: Path, data: Path, group: str) -> int:
     try:
         images = read_good_images(find_good_images(data))
         if images.fingerprint != training["data_fingerprint"]:
-            print(f"{data}: not the images that {bundle.label} was trained on", file=sys.stderr)
+            print(f"{data}: {bundle.label} was trained on other images", file=sys.stderr)
             return 1
         groups = group_images(images, config.holdout.group)
         split = split_images(groups, config.holdout, int(training["seed"]), images_needed(config.false_reject))
@@ -80,7 +84,7 @@ def report(label: str, held_out: np.ndarray, held_out_parts: np.ndarray, good: n
         title=f"{label}: {len(held_out)} calibration images of {len(set(held_out_parts))} parts, "
         f"{len(good)} good test images of {len(set(good_parts))} parts"
     )
-    for column in ("wished", "threshold", "rejected", "share", "95 % of parts drawn again", "consistent"):
+    for column in ("target", "threshold", "rejected", "share", "95 % interval", "consistent"):
         table.add_column(column, justify="right")
     consistent = True
     for share in SHARES:
@@ -91,7 +95,7 @@ def report(label: str, held_out: np.ndarray, held_out_parts: np.ndarray, good: n
             limit = conformal_threshold(drawn_by_part(rng, held_out, held_out_parts), share).value
             drawn.append(float((drawn_by_part(rng, good, good_parts) >= limit).mean()))
         low, high = np.quantile(drawn, [0.025, 0.975])
-        holds = bool(low <= share)  # fewer rejects than promised break no promise
+        holds = bool(low <= share)  # fewer rejects than the target are fine
         consistent &= holds
         table.add_row(
             f"{share:.0%}",
@@ -106,7 +110,7 @@ def report(label: str, held_out: np.ndarray, held_out_parts: np.ndarray, good: n
 
 
 def drawn_by_part(rng: np.random.Generator, scores: np.ndarray, parts: np.ndarray) -> np.ndarray:
-    """As many parts as there are, drawn with replacement, with all their images."""
+    """Draw as many parts as there are, with replacement. Returns the scores of all their images."""
     names = np.unique(parts)
     members = [np.flatnonzero(parts == name) for name in names]
     return scores[np.concatenate([members[i] for i in rng.integers(0, len(names), len(names))])]

@@ -1,14 +1,14 @@
-"""How fast the daemon is, as ratios of what the engine alone does, in one run. `make bench` runs it.
+"""Measures the daemon's speed in relation to the engine alone. `make bench`.
 
     python tests/bench/line_bench.py [--bundle STORE/NAME] [--seconds 4] [--json FILE]
 
-Without --bundle with two networks: the demo's, and one of about 3 GMAC, the largest that is trained. Measured with the real
-daemon in processes of its own, masks and journal on, a subscriber counting: throughput of 1, 2, 4, 8 cameras fed from memory
-against the bare engine loop; latency from capture to the subscriber at half of that load; start to READY; and one video
-through the daemon and through the script that one would write (read, resize, infer, send in one loop).
+Without --bundle it measures two networks: the demo's, and one of about 3 GMAC, the largest that the trainer makes. The real
+daemon runs with masks and journal, and a subscriber counts. Measured are: throughput of 1, 2, 4 and 8 cameras fed from memory,
+against a loop with the engine alone; latency from capture to the subscriber at half of that load; time from start to READY; and
+one video, inspected by the daemon and by a simple script (read, resize, infer and send in one loop).
 
-The machine's speed varies from second to second, so each measurement of the daemon lies between two of the bare engine, three
-times over, and the median of the ratios is told.
+The machine's speed varies from second to second. Each measurement of the daemon is therefore made between two of the engine
+alone. This is done three times, and the median of the ratios is reported.
 """
 
 import argparse
@@ -44,7 +44,7 @@ ROUNDS = 3
 
 
 def write_parts(folder: Path) -> None:
-    """Parts of the demo line, as files."""
+    """Write parts of the demo line as image files."""
     from anosegd.demo.line import DemoLine
 
     (folder / "images").mkdir()
@@ -54,7 +54,7 @@ def write_parts(folder: Path) -> None:
 
 
 def write_video(folder: Path, frames: int) -> None:
-    """The same parts as a video."""
+    """Write the same parts as a video."""
     parts = [cv2.imread(str(path)) for path in sorted((folder / "images").iterdir())]
     height, width = parts[0].shape[:2]
     writer = cv2.VideoWriter(str(folder / "line.avi"), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"MJPG"), 25.0, (width, height))
@@ -64,8 +64,10 @@ def write_video(folder: Path, frames: int) -> None:
 
 
 def bare(bundle: str, folder: str) -> None:
-    """The engine alone: inspect and judge the same images in one loop, nothing sent. In a process of its own: for each line on
-    stdin, that many seconds."""
+    """The engine alone, in its own process: inspect and judge the same images in a loop.
+
+    Each line on stdin is a number of seconds to run. The rate, the median latency and the runtime go to stdout as JSON.
+    """
     images = [cv2.imread(str(p)) for p in sorted((Path(folder) / "images").iterdir())]
     engine = load_engine(load_bundle(Path(bundle)))
     placement = engine.place(Region(0, 0, images[0].shape[1], images[0].shape[0]))
@@ -82,7 +84,7 @@ def bare(bundle: str, folder: str) -> None:
 
 
 class Bare:
-    """That process, which sleeps while it is not asked."""
+    """The process that runs `bare`. It sleeps between measurements."""
 
     def __init__(self, bundle: Path, folder: Path) -> None:
         command = [sys.executable, __file__, "--bare", str(bundle.absolute()), str(folder)]
@@ -100,7 +102,7 @@ class Bare:
 
 
 def plain_script(bundle: str, folder: str) -> dict[str, float]:
-    """What one would write in an afternoon: one loop that reads the video, inspects and sends JSON and the map as PNG."""
+    """A simple script: one loop that reads the video, inspects, and sends the result as JSON and the map as PNG."""
     engine = load_engine(load_bundle(Path(bundle)))
     video = cv2.VideoCapture(str(Path(folder) / "line.avi"), cv2.CAP_FFMPEG)
     with zmq.Context() as context, context.socket(zmq.PUB) as publisher:
@@ -123,7 +125,7 @@ def plain_script(bundle: str, folder: str) -> dict[str, float]:
 
 
 class Daemon:
-    """One run of the daemon with `cameras` (YAML lines), and a subscriber of its verdicts."""
+    """One run of the daemon with `cameras` (lines of YAML), and a subscriber to its verdicts."""
 
     def __init__(self, folder: Path, bundle: Path, cameras: str, *arguments: str) -> None:
         stamp = str(time.monotonic_ns())
@@ -153,14 +155,14 @@ class Daemon:
             self.ready_s = time.monotonic() - began
 
     def warm_up(self, n: int) -> None:
-        """Until each of n cameras has given a verdict, and a second more: their processes start after READY, all at a time."""
+        """Wait until each of n cameras has a verdict, and one more second. Their processes all start after READY."""
         seen = set()
         while len(seen) < n:
             seen.add(self._subscriber.recv_multipart()[0])
         self.listen(1)
 
     def listen(self, seconds: float) -> tuple[int, list[float]]:
-        """Verdicts in so many seconds, and for each the milliseconds from capture to here."""
+        """Count verdicts for this long. Returns their number, and for each the milliseconds from capture to arrival."""
         latencies = []
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -171,7 +173,7 @@ class Daemon:
         return len(latencies), latencies
 
     def listen_to_the_end(self) -> float:
-        """Verdicts a second, from the first to the last."""
+        """Verdicts a second, from the first to the last verdict."""
         n, first, last = 0, 0.0, time.monotonic()
         while self._process.poll() is None or self._subscriber.poll(200):
             if self._subscriber.poll(200):
@@ -189,7 +191,7 @@ class Daemon:
 
 
 def measure(bundle: Path, seconds: float) -> dict[str, object]:
-    """Everything, in one run."""
+    """Make all measurements of a bundle."""
     with tempfile.TemporaryDirectory(prefix="anoseg-bench-") as name:
         folder = Path(name)
         write_parts(folder)
@@ -207,7 +209,7 @@ def measure(bundle: Path, seconds: float) -> dict[str, object]:
 
 
 def cameras(n: int, fps: float | None = None) -> str:
-    """n cameras fed from memory."""
+    """The YAML of n cameras that are fed from memory."""
     pace = f", fps: {fps:.3f}" if fps else ""
     source = f"{{kind: folder, path: images, loop: true, preload: true{pace}}}"
     return "".join(f"  c{i}: {{policy: wait, source: {source}}}\n" for i in range(n))
@@ -256,8 +258,8 @@ def _video(bundle: Path, folder: Path) -> dict[str, float]:
 
 def show(name: str, result: dict[str, object]) -> None:
     table = Table(title=f"Daemon against the bare engine, {name}; {platform.machine()}, {os.cpu_count()} cores")
-    table.add_column("")
-    table.add_column("measured", justify="right")
+    table.add_column("measurement")
+    table.add_column("value", justify="right")
     for row, values in result.items():
         assert isinstance(values, dict)
         table.add_row(row, ", ".join(f"{k} {v:.2f}" if isinstance(v, float) else f"{v}" for k, v in values.items()))
@@ -273,7 +275,7 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, help="STORE/NAME (the demo's, then one of 3 GMAC)")
-    parser.add_argument("--seconds", type=float, default=4.0, help="each measurement (4)")
+    parser.add_argument("--seconds", type=float, default=4.0, help="length of each measurement (4)")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     results = {}
@@ -281,7 +283,7 @@ def main() -> None:
         if options.bundle:
             bundles = {str(options.bundle): options.bundle}
         else:
-            from bench.cpu_runtimes import large_bundle  # PyTorch: not in the processes that are measured
+            from bench.cpu_runtimes import large_bundle  # imports PyTorch, which the measured processes must not
 
             bundles = {"demo bundle": DEMO, "3 GMAC": large_bundle(Path(folder)).path.parent}
         for name, bundle in bundles.items():

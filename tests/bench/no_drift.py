@@ -1,9 +1,9 @@
-"""From images to published verdicts on a data set of your own: is what the daemon publishes what `evaluate` measured?
+"""Checks on your own data set that the daemon's published verdicts agree with what `anoseg-train evaluate` measures.
 
     python tests/bench/no_drift.py --bundle engines/store/my-part --data my-part/
 
-Runs `anoseg-train evaluate`, then `anosegd run` over all test images (policy `wait`) with a subscriber that uses pyzmq alone,
-and compares: one verdict for each image, and the image AUROC of the published scores with the one of `evaluate`.
+It runs `anoseg-train evaluate`, then `anosegd run` over all test images with policy `wait`. The subscriber uses nothing but
+pyzmq. There must be one verdict for each image, and the image AUROC of the published scores must equal that of `evaluate`.
 """
 
 import argparse
