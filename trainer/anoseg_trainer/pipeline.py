@@ -98,7 +98,7 @@ def fit(
         split = split_images(groups, config.holdout, seed, images_needed(config.false_reject))
         if chosen_input != config.input:
             note(describe_input(config.input, chosen_input, images.sizes_hw))
-        variation, choices = choose_variation(config.variation, images, groups, split, seed)
+        variation, choices = choose_variation(config.variation, images, groups, split, seed=seed)
         for text in choices:
             note(text)
         config = msgspec.structs.replace(config, input=chosen_input, variation=variation)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import cv2
+import msgspec
 import numpy as np
 
 from anoseg_engines.images import Image
@@ -100,4 +101,4 @@ def validate(network: AnoSegNetwork, spec: InputSpec, cases: list[ValidationCase
 
 def scaled_spec(spec: InputSpec) -> InputSpec:
     """Return the input for parts that are scaled already: in tile mode, its scale is 1."""
-    return InputSpec(spec.height, spec.width, spec.mode, 1.0, spec.overlap)
+    return msgspec.structs.replace(spec, scale=1.0)

@@ -30,7 +30,7 @@ def split_of(n, calibration=()):
 
 def poses(folder, images):
     found = save(folder, images)
-    return choose_variation(VariationConfig(), found, np.arange(len(found.paths)), split_of(len(found.paths)), 0)
+    return choose_variation(VariationConfig(), found, np.arange(len(found.paths)), split_of(len(found.paths)), seed=0)
 
 
 def test_parts_that_lie_any_way_round_are_turned(tmp_path):
@@ -53,7 +53,7 @@ def test_given_poses_are_kept(tmp_path):
     """What the configuration says of poses is not overruled."""
     given = VariationConfig(rotation_deg=10, flip_x=0.2, flip_y=0.0)
     images = save(tmp_path / "pins", [pin(6 * i) for i in range(40)])
-    found = choose_variation(given, images, np.arange(40), split_of(40), 0)[0]
+    found = choose_variation(given, images, np.arange(40), split_of(40), seed=0)[0]
     assert (found.rotation_deg, found.flip_x, found.flip_y) == (10, 0.2, 0.0)
 
 
@@ -79,6 +79,6 @@ def test_what_only_calibration_images_show_is_not_taught(tmp_path):
     found = save(tmp_path / "pins", images)
 
     def tint(calibration):
-        return choose_variation(VariationConfig(), found, np.arange(20), split_of(20, calibration), 0)[0].tint
+        return choose_variation(VariationConfig(), found, np.arange(20), split_of(20, calibration), seed=0)[0].tint
 
     assert tint((7, 8)) == tint((5, 7)) < tint((5, 8))

@@ -71,7 +71,7 @@ def make_sample(
     part = settings.store[index]
     part_height, part_width = part.shape[:2]
     seen = seen_span(settings.input, part_height, part_width)
-    tile = random_window(rng, (part_height, part_width), (spec.height, spec.width), seen, _aim(rng, settings, index))
+    tile = random_window(rng, (part_height, part_width), (spec.height, spec.width), seen, aim=_aim(rng, settings, index))
     left, top = max(0, tile.x), max(0, tile.y)
     window = left, top, min(part_width, tile.x + spec.width) - left, min(part_height, tile.y + spec.height) - top
     around = _with_margin(window, part_height, part_width, settings.variation)
@@ -83,7 +83,7 @@ def make_sample(
     if defective:
         piece, drawn = add_defects(rng, canvas_of(settings, piece, index, around), settings.defects)
     inside = left - around[0], top - around[1], window[2], window[3]
-    image, label = varied_window(rng, piece, drawn, inside, settings.variation)
+    image, label = varied_window(rng, piece, drawn, inside, config=settings.variation)
     height, width = image.shape[:2]
     frame = np.empty((spec.height, spec.width, 3), np.uint8)
     cut_tile(image, Tile(min(tile.x, 0), min(tile.y, 0)), frame)
@@ -150,7 +150,7 @@ def _donor(settings: SampleSettings) -> Callable[[Generator], Image]:
         height, width = min(rows, settings.window.height // closer), min(columns, settings.window.width // closer)
         mask = settings.store.part_mask(index) if settings.background else None
         aim = None if mask is None else point_on(rng, mask, rows, columns)
-        tile = random_window(rng, (rows, columns), (height, width), ((0, rows), (0, columns)), aim)
+        tile = random_window(rng, (rows, columns), (height, width), ((0, rows), (0, columns)), aim=aim)
         return part[tile.y : tile.y + height, tile.x : tile.x + width]
 
     return donor

@@ -26,7 +26,7 @@ Thumbnails = NDArray[np.float32]
 
 
 def choose_variation(
-    given: VariationConfig, images: GoodImages, groups: NDArray[np.int64], split: Split, seed: int
+    given: VariationConfig, images: GoodImages, groups: NDArray[np.int64], split: Split, *, seed: int
 ) -> tuple[VariationConfig, list[str]]:
     """Choose every open value of `given`.
 
