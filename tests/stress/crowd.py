@@ -8,7 +8,6 @@ resident memory is printed while the test runs.
 
 import argparse
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -19,15 +18,12 @@ from pathlib import Path
 import zmq
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from stress.rubbish import resident_mb
 from stress.torture import make_line
 
 IDLE, HASTY = 190, 9
 GROWTH_MB = 120
 """Allowed growth: the unread messages up to the high-water mark. All slow subscribers share their content."""
-
-
-def resident_mb(pid: int) -> float:
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def crowd(seconds: float, rate: float | None) -> list[str]:

@@ -35,6 +35,7 @@ from rich.console import Console
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from support.paths import DEMO, SUPPORT
 
 from anoseg_engines.bundle.read import load_bundle
 from anoseg_engines.loading import load_engine
@@ -42,8 +43,7 @@ from anoseg_engines.placement import Region
 from anosegd.client import Client, ClientError
 from anosegd.demo.line import DemoLine
 
-FAULTY_DAEMON = Path(__file__).parents[1] / "support" / "faulty_daemon.py"
-DEMO = Path(__file__).parents[2] / "engines" / "store" / "demo"
+FAULTY_DAEMON = SUPPORT / "faulty_daemon.py"
 PATIENCE_S = 40.0
 HOLD_S = 0.3
 """How long a part stays in front of the camera after its trigger."""
@@ -176,13 +176,7 @@ class Rig:
         self.wait_until_running()
 
     def start(self) -> None:
-        command = [
-            sys.executable,
-            str(FAULTY_DAEMON),
-            str(self.folder),
-            "run",
-            str(self.config),
-        ]
+        command = [sys.executable, str(FAULTY_DAEMON), str(self.folder), "run", str(self.config)]
         with (self.folder / "daemon.log").open("ab") as log:
             self.daemon = subprocess.Popen(command, stderr=log, stdin=subprocess.DEVNULL)
 
@@ -238,15 +232,15 @@ class Rig:
         wrong = [f"the daemon ended with {code}"] if code else []
         committed = Counter(v["part_id"] for v in kept)
         wrong += [f"{name} has {n} committed verdicts" for name, n in committed.items() if n > 1][:3]
-        told = {v["part_id"]: v for v in [*self.live, *kept]}
-        wrong += [f"{name} was accepted, but has no verdict" for name in self.accepted if name not in told][:3]
+        answered = {v["part_id"]: v for v in [*self.live, *kept]}
+        wrong += [f"{name} was accepted, but has no verdict" for name in self.accepted if name not in answered][:3]
         for v in (*self.live, *kept):
             if "-bad-" in v["part_id"] and v["outcome"] == "PASS":
                 wrong.append(f"{v['part_id']} is defective, but PASS (score {v['score']})")
         outcomes = {
             phase: Counter(
                 f"{'bad' if '-bad-' in name else 'good'} {v['reason'] or v['outcome']}"
-                for name, v in told.items()
+                for name, v in answered.items()
                 if name.startswith(phase)
             )
             for phase in ("during", "after")

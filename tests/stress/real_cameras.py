@@ -37,6 +37,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from support.anosegd_line import alive, children_of
+from support.paths import SUPPORT
 from support.tiny_bundle import tiny_draft
 
 from anoseg_engines.errors import ConfigError
@@ -44,7 +45,7 @@ from anoseg_engines.seal import write_bundle
 from anosegd.capture.sources.aravis import load_aravis
 from anosegd.client import Client, ClientError
 
-RTSP_CAMERA = Path(__file__).parents[1] / "support" / "rtsp_camera.py"
+RTSP_CAMERA = SUPPORT / "rtsp_camera.py"
 SYSTEM_PYTHON = "/usr/bin/python3"
 FAKE_CAMERA = "arv-fake-gv-camera-0.8"
 SERIAL = "FAKE01"
@@ -250,12 +251,12 @@ class Rig:
 
     def account(self, name: str, cycle: Cycle) -> str:
         """The outcomes of the cycle's parts, by seconds from the camera's return. Equal outcomes in a row share a line."""
-        told = [(asked, f"trigger refused: {error}") for asked, error in list(self.refused[name])]
+        outcomes = [(asked, f"trigger refused: {error}") for asked, error in list(self.refused[name])]
         for part, (at, verdict) in list(self.verdicts.items()):
             if part.startswith(name):
                 what = " ".join(str(verdict[key]) for key in ("outcome", "reason", "detail") if verdict.get(key))
-                told.append((self.triggered.get(part, at), re.sub(r"\d+", "#", what)))
-        runs = itertools.groupby(sorted(t for t in told if t[0] >= cycle.began), key=lambda t: t[1])
+                outcomes.append((self.triggered.get(part, at), re.sub(r"\d+", "#", what)))
+        runs = itertools.groupby(sorted(t for t in outcomes if t[0] >= cycle.began), key=lambda t: t[1])
         lines = []
         for what, group in runs:
             times = [at - cycle.returned for at, _ in group]
@@ -426,7 +427,7 @@ def real_cameras(names: list[str], faults: list[str], cycles: int, *, long: bool
                 thread.join()
             after, kinds = rig.settled(before), rig.descriptors()
             new = [kind for kind in set(kinds) for _ in range(kinds.count(kind) - kinds_before.count(kind))]
-            wrong = [line for name, them in done.items() for cycle in them for line in judge(name, cycle)]
+            wrong = [line for name, cycles in done.items() for cycle in cycles for line in judge(name, cycle)]
             wrong += [f"{what}: {n} before, {after[what]} after {new}" for what, n in before.items() if after[what] > n]
             wrong += rig.finish()
             show(done, before, after, len(rig.triggered))
@@ -444,13 +445,13 @@ def show(done: dict[str, list[Cycle]], before: dict[str, int], after: dict[str, 
         table.add_column(column)
     for name, cycles in done.items():
         for fault in dict.fromkeys(c.fault for c in cycles):
-            them = [c for c in cycles if c.fault == fault]
-            stalls, backs = [c.stall_s for c in them if c.stall_s], [c.back_s for c in them if c.back_s]
+            of_fault = [c for c in cycles if c.fault == fault]
+            stalls, backs = [c.stall_s for c in of_fault if c.stall_s], [c.back_s for c in of_fault if c.back_s]
             must_stall = fault in ("killed", "frozen")
             quick = sum(s <= LIMIT_S for s in backs)
             table.add_row(
-                name, fault, str(len(them)), _seconds(stalls) if must_stall else "–",
-                str(sum(c.passed for c in them)) if must_stall else "–", _seconds(backs), f"{quick} of {len(them)}",
+                name, fault, str(len(of_fault)), _seconds(stalls) if must_stall else "–",
+                str(sum(c.passed for c in of_fault)) if must_stall else "–", _seconds(backs), f"{quick} of {len(of_fault)}",
             )  # fmt: skip
     Console(width=120).print(table)
     print("the daemon's " + ", ".join(f"{what}: {n} before, {after[what]} after" for what, n in before.items()))

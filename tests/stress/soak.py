@@ -32,12 +32,12 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from stress.faults import DEMO, LiveCamera
+from stress.faults import FAULTY_DAEMON, LiveCamera
+from support.paths import DEMO
 
 from anosegd.client import Client, ClientError
 from anosegd.demo.line import DemoLine
 
-FAULTY_DAEMON = Path(__file__).parents[1] / "support" / "faulty_daemon.py"
 LIMIT_MB_PER_HOUR = 10.0
 FAULT_S = 8.0
 """How long a fault lasts. The rest of the minute is quiet, and its end is measured."""
@@ -66,13 +66,7 @@ class Station:
         self.config.write_text(self.text)
         if leak:
             (folder / "leak").write_text(str(leak))
-        command = [
-            sys.executable,
-            str(FAULTY_DAEMON),
-            str(folder),
-            "run",
-            str(self.config),
-        ]
+        command = [sys.executable, str(FAULTY_DAEMON), str(folder), "run", str(self.config)]
         with (folder / "daemon.log").open("ab") as log:
             self.daemon = subprocess.Popen(command, stderr=log, stdin=subprocess.DEVNULL)
         self.verdicts = 0

@@ -8,7 +8,6 @@ The line inspects as fast as it can. The swaps alternate between two versions of
 import argparse
 import dataclasses
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from pathlib import Path
 import zmq
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from stress.rubbish import resident_mb
 from stress.torture import make_line, show, wait_for_state
 from support.tiny_bundle import tiny_draft
 
@@ -54,8 +54,7 @@ class Seen(threading.Thread):
 def resources(pid: int) -> tuple[float, int, int]:
     """Resident memory in MB, number of descriptors, number of threads."""
     proc = Path(f"/proc/{pid}")
-    resident = int((proc / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
-    return resident, len(list((proc / "fd").iterdir())), len(list((proc / "task").iterdir()))
+    return resident_mb(pid), len(list((proc / "fd").iterdir())), len(list((proc / "task").iterdir()))
 
 
 def swap_often(swaps: int) -> list[str]:
