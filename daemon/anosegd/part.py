@@ -1,6 +1,6 @@
 """A part on its way from camera to verdict: Part (what is known of it) and Frame (its pixels). Pure data.
 
-The way: `capture/child` reads → `cameras/supervisor` makes the Frame → `inspection/queue` → `inspection/inspector` makes it
+The way: `capture/child` reads → `cameras/intake` makes the Frame → `inspection/queue` → `inspection/inspector` makes it
 an Inspected (see `outcome`) → `publish/publisher` makes that a Verdict, commits and sends it.
 """
 

@@ -1,7 +1,7 @@
 """The daemon's side of the cameras: one thread a camera starts, watches and restarts its capture process.
 
 `supervisor` is the thread. `capture_handle`: its process. `intake`: what happens to a frame. `parts`, `triggered_parts`: making
-parts of frames and of software triggers. `presence`: whether a part is in the picture. `camera_set`: all cameras.
+parts of frames and of software triggers. `presence`: whether a frame shows a part. `camera_set`: all cameras.
 """
 
 from anosegd.cameras.camera_set import CameraSet

@@ -25,7 +25,7 @@ class Intake:
     Attributes:
         parts: Makes the parts.
         triggered: Software triggers.
-        presence: Whether a part is in the picture; None takes every frame for a part.
+        presence: Whether a frame shows a part; None makes every frame a part.
         lost: Frames that the capture process discarded (policy latest).
         empty: Frames without a part.
         position: Of the next part in a file or folder.

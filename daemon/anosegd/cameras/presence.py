@@ -1,4 +1,4 @@
-"""Whether a part is in front of the camera: compares the picture with one of the empty place. An empty belt is no part."""
+"""Whether a part is in front of the camera: compares the image with one of the empty place. An empty belt is no part."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Presence:
 
     @classmethod
     def load(cls, config: PresenceConfig, region: Region | None) -> Presence:
-        """Read the picture of the empty place.
+        """Read the image of the empty place.
 
         Raises:
             ConfigError: It cannot be read, or the region reaches beyond it.
@@ -35,7 +35,7 @@ class Presence:
         try:
             empty = read_image(Path(config.empty))
         except DataError as error:
-            raise ConfigError(f"presence.empty: {error.what}", hint="`anosegd cameras CONFIG` saves a picture") from error
+            raise ConfigError(f"presence.empty: {error.what}", hint="`anosegd cameras CONFIG` saves an image") from error
         height, width = empty.shape[:2]
         if region is not None and (region.x + region.width > width or region.y + region.height > height):
             raise ConfigError(f"presence.empty: the region reaches beyond {width}×{height} pixels")

@@ -158,7 +158,7 @@ class CameraSupervisor(Worker):
         """Start the thread.
 
         Raises:
-            ConfigError: The picture of the empty place cannot be used.
+            ConfigError: The image of the empty place cannot be used.
         """
         if self.config.presence is not None:
             self._intake.presence = Presence.load(self.config.presence, self.config.region)
@@ -216,7 +216,7 @@ class CameraSupervisor(Worker):
         """Wait, and answer triggers at once: there is no camera for them."""
         end = time.monotonic() + seconds
         while not self._stopping and (left := end - time.monotonic()) > 0:
-            self._intake.triggered.refuse_new(self._last_error or "the camera delivers no pictures")
+            self._intake.triggered.refuse_new(self._last_error or "the camera gives no images")
             select.select([self._wake_fd], [], [], left)
             self._clear_wake()
 

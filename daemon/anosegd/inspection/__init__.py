@@ -2,5 +2,5 @@
 
 `queue`: frames that wait. `inspector`: the thread. `placements`: what it keeps for its engine. `selftest`: golden images, run
 again. `swap`: another engine takes over. `rule_calibration`: the guarantee of region rules. Nothing is imported here: commands
-use `rule_calibration` without loading the engine.
+use `rule_calibration`, and cameras use `queue`, without loading the engine.
 """

@@ -35,7 +35,7 @@ class Source(Protocol):
     Attributes:
         description: What was opened, for the log.
         fps: Frames per second to keep to; None reads as fast as slots are free, or as the camera delivers.
-        live: Whether it is a camera, which never delivers the same picture twice.
+        live: Whether it is a camera, which never delivers the same image twice.
     """
 
     description: str

@@ -22,12 +22,12 @@ class Device:
 
 
 def list_devices(sysfs: Path = SYSFS, by_id: Path = BY_ID) -> list[Device]:
-    """The devices that deliver pictures, in order of number."""
+    """The devices that deliver images, in order of number."""
     stable = {link.resolve().name: str(link) for link in by_id.iterdir()} if by_id.is_dir() else {}
     devices = []
     for folder in sorted(sysfs.glob("video*"), key=lambda f: int(f.name.removeprefix("video") or 0)):
         if _read(folder / "index") not in (None, "0"):
-            continue  # a camera's other nodes carry metadata, no pictures
+            continue  # a camera's other nodes carry metadata, no images
         name = _read(folder / "name") or "unnamed"
         devices.append(Device(f"/dev/{folder.name}", name, serial_of(folder), stable.get(folder.name)))
     return devices

@@ -132,7 +132,7 @@ class LiveVideo:
     def _check_came(self, ok: bool, began: float) -> None:
         """Refuse a frame whose read took as long as FFmpeg's time-out.
 
-        After its time-out FFmpeg returns what the decoder still holds: a picture from before the stall.
+        After its time-out FFmpeg returns what the decoder still holds: an image from before the stall.
         """
         if not ok or time.monotonic() - began >= self._job.camera.longest_read_s * LIBRARY_SHARE:
             raise CameraError(f"{self.description}: no frame came")
@@ -212,10 +212,10 @@ class Stream(LiveVideo):
         self.description += _size_text(self._capture)
 
     def _open_with_ffmpeg(self, timeouts: list[int]) -> cv2.VideoCapture:
-        """Open with a short analysis of the stream, and with FFmpeg's default if that does not find the picture size.
+        """Open with a short analysis of the stream, and with FFmpeg's default if that does not find the image size.
 
-        By default FFmpeg analyses a second of pictures, and hands them out late. One thread decodes: with n threads each
-        picture comes n pictures late, and a part would be judged by a picture from before its trigger.
+        By default FFmpeg analyses a second of frames, and delivers them late. One thread decodes: with n threads each frame
+        comes n frames late, and a part would be judged by a frame from before its trigger.
         """
         options = f"rtsp_transport;{self._config.transport}"
         parameters = [*timeouts, cv2.CAP_PROP_N_THREADS, 1]
