@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from support.anoseg_train_command import ENVIRONMENT
+from support.anoseg_train_command import ENVIRONMENT, run_process
 
 from anoseg_trainer.cli import build_parser, run
 
@@ -44,6 +44,16 @@ def test_a_wrong_argument_is_a_usage_error(arguments, said, capsys):
         run(arguments.split())
     assert end.value.code == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["fit --out s/n --data", "calibrate --bundle b --data", "ablate --out o --data"])
+def test_a_process_ends_with_the_errors_exit_code(command, tmp_path):
+    """As the shell sees it: exit code 2, one message on stderr, no traceback."""
+    done = run_process(*command.split(), tmp_path / "none")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("anoseg-train: ")
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh"])
