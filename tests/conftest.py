@@ -3,9 +3,14 @@
 import os
 
 import pytest
+from hypothesis import settings
 
 # Otherwise threads of OpenMP burn a core while they wait for one another. PyTorch reads this when it loads.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# A timing is not a test: on a busy machine one example can take longer than the default limit of 200 ms.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from anoseg_engines.errors import ConfigError
@@ -19,7 +19,6 @@ SPECS = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(SPECS, SIZES, SIZES)
 def test_every_part_pixel_is_seen_by_a_tile(spec: InputSpec, width: int, height: int) -> None:
     """No pixel of the part is left out, whatever its size, and no tile has coordinates outside −1…1 on the part."""
@@ -33,7 +32,6 @@ def test_every_part_pixel_is_seen_by_a_tile(spec: InputSpec, width: int, height:
     assert seen.all()
 
 
-@settings(deadline=None)
 @given(SPECS, SIZES, SIZES)
 def test_stitching_a_constant_map_gives_the_constant(spec: InputSpec, width: int, height: int) -> None:
     """Blending weights sum to one everywhere, so a seam leaves no step."""
