@@ -42,7 +42,7 @@ def test_a_genicam_camera_is_listed_and_set_up(line: Line) -> None:
             "address:\n  source: {kind: genicam, camera: 127.0.0.1, serial: OTHER}\n"
             "bounds:\n  source: {kind: genicam, camera: 127.0.0.1, gain: 99}\n"
         )
-        listed = run_anosegd("cameras")
+        listed = run_anosegd("cameras", process=True)  # Aravis keeps the result of a process's first search
         done = run_anosegd("cameras", str(line.config(cameras)), "--out", str(line.folder / "pictures"))
     finally:
         camera.stop()
