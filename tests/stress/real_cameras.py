@@ -49,6 +49,8 @@ RTSP_CAMERA = SUPPORT / "rtsp_camera.py"
 SYSTEM_PYTHON = "/usr/bin/python3"
 FAKE_CAMERA = "arv-fake-gv-camera-0.8"
 SERIAL = "FAKE01"
+DISCOVERY_SOCKET = "FFFFFFFF:0F74"
+"""Where a GigE Vision camera receives searches, 255.255.255.255:3956, as /proc/net/udp shows it."""
 LIMIT_S = 2.0
 WITHIN_S = 0.3
 """How long a part stays in front of the camera. Triggered this short before the return, it may still be seen."""
@@ -126,6 +128,14 @@ class GigE(RealCamera):
 
     def command(self) -> list[str]:
         return [FAKE_CAMERA, "-i", "127.0.0.1", "-s", SERIAL]
+
+    def start(self) -> None:
+        super().start()
+        give_up_at = time.monotonic() + PATIENCE_S
+        while DISCOVERY_SOCKET not in Path("/proc/net/udp").read_text():  # from then on it can be found
+            if time.monotonic() > give_up_at:
+                raise SystemExit("the GigE Vision camera did not start")
+            time.sleep(0.01)
 
     @staticmethod
     def missing() -> str:
