@@ -13,6 +13,7 @@ from anoseg_engines.bundle.manifest import NAME
 from anoseg_engines.bundle.read import Bundle
 from anoseg_engines.errors import AnosegError, ConfigError
 from anoseg_engines.placement import InputSpec
+from anoseg_trainer.bundle_creation import TrainedProduct, create_bundle
 from anoseg_trainer.config import TrainConfig
 from anoseg_trainer.data.good_images import find_good_images, read_good_images
 from anoseg_trainer.data.image_size import sizes_from_headers
@@ -22,7 +23,6 @@ from anoseg_trainer.data.samples import SampleSettings
 from anoseg_trainer.data.split import group_images, split_images
 from anoseg_trainer.data.variation_choice import choose_variation
 from anoseg_trainer.report.fit_report import fit_report
-from anoseg_trainer.sealing import TrainedProduct, seal
 from anoseg_trainer.synthesis.background import has_background
 from anoseg_trainer.thresholds import images_needed
 from anoseg_trainer.training import Status, TrainingResult, train
@@ -120,17 +120,17 @@ def fit(
         identity = {"data": images.fingerprint, "seed": str(seed), "held-out images": held_out}
         result = train(config, samples, cases, work=work, identity=identity, resume=resume, on_status=on_status)
         product = TrainedProduct(config=config, images=images, split=split, store=store, cases=cases, result=result, seed=seed)
-        sealed = seal(target, product, note)
+        created = create_bundle(target, product, note)
         report = fit_report(
-            sealed.bundle,
+            created.bundle,
             result.network,
-            sealed.validation,
-            calibration_scores=sealed.calibration_scores,
+            created.validation,
+            calibration_scores=created.calibration_scores,
             cases=cases,
             notes=notes,
         )
         report.write(work / REPORT)
-        return Fitted(sealed.bundle, result, sealed.validation, work / REPORT)
+        return Fitted(created.bundle, result, created.validation, work / REPORT)
     finally:
         store.path.unlink(missing_ok=True)
 

@@ -64,7 +64,7 @@ class TrainedProduct:
 
 
 @dataclass(frozen=True, slots=True)
-class Sealed:
+class CreatedBundle:
     """A written bundle.
 
     Attributes:
@@ -78,7 +78,7 @@ class Sealed:
     calibration_scores: list[float]
 
 
-def seal(target: Path, product: TrainedProduct, on_note: Callable[[str], None]) -> Sealed:
+def create_bundle(target: Path, product: TrainedProduct, on_note: Callable[[str], None]) -> CreatedBundle:
     """Calibrate the network, export it, and write the next version of the bundle `target` (STORE/NAME).
 
     Raises:
@@ -122,7 +122,7 @@ def seal(target: Path, product: TrainedProduct, on_note: Callable[[str], None]) 
         model_onnx=onnx_from_network(network, spec),
         golden=golden.samples(),
     )
-    return Sealed(write_bundle(target, draft), validation, scores)
+    return CreatedBundle(write_bundle(target, draft), validation, scores)
 
 
 def _fit_score(network: AnoSegNetwork, good: Pooled, bad: Pooled, *, detector: bool) -> None:
