@@ -88,16 +88,16 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--since", type=_moment, metavar="TIME", help="06:00, 8h, 2026-11-22T06:00 (the oldest kept)")
     export.add_argument("--until", type=_moment, metavar="TIME", help="the same forms (now)")
 
-    add_client("drain", "finish the captured parts, then end the daemon with exit code 0", "requests")
-    reload = add_client("reload", "read the configuration again; print the reason if it is refused", "requests")
+    add_client("drain", "finish the captured parts, then end the daemon with exit code 0", "send_request")
+    reload = add_client("reload", "read the configuration again; print the reason if it is refused", "send_request")
     reload.add_argument("--wait", action="store_true", help="for systemd's ExecReload; reload always waits for the answer")
     swap = add_client(
-        "swap", "inspect with another bundle from the next part on; print the reason if it is refused", "requests"
+        "swap", "inspect with another bundle from the next part on; print the reason if it is refused", "send_request"
     )
     swap.add_argument("--bundle", type=Path, required=True, metavar="DIR", help="STORE/NAME (newest) or STORE/NAME/VERSION")
-    add_client("rollback", "return to the bundle before the last swap", "requests")
-    add_client("prove", "run the golden images again, between parts; print what is wrong, if anything", "requests")
-    trigger = add_client("trigger", "tell a camera with software triggers that a part is in place", "requests")
+    add_client("rollback", "return to the bundle before the last swap", "send_request")
+    add_client("prove", "run the golden images again, between parts; print what is wrong, if anything", "send_request")
+    trigger = add_client("trigger", "tell a camera with software triggers that a part is in place", "send_request")
     trigger.add_argument("--camera", required=True, metavar="NAME")
     trigger.add_argument("--part-id", metavar="ID", help="the part's name in its verdict (the daemon makes one)")
 

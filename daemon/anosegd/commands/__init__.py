@@ -1,1 +1,1 @@
-"""The commands of `anosegd`: one module a command, with its name; `main(options)` runs it. `requests` has the short ones."""
+"""The commands of `anosegd`: one module a command, with its name; `main(options)` runs it. `send_request` has those that only send a request."""
