@@ -1,7 +1,7 @@
 """The daemon's configuration file: strict structs with their defaults, read once by `main` and passed down.
 
 `configs/reference.yaml` documents every key for the user; a test proves that it states the defaults given here. Whether the
-files and folders named in a configuration exist is checked in `check.py`.
+files and folders named in a configuration exist is checked in `config_check.py`.
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ from anosegd.capture.config import CaptureConfig, FreeRun
 from anosegd.capture.protocol import Captured, Failed, Finished, Job, Opened, Uncaptured
 from anosegd.capture.sources.aravis import list_genicam
 from anosegd.capture.sources.devices import list_devices
-from anosegd.check import check_sources
 from anosegd.config import CameraConfig, load_config
+from anosegd.config_check import check_sources
 
 RATE_FRAMES = 20
 RATE_S = 3.0

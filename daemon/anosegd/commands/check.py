@@ -6,8 +6,8 @@ import argparse
 import sys
 
 from anoseg_engines.errors import ConfigError
-from anosegd.check import check_whole
 from anosegd.config import load_config
+from anosegd.config_check import check_whole
 from anosegd.inspection.rule_calibration import rules_note
 from anosegd.journal import check_place
 

@@ -12,8 +12,8 @@ import msgspec
 
 from anoseg_engines.errors import AnosegError
 from anosegd import logs
-from anosegd.check import check_surroundings, check_whole
 from anosegd.config import Config, load_config
+from anosegd.config_check import check_surroundings, check_whole
 from anosegd.station import End, Station
 from anosegd.systemd import Notifier
 
