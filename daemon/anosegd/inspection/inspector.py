@@ -18,7 +18,7 @@ from anoseg_engines.loading import load_engine
 from anoseg_engines.placement import Placement, Region
 from anosegd import logs, wire
 from anosegd.config import CameraConfig, Config
-from anosegd.inspection.placements import Placements, region_of
+from anosegd.inspection.placement_cache import PlacementCache, region_of
 from anosegd.inspection.queue import InspectionQueue
 from anosegd.inspection.selftest import SelfTest
 from anosegd.outcome import Inspected, Unknown
@@ -68,7 +68,7 @@ class Inspector(Worker):
         self._publisher = publisher
         self._stopping = threading.Event()
         self._abandoned = False
-        self._placements = Placements()
+        self._placements = PlacementCache()
         self._exchanges: queue.SimpleQueue[_Exchange] = queue.SimpleQueue()
         self._not_inspected_log = logs.Throttles("part.not_inspected")
 

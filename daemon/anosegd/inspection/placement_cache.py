@@ -17,7 +17,7 @@ MAX_PLACEMENTS = 32
 """Images of a folder may all differ in size, and a placement holds coordinates for every pixel."""
 
 
-class Placements:
+class PlacementCache:
     """On the inspector's thread; only `regions` may be read by any thread.
 
     Attributes:
