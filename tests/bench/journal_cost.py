@@ -64,7 +64,7 @@ def run(folder: Path, sync: str | None, rate: float, seconds: float) -> np.ndarr
         publisher.open_part(part)
         inspection = Inspection(0.1, np.empty((0, 0), np.float32), 1)
         finished[i] = time.monotonic_ns()
-        publisher.close_part(part, Inspected(Judgement("PASS", 0.1, 0.5, ()), inspection, PLACEMENT, ENGINE, now, now))
+        publisher.report_outcome(part, Inspected(Judgement("PASS", 0.1, 0.5, ()), inspection, PLACEMENT, ENGINE, now, now))
     received = np.frombuffer(listener.communicate()[0], np.int64)
     took = time.monotonic() - begun
     publisher.stop()

@@ -73,7 +73,7 @@ class Intake:
             return
         displaced.release()
         if displaced.part is part:
-            self._publisher.close_part(part, Unknown("overrun", "parts come faster than they are inspected"))
+            self._publisher.report_outcome(part, Unknown("overrun", "parts come faster than they are inspected"))
         else:
             self._publisher.drop_part(displaced.part)
 
@@ -90,7 +90,7 @@ class Intake:
         if message.origin.trigger is None:
             self._publisher.open_as_unknown(part, unknown)
         else:
-            self._publisher.close_part(part, unknown)
+            self._publisher.report_outcome(part, unknown)
 
     def count_lost(self, lost: int) -> None:
         """Count frames that the capture process discarded."""

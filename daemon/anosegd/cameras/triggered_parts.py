@@ -60,7 +60,7 @@ class TriggeredParts:
     def give_up(self) -> None:
         """Answer parts that wait for a frame as UNKNOWN: camera_lost."""
         for part in self._awaited.values():
-            self._publisher.close_part(part, Unknown("camera_lost", "the camera gave no frame for it"))
+            self._publisher.report_outcome(part, Unknown("camera_lost", "the camera gave no frame for it"))
         self._given_up.update(self._awaited)
         self._awaited.clear()
 

@@ -221,11 +221,11 @@ class Inspector(Worker):
             started_ns=job.started_ns + inspection.queued_ns,  # without the time that it waited for other parts
             finished_ns=time.monotonic_ns(),
         )
-        self._publisher.close_part(part, inspected)
+        self._publisher.report_outcome(part, inspected)
 
     def _not_inspected(self, part: Part, reason: wire.Reason, what: str) -> None:
         self._not_inspected_log.of(part.camera).warning(camera=part.camera, part=part.part_id, reason=reason, error=what)
-        self._publisher.close_part(part, Unknown(reason, what))
+        self._publisher.report_outcome(part, Unknown(reason, what))
 
 
 def engine_name(bundle: Bundle, runtime: str) -> wire.EngineName:

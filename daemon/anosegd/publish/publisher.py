@@ -130,7 +130,7 @@ class Publisher(Worker):
         self._open.open(part, unknown)
         self._wake.set()
 
-    def close_part(self, part: Part, outcome: Outcome) -> None:
+    def report_outcome(self, part: Part, outcome: Outcome) -> None:
         """Report an open part's outcome. A result that comes too late is logged and counted."""
         if self._open.close(part, outcome):
             self._wake.set()

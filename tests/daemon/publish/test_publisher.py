@@ -85,11 +85,11 @@ def test_verdicts_keep_the_order_of_capture(publisher: Publisher, listener: List
     other = part("b", 1)
     for p in (*parts, other):
         publisher.open_part(p)
-    publisher.close_part(parts[2], Unknown("overrun"))
-    publisher.close_part(parts[1], inspected(0.9))
-    publisher.close_part(other, inspected())
+    publisher.report_outcome(parts[2], Unknown("overrun"))
+    publisher.report_outcome(parts[1], inspected(0.9))
+    publisher.report_outcome(other, inspected())
     assert summary(listener.wait_for_verdicts(1)) == [(1, "b1", "PASS")]
-    publisher.close_part(parts[0], inspected())
+    publisher.report_outcome(parts[0], inspected())
     assert summary(listener.wait_for_verdicts(4))[1:] == [(2, "a1", "PASS"), (3, "a2", "FAIL"), (4, "a3", "overrun")]
 
 
@@ -97,10 +97,10 @@ def test_the_first_outcome_counts(publisher: Publisher, listener: Listener) -> N
     """A later result is counted as late, not sent."""
     first, second = part("a", 1), part("a", 2)
     publisher.open_part(first)
-    publisher.close_part(first, Unknown("engine", "broke"))
-    publisher.close_part(first, inspected(0.9))
+    publisher.report_outcome(first, Unknown("engine", "broke"))
+    publisher.report_outcome(first, inspected(0.9))
     publisher.open_part(second)
-    publisher.close_part(second, inspected())
+    publisher.report_outcome(second, inspected())
     verdicts = listener.wait_for_verdicts(2)
     assert summary(verdicts) == [(1, "a1", "engine"), (2, "a2", "PASS")]
     assert verdicts[0]["detail"] == "broke"
@@ -112,9 +112,9 @@ def test_the_deadline_closes_a_part(publisher: Publisher, listener: Listener) ->
     first, second = part("a", 1, deadline_s=0.2), part("a", 2, deadline_s=60)
     publisher.open_part(first)
     publisher.open_part(second)
-    publisher.close_part(second, inspected())
+    publisher.report_outcome(second, inspected())
     assert summary(listener.wait_for_verdicts(2)) == [(1, "a1", "deadline"), (2, "a2", "PASS")]
-    publisher.close_part(first, inspected())
+    publisher.report_outcome(first, inspected())
     listener.wait_for_state(lambda s: True)
     assert len(listener.verdicts) == 2
 
@@ -123,7 +123,7 @@ def test_result_after_its_deadline_is_not_a_verdict(publisher: Publisher, listen
     """The verdict must be sent by the deadline: a result that comes later is UNKNOWN: deadline."""
     late = part("a", 1, deadline_s=-1)
     publisher.open_part(late)
-    publisher.close_part(late, inspected())
+    publisher.report_outcome(late, inspected())
     assert summary(listener.wait_for_verdicts(1)) == [(1, "a1", "deadline")]
 
 
@@ -133,7 +133,7 @@ def test_dropped_frames_take_no_number(publisher: Publisher, listener: Listener)
     publisher.open_part(first)
     publisher.open_part(second)
     publisher.drop_part(first)
-    publisher.close_part(second, inspected())
+    publisher.report_outcome(second, inspected())
     assert summary(listener.wait_for_verdicts(1)) == [(1, "a2", "PASS")]
     assert publisher.counts["a"].dropped == 1
 
