@@ -17,9 +17,9 @@ import msgspec
 
 from anoseg_engines.errors import CameraError
 from anoseg_engines.images import Image
-from anosegd.capture.buffers import Slots
 from anosegd.capture.config import GenicamSource
 from anosegd.capture.protocol import MAX_BYTES, Captured, FromCapture, Job, Release, TakeFrame, decode_from_capture, encode
+from anosegd.capture.shared_slots import Slots
 
 QUIET = {"OPENCV_LOG_LEVEL": "ERROR", "OPENCV_FFMPEG_LOGLEVEL": "16"}  # 16: AV_LOG_ERROR; errors explain a failure
 REAP_S = 2.0

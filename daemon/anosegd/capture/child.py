@@ -20,11 +20,11 @@ import cv2
 
 from anoseg_engines.errors import AnosegError, CameraError
 from anoseg_engines.images import ROTATIONS, Image, rotated
-from anosegd.capture.buffers import Slots
 from anosegd.capture.config import LIVE, HardwareTrigger
 from anosegd.capture.last_frame import LastFrame, pixels_text
 from anosegd.capture.link import TICK_S, DaemonGoneError, Link
 from anosegd.capture.protocol import Away, Captured, Failed, Finished, Job, Opened, Origin, Reading, Started, Uncaptured
+from anosegd.capture.shared_slots import Slots
 from anosegd.capture.sources import Shot, Source, source_of
 from anosegd.capture.waiting import MAX_BURST_S, PartWait
 

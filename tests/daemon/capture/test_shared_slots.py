@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from anosegd.capture.buffers import Slots
 from anosegd.capture.config import CaptureConfig, FileSource
 from anosegd.capture.protocol import Job
+from anosegd.capture.shared_slots import Slots
 from anosegd.capture.sources.opencv import VideoFile
 
 
