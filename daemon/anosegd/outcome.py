@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from anoseg_engines.judgement.judge import Inspection, Judgement
 from anoseg_engines.placement import Placement
 from anosegd import wire
-from anosegd.part import Part
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +38,3 @@ class Unknown:
 
 
 Outcome = Inspected | Unknown
-
-
-def deadline_missed(part: Part) -> Unknown:
-    """The outcome of a part whose deadline has passed."""
-    of = "the trigger" if part.triggered_ns is not None else "capture"
-    assert part.deadline_ns is not None
-    return Unknown("deadline", f"no verdict within {(part.deadline_ns - part.began_ns) / 1e6:g} ms of {of}")

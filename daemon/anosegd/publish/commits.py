@@ -16,9 +16,9 @@ import numpy as np
 
 from anosegd import logs, wire
 from anosegd.journal import Entry, Journal, JournalError, VerdictId
-from anosegd.outcome import Inspected, Outcome, Unknown, deadline_missed
+from anosegd.outcome import Inspected, Outcome, Unknown
 from anosegd.part import Part
-from anosegd.publish.open_parts import overdue
+from anosegd.publish.deadline import deadline_missed, overdue
 from anosegd.publish.verdict import unknown_instead
 
 MAX_MAPS_WAITING = 64

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from dataclasses import dataclass
 
 from anosegd.outcome import Outcome, Unknown
 from anosegd.part import Part
+from anosegd.publish.deadline import overdue
 
 
 @dataclass(slots=True, eq=False)
@@ -78,8 +78,3 @@ class OpenParts:
     def _find(self, part: Part) -> OpenPart | None:
         parts = self._by_camera.get(part.camera, ())
         return next((entry for entry in parts if entry.part.sequence == part.sequence), None)
-
-
-def overdue(part: Part) -> bool:
-    """Whether the part's deadline has passed."""
-    return part.deadline_ns is not None and time.monotonic_ns() >= part.deadline_ns

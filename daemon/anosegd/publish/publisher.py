@@ -13,12 +13,13 @@ import zmq
 from anosegd import endpoint, logs, wire
 from anosegd.config import Config
 from anosegd.journal import Journal, VerdictId
-from anosegd.outcome import Inspected, Outcome, Unknown, deadline_missed
+from anosegd.outcome import Inspected, Outcome, Unknown
 from anosegd.part import Part
 from anosegd.publish.commits import Commits
 from anosegd.publish.counts import CameraCounts
+from anosegd.publish.deadline import deadline_missed, overdue
 from anosegd.publish.masks import MaskEncoder
-from anosegd.publish.open_parts import OpenParts, overdue
+from anosegd.publish.open_parts import OpenParts
 from anosegd.publish.verdict import mask_job, verdict_of
 from anosegd.worker import Worker
 

@@ -1,0 +1,20 @@
+"""Decides whether a part's deadline has passed, and says so in the verdict. Pure functions of a part and the clock."""
+
+from __future__ import annotations
+
+import time
+
+from anosegd.outcome import Unknown
+from anosegd.part import Part
+
+
+def overdue(part: Part) -> bool:
+    """Whether the part's deadline has passed."""
+    return part.deadline_ns is not None and time.monotonic_ns() >= part.deadline_ns
+
+
+def deadline_missed(part: Part) -> Unknown:
+    """The outcome of a part whose deadline has passed."""
+    of = "the trigger" if part.triggered_ns is not None else "capture"
+    assert part.deadline_ns is not None
+    return Unknown("deadline", f"no verdict within {(part.deadline_ns - part.began_ns) / 1e6:g} ms of {of}")
