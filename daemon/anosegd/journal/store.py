@@ -286,7 +286,7 @@ def open_store(path: Path, *, sync: str) -> Store:
             raise
 
 
-def set_aside(path: Path) -> Path | None:
+def rename_damaged(path: Path) -> Path | None:
     """Rename a damaged journal and its logs to `<name>.damaged-<time>`. Returns the new name, or None if there is no file.
 
     The file's content stays as it is: `sqlite3 FILE .recover` may still read it. Only the newest damaged files are kept.

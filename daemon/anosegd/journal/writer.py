@@ -18,7 +18,7 @@ from pathlib import Path
 from anosegd import logs
 from anosegd.journal.numbers import SeqFile
 from anosegd.journal.reader import is_damage
-from anosegd.journal.store import EXPIRE_BYTES, VACUUM_PAGES, Store, Transaction, create_store, open_store, set_aside
+from anosegd.journal.store import EXPIRE_BYTES, VACUUM_PAGES, Store, Transaction, create_store, open_store, rename_damaged
 from anosegd.journal.types import AcceptedTrigger, JournalConfig, JournalDamagedError, JournalError, JournalStats, Range
 from anosegd.journal.upkeep import Upkeep
 
@@ -145,7 +145,7 @@ class Writer:
         self._notice(f"{self._path}: {what}")
         store, self._store = self._store, None
         try:
-            self._set_aside(store)
+            self._rename_and_close(store)
         except OSError as error:
             self._failed(f"{self._path}: cannot be set aside: {error.strerror}")
 
@@ -170,12 +170,12 @@ class Writer:
                 self._notice(f"{self._path}: the file of journal {self._seq_file.journal_id} is missing")
         except JournalDamagedError as error:
             self._notice(f"{self._path}: {error.what}")
-        self._set_aside(store)  # even without the file: SQLite would read a leftover write-ahead log into the new one
+        self._rename_and_close(store)  # even without the file: SQLite would read a leftover write-ahead log into the new one
         return None
 
-    def _set_aside(self, store: Store | None) -> None:
+    def _rename_and_close(self, store: Store | None) -> None:
         try:
-            if aside := set_aside(self._path):
+            if aside := rename_damaged(self._path):
                 self._notice(f"set aside as {aside}")
         finally:
             if store is not None:  # closed after the renaming, so that its log is not copied into the damaged file
