@@ -1,7 +1,7 @@
 """The verdict journal: every verdict is committed here before it is sent. The daemon uses `Journal`.
 
 journal: the promise, the API and the journal's thread. writer: what that thread does with the file. store: the SQLite file
-itself. numbers: reserved verdict numbers. reader: pages for replay. upkeep: a second thread for slow work. types: values that
+itself. numbers: reserved verdict numbers. reader: pages for replay. background: a second thread for slow work. types: values that
 they exchange.
 """
 

@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anoseg_engines.errors import ConfigError
+from anosegd.journal.background import Background
 from anosegd.journal.numbers import Numbers, SeqFile
 from anosegd.journal.reader import JournalReader
 from anosegd.journal.store import Transaction
@@ -42,7 +43,6 @@ from anosegd.journal.types import (
     VerdictId,
     merged,
 )
-from anosegd.journal.upkeep import Upkeep
 from anosegd.journal.writer import RETRY_S, Writer
 from anosegd.worker import Worker
 
@@ -120,7 +120,7 @@ class Journal(Worker):
         except BaseException:
             journal._close_file()
             raise
-        journal._upkeep.start()
+        journal._background.start()
         journal.start()
         return journal
 
@@ -154,12 +154,12 @@ class Journal(Worker):
         self._damage: str | None = None
         self._woken = self._closing = False
 
-        self._upkeep = Upkeep(path, reader=self.reader(), on_damage=self._report_damage)
+        self._background = Background(path, reader=self.reader(), on_damage=self._report_damage)
         self._writer = Writer(
             config,
             path,
             seq_file,
-            upkeep=self._upkeep,
+            background=self._background,
             on_damage=lambda what: self._report_damage(self.journal_id, what),
             wall_ns=wall_ns,
             monotonic_ns=monotonic_ns,
@@ -321,7 +321,7 @@ class Journal(Worker):
     @property
     def workers(self) -> tuple[Worker, ...]:
         """The journal's threads, for the station to supervise. They run until the journal is closed."""
-        return self, self._upkeep
+        return self, self._background
 
     def close(self, timeout_s: float = 5.0) -> bool:
         """Take no more, commit what waits, close the files. Waits for at most `timeout_s`.
@@ -332,8 +332,8 @@ class Journal(Worker):
         with self._changed:
             self._closing = True
             self._wake()
-        self._upkeep.stop()
-        return self._upkeep.join(timeout_s) and self.join(end - time.monotonic())
+        self._background.stop()
+        return self._background.join(timeout_s) and self.join(end - time.monotonic())
 
     # ---- the journal's thread
 

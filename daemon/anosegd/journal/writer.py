@@ -16,15 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anosegd import logs
+from anosegd.journal.background import Background
 from anosegd.journal.numbers import SeqFile
 from anosegd.journal.reader import is_damage
 from anosegd.journal.store import EXPIRE_BYTES, VACUUM_PAGES, Store, Transaction, create_store, open_store, rename_damaged
 from anosegd.journal.types import AcceptedTrigger, JournalConfig, JournalDamagedError, JournalError, JournalStats, Range
-from anosegd.journal.upkeep import Upkeep
 
 TICK_S, RETRY_S, EXPIRE_EVERY_S = 0.2, 1.0, 0.02
 COPY_LOG_PAGES = 3000
-"""After so many written pages, the write-ahead log is copied into the file on the upkeep thread."""
+"""After so many written pages, the write-ahead log is copied into the file on the background thread."""
 CUT_PAGES, CUT_RETRY_S = 1000, 60.0
 """The log's length is checked after so many pages. If another program prevents cutting it, it may grow for so long."""
 LOG_BYTES = 36 << 20
@@ -86,14 +86,20 @@ class Writer:
         path: Path,
         seq_file: SeqFile,
         *,
-        upkeep: Upkeep,
+        background: Background,
         on_damage: Callable[[str], None],
         wall_ns: Callable[[], int],
         monotonic_ns: Callable[[], int],
     ) -> None:
         self.stats = JournalStats()
         self.notices: deque[str] = deque(maxlen=20)
-        self._config, self._path, self._seq_file, self._upkeep, self._on_damage = config, path, seq_file, upkeep, on_damage
+        self._config, self._path, self._seq_file, self._background, self._on_damage = (
+            config,
+            path,
+            seq_file,
+            background,
+            on_damage,
+        )
         self._wall_ns, self._monotonic_ns = wall_ns, monotonic_ns
         self._store: Store | None = None
         self._clock = AgeClock(None, wall_ns(), monotonic_ns)
@@ -212,7 +218,7 @@ class Writer:
         opened = Opened(store.extent.journal_id, used_to, store.unsettled(used_to), cursors=store.cursors(), owed=store.owed())
         self._clock = AgeClock(store.newest_kept_ns(), self._wall_ns(), self._monotonic_ns)
         if store.unchecked_to:
-            self._upkeep.check(store.extent.journal_id, store.unchecked_to)
+            self._background.check(store.extent.journal_id, store.unchecked_to)
         return opened
 
     # ---- writing
@@ -282,7 +288,7 @@ class Writer:
             oldest_ns = self._clock.now_ns() - int(self._config.keep_days * DAY_NS)
             more = store.expire(before_kept_ns=oldest_ns, max_bytes=(self._config.keep_mb << 20) - LOG_BYTES) > 0
             if not more and (more := store.shrink()) and not store.may_shrink:
-                self._upkeep.copy_log(store.extent.journal_id)  # only this makes the file smaller
+                self._background.copy_log(store.extent.journal_id)  # only this makes the file smaller
             self._pages_written(VACUUM_PAGES if more else 0)
         except sqlite3.Error as error:
             self._write_failed(error)
@@ -295,7 +301,7 @@ class Writer:
         """Bound the write-ahead log: if verdicts arrive faster than it is copied, they wait here."""
         self._pages_uncut = 0
         try:
-            with self._upkeep.log_in_use:
+            with self._background.log_in_use:
                 cut = store.cut_log()
         except sqlite3.Error as error:
             self._write_failed(error)
@@ -310,7 +316,7 @@ class Writer:
         self._pages_uncut += pages
         if self._store is not None and self._pages_uncopied >= COPY_LOG_PAGES:
             self._pages_uncopied = 0
-            self._upkeep.copy_log(self._store.extent.journal_id)
+            self._background.copy_log(self._store.extent.journal_id)
 
     # ---- what happened
 
@@ -334,7 +340,7 @@ class Writer:
         if self.may_retry:
             self._retry_at = time.monotonic() + RETRY_S
             if self._store is not None:  # once copied, the log starts over, where a full disk has room for it
-                self._upkeep.copy_log(self._store.extent.journal_id)
+                self._background.copy_log(self._store.extent.journal_id)
 
     def _notice(self, what: str, log: Callable[..., None] = logs.warning) -> None:
         if not self.notices or self.notices[-1] != what:  # a repeated attempt is reported once

@@ -26,8 +26,8 @@ from support.paths import SUPPORT
 
 from anoseg_engines.errors import AnosegError
 from anosegd.journal import Journal, JournalDamagedError, JournalError
+from anosegd.journal import background as journal_background
 from anosegd.journal import store as journal_store
-from anosegd.journal import upkeep as journal_upkeep
 from anosegd.journal.numbers import SeqFile
 
 SCRIPT = SUPPORT / "journal_process.py"
@@ -261,7 +261,7 @@ def unchecked(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def running(unchecked: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Journal, list[str]]]:
     """An open journal whose old entries are never checked in the background."""
-    monkeypatch.setattr(journal_upkeep.Upkeep, "check", lambda *_: None)
+    monkeypatch.setattr(journal_background.Background, "check", lambda *_: None)
     begun: list[str] = []
     journal = open_journal(config(unchecked), on_new_journal=begun.append)
     yield journal, begun
@@ -288,7 +288,7 @@ def test_damage_found_by_a_reader_starts_a_new_journal(running: tuple[Journal, l
 
 def test_damage_is_found_without_a_reader(unchecked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The old entries of a large journal are checked while the daemon runs."""
-    monkeypatch.setattr(journal_upkeep, "CHECK_EVERY_S", 0.02)
+    monkeypatch.setattr(journal_background, "CHECK_EVERY_S", 0.02)
     begun: list[str] = []
     journal = open_journal(config(unchecked), on_new_journal=begun.append)
     eventually(lambda: begun)
@@ -301,10 +301,10 @@ def test_a_large_undamaged_journal_is_checked_once_and_kept(path: Path, monkeypa
     """The background check ends, finds nothing, and the journal stays."""
     monkeypatch.setattr(journal_store, "WHOLE_CHECK_BYTES", 0)
     monkeypatch.setattr(journal_store, "NEWEST_CHECKED", 50)
-    monkeypatch.setattr(journal_upkeep, "CHECK_EVERY_S", 0.005)
+    monkeypatch.setattr(journal_background, "CHECK_EVERY_S", 0.005)
     begun: list[str] = []
     journal = open_journal(config(path), on_new_journal=begun.append)
-    eventually(lambda: journal._upkeep._unchecked is None)
+    eventually(lambda: journal._background._unchecked is None)
     assert journal.close()
     assert (begun, aside(path)) == ([], [])
 

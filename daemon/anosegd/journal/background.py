@@ -1,4 +1,4 @@
-"""The journal's second thread, "journal-upkeep": slow work that would delay commits on the writing thread.
+"""The journal's second thread, "journal-background": slow work that would delay commits on the writing thread.
 
 It copies the write-ahead log into the file. That syncs the disk, which is slow on an eMMC, but SQLite lets the writing thread
 continue. It also reads through a journal that was too large to be checked whole at the start.
@@ -21,7 +21,7 @@ from anosegd.worker import Worker
 CHECK_EVERY_S, ROWS_EACH, BYTES_EACH = 0.2, 200, 1 << 20
 
 
-class Upkeep(Worker):
+class Background(Worker):
     """Works on the journal's file beside the writing thread.
 
     Attributes:
@@ -29,7 +29,7 @@ class Upkeep(Worker):
     """
 
     def __init__(self, path: Path, *, reader: JournalReader, on_damage: Callable[[str, str], None]) -> None:
-        super().__init__("journal-upkeep")
+        super().__init__("journal-background")
         self.log_in_use = threading.Lock()
         self._path, self._reader, self._on_damage = path, reader, on_damage
         self._wake = threading.Event()
