@@ -1,5 +1,5 @@
-"""The capture process: reads one camera and hands its frames to the daemon through shared memory.
+"""Reads one camera in a process of its own, and hands its frames to the daemon through shared memory.
 
-`child` is the process. The daemon shares `config`, `protocol` and `shared_slots` with it. Nothing is imported here, and the package
-imports nothing else of the daemon: a camera's process has to start quickly.
+`child` is the process, with one thread. The daemon uses `config`, `protocol` and `shared_slots` too. This file imports nothing,
+and the package imports nothing else of the daemon, so that the process starts quickly.
 """

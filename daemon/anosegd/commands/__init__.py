@@ -1,1 +1,4 @@
-"""The commands of `anosegd`: one module a command, with its name; `main(options)` runs it. `send_request` has those that only send a request."""
+"""The commands of `anosegd`. Each has a module with its name, and `main(options)` runs it.
+
+`send_request` has those that only send one request to the station.
+"""

@@ -1,8 +1,8 @@
-"""The verdict journal: every verdict is committed here before it is sent. The daemon uses `Journal`.
+"""Commits every verdict before it is sent, and gives past verdicts to readers. The daemon uses `Journal`.
 
-journal: the promise, the API and the journal's thread. writer: what that thread does with the file. store: the SQLite file
-itself. numbers: reserved verdict numbers. reader: pages for replay. background: a second thread for slow work. types: values that
-they exchange.
+`journal` makes the promise, has the API and runs the thread. `writer` does that thread's work on the file, `store` is the
+SQLite file, and `retention` deletes the oldest verdicts. `numbers` reserves verdict numbers. `reader` reads pages for a replay.
+`background` does slow work on a second thread. `types` has the values that these modules exchange.
 """
 
 from anosegd.journal.journal import Journal, check_place

@@ -354,7 +354,7 @@ class Journal(Worker):
                 self._settle(batch, self._writer.commit(batch.transaction) if batch.transaction else None)
                 if ending:
                     return
-                self._writer.keep_up()
+                self._writer.apply_retention()
         finally:
             self._close_file()
 

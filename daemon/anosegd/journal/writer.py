@@ -19,7 +19,8 @@ from anosegd import logs
 from anosegd.journal.background import Background
 from anosegd.journal.numbers import SeqFile
 from anosegd.journal.reader import is_damage
-from anosegd.journal.store import EXPIRE_BYTES, VACUUM_PAGES, Store, Transaction, create_store, open_store, rename_damaged
+from anosegd.journal.retention import AgeClock, Retention
+from anosegd.journal.store import VACUUM_PAGES, Store, Transaction, create_store, open_store, rename_damaged
 from anosegd.journal.types import AcceptedTrigger, JournalConfig, JournalDamagedError, JournalError, JournalStats, Range
 
 TICK_S, RETRY_S, EXPIRE_EVERY_S = 0.2, 1.0, 0.02
@@ -27,31 +28,11 @@ COPY_LOG_PAGES = 3000
 """After so many written pages, the write-ahead log is copied into the file on the background thread."""
 CUT_PAGES, CUT_RETRY_S = 1000, 60.0
 """The log's length is checked after so many pages. If another program prevents cutting it, it may grow for so long."""
-LOG_BYTES = 36 << 20
-"""The share of keep_mb for the write-ahead log (20 MiB, and what is written between two checks) and for free pages."""
 MAX_UNCOMMITTED = 100_000
 """While commits fail, numbers are used only up to so far beyond the last one in the file."""
 SKIPPED_IN_DOUBT = 1_000_000
 """Numbers left out when the .seq file is missing or damaged. MAX_UNCOMMITTED bounds what can have been used beyond the file's
 last number; the rest covers verdicts lost in a power failure, and an older copy of the file put back in its place."""
-DAY_NS = 86_400_000_000_000
-
-
-class AgeClock:
-    """The clock that decides how old entries are: it follows the machine's uptime and only starts from the wall clock.
-
-    A wall clock that is set, or wrong at boot (no battery) and corrected by NTP hours later, deletes nothing: at the start this
-    clock continues from the newest entry, forward by at most a day. A station switched off for long keeps its entries longer.
-    """
-
-    def __init__(self, newest_ns: int | None, wall_ns: int, monotonic_ns: Callable[[], int]) -> None:
-        self._monotonic_ns = monotonic_ns
-        start = wall_ns if newest_ns is None else min(max(newest_ns, wall_ns), newest_ns + DAY_NS)
-        self._offset = start - monotonic_ns()
-
-    def now_ns(self) -> int:
-        """Nanoseconds. They never go back, within a run or between runs."""
-        return self._monotonic_ns() + self._offset
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,18 +74,13 @@ class Writer:
     ) -> None:
         self.stats = JournalStats()
         self.notices: deque[str] = deque(maxlen=20)
-        self._config, self._path, self._seq_file, self._background, self._on_damage = (
-            config,
-            path,
-            seq_file,
-            background,
-            on_damage,
-        )
+        self._config, self._path, self._seq_file = config, path, seq_file
+        self._background, self._on_damage = background, on_damage
         self._wall_ns, self._monotonic_ns = wall_ns, monotonic_ns
         self._store: Store | None = None
-        self._clock = AgeClock(None, wall_ns(), monotonic_ns)
-        self._retry_at = self._keep_up_at = self._cut_at = 0.0
-        self._pages_uncopied = self._pages_uncut = self._bytes_written = 0
+        self._retention = Retention(config, AgeClock(None, wall_ns(), monotonic_ns))
+        self._retry_at = self._cut_at = 0.0
+        self._pages_uncopied = self._pages_uncut = 0
         self._failing = logs.Throttle("journal.failing")
 
     @property
@@ -120,7 +96,7 @@ class Writer:
     @property
     def idle_s(self) -> float:
         """How long the thread may wait when nothing is queued."""
-        return max(0.0, min(TICK_S, self._keep_up_at - time.monotonic()))
+        return min(TICK_S, self._retention.due_in_s)
 
     # ---- the file
 
@@ -216,7 +192,7 @@ class Writer:
             self._notice(f"{why}: {first} to {used_to} are left out; this loses no verdict")
             self._reserve(store, used_to)
         opened = Opened(store.extent.journal_id, used_to, store.unsettled(used_to), cursors=store.cursors(), owed=store.owed())
-        self._clock = AgeClock(store.newest_kept_ns(), self._wall_ns(), self._monotonic_ns)
+        self._retention.clock = AgeClock(store.newest_kept_ns(), self._wall_ns(), self._monotonic_ns)
         if store.unchecked_to:
             self._background.check(store.extent.journal_id, store.unchecked_to)
         return opened
@@ -241,7 +217,7 @@ class Writer:
         store = self._store
         assert store is not None
         try:
-            store.write(transaction, kept_ns=self._clock.now_ns(), wall_ns=self._wall_ns())
+            store.write(transaction, kept_ns=self._retention.clock.now_ns(), wall_ns=self._wall_ns())
         except sqlite3.Error as error:
             self._write_failed(error)
             return JournalError(f"{self._path}: {error}", hint="free some space" if "full" in str(error) else "")
@@ -256,27 +232,27 @@ class Writer:
             commits=self.stats.commits + 1,
         )
         size = sum(len(e.header) for e in transaction.entries)
-        self._bytes_written += size
+        self._retention.wrote(size)
         self._pages_written(2 + size // 4096)
         return None
 
     # ---- retention and the log's length
 
-    def keep_up(self) -> None:
-        """Some steps of retention if they are due: every second, and as fast as verdicts arrive."""
-        if self._store is None:
-            self._keep_up_at = time.monotonic() + RETRY_S
+    def apply_retention(self) -> None:
+        """Take the steps of retention that are due, and bound the write-ahead log."""
+        store = self._store
+        if store is None:
+            self._retention.wait(RETRY_S)
             return
         if self._pages_uncut >= CUT_PAGES and time.monotonic() >= self._cut_at:
-            self._cut_log(self._store)
-        steps = self._bytes_written // (EXPIRE_BYTES // 2)
-        if not steps and time.monotonic() < self._keep_up_at:
+            self._cut_log(store)
+        steps = self._retention.steps_due()
+        if not steps:
             return
-        self._bytes_written = 0
-        more = self._expire(self._store)
+        more = self._expire(store)
         while more and (steps := steps - 1) > 0:
-            more = self._expire(self._store)
-        self._keep_up_at = time.monotonic() + (EXPIRE_EVERY_S if more else RETRY_S)
+            more = self._expire(store)
+        self._retention.wait(EXPIRE_EVERY_S if more else RETRY_S)
 
     def _expire(self, store: Store) -> bool:
         """One step of retention. Returns whether there is more to do."""
@@ -285,8 +261,7 @@ class Writer:
             if store.moved:
                 self._on_damage("it was moved or deleted")
                 return False
-            oldest_ns = self._clock.now_ns() - int(self._config.keep_days * DAY_NS)
-            more = store.expire(before_kept_ns=oldest_ns, max_bytes=(self._config.keep_mb << 20) - LOG_BYTES) > 0
+            more = self._retention.delete_oldest(store)
             if not more and (more := store.shrink()) and not store.may_shrink:
                 self._background.copy_log(store.extent.journal_id)  # only this makes the file smaller
             self._pages_written(VACUUM_PAGES if more else 0)

@@ -1,0 +1,80 @@
+"""Deletes the oldest verdicts: those older than `keep_days`, and those for which `keep_mb` has no room.
+
+Works in steps of a few milliseconds between commits, on the journal's thread.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from anosegd.journal.store import EXPIRE_BYTES, Store
+from anosegd.journal.types import JournalConfig
+
+LOG_BYTES = 36 << 20
+"""The share of keep_mb for the write-ahead log (20 MiB, and what is written between two checks) and for free pages."""
+DAY_NS = 86_400_000_000_000
+
+
+class AgeClock:
+    """The clock that decides how old entries are: it follows the machine's uptime and only starts from the wall clock.
+
+    A wall clock that is set, or wrong at boot (no battery) and corrected by NTP hours later, deletes nothing: at the start this
+    clock continues from the newest entry, forward by at most a day. A station switched off for long keeps its entries longer.
+    """
+
+    def __init__(self, newest_ns: int | None, wall_ns: int, monotonic_ns: Callable[[], int]) -> None:
+        self._monotonic_ns = monotonic_ns
+        start = wall_ns if newest_ns is None else min(max(newest_ns, wall_ns), newest_ns + DAY_NS)
+        self._offset = start - monotonic_ns()
+
+    def now_ns(self) -> int:
+        """Nanoseconds. They never go back, within a run or between runs."""
+        return self._monotonic_ns() + self._offset
+
+
+class Retention:
+    """Decides when a step of retention is due, and deletes the oldest verdicts.
+
+    Attributes:
+        clock: Decides how old entries are.
+    """
+
+    def __init__(self, config: JournalConfig, clock: AgeClock) -> None:
+        self.clock = clock
+        self._config = config
+        self._due_at = 0.0
+        self._bytes_written = 0
+
+    @property
+    def due_in_s(self) -> float:
+        """The seconds until the next step is due."""
+        return max(0.0, self._due_at - time.monotonic())
+
+    def wrote(self, size: int) -> None:
+        """Count the bytes of committed verdicts, so that retention keeps pace with them."""
+        self._bytes_written += size
+
+    def wait(self, seconds: float) -> None:
+        """Let no step be due for so long, unless many verdicts are committed."""
+        self._due_at = time.monotonic() + seconds
+
+    def steps_due(self) -> int:
+        """How many steps to take now."""
+        steps = self._bytes_written // (EXPIRE_BYTES // 2)
+        if not steps and self.due_in_s > 0:
+            return 0
+        self._bytes_written = 0
+        return max(steps, 1)
+
+    def delete_oldest(self, store: Store) -> bool:
+        """Take one step: delete some of the oldest verdicts if the journal exceeds a limit.
+
+        Returns:
+            Whether any were deleted; more may be due.
+
+        Raises:
+            sqlite3.Error: The file cannot be written.
+        """
+        oldest_ns = self.clock.now_ns() - int(self._config.keep_days * DAY_NS)
+        return store.expire(before_kept_ns=oldest_ns, max_bytes=(self._config.keep_mb << 20) - LOG_BYTES) > 0
