@@ -1,1 +1,1 @@
-"""The daemon: grabs frames, runs the engine, publishes verdicts and masks over ZeroMQ."""
+"""Captures images of parts, judges them, and publishes verdicts and anomaly maps over ZeroMQ."""

@@ -1,4 +1,4 @@
-"""`python -m anosegd` is the command `anosegd`."""
+"""Runs the command `anosegd` for `python -m anosegd`."""
 
 from anosegd.cli import main
 

@@ -1,4 +1,4 @@
-"""The command `anosegd`: its argument parser, and the call of `commands/NAME.py`, which is imported only when it runs."""
+"""Parses the command line of `anosegd`, and runs the module in `commands/`, which is imported only then."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Client of an AnoSeg Edge station: follows its verdicts without losing one. One file; needs only pyzmq.
+"""Follows the verdicts of an AnoSeg Edge station without losing one. This file needs only pyzmq.
 
     from anosegd.client import Client
 

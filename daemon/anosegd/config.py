@@ -1,7 +1,7 @@
-"""The daemon's configuration file: strict structs with their defaults, read once by `main` and passed down.
+"""Reads the daemon's configuration file into strict structs with defaults. `main` reads it once and passes it down.
 
-`configs/reference.yaml` documents every key for the user; a test proves that it states the defaults given here. Whether the
-files and folders named in a configuration exist is checked in `config_check.py`.
+`configs/reference.yaml` documents every key for the user; a test compares its values with the defaults here. `config_check.py`
+checks whether the files and folders that a configuration names exist.
 """
 
 from __future__ import annotations

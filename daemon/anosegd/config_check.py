@@ -1,4 +1,8 @@
-"""Checks of a whole configuration against this machine, shared by `check`, start and reload. They open no camera."""
+"""Checks a whole configuration against this machine without opening a camera. Runs on the caller's thread.
+
+`anosegd check` and a reload call `check_whole`, which also runs the bundle's self-test. The start calls `check_surroundings`;
+the inspector loads the bundle then.
+"""
 
 from __future__ import annotations
 
@@ -61,14 +65,14 @@ def check_surroundings(config: Config, *, journal: bool = True) -> None:
 
 
 def check_whole(config: Config, *, journal: bool = True) -> Engine:
-    """Check the surroundings, prove the bundle on this machine and check each camera's rules. Builds no TensorRT plan.
+    """Check the surroundings, run the bundle's self-test and check each camera's rules. Builds no TensorRT plan.
 
     Args:
         config: A loaded configuration.
         journal: As in `check_surroundings`.
 
     Returns:
-        The proved engine, which the caller closes.
+        The engine that passed the self-test. The caller closes it.
 
     Raises:
         ConfigError: The configuration cannot work.

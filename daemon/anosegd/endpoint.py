@@ -1,4 +1,4 @@
-"""The addresses at which the daemon may listen: loopback TCP and ipc, until keys are supported."""
+"""Checks and binds the addresses at which the daemon listens: only loopback TCP and ipc, until keys are supported."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The station's published state: cameras, journal, engine and counts.
+"""Builds the heartbeat, which is the station's state message: cameras, journal, engine and counts.
 
-It reads what other threads own and changes nothing. `describe` runs on the publisher's thread, `state` on any.
+The heartbeat only reads other threads' data. `describe` runs on the publisher's thread, `state` on any thread.
 """
 
 from __future__ import annotations

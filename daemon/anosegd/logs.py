@@ -1,4 +1,4 @@
-"""Logging to stderr: an event `noun.verb` with fields; text at a terminal and in systemd's journal, else JSON lines."""
+"""Logs to stderr: an event `noun.verb` with fields, as text at a terminal and in systemd's journal, else as JSON lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The outcome of a part: it was inspected, or it is UNKNOWN for a reason. Pure data."""
+"""Defines the outcome of a part: it was inspected, or it is UNKNOWN for a reason. Pure data."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A part on its way from camera to verdict: Part (what is known of it) and Frame (its pixels). Pure data.
+"""Defines a part on its way from camera to verdict: `Part` is the data about it, `Frame` adds its pixels. Pure data.
 
-The way: `capture/child` reads → `cameras/intake` makes the Frame → `inspection/queue` → `inspection/inspector` makes it
-an Inspected (see `outcome`) → `publish/publisher` makes that a Verdict, commits and sends it.
+The way: `capture/child` reads an image, `cameras/intake` makes the Part and the Frame, and `inspection/queue` keeps the frame
+until `inspection/inspector` makes an Inspected (see `outcome`). `publish/publisher` makes the Verdict, commits it and sends it.
 """
 
 from __future__ import annotations

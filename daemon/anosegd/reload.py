@@ -1,4 +1,7 @@
-"""Reloading the configuration. It is checked on a thread of its own while the station goes on inspecting."""
+"""Reloads the configuration: reads and checks it on the thread "reload" while the station goes on inspecting.
+
+`config_check.check_whole` does the checks.
+"""
 
 from __future__ import annotations
 

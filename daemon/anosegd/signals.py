@@ -1,4 +1,4 @@
-"""The signals that steer the daemon. They are blocked in every thread; the main thread waits for them."""
+"""Lists the signals that control the daemon. They are blocked in every thread; the main thread waits for them."""
 
 from __future__ import annotations
 

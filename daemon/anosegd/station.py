@@ -1,4 +1,4 @@
-"""One station: start, main loop and shutdown. Runs on the main thread, which alone receives signals."""
+"""Starts one station, runs its main loop and shuts it down. Runs on the main thread, which alone receives signals."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from anosegd.worker import Worker
 
 LOOP_S = 0.25
 STARTING_LOOP_S = 0.02
-"""Shorter until the engine is proved: the whole pause adds to the time until the first verdict."""
+"""Shorter until the engine has passed its self-test: the whole pause adds to the time until the first verdict."""
 SAME_SIGNAL_S = 0.3
 """Some programs signal the process and its group: the second of two signals within this time repeats the first."""
 MAX_TRIES = 3
@@ -56,7 +56,7 @@ class Station:
     """All workers of one station.
 
     Attributes:
-        ready: Whether the engine was proved and inspection began.
+        ready: Whether the engine passed its self-test and inspection began.
     """
 
     def __init__(
@@ -178,7 +178,7 @@ class Station:
         self._inspector.start()
 
     def _wait_for_engine(self) -> str | None:
-        """Wait until the bundle is proved. Return the reason to stop if there is one before that."""
+        """Wait until the bundle has passed its self-test. Return the reason to stop if there is one before that."""
         while self._inspector.engine is None:
             self._notify_systemd()
             if reason := self._reason_to_stop((self._publisher, self._inspector, *self._helpers), STARTING_LOOP_S):
@@ -241,7 +241,7 @@ class Station:
         """Feed the watchdog while inspector and publisher answer; update the status line."""
         now = time.monotonic()
         limit_s = min(SILENT_S, (self._notifier.watchdog_s or SILENT_S) / 2)
-        # While the engine is being proved its thread cannot answer. TimeoutStartSec limits how long that may take.
+        # During the self-test at the start, the inspector cannot answer. TimeoutStartSec limits how long that may take.
         inspects = self._inspector.silent_s < limit_s or (not self.ready and self._inspector.alive)
         if self._publisher.silent_s < limit_s and inspects and now >= self._watchdog_at:
             self._watchdog_at = now + (self._notifier.watchdog_s or SILENT_S) / 4

@@ -1,4 +1,7 @@
-"""Notifies systemd (sd_notify): READY, STATUS, WATCHDOG, RELOADING, STOPPING. Does nothing outside systemd. Main thread."""
+"""Notifies systemd (sd_notify): READY, STATUS, WATCHDOG, RELOADING, STOPPING. Runs on the main thread.
+
+Outside systemd, nothing is sent.
+"""
 
 from __future__ import annotations
 

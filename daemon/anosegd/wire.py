@@ -1,4 +1,4 @@
-"""The published headers: the JSON of each topic. `anosegd schema` prints a JSON Schema generated from these types.
+"""Defines the published headers: the JSON of each topic. `anosegd schema` prints a JSON Schema of these types.
 
 Messages are multipart, `[topic, header, payload?]`, with the topics `verdict.<camera>`, `mask.<camera>` (payload: PNG) and
 `state`. A subscription is a prefix: `verdict.top` also receives `verdict.top2`. A subscriber to one of several cameras must

@@ -1,4 +1,4 @@
-"""A thread that the station supervises. It reports that it is not stuck, and keeps the error that ended it."""
+"""Runs a thread that the station supervises: the thread reports that it is not stuck, and keeps the error that ended it."""
 
 from __future__ import annotations
 

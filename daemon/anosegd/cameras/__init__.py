@@ -1,7 +1,8 @@
-"""The daemon's side of the cameras: one thread a camera starts, watches and restarts its capture process.
+"""Runs the daemon's side of the cameras: one thread for each camera starts, watches and restarts a capture process.
 
-`supervisor` is the thread. `capture_handle`: its process. `intake`: what happens to a frame. `parts`, `triggered_parts`: making
-parts of frames and of software triggers. `presence`: whether a frame shows a part. `camera_set`: all cameras.
+`camera_set` has all cameras. `supervisor` is a camera's thread, and `capture_handle` is this thread's handle of the process.
+`intake` makes parts of frames, with `parts`; `triggered_parts` makes them of software triggers. `presence` finds out whether a
+frame shows a part.
 """
 
 from anosegd.cameras.camera_set import CameraSet

@@ -1,4 +1,4 @@
-"""All cameras of the station: made, started, exchanged when their configuration changes, stopped. Main thread."""
+"""Makes, starts, replaces and stops the station's cameras. Runs on the main thread."""
 
 from __future__ import annotations
 

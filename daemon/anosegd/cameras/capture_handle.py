@@ -1,4 +1,4 @@
-"""The daemon's handle of one capture process: start it, receive its messages, kill it. On its camera's thread."""
+"""Starts one capture process, receives its messages and kills it. Runs on the camera's thread."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What a camera's thread does with frames: makes each a part, opens it, and hands it to the inspector."""
+"""Makes a part of each frame, opens the part at the publisher, and puts the frame into the inspector's queue.
+
+Runs on the camera's thread.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Making a camera's parts: sequence, part id and deadline. On the camera's thread."""
+"""Gives a camera's parts their sequence number, part id and deadline. Runs on the camera's thread."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Whether a part is in front of the camera: compares the image with one of the empty place. An empty belt is no part."""
+"""Decides whether a part is in front of the camera: compares the image with an image of the empty place.
+
+Without this check, an empty belt would be judged as a part. Runs on the camera's thread.
+"""
 
 from __future__ import annotations
 

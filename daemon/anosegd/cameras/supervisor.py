@@ -1,4 +1,7 @@
-"""One camera's thread: starts its capture process, watches it, kills it when it hangs, and hands its frames on."""
+"""Starts and watches one camera's capture process, kills it when it hangs, and passes its frames on.
+
+Runs on the camera's own thread.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Software triggers of one camera: each becomes a part at once, then waits for its frame. Nothing here waits."""
+"""Makes a part of each software trigger at once, and keeps the part until the camera gives a frame for it.
+
+Runs on the camera's thread. No function here waits.
+"""
 
 from __future__ import annotations
 

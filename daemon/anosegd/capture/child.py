@@ -1,7 +1,8 @@
-"""The capture process: opens one camera, reads frames into shared slots and reports to the daemon.
+"""Runs the capture process: opens one camera, reads frames into shared slots and reports to the daemon.
 
-Started as `python -m anosegd.capture.child`. It has one thread. Any call of a camera library may hang; the daemon then kills
-the process. It ends by itself when the daemon is gone: the socket is closed, and the kernel kills a process that hangs.
+The daemon starts it as `python -m anosegd.capture.child`. It has one thread. Any call of a camera library may hang; the daemon
+then kills the process. The process also ends when the daemon is gone: the socket is closed, and the kernel kills a process that
+hangs.
 """
 
 from __future__ import annotations
@@ -128,6 +129,7 @@ class Capture:
                 raise
             if source.live:
                 self._wait.frame_period.came(asked_at, time.monotonic())
+            # captured_wall_ns becomes captured_at in the verdict.
             captured_ns, captured_wall_ns = time.monotonic_ns(), time.time_ns()
             if shot is None:
                 return

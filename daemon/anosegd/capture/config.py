@@ -1,4 +1,4 @@
-"""The part of a camera's configuration that the capture process needs: source, trigger, hand-over, time-outs. Pure data."""
+"""Defines the settings of a camera that the capture process needs: source, trigger, policy and time-outs. Pure data."""
 
 from __future__ import annotations
 

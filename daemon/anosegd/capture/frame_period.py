@@ -1,6 +1,7 @@
-"""A camera's frame period, from when its frames come: tells a frame that was just exposed from one that was in a buffer.
+"""Measures a camera's frame period, and tells a fresh frame from one that was in a buffer.
 
-Pure bookkeeping, in seconds of one monotonic clock. Capture process only.
+A frame is fresh if it was exposed while the capture process waited for it. All times are seconds of one monotonic clock. Only
+the capture process uses this module.
 """
 
 from __future__ import annotations
@@ -9,17 +10,17 @@ from collections import deque
 from statistics import median_high
 
 LATELY = 15
-"""Intervals that the period is taken from: few, so that the burst in which a stream begins is soon past."""
+"""How many intervals the period is computed from. They are few, so that the burst at a stream's begin is soon forgotten."""
 MIN_INTERVALS = 4
 AT_ONCE_S = 0.002
-"""A frame that was waited for no longer was in a buffer."""
+"""A frame that comes within this time of the request was already in a buffer."""
 AHEAD_S, MAX_DEBT_S = 0.25, 10.0
 """A buffer gives no more frames than the camera could send since it was empty. A camera that is ahead of that by so much, while
 frames go on coming at once, has become faster."""
 
 
 class FramePeriod:
-    """Of one stream; every frame is reported to it, whether it was a part's or passed.
+    """Measures the frame period of one stream. Every frame is reported, also one that is skipped.
 
     Args:
         set_s: The period that was set in the camera; assumed until the measured one is known. 0 if none was set.
@@ -34,15 +35,21 @@ class FramePeriod:
 
     @property
     def period_s(self) -> float:
-        """Between frames, as they came lately. While too few are known it is the period that was set, or a longer one that was
-        seen: the exposure time may not allow the one that was set. 0 if none was set."""
+        """The seconds between frames lately.
+
+        While too few intervals are known, this is the period that was set, or a longer one that was seen: the exposure time may
+        not allow the one that was set. 0 if none was set.
+        """
         if len(self._intervals) >= MIN_INTERVALS:
             return median_high(self._intervals)
         return max(self._set_s, *self._intervals) if self._set_s and self._intervals else self._set_s
 
     def came(self, asked_at: float, came_at: float) -> float:
-        """A frame has come; returns the seconds it was waited for. A frame that came at once says nothing about the period,
-        unless many do: in better light, for example, a camera may become many times as fast."""
+        """Report a frame. Returns the seconds that it was waited for.
+
+        A frame that came at once says nothing about the period. Many such frames do: in better light, for example, a camera may
+        become many times as fast.
+        """
         waited_s, period_s = came_at - asked_at, self.period_s
         before, self._frame_at = self._frame_at, came_at
         if before is None:  # the time until a camera begins is no interval

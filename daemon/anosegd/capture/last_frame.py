@@ -1,4 +1,7 @@
-"""A live camera's frames compared with the one before: repeated frames, another size. Capture process only."""
+"""Compares each frame of a live camera with the one before: finds repeated frames and a changed image size.
+
+Only the capture process uses this module.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The capture process's end of the socket to the daemon: free slots and triggers come in, reports go out."""
+"""Receives free slots and triggers from the daemon, and sends reports. Runs in the capture process."""
 
 from __future__ import annotations
 

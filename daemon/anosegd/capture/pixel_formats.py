@@ -1,4 +1,7 @@
-"""Conversion of industrial cameras' pixel formats to 8-bit BGR. Codes: GenICam Pixel Format Naming Convention. Pure."""
+"""Converts the pixel formats of industrial cameras to 8-bit BGR. Pure functions.
+
+The codes are those of the GenICam Pixel Format Naming Convention.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The messages between the daemon and a capture process, over a socket pair that keeps message boundaries. Pure data."""
+"""Defines the messages between the daemon and a capture process. Pure data.
+
+They travel over a socket pair that keeps the boundaries of messages.
+"""
 
 from __future__ import annotations
 

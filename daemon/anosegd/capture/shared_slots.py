@@ -1,6 +1,7 @@
-"""Frame slots in memory that the daemon and a capture process share: frames cross without a copy.
+"""Shares frame slots between the daemon and a capture process, so that frames cross without a copy.
 
-The memory is an unnamed file (memfd). It has no path, and the kernel frees it with its last user, however that user ends.
+The memory is an unnamed file (memfd). It has no path, and the kernel frees it when the last process that uses it ends. The
+camera's thread and the capture process use this module.
 """
 
 from __future__ import annotations

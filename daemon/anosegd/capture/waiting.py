@@ -1,4 +1,7 @@
-"""Waiting until the next frame is a part: free run, interval or software trigger, at the source's pace."""
+"""Waits until the next frame is a part: in free run, at an interval, or after a software trigger.
+
+After a trigger, the next frame is fresh: it was exposed after the trigger. Runs in the capture process.
+"""
 
 from __future__ import annotations
 

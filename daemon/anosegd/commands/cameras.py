@@ -1,4 +1,4 @@
-"""`anosegd cameras`: lists the cameras of this machine, or tries those of a configuration one after the other."""
+"""Runs `anosegd cameras`: lists the cameras of this machine, or tries those of a configuration one after the other."""
 
 from __future__ import annotations
 

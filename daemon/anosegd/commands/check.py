@@ -1,4 +1,4 @@
-"""`anosegd check`: validates a configuration and its bundle. It opens no camera and no socket."""
+"""Runs `anosegd check`: validates a configuration and its bundle. It opens no camera and no socket."""
 
 from __future__ import annotations
 

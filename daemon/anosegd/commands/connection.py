@@ -1,4 +1,4 @@
-"""How a command reaches a running station. Shared by all commands that talk to one."""
+"""Connects to a running station. All commands that talk to a station use this module."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`anosegd demo`: inspects the simulated line and compares the verdicts with the truth."""
+"""Runs `anosegd demo`: inspects the simulated line and compares the verdicts with the truth."""
 
 from __future__ import annotations
 

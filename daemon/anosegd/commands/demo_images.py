@@ -1,4 +1,4 @@
-"""`anosegd demo-images`: renders the images from which the demo's bundle is trained."""
+"""Runs `anosegd demo-images`: renders the images from which the demo's bundle is trained."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`anosegd export`: writes the journal's verdicts of a period as CSV."""
+"""Runs `anosegd export`: writes the verdicts of a period from the journal as CSV."""
 
 from __future__ import annotations
 

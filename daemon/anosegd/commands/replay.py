@@ -1,4 +1,4 @@
-"""`anosegd replay`: prints committed verdicts from the journal as JSON lines."""
+"""Runs `anosegd replay`: prints committed verdicts from the journal as JSON lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`anosegd run`: the daemon. It runs one station after another, through reloads, in one process. Main thread."""
+"""Runs `anosegd run`, the daemon: one station after another in one process, as long as reloads follow. Main thread."""
 
 from __future__ import annotations
 

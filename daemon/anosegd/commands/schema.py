@@ -1,4 +1,4 @@
-"""`anosegd schema`: prints the JSON Schema of the published headers."""
+"""Runs `anosegd schema`: prints the JSON Schema of the published headers."""
 
 from __future__ import annotations
 

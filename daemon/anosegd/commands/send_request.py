@@ -1,4 +1,7 @@
-"""`anosegd drain`, `reload`, `swap`, `rollback`, `prove` and `trigger`: each sends one request and waits for its answer."""
+"""Runs `anosegd drain`, `reload`, `swap`, `rollback`, `prove` and `trigger`.
+
+Each sends one request to the station and waits for the answer. `prove` runs the self-test.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from anosegd.commands.connection import connect, endpoints_of
 
 DRAIN_TIMEOUT_S = 5.0
 TIMEOUT_S = 60.0
-"""For requests that load and prove a bundle first."""
+"""For requests that load a bundle and run its self-test first."""
 
 
 def main(options: argparse.Namespace) -> int:

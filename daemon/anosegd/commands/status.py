@@ -1,4 +1,4 @@
-"""`anosegd status`: shows the station's next heartbeat, to a person or a program."""
+"""Runs `anosegd status`: shows the station's next heartbeat, to a person or a program."""
 
 from __future__ import annotations
 

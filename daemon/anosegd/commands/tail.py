@@ -1,4 +1,4 @@
-"""`anosegd tail`: shows verdicts as they arrive, as a live table for a person or as JSON lines for a program."""
+"""Runs `anosegd tail`: shows verdicts as they arrive, as a live table for a person or as JSON lines for a program."""
 
 from __future__ import annotations
 

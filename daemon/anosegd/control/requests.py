@@ -1,4 +1,4 @@
-"""The requests that the control socket understands: one JSON object `{"id": …, "op": …, …}` each. Any thread."""
+"""Defines the requests that the control socket understands: one JSON object `{"id": …, "op": …, …}` each. Any thread."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class ReloadRequest(_Request, frozen=True, tag="reload"):
 
 
 class SwapRequest(_Request, frozen=True, tag="swap"):
-    """Inspect with another bundle from the next part on. It is proved first; if it is refused, nothing changes.
+    """Inspect with another bundle from the next part on. Its self-test runs first; if the bundle is refused, nothing changes.
 
     Attributes:
         bundle: Absolute path of STORE/NAME (its newest version) or STORE/NAME/VERSION.

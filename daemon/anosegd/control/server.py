@@ -1,7 +1,7 @@
-"""The control socket. One thread owns the ROUTER socket and a reader of the journal, and answers requests.
+"""Answers the requests at the control socket, on the thread "control".
 
-Requests come from REQ or DEALER sockets. An answer carries the request's id and `ok`, or an error code and a message. Size and
-rate of requests are limited, and so is the size of answers.
+The thread owns the ROUTER socket and a reader of the journal. Requests come from REQ or DEALER sockets. An answer carries the
+request's id and `ok`, or an error code and a message. The size and rate of requests are limited, and so is the size of answers.
 """
 
 from __future__ import annotations

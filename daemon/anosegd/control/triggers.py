@@ -1,4 +1,8 @@
-"""Software triggers. Each accepted one is noted in the journal, handed to its camera and answered by a verdict."""
+"""Notes each software trigger in the journal and hands it to its camera. A verdict always follows.
+
+After a crash, the next start answers the triggers that have no verdict, with UNKNOWN: restart. Triggers are accepted on the
+control thread; everything else runs on the main thread.
+"""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The demo: a simulated production line whose parts have known defects."""
+"""Simulates a production line whose parts have known defects, for the commands `demo` and `demo-images`."""

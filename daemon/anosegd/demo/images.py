@@ -1,4 +1,4 @@
-"""Images of the demo line in the MVTec AD layout, for training and evaluating the demo's bundle."""
+"""Writes images of the demo line in the MVTec AD layout, for training and evaluating the demo's bundle."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""The demo. It starts the real daemon on the simulated line, subscribes to its verdicts, compares them with the truth and draws
-the defects found."""
+"""Runs the real daemon on the simulated line, compares the verdicts with the truth, and draws the defects found."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The inspector: one thread that owns the engine, takes frames from the cameras in turn and judges them."""
+"""Takes frames from the cameras in turn and judges them, on the thread "inspector", which owns the engine."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Inspector(Worker):
     """Takes frames until asked to stop. It releases every frame that it takes and closes its part, whatever happens.
 
     Attributes:
-        engine: Name and runtime; None until the bundle is proved.
+        engine: Name and runtime; None until the bundle has passed its self-test.
         self_test: Runs the golden images again. While they fail, no part is inspected.
     """
 
@@ -108,7 +108,7 @@ class Inspector(Worker):
     # ---- the inspector's thread
 
     def work(self) -> None:
-        """Load and prove the engine, then inspect.
+        """Load the engine, run its self-test, then inspect.
 
         Raises:
             EngineError: The engine is refused.

@@ -1,4 +1,7 @@
-"""What the inspector keeps for the engine that inspects: placements of regions, rule maps, quality of the golden images."""
+"""Keeps what the inspector computes once for an engine: placements, rule maps, the quality of the golden images.
+
+Runs on the inspector's thread.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Frames that wait for inspection: one queue a camera, from which the inspector takes in turn.
+"""Keeps the frames that wait for inspection, in one queue for each camera. The inspector takes from the queues in turn.
 
-The policy decides what happens when frames come faster than they are inspected.
+The policy decides what happens when frames come faster than they are inspected. Camera threads put frames in; the inspector's
+thread takes them out.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The false-reject guarantee of a camera's region rules, in words for operators. Pure functions."""
+"""Tells operators which share of good parts a camera's region rules may reject. Pure functions."""
 
 from __future__ import annotations
 

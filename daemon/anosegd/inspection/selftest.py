@@ -1,4 +1,7 @@
-"""The self-test: runs the golden images again, one between two parts, on request and on a schedule."""
+"""Runs the self-test again: the golden images, one between two parts, on request and on a schedule.
+
+The command for it is `anosegd prove`. Runs on the inspector's thread; any thread may request it.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ class SelfTest:
     def __init__(self, every_min: float | None) -> None:
         self.alarm: str | None = None
         self._every_s = None if every_min is None else 60 * every_min
-        self._begun_at = time.monotonic()  # the engine is proved when it is loaded
+        self._begun_at = time.monotonic()  # loading the engine runs the self-test
         self._requests: queue.SimpleQueue[Answer] = queue.SimpleQueue()
         self._answers: list[Answer] = []  # of the requests that the current run answers
         self._run: Iterator[GoldenResult] | None = None
@@ -56,7 +59,7 @@ class SelfTest:
         return self.alarm != before
 
     def engine_exchanged(self) -> None:
-        """Another engine inspects, which is proved: clear the alarm, and start a run that is under way again."""
+        """Another engine inspects, which has passed the self-test: clear the alarm, and restart a run that is under way."""
         self.alarm = None
         if self._run is not None:
             self._run = None

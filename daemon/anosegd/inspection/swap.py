@@ -1,5 +1,8 @@
-"""Swapping the engine while parts are inspected. A thread loads, proves and warms up the new bundle beside the old one; the
-inspector exchanges them between two parts. A swap that fails changes nothing."""
+"""Replaces the engine while parts are inspected.
+
+The thread "swap" loads the new bundle beside the old one, runs the self-test and warms the engine up. The inspector then
+exchanges the engines between two parts. A swap that fails changes nothing.
+"""
 
 from __future__ import annotations
 
@@ -88,7 +91,7 @@ class _Swap(Worker):
         self._inspector = inspector
 
     def work(self) -> None:
-        """Load, prove and warm up the new engine, exchange it, close the old one.
+        """Load the new engine, run its self-test and warm it up. Exchange it, and close the old one.
 
         Raises:
             ConfigError, EngineError: The new bundle is refused; the old one goes on.

@@ -1,7 +1,7 @@
-"""The journal's second thread, "journal-background": slow work that would delay commits on the writing thread.
+"""Does slow work on the journal's file that would delay commits, on the thread "journal-background".
 
-It copies the write-ahead log into the file. That syncs the disk, which is slow on an eMMC, but SQLite lets the writing thread
-continue. It also reads through a journal that was too large to be checked whole at the start.
+The thread copies the write-ahead log into the file. Copying syncs the disk, which is slow on an eMMC, but SQLite lets the
+journal's thread write meanwhile. The thread also reads through a file that was too large to be checked whole at the start.
 """
 
 from __future__ import annotations

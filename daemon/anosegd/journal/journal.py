@@ -1,4 +1,4 @@
-"""The verdict journal: every verdict is committed here before it is sent.
+"""Commits every verdict before it is sent, and keeps it for readers.
 
 A verdict passes through the journal in four steps:
 
@@ -12,7 +12,7 @@ A verdict passes through the journal in four steps:
 
 A damaged file is set aside and a new journal begins under a new id, with higher numbers.
 
-Any thread may use `Journal`; its own thread, "journal", is the only one that writes. Files: PATH (SQLite, with its -wal and
+Any thread may use `Journal`. Only its own thread, "journal", writes entries. Files: PATH (SQLite, with its -wal and
 -shm), PATH.seq (reserved numbers, and the lock), PATH.damaged-TIME (set aside).
 """
 
@@ -240,7 +240,7 @@ class Journal(Worker):
     # ---- triggers
 
     def accept(self, camera: str, part_id: str, at_ns: int, done: Callable[[Exception | None], None]) -> AcceptedTrigger:
-        """Record that a part is owed a verdict, even after a crash, until an entry `answers` the trigger.
+        """Record a trigger until an entry `answers` it. If a crash comes before, the next run owes the verdict.
 
         `done` is called on the journal's thread when the trigger is recorded, or with the error. It must be quick and must not
         raise.

@@ -1,6 +1,6 @@
-"""Verdict numbers: `SeqFile` keeps on disk which numbers may be used, `Numbers` gives each one out once.
+"""Reserves verdict numbers on the disk (`SeqFile`), and gives each number out once (`Numbers`).
 
-Neither has a lock. Only the journal's thread uses `SeqFile`; the journal's lock guards `Numbers`.
+Neither class has a lock. Only the journal's thread uses `SeqFile`; the journal's lock guards `Numbers`.
 """
 
 from __future__ import annotations

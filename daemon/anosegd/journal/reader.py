@@ -1,4 +1,7 @@
-"""Reading the journal: pages of consecutive numbers, from a connection that never writes. Each thread has its own reader."""
+"""Reads pages of consecutive numbers from the journal, through a connection that never writes.
+
+Each thread has its own reader.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The journal's SQLite file: creating, checking and setting it aside, and the one connection that writes it."""
+"""Creates, checks and writes the journal's SQLite file, and renames a damaged one. Runs on the journal's thread."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The values that the journal's modules pass to each other and to their users."""
+"""Defines the values that the journal's modules pass to each other and to their users. Pure data."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class AcceptedTrigger:
-    """An accepted trigger. Its part is owed a verdict, even by the next run.
+    """An accepted trigger. If this run leaves it without a verdict, the next run owes the verdict.
 
     Attributes:
         number: Identifies the trigger within the journal.

@@ -1,6 +1,6 @@
-"""The writing side of the journal's file: opening, setting aside, committing, reserving numbers, and retention.
+"""Opens the journal's file, commits to it, reserves numbers, deletes old verdicts, and sets a damaged file aside.
 
-Everything here runs on the journal's thread, or before it is started.
+Runs on the journal's thread, or before that thread is started.
 """
 
 from __future__ import annotations

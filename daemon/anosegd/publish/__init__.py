@@ -1,7 +1,8 @@
-"""The publisher: one thread that turns outcomes of parts into verdicts, commits them to the journal and sends them.
+"""Turns outcomes of parts into verdicts, commits the verdicts to the journal and sends them, on the publisher's thread.
 
-`publisher` is the thread and owns the socket. `open_parts`: parts that are owed a verdict. `commits`: verdicts that wait for
-the journal. `verdict`: building them. `masks`: the thread that encodes anomaly maps. `counts`: counts per camera.
+`publisher` is the thread and owns the socket. `open_parts` has the parts that have no verdict yet, `deadline` says which of
+them are late, and `commits` has the verdicts that wait for the journal. `verdict` builds verdicts. `masks` is the thread that
+encodes anomaly maps. `counts` counts per camera.
 """
 
 from anosegd.publish.publisher import LINGER_MS, Identity, Publisher

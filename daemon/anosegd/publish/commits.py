@@ -1,6 +1,7 @@
-"""Verdicts that have a number and wait for their commit: what may be sent, in which order, and with which outcome.
+"""Decides when, in which order and with which outcome a numbered verdict is sent: after its commit, or at its deadline.
 
-On the publisher's thread; only the journal's answer comes from the journal's thread. Nothing here waits or uses a socket.
+Runs on the publisher's thread; only the journal's answer comes from the journal's thread. No function here waits or uses a
+socket.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Per camera: verdicts sent, results that came too late, frames dropped. For the station's state."""
+"""Counts, for each camera, the verdicts sent, the results that came too late and the frames dropped. Any thread."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decides whether a part's deadline has passed, and says so in the verdict. Pure functions of a part and the clock."""
+"""Decides whether a part's deadline has passed, and words the outcome UNKNOWN: deadline. Pure functions."""
 
 from __future__ import annotations
 

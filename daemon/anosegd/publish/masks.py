@@ -1,4 +1,4 @@
-"""Encoding anomaly maps as PNG on a thread of its own, after their verdict was sent. Maps may be lost; verdicts may not."""
+"""Encodes anomaly maps as PNG on the thread "masks", after their verdicts were sent. Maps may be lost; verdicts may not."""
 
 from __future__ import annotations
 

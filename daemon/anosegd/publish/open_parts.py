@@ -1,4 +1,7 @@
-"""Parts that are owed a verdict, of each camera in the order of capture. Cameras and inspector report, the publisher takes."""
+"""Keeps each camera's parts that have no verdict yet, in the order of capture.
+
+Cameras and inspector report outcomes, and the publisher takes the parts that are closed. Any thread may use this module.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from anosegd.publish.deadline import overdue
 
 @dataclass(slots=True, eq=False)
 class OpenPart:
-    """A part that is owed a verdict; `outcome` is the first that was reported."""
+    """A part that has no verdict yet; `outcome` is the first that was reported."""
 
     part: Part
     outcome: Outcome | None = None

@@ -1,4 +1,7 @@
-"""The publisher: one thread that owns the PUB socket. It alone closes parts, numbers verdicts and sends the heartbeat."""
+"""Closes parts, gives verdicts their numbers and sends them and the heartbeat, on the thread "publisher".
+
+The thread owns the PUB socket. No other thread closes parts: cameras and inspector report outcomes.
+"""
 
 from __future__ import annotations
 
@@ -121,7 +124,7 @@ class Publisher(Worker):
             self.counts = self.counts | {name: CameraCounts()}
 
     def open_part(self, part: Part) -> None:
-        """From now on this part is owed a verdict. The camera's thread, in the order of capture."""
+        """Open a part: it gets one verdict. Called on the camera's thread, in the order of capture."""
         self._open.open(part)
         if part.deadline_ns is not None:
             self._wake.set()
@@ -132,7 +135,7 @@ class Publisher(Worker):
         self._wake.set()
 
     def report_outcome(self, part: Part, outcome: Outcome) -> None:
-        """Report an open part's outcome. A result that comes too late is logged and counted."""
+        """Report an open part's outcome; the publisher's thread closes the part. A late result is logged and counted."""
         if self._open.close(part, outcome):
             self._wake.set()
         elif isinstance(outcome, Inspected):

@@ -1,4 +1,4 @@
-"""Building verdicts and mask headers from a part and its outcome. Pure functions of their arguments and the clock."""
+"""Builds verdicts and mask headers from a part and its outcome. Pure functions of their arguments and the clock."""
 
 from __future__ import annotations
 

@@ -1,6 +1,12 @@
-"""Sources of frames, one module a kind: `opencv`, `genicam`, `folder`, `demo`. `source_of` chooses by the configuration.
+"""Reads frames from cameras, files and folders. `source_of` chooses the class that the configuration names.
 
-A new kind of source is a struct in `capture/config.py`, a class here that has the methods of `base.Source`, and a line below.
+To add a kind of source:
+
+1. Write a struct in `capture/config.py`, and add it to `SourceConfig` there.
+2. Write a class with the methods of `base.Source` in a module of this package.
+3. Add a line to `source_of`.
+4. Check what can be checked without opening the source: `_check_source` in `config_check.py`.
+5. Document its keys in `configs/reference.yaml`.
 """
 
 from __future__ import annotations

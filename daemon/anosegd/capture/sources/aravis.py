@@ -1,4 +1,4 @@
-"""Aravis, the library for GigE Vision and USB3 Vision cameras: loading it, and listing the cameras that it finds."""
+"""Loads Aravis, the library for GigE Vision and USB3 Vision cameras, and lists the cameras that it finds."""
 
 from __future__ import annotations
 

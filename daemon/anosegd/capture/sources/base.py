@@ -1,4 +1,7 @@
-"""The Source protocol: what the capture process needs of a camera, a file or a folder. One module a kind of source."""
+"""Defines the methods that the capture process needs of a camera, a file or a folder.
+
+Each kind of source has a module in this package. `__init__.py` says how to add one.
+"""
 
 from __future__ import annotations
 

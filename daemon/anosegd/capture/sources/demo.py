@@ -1,4 +1,4 @@
-"""The simulated production line as a source."""
+"""Reads frames from the simulated production line. Runs in the capture process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cameras attached to this machine, as Linux lists them in sysfs."""
+"""Lists the cameras that are attached to this machine, as Linux shows them in sysfs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A folder of images as a source."""
+"""Reads the images of a folder. Runs in the capture process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""GenICam cameras (GigE Vision, USB3 Vision) through Aravis and its GObject bindings. Aravis is imported when one is opened."""
+"""Reads GenICam cameras (GigE Vision, USB3 Vision) through Aravis. Runs in the capture process.
+
+Aravis and its GObject bindings are imported when a camera is opened.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sources that OpenCV reads: V4L2 devices, streams and video files."""
+"""Reads V4L2 devices, streams and video files through OpenCV. Runs in the capture process."""
 
 from __future__ import annotations
 
