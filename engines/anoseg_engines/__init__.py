@@ -1,1 +1,1 @@
-"""Engines: bundles of trained networks, the runtimes that run them, and the judgement of parts."""
+"""Reads bundles of trained networks, runs the networks, and judges parts."""

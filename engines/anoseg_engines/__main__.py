@@ -1,4 +1,4 @@
-"""`python -m anoseg_engines` is `anoseg-engine`."""
+"""Runs the command `anoseg-engine` for `python -m anoseg_engines`."""
 
 from anoseg_engines.cli import main
 

@@ -1,4 +1,7 @@
-"""Measuring runtimes against each other. They take turns in one run, so that other load on the machine slows all of them."""
+"""Measures runtimes against each other. They take turns in one run, so that other load on the machine slows all of them.
+
+Runs on the caller's thread.
+"""
 
 from __future__ import annotations
 

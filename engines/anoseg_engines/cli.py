@@ -1,4 +1,4 @@
-"""`anoseg-engine`: parse the command line and run one command of `commands/`."""
+"""Parses the command line of `anoseg-engine`, and runs one command of `commands/`."""
 
 from __future__ import annotations
 

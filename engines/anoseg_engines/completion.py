@@ -1,4 +1,7 @@
-"""`--version` and `--print-completion` for the commands of all three packages. What they need is imported on use only."""
+"""Adds `--version` and `--print-completion` to the commands of all three packages.
+
+The libraries for them are imported only when one of the two is used.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The engine: a bundle on a runtime. The only way from a camera image to a score and an anomaly map.
+"""Computes the score and the anomaly map of a camera image, with a bundle on a runtime. Nothing else does this.
 
-One thread at a time uses an engine (the inspector, in the daemon). Another thread may load and close it. The engine's own
-threads run the network of parts that were started.
+One thread at a time uses an engine; in the daemon, this is the inspector. Another thread may load and close the engine. When
+several parts wait, the engine's own threads run the network for them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The errors that a user can meet. Each says what is wrong, where, and what to do; `main` prints it and exits with its code."""
+"""Defines the errors that a user can meet. Each says what is wrong, where, and what to do.
+
+`main` prints the error and exits with its code.
+"""
 
 from __future__ import annotations
 

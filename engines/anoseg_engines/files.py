@@ -1,4 +1,4 @@
-"""Writing files that survive a power cut, and leaving no trace of writes that fail."""
+"""Writes files that survive a power cut, and removes what a failed write leaves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The self-test of an engine: its results on the bundle's golden images, against those of the trainer's FP32 network.
+"""Runs an engine's self-test: compares its results on the bundle's golden images with the trainer's FP32 network.
 
 Runs on the thread that uses the engine.
 """

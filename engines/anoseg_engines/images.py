@@ -1,4 +1,4 @@
-"""Reading and rotating images. Trainer, evaluation and cameras all do it here, so they see the same pixels."""
+"""Reads and rotates images. The trainer, the evaluation and the cameras use this module, so they see the same pixels."""
 
 from __future__ import annotations
 

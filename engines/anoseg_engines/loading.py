@@ -1,4 +1,4 @@
-"""Loading: from a bundle to an engine that passed its self-test. Runs on the caller's thread."""
+"""Loads a bundle into an engine, and runs the engine's self-test. Runs on the caller's thread."""
 
 from __future__ import annotations
 

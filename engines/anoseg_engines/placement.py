@@ -1,7 +1,7 @@
-"""The geometry between camera image, network input and anomaly map.
+"""Computes the geometry that links the camera image, the network's input and the anomaly map. Pure functions.
 
 A Placement is made once for a camera's region and a bundle, and used for every part. It holds the precomputed coordinate
-channels. Pure functions.
+channels.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Writing a bundle: temporary folder, self-test on the golden images, rename. A written bundle never changes."""
+"""Writes a bundle into a temporary folder, runs its self-test, and renames the folder. A written bundle never changes.
+
+Runs on the caller's thread.
+"""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Trainer: learns what good looks like from good images alone (AnoSeg), and seals it into an engine bundle."""
+"""Makes a bundle from a folder of good images: learns what good looks like from good images alone (AnoSeg)."""

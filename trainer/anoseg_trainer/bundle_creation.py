@@ -1,4 +1,7 @@
-"""From the trained network to a finished bundle: fit the score, calibrate, choose golden samples, export, write."""
+"""Makes a bundle from a trained network: fits the score, calibrates, chooses golden samples, exports and writes.
+
+Runs on the main thread.
+"""
 
 from __future__ import annotations
 

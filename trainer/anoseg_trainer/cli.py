@@ -1,7 +1,7 @@
-"""`anoseg-train`: the argument parser and the dispatch to `commands/`. Runs on the main thread.
+"""Parses the command line of `anoseg-train`, and runs one command of `commands/`. Runs on the main thread.
 
 PyTorch, scikit-learn and OpenVINO take seconds to import. This module imports none of them, so that `--help` and a wrong
-argument are answered at once; a command's module is imported when it is about to run.
+argument are answered at once. A command's module is imported when it is about to run.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The share of good parts that fixed rules reject, bounded from a count on held-out good images. Pure functions.
+"""Bounds the share of good parts that fixed rules reject, from a count on held-out good images. Pure functions.
 
-The bound is that of Clopper and Pearson (Biometrika 26, 1934), one-sided: the beta quantile, by SciPy. scipy.stats takes
-a second to import and is imported on use.
+The bound is that of Clopper and Pearson (Biometrika 26, 1934), one-sided: the beta quantile, by SciPy. scipy.stats takes a
+second to import and is imported on use.
 """
 
 from __future__ import annotations

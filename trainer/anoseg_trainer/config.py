@@ -1,4 +1,4 @@
-"""The trainer's configuration: strict typed structs, read once from one YAML file and passed down.
+"""Reads the trainer's configuration once from one YAML file, into strict typed structs that are passed down.
 
 Every default works for a new product. `configs/train.yaml` lists them, and a test keeps the two equal.
 """

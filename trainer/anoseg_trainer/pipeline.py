@@ -1,4 +1,4 @@
-"""The whole way from a folder of good images to a finished bundle. Used by the commands `fit` and `ablate`."""
+"""Makes a bundle from a folder of good images. The commands `fit` and `ablate` use it. Runs on the main thread."""
 
 from __future__ import annotations
 

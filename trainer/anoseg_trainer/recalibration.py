@@ -1,4 +1,4 @@
-"""Shared by both kinds of calibration after training: loading the bundle's version, and judging the good images."""
+"""Loads the newest version of a bundle and judges good images with it, for both kinds of calibration after training."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""From held-out images to the score's scale, the score threshold and the pixel threshold. Pure functions.
+"""Computes the score's scale, the score threshold and the pixel threshold from held-out images. Pure functions.
 
-The score threshold is a split-conformal quantile. If the line's good parts are like the n held-out good images
-(statistically: exchangeable with them), the next good part scores at or above the k-th smallest of their scores with
-probability at most 1 − k/(n+1).
+The score threshold is a split-conformal quantile. If the line's good parts are like the n held-out good images (statistically:
+exchangeable with them), the next good part scores at or above the k-th smallest of their scores with probability at most 1 −
+k/(n+1).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The record of a training in the manifest: all that is needed to repeat it, and with which versions it was made."""
+"""Records a training in the manifest: all that is needed to repeat it, and the versions with which it was made."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Measures a network on held-out good images and on synthetic defects on them. Chooses weights; sees no test images."""
+"""Measures a network on held-out good images and on synthetic defects on them. It sees no test images.
+
+`keep_if_best` in `training/state.py` keeps the best weights.
+"""
 
 from __future__ import annotations
 

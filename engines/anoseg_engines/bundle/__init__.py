@@ -1,1 +1,1 @@
-"""The engine bundle: `manifest` is its description, `read` finds and verifies bundles. `seal.py` writes them."""
+"""Describes the engine bundle (`manifest`), and finds and verifies bundles (`read`). `seal.py` writes them."""

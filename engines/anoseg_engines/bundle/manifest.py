@@ -1,4 +1,4 @@
-"""The bundle's manifest: what a reader needs, and the SHA-256 of every other file. Pure data."""
+"""Defines the bundle's manifest: what a reader needs, and the SHA-256 of every other file. Pure data."""
 
 from __future__ import annotations
 

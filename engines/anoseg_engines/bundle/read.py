@@ -1,4 +1,4 @@
-"""The engine bundle on disk: finding it, and reading it with every hash checked. `seal.py` writes bundles."""
+"""Finds a bundle on disk, and reads it with every hash checked. `seal.py` writes bundles. Any thread."""
 
 from __future__ import annotations
 

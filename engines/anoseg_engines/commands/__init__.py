@@ -1,1 +1,1 @@
-"""The commands of `anoseg-engine`: one module each, with `add_parser` and `run`."""
+"""Runs the commands of `anoseg-engine`. Each has a module with `add_parser` and `run`."""

@@ -1,4 +1,4 @@
-"""Arguments that several commands have."""
+"""Adds the arguments that several commands have."""
 
 from __future__ import annotations
 

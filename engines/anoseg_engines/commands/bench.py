@@ -1,4 +1,4 @@
-"""`anoseg-engine bench`: measure every runtime of this machine, and show the figures. `benchmark.py` measures."""
+"""Runs `anoseg-engine bench`: measures every runtime of this machine with `benchmark.py`, and shows the figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`anoseg-engine build`: build the TensorRT plan for this machine, and show its progress and its layer table."""
+"""Runs `anoseg-engine build`: builds the TensorRT plan for this machine, and shows its progress and its layer table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`anoseg-engine inspect`: show what a bundle is. `anoseg-engine schema`: print the JSON Schema of its manifest."""
+"""Runs `anoseg-engine inspect`, which describes a bundle, and `schema`, which prints the JSON Schema of its manifest."""
 
 from __future__ import annotations
 

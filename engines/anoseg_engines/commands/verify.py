@@ -1,4 +1,4 @@
-"""`anoseg-engine verify`: check every hash of a bundle, and run its self-test on this machine."""
+"""Runs `anoseg-engine verify`: checks every hash of a bundle, and runs its self-test on this machine."""
 
 from __future__ import annotations
 

@@ -1,1 +1,4 @@
-"""The judgement: `judge` decides PASS or FAIL, with `defects` and region `rules`. `image_quality` refuses unusable images."""
+"""Judges parts: `judge` decides PASS, FAIL or REVIEW, with `defects` and region `rules`.
+
+`image_quality` refuses unusable images.
+"""

@@ -1,4 +1,4 @@
-"""Finding the defects in an anomaly map, in camera pixels. Pure functions."""
+"""Finds the defects in an anomaly map, in camera pixels. Pure functions."""
 
 from __future__ import annotations
 

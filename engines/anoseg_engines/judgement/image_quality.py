@@ -1,4 +1,4 @@
-"""Whether an image can be judged at all: its brightness and sharpness, compared with the bundle's golden images.
+"""Refuses images that cannot be judged: compares brightness and sharpness with those of the bundle's golden images.
 
 Pure functions.
 """

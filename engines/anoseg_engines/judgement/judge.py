@@ -1,4 +1,4 @@
-"""The judgement: from an anomaly map and a score to PASS or FAIL and the defects.
+"""Decides PASS, FAIL or REVIEW from an anomaly map and a score, and lists the defects.
 
 Pure functions. The trainer's evaluation and the daemon both use them, so they decide alike.
 """

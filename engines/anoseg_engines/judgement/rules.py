@@ -1,6 +1,6 @@
-"""Region rules: named regions of the part with their own thresholds. Where there are rules, the map and they alone decide.
+"""Applies region rules: named regions of the part that have their own thresholds.
 
-Pure functions.
+A camera with rules ignores the image score: the anomaly map decides, under the rules. Pure functions.
 """
 
 from __future__ import annotations

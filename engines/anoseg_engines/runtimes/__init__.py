@@ -1,1 +1,1 @@
-"""The runtimes: `openvino` for CPUs, `tensorrt` for NVIDIA GPUs. `select` says which of them to load for a bundle."""
+"""Runs networks: `openvino` on CPUs, `tensorrt` on NVIDIA GPUs. `select` chooses the runtime for a bundle."""

@@ -1,4 +1,7 @@
-"""The interface of a runtime, which runs the bundle's network. `openvino.py` and `tensorrt/runtime.py` implement it."""
+"""Defines the interface of a runtime, which runs the bundle's network.
+
+`openvino.py` and `tensorrt/runtime.py` implement it. One thread at a time uses a runtime.
+"""
 
 from __future__ import annotations
 

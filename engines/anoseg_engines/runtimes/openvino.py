@@ -1,4 +1,4 @@
-"""The CPU runtime: OpenVINO. Runs on the thread that calls it; OpenVINO's own threads do the arithmetic."""
+"""Runs the network on the CPU with OpenVINO, on the thread that calls it. OpenVINO's own threads do the arithmetic."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compiling the bundle's network with OpenVINO, in a given precision and batch size. Runs on the caller's thread."""
+"""Compiles the bundle's network with OpenVINO, in a given precision and batch size. Runs on the caller's thread."""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Selecting the runtimes for a bundle, with the reasons. A named runtime that cannot run is an error; only `auto` chooses."""
+"""Selects the runtimes for a bundle, with the reasons.
+
+`auto` chooses the device, and both `auto` and `cpu` choose the precision on a CPU. A runtime that is named exactly and cannot
+run is an error.
+"""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The commands of `anoseg-train`, one module each; `run` takes the parsed options."""
+"""Runs the commands of `anoseg-train`. Each has a module; its `run` takes the parsed options."""

@@ -1,4 +1,4 @@
-"""`anoseg-train ablate`: the same training with each part of the method left out (or added) in turn, and their figures.
+"""Runs `anoseg-train ablate`: leaves out (or adds) each part of the method in turn, trains, and compares the figures.
 
 Trainings run one after another. A variant whose figures are in the folder already is not run again, so a stopped ablation
 continues. A variant that differs only after training reuses the training of the full method.

@@ -1,4 +1,4 @@
-"""`anoseg-train bench`: measure the bundle's network in PyTorch in the same run as the runtimes, for comparison.
+"""Runs `anoseg-train bench`: measures the bundle's network in PyTorch in the same run as the runtimes.
 
 PyTorch takes the weights from the bundle's ONNX file, so that it computes the same as the runtimes.
 """

@@ -1,6 +1,6 @@
-"""`anoseg-train calibrate`: a new score threshold for a finished bundle, or a bound for region rules; a new version either way.
+"""Runs `anoseg-train calibrate`: sets a new score threshold for a finished bundle, and writes a new version.
 
-The network and the pixel threshold stay. This module calibrates the score threshold; `calibrate_rules` calibrates rules.
+The network and the pixel threshold stay. With a camera's region rules, `calibrate_rules` does the work instead.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""`anoseg-train calibrate --config --camera`: the share of good parts that a camera's region rules reject.
+"""Runs `anoseg-train calibrate --config --camera`: bounds the share of good parts that a camera's region rules reject.
 
-The rules decide without the score threshold, so its guarantee does not hold for them. Good camera frames go through the
-bundle and the rules as on the line, and the count becomes part of the bundle's next version.
+The rules decide without the score threshold, so the bound of that threshold does not hold for them. Good camera frames go
+through the bundle and the rules as on the line, and the count becomes part of the bundle's next version.
 """
 
 from __future__ import annotations

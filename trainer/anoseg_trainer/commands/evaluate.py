@@ -1,4 +1,7 @@
-"""`anoseg-train evaluate`: measure a bundle on test images; print a table, and write JSON, a report and pictures on request."""
+"""Runs `anoseg-train evaluate`: measures a bundle on test images and prints a table.
+
+It writes JSON, a report and overlay images on request.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`anoseg-train fit`: show the progress of a training, and print its figures.
+"""Runs `anoseg-train fit`: shows the progress of a training, and prints its figures.
 
 PyTorch is imported after configuration and data folder are checked, so that a mistake in them is reported at once.
 """

@@ -1,1 +1,1 @@
-"""Training and test images: found, read, checked, split, stored as scaled parts, and made into batches."""
+"""Finds, reads, checks and splits training and test images, stores the scaled parts, and makes batches of them."""

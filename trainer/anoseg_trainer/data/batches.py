@@ -1,4 +1,4 @@
-"""Training batches, made in worker processes. Every batch is a function of seed and step alone.
+"""Makes training batches in worker processes. Every batch is a function of seed and step alone.
 
 So the order of the workers does not matter, and a resumed training gets the batches that an uninterrupted one would.
 """

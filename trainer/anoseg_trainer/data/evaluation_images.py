@@ -1,4 +1,7 @@
-"""Test images with their masks in the MVTec AD layout: `test/<defect>` and `ground_truth/<defect>/<stem>_mask.png`."""
+"""Finds test images and their masks in the MVTec AD layout.
+
+The layout is `test/<defect>` and `ground_truth/<defect>/<stem>_mask.png`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The good images of a data folder: found, read once, checked and described.
+"""Finds, reads, checks and describes the good images of a data folder. Each image is read once.
 
 The folder has the MVTec AD layout (`train/good`) or is a flat folder of good images.
 """

@@ -1,4 +1,7 @@
-"""The size of an image file, read from its header by Pillow: the network's input is chosen before the images are decoded."""
+"""Reads the size of an image from the file's header, with Pillow.
+
+The network's input is chosen from the sizes, before the images are decoded.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The scaled parts of all good images in one file. Training processes map it into memory and share it without copies."""
+"""Stores the scaled parts of all good images in one file.
+
+The training processes map the file into memory and share it without copies.
+"""
 
 from __future__ import annotations
 

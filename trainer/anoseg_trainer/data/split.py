@@ -1,4 +1,4 @@
-"""Which good images show the same part, and which are used for training, validation and calibration. Pure functions."""
+"""Finds which good images show the same part, and splits them into training, validation and calibration. Pure functions."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The keys of a camera in a station's configuration that calibration needs.
+"""Reads the keys of a camera in a station's configuration that calibration needs.
 
-The file belongs to the daemon, which checks all of it (`anosegd check`); the other keys are ignored here.
+The file belongs to the daemon, which checks all of it (`anosegd check`). This module ignores the other keys.
 """
 
 from __future__ import annotations

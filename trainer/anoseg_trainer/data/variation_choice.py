@@ -1,6 +1,6 @@
 """Chooses which poses and changes of light count as normal where the configuration leaves it open. Pure functions.
 
-They are read off the good images. A note says what was chosen, and the configuration that is recorded contains it.
+The choice is made from the good images. A note says what was chosen, and the recorded configuration contains it.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The AnoSeg network: its layers, losses, checkpoints and export."""
+"""Defines the AnoSeg network, its losses, checkpoints and export."""

@@ -1,4 +1,4 @@
-"""Checkpoints: the state of a training in one file that is replaced atomically, and a readable summary next to it."""
+"""Saves and loads the state of a training: one file that is replaced atomically, and a readable summary beside it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The losses of AnoSeg (arXiv 2110.03396, section 3) and a few more. Each is a mean, so that weights are comparable."""
+"""Computes the losses of AnoSeg (arXiv 2110.03396, section 3) and a few more.
+
+Each loss is a mean, so that their weights are comparable.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The AnoSeg network: image and coordinate channels in, anomaly map, image score and reconstruction out.
+"""Defines the AnoSeg network: image and coordinate channels in; anomaly map, image score and reconstruction out.
 
-A residual U-Net that works at half resolution and below; both outputs come back to full resolution by pixel shuffle, so
-that a defect of a few pixels keeps its place while most arithmetic is done on small maps. BatchNorm is folded into
-the convolutions for export (`export.py`).
+It is a residual U-Net that works at half resolution and below. Both outputs come back to full resolution by pixel shuffle, so
+that a defect of a few pixels keeps its place while most arithmetic is done on small maps. BatchNorm is folded into the
+convolutions for export (`export.py`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Charts as inline SVG, drawn by matplotlib: lines and histograms. A report that holds them opens offline.
+"""Draws line charts and histograms as inline SVG, with matplotlib. A report that contains them opens offline.
 
 matplotlib takes half a second to import and is imported when the first chart is drawn.
 """

@@ -1,4 +1,4 @@
-"""The report of `evaluate`: a bundle on test images."""
+"""Builds the report of `evaluate`: the results of a bundle on test images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The report of `fit`: a training, judged on held-out good images and synthetic defects. It uses no test images."""
+"""Builds the report of `fit`: the results of a training on held-out good images and synthetic defects.
+
+It uses no test images.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""report.html: one file that opens offline. It is given numbers, charts and pictures, and knows nothing of networks."""
+"""Builds report.html, one file that opens offline, from numbers, charts and images. It does not depend on the network."""
 
 from __future__ import annotations
 

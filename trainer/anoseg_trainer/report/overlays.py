@@ -1,4 +1,4 @@
-"""Overlay pictures: an image with its anomaly map and the outline of the true defect, one PNG for each image."""
+"""Draws overlay images: an image with its anomaly map and the outline of the true defect, one PNG for each image."""
 
 from __future__ import annotations
 

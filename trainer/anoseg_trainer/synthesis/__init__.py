@@ -1,1 +1,1 @@
-"""Anomaly synthesis: defects with exact masks, made from good images."""
+"""Makes synthetic defects with exact masks from good images (anomaly synthesis)."""

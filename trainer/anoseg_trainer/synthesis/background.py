@@ -1,7 +1,7 @@
 """Finds the part on a plain background, so that synthetic defects can be placed on it. Pure functions.
 
-Background is connected to the rim of the image, flat, and of a similar colour. Images that the part fills (a surface) have
-none.
+Background is connected to the rim of the image, flat, and of a similar colour. An image that the part fills (a surface) has no
+background.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The image that synthetic defects are added to; placing and sizing them. Sizes are in network pixels."""
+"""Holds the image that synthetic defects are added to, and places and sizes the defects. Sizes are in network pixels."""
 
 from __future__ import annotations
 

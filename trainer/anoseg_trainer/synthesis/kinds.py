@@ -1,8 +1,8 @@
-"""The kinds of synthetic defects. Each takes a random generator and a `Canvas` and returns one `Change`; pure functions.
+"""Draws the kinds of synthetic defects. Each takes a random generator and a `Canvas` and returns one `Change`.
 
-`hard` is AnoSeg's hard augmentation (section 3.1); `blend` follows NSA (arXiv 2109.15222): patches of other good images
-blended in. The other kinds stand for what lines meet: scratches, spots, dents, chips, soft brightness changes, changed texture,
-misplaced or missing structure.
+Pure functions. `hard` is AnoSeg's hard augmentation (section 3.1); `blend` follows NSA (arXiv 2109.15222): patches of other
+good images blended in. The other kinds stand for defects of real lines: scratches, spots, dents, chips, soft brightness
+changes, changed texture, misplaced or missing structure.
 """
 
 from __future__ import annotations

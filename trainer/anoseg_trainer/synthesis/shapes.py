@@ -1,4 +1,7 @@
-"""Outlines of synthetic defects: small float32 masks [h, w] in 0…1, drawn from a random generator. Sizes in network pixels."""
+"""Draws outlines of synthetic defects: small float32 masks [h, w] in 0…1, from a random generator.
+
+Sizes are in network pixels.
+"""
 
 from __future__ import annotations
 

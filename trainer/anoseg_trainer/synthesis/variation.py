@@ -1,4 +1,4 @@
-"""Differences between good parts: pose, light, noise, dust beside the part. Pure functions of a random generator."""
+"""Varies good parts as a line does: pose, light, noise, dust beside the part. Pure functions of a random generator."""
 
 from __future__ import annotations
 

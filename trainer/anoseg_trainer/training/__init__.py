@@ -1,4 +1,4 @@
-"""The training: its loop, one step, its state with checkpoints, and when it ends. Runs on the main thread."""
+"""Trains the network: the loop, one step, the state with its checkpoints, and when to end. Runs on the main thread."""
 
 from anoseg_trainer.training.loop import Status, TrainingResult, train
 

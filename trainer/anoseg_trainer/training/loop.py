@@ -1,4 +1,7 @@
-"""The training loop: batches in, averaged weights out. Runs on the main thread; worker processes make the batches."""
+"""Runs the training loop: takes batches and returns averaged weights. Runs on the main thread.
+
+Worker processes make the batches.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Everything that a training needs in order to continue: networks, optimizers, progress. Saved as a checkpoint."""
+"""Holds everything that a training needs in order to continue: networks, optimizers, progress.
+
+Saves it as a checkpoint, and keeps the best weights.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One training step: losses, gradients, and the average of the weights."""
+"""Runs one training step: computes losses and gradients, and averages the weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM during a training: the step in progress is completed first."""
+"""Lets a training complete its step after Ctrl-C or SIGTERM."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chooses the number of threads of a training step: the fastest at the moment, found by trying."""
+"""Chooses the number of threads of a training step: tries several numbers, and takes the fastest at the moment."""
 
 from __future__ import annotations
 

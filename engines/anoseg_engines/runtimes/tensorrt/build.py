@@ -1,4 +1,7 @@
-"""Building a plan for this machine: in a child process (`build_child`), tested if there is a GPU, and only then stored."""
+"""Builds a plan for this machine in a child process (`build_child`), and stores it.
+
+If there is a GPU, the plan is tested before it is stored.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The build process: `build.py` starts `python -m anoseg_engines.runtimes.tensorrt.build_child` for each TensorRT build.
+"""Runs the build process: `build.py` starts `python -m anoseg_engines.runtimes.tensorrt.build_child` for each build.
 
-A build needs much memory. If the kernel kills a process for that, it is only this one. stdin: a `BuildRequest` (JSON, one
+A build needs much memory. If the kernel kills a process for that, it kills only this one. stdin: a `BuildRequest` (JSON, one
 line), then the ONNX file. stdout: one `Report` a line. The plan goes to an inherited file descriptor.
 """
 

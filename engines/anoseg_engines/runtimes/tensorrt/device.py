@@ -1,8 +1,8 @@
-"""The device layer of the TensorRT runtime: memory, copies and graphs on one stream of one GPU, through pycuda.
+"""Handles memory, copies and graphs on one stream of one GPU, through pycuda, for the TensorRT runtime.
 
-NOT RUN ON A GPU YET; `make gpu-check` runs it on one. One thread at a time uses it, inside a `current` block, which makes the
-device's context that thread's for the time of the block. So an engine can be loaded on one thread and inspect on another, and
-no context stays on a thread that ends.
+NOT RUN ON A GPU YET; `make gpu-check` runs it on one. One thread at a time uses this module, inside a `current` block, which
+makes the device's context that thread's for the time of the block. So an engine can be loaded on one thread and inspect on
+another, and no context stays on a thread that ends.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Finding this machine's GPU with pycuda, without making a CUDA context."""
+"""Finds this machine's GPU with pycuda, without making a CUDA context."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CUDA graphs by stream capture: six functions of the driver that pycuda (2026.1) lacks, called with ctypes.
+"""Captures CUDA graphs from a stream: calls, with ctypes, six functions of the driver that pycuda (2026.1) lacks.
 
 NOT RUN ON A GPU YET; `make gpu-check` runs it on one.
 """

@@ -1,4 +1,4 @@
-"""The layer table: the precision of every layer of a strongly typed network, and the reason for each that is FP32.
+"""Lists the precision of every layer of a strongly typed network, and the reason for each layer that is FP32.
 
 For a strongly typed network TensorRT keeps the types of the file. So the parsed network shows the engine's precisions, also on
 a machine without a GPU. On a machine with a GPU, `inspected` reads them from the built engine.

@@ -1,4 +1,4 @@
-"""Finding the installed TensorRT: version 10 or 11 (`tensorrt`) or TensorRT for RTX (`tensorrt_rtx`). All have one API."""
+"""Finds the installed TensorRT: version 10 or 11 (`tensorrt`) or TensorRT for RTX (`tensorrt_rtx`). All have one API."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A deserialised plan, ready to be put on a stream: one execution context per batch size, with shared scratch memory.
+"""Puts a deserialised plan on a stream: one execution context for each batch size, with shared scratch memory.
 
 NOT RUN ON A GPU YET; `make gpu-check` runs it on one.
 """

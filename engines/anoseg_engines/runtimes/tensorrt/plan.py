@@ -1,4 +1,4 @@
-"""The description of a plan: what an engine that TensorRT built is tied to, and whether it fits this machine."""
+"""Describes a plan: which GPU, library and bundle it was built for. Checks whether it fits this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plans of a bundle on disk, below the bundle's store:
+"""Keeps the plans of a bundle on disk, below the bundle's store.
 
     STORE/plans/<bundle hash>/<gpu>-<library>-<version>.json          the description; it names its plan and the plan's hash
     STORE/plans/<bundle hash>/<gpu>-<library>-<version>-<hash>.plan

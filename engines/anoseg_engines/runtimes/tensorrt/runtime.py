@@ -1,7 +1,7 @@
-"""The TensorRT runtime: everything is allocated at load; each part is one upload, one launch and one download.
+"""Runs a plan with TensorRT. Everything is allocated at load; each part is one upload, one launch and one download.
 
 NOT RUN ON A GPU YET; `make gpu-check` runs it on one. Tests run this module with a device layer whose "device memory" is host
-memory. Only `device.py`, `graph.py` and `network.py` need the GPU.
+memory. Only `device.py`, `graph.py` and `network.py` need the GPU. One thread at a time uses the runtime.
 """
 
 from __future__ import annotations
