@@ -7,10 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import matplotlib.figure  # noqa: F401 (for the report after training; if it is missing, nothing is trained)
 import msgspec
+import sklearn.metrics  # noqa: F401 (for the first validation)
 
 from anoseg_engines.bundle.manifest import NAME
-from anoseg_engines.bundle.read import Bundle
+from anoseg_engines.bundle.read import PLANS, Bundle
 from anoseg_engines.errors import AnosegError, ConfigError
 from anoseg_engines.placement import InputSpec
 from anoseg_trainer.bundle_creation import TrainedProduct, create_bundle
@@ -73,10 +75,10 @@ def fit(
         DataError: The images or the checkpoint cannot be used.
         AnosegError: The training failed or was stopped.
     """
-    if not NAME.fullmatch(target.name):
+    if not NAME.fullmatch(target.name) or target.name == PLANS:
         raise ConfigError(
             f"--out {target}: '{target.name}' is not a valid product name",
-            hint="use letters, digits, '.', '_', '-'; at most 64",
+            hint=f"use letters, digits, '.', '_', '-'; at most 64; not '{PLANS}'",
         )
     notes: list[str] = []
 

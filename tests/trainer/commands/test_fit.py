@@ -2,6 +2,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 
 import numpy as np
@@ -210,3 +211,19 @@ def test_tile_mode_ends_with_a_bundle_too(product, tmp_path):
     bundle = load_bundle(tmp_path / "store" / "x")
     assert bundle.manifest.input.mode == "tile"
     assert bundle.golden_samples()[0].anomaly_map.shape == (120, 160)
+
+
+def test_a_name_that_no_bundle_can_have_is_refused_before_training(product, tmp_path):
+    """`plans` is the store's own folder: the bundle could not be written after the training."""
+    work = tmp_path / "work"
+    assert_refused(run("fit", "--data", product, "--out", tmp_path / "store" / "plans", "--work", work), 2, "not 'plans'")
+    assert not work.exists()
+
+
+@pytest.mark.parametrize("package", ["matplotlib", "sklearn"])
+def test_a_missing_package_is_noticed_before_training(package):
+    """The report and the validation need it, at the end and in the middle of the training."""
+    code = f"import sys; sys.modules[{package!r}] = None; import anoseg_trainer.pipeline"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "ModuleNotFoundError" in done.stderr
