@@ -169,13 +169,16 @@ class Station:
             self._publisher.start()
             if self._control is not None:
                 self._control.start()
-        except BaseException:
+            self._inspector.start()
+        except BaseException:  # a thread that goes on would keep the process alive
             self._publisher.stop()
             self._publisher.join(2.0 + LINGER_MS / 1000)
+            if self._control is not None:
+                self._control.stop()
+                self._control.join(2.0)
             self._close_journal()
             self._cameras.close()
             raise
-        self._inspector.start()
 
     def _wait_for_engine(self) -> str | None:
         """Wait until the bundle has passed its self-test. Return the reason to stop if there is one before that."""

@@ -1,6 +1,7 @@
 """The station when one of its own threads fails. It runs in this process, so that a test can cause the failure."""
 
 import socket
+import threading
 import time
 from pathlib import Path
 
@@ -54,6 +55,25 @@ def test_death_of_the_mask_encoder_is_an_orderly_stop(config: Path, monkeypatch:
 
     monkeypatch.setattr(MaskEncoder, "work", broken)
     assert Station(load_config(config), Notifier(), {}, lambda: load_config(config)).run().exit_code == 1
+
+
+def test_a_start_without_threads_left_ends(line: Line, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the inspector's thread cannot be started, the threads started before it end: nothing keeps the process alive."""
+    more = f"control: {{endpoint: '{line.endpoint}-control'}}\njournal: {{path: verdicts.db}}"
+    config = line.config(FOLDER, more=more)
+
+    def refused(self: Inspector) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(Inspector, "start", refused)
+    before = set(threading.enumerate())
+    station = Station(load_config(config), Notifier(), {}, lambda: load_config(config))
+    try:
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            station.run()
+        assert [t.name for t in threading.enumerate() if t not in before] == []
+    finally:
+        station._stop("failure")  # ends the threads that a failed test left
 
 
 def test_watchdog_is_fed_only_while_threads_answer(config: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -51,6 +51,8 @@ Done = Callable[[Sequence[Entry], Exception | None], None]
 MAX_WAITING, MAX_WAITING_BYTES = 10_000, 64 << 20
 MAX_COMMIT, MAX_COMMIT_BYTES = 2000, 4 << 20
 MAX_CONSUMERS = 64
+JOIN_S = 5.0
+"""How long the background thread may take to end if the journal cannot be opened."""
 CONSUMER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -117,11 +119,13 @@ class Journal(Worker):
         journal = cls(config, path, seq_file, on_new_journal=on_new_journal, wall_ns=wall_ns, monotonic_ns=monotonic_ns)
         try:
             journal._open_file()
+            journal._background.start()
+            journal.start()
         except BaseException:
+            journal._background.stop()
+            journal._background.join(JOIN_S)
             journal._close_file()
             raise
-        journal._background.start()
-        journal.start()
         return journal
 
     def __init__(

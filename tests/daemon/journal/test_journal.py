@@ -70,6 +70,21 @@ def test_a_verdict_is_in_the_file_when_done_is_called(opened: Opener, path: Path
     assert seen == ["journal", None, (verdict.seq, verdict.header)]
 
 
+def test_a_journal_whose_thread_cannot_be_started_is_closed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No thread is left that would keep the process alive, and the next attempt gets the lock."""
+
+    def refused(self: Journal) -> None:
+        raise RuntimeError("can't start new thread")
+
+    before = set(threading.enumerate())
+    with monkeypatch.context() as limited:
+        limited.setattr(Journal, "start", refused)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            Journal.open(config(path))
+    assert [t.name for t in threading.enumerate() if t not in before] == []
+    assert Journal.open(config(path)).close()
+
+
 def test_committed_verdicts_are_read_back_unchanged(opened: Opener) -> None:
     """Every field is equal and the order is kept, with small and large pages."""
     journal = opened()
