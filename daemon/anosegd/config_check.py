@@ -14,7 +14,7 @@ import cv2
 
 from anoseg_engines.bundle.read import load_bundle
 from anoseg_engines.engine import Engine
-from anoseg_engines.errors import AnosegError, ConfigError
+from anoseg_engines.errors import AnosegError, ConfigError, EngineError
 from anoseg_engines.judgement.rules import RuleMaps
 from anoseg_engines.loading import load_engine
 from anosegd.cameras import Presence
@@ -93,9 +93,11 @@ def check_whole(config: Config, *, journal: bool = True) -> Engine:
 
 @contextmanager
 def _naming(key: str) -> Iterator[None]:
-    """Put the configuration's key before an error's message."""
+    """Put the configuration's key before an error's message. An error of the engine keeps its exit code."""
     try:
         yield
+    except EngineError as error:
+        raise EngineError(f"{key}: {error.what}", hint=error.hint) from error
     except AnosegError as error:
         raise ConfigError(f"{key}: {error.what}", hint=error.hint) from error
 

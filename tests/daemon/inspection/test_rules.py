@@ -6,15 +6,20 @@ from pathlib import Path
 import cv2
 import msgspec
 import numpy as np
+import pytest
 from support.anoseg_train_command import run as run_trainer
 from support.anosegd_line import Line, run_anosegd
 from support.tiny_bundle import bad_part, good_part, tiny_draft, write_tiny_bundle
 
 from anoseg_engines.bundle.manifest import RuleCalibration
+from anoseg_engines.engine import Engine
+from anoseg_engines.errors import EngineError
 from anoseg_engines.judgement.rules import Rule, rules_digest
+from anoseg_engines.placement import Region
 from anoseg_engines.seal import write_bundle
 from anosegd.capture.config import DemoSource
-from anosegd.config import CameraConfig
+from anosegd.config import CameraConfig, load_config
+from anosegd.config_check import check_whole
 from anosegd.inspection.rule_calibration import is_worrying, rules_note
 
 FOLDER = "top:\n  source: {kind: folder, path: images}\n  policy: wait\n"
@@ -30,6 +35,21 @@ def inspect(line: Line, more: str) -> list[dict[str, object]]:
     assert daemon.wait() == 0, daemon.log
     line.listener.drain()
     return line.listener.verdicts
+
+
+def test_a_region_that_the_engine_refuses(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check names the camera, and remains an error of the engine: the exit code says which it is."""
+    (line.folder / "images").mkdir()
+    cv2.imwrite(str(line.folder / "images" / "0.png"), good_part())
+
+    def refused(self: Engine, region: Region) -> None:
+        raise EngineError("9 tiles, the plan was built for 4", hint="build it again")
+
+    monkeypatch.setattr(Engine, "place", refused)
+    with pytest.raises(EngineError, match=r"cameras\.top: 9 tiles") as caught:
+        check_whole(load_config(line.config(FOLDER + WHOLE)))
+    assert caught.value.exit_code == 3
+    assert caught.value.hint == "build it again"
 
 
 def test_a_defect_in_an_ignored_region(line: Line) -> None:
