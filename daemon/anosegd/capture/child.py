@@ -72,14 +72,15 @@ class Capture:
             # From the beginning of the attempt: a search in the network takes a second by itself. Jitter, so that cameras
             # behind one failed switch do not all come back at the same moment.
             again_at = time.monotonic() + pause_s * random.uniform(0.75, 1.25)
+            source = source_of(self._job)
             try:
-                source = source_of(self._job)
                 source.open()
                 return source
             except CameraError as error:
                 if self._job.reopen_s is None:
                     raise
                 self._link.send(Away(error.what, pause_s))
+            del source  # it may hold the camera open, which refused a setting
             self._wait.pause_until(again_at)
             self._link.take_messages(timeout_s=0)
             pause_s = min(pause_s * 2, longest_s)
