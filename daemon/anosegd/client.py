@@ -37,6 +37,10 @@ class ClientError(Exception):
     """The station does not answer, or refuses a request."""
 
 
+class RefusedError(ClientError):
+    """The station refuses a request."""
+
+
 class Cursor(NamedTuple):
     """A place in a station's verdicts: everything up to and including `seq` of this journal has been processed."""
 
@@ -133,7 +137,8 @@ class Client:
         """Send one request to the control socket and return its answer.
 
         Raises:
-            ClientError: No answer arrived in time, or the station refuses.
+            RefusedError: The station refuses.
+            ClientError: No answer arrived in time.
         """
         if self._control_endpoint is None:
             raise ClientError(f"{op}: this client has no control socket")
@@ -149,7 +154,7 @@ class Client:
             if reply.get("id") != self._request_id:
                 continue  # the late answer to an earlier request that timed out
             if not reply.get("ok"):
-                raise ClientError(f"{op}: {reply.get('error')}: {reply.get('message')}")
+                raise RefusedError(f"{op}: {reply.get('error')}: {reply.get('message')}")
             return dict(reply)
         # The socket may still hold this request and deliver it much later, when the station is back. A new socket drops it.
         self._control.close(linger=0)

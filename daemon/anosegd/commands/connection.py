@@ -14,7 +14,7 @@ import msgspec
 import zmq
 
 from anoseg_engines.errors import ConfigError, PublishError
-from anosegd.client import Client, ClientError, Event, Verdict
+from anosegd.client import Client, ClientError, Event, RefusedError, Verdict
 from anosegd.config import DEFAULT_CONTROL, DEFAULT_ENDPOINT, load_config
 
 T = TypeVar("T")
@@ -60,6 +60,8 @@ def connect(
             yield client
     except zmq.ZMQError as error:
         raise invalid_endpoint(publish, error) from error
+    except RefusedError as error:
+        raise PublishError(str(error)) from error
     except ClientError as error:
         raise PublishError(str(error), hint="is the station running, and is `control` in its configuration?") from error
 

@@ -161,6 +161,7 @@ def test_a_bad_reload_keeps_the_old_and_says_why(station: Station) -> None:
     done = reload(station)
     assert done.returncode == 1
     assert "fsp: unknown key" in done.stderr
+    assert "is the station running" not in done.stderr  # it has answered
     before = len(station.line.listener.verdicts)
     station.line.listener.wait_for_verdicts(before + 5)
     station.config.write_text(good.replace("fps: 40", "fps: 20").replace("test-station", "renamed"))
