@@ -6,6 +6,7 @@ socket.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
@@ -126,9 +127,9 @@ class Commits:
 
     def send_all(self) -> None:
         """The daemon ends: send everything that still waits, without the journal's answer."""
-        for waiting in self._waiting.values():
-            while waiting:
-                self._send(waiting.popleft(), TimeoutError("the journal did not answer before the daemon's end"))
+        for pending in sorted(itertools.chain(*self._waiting.values()), key=lambda pending: pending.verdict.seq):
+            self._waiting[pending.part.camera].popleft()
+            self._send(pending, TimeoutError("the journal did not answer before the daemon's end"))
 
     def _send(self, pending: Pending, unanswered: Exception | None = None) -> None:
         """Send a verdict, then let readers of the journal have it.

@@ -5,6 +5,7 @@ The thread owns the PUB socket. No other thread closes parts: cameras and inspec
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -197,9 +198,9 @@ class Publisher(Worker):
             self._send_masks()
             self._send_state()
 
-    def _step(self) -> None:
-        """Wait until there is something to do, then do it."""
-        self._wait()
+    def _step(self, give_up_at: float = math.inf) -> None:
+        """Wait until there is something to do, or until that moment (monotonic seconds); then do what there is."""
+        self._wait(give_up_at)
         self._commit_closed()
         if self._commits is not None:
             self._commits.send_due()
@@ -210,12 +211,12 @@ class Publisher(Worker):
                 raise self._masks.failure
             self._send_state()
 
-    def _wait(self) -> None:
-        """Until the next heartbeat or deadline, or until another thread has reported something."""
+    def _wait(self, give_up_at: float) -> None:
+        """Until the next heartbeat or deadline, until another thread has reported something, or until `give_up_at`."""
         deadlines = [self._open.next_deadline_ns()]
         if self._commits is not None:
             deadlines.append(self._commits.next_deadline_ns())
-        until = min([self._heartbeat_at, *(ns / 1e9 for ns in deadlines if ns is not None)])
+        until = min([give_up_at, self._heartbeat_at, *(ns / 1e9 for ns in deadlines if ns is not None)])
         self._wake.wait(max(0.0, until - time.monotonic()))
         self._wake.clear()
 
@@ -254,8 +255,9 @@ class Publisher(Worker):
         if self._commits is None:
             return
         give_up_at = time.monotonic() + LAST_COMMITS_S
+        self._commits.send_due()
         while self._commits and time.monotonic() < give_up_at:
-            self._step()
+            self._step(give_up_at)
         self._commits.send_all()
 
     def _send_verdict(self, verdict: wire.Verdict, inspected: Inspected | None) -> None:

@@ -188,6 +188,15 @@ def test_the_end_sends_all_that_wait(journal: Journal) -> None:
     eventually(lambda: bench.kept() == {1: "UNKNOWN"})
 
 
+def test_the_end_keeps_the_order_of_numbers(journal: Journal) -> None:
+    """Verdicts of several cameras that are sent without the journal's answer go out in the order of their numbers too."""
+    bench = Bench(journal)
+    with writing_blocked(journal.path):
+        for sequence, camera in enumerate("aababb"):
+            bench.add(part(sequence, camera=camera), passed())
+        assert [seq for seq, *_ in bench.sent_at_the_end()] == [1, 2, 3, 4, 5, 6]
+
+
 @pytest.mark.parametrize("outcome", ["result", "overrun"])
 @pytest.mark.parametrize("deadline_s", [None, 0.1])
 def test_the_journal_keeps_the_header_that_was_sent(

@@ -7,16 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.anosegd_line import Listener
+from support.anosegd_line import Listener, wait_until
 
 from anoseg_engines.judgement.judge import Inspection, Judgement
 from anoseg_engines.placement import InputSpec, Placement, Region
 from anosegd import wire
 from anosegd.capture.config import DemoSource
 from anosegd.config import CameraConfig, Config, EngineConfig, PublishConfig
+from anosegd.journal import Journal, JournalConfig
 from anosegd.outcome import Inspected, Unknown
 from anosegd.part import Part
 from anosegd.publish import Identity, Publisher
+from anosegd.publish import publisher as publisher_module
 from anosegd.publish.masks import MaskEncoder, MaskJob, encode_map
 
 ENGINE = wire.EngineName(name="tiny", version=1, digest="0" * 64, runtime="none")
@@ -105,6 +107,32 @@ def test_the_first_outcome_counts(publisher: Publisher, listener: Listener) -> N
     assert summary(verdicts) == [(1, "a1", "engine"), (2, "a2", "PASS")]
     assert verdicts[0]["detail"] == "broke"
     assert publisher.counts["a"].published.late == 1
+
+
+def test_the_end_waits_no_longer_for_the_journal(listener: Listener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the disk hangs, the last verdicts are sent when the time for it is over, not at the heartbeat after that."""
+    monkeypatch.setattr(publisher_module, "LAST_COMMITS_S", 0.1)
+    monkeypatch.setattr(publisher_module, "HEARTBEAT_S", 20.0)
+    journal = Journal.open(JournalConfig(path=str(tmp_path / "journal.db")))
+    monkeypatch.setattr(journal, "submit", lambda entries, done, *, hold: None)  # is never answered
+    config = Config(
+        engine=EngineConfig(bundle="none"),
+        cameras={"a": CameraConfig(source=DemoSource())},
+        publish=PublishConfig(endpoint=listener.endpoint),
+    )
+    publisher = Publisher(config, Identity("journal", "run"), state, journal)
+    publisher.engine = ENGINE
+    publisher.start()
+    listener.wait_for_state(lambda s: True)
+    first = part("a", 1)
+    publisher.open_part(first)
+    publisher.report_outcome(first, inspected())
+    wait_until(lambda: not publisher._open, "the publisher has taken the part")
+    publisher.stop()
+    ended = publisher.join(10)
+    assert journal.close()
+    assert ended
+    assert summary(listener.wait_for_verdicts(1)) == [(1, "a1", "journal")]
 
 
 def test_the_deadline_closes_a_part(publisher: Publisher, listener: Listener) -> None:
