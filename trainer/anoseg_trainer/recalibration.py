@@ -1,4 +1,4 @@
-"""Loads the newest version of a bundle and judges good images with it, for both kinds of calibration after training."""
+"""Loads the bundle for both kinds of calibration, and finds out whether the good images were used for its training."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ MAX_PLACEMENTS = 32
 
 
 class PlacementCache:
-    """On the inspector's thread; only `regions` may be read by any thread.
+    """Keeps what is computed once for the engine that inspects. Any thread may read `regions`; only the inspector does more.
 
     Attributes:
         regions: The regions that parts have had so far.
