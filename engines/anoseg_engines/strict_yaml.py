@@ -133,9 +133,10 @@ class _Document:
         mapping = self._mapping(at, value)
         if tag_field not in mapping:
             raise self._error(at, f"{tag_field!r} is missing", hint=f"one of {_listed(choices)}")
-        if mapping[tag_field] not in choices:
-            raise self._error((*at, tag_field), f"{mapping[tag_field]!r} is unknown", hint=f"one of {_listed(choices)}")
-        return choices[mapping[tag_field]]
+        tag = mapping[tag_field]
+        if not isinstance(tag, str) or tag not in choices:
+            raise self._error((*at, tag_field), f"{tag!r} is unknown", hint=f"one of {_listed(choices)}")
+        return choices[tag]
 
     def _mapping(self, at: _Keys, value: Any) -> dict[Any, Any]:
         if not isinstance(value, dict):

@@ -99,6 +99,7 @@ def test_everything_set_is_read(tmp_path: Path) -> None:
             ("kind: folder", "kind: foldr"),
             ["line 5: cameras.top.source.kind: 'foldr' is unknown", "device, url, genicam, file, folder, demo"],
         ),
+        (("kind: folder", "kind: [folder]"), ["line 5: cameras.top.source.kind: ['folder'] is unknown", "device, url"]),
         (("kind: folder, ", ""), ["line 5: cameras.top.source: 'kind' is missing"]),
         ((", path: images", ""), ["line 5: cameras.top.source: 'path' is missing"]),
         (("{bundle: store/x}", "{bundle: 3}"), ["line 1: engine.bundle: Expected `str`", "3"]),
