@@ -383,7 +383,9 @@ class Journal(Worker):
         with self._changed:
             self._numbers.begin(opened.journal_id, opened.used_to, opened.voids)
             is_new, self._latest_id = self._latest_id != opened.journal_id, opened.journal_id
-            self._cursors, self._owed = opened.cursors, opened.owed
+            self._cursors = opened.cursors
+            if is_new:  # otherwise the file also lists triggers of this run, whose parts are still being inspected
+                self._owed = opened.owed
             self._damage = None
             self._moved_cursors.clear()
             self._amends.clear()

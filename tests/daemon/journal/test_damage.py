@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -28,6 +29,7 @@ from anoseg_engines.errors import AnosegError
 from anosegd.journal import Journal, JournalDamagedError, JournalError
 from anosegd.journal import background as journal_background
 from anosegd.journal import store as journal_store
+from anosegd.journal import writer as journal_writer
 from anosegd.journal.numbers import SeqFile
 
 SCRIPT = SUPPORT / "journal_process.py"
@@ -130,6 +132,27 @@ SET_ASIDE: dict[str, Damage] = {
     "file missing, its log not": lambda p: p.unlink(),
     "an old copy in its place": lambda p: change("DELETE FROM entry WHERE seq > 200")(p),
 }
+
+
+def test_a_file_that_cannot_be_set_aside_owes_no_part_twice(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the same file is opened again, this run's triggers are still with their cameras: only a restart leaves them owed."""
+
+    def read_only(path: Path) -> None:
+        raise OSError(30, "Read-only file system")
+
+    journal = open_journal(config(path))
+    noted = threading.Event()
+    journal.accept("top", "P-1", 1, lambda error: noted.set())
+    assert noted.wait(20)
+    monkeypatch.setattr(journal_writer, "rename_damaged", read_only)
+    same_id = journal.journal_id
+    journal._report_damage(same_id, "a page does not match its checksum")
+    eventually(lambda: any("checksum" in notice for notice in journal.notices))
+    eventually(lambda: journal.next_id().journal_id == same_id)
+    commit(journal)
+    assert journal.take_owed() == []
+    assert journal.close()
+    assert [t.part_id for t in open_journal(config(path)).take_owed()] == ["P-1"]
 
 
 @pytest.mark.parametrize("damage", SET_ASIDE.values(), ids=SET_ASIDE.keys())
