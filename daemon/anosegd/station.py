@@ -113,7 +113,7 @@ class Station:
         """Load the bundle, open the journal and build the workers. Starts only the journal's threads.
 
         Raises:
-            AnosegError: Bundle or journal cannot be used.
+            AnosegError: Bundle, journal or the image of an empty place cannot be used.
         """
         config = self._config
         bundle = load_bundle(Path(config.engine.bundle))
@@ -134,6 +134,7 @@ class Station:
                 environment=self._environment,
                 max_tries=max_tries,
             )
+            self._cameras.load()
             self._triggers = Triggers(self._cameras, self._journal, self._publisher, identity.run_id)
             self._heartbeat = Heartbeat(
                 config,

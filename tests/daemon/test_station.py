@@ -11,6 +11,7 @@ from support.anosegd_line import Line
 from support.tiny_bundle import good_part
 
 from anoseg_engines.engine import Engine
+from anoseg_engines.errors import ConfigError
 from anoseg_engines.loading import load_engine
 from anosegd.config import load_config
 from anosegd.heartbeat import SILENT_S
@@ -74,6 +75,15 @@ def test_a_start_without_threads_left_ends(line: Line, config: Path, monkeypatch
         assert [t.name for t in threading.enumerate() if t not in before] == []
     finally:
         station._stop("failure")  # ends the threads that a failed test left
+
+
+def test_a_start_without_the_image_of_the_empty_place_ends_before_it_is_ready(line: Line, config: Path) -> None:
+    """If the image disappears after the check, the station is not ready yet: a reload can return to the one before."""
+    config = line.config(FOLDER + "  presence: {empty: images/gone.png}\n")
+    station = Station(load_config(config), Notifier(), {}, lambda: load_config(config))
+    with pytest.raises(ConfigError, match=r"presence\.empty"):
+        station.run()
+    assert not station.ready
 
 
 def test_watchdog_is_fed_only_while_threads_answer(config: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -40,6 +40,15 @@ class CameraSet:
     def __iter__(self) -> Iterator[CameraSupervisor]:
         return iter(self.all)
 
+    def load(self) -> None:
+        """Read the files that the configurations name. Before the start.
+
+        Raises:
+            ConfigError: One cannot be used.
+        """
+        for camera in self.all:
+            camera.load()
+
     def start(self) -> None:
         """Start every camera."""
         for camera in self.all:
@@ -71,6 +80,9 @@ class CameraSet:
 
         Returns:
             The names of cameras that ended, changed or are new; and cameras that do not end, in which case none was started.
+
+        Raises:
+            ConfigError: A file that a new configuration names cannot be used. Nothing has changed.
         """
         before = {camera.name: camera for camera in self.all}
         ending = [camera for camera in self.all if configs.get(camera.name) != camera.config]
@@ -79,6 +91,8 @@ class CameraSet:
             for name, config in configs.items()
             if name not in before or before[name].config != config
         }
+        for camera in fresh.values():
+            camera.load()
         self.all = tuple(fresh.get(name) or before[name] for name in configs)
         hand_over(self.all)
         _end(ending, meanwhile)

@@ -157,14 +157,18 @@ class CameraSupervisor(Worker):
         known, intake = before.status, self._intake
         intake.parts.frames, intake.lost, intake.empty, self._restarts = known.frames, known.lost, known.empty, known.restarts
 
-    def start(self) -> None:
-        """Start the thread.
+    def load(self) -> None:
+        """Read the files that the configuration names. Before the start.
 
         Raises:
             ConfigError: The image of the empty place cannot be used.
         """
         if self.config.presence is not None:
             self._intake.presence = Presence.load(self.config.presence, self.config.region)
+
+    def start(self) -> None:
+        """Start the thread."""
+        assert self.config.presence is None or self._intake.presence is not None, "`load` comes before the start"
         self._wake_fd = os.eventfd(1, os.EFD_CLOEXEC | os.EFD_NONBLOCK)  # 1: a trigger may have come before
         super().start()
 
