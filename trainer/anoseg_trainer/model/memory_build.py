@@ -1,0 +1,236 @@
+"""Builds a memory of good parts from the features of the training images, without a gradient step.
+
+The projection to few dimensions comes from principal components. The memory keeps a coreset of the candidates: random places of
+all training parts. Pure functions; the module runs where it is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from anoseg_trainer.model.encoder import CHANNELS, STRIDES
+from anoseg_trainer.model.memory import Features, Memory, MemoryConfig, averaged, even_length, resized, valid_places
+
+LEAST_SPREAD = 1e-4
+"""Levels that hardly vary on good parts are divided by no less than this standard deviation."""
+LEAST_LENGTH = 1e-3
+"""Smallest number that is added to a squared length."""
+STATISTICS_PATCHES = 20_000
+"""Number of vectors from which the projection is computed."""
+CANDIDATES_PER_VECTOR = 10
+"""Number of candidates for each vector that is kept."""
+EXACT_CHUNK = 2048
+"""Number of vectors whose distances are computed at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patches:
+    """Holds the projected features of single places.
+
+    Attributes:
+        vectors: Float32 [M, dims].
+        parts: Part of each vector, int64 [M].
+    """
+
+    vectors: Tensor
+    parts: Tensor
+
+    def picked(self, indices: Tensor) -> Patches:
+        """Return the patches at `indices`, which are int64 or bool."""
+        return Patches(self.vectors[indices], self.parts[indices])
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltMemory:
+    """Holds a memory and what its construction showed.
+
+    Attributes:
+        memory: The memory.
+        parts: Part of each vector, int64 [vectors]; with it a training part can be compared with other parts alone.
+        uncommon: Parts whose patches were left out as outliers, with the number of patches, most first.
+        explained: Share of the variance of the features that the projection keeps.
+    """
+
+    memory: Memory
+    parts: Tensor
+    uncommon: tuple[tuple[int, int], ...]
+    explained: float
+
+
+def build_memory(
+    sample: Sequence[Features], features: Iterable[Features], config: MemoryConfig, *, images: int, seed: int
+) -> BuiltMemory:
+    """Build a memory of good parts.
+
+    Args:
+        sample: Features of some dozen training images, spread over all of them; the projection is computed from these.
+        features: Features of all training images in batches; each batch is used once and not kept.
+        config: The configuration.
+        images: Number of images in `features`.
+        seed: Seed of the sampling.
+
+    Raises:
+        ValueError: No place of any image shows a part.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    memory = Memory(config)
+    explained = _fit_projections(memory, sample, generator)
+    patches = _candidates(memory, features, images, generator)
+    common, uncommon = without_outliers(patches, config.outliers, generator)
+    chosen = common.picked(coreset(common.vectors, config.vectors, generator))
+    memory.keep(chosen.vectors)
+    held = torch.bincount(uncommon.parts) if len(uncommon.parts) else torch.zeros(0, dtype=torch.int64)
+    order = sorted(((int(n), part) for part, n in enumerate(held.tolist()) if n), reverse=True)
+    return BuiltMemory(memory, chosen.parts, tuple((part, n) for n, part in order), explained)
+
+
+@torch.no_grad()
+def coreset(vectors: Tensor, n: int, generator: torch.Generator) -> Tensor:
+    """Choose n vectors that cover all of `vectors` [M, d]: each next one is the farthest from those already chosen (k-centre).
+
+    Random picks would follow what is frequent. With a small part on a plain background nearly all of them are background.
+
+    Returns:
+        Their indices, int64 [min(n, M)].
+    """
+    n = min(n, len(vectors))
+    half_norms = vectors.square().sum(dim=1) / 2
+    nearest = torch.full((len(vectors),), torch.inf)
+    chosen = torch.empty(n, dtype=torch.int64)
+    index = int(torch.randint(len(vectors), (), generator=generator))
+    for k in range(n):
+        chosen[k] = index
+        half_squared = half_norms - vectors @ vectors[index] + half_norms[index]
+        nearest = torch.minimum(nearest, half_squared)
+        nearest[index] = -torch.inf
+        index = int(nearest.argmax())
+    return chosen
+
+
+@torch.no_grad()
+def without_outliers(patches: Patches, share: float, generator: torch.Generator, probes: int = 6000) -> tuple[Patches, Patches]:
+    """Split off the patches that no other part shows: dirt and defects on the good parts (SoftPatch, arXiv 2403.14233).
+
+    The measure is the local outlier factor with one neighbour: the distance of a patch to the nearest of random patches of
+    other parts, divided by that neighbour's own such distance. A patch that is rare but occurs on several parts stays.
+
+    Args:
+        patches: All patches.
+        share: Share of the patches to split off.
+        generator: Source of the random patches.
+        probes: Number of random patches.
+
+    Returns:
+        The common patches, and the outliers.
+    """
+    count = int(share * len(patches.vectors))
+    if not count or bool((patches.parts == patches.parts[0]).all()):
+        nothing = torch.zeros(0, dtype=torch.int64)
+        return patches, patches.picked(nothing)
+    probe = patches.picked(torch.randperm(len(patches.vectors), generator=generator)[:probes])
+    own, _ = nearest_of_others(probe, probe)
+    distance, neighbour = nearest_of_others(patches, probe)
+    factor = distance / own[neighbour].clamp(min=float(own.median()))
+    outliers = torch.zeros(len(factor), dtype=torch.bool)
+    outliers[factor.topk(count).indices] = True
+    return patches.picked(~outliers), patches.picked(outliers)
+
+
+def nearest_of_others(patches: Patches, memory: Patches) -> tuple[Tensor, Tensor]:
+    """Return distance [M] and index [M] of the nearest vector of `memory` that belongs to another part."""
+    bias = -memory.vectors.square().sum(dim=1) / 2
+    distances, indices = [], []
+    for start in range(0, len(patches.vectors), EXACT_CHUNK):
+        some = patches.picked(torch.arange(start, min(start + EXACT_CHUNK, len(patches.vectors))))
+        likeness = torch.addmm(bias, some.vectors, memory.vectors.T)
+        likeness.masked_fill_(some.parts[:, None] == memory.parts[None, :], -torch.inf)
+        best = likeness.max(dim=1)
+        distances.append((some.vectors.square().sum(dim=1) - 2 * best.values).clamp(min=0).sqrt())
+        indices.append(best.indices)
+    return torch.cat(distances), torch.cat(indices)
+
+
+@torch.no_grad()
+def _fit_projections(memory: Memory, sample: Sequence[Features], generator: torch.Generator) -> float:
+    """Set the projections to the principal components of all strides together; return the share of variance that they keep."""
+    config = memory.config
+    memory.floors.copy_(_length_floors(config, sample))
+    per_image = -(-STATISTICS_PATCHES // sum(len(batch.parts) for batch in sample))
+    rows: list[Tensor] = []
+    for batch in sample:
+        side_by_side = [
+            resized(even_length(averaged(batch.levels[STRIDES.index(stride)]), floor), stride, config.grid)
+            for stride, floor in zip(config.strides, memory.floors, strict=True)
+        ]
+        rows += _picked(torch.cat(side_by_side, dim=1), batch.valid, per_image, generator)
+    if not rows:
+        raise ValueError("no place of any good image shows a part")
+    stacked = torch.cat(rows)
+    sizes = [CHANNELS[STRIDES.index(s)] for s in config.strides]
+    mean = stacked.mean(dim=0)
+    # One scale for each stride: a scale for each channel would amplify channels that hardly vary.
+    ends = list(accumulate(sizes))
+    lengths = [(stacked - mean)[:, end - n : end].square().sum(dim=1) for n, end in zip(sizes, ends, strict=True)]
+    spreads = [float(squared.mean().sqrt()) for squared in lengths]
+    weights = torch.cat([torch.full((n,), 1 / max(spread, LEAST_SPREAD)) for n, spread in zip(sizes, spreads, strict=True)])
+    scaled = (stacked - mean) * weights
+    variances, vectors = torch.linalg.eigh(scaled.T @ scaled / len(scaled))
+    variances, vectors = variances.flip(0).clamp(min=0), vectors.flip(1)
+    dims = min(config.dims, len(variances))
+    kept = variances[:dims]
+    whitened = (kept / kept[0]).clamp(min=1e-6) ** (-config.whitening / 2)
+    matrix = weights[:, None] * vectors[:, :dims] * whitened
+    matrix = matrix / ((kept * whitened**2).sum().sqrt())
+    if dims < config.dims:
+        matrix = functional.pad(matrix, (0, config.dims - dims))
+    start = 0
+    for project, size in zip(memory.projections, sizes, strict=True):
+        part = matrix[start : start + size]
+        project.weight.copy_(part.T[:, :, None, None])  # type: ignore[operator]
+        project.bias.copy_(-(mean[start : start + size] @ part))  # type: ignore[operator]
+        start += size
+    return float(kept.sum() / variances.sum())
+
+
+@torch.no_grad()
+def _length_floors(config: MemoryConfig, sample: Sequence[Features]) -> Tensor:
+    """Return `softness` times the median squared length of the features on the part, for each stride: [len(strides)]."""
+    lengths: list[list[Tensor]] = [[] for _ in config.strides]
+    for batch in sample:
+        for stride, found in zip(config.strides, lengths, strict=True):
+            squared = averaged(batch.levels[STRIDES.index(stride)]).square().sum(dim=1)
+            for image, inside in zip(squared, valid_places(batch.valid, squared.shape[1:]), strict=True):
+                if inside.any():
+                    found.append(image[inside].median())
+    if not lengths[0]:
+        raise ValueError("no place of any good image shows a part")
+    medians = torch.stack([torch.stack(found).median() for found in lengths])
+    return (config.softness * medians).clamp(min=LEAST_LENGTH)
+
+
+@torch.no_grad()
+def _candidates(memory: Memory, features: Iterable[Features], images: int, generator: torch.Generator) -> Patches:
+    """Return random places of all images, equally many of each."""
+    per_image = -(-CANDIDATES_PER_VECTOR * memory.config.vectors // images)
+    vectors: list[Tensor] = []
+    parts: list[Tensor] = []
+    for batch in features:
+        picked = _picked(memory.embed(batch.levels), batch.valid, per_image, generator)
+        vectors += picked
+        parts += [part.repeat(len(rows)) for part, rows in zip(batch.parts, picked, strict=True)]
+    return Patches(torch.cat(vectors), torch.cat(parts))
+
+
+def _picked(x: Tensor, valid: Tensor, per_image: int, generator: torch.Generator) -> list[Tensor]:
+    """Return up to `per_image` random valid places of each image of x [N, C, h, w], as one [n, C] for each image."""
+    picked = []
+    for image, inside in zip(x, valid_places(valid, x.shape[2:]), strict=True):
+        rows = image[:, inside].T
+        picked.append(rows[torch.randperm(len(rows), generator=generator)[:per_image]])
+    return picked

@@ -1,0 +1,116 @@
+"""Scores a whole image: how far the means and deviations of its features are from those of good parts, under one Gaussian.
+
+The memory compares places. A part that differs a little everywhere, or shows something common too often, has no place that is
+far from the memory. This model sees such parts, costs next to nothing, and gives one number for each image. The module runs
+where it is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from anoseg_trainer.model.encoder import CHANNELS, STRIDES
+from anoseg_trainer.model.memory import Features
+
+WHOLE_IMAGE_STRIDES = (8, 16)
+"""Strides whose features are measured unless others are given."""
+LEAST_DEVIATION = 1e-3
+"""Measures that hardly vary between good parts are divided by no less than this standard deviation."""
+
+
+class WholeImage(nn.Module):
+    """Computes the standardised Mahalanobis distance of an image's measures from those of good parts.
+
+    Attributes:
+        strides: Encoder strides whose features are measured.
+        mean: Mean of each measure over good parts, [M].
+        whitening: Maps centred measures to unit covariance, [M, M].
+        centre: Median distance of held-out good parts; it becomes 0.
+        scale: One over the standard deviation of those distances.
+    """
+
+    mean: Tensor
+    whitening: Tensor
+    centre: Tensor
+    scale: Tensor
+
+    def __init__(self, strides: tuple[int, ...] = WHOLE_IMAGE_STRIDES) -> None:
+        super().__init__()
+        self.strides = strides
+        measures = 2 * sum(CHANNELS[STRIDES.index(s)] for s in strides)
+        self.register_buffer("mean", torch.zeros(measures))
+        self.register_buffer("whitening", torch.eye(measures))
+        self.register_buffer("centre", torch.zeros(()))
+        self.register_buffer("scale", torch.ones(()))
+
+    def forward(self, levels: list[Tensor], valid: Tensor) -> Tensor:
+        """Return the standardised distance of each image, FP32 [N].
+
+        Args:
+            levels: One tensor for each stride of `STRIDES`, as the encoder returns them.
+            valid: 1 where the input shows the part, 0 in padding, float [N, H, W].
+        """
+        distance: Tensor = self.distance(self.measures(levels, valid))
+        return (distance - self.centre) * self.scale
+
+    def measures(self, levels: list[Tensor], valid: Tensor) -> Tensor:
+        """Compute means and standard deviations of the features over the part, FP32 [N, M]."""
+        found = []
+        for stride in self.strides:
+            x = levels[STRIDES.index(stride)].float()
+            weights = functional.avg_pool2d(valid[:, None].float(), stride)
+            weights = weights / weights.sum(dim=(2, 3), keepdim=True).clamp(min=1e-6)
+            mean = (x * weights).sum(dim=(2, 3))
+            variance = ((x - mean[:, :, None, None]).square() * weights).sum(dim=(2, 3))
+            found += [mean, variance.sqrt()]
+        return torch.cat(found, dim=1)
+
+    def distance(self, measures: Tensor) -> Tensor:
+        """Return the Mahalanobis distances [N] of measures [N, M]."""
+        squared = ((measures - self.mean) @ self.whitening).square().sum(dim=1)
+        return squared.sqrt()
+
+
+@torch.no_grad()
+def fit_whole_image(
+    features: Iterable[Features], held_out: Iterable[Features], strides: tuple[int, ...] = WHOLE_IMAGE_STRIDES
+) -> WholeImage:
+    """Fit the Gaussian on training parts and standardise it on held-out ones.
+
+    The covariance is shrunk towards a multiple of the identity (Ledoit and Wolf, J. Multivariate Analysis 88, 2004), because
+    there are about as many measures as parts.
+
+    Raises:
+        ValueError: Fewer than two training or held-out images.
+    """
+    model = WholeImage(strides)
+    training = torch.cat([model.measures(batch.levels, batch.valid) for batch in features])
+    others = torch.cat([model.measures(batch.levels, batch.valid) for batch in held_out])
+    if len(training) < 2 or len(others) < 2:
+        raise ValueError("the whole-image model needs at least two training and two held-out images")
+    spread = training.std(dim=0).clamp(min=LEAST_DEVIATION)
+    model.mean.copy_(training.mean(dim=0))
+    covariance = shrunk_covariance((training - model.mean) / spread)
+    variances, vectors = torch.linalg.eigh(covariance.double())
+    model.whitening.copy_((vectors * variances.clamp(min=1e-9).rsqrt()).float() / spread[:, None])
+    distances = model.distance(others)
+    model.centre.copy_(distances.median())
+    model.scale.copy_(1 / distances.std().clamp(min=1e-3))
+    return model
+
+
+def shrunk_covariance(centred: Tensor) -> Tensor:
+    """Return Ledoit and Wolf's covariance [M, M] of centred rows [n, M]: (1 − a) S + a · trace(S) / M · I, with their a."""
+    n, measures = centred.shape
+    x = centred.double()
+    sample = x.T @ x / n
+    mean_variance = sample.diagonal().mean()
+    squared = x.square()
+    noise = ((squared.T @ squared).sum() / n - sample.square().sum()) / (n * measures)
+    spread = (sample.square().sum() - measures * mean_variance.square()) / measures
+    share = (noise.clamp(min=0) / spread.clamp(min=1e-12)).clamp(max=1.0)
+    return ((1 - share) * sample + share * mean_variance * torch.eye(measures, dtype=torch.float64)).float()
