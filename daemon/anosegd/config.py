@@ -12,8 +12,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from anoseg_engines.judgement.image_quality import QualityLimits
-from anoseg_engines.judgement.rules import Rule
+from anoseg_engines.judgement import QualityLimits, Rule
 from anoseg_engines.placement import Region
 from anoseg_engines.strict_yaml import Removed, read_yaml
 from anosegd.capture.config import (

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import cv2
 
-from anoseg_engines.bundle.read import load_bundle
+from anoseg_engines.bundle import load_bundle
 from anoseg_engines.engine import Engine
 from anoseg_engines.errors import AnosegError, ConfigError, EngineError
-from anoseg_engines.judgement.rules import RuleMaps
+from anoseg_engines.judgement import RuleMaps
 from anoseg_engines.loading import load_engine
 from anosegd.cameras import Presence
 from anosegd.capture.config import (

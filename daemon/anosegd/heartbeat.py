@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 
-from anoseg_engines.bundle.read import Bundle
+from anoseg_engines.bundle import Bundle
 from anoseg_engines.version import installed_version
 from anosegd import wire
 from anosegd.cameras import CameraSet, CameraSupervisor

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from anoseg_engines.judgement.judge import Inspection, Judgement
+from anoseg_engines.judgement import Inspection, Judgement
 from anoseg_engines.placement import Placement
 from anosegd import wire
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from anoseg_engines.bundle.read import load_bundle
+from anoseg_engines.bundle import load_bundle
 from anoseg_engines.errors import AnosegError
 from anosegd import logs, signals
 from anosegd.cameras import CameraSet, CameraSupervisor

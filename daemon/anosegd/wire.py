@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from anoseg_engines.judgement.defects import Defect
+from anoseg_engines.judgement import Defect
 from anoseg_engines.placement import Region
 
 Outcome = Literal["PASS", "FAIL", "UNKNOWN"]

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from anoseg_engines.bundle.read import Bundle
+from anoseg_engines.bundle import Bundle
 from anoseg_engines.engine import Engine
 from anoseg_engines.errors import EngineError, SelfTestError
 from anoseg_engines.golden import self_test

@@ -16,10 +16,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from anoseg_engines.bundle.read import Bundle, GoldenSample
+from anoseg_engines.bundle import Bundle, GoldenSample
 from anoseg_engines.errors import EngineError
 from anoseg_engines.images import Image
-from anoseg_engines.judgement.judge import Inspection, Thresholds
+from anoseg_engines.judgement import Inspection, Thresholds
 from anoseg_engines.placement import InputSpec, Placement, Region
 from anoseg_engines.runtimes.base import MAX_RUNNING, InferRequest, Runtime, Traffic
 

@@ -12,8 +12,7 @@ from itertools import cycle, islice
 
 import numpy as np
 
-from anoseg_engines.bundle.manifest import GoldenTolerance
-from anoseg_engines.bundle.read import GoldenSample
+from anoseg_engines.bundle import GoldenSample, GoldenTolerance
 from anoseg_engines.engine import Engine, Inference
 from anoseg_engines.errors import EngineError, SelfTestError
 from anoseg_engines.images import Image

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from anoseg_engines.bundle.read import Bundle
+from anoseg_engines.bundle import Bundle
 from anoseg_engines.engine import Engine
 from anoseg_engines.errors import PrecisionError, SelfTestError
 from anoseg_engines.golden import self_test

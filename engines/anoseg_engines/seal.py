@@ -21,17 +21,23 @@ import numpy as np
 from msgspec import UNSET
 from numpy.typing import NDArray
 
-from anoseg_engines.bundle.manifest import (
+from anoseg_engines.bundle import (
+    MANIFEST,
+    MODEL,
     NAME,
+    PLANS,
+    Bundle,
     Calibration,
     GoldenImage,
+    GoldenSample,
     GoldenTolerance,
     Manifest,
     RuleCalibration,
     canonical_bytes,
+    load_bundle,
     sealed,
+    versions,
 )
-from anoseg_engines.bundle.read import MANIFEST, MODEL, PLANS, Bundle, GoldenSample, load_bundle, versions
 from anoseg_engines.errors import AnosegError, ConfigError, EngineError
 from anoseg_engines.files import folder_made, sync_folder, write_synced
 from anoseg_engines.loading import load_engine

@@ -19,8 +19,7 @@ from onnx import TensorProto, numpy_helper
 from rich.console import Console
 
 from anoseg_engines.benchmark import RuntimeCandidate, measure
-from anoseg_engines.bundle.manifest import Calibration
-from anoseg_engines.bundle.read import GoldenSample, load_bundle
+from anoseg_engines.bundle import Calibration, GoldenSample, load_bundle
 from anoseg_engines.commands.bench import bench_table
 from anoseg_engines.errors import EngineError
 from anoseg_engines.runtimes.base import Traffic

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from anoseg_engines.benchmark import RuntimeCandidate, measure
-from anoseg_engines.bundle.read import find_bundle, load_bundle
+from anoseg_engines.bundle import find_bundle, load_bundle
 from anoseg_engines.commands.bench import bench_table
 from anoseg_engines.commands.build import BuildProgress, plan_table
 from anoseg_engines.errors import AnosegError, EngineError

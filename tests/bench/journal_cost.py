@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 import zmq
 
-from anoseg_engines.judgement.judge import Inspection, Judgement
+from anoseg_engines.judgement import Inspection, Judgement
 from anoseg_engines.placement import InputSpec, Placement, Region
 from anosegd import wire
 from anosegd.capture.config import DemoSource

@@ -34,8 +34,8 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from support.paths import DEMO
 
-from anoseg_engines.bundle.read import load_bundle
-from anoseg_engines.judgement.judge import judge
+from anoseg_engines.bundle import load_bundle
+from anoseg_engines.judgement import judge
 from anoseg_engines.loading import load_engine
 from anoseg_engines.placement import Region
 

@@ -19,7 +19,7 @@ import torch
 from onnx import numpy_helper
 from sklearn.metrics import roc_auc_score
 
-from anoseg_engines.bundle.read import load_bundle
+from anoseg_engines.bundle import load_bundle
 from anoseg_engines.images import read_image
 from anoseg_engines.loading import load_engine
 from anoseg_engines.placement import Region

@@ -29,7 +29,7 @@ from support.documentation import DOCS, README, Block, Command, blocks, commands
 from support.paths import CONFIGS, DEMO, REPOSITORY
 
 from anoseg_engines import cli as engine_cli
-from anoseg_engines.bundle.read import load_bundle
+from anoseg_engines.bundle import load_bundle
 from anoseg_engines.seal import BundleDraft, write_bundle
 from anoseg_trainer import cli as train_cli
 from anoseg_trainer.config import load_config as load_training

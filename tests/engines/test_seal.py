@@ -11,8 +11,7 @@ import msgspec
 import pytest
 from support.tiny_bundle import bad_part, golden, good_part, tiny_draft, write_tiny_bundle
 
-from anoseg_engines.bundle.manifest import RuleCalibration
-from anoseg_engines.bundle.read import versions
+from anoseg_engines.bundle import RuleCalibration, versions
 from anoseg_engines.errors import AnosegError, EngineError
 from anoseg_engines.seal import BundleDraft, write_bundle
 

@@ -37,7 +37,7 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from support.paths import DEMO, SUPPORT
 
-from anoseg_engines.bundle.read import load_bundle
+from anoseg_engines.bundle import load_bundle
 from anoseg_engines.loading import load_engine
 from anoseg_engines.placement import Region
 from anosegd.client import Client, ClientError

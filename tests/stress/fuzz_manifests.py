@@ -22,8 +22,7 @@ import msgspec
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from support.tiny_bundle import write_tiny_bundle
 
-from anoseg_engines.bundle.manifest import Manifest, canonical_bytes, sealed
-from anoseg_engines.bundle.read import MANIFEST, load_bundle
+from anoseg_engines.bundle import MANIFEST, Manifest, canonical_bytes, load_bundle, sealed
 from anoseg_engines.errors import EngineError
 from anoseg_engines.loading import load_engine
 from anoseg_engines.runtimes.tensorrt.gpu import platform_name

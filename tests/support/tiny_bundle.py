@@ -6,8 +6,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from anoseg_engines.bundle.manifest import Calibration
-from anoseg_engines.bundle.read import Bundle, GoldenSample
+from anoseg_engines.bundle import Bundle, Calibration, GoldenSample
 from anoseg_engines.images import Image
 from anoseg_engines.placement import InputSpec, Placement, Region
 from anoseg_engines.seal import BundleDraft, write_bundle

@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from anoseg_engines.bundle.manifest import Calibration, GoldenTolerance
-from anoseg_engines.bundle.read import Bundle, GoldenSample
+from anoseg_engines.bundle import Bundle, Calibration, GoldenSample, GoldenTolerance
 from anoseg_engines.errors import DataError
 from anoseg_engines.images import Image
 from anoseg_engines.placement import InputSpec

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from anoseg_engines.engine import Engine
 from anoseg_engines.images import Image, read_image
-from anoseg_engines.judgement.judge import Inspection, judge
+from anoseg_engines.judgement import Inspection, judge
 from anoseg_engines.placement import Placement, Region
 from anoseg_trainer.data.evaluation_images import GOOD, find_evaluation_images
 from anoseg_trainer.metrics import PixelHistogram, image_auroc

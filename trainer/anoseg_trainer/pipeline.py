@@ -11,8 +11,7 @@ import matplotlib.figure  # noqa: F401 (for the report after training; if it is 
 import msgspec
 import sklearn.metrics  # noqa: F401 (for the first validation)
 
-from anoseg_engines.bundle.manifest import NAME
-from anoseg_engines.bundle.read import PLANS, Bundle
+from anoseg_engines.bundle import NAME, PLANS, Bundle
 from anoseg_engines.errors import AnosegError, ConfigError
 from anoseg_engines.placement import InputSpec
 from anoseg_trainer.bundle_creation import TrainedProduct, create_bundle

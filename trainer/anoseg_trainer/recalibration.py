@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from anoseg_engines.bundle.read import Bundle, load_bundle
+from anoseg_engines.bundle import Bundle, load_bundle
 from anoseg_engines.errors import ConfigError
 from anoseg_engines.runtimes.tensorrt.plan_store import PlanStore
 from anoseg_trainer.data.good_images import GoodImages

@@ -25,7 +25,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 import anosegd
-from anoseg_engines.bundle.read import find_bundle
+from anoseg_engines.bundle import find_bundle
 from anoseg_engines.errors import AnosegError, PublishError
 from anoseg_engines.images import Image
 from anosegd.demo.line import DemoLine, DemoPart, part_index

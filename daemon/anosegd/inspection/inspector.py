@@ -9,11 +9,10 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from anoseg_engines.bundle.read import Bundle
+from anoseg_engines.bundle import Bundle
 from anoseg_engines.engine import Engine, Inference
 from anoseg_engines.errors import AnosegError, EngineError
-from anoseg_engines.judgement.image_quality import complaint, measure
-from anoseg_engines.judgement.judge import judge
+from anoseg_engines.judgement import complaint, judge, measure
 from anoseg_engines.loading import load_engine
 from anoseg_engines.placement import Placement, Region
 from anosegd import logs, wire

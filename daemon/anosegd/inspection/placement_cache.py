@@ -10,8 +10,7 @@ from collections.abc import Mapping
 
 from anoseg_engines.engine import Engine
 from anoseg_engines.golden import good_parts
-from anoseg_engines.judgement.image_quality import Quality, reference
-from anoseg_engines.judgement.rules import RuleMaps
+from anoseg_engines.judgement import Quality, RuleMaps, reference
 from anoseg_engines.placement import Placement, Region
 from anosegd.config import CameraConfig
 from anosegd.part import Frame

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from anoseg_engines.bundle.read import Bundle
-from anoseg_engines.judgement.rules import rules_digest
+from anoseg_engines.bundle import Bundle
+from anoseg_engines.judgement import rules_digest
 from anosegd.config import CameraConfig
 
 NOT_CALIBRATED = "region rules decide: the share of good parts rejected is not calibrated for these rules"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from anoseg_engines.bundle.read import Bundle, load_bundle
+from anoseg_engines.bundle import Bundle, load_bundle
 from anoseg_engines.errors import ConfigError
 from anoseg_engines.loading import load_engine
 from anosegd import logs

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from anoseg_engines.bundle.manifest import SCHEMA_VERSION, Manifest, RuleCalibration, canonical_bytes, sealed
 from anoseg_engines.errors import ConfigError, EngineError
 from anoseg_engines.images import Image
-from anoseg_engines.judgement.judge import Thresholds
+from anoseg_engines.judgement import Thresholds
 
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from anoseg_engines.benchmark import BenchReport, candidates, measure
-from anoseg_engines.bundle.read import load_bundle
+from anoseg_engines.bundle import load_bundle
 from anoseg_engines.commands.arguments import Subparsers, add_bundle, positive
 from anoseg_engines.errors import AnosegError, EngineError
 from anoseg_engines.runtimes.select import RUNTIMES

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from anoseg_engines.bundle.read import load_bundle
+from anoseg_engines.bundle import load_bundle
 from anoseg_engines.commands.arguments import Subparsers, add_bundle, positive
 from anoseg_engines.loading import plan_test
 from anoseg_engines.runtimes.tensorrt.build import MAX_BATCH, BuildOptions, build_plan

@@ -10,8 +10,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from anoseg_engines.bundle.manifest import manifest_schema
-from anoseg_engines.bundle.read import Bundle, load_bundle
+from anoseg_engines.bundle import Bundle, load_bundle, manifest_schema
 from anoseg_engines.commands.arguments import Subparsers, add_bundle
 
 

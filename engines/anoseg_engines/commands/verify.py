@@ -8,7 +8,7 @@ import json
 from rich.console import Console
 from rich.table import Table
 
-from anoseg_engines.bundle.read import load_bundle
+from anoseg_engines.bundle import load_bundle
 from anoseg_engines.commands.arguments import Subparsers, add_bundle
 from anoseg_engines.golden import self_test
 from anoseg_engines.loading import load_engine

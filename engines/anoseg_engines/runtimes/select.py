@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from anoseg_engines.bundle.read import Bundle
+from anoseg_engines.bundle import Bundle
 from anoseg_engines.errors import ConfigError, EngineError
 from anoseg_engines.runtimes.base import Runtime
 from anoseg_engines.runtimes.openvino import CpuRuntime

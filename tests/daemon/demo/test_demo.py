@@ -72,8 +72,8 @@ def test_the_shipped_bundle_finds_what_is_on_the_part(tmp_path: Path) -> None:
 
     Holes that were not drilled it mostly passes: the README says so, and this test claims nothing about them.
     """
-    from anoseg_engines.bundle.read import load_bundle
-    from anoseg_engines.judgement.judge import judge
+    from anoseg_engines.bundle import load_bundle
+    from anoseg_engines.judgement import judge
     from anoseg_engines.loading import load_engine
     from anoseg_engines.placement import Region
     from anosegd.demo.line import SIZE

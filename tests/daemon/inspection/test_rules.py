@@ -11,10 +11,10 @@ from support.anoseg_train_command import run as run_trainer
 from support.anosegd_line import Line, run_anosegd
 from support.tiny_bundle import bad_part, good_part, tiny_draft, write_tiny_bundle
 
-from anoseg_engines.bundle.manifest import RuleCalibration
+from anoseg_engines.bundle import RuleCalibration
 from anoseg_engines.engine import Engine
 from anoseg_engines.errors import EngineError
-from anoseg_engines.judgement.rules import Rule, rules_digest
+from anoseg_engines.judgement import Rule, rules_digest
 from anoseg_engines.placement import Region
 from anoseg_engines.seal import write_bundle
 from anosegd.capture.config import DemoSource

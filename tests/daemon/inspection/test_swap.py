@@ -10,8 +10,8 @@ from stress.swap_often import swap_often
 from support.anosegd_line import Daemon, Line, run_anosegd
 from support.tiny_bundle import good_part, tiny_draft
 
-from anoseg_engines.bundle.manifest import RuleCalibration
-from anoseg_engines.judgement.rules import Rule, rules_digest
+from anoseg_engines.bundle import RuleCalibration
+from anoseg_engines.judgement import Rule, rules_digest
 from anoseg_engines.seal import write_bundle
 
 LOOP = "line: {policy: wait, source: {kind: folder, path: images, loop: true, fps: 40}}"

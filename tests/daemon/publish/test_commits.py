@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from support.journal_tools import close_journals, config, eventually, open_journal, read_all, writing_blocked
 
-from anoseg_engines.judgement.judge import Inspection, Judgement
+from anoseg_engines.judgement import Inspection, Judgement
 from anoseg_engines.placement import InputSpec, Placement, Region
 from anosegd import wire
 from anosegd.capture.config import DemoSource

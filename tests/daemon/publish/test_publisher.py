@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from support.anosegd_line import Listener, wait_until
 
-from anoseg_engines.judgement.judge import Inspection, Judgement
+from anoseg_engines.judgement import Inspection, Judgement
 from anoseg_engines.placement import InputSpec, Placement, Region
 from anosegd import wire
 from anosegd.capture.config import DemoSource

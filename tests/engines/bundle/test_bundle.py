@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 from support.tiny_bundle import bad_part, good_part, tiny_draft, write_tiny_bundle
 
-from anoseg_engines.bundle.manifest import RuleCalibration, canonical_bytes, manifest_schema, sealed
-from anoseg_engines.bundle.read import MANIFEST, load_bundle
+from anoseg_engines.bundle import MANIFEST, RuleCalibration, canonical_bytes, load_bundle, manifest_schema, sealed
 from anoseg_engines.errors import ConfigError, EngineError
-from anoseg_engines.judgement.judge import judge
+from anoseg_engines.judgement import judge
 from anoseg_engines.loading import load_engine
 from anoseg_engines.placement import InputSpec, Region
 from anoseg_engines.seal import write_bundle

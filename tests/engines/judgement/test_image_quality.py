@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from support.paths import DEMO
 
-from anoseg_engines.bundle.read import Bundle, load_bundle
+from anoseg_engines.bundle import Bundle, load_bundle
 from anoseg_engines.golden import good_parts
-from anoseg_engines.judgement.image_quality import QualityLimits, complaint, measure, reference
+from anoseg_engines.judgement import QualityLimits, complaint, measure, reference
 
 
 @pytest.fixture(scope="module")

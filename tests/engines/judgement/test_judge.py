@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anoseg_engines.errors import EngineError
-from anoseg_engines.judgement.defects import MAX_DEFECTS
-from anoseg_engines.judgement.judge import Inspection, Thresholds, judge
+from anoseg_engines.judgement import MAX_DEFECTS, Inspection, Thresholds, judge
 from anoseg_engines.placement import InputSpec, Placement, Region
 
 PLACEMENT = Placement.of(InputSpec(64, 64), Region(100, 200, 128, 128))  # half a map pixel per camera pixel

@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anoseg_engines.errors import ConfigError
-from anoseg_engines.judgement.judge import Inspection, Thresholds, judge
-from anoseg_engines.judgement.rules import Rule, RuleMaps, rules_digest
+from anoseg_engines.judgement import Inspection, Rule, RuleMaps, Thresholds, judge, rules_digest
 from anoseg_engines.placement import InputSpec, Placement, Region
 
 PLACEMENT = Placement.of(InputSpec(32, 32), Region(100, 200, 64, 64))  # half a map pixel per camera pixel

@@ -20,7 +20,7 @@ LOADS = {
 PROGRAM = """
 import faulthandler, gc, os, signal, sys, threading
 from pathlib import Path
-from anoseg_engines.bundle.read import load_bundle
+from anoseg_engines.bundle import load_bundle
 from anoseg_engines.loading import load_engine
 
 faulthandler.enable()  # gives this thread a signal stack, as pytest does, and as a service does that reports crashes

@@ -13,8 +13,7 @@ from support.host_device import HostDevice, TinyNetwork
 from support.paths import DEMO
 from support.tiny_bundle import write_tiny_bundle
 
-from anoseg_engines.bundle.manifest import GoldenTolerance
-from anoseg_engines.bundle.read import Bundle, load_bundle
+from anoseg_engines.bundle import Bundle, GoldenTolerance, load_bundle
 from anoseg_engines.errors import ConfigError, EngineError, SelfTestError
 from anoseg_engines.loading import load_engine
 from anoseg_engines.placement import Placement, Region

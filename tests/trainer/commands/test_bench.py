@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from anoseg_engines.benchmark import example
-from anoseg_engines.bundle.read import load_bundle
+from anoseg_engines.bundle import load_bundle
 from anoseg_engines.runtimes.openvino import CpuRuntime
 from anoseg_trainer.commands.bench import TorchCandidate, network_from_bundle
 

@@ -8,9 +8,8 @@ import pytest
 from support.anoseg_train_command import run
 from support.tiny_bundle import bad_part, golden, good_part, tiny_draft, write_tiny_bundle
 
-from anoseg_engines.bundle.read import load_bundle, versions
-from anoseg_engines.judgement.judge import Inspection, Thresholds, judge
-from anoseg_engines.judgement.rules import Rule, RuleMaps, rules_digest
+from anoseg_engines.bundle import load_bundle, versions
+from anoseg_engines.judgement import Inspection, Rule, RuleMaps, Thresholds, judge, rules_digest
 from anoseg_engines.loading import load_engine
 from anoseg_engines.placement import InputSpec, Placement, Region
 from anoseg_engines.seal import write_bundle

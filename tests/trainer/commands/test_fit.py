@@ -10,7 +10,7 @@ import pytest
 from support.anoseg_train_command import COMMAND, ENVIRONMENT, run
 from support.made_once import made_once
 
-from anoseg_engines.bundle.read import load_bundle
+from anoseg_engines.bundle import load_bundle
 from anoseg_engines.loading import load_engine
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from anoseg_engines.bundle.read import load_bundle
+from anoseg_engines.bundle import load_bundle
 from anoseg_engines.errors import AnosegError, ConfigError, DataError
 from anoseg_engines.loading import load_engine
 from anoseg_trainer.commands.fit import with_limits

@@ -18,7 +18,7 @@ from rich.console import Console
 from torch import Tensor
 
 from anoseg_engines.benchmark import Candidate, candidates, example, measure
-from anoseg_engines.bundle.read import Bundle, load_bundle
+from anoseg_engines.bundle import Bundle, load_bundle
 from anoseg_engines.commands.bench import show
 from anoseg_engines.errors import EngineError
 from anoseg_trainer.config import NetworkConfig

@@ -17,8 +17,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from anoseg_engines.bundle.manifest import Calibration
-from anoseg_engines.bundle.read import Bundle, GoldenSample
+from anoseg_engines.bundle import Bundle, Calibration, GoldenSample
 from anoseg_engines.errors import DataError
 from anoseg_engines.images import Image
 from anoseg_engines.loading import load_engine

@@ -14,13 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from anoseg_engines.bundle.manifest import RuleCalibration
-from anoseg_engines.bundle.read import Bundle
+from anoseg_engines.bundle import Bundle, RuleCalibration
 from anoseg_engines.engine import Engine
 from anoseg_engines.errors import ConfigError
 from anoseg_engines.images import Image, rotated
-from anoseg_engines.judgement.judge import Inspection, Thresholds, judge
-from anoseg_engines.judgement.rules import RuleMaps, rules_digest
+from anoseg_engines.judgement import Inspection, RuleMaps, Thresholds, judge, rules_digest
 from anoseg_engines.loading import load_engine
 from anoseg_engines.placement import Placement, Region
 from anoseg_engines.seal import BundleDraft, write_bundle

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from anoseg_engines.bundle.read import load_bundle
+from anoseg_engines.bundle import load_bundle
 from anoseg_engines.errors import AnosegError
 from anoseg_engines.loading import load_engine
 from anoseg_trainer.evaluation import METRICS, Evaluation, evaluate

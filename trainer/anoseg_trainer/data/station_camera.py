@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from anoseg_engines.errors import ConfigError
-from anoseg_engines.judgement.rules import Rule
+from anoseg_engines.judgement import Rule
 from anoseg_engines.placement import Region
 from anoseg_engines.strict_yaml import read_yaml
 

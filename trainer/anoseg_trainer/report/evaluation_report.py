@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from anoseg_engines.bundle.manifest import Manifest
+from anoseg_engines.bundle import Manifest
 from anoseg_engines.engine import Engine
 from anoseg_trainer.data.evaluation_images import GOOD, EvaluationImage
 from anoseg_trainer.evaluation import METRICS, Evaluation, inspect_file

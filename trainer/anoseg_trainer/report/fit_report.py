@@ -11,8 +11,7 @@ import cv2
 import numpy as np
 import torch
 
-from anoseg_engines.bundle.manifest import Manifest
-from anoseg_engines.bundle.read import Bundle
+from anoseg_engines.bundle import Bundle, Manifest
 from anoseg_engines.placement import InputSpec
 from anoseg_trainer.model.inference import predict_part
 from anoseg_trainer.model.network import AnoSegNetwork

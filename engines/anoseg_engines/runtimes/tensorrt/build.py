@@ -18,7 +18,7 @@ from datetime import datetime, timezone
 
 import msgspec
 
-from anoseg_engines.bundle.read import Bundle
+from anoseg_engines.bundle import Bundle
 from anoseg_engines.errors import AnosegError, EngineError
 from anoseg_engines.placement import Placement, Region
 from anoseg_engines.runtimes.tensorrt.build_child import BuildRequest, Built, Failed, Report

@@ -9,8 +9,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from anoseg_engines.bundle.manifest import Sha256
-from anoseg_engines.bundle.read import Bundle
+from anoseg_engines.bundle import Bundle, Sha256
 from anoseg_engines.errors import EngineError
 from anoseg_engines.runtimes.tensorrt.gpu import ANY_GPU, Gpu, platform_name
 from anoseg_engines.runtimes.tensorrt.layers import Layer

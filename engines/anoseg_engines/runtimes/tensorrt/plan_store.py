@@ -22,7 +22,7 @@ from typing import IO
 
 import msgspec
 
-from anoseg_engines.bundle.read import PLANS, Bundle
+from anoseg_engines.bundle import PLANS, Bundle
 from anoseg_engines.errors import AnosegError, EngineError
 from anoseg_engines.files import folder_made, sync_folder
 from anoseg_engines.runtimes.tensorrt.gpu import Gpu

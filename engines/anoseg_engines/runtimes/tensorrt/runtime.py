@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from anoseg_engines.bundle.read import Bundle
+from anoseg_engines.bundle import Bundle
 from anoseg_engines.errors import EngineError
 from anoseg_engines.placement import InputSpec
 from anoseg_engines.runtimes.base import InferRequest, Traffic

@@ -15,7 +15,7 @@ from support.host_device import HostDevice
 from support.paths import DEMO
 from support.tiny_bundle import SIZE, write_tiny_bundle
 
-from anoseg_engines.bundle.read import Bundle, load_bundle
+from anoseg_engines.bundle import Bundle, load_bundle
 from anoseg_engines.errors import AnosegError, EngineError
 from anoseg_engines.runtimes.tensorrt import build as build_module
 from anoseg_engines.runtimes.tensorrt.build import BuildOptions, build_plan

@@ -10,7 +10,7 @@ from support.tiny_bundle import bad_part, good_part, write_tiny_bundle
 from anoseg_engines.engine import Engine
 from anoseg_engines.errors import EngineError
 from anoseg_engines.golden import self_test
-from anoseg_engines.judgement.judge import judge
+from anoseg_engines.judgement import judge
 from anoseg_engines.placement import InputSpec, Region
 from anoseg_engines.runtimes.tensorrt.runtime import MAX_PLACEMENTS, TensorRTRuntime
 
