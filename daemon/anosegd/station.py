@@ -30,16 +30,16 @@ from anosegd.worker import Worker
 
 LOOP_S = 0.25
 STARTING_LOOP_S = 0.02
-"""Shorter until the engine has passed its self-test: the whole pause adds to the time until the first verdict."""
+"""The pause is shorter until the engine has passed its self-test, because it delays the first verdict."""
 SAME_SIGNAL_S = 0.3
-"""Some programs signal the process and its group: the second of two signals within this time repeats the first."""
+"""Some programs signal both the process and its group. A second signal within this time counts as a repetition."""
 MAX_TRIES = 3
 """With `exit_when_finished`, a camera that failed to open this often ends the run. A line never gives up."""
 
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """How a station ended.
+    """Says how a station ended.
 
     Attributes:
         exit_code: The process's exit code.
@@ -53,7 +53,7 @@ class End:
 
 
 class Station:
-    """All workers of one station.
+    """Owns all workers of one station.
 
     Attributes:
         ready: Whether the engine passed its self-test and inspection began.
@@ -160,7 +160,7 @@ class Station:
                     prove=self._inspector.self_test.ask,
                 )
         except BaseException:
-            self._close_journal()  # its threads would keep the process alive, and its lock the next station out
+            self._close_journal()  # its threads would keep the process alive; its lock would stop the next station
             raise
 
     def _start(self) -> None:
@@ -182,7 +182,7 @@ class Station:
             raise
 
     def _wait_for_engine(self) -> str | None:
-        """Wait until the bundle has passed its self-test. Return the reason to stop if there is one before that."""
+        """Wait until the bundle has passed its self-test. If a reason to stop comes first, return it."""
         while self._inspector.engine is None:
             self._notify_systemd()
             if reason := self._reason_to_stop((self._publisher, self._inspector, *self._helpers), STARTING_LOOP_S):
@@ -302,7 +302,7 @@ class Station:
     # ---- shutdown
 
     def _stop(self, reason: str) -> End:
-        """Stop in the order of a frame's way, each step within a time limit.
+        """Stop the workers in the order in which a frame passes them. Each step has a time limit.
 
         Raises:
             AnosegError: The error that ended a worker, if the user can do something about it.
@@ -348,7 +348,7 @@ class Station:
             logs.error("journal.stuck", path=str(self._journal.path))
 
     def _end(self, reason: str, workers: list[Worker]) -> End:
-        """The station's end, once every worker has ended or is stuck."""
+        """Return how the station ended. Every worker has ended or is stuck."""
         stuck = [worker.thread_name for worker in workers if worker.alive]
         if stuck:
             logs.error("daemon.stuck", threads=",".join(stuck))

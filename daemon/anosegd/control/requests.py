@@ -83,7 +83,7 @@ class ProveRequest(_Request, frozen=True, tag="prove"):
 
 
 class TriggerRequest(_Request, frozen=True, tag="trigger"):
-    """A part is in front of a camera that waits for software triggers. Answered once it is noted; a verdict always follows.
+    """Reports a part in front of a camera with software triggers. The answer comes when it is noted. A verdict always follows.
 
     Attributes:
         camera: Name of the camera.

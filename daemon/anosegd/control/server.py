@@ -79,8 +79,8 @@ class Control(Worker):
             state: Returns the last published state, encoded.
             drain: Asks the station to stop.
             reload, prove: Ask the station for this, and name the function to call with the answer.
-            swap: The same with the bundle's path; None is the bundle before the last swap.
-            trigger: The same with camera and part id; raises ValueError if the trigger is refused.
+            swap: As `reload`, and with the bundle's path. None names the bundle before the last swap.
+            trigger: As `reload`, and with camera and part id. Raises ValueError if the trigger is refused.
         """
         super().__init__("control")
         self._address = address

@@ -45,12 +45,12 @@ class Triggers:
         self._known: OrderedDict[tuple[str, str], Accepted] = OrderedDict()
 
     def set_cameras(self, cameras: Iterable[CameraSupervisor]) -> None:
-        """Replace the cameras. After the return no trigger reaches another one."""
+        """Replace the cameras. When this returns, triggers reach only the new cameras."""
         with self._accepting:
             self._cameras = {camera.name: camera for camera in cameras}
 
     def close(self) -> None:
-        """Refuse triggers from now on. After the return every accepted one has reached its camera."""
+        """Refuse triggers from now on. When this returns, every accepted trigger has reached its camera."""
         locked = self._accepting.acquire(timeout=1.0)  # bounded: the journal's disk may hold up a trigger
         self.open = False
         if locked:
@@ -61,7 +61,7 @@ class Triggers:
 
         Args:
             name: The camera.
-            part_id: A part id that was triggered before is the same part: the first answer is repeated, no part is made.
+            part_id: The part's name. If it was triggered before, no part is made and the first answer is repeated.
             answer: Called once, on any thread.
 
         Raises:

@@ -30,7 +30,7 @@ IDLE_S = 0.25
 
 @dataclass(slots=True, eq=False)
 class _Exchange:
-    """An engine that takes over; when it is done, `old` belongs to the caller, who closes it."""
+    """Holds an engine that takes over. After the exchange, `old` belongs to the caller, who closes it."""
 
     engine: Engine
     placements: Mapping[Region, Placement]
@@ -40,7 +40,7 @@ class _Exchange:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Job:
-    """A part whose network inputs are prepared; the engine owns their buffers."""
+    """Holds a part whose network inputs are prepared. The engine owns the buffers of these inputs."""
 
     part: Part
     camera: CameraConfig
@@ -84,14 +84,14 @@ class Inspector(Worker):
         self._stopping.set()
 
     def exchange(self, engine: Engine, placements: Mapping[Region, Placement]) -> Engine:
-        """Inspect with `engine` from the next part on; waits until the current part is done.
+        """Inspect with `engine` from the next part on. Waits until the current part is done.
 
         Args:
             engine: The new engine. It still belongs to the caller if this raises.
             placements: Made by `engine`, of the regions that parts have.
 
         Returns:
-            The engine before; the caller closes it.
+            The previous engine. The caller closes it.
 
         Raises:
             EngineError: The inspector has ended.

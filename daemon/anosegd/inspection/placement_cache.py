@@ -33,7 +33,7 @@ class PlacementCache:
         self._golden_quality: Quality | None = None
 
     def use(self, placements: Mapping[Region, Placement]) -> None:
-        """Another engine inspects from now on; it has made these placements."""
+        """Begin with another engine, which has made these placements."""
         self._placements = OrderedDict(placements)
         self._golden_quality = None
 

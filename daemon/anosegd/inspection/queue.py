@@ -15,7 +15,7 @@ from anosegd.part import Frame
 
 
 class Running(Protocol):
-    """Work that goes on elsewhere."""
+    """Describes work that goes on elsewhere."""
 
     @property
     def done(self) -> bool:
@@ -78,7 +78,7 @@ class InspectionQueue:
         return queue
 
     def retire(self, queue: CameraQueue) -> None:
-        """No more frames are put here; those that wait are still inspected. Main thread."""
+        """Take no more frames into this queue. The frames that wait are still inspected. Main thread."""
         with self._arrived:
             self._retired.append(queue)
 

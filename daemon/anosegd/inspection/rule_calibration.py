@@ -1,4 +1,4 @@
-"""Tells operators which share of good parts a camera's region rules may reject. Pure functions."""
+"""Reports which share of good parts a camera's region rules may reject. Pure functions."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from anosegd.worker import Answer
 
 
 class SelfTest:
-    """On the inspector's thread; `ask` may be called by any thread, `alarm` read by any thread.
+    """Runs the golden images again, on the inspector's thread. Any thread may call `ask` and read `alarm`.
 
     Attributes:
         alarm: Why the golden images failed when they were run last; None if they passed.
@@ -42,7 +42,7 @@ class SelfTest:
         return self._run is not None or scheduled or not self._requests.empty()
 
     def step(self, engine: Engine) -> bool:
-        """Run the next golden image if it is time, which takes milliseconds. Whether `alarm` has changed."""
+        """Run the next golden image if it is due. This takes milliseconds. Return whether `alarm` has changed."""
         if not self.due:
             return False
         if self._run is None:
@@ -59,7 +59,7 @@ class SelfTest:
         return self.alarm != before
 
     def engine_exchanged(self) -> None:
-        """Another engine inspects, which has passed the self-test: clear the alarm, and restart a run that is under way."""
+        """Clear the alarm, because the new engine has passed its self-test. Restart a run that is under way."""
         self.alarm = None
         if self._run is not None:
             self._run = None

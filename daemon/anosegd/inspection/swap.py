@@ -25,7 +25,7 @@ class Swaps:
 
     Attributes:
         bundle: The bundle that inspects.
-        before: The bundle before the last swap; None before the first.
+        before: The bundle that inspected before the last swap. None before the first swap.
     """
 
     def __init__(self, config: EngineConfig, bundle: Bundle, inspector: Inspector) -> None:

@@ -7,8 +7,8 @@ A verdict passes through the journal in four steps:
 3. The publisher sends it and calls `release`; until then no reader sees it. If something else had to be sent, `amend` first
    replaces the stored verdict. So a replay always says what was sent.
 4. If the commit fails, `done` gets the error, and the number is declared void as soon as the file can be written. Numbers
-   that a killed daemon left unused are declared void at the next start. So every number is a verdict, void, or, once older
-   than the journal keeps, gone.
+   that a killed daemon left unused are declared void at the next start. So every number is a verdict, is void, or
+   is gone because the journal has deleted it.
 
 A damaged file is set aside and a new journal begins under a new id, with higher numbers.
 
@@ -58,7 +58,7 @@ CONSUMER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 @dataclass(frozen=True, slots=True)
 class _Queued:
-    """Verdicts to be committed together, or a trigger to be recorded. `answer` is called with the result."""
+    """Holds verdicts to commit together, or a trigger to record. `answer` is called with the result."""
 
     entries: Sequence[Entry]
     triggers: Sequence[AcceptedTrigger]
@@ -72,7 +72,7 @@ class _Queued:
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """What was taken from the queue at once: `taken` gets the transaction's result, `refused` an error."""
+    """Holds what was taken from the queue at once. `taken` gets the transaction's result; `refused` gets an error."""
 
     transaction: Transaction
     taken: list[_Queued]
@@ -217,7 +217,7 @@ class Journal(Worker):
             self._wake()
 
     def discard(self, ids: Sequence[VerdictId]) -> None:
-        """These numbers will not be submitted; they become void.
+        """Declare that these numbers will not be submitted. They become void.
 
         Raises:
             JournalError: A number was never given out, or was submitted or discarded before.
@@ -226,7 +226,7 @@ class Journal(Worker):
             self._numbers.void(self._numbers.claim(ids))
 
     def release(self, seq: int) -> None:
-        """Readers may have this number as it was submitted."""
+        """Let readers have this number's verdict as it was submitted."""
         with self._changed:
             self._held.discard(seq)
 
@@ -244,7 +244,7 @@ class Journal(Worker):
     # ---- triggers
 
     def accept(self, camera: str, part_id: str, at_ns: int, done: Callable[[Exception | None], None]) -> AcceptedTrigger:
-        """Record a trigger until an entry `answers` it. If a crash comes before, the next run owes the verdict.
+        """Record a trigger until an entry `answers` it. If the daemon crashes first, the next run owes the verdict.
 
         `done` is called on the journal's thread when the trigger is recorded, or with the error. It must be quick and must not
         raise.
@@ -262,7 +262,7 @@ class Journal(Worker):
         return trigger
 
     def take_owed(self) -> list[AcceptedTrigger]:
-        """Triggers that an earlier run accepted and did not answer, each once. Known when the file has been opened."""
+        """Return each trigger once that an earlier run accepted and did not answer. There are none before the file is open."""
         with self._changed:
             owed, self._owed = self._owed, []
             return owed
@@ -286,7 +286,7 @@ class Journal(Worker):
             self._moved_cursors.add(consumer)
 
     def consumer(self, name: str) -> int:
-        """How far a durable consumer has come. An unknown one stands just before the oldest verdict kept.
+        """Return a durable consumer's cursor. The cursor of an unknown consumer is just before the oldest verdict kept.
 
         Raises:
             JournalError: The name is invalid.

@@ -51,7 +51,7 @@ class Numbers:
 
     @property
     def reserve_next(self) -> int | None:
-        """Up to which number to reserve now; None while enough numbers are left."""
+        """Return the number up to which to reserve now. Return None while enough numbers are left."""
         enough = self.journal_id is None or self.reserved_to - self.highest > RESERVED_AHEAD - RESERVE_AFTER
         return None if enough else self.highest + RESERVED_AHEAD
 
@@ -82,16 +82,16 @@ class Numbers:
         return seqs
 
     def claimed(self, ids: Iterable[Entry | VerdictId]) -> list[int]:
-        """Those of the numbers that were claimed under the current file and are not settled."""
+        """Return the numbers that were claimed under the current file and are not settled."""
         return [each.seq for each in ids if each.journal_id == self.journal_id and self.pending.get(each.seq)]
 
     def settle(self, seqs: Iterable[int]) -> None:
-        """These numbers carry a committed verdict."""
+        """Record that these numbers carry a committed verdict."""
         for seq in seqs:
             self.pending.pop(seq, None)
 
     def void(self, seqs: Iterable[int]) -> None:
-        """These numbers will never carry a verdict."""
+        """Record that these numbers will never carry a verdict."""
         seqs = list(seqs)
         self.settle(seqs)
         self.voids = merged([*self.voids, *(Range(seq, seq) for seq in seqs)])
@@ -104,7 +104,7 @@ class Numbers:
         self.journal_id, self.reserved_to, self.highest = journal_id, used_to, max(self.highest, used_to)
 
     def end(self) -> None:
-        """There is no file any more."""
+        """Forget the file, which is closed."""
         self.journal_id = None
         self.pending.clear()
         self.voids = []

@@ -26,7 +26,7 @@ _SINCE = """SELECT min(seq) FROM entry WHERE committed_ns >= ? AND seq > coalesc
 
 
 class Extent(NamedTuple):
-    """The numbers in a journal's file.
+    """Describes the numbers in a journal's file.
 
     Attributes:
         first_kept: Lower numbers are gone.
@@ -212,7 +212,7 @@ def checksum(fields: list[object], header: bytes) -> int:
 
 @contextmanager
 def snapshot(db: sqlite3.Connection) -> Iterator[None]:
-    """Everything read inside is from one moment."""
+    """Make everything that is read inside come from one moment."""
     db.execute("BEGIN")
     try:
         yield

@@ -29,7 +29,7 @@ class AgeClock:
         self._offset = start - monotonic_ns()
 
     def now_ns(self) -> int:
-        """Nanoseconds. They never go back, within a run or between runs."""
+        """Return nanoseconds. They never go back, within a run or between runs."""
         return self._monotonic_ns() + self._offset
 
 
@@ -56,7 +56,7 @@ class Retention:
         self._bytes_written += size
 
     def wait(self, seconds: float) -> None:
-        """Let no step be due for so long, unless many verdicts are committed."""
+        """Postpone the next step by this time. If many verdicts are committed, it is due earlier."""
         self._due_at = time.monotonic() + seconds
 
     def steps_due(self) -> int:

@@ -50,7 +50,7 @@ _AMEND = "UPDATE entry SET camera = ?, outcome = ?, captured_ns = ?, committed_n
 
 @dataclass(slots=True)
 class Transaction:
-    """What is written at once.
+    """Holds what is written at once.
 
     Attributes:
         entries: New verdicts. An entry that answers a trigger removes it.
@@ -337,7 +337,7 @@ def _set_up(db: sqlite3.Connection, sync: str) -> None:
 
 
 def _check_content(path: Path, db: sqlite3.Connection) -> int:
-    """Check all of a small journal, or the newest entries of a large one. Returns up to which number it is unchecked."""
+    """Check all of a small journal, or the newest entries of a large one. Returns the highest number that was not checked."""
     extent = read_extent(db)
     unchecked_to = max(0, extent.settled_to - NEWEST_CHECKED)
     if path.stat().st_size <= WHOLE_CHECK_BYTES:

@@ -16,7 +16,7 @@ MAX_SEQ = 1 << 62
 
 
 class JournalConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Where the journal is and how much it keeps.
+    """Says where the journal is and how much it keeps.
 
     Attributes:
         path: The journal's file. Its folder must exist.
@@ -41,14 +41,14 @@ class JournalDamagedError(JournalError):
 
 
 class VerdictId(NamedTuple):
-    """A verdict's identity."""
+    """Identifies a verdict."""
 
     journal_id: str
     seq: int
 
 
 class Range(NamedTuple):
-    """The numbers from `first` to `last`, both included."""
+    """Holds the numbers from `first` to `last`, both included."""
 
     first: int
     last: int
@@ -56,7 +56,7 @@ class Range(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One verdict as it is stored. The journal does not interpret it.
+    """Holds one verdict as it is stored. The journal does not interpret it.
 
     Attributes:
         captured_ns: Unix time.
@@ -88,7 +88,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class AcceptedTrigger:
-    """An accepted trigger. If this run leaves it without a verdict, the next run owes the verdict.
+    """Describes an accepted trigger. If this run leaves it without a verdict, the next run owes the verdict.
 
     Attributes:
         number: Identifies the trigger within the journal.
@@ -103,7 +103,7 @@ class AcceptedTrigger:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A stretch of the journal.
+    """Holds consecutive numbers of the journal.
 
     Each number from the requested one to `next` - 1 is in exactly one of `entries`, `voids` and `gone`.
 
@@ -124,7 +124,7 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class JournalStats:
-    """The journal's state at one moment.
+    """Describes the journal's state at one moment.
 
     Attributes:
         working: The last attempt to commit succeeded.

@@ -37,7 +37,7 @@ last number; the rest covers verdicts lost in a power failure, and an older copy
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A file that was opened.
+    """Describes a file that was opened.
 
     Attributes:
         used_to: The highest number that an earlier run may have used.
@@ -286,7 +286,7 @@ class Writer:
             self._notice(f"{self._path}: another program keeps reading it, so its write-ahead log grows")
 
     def _pages_written(self, pages: int) -> None:
-        """The write-ahead log has grown by about so many pages."""
+        """Note that the write-ahead log has grown by about so many pages."""
         self._pages_uncopied += pages
         self._pages_uncut += pages
         if self._store is not None and self._pages_uncopied >= COPY_LOG_PAGES:

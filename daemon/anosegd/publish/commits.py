@@ -46,8 +46,8 @@ class Pending:
 class Commits:
     """Gives verdicts to the journal, and sends those of each camera in the order of capture.
 
-    A verdict that was not sent by its deadline goes out as UNKNOWN whatever the journal is doing, and the journal then keeps
-    that. Nobody reads a committed verdict before it was sent: a replay is always equal to what was sent.
+    At its deadline, a verdict that still waits is sent as UNKNOWN, even if the journal has not answered. The journal then keeps
+    the UNKNOWN. Nobody reads a committed verdict before it was sent, so a replay always equals what was sent.
 
     Args:
         journal: Where verdicts are committed.
@@ -112,7 +112,7 @@ class Commits:
             pending.answer = Answer(error)
 
     def send_due(self) -> None:
-        """Send what the journal has answered, and what is past its deadline."""
+        """Send the verdicts that the journal has answered and those that are past their deadline."""
         while (pending := self._next_due()) is not None:
             self._waiting[pending.part.camera].popleft()
             self._send(pending)
@@ -126,7 +126,7 @@ class Commits:
         return due[-1] if due else None
 
     def send_all(self) -> None:
-        """The daemon ends: send everything that still waits, without the journal's answer."""
+        """Send everything that still waits, without the journal's answer, because the daemon ends."""
         for pending in sorted(itertools.chain(*self._waiting.values()), key=lambda pending: pending.verdict.seq):
             self._waiting[pending.part.camera].popleft()
             self._send(pending, TimeoutError("the journal did not answer before the daemon's end"))

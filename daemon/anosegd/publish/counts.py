@@ -8,7 +8,7 @@ from anosegd import wire
 
 
 class CameraCounts:
-    """Counts of one camera since the daemon started. Any thread."""
+    """Counts what happened to one camera's parts since the daemon started. Any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -29,7 +29,7 @@ class MaskJob:
 
 
 class MaskEncoder(Worker):
-    """One thread. `dropped` counts maps for which there was no room; only the offering thread writes it."""
+    """Encodes maps on one thread. `dropped` counts maps for which there was no room; only the offering thread writes it."""
 
     def __init__(self, capacity: int, deliver: Callable[[wire.Mask, bytes], None]) -> None:
         super().__init__("masks")

@@ -23,7 +23,7 @@ class OpenPart:
 
 
 class OpenParts:
-    """All methods may be called by any thread."""
+    """Keeps the open parts of all cameras. Any thread may call any method."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -40,7 +40,7 @@ class OpenParts:
             self._by_camera.setdefault(part.camera, deque()).append(OpenPart(part, outcome))
 
     def close(self, part: Part, outcome: Outcome) -> bool:
-        """Report an outcome. False if the part has one already, or is no longer open: the first one counts."""
+        """Report an outcome. Return False if the part already has an outcome or is no longer open. The first outcome counts."""
         with self._lock:
             entry = self._find(part)
             if entry is None or entry.outcome is not None:
@@ -49,7 +49,7 @@ class OpenParts:
             return True
 
     def drop(self, part: Part) -> bool:
-        """Remove a part: it gets no verdict. False if it is no longer open."""
+        """Remove a part, which then gets no verdict. Return False if the part is no longer open."""
         with self._lock:
             entry = self._find(part)
             if entry is not None:

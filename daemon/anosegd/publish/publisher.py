@@ -42,7 +42,7 @@ LAST_COMMITS_S = 4.0
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The run's identity.
+    """Identifies the run.
 
     Attributes:
         journal_id: Together with seq, a verdict's identity while there is no journal; one for each run.
@@ -54,7 +54,7 @@ class Identity:
 
 
 class Publisher(Worker):
-    """Cameras open parts, cameras and inspector report outcomes; this thread closes the parts and sends the verdicts.
+    """Closes parts and sends their verdicts. Cameras open the parts; cameras and the inspector report the outcomes.
 
     A part is closed once, with the first outcome that is reported or by its deadline. Verdicts of a camera go out in the order
     of capture. With a journal a verdict is sent when it is committed; other parts go on meanwhile.
@@ -150,7 +150,7 @@ class Publisher(Worker):
             )
 
     def drop_part(self, part: Part) -> None:
-        """A newer frame has replaced this one (policy latest): it gets no verdict."""
+        """Drop a part that a newer frame has replaced (policy latest). It gets no verdict."""
         if self._open.drop(part):
             self.counts[part.camera].frame_dropped()
             self._wake.set()
@@ -199,7 +199,7 @@ class Publisher(Worker):
             self._send_state()
 
     def _step(self, give_up_at: float = math.inf) -> None:
-        """Wait until there is something to do, or until that moment (monotonic seconds); then do what there is."""
+        """Wait for work, at most until `give_up_at` (monotonic seconds). Then do all work that is due."""
         self._wait(give_up_at)
         self._commit_closed()
         if self._commits is not None:
@@ -212,7 +212,7 @@ class Publisher(Worker):
             self._send_state()
 
     def _wait(self, give_up_at: float) -> None:
-        """Until the next heartbeat or deadline, until another thread has reported something, or until `give_up_at`."""
+        """Wait for the next heartbeat or deadline, for a report from another thread, or until `give_up_at`."""
         deadlines = [self._open.next_deadline_ns()]
         if self._commits is not None:
             deadlines.append(self._commits.next_deadline_ns())
@@ -221,7 +221,7 @@ class Publisher(Worker):
         self._wake.clear()
 
     def _commit_closed(self) -> None:
-        """Give verdicts of parts that are closed their numbers, and to the journal; without one, send them."""
+        """Number the verdicts of closed parts and give them to the journal. Without a journal, send them."""
         for entry in self._open.take_closed():
             part, outcome = entry.part, entry.outcome
             if outcome is None:
