@@ -1,4 +1,4 @@
-"""Measures runtimes against each other. They take turns in one run, so that other load on the machine slows all of them.
+"""Compares the speed of runtimes. They take turns in one run, so that other load on the machine slows all of them.
 
 Runs on the caller's thread.
 """
@@ -49,9 +49,9 @@ class Candidate(Protocol):
     """Something that runs the bundle's network.
 
     Attributes:
-        name: For the table.
+        name: The name that the table shows.
         precision: The precision that really runs.
-        golden: Whether its results on the golden images are the recorded ones.
+        golden: Whether its results on the golden images match the recorded results.
     """
 
     name: str
@@ -79,10 +79,10 @@ class BenchRow(msgspec.Struct, frozen=True, kw_only=True):
     """The figures of one candidate.
 
     Attributes:
-        latency_ms_p50, latency_ms_p99: At batch 1.
-        parts_per_s: Throughput by batch size.
-        bytes_to_device, bytes_from_device: For one part at batch 1.
-        ratio: How many times as fast as the baseline at batch 1, if there is one.
+        latency_ms_p50, latency_ms_p99: The latency at batch 1.
+        parts_per_s: The throughput for each batch size.
+        bytes_to_device, bytes_from_device: The bytes copied for one part at batch 1.
+        ratio: How many times as fast as the baseline this candidate is at batch 1. None if there is no baseline.
     """
 
     name: str
@@ -100,7 +100,7 @@ class BenchReport(msgspec.Struct, frozen=True, kw_only=True):
     """All figures of a run.
 
     Attributes:
-        flags: The processor's, of those in `SHOWN_FLAGS`.
+        flags: Those of `SHOWN_FLAGS` that the processor has.
         skipped: The runtimes that could not be measured here, with the reason.
     """
 
@@ -118,7 +118,7 @@ class BenchReport(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(slots=True)
 class RuntimeCandidate:
-    """A runtime of this package, with a network input of a golden image. `load` makes one."""
+    """A runtime of this package, and a network input cut from a golden image. `load` makes a candidate."""
 
     name: str
     precision: str
@@ -165,7 +165,7 @@ def candidates(bundle: Bundle, *, threads: int = 0, names: Sequence[str] = ()) -
 
     Args:
         threads: Threads of the CPU runtime; 0 lets it decide.
-        names: Only these; if empty, TensorRT and all precisions of the CPU.
+        names: The runtimes to load. If it is empty, TensorRT and all precisions of the CPU are loaded.
 
     Returns:
         The loaded runtimes, and the reason for each that cannot run.
@@ -195,9 +195,9 @@ def measure(
     """Run every candidate at every batch size, in turns.
 
     Args:
-        seconds: For each candidate and batch size, about.
-        threads: As it is to stand in the report.
-        baseline: The candidate to whose latency the others' ratio refers.
+        seconds: About how long to measure each candidate at each batch size.
+        threads: The number of threads that the report shows.
+        baseline: The other candidates are compared with the latency of this one.
     """
     times: dict[int, dict[str, list[float]]] = {}
     traffic: dict[str, tuple[int, int]] = {}
@@ -213,7 +213,7 @@ def measure(
         for _ in range(ROUNDS):
             for candidate, run in runs:
                 on_progress(f"{candidate.name}, batch {n}")
-                run()  # refill the caches after the one before
+                run()  # refill the caches after the candidate before
                 times[n][candidate.name] += _time(run, seconds / ROUNDS)
     latencies = times.get(1, {})
     base = float(np.median(latencies[baseline])) if baseline in latencies else None
@@ -253,7 +253,7 @@ def measure(
 
 
 def processor_here() -> tuple[str, list[str]]:
-    """The processor's name, and its flags of `SHOWN_FLAGS`."""
+    """Return the processor's name, and those of `SHOWN_FLAGS` that it has."""
     name, flags = platform.processor() or platform.machine(), set[str]()
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
@@ -277,7 +277,7 @@ def _prepared(found: Sequence[Candidate], n: int) -> list[tuple[Candidate, Calla
 
 
 def _time(run: Callable[[], object], seconds: float) -> list[float]:
-    """Time calls for about so many seconds, two at least. Returns the seconds of each."""
+    """Time at least two calls, for about `seconds` in all. Returns the seconds of each call."""
     seen: list[float] = []
     end = time.perf_counter() + seconds
     while len(seen) < 2 or time.perf_counter() < end:

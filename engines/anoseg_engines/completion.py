@@ -1,6 +1,6 @@
 """Adds `--version` and `--print-completion` to the commands of all three packages.
 
-The libraries for them are imported only when one of the two is used.
+The libraries for these options are imported only when one of the two options is used.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from anoseg_engines.runtimes.base import MAX_RUNNING, InferRequest, Runtime, Tra
 
 
 class _Output(NamedTuple):
-    """Maps [N, H, W] and scores [N], both the runtime's; start and end of the run, monotonic ns."""
+    """The runtime's maps [N, H, W] and scores [N], and the start and end of the run in monotonic ns."""
 
     maps_NHW: NDArray[np.floating]
     scores_N: NDArray[np.float32]
@@ -60,9 +60,9 @@ class Inference:
     """One part whose network inputs are ready. The engine that made it must finish it.
 
     Attributes:
-        buffers: Where its inputs are. No other part uses them until this one is finished.
-        ready_ns: When the inputs were ready, monotonic.
-        output: The result to come; None if the network runs in `Engine.finish`.
+        buffers: The buffers that hold the inputs. No other part uses these buffers until this part is finished.
+        ready_ns: The monotonic time at which the inputs were ready.
+        output: The future result. None if `Engine.finish` runs the network.
     """
 
     placement: Placement
@@ -79,8 +79,8 @@ class Inference:
 class Engine:
     """Runs parts through a bundle's network. `loading.load_engine` makes one and runs its self-test.
 
-    One part at a time: `inspect`, or `prepare` and `finish`. Many parts: `start` up to `parallel` of them and `finish` each.
-    The two ways must not overlap.
+    To run one part at a time, call `inspect`, or `prepare` and then `finish`. To run many parts, call `start` for up to
+    `parallel` parts, and `finish` for each. The two ways must not overlap.
 
     Attributes:
         runtime_name: One of `select.RUNTIMES`.
@@ -94,7 +94,7 @@ class Engine:
         self._runtime = runtime
         self._alone = _Buffers(runtime)
         self._free = deque(_Buffers(request) for request in runtime.parallel)
-        self._threads = ThreadPoolExecutor(MAX_RUNNING, "network")  # it starts a thread when one is first needed
+        self._threads = ThreadPoolExecutor(MAX_RUNNING, "network")  # the pool starts a thread only when a part needs it
         self._golden: list[GoldenSample] | None = None
 
     @property
@@ -129,7 +129,7 @@ class Engine:
 
     @property
     def parallel(self) -> int:
-        """How many parts may be started and not yet finished; 0 where parts run only one at a time."""
+        """How many started parts may be unfinished at the same time. 0 if parts run only one at a time."""
         return len(self._runtime.parallel)
 
     def golden_samples(self) -> list[GoldenSample]:
@@ -179,7 +179,7 @@ class Engine:
         return Inference(placement, self._alone, time.monotonic_ns())
 
     def start(self, image: Image, placement: Placement, when_done: Callable[[], None] = lambda: None) -> Inference:
-        """As `prepare`, and run the network on one of the engine's threads, at the same time as other started parts.
+        """Copy the inputs as `prepare` does, and run the network on a thread of the engine. Started parts run at the same time.
 
         Args:
             when_done: Called on that thread when the run has ended, with a result or an error.

@@ -12,8 +12,8 @@ class AnosegError(Exception):
     Attributes:
         what: What is wrong, and where.
         hint: What to do.
-        exit_code: For the service manager. 1: a restart may help. 2: configuration or input. 3: the engine is refused.
-            systemd does not restart after 2 and 3.
+        exit_code: Read by the service manager. 1: a restart may help. 2: the configuration or an input is wrong. 3: the
+            engine is refused. systemd does not restart the program after 2 or 3.
     """
 
     exit_code = 1
@@ -46,11 +46,11 @@ class EngineError(AnosegError):
 
 
 class SelfTestError(EngineError):
-    """An engine whose results on the golden images are not the recorded ones."""
+    """An engine whose results on the golden images differ from the recorded results."""
 
 
 class PrecisionError(EngineError):
-    """A runtime that computes in another precision than the one asked for."""
+    """A runtime that does not compute in the precision that was asked for."""
 
 
 class CameraError(AnosegError):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def folder_made(folder: Path) -> Iterator[None]:
-    """Make a folder and its parents. Those of them that are empty after the block are removed again."""
+    """Make a folder and its parents. After the block, the new folders that are empty are removed."""
     made = [p for p in (folder, *folder.parents) if not p.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -30,7 +30,7 @@ class GoldenResult:
     verdict_equal: bool
 
     def holds(self, tolerance: GoldenTolerance) -> bool:
-        """Whether all differences are within tolerance. NaN is not."""
+        """Whether all differences are within tolerance. A difference of NaN is never within tolerance."""
         return (
             self.verdict_equal
             and abs(self.score - self.recorded_score) <= tolerance.score
@@ -40,17 +40,17 @@ class GoldenResult:
 
 
 def good_parts(samples: Sequence[GoldenSample]) -> list[Image]:
-    """The golden images of good parts; all of them if none is good."""
+    """The golden images of good parts. If there are no good parts, all golden images."""
     return [sample.image for sample in samples if sample.verdict == "PASS"] or [sample.image for sample in samples]
 
 
 def self_test(engine: Engine) -> list[GoldenResult]:
     """Run all golden images: one at a time, then several at once, as the engine does when parts are waiting.
 
-    It also warms the engine up. The engine must not inspect parts meanwhile; see `self_test_steps`.
+    The test also warms the engine up. The engine must not inspect parts during the test; see `self_test_steps`.
 
     Returns:
-        A result for each golden image, of the run on its own.
+        A result for each golden image, from the run in which it was alone.
 
     Raises:
         SelfTestError: A result is out of tolerance. The message has both values.
@@ -64,7 +64,7 @@ def self_test(engine: Engine) -> list[GoldenResult]:
 
 
 def self_test_steps(engine: Engine) -> Iterator[GoldenResult]:
-    """As `self_test`, one golden image a step, so that parts can be inspected between the steps.
+    """Run the same test as `self_test`, one golden image in each step, so that parts can be inspected between the steps.
 
     Raises:
         SelfTestError, EngineError: As `self_test`.
@@ -82,9 +82,9 @@ def _run_alone(engine: Engine, sample: GoldenSample) -> GoldenResult:
 
 
 def _run_parallel(engine: Engine, samples: list[GoldenSample]) -> list[tuple[int, GoldenResult]]:
-    """Run the golden images several at once, and some twice if there are fewer of them than sets of buffers.
+    """Run several golden images at once. If there are fewer images than sets of buffers, some images run twice.
 
-    All are finished before one is checked, so nothing runs on when one is refused.
+    All runs are finished before a result is checked. So no run continues when a result is refused.
     """
     results: list[tuple[int, GoldenResult]] = []
     running: deque[tuple[int, GoldenSample, Inference]] = deque()

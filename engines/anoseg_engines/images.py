@@ -64,8 +64,8 @@ class DecodedImage:
 
     Attributes:
         image: uint8 [H, W, 3], as of `read_image`.
-        grey: The file has one channel.
-        deep: The file has 16 bit for each value.
+        grey: Whether the file has one channel.
+        deep: Whether the file has 16 bit for each value.
     """
 
     image: Image
@@ -112,7 +112,7 @@ def as_bgr(image: NDArray[Any]) -> Image:
 
 
 def rotated(image: Image, degrees: int, into: Image | None = None) -> Image:
-    """Rotate the image clockwise by one of `ROTATIONS`, into `into` if that is given; by 0 degrees, return the image itself."""
+    """Rotate the image clockwise by one of `ROTATIONS`, into `into` if given. For 0 degrees, return the image itself."""
     rotation = ROTATIONS.get(degrees)
     if rotation is None:
         return image

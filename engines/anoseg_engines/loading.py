@@ -30,12 +30,12 @@ def load_engine(bundle: Bundle, *, runtime: str = "auto", threads: int = 0, buil
         try:
             return _load(bundle, selected)
         except (SelfTestError, PrecisionError):
-            continue  # the reason for the next one names this one
+            continue  # the reason for the next runtime names this failure
     return _load(bundle, last)
 
 
 def plan_test(bundle: Bundle) -> PlanTest:
-    """For `build_plan`: the self-test of a plan that was just built."""
+    """Return the self-test that `build_plan` runs on a new plan."""
 
     def test(description: PlanDescription, plan: bytes) -> None:
         engine = Engine(bundle, TensorRTRuntime.open(bundle, plan, description))

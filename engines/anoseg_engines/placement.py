@@ -59,7 +59,7 @@ class Region(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """The left and top of one network input on the scaled part, in part pixels. Negative: padding comes first."""
+    """The left and top of one network input, in pixels of the scaled part. If negative, the input starts with padding."""
 
     x: int
     y: int
@@ -73,8 +73,8 @@ class Placement:
         region: Camera pixels.
         part_width, part_height: Size of the scaled part, and of the part map.
         tiles: The N inputs.
-        coords_N2HW: FP16 [N, 2, H, W], x then y: −1…1 over the whole part, beyond that range in padding. There the network
-            masks its map, so padding never scores. It belongs to the placement and does not change.
+        coords_N2HW: FP16 [N, 2, H, W], x then y: −1…1 over the whole part, beyond that range in padding. The network masks
+            its map in padding, so padding never scores. The array belongs to the placement and does not change.
     """
 
     spec: InputSpec
@@ -134,7 +134,7 @@ class Placement:
     def stitch(self, maps_NHW: NDArray[np.floating]) -> NDArray[np.float32]:
         """Join N tile maps into the part map, float32 [part_height, part_width], a new array.
 
-        Where tiles overlap they are blended, and the tile whose centre is nearer has more weight. A seam leaves no step.
+        Overlapping tiles are blended, so that no step shows at a seam. The tile whose centre is nearer has more weight.
         """
         if len(self.tiles) == 1:
             tile, tile_map = self.tiles[0], maps_NHW[0]
@@ -150,7 +150,7 @@ class Placement:
 
 
 def scale_part(region_HWC: Image, part_width: int, part_height: int) -> Image:
-    """Scale a region's pixels to part pixels, by area averaging if it shrinks and linearly if it grows."""
+    """Scale a region to the size of the part. Pixels are averaged if the region shrinks, and interpolated if it grows."""
     height, width = region_HWC.shape[:2]
     if (width, height) == (part_width, part_height):
         return region_HWC
@@ -194,7 +194,7 @@ def seen_span(spec: InputSpec, part_height: int, part_width: int) -> tuple[tuple
 
 
 def _starts(part: int, tile: int, overlap: int) -> list[int]:
-    """Tile starts along one axis: one centred tile if the part fits, else the fewest from 0 on that share `overlap`.
+    """Return tile starts along one axis: one centred tile if the part fits, else the fewest tiles that share `overlap`.
 
     Starts are multiples of `PHASE`, if the tile is large enough. So the last tile can reach up to `PHASE` − 1 pixels beyond
     the part.

@@ -40,10 +40,10 @@ class RuleCalibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         digest: Identifies the rules, see `rules.rules_digest`.
         width, height: Size of the rotated frames. In frames of another size the rules cover other places.
         n_images: Number of good images.
-        rejected: How many of them were rejected.
-        guaranteed: Upper bound for the share of good parts that is rejected, with 95 % confidence.
+        rejected: How many of these good images were rejected.
+        guaranteed: The upper bound, with 95 % confidence, of the share of good parts that is rejected.
         false_reject_target: The share of good parts that may be rejected, as requested.
-        held_out: False if the network was trained on the images. They then say little about other parts.
+        held_out: False if the network was trained on the images. Such images show little about other parts.
         guarantee: The guarantee in words.
     """
 
@@ -87,12 +87,12 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         score: How the part's score is defined.
         score_threshold: A part with this score or more is FAIL.
         pixel_threshold: A pixel with this map value or more belongs to a defect.
-        rules: A calibration for each set of region rules. Omitted if there is none, so that the seals of manifests from
-            before there were rules stay valid.
+        rules: A calibration for each set of region rules. The field is omitted if there are no calibrations. So the seals
+            of older manifests, which do not have this field, stay valid.
         training: Configuration, seed, data fingerprint, source commit and versions.
         files: SHA-256 by path inside the bundle, of every file except manifest.json.
-        seal: SHA-256 of `canonical_bytes` of this manifest with an empty seal. It reveals a changed threshold as the other
-            hashes reveal a changed file.
+        seal: SHA-256 of `canonical_bytes` of this manifest with an empty seal. The seal reveals a changed threshold, as the
+            other hashes reveal a changed file.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION

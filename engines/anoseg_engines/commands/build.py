@@ -36,7 +36,7 @@ def add_parser(commands: Subparsers) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Build the plan and print what it is."""
+    """Build the plan and print its description."""
     bundle = load_bundle(options.bundle)
     build_options = BuildOptions(
         library=options.runtime,
@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 class BuildProgress:
-    """A bar on stderr for every phase that runs; nothing if stderr is not a terminal. Used as a context manager."""
+    """Shows a bar on stderr for every phase that runs. Shows nothing if stderr is not a terminal. A context manager."""
 
     def __init__(self) -> None:
         console = Console(stderr=True)
@@ -87,7 +87,7 @@ class BuildProgress:
 
 
 def plan_table(description: PlanDescription, path: str) -> Table:
-    """A table of what a plan is."""
+    """A table that describes a plan."""
     table = Table(title=f"{description.bundle} built by {description.library} {description.library_version}", show_header=False)
     layers = ", ".join(f"{n} {kind}" for kind, n in description.layers.items())
     rows = {
@@ -105,7 +105,7 @@ def plan_table(description: PlanDescription, path: str) -> Table:
 
 
 def layer_table(description: PlanDescription) -> Table:
-    """A table of the layers that are not FP16, by the reason."""
+    """A table of the layers that are not FP16, grouped by the reason."""
     table = Table(title="layers in FP32; all other arithmetic is FP16")
     table.add_column("why", ratio=1)
     table.add_column("layers", ratio=1)

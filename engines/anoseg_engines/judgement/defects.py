@@ -22,7 +22,7 @@ class Defect(msgspec.Struct, frozen=True):
         area: Camera pixels².
         peak: The largest map value.
         centroid_x, centroid_y: Camera pixels.
-        width_mm, height_mm, area_mm2: If the camera's scale is known.
+        width_mm, height_mm, area_mm2: The size in mm; None if the camera's scale is not known.
         rule: The region rule at its peak, if there is one.
     """
 
@@ -58,7 +58,7 @@ def find_defects(
     """Find connected areas (8 neighbours) of the part map at or above the threshold, highest peak first.
 
     Args:
-        threshold: One for all pixels, or one for each.
+        threshold: One threshold for all pixels, or one threshold for each pixel.
         rules: Defects below the rules' least area are omitted; the others get their rule's name.
 
     Returns:
@@ -104,6 +104,6 @@ def find_defects(
 def _rule_of(
     values: NDArray[np.float32], inside: NDArray[np.bool_], rule: NDArray[np.int16], names: tuple[str, ...]
 ) -> str | None:
-    """The rule at the defect's peak."""
+    """Return the rule at the defect's peak."""
     number = int(rule[np.unravel_index(int(np.where(inside, values, -1).argmax()), values.shape)])
     return names[number] if number >= 0 else None

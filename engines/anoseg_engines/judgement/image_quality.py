@@ -19,7 +19,7 @@ from anoseg_engines.placement import InputSpec, Placement, Region
 
 
 class QualityLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Limits as shares of the golden images' values: of the mean grey (darkest, brightest) and of the sharpness (blurred)."""
+    """Limits of the mean grey (darkest, brightest) and the sharpness (blurred), as shares of the golden images' values."""
 
     darkest: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.6
     brightest: Annotated[float, Meta(ge=1.0)] = 1.6

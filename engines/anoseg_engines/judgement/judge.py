@@ -1,6 +1,6 @@
 """Decides PASS, FAIL or REVIEW from an anomaly map and a score, and lists the defects.
 
-Pure functions. The trainer's evaluation and the daemon both use them, so they decide alike.
+Pure functions. The trainer's evaluation and the daemon both use this module, so both make the same decisions.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Judgement:
 
     Attributes:
         outcome: REVIEW means that a person has to look.
-        threshold: Of the score; None if region rules decided.
+        threshold: The threshold of the score; None if region rules decided.
     """
 
     outcome: Literal["PASS", "FAIL", "REVIEW"]
@@ -70,7 +70,7 @@ def judge(
     Without rules, score ≥ threshold is FAIL. With rules, any defect under these rules is FAIL, whatever the score.
 
     Args:
-        review_from: A part that is not FAIL is REVIEW from this score on, or with rules from this map value on.
+        review_from: A part that is not FAIL is REVIEW if its score reaches this value. With rules, the map must reach it.
 
     Raises:
         EngineError: Score or map is not finite. Such a part was not inspected and must not pass.

@@ -25,8 +25,8 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """A rule for one region. Where rules overlap, the last one counts.
 
     Attributes:
-        region: In the camera image; None is the whole part.
-        ignore: Nothing in the region is a defect.
+        region: The region in the camera image; None is the whole part.
+        ignore: If true, nothing in the region is a defect.
         threshold: A pixel with this map value or more is defective; None is the bundle's pixel threshold.
         min_area: Camera pixels² of the smallest defect. In several regions, the smallest of their values counts.
     """
@@ -81,7 +81,7 @@ class RuleMaps:
 def rules_digest(rules: tuple[Rule, ...], region: Region | None, rotate: int) -> str:
     """SHA-256 (hex) of everything that decides with these rules, except the bundle.
 
-    The order of the rules counts, because the last of overlapping ones holds. Their names do not.
+    The digest depends on the order of the rules, because the last of overlapping rules counts. It ignores their names.
 
     Args:
         region: The part's region; None is the whole image.

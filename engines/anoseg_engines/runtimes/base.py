@@ -35,7 +35,7 @@ class InferRequest(Protocol):
         """Bind precomputed coordinates for all parts until the next call.
 
         Args:
-            coords_N2HW: FP16 [N, 2, H, W]. Read in place or known by its identity, so it must not change afterwards.
+            coords_N2HW: FP16 [N, 2, H, W]. The runtime may read this array in place later, so it must not change.
 
         Returns:
             The input buffer, uint8 [N, H, W, 3]. Fill it, then call `infer`. Valid until the next `bind`.
@@ -58,7 +58,7 @@ class InferRequest(Protocol):
 
 
 class Runtime(InferRequest, Protocol):
-    """A loaded network. As an `InferRequest` it runs one part with the whole machine."""
+    """A loaded network. Its own methods `bind` and `infer` run one part with the whole machine."""
 
     @property
     def description(self) -> str:

@@ -62,11 +62,11 @@ class CpuRequest:
 class CpuRuntime(CpuRequest):
     """The bundle's network on the CPU, in the precision that was asked for: f32, or bf16 or f16 where the processor has it.
 
-    In bf16 the layers before the first convolution, which subtract grey values, stay in f32. bf16 has 8 bits for 256 grey
-    values, and scores would move by 0.03.
+    In bf16 the layers before the first convolution stay in f32. These layers subtract grey values. bf16 has only 8 bits for
+    256 grey values, and scores would change by 0.03.
 
-    OpenVINO takes a precision as a hint. The precision that runs is read back from the compiled network, and it is an error
-    if it is another one.
+    OpenVINO takes a precision as a hint. So this class reads the precision back from the compiled network. It raises an error
+    if that is not the precision asked for.
 
     For each batch size two networks are compiled: one that takes all threads for one part, and one that runs
     `openvino_network.STREAMS` parts at a time with a share of the threads each. The second is faster for many parts, because
@@ -98,7 +98,7 @@ class CpuRuntime(CpuRequest):
 
     @property
     def description(self) -> str:
-        """Runtime, version and the precision that runs; with the share of the layers, if not all of them do."""
+        """Runtime, version and the precision that runs. If only some layers run in it, their share is added."""
         layers = self.layers
         share = "" if len(layers) == 1 else f" ({layers[self.precision]} of {sum(layers.values())} layers)"
         return f"openvino {ov.__version__.split('-')[0]} cpu {self.precision}{share}"

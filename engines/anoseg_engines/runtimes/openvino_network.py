@@ -17,7 +17,7 @@ from anoseg_engines.errors import EngineError, PrecisionError
 from anoseg_engines.placement import InputSpec
 from anoseg_engines.runtimes.base import MAX_RUNNING
 
-# Where this package is installed, importing OpenVINO reports its use to its makers. A machine on a line must not.
+# If `openvino_telemetry` is installed, importing OpenVINO reports to its makers. A production machine must not do that.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 import openvino as ov  # noqa: E402
 
@@ -47,7 +47,7 @@ def core() -> ov.Core:
 
 
 def sets_of_buffers(threads: int) -> int:
-    """How many sets of buffers to make for parts that run at the same time; 0 on one core, where they cannot."""
+    """How many sets of buffers to make for parts that run at the same time. 0 on one core, because parts then run in turn."""
     return PARALLEL if (threads or len(os.sched_getaffinity(0))) >= STREAMS else 0
 
 
@@ -62,7 +62,7 @@ class BufferedNetwork:
     """A compiled network with its own input and output buffers.
 
     Attributes:
-        requests: To be run one after the other; the last has the outputs.
+        requests: The requests to run, one after the other. The last request has the outputs.
         frames_NHWC: The input buffer.
     """
 
@@ -75,8 +75,8 @@ class CompiledNetwork:
     """The network compiled for one batch size.
 
     Attributes:
-        alone: Uses all threads for one part.
-        parallel: Share the threads; see `STREAMS`.
+        alone: The network that uses all threads for one part.
+        parallel: The networks that share the threads; see `STREAMS`.
         layers: Number of convolutions by the precision in which they run.
     """
 
@@ -192,7 +192,7 @@ class Networks:
 
 
 def last_line(error: Exception) -> str:
-    """The last line of an OpenVINO message, which is the most useful. The others hold places in its source."""
+    """Return the last line of an OpenVINO message, which is the most useful. The others name places in OpenVINO's source."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
 

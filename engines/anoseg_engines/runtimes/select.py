@@ -34,7 +34,7 @@ class SelectedRuntime:
         name: One of `RUNTIMES`, but neither auto nor cpu.
         why: The reason for it in a few words, for the log.
         open: Loads it.
-        passed: To be called when it has passed the self-test.
+        passed: The caller calls this when the runtime has passed the self-test.
     """
 
     name: str
@@ -46,15 +46,15 @@ class SelectedRuntime:
 def select_runtimes(
     bundle: Bundle, runtime: str = "auto", *, threads: int = 0, build_with: PlanTest | None = None
 ) -> list[SelectedRuntime]:
-    """List the runtimes to try, in order. The next is for the case that the one before does not pass the self-test.
+    """List the runtimes to try, in order. The caller tries the next runtime if the one before fails the self-test.
 
     There is more than one only on the CPU, where precisions are tried from the fastest to FP32.
 
     Args:
         runtime: One of `RUNTIMES`.
         threads: Threads of the CPU runtime; 0 lets it decide.
-        build_with: The self-test of a plan that is built now, because it is missing or made for another GPU or version. It
-            takes minutes on a small machine. None: no plan is built.
+        build_with: The self-test for a new plan. A plan is built if it is missing, or made for another GPU or version. The
+            build takes minutes on a small machine. None: no plan is built.
 
     Raises:
         ConfigError: The name is unknown.
@@ -84,7 +84,7 @@ class NoPlanError(EngineError):
 
 
 def _tensorrt(bundle: Bundle, gpu: Gpu, build_with: PlanTest | None) -> SelectedRuntime:
-    """The plan for this GPU; its description is checked, the plan not yet read."""
+    """Find the plan for this GPU. This checks the plan's description, and does not read the plan yet."""
     found = libraries()
     try:
         library, description = _plan_here(bundle, gpu, found)
