@@ -20,12 +20,12 @@ from rich.console import Console
 
 from anoseg_engines.benchmark import RuntimeCandidate, measure
 from anoseg_engines.bundle import Calibration, GoldenSample, load_bundle
+from anoseg_engines.bundle_writer import BundleDraft, write_bundle
 from anoseg_engines.commands.bench import bench_table
 from anoseg_engines.errors import EngineError
 from anoseg_engines.runtimes.base import Traffic
 from anoseg_engines.runtimes.openvino import CpuRuntime
 from anoseg_engines.runtimes.openvino_network import cpu_precisions
-from anoseg_engines.seal import BundleDraft, write_bundle
 from anoseg_trainer.config import NetworkConfig
 from anoseg_trainer.model.export import onnx_from_network
 from anoseg_trainer.model.inference import predict_part

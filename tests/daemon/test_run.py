@@ -13,10 +13,10 @@ from support.anosegd_line import Line, run_anosegd
 from support.tiny_bundle import THRESHOLD, bad_part, good_part, tiny_draft, tiny_model, write_tiny_bundle
 
 from anoseg_engines.bundle import load_bundle
+from anoseg_engines.bundle_writer import BundleDraft, write_bundle
 from anoseg_engines.images import read_image
 from anoseg_engines.loading import load_engine
 from anoseg_engines.placement import InputSpec, Region
-from anoseg_engines.seal import BundleDraft, write_bundle
 
 FOLDER = "top:\n  source: {kind: folder, path: images}\n  policy: wait\n"
 

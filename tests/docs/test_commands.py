@@ -30,7 +30,7 @@ from support.paths import CONFIGS, DEMO, REPOSITORY
 
 from anoseg_engines import cli as engine_cli
 from anoseg_engines.bundle import load_bundle
-from anoseg_engines.seal import BundleDraft, write_bundle
+from anoseg_engines.bundle_writer import BundleDraft, write_bundle
 from anoseg_trainer import cli as train_cli
 from anoseg_trainer.config import load_config as load_training
 from anosegd import cli as daemon_cli

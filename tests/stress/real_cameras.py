@@ -40,8 +40,8 @@ from support.anosegd_line import alive, children_of
 from support.paths import SUPPORT
 from support.tiny_bundle import tiny_draft
 
+from anoseg_engines.bundle_writer import write_bundle
 from anoseg_engines.errors import ConfigError
-from anoseg_engines.seal import write_bundle
 from anosegd.capture.sources.aravis import load_aravis
 from anosegd.client import Client, ClientError
 

@@ -23,7 +23,7 @@ from stress.rubbish import resident_mb
 from stress.torture import make_line, show, wait_for_state
 from support.tiny_bundle import tiny_draft
 
-from anoseg_engines.seal import write_bundle
+from anoseg_engines.bundle_writer import write_bundle
 from anosegd.client import Client
 
 GROWTH_MB = 10.0

@@ -7,9 +7,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from anoseg_engines.bundle import Bundle, Calibration, GoldenSample
+from anoseg_engines.bundle_writer import BundleDraft, write_bundle
 from anoseg_engines.images import Image
 from anoseg_engines.placement import InputSpec, Placement, Region
-from anoseg_engines.seal import BundleDraft, write_bundle
 
 SIZE = 64
 THRESHOLD = 0.5

@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 
 from anoseg_engines.bundle import Bundle, Calibration, GoldenSample, GoldenTolerance
+from anoseg_engines.bundle_writer import BundleDraft, write_bundle
 from anoseg_engines.errors import DataError
 from anoseg_engines.images import Image
 from anoseg_engines.placement import InputSpec
-from anoseg_engines.seal import BundleDraft, write_bundle
 from anoseg_trainer.config import TrainConfig
 from anoseg_trainer.data.good_images import GoodImages
 from anoseg_trainer.data.part_store import PartStore

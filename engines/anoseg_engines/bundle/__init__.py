@@ -1,4 +1,4 @@
-"""Describes the engine bundle (`manifest`), and finds and verifies bundles (`read`). `seal.py` writes them."""
+"""Describes the engine bundle (`manifest`), and finds and verifies bundles (`read`). `bundle_writer.py` writes them."""
 
 from anoseg_engines.bundle.manifest import (
     NAME,

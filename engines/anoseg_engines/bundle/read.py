@@ -1,4 +1,4 @@
-"""Finds a bundle on disk, and reads it with every hash checked. `seal.py` writes bundles. Any thread."""
+"""Finds a bundle on disk, and reads it with every hash checked. `bundle_writer.py` writes bundles. Any thread."""
 
 from __future__ import annotations
 

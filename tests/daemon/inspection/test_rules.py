@@ -12,11 +12,11 @@ from support.anosegd_line import Line, run_anosegd
 from support.tiny_bundle import bad_part, good_part, tiny_draft, write_tiny_bundle
 
 from anoseg_engines.bundle import RuleCalibration
+from anoseg_engines.bundle_writer import write_bundle
 from anoseg_engines.engine import Engine
 from anoseg_engines.errors import EngineError
 from anoseg_engines.judgement import Rule, rules_digest
 from anoseg_engines.placement import Region
-from anoseg_engines.seal import write_bundle
 from anosegd.capture.config import DemoSource
 from anosegd.config import CameraConfig, load_config
 from anosegd.config_check import check_whole

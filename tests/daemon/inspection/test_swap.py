@@ -11,8 +11,8 @@ from support.anosegd_line import Daemon, Line, run_anosegd
 from support.tiny_bundle import good_part, tiny_draft
 
 from anoseg_engines.bundle import RuleCalibration
+from anoseg_engines.bundle_writer import write_bundle
 from anoseg_engines.judgement import Rule, rules_digest
-from anoseg_engines.seal import write_bundle
 
 LOOP = "line: {policy: wait, source: {kind: folder, path: images, loop: true, fps: 40}}"
 

@@ -12,11 +12,11 @@ import pytest
 from support.tiny_bundle import bad_part, good_part, tiny_draft, write_tiny_bundle
 
 from anoseg_engines.bundle import MANIFEST, RuleCalibration, canonical_bytes, load_bundle, manifest_schema, sealed
+from anoseg_engines.bundle_writer import write_bundle
 from anoseg_engines.errors import ConfigError, EngineError
 from anoseg_engines.judgement import judge
 from anoseg_engines.loading import load_engine
 from anoseg_engines.placement import InputSpec, Region
-from anoseg_engines.seal import write_bundle
 
 
 def test_a_written_bundle_loads_and_judges(tmp_path: Path) -> None:

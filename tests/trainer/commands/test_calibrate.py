@@ -9,10 +9,10 @@ from support.anoseg_train_command import run
 from support.tiny_bundle import bad_part, golden, good_part, tiny_draft, write_tiny_bundle
 
 from anoseg_engines.bundle import load_bundle, versions
+from anoseg_engines.bundle_writer import write_bundle
 from anoseg_engines.judgement import Inspection, Rule, RuleMaps, Thresholds, judge, rules_digest
 from anoseg_engines.loading import load_engine
 from anoseg_engines.placement import InputSpec, Placement, Region
-from anoseg_engines.seal import write_bundle
 from anoseg_trainer.commands.calibrate_rules import least_passing_threshold, sufficient_threshold
 from anoseg_trainer.confidence_bound import rejected_share, upper_bound
 from anoseg_trainer.data.good_images import find_good_images, read_good_images

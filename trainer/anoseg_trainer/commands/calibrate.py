@@ -18,10 +18,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from anoseg_engines.bundle import Bundle, Calibration, GoldenSample
+from anoseg_engines.bundle_writer import BundleDraft, write_bundle
 from anoseg_engines.errors import DataError
 from anoseg_engines.images import Image
 from anoseg_engines.loading import load_engine
-from anoseg_engines.seal import BundleDraft, write_bundle
 from anoseg_trainer.commands.calibrate_rules import RulesCalibrated, calibrate_rules
 from anoseg_trainer.data.good_images import find_good_images, read_good_images
 from anoseg_trainer.data.station_camera import load_camera_rules

@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 
 from anoseg_engines.bundle import Bundle, RuleCalibration
+from anoseg_engines.bundle_writer import BundleDraft, write_bundle
 from anoseg_engines.engine import Engine
 from anoseg_engines.errors import ConfigError
 from anoseg_engines.images import Image, rotated
 from anoseg_engines.judgement import Inspection, RuleMaps, Thresholds, judge, rules_digest
 from anoseg_engines.loading import load_engine
 from anoseg_engines.placement import Placement, Region
-from anoseg_engines.seal import BundleDraft, write_bundle
 from anoseg_trainer.confidence_bound import RejectedShare, describe_rejected_share, rejected_share
 from anoseg_trainer.data.good_images import find_good_images, read_good_images
 from anoseg_trainer.data.station_camera import CameraRules

@@ -12,8 +12,8 @@ import pytest
 from support.tiny_bundle import bad_part, golden, good_part, tiny_draft, write_tiny_bundle
 
 from anoseg_engines.bundle import RuleCalibration, versions
+from anoseg_engines.bundle_writer import BundleDraft, write_bundle
 from anoseg_engines.errors import AnosegError, EngineError
-from anoseg_engines.seal import BundleDraft, write_bundle
 
 RULES = RuleCalibration(
     width=80,
