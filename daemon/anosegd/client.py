@@ -42,7 +42,7 @@ class RefusedError(ClientError):
 
 
 class Cursor(NamedTuple):
-    """A place in a station's verdicts: everything up to and including `seq` of this journal has been processed."""
+    """Marks a place in a station's verdicts: everything up to and including `seq` of this journal has been processed."""
 
     journal_id: str
     seq: int
@@ -361,7 +361,7 @@ class _Acks:
         self._sent_at = time.monotonic()
 
     def done(self, verdict: Verdict) -> None:
-        """The loop body has finished with this verdict."""
+        """Note that the loop body has finished with this verdict."""
         self._done = verdict.cursor or self._done
         self.flush()
 

@@ -48,7 +48,7 @@ def bind(socket: zmq.Socket[bytes], endpoint: str) -> None:
     Raises:
         PublishError: The endpoint is in use, or cannot be bound.
     """
-    # libzmq takes an ipc path away from a program that serves it, so check first whether one answers there.
+    # libzmq would take an ipc path away from another program, so check first whether a program answers there.
     if endpoint.startswith(f"{IPC}/") and _answers(endpoint[len(IPC) :]):
         raise PublishError(f"{endpoint} is in use", hint="stop the other daemon, or choose another endpoint")
     socket.setsockopt(zmq.IPV6, int("[" in endpoint))

@@ -111,7 +111,7 @@ def _text(value: Any) -> str:
 
 
 class Throttle:
-    """For warnings that every frame may cause: counts each one and logs at most one line per second. Any thread."""
+    """Counts warnings that every frame may cause, and logs at most one line per second. Any thread."""
 
     def __init__(self, event: str, *, period_s: float = 1.0) -> None:
         self._event = event
@@ -133,7 +133,7 @@ class Throttle:
 
 
 class Throttles:
-    """One `Throttle` for each name. One thread."""
+    """Keeps one `Throttle` for each name. Only one thread may use it."""
 
     def __init__(self, event: str) -> None:
         self._event = event

@@ -11,14 +11,14 @@ from anosegd import wire
 
 @dataclass(frozen=True, slots=True)
 class Inspected:
-    """The result of inspecting a part. The inspector makes it and keeps no reference to its arrays.
+    """Holds the result of inspecting a part. The inspector makes it and keeps no reference to its arrays.
 
     Attributes:
         judgement: PASS, FAIL or REVIEW, with score and defects.
         inspection: Score and anomaly map; the map belongs to the receiver.
         placement: Where in the camera image the map is.
         engine: The engine that judged the part.
-        started_ns, finished_ns: Around placement, network and judgement; monotonic.
+        started_ns, finished_ns: Monotonic times before placement and after judgement.
     """
 
     judgement: Judgement
@@ -31,7 +31,7 @@ class Inspected:
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """The part was not inspected, or its result must not be used."""
+    """Says why a part was not inspected, or why its result must not be used."""
 
     reason: wire.Reason
     detail: str | None = None

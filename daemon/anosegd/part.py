@@ -22,7 +22,7 @@ class Part:
         sequence: Counts this camera's parts from 1 while the daemon runs, across restarts of the camera.
         part_id: A label for people; two parts may have the same.
         captured_ns, captured_wall_ns: When the read returned; None before there is a frame.
-        triggered_ns, triggered_wall_ns: Of its software trigger, if it has one.
+        triggered_ns, triggered_wall_ns: The time of its software trigger, if it has one.
         trigger: The trigger's number in the journal.
         deadline_ns: The verdict must be sent by then; None without a deadline.
         source: The file that the frame comes from.
@@ -58,10 +58,10 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A part with its pixels.
+    """Holds a part with its pixels.
 
     Attributes:
-        part: What is known of it.
+        part: The data about the part.
         image: uint8 [H, W, 3] BGR, a view of the capture process's slot. It is valid until `release`; nobody writes to it.
         release: Gives the slot back. The last holder calls it once: the inspector, or the camera that drops the frame.
     """

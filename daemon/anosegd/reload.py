@@ -14,7 +14,7 @@ from anosegd.worker import Answer, Worker
 
 
 def no_answer(error: str | None) -> None:
-    """For a reload by signal: nobody waits for an answer; the result is logged."""
+    """Do nothing: after a reload by signal, nobody waits for an answer, and the result is logged."""
 
 
 class Reloads:

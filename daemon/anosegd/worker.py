@@ -15,7 +15,7 @@ Answer = Callable[[str | None], None]
 
 
 class Worker(ABC):
-    """Base of inspector, publisher, journal, mask encoder, cameras and of every thread that serves a request.
+    """Is the base of the inspector, publisher, journal, mask encoder, cameras and every thread that serves a request.
 
     Attributes:
         failure: The error that ended the thread; None if it ended in order.

@@ -1,8 +1,8 @@
 """Runs the daemon's side of the cameras: one thread for each camera starts, watches and restarts a capture process.
 
 `camera_set` has all cameras. `supervisor` is a camera's thread, and `capture_handle` is this thread's handle of the process.
-`intake` makes parts of frames, with `parts`; `triggered_parts` makes them of software triggers. `presence` finds out whether a
-frame shows a part.
+`intake` makes a part of each frame, with `parts`. `triggered_parts` makes a part of each software trigger. `presence` finds
+out whether a frame shows a part.
 """
 
 from anosegd.cameras.camera_set import CameraSet

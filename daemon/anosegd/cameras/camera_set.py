@@ -15,13 +15,13 @@ END_S = 4.0
 
 
 class CameraSet:
-    """The cameras. `all` may be read by any thread: it is replaced, never changed.
+    """Holds the cameras. Any thread may read `all`, because it is replaced and never changed.
 
     Args:
         configs: The cameras' configurations by name.
         queue: Where frames wait for inspection.
         publisher: Where parts are opened.
-        environment: Of the capture processes.
+        environment: The environment of the capture processes.
         max_tries: As of `CameraSupervisor`.
     """
 
@@ -41,10 +41,10 @@ class CameraSet:
         return iter(self.all)
 
     def load(self) -> None:
-        """Read the files that the configurations name. Before the start.
+        """Read the files that the configurations name. Call it before the start.
 
         Raises:
-            ConfigError: One cannot be used.
+            ConfigError: A file cannot be used.
         """
         for camera in self.all:
             camera.load()
@@ -69,7 +69,7 @@ class CameraSet:
         hand_over: Callable[[tuple[CameraSupervisor, ...]], None],
         meanwhile: Callable[[], None],
     ) -> tuple[list[str], list[CameraSupervisor]]:
-        """Change the cameras: unchanged ones go on, the others end, new ones take their places.
+        """Change the cameras. Unchanged cameras go on, the others end, and new cameras take their places.
 
         Frames that wait are inspected with the configuration under which they were captured.
 
@@ -121,7 +121,7 @@ class CameraSet:
 
 
 def _end(cameras: Sequence[CameraSupervisor], meanwhile: Callable[[], None]) -> None:
-    """Stop all at once, then wait for them."""
+    """Stop all these cameras at the same time, then wait until they have ended."""
     for camera in cameras:
         camera.stop()
     give_up_at = time.monotonic() + END_S

@@ -29,7 +29,7 @@ UNWANTED = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 
 
 class CaptureHandle:
-    """One run of `anosegd.capture.child`, started by `start`. It has memory of its own: its frames outlive the process.
+    """Controls one run of `anosegd.capture.child`. Each run has its own memory, so its frames outlive the process.
 
     The thread that starts it must outlive it: the kernel kills the process when that thread ends.
     """

@@ -23,7 +23,7 @@ from anosegd.wire import Reason
 
 
 class Intake:
-    """Frames of one camera, across restarts of its capture process. On the camera's thread.
+    """Takes in the frames of one camera, across restarts of its capture process. Runs on the camera's thread.
 
     Attributes:
         parts: Makes the parts.
@@ -31,7 +31,7 @@ class Intake:
         presence: Whether a frame shows a part; None makes every frame a part.
         lost: Frames that the capture process discarded (policy latest).
         empty: Frames without a part.
-        position: Of the next part in a file or folder.
+        position: The position of the next part in a file or folder.
         size: Height and width of a live camera's first frame.
     """
 
@@ -48,7 +48,7 @@ class Intake:
         self._not_captured_log = logs.Throttle("part.not_captured")
 
     def reading(self, message: Reading) -> None:
-        """A file is being decoded."""
+        """Note which file is being decoded."""
         self._reading = message
 
     def captured(self, process: CaptureHandle, message: Captured) -> None:
@@ -101,7 +101,7 @@ class Intake:
         self.parts.frames += lost
 
     def process_died(self, what: str) -> None:
-        """After a second crash at the same file, the file is an unreadable part, and the folder goes on after it."""
+        """Report a file as an unreadable part if the process has died twice at it. The folder goes on with the next file."""
         reading = self._reading
         if reading is None:
             return

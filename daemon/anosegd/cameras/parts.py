@@ -11,11 +11,11 @@ from anosegd.part import Part
 
 @dataclass(frozen=True, slots=True)
 class Trigger:
-    """A software trigger.
+    """Describes a software trigger.
 
     Attributes:
-        part_id: Of the part to make.
-        at_ns, at_wall_ns: When it came; monotonic clock and Unix time.
+        part_id: The name of the part to make.
+        at_ns, at_wall_ns: The time of the trigger; monotonic clock and Unix time.
         number: Its number in the journal, None if it could not be recorded.
     """
 
@@ -26,14 +26,14 @@ class Trigger:
 
 
 class PartMaker:
-    """Makes a camera's parts in order; `frames` counts them, and frames that were lost, from 1."""
+    """Makes a camera's parts in order. `frames` counts the parts and the lost frames from 1."""
 
     def __init__(self, name: str, config: CameraConfig) -> None:
         self.frames = 0
         self._name, self._config = name, config
 
     def of_trigger(self, trigger: Trigger) -> Part:
-        """The part of a software trigger; its frame is yet to come."""
+        """Make the part of a software trigger. It has no frame yet."""
         self.frames += 1
         return Part(
             camera=self._name,
@@ -47,7 +47,7 @@ class PartMaker:
         )
 
     def of_frame(self, origin: Origin) -> Part:
-        """The part that a frame makes by itself."""
+        """Make the part of a frame that has no software trigger."""
         self.frames += 1
         return Part(
             camera=self._name,

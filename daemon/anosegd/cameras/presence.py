@@ -17,11 +17,11 @@ from anoseg_engines.placement import Region
 from anosegd.config import PresenceConfig
 
 STEP = 4
-"""One pixel of this many is compared, along both axes: parts are larger."""
+"""Along both axes, only one pixel of this many is compared, because parts are larger."""
 
 
 class Presence:
-    """Made by `load` for one camera, used on its thread."""
+    """Decides for one camera whether a part is present. Use it on the camera's thread."""
 
     def __init__(self, config: PresenceConfig, region: Region | None, empty: Image) -> None:
         self._config, self._region = config, region
@@ -45,7 +45,7 @@ class Presence:
         return cls(config, region, empty)
 
     def __call__(self, image: Image) -> bool:
-        """Whether a camera image, uint8 [H, W, 3], shows a part. An image of another size counts as one: it is judged."""
+        """Whether a camera image, uint8 [H, W, 3], shows a part. An image of another size counts as a part."""
         if image.shape != self._shape:
             return True
         difference = np.abs(self._sampled(image) - self._empty)

@@ -42,7 +42,7 @@ from anosegd.wire import CameraState
 from anosegd.worker import Worker
 
 SPAWN_TIMEOUT_S = 30.0
-"""Until the capture process has loaded its libraries: beyond that the machine is at fault, not the camera."""
+"""How long the capture process may take to load its libraries. If it takes longer, the machine is at fault, not the camera."""
 
 RESTART_MIN_S, RESTART_MAX_S = 0.1, 10.0
 """The pause before the capture process of a lost camera is restarted doubles from the first to the second."""
@@ -62,14 +62,14 @@ that is inspected, one on the way, and the one that a live camera's next frame i
 
 @dataclass(frozen=True, slots=True)
 class CameraStatus:
-    """The state of a camera.
+    """Describes the state of a camera.
 
     Attributes:
         frames: Frames captured, lost ones included.
         lost: Frames that the capture process discarded (policy latest).
         empty: Frames without a part.
-        restarts: Of the capture process.
-        last_error: The latest, even if it is over.
+        restarts: Restarts of the capture process.
+        last_error: The latest error, even if it is over.
     """
 
     state: CameraState
@@ -89,7 +89,7 @@ class CameraSupervisor(Worker):
         config: Its configuration.
         queue: Where its frames wait for inspection.
         publisher: Where its parts are opened.
-        environment: Of the capture process.
+        environment: The environment of the capture process.
         max_tries: Give up after so many attempts in a row without a frame; None never gives up.
     """
 
@@ -146,7 +146,7 @@ class CameraSupervisor(Worker):
         return isinstance(self.config.trigger, SoftwareTrigger)
 
     def trigger(self, trigger: Trigger) -> None:
-        """Capture the part in front of the camera; it is answered by a verdict whatever happens."""
+        """Capture the part in front of the camera. A verdict always follows."""
         self._intake.triggered.put(trigger)
         self._wake()
 
@@ -220,7 +220,7 @@ class CameraSupervisor(Worker):
         self._intake.triggered.refuse_new("the source has ended" if self._state == "finished" else "the camera is being closed")
 
     def _pause(self, seconds: float) -> None:
-        """Wait, and answer triggers at once: there is no camera for them."""
+        """Wait. Answer triggers at once meanwhile, because no camera can take their frames."""
         end = time.monotonic() + seconds
         while not self._stopping and (left := end - time.monotonic()) > 0:
             self._intake.triggered.refuse_new(self._last_error or "the camera gives no images")
@@ -263,7 +263,7 @@ class CameraSupervisor(Worker):
         )
 
     def _listen(self, process: CaptureHandle) -> str | None:
-        """Act on the process's messages until it ends, hangs, or is no longer needed; how it hangs, if it does."""
+        """Act on messages until the process ends, hangs, or is no longer needed. If it hangs, return how."""
         config = self.config
         limit_s, doing = SPAWN_TIMEOUT_S, "start"
         heard_at = time.monotonic()

@@ -19,7 +19,7 @@ from anosegd.publish import Publisher
 
 
 class TriggeredParts:
-    """On the camera's thread; only `put` may be called by any thread."""
+    """Keeps the parts of software triggers. Runs on the camera's thread, but any thread may call `put`."""
 
     def __init__(self, parts: PartMaker, publisher: Publisher) -> None:
         self._parts, self._publisher = parts, publisher
@@ -28,11 +28,11 @@ class TriggeredParts:
         self._given_up: set[int] = set()  # parts answered when the camera fell silent: a later frame is discarded
 
     def put(self, trigger: Trigger) -> None:
-        """Take a trigger, to be answered by a verdict whatever happens. Any thread."""
+        """Take a trigger. A verdict always follows. Any thread."""
         self._triggers.put(trigger)
 
     def new_process(self) -> None:
-        """A new capture process was started; it knows no triggers."""
+        """Note that a new capture process was started, which knows no triggers."""
         self._given_up.clear()
 
     def ask_for_frames(self, process: CaptureHandle, config: SoftwareTrigger, room: int) -> None:
@@ -68,7 +68,7 @@ class TriggeredParts:
         self._awaited.clear()
 
     def discards(self, number: int | None) -> bool:
-        """Whether a frame for this trigger comes too late, once for each trigger that was given up."""
+        """Return whether a frame comes too late for its trigger. It is True once for each trigger that was given up."""
         if number not in self._given_up:
             return False
         self._given_up.remove(number)

@@ -62,7 +62,7 @@ class Capture:
         self._link.send(Finished(self._lost))
 
     def _open(self) -> Source:
-        """Open the source. A camera that is away is tried again from here: the libraries are loaded already.
+        """Open the source. If the camera is away, try again in this process, which has already loaded the libraries.
 
         Raises:
             AnosegError: It cannot be opened, and the job says to give up.
@@ -100,7 +100,7 @@ class Capture:
                     raise
 
     def _is_back(self, source: Source, error: CameraError) -> bool:
-        """Wait for a silent camera; whether it delivers frames again without being opened again."""
+        """Wait for a silent camera. Return whether it delivers frames without being opened again."""
         back = source.back(0)
         if back is not None:
             self._link.send(Away(error.what, 0.0))
@@ -181,13 +181,13 @@ class Capture:
         return None
 
     def _report(self, origin: Origin, slot: int | None, reason: str, detail: str) -> None:
-        """Report a part that has no usable image; its slot is free again."""
+        """Report a part that has no usable image. The part's slot becomes free."""
         if slot is not None:
             self._link.free.append(slot)
         self._link.send(Uncaptured(origin, reason, detail))
 
     def _placed(self, image: Image, slot: int) -> Image:
-        """The image in its slot, turned as configured; the slot's view."""
+        """Put the image into its slot, turned as configured. Return the slot's view."""
         height, width = image.shape[:2]
         self._size = (height, width)
         degrees = self._camera.rotate
@@ -221,7 +221,7 @@ class Capture:
         return slot
 
     def _free_slot(self) -> int | None:
-        """Any free slot but the one that the next frame is compared with."""
+        """Return a free slot, but never the slot that the next frame is compared with."""
         slot = next((slot for slot in reversed(self._link.free) if slot != self._last_frame.slot), None)
         if slot is not None:
             self._link.free.remove(slot)

@@ -1,4 +1,4 @@
-"""Measures a camera's frame period, and tells a fresh frame from one that was in a buffer.
+"""Measures a camera's frame period, and decides whether a frame is fresh or was in a buffer.
 
 A frame is fresh if it was exposed while the capture process waited for it. All times are seconds of one monotonic clock. Only
 the capture process uses this module.
@@ -20,7 +20,7 @@ frames go on coming at once, has become faster."""
 
 
 class FramePeriod:
-    """Measures the frame period of one stream. Every frame is reported, also one that is skipped.
+    """Measures the frame period of one stream. Report every frame to it, also a skipped one.
 
     Args:
         set_s: The period that was set in the camera; assumed until the measured one is known. 0 if none was set.
@@ -72,7 +72,7 @@ class FramePeriod:
         return period_s > 0 and max(AT_ONCE_S, period_s / 2) <= waited_s <= 3 * period_s
 
     def forget(self) -> None:
-        """Start again: the frames so far say nothing about those to come."""
+        """Forget all frames so far, because they say nothing about later frames."""
         self._intervals.clear()
         self._set_s, self._frame_at = 0.0, None
         self._at_once_s = self._ahead_s = 0.0

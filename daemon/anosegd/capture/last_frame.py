@@ -13,7 +13,7 @@ from anoseg_engines.images import Image
 
 
 class LastFrame:
-    """The frame that the next one is compared with.
+    """Keeps the frame that the next one is compared with.
 
     Attributes:
         slot: The slot that holds it, which must not be overwritten before there is another; None if it is in no slot.
@@ -27,11 +27,11 @@ class LastFrame:
 
     @property
     def frozen_s(self) -> float:
-        """For how long the camera has repeated the same frame."""
+        """Return for how many seconds the camera has repeated the same frame."""
         return time.monotonic() - self._moving_at
 
     def forget(self) -> None:
-        """The camera was away: its next frame is compared with none."""
+        """Forget the frame, because the camera was away. Its next frame is compared with nothing."""
         self._image = self.slot = None
         self._moving_at = time.monotonic()
 
@@ -47,7 +47,7 @@ class LastFrame:
     def problem(self, image: Image) -> tuple[str, str] | None:
         """Why the frame cannot be judged (reason and detail), None if it can.
 
-        Two exposures of a sensor are never equal in every pixel; a few rows tell most pairs apart.
+        Two exposures of a sensor are never equal in every pixel; a few rows are enough to see a difference in most pairs.
         """
         if self._first_size is not None and image.shape[:2] != self._first_size:
             height, width = self._first_size

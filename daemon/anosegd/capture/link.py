@@ -16,7 +16,7 @@ class DaemonGoneError(Exception):
 
 
 class Link:
-    """Used by the main thread only.
+    """Exchanges messages with the daemon. Only the main thread uses it.
 
     Attributes:
         free: Slots that may be written.

@@ -42,7 +42,7 @@ class TakeFrame(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """Daemon → capture: take a frame for a software trigger.
 
     Attributes:
-        number: The part's, repeated in the answer.
+        number: The part's number, which the answer repeats.
         at_ns: When the part is in front of the camera; monotonic clock.
     """
 

@@ -16,7 +16,7 @@ from anoseg_engines.images import Image
 
 
 class Slots:
-    """`count` slots of `frame_bytes` each. Only pages that hold a frame take memory.
+    """Holds `count` slots of `frame_bytes` each. Only pages that hold a frame take memory.
 
     The daemon makes the memory (`create`), the capture process maps it (`attach`). Views keep the mapping alive: it is freed
     when the Slots object and all its views are gone.

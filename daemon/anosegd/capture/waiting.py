@@ -19,7 +19,7 @@ MAX_BURST_S = 1.0
 
 
 class PartWait:
-    """Decides when the next frame is read. On the capture process's only thread.
+    """Decides when the next frame is read. Runs on the capture process's only thread.
 
     Attributes:
         frame_period: Every frame that is read or skipped is reported to it.
@@ -35,7 +35,7 @@ class PartWait:
         self._due = self._ticked_at = time.monotonic()
 
     def begin_again(self) -> None:
-        """A silent camera delivers frames again; the daemon has answered the triggers meanwhile."""
+        """Begin again after a silent camera has returned. The daemon has already answered the triggers."""
         self._link.triggers.clear()
         self.frame_period.forget()
         self._due = time.monotonic()
@@ -83,7 +83,7 @@ class PartWait:
 
         Fresh: a frame has passed after the moment, and was waited for as long as usual. A frame that comes at once was in a
         buffer, because this process was held up, and may show the scene before the part; one that took far longer was held
-        up itself. After patience_s more the next frame is read even so.
+        up itself. After patience_s more, the next frame is read in any case.
         """
         took_s, ended = 0.0, 0.0
         self._link.take_messages(timeout_s=0)

@@ -70,7 +70,7 @@ def _list_cameras() -> None:
 
 @dataclass(slots=True)
 class Probed:
-    """A camera that is being tried.
+    """Describes a camera that is being tried.
 
     Attributes:
         path: Where its first image is saved.

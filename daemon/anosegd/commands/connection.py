@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class Endpoints(NamedTuple):
-    """A station's addresses. `control` is None for a station without a control socket."""
+    """Holds a station's addresses. `control` is None for a station without a control socket."""
 
     publish: str
     control: str | None

@@ -54,7 +54,7 @@ def _verdicts(client: Client, options: argparse.Namespace) -> Iterator[client_ap
 
 
 class Board:
-    """The contents of the table. One thread adds verdicts, another one draws. Times are UTC.
+    """Keeps the contents of the table. One thread adds verdicts, another one draws. Times are UTC.
 
     Attributes:
         seen: Verdicts received.

@@ -30,7 +30,7 @@ FloatImage = NDArray[np.floating[Any]]
 
 @dataclass(frozen=True, slots=True)
 class DemoPart:
-    """One rendered part. The receiver owns the arrays.
+    """Holds one rendered part. The receiver owns the arrays.
 
     Attributes:
         image: uint8 [320, 320, 3], BGR.
@@ -51,7 +51,7 @@ def part_index(part_id: str) -> int:
 
 
 class DemoLine:
-    """A line of parts. For the same seed, `part(i)` always renders the same part.
+    """Renders a line of parts. For the same seed, `part(i)` always renders the same part.
 
     Attributes:
         seed: Another seed gives other parts.
@@ -88,7 +88,7 @@ class DemoLine:
 
 @dataclass(frozen=True, slots=True)
 class _Pose:
-    """A part's centre in pixels, angle in degrees, and scale around 1."""
+    """Holds a part's centre in pixels, angle in degrees, and scale around 1."""
 
     x: float
     y: float
@@ -131,7 +131,7 @@ def _brushed(rng: np.random.Generator, pose: _Pose) -> FloatImage:
 
 
 def _photograph(rng: np.random.Generator, scene: FloatImage) -> Image:
-    """Light of the day, the lens, the sensor."""
+    """Add the effects of daylight, lens and sensor."""
     gain = rng.uniform(0.92, 1.08)
     ramp = np.linspace(-1, 1, SIZE, dtype=np.float32) * rng.uniform(-6, 6)
     image = cv2.GaussianBlur(scene * gain + ramp[None, :, None], (3, 3), 0.7)

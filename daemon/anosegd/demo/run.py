@@ -42,7 +42,7 @@ def demo_bundle() -> Path:
 
 @dataclass
 class _Tally:
-    """The verdicts received so far, compared with the truth.
+    """Compares the verdicts received so far with the truth.
 
     Attributes:
         line: Renders the parts again, to know the truth.

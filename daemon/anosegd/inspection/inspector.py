@@ -155,7 +155,7 @@ class Inspector(Worker):
         frame: Frame | None = first
         while frame is not None or running:
             self.answer()  # here, because no part may get as far as being judged
-            # A new image size takes seconds to make ready: parts that run are judged before that.
+            # Preparing a new image size takes seconds, so the parts that run are judged first.
             new_size = frame is not None and not self._placements.knows(region_of(frame))
             if running and (running[0].inference.done or new_size):
                 self._judge(engine, running.popleft())

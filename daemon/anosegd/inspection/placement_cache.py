@@ -16,7 +16,7 @@ from anosegd.config import CameraConfig
 from anosegd.part import Frame
 
 MAX_PLACEMENTS = 32
-"""Images of a folder may all differ in size, and a placement holds coordinates for every pixel."""
+"""The number of placements is limited: images of a folder may all differ in size, and a placement has data for each pixel."""
 
 
 class PlacementCache:

@@ -41,7 +41,7 @@ class Swaps:
         self._requests.put((path, answer))
 
     def look_after(self) -> None:
-        """Start a requested swap, finish one that has ended. Called often."""
+        """Start a requested swap, or finish a swap that has ended. Called often."""
         if self._swap is None and not self._requests.empty():
             self._begin(*self._requests.get_nowait())
         if self._swap is None or self._swap.alive:

@@ -3,7 +3,7 @@
 A verdict passes through the journal in four steps:
 
 1. `next_id` gives it a number. Numbers are reserved on the disk ahead of use, so no run ever gives a number out twice.
-2. `submit` queues it. The journal's thread commits everything that is queued in one transaction and then calls `done`.
+2. `submit` queues it. The journal's thread commits the whole queue in one transaction and then calls `done`.
 3. The publisher sends it and calls `release`; until then no reader sees it. If something else had to be sent, `amend` first
    replaces the stored verdict. So a replay always says what was sent.
 4. If the commit fails, `done` gets the error, and the number is declared void as soon as the file can be written. Numbers
@@ -179,7 +179,7 @@ class Journal(Worker):
     def next_id(self) -> VerdictId:
         """An identity that was never given out before, by this run or any other, and never will be again.
 
-        The caller must submit or discard it: readers stop before it until then. If no reserved number is left, the identity
+        The caller must submit or discard it. Until then, readers stop before it. If no reserved number is left, the identity
         has a journal_id of this process; `submit` takes it, and its `done` gets an error.
         """
         with self._changed:

@@ -17,7 +17,7 @@ HINT = "run: apt install gir1.2-aravis-0.8 python3-gi; for another Python than t
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A camera that answered.
+    """Describes a camera that answered.
 
     Attributes:
         id: The value for `source.camera`.
@@ -37,7 +37,7 @@ def load_aravis() -> Any:
     """Import Aravis 0.8 through the GObject bindings, those of the system if the environment has none.
 
     Raises:
-        ConfigError: It is not installed; the message says what to install.
+        ConfigError: Aravis is not installed. The message says what to install.
     """
     try:
         return _aravis()

@@ -17,7 +17,7 @@ had to be killed; the daemon's time-out is for libraries that do not keep theirs
 
 @dataclass(frozen=True, slots=True)
 class Shot:
-    """The result of one read.
+    """Holds the result of one read.
 
     Attributes:
         image: uint8 [H, W, 3] BGR, the reader's until the next read; None if it could not be read.
@@ -33,7 +33,7 @@ class Shot:
 
 
 class Source(Protocol):
-    """One source. Only the capture process's main thread uses it. Any call may hang: the daemon then kills the process.
+    """Reads one source. Only the capture process's main thread uses it. Any call may hang: the daemon then kills the process.
 
     Attributes:
         description: What was opened, for the log.
@@ -97,7 +97,7 @@ class Source(Protocol):
 
 
 class StillSource:
-    """Base of the sources that are no cameras: nothing passes unread, nothing is lost, nothing outlives the process."""
+    """Is the base of sources that are not cameras. They lose no frames and leave nothing behind when the process ends."""
 
     live = False
 
@@ -106,10 +106,10 @@ class StillSource:
         return None
 
     def skip(self) -> None:
-        """Nothing passes."""
+        """Do nothing: the frames of this source wait until they are read."""
 
     def skipped(self) -> Image | None:
-        """Nothing has passed."""
+        """Return None, because no frame has passed."""
         return None
 
     def back(self, within_s: float) -> bool | None:

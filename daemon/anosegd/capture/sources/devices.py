@@ -13,7 +13,7 @@ BY_ID = Path("/dev/v4l/by-id")
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """One video device; `stable_path` is its name under /dev/v4l/by-id, which survives replugging. None: unknown."""
+    """Describes one video device. `stable_path` is its name under /dev/v4l/by-id, which survives replugging. None: unknown."""
 
     path: str
     name: str
@@ -43,7 +43,7 @@ def check_serial(device: int | str, serial: str, sysfs: Path = SYSFS) -> None:
     """Check that the device is the camera with this serial number.
 
     Raises:
-        CameraError: It is another, or its serial number is unknown.
+        CameraError: The device is another camera, or its serial number is unknown.
     """
     path = Path(f"/dev/video{device}" if isinstance(device, int) else device)
     found = serial_of(sysfs / path.resolve().name)

@@ -28,7 +28,7 @@ def images_of(folder: Path, *, recursive: bool) -> list[Path]:
 
 
 class Folder(StillSource):
-    """The images of a folder in order of name. An unreadable file is a part too: no file is skipped in silence."""
+    """Reads the images of a folder in order of name. An unreadable file is a part too: no file is skipped in silence."""
 
     def __init__(self, config: FolderSource) -> None:
         self._config = config

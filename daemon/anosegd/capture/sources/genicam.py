@@ -32,7 +32,7 @@ HEARTBEAT_S = 3.5
 
 
 class Raw(NamedTuple):
-    """A frame as the camera sent it; `code` is its pixel format."""
+    """Holds a frame as the camera sent it; `code` is its pixel format."""
 
     data: bytes
     code: int
@@ -41,7 +41,7 @@ class Raw(NamedTuple):
 
 
 class Genicam:
-    """One camera, opened, set up and streaming. Its own waits are bounded; Aravis' calls take up to some seconds."""
+    """Reads one camera. All waits in this class are bounded; a call of Aravis may take some seconds."""
 
     live = True
     fps: float | None = None  # a camera keeps its own time
@@ -83,7 +83,7 @@ class Genicam:
         return None
 
     def skip(self) -> None:
-        """Let the next frame pass; it is kept undecoded."""
+        """Let the next frame pass. Keep the frame undecoded."""
         buffer = self._next()
         while (newer := self._stream.try_pop_buffer()) is not None:  # frames in the buffer are old
             self._stream.push_buffer(buffer)
@@ -103,8 +103,8 @@ class Genicam:
     def back(self, within_s: float) -> bool | None:
         """Whether frames come again.
 
-        After a short interruption the camera still accepts this process as its controller. If it was opened again, it would
-        refuse until its heartbeat has run out; after that the connection is dead.
+        After a short interruption the camera still accepts this process as its controller. It would
+        refuse a new connection until its heartbeat has run out. After that, the old connection is dead.
         """
         silent_s = time.monotonic() - self._heard_at
         if self._hardware or self._lost.is_set() or not self._patience_s <= silent_s <= HEARTBEAT_S:
@@ -182,7 +182,7 @@ class Genicam:
 
     def _set_up(self, config: GenicamSource) -> None:
         camera, off = self._camera, self._aravis.Auto.OFF
-        with contextlib.suppress(self._glib_error):  # if its last user crashed it still streams, and accepts no settings
+        with contextlib.suppress(self._glib_error):  # a camera whose last user crashed still streams and accepts no settings
             camera.stop_acquisition()
         camera.set_acquisition_mode(self._aravis.AcquisitionMode.CONTINUOUS)
         if config.pixel_format is not None:

@@ -21,11 +21,11 @@ V4L2_EXPOSURE_MANUAL = 1
 QUICK_LOOK_US = 100_000
 QUICK_OPEN_S = 3.0
 DEFAULT_FPS = 25.0
-"""Of a video file whose container names no usable rate."""
+"""The frame rate of a video file whose container names no usable rate."""
 
 
 class VideoFile(StillSource):
-    """The frames of a video file."""
+    """Reads the frames of a video file."""
 
     def __init__(self, config: FileSource, job: Job) -> None:
         self._config = config
@@ -123,11 +123,11 @@ class LiveVideo:
         return Shot(as_bgr(image))
 
     def back(self, within_s: float) -> bool | None:
-        """OpenCV has to open it again."""
+        """Return None, because OpenCV has to open the camera again."""
         return None
 
     def close(self) -> None:
-        """Nothing outlives the process."""
+        """Do nothing: the end of the process releases the camera."""
 
     def _check_came(self, ok: bool, began: float) -> None:
         """Refuse a frame whose read took as long as FFmpeg's time-out.
@@ -139,7 +139,7 @@ class LiveVideo:
 
 
 class Device(LiveVideo):
-    """A V4L2 device."""
+    """Reads a V4L2 device."""
 
     def __init__(self, config: DeviceSource, job: Job) -> None:
         super().__init__(job, f"device {config.device}")
@@ -191,7 +191,7 @@ class Device(LiveVideo):
 
 
 class Stream(LiveVideo):
-    """An RTSP or HTTP stream through FFmpeg, or a GStreamer pipeline."""
+    """Reads an RTSP or HTTP stream through FFmpeg, or a GStreamer pipeline."""
 
     def __init__(self, config: UrlSource, job: Job) -> None:
         super().__init__(job, "stream")  # not the address: it may contain a password
@@ -232,7 +232,7 @@ class Stream(LiveVideo):
 
 
 def _opened(where: int | str, backend: int, parameters: list[int], description: str) -> cv2.VideoCapture:
-    """The backend is always named: if OpenCV chooses it, it ignores the time-outs."""
+    """Open with a named backend. If OpenCV chose the backend, OpenCV would ignore the time-outs."""
     capture = cv2.VideoCapture()
     try:
         if parameters:
