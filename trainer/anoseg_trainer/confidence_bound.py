@@ -27,8 +27,8 @@ class RejectedShare:
         n: Held-out good images.
         upper_bound: The share is at most this, with `CONFIDENCE`.
         met: Whether the bound is at most the requested share.
-        allowed: Most images that may be rejected out of n for the request to be met; −1: n is too small.
-        needed: Good images that the request needs if none is rejected.
+        allowed: The largest number of the n images that may be rejected if the request is to be met; −1: n is too small.
+        needed: The number of good images that the request needs if no image is rejected.
     """
 
     rejected: int

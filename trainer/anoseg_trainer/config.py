@@ -107,8 +107,8 @@ class VariationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
 class DefectConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Synthetic defects. The kinds are relative weights; 0 leaves a kind out.
 
-    Where parts are on a plain background, chips are at their outline and four times as frequent; elsewhere there is no
-    `bend`. See `synthesis/kinds.py` for all kinds.
+    If parts are on a plain background, chips are at the outline of the part and four times as frequent. If they are not, no
+    `bend` is made. See `synthesis/kinds.py` for all kinds.
 
     Attributes:
         share: Share of training images with defects.
@@ -160,13 +160,13 @@ class LossConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The training itself. It ends after `steps` or `minutes`, whichever comes first; the learning rate is 0 there.
+    """The training itself. It ends after `steps` or `minutes`, whichever comes first. The learning rate is 0 at the end.
 
     Attributes:
         steps: Limit in steps; null: none.
         minutes: Limit in time; null: none.
         batch: Images in a batch.
-        crop: Side of the windows that training cuts from larger inputs, network pixels: more parts for the same arithmetic.
+        crop: Side of the windows that training cuts from larger inputs, network pixels. Small windows make steps faster.
         learning_rate: Largest learning rate.
         weight_decay: AdamW's weight decay.
         ema: Decay of the averaged weights, which are the ones that are exported.
@@ -175,8 +175,8 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         checkpoint_every: Steps between checkpoints.
         precision: Of the training arithmetic; auto takes bf16 where the processor computes with it.
         device: auto takes the GPU if there is one.
-        threads: 0 takes the fastest number and measures again now and then. Only with a fixed number are two trainings with
-            the same seed equal in every bit.
+        threads: Number of threads. 0: training measures several numbers from time to time, and takes the fastest. Two
+            trainings with the same seed are equal in every bit only if the number is fixed.
         workers: Processes that make training images; 0: chosen from the number of cores.
     """
 
@@ -217,9 +217,9 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     Attributes:
         input: The network's input.
-        coordinates: The network sees where on the part each pixel is (AnoSeg's coordinate channels).
-        detector: The image score is taken from the pool of the map that stands out most from good parts; false: from the 16
-            largest map values alone.
+        coordinates: Whether the network sees where on the part each pixel is (AnoSeg's coordinate channels).
+        detector: If true, the image score comes from the pool of the map that differs most from good parts. If false, it
+            comes from the 16 largest map values alone.
         false_reject: Share of good parts that may be rejected.
     """
 
@@ -254,7 +254,7 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 def load_config(path: Path | None) -> TrainConfig:
-    """Read a YAML file; keys that it leaves out keep their defaults. None: all defaults.
+    """Read a YAML file. Keys that the file leaves out keep their defaults. If `path` is None, all keys do.
 
     Raises:
         ConfigError: The file cannot be used; the message names file, line and key.

@@ -1,7 +1,7 @@
 """Measures a bundle on test images with masks, through the same engine code that the daemon runs.
 
-Pixel metrics are computed at the image's own size: the anomaly map is enlarged to it (linearly), and the mask is used as
-drawn. A defective image whose mask is empty counts for the image metrics, not for the pixel metrics.
+Pixel metrics are computed at the image's own size. The anomaly map is enlarged linearly to that size, and the mask is used
+as drawn. A defective image whose mask is empty counts for the image metrics, but not for the pixel metrics.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class Counts:
         failed: Images with the outcome FAIL.
         pixels: Histogram of map values, for the metrics over all thresholds.
         hits: Defective pixels at or above the pixel threshold.
-        false: Normal pixels at or above it.
-        misses: Defective pixels below it.
+        false: Normal pixels at or above the pixel threshold.
+        misses: Defective pixels below the pixel threshold.
         without_mask: Images that are left out of the pixel metrics.
     """
 
@@ -179,7 +179,7 @@ def inspect_file(engine: Engine, path: Path) -> InspectedImage:
 
 
 def inspect_image(engine: Engine, image: Image) -> InspectedImage:
-    """Inspect a whole image: it is taken as the part's region."""
+    """Inspect an image. The whole image is the part's region."""
     placement = engine.place(Region(0, 0, image.shape[1], image.shape[0]))
     return InspectedImage(image, placement, engine.inspect(image, placement))
 

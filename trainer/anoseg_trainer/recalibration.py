@@ -24,7 +24,8 @@ class CalibrationImages:
 
     Attributes:
         parts: Number of different parts that they show.
-        held_out: They are not the images that the bundle was trained on; a part of that folder is not recognised.
+        held_out: False if the images are the whole folder that the bundle was trained on. Some of its images alone are not
+            recognised, and the value is then True.
         notes: Remarks for the user.
     """
 
@@ -47,7 +48,7 @@ class CalibrationImages:
         return cls(int(groups.max()) + 1, held_out, tuple(notes))
 
     def qualify(self, guarantee: str) -> str:
-        """Add to a guarantee that the images were not held out, if so."""
+        """If the images were not held out, add a sentence to the guarantee that says so."""
         return guarantee if self.held_out else f"{guarantee}; but {NOT_HELD_OUT}"
 
 

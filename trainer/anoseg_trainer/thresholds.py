@@ -53,8 +53,8 @@ def images_needed(false_reject: float) -> int:
 def conformal_threshold(scores: NDArray[np.floating], false_reject: float) -> ScoreThreshold:
     """Find the threshold at or above which at most the share `false_reject` of good parts score.
 
-    It is `ABOVE` the k-th smallest of n scores, k = ⌈(n+1)(1−false_reject)⌉. If n is too small for that, the largest
-    score is taken, for which the bound is 1/(n+1).
+    The threshold is `ABOVE` the k-th smallest of n scores, k = ⌈(n+1)(1−false_reject)⌉. If n is too small for this k, the
+    threshold comes from the largest score. The bound is then 1/(n+1).
 
     Raises:
         DataError: There are no scores.
@@ -102,8 +102,8 @@ def few_parts(parts: int, n: int) -> str:
 def fit_detector(good: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Fit the units of the image-level detector: centre and spread of each pool over held-out good parts.
 
-    A pool's value is (pooled − centre) / spread, and the largest value counts: how far the part is beyond good ones, in
-    whichever pool shows it. Synthetic defects have no influence, because they are not those of the line.
+    A pool's value is (pooled − centre) / spread. It says how far the part is beyond good parts in this pool. The largest value
+    of all pools counts. Synthetic defects have no influence, because real defects differ from them.
 
     Args:
         good: Pooled logits, [n, p].

@@ -60,7 +60,7 @@ class Validation:
 
     @property
     def metric(self) -> float:
-        """The validation metric: weights are chosen by it. Both figures count, because each alone saturates."""
+        """The metric that chooses the weights. It combines image AUROC and pixel AP, because each of them alone saturates."""
         return (self.image_auroc + self.pixel_ap) / 2
 
 

@@ -1,6 +1,6 @@
 """Runs `anoseg-train ablate`: leaves out (or adds) each part of the method in turn, trains, and compares the figures.
 
-Trainings run one after another. A variant whose figures are in the folder already is not run again, so a stopped ablation
+Trainings run one after another. A variant does not run again if the folder already has its figures. So a stopped ablation
 continues. A variant that differs only after training reuses the training of the full method.
 """
 
@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _set(section: str, **values: Any) -> Change:
-    """Return the change of some keys of a section; of the configuration itself if `section` is empty."""
+    """Return a change of some keys of a section. If `section` is empty, the keys are those of the configuration itself."""
 
     def change(config: TrainConfig) -> TrainConfig:
         if not section:

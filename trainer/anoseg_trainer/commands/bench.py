@@ -51,7 +51,8 @@ def run(options: argparse.Namespace) -> None:
 class TorchCandidate:
     """The network in PyTorch on one device, a candidate of the benchmark.
 
-    Its times include the same as those of the runtimes: frames to the device, maps and scores back. Coordinates stay there.
+    Its times include the same copies as the times of the runtimes: frames go to the device, and maps and scores come back.
+    Coordinates stay on the device.
 
     Attributes:
         name: For the table.

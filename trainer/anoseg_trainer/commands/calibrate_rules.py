@@ -44,7 +44,7 @@ class RulesCalibrated:
         rejected: Rejected images in order of name, each with the rules that found something.
         review: Number of images that are for a person to look at.
         raise_to: See `sufficient_threshold`.
-        uncovered: Some of the part is in no rule's region; the bundle's pixel threshold holds there.
+        uncovered: Whether some of the part is in no rule's region. The bundle's pixel threshold applies there.
         runtime: The runtime that was used.
         notes: Remarks for the user.
     """
@@ -157,7 +157,7 @@ class _FrameCounter:
         rejected: Rejected frames, each with the rules that found something.
         pass_thresholds: `least_passing_threshold` of each rejected frame.
         review: Frames that are for a person to look at.
-        uncovered: Some of the part is in no rule's region.
+        uncovered: Whether some of the part is in no rule's region.
     """
 
     def __init__(self, engine: Engine, camera: CameraRules) -> None:
@@ -209,7 +209,7 @@ class _FrameCounter:
 def least_passing_threshold(inspection: Inspection, thresholds: Thresholds, placement: Placement, rules: RuleMaps) -> float:
     """Find the smallest map threshold at which the part passes, if all lower thresholds of the rules are raised to it.
 
-    A higher threshold never makes a part fail, so bisection finds it.
+    A higher threshold never makes a part fail, so bisection finds the smallest threshold.
 
     Returns:
         A multiple of 1 / `STEPS`; infinity if no threshold lets the part pass.
@@ -231,8 +231,9 @@ def least_passing_threshold(inspection: Inspection, thresholds: Thresholds, plac
 def sufficient_threshold(pass_thresholds: list[float], share: RejectedShare) -> float | None:
     """Find the smallest of the rejected images' thresholds that leaves no more rejected than allowed.
 
-    The bound then holds on the same images, although the value was chosen on them: it is an order statistic of the
-    thresholds that images need, and the share of parts that need more has that very distribution (Wilks, 1941).
+    The bound holds although the same images choose the value. The value is an order statistic of the thresholds that the
+    images need. The share of parts that need a higher threshold then has the distribution that the bound assumes (Wilks,
+    1941).
 
     Returns:
         None if no change is needed, or no threshold would do.

@@ -1,6 +1,6 @@
 """Makes training batches in worker processes. Every batch is a function of seed and step alone.
 
-So the order of the workers does not matter, and a resumed training gets the batches that an uninterrupted one would.
+So the order of the workers does not matter. A resumed training gets the same batches as an uninterrupted training.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class _Steps:
 
 
 def _init_worker(_: int) -> None:
-    """Leave Ctrl-C to the main process, and use one thread: with more, workers and training compete for the cores."""
+    """Leave Ctrl-C to the main process, and use one thread. More threads would compete with the training for the cores."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     cv2.setNumThreads(1)

@@ -36,7 +36,7 @@ class GoodImages:
         paths: The image files.
         sizes_hw: Height and width of each in camera pixels.
         fingerprint: SHA-256 over all names and bytes.
-        thumbnails: Unit vectors, float32 [n, d]: alike for exposures of one part.
+        thumbnails: Unit vectors, float32 [n, d]. Exposures of one part have similar vectors.
         levels: Mean grey of each cell of a grid, float32 [n, 8, 8].
         spreads: Standard deviation of grey, float32 [n].
         tints: Mean of each colour channel, float32 [n, 3].
@@ -90,7 +90,7 @@ def find_good_images(data: Path) -> list[Path]:
 def read_good_images(paths: Sequence[Path], consume: ImageConsumer = lambda _, __: None) -> GoodImages:
     """Read and decode every good image once.
 
-    Only one image is in memory at a time: whatever needs the pixels takes them in `consume`.
+    Only one image is in memory at a time. A caller that needs the pixels receives them through `consume`.
 
     Args:
         paths: The files, as `find_good_images` lists them.

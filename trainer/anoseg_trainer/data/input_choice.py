@@ -30,9 +30,9 @@ Sizes = tuple[tuple[int, int], ...]
 def choose_input(given: InputConfig, sizes_hw: Sizes) -> InputConfig:
     """Choose mode, size, scale and overlap; values that are given stay.
 
-    Parts are never enlarged, and shrink no further than the network's running time requires. Images of one aspect ratio
-    are shown whole, in an input of their shape. Images that differ in shape, or would shrink below `MIN_SCALE`, are cut
-    into tiles at one scale.
+    Parts are never enlarged. They shrink only as far as the network's running time requires. If all images have one aspect
+    ratio, the network sees each whole image, in an input of that shape. Images that differ in shape, or that would shrink
+    below `MIN_SCALE`, are cut into tiles at one scale.
 
     Raises:
         ConfigError: The given sides, scale and overlap do not fit together.

@@ -20,7 +20,7 @@ from anoseg_trainer.synthesis.background import bare_mask, part_mask
 
 
 def whole_placement(spec: InputSpec, image: Image) -> Placement:
-    """Place a whole image: training takes it as the part's region."""
+    """Return the placement of a whole image, which training takes as the part's region."""
     return Placement.of(spec, Region(0, 0, image.shape[1], image.shape[0]))
 
 

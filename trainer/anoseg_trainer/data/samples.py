@@ -36,14 +36,14 @@ class SampleSettings:
         store: The scaled parts.
         indices: The parts that may be used.
         input: The network's input.
-        window: Size of the frames, at most that of the input. Windows are cut from the area that the line's inputs show,
-            padding included.
+        window: Size of the frames, at most the size of the input. Windows are cut from the area that the network's inputs
+            show in production, padding included.
         variation: Differences between good parts.
         defects: Synthetic defects.
         batch: Samples in a batch.
         seed: Seed of everything random.
         unit: Network pixels by which defects are sized.
-        background: The parts are on a plain background: windows and defects are then placed on the part.
+        background: Whether the parts are on a plain background. If so, windows and defects are placed on the part.
     """
 
     store: PartStore
@@ -122,7 +122,7 @@ def is_grey(image: Image) -> bool:
 
 
 def _with_margin(window: Window, part_height: int, part_width: int, variation: VariationConfig) -> Window:
-    """Enlarge the window by what may enter it when it is rotated or shifted."""
+    """Enlarge the window, so that it includes the pixels that a rotation or shift may move into it."""
     left, top, width, height = window
     share = MARGIN_ROTATED if (variation.rotation_deg or 0) > ROTATED_DEG else MARGIN
     margin = round(share * max(width, height))
@@ -145,7 +145,7 @@ def _donor(settings: SampleSettings) -> Callable[[Generator], Image]:
         index = settings.indices[int(rng.integers(len(settings.indices)))]
         part = settings.store[index]
         rows, columns = part.shape[:2]
-        # From a part on a background a closer view is cut, so that it shows the part.
+        # If the part is on a background, the window is smaller, so that it shows mostly the part.
         closer = 2 if settings.background else 1
         height, width = min(rows, settings.window.height // closer), min(columns, settings.window.width // closer)
         mask = settings.store.part_mask(index) if settings.background else None

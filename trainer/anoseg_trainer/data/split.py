@@ -24,9 +24,9 @@ MANY_ALIKE = 12
 def group_images(images: GoodImages, pattern: str, on_note: Callable[[str], None] = lambda _: None) -> NDArray[np.int64]:
     """Number the parts: images of one part (near-duplicates, exposures) get the same number.
 
-    Without a pattern, images are joined whose thumbnails correlate above `NEAR_DUPLICATE` and whose aspect ratios agree.
-    If that joins too many for one part, similarity means nothing: under a fixed camera all good parts look the same. Each
-    image then counts as its own part, and a note says so.
+    Without a pattern, two images are joined if their thumbnails correlate above `NEAR_DUPLICATE` and their aspect ratios
+    agree. Under a fixed camera, all good parts may look the same. Then too many images are joined for one part, and their
+    similarity means nothing. In that case each image counts as its own part, and a note says so.
 
     Args:
         images: The good images.
@@ -89,7 +89,7 @@ def split_images(groups: NDArray[np.int64], holdout: HoldoutConfig, seed: int, n
         groups: Part number of each image, int64 [n].
         holdout: Shares of the images to hold out.
         seed: Seed of the order.
-        needed: Calibration images that the false-reject target takes; used where `holdout` leaves the share open.
+        needed: Number of calibration images that the false-reject target needs. Used if `holdout` leaves the share open.
 
     Raises:
         DataError: There are too few different parts.

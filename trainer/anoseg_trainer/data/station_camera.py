@@ -1,4 +1,4 @@
-"""Reads the keys of a camera in a station's configuration that calibration needs.
+"""Reads, from a station's configuration, the keys of a camera that calibration needs.
 
 The file belongs to the daemon, which checks all of it (`anosegd check`). This module ignores the other keys.
 """

@@ -30,7 +30,7 @@ def choose_variation(
 ) -> tuple[VariationConfig, list[str]]:
     """Choose every open value of `given`.
 
-    Calibration images have no influence: a variation that only they show must stay as rare as on the line.
+    Calibration images have no influence. Otherwise a variation that only these images show would count as normal.
 
     Args:
         given: The configured variation.
@@ -98,7 +98,7 @@ def choose_light(given: VariationConfig, images: GoodImages) -> VariationConfig:
     fields = np.log(images.levels + 4.0) - np.log(mean)[:, None, None]
     brightness = 1.5 * float(np.log(mean).std())
     contrast = 1.5 * float(np.log((images.spreads + 2.0) / mean).std())
-    # Parts that appear any way round change the levels of the image's cells themselves; light has no share in that.
+    # If parts appear at any rotation, the rotation itself changes the levels of the image's cells. Light is not the cause.
     shading = 1.5 * float(np.median(fields.std(axis=0))) if (given.rotation_deg or 0) < 90 else 0.0
     casts = np.log(images.tints + 4.0) - np.log(images.tints.mean(axis=1, keepdims=True) + 4.0)
     colourless = bool((np.abs(casts) < 1e-3).all())

@@ -15,7 +15,7 @@ NAME = "checkpoint.pt"
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any], note: dict[str, Any]) -> None:
-    """Write a checkpoint; a kill at any moment leaves either the earlier one or this one complete.
+    """Write a checkpoint. If the process is killed at any moment, either the earlier or the new checkpoint is complete.
 
     Args:
         folder: The folder of the checkpoint.

@@ -24,7 +24,7 @@ DICE_SMOOTH = 8.0
 def pixel_losses(outputs: Outputs, labels: Tensor, valid: Tensor, config: LossConfig) -> dict[str, Tensor]:
     """Compute the losses between map and labels that `config` switches on.
 
-    Dice is computed for each image, so that every defect counts regardless of its size, and good images count too.
+    Dice is computed for each image. So every defect counts regardless of its size, and good images count too.
 
     Args:
         outputs: The network's outputs.

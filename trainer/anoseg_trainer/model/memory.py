@@ -31,7 +31,7 @@ class MemoryConfig:
             changes with the light. Large values keep it, and plain backgrounds stay quiet.
         whitening: 0 keeps the variances of the principal components, 1 makes them equal.
         outliers: Share of the candidates that are left out because no other part shows similar ones. This costs accuracy on
-            clean parts (mvtec_screw: 0.947 to 0.901 at 0.005): what is rare on one small part is rare on the others too.
+            clean parts (mvtec_screw: 0.947 to 0.901 at 0.005): a feature that is rare on one small part is rare on all.
     """
 
     strides: tuple[int, ...] = (4, 8, 16)
@@ -75,7 +75,7 @@ class Memory(nn.Module):
         nearest: A 1×1 convolution with the vectors as filters.
         floors: Numbers that are added to the squared lengths, [len(strides)].
         centre: Median distance on held-out good parts.
-        scale: One over the distance from there to the most uncommon place of a good part.
+        scale: One over the distance from `centre` to the most uncommon place of a good part.
     """
 
     floors: Tensor

@@ -79,7 +79,7 @@ class WholeImage(nn.Module):
 def fit_whole_image(
     features: Iterable[Features], held_out: Iterable[Features], strides: tuple[int, ...] = WHOLE_IMAGE_STRIDES
 ) -> WholeImage:
-    """Fit the Gaussian on training parts and standardise it on held-out ones.
+    """Fit the Gaussian on training parts, and standardise its distances on held-out parts.
 
     The covariance is shrunk towards a multiple of the identity (Ledoit and Wolf, J. Multivariate Analysis 88, 2004), because
     there are about as many measures as parts.

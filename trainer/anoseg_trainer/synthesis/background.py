@@ -64,8 +64,8 @@ def _segment(image: Image, *, shadows: bool) -> tuple[NDArray[np.bool_], float]:
 
     Args:
         image: uint8 [h, w, 3].
-        shadows: Slopes much flatter than the part's outline belong to the background. Without it, only flat areas do; used
-            while it is unknown whether there is a background.
+        shadows: If true, slopes much flatter than the part's outline belong to the background. If false, only flat areas
+            belong to it. Callers pass false while they do not know whether there is a background.
     """
     height, width = image.shape[:2]
     scale = min(1.0, SIDE / max(height, width))
@@ -76,7 +76,7 @@ def _segment(image: Image, *, shadows: bool) -> tuple[NDArray[np.bool_], float]:
     rim[2:-2, 2:-2] = False
     spread = float(small.std())
     far = channel_max(np.abs(small - np.median(small[rim], axis=0)))
-    # A part hardly darker than the table may have print that is far steeper than its outline.
+    # If a part is hardly darker than the table, print on the part may be far steeper than the part's outline.
     steepest, farthest = (min(0.35 * float(np.percentile(slope, 98)), 8.0), 2.0) if shadows else (0.06 * spread, 0.8)
     plain = (slope < max(1.5, steepest)) & (far < max(15.0, farthest * spread))
     labels = cv2.connectedComponents(plain.astype(np.uint8), connectivity=4)[1]

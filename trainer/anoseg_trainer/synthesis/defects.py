@@ -68,7 +68,7 @@ def grade(good: Image, changed: Image, touched: NDArray[np.bool_], visible: floa
     box = np.s_[max(ys[0] - 8, 0) : ys[-1] + 9, max(xs[0] - 8, 0) : xs[-1] + 9]
     before, after = good[box].astype(np.float32), changed[box].astype(np.float32)
     squared = channel_max(np.square(after - before))
-    # A pixel inside a defect that happens to keep its value belongs to it: average over touched neighbours.
+    # A pixel inside a defect may keep its value by chance. It still belongs to the defect, so touched neighbours are averaged.
     inside = touched[box].astype(np.float32)
     near = cv2.GaussianBlur(squared, (0, 0), 2.0) / np.maximum(cv2.GaussianBlur(inside, (0, 0), 2.0), 1e-3)
     squared = np.asarray(near, np.float32) * inside

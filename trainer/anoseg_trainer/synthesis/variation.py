@@ -1,4 +1,4 @@
-"""Varies good parts as a line does: pose, light, noise, dust beside the part. Pure functions of a random generator."""
+"""Varies good parts as production does: pose, light, noise, dust beside the part. Pure functions of a random generator."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def varied_window(
 ) -> tuple[Image, Mask]:
     """Cut a window out of `part` as if the part were posed a little differently and lit differently.
 
-    Rotation, shift and zoom are about the window's centre; beyond the part, its border is mirrored. A defect goes through
-    the same changes as the part around it, so that resampling, light and noise do not give it away.
+    Rotation and zoom are about the window's centre. Beyond the part, the part's border is mirrored. A defect goes through
+    the same changes as the part around it, so resampling, light and noise do not show where the defect is.
 
     Args:
         rng: Random generator.

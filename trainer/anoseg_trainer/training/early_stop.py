@@ -17,8 +17,8 @@ class EarlyStop:
     Attributes:
         limit: Validations without a gain; None: training runs to its planned end.
         best: Best validation metric so far.
-        waited: Validations since then.
-        ends_from: Step at which the cool-down begins; None before it is decided.
+        waited: Validations since the best metric.
+        ends_from: Step at which the cool-down begins; None before this step is decided.
         ends_at: Step at which training ends.
     """
 

@@ -93,7 +93,7 @@ def train(
         samples: How training samples are made.
         cases: Held-out validation cases.
         work: Folder of the checkpoint.
-        identity: What a resumed training must have in common with the checkpoint, besides the configuration.
+        identity: Values that a resumed training and the checkpoint must share, besides the configuration.
         resume: Continue from the checkpoint in `work`.
         on_status: Called after each step.
 

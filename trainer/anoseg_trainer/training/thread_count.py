@@ -14,7 +14,7 @@ PERIOD = 400
 class ThreadCount:
     """Sets the number of threads before each step, from the time that earlier steps took.
 
-    On a busy machine more threads can be slower than one: each waits for the one that has no core.
+    On a busy machine, several threads can be slower than one, because all of them wait for a thread that has no core.
 
     Attributes:
         current: The number in use.
@@ -42,7 +42,7 @@ class ThreadCount:
             self._use(self._candidates[0])
 
     def after_step(self, seconds: float) -> None:
-        """Take the time of a step. In a trial, go on to the next number, and at its end to the fastest."""
+        """Record the time of a step. In a trial, set the next number of threads. At its end, set the fastest number."""
         trial, place = divmod(self._step % PERIOD, TRIAL)
         self._step += 1
         if len(self._candidates) == 1 or trial >= len(self._candidates):
