@@ -1,7 +1,7 @@
 """Computes the score and the anomaly map of a camera image, with a bundle on a runtime. Nothing else does this.
 
-One thread at a time uses an engine; in the daemon, this is the inspector. Another thread may load and close the engine. When
-several parts wait, the engine's own threads run the network for them.
+One thread at a time uses an engine. In the daemon, the inspector's thread does. Another thread may load and close the
+engine. If several parts wait, the engine's own threads run the network for them.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ class Engine:
         return self.finish(self.prepare(image, placement))
 
     def prepare(self, image: Image, placement: Placement) -> Inference:
-        """Copy the part's network inputs from a camera image, which may be released afterwards. `finish` runs the network.
+        """Copy the part's network inputs from a camera image. The image may be released afterwards. `finish` runs the network.
 
         Raises:
             ConfigError: The region reaches beyond the image.

@@ -81,7 +81,7 @@ class _Document:
         return value
 
     def check(self, kind: Any, at: _Keys, value: Any) -> None:
-        """Walk through value and type together, to name the exact key in an error; msgspec alone says `$.cameras[...]`."""
+        """Check value and type key by key, so that an error names the exact key. msgspec alone says `$.cameras[...]`."""
         origin = get_origin(kind)
         if origin is Annotated:
             if get_origin(get_args(kind)[0]) is dict:
@@ -151,7 +151,7 @@ class _Document:
             raise self._error(at, f"{error}{found}") from error
 
     def _construct(self, node: yaml.Node, at: _Keys) -> Any:
-        """Like yaml.safe_load, but remember lines and refuse repeated keys, of which YAML would take the last."""
+        """Build a value as `yaml.safe_load` does, but keep line numbers and refuse repeated keys. YAML would take the last."""
         self._lines.setdefault(at, node.start_mark.line + 1)
         if len(at) > MAX_DEPTH:
             raise self._error(at[:2], f"nested more than {MAX_DEPTH} deep")

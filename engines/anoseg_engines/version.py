@@ -4,7 +4,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 
 def installed_version() -> str:
-    """The version, or `0+checkout` in a checkout that is not installed. The first call takes some 20 ms."""
+    """Return the version, or `0+checkout` if the package is not installed. The first call takes about 20 ms."""
     try:
         return version("anoseg-edge")
     except PackageNotFoundError:

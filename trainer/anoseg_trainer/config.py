@@ -73,7 +73,7 @@ class NetworkConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
 
 class VariationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Differences between good parts, which the network learns as normal.
+    """Differences between good parts. The network learns that these differences are normal.
 
     Poses and light that are null are chosen from the images, see `data/variation_choice.py`.
 

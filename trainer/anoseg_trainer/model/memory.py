@@ -65,9 +65,9 @@ class Features:
 class Memory(nn.Module):
     """Computes the standardised distance of each place to the nearest good features.
 
-    0 is the distance of a common place, 1 that of the most uncommon place of a good part. A distance is a small difference of
-    large numbers, so the vectors are centred and have a length of about 1. With weights and products in FP16 the map then moves
-    by less than 0.01. Squared lengths and the difference itself are FP32 in any precision.
+    A common place has the distance 0. The most uncommon place of a good part has the distance 1. A distance is a small
+    difference of large numbers, so the vectors are centred and have a length of about 1. With weights and products in FP16,
+    the map then changes by less than 0.01. Squared lengths and the difference itself are FP32 in any precision.
 
     Attributes:
         config: The configuration.

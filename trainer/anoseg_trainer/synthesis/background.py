@@ -65,7 +65,7 @@ def _segment(image: Image, *, shadows: bool) -> tuple[NDArray[np.bool_], float]:
     Args:
         image: uint8 [h, w, 3].
         shadows: If true, slopes much flatter than the part's outline belong to the background. If false, only flat areas
-            belong to it. Callers pass false while they do not know whether there is a background.
+            belong to the background. `has_background` and `bare_mask` pass false.
     """
     height, width = image.shape[:2]
     scale = min(1.0, SIDE / max(height, width))

@@ -64,11 +64,11 @@ def build_plan(
     """Build the plan of `bundle` for this machine and store it beside the bundle.
 
     Args:
-        self_test: Called if there is a GPU, before the plan is stored. Without a GPU the plan is stored as not yet tested.
+        self_test: Called before the plan is stored, if there is a GPU. Without a GPU, the plan is stored as not yet tested.
 
     Raises:
         EngineError: There is no TensorRT, it rejects the network, or the self-test failed.
-        AnosegError: Out of memory or disk, or killed. The store is unchanged after any error.
+        AnosegError: The build ran out of memory or disk, or was killed. The store is unchanged after any error.
     """
     library = find_library(options.library)
     try:
@@ -196,7 +196,7 @@ def _failure(last: Report | None, code: int, request: BuildRequest, silent: bool
 
 
 def _timing_cache(store: PlanStore, library: Library, machine: Machine) -> str | None:
-    """One for all bundles of the store. TensorRT for RTX measures nothing during a build, so it has none."""
+    """Return the timing cache that all bundles of the store share. TensorRT for RTX measures no kernels, so it has no cache."""
     if library.name == "tensorrt-rtx":
         return None
     return str(store.folder.parent / f"{machine.stem}.timing")

@@ -1,7 +1,7 @@
 """Runs the build process: `build.py` starts `python -m anoseg_engines.runtimes.tensorrt.build_child` for each build.
 
-A build needs much memory. If the kernel kills a process for that, it kills only this one. stdin: a `BuildRequest` (JSON, one
-line), then the ONNX file. stdout: one `Report` a line. The plan goes to an inherited file descriptor.
+A build needs much memory. If memory runs out, the kernel kills only this process. stdin: a `BuildRequest` (JSON, one line),
+then the ONNX file. stdout: one `Report` on each line. The plan goes to an inherited file descriptor.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         plan_fd: The file descriptor for the plan.
-        timing_cache: The file to read measured kernels from, and to add to; None if the library has no cache.
+        timing_cache: The build reads measured kernels from this file, and adds new ones. None if the library has no cache.
         parent: Process id of `build.py`.
     """
 
@@ -73,7 +73,7 @@ class Built(msgspec.Struct, frozen=True, tag="built"):
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
-    """There is no plan. memory, space: whether one of these ran out."""
+    """The build failed, so there is no plan. `memory` and `space` say whether memory or disk space ran out."""
 
     what: str
     memory: bool = False
@@ -114,7 +114,7 @@ def build(request: BuildRequest, model: bytes, report: Any) -> Built | Failed:
         builder = trt.Builder(log)
     except (TypeError, RuntimeError) as error:  # no GPU, or its driver is too old
         raise EngineError(_last_error(log, f"{request.library}'s builder does not start; it needs a GPU ({error})")) from error
-    # Version 10 needs the flag. From version 11 on all networks are strongly typed, and the flag may be missing.
+    # TensorRT 10 needs the flag. From version 11 on, all networks are strongly typed, and the flag may be missing.
     strongly_typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(0 if strongly_typed is None else 1 << int(strongly_typed))
     parser = trt.OnnxParser(network, log)

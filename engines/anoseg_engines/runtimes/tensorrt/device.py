@@ -1,8 +1,8 @@
 """Handles memory, copies and graphs on one stream of one GPU, through pycuda, for the TensorRT runtime.
 
-NOT RUN ON A GPU YET; `make gpu-check` runs it on one. One thread at a time uses this module, inside a `current` block, which
-makes the device's context that thread's for the time of the block. So an engine can be loaded on one thread and inspect on
-another, and no context stays on a thread that ends.
+NOT RUN ON A GPU YET; `make gpu-check` runs it on one. One thread at a time uses this module, inside a `current` block. The
+block makes the device's context current on that thread. So one thread can load an engine and another thread can inspect with
+it. No context stays on a thread that ends.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Device(Protocol):
     """The operations of a GPU that the TensorRT runtime needs. Addresses are device addresses; sizes are bytes."""
 
     def current(self) -> contextlib.AbstractContextManager[None]:
-        """Make the device's context this thread's inside the block. Everything below must be called in such a block."""
+        """Make the device's context current on this thread inside the block. Call all methods below in such a block."""
         ...
 
     @property
@@ -42,7 +42,7 @@ class Device(Protocol):
 
     @property
     def traffic(self) -> Traffic:
-        """Bytes copied between host and device so far. Those in a graph count at each launch."""
+        """Bytes copied between host and device so far. The copies in a graph count at each launch."""
         ...
 
     def allocate(self, size: int) -> int:
@@ -207,7 +207,7 @@ class PycudaDevice:
             self._stream.synchronize()
 
     def device_ms(self, graph: Graph, times: int) -> float:
-        """Milliseconds of a launch on the device, by CUDA events around `times` launches."""
+        """Return the milliseconds that a launch takes on the device. CUDA events measure `times` launches."""
         with self._errors_of("timing"):
             start, end = self._cuda.Event(), self._cuda.Event()
             start.record(self._stream)

@@ -1,7 +1,7 @@
 """Lists the precision of every layer of a strongly typed network, and the reason for each layer that is FP32.
 
-For a strongly typed network TensorRT keeps the types of the file. So the parsed network shows the engine's precisions, also on
-a machine without a GPU. On a machine with a GPU, `inspected` reads them from the built engine.
+For a strongly typed network, TensorRT keeps the types of the file. So the parsed network shows the engine's precisions, even
+on a machine without a GPU. On a machine with a GPU, `inspected` reads the precisions from the built engine.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Layer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         kind: CONVOLUTION, ELEMENTWISE, …
-        type: Of its first output: HALF, FLOAT, INT64, …
-        reason: Why it is FP32; empty if it is not.
+        type: The type of the layer's first output: HALF, FLOAT, INT64, …
+        reason: Why the layer is FP32; empty if it is not FP32.
     """
 
     name: str

@@ -22,7 +22,7 @@ class PlanDescription(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     """What a plan was built from, and where it runs.
 
     Attributes:
-        gpu: The GPU's name; `ANY_GPU` for a plan built without a GPU, as is `compute_capability`.
+        gpu: The GPU's name. For a plan built without a GPU, this and `compute_capability` are `ANY_GPU`.
         height, width, min_batch, opt_batch, max_batch: The optimisation profile.
         workspace_mb: The memory limit of the build; None is the library's own.
         proved_on: The GPU on which the plan passed its self-test; None if it has not run on one.
@@ -84,7 +84,7 @@ def check_plan(description: PlanDescription, machine: Machine, bundle: Bundle) -
     """Check by its description that a plan belongs to this bundle and machine.
 
     Raises:
-        EngineError: It does not. The message has both values, and the command that builds the plan again.
+        EngineError: The plan does not belong to them. The message has both values, and the command that builds the plan again.
     """
     spec = bundle.manifest.input
     pairs = [

@@ -3,8 +3,8 @@
     STORE/plans/<bundle hash>/<gpu>-<library>-<version>.json          the description; it names its plan and the plan's hash
     STORE/plans/<bundle hash>/<gpu>-<library>-<version>-<hash>.plan
 
-The description is renamed into place last, and a plan's name contains its hash. So whatever interrupts a build, a description
-and the plan that it names belong together.
+A build renames the description into place last, and a plan's name contains the plan's hash. So a description and the plan
+that it names always belong together, even if a build is interrupted.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class PlanStore:
         return cls(bundle.path.resolve().parent.parent / PLANS / bundle.digest, bundle)
 
     def find(self, machine: Machine) -> PlanDescription | None:
-        """Find the plan for this machine, else one that runs on any GPU, else the newest for another machine.
+        """Find the plan for this machine. Else, find a plan that runs on any GPU, or the newest plan for another machine.
 
         Raises:
             EngineError: A description cannot be read.

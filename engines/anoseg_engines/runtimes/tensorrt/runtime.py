@@ -58,7 +58,7 @@ class _Batch:
 
 
 class TensorRTRuntime:
-    """A plan on a GPU. One thread at a time uses it. Its CUDA context is that thread's only while a method runs.
+    """A plan on a GPU. One thread at a time uses it. The CUDA context is current on that thread only while a method runs.
 
     Raises:
         EngineError: The plan is refused, or the GPU's memory is full. Everything allocated so far is freed.
@@ -117,13 +117,13 @@ class TensorRTRuntime:
 
     @property
     def parallel(self) -> tuple[InferRequest, ...]:
-        """None: there is one set of buffers."""
+        """Always empty, because there is only one set of buffers."""
         return ()
 
     def bind(self, coords_N2HW: NDArray[np.float16]) -> NDArray[np.uint8]:
         """Bind coordinates. They are uploaded the first time, and then stay on the device.
 
-        The graphs read them at one fixed address. For another placement they are copied there within the device.
+        The graphs read coordinates at one fixed address. For another placement, the device copies its coordinates there.
         """
         n = len(coords_N2HW)
         batch = self._batches.get(n)
@@ -150,7 +150,7 @@ class TensorRTRuntime:
         return self._bound.maps_NHW, self._bound.scores_N
 
     def device_ms(self, times: int = 50) -> float:
-        """Milliseconds of one part on the device at the bound batch size, copies included, by CUDA events."""
+        """Return the milliseconds of one part on the device, copies included. CUDA events measure the bound batch size."""
         if self._bound is None or not isinstance(self._device, PycudaDevice):
             raise EngineError("nothing is bound on a GPU")
         with self._device.current():
