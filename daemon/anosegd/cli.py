@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         return command
 
     def add_client(name: str, text: str, module: str | None = None) -> argparse.ArgumentParser:
-        """A command that talks to a running station."""
+        """Add a command that talks to a running station."""
         command = add(name, text, module)
         station = command.add_mutually_exclusive_group()
         station.add_argument("config", type=Path, nargs="?", metavar="CONFIG", help="the station's configuration file")

@@ -162,11 +162,11 @@ class Client:
         raise ClientError(f"{op}: no answer from {self._control_endpoint} within {self._request_timeout_s} s")
 
     def status(self) -> dict[str, Any]:
-        """The station's state, as in its heartbeat."""
+        """Return the station's state, as in its heartbeat."""
         return dict(self.request("status")["state"])
 
     def first_seq_since(self, time_ns: int) -> int:
-        """The first number whose verdict was committed at or after `time_ns` (Unix time)."""
+        """Return the first number whose verdict was committed at or after `time_ns` (Unix time)."""
         return int(self.request("since", time_ns=time_ns)["seq"])
 
     def replay(self, first: int, last: int | None = None) -> Iterator[Verdict]:
@@ -262,7 +262,7 @@ class Client:
             yield Verdict(header, replayed=False)
 
     def _may_be_committed_later(self) -> bool:
-        """Whether a verdict that is not durable may still come from the station's journal."""
+        """Return whether a verdict that is not durable may still come from the station's journal."""
         if self._control_endpoint is None:
             return False
         if self._has_journal is None:

@@ -36,7 +36,7 @@ DEFAULT_CONTROL = "tcp://127.0.0.1:5571"
 
 
 class PresenceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How to recognise that a part is in the image.
+    """Says how to recognise that a part is in the image.
 
     Attributes:
         empty: Path of an image of the place without a part, as the camera gives it.
@@ -50,7 +50,7 @@ class PresenceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
 
 class CameraConfig(CaptureConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One camera: how it is read (`CaptureConfig`) and how its parts are inspected.
+    """Says how one camera is read (`CaptureConfig`) and how its parts are inspected.
 
     Attributes:
         region: The part's place in camera pixels; None is the whole image.
@@ -61,7 +61,7 @@ class CameraConfig(CaptureConfig, frozen=True, forbid_unknown_fields=True, kw_on
         rules: Named regions with thresholds of their own. If there are any, they alone decide.
         review_from: Score (with rules, map value) from which a part that does not fail is UNKNOWN: review.
         queue: Parts that may wait under policy `every`.
-        deadline_ms: From the software trigger, else from capture, until the verdict is sent; None sets no deadline.
+        deadline_ms: Longest time from software trigger, else capture, until the verdict is sent. None sets no deadline.
     """
 
     region: Region | None = None
@@ -95,7 +95,7 @@ class CameraConfig(CaptureConfig, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Which bundle inspects, and how it runs.
+    """Says which bundle inspects and how it runs.
 
     Attributes:
         bundle: STORE/NAME (newest version) or STORE/NAME/VERSION.
@@ -113,7 +113,7 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
 
 class PublishConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The publisher's ZeroMQ address, and whether anomaly maps are published too."""
+    """Holds the publisher's ZeroMQ address, and says whether anomaly maps are published too."""
 
     endpoint: str = DEFAULT_ENDPOINT
     masks: bool = True
@@ -123,7 +123,7 @@ class PublishConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
 
 class ControlConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The ZeroMQ address at which requests are answered."""
+    """Holds the ZeroMQ address at which requests are answered."""
 
     endpoint: str = DEFAULT_CONTROL
 
@@ -132,7 +132,7 @@ class ControlConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A station.
+    """Describes a station.
 
     Attributes:
         engine: Which bundle inspects.

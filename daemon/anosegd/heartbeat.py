@@ -52,7 +52,7 @@ class Heartbeat:
         self._started = time.monotonic()
 
     def describe(self) -> wire.State:
-        """The whole heartbeat."""
+        """Return the whole heartbeat."""
         state, detail = self.state()
         return wire.State(
             station=self.config.station,
@@ -73,7 +73,7 @@ class Heartbeat:
         )
 
     def state(self) -> tuple[wire.StationState, str | None]:
-        """The state in the words of OPC 40100-1, and a detail for the operator."""
+        """Return the state in the words of OPC 40100-1, and a detail for the operator."""
         if self.stopping:
             return "Halted", None
         if self._inspector.engine is None:

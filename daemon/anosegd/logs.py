@@ -50,7 +50,7 @@ def error(event: str, *, exception: BaseException | None = None, **fields: Any) 
 
 
 def is_journal(stream: TextIO, journal: str | None) -> bool:
-    """Whether the stream leads to systemd's journal, whose device and inode JOURNAL_STREAM gives (systemd.exec(5))."""
+    """Return whether the stream leads to systemd's journal, whose device and inode JOURNAL_STREAM gives (systemd.exec(5))."""
     try:
         status = os.fstat(stream.fileno())
     except (OSError, ValueError):
@@ -140,5 +140,5 @@ class Throttles:
         self._made: dict[str, Throttle] = {}
 
     def of(self, name: str) -> Throttle:
-        """The throttle of this name; made on first use."""
+        """Return the throttle of this name. The first use makes it."""
         return self._made.setdefault(name, Throttle(self._event))

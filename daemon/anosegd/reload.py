@@ -40,7 +40,7 @@ class Reloads:
         self._requests.put(answer)
 
     def successor(self) -> Config | None:
-        """Start a requested check, finish one that has ended. Return the configuration to continue with, if it has changed."""
+        """Start a requested check, or finish an ended one. If the configuration has changed, return the new one."""
         if self._check is None and not self._requests.empty():
             self._check = _Check(self._reread, self._differs, self._take_requests())
             self._check.start()

@@ -34,7 +34,7 @@ STARTING_LOOP_S = 0.02
 SAME_SIGNAL_S = 0.3
 """Some programs signal both the process and its group. A second signal within this time counts as a repetition."""
 MAX_TRIES = 3
-"""With `exit_when_finished`, a camera that failed to open this often ends the run. A line never gives up."""
+"""With `exit_when_finished`, the run ends when a camera has failed to open this often. Otherwise the daemon never gives up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +257,7 @@ class Station:
     # ---- reload
 
     def _differs(self, config: Config) -> bool:
-        """Whether `config` differs from the running configuration or names a newer bundle. The reload's thread."""
+        """Return whether `config` differs from the running configuration or names a newer bundle. The reload's thread."""
         return config != self._config or load_bundle(Path(config.engine.bundle)).digest != self._swaps.bundle.digest
 
     def _continue_with(self, config: Config) -> str | None:

@@ -55,7 +55,7 @@ CameraState = Literal["starting", "running", "lost", "finished", "stopped"]
 
 
 class EngineName(msgspec.Struct, frozen=True, kw_only=True):
-    """The engine that inspects.
+    """Names the engine that inspects.
 
     Attributes:
         name, version: The bundle's product and version.
@@ -70,7 +70,7 @@ class EngineName(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Timings(msgspec.Struct, frozen=True, kw_only=True):
-    """Durations in milliseconds. None if that step did not take place.
+    """Gives durations in milliseconds. A duration is None if its step did not take place.
 
     Attributes:
         capture: From the software trigger to the frame.
@@ -105,7 +105,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
         score: Image score; None if the part was not inspected.
         threshold: FAIL means score ≥ threshold. None if the part was not inspected, or if region rules decided; then FAIL means
             that there are defects.
-        defects: In camera pixels.
+        defects: The defects found, in camera pixels.
         recipe: Name of the camera's inspection job.
         engine: The engine that inspects.
         source: The file from which the part was read.
@@ -166,7 +166,7 @@ class Mask(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
-    """Verdicts sent since the daemon started.
+    """Counts the verdicts sent since the daemon started.
 
     Attributes:
         passed, failed, unknown: By outcome.
@@ -180,7 +180,7 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CameraHealth(msgspec.Struct, frozen=True, kw_only=True):
-    """One camera.
+    """Describes the state of one camera.
 
     Attributes:
         state: Whether it delivers frames.
@@ -208,7 +208,7 @@ class CameraHealth(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JournalHealth(msgspec.Struct, frozen=True, kw_only=True):
-    """The journal.
+    """Describes the state of the journal.
 
     Attributes:
         working: Whether the last commit succeeded.
@@ -270,7 +270,7 @@ encode = msgspec.json.Encoder().encode
 
 
 def schemas() -> dict[str, Any]:
-    """The JSON Schema of every header, by topic."""
+    """Return the JSON Schema of every header, by topic."""
     return {"verdict": _schema(Verdict), "mask": _schema(Mask), "state": _schema(State)}
 
 

@@ -86,7 +86,7 @@ class CaptureHandle:
         return self._process.pid
 
     def receive(self, timeout_s: float, wake_fd: int) -> list[FromCapture] | None:
-        """Messages that have come, waiting up to timeout_s for the first or for wake_fd; None: the process has ended.
+        """Return messages that have come, waiting up to timeout_s for the first or for wake_fd; None: the process has ended.
 
         Raises:
             CameraError: A message cannot be decoded.
@@ -113,7 +113,7 @@ class CaptureHandle:
                 raise CameraError(f"the capture process sent an invalid message: {error}") from error
 
     def image(self, message: Captured) -> Image:
-        """The frame's pixels, uint8 [H, W, 3], in the slot that is the daemon's until `release`.
+        """Return the frame's pixels, uint8 [H, W, 3], in the slot that is the daemon's until `release`.
 
         Raises:
             CameraError: The message names a slot that is in use, or does not exist.

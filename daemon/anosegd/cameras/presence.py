@@ -45,7 +45,7 @@ class Presence:
         return cls(config, region, empty)
 
     def __call__(self, image: Image) -> bool:
-        """Whether a camera image, uint8 [H, W, 3], shows a part. An image of another size counts as a part."""
+        """Return whether a camera image, uint8 [H, W, 3], shows a part. An image of another size counts as a part."""
         if image.shape != self._shape:
             return True
         difference = np.abs(self._sampled(image) - self._empty)

@@ -287,7 +287,7 @@ class CameraSupervisor(Worker):
                 elif isinstance(message, Away):
                     limit_s = config.open_timeout_s + 2 * message.pause_s
                 elif isinstance(message, Tick) and self._opened_at is None:
-                    pass  # between two attempts to open it
+                    pass  # the process waits between two attempts to open the camera
                 elif isinstance(message, Opened) and isinstance(config.trigger, HardwareTrigger):
                     limit_s, doing = config.longest_read_s, "read"  # the line may not run yet
                 elif isinstance(message, (Captured, Uncaptured, Tick)):  # the first frame may take as long as opening

@@ -75,7 +75,7 @@ class TriggeredParts:
         return True
 
     def part_of(self, origin: Origin) -> Part:
-        """The part that waited for this answer, with the time of its capture.
+        """Return the part that waited for this answer, with the time of its capture.
 
         Raises:
             CameraError: No part waits for it.

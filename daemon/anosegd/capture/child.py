@@ -200,14 +200,14 @@ class Capture:
         return view
 
     def _too_late(self, origin: Origin) -> tuple[str, str] | None:
-        """The problem of a frame whose part has moved on since its trigger."""
+        """Return why a frame came too late: the part has moved on since its trigger."""
         late_ns = origin.captured_ns - self._wait.gone_ns
         if origin.trigger is None or late_ns <= 0:
             return None
         return "camera_lost", f"its frame came {late_ns / 1e6:.0f} ms after the part had moved on"
 
     def _slot(self) -> int | None:
-        """A free slot, None if there is none.
+        """Return a free slot, or None if there is none.
 
         Policy `wait` waits for one. `latest` waits a moment if the source can wait, so that a file's last frame is kept.
         """

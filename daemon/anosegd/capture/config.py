@@ -17,7 +17,7 @@ BACKENDS = {"v4l2": cv2.CAP_V4L2, "ffmpeg": cv2.CAP_FFMPEG, "gstreamer": cv2.CAP
 
 
 class DeviceSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="device"):
-    """A camera attached to this machine. Settings that are None stay as the camera has them.
+    """Describes a camera attached to this machine. Settings that are None stay as the camera has them.
 
     Attributes:
         device: Index or path.
@@ -37,7 +37,7 @@ class DeviceSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
 
 class UrlSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="url"):
-    """A stream: RTSP or HTTP through FFmpeg, or a GStreamer pipeline that ends in appsink."""
+    """Describes a stream: RTSP or HTTP through FFmpeg, or a GStreamer pipeline that ends in appsink."""
 
     url: Annotated[str, Meta(min_length=1)]
     backend: Literal["ffmpeg", "gstreamer"] = "ffmpeg"
@@ -45,7 +45,7 @@ class UrlSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
 
 class GenicamSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="genicam"):
-    """A GigE Vision or USB3 Vision camera, through Aravis. Settings that are None stay as the camera has them.
+    """Describes a GigE Vision or USB3 Vision camera, read through Aravis. Settings that are None stay as the camera has them.
 
     Attributes:
         camera: Its id as `anosegd cameras` shows it, its IP address, or its serial number, which takes a second longer to find.
@@ -75,7 +75,7 @@ class GenicamSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
 
 class FileSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="file"):
-    """A video file. With `fps` None it plays at its own rate, or with policy `wait` as fast as it is inspected."""
+    """Describes a video file. With `fps` None, it plays at its own rate, or, with policy `wait`, as fast as it is inspected."""
 
     path: str
     backend: Literal["ffmpeg", "gstreamer"] = "ffmpeg"
@@ -84,7 +84,7 @@ class FileSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class FolderSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="folder"):
-    """A folder of images, in order of name.
+    """Describes a folder of images, which are read in order of name.
 
     Attributes:
         fps: None reads as fast as the images are inspected (policy `wait`).
@@ -99,7 +99,7 @@ class FolderSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
 
 class DemoSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="demo"):
-    """The simulated production line; with `parts` None it has no end."""
+    """Describes the simulated production line. With `parts` None, the line has no end."""
 
     seed: int = 7
     fps: Positive = 4.0
@@ -112,26 +112,26 @@ LIVE = (DeviceSource, UrlSource, GenicamSource)
 
 
 def backend_of(source: DeviceSource | UrlSource | FileSource) -> str:
-    """The OpenCV backend that reads the source, as named in `BACKENDS`."""
+    """Return the OpenCV backend that reads the source, as named in `BACKENDS`."""
     return "v4l2" if isinstance(source, DeviceSource) else source.backend
 
 
 class FreeRun(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="free"):
-    """Every frame is a part."""
+    """Makes every frame a part."""
 
 
 class IntervalTrigger(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="interval"):
-    """A part every `every_ms` milliseconds: the first frame whose exposure can have begun by then."""
+    """Makes a part every `every_ms` milliseconds, of the first frame whose exposure can have begun by then."""
 
     every_ms: Annotated[float, Meta(ge=1, le=3_600_000)]
 
 
 class SoftwareTrigger(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="software"):
-    """A part for each request `trigger` at the control socket.
+    """Makes a part for each request `trigger` at the control socket.
 
     Attributes:
         delay_ms: From the trigger until the part is in front of the camera.
-        within_ms: How long it stays there. A later frame may show the next part and is not used for this one.
+        within_ms: How long the part stays there. A later frame is not used, because it may show the next part.
     """
 
     delay_ms: Annotated[float, Meta(ge=0, le=60_000)] = 0.0
@@ -139,7 +139,7 @@ class SoftwareTrigger(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
 
 
 class HardwareTrigger(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="hardware"):
-    """A signal at the camera makes it take a frame; each is a part.
+    """Makes a part of each frame that the camera takes after a signal at its input.
 
     Attributes:
         longest_pause_s: After this time without a frame the camera counts as lost.
@@ -152,7 +152,7 @@ TriggerConfig = FreeRun | IntervalTrigger | SoftwareTrigger | HardwareTrigger
 
 
 class CaptureConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How one camera is read; `anosegd.config.CameraConfig` adds how its parts are inspected.
+    """Says how one camera is read. `anosegd.config.CameraConfig` adds how its parts are inspected.
 
     Attributes:
         source: Where frames come from.

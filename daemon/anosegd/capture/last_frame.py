@@ -61,5 +61,5 @@ class LastFrame:
 
 
 def pixels_text(image: Image) -> str:
-    """The image's size for messages."""
+    """Return the image's size for messages."""
     return f"{image.shape[1]}×{image.shape[0]} pixels"

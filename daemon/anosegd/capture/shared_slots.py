@@ -52,7 +52,7 @@ class Slots:
         os.close(self.fd)
 
     def holds(self, height: int, width: int) -> bool:
-        """Whether an image of this size fits into a slot."""
+        """Return whether an image of this size fits into a slot."""
         return height > 0 and width > 0 and height * width * 3 <= self.frame_bytes
 
     def view(self, slot: int, height: int, width: int) -> Image:

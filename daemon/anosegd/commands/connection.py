@@ -28,7 +28,7 @@ class Endpoints(NamedTuple):
 
 
 def endpoints_of(options: argparse.Namespace) -> Endpoints:
-    """The addresses given by CONFIG, or by `--connect` and `--control`.
+    """Return the addresses given by CONFIG, or by `--connect` and `--control`.
 
     Raises:
         ConfigError: CONFIG is invalid.
@@ -67,12 +67,12 @@ def connect(
 
 
 def invalid_endpoint(endpoint: str, error: zmq.ZMQError) -> ConfigError:
-    """The error for an endpoint that ZeroMQ does not accept."""
+    """Return the error for an endpoint that ZeroMQ does not accept."""
     return ConfigError(f"{endpoint}: invalid endpoint ({error.strerror})", hint="write tcp://127.0.0.1:PORT")
 
 
 def decoded(header: dict[str, Any] | bytes, kind: type[T]) -> T:
-    """A received header as the struct `kind`.
+    """Return a received header as the struct `kind`.
 
     Raises:
         ConfigError: The header does not fit: another program, or another version of the daemon, publishes there.

@@ -99,7 +99,7 @@ class Board:
                 self.missed += event.last - event.first + 1
 
     def render(self) -> RenderableType:
-        """The whole table. Any thread."""
+        """Return the whole table. Any thread."""
         with self._lock:
             return Group(self._head(), self._table(), self._foot())
 

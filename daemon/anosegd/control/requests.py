@@ -130,7 +130,7 @@ def id_of(payload: bytes) -> Id:
 
 
 def error_reply(request_id: Id, code: str, message: str) -> dict[str, Any]:
-    """The answer to a request that is refused."""
+    """Return the answer to a request that is refused."""
     return {"id": request_id, "ok": False, "error": code, "message": message}
 
 

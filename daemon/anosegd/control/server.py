@@ -164,7 +164,7 @@ class Control(Worker):
     # ---- dispatch
 
     def _reply(self, payload: bytes, address: list[bytes]) -> dict[str, Any] | None:
-        """The answer; None if it follows later."""
+        """Return the answer, or None if it follows later."""
         request_id: Id = None
         try:
             request = decode(payload)

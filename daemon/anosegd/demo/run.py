@@ -36,7 +36,7 @@ COLOURS = {"caught": "red", "good": "green", "missed": "bold yellow", "false rej
 
 
 def demo_bundle() -> Path:
-    """The demo's bundle in the checkout from which this program runs."""
+    """Return the demo's bundle in the checkout from which this program runs."""
     return Path(anosegd.__file__).resolve().parents[2] / "engines" / "store" / "demo"
 
 
@@ -195,7 +195,7 @@ def _watch(messages: Iterator[tuple[bytes, Any, bytes]], tally: _Tally, out: Pat
 
 
 def overlay(image: Image, anomaly_map: NDArray[np.uint8], verdict: dict[str, Any]) -> Image:
-    """The part, and beside it the part with anomaly map and boxes: uint8 [H, 2W, 3]."""
+    """Return the part, and beside it the part with anomaly map and boxes: uint8 [H, 2W, 3]."""
     height, width = image.shape[:2]
     enlarged = cv2.resize(anomaly_map, (width, height), interpolation=cv2.INTER_LINEAR).astype(np.float32) / 255
     heat = cv2.applyColorMap((enlarged * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)

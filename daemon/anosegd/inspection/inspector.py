@@ -228,5 +228,5 @@ class Inspector(Worker):
 
 
 def engine_name(bundle: Bundle, runtime: str) -> wire.EngineName:
-    """The engine's name in verdicts and state."""
+    """Return the engine's name in verdicts and state."""
     return wire.EngineName(name=bundle.manifest.product, version=bundle.manifest.version, digest=bundle.digest, runtime=runtime)

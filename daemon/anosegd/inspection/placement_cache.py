@@ -38,11 +38,11 @@ class PlacementCache:
         self._golden_quality = None
 
     def knows(self, region: Region) -> bool:
-        """Whether the engine is ready for this region; otherwise `of` takes seconds."""
+        """Return whether the engine is ready for this region; otherwise `of` takes seconds."""
         return region in self._placements
 
     def of(self, engine: Engine, region: Region) -> Placement:
-        """The region's placement.
+        """Return the region's placement.
 
         Raises:
             ConfigError: The region is empty.
@@ -59,13 +59,13 @@ class PlacementCache:
         return placement
 
     def golden_quality(self, engine: Engine) -> Quality:
-        """The image quality of the engine's golden images."""
+        """Return the image quality of the engine's golden images."""
         if self._golden_quality is None:
             self._golden_quality = reference(engine.spec, good_parts(engine.golden_samples()))
         return self._golden_quality
 
     def rule_maps(self, engine: Engine, name: str, camera: CameraConfig, placement: Placement) -> RuleMaps:
-        """The camera's rules for this placement."""
+        """Return the camera's rules for this placement."""
         known = self._rule_maps.get(name)
         if known is None or known[0] is not placement or known[1] is not camera:
             made = RuleMaps.of(camera.rules, engine.thresholds.pixel, placement)
@@ -74,7 +74,7 @@ class PlacementCache:
 
 
 def region_of(frame: Frame) -> Region:
-    """The camera's configured region, otherwise the whole image."""
+    """Return the camera's configured region, otherwise the whole image."""
     height, width = frame.image.shape[:2]
     camera = frame.part.settings
     return (camera and camera.region) or Region(0, 0, width, height)

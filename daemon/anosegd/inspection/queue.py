@@ -54,7 +54,7 @@ class CameraQueue:
             return displaced
 
     def take(self) -> Frame | None:
-        """The oldest frame, which the caller then owns. The caller holds `arrived`."""
+        """Return the oldest frame, which the caller then owns. The caller holds `arrived`."""
         return self._waiting.popleft() if self._waiting else None
 
     def __len__(self) -> int:
@@ -83,7 +83,7 @@ class InspectionQueue:
             self._retired.append(queue)
 
     def take(self, timeout_s: float) -> Frame | None:
-        """The next frame, None if none came in time."""
+        """Return the next frame, or None if none came in time."""
         with self._arrived:
             if not any(self._queues):
                 self._forget_retired()
@@ -101,9 +101,9 @@ class InspectionQueue:
             return self._next_ahead() is not None
 
     def take_ahead(self) -> Frame | None:
-        """The next frame, if it may be prepared while another one is inspected.
+        """Return the next frame, if it may be prepared while another one is inspected.
 
-        None: no frame waits, or it is the turn of a camera with policy `latest`. A newer frame may still replace that one.
+        Return None if no frame waits, or if a camera with policy `latest` has its turn: a newer frame may replace its frame.
         """
         with self._arrived:
             turn = self._next_ahead()
@@ -113,12 +113,12 @@ class InspectionQueue:
             return self._queues[turn].take()
 
     def wait(self, running: Running, *, ahead: bool) -> None:
-        """Wait until `running` is done, when `wake` is called; with `ahead` also until `take_ahead` would return a frame."""
+        """Wait until `running` is done or `wake` is called. With `ahead`, also stop when `take_ahead` would return a frame."""
         with self._arrived:
             self._arrived.wait_for(lambda: running.done or (ahead and self._next_ahead() is not None))
 
     def wake(self) -> None:
-        """Have `wait` look again. Any thread."""
+        """Make `wait` return now. Any thread."""
         with self._arrived:
             self._arrived.notify()
 

@@ -13,7 +13,7 @@ NOT_HELD_OUT = "that the network was trained on: more good parts of the line may
 
 
 def rules_note(camera: CameraConfig, bundle: Bundle) -> str | None:
-    """A note on the camera's rules with this bundle; None if the camera has no rules."""
+    """Return a note on the camera's rules with this bundle, or None if the camera has no rules."""
     if not camera.rules:
         return None
     digest = rules_digest(camera.rules, camera.region, camera.rotate)
@@ -27,5 +27,5 @@ def rules_note(camera: CameraConfig, bundle: Bundle) -> str | None:
 
 
 def is_worrying(note: str) -> bool:
-    """Whether the note is a warning."""
+    """Return whether the note is a warning."""
     return note == NOT_CALIBRATED or note.endswith(NOT_HELD_OUT)

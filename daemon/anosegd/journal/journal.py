@@ -177,7 +177,7 @@ class Journal(Worker):
         return self._numbers.journal_id or self._numbers.unsaved_id
 
     def next_id(self) -> VerdictId:
-        """An identity that was never given out before, by this run or any other, and never will be again.
+        """Return a new identity. No run has given it out before or will give it out again.
 
         The caller must submit or discard it. Until then, readers stop before it. If no reserved number is left, the identity
         has a journal_id of this process; `submit` takes it, and its `done` gets an error.
@@ -303,18 +303,18 @@ class Journal(Worker):
     # ---- readers, state, end
 
     def reader(self) -> JournalReader:
-        """A reader for one thread, which closes it."""
+        """Return a reader for one thread, which closes it."""
         return JournalReader(
             self.path, current=lambda: self.journal_id, stop_before=self.stop_before, on_damage=self._report_damage
         )
 
     def stop_before(self) -> int | None:
-        """The first number that readers must not have yet: it is held, or its replacement is not written."""
+        """Return the first number that readers must not have yet: it is held, or its replacement is not written."""
         with self._changed:
             return min([*self._amends, *self._held], default=None)
 
     def stats(self) -> JournalStats:
-        """The journal's state."""
+        """Return the journal's state."""
         return dataclasses.replace(self._writer.stats, waiting=self._waiting)
 
     @property
@@ -482,7 +482,7 @@ class Journal(Worker):
 
 
 def check_place(config: JournalConfig) -> Path:
-    """The journal's absolute path.
+    """Return the journal's absolute path.
 
     Raises:
         ConfigError: A journal cannot exist at this path.

@@ -56,7 +56,7 @@ class Numbers:
         return None if enough else self.highest + RESERVED_AHEAD
 
     def next_id(self) -> VerdictId:
-        """An identity that was never given out before."""
+        """Return an identity that was never given out before."""
         self.highest += 1
         if self.journal_id is None:
             return VerdictId(self.unsaved_id, self.highest)
@@ -189,7 +189,7 @@ class SeqFile:
         _write_at(self._fd, slot * _SLOT, f"anoseg-seq/1 {text} {zlib.crc32(text.encode()):08x}\n".encode())
 
     def _read(self, slot: int) -> list[str]:
-        """A slot's fields; empty if the slot is empty or damaged."""
+        """Return a slot's fields; empty if the slot is empty or damaged."""
         kind, _, rest = os.pread(self._fd, 256, slot * _SLOT).partition(b"\n")[0].decode("ascii", "replace").partition(" ")
         text, _, crc = rest.rpartition(" ")
         return text.split(" ") if kind == "anoseg-seq/1" and crc == f"{zlib.crc32(text.encode()):08x}" else []

@@ -76,7 +76,7 @@ class JournalReader:
         self.close()
 
     def page(self, first: int, last: int | None = None, *, limit: int = 500, max_bytes: int = 1 << 20) -> Page:
-        """The numbers from `first` on.
+        """Return the numbers from `first` on.
 
         Args:
             first: The first number.
@@ -94,7 +94,7 @@ class JournalReader:
             return read_page(db, first, last, limit=limit, max_bytes=max_bytes, stop_before=self._stop_before)
 
     def find_since(self, wall_ns: int) -> int:
-        """The first number committed at or after a Unix time; the next number if there is none.
+        """Return the first number committed at or after a Unix time; the next number if there is none.
 
         If the clock was set back, the answer may be too early but never too late.
 
@@ -132,7 +132,7 @@ class JournalReader:
 
 
 def read_extent(db: sqlite3.Connection) -> Extent:
-    """The numbers in the file.
+    """Return the numbers in the file.
 
     Raises:
         JournalDamagedError: The record of the journal is missing or invalid.
@@ -193,7 +193,7 @@ def read_page(
 
 
 def checked_entry(journal_id: str, row: tuple[Any, ...]) -> Entry:
-    """An entry from a row of `seq, camera, outcome, captured_ns, committed_ns, kept_ns, crc, header`.
+    """Return an entry from a row of `seq, camera, outcome, captured_ns, committed_ns, kept_ns, crc, header`.
 
     Raises:
         JournalDamagedError: The row differs from what was written.

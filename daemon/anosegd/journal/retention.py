@@ -60,7 +60,7 @@ class Retention:
         self._due_at = time.monotonic() + seconds
 
     def steps_due(self) -> int:
-        """How many steps to take now."""
+        """Return how many steps to take now."""
         steps = self._bytes_written // (EXPIRE_BYTES // 2)
         if not steps and self.due_in_s > 0:
             return 0

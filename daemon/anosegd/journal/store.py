@@ -69,7 +69,7 @@ class Transaction:
     barrier: int | None = None
 
     def __bool__(self) -> bool:
-        """Whether there is anything to write."""
+        """Return whether there is anything to write."""
         return bool(self.entries or self.amends or self.voids or self.cursors or self.triggers)
 
 
@@ -99,12 +99,12 @@ class Store:
             return isinstance(error, FileNotFoundError)
 
     def newest_kept_ns(self) -> int | None:
-        """The time of the newest entry by the journal's clock."""
+        """Return the time of the newest entry by the journal's clock."""
         row = self._db.execute("SELECT kept_ns FROM entry ORDER BY seq DESC LIMIT 1").fetchone()
         return None if row is None else int(row[0])
 
     def cursors(self) -> dict[str, int]:
-        """The durable consumers."""
+        """Return the durable consumers."""
         return dict(self._db.execute("SELECT name, seq FROM consumer"))
 
     def owed(self) -> list[AcceptedTrigger]:
@@ -114,7 +114,7 @@ class Store:
         ]
 
     def unsettled(self, to: int) -> list[Range]:
-        """The numbers up to `to` that are neither entries nor void nor gone."""
+        """Return the numbers up to `to` that are neither entries nor void nor gone."""
         first = self.extent.settled_to + 1
         covered = [Range(seq, seq) for (seq,) in self._db.execute("SELECT seq FROM entry WHERE seq >= ?", (first,))]
         covered += [Range(a, b) for a, b in self._db.execute("SELECT first, last FROM void WHERE last >= ?", (first,))]
@@ -192,7 +192,7 @@ class Store:
         return self._pragma("freelist_count") >= 4 * VACUUM_PAGES
 
     def used_bytes(self) -> int:
-        """The size of the file without its free pages."""
+        """Return the size of the file without its free pages."""
         return (self._pragma("page_count") - self._pragma("freelist_count")) * self._pragma("page_size")
 
     def cut_log(self) -> bool:
@@ -206,7 +206,7 @@ class Store:
         return not busy
 
     def size_bytes(self) -> int:
-        """The size of the file and its write-ahead log."""
+        """Return the size of the file and its write-ahead log."""
         return _size(self.path) + _size(_beside(self.path, "-wal"))
 
     def close(self) -> None:

@@ -148,7 +148,7 @@ class JournalStats:
 
 
 def merged(ranges: list[Range]) -> list[Range]:
-    """The same numbers in the fewest ranges, ascending."""
+    """Return the same numbers in the fewest ranges, ascending."""
     result: list[Range] = []
     for first, last in sorted(ranges):
         if result and first <= result[-1].last + 1:
@@ -159,7 +159,7 @@ def merged(ranges: list[Range]) -> list[Range]:
 
 
 def missing(covered: list[Range], first: int, last: int) -> list[Range]:
-    """The numbers from `first` to `last` that are not in `covered`."""
+    """Return the numbers from `first` to `last` that are not in `covered`."""
     result = []
     for a, b in merged(covered):
         if a > first:

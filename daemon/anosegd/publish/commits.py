@@ -74,16 +74,16 @@ class Commits:
         self._failures = logs.Throttle("journal.failed")
 
     def __bool__(self) -> bool:
-        """Whether any verdict waits. Any thread."""
+        """Return whether any verdict waits. Any thread."""
         return self._n_waiting > 0
 
     def next_deadline_ns(self) -> int | None:
-        """The nearest deadline; a camera's deadlines are in the order of its parts."""
+        """Return the nearest deadline; a camera's deadlines are in the order of its parts."""
         deadlines = [waiting[0].part.deadline_ns for waiting in self._waiting.values() if waiting]
         return min((ns for ns in deadlines if ns is not None), default=None)
 
     def next_id(self) -> VerdictId:
-        """The number for the next verdict, which has to be added."""
+        """Return the number for the next verdict, which has to be added."""
         return self._journal.next_id()
 
     def add(self, part: Part, outcome: Outcome, verdict: wire.Verdict) -> None:
@@ -118,7 +118,7 @@ class Commits:
             self._send(pending)
 
     def _next_due(self) -> Pending | None:
-        """The verdict with the lowest number among those that may be sent."""
+        """Return the verdict with the lowest number among those that may be sent."""
         heads = [waiting[0] for waiting in self._waiting.values() if waiting]
         # From the highest number down: the journal answers in the order of numbers, so a lower one is never missed.
         heads.sort(key=lambda pending: pending.verdict.seq, reverse=True)

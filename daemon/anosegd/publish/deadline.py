@@ -9,12 +9,12 @@ from anosegd.part import Part
 
 
 def overdue(part: Part) -> bool:
-    """Whether the part's deadline has passed."""
+    """Return whether the part's deadline has passed."""
     return part.deadline_ns is not None and time.monotonic_ns() >= part.deadline_ns
 
 
 def deadline_missed(part: Part) -> Unknown:
-    """The outcome of a part whose deadline has passed."""
+    """Return the outcome of a part whose deadline has passed."""
     of = "the trigger" if part.triggered_ns is not None else "capture"
     assert part.deadline_ns is not None
     return Unknown("deadline", f"no verdict within {(part.deadline_ns - part.began_ns) / 1e6:g} ms of {of}")

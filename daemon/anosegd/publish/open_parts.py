@@ -30,7 +30,7 @@ class OpenParts:
         self._by_camera: dict[str, deque[OpenPart]] = {}
 
     def __bool__(self) -> bool:
-        """Whether any part is open."""
+        """Return whether any part is open."""
         with self._lock:
             return any(self._by_camera.values())
 
@@ -73,7 +73,7 @@ class OpenParts:
         return taken
 
     def next_deadline_ns(self) -> int | None:
-        """The nearest deadline; a camera's deadlines are in the order of its parts."""
+        """Return the nearest deadline; a camera's deadlines are in the order of its parts."""
         with self._lock:
             deadlines = [parts[0].part.deadline_ns for parts in self._by_camera.values() if parts]
         return min((ns for ns in deadlines if ns is not None), default=None)

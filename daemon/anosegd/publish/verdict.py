@@ -16,7 +16,7 @@ from anosegd.publish.masks import MaskJob
 def verdict_of(
     part: Part, outcome: Outcome, verdict_id: VerdictId, *, station: str, run_id: str, engine: wire.EngineName, durable: bool
 ) -> wire.Verdict:
-    """The part's verdict under its number; committed_at is now.
+    """Return the part's verdict under its number; committed_at is now.
 
     Args:
         part: The part.
@@ -60,7 +60,7 @@ def verdict_of(
 
 
 def unknown_instead(verdict: wire.Verdict, part: Part, unknown: Unknown) -> wire.Verdict:
-    """The part's verdict under the same number, but UNKNOWN: its result must not be used."""
+    """Return the part's verdict under the same number, but UNKNOWN: its result must not be used."""
     return msgspec.structs.replace(
         verdict,
         committed_at=wire.utc(time.time_ns()),
@@ -75,7 +75,7 @@ def unknown_instead(verdict: wire.Verdict, part: Part, unknown: Unknown) -> wire
 
 
 def mask_job(verdict: wire.Verdict, inspected: Inspected) -> MaskJob:
-    """The verdict's anomaly map, for encoding."""
+    """Return the verdict's anomaly map, for encoding."""
     height, width = inspected.inspection.anomaly_map.shape
     scale_x, scale_y = inspected.placement.scale_xy
     header = wire.Mask(

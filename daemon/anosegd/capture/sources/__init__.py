@@ -23,7 +23,7 @@ __all__ = ["Shot", "Source", "source_of"]
 
 
 def source_of(job: Job) -> Source:
-    """The job's source, not opened yet."""
+    """Return the job's source, not opened yet."""
     config = job.camera.source
     if isinstance(config, DeviceSource):
         return Device(config, job)

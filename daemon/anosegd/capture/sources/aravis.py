@@ -62,7 +62,7 @@ def _aravis() -> Any:
 
 
 def list_genicam() -> list[Found]:
-    """Cameras that answer within a second.
+    """Return cameras that answer within a second.
 
     Raises:
         ConfigError: Aravis is not installed.

@@ -54,7 +54,7 @@ class Source(Protocol):
         ...
 
     def upcoming(self, position: int) -> str | None:
-        """The file that `read(position)` will decode, where that is known beforehand."""
+        """Return the file that `read(position)` will decode, where that is known beforehand."""
         ...
 
     def skip(self) -> None:
@@ -66,7 +66,7 @@ class Source(Protocol):
         ...
 
     def skipped(self) -> Image | None:
-        """The frame that passed last, decoded now; None if there is none."""
+        """Return the frame that passed last, decoded now, or None if there is none."""
         ...
 
     def read(self, position: int, into: Image | None) -> Shot | None:
@@ -85,9 +85,9 @@ class Source(Protocol):
         ...
 
     def back(self, within_s: float) -> bool | None:
-        """Whether a lost camera delivers frames again over the connection that is still open; waits up to within_s.
+        """Return whether a lost camera delivers frames again over the connection that is still open; waits up to within_s.
 
-        None: the connection is dead, the camera has to be opened again.
+        Return None if the connection is dead, so that the camera has to be opened again.
         """
         ...
 

@@ -22,7 +22,7 @@ class Device:
 
 
 def list_devices(sysfs: Path = SYSFS, by_id: Path = BY_ID) -> list[Device]:
-    """The devices that deliver images, in order of number."""
+    """Return the devices that deliver images, in order of number."""
     stable = {link.resolve().name: str(link) for link in by_id.iterdir()} if by_id.is_dir() else {}
     devices = []
     for folder in sorted(sysfs.glob("video*"), key=lambda f: int(f.name.removeprefix("video") or 0)):
@@ -34,7 +34,7 @@ def list_devices(sysfs: Path = SYSFS, by_id: Path = BY_ID) -> list[Device]:
 
 
 def serial_of(folder: Path) -> str | None:
-    """The serial number of the USB device that a video device in sysfs belongs to; None if it has none."""
+    """Return the serial number of the USB device that a video device in sysfs belongs to, or None if it has none."""
     device = folder / "device"
     return _read(device.resolve().parent / "serial") if device.exists() else None
 

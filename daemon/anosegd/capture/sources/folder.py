@@ -13,7 +13,7 @@ from anosegd.capture.sources.base import Shot, StillSource
 
 
 def images_of(folder: Path, *, recursive: bool) -> list[Path]:
-    """The folder's images in order of name, including those of its subfolders if `recursive`.
+    """Return the folder's images in order of name, including those of its subfolders if `recursive`.
 
     Raises:
         DataError: The folder does not exist, or has no images.
@@ -50,7 +50,7 @@ class Folder(StillSource):
             self._preloaded = {path: self._decode(path) for path in self._paths}
 
     def upcoming(self, position: int) -> str | None:
-        """The file's path below the folder; None for preloaded images, which are decoded already."""
+        """Return the file's path below the folder; None for preloaded images, which are decoded already."""
         path = None if self._preloaded is not None else self._path(position)
         return None if path is None else path.relative_to(self._base).as_posix()
 

@@ -92,16 +92,16 @@ class Genicam:
         self._last = raw if isinstance(raw, Raw) else None
 
     def skipped(self) -> Image | None:
-        """The frame that passed last, unless it was incomplete."""
+        """Return the frame that passed last, unless it was incomplete."""
         return None if self._last is None else bgr_from_raw(*self._last)
 
     def read(self, position: int, into: Image | None) -> Shot:
-        """The next frame; if packets of it were lost it is a part without an image."""
+        """Return the next frame. If some of its packets were lost, the part has no image."""
         raw = self._raw(self._next())
         return Shot(bgr_from_raw(*raw)) if isinstance(raw, Raw) else Shot(None, error=raw)
 
     def back(self, within_s: float) -> bool | None:
-        """Whether frames come again.
+        """Return whether frames come again.
 
         After a short interruption the camera still accepts this process as its controller. It would
         refuse a new connection until its heartbeat has run out. After that, the old connection is dead.
@@ -151,7 +151,7 @@ class Genicam:
                 raise CameraError(f"{self.description}: no frame for {self._limit_s:.1f} s")
 
     def _raw(self, buffer: Any) -> Raw | str:
-        """The frame in the buffer, or why it cannot be used; the buffer goes back to Aravis."""
+        """Return the frame in the buffer, or the reason why it cannot be used. The buffer goes back to Aravis."""
         try:
             status = buffer.get_status()
             if status != self._aravis.BufferStatus.SUCCESS:

@@ -50,7 +50,7 @@ class VideoFile(StillSource):
                 self._frames += 1
 
     def read(self, position: int, into: Image | None) -> Shot | None:
-        """The next frame; a looped file begins again at its end.
+        """Return the next frame; a looped file begins again at its end.
 
         Raises:
             CameraError: The file contains no frame.
@@ -107,12 +107,12 @@ class LiveVideo:
         self._check_came(self._capture.grab(), began)
 
     def skipped(self) -> Image | None:
-        """The frame grabbed last."""
+        """Return the frame grabbed last."""
         ok, image = self._capture.retrieve()
         return as_bgr(image) if ok and image is not None else None
 
     def read(self, position: int, into: Image | None) -> Shot:
-        """The next frame.
+        """Return the next frame.
 
         Raises:
             CameraError: The camera is lost.
@@ -258,7 +258,7 @@ def _size_text(capture: cv2.VideoCapture) -> str:
 
 
 def _timeouts(job: Job) -> list[int]:
-    """The library's own time-outs, as parameters of `VideoCapture.open`."""
+    """Return the library's own time-outs, as parameters of `VideoCapture.open`."""
     return [
         cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
         round(job.camera.open_timeout_s * LIBRARY_SHARE * 1000),
