@@ -1,7 +1,7 @@
 """Bounds the share of good parts that fixed rules reject, from a count on held-out good images. Pure functions.
 
-The bound is that of Clopper and Pearson (Biometrika 26, 1934), one-sided: the beta quantile, by SciPy. scipy.stats takes a
-second to import and is imported on use.
+The bound is the one-sided bound of Clopper and Pearson (Biometrika 26, 1934), which is a quantile of the beta distribution.
+scipy.stats computes it. That module takes a second to import, so it is imported only when it is used.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Computes image AUROC, pixel AUROC, pixel average precision, AUPRO and IoU.
 
 Pixel metrics are computed from histograms, so that memory does not grow with the number of images. scikit-learn takes a second
-to import and is imported on use.
+to import, so it is imported only when it is used.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ def describe_threshold(threshold: ScoreThreshold, false_reject: float, parts: in
 
 
 def few_parts(parts: int, n: int) -> str:
-    """Return the remark that a guarantee is weaker than n images suggest, if several of them show the same part."""
+    """Return a remark if several of the n images show the same part. The guarantee is then weaker than n suggests."""
     return f"; the images show only {parts} different parts, which weakens this guarantee" if parts < n else ""
 
 

@@ -156,14 +156,14 @@ def calibrate_score(
 def _golden_at(threshold: float, bundle: Bundle, lowest: list[Image], highest: str) -> tuple[list[GoldenSample], list[str]]:
     """Choose the golden samples for another score threshold.
 
-    Samples that are well away from it stay, with the verdict that they get now. If none of them passes, good images take
-    their place, with the map and score that the bundle's own network gives in FP32.
+    Samples whose score is well away from the new threshold stay, with their new verdict. If no sample passes, good images
+    are added. Their map and score come from the bundle's own network in FP32.
 
     Args:
         threshold: The new threshold.
         bundle: The bundle with its samples.
         lowest: The good images with the lowest scores.
-        highest: Names of those with the highest, for errors.
+        highest: Names of the good images with the highest scores, for errors.
 
     Returns:
         The samples, and notes for the user.

@@ -42,7 +42,7 @@ class SampleSettings:
         defects: Synthetic defects.
         batch: Samples in a batch.
         seed: Seed of everything random.
-        unit: Network pixels by which defects are sized.
+        unit: A length in network pixels. Defects are sized in multiples of it.
         background: Whether the parts are on a plain background. If so, windows and defects are placed on the part.
     """
 

@@ -73,7 +73,7 @@ def reconstruction_loss(outputs: Outputs, image: Tensor, labels: Tensor, valid: 
 def pairs_generated(outputs: Outputs, good: Tensor) -> tuple[Tensor, Tensor]:
     """Return the pairs (reconstruction, map) of the good images of a batch (`good`: bool [N]), which should look real.
 
-    Defective images are left out: an all-normal map would be wrong for them, and the network would learn to hide defects.
+    Defective images are left out. An all-normal map would be wrong for them, so the network would learn to hide defects.
     """
     assert outputs.reconstruction is not None
     return outputs.reconstruction[good].float(), torch.sigmoid(outputs.logits[good].float())[:, None]

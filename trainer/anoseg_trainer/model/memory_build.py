@@ -52,7 +52,7 @@ class BuiltMemory:
 
     Attributes:
         memory: The memory.
-        parts: Part of each vector, int64 [vectors]; with it a training part can be compared with other parts alone.
+        parts: Part of each vector, int64 [vectors]. So a training part can be compared with the vectors of other parts alone.
         uncommon: Parts whose patches were left out as outliers, with the number of patches, most first.
         explained: Share of the variance of the features that the projection keeps.
     """
@@ -94,7 +94,8 @@ def build_memory(
 def coreset(vectors: Tensor, n: int, generator: torch.Generator) -> Tensor:
     """Choose n vectors that cover all of `vectors` [M, d]: each next one is the farthest from those already chosen (k-centre).
 
-    Random picks would follow what is frequent. With a small part on a plain background nearly all of them are background.
+    Random vectors would mostly show what is frequent. If a small part is on a plain background, nearly all random vectors
+    would show background.
 
     Returns:
         Their indices, int64 [min(n, M)].
@@ -117,8 +118,9 @@ def coreset(vectors: Tensor, n: int, generator: torch.Generator) -> Tensor:
 def without_outliers(patches: Patches, share: float, generator: torch.Generator, probes: int = 6000) -> tuple[Patches, Patches]:
     """Split off the patches that no other part shows: dirt and defects on the good parts (SoftPatch, arXiv 2403.14233).
 
-    The measure is the local outlier factor with one neighbour: the distance of a patch to the nearest of random patches of
-    other parts, divided by that neighbour's own such distance. A patch that is rare but occurs on several parts stays.
+    The measure is the local outlier factor with one neighbour. The neighbour of a patch is the nearest of some random patches
+    of other parts. The factor is the distance from the patch to its neighbour, divided by the distance from this neighbour to
+    its own neighbour. A patch that is rare but occurs on several parts stays.
 
     Args:
         patches: All patches.

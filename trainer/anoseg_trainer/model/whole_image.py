@@ -1,8 +1,8 @@
 """Scores a whole image: how far the means and deviations of its features are from those of good parts, under one Gaussian.
 
-The memory compares places. A part that differs a little everywhere, or shows something common too often, has no place that is
-far from the memory. This model sees such parts, costs next to nothing, and gives one number for each image. The module runs
-where it is called.
+The memory compares places. A part may differ a little everywhere, or show something common too often. Such a part has no place
+that is far from the memory, but this model detects it. The model takes almost no time, and gives one number for each image. The
+module runs where it is called.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ class Canvas:
     Attributes:
         image: uint8 [h, w, 3].
         donor: Returns another good image, uint8, any size.
-        unit: Network pixels by which defects are sized, whatever the size of the part.
+        unit: A length in network pixels. Defects are sized in multiples of it, whatever the size of the part.
         grey: All channels of `image` are equal.
         at_rim: Share of defects placed at the rim of the image.
         on_part: Where the part is, bool, any size; None: everywhere.

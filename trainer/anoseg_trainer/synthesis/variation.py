@@ -115,14 +115,14 @@ def random_window(
     seen_hw: tuple[tuple[int, int], tuple[int, int]],
     aim: tuple[int, int] | None = None,
 ) -> Tile:
-    """Draw a place for a window in the area that the line's inputs show; at least half of it is on the part.
+    """Draw a place for a window in the area that inputs show in production. At least half of the window is on the part.
 
     Args:
         rng: Random generator.
         part_hw: Height and width of the part.
         window_hw: Height and width of the window.
-        seen_hw: First and last pixel (exclusive) that inputs show, along y and along x; beyond the part where they have
-            padding.
+        seen_hw: First and last pixel (exclusive) that inputs show, along y and along x. If the inputs have padding, this
+            range reaches beyond the part.
         aim: x and y of a part pixel that must be inside.
     """
 
