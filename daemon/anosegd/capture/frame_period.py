@@ -67,7 +67,7 @@ class FramePeriod:
         return waited_s
 
     def waited_for(self, waited_s: float) -> bool:
-        """Whether a frame that was waited for this long was exposed meanwhile: neither buffered nor delayed on its way."""
+        """Return whether a frame was exposed during this wait, so that it was neither buffered nor delayed."""
         period_s = self.period_s
         return period_s > 0 and max(AT_ONCE_S, period_s / 2) <= waited_s <= 3 * period_s
 

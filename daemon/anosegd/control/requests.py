@@ -122,7 +122,7 @@ def decode(payload: bytes) -> Request:
 
 
 def id_of(payload: bytes) -> Id:
-    """The id of a request that is malformed otherwise, so that the sender recognises the answer. None if there is none."""
+    """Return the id of a malformed request, or None without an id. The id lets the sender recognise the answer."""
     try:
         return msgspec.json.decode(payload, type=_WithId).id
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

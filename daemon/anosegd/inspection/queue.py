@@ -113,12 +113,12 @@ class InspectionQueue:
             return self._queues[turn].take()
 
     def wait(self, running: Running, *, ahead: bool) -> None:
-        """Wait until `running` is done or `wake` is called. With `ahead`, also stop when `take_ahead` would return a frame."""
+        """Wait until `running` is done. With `ahead`, also stop when `take_ahead` would return a frame. See `wake`."""
         with self._arrived:
             self._arrived.wait_for(lambda: running.done or (ahead and self._next_ahead() is not None))
 
     def wake(self) -> None:
-        """Make `wait` return now. Any thread."""
+        """Make `wait` check whether `running` is done. Any thread."""
         with self._arrived:
             self._arrived.notify()
 
