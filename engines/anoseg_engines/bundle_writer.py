@@ -161,7 +161,7 @@ def _manifest(draft: BundleDraft, version: int, files: dict[str, bytes]) -> Mani
 
 @contextlib.contextmanager
 def _temporary_folder(target: Path) -> Iterator[Path]:
-    """A folder beside the finished versions, removed afterwards unless it was renamed."""
+    """Make a temporary folder beside the finished versions. It is removed afterwards unless it was renamed."""
     with folder_made(target):
         folder = Path(tempfile.mkdtemp(prefix=".writing-", dir=target))
         try:

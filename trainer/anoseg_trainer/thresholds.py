@@ -1,8 +1,8 @@
 """Computes the score's scale, the score threshold and the pixel threshold from held-out images. Pure functions.
 
-The score threshold is a split-conformal quantile. If the line's good parts are like the n held-out good images (statistically:
-exchangeable with them), the next good part scores at or above the k-th smallest of their scores with probability at most 1 −
-k/(n+1).
+The score threshold is a split-conformal quantile. Sort the scores of the n held-out good images. Assume that the line's good
+parts are like these images (in statistics: exchangeable with them). Then the next good part reaches the k-th smallest score
+with probability at most 1 − k/(n+1).
 """
 
 from __future__ import annotations

@@ -56,8 +56,9 @@ HEALTHY_S = 2.0
 """After a camera was open for this long, the pause before the next attempt is short again."""
 
 WAITING_SLOTS = 4
-"""Slots of a source that waits. Others have one for each frame that may wait, and four: for the frame that is read, the one
-that is inspected, one on the way, and the one that a live camera's next frame is compared with."""
+"""Slots for the frames of a source that waits for the inspector. Any other source has one slot for each frame that may wait,
+and four more. These hold the frame that is being read, the frame that is being inspected, a frame on its way between the two,
+and a live camera's last frame, with which the next one is compared."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,9 @@ MIN_INTERVALS = 4
 AT_ONCE_S = 0.002
 """A frame that comes within this time of the request was already in a buffer."""
 AHEAD_S, MAX_DEBT_S = 0.25, 10.0
-"""A buffer gives no more frames than the camera could send since it was empty. A camera that is ahead of that by so much, while
-frames go on coming at once, has become faster."""
+"""A buffer cannot give more frames than the camera could send since the buffer was empty. If more frames have come, by
+AHEAD_S of the frame period's time, and they still come at once, then the camera has become faster. MAX_DEBT_S limits how far
+a slow camera may fall behind in this count."""
 
 
 class FramePeriod:

@@ -78,12 +78,11 @@ class PartWait:
             self._last_frame.passed(rotated(image, self._config.rotate))
 
     def _idle(self, source: Source, moment: Callable[[], float | None], patience_s: float) -> None:
-        """Wait until `moment` (monotonic seconds; None while it is unknown). A live camera's frames pass meanwhile, so that
-        the next one is fresh.
+        """Wait until `moment` (monotonic seconds; None while it is unknown), and let a live camera's frames pass meanwhile.
 
-        Fresh: a frame has passed after the moment, and was waited for as long as usual. A frame that comes at once was in a
-        buffer, because this process was held up, and may show the scene before the part; one that took far longer was held
-        up itself. After patience_s more, the next frame is read in any case.
+        The next frame is fresh if the last frame passed after the moment and took about one frame period. A frame that came
+        at once was in a buffer, because this process was delayed: it may show the scene before the part. A frame that took
+        much longer was delayed itself. After patience_s more, the next frame is read in any case.
         """
         took_s, ended = 0.0, 0.0
         self._link.take_messages(timeout_s=0)

@@ -1,9 +1,11 @@
 """Measures how far the features of each place are from the nearest features that good parts showed.
 
-Features of some strides of the encoder are averaged over 3×3 places (PatchCore, arXiv 2106.08265), brought to even length,
-centred, scaled so that every stride counts alike, and projected to few dimensions. The distance to the nearest vector of a
-coreset is a 1×1 convolution with the vectors as filters, minus half their squared norms as bias, and a maximum over channels:
-|z − m|² = |z|² − 2 (z·m − |m|² / 2). `memory_build` makes the coreset. The module runs where it is called.
+The memory compares features of some strides of the encoder. It averages them over 3×3 places (PatchCore, arXiv 2106.08265).
+It brings them to even length, centres them, and scales them so that every stride counts alike. Then it projects them to few
+dimensions. A coreset of vectors of good parts was prepared in the same way by `memory_build`.
+
+The nearest vector is found by a 1×1 convolution. Its filters are the coreset's vectors m, and its biases are −|m|² / 2. The
+maximum over its channels gives the distance, because |z − m|² = |z|² − 2 (z·m − |m|² / 2). The module runs where it is called.
 """
 
 from __future__ import annotations

@@ -23,8 +23,8 @@ def varied_window(
 ) -> tuple[Image, Mask]:
     """Cut a window out of `part` as if the part were posed a little differently and lit differently.
 
-    Rotation and zoom are about the window's centre. Beyond the part, the part's border is mirrored. A defect goes through
-    the same changes as the part around it, so resampling, light and noise do not show where the defect is.
+    The window is shifted, and is rotated and scaled around its centre. Beyond the part, the part's border is mirrored. A
+    defect goes through the same changes as the part around it, so resampling, light and noise do not show where it is.
 
     Args:
         rng: Random generator.
