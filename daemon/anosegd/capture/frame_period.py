@@ -15,9 +15,9 @@ MIN_INTERVALS = 4
 AT_ONCE_S = 0.002
 """A frame that comes within this time of the request was already in a buffer."""
 AHEAD_S, MAX_DEBT_S = 0.25, 10.0
-"""A buffer cannot give more frames than the camera could send since the buffer was empty. If more frames have come, by
-AHEAD_S of the frame period's time, and they still come at once, then the camera has become faster. MAX_DEBT_S limits how far
-a slow camera may fall behind in this count."""
+"""A buffer cannot give more frames than the camera could send since the buffer was empty. If the frames that came need AHEAD_S
+more, at the known frame period, than the time that has passed, and frames still come at once, then the camera has become
+faster. MAX_DEBT_S limits the opposite: how far the frames may fall behind in this count."""
 
 
 class FramePeriod:
