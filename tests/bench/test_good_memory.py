@@ -41,7 +41,7 @@ def measured(product, target, *options):
 
 
 def test_plain_defects_are_found(product, tmp_path, capsys):
-    """Dark spots on flat plates are told from good plates, by place and in the image; the table says so."""
+    """The measurement finds dark spots on flat plates, in the image score and at their place, and the table shows it."""
     found = measured(product, tmp_path / "found.json")
     assert (found["good"], found["defective"], found["input"]) == (5, 5, "160×96")
     assert found["training"] + found["held_out"] == 24

@@ -9,23 +9,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from support.tiny_bundle import bad_part, golden, good_part, tiny_draft, write_tiny_bundle
+from support.tiny_bundle import TINY_RULES, bad_part, golden, good_part, tiny_draft, write_tiny_bundle
 
-from anoseg_engines.bundle import RuleCalibration, versions
+from anoseg_engines.bundle import versions
 from anoseg_engines.bundle_writer import BundleDraft, write_bundle
 from anoseg_engines.errors import AnosegError, EngineError
-
-RULES = RuleCalibration(
-    width=80,
-    height=48,
-    digest="0" * 64,
-    n_images=99,
-    rejected=1,
-    guaranteed=0.047,
-    false_reject_target=0.05,
-    held_out=True,
-    guarantee="words",
-)
 
 
 def test_a_bundle_whose_results_are_not_the_recorded_ones_is_not_written(tmp_path: Path) -> None:
@@ -85,7 +73,7 @@ def test_a_full_disk_is_reported_and_nothing_remains(tmp_path: Path) -> None:
 
 def test_a_bundle_written_again_from_its_draft_is_the_same(tmp_path: Path) -> None:
     """Images, maps, network and everything else stay the same; only version and time are new."""
-    first = write_bundle(tmp_path / "tiny", dataclasses.replace(tiny_draft(), rules=(RULES,), metrics={"m": 1}))
+    first = write_bundle(tmp_path / "tiny", dataclasses.replace(tiny_draft(), rules=(TINY_RULES,), metrics={"m": 1}))
     second = write_bundle(tmp_path / "tiny", BundleDraft.of(first))
     assert second.files == first.files
     assert second.manifest.version == 2

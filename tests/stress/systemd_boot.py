@@ -515,7 +515,7 @@ class Checks:
 
 def inside(root: Path, patience: float) -> int:
     """In the namespaces: boot, check, shut down."""
-    # What systemd-nspawn writes to /run ends with the namespace.
+    # systemd-nspawn writes to /run; these files disappear together with the namespace.
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run"], check=True)
     try:
         for group in cgroups():

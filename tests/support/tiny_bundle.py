@@ -6,10 +6,22 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from anoseg_engines.bundle import Bundle, Calibration, GoldenSample
+from anoseg_engines.bundle import Bundle, Calibration, GoldenSample, RuleCalibration
 from anoseg_engines.bundle_writer import BundleDraft, write_bundle
 from anoseg_engines.images import Image
 from anoseg_engines.placement import InputSpec, Placement, Region
+
+TINY_RULES = RuleCalibration(
+    width=80,
+    height=48,
+    digest="0" * 64,
+    n_images=99,
+    rejected=1,
+    guaranteed=0.047,
+    false_reject_target=0.05,
+    held_out=True,
+    guarantee="words",
+)
 
 SIZE = 64
 THRESHOLD = 0.5

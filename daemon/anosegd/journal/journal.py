@@ -262,7 +262,7 @@ class Journal(Worker):
         return trigger
 
     def take_owed(self) -> list[AcceptedTrigger]:
-        """Return each trigger once that an earlier run accepted and did not answer. There are none before the file is open."""
+        """Return the triggers that an earlier run accepted and did not answer, each once. Empty before the file is open."""
         with self._changed:
             owed, self._owed = self._owed, []
             return owed

@@ -180,7 +180,7 @@ class Store:
         return count
 
     def shrink(self) -> bool:
-        """Return some free pages to the file system if there are many. Returns whether it did."""
+        """Give some free pages back to the file system if there are many. Returns whether it did."""
         if not self.may_shrink:
             return False
         self._db.executescript(f"PRAGMA incremental_vacuum({VACUUM_PAGES})")  # with execute it frees one page

@@ -111,7 +111,7 @@ def _plan_here(bundle: Bundle, gpu: Gpu, found: list[Library]) -> tuple[Library,
     """Find the library and plan that fit this machine.
 
     Raises:
-        NoPlanError: There is none, or it is for another GPU, version or platform. The message has both values.
+        NoPlanError: No plan exists, or the plan is for another GPU, version or platform. The message has both values.
         EngineError: A description is damaged.
     """
     mismatch: EngineError | None = None

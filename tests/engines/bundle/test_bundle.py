@@ -9,9 +9,9 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from support.tiny_bundle import bad_part, good_part, tiny_draft, write_tiny_bundle
+from support.tiny_bundle import TINY_RULES, bad_part, good_part, tiny_draft, write_tiny_bundle
 
-from anoseg_engines.bundle import MANIFEST, RuleCalibration, canonical_bytes, load_bundle, manifest_schema, sealed
+from anoseg_engines.bundle import MANIFEST, canonical_bytes, load_bundle, manifest_schema, sealed
 from anoseg_engines.bundle_writer import write_bundle
 from anoseg_engines.errors import ConfigError, EngineError
 from anoseg_engines.judgement import judge
@@ -129,24 +129,11 @@ def test_inspect_and_verify_as_a_user_runs_them(tmp_path: Path) -> None:
         assert "Traceback" not in done.stderr
 
 
-RULES = RuleCalibration(
-    width=80,
-    height=48,
-    digest="0" * 64,
-    n_images=99,
-    rejected=1,
-    guaranteed=0.047,
-    false_reject_target=0.05,
-    held_out=True,
-    guarantee="words",
-)
-
-
 def test_the_manifest_follows_its_published_schema(tmp_path: Path) -> None:
     """The JSON Schema generated from the code is valid for manifests with and without calibrated rules."""
     import jsonschema
 
-    for rules in ((), (RULES,)):
+    for rules in ((), (TINY_RULES,)):
         bundle = write_bundle(tmp_path / "tiny", dataclasses.replace(tiny_draft(), rules=rules))
         written = json.loads((bundle.path / MANIFEST).read_bytes())
         jsonschema.validate(written, manifest_schema())

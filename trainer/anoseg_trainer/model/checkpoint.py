@@ -42,7 +42,7 @@ def load_checkpoint(folder: Path) -> dict[str, Any]:
     """Read the checkpoint of `folder`.
 
     Raises:
-        DataError: There is none, or it is damaged.
+        DataError: No checkpoint exists, or it is damaged.
     """
     path = folder / NAME
     if not path.is_file():
