@@ -32,6 +32,7 @@ from anoseg_engines.bundle import (
     GoldenSample,
     GoldenTolerance,
     Manifest,
+    Origin,
     RuleCalibration,
     canonical_bytes,
     load_bundle,
@@ -46,7 +47,11 @@ from anoseg_engines.placement import InputSpec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BundleDraft:
-    """The contents of a bundle that `write_bundle` is to write. The fields are the manifest's."""
+    """The contents of a bundle that `write_bundle` is to write. The fields are the manifest's.
+
+    Attributes:
+        origin: With an origin, the bundle is a candidate until it is released.
+    """
 
     product: str
     input: InputSpec
@@ -60,10 +65,11 @@ class BundleDraft:
     training: dict[str, Any] = field(default_factory=dict)
     rules: tuple[RuleCalibration, ...] = ()
     tolerance: GoldenTolerance = field(default_factory=GoldenTolerance)
+    origin: Origin | None = None
 
     @classmethod
     def of(cls, bundle: Bundle) -> BundleDraft:
-        """Copy a bundle's contents, to write its next version with some fields replaced.
+        """Copy a bundle's contents except its origin, to write its next version with some fields replaced.
 
         Raises:
             EngineError: A golden file cannot be decoded.
@@ -141,6 +147,8 @@ def _manifest(draft: BundleDraft, version: int, files: dict[str, bytes]) -> Mani
     ]
     return sealed(
         Manifest(
+            schema_version=1 if draft.origin is None else 2,
+            origin=draft.origin or UNSET,
             product=draft.product,
             version=version,
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),

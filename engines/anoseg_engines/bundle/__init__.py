@@ -1,36 +1,48 @@
-"""Describes the engine bundle (`manifest`), and finds and verifies bundles (`read`). `bundle_writer.py` writes them."""
+"""Describes the engine bundle (`manifest`), finds and verifies bundles (`read`), and releases them (`releases`).
+
+`bundle_writer.py` writes them.
+"""
 
 from anoseg_engines.bundle.manifest import (
+    MANIFEST,
     NAME,
     Calibration,
     GoldenImage,
     GoldenTolerance,
     Manifest,
+    Origin,
     RuleCalibration,
     Sha256,
     canonical_bytes,
     manifest_schema,
     sealed,
 )
-from anoseg_engines.bundle.read import MANIFEST, MODEL, PLANS, Bundle, GoldenSample, find_bundle, load_bundle, versions
+from anoseg_engines.bundle.read import MODEL, PLANS, Bundle, GoldenSample, find_bundle, load_bundle
+from anoseg_engines.bundle.releases import RELEASES, Release, read_releases, release_version, released_versions, versions
 
 __all__ = [
     "MANIFEST",
     "MODEL",
     "NAME",
     "PLANS",
+    "RELEASES",
     "Bundle",
     "Calibration",
     "GoldenImage",
     "GoldenSample",
     "GoldenTolerance",
     "Manifest",
+    "Origin",
+    "Release",
     "RuleCalibration",
     "Sha256",
     "canonical_bytes",
     "find_bundle",
     "load_bundle",
     "manifest_schema",
+    "read_releases",
+    "release_version",
+    "released_versions",
     "sealed",
     "versions",
 ]

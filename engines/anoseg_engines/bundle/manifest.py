@@ -11,7 +11,9 @@ from msgspec import UNSET, Meta, UnsetType
 
 from anoseg_engines.placement import InputSpec
 
-SCHEMA_VERSION: Literal[1] = 1
+SCHEMA_VERSION = 2
+"""The newest schema version that this program reads."""
+MANIFEST = "manifest.json"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
@@ -58,6 +60,19 @@ class RuleCalibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     guarantee: str
 
 
+class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Says what wrote a bundle. A bundle with an origin is a candidate until it is released (`releases.py`).
+
+    Attributes:
+        command: The command that wrote it; `calibrate-rules` is `calibrate --config`.
+        parent_version, parent_digest: The version that was calibrated; None after a training.
+    """
+
+    command: Literal["fit", "calibrate", "calibrate-rules"]
+    parent_version: Annotated[int, Meta(ge=1)] | None = None
+    parent_digest: Sha256 | None = None
+
+
 class GoldenImage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A golden image: the part's image, and the map (16-bit PNG, value / 65535) and score of the trainer's FP32 network."""
 
@@ -84,6 +99,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Contents of manifest.json.
 
     Attributes:
+        schema_version: 2 if there is an origin, else 1, so that an older program reads what it can understand.
+        origin: What wrote the bundle. Omitted in bundles from before there were candidates.
         score: How the part's score is defined.
         score_threshold: A part with this score or more is FAIL.
         pixel_threshold: A pixel with this map value or more belongs to a defect.
@@ -95,10 +112,11 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             other hashes reveal a changed file.
     """
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1, 2] = 1
     product: Annotated[str, Meta(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     version: Annotated[int, Meta(ge=1)]
     created: str
+    origin: Origin | UnsetType = UNSET
     input: InputSpec
     score: str
     score_threshold: Probability

@@ -12,12 +12,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from anoseg_engines.bundle.manifest import SCHEMA_VERSION, Manifest, RuleCalibration, canonical_bytes, sealed
+from anoseg_engines.bundle.manifest import MANIFEST, SCHEMA_VERSION, Manifest, Origin, RuleCalibration, canonical_bytes, sealed
+from anoseg_engines.bundle.releases import released_versions
 from anoseg_engines.errors import ConfigError, EngineError
 from anoseg_engines.images import Image
 from anoseg_engines.judgement import Thresholds
 
-MANIFEST = "manifest.json"
 MODEL = "model.onnx"
 PLANS = "plans"
 """The folder of a store that holds the engines built on this machine, and no bundle; see `tensorrt/plan_store.py`."""
@@ -76,6 +76,11 @@ class Bundle:
         return f"{self.manifest.product}/{self.manifest.version}"
 
     @property
+    def origin(self) -> Origin | None:
+        """What wrote the bundle; None for a bundle of before, which needs no release."""
+        return self.manifest.origin or None
+
+    @property
     def rule_calibrations(self) -> tuple[RuleCalibration, ...]:
         """The measured false rejects of each set of region rules that was calibrated."""
         return tuple(self.manifest.rules or ())
@@ -97,35 +102,28 @@ class Bundle:
         return samples
 
 
-def versions(store_name: Path) -> list[int]:
-    """Finished versions under STORE/NAME, ascending."""
-    if not store_name.is_dir():
-        return []
-    numbers = [int(p.name) for p in store_name.iterdir() if p.name.isascii() and p.name.isdigit()]
-    return sorted(n for n in numbers if (store_name / str(n) / MANIFEST).is_file())
-
-
 def find_bundle(path: Path) -> Path:
-    """Find the bundle folder for `path`: STORE/NAME/VERSION itself, or the newest version of STORE/NAME.
+    """Find the bundle folder for `path`: STORE/NAME/VERSION itself, or the version of STORE/NAME that was released last.
 
     Raises:
-        ConfigError: There is no bundle.
+        ConfigError: There is no bundle, or none is released.
+        EngineError: The list of releases is damaged.
     """
     if (path / MANIFEST).is_file():
         return path
     if not path.is_dir():
         raise ConfigError(f"{path}: no such bundle", hint=_WHICH)
-    found = versions(path)
+    found = released_versions(path)
     if not found:
         raise ConfigError(f"{path}: no bundle in this folder ({MANIFEST} is missing)", hint=_WHICH)
-    return path / str(found[-1])
+    return path / str(found[0])
 
 
 def load_bundle(path: Path) -> Bundle:
     """Read a bundle and verify it: schema, seal and the SHA-256 of every file.
 
     Raises:
-        ConfigError: There is no bundle at `path`.
+        ConfigError: There is no bundle at `path`, or none is released.
         EngineError: It is damaged, written by a newer program, or not a bundle.
     """
     folder = find_bundle(path)

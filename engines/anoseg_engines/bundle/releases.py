@@ -1,0 +1,198 @@
+"""Says which versions under STORE/NAME are released, and releases one. Any thread, any number of processes.
+
+A bundle never changes, so the mark is kept beside the bundles: STORE/NAME/releases.json lists the releases in their order, each
+with the version's digest. The file is replaced as a whole, under a lock, so that two processes lose no release and a crash
+leaves the old file. A copy of STORE/NAME takes the releases with it. A copy of a version's folder alone does not: a candidate
+says in its own manifest that it needs a release, so it stays a candidate wherever it goes.
+
+Bundles without an origin are of before there were releases. Without releases.json, they all count as released.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import getpass
+import hashlib
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from anoseg_engines.bundle.manifest import MANIFEST, Sha256
+from anoseg_engines.errors import AnosegError, ConfigError, EngineError
+from anoseg_engines.files import sync_folder, write_synced
+
+RELEASES = "releases.json"
+SCHEMA_VERSION = 1
+_LOCK = ".releases.lock"
+_MAX_BYTES = 4 << 20
+
+
+class Release(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The release of a version.
+
+    Attributes:
+        digest: SHA-256 of the version's manifest.json. A folder with another manifest is not the released version.
+        at: Time of the release, UTC in ISO 8601; None for a version from before there were releases.
+        by: The user's login name, if it is known.
+    """
+
+    version: Annotated[int, Meta(ge=1)]
+    digest: Sha256
+    at: str | None = None
+    by: str | None = None
+
+
+class _Log(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    schema_version: int = SCHEMA_VERSION
+    releases: list[Release]
+
+
+class _Head(msgspec.Struct, frozen=True):
+    """What makes a bundle a candidate."""
+
+    origin: msgspec.Raw | UnsetType = UNSET
+
+
+def versions(store_name: Path) -> list[int]:
+    """Finished versions under STORE/NAME, ascending."""
+    if not store_name.is_dir():
+        return []
+    numbers = [int(p.name) for p in store_name.iterdir() if p.name.isascii() and p.name.isdigit()]
+    return sorted(n for n in numbers if (store_name / str(n) / MANIFEST).is_file())
+
+
+def read_releases(store_name: Path) -> list[Release]:
+    """Return the releases that hold, in their order; the last one is current.
+
+    To release an earlier version again withdraws the versions that were released after it.
+
+    Raises:
+        EngineError: releases.json is damaged or of a newer program.
+    """
+    log = _read_log(store_name / RELEASES)
+    if log is None:
+        return [_release_of_before(store_name, n) for n in versions(store_name) if not _is_candidate(store_name / str(n))]
+    found: list[Release] = []
+    for entry in log.releases:
+        known = [kept.version for kept in found]
+        if entry.version in known:
+            del found[known.index(entry.version) :]
+        found.append(entry)
+    return [entry for entry in found if _digest(store_name / str(entry.version)) in (entry.digest, None)]
+
+
+def released_versions(store_name: Path) -> list[int]:
+    """Return the released versions under STORE/NAME, the current one first.
+
+    Raises:
+        ConfigError: There are versions, but none is released.
+        EngineError: releases.json is damaged or of a newer program.
+    """
+    found = [entry.version for entry in reversed(read_releases(store_name))]
+    if not found and (written := versions(store_name)):
+        names = ", ".join(str(n) for n in written)
+        raise ConfigError(
+            f"{store_name}: no version is released (there is: {names})",
+            hint=f"to use version {written[-1]}, run: anoseg-engine release {store_name / str(written[-1])}",
+        )
+    return found
+
+
+def release_version(store_name: Path, version: int, digest: str) -> Release | None:
+    """Make a version current: STORE/NAME means this version from now on.
+
+    Args:
+        store_name: STORE/NAME.
+        version: A whole version under it.
+        digest: Its digest.
+
+    Returns:
+        The release that was current before, None if there was none.
+
+    Raises:
+        AnosegError: The file cannot be written.
+        EngineError: releases.json is damaged or of a newer program.
+    """
+    with _write_lock(store_name):
+        log = _read_log(store_name / RELEASES)
+        before = read_releases(store_name)
+        current = before[-1] if before else None
+        if log is None or current is None or (current.version, current.digest) != (version, digest):
+            kept = before if log is None else log.releases
+            entry = Release(version=version, digest=digest, at=_now(), by=_login())
+            _write_log(store_name, _Log(releases=[*kept, entry]))
+        return current
+
+
+def _release_of_before(store_name: Path, version: int) -> Release:
+    return Release(version=version, digest=_digest(store_name / str(version)) or "0" * 64)
+
+
+def _is_candidate(folder: Path) -> bool:
+    """Whether the bundle was written as a candidate. A manifest that cannot be read is left to the reader of the bundle."""
+    try:
+        return msgspec.json.decode((folder / MANIFEST).read_bytes(), type=_Head).origin is not UNSET
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+
+
+def _digest(folder: Path) -> str | None:
+    """SHA-256 of the manifest; None if there is none."""
+    try:
+        return hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
+    except OSError:
+        return None
+
+
+def _read_log(path: Path) -> _Log | None:
+    hint = f"copy {RELEASES} again from where the bundles come from"
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise EngineError(f"{path}: larger than {_MAX_BYTES} bytes", hint=hint)
+        log = msgspec.json.decode(path.read_bytes(), type=_Log)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise EngineError(f"{path}: cannot be read ({error.strerror})", hint=hint) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise EngineError(f"{path}: not a list of releases: {error}", hint=hint) from error
+    if log.schema_version > SCHEMA_VERSION:
+        raise EngineError(f"{path}: written by a newer program", hint="update anoseg-edge on this machine")
+    return log
+
+
+@contextlib.contextmanager
+def _write_lock(store_name: Path) -> Iterator[None]:
+    """Let one process write at a time. The lock's file stays: to remove it would let two processes hold different locks."""
+    try:
+        with (store_name / _LOCK).open("ab") as lock:  # opened for writing, which NFS needs for an exclusive lock
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+    except OSError as error:
+        raise AnosegError(
+            f"{store_name / RELEASES}: cannot be written ({error.strerror})",
+            hint="run the command as a user who may write there (on a line: with sudo)",
+        ) from error
+
+
+def _write_log(store_name: Path, log: _Log) -> None:
+    new = store_name / f".{RELEASES}.new"
+    write_synced(new, msgspec.json.format(msgspec.json.encode(log), indent=2) + b"\n")
+    new.rename(store_name / RELEASES)
+    sync_folder(store_name)
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def _login() -> str | None:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):  # a user id without a name
+        return None
