@@ -25,7 +25,8 @@ from anoseg_engines.loading import load_engine
 from anoseg_engines.placement import Region
 from anoseg_trainer.config import TrainConfig
 from anoseg_trainer.data.good_images import GoodImages, find_good_images, read_good_images
-from anoseg_trainer.data.split import group_images, split_images
+from anoseg_trainer.data.parts import find_parts
+from anoseg_trainer.data.split import split_images
 from anoseg_trainer.thresholds import conformal_threshold, images_needed
 
 SHARES = (0.05, 0.01)
@@ -59,14 +60,14 @@ def check(bundle_path: Path, data: Path, group: str) -> int:
         if images.fingerprint != training["data_fingerprint"]:
             print(f"{data}: {bundle.label} was trained on other images", file=sys.stderr)
             return 1
-        groups = group_images(images, config.holdout.group)
+        groups = find_parts(images, config.holdout.group).numbers
         split = split_images(groups, config.holdout, int(training["seed"]), images_needed(config.false_reject))
         held_out = scores_of(engine, images, split.calibration, "calibration")
         tested = read_good_images(find_good_images(data / "test" / "good"))
         good = scores_of(engine, tested, tuple(range(len(tested.paths))), "test/good")
     finally:
         engine.close()
-    return report(bundle.label, held_out, groups[list(split.calibration)], good, group_images(tested, group))
+    return report(bundle.label, held_out, groups[list(split.calibration)], good, find_parts(tested, group).numbers)
 
 
 def scores_of(engine: Engine, images: GoodImages, indices: tuple[int, ...], what: str) -> np.ndarray:

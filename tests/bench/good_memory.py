@@ -36,7 +36,8 @@ from anoseg_trainer.config import HoldoutConfig, TrainConfig, TrainingConfig
 from anoseg_trainer.data.evaluation_images import GOOD, EvaluationImage, find_evaluation_images
 from anoseg_trainer.data.good_images import find_good_images, read_good_images
 from anoseg_trainer.data.part_store import whole_placement
-from anoseg_trainer.data.split import group_images, split_images
+from anoseg_trainer.data.parts import find_parts
+from anoseg_trainer.data.split import split_images
 from anoseg_trainer.metrics import PixelHistogram, image_auroc
 from anoseg_trainer.model.encoder import CHANNELS, STRIDES, Encoder, encoder_input, load_encoder, packaged_weights
 from anoseg_trainer.model.memory import Features, Memory, MemoryConfig, standardise
@@ -230,7 +231,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     encoder = load_encoder(packaged_weights()).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     images = read_good_images(paths)
     notes = list(images.notes)
-    groups = group_images(images, options.group, notes.append)
+    groups = find_parts(images, options.group, notes.append).numbers
     split = split_images(groups, HoldoutConfig(), options.seed, images_needed(TrainConfig().false_reject))
     train = list(split.train)
     if options.images is not None:

@@ -36,9 +36,12 @@ def test_a_target_for_rules_is_met_or_the_needed_images_are_named():
     assert rejected_share(0, 299, 0.01).met
     few = rejected_share(0, 298, 0.01)
     assert (few.met, few.allowed, few.needed) == (False, -1, 299)
-    assert "0.01 was asked for, which needs 299 held-out good images" in describe_rejected_share(few, 0.01, 298)
+    assert "0.01 was asked for, which needs 299 held-out good images" in describe_rejected_share(few, 0.01, images=298)
     assert [rejected_share(k, 473, 0.01).met for k in (0, 1, 2)] == [True, True, False]
-    assert "allows 1 rejected of 473" in describe_rejected_share(rejected_share(2, 473, 0.01), 0.01, 473)
-    assert "only 20 different parts" in describe_rejected_share(few, 0.01, 20)
+    assert "allows 1 rejected of 473" in describe_rejected_share(rejected_share(2, 473, 0.01), 0.01, images=473)
+    assert "0 of 298 good parts on 900 images" in describe_rejected_share(few, 0.01, images=900)
+    unknown = describe_rejected_share(few, 0.01, images=298, parts_known=False)
+    assert unknown.startswith("nothing is promised")
+    assert "at most" not in unknown
     with pytest.raises(DataError):
         rejected_share(0, 0, 0.01)

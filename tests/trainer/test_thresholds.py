@@ -1,13 +1,16 @@
 import numpy as np
 import pytest
 
+from anoseg_engines.bundle import GoldenTolerance
 from anoseg_engines.errors import DataError
 from anoseg_trainer.thresholds import (
     LEAST_SPREAD,
+    MARGIN,
     MAX_SLOPE,
     conformal_threshold,
     describe_threshold,
     fit_detector,
+    for_the_line,
     score_scale,
 )
 
@@ -38,9 +41,53 @@ def test_too_few_images_say_how_many_are_needed():
     assert found.needed == 99
     assert found.reject_probability == pytest.approx(1 / 99)
     assert found.value > 0.5
-    words = describe_threshold(found, 0.01, parts=20)
-    assert "99" in words
-    assert "20 different parts" in words
+    assert "needs 99 held-out good images of different parts" in describe_threshold(found, 0.01)
+
+
+def test_the_guarantee_counts_parts():
+    """99 images of 26 parts promise 1/27, not 1/100; a part has the largest score of its images."""
+    rng = np.random.default_rng(0)
+    parts = [i % 26 for i in range(99)]
+    scores = rng.beta(2, 8, 99)
+    found = conformal_threshold(scores, 0.01, parts=parts)
+    assert (found.n, found.parts, found.met) == (99, 26, False)
+    assert found.reject_probability == pytest.approx(1 / 27)
+    words = describe_threshold(found, 0.01)
+    assert "probability at most 0.03704" in words
+    assert "the 26 parts on the 99 good images" in words
+    assert "at most 37" in for_the_line(found, parts_known=True)
+    largest = sorted(max(scores[i] for i in range(99) if parts[i] == part) for part in range(26))
+    third = conformal_threshold(scores, 0.08, parts=parts)
+    assert third.value == pytest.approx(largest[24] + MARGIN)
+
+
+def test_the_bound_holds_for_parts_of_several_images():
+    """Images of one part are nearly equal: the next part is still rejected no more often than promised."""
+    rng = np.random.default_rng(1)
+    parts = np.repeat(np.arange(19), 5)
+    trials = 4000
+    rejected = 0
+    for _ in range(trials):
+        own = rng.beta(2, 8, 20)
+        images = np.clip(np.repeat(own, 5) + rng.normal(0, 0.01, 100), 0, 1)
+        found = conformal_threshold(images[:95], 0.05, parts=parts, margin=1e-9)
+        assert found.met
+        rejected += images[95:].max() >= found.value
+    assert rejected / trials <= 0.05 + 3 * np.sqrt(0.05 / trials)
+
+
+def test_nothing_is_promised_where_parts_are_not_known():
+    """If it cannot be known which images show the same part, there is no number that reads like a promise."""
+    found = conformal_threshold(np.linspace(0, 0.5, 99), 0.01)
+    words = describe_threshold(found, 0.01, parts_known=False)
+    assert words.startswith("nothing is promised about false rejects")
+    assert "at most" not in words + for_the_line(found, parts_known=False)
+
+
+def test_the_margin_covers_what_runtimes_may_differ():
+    """A good part that a runtime scores higher by the tolerance of the self-test still passes."""
+    scores = np.linspace(0, 0.5, 99)
+    assert 0.5 + GoldenTolerance().score < conformal_threshold(scores, 0.01).value
 
 
 def test_no_scores_is_an_error():

@@ -93,9 +93,9 @@ def create_bundle(target: Path, product: TrainedProduct, on_note: Callable[[str]
     _fit_score(network, np.array(validation.good_pooled), np.array(validation.defective_pooled), detector=config.detector)
     calibration_parts = [store[i] for i in split.calibration]
     scores = [predict_part(network, scaled_spec(spec), part).score for part in calibration_parts]
-    threshold = conformal_threshold(np.array(scores), config.false_reject)
-    guarantee = describe_threshold(threshold, config.false_reject, split.calibration_groups)
-    if not threshold.met:
+    threshold = conformal_threshold(np.array(scores), config.false_reject, parts=split.calibration_parts)
+    guarantee = describe_threshold(threshold, config.false_reject, parts_known=split.parts_known)
+    if split.parts_known and not threshold.met:
         on_note(guarantee)
     caught = float((network.score_of(torch.tensor(validation.defective_pooled)) >= threshold.value).float().mean())
     if caught < FEW_CAUGHT:

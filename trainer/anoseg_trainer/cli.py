@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -100,6 +101,13 @@ def _add_calibrate(calibrate: argparse.ArgumentParser) -> None:
     calibrate.add_argument(
         "--false-reject", type=_share, default=0.01, metavar="SHARE", help="share of good parts that may be rejected (0.01)"
     )
+    calibrate.add_argument(
+        "--group",
+        type=_pattern,
+        metavar="REGEX",
+        help="over file names: images with equal matches show the same part; '.+' if each image shows another part (default: "
+        "holdout.group of the training)",
+    )
     calibrate.add_argument("--config", type=Path, metavar="FILE", help="the station's YAML with the region rules")
     calibrate.add_argument("--camera", metavar="NAME", help="the camera in that file")
     calibrate.add_argument("--runtime", default="auto", help=RUNTIME_HELP)
@@ -151,6 +159,14 @@ def _share(text: str) -> float:
     if not 0 < number < 1:
         raise argparse.ArgumentTypeError(f"'{text}' is not a share between 0 and 1; 0.01 is one in a hundred")
     return number
+
+
+def _pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a regular expression: {error}") from None
+    return text
 
 
 def _number(text: str) -> float:

@@ -20,8 +20,9 @@ from anoseg_trainer.data.good_images import find_good_images, read_good_images
 from anoseg_trainer.data.image_size import sizes_from_headers
 from anoseg_trainer.data.input_choice import choose_input, describe_input
 from anoseg_trainer.data.part_store import PartStore, PartStoreWriter
+from anoseg_trainer.data.parts import find_parts
 from anoseg_trainer.data.samples import SampleSettings
-from anoseg_trainer.data.split import group_images, split_images
+from anoseg_trainer.data.split import split_images
 from anoseg_trainer.data.variation_choice import choose_variation
 from anoseg_trainer.report.fit_report import fit_report
 from anoseg_trainer.synthesis.background import has_background
@@ -95,11 +96,12 @@ def fit(
     try:
         for text in images.notes:
             note(text)
-        groups = group_images(images, config.holdout.group, note)
-        split = split_images(groups, config.holdout, seed, images_needed(config.false_reject))
+        parts = find_parts(images, config.holdout.group, note)
+        needed = images_needed(config.false_reject)
+        split = split_images(parts.numbers, config.holdout, seed, needed, known=parts.known)
         if chosen_input != config.input:
             note(describe_input(config.input, chosen_input, images.sizes_hw))
-        variation, choices = choose_variation(config.variation, images, groups, split, seed=seed)
+        variation, choices = choose_variation(config.variation, images, parts.numbers, split, seed=seed)
         for text in choices:
             note(text)
         config = msgspec.structs.replace(config, input=chosen_input, variation=variation)

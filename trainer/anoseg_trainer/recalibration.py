@@ -10,7 +10,7 @@ from anoseg_engines.bundle import Bundle, load_bundle
 from anoseg_engines.errors import ConfigError
 from anoseg_engines.runtimes.tensorrt.plan_store import PlanStore
 from anoseg_trainer.data.good_images import GoodImages
-from anoseg_trainer.data.split import group_images
+from anoseg_trainer.data.parts import Parts, find_parts
 
 NOT_HELD_OUT = "the network was trained on these images, so this says little about other parts"
 
@@ -23,29 +23,35 @@ class CalibrationImages:
     """The good images of a calibration.
 
     Attributes:
-        parts: Number of different parts that they show.
+        parts: The parts that they show.
         held_out: False if the images are the whole folder that the bundle was trained on. Some of its images alone are not
             recognised, and the value is then True.
         notes: Remarks for the user.
     """
 
-    parts: int
+    parts: Parts
     held_out: bool
     notes: tuple[str, ...]
 
     @classmethod
-    def of(cls, images: GoodImages, bundle: Bundle) -> CalibrationImages:
-        """Compare the images with each other, and with those that `bundle` was trained on."""
+    def of(cls, images: GoodImages, bundle: Bundle, group: str | None = None) -> CalibrationImages:
+        """Compare the images with each other, and with those that `bundle` was trained on.
+
+        Args:
+            images: The good images.
+            bundle: The bundle that is calibrated.
+            group: Regular expression over file names that says which images show the same part; None: as in the training.
+        """
         training = bundle.manifest.training
         config = training.get("config")
         holdout = config.get("holdout") if isinstance(config, dict) else None
-        pattern = holdout.get("group") if isinstance(holdout, dict) else ""
+        trained_with = holdout.get("group") if isinstance(holdout, dict) else ""
         notes = list(images.notes)
-        groups = group_images(images, str(pattern or ""), notes.append)
+        parts = find_parts(images, str(trained_with or "") if group is None else group, notes.append)
         held_out = images.fingerprint != training.get("data_fingerprint")
         if not held_out:
             notes.append(f"{NOT_HELD_OUT}: calibrate with good images that were not used for training")
-        return cls(int(groups.max()) + 1, held_out, tuple(notes))
+        return cls(parts, held_out, tuple(notes))
 
     def qualify(self, guarantee: str) -> str:
         """If the images were not held out, add a sentence to the guarantee that says so."""

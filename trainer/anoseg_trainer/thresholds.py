@@ -1,18 +1,20 @@
 """Computes the score's scale, the score threshold and the pixel threshold from held-out images. Pure functions.
 
-The score threshold is a split-conformal quantile. Sort the scores of the n held-out good images. Assume that the line's good
-parts are like these images (in statistics: exchangeable with them). Then the next good part reaches the k-th smallest score
-with probability at most 1 − k/(n+1).
+The score threshold is a split-conformal quantile. Sort the scores of the n held-out good parts; a part that several images
+show has the largest of their scores. Assume that the line's good parts are like these (in statistics: exchangeable with them).
+Then the next good part reaches the k-th smallest score with probability at most 1 − k/(n+1).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from anoseg_engines.bundle import GoldenTolerance
 from anoseg_engines.errors import DataError
 from anoseg_trainer.metrics import PixelHistogram
 
@@ -20,10 +22,13 @@ MAX_SLOPE = 1.5
 """Largest slope of the score: half-precision noise of 0.02 in the pooled logit then moves the score by less than 0.01."""
 LEAST_SPREAD = 0.3
 """Least spread of a pool's logits: on a very uniform product, a pool would otherwise react to tiny differences."""
-ABOVE = 2e-3
-"""Distance of the threshold from the conformal score: in half precision a good part may score this much higher."""
+MARGIN = GoldenTolerance().score + 1e-4
+"""Distance of the threshold from the conformal score. A runtime on the line may score a good part higher than the FP32 network
+that calibrates: by the tolerance of the self-test, which accepts such a runtime."""
 SAME_KIND = "same product, camera and light, not hand-picked"
 """The assumption of every bound, as the user reads it."""
+NOT_PROMISED = "nothing is promised about false rejects"
+"""How every description of a withheld promise begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,70 +38,115 @@ class ScoreThreshold:
     Attributes:
         value: A part that scores at or above this fails.
         n: Held-out good images used.
+        parts: Different parts that these images show.
         reject_probability: Upper bound on the probability that the next good part is rejected.
         met: Whether this bound is at most the requested share.
-        needed: Good images that the requested share needs.
+        needed: Good parts that the requested share needs.
     """
 
     value: float
     n: int
+    parts: int
     reject_probability: float
     met: bool
     needed: int
 
 
 def images_needed(false_reject: float) -> int:
-    """Return the fewest held-out good images with which a threshold can guarantee this share of false rejects."""
+    """Return the fewest held-out good parts with which a threshold can guarantee this share of false rejects."""
     return math.ceil(1 / false_reject - 1e-9) - 1
 
 
-def conformal_threshold(scores: NDArray[np.floating], false_reject: float) -> ScoreThreshold:
+def part_scores(scores: NDArray[np.floating], parts: Sequence[int]) -> NDArray[np.float64]:
+    """Return the score of each part, which is the largest of its images' scores, in order of the part numbers."""
+    numbers, index = np.unique(np.asarray(parts), return_inverse=True)
+    largest = np.full(len(numbers), -np.inf)
+    np.maximum.at(largest, index, scores)
+    return largest
+
+
+def conformal_threshold(
+    scores: NDArray[np.floating], false_reject: float, *, parts: Sequence[int] | None = None, margin: float = MARGIN
+) -> ScoreThreshold:
     """Find the threshold at or above which at most the share `false_reject` of good parts score.
 
-    The threshold is `ABOVE` the k-th smallest of n scores, k = ⌈(n+1)(1−false_reject)⌉. If n is too small for this k, the
-    threshold comes from the largest score. The bound is then 1/(n+1).
+    The threshold is `margin` above the k-th smallest score of n parts, k = ⌈(n+1)(1−false_reject)⌉. If n is too small for
+    this k, the threshold comes from the largest score. The bound is then 1/(n+1).
+
+    Args:
+        scores: Score of each held-out good image.
+        false_reject: The requested share.
+        parts: Part number of each image; None: each image shows another part.
+        margin: Distance from the conformal score.
 
     Raises:
         DataError: There are no scores.
     """
-    n = len(scores)
+    by_part = part_scores(scores, range(len(scores)) if parts is None else parts)
+    n = len(by_part)
     if n == 0:
         raise DataError("no held-out good images to calibrate with", hint="add good images or raise holdout.calibration")
-    # ceil((n+1)(1-a)) as n+1 - floor((n+1)a): the small constant keeps 0.01 * 100 from being rounded below 1.
-    k = n + 1 - math.floor((n + 1) * false_reject + 1e-9)
-    rank = min(k, n)
+    rank = conformal_rank(n, false_reject)
     return ScoreThreshold(
-        value=min(float(np.sort(scores)[rank - 1]) + ABOVE, 1.0),
-        n=n,
-        reject_probability=(n + 1 - rank) / (n + 1),
-        met=k <= n,
+        value=min(float(np.sort(by_part)[min(rank, n) - 1]) + margin, 1.0),
+        n=len(scores),
+        parts=n,
+        reject_probability=(n + 1 - min(rank, n)) / (n + 1),
+        met=rank <= n,
         needed=images_needed(false_reject),
     )
 
 
-def describe_threshold(threshold: ScoreThreshold, false_reject: float, parts: int) -> str:
+def conformal_rank(n: int, false_reject: float) -> int:
+    """Return k, the rank among n scores in ascending order of the one that sets the threshold; k > n: there are too few."""
+    # ceil((n+1)(1-a)) as n+1 - floor((n+1)a): the small constant keeps 0.01 * 100 from being rounded below 1.
+    return n + 1 - math.floor((n + 1) * false_reject + 1e-9)
+
+
+def describe_threshold(threshold: ScoreThreshold, false_reject: float, *, parts_known: bool = True) -> str:
     """State the guarantee and its assumption, for the manifest and the user.
 
     Args:
         threshold: The threshold.
         false_reject: The requested share.
-        parts: Number of different parts among the images.
+        parts_known: Whether it is known which images show the same part. If not, nothing is promised.
     """
+    if not parts_known:
+        return withheld(threshold.n)
     text = (
         f"a good part is rejected with probability at most {threshold.reject_probability:.4g}, provided that parts on the line "
-        f"are like the {threshold.n} good images of the calibration ({SAME_KIND})"
+        f"are like {counted(threshold.parts, threshold.n)} of the calibration ({SAME_KIND})"
     )
     if not threshold.met:
         text += (
-            f"; {false_reject:g} was asked for, which needs {threshold.needed} held-out good images, so the largest of the "
-            f"{threshold.n} scores was taken"
+            f"; {false_reject:g} was asked for, which needs {threshold.needed} held-out good images of different parts, so the "
+            f"largest of the {threshold.parts} scores was taken"
         )
-    return text + few_parts(parts, threshold.n)
+    return text
 
 
-def few_parts(parts: int, n: int) -> str:
-    """Return a remark if several of the n images show the same part. The guarantee is then weaker than n suggests."""
-    return f"; the images show only {parts} different parts, which weakens this guarantee" if parts < n else ""
+def counted(parts: int, images: int) -> str:
+    """Name the good images and, if they are fewer, the parts that they show."""
+    return f"the {images} good images" if parts == images else f"the {parts} parts on the {images} good images"
+
+
+def withheld(images: int) -> str:
+    """Say that there is no promise, why, and what to do."""
+    return (
+        f"{NOT_PROMISED}: the {images} good images look so much alike that images of one part cannot be told from images of "
+        "different parts. Say which images show the same part (holdout.group; '.+' if each image shows another part)"
+    )
+
+
+def for_the_line(threshold: ScoreThreshold, *, parts_known: bool) -> str:
+    """Say in plain words what the promise means for the line."""
+    if not parts_known:
+        return "For the line: how many good parts will be rejected is not known. Count them during the first shifts."
+    rejected = max(1, round(1000 * threshold.reject_probability))
+    return (
+        f"For the line: of 1000 good parts like these, expect at most {rejected} to be rejected, on average over many "
+        "calibrations; this one may reject somewhat more or fewer. It says nothing about defective parts that pass."
+    )
 
 
 def fit_detector(good: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

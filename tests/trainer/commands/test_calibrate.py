@@ -65,7 +65,7 @@ def test_a_new_threshold_is_a_new_version(tmp_path):
     assert after.manifest.pixel_threshold == before.manifest.pixel_threshold
     assert after.manifest.metrics == {"synthetic_image_auroc": 0.9}  # what held for the old threshold alone is gone
     assert load_bundle(before.path).digest == before.digest
-    assert "score threshold 0.5000 → 0.3770" in done.stdout
+    assert "score threshold 0.5000 → 0.3851" in done.stdout
     assert "0 rejected at the old threshold, 0 at the new one" in done.stdout
     assert "91.0% at the old threshold, so at least that" in done.stdout
     assert "098.png 0.3750" in done.stdout
@@ -176,7 +176,7 @@ def frames(tmp_path):
 def calibrate_rules(tmp_path, *more):
     return run(
         *("calibrate", "--bundle", tmp_path / "tiny", "--data", tmp_path / "frames", "--config", tmp_path / "station.yaml"),
-        *("--camera", "top", *RUNTIME, *more),
+        *("--camera", "top", *RUNTIME, "--group", ".+", *more),
     )
 
 
@@ -209,13 +209,34 @@ def test_rules_are_counted_and_kept(tmp_path, station, frames):
     assert load_bundle(tmp_path / "tiny").rule_calibrations == found  # a new score threshold changes nothing about rules
 
 
+def test_frames_of_one_part_count_once(tmp_path, station, frames):
+    """Three frames of one part that is rejected are one of 58 parts; where parts are not known, nothing is promised."""
+    write_tiny_bundle(tmp_path / "tiny")
+    for path in sorted(frames.iterdir())[:3]:
+        path.rename(path.with_name(f"one_{path.name}"))
+    done = calibrate_rules(tmp_path, "--group", r"one|\d+")
+    assert done.returncode == 0, done.stderr
+    assert ": 3 rejected" in done.stdout
+    (entry,) = load_bundle(tmp_path / "tiny").rule_calibrations
+    assert (entry.n_images, entry.rejected) == (60, 3)
+    assert entry.guaranteed == pytest.approx(upper_bound(1, 58))
+    assert "1 of 58 good parts on 60 images" in entry.guarantee
+
+    for path in sorted(frames.iterdir())[-3:]:
+        path.unlink()  # what remains differs by noise alone
+    done = calibrate_rules(tmp_path, "--group", "")
+    (entry,) = load_bundle(tmp_path / "tiny").rule_calibrations
+    assert entry.guaranteed == 1
+    assert entry.guarantee.startswith("nothing is promised")
+
+
 def test_the_named_threshold_is_enough(tmp_path, station, frames):
     """One of 60 may be rejected for 8 %: the value that is named leaves one, and a hair less leaves two."""
     write_tiny_bundle(tmp_path / "tiny")
     done = calibrate_rules(tmp_path, "--false-reject", "0.08")
     assert "allows 1 rejected of 60" in done.stdout
     named = done.stdout.split("thresholds of at least ")[1].split(" ")[0]
-    assert "at most 1 of these images would be rejected" in done.stdout
+    assert "at most 1 of these parts would be rejected" in done.stdout
     for threshold, rejected in ((named, 1), (f"{float(named) - 2e-4:.4f}", 2)):
         station.write_text(STATION.replace("THRESHOLD", threshold))
         done = calibrate_rules(tmp_path, "--false-reject", "0.08")

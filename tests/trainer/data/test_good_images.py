@@ -15,7 +15,8 @@ from anoseg_trainer.config import HoldoutConfig
 from anoseg_trainer.data.good_images import find_good_images, read_good_images
 from anoseg_trainer.data.image_size import sizes_from_headers
 from anoseg_trainer.data.part_store import PartStoreWriter, whole_placement
-from anoseg_trainer.data.split import group_images, split_images
+from anoseg_trainer.data.parts import find_parts
+from anoseg_trainer.data.split import split_images
 
 
 def load(data):
@@ -96,7 +97,7 @@ def test_names_group_images(tmp_path, write_plates):
     for path in sorted(tmp_path.iterdir()):
         path.rename(tmp_path / f"part{int(path.stem) // 3}_view{path.stem}.png")
     images = load(tmp_path)
-    groups = group_images(images, r"part(\d+)_")
+    groups = find_parts(images, r"part(\d+)_").numbers
     assert groups.max() == 3
     assert (np.bincount(groups) == 3).all()
 
@@ -110,7 +111,7 @@ def test_exposures_of_one_part_are_found_by_comparing(tmp_path):
             shot = np.clip(texture * gain + rng.normal(0, 2, texture.shape), 0, 255).astype(np.uint8)
             cv2.imwrite(str(tmp_path / f"exp{exposure}_{part}.png"), shot)
     images = load(tmp_path)
-    groups = group_images(images, "")
+    groups = find_parts(images, "").numbers
     parts = [int(p.stem.split("_")[1]) for p in images.paths]
     assert groups.max() == 7
     assert len({(g, p) for g, p in zip(groups, parts, strict=True)}) == 8
@@ -121,26 +122,62 @@ def test_names_that_lack_the_group_stand_alone(tmp_path, write_plates):
     write_plates(tmp_path, 10)
     for i, path in enumerate(sorted(tmp_path.iterdir())):
         path.rename(tmp_path / (f"a{i // 3}_{i}.png" if i < 6 else f"b{i}.png"))
-    groups = group_images(load(tmp_path), r"^(?:a(\d)|b)")
+    groups = find_parts(load(tmp_path), r"^(?:a(\d)|b)").numbers
     assert sorted(np.bincount(groups)) == [1, 1, 1, 1, 3, 3]
 
 
-def test_many_images_that_look_alike_count_as_parts_of_their_own(tmp_path, plate):
-    """Twenty of forty images that look the same cannot show one part: each counts as a part, and a note says so."""
+def test_copies_are_one_part_whatever_else_is_found(tmp_path, plate):
+    """Twenty files with the same pixels, in two formats, are one part: when images are compared, and when names decide."""
     for i in range(20):
-        cv2.imwrite(str(tmp_path / f"same{i:02}.png"), plate(np.random.default_rng(1)))
+        cv2.imwrite(str(tmp_path / f"same{i:02}.{'png' if i % 2 else 'bmp'}"), plate(np.random.default_rng(1)))
         cv2.imwrite(str(tmp_path / f"other{i:02}.png"), plate(np.random.default_rng(100 + i)))
+    for pattern in ("", ".+"):
+        notes = []
+        parts = find_parts(load(tmp_path), pattern, notes.append)
+        assert (parts.count, parts.known) == (21, True)
+        assert sorted(np.bincount(parts.numbers)) == [1] * 20 + [20]
+        assert notes == ["19 of 40 images are copies of others: images with equal pixels count as one part"]
+
+
+def test_exposures_of_one_part_under_a_fixed_camera_are_found(tmp_path, plate):
+    """All thumbnails look alike; the details in which plates differ still tell which images show the same plate."""
+    rng = np.random.default_rng(3)
+    for part in range(15):
+        image = plate(np.random.default_rng(part)).astype(float)
+        for exposure, gain in enumerate((0.7, 0.9, 1.0, 1.1)):
+            shot = np.clip(image * gain + rng.normal(0, 2, image.shape), 0, 255)
+            cv2.imwrite(str(tmp_path / f"{part:02}_{exposure}.png"), shot.astype(np.uint8))
+    parts = find_parts(load(tmp_path), "")
+    assert parts.known
+    assert parts.numbers.tolist() == [part for part in range(15) for _ in range(4)]
+
+
+@pytest.mark.parametrize("noise", [1, 4])
+def test_images_that_differ_by_noise_alone_leave_the_parts_unknown(tmp_path, plate, noise):
+    """Forty shots of one plate, or of forty equal plates: nobody can tell, so each counts, and nothing is promised."""
+    rng = np.random.default_rng(3)
+    image = plate(np.random.default_rng(1))
+    for i in range(40):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), np.clip(image + rng.normal(0, noise, image.shape), 0, 255).astype(np.uint8))
     notes = []
-    assert len(set(group_images(load(tmp_path), "", notes.append))) == 40
-    assert "images look alike" in notes[0]
+    parts = find_parts(load(tmp_path), "", notes.append)
+    assert (parts.count, parts.known) == (40, False)
+    assert "nothing is promised" in notes[0]
     assert "holdout.group" in notes[0]
+    assert find_parts(load(tmp_path), ".+").known  # the user says that each image shows another part
 
 
-def test_ten_images_of_a_fixed_camera_are_enough(tmp_path, plate):
-    """The smallest folder that is accepted, all images alike: they count as different parts."""
-    for i in range(10):
-        cv2.imwrite(str(tmp_path / f"{i}.png"), plate(np.random.default_rng(1)))
-    assert len(set(group_images(load(tmp_path), ""))) == 10
+def test_parts_that_merely_move_are_not_known_and_near_duplicates_stay_together(tmp_path):
+    """A disc that moves by pixels shows no details of its own: no promise, but equal positions are not split."""
+    rng = np.random.default_rng(2)
+    for i in range(40):
+        image = np.full((96, 96), 60, np.uint8)
+        cv2.circle(image, (48 + i % 20 // 5, 48 + i % 5), 24, 180, -1)
+        noisy = np.clip(image + rng.normal(0, 1, image.shape), 0, 255).astype(np.uint8)
+        cv2.imwrite(str(tmp_path / f"{i:02}.png"), noisy)
+    parts = find_parts(load(tmp_path), "")
+    assert not parts.known
+    assert (parts.numbers[:20] == parts.numbers[20:]).all()
 
 
 def test_a_name_that_is_not_utf8_is_accepted(tmp_path, write_plates):
@@ -172,6 +209,7 @@ def test_no_part_is_on_two_sides(members, validation, calibration, seed):
     assert not seen[0] & seen[2]
     assert not seen[1] & seen[2]
     assert len(seen[2]) == split.calibration_groups
+    assert split.calibration_parts == tuple(groups[list(split.calibration)])
 
 
 def test_the_store_holds_the_scaled_parts(product, tmp_path):
@@ -197,18 +235,20 @@ def test_too_few_different_parts_are_refused(tmp_path, write_plates):
     write_plates(tmp_path, 1)
     for i in range(1, 12):
         shutil.copy(tmp_path / "00.png", tmp_path / f"{i:02d}.png")
-    groups = group_images(load(tmp_path), r"png")
+    groups = find_parts(load(tmp_path), r"png").numbers
     with pytest.raises(DataError, match="1 different parts"):
         split_images(groups, HoldoutConfig(), 0)
 
 
-def test_calibration_takes_as_many_images_as_the_target_needs():
-    """As many images as the target needs, between a tenth and a fifth of all; a configured share is kept."""
+def test_calibration_takes_as_many_parts_as_the_target_needs():
+    """As many parts as the target needs, between a tenth and a fifth of all; a configured share is kept."""
     groups = np.arange(1000)
     assert len(split_images(groups, HoldoutConfig(), 0, needed=150).calibration) == 150
     assert len(split_images(groups, HoldoutConfig(), 0, needed=19).calibration) == 100
     assert len(split_images(groups, HoldoutConfig(), 0, needed=999).calibration) == 200
     assert len(split_images(groups, HoldoutConfig(calibration=0.3), 0, needed=19).calibration) == 300
+    by_four = np.arange(1000) // 4
+    assert split_images(by_four, HoldoutConfig(), 0, needed=40).calibration_groups == 40
 
 
 def test_sizes_from_headers_are_those_of_the_decoded_images(tmp_path):

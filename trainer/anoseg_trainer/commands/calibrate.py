@@ -27,7 +27,7 @@ from anoseg_trainer.data.good_images import find_good_images, read_good_images
 from anoseg_trainer.data.station_camera import load_camera_rules
 from anoseg_trainer.evaluation import inspect_image
 from anoseg_trainer.recalibration import CalibrationImages, OnImage, load_version, plan_notes
-from anoseg_trainer.thresholds import ScoreThreshold, conformal_threshold, describe_threshold
+from anoseg_trainer.thresholds import MARGIN, ScoreThreshold, conformal_threshold, describe_threshold, for_the_line
 
 GOLDEN_EACH = 3
 """Good images that become golden samples if none of the bundle's own passes."""
@@ -41,6 +41,7 @@ def run(options: argparse.Namespace) -> None:
         task = progress.add_task("inspecting", total=None)
         common: dict[str, Any] = {
             "runtime": options.runtime,
+            "group": options.group,
             "on_image": lambda n, total: progress.update(task, completed=n, total=total),
         }
         found: ScoreCalibrated | RulesCalibrated
@@ -64,6 +65,7 @@ class ScoreCalibrated:
         bundle: The new version.
         before: The version that it was made from.
         threshold: The new threshold.
+        parts_known: Whether it is known which images show the same part.
         scores: Each good image with its score, the highest first.
         runtime: The runtime that was used.
         notes: Remarks for the user.
@@ -72,6 +74,7 @@ class ScoreCalibrated:
     bundle: Bundle
     before: Bundle
     threshold: ScoreThreshold
+    parts_known: bool
     scores: tuple[tuple[Path, float], ...]
     runtime: str
     notes: tuple[str, ...]
@@ -88,10 +91,17 @@ class ScoreCalibrated:
             bound = "exactly" if new == old else "at least" if new < old else "at most"
             yield f"synthetic defects of the training caught: {caught:.1%} at the old threshold, so {bound} that at the new one"
         yield f"calibration: {self.bundle.manifest.calibration.guarantee}"
+        yield for_the_line(self.threshold, parts_known=self.parts_known)
 
 
 def calibrate_score(
-    path: Path, data: Path, false_reject: float, *, runtime: str = "auto", on_image: OnImage = lambda _, __: None
+    path: Path,
+    data: Path,
+    false_reject: float,
+    *,
+    group: str | None = None,
+    runtime: str = "auto",
+    on_image: OnImage = lambda _, __: None,
 ) -> ScoreCalibrated:
     """Set a new score threshold from good images, and write the next version.
 
@@ -99,6 +109,7 @@ def calibrate_score(
         path: STORE/NAME or STORE/NAME/VERSION.
         data: Folder of good images, each of which shows the part's region.
         false_reject: Share of good parts that may be rejected.
+        group: Regular expression over file names that says which images show the same part; None: as in the training.
         runtime: The runtime to use.
         on_image: Called after each image.
 
@@ -123,10 +134,13 @@ def calibrate_score(
 
         images = read_good_images(paths, inspect)
         ran_on = engine.runtime_description
+        # Each runtime may differ from FP32 by the tolerance: the one that calibrates, and the one on the line.
+        runtimes = 1 if engine.precision == "f32" else 2
     finally:
         engine.close()
-    good = CalibrationImages.of(images, before)
-    threshold = conformal_threshold(np.array(scores), false_reject)
+    good = CalibrationImages.of(images, before, group)
+    margin = MARGIN * runtimes
+    threshold = conformal_threshold(np.array(scores), false_reject, parts=good.parts.numbers.tolist(), margin=margin)
     ranked = sorted(zip(paths, scores, strict=True), key=lambda row: -row[1])
     highest = ", ".join(path.name for path, _ in ranked[:3])
     golden, golden_notes = _golden_at(threshold.value, before, [image for _, _, image in lowest], highest)
@@ -137,7 +151,7 @@ def calibrate_score(
             method="split conformal over good images, calibrated after training",
             n_images=threshold.n,
             false_reject_target=false_reject,
-            guarantee=good.qualify(describe_threshold(threshold, false_reject, good.parts)),
+            guarantee=good.qualify(describe_threshold(threshold, false_reject, parts_known=good.parts.known)),
         ),
         golden=golden,
         # measured at the old threshold
@@ -147,6 +161,7 @@ def calibrate_score(
         bundle=write_bundle(target, draft),
         before=before,
         threshold=threshold,
+        parts_known=good.parts.known,
         scores=tuple(ranked),
         runtime=ran_on,
         notes=(*good.notes, *golden_notes, *plan_notes(before)),

@@ -40,7 +40,8 @@ class RulesCalibrated:
     Attributes:
         bundle: The new version.
         before: The version that it was made from.
-        share: The bound.
+        share: The bound, which counts parts.
+        n_images: Number of images.
         rejected: Rejected images in order of name, each with the rules that found something.
         review: Number of images that are for a person to look at.
         raise_to: See `sufficient_threshold`.
@@ -52,6 +53,7 @@ class RulesCalibrated:
     bundle: Bundle
     before: Bundle
     share: RejectedShare
+    n_images: int
     rejected: tuple[tuple[Path, tuple[str, ...]], ...]
     review: int
     raise_to: float | None
@@ -62,26 +64,29 @@ class RulesCalibrated:
     def summary(self) -> Iterator[str]:
         """Yield the lines to print."""
         share = self.share
-        yield f"{share.n} good images on {self.runtime}: {share.rejected} rejected, {self.review} for a person to look at"
+        rejected = len(self.rejected)
+        yield f"{self.n_images} good images on {self.runtime}: {rejected} rejected, {self.review} for a person to look at"
         for path, rules in self.rejected[:SHOWN]:
             yield f"  rejected {path.name} by {', '.join(rules)}"
-        if share.rejected > SHOWN:
-            yield f"  and {share.rejected - SHOWN} more"
+        if rejected > SHOWN:
+            yield f"  and {rejected - SHOWN} more"
         yield f"calibration: {self.bundle.rule_calibrations[-1].guarantee}"
         if share.met:
             return
         if self.raise_to is not None:
             where = " and in a first rule without a region, for what no rule covers" if self.uncovered else ""
             most = f"at most {share.allowed}" if share.allowed > 0 else "none"
-            images = "on the same images" if share.allowed >= 0 else f"with at least {share.needed} good images"
+            images = (
+                "on the same images" if share.allowed >= 0 else f"with at least {share.needed} good images of different parts"
+            )
             yield (
-                f"with thresholds of at least {self.raise_to:g} in all rules that do not ignore{where}, {most} of these images "
+                f"with thresholds of at least {self.raise_to:g} in all rules that do not ignore{where}, {most} of these parts "
                 f"would be rejected: change them and calibrate again ({images})"
             )
         elif share.rejected > max(share.allowed, 0):
             yield "no threshold would help: look at the images, or use rules that ignore a region or need a larger area"
         elif share.n < share.needed:
-            yield f"{share.needed} good images are needed, of which none is rejected"
+            yield f"{share.needed} good images of different parts are needed, of which none is rejected"
 
 
 def calibrate_rules(
@@ -90,6 +95,7 @@ def calibrate_rules(
     camera: CameraRules,
     false_reject: float,
     *,
+    group: str | None = None,
     runtime: str = "auto",
     on_image: OnImage = lambda _, __: None,
 ) -> RulesCalibrated:
@@ -100,6 +106,7 @@ def calibrate_rules(
         data: Folder of good images, which are whole camera frames.
         camera: The camera's region and rules.
         false_reject: Share of good parts that may be rejected.
+        group: Regular expression over file names that says which images show the same part; None: as in the training.
         runtime: The runtime to use.
         on_image: Called after each image.
 
@@ -118,30 +125,36 @@ def calibrate_rules(
             counter.add(path, image)
             on_image(counter.n, len(paths))
 
-        good = CalibrationImages.of(read_good_images(paths, count), before)
+        good = CalibrationImages.of(read_good_images(paths, count), before, group)
         ran_on = engine.runtime_description
     finally:
         engine.close()
-    share = rejected_share(len(counter.rejected), counter.n, false_reject)
+    # a part is rejected if one of its images is; it needs the largest of their thresholds
+    needs: dict[int, float] = {}
+    part_of = dict(zip(paths, good.parts.numbers.tolist(), strict=True))
+    for (rejected, _), threshold in zip(counter.rejected, counter.pass_thresholds, strict=True):
+        needs[part_of[rejected]] = max(threshold, needs.get(part_of[rejected], 0.0))
+    share = rejected_share(len(needs), good.parts.count, false_reject)
     entry = RuleCalibration(
         digest=rules_digest(camera.rules, camera.region, camera.rotate),
         width=counter.size_hw[1],
         height=counter.size_hw[0],
-        n_images=share.n,
-        rejected=share.rejected,
-        guaranteed=share.upper_bound,
+        n_images=counter.n,
+        rejected=len(counter.rejected),
+        guaranteed=share.upper_bound if good.parts.known else 1.0,
         false_reject_target=false_reject,
         held_out=good.held_out,
-        guarantee=good.qualify(describe_rejected_share(share, false_reject, good.parts)),
+        guarantee=good.qualify(describe_rejected_share(share, false_reject, images=counter.n, parts_known=good.parts.known)),
     )
     others = [known for known in before.rule_calibrations if known.digest != entry.digest]
     return RulesCalibrated(
         bundle=write_bundle(target, dataclasses.replace(BundleDraft.of(before), rules=(*others, entry))),
         before=before,
         share=share,
+        n_images=counter.n,
         rejected=tuple(counter.rejected),
         review=counter.review,
-        raise_to=sufficient_threshold(counter.pass_thresholds, share),
+        raise_to=sufficient_threshold(list(needs.values()), share),
         uncovered=counter.uncovered,
         runtime=ran_on,
         notes=(*good.notes, *plan_notes(before)),
@@ -229,10 +242,10 @@ def least_passing_threshold(inspection: Inspection, thresholds: Thresholds, plac
 
 
 def sufficient_threshold(pass_thresholds: list[float], share: RejectedShare) -> float | None:
-    """Find the smallest of the rejected images' thresholds that leaves no more rejected than allowed.
+    """Find the smallest of the rejected parts' thresholds that leaves no more rejected than allowed.
 
     The bound holds although the same images choose the value. The value is an order statistic of the thresholds that the
-    images need. The share of parts that need a higher threshold then has the distribution that the bound assumes (Wilks,
+    parts need. The share of parts that need a higher threshold then has the distribution that the bound assumes (Wilks,
     1941).
 
     Returns:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,8 @@ MIN_IMAGES = 10
 """Fewer good images would leave none for calibration."""
 THUMBNAIL = 24
 """Side of a thumbnail, pixels."""
+DETAIL = 64
+"""Side of a picture of the details, pixels."""
 
 ImageConsumer = Callable[[Path, Image], None]
 """Takes one decoded image, uint8 [h, w, 3]."""
@@ -36,7 +38,9 @@ class GoodImages:
         paths: The image files.
         sizes_hw: Height and width of each in camera pixels.
         fingerprint: SHA-256 over all names and bytes.
+        pixel_digests: SHA-256 over the decoded pixels of each. Equal images have equal digests, whatever their file format.
         thumbnails: Unit vectors, float32 [n, d]. Exposures of one part have similar vectors.
+        details: Unit vectors of the fine structure, float16 [n, DETAIL²].
         levels: Mean grey of each cell of a grid, float32 [n, 8, 8].
         spreads: Standard deviation of grey, float32 [n].
         tints: Mean of each colour channel, float32 [n, 3].
@@ -46,20 +50,24 @@ class GoodImages:
     paths: tuple[Path, ...]
     sizes_hw: tuple[tuple[int, int], ...]
     fingerprint: str
+    pixel_digests: tuple[str, ...]
     thumbnails: NDArray[np.float32]
+    details: NDArray[np.float16]
     levels: NDArray[np.float32]
     spreads: NDArray[np.float32]
     tints: NDArray[np.float32]
     notes: tuple[str, ...]
 
-    def only(self, indices: Sequence[int]) -> GoodImages:
+    def only(self, indices: Iterable[int]) -> GoodImages:
         """Return these images alone; fingerprint and notes stay those of the whole folder."""
-        picked = list(indices)
+        picked = [int(i) for i in indices]
         return dataclasses.replace(
             self,
             paths=tuple(self.paths[i] for i in picked),
             sizes_hw=tuple(self.sizes_hw[i] for i in picked),
+            pixel_digests=tuple(self.pixel_digests[i] for i in picked),
             thumbnails=self.thumbnails[picked],
+            details=self.details[picked],
             levels=self.levels[picked],
             spreads=self.spreads[picked],
             tints=self.tints[picked],
@@ -101,7 +109,7 @@ def read_good_images(paths: Sequence[Path], consume: ImageConsumer = lambda _, _
     """
     digest = hashlib.sha256()
     sizes: list[tuple[int, int]] = []
-    thumbnails, levels, spreads, tints, unusable = [], [], [], [], []
+    digests, thumbnails, details, levels, spreads, tints, unusable = [], [], [], [], [], [], []
     grey = deep = 0
     for path in paths:
         try:
@@ -116,7 +124,9 @@ def read_good_images(paths: Sequence[Path], consume: ImageConsumer = lambda _, _
         deep += decoded.deep
         sizes.append((image.shape[0], image.shape[1]))
         grey_image = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), np.uint8)
-        thumbnails.append(_thumbnail(grey_image))
+        digests.append(hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest())
+        thumbnails.append(_detail(grey_image, THUMBNAIL, 3.0))
+        details.append(_detail(grey_image, DETAIL, 2.0).astype(np.float16))
         levels.append(cv2.resize(grey_image, (8, 8), interpolation=cv2.INTER_AREA).astype(np.float32))
         spreads.append(float(grey_image.std()))
         tints.append(cv2.mean(image)[:3])
@@ -139,7 +149,9 @@ def read_good_images(paths: Sequence[Path], consume: ImageConsumer = lambda _, _
         paths=tuple(paths),
         sizes_hw=tuple(sizes),
         fingerprint=digest.hexdigest(),
+        pixel_digests=tuple(digests),
         thumbnails=np.stack(thumbnails),
+        details=np.stack(details),
         levels=np.stack(levels),
         spreads=np.array(spreads, np.float32),
         tints=np.array(tints, np.float32),
@@ -147,9 +159,14 @@ def read_good_images(paths: Sequence[Path], consume: ImageConsumer = lambda _, _
     )
 
 
-def _thumbnail(grey: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Shrink a grey image and remove smooth shading and contrast, so that exposures of one part give the same unit vector."""
-    small = cv2.resize(grey, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA).astype(np.float32)
-    detail = small - cv2.GaussianBlur(small, (0, 0), 3.0)
-    vector = detail.reshape(-1)
+def _detail(grey: NDArray[np.uint8], side: int, blur: float) -> NDArray[np.float32]:
+    """Shrink a grey image and remove smooth shading and contrast, so that exposures of one part give the same unit vector.
+
+    Args:
+        grey: The image.
+        side: Side of the small picture, pixels.
+        blur: Size of the shading that is removed, in pixels of the small picture.
+    """
+    small = cv2.resize(grey, (side, side), interpolation=cv2.INTER_AREA).astype(np.float32)
+    vector = (small - cv2.GaussianBlur(small, (0, 0), blur)).reshape(-1)
     return np.asarray(vector / (np.linalg.norm(vector) + 1e-6), np.float32)
