@@ -8,6 +8,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 
 from anoseg_engines.errors import DataError
@@ -19,6 +20,10 @@ Image = NDArray[np.uint8]
 
 ROTATIONS = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
 """The rotations of a camera's image, in degrees clockwise."""
+
+JPEG_START = b"\xff\xd8\xff"
+MAX_PIXELS = 1 << 30
+"""The largest image that is decoded, as in OpenCV. A damaged header may name any size."""
 
 
 def list_images(folder: Path) -> list[Path]:
@@ -77,8 +82,13 @@ def decode_image(data: bytes, path: Path) -> DecodedImage:
     """Decode the bytes of an image file as `read_image` does; `path` names it in errors.
 
     Raises:
-        DataError: The bytes cannot be decoded.
+        DataError: The bytes cannot be decoded, or are not a whole JPEG image.
     """
+    if data.startswith(JPEG_START):
+        try:
+            return decode_jpeg(data)
+        except DataError as error:
+            raise DataError(f"{path}: {error.what}", hint="delete it or copy it again") from error
     flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
     stored = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if stored is None:
@@ -88,6 +98,30 @@ def decode_image(data: bytes, path: Path) -> DecodedImage:
     except DataError as error:
         raise DataError(f"{path}: {error.what}", hint="store it with 8 or 16 bit for each value") from error
     return DecodedImage(image, grey=stored.ndim == 2, deep=stored.dtype == np.uint16)
+
+
+def decode_jpeg(data: bytes | Image, into: Image | None = None) -> DecodedImage:
+    """Decode a JPEG image to the same pixels as OpenCV, but refuse it where OpenCV fills in what is missing.
+
+    JPEG has no checksum: damage that leaves the length of the coded data unchanged can go unnoticed.
+
+    Args:
+        data: The bytes of the image; bytes after its end are ignored.
+        into: Memory for the pixels, used if the size is the same.
+
+    Raises:
+        DataError: The image is damaged or incomplete.
+    """
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        if height * width > MAX_PIXELS:
+            raise DataError(f"{width}×{height} pixels are too many")
+        buffer = into if into is not None and into.shape == (height, width, 3) else None
+        image = simplejpeg.decode_jpeg(data, "BGR", buffer=buffer)
+    except ValueError as error:
+        why = str(error).rpartition("(): ")[2]  # as libjpeg says it, for example "Premature end of JPEG file"
+        raise DataError(f"not a whole JPEG image: {why} ({len(data)} bytes)") from error
+    return DecodedImage(image, grey=colours == "Gray", deep=False)
 
 
 def as_bgr(image: NDArray[Any]) -> Image:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from anoseg_engines.errors import DataError
-from anoseg_engines.images import list_images, read_image
+from anoseg_engines.images import decode_jpeg, list_images, read_image
 
 
 def test_grey_16_bit_and_alpha_become_bgr(tmp_path: Path) -> None:
@@ -35,3 +35,57 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     """A folder that does not exist is an error with its name, not an empty list."""
     with pytest.raises(DataError, match="nowhere"):
         list_images(tmp_path / "nowhere")
+
+
+def photo(height: int = 61, width: int = 83) -> np.ndarray:
+    noise = np.random.default_rng(1).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return cv2.GaussianBlur(noise, (5, 5), 0)
+
+
+SAMPLINGS = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_422, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420]
+
+
+@pytest.mark.parametrize("progressive", [0, 1])
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_a_whole_jpeg_has_the_pixels_that_opencv_gives_it(tmp_path: Path, sampling: int, progressive: int) -> None:
+    """The strict decoder changes no pixel: a model trained on OpenCV's pixels sees the same ones."""
+    options = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling, cv2.IMWRITE_JPEG_PROGRESSIVE, progressive]
+    for name, stored in (("colour.jpg", photo()), ("grey.jpg", photo()[:, :, 0])):
+        cv2.imwrite(str(tmp_path / name), stored, options)
+        assert (read_image(tmp_path / name) == cv2.imread(str(tmp_path / name), cv2.IMREAD_COLOR)).all()
+
+
+@pytest.mark.parametrize("restart", [0, 4])
+@pytest.mark.parametrize("damage", ["cut", "cut, end marker", "zeros, end marker", "last byte"])
+def test_a_damaged_jpeg_is_refused(tmp_path: Path, damage: str, restart: int) -> None:
+    """A JPEG without its tail is refused even with an end marker: OpenCV fills in the missing rows and reports no error."""
+    data = cv2.imencode(".jpg", photo(), [cv2.IMWRITE_JPEG_RST_INTERVAL, restart])[1].tobytes()
+    half = data[: len(data) // 2]
+    damaged = {
+        "cut": half,
+        "cut, end marker": half + data[-2:],
+        "zeros, end marker": half + bytes(len(data) - len(half) - 2) + data[-2:],
+        "last byte": data[:-1],
+    }[damage]
+    path = tmp_path / "part_17.jpg"
+    path.write_bytes(damaged)
+    with pytest.raises(DataError, match=r"part_17.jpg.*not a whole JPEG image"):
+        read_image(path)
+
+
+def test_a_jpeg_is_decoded_into_memory_of_its_size() -> None:
+    """A camera's frame goes straight into its slot; memory of another size is left alone."""
+    data = cv2.imencode(".jpg", photo())[1].tobytes()
+    slot, small = np.zeros((61, 83, 3), np.uint8), np.zeros((8, 8, 3), np.uint8)
+    assert decode_jpeg(data, slot).image.ctypes.data == slot.ctypes.data
+    assert (decode_jpeg(data, small).image == slot).all()
+    assert not small.any()
+
+
+def test_a_jpeg_header_that_names_a_huge_image_is_refused() -> None:
+    """A damaged header does not make the decoder take all memory."""
+    data = bytearray(cv2.imencode(".jpg", photo())[1].tobytes())
+    size = data.index(b"\xff\xc0") + 5
+    data[size : size + 4] = b"\xff\xdc\xff\xdc"
+    with pytest.raises(DataError, match="65500×65500 pixels are too many"):
+        decode_jpeg(bytes(data))
