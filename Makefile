@@ -61,7 +61,7 @@ systemd-test: $(VENV)/bin/python ## as root: install the service in a Debian tre
 demo-bundle: $(VENV)/.installed-dev ## train the demo's bundle: render its images, train, replace engines/store/demo
 	rm -rf runs/demo-images runs/demo-store
 	$(BIN)/anosegd demo-images --out runs/demo-images
-	$(BIN)/anoseg-train fit --data runs/demo-images --out runs/demo-store/demo --config configs/train-demo.yaml
+	$(BIN)/anoseg-train fit --data runs/demo-images --out runs/demo-store/demo --config configs/train-demo.yaml --release
 	$(BIN)/anoseg-train evaluate --bundle runs/demo-store/demo --data runs/demo-images
 	rm -rf engines/store/demo
 	mv runs/demo-store/demo engines/store/demo

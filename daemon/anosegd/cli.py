@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     swap = add_client(
         "swap", "inspect with another bundle from the next part on; print the reason if it is refused", "send_request"
     )
-    swap.add_argument("--bundle", type=Path, required=True, metavar="DIR", help="STORE/NAME (newest) or STORE/NAME/VERSION")
+    swap.add_argument("--bundle", type=Path, required=True, metavar="DIR", help="STORE/NAME (current) or STORE/NAME/VERSION")
     add_client("rollback", "return to the bundle before the last swap", "send_request")
     add_client("prove", "run the golden images again, between parts; print what is wrong, if anything", "send_request")
     trigger = add_client("trigger", "tell a camera with software triggers that a part is in place", "send_request")

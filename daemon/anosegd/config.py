@@ -98,7 +98,7 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """Says which bundle inspects and how it runs.
 
     Attributes:
-        bundle: STORE/NAME (newest version) or STORE/NAME/VERSION.
+        bundle: STORE/NAME (the version released last) or STORE/NAME/VERSION.
         runtime: One of `anoseg_engines.runtimes.select.RUNTIMES`.
         build: Whether a missing TensorRT plan may be built at the start.
         threads: Threads of the CPU runtime; 0 lets it choose.

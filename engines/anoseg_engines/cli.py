@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from anoseg_engines.commands import bench, build, inspect, verify
+from anoseg_engines.commands import bench, build, inspect, release, verify
 from anoseg_engines.completion import add_common_options
 from anoseg_engines.errors import AnosegError
 
@@ -27,9 +27,11 @@ def main() -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    found = argparse.ArgumentParser(prog="anoseg-engine", description="Build, verify, inspect and measure engine bundles.")
+    found = argparse.ArgumentParser(
+        prog="anoseg-engine", description="Build, verify, inspect, release and measure engine bundles."
+    )
     add_common_options(found)
     commands = found.add_subparsers(dest="command", required=True)
-    for command in (build, verify, inspect, bench):
+    for command in (build, verify, inspect, release, bench):
         command.add_parser(commands)
     return found

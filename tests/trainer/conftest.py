@@ -63,7 +63,7 @@ def trained(product, tmp_path_factory):
             "input: {height: 96, width: 128}\nnetwork: {widths: [16, 16, 32, 32, 32]}\n"
             "training: {batch: 8, ema: 0.95, validate_every: 100, learning_rate: 0.004, threads: 1}\n"
         )
-        options = ("--config", folder / "train.yaml", "--steps", 160, "--seed", 1, "--work", folder / "work")
+        options = ("--config", folder / "train.yaml", "--steps", 160, "--seed", 1, "--work", folder / "work", "--release")
         done = run("fit", "--data", product, "--out", folder / "store" / "plate", *options)
         assert done.returncode == 0, done.stderr
         (folder / "done.json").write_text(json.dumps([done.stdout, done.stderr]))

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from anoseg_engines.bundle import Bundle, Calibration, GoldenSample, GoldenTolerance
+from anoseg_engines.bundle import Bundle, Calibration, GoldenSample, GoldenTolerance, Origin
 from anoseg_engines.bundle_writer import BundleDraft, write_bundle
 from anoseg_engines.errors import DataError
 from anoseg_engines.images import Image
@@ -123,6 +123,7 @@ def create_bundle(target: Path, product: TrainedProduct, on_note: Callable[[str]
         training=training_record(config, product.images, split, product.result, seed=product.seed),
         model_onnx=onnx_from_network(network, spec),
         golden=golden.samples(),
+        origin=Origin(command="fit"),
     )
     return CreatedBundle(write_bundle(target, draft), validation, scores)
 

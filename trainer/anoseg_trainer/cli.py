@@ -16,7 +16,7 @@ from pathlib import Path
 from anoseg_engines.completion import add_common_options
 from anoseg_engines.errors import AnosegError
 
-BUNDLE_HELP = "STORE/NAME (the newest version) or STORE/NAME/VERSION"
+BUNDLE_HELP = "STORE/NAME (its current version) or STORE/NAME/VERSION"
 CONFIG_HELP = "YAML; configs/train.yaml lists every key with its default"
 RUNTIME_HELP = "auto (the default), tensorrt, cpu, or cpu-f32 and the like for one precision"
 
@@ -75,6 +75,7 @@ def _add_fit(fit: argparse.ArgumentParser) -> None:
     fit.add_argument("--config", type=Path, metavar="FILE", help=CONFIG_HELP)
     fit.add_argument("--false-reject", type=_share, metavar="SHARE", help="share of good parts that may be rejected")
     fit.add_argument("--work", type=Path, metavar="DIR", help="folder for checkpoints and the report (runs/NAME)")
+    fit.add_argument("--release", action="store_true", help="for a first version: make it current, so that STORE/NAME means it")
     fit.add_argument("--resume", action="store_true", help="continue from the checkpoint in --work")
     _add_training_limits(fit)
 

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from anoseg_engines.bundle import Bundle, load_bundle
-from anoseg_engines.errors import ConfigError
+from anoseg_engines.bundle import Bundle, load_bundle, store_of
 from anoseg_engines.runtimes.tensorrt.plan_store import PlanStore
 from anoseg_trainer.data.good_images import GoodImages
 from anoseg_trainer.data.parts import Parts, find_parts
@@ -66,14 +65,7 @@ def load_version(path: Path) -> tuple[Bundle, Path]:
         EngineError: The bundle is damaged.
     """
     bundle = load_bundle(path)
-    folder = bundle.path if bundle.path.name.isdigit() else bundle.path.resolve()  # `.` has neither name nor parent
-    if folder.name != str(bundle.manifest.version):
-        raise ConfigError(
-            f"{bundle.path}: version {bundle.manifest.version} of {bundle.manifest.product} is not in a store, so there is no "
-            "place for the next version",
-            hint=f"copy the bundle to STORE/{bundle.manifest.product}/{bundle.manifest.version}",
-        )
-    return bundle, folder.parent
+    return bundle, store_of(bundle)
 
 
 def plan_notes(before: Bundle) -> list[str]:

@@ -68,7 +68,7 @@ class SwapRequest(_Request, frozen=True, tag="swap"):
     """Inspect with another bundle from the next part on. Its self-test runs first; if the bundle is refused, nothing changes.
 
     Attributes:
-        bundle: Absolute path of STORE/NAME (its newest version) or STORE/NAME/VERSION.
+        bundle: Absolute path of STORE/NAME (the version released last) or STORE/NAME/VERSION.
     """
 
     bundle: Annotated[str, Meta(min_length=1, max_length=4096)]

@@ -17,8 +17,25 @@ from anoseg_engines.bundle.manifest import (
     manifest_schema,
     sealed,
 )
-from anoseg_engines.bundle.read import MODEL, PLANS, Bundle, GoldenSample, find_bundle, load_bundle
-from anoseg_engines.bundle.releases import RELEASES, Release, read_releases, release_version, released_versions, versions
+from anoseg_engines.bundle.read import (
+    MODEL,
+    PLANS,
+    Bundle,
+    GoldenSample,
+    find_bundle,
+    how_to_release,
+    load_bundle,
+    note_on_candidates,
+    store_of,
+)
+from anoseg_engines.bundle.releases import (
+    RELEASES,
+    Release,
+    read_releases,
+    release_version,
+    released_versions,
+    versions,
+)
 
 __all__ = [
     "MANIFEST",
@@ -38,11 +55,14 @@ __all__ = [
     "Sha256",
     "canonical_bytes",
     "find_bundle",
+    "how_to_release",
     "load_bundle",
     "manifest_schema",
+    "note_on_candidates",
     "read_releases",
     "release_version",
     "released_versions",
     "sealed",
+    "store_of",
     "versions",
 ]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anoseg_engines.bundle.manifest import MANIFEST, SCHEMA_VERSION, Manifest, Origin, RuleCalibration, canonical_bytes, sealed
-from anoseg_engines.bundle.releases import released_versions
+from anoseg_engines.bundle.releases import released_versions, versions
 from anoseg_engines.errors import ConfigError, EngineError
 from anoseg_engines.images import Image
 from anoseg_engines.judgement import Thresholds
@@ -135,6 +135,41 @@ def load_bundle(path: Path) -> Bundle:
         if name not in files:
             raise EngineError(f"{folder}: the manifest does not list {name} among its files", hint=_RESTORE)
     return Bundle(folder, manifest, hashlib.sha256(raw).hexdigest(), files)
+
+
+def store_of(bundle: Bundle) -> Path:
+    """Return STORE/NAME, the folder of the bundle's version.
+
+    Raises:
+        ConfigError: The bundle is not in a store.
+    """
+    folder = bundle.path if bundle.path.name.isdigit() else bundle.path.resolve()  # `.` has neither name nor parent
+    if folder.name != str(bundle.manifest.version):
+        raise ConfigError(
+            f"{bundle.path}: version {bundle.manifest.version} of {bundle.manifest.product} is not in a store",
+            hint=f"copy the bundle to STORE/{bundle.manifest.product}/{bundle.manifest.version}",
+        )
+    return folder.parent
+
+
+def note_on_candidates(path: Path) -> str | None:
+    """Return a remark for a user of STORE/NAME who may expect a newer version than the released one, or None.
+
+    Raises:
+        ConfigError: There is no bundle at `path`, or none is released.
+        EngineError: The list of releases is damaged.
+    """
+    folder = find_bundle(path)
+    if folder == path:
+        return None
+    newer = ", ".join(str(n) for n in versions(path) if n > int(folder.name))
+    return f"{path} means version {folder.name}; newer, but not released: {newer}" if newer else None
+
+
+def how_to_release(bundle: Bundle) -> str:
+    """Return what to print after a candidate was written: that no line uses it yet, and the command that changes this."""
+    where = f"a line that names {store_of(bundle)} does not use it yet"
+    return f"not released: {where}. To make it current, run\n  anoseg-engine release {bundle.path}"
 
 
 def _parse_manifest(folder: Path, raw: bytes) -> Manifest:

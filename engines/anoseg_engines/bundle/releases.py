@@ -14,6 +14,7 @@ import contextlib
 import fcntl
 import getpass
 import hashlib
+import os
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
@@ -168,16 +169,36 @@ def _read_log(path: Path) -> _Log | None:
 
 @contextlib.contextmanager
 def _write_lock(store_name: Path) -> Iterator[None]:
-    """Let one process write at a time. The lock's file stays: to remove it would let two processes hold different locks."""
+    """Let one process write at a time."""
     try:
-        with (store_name / _LOCK).open("ab") as lock:  # opened for writing, which NFS needs for an exclusive lock
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with _locked(store_name / _LOCK):
             yield
     except OSError as error:
         raise AnosegError(
             f"{store_name / RELEASES}: cannot be written ({error.strerror})",
             hint="run the command as a user who may write there (on a line: with sudo)",
         ) from error
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on the file `path`, which exists only meanwhile."""
+    while True:
+        with path.open("ab") as lock:  # NFS locks only a file that is open for writing
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not _is_at(lock.fileno(), path):
+                continue  # the holder before us has removed it: the next process would lock another file
+            try:
+                yield
+            finally:
+                path.unlink()
+            return
+
+
+def _is_at(fd: int, path: Path) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(fd), path.stat())
+    return False
 
 
 def _write_log(store_name: Path, log: _Log) -> None:

@@ -11,7 +11,7 @@ Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def add_bundle(parser: argparse.ArgumentParser) -> None:
     """Add the argument BUNDLE."""
-    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="STORE/NAME (newest version) or STORE/NAME/VERSION")
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="STORE/NAME (its current version) or STORE/NAME/VERSION")
 
 
 def positive(text: str) -> int:

@@ -10,7 +10,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from anoseg_engines.bundle import Bundle, load_bundle, manifest_schema
+from anoseg_engines.bundle import Bundle, load_bundle, manifest_schema, note_on_candidates
 from anoseg_engines.commands.arguments import Subparsers, add_bundle
 
 
@@ -27,6 +27,8 @@ def add_parser(commands: Subparsers) -> None:
 def run(options: argparse.Namespace) -> None:
     """Print a table, or the manifest."""
     bundle = load_bundle(options.bundle)
+    if note := note_on_candidates(options.bundle):
+        print(f"note: {note}", file=sys.stderr)
     if options.json:
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(bundle.manifest), indent=2).decode() + "\n")
     else:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 
 from rich.console import Console
 from rich.table import Table
 
-from anoseg_engines.bundle import load_bundle
+from anoseg_engines.bundle import load_bundle, note_on_candidates
 from anoseg_engines.commands.arguments import Subparsers, add_bundle
 from anoseg_engines.golden import self_test
 from anoseg_engines.loading import load_engine
@@ -29,6 +30,8 @@ def add_parser(commands: Subparsers) -> None:
 def run(options: argparse.Namespace) -> None:
     """Print the result for each golden image."""
     bundle = load_bundle(options.bundle)
+    if note := note_on_candidates(options.bundle):
+        print(f"note: {note}", file=sys.stderr)
     engine = load_engine(bundle, runtime=options.runtime, threads=options.threads, build=options.build)
     try:
         results = list(zip(bundle.manifest.golden, self_test(engine), strict=True))

@@ -54,7 +54,7 @@ def test_a_new_threshold_is_a_new_version(tmp_path):
     data = good_folder(tmp_path / "good", greys)
     done = run("calibrate", "--bundle", tmp_path / "store" / "tiny", "--data", data, *RUNTIME)
     assert done.returncode == 0, done.stderr
-    after = load_bundle(tmp_path / "store" / "tiny")
+    after = load_bundle(tmp_path / "store" / "tiny" / "2")
     expected = conformal_threshold(np.array([(128 - grey) / 128 for grey in greys]), 0.01)
     assert expected.met
     assert after.manifest.score_threshold == pytest.approx(expected.value, abs=1e-3)
@@ -65,6 +65,11 @@ def test_a_new_threshold_is_a_new_version(tmp_path):
     assert after.manifest.pixel_threshold == before.manifest.pixel_threshold
     assert after.manifest.metrics == {"synthetic_image_auroc": 0.9}  # what held for the old threshold alone is gone
     assert load_bundle(before.path).digest == before.digest
+    assert load_bundle(tmp_path / "store" / "tiny").digest == before.digest  # until the new version is released
+    assert (after.origin.command, after.origin.parent_version, after.origin.parent_digest) == ("calibrate", 1, before.digest)
+    assert done.stdout.splitlines()[-1].strip() == f"anoseg-engine release {after.path}"
+    again = run("calibrate", "--bundle", tmp_path / "store" / "tiny", "--data", data, *RUNTIME)
+    assert "means version 1; newer, but not released: 2" in again.stderr
     assert "score threshold 0.5000 → 0.3851" in done.stdout
     assert "0 rejected at the old threshold, 0 at the new one" in done.stdout
     assert "91.0% at the old threshold, so at least that" in done.stdout
@@ -92,7 +97,7 @@ def test_too_few_images_and_those_of_the_training(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "note: the network was trained on these images" in done.stderr
     assert "which needs 99 held-out good images" in done.stdout
-    assert "trained on" in load_bundle(tmp_path / "tiny").manifest.calibration.guarantee
+    assert "trained on" in load_bundle(tmp_path / "tiny" / "2").manifest.calibration.guarantee
 
 
 def test_golden_images_follow_the_threshold(tmp_path):
@@ -105,7 +110,7 @@ def test_golden_images_follow_the_threshold(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "golden/02.png is left out: its score 0.6875" in done.stderr
     assert "golden/01.png, score 0.5938, was FAIL and is PASS now" in done.stderr
-    manifest = load_bundle(tmp_path / "tiny").manifest
+    manifest = load_bundle(tmp_path / "tiny" / "2").manifest
     assert [g.verdict for g in manifest.golden] == ["PASS", "PASS", "FAIL"]
     assert all(abs(g.score - manifest.score_threshold) >= 0.05 for g in manifest.golden)
 
@@ -117,7 +122,7 @@ def test_good_images_become_golden_where_none_passes(tmp_path):
     done = run("calibrate", "--bundle", tmp_path / "tiny", "--data", data)
     assert done.returncode == 0, done.stderr
     assert "3 of the good images are golden images now" in done.stderr
-    bundle = load_bundle(tmp_path / "tiny")
+    bundle = load_bundle(tmp_path / "tiny" / "2")
     assert [g.verdict for g in bundle.manifest.golden] == ["PASS"] * 3 + ["FAIL"]
     for runtime in ("cpu-f32", "auto"):
         load_engine(bundle, runtime=runtime).close()
@@ -173,9 +178,14 @@ def frames(tmp_path):
     return folder
 
 
+def newest(tmp_path):
+    """The newest version, released or not."""
+    return tmp_path / "tiny" / str(versions(tmp_path / "tiny")[-1])
+
+
 def calibrate_rules(tmp_path, *more):
     return run(
-        *("calibrate", "--bundle", tmp_path / "tiny", "--data", tmp_path / "frames", "--config", tmp_path / "station.yaml"),
+        *("calibrate", "--bundle", newest(tmp_path), "--data", tmp_path / "frames", "--config", tmp_path / "station.yaml"),
         *("--camera", "top", *RUNTIME, "--group", ".+", *more),
     )
 
@@ -189,9 +199,10 @@ def test_rules_are_counted_and_kept(tmp_path, station, frames):
     assert ": 3 rejected, 0 for a person" in done.stdout
     assert "rejected 00.png by whole" in done.stdout
     assert "was asked for" not in done.stdout
-    bundle = load_bundle(tmp_path / "tiny")
+    bundle = load_bundle(tmp_path / "tiny" / "2")
     (entry,) = bundle.rule_calibrations
     assert entry.digest == rules_digest(RULES, Region(10, 10, 80, 48), 180)
+    assert (bundle.origin.command, bundle.origin.parent_version) == ("calibrate-rules", 1)
     assert (entry.n_images, entry.rejected, entry.held_out, entry.false_reject_target) == (60, 3, True, 0.15)
     assert entry.guaranteed == pytest.approx(upper_bound(3, 60))
     assert bundle.thresholds == load_bundle(tmp_path / "tiny" / "1").thresholds
@@ -200,13 +211,13 @@ def test_rules_are_counted_and_kept(tmp_path, station, frames):
     assert calibrate_rules(tmp_path).returncode == 0
     station.write_text(STATION.replace("THRESHOLD", "0.3"))
     assert calibrate_rules(tmp_path).returncode == 0
-    found = load_bundle(tmp_path / "tiny").rule_calibrations
+    found = load_bundle(newest(tmp_path)).rule_calibrations
     assert [(e.rejected, e.false_reject_target) for e in found] == [(2, 0.01), (3, 0.01)]
     assert "of which none is rejected" in found[1].guarantee
 
     data = good_folder(tmp_path / "good", range(100, 120))
-    assert run("calibrate", "--bundle", tmp_path / "tiny", "--data", data, *RUNTIME).returncode == 0
-    assert load_bundle(tmp_path / "tiny").rule_calibrations == found  # a new score threshold changes nothing about rules
+    assert run("calibrate", "--bundle", newest(tmp_path), "--data", data, *RUNTIME).returncode == 0
+    assert load_bundle(newest(tmp_path)).rule_calibrations == found  # a new score threshold changes nothing about rules
 
 
 def test_frames_of_one_part_count_once(tmp_path, station, frames):

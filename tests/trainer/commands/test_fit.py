@@ -118,6 +118,28 @@ def fit_tiny(product, folder, config, *more):
     return run("fit", "--data", product, "--out", folder / "store" / "x", "--config", config, "--work", folder / "work", *more)
 
 
+def test_a_first_version_is_released_on_request(trained, product, tmp_path):
+    """With --release the folder means the version; the option is refused, before any training, when there is one already."""
+    path, done = trained
+    assert load_bundle(path).path == path / "1"
+    assert f"released: {path} means this version" in done.stdout
+    again = run("fit", "--data", product, "--out", path, "--work", tmp_path / "work", "--release")
+    assert_refused(again, 2, "--release is for a first version", "anoseg-engine release")
+    assert not (tmp_path / "work").exists()
+
+
+def test_without_release_a_version_is_a_candidate(product, tiny_config, tmp_path):
+    """The last line printed is the command that makes it current. Until then, its name is refused with the same command."""
+    done = fit_tiny(product, tmp_path, tiny_config, "--steps", 24)
+    assert done.returncode == 0, done.stderr
+    command = f"anoseg-engine release {tmp_path / 'store' / 'x' / '1'}"
+    assert done.stdout.splitlines()[-1].strip() == command
+    assert_refused(
+        run("evaluate", "--bundle", tmp_path / "store" / "x", "--data", product), 2, "no version is released", command
+    )
+    assert load_bundle(tmp_path / "store" / "x" / "1").manifest.origin.command == "fit"
+
+
 def test_nan_is_a_clear_stop(product, tiny_config, tmp_path):
     """A loss that is not a number ends training with a message and no bundle."""
     tiny_config.write_text(tiny_config.read_text().replace("learning_rate: 0.004", "learning_rate: 1.0e+30"))
@@ -141,7 +163,7 @@ def undisturbed(product, tmp_path_factory):
         done = fit_tiny(product, folder, folder / "train.yaml", "--steps", 24)
         assert done.returncode == 0, done.stderr
 
-    return load_bundle(made_once(tmp_path_factory, "undisturbed", train) / "store" / "x").manifest
+    return load_bundle(made_once(tmp_path_factory, "undisturbed", train) / "store" / "x" / "1").manifest
 
 
 @pytest.mark.long
@@ -174,7 +196,7 @@ def test_stopped_training_resumes_to_the_same_end(undisturbed, product, tiny_con
     assert not (tmp_path / "store").exists()
     resumed = fit_tiny(product, tmp_path, tiny_config, "--steps", 24, "--resume")
     assert resumed.returncode == 0, resumed.stderr
-    manifest = load_bundle(tmp_path / "store" / "x").manifest
+    manifest = load_bundle(tmp_path / "store" / "x" / "1").manifest
     assert manifest.training["steps"] == undisturbed.training["steps"] == 24
     assert manifest.metrics == undisturbed.metrics
     assert np.isclose(manifest.score_threshold, undisturbed.score_threshold, atol=1e-4)
@@ -208,7 +230,7 @@ def test_tile_mode_ends_with_a_bundle_too(product, tmp_path):
     )
     done = fit_tiny(product, tmp_path, config, "--steps", 40)
     assert done.returncode == 0, done.stderr
-    bundle = load_bundle(tmp_path / "store" / "x")
+    bundle = load_bundle(tmp_path / "store" / "x" / "1")
     assert bundle.manifest.input.mode == "tile"
     assert bundle.golden_samples()[0].anomaly_map.shape == (120, 160)
 

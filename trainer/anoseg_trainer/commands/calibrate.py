@@ -17,7 +17,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from anoseg_engines.bundle import Bundle, Calibration, GoldenSample
+from anoseg_engines.bundle import Bundle, Calibration, GoldenSample, Origin, how_to_release, note_on_candidates
 from anoseg_engines.bundle_writer import BundleDraft, write_bundle
 from anoseg_engines.errors import DataError
 from anoseg_engines.images import Image
@@ -36,6 +36,8 @@ GOLDEN_EACH = 3
 def run(options: argparse.Namespace) -> None:
     """Run the command."""
     camera = None if options.config is None else load_camera_rules(options.config, options.camera)
+    if note := note_on_candidates(options.bundle):
+        print(f"note: {note}", file=sys.stderr)
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("inspecting", total=None)
@@ -54,7 +56,7 @@ def run(options: argparse.Namespace) -> None:
     for line in found.summary():
         print(line)
     print(f"{found.bundle.path}: finished, self-test passed; {found.before.path} is unchanged")
-    print("a running line loads it with `anosegd swap`, or with `anosegd reload` if its configuration names no version")
+    print(how_to_release(found.bundle))
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +156,7 @@ def calibrate_score(
             guarantee=good.qualify(describe_threshold(threshold, false_reject, parts_known=good.parts.known)),
         ),
         golden=golden,
+        origin=Origin(command="calibrate", parent_version=before.manifest.version, parent_digest=before.digest),
         # measured at the old threshold
         metrics={key: value for key, value in before.manifest.metrics.items() if key != "synthetic_defects_caught"},
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from anoseg_engines.bundle import Bundle, RuleCalibration
+from anoseg_engines.bundle import Bundle, Origin, RuleCalibration
 from anoseg_engines.bundle_writer import BundleDraft, write_bundle
 from anoseg_engines.engine import Engine
 from anoseg_engines.errors import ConfigError
@@ -147,8 +147,10 @@ def calibrate_rules(
         guarantee=good.qualify(describe_rejected_share(share, false_reject, images=counter.n, parts_known=good.parts.known)),
     )
     others = [known for known in before.rule_calibrations if known.digest != entry.digest]
+    origin = Origin(command="calibrate-rules", parent_version=before.manifest.version, parent_digest=before.digest)
+    draft = dataclasses.replace(BundleDraft.of(before), rules=(*others, entry), origin=origin)
     return RulesCalibrated(
-        bundle=write_bundle(target, dataclasses.replace(BundleDraft.of(before), rules=(*others, entry))),
+        bundle=write_bundle(target, draft),
         before=before,
         share=share,
         n_images=counter.n,

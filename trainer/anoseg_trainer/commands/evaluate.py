@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from anoseg_engines.bundle import load_bundle
+from anoseg_engines.bundle import load_bundle, note_on_candidates
 from anoseg_engines.errors import AnosegError
 from anoseg_engines.loading import load_engine
 from anoseg_trainer.evaluation import METRICS, Evaluation, evaluate
@@ -24,7 +25,10 @@ from anoseg_trainer.evaluation import METRICS, Evaluation, evaluate
 def run(options: argparse.Namespace) -> None:
     """Run the command."""
     console = Console(stderr=True)
-    engine = load_engine(load_bundle(options.bundle), runtime=options.runtime)
+    bundle = load_bundle(options.bundle)
+    if note := note_on_candidates(options.bundle):
+        print(f"note: {note}", file=sys.stderr)
+    engine = load_engine(bundle, runtime=options.runtime)
     try:
         with Progress(console=console, disable=not console.is_terminal) as progress:
             task = progress.add_task("inspecting", total=None)

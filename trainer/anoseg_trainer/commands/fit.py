@@ -15,6 +15,8 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from anoseg_engines.bundle import how_to_release, read_releases, release_version
+from anoseg_engines.errors import ConfigError
 from anoseg_trainer.config import TrainConfig, load_config
 from anoseg_trainer.data.good_images import find_good_images
 
@@ -29,6 +31,11 @@ def run(options: argparse.Namespace) -> None:
     config = with_limits(load_config(options.config), options)
     if options.false_reject is not None:
         config = msgspec.structs.replace(config, false_reject=options.false_reject)
+    if options.release and (released := read_releases(options.out)):
+        raise ConfigError(
+            f"--release is for a first version: version {released[-1].version} of {options.out} is released already",
+            hint="train without --release and look at the new version; `anoseg-engine release` then makes it current",
+        )
     find_good_images(options.data)
 
     from anoseg_trainer.pipeline import fit
@@ -45,6 +52,11 @@ def run(options: argparse.Namespace) -> None:
             on_note=progress.note,
         )
     _print_result(fitted)
+    if options.release and not read_releases(options.out):
+        release_version(options.out, fitted.bundle.manifest.version, fitted.bundle.digest)
+        print(f"released: {options.out} means this version")
+    else:
+        print(how_to_release(fitted.bundle))
 
 
 def with_limits(config: TrainConfig, options: argparse.Namespace) -> TrainConfig:
