@@ -228,7 +228,7 @@ def test_frames_of_one_part_count_once(tmp_path, station, frames):
     done = calibrate_rules(tmp_path, "--group", r"one|\d+")
     assert done.returncode == 0, done.stderr
     assert ": 3 rejected" in done.stdout
-    (entry,) = load_bundle(tmp_path / "tiny").rule_calibrations
+    (entry,) = load_bundle(newest(tmp_path)).rule_calibrations
     assert (entry.n_images, entry.rejected) == (60, 3)
     assert entry.guaranteed == pytest.approx(upper_bound(1, 58))
     assert "1 of 58 good parts on 60 images" in entry.guarantee
@@ -236,7 +236,7 @@ def test_frames_of_one_part_count_once(tmp_path, station, frames):
     for path in sorted(frames.iterdir())[-3:]:
         path.unlink()  # what remains differs by noise alone
     done = calibrate_rules(tmp_path, "--group", "")
-    (entry,) = load_bundle(tmp_path / "tiny").rule_calibrations
+    (entry,) = load_bundle(newest(tmp_path)).rule_calibrations
     assert entry.guaranteed == 1
     assert entry.guarantee.startswith("nothing is promised")
 
