@@ -13,7 +13,12 @@ from numpy.typing import NDArray
 
 from anoseg_engines.errors import DataError
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
+IMAGE_SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".webp"),
+    *(".pgm", ".ppm", ".pnm"),
+)
+TWELVE_BITS = 4095
+"""A file of 16 bit whose largest value is at most this holds 12 bit, as a camera's Mono12 delivers them."""
 
 Image = NDArray[np.uint8]
 """A camera image: uint8 [H, W, 3], BGR as OpenCV delivers."""
@@ -39,6 +44,8 @@ def list_images(folder: Path) -> list[Path]:
 
 def read_image(path: Path) -> Image:
     """Read `path` as uint8 [H, W, 3] BGR: grey is repeated, alpha dropped, 16 bit divided by 256, EXIF rotation not applied.
+
+    If 16 bit hold values of 12 bit, these are divided by 16, as those of a camera with Mono12 are.
 
     Rotation is not applied because a camera does not apply it either, and masks are drawn on the stored pixels.
 
@@ -71,11 +78,13 @@ class DecodedImage:
         image: uint8 [H, W, 3], as of `read_image`.
         grey: Whether the file has one channel.
         deep: Whether the file has 16 bit for each value.
+        twelve_bits: Whether these hold values of 12 bit.
     """
 
     image: Image
     grey: bool
     deep: bool
+    twelve_bits: bool = False
 
 
 def decode_image(data: bytes, path: Path) -> DecodedImage:
@@ -93,11 +102,12 @@ def decode_image(data: bytes, path: Path) -> DecodedImage:
     stored = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if stored is None:
         raise DataError(f"{path}: not a readable image ({len(data)} bytes)", hint="delete it or copy it again")
+    twelve_bits = stored.dtype == np.uint16 and 0 < int(stored.max()) <= TWELVE_BITS
     try:
-        image = as_bgr(stored)
+        image = as_bgr(stored << 4 if twelve_bits else stored)
     except DataError as error:
         raise DataError(f"{path}: {error.what}", hint="store it with 8 or 16 bit for each value") from error
-    return DecodedImage(image, grey=stored.ndim == 2, deep=stored.dtype == np.uint16)
+    return DecodedImage(image, grey=stored.ndim == 2, deep=stored.dtype == np.uint16, twelve_bits=twelve_bits)
 
 
 def decode_jpeg(data: bytes | Image, into: Image | None = None) -> DecodedImage:

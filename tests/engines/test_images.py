@@ -8,6 +8,9 @@ import pytest
 
 from anoseg_engines.errors import DataError
 from anoseg_engines.images import decode_jpeg, list_images, read_image
+from anosegd.capture.pixel_formats import bgr_from_raw
+
+MONO12 = 0x01100005
 
 
 def test_grey_16_bit_and_alpha_become_bgr(tmp_path: Path) -> None:
@@ -20,6 +23,27 @@ def test_grey_16_bit_and_alpha_become_bgr(tmp_path: Path) -> None:
         assert image.dtype == np.uint8
         assert image.shape == (4, 5, 3)
         assert (image == expected).all()
+
+
+def test_12_bit_in_16_are_scaled_as_the_line_scales_them(tmp_path: Path) -> None:
+    """A file that holds a Mono12 frame gives the same pixels as the frame from the camera; black stays black."""
+    frame = np.random.default_rng(0).integers(0, 4096, (4, 6)).astype(np.uint16)
+    frame[0, 0] = 4095
+    cv2.imwrite(str(tmp_path / "a.png"), frame)
+    assert (read_image(tmp_path / "a.png") == bgr_from_raw(frame.tobytes(), MONO12, 4, 6)).all()
+    cv2.imwrite(str(tmp_path / "b.png"), frame * 0)
+    assert not read_image(tmp_path / "b.png").any()
+    cv2.imwrite(str(tmp_path / "c.png"), frame + 1)  # 4096: more than 12 bit
+    assert (read_image(tmp_path / "c.png")[:, :, 0] == (frame + 1) >> 8).all()
+
+
+@pytest.mark.parametrize("name", ["a.jfif", "a.jpe", "a.pnm", "a.JPG"])
+def test_uncommon_names_of_common_formats_are_listed(tmp_path: Path, name: str) -> None:
+    """A JPEG under its rarer endings, and a portable any-map, are images like others."""
+    image = np.full((8, 8, 3), 90, np.uint8)
+    (tmp_path / name).write_bytes(cv2.imencode(".ppm" if name.endswith("pnm") else ".jpg", image)[1].tobytes())
+    (path,) = list_images(tmp_path)
+    assert read_image(path).shape == (8, 8, 3)
 
 
 @pytest.mark.parametrize(("content", "message"), [(b"", "empty"), (b"\x89PNG\r\n\x1a\nrubbish", "not a readable image")])

@@ -91,6 +91,23 @@ def test_mixed_sizes_grey_and_deep_images_are_noted(tmp_path, write_plates, plat
     assert "1 of 12 images have 16 bit" in notes
 
 
+def test_12_bit_in_16_are_noted_and_not_mixed(tmp_path, write_plates):
+    """Twelve-bit files give the pixels of the 8-bit ones, and a note; beside true 16-bit files they are refused by name."""
+    write_plates(tmp_path, 12)
+    grey = {path: read_image(path)[:, :, 0] for path in tmp_path.iterdir()}
+    for path, image in grey.items():
+        cv2.imwrite(str(path), image)
+    plain = load(tmp_path)
+    for path, image in grey.items():
+        cv2.imwrite(str(path), image.astype(np.uint16) * 16)
+    twelve = load(tmp_path)
+    assert "12 of 12 images have 12 bit in 16" in " ".join(twelve.notes)
+    assert twelve.pixel_digests == plain.pixel_digests
+    cv2.imwrite(str(tmp_path / "07.png"), read_image(tmp_path / "07.png")[:, :, 0].astype(np.uint16) * 256)
+    with pytest.raises(DataError, match=r"00\.png.*12 bit.*07\.png"):
+        load(tmp_path)
+
+
 def test_names_group_images(tmp_path, write_plates):
     """With a pattern, images whose names share its first group are one part."""
     write_plates(tmp_path, 12)

@@ -110,7 +110,9 @@ def read_good_images(paths: Sequence[Path], consume: ImageConsumer = lambda _, _
     digest = hashlib.sha256()
     sizes: list[tuple[int, int]] = []
     digests, thumbnails, details, levels, spreads, tints, unusable = [], [], [], [], [], [], []
-    grey = deep = 0
+    grey = 0
+    deep: list[Path] = []
+    twelve_bits: list[Path] = []
     for path in paths:
         try:
             data = read_bytes(path)
@@ -121,7 +123,7 @@ def read_good_images(paths: Sequence[Path], consume: ImageConsumer = lambda _, _
         image = decoded.image
         digest.update(os.fsencode(path.name) + b"\0" + hashlib.sha256(data).digest())
         grey += decoded.grey
-        deep += decoded.deep
+        (twelve_bits if decoded.twelve_bits else deep).extend([path] if decoded.deep else [])
         sizes.append((image.shape[0], image.shape[1]))
         grey_image = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), np.uint8)
         digests.append(hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest())
@@ -143,8 +145,19 @@ def read_good_images(paths: Sequence[Path], consume: ImageConsumer = lambda _, _
         notes.append(f"images differ in size: {low[1]}×{low[0]} to {high[1]}×{high[0]} pixels")
     if grey:
         notes.append(f"{grey} of {len(paths)} images are grey: grey is used for all three colour channels")
+    if deep and twelve_bits:
+        raise DataError(
+            f"{twelve_bits[0]} has values of 12 bit in 16 bit ({len(twelve_bits)} files), {deep[0]} of 16 bit ({len(deep)} "
+            "files): they would be scaled differently",
+            hint="store all images in the same way",
+        )
     if deep:
-        notes.append(f"{deep} of {len(paths)} images have 16 bit: the upper 8 are used")
+        notes.append(f"{len(deep)} of {len(paths)} images have 16 bit: the upper 8 are used")
+    if twelve_bits:
+        notes.append(
+            f"{len(twelve_bits)} of {len(paths)} images have 12 bit in 16: the upper 8 of the 12 are used, as the line does "
+            "with a Mono12 camera"
+        )
     return GoodImages(
         paths=tuple(paths),
         sizes_hw=tuple(sizes),
