@@ -6,11 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.commands import run_here
 from support.host_device import HostDevice, TinyNetwork
 from support.paths import TESTS
 from support.tiny_bundle import write_tiny_bundle
 
 from anoseg_engines.benchmark import RuntimeCandidate, candidates, measure
+from anoseg_engines.cli import main
 from anoseg_engines.errors import EngineError
 from anoseg_engines.runtimes.openvino_network import cpu_precisions
 from anoseg_engines.runtimes.tensorrt.gpu import find_gpu
@@ -30,6 +32,15 @@ def test_bench_as_a_user_runs_it(tmp_path: Path) -> None:
     for name in {"tensorrt"} - {row["name"] for row in found["rows"]}:
         assert name in found["skipped"]
         assert f"{name} was not measured" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["bench", "verify"])
+@pytest.mark.parametrize("threads", ["-1", "1025", "two"])
+def test_a_wrong_number_of_threads_is_named(command: str, threads: str) -> None:
+    """The message does not blame the bundle, which is not even read."""
+    done = run_here(main, "anoseg-engine", command, "no/bundle", "--threads", threads)
+    assert done.returncode == 2
+    assert "argument --threads" in done.stderr
 
 
 def test_a_runtime_named_to_bench_must_run(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import re
 import sys
 from pathlib import Path
 
+from anoseg_engines.commands.arguments import threads
 from anoseg_engines.completion import add_common_options
 from anoseg_engines.errors import AnosegError
 
@@ -125,7 +126,7 @@ def _add_ablate(ablate: argparse.ArgumentParser) -> None:
 def _add_bench(bench: argparse.ArgumentParser) -> None:
     bench.add_argument("--bundle", type=Path, required=True, metavar="DIR", help=BUNDLE_HELP)
     bench.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
-    bench.add_argument("--threads", type=int, default=0, metavar="N", help="threads on the CPU; 0: each runtime chooses")
+    bench.add_argument("--threads", type=threads, default=0, metavar="N", help="threads on the CPU; 0: each runtime chooses")
     bench.add_argument("--seconds", type=_positive, default=2.0, metavar="S", help="time for each runtime and batch size (2)")
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from anoseg_engines.bundle import load_bundle, note_on_candidates
-from anoseg_engines.commands.arguments import Subparsers, add_bundle
+from anoseg_engines.commands.arguments import Subparsers, add_bundle, threads
 from anoseg_engines.golden import self_test
 from anoseg_engines.loading import load_engine
 from anoseg_engines.runtimes.select import RUNTIMES
@@ -22,7 +22,7 @@ def add_parser(commands: Subparsers) -> None:
     add_bundle(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--runtime", default="auto", help=", ".join(RUNTIMES))
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="threads of the CPU runtime; 0: it decides")
+    parser.add_argument("--threads", type=threads, default=0, metavar="N", help="threads of the CPU runtime; 0: it decides")
     parser.add_argument("--build", action="store_true", help="build a missing TensorRT plan")
     parser.set_defaults(run=run)
 
