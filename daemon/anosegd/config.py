@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from anoseg_engines.judgement import QualityLimits, Rule
+from anoseg_engines.judgement import QualityLimits, Rule, ignore_everything
 from anoseg_engines.placement import Region
 from anoseg_engines.strict_yaml import Removed, read_yaml
 from anosegd.capture.config import (
@@ -77,6 +77,8 @@ class CameraConfig(CaptureConfig, frozen=True, forbid_unknown_fields=True, kw_on
     def __post_init__(self) -> None:
         if len({rule.name for rule in self.rules}) < len(self.rules):
             raise ValueError("two rules have the same name")
+        if ignore_everything(self.rules):
+            raise ValueError("the rules ignore the whole part, so every part would pass: leave something to inspect")
         paced = isinstance(self.trigger, (SoftwareTrigger, IntervalTrigger))
         if isinstance(self.source, FolderSource) and self.source.fps is None and self.policy != "wait" and not paced:
             raise ValueError(f"a folder has no rate of its own: set source.fps, or policy: wait (now {self.policy})")

@@ -6,7 +6,7 @@
 from anoseg_engines.judgement.defects import MAX_DEFECTS, Defect
 from anoseg_engines.judgement.image_quality import Quality, QualityLimits, complaint, measure, reference
 from anoseg_engines.judgement.judge import Inspection, Judgement, Thresholds, judge
-from anoseg_engines.judgement.rules import Rule, RuleMaps, rules_digest
+from anoseg_engines.judgement.rules import Rule, RuleMaps, ignore_everything, rules_digest
 
 __all__ = [
     "MAX_DEFECTS",
@@ -19,6 +19,7 @@ __all__ = [
     "RuleMaps",
     "Thresholds",
     "complaint",
+    "ignore_everything",
     "judge",
     "measure",
     "reference",

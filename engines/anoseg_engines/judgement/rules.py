@@ -64,7 +64,8 @@ class RuleMaps:
         """Apply the rules to the part map. A pixel is in a region if its centre is.
 
         Raises:
-            ConfigError: A rule's region does not touch the part, so it would have no effect.
+            ConfigError: A rule's region does not touch the part, so it would have no effect. Or the rules together leave
+                nothing to inspect, so every part would pass.
         """
         shape = placement.part_height, placement.part_width
         thresholds = np.full(shape, pixel_threshold, np.float32)
@@ -75,7 +76,39 @@ class RuleMaps:
             thresholds[view] = np.inf if rule.ignore else pixel_threshold if rule.threshold is None else rule.threshold
             min_areas[view] = rule.min_area
             number[view] = i
+        _check_inspects(thresholds, min_areas, placement)
         return cls(thresholds, min_areas, number, tuple(rule.name for rule in rules))
+
+
+def ignore_everything(rules: tuple[Rule, ...]) -> bool:
+    """Return whether the rules ignore the whole part, whatever its size: the last rules that count everywhere say so."""
+    ignored = False
+    for rule in rules:
+        ignored = rule.ignore if rule.region is None else ignored and rule.ignore
+    return ignored
+
+
+def _check_inspects(thresholds: NDArray[np.float32], min_areas: NDArray[np.float32], placement: Placement) -> None:
+    """Refuse rules under which no defect can count.
+
+    Raises:
+        ConfigError: Every pixel is ignored, or each pixel's least area is larger than all that is not ignored.
+    """
+    inspected = np.isfinite(thresholds)
+    if not inspected.any():
+        raise ConfigError("the rules ignore the whole part, so every part would pass", hint=_LEAVE_SOMETHING)
+    scale_x, scale_y = placement.scale_xy
+    largest = float(inspected.sum()) / (scale_x * scale_y)
+    least = float(min_areas[inspected].min())
+    if least > largest:
+        raise ConfigError(
+            f"the smallest min_area of the rules is {least:g} pixels², but they leave only {largest:.0f} pixels² to inspect, "
+            "so every part would pass",
+            hint=_LEAVE_SOMETHING,
+        )
+
+
+_LEAVE_SOMETHING = "leave a part of the image that the rules do not ignore, and give a smaller min_area"
 
 
 def rules_digest(rules: tuple[Rule, ...], region: Region | None, rotate: int) -> str:

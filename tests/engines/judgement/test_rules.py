@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anoseg_engines.errors import ConfigError
-from anoseg_engines.judgement import Inspection, Rule, RuleMaps, Thresholds, judge, rules_digest
+from anoseg_engines.judgement import Inspection, Rule, RuleMaps, Thresholds, ignore_everything, judge, rules_digest
 from anoseg_engines.placement import InputSpec, Placement, Region
 
 PLACEMENT = Placement.of(InputSpec(32, 32), Region(100, 200, 64, 64))  # half a map pixel per camera pixel
@@ -126,3 +126,40 @@ def test_the_digest_covers_everything_that_decides() -> None:
         rules_digest((Rule(name="a", threshold=0.4), b), part, 0),
     ]
     assert len({known, *others}) == len(others) + 1
+
+
+LEFT, RIGHT = Region(100, 200, 32, 64), Region(132, 200, 32, 64)
+NOTHING_LEFT = {
+    "whole part": (Rule(name="w", ignore=True),),
+    "last rule": (Rule(name="left", region=LEFT), Rule(name="w", ignore=True)),
+    "two halves": (Rule(name="left", region=LEFT, ignore=True), Rule(name="right", region=RIGHT, ignore=True)),
+    "larger than the part": (Rule(name="w", region=Region(0, 0, 999, 999), ignore=True),),
+    "min_area of the whole": (Rule(name="w", min_area=64 * 64 + 1),),
+    "min_area of the rest": (Rule(name="w", min_area=64 * 32 + 1), Rule(name="left", region=LEFT, ignore=True)),
+}
+
+
+@pytest.mark.parametrize("rules", NOTHING_LEFT.values(), ids=NOTHING_LEFT.keys())
+def test_rules_that_leave_nothing_to_inspect_are_refused(rules: tuple[Rule, ...]) -> None:
+    """Every part would pass, whatever it shows."""
+    with pytest.raises(ConfigError, match="every part would pass"):
+        RuleMaps.of(rules, 0.5, PLACEMENT)
+
+
+def test_rules_that_leave_something_are_not() -> None:
+    """One pixel is enough, and so is a later rule that inspects; a least area that the rest can just reach counts."""
+    strip = Region(100, 200, 62, 64)
+    assert np.isfinite(RuleMaps.of((Rule(name="s", region=strip, ignore=True),), 0.5, PLACEMENT).thresholds).any()
+    RuleMaps.of((Rule(name="w", ignore=True), Rule(name="left", region=LEFT)), 0.5, PLACEMENT)
+    RuleMaps.of((Rule(name="w", min_area=64 * 64),), 0.5, PLACEMENT)
+
+
+def test_rules_that_ignore_everything_are_known_without_the_size() -> None:
+    """Only the last rules that count everywhere decide."""
+    whole, left = Rule(name="w", ignore=True), Rule(name="left", region=LEFT)
+    assert ignore_everything((whole,))
+    assert ignore_everything((left, whole))
+    assert ignore_everything((whole, Rule(name="label", region=LEFT, ignore=True)))
+    assert not ignore_everything((whole, left))
+    assert not ignore_everything((left, Rule(name="right", region=RIGHT, ignore=True)))
+    assert not ignore_everything(())
