@@ -6,16 +6,13 @@ the inspector loads the bundle then.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
 
 from anoseg_engines.bundle import load_bundle
 from anoseg_engines.engine import Engine
-from anoseg_engines.errors import AnosegError, ConfigError, EngineError
-from anoseg_engines.judgement import RuleMaps
+from anoseg_engines.errors import ConfigError
 from anoseg_engines.loading import load_engine
 from anosegd.cameras import Presence
 from anosegd.capture.config import (
@@ -31,6 +28,7 @@ from anosegd.capture.config import (
 from anosegd.capture.sources.aravis import load_aravis
 from anosegd.capture.sources.folder import images_of
 from anosegd.config import Config
+from anosegd.inspection.ready import make_ready, naming
 from anosegd.journal import check_place
 
 
@@ -41,7 +39,7 @@ def check_sources(config: Config) -> None:
         ConfigError: A source cannot work.
     """
     for name, camera in config.cameras.items():
-        with _naming(f"cameras.{name}.source"):
+        with naming(f"cameras.{name}.source"):
             _check_source(camera.source)
 
 
@@ -60,7 +58,7 @@ def check_surroundings(config: Config, *, journal: bool = True) -> None:
         check_place(config.journal)
     for name, camera in config.cameras.items():
         if camera.presence is not None:
-            with _naming(f"cameras.{name}"):
+            with naming(f"cameras.{name}"):
                 Presence.load(camera.presence, camera.region)
 
 
@@ -81,25 +79,11 @@ def check_whole(config: Config, *, journal: bool = True) -> Engine:
     check_surroundings(config, journal=journal)
     engine = load_engine(load_bundle(Path(config.engine.bundle)), runtime=config.engine.runtime, threads=config.engine.threads)
     try:
-        for name, camera in config.cameras.items():
-            if camera.region is not None:
-                with _naming(f"cameras.{name}"):
-                    RuleMaps.of(camera.rules, engine.thresholds.pixel, engine.place(camera.region))
+        make_ready(engine, config.cameras)
     except BaseException:
         engine.close()
         raise
     return engine
-
-
-@contextmanager
-def _naming(key: str) -> Iterator[None]:
-    """Put the configuration's key before an error's message. An error of the engine keeps its exit code."""
-    try:
-        yield
-    except EngineError as error:
-        raise EngineError(f"{key}: {error.what}", hint=error.hint) from error
-    except AnosegError as error:
-        raise ConfigError(f"{key}: {error.what}", hint=error.hint) from error
 
 
 def _check_source(source: SourceConfig) -> None:

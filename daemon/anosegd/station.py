@@ -7,7 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -102,9 +102,12 @@ class Station:
                 self._announce()
                 self._cameras.start()
                 reason = self._inspect()
-        except BaseException:  # a fault of ours: threads must not go on publishing while nobody receives signals
-            self._stop("failure")
-            raise
+        except AnosegError as error:
+            logs.error("thread.failed", thread="main", error=str(error))
+            return replace(self._stop("failure"), exit_code=error.exit_code)
+        except BaseException as error:  # noqa: BLE001 - a fault of ours: no thread may go on while nobody receives signals
+            logs.error("thread.died", exception=error, thread="main")
+            return self._stop("failure")
         return self._stop(reason)
 
     # ---- start
@@ -257,8 +260,14 @@ class Station:
     # ---- reload
 
     def _differs(self, config: Config) -> bool:
-        """Return whether `config` differs from the running configuration or names a newer bundle. The reload's thread."""
-        return config != self._config or load_bundle(Path(config.engine.bundle)).digest != self._swaps.bundle.digest
+        """Return whether `config` differs from the running configuration or names a newer bundle. The reload's thread.
+
+        If only cameras differ, the engine is made ready for them here: their parts must not wait for that.
+        """
+        if load_bundle(Path(config.engine.bundle)).digest != self._swaps.bundle.digest:
+            return True
+        self._inspector.keep_ready(config.cameras)
+        return config != self._config
 
     def _continue_with(self, config: Config) -> str | None:
         """Exchange cameras and bundle while the rest goes on. Return a reason to stop if more has changed, or on failure."""
@@ -268,12 +277,16 @@ class Station:
             self._successor = config
             return "reload"
         self._notifier.reloading()
-        self._heartbeat.notice = None
-        self._use(msgspec.structs.replace(config, engine=now.engine))
-        changed, stuck = self._cameras.change(config.cameras, self._triggers.set_cameras, self._notify_systemd)
+        try:
+            changed, stuck = self._cameras.change(config.cameras, self._triggers.set_cameras, self._notify_systemd)
+        except AnosegError as error:  # a file has changed since the reload was checked
+            self._go_on_as_before(str(error).splitlines()[0])
+            return None
         if stuck:
             logs.error("daemon.stuck", threads=",".join(camera.thread_name for camera in stuck))
             return "failure"
+        self._heartbeat.notice = None
+        self._use(msgspec.structs.replace(config, engine=now.engine))
         if changed:
             logs.info("reload.cameras", changed=",".join(changed))
         try:
@@ -296,8 +309,16 @@ class Station:
             )
         self._publisher.state_changed()
 
+    def _go_on_as_before(self, error: str) -> None:
+        """Report a reload that failed and changed nothing."""
+        logs.error("reload.failed", error=error, going_on="with the configuration before")
+        self._heartbeat.notice = f"the last reload failed, the configuration before it runs: {error}"
+        self._notifier.ready(f"ready, {self._swaps.bundle.label}, publishing at {self._config.publish.endpoint}")
+        self._publisher.state_changed()
+
     def _use(self, config: Config) -> None:
         self._config = self._heartbeat.config = config
+        self._inspector.cameras = config.cameras
 
     # ---- shutdown
 
@@ -353,7 +374,13 @@ class Station:
         if stuck:
             logs.error("daemon.stuck", threads=",".join(stuck))
         failures = [worker.failure for worker in workers if worker.failure is not None]
-        exit_code = 1 if failures or (stuck and reason in ("failure", "reload")) else 0
+        known = next((failure for failure in failures if isinstance(failure, AnosegError)), None)
+        for worker in workers:  # `main` reports `known` if nothing is stuck
+            if isinstance(worker.failure, AnosegError) and (stuck or worker.failure is not known):
+                logs.error("thread.failed", thread=worker.thread_name, error=str(worker.failure))
+        exit_code = 0
+        if failures or reason == "failure" or (stuck and reason == "reload"):
+            exit_code = known.exit_code if known is not None else 1
         counts = self._heartbeat.counts()
         logs.info(
             "daemon.stopped",
@@ -363,7 +390,6 @@ class Station:
             unknown=counts.unknown,
             exit_code=exit_code,
         )
-        known = next((failure for failure in failures if isinstance(failure, AnosegError)), None)
         if known is not None and not stuck:
             raise known
         goes_on = not failures and not self._asked_to_drain.is_set()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -21,7 +21,7 @@ from anoseg_engines.errors import EngineError
 from anoseg_engines.images import Image
 from anoseg_engines.judgement import Inspection, Thresholds
 from anoseg_engines.placement import InputSpec, Placement, Region
-from anoseg_engines.runtimes.base import MAX_RUNNING, InferRequest, Runtime, Traffic
+from anoseg_engines.runtimes.base import MAX_RUNNING, InferRequest, Releasable, Runtime, Traffic
 
 
 class _Output(NamedTuple):
@@ -48,6 +48,12 @@ class _Buffers:
             self._frames_NHWC = self._request.bind(placement.coords_N2HW)
             self._placement = placement
         return self._frames_NHWC
+
+    def unbind(self) -> None:
+        """Drop the binding, so that the runtime can free what only this placement needed."""
+        if isinstance(self._request, Releasable):
+            self._request.release()
+        self._frames_NHWC = self._placement = None
 
     def infer(self) -> _Output:
         began_ns = time.monotonic_ns()
@@ -150,8 +156,23 @@ class Engine:
             EngineError: The runtime cannot take so many tiles.
         """
         placement = Placement.of(self.spec, region)
+        for buffers in self._free:  # otherwise each could keep a network of another size that the runtime has forgotten
+            buffers.unbind()
         self._alone.bind(placement)
         return placement
+
+    def keep_ready(self, regions: Iterable[Region], *, others: int = 0) -> None:
+        """Make the runtime ready for parts in these regions, and keep it ready for them until the next call. Any thread.
+
+        Args:
+            regions: Regions of a camera image.
+            others: How many regions of other sizes will be used besides these.
+
+        Raises:
+            ConfigError: A region is empty.
+            EngineError: The runtime cannot take so many tiles.
+        """
+        self._runtime.keep_ready({len(Placement.of(self.spec, region).tiles) for region in regions}, others)
 
     def inspect(self, image: Image, placement: Placement) -> Inspection:
         """Run one part.

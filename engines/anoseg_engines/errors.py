@@ -45,6 +45,14 @@ class EngineError(AnosegError):
     exit_code = 3
 
 
+class RuntimeFailedError(EngineError):
+    """A runtime that failed while it ran a network that it had loaded, such as a GPU whose context is lost."""
+
+
+class EngineLostError(AnosegError):
+    """An engine that worked, and now fails on part after part. A restart of the program may help."""
+
+
 class SelfTestError(EngineError):
     """An engine whose results on the golden images differ from the recorded results."""
 

@@ -1,18 +1,23 @@
 """The station when one of its own threads fails. It runs in this process, so that a test can cause the failure."""
 
+import os
 import socket
 import threading
 import time
 from pathlib import Path
 
 import cv2
+import msgspec
 import pytest
 from support.anosegd_line import Line
-from support.tiny_bundle import good_part
+from support.tiny_bundle import good_part, write_tiny_bundle
 
 from anoseg_engines.engine import Engine
-from anoseg_engines.errors import ConfigError
+from anoseg_engines.errors import ConfigError, EngineError, PublishError
 from anoseg_engines.loading import load_engine
+from anoseg_engines.placement import InputSpec
+from anoseg_engines.runtimes.openvino_network import CompiledNetwork, Networks
+from anosegd import logs
 from anosegd.config import load_config
 from anosegd.heartbeat import SILENT_S
 from anosegd.inspection.inspector import Inspector, engine_name
@@ -140,3 +145,69 @@ def test_an_inspector_that_refuses_part_after_part_answers(config: Path, monkeyp
     engine.close()
     assert len(silent_s) == 60
     assert max(silent_s) < 0.5
+
+
+def test_a_reload_whose_file_is_gone_changes_nothing(line: Line, config: Path) -> None:
+    """If the image of the empty place disappears after the check, the station goes on with its cameras and says so."""
+    station = Station(load_config(config), Notifier(), {}, lambda: load_config(config))
+    station.open()
+    before = station._cameras.all
+    changed = load_config(line.config(FOLDER + "  presence: {empty: images/gone.png}\n", name="changed.yaml"))
+    assert station._continue_with(changed) is None
+    assert station._cameras.all == before
+    assert station._config == load_config(config)
+    assert "presence.empty" in str(station._heartbeat.notice)
+
+
+def test_the_reason_of_the_end_is_logged_although_a_thread_is_stuck(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody else reports it: the process ends without the thread that hangs, so `main` gets no error."""
+    logs.set_up()
+    station = Station(load_config(config), Notifier(), {}, lambda: load_config(config))
+    station.open()
+    over = threading.Event()
+    station._publisher._thread = threading.Thread(target=over.wait)
+    station._publisher._thread.start()
+    try:
+        station._inspector.failure = EngineError("CUDA failed: an illegal memory access was encountered")
+        end = station._end("failure", [station._publisher, station._inspector])
+    finally:
+        over.set()
+    assert end == End(exit_code=3, stuck=True)
+    assert "illegal memory access" in capfd.readouterr().err
+
+
+def test_every_thread_that_failed_is_logged(config: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """`main` reports one error; the others are logged."""
+    logs.set_up()
+    station = Station(load_config(config), Notifier(), {}, lambda: load_config(config))
+    station.open()
+    station._publisher.failure, station._inspector.failure = PublishError("one reason"), EngineError("another reason")
+    with pytest.raises(PublishError, match="one reason"):
+        station._end("failure", [station._publisher, station._inspector])
+    assert "another reason" in capfd.readouterr().err
+
+
+def test_every_region_is_compiled_before_the_station_is_ready(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No part waits for the compiler."""
+    store = line.folder / "store" / "tiled"
+    write_tiny_bundle(store, InputSpec(64, 64, "tile", 1.0, 0))
+    (line.folder / "images").mkdir()
+    cv2.imwrite(str(line.folder / "images" / "0.png"), good_part(64, 320))
+    camera = "{kind: folder, path: images}, policy: wait, region: {x: 0, y: 0, height: 64, width:"
+    config = line.config("".join(f"c{n}: {{source: {camera} {64 * n}}}}}\n" for n in range(2, 6)), store=store)
+    compiled: list[tuple[int, bool]] = []
+    compile_size = Networks._compile
+
+    def noted(self: Networks, n: int) -> CompiledNetwork:
+        compiled.append((n, station.ready))
+        return compile_size(self, n)
+
+    monkeypatch.setattr(Networks, "_compile", noted)
+    loaded = msgspec.structs.replace(load_config(config), exit_when_finished=True)
+    station = Station(loaded, Notifier(), dict(os.environ), lambda: loaded)
+    assert station.run() == End(exit_code=0, stuck=False)
+    assert sorted(compiled) == [(n, False) for n in range(1, 6)]
+    line.listener.drain()
+    assert [v["outcome"] for v in line.listener.verdicts] == ["PASS"] * 4

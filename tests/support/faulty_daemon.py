@@ -3,6 +3,7 @@
 Files in FOLDER switch the faults on. The product has no such switches.
 
 engine-fails    While it exists, the engine raises an error on every part.
+runtime-lost    While it exists, the runtime raises an error whenever it runs the network, as with a lost GPU context.
 engine-drifts   While it exists, every score is 0.2 too high.
 clock           Seconds to add to the wall clock.
 leak            Bytes to leak for every part; read at the start.
@@ -15,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from anoseg_engines.engine import Engine
-from anoseg_engines.errors import EngineError
+from anoseg_engines.errors import EngineError, RuntimeFailedError
+from anoseg_engines.runtimes.openvino import CpuRequest
 from anosegd.cli import run
 
 FOLDER = Path(sys.argv[1])
 LEAK = int((FOLDER / "leak").read_text()) if (FOLDER / "leak").exists() else 0
-_finish, _time_ns = Engine.finish, time.time_ns
+_finish, _infer, _time_ns = Engine.finish, CpuRequest.infer, time.time_ns
 _kept: list[bytearray] = []
 
 
@@ -33,6 +35,12 @@ def finish(self: Engine, *arguments: Any) -> Any:
     return replace(found, score=found.score + 0.2) if (FOLDER / "engine-drifts").exists() else found
 
 
+def infer(self: CpuRequest) -> Any:
+    if (FOLDER / "runtime-lost").exists():
+        raise RuntimeFailedError("the test lost the runtime")
+    return _infer(self)
+
+
 def time_ns() -> int:
     try:
         return _time_ns() + int(float((FOLDER / "clock").read_text()) * 1e9)
@@ -41,5 +49,6 @@ def time_ns() -> int:
 
 
 Engine.finish = finish  # type: ignore[method-assign]
+CpuRequest.infer = infer  # type: ignore[method-assign]
 time.time_ns = time_ns
 sys.exit(run(sys.argv[2:]))

@@ -91,8 +91,13 @@ class CameraSet:
             for name, config in configs.items()
             if name not in before or before[name].config != config
         }
-        for camera in fresh.values():
-            camera.load()
+        try:
+            for camera in fresh.values():
+                camera.load()
+        except BaseException:
+            for camera in fresh.values():
+                self._queue.retire(camera.queue)
+            raise
         self.all = tuple(fresh.get(name) or before[name] for name in configs)
         hand_over(self.all)
         _end(ending, meanwhile)

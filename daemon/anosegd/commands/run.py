@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import ctypes
 import os
+import threading
 from collections.abc import Callable, Mapping
 
 import msgspec
@@ -53,6 +54,7 @@ def run(config: Config, environment: Mapping[str, str], reread: Callable[[], Con
         AnosegError: As `Station.run`.
     """
     _limit_memory_pools()
+    before = set(threading.enumerate())
     notifier = Notifier.from_environment(environment, pid=os.getpid())
     try:
         end = Station(config, notifier, environment, reread).run()
@@ -64,6 +66,9 @@ def run(config: Config, environment: Mapping[str, str], reread: Callable[[], Con
                 notice = f"the last reload failed, the configuration before it runs: {failure}"
                 config = previous
                 end = Station(config, notifier, environment, reread, notice=notice).run()
+    except BaseException as error:
+        _leave_if_stuck(error, set(threading.enumerate()) - before)
+        raise
     finally:
         notifier.close()
     if end.stuck:  # a thread that hangs in a library would keep the process alive
@@ -91,6 +96,18 @@ def _run_successor(
         return End(error.exit_code, stuck=False), str(error).splitlines()[0]
     failed = not station.ready and end.exit_code != 0
     return end, "one of its threads failed, see the log" if failed else None
+
+
+def _leave_if_stuck(error: BaseException, left: set[threading.Thread]) -> None:
+    """If a thread that hangs would keep the process alive after this error, log the error and end the process."""
+    if not any(thread.is_alive() for thread in left):
+        return
+    logs.error("daemon.stuck", threads=",".join(sorted(thread.name for thread in left)))
+    if isinstance(error, AnosegError):
+        logs.error("thread.failed", thread="main", error=str(error))
+        os._exit(error.exit_code)
+    logs.error("thread.died", exception=error, thread="main")
+    os._exit(1)
 
 
 def _limit_memory_pools() -> None:

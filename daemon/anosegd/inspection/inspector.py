@@ -17,8 +17,10 @@ from anoseg_engines.loading import load_engine
 from anoseg_engines.placement import Placement, Region
 from anosegd import logs, wire
 from anosegd.config import CameraConfig, Config
+from anosegd.inspection.failures import Failures
 from anosegd.inspection.placement_cache import PlacementCache, region_of
 from anosegd.inspection.queue import InspectionQueue
+from anosegd.inspection.ready import keep_ready, make_ready, warm_up
 from anosegd.inspection.selftest import SelfTest
 from anosegd.outcome import Inspected, Unknown
 from anosegd.part import Frame, Part
@@ -53,21 +55,26 @@ class Inspector(Worker):
     """Takes frames until asked to stop. It releases every frame that it takes and closes its part, whatever happens.
 
     Attributes:
-        engine: Name and runtime; None until the bundle has passed its self-test.
+        engine: Name and runtime; None until the bundle has passed its self-test, and the engine is ready for every part that
+            the configuration describes.
+        cameras: The cameras' configurations. Another thread replaces it.
         self_test: Runs the golden images again. While they fail, no part is inspected.
     """
 
     def __init__(self, config: Config, bundle: Bundle, frames: InspectionQueue, publisher: Publisher) -> None:
         super().__init__("inspector")
         self.engine: wire.EngineName | None = None
+        self.cameras: Mapping[str, CameraConfig] = config.cameras
         self.self_test = SelfTest(config.engine.prove_every_min)
         self._config = config
         self._bundle = bundle
+        self._running: Engine | None = None
         self._frames = frames
         self._publisher = publisher
         self._stopping = threading.Event()
         self._abandoned = False
         self._placements = PlacementCache()
+        self._failures = Failures()
         self._exchanges: queue.SimpleQueue[_Exchange] = queue.SimpleQueue()
         self._not_inspected_log = logs.Throttles("part.not_inspected")
 
@@ -82,6 +89,15 @@ class Inspector(Worker):
         """End after all frames that wait (`drain`), or after the current one."""
         self._abandoned = not drain
         self._stopping.set()
+
+    def keep_ready(self, cameras: Mapping[str, CameraConfig]) -> None:
+        """Make the engine ready for the parts of these cameras while it inspects. Takes seconds if there are new regions.
+
+        Raises:
+            ConfigError, EngineError: The engine cannot inspect such parts.
+        """
+        if self._running is not None:
+            keep_ready(self._running, cameras)
 
     def exchange(self, engine: Engine, placements: Mapping[Region, Placement]) -> Engine:
         """Inspect with `engine` from the next part on. Waits until the current part is done.
@@ -107,20 +123,27 @@ class Inspector(Worker):
     # ---- the inspector's thread
 
     def work(self) -> None:
-        """Load the engine, run its self-test, then inspect.
+        """Load the engine, run its self-test, make it ready for the cameras, then inspect.
 
         Raises:
+            ConfigError: A camera's region or rules cannot be used.
             EngineError: The engine is refused.
+            EngineLostError: The engine fails on part after part.
         """
         config = self._config.engine
         engine = load_engine(self._bundle, runtime=config.runtime, threads=config.threads, build=config.build)
         try:
             logs.info("engine.loaded", engine=self._bundle.label, runtime=engine.runtime_description, why=engine.why)
+            placements = make_ready(engine, self.cameras)
+            for placement in placements.values():
+                warm_up(engine, placement)
+            self._placements.use(placements)
+            self._running = engine
             self.engine = engine_name(self._bundle, engine.runtime_description)
             while not (self._stopping.is_set() and (self._abandoned or self._frames.empty)):
                 self.answer()
                 engine = self._engine_for_next_part(engine)
-                if self.self_test.step(engine):
+                if self.self_test.step(engine) | self._engine_works_again(engine):
                     self._publisher.state_changed()
                 frame = self._frames.take(IDLE_S)
                 if frame is not None:
@@ -129,12 +152,27 @@ class Inspector(Worker):
             self.self_test.close()
             engine.close()
 
+    def _engine_works_again(self, engine: Engine) -> bool:
+        """Check an engine that is in doubt. Return whether it passed.
+
+        Raises:
+            EngineLostError: The engine fails on everything.
+        """
+        if self.self_test.runtime_failure is not None:
+            self._failures.doubt(self.self_test.runtime_failure)
+        passed = self._failures.check(engine)
+        if passed:
+            self.self_test.passed()
+        return passed
+
     def _engine_for_next_part(self, engine: Engine) -> Engine:
         if self._exchanges.empty():
             return engine
         exchange = self._exchanges.get_nowait()
         self._placements.use(exchange.placements)
-        self.self_test.engine_exchanged()
+        self._running = exchange.engine
+        self.self_test.passed()
+        self._failures = Failures()
         self.engine = engine_name(exchange.engine.bundle, exchange.engine.runtime_description)
         self._publisher.engine = self.engine
         self._publisher.state_changed()
@@ -172,7 +210,8 @@ class Inspector(Worker):
     @property
     def _only_parts_wait(self) -> bool:
         """Whether nothing else has to be done before the next part."""
-        return self._exchanges.empty() and not self.self_test.due and not self._stopping.is_set()
+        due = self.self_test.due or self._failures.in_doubt
+        return self._exchanges.empty() and not due and not self._stopping.is_set()
 
     def _prepare(self, engine: Engine, frame: Frame, *, start: bool) -> _Job | None:
         """Prepare the network's inputs, start the network if asked to, and release the frame. None: the part is closed."""
@@ -196,7 +235,7 @@ class Inspector(Worker):
                 inference = engine.prepare(frame.image, placement)
             return _Job(part=part, camera=camera, placement=placement, inference=inference, started_ns=started_ns)
         except AnosegError as error:
-            self._not_inspected(part, "engine" if isinstance(error, EngineError) else "region", error.what)
+            self._failed(part, error)
             return None
         finally:
             frame.release()  # the network has a copy: the slot is free while it runs
@@ -209,9 +248,10 @@ class Inspector(Worker):
             rules = self._placements.rule_maps(engine, part.camera, camera, placement) if camera.rules else None
             judgement = judge(inspection, engine.thresholds, placement, rules=rules, review_from=camera.review_from)
         except AnosegError as error:
-            self._not_inspected(part, "engine" if isinstance(error, EngineError) else "region", error.what)
+            self._failed(part, error)
             return
         assert self.engine is not None
+        self._failures.judged()
         inspected = Inspected(
             judgement=judgement,
             inspection=inspection,
@@ -221,6 +261,12 @@ class Inspector(Worker):
             finished_ns=time.monotonic_ns(),
         )
         self._publisher.report_outcome(part, inspected)
+
+    def _failed(self, part: Part, error: AnosegError) -> None:
+        """Close a part that an error prevented from being inspected."""
+        if isinstance(error, EngineError) and self.self_test.alarm is None:
+            self._failures.failed(error)
+        self._not_inspected(part, "engine" if isinstance(error, EngineError) else "region", error.what)
 
     def _not_inspected(self, part: Part, reason: wire.Reason, what: str) -> None:
         self._not_inspected_log.of(part.camera).warning(camera=part.camera, part=part.part_id, reason=reason, error=what)

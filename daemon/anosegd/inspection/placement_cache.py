@@ -16,7 +16,8 @@ from anosegd.config import CameraConfig
 from anosegd.part import Frame
 
 MAX_PLACEMENTS = 32
-"""The number of placements is limited: images of a folder may all differ in size, and a placement has data for each pixel."""
+"""The number of placements is limited: images of a folder may all differ in size, and a placement has data for each pixel.
+More are kept only if the configuration has more."""
 
 
 class PlacementCache:
@@ -29,12 +30,15 @@ class PlacementCache:
     def __init__(self) -> None:
         self.regions: tuple[Region, ...] = ()
         self._placements: OrderedDict[Region, Placement] = OrderedDict()
+        self._most = MAX_PLACEMENTS
         self._rule_maps: dict[str, tuple[Placement, CameraConfig, RuleMaps]] = {}
         self._golden_quality: Quality | None = None
 
     def use(self, placements: Mapping[Region, Placement]) -> None:
-        """Begin with another engine, which has made these placements."""
+        """Begin with an engine that has made these placements."""
         self._placements = OrderedDict(placements)
+        self._most = max(MAX_PLACEMENTS, len(placements))
+        self.regions = tuple(self._placements)
         self._golden_quality = None
 
     def knows(self, region: Region) -> bool:
@@ -51,7 +55,7 @@ class PlacementCache:
         placement = self._placements.get(region)
         if placement is None:
             placement = self._placements[region] = engine.place(region)
-            if len(self._placements) > MAX_PLACEMENTS:
+            if len(self._placements) > self._most:
                 self._placements.popitem(last=False)
             self.regions = tuple(self._placements)
         else:

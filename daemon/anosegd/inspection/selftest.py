@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 
 from anoseg_engines.engine import Engine
-from anoseg_engines.errors import EngineError
+from anoseg_engines.errors import EngineError, RuntimeFailedError
 from anoseg_engines.golden import GoldenResult, self_test_steps
 from anosegd import logs
 from anosegd.worker import Answer
@@ -21,10 +21,12 @@ class SelfTest:
 
     Attributes:
         alarm: Why the golden images failed when they were run last; None if they passed.
+        runtime_failure: The alarm's error, if the runtime itself failed.
     """
 
     def __init__(self, every_min: float | None) -> None:
         self.alarm: str | None = None
+        self.runtime_failure: RuntimeFailedError | None = None
         self._every_s = None if every_min is None else 60 * every_min
         self._begun_at = time.monotonic()  # loading the engine runs the self-test
         self._requests: queue.SimpleQueue[Answer] = queue.SimpleQueue()
@@ -55,12 +57,13 @@ class SelfTest:
         except StopIteration:
             self._end(None)
         except EngineError as error:
+            self.runtime_failure = error if isinstance(error, RuntimeFailedError) else None
             self._end(error.what)
         return self.alarm != before
 
-    def engine_exchanged(self) -> None:
-        """Clear the alarm, because the new engine has passed its self-test. Restart a run that is under way."""
-        self.alarm = None
+    def passed(self) -> None:
+        """Clear the alarm, because the engine has passed its self-test elsewhere. Restart a run that is under way."""
+        self.alarm = self.runtime_failure = None
         if self._run is not None:
             self._run = None
             for answer in self._answers:

@@ -9,14 +9,13 @@ from __future__ import annotations
 import queue
 from pathlib import Path
 
-import numpy as np
-
 from anoseg_engines.bundle import Bundle, load_bundle
 from anoseg_engines.errors import ConfigError
 from anoseg_engines.loading import load_engine
 from anosegd import logs
 from anosegd.config import EngineConfig
 from anosegd.inspection.inspector import Inspector
+from anosegd.inspection.ready import make_ready, warm_up
 from anosegd.worker import Answer, Worker
 
 
@@ -103,11 +102,10 @@ class _Swap(Worker):
         engine = load_engine(bundle, runtime=config.runtime, threads=config.threads, build=config.build)
         logs.info("engine.loaded", engine=bundle.label, runtime=engine.runtime_description, why=engine.why)
         try:
-            placements = {}
-            for region in self._inspector.regions:
-                placements[region] = engine.place(region)
-                image = np.zeros((region.y + region.height, region.x + region.width, 3), np.uint8)
-                engine.inspect(image, placements[region])  # warm-up, which the first part would have to wait for
+            placements = {region: engine.place(region) for region in self._inspector.regions}
+            placements |= make_ready(engine, self._inspector.cameras)
+            for placement in placements.values():
+                warm_up(engine, placement)
             old = self._inspector.exchange(engine, placements)
         except BaseException:
             engine.close()

@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,8 +52,18 @@ class InferRequest(Protocol):
             Maps, float [N, H, W], and scores, float32 [N]: views that are valid until the next call.
 
         Raises:
-            EngineError: The runtime failed, or nothing is bound.
+            RuntimeFailedError: The runtime failed.
+            EngineError: Nothing is bound.
         """
+        ...
+
+
+@runtime_checkable
+class Releasable(Protocol):
+    """A request that keeps memory for the size it is bound to."""
+
+    def release(self) -> None:
+        """Drop the binding and that memory. `bind` makes the request ready again."""
         ...
 
 
@@ -81,6 +91,18 @@ class Runtime(InferRequest, Protocol):
 
         They share the machine: each part takes longer, but more parts are finished a second. They never run at the same
         time as the runtime's own request. Empty where the runtime has only one set of buffers.
+        """
+        ...
+
+    def keep_ready(self, sizes: Collection[int], others: int = 0) -> None:
+        """Be ready for batches of these sizes until the next call. Any thread.
+
+        Args:
+            sizes: Numbers of inputs.
+            others: How many other sizes must stay ready once they were used. Any further one may take seconds again.
+
+        Raises:
+            EngineError: The runtime cannot take so many inputs.
         """
         ...
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 
 import numpy as np
 from numpy.typing import NDArray
 
-from anoseg_engines.errors import EngineError
+from anoseg_engines.errors import EngineError, RuntimeFailedError
 from anoseg_engines.placement import InputSpec
 from anoseg_engines.runtimes.base import Traffic
 from anoseg_engines.runtimes.openvino_network import BufferedNetwork, Networks, last_line, ov, sets_of_buffers
@@ -52,10 +53,10 @@ class CpuRequest:
                 request.infer()
             return request.get_tensor("anomaly_map").data, request.get_tensor("score").data
         except RuntimeError as error:
-            raise EngineError(f"OpenVINO failed: {last_line(error)}") from error
+            raise RuntimeFailedError(f"OpenVINO failed: {last_line(error)}") from error
 
     def release(self) -> None:
-        """Drop the buffers."""
+        """Drop the buffers, and with them a compiled network that is no longer kept."""
         self._bound = self._coords = None
 
 
@@ -102,6 +103,10 @@ class CpuRuntime(CpuRequest):
         layers = self.layers
         share = "" if len(layers) == 1 else f" ({layers[self.precision]} of {sum(layers.values())} layers)"
         return f"openvino {ov.__version__.split('-')[0]} cpu {self.precision}{share}"
+
+    def keep_ready(self, sizes: Collection[int], others: int = 0) -> None:
+        """Compile for these numbers of inputs, and keep them."""
+        self._networks.keep_ready(sizes, others)
 
     def close(self) -> None:
         """Drop the compiled networks."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections import Counter
-from collections.abc import Mapping, Sequence
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -30,6 +31,9 @@ STREAMS = 2
 are handed over."""
 PARALLEL = MAX_RUNNING + 1
 """Sets of buffers of the shared network: those that run, and one to be filled meanwhile."""
+
+OTHER_SIZES = 2
+"""How many batch sizes stay compiled besides those that `keep_ready` names, at least. One takes about 15 MB for each input."""
 
 _BETWEEN = "before_first_convolution"
 _CAPABILITY = {"f16": "FP16", "bf16": "BF16", "f32": "FP32"}
@@ -85,14 +89,20 @@ class CompiledNetwork:
     layers: Counter[str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Networks:
-    """A bundle's network, compiled for each batch size when it is first needed.
+    """A bundle's network, compiled for each batch size when it is first needed. Any thread.
+
+    The sizes that `keep_ready` names stay compiled. Of the others, the one used longest ago is forgotten first: the images of
+    a folder may all differ in size, and each compiled network takes memory.
 
     Attributes:
         precision: One of `PRECISIONS`.
         threads: 0 lets OpenVINO decide.
         n_parallel: How many sets of buffers the shared network has; 0 if it is not needed.
+        compiled: The compiled networks by batch size, the one used last at the end.
+        kept: The sizes that stay compiled.
+        others: How many other sizes stay compiled.
     """
 
     model_onnx: bytes
@@ -100,7 +110,10 @@ class Networks:
     precision: str
     threads: int
     n_parallel: int
-    compiled: dict[int, CompiledNetwork] = field(default_factory=dict)
+    compiled: OrderedDict[int, CompiledNetwork] = field(default_factory=OrderedDict)
+    kept: set[int] = field(default_factory=set)
+    others: int = OTHER_SIZES
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def of_size(self, n: int) -> CompiledNetwork:
         """Return the network for batches of n; if it is new, compile it.
@@ -109,9 +122,28 @@ class Networks:
             PrecisionError: OpenVINO runs the network in another precision.
             EngineError: The network cannot be read or compiled.
         """
-        if n not in self.compiled:
-            self.compiled[n] = self._compile(n)
-        return self.compiled[n]
+        with self.lock:
+            found = self.compiled.get(n)
+        made = self._compile(n) if found is None else found  # not locked: parts of other sizes are inspected meanwhile
+        with self.lock:
+            made = self.compiled.setdefault(n, made)
+            self.compiled.move_to_end(n)
+            others = [size for size in self.compiled if size not in self.kept and size != n]
+            for size in others[: max(0, len(others) + (n not in self.kept) - self.others)]:
+                del self.compiled[size]
+        return made
+
+    def keep_ready(self, sizes: Collection[int], others: int) -> None:
+        """Compile for these batch sizes, and keep them until the next call, besides at least `others` sizes.
+
+        Raises:
+            PrecisionError, EngineError: As `of_size`.
+        """
+        self.others = max(others, OTHER_SIZES)
+        for n in sizes:
+            self.kept.add(n)
+            self.of_size(n)
+        self.kept.intersection_update(sizes)
 
     def _compile(self, n: int) -> CompiledNetwork:
         model = self._read_model()

@@ -76,6 +76,40 @@ def test_a_score_in_the_review_band(line: Line) -> None:
     assert verdicts[0]["score"] is not None
 
 
+IGNORED = "{name: label, region: {x: 0, y: 0, width: 80, height: 48}, ignore: true}"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "  rules: [{name: w, ignore: true}]\n",
+        WHOLE + f"  rules: [{IGNORED}]\n",
+        WHOLE + "  rules: [{name: w, min_area: 9999}]\n",
+    ],
+    ids=["all ignored", "region ignored", "min_area"],
+)
+def test_rules_that_leave_nothing_end_the_start(line: Line, more: str) -> None:
+    """`run` and `check` name the camera and end with exit code 2: otherwise every part would pass."""
+    (line.folder / "images").mkdir()
+    cv2.imwrite(str(line.folder / "images" / "0.png"), bad_part())
+    config = line.config(FOLDER + more)
+    daemon = line.run(config, "--once")
+    assert daemon.wait() == 2
+    checked = run_anosegd("check", str(config))
+    assert checked.returncode == 2
+    for text in (daemon.log, checked.stderr):
+        assert "cameras.top: " in text
+        assert "every part would pass" in text
+    line.listener.drain()
+    assert line.listener.verdicts == []
+
+
+def test_rules_that_leave_nothing_of_this_image_pass_no_part(line: Line) -> None:
+    """Without a region the size is known with the first image only: the part is UNKNOWN."""
+    verdicts = inspect(line, f"  rules: [{IGNORED}]\n")
+    assert [(v["outcome"], v["reason"]) for v in verdicts] == [("UNKNOWN", "region")] * 2
+
+
 def test_check_refuses_a_rule_beside_the_part(line: Line) -> None:
     """`check` names camera and rule, and ends with exit code 2."""
     config = line.config(

@@ -1,16 +1,20 @@
 """The CPU runtime: it leaves the process's signals alone, and loads on a machine without free threads."""
 
+import gc
 import os
 import subprocess
 import sys
 import threading
+import weakref
 from pathlib import Path
 
 import pytest
-from support.tiny_bundle import write_tiny_bundle
+from support.tiny_bundle import good_part, write_tiny_bundle
 
+from anoseg_engines.loading import load_engine
+from anoseg_engines.placement import InputSpec, Region
 from anoseg_engines.runtimes.openvino import CpuRuntime
-from anoseg_engines.runtimes.openvino_network import PARALLEL
+from anoseg_engines.runtimes.openvino_network import OTHER_SIZES, PARALLEL
 
 LOADS = {
     "one after the other": "a = load(); a.close(); b = load(); b.close(); del a, b",
@@ -61,3 +65,27 @@ def test_networks_are_compiled_one_after_the_other_if_no_thread_can_be_started(
     assert refusals
     assert len(runtime.parallel) == PARALLEL
     runtime.close()
+
+
+def test_few_sizes_stay_compiled(tmp_path: Path) -> None:
+    """A folder whose images all differ in size does not fill the memory. The sizes of the configuration stay."""
+    bundle = write_tiny_bundle(tmp_path / "tiny", InputSpec(64, 64, "tile", 1.0, 0))
+    engine = load_engine(bundle, runtime="cpu", threads=2)
+    networks = engine._runtime._networks  # type: ignore[attr-defined]
+    regions = [Region(0, 0, 64 * n, 64) for n in range(1, 10)]
+    engine.keep_ready(regions[1:3])
+    used: list[weakref.ref[object]] = []
+    for region in regions:
+        placement, image = engine.place(region), good_part(64, region.width)
+        engine.inspect(image, placement)
+        if engine.parallel:
+            engine.finish(engine.start(image, placement))
+        used.append(weakref.ref(networks.compiled[len(placement.tiles)].alone.frames_NHWC))
+    assert set(networks.compiled) == {2, 3} | set(range(9, 9 - OTHER_SIZES, -1))
+    gc.collect()
+    assert [n for n, ref in enumerate(used, 1) if ref() is not None] == sorted(networks.compiled)
+    engine.keep_ready(regions[:1], others=4)
+    for region in regions:
+        engine.place(region)
+    assert set(networks.compiled) == {1, 6, 7, 8, 9}
+    engine.close()

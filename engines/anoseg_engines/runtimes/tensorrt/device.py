@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from anoseg_engines.errors import EngineError
+from anoseg_engines.errors import EngineError, RuntimeFailedError
 from anoseg_engines.runtimes.base import Traffic
 from anoseg_engines.runtimes.tensorrt.gpu import cuda_driver
 from anoseg_engines.runtimes.tensorrt.graph import CudaGraph, GraphApi
@@ -251,12 +251,12 @@ class PycudaDevice:
         try:
             yield
         except self._cuda.MemoryError as error:
-            raise EngineError(
+            raise RuntimeFailedError(
                 f"the GPU's memory is full: {what} ({error})",
                 hint="close other programs on the GPU, or rebuild with a smaller --max-batch",
             ) from error
         except self._cuda.Error as error:
-            raise EngineError(f"CUDA failed: {what} ({error})") from error
+            raise RuntimeFailedError(f"CUDA failed: {what} ({error})") from error
 
 
 def as_bytes(array: NDArray[Any]) -> NDArray[np.uint8]:

@@ -9,7 +9,7 @@ import contextlib
 import ctypes
 from ctypes import byref, c_char_p, c_int, c_ulonglong, c_void_p
 
-from anoseg_engines.errors import EngineError
+from anoseg_engines.errors import EngineError, RuntimeFailedError
 
 DRIVER = "libcuda.so.1"
 CAPTURE_THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: other threads may use the GPU meanwhile
@@ -98,4 +98,4 @@ class GraphApi:
             text = c_char_p()
             self._functions["cuGetErrorString"](result, byref(text))
             message = text.value.decode() if text.value else "unknown error"
-            raise EngineError(f"CUDA failed: {name}: {message} ({result})")
+            raise RuntimeFailedError(f"CUDA failed: {name}: {message} ({result})")

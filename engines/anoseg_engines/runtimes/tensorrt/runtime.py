@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -125,13 +125,7 @@ class TensorRTRuntime:
 
         The graphs read coordinates at one fixed address. For another placement, the device copies its coordinates there.
         """
-        n = len(coords_N2HW)
-        batch = self._batches.get(n)
-        if batch is None:
-            raise EngineError(
-                f"the part has {n} tiles, the plan takes at most {self._network.max_batch}",
-                hint=f"rebuild it: anoseg-engine build BUNDLE --max-batch {n}",
-            )
+        batch = self._batch(len(coords_N2HW))
         with self._device.current():
             address = self._make_resident(coords_N2HW)
             if self._bound_coords is not coords_N2HW:
@@ -148,6 +142,11 @@ class TensorRTRuntime:
             self._device.launch(self._bound.graph)
             self._device.synchronize()
         return self._bound.maps_NHW, self._bound.scores_N
+
+    def keep_ready(self, sizes: Collection[int], others: int = 0) -> None:
+        """Check that the plan takes so many inputs. Every size that it takes is ready from the start."""
+        for n in sizes:
+            self._batch(n)
 
     def device_ms(self, times: int = 50) -> float:
         """Return the milliseconds of one part on the device, copies included. CUDA events measure the bound batch size."""
@@ -217,6 +216,15 @@ class TensorRTRuntime:
             self._device.download(results, self._results)
         maps = results[: n * h * w * self._map_dtype.itemsize].view(self._map_dtype).reshape(n, h, w)
         return _Batch(graph, frames.reshape(n, h, w, 3), maps, results[scores_at:].view(np.float32))
+
+    def _batch(self, n: int) -> _Batch:
+        batch = self._batches.get(n)
+        if batch is None:
+            raise EngineError(
+                f"the part has {n} tiles, the plan takes at most {self._network.max_batch}",
+                hint=f"rebuild it: anoseg-engine build BUNDLE --max-batch {n}",
+            )
+        return batch
 
     def _make_resident(self, coords: NDArray[np.float16]) -> int:
         """Return the device address of these coordinates, uploaded if they are new.
