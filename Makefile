@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test docs check format install uninstall torture faults real-cameras soak bench gpu-check systemd-test demo-bundle clean
+.PHONY: help demo test docs check format install uninstall torture faults real-cameras still-scenes soak bench gpu-check systemd-test demo-bundle clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -44,6 +44,9 @@ faults: $(VENV)/.installed-dev ## cause every fault of a line for real and print
 
 real-cameras: $(VENV)/.installed-dev ## kill, freeze and slow down RTSP and GigE Vision cameras under the daemon; one table (a minute and a half)
 	$(BIN)/python tests/stress/real_cameras.py
+
+still-scenes: $(VENV)/.installed-dev ## inspect cameras before a still part for ten minutes, then freeze each in every way; two tables
+	$(BIN)/python tests/stress/still_scenes.py
 
 soak: $(VENV)/.installed-dev ## run an hour at full rate with a fault a minute; memory, threads and descriptors may not grow
 	$(BIN)/python tests/stress/soak.py

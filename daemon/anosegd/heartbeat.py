@@ -131,6 +131,7 @@ class Heartbeat:
 
     def _camera_health(self, camera: CameraSupervisor) -> wire.CameraHealth:
         status, counts = camera.status, self._publisher.counts[camera.name]
+        notes = [*status.remarks, rules_note(camera.config, self._swaps.bundle)]
         return wire.CameraHealth(
             state=status.state,
             source=status.source,
@@ -138,8 +139,9 @@ class Heartbeat:
             dropped=status.lost + counts.dropped,
             overruns=counts.overruns,
             empty=status.empty,
+            repeated=status.repeated,
             restarts=status.restarts,
             last_error=status.last_error,
-            note=rules_note(camera.config, self._swaps.bundle),
+            note="; ".join(note for note in notes if note) or None,
             counts=counts.published,
         )

@@ -21,7 +21,9 @@ class Part:
         camera: The camera's name.
         sequence: Counts this camera's parts from 1 while the daemon runs, across restarts of the camera.
         part_id: A label for people; two parts may have the same.
-        captured_ns, captured_wall_ns: When the read returned; None before there is a frame.
+        captured_ns, captured_wall_ns: When its frame was captured, by the source's own stamp where that can be used, else when
+            the read returned; None before there is a frame.
+        read_wall_ns: When the read of its frame returned.
         triggered_ns, triggered_wall_ns: The time of its software trigger, if it has one.
         trigger: The trigger's number in the journal.
         deadline_ns: The verdict must be sent by then; None without a deadline.
@@ -34,6 +36,7 @@ class Part:
     part_id: str
     captured_ns: int | None = None
     captured_wall_ns: int | None = None
+    read_wall_ns: int | None = None
     triggered_ns: int | None = None
     triggered_wall_ns: int | None = None
     trigger: int | None = None

@@ -35,7 +35,7 @@ Reason = Literal[
 
 unreadable      its image cannot be decoded
 overrun         parts arrived faster than they are inspected
-repeated_frame  a live camera gave the same frame again
+repeated_frame  the camera has frozen, or a triggered part's frame is equal to the part's before
 image_size      a live camera gave a frame of another size than before
 image_quality   too dark, too bright or blurred
 review          inspected; a person must look at the part
@@ -98,7 +98,9 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
         part_id: The part's name. It is a label: two parts may have the same one.
         sequence: Counts the camera's parts in this run from 1, including dropped ones.
         triggered_at: Time of the software trigger; None without one.
-        captured_at: Time of capture; None if nothing was captured.
+        captured_at: Time of capture, by the camera's own time stamp where it has one, else `read_at`; None if nothing was
+            captured.
+        read_at: When the daemon received the frame; None if nothing was captured.
         committed_at: Time of the commit.
         outcome: PASS, FAIL or UNKNOWN.
         reason, detail: Why the outcome is UNKNOWN.
@@ -123,6 +125,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     sequence: int
     triggered_at: str | None = None
     captured_at: str | None
+    read_at: str | None = None
     committed_at: str
     outcome: Outcome
     reason: Reason | None = None
@@ -189,6 +192,7 @@ class CameraHealth(msgspec.Struct, frozen=True, kw_only=True):
         dropped: Frames dropped under policy `latest`.
         overruns: Parts that found no room under policy `every`.
         empty: Frames without a part.
+        repeated: Frames that equal the one of the part before and are no new part.
         restarts: Restarts of its capture process.
         last_error: The latest error, even if it is over.
         note: A fact about its settings that an operator should know.
@@ -201,6 +205,7 @@ class CameraHealth(msgspec.Struct, frozen=True, kw_only=True):
     dropped: int = 0
     overruns: int = 0
     empty: int = 0
+    repeated: int = 0
     restarts: int = 0
     last_error: str | None = None
     note: str | None = None

@@ -31,6 +31,7 @@ class Intake:
         presence: Whether a frame shows a part; None makes every frame a part.
         lost: Frames that the capture process discarded (policy latest).
         empty: Frames without a part.
+        repeated: Frames that equal the one of the part before and are no new part.
         position: The position of the next part in a file or folder.
         size: Height and width of a live camera's first frame.
     """
@@ -39,7 +40,7 @@ class Intake:
         self.parts = PartMaker(name, config)
         self.triggered = TriggeredParts(self.parts, publisher)
         self.presence: Presence | None = None
-        self.lost = self.empty = 0
+        self.lost = self.empty = self.repeated = 0
         self.position = 0
         self.size: tuple[int, int] | None = None
         self._name, self._queue, self._publisher = name, queue, publisher
@@ -108,10 +109,12 @@ class Intake:
         if reading.position != self._suspect:
             self._suspect = reading.position
             return
+        wall_ns = time.time_ns()
         origin = Origin(
             position=reading.position,
             captured_ns=time.monotonic_ns(),
-            captured_wall_ns=time.time_ns(),
+            captured_wall_ns=wall_ns,
+            read_wall_ns=wall_ns,
             source=reading.source,
         )
         detail = f"{reading.source}: reading it failed twice: {what}"

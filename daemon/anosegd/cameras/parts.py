@@ -55,6 +55,7 @@ class PartMaker:
             part_id=origin.part_id or f"{self._name}-{self.frames}",
             captured_ns=origin.captured_ns,
             captured_wall_ns=origin.captured_wall_ns,
+            read_wall_ns=origin.read_wall_ns,
             deadline_ns=self._deadline_ns(origin.captured_ns),
             source=origin.source,
             settings=self._config,

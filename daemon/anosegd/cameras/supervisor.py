@@ -31,6 +31,8 @@ from anosegd.capture.protocol import (
     Job,
     Opened,
     Reading,
+    Remarks,
+    Repeated,
     Started,
     Tick,
     Uncaptured,
@@ -69,8 +71,10 @@ class CameraStatus:
         frames: Frames captured, lost ones included.
         lost: Frames that the capture process discarded (policy latest).
         empty: Frames without a part.
+        repeated: Frames that equal the one before and are no new part.
         restarts: Restarts of the capture process.
         last_error: The latest error, even if it is over.
+        remarks: Facts about the stream that an operator should know.
     """
 
     state: CameraState
@@ -78,8 +82,10 @@ class CameraStatus:
     frames: int
     lost: int
     empty: int
+    repeated: int
     restarts: int
     last_error: str | None
+    remarks: tuple[str, ...]
 
 
 class CameraSupervisor(Worker):
@@ -117,6 +123,8 @@ class CameraSupervisor(Worker):
         self._state: CameraState = "starting"
         self._restarts = 0
         self._last_error: str | None = None
+        self._remarks = Remarks()
+        self._logged_stamps: str | None = None
         self._logged_error: str | None = None  # a camera that stays away with one error is logged once
         self._source_ended = False
         self._opened_at: float | None = None  # monotonic; None until this capture process has opened the camera
@@ -132,8 +140,10 @@ class CameraSupervisor(Worker):
             frames=self._intake.parts.frames,
             lost=self._intake.lost,
             empty=self._intake.empty,
+            repeated=self._intake.repeated,
             restarts=self._restarts,
             last_error=self._last_error,
+            remarks=_in_words(self._remarks) if self._state == "running" else (),
         )
 
     @property
@@ -157,6 +167,7 @@ class CameraSupervisor(Worker):
         """Continue the sequence and counts of a camera of this name that has ended. Before the start."""
         known, intake = before.status, self._intake
         intake.parts.frames, intake.lost, intake.empty, self._restarts = known.frames, known.lost, known.empty, known.restarts
+        intake.repeated = known.repeated
 
     def load(self) -> None:
         """Read the files that the configuration names. Before the start.
@@ -291,7 +302,7 @@ class CameraSupervisor(Worker):
                     pass  # the process waits between two attempts to open the camera
                 elif isinstance(message, Opened) and isinstance(config.trigger, HardwareTrigger):
                     limit_s, doing = config.longest_read_s, "read"  # the line may not run yet
-                elif isinstance(message, (Captured, Uncaptured, Tick)):  # the first frame may take as long as opening
+                elif isinstance(message, (Captured, Uncaptured, Repeated, Tick)):  # the first frame may take as long as opening
                     limit_s, doing = config.longest_read_s, "read"
                 self._handle(process, message)
                 if self._source_ended:
@@ -301,7 +312,7 @@ class CameraSupervisor(Worker):
     def _handle(self, process: CaptureHandle, message: FromCapture) -> None:
         """Act on one message."""
         if isinstance(message, Opened):
-            self._opened_at = time.monotonic()
+            self._opened_at, self._remarks = time.monotonic(), Remarks()
             self._enter("running", message.description)
         elif isinstance(message, Away):
             self._restarts += 1
@@ -311,6 +322,10 @@ class CameraSupervisor(Worker):
             self._intake.reading(message)
         elif isinstance(message, Captured):
             self._intake.captured(process, message)
+        elif isinstance(message, Repeated):
+            self._intake.repeated += 1
+        elif isinstance(message, Remarks):
+            self._take_remarks(message)
         elif isinstance(message, Uncaptured):
             if not self._intake.triggered.discards(message.origin.trigger):
                 if message.reason != "overrun":  # which is counted
@@ -322,6 +337,16 @@ class CameraSupervisor(Worker):
         elif isinstance(message, Finished):
             self._intake.count_lost(message.lost)
             self._source_ended = True
+
+    def _take_remarks(self, remarks: Remarks) -> None:
+        if remarks.stamps != self._logged_stamps:
+            self._logged_stamps = remarks.stamps
+            if remarks.stamps is None:
+                logs.info("stamps.used", camera=self.name)
+            else:
+                logs.warning("stamps.ignored", camera=self.name, reason=remarks.stamps)
+        self._remarks = remarks
+        self._publisher.state_changed()
 
     def _enter(self, state: CameraState, description: str | None = None) -> None:
         self._state = state
@@ -336,3 +361,12 @@ class CameraSupervisor(Worker):
             self._logged_error = error.what
             logs.warning("camera.lost", camera=self.name, error=error.what, next_attempt_s=pause_s)
         self._publisher.state_changed()
+
+
+def _in_words(remarks: Remarks) -> tuple[str, ...]:
+    words = []
+    if remarks.still:
+        words.append("the picture stands still: it has not changed for 10 s or longer")
+    if remarks.stamps is not None:
+        words.append(f"fresh frames are told by how long they take: {remarks.stamps}")
+    return tuple(words)

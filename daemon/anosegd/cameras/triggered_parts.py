@@ -83,4 +83,10 @@ class TriggeredParts:
         part = self._awaited.pop(origin.trigger, None) if origin.trigger is not None else None
         if part is None:
             raise CameraError(f"the capture process answers trigger {origin.trigger}, which it was not given")
-        return replace(part, captured_ns=origin.captured_ns, captured_wall_ns=origin.captured_wall_ns, source=origin.source)
+        return replace(
+            part,
+            captured_ns=origin.captured_ns,
+            captured_wall_ns=origin.captured_wall_ns,
+            read_wall_ns=origin.read_wall_ns,
+            source=origin.source,
+        )

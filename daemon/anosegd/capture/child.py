@@ -21,10 +21,23 @@ import cv2
 
 from anoseg_engines.errors import AnosegError, CameraError
 from anoseg_engines.images import ROTATIONS, Image, rotated
-from anosegd.capture.config import LIVE, HardwareTrigger
+from anosegd.capture.config import LIVE, HardwareTrigger, SoftwareTrigger
 from anosegd.capture.last_frame import LastFrame, pixels_text
 from anosegd.capture.link import TICK_S, DaemonGoneError, Link
-from anosegd.capture.protocol import Away, Captured, Failed, Finished, Job, Opened, Origin, Reading, Started, Uncaptured
+from anosegd.capture.protocol import (
+    Away,
+    Captured,
+    Failed,
+    Finished,
+    Job,
+    Opened,
+    Origin,
+    Reading,
+    Remarks,
+    Repeated,
+    Started,
+    Uncaptured,
+)
 from anosegd.capture.shared_slots import Slots
 from anosegd.capture.sources import Shot, Source, source_of
 from anosegd.capture.waiting import MAX_BURST_S, PartWait
@@ -41,6 +54,7 @@ class Capture:
         self._lost = 0  # frames discarded since the last report
         self._position = job.start_at
         self._size: tuple[int, int] | None = None  # height, width of the last frame as it was read
+        self._remarks = Remarks()
 
     def run(self) -> None:
         """Read until the source ends or fails, and report how it ended.
@@ -117,6 +131,8 @@ class Capture:
             self._wait.skip(source)  # a frozen camera repeats this frame
             self._wait.compare_with_skipped(source)
         while True:
+            if source.live:
+                self._send_remarks()
             trigger = self._wait.wait(source)
             slot = self._slot()
             upcoming = source.upcoming(self._position)
@@ -128,25 +144,25 @@ class Capture:
             except CameraError:
                 self._link.free += [slot] if slot is not None else []
                 raise
-            if source.live:
-                self._wait.frame_period.came(asked_at, time.monotonic())
-            # captured_wall_ns becomes captured_at in the verdict.
-            captured_ns, captured_wall_ns = time.monotonic_ns(), time.time_ns()
             if shot is None:
                 return
+            read_ns, read_wall_ns = time.monotonic_ns(), time.time_ns()
+            captured_at = self._wait.came(shot.stamp, asked_at) if source.live else None
+            captured_ns = read_ns if captured_at is None else min(read_ns, round(captured_at * 1e9))
             origin = Origin(
                 position=self._position,
                 captured_ns=captured_ns,
-                captured_wall_ns=captured_wall_ns,
+                captured_wall_ns=read_wall_ns - (read_ns - captured_ns),  # becomes captured_at in the verdict
+                read_wall_ns=read_wall_ns,
                 part_id=shot.part_id,
                 source=shot.source,
                 trigger=trigger,
             )
-            self._hand_over(source, shot, slot, origin)
-            self._position += 1
+            if self._hand_over(source, shot, slot, origin):
+                self._position += 1
 
-    def _hand_over(self, source: Source, shot: Shot, slot: int | None, origin: Origin) -> None:
-        """Hand the frame to the daemon, or report why it cannot be judged.
+    def _hand_over(self, source: Source, shot: Shot, slot: int | None, origin: Origin) -> bool:
+        """Hand the frame to the daemon, or report why it cannot be judged. Return whether it is a part.
 
         Raises:
             CameraError: The camera has frozen.
@@ -162,29 +178,77 @@ class Capture:
             self._lost += 1
             if source.live:
                 self._last_frame.passed(rotated(image, self._camera.rotate))
-            return None
+            return True
         if slot is None:
             return self._report(origin, slot, "overrun", "no free slot: parts come faster than they are inspected")
         image = self._placed(image, slot)
-        problem = self._too_late(origin) or (self._last_frame.problem(image) if source.live else None)
-        if problem is not None:
-            self._report(origin, slot, *problem)
-            frozen_s = self._last_frame.frozen_s
-            if problem[0] == "repeated_frame" and frozen_s > self._camera.stall_timeout_s:
-                raise CameraError(f"{source.description}: the same frame for {frozen_s:.1f} s, the camera has frozen")
-            return None
-        height, width = image.shape[:2]
         if source.live:
+            if (size_problem := self._last_frame.size_problem(image)) is not None:
+                return self._report(origin, slot, "image_size", size_problem)
+            if (problem := self._untimely(origin)) is not None:
+                return self._report(origin, slot, "camera_lost", problem)
+            if self._repeats(source, image):
+                return self._repeated(source, origin, slot)
             self._last_frame.taken(image, slot)
+        height, width = image.shape[:2]
         self._link.send(Captured(origin=origin, slot=slot, height=height, width=width, lost=self._lost))
         self._lost = 0
-        return None
+        return True
 
-    def _report(self, origin: Origin, slot: int | None, reason: str, detail: str) -> None:
-        """Report a part that has no usable image. The part's slot becomes free."""
+    def _repeats(self, source: Source, image: Image) -> bool:
+        """Return whether the frame shows nothing new.
+
+        If stamps stand still, the source repeats a frame. If they advance, it is alive, and a frame is nothing new only if it
+        equals that of the part before. At a trigger, the frame is also compared with the one before the trigger, unless equal
+        frames are normal: frames are differences from earlier ones, and the picture has not stood still for long.
+        """
+        clock, last, triggered = self._wait.clock, self._last_frame, self._triggered
+        if clock.stands:
+            return True
+        if triggered and self._camera.repeats == "allowed":
+            return False
+        if not clock.moves or (triggered and (last.still or not source.inter_coded)):
+            return last.repeats_passed(image)
+        return last.repeats_part(image)
+
+    def _repeated(self, source: Source, origin: Origin, slot: int) -> bool:
+        """Report a frame that shows nothing new: it is UNKNOWN, or, in free run of a camera that is alive, no part.
+
+        Raises:
+            CameraError: The camera has frozen.
+        """
+        alive = self._wait.clock.moves or self._camera.repeats == "allowed"
+        if self._wait.clock.stands:
+            detail = "the camera gave the same frame again: its time stamp has not changed"
+        elif self._triggered:
+            detail = "the camera gave the same frame again"
+        elif alive:
+            self._link.free.append(slot)
+            self._link.send(Repeated())
+            return False
+        else:
+            detail = "the camera gave the same frame again"
+        self._report(origin, slot, "repeated_frame", detail)
+        self._wait.check_frozen(source)
+        return True
+
+    @property
+    def _triggered(self) -> bool:
+        return isinstance(self._camera.trigger, (SoftwareTrigger, HardwareTrigger))
+
+    def _send_remarks(self) -> None:
+        """Tell the daemon what an operator should know about the stream, if that has changed."""
+        remarks = Remarks(stamps=self._wait.clock.problem, still=self._last_frame.still)
+        if remarks != self._remarks:
+            self._remarks = remarks
+            self._link.send(remarks)
+
+    def _report(self, origin: Origin, slot: int | None, reason: str, detail: str) -> bool:
+        """Report a part that has no usable image. The part's slot becomes free. Return that it is a part."""
         if slot is not None:
             self._link.free.append(slot)
         self._link.send(Uncaptured(origin, reason, detail))
+        return True
 
     def _placed(self, image: Image, slot: int) -> Image:
         """Put the image into its slot, turned as configured. Return the slot's view."""
@@ -199,12 +263,14 @@ class Capture:
             view[:] = image
         return view
 
-    def _too_late(self, origin: Origin) -> tuple[str, str] | None:
-        """Return why a frame came too late: the part has moved on since its trigger."""
-        late_ns = origin.captured_ns - self._wait.gone_ns
-        if origin.trigger is None or late_ns <= 0:
+    def _untimely(self, origin: Origin) -> str | None:
+        """Return why a frame is not that of its trigger's part: it is from before the trigger, or the part has moved on."""
+        if origin.trigger is None:
             return None
-        return "camera_lost", f"its frame came {late_ns / 1e6:.0f} ms after the part had moved on"
+        late_ns, early_ns = origin.captured_ns - self._wait.gone_ns, self._wait.at_ns - origin.captured_ns
+        if early_ns > 0:
+            return f"the frame that came was taken {early_ns / 1e6:.0f} ms before the part was in place"
+        return f"its frame came {late_ns / 1e6:.0f} ms after the part had moved on" if late_ns > 0 else None
 
     def _slot(self) -> int | None:
         """Return a free slot, or None if there is none.

@@ -160,8 +160,10 @@ class CaptureConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         trigger: What makes a part.
         policy: What happens to frames that come faster than they are inspected: the newest replaces the one that waits
             (`latest`), parts that find no room become UNKNOWN: overrun (`every`), or the source waits (`wait`).
+        repeats: A part whose frame equals that of the part before is UNKNOWN: repeated_frame (`unknown`), or it is inspected
+            (`allowed`): the camera's frames of a still scene may be equal.
         open_timeout_s: The camera counts as lost if opening it, or its first frame, takes longer.
-        stall_timeout_s: After that, it counts as lost if one read takes longer, or if it repeats one frame for longer.
+        stall_timeout_s: After that, it counts as lost if one read takes longer, or if it has frozen for longer.
         max_frame_mb: The largest frame in MiB; only the memory that frames really use is taken.
     """
 
@@ -169,6 +171,7 @@ class CaptureConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     rotate: Literal[0, 90, 180, 270] = 0
     trigger: TriggerConfig = FreeRun()
     policy: Policy = "latest"
+    repeats: Literal["unknown", "allowed"] = "unknown"
     open_timeout_s: Annotated[float, Meta(ge=0.5)] = 10.0
     stall_timeout_s: Annotated[float, Meta(ge=0.5)] = 1.5
     max_frame_mb: Annotated[int, Meta(ge=1, le=1024)] = 64

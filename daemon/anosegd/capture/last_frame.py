@@ -1,4 +1,4 @@
-"""Compares each frame of a live camera with the one before: finds repeated frames and a changed image size.
+"""Compares the frames of a live camera: finds repeated frames, a picture that stands still, and a changed image size.
 
 Only the capture process uses this module.
 """
@@ -11,53 +11,69 @@ import numpy as np
 
 from anoseg_engines.images import Image
 
+STILL_S = 10.0
+"""A picture that has not changed for this long stands still."""
+
 
 class LastFrame:
-    """Keeps the frame that the next one is compared with.
+    """Keeps the frames that the next one is compared with.
 
     Attributes:
-        slot: The slot that holds it, which must not be overwritten before there is another; None if it is in no slot.
+        slot: The slot that holds the frame of the part before, which must not be overwritten before there is another.
     """
 
     def __init__(self, size: tuple[int, int] | None) -> None:
         self.slot: int | None = None
-        self._image: Image | None = None
+        self._of_part: Image | None = None  # the frame of the part before
+        self._passed: Image | None = None  # a later frame that was no part
         self._first_size = size  # height, width
         self._moving_at = time.monotonic()  # when a frame last differed from the one before
 
     @property
-    def frozen_s(self) -> float:
-        """Return for how many seconds the camera has repeated the same frame."""
+    def unchanged_s(self) -> float:
+        """Return for how many seconds the picture has not changed."""
         return time.monotonic() - self._moving_at
 
+    @property
+    def still(self) -> bool:
+        """Whether the picture stands still."""
+        return self.unchanged_s > STILL_S
+
     def forget(self) -> None:
-        """Forget the frame, because the camera was away. Its next frame is compared with nothing."""
-        self._image = self.slot = None
+        """Forget the frames, because the camera was away. Its next frame is compared with nothing."""
+        self._of_part = self._passed = self.slot = None
         self._moving_at = time.monotonic()
 
     def passed(self, image: Image) -> None:
-        """Compare the next frame with this one, which passed and is in no slot."""
-        self._image, self.slot = image, None
+        """Keep a frame that is no part and is in no slot."""
+        if not self.repeats_passed(image):
+            self._moving_at = time.monotonic()
+        self._passed = image
 
     def taken(self, image: Image, slot: int) -> None:
-        """Compare the next frame with this one, which is handed over in `slot`."""
-        self._image, self.slot, self._moving_at = image, slot, time.monotonic()
+        """Keep the frame of a part, which is handed over in `slot`."""
+        self._of_part, self._passed, self.slot, self._moving_at = image, None, slot, time.monotonic()
         self._first_size = self._first_size or (image.shape[0], image.shape[1])
 
-    def problem(self, image: Image) -> tuple[str, str] | None:
-        """Why the frame cannot be judged (reason and detail), None if it can.
+    def repeats_part(self, image: Image) -> bool:
+        """Return whether the frame equals that of the part before in every pixel."""
+        return self._of_part is not None and _equal(self._of_part, image)
 
-        Two exposures of a sensor are never equal in every pixel; a few rows are enough to see a difference in most pairs.
-        """
-        if self._first_size is not None and image.shape[:2] != self._first_size:
-            height, width = self._first_size
-            return "image_size", f"{pixels_text(image)}, the camera gave {width}×{height} before: reload if that is meant"
-        before = self._image
-        if before is None or before.shape != image.shape:
+    def repeats_passed(self, image: Image) -> bool:
+        """Return whether the frame equals the one that passed last, or the part's before if none has passed since."""
+        return self.repeats_part(image) if self._passed is None else _equal(self._passed, image)
+
+    def size_problem(self, image: Image) -> str | None:
+        """Return why the frame's size is wrong, None if it is right."""
+        if self._first_size is None or image.shape[:2] == self._first_size:
             return None
-        if np.array_equal(before[::16], image[::16]) and np.array_equal(before, image):
-            return "repeated_frame", "the camera gave the same frame again"
-        return None
+        height, width = self._first_size
+        return f"{pixels_text(image)}, the camera gave {width}×{height} before: reload if that is meant"
+
+
+def _equal(before: Image, image: Image) -> bool:
+    """Return whether two images are equal. A few rows are enough to see a difference in most pairs."""
+    return before.shape == image.shape and np.array_equal(before[::16], image[::16]) and np.array_equal(before, image)
 
 
 def pixels_text(image: Image) -> str:

@@ -79,7 +79,9 @@ class Origin(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
 
     Attributes:
         position: Counts the parts of this source from 0.
-        captured_ns, captured_wall_ns: When the read returned; monotonic clock and Unix time.
+        captured_ns, captured_wall_ns: When the frame was captured, by the source's own stamp where that can be used, else when
+            the read returned; monotonic clock and Unix time.
+        read_wall_ns: When the read returned; Unix time.
         part_id, source: As in `Shot`.
         trigger: Number of the software trigger that the frame was taken for.
     """
@@ -87,6 +89,7 @@ class Origin(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     position: int
     captured_ns: int
     captured_wall_ns: int
+    read_wall_ns: int
     part_id: str | None = None
     source: str | None = None
     trigger: int | None = None
@@ -116,6 +119,22 @@ class Uncaptured(msgspec.Struct, frozen=True, tag=True, array_like=True):
     detail: str
 
 
+class Repeated(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Capture → daemon: a frame that equals the one of the part before. It is no new part."""
+
+
+class Remarks(msgspec.Struct, frozen=True, tag=True, array_like=True, kw_only=True):
+    """Capture → daemon: facts about the camera that an operator should know; sent when they change.
+
+    Attributes:
+        stamps: Why the camera's time stamps are not used; None if they are, or if that is not known yet.
+        still: Whether its picture stands still.
+    """
+
+    stamps: str | None = None
+    still: bool = False
+
+
 class Tick(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """Capture → daemon: alive, waiting for a slot, a trigger or the next frame's time."""
 
@@ -132,7 +151,7 @@ class Failed(msgspec.Struct, frozen=True, tag=True, array_like=True):
     error: str
 
 
-FromCapture = Started | Opened | Away | Reading | Captured | Uncaptured | Tick | Finished | Failed
+FromCapture = Started | Opened | Away | Reading | Captured | Uncaptured | Repeated | Remarks | Tick | Finished | Failed
 ToCapture = Job | Release | TakeFrame
 
 encode = msgspec.msgpack.Encoder().encode

@@ -1,6 +1,7 @@
 """Waits until the next frame is a part: in free run, at an interval, or after a software trigger.
 
-After a trigger, the next frame is fresh: it was exposed after the trigger. Runs in the capture process.
+After a trigger, the next frame is fresh: it was exposed after the trigger. The camera's own time stamps tell, or, where it has
+none, how long its frames were waited for. Runs in the capture process.
 """
 
 from __future__ import annotations
@@ -8,22 +9,32 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from anoseg_engines.errors import CameraError
 from anoseg_engines.images import rotated
-from anosegd.capture.config import CaptureConfig, GenicamSource, IntervalTrigger, SoftwareTrigger
+from anosegd.capture.config import CaptureConfig, DeviceSource, GenicamSource, IntervalTrigger, SoftwareTrigger
 from anosegd.capture.frame_period import FramePeriod
 from anosegd.capture.last_frame import LastFrame
 from anosegd.capture.link import TICK_S, Link
 from anosegd.capture.sources import Source
+from anosegd.capture.sources.base import Stamp
+from anosegd.capture.stream_clock import StreamClock
 
 MAX_BURST_S = 1.0
+LOOK_S, LOOK_WITHOUT_STAMPS_S = 1.0, 0.2
+"""How often the picture is looked at between triggers. Without stamps, only the picture shows that the camera is alive."""
+STANDING_S = 0.25
+"""If stamps have stood still for this long at a trigger, the camera has frozen."""
+BACKLOG_S = 1.0
+"""For so much longer a part's frame is looked for among frames that come late, when their stamps tell which one it is."""
 
 
 class PartWait:
     """Decides when the next frame is read. Runs on the capture process's only thread.
 
     Attributes:
-        frame_period: Every frame that is read or skipped is reported to it.
-        gone_ns: Monotonic; after this moment the part of the current software trigger is no longer in front of the camera.
+        clock: The camera's time stamps.
+        frame_period: Tells fresh frames while the stamps do not.
+        at_ns, gone_ns: Monotonic; between these moments the part of the current software trigger is in front of the camera.
     """
 
     def __init__(self, config: CaptureConfig, link: Link, last_frame: LastFrame) -> None:
@@ -31,13 +42,17 @@ class PartWait:
         # Only a GenICam camera confirms its settings: OpenCV's drivers may ignore them silently.
         source = config.source
         self.frame_period = FramePeriod(source.set_period_s if isinstance(source, GenicamSource) else 0.0)
-        self.gone_ns = 0
+        self.clock = StreamClock(monotonic=isinstance(source, DeviceSource))
+        self.at_ns = self.gone_ns = 0
+        self.waited_s = 0.0  # for the last frame
+        self._look_at = 0.0
         self._due = self._ticked_at = time.monotonic()
 
     def begin_again(self) -> None:
         """Begin again after a silent camera has returned. The daemon has already answered the triggers."""
         self._link.triggers.clear()
         self.frame_period.forget()
+        self.clock.forget()
         self._due = time.monotonic()
 
     def wait(self, source: Source) -> int | None:
@@ -46,7 +61,7 @@ class PartWait:
         if isinstance(trigger, SoftwareTrigger):
             self._idle(source, lambda: link.triggers[0].at_ns / 1e9 if link.triggers else None, trigger.within_ms / 1e3)
             taken = link.triggers.popleft()
-            self.gone_ns = taken.at_ns + round(trigger.within_ms * 1e6)
+            self.at_ns, self.gone_ns = taken.at_ns, taken.at_ns + round(trigger.within_ms * 1e6)
             return taken.number
         if isinstance(trigger, IntervalTrigger):
             self._idle(source, lambda: self._due, MAX_BURST_S)
@@ -66,11 +81,41 @@ class PartWait:
             if left > TICK_S:
                 self._link.tick()
 
-    def skip(self, source: Source) -> float:
-        """Let a frame pass; returns the seconds that it was waited for."""
+    def came(self, stamp: Stamp | None, asked_at: float) -> float | None:
+        """Report a live camera's frame that has just come. Return when it was captured, None if no stamp says so."""
+        came_at = time.monotonic()
+        self.waited_s = self.frame_period.came(asked_at, came_at)
+        return self.clock.came(stamp, asked_at, came_at)
+
+    def skip(self, source: Source) -> float | None:
+        """Let a frame pass; returns when it was captured, None if no stamp says so.
+
+        Raises:
+            CameraError: The camera is lost, or has frozen.
+        """
         asked_at = time.monotonic()
-        source.skip()
-        return self.frame_period.came(asked_at, time.monotonic())
+        captured_at = self.came(source.skip(), asked_at)
+        if time.monotonic() >= self._look_at:
+            self._look_at = time.monotonic() + (LOOK_S if self.clock.moves else LOOK_WITHOUT_STAMPS_S)
+            self.compare_with_skipped(source)
+        self.check_frozen(source)
+        return captured_at
+
+    def check_frozen(self, source: Source) -> None:
+        """Check that the camera is alive.
+
+        Raises:
+            CameraError: Its stamps or, if it has none, its pictures have stood still for too long.
+        """
+        limit_s, allowed = self._config.stall_timeout_s, self._config.repeats == "allowed"
+        standing_s, unchanged_s = self.clock.standing_s(time.monotonic()), self._last_frame.unchanged_s
+        if standing_s > limit_s:
+            what = f"the same time stamp for {standing_s:.1f} s"
+        elif unchanged_s > limit_s and not self.clock.moves and not allowed:
+            what = f"the same frame for {unchanged_s:.1f} s"
+        else:
+            return
+        raise CameraError(f"{source.description}: {what}, the camera has frozen")
 
     def compare_with_skipped(self, source: Source) -> None:
         """Compare the next frame with the one that passed last."""
@@ -80,20 +125,27 @@ class PartWait:
     def _idle(self, source: Source, moment: Callable[[], float | None], patience_s: float) -> None:
         """Wait until `moment` (monotonic seconds; None while it is unknown), and let a live camera's frames pass meanwhile.
 
-        The next frame is fresh if the last frame passed after the moment and took about one frame period. A frame that came
-        at once was in a buffer, because this process was delayed: it may show the scene before the part. A frame that took
-        much longer was delayed itself. After patience_s more, the next frame is read in any case.
+        The next frame is fresh if the frame before it was captured after the moment: then it was exposed after the moment.
+        The stamps tell when a frame was captured, even if it was in a buffer for long. Without them, a frame that took
+        about one frame period was captured when it came. A frame that came at once was in a buffer, because this process was
+        delayed: it may show the scene before the part. A frame that took much longer was delayed itself. After patience_s
+        more, the next frame is read in any case. If the camera has frozen, its next frame is read at once.
         """
-        took_s, ended = 0.0, 0.0
+        captured_at: float | None = None
+        ended = 0.0
         self._link.take_messages(timeout_s=0)
         while True:
             at, now = moment(), time.monotonic()
             if at is not None and now >= at:
-                fresh = ended >= at and self.frame_period.waited_for(took_s)
-                if not source.live or fresh or now >= at + patience_s:
+                frozen = self.clock.standing_s(now) > STANDING_S
+                if captured_at is None:
+                    fresh, patience_left_s = ended >= at and self.frame_period.waited_for(self.waited_s), patience_s
+                else:
+                    fresh, patience_left_s = captured_at >= at, patience_s + BACKLOG_S
+                if not source.live or fresh or frozen or now >= at + patience_left_s:
                     break
             if source.live:
-                took_s = self.skip(source)
+                captured_at = self.skip(source)
                 ended = time.monotonic()
             self._link.take_messages(0 if source.live else TICK_S if at is None else max(0.0, min(TICK_S, at - now)))
             if time.monotonic() >= self._ticked_at + TICK_S:

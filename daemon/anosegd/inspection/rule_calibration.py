@@ -28,4 +28,4 @@ def rules_note(camera: CameraConfig, bundle: Bundle) -> str | None:
 
 def is_worrying(note: str) -> bool:
     """Return whether the note is a warning."""
-    return note == NOT_CALIBRATED or note.endswith(NOT_HELD_OUT)
+    return note.endswith((NOT_CALIBRATED, NOT_HELD_OUT))

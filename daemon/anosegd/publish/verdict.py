@@ -44,6 +44,7 @@ def verdict_of(
         sequence=part.sequence,
         triggered_at=None if part.triggered_wall_ns is None else wire.utc(part.triggered_wall_ns),
         captured_at=None if part.captured_wall_ns is None else wire.utc(part.captured_wall_ns),
+        read_at=None if part.read_wall_ns is None else wire.utc(part.read_wall_ns),
         committed_at=wire.utc(time.time_ns()),
         outcome="UNKNOWN" if judgement is None or judgement.outcome == "REVIEW" else judgement.outcome,
         reason=unknown.reason if unknown else "review" if review else None,

@@ -16,6 +16,19 @@ had to be killed; the daemon's time-out is for libraries that do not keep theirs
 
 
 @dataclass(frozen=True, slots=True)
+class Stamp:
+    """Says what a source itself tells about the moment of a frame.
+
+    Attributes:
+        time_s: The source's time of the frame, in seconds of the source's own clock; None if it gives none.
+        number: A number that differs from that of the frame before; None if the source counts no frames.
+    """
+
+    time_s: float | None
+    number: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Shot:
     """Holds the result of one read.
 
@@ -24,12 +37,14 @@ class Shot:
         part_id: The part's name, where the source knows it.
         source: The file that the image comes from, where there is one.
         error: Why there is no image.
+        stamp: The source's own time of the frame; None if it has none.
     """
 
     image: Image | None
     part_id: str | None = None
     source: str | None = None
     error: str = ""
+    stamp: Stamp | None = None
 
 
 class Source(Protocol):
@@ -38,12 +53,15 @@ class Source(Protocol):
     Attributes:
         description: What was opened, for the log.
         fps: Frames per second to keep to; None reads as fast as slots are free, or as the camera delivers.
-        live: Whether it is a camera, which never delivers the same image twice.
+        live: Whether it is a camera.
+        inter_coded: Whether its frames are coded as differences from earlier ones. Then two frames of a still scene may be
+            equal in every pixel. Two exposures that are coded by themselves never are.
     """
 
     description: str
     fps: float | None
     live: bool
+    inter_coded: bool
 
     def open(self) -> None:
         """Open it; called once, before everything else.
@@ -57,8 +75,8 @@ class Source(Protocol):
         """Return the file that `read(position)` will decode, where that is known beforehand."""
         ...
 
-    def skip(self) -> None:
-        """Let a live camera's next frame pass.
+    def skip(self) -> Stamp | None:
+        """Let a live camera's next frame pass. Return its stamp, None if it has none.
 
         Raises:
             CameraError: The camera is lost.
@@ -100,13 +118,15 @@ class StillSource:
     """Is the base of sources that are not cameras. They lose no frames and leave nothing behind when the process ends."""
 
     live = False
+    inter_coded = False
 
     def upcoming(self, position: int) -> str | None:
         """No file is known beforehand."""
         return None
 
-    def skip(self) -> None:
+    def skip(self) -> Stamp | None:
         """Do nothing: the frames of this source wait until they are read."""
+        return None
 
     def skipped(self) -> Image | None:
         """Return None, because no frame has passed."""

@@ -18,7 +18,7 @@ from anosegd.capture.config import GenicamSource, HardwareTrigger
 from anosegd.capture.pixel_formats import CODES, bgr_from_raw
 from anosegd.capture.protocol import Job
 from anosegd.capture.sources.aravis import listed_by, load_aravis
-from anosegd.capture.sources.base import LIBRARY_SHARE, Shot
+from anosegd.capture.sources.base import LIBRARY_SHARE, Shot, Stamp
 
 BUFFERS = 4
 SLICE_S = 0.2
@@ -38,12 +38,14 @@ class Raw(NamedTuple):
     code: int
     height: int
     width: int
+    stamp: Stamp
 
 
 class Genicam:
     """Reads one camera. All waits in this class are bounded; a call of Aravis may take some seconds."""
 
     live = True
+    inter_coded = False
     fps: float | None = None  # a camera keeps its own time
 
     def __init__(self, config: GenicamSource, job: Job) -> None:
@@ -82,7 +84,7 @@ class Genicam:
         """Frames of a camera have no files."""
         return None
 
-    def skip(self) -> None:
+    def skip(self) -> Stamp | None:
         """Let the next frame pass. Keep the frame undecoded."""
         buffer = self._next()
         while (newer := self._stream.try_pop_buffer()) is not None:  # frames in the buffer are old
@@ -90,15 +92,16 @@ class Genicam:
             buffer = newer
         raw = self._raw(buffer)
         self._last = raw if isinstance(raw, Raw) else None
+        return None if self._last is None else self._last.stamp
 
     def skipped(self) -> Image | None:
         """Return the frame that passed last, unless it was incomplete."""
-        return None if self._last is None else bgr_from_raw(*self._last)
+        return None if self._last is None else _decoded(self._last)
 
     def read(self, position: int, into: Image | None) -> Shot:
         """Return the next frame. If some of its packets were lost, the part has no image."""
         raw = self._raw(self._next())
-        return Shot(bgr_from_raw(*raw)) if isinstance(raw, Raw) else Shot(None, error=raw)
+        return Shot(_decoded(raw), stamp=raw.stamp) if isinstance(raw, Raw) else Shot(None, error=raw)
 
     def back(self, within_s: float) -> bool | None:
         """Return whether frames come again.
@@ -157,7 +160,13 @@ class Genicam:
             if status != self._aravis.BufferStatus.SUCCESS:
                 return f"{self.description}: the frame is incomplete ({status.value_nick}): is net.core.rmem_max too small?"
             self._limit_s, self._heard_at, self._asked = self._patience_s, time.monotonic(), False
-            return Raw(buffer.get_data(), buffer.get_image_pixel_format(), buffer.get_image_height(), buffer.get_image_width())
+            return Raw(
+                buffer.get_data(),
+                buffer.get_image_pixel_format(),
+                buffer.get_image_height(),
+                buffer.get_image_width(),
+                Stamp(buffer.get_timestamp() / 1e9, buffer.get_frame_id()),
+            )
         finally:
             self._stream.push_buffer(buffer)
 
@@ -231,3 +240,7 @@ class Genicam:
         if not bounds.min <= value <= bounds.max:
             raise CameraError(f"{self.description} accepts a {name} of {bounds.min:g} to {bounds.max:g}, not {value:g}")
         return value
+
+
+def _decoded(raw: Raw) -> Image:
+    return bgr_from_raw(raw.data, raw.code, raw.height, raw.width)

@@ -13,13 +13,19 @@ from anoseg_engines.errors import CameraError
 from anoseg_engines.images import Image, as_bgr
 from anosegd.capture.config import BACKENDS, DeviceSource, FileSource, UrlSource
 from anosegd.capture.protocol import Job
-from anosegd.capture.sources.base import LIBRARY_SHARE, Shot, StillSource
+from anosegd.capture.sources.base import LIBRARY_SHARE, Shot, Stamp, StillSource
 from anosegd.capture.sources.devices import check_serial
 
 V4L2_EXPOSURE_MANUAL = 1
 """Value of the V4L2 control exposure_auto for a fixed exposure."""
 QUICK_LOOK_US = 100_000
 QUICK_OPEN_S = 3.0
+INTRA_CODED = frozenset({"MJPG", "mjpg", "jpeg", "JPEG", "YUYV", "UYVY", "GREY", "NV12", "BGR3", "RGB3"})
+"""Codecs and pixel formats in which every frame is coded by itself."""
+CAP_PROP_PTS = getattr(cv2, "CAP_PROP_PTS", None)
+"""OpenCV before 4.12 does not have it."""
+NO_PTS = -(1 << 63)
+"""FFmpeg's AV_NOPTS_VALUE: the frame has no time stamp."""
 DEFAULT_FPS = 25.0
 """The frame rate of a video file whose container names no usable rate."""
 
@@ -86,6 +92,7 @@ class LiveVideo:
     """Base of device and stream. A read that takes too long counts as a lost camera, even if it delivers a frame."""
 
     live = True
+    inter_coded = False
     fps: float | None = None  # a live camera keeps its own time
 
     def __init__(self, job: Job, description: str) -> None:
@@ -97,7 +104,7 @@ class LiveVideo:
         """Frames of a camera have no files."""
         return None
 
-    def skip(self) -> None:
+    def skip(self) -> Stamp | None:
         """Take a frame without decoding it, so that the next one is fresh.
 
         Raises:
@@ -105,6 +112,7 @@ class LiveVideo:
         """
         began = time.monotonic()
         self._check_came(self._capture.grab(), began)
+        return _stamp(self._capture)
 
     def skipped(self) -> Image | None:
         """Return the frame grabbed last."""
@@ -120,7 +128,7 @@ class LiveVideo:
         began = time.monotonic()
         ok, image = _read(self._capture, into)
         self._check_came(ok and image is not None, began)
-        return Shot(as_bgr(image))
+        return Shot(as_bgr(image), stamp=_stamp(self._capture))
 
     def back(self, within_s: float) -> bool | None:
         """Return None, because OpenCV has to open the camera again."""
@@ -166,6 +174,7 @@ class Device(LiveVideo):
             given = self._capture.get(prop)
             if wanted is not None and wanted != round(given):
                 raise CameraError(f"{self.description} gives a {name} of {given:.0f} pixels, {wanted} was asked for")
+        self.inter_coded = _fourcc(self._capture) in ("H264", "HEVC", "H265")
         self.description += _size_text(self._capture)
 
     def _set_up(self, capture: cv2.VideoCapture) -> None:
@@ -209,6 +218,7 @@ class Stream(LiveVideo):
         else:
             self._capture = _opened(config.url, BACKENDS[config.backend], timeouts, self.description)
         _check_opened(self._capture, self.description, config.backend)
+        self.inter_coded = _fourcc(self._capture) not in INTRA_CODED
         self.description += _size_text(self._capture)
 
     def _open_with_ffmpeg(self, timeouts: list[int]) -> cv2.VideoCapture:
@@ -251,6 +261,18 @@ def _check_opened(capture: cv2.VideoCapture, description: str, backend: str) -> 
 
 def _read(capture: cv2.VideoCapture, into: Image | None) -> tuple[bool, Image]:
     return capture.read() if into is None else capture.read(into)  # type: ignore[return-value]
+
+
+def _stamp(capture: cv2.VideoCapture) -> Stamp | None:
+    """Return the stamp of the frame grabbed last. Where a stream has none, FFmpeg says so, and OpenCV counts frames instead."""
+    number = 0 if CAP_PROP_PTS is None else round(capture.get(CAP_PROP_PTS))
+    return None if number == NO_PTS else Stamp(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000, number)
+
+
+def _fourcc(capture: cv2.VideoCapture) -> str:
+    """Return the four letters of the codec or pixel format, empty if unknown."""
+    code = round(capture.get(cv2.CAP_PROP_FOURCC))
+    return code.to_bytes(4, "little").decode("latin-1") if 0 < code < 1 << 32 else ""
 
 
 def _size_text(capture: cv2.VideoCapture) -> str:
