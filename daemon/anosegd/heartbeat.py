@@ -86,7 +86,7 @@ class Heartbeat:
             return "Error", "verdicts cannot be stored: the journal does not work"
         states = {camera.status.state for camera in self._cameras}
         if "running" in states:
-            return "ContinuousExecution", self.notice or self._swap_notice()
+            return "ContinuousExecution", self.notice or self._swap_notice() or self.bundle.passed_over
         if "starting" in states:
             return "Initialized", None
         if states == {"finished"}:

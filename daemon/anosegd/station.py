@@ -21,7 +21,7 @@ from anosegd.control import Control, Triggers
 from anosegd.heartbeat import SILENT_S, Heartbeat
 from anosegd.inspection.inspector import Inspector
 from anosegd.inspection.queue import InspectionQueue
-from anosegd.inspection.swap import Swaps
+from anosegd.inspection.swap import Swaps, report_passed_over
 from anosegd.journal import Journal
 from anosegd.publish import LINGER_MS, Identity, Publisher
 from anosegd.reload import Reloads
@@ -120,6 +120,7 @@ class Station:
         """
         config = self._config
         bundle = load_bundle(Path(config.engine.bundle))
+        report_passed_over(bundle)
         self._journal: Journal | None = None
         if config.journal is not None:
             self._journal = Journal.open(config.journal, on_new_journal=lambda _: self._journal_changed.set())
@@ -264,8 +265,10 @@ class Station:
 
         If only cameras differ, the engine is made ready for them here: their parts must not wait for that.
         """
-        if load_bundle(Path(config.engine.bundle)).digest != self._swaps.bundle.digest:
+        bundle = load_bundle(Path(config.engine.bundle))
+        if bundle.digest != self._swaps.bundle.digest:
             return True
+        report_passed_over(bundle)  # otherwise nobody would notice: nothing changes
         self._inspector.keep_ready(config.cameras)
         return config != self._config
 

@@ -377,3 +377,31 @@ def test_latest_drops_are_counted(line: Line) -> None:
     assert health["dropped"] + len(verdicts) == 30
     assert verdicts[-1]["source"] == "29.bmp"
     assert {v["outcome"] for v in verdicts} == {"PASS"}
+
+
+def test_a_version_that_is_being_copied_does_not_stop_the_line(line: Line) -> None:
+    """The whole version before it inspects; log, state and `check` say so. A damaged one is exit code 3."""
+    write_images(line.folder / "images", 3)
+    store = line.folder / "store" / "part"
+    for _ in range(3):
+        write_tiny_bundle(store)
+    model = store / "3" / "model.onnx"
+    content = model.read_bytes()
+    model.unlink()
+    config = line.config(FOLDER, store=store)
+    daemon = line.run(config, "--once")
+    assert daemon.wait() == 0, daemon.log
+    line.listener.drain()
+    assert {v["engine"]["version"] for v in line.listener.verdicts} == {2}
+    (warned,) = [e for e in daemon.events if e["event"] == "bundle.passed_over"]
+    assert "version 3 lacks model.onnx; version 2 is used instead" in warned["what"]
+    assert any("version 3 lacks" in str(m.header["detail"]) for m in line.listener.received if m.topic == "state")
+    checked = run_anosegd("check", str(config))
+    assert checked.returncode == 0
+    assert "version 3 lacks model.onnx" in checked.stdout
+    model.write_bytes(content[:-1])
+    assert line.run(config, "--once").wait() == 3
+    model.write_bytes(content)
+    daemon = line.run(config, "--once")
+    assert daemon.wait() == 0
+    assert "bundle.passed_over" not in daemon.log

@@ -27,6 +27,8 @@ def main(options: argparse.Namespace) -> int:
             f"  engine {engine.description}, proved on its golden images",
             f"  runtime {engine.runtime_name}: {engine.why}",
         ]
+        if engine.bundle.passed_over:
+            lines.append(f"  warning: {engine.bundle.passed_over}")
         for name, camera in config.cameras.items():
             lines.append(f"  camera {name}: {type(camera.source).__struct_config__.tag}, policy {camera.policy}")
             if note := rules_note(camera, engine.bundle):

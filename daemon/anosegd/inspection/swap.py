@@ -19,6 +19,12 @@ from anosegd.inspection.ready import make_ready, warm_up
 from anosegd.worker import Answer, Worker
 
 
+def report_passed_over(bundle: Bundle) -> None:
+    """Log that later versions lack files, if so."""
+    if bundle.passed_over is not None:
+        logs.warning("bundle.passed_over", what=bundle.passed_over, used=bundle.label)
+
+
 class Swaps:
     """Runs one swap at a time. Any thread calls `ask`; everything else belongs to the main thread.
 
@@ -98,6 +104,7 @@ class _Swap(Worker):
         if not Path(self.path).is_absolute():
             raise ConfigError(f"{self.path}: the daemon needs an absolute path", hint="`anosegd swap` makes one")
         bundle = load_bundle(Path(self.path))
+        report_passed_over(bundle)
         config = self._config
         engine = load_engine(bundle, runtime=config.runtime, threads=config.threads, build=config.build)
         logs.info("engine.loaded", engine=bundle.label, runtime=engine.runtime_description, why=engine.why)

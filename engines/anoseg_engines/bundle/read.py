@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anoseg_engines.bundle.manifest import MANIFEST, SCHEMA_VERSION, Manifest, Origin, RuleCalibration, canonical_bytes, sealed
-from anoseg_engines.bundle.releases import released_versions, versions
+from anoseg_engines.bundle.releases import released_versions, unfinished_versions, versions
 from anoseg_engines.errors import ConfigError, EngineError
 from anoseg_engines.images import Image
 from anoseg_engines.judgement import Thresholds
@@ -53,12 +53,14 @@ class Bundle:
         path: Its folder, STORE/NAME/VERSION.
         digest: SHA-256 of manifest.json, which covers every other file.
         files: The verified bytes by their path in the bundle.
+        passed_over: Why this is not the version that was released last, for people: that one lacks files. None if it is.
     """
 
     path: Path
     manifest: Manifest
     digest: str
     files: dict[str, bytes]
+    passed_over: str | None = None
 
     @property
     def model_onnx(self) -> bytes:
@@ -103,20 +105,62 @@ class Bundle:
 
 
 def find_bundle(path: Path) -> Path:
-    """Find the bundle folder for `path`: STORE/NAME/VERSION itself, or the version of STORE/NAME that was released last.
+    """Find the bundle folder for `path`: STORE/NAME/VERSION itself, or the whole version of STORE/NAME that was released last.
+
+    A version that lacks files, such as one that is being copied, is passed over. One whose files differ is not: it is refused
+    when it is loaded.
 
     Raises:
         ConfigError: There is no bundle, or none is released.
         EngineError: The list of releases is damaged.
     """
+    return _find(path)[0]
+
+
+def _find(path: Path) -> tuple[Path, str | None]:
+    """Return the folder, and a remark if later versions were passed over because they lack files."""
     if (path / MANIFEST).is_file():
-        return path
+        return path, None
     if not path.is_dir():
         raise ConfigError(f"{path}: no such bundle", hint=_WHICH)
     found = released_versions(path)
     if not found:
         raise ConfigError(f"{path}: no bundle in this folder ({MANIFEST} is missing)", hint=_WHICH)
-    return path / str(found[0])
+    lacking = {n: missing_files(path / str(n)) for n in found}
+    chosen = next((n for n in found if not lacking[n]), None)
+    if chosen is None:
+        return path / str(found[0]), None  # whoever loads it gets the error
+    passed_over = {n: lacking[n] for n in found[: found.index(chosen)]}
+    passed_over |= {n: [MANIFEST] for n in unfinished_versions(path) if n > chosen}
+    if not passed_over:
+        return path / str(chosen), None
+    lacks = "; ".join(f"version {n} lacks {', '.join(names[:3])}" for n, names in sorted(passed_over.items()))
+    return path / str(chosen), f"{path}: {lacks}; version {chosen} is used instead. Copy what is missing"
+
+
+def missing_files(folder: Path) -> list[str]:
+    """Return the files that a version lacks. A manifest that is not one is left to `load_bundle`, which refuses it."""
+    try:
+        listed = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=_Listed).files
+    except (FileNotFoundError, NotADirectoryError):
+        return [MANIFEST]
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return []
+    return [name for name in listed if "\0" not in name and _is_missing(folder / name)]
+
+
+class _Listed(msgspec.Struct):
+    files: dict[str, str]
+
+
+def _is_missing(path: Path) -> bool:
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:  # it is there, but cannot be read
+        return False
+    return False
 
 
 def load_bundle(path: Path) -> Bundle:
@@ -126,7 +170,7 @@ def load_bundle(path: Path) -> Bundle:
         ConfigError: There is no bundle at `path`, or none is released.
         EngineError: It is damaged, written by a newer program, or not a bundle.
     """
-    folder = find_bundle(path)
+    folder, passed_over = _find(path)
     raw = _read(folder / MANIFEST, MAX_MANIFEST_BYTES)
     manifest = _parse_manifest(folder, raw)
     files = {name: _read_verified(folder, name, digest) for name, digest in manifest.files.items()}
@@ -134,7 +178,7 @@ def load_bundle(path: Path) -> Bundle:
     for name in needed:
         if name not in files:
             raise EngineError(f"{folder}: the manifest does not list {name} among its files", hint=_RESTORE)
-    return Bundle(folder, manifest, hashlib.sha256(raw).hexdigest(), files)
+    return Bundle(folder, manifest, hashlib.sha256(raw).hexdigest(), files, passed_over)
 
 
 def store_of(bundle: Bundle) -> Path:
@@ -153,17 +197,19 @@ def store_of(bundle: Bundle) -> Path:
 
 
 def note_on_candidates(path: Path) -> str | None:
-    """Return a remark for a user of STORE/NAME who may expect a newer version than the released one, or None.
+    """Return a remark for a user of STORE/NAME who may expect another version than the one that is used, or None.
 
     Raises:
         ConfigError: There is no bundle at `path`, or none is released.
         EngineError: The list of releases is damaged.
     """
-    folder = find_bundle(path)
+    folder, passed_over = _find(path)
     if folder == path:
         return None
-    newer = ", ".join(str(n) for n in versions(path) if n > int(folder.name))
-    return f"{path} means version {folder.name}; newer, but not released: {newer}" if newer else None
+    released = released_versions(path)
+    newer = ", ".join(str(n) for n in versions(path) if n > int(folder.name) and n not in released)
+    note = f"{path} means version {folder.name}; newer, but not released: {newer}" if newer else None
+    return "\n".join(text for text in (passed_over, note) if text) or None
 
 
 def how_to_release(bundle: Bundle) -> str:

@@ -67,6 +67,14 @@ def versions(store_name: Path) -> list[int]:
     return sorted(n for n in numbers if (store_name / str(n) / MANIFEST).is_file())
 
 
+def unfinished_versions(store_name: Path) -> list[int]:
+    """Versions without a manifest, which are being copied or were copied in part; in a store that lists its releases, none."""
+    if not store_name.is_dir() or (store_name / RELEASES).exists():
+        return []
+    numbers = [int(p.name) for p in store_name.iterdir() if p.name.isascii() and p.name.isdigit() and p.is_dir()]
+    return sorted(n for n in numbers if not (store_name / str(n) / MANIFEST).exists())
+
+
 def read_releases(store_name: Path) -> list[Release]:
     """Return the releases that hold, in their order; the last one is current.
 

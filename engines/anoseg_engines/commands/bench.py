@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import msgspec
@@ -10,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from anoseg_engines.benchmark import BenchReport, candidates, measure
-from anoseg_engines.bundle import load_bundle
+from anoseg_engines.bundle import load_bundle, note_on_candidates
 from anoseg_engines.commands.arguments import Subparsers, add_bundle, positive, seconds, threads
 from anoseg_engines.errors import AnosegError, EngineError
 from anoseg_engines.runtimes.select import RUNTIMES
@@ -32,6 +33,8 @@ def add_parser(commands: Subparsers) -> None:
 def run(options: argparse.Namespace) -> None:
     """Measure and print."""
     bundle = load_bundle(options.bundle)
+    if note := note_on_candidates(options.bundle):
+        print(f"note: {note}", file=sys.stderr)
     found, skipped = candidates(bundle, threads=options.threads, names=options.runtime)
     if options.runtime and skipped:  # a runtime that was named must run
         raise EngineError(next(iter(skipped.values())))

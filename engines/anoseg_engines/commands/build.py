@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from anoseg_engines.bundle import load_bundle
+from anoseg_engines.bundle import load_bundle, note_on_candidates
 from anoseg_engines.commands.arguments import Subparsers, add_bundle, positive
 from anoseg_engines.loading import plan_test
 from anoseg_engines.runtimes.tensorrt.build import MAX_BATCH, BuildOptions, build_plan
@@ -38,6 +38,8 @@ def add_parser(commands: Subparsers) -> None:
 def run(options: argparse.Namespace) -> None:
     """Build the plan and print its description."""
     bundle = load_bundle(options.bundle)
+    if note := note_on_candidates(options.bundle):
+        print(f"note: {note}", file=sys.stderr)
     build_options = BuildOptions(
         library=options.runtime,
         workspace_mb=options.workspace_mb,

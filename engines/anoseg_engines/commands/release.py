@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 from dataclasses import asdict, dataclass
@@ -15,6 +16,7 @@ from anoseg_engines.bundle import (
     MANIFEST,
     Bundle,
     Release,
+    find_bundle,
     load_bundle,
     read_releases,
     release_version,
@@ -135,7 +137,10 @@ def rows(store_name: Path) -> list[Row]:
         else:
             whole.add(number)
             found.append(_row(number, bundle, released.get(number)))
-    current = next((number for number in reversed(released) if number in whole), None)
+    used = None
+    with contextlib.suppress(ConfigError):  # nothing is released
+        used = int(find_bundle(store_name).name)
+    current = used if used in whole else None
     return [Row(**{**asdict(row), "current": row.version == current}) for row in found]
 
 

@@ -1,0 +1,118 @@
+"""STORE/NAME means the newest whole version: one that is being copied is passed over, and everybody says so."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support.commands import run_here
+from support.tiny_bundle import write_tiny_bundle
+
+from anoseg_engines.bundle import MANIFEST, MODEL, find_bundle, load_bundle, note_on_candidates, release_version
+from anoseg_engines.cli import main
+from anoseg_engines.errors import ConfigError, EngineError
+
+Damage = Callable[[Path], object]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """A store of before there were releases, with three versions."""
+    store = tmp_path / "store" / "tiny"
+    for _ in range(3):
+        write_tiny_bundle(store)
+    return store
+
+
+def a_golden_image(version: Path) -> Path:
+    return next((version / "golden").iterdir())
+
+
+LACKING: dict[str, Damage] = {
+    "network": lambda v: (v / MODEL).unlink(),
+    "golden image": lambda v: a_golden_image(v).unlink(),
+    "golden folder": lambda v: shutil.rmtree(v / "golden"),
+    "manifest": lambda v: (v / MANIFEST).unlink(),
+    "a link to nothing": lambda v: ((v / MODEL).unlink(), (v / MODEL).symlink_to("gone")),
+    "a file for a folder": lambda v: (shutil.rmtree(v / "golden"), (v / "golden").write_text("x")),
+    "everything": lambda v: (shutil.rmtree(v), v.mkdir()),
+}
+
+
+@pytest.mark.parametrize("released", [False, True], ids=["store of before", "store with releases"])
+@pytest.mark.parametrize("damage", LACKING.values(), ids=LACKING.keys())
+def test_a_version_that_lacks_files_is_passed_over(store: Path, damage: Damage, released: bool) -> None:
+    """The whole version before it is used, and the bundle says which was not and why."""
+    if released:
+        for n in (1, 2, 3):
+            release_version(store, n, load_bundle(store / str(n)).digest)
+    damage(store / "3")
+    bundle = load_bundle(store)
+    assert bundle.path == find_bundle(store) == store / "2"
+    assert "version 3 lacks " in str(bundle.passed_over)
+    assert "version 2 is used instead" in str(note_on_candidates(store))
+    assert load_bundle(store / "2").passed_over is None
+    listed = run_here(main, "anoseg-engine", "list", store, "--json")
+    assert listed.returncode == 0
+    current = [line for line in listed.stdout.split("}") if '"current": true' in line]
+    assert len(current) == 1
+    assert '"version": 2' in current[0]
+
+
+def test_several_are_passed_over(store: Path) -> None:
+    """Each is named."""
+    (store / "3" / MODEL).unlink()
+    a_golden_image(store / "2").unlink()
+    bundle = load_bundle(store)
+    assert bundle.path == store / "1"
+    assert "version 2 lacks golden/" in str(bundle.passed_over)
+    assert f"version 3 lacks {MODEL}" in str(bundle.passed_over)
+
+
+DAMAGED: dict[str, Damage] = {
+    "another network": lambda v: (v / MODEL).write_bytes(b"other"),
+    "network of no bytes": lambda v: (v / MODEL).write_bytes(b""),
+    "network cut": lambda v: (v / MODEL).write_bytes((v / MODEL).read_bytes()[:-1]),
+    "manifest changed": lambda v: (v / MANIFEST).write_bytes((v / MANIFEST).read_bytes().replace(b"tiny", b"tint")),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED.values(), ids=DAMAGED.keys())
+def test_a_damaged_version_is_refused_and_not_passed_over(store: Path, damage: Damage) -> None:
+    """Whoever changed a file must know. The exit code is 3."""
+    damage(store / "3")
+    with pytest.raises(EngineError) as caught:
+        load_bundle(store)
+    assert caught.value.exit_code == 3
+    assert str(store / "3") in caught.value.what
+
+
+def test_a_version_named_by_its_number_is_not_passed_over(store: Path) -> None:
+    """Nor is the only one."""
+    (store / "3" / MODEL).unlink()
+    with pytest.raises(EngineError, match=MODEL):
+        load_bundle(store / "3")
+    for n in "12":
+        shutil.rmtree(store / n)
+    with pytest.raises(EngineError, match=MODEL):
+        load_bundle(store)
+    (store / "3" / MANIFEST).unlink()
+    with pytest.raises(ConfigError, match=r"no bundle in this folder"):
+        load_bundle(store)
+
+
+def test_a_folder_without_a_manifest_is_nothing_in_a_store_with_releases(store: Path) -> None:
+    """Nobody released it."""
+    release_version(store, 3, load_bundle(store / "3").digest)
+    (store / "4").mkdir()
+    assert load_bundle(store).passed_over is None
+
+
+@pytest.mark.parametrize("command", ["verify", "inspect", "bench"])
+def test_commands_say_it(store: Path, command: str) -> None:
+    """The remark goes to stderr, so that JSON on stdout stays JSON."""
+    (store / "3" / MODEL).unlink()
+    arguments = ("--seconds", "0.01", "--max-batch", "1", "--runtime", "cpu-f32") if command == "bench" else ()
+    done = run_here(main, "anoseg-engine", command, store, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert f"version 3 lacks {MODEL}" in done.stderr
