@@ -49,7 +49,7 @@ def bind(socket: zmq.Socket[bytes], endpoint: str) -> None:
         PublishError: The endpoint is in use, or cannot be bound.
     """
     # libzmq would take an ipc path away from another program, so check first whether a program answers there.
-    if endpoint.startswith(f"{IPC}/") and _answers(endpoint[len(IPC) :]):
+    if endpoint.startswith(f"{IPC}/") and answers(endpoint):
         raise PublishError(f"{endpoint} is in use", hint="stop the other daemon, or choose another endpoint")
     socket.setsockopt(zmq.IPV6, int("[" in endpoint))
     try:
@@ -60,11 +60,22 @@ def bind(socket: zmq.Socket[bytes], endpoint: str) -> None:
         raise PublishError(f"{endpoint} cannot be bound ({error.strerror})") from error
 
 
-def _answers(path: str) -> bool:
-    with socketlib.socket(socketlib.AF_UNIX, socketlib.SOCK_STREAM) as probe:
+def answers(endpoint: str) -> bool:
+    """Whether a program listens at the endpoint. An endpoint that is none is left to ZeroMQ, which says what is wrong."""
+    if endpoint.startswith(f"{IPC}/"):
+        return _answers(socketlib.AF_UNIX, endpoint[len(IPC) :])
+    host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
+    if not endpoint.startswith("tcp://") or not port.isdecimal():
+        return True
+    host = host.strip("[]")
+    return _answers(socketlib.AF_INET6 if ":" in host else socketlib.AF_INET, (host, int(port)))
+
+
+def _answers(family: int, address: str | tuple[str, int]) -> bool:
+    with socketlib.socket(family, socketlib.SOCK_STREAM) as probe:
         probe.settimeout(1.0)
         try:
-            probe.connect(path)
+            probe.connect(address)
         except TimeoutError:  # a busy program holds it
             return True
         except OSError:

@@ -203,7 +203,7 @@ class Station:
         logs.info("daemon.ready", endpoint=endpoint, engine=label, runtime=runtime, journal=journal)
         self._notifier.ready(f"ready, {label} on {runtime}, publishing at {endpoint}")
         self._publisher.state_changed()
-        self._triggers.open = True
+        self._triggers.begin()
 
     # ---- main loop
 

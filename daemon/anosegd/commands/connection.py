@@ -16,6 +16,7 @@ import zmq
 from anoseg_engines.errors import ConfigError, PublishError
 from anosegd.client import Client, ClientError, Event, RefusedError, Verdict
 from anosegd.config import DEFAULT_CONTROL, DEFAULT_ENDPOINT, load_config
+from anosegd.endpoint import answers
 
 T = TypeVar("T")
 
@@ -38,6 +39,17 @@ def endpoints_of(options: argparse.Namespace) -> Endpoints:
         return Endpoints(config.publish.endpoint, config.control.endpoint if config.control else None)
     control = options.control or (None if options.connect else DEFAULT_CONTROL)
     return Endpoints(options.connect or DEFAULT_ENDPOINT, control)
+
+
+def refuse_if_down(endpoints: Endpoints) -> None:
+    """Look whether anything listens at the control endpoint, which takes no time. A request would wait for its time limit.
+
+    Raises:
+        PublishError: Nothing does: the station is down.
+    """
+    if endpoints.control is not None and not answers(endpoints.control):
+        hint = "start it, or give the file that it runs with; is `control` in it?"
+        raise PublishError(f"{endpoints.control}: nothing listens there: the station is down", hint=hint)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Runs `anosegd drain`, `reload`, `swap`, `rollback`, `prove` and `trigger`.
+"""Runs `anosegd drain`, `reload`, `swap`, `rollback` and `prove`.
 
 Each sends one request to the station and waits for the answer. `prove` runs the self-test.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from anosegd.commands.connection import connect, endpoints_of
+from anosegd.commands.connection import connect, endpoints_of, refuse_if_down
 
 DRAIN_TIMEOUT_S = 5.0
 TIMEOUT_S = 60.0
@@ -24,17 +24,13 @@ def main(options: argparse.Namespace) -> int:
     arguments: dict[str, str] = {}
     if options.command == "swap":
         arguments["bundle"] = str(options.bundle.absolute())
-    elif options.command == "trigger":
-        arguments["camera"] = options.camera
-        if options.part_id:
-            arguments["part_id"] = options.part_id
     timeout_s = DRAIN_TIMEOUT_S if options.command == "drain" else TIMEOUT_S
-    with connect(endpoints_of(options), request_timeout_s=timeout_s) as client:
-        answer = client.request(options.command, **arguments)
+    endpoints = endpoints_of(options)
+    refuse_if_down(endpoints)
+    with connect(endpoints, request_timeout_s=timeout_s) as client:
+        client.request(options.command, **arguments)
     result = "done"
     if options.command == "swap":
         result = f"inspecting with {options.bundle}"
-    elif options.command == "trigger":
-        result = f"part {answer['part_id']}"
     sys.stdout.write(f"{options.command}: {result}\n")
     return 0

@@ -88,10 +88,13 @@ class TriggerRequest(_Request, frozen=True, tag="trigger"):
     Attributes:
         camera: Name of the camera.
         part_id: The part's name in its verdict; None lets the station choose one.
+        request_id: A name for this request, so that it may be sent again: a repetition gets the same answer and makes no
+            second part.
     """
 
     camera: Annotated[str, Meta(max_length=63)]
     part_id: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
+    request_id: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
 
 
 SlowRequest = ReloadRequest | SwapRequest | RollbackRequest | ProveRequest | TriggerRequest

@@ -69,7 +69,7 @@ class Control(Worker):
         reload: Callable[[Answer], None],
         swap: Callable[[str | None, Answer], None],
         prove: Callable[[Answer], None],
-        trigger: Callable[[str, str | None, TriggerAnswer], None],
+        trigger: Callable[[str, str | None, str | None, TriggerAnswer], None],
     ) -> None:
         """Prepare; `start` opens the socket.
 
@@ -80,7 +80,7 @@ class Control(Worker):
             drain: Asks the station to stop.
             reload, prove: Ask the station for this, and name the function to call with the answer.
             swap: As `reload`, and with the bundle's path. None names the bundle before the last swap.
-            trigger: As `reload`, and with camera and part id. Raises ValueError if the trigger is refused.
+            trigger: As `reload`, and with camera, part id and request id. Raises ValueError if the trigger is refused.
         """
         super().__init__("control")
         self._address = address
@@ -196,7 +196,7 @@ class Control(Worker):
         match request:
             case TriggerRequest():
                 try:
-                    self._trigger(request.camera, request.part_id, accepted)
+                    self._trigger(request.camera, request.part_id, request.request_id, accepted)
                 except ValueError as error:
                     del self._pending[number]
                     raise RefusedError("bad_request", str(error)) from error

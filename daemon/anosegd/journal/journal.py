@@ -33,7 +33,7 @@ from anoseg_engines.errors import ConfigError
 from anosegd.journal.background import Background
 from anosegd.journal.numbers import Numbers, SeqFile
 from anosegd.journal.reader import JournalReader
-from anosegd.journal.store import Transaction
+from anosegd.journal.store import Transaction, refuse_newer
 from anosegd.journal.types import (
     AcceptedTrigger,
     Entry,
@@ -108,7 +108,7 @@ class Journal(Worker):
             monotonic_ns: The clock that measures how old verdicts are.
 
         Raises:
-            JournalError: The journal cannot be written, or another daemon uses it.
+            JournalError: The journal cannot be written, another daemon uses it, or it is of a newer program.
             ConfigError: A journal cannot exist at this path.
         """
         path = check_place(config)
@@ -155,6 +155,7 @@ class Journal(Worker):
         self._cursors: dict[str, int] = {}
         self._moved_cursors: set[str] = set()  # not written yet
         self._owed: list[AcceptedTrigger] = []
+        self._requests: list[AcceptedTrigger] = []
         self._damage: str | None = None
         self._woken = self._closing = False
 
@@ -243,16 +244,29 @@ class Journal(Worker):
 
     # ---- triggers
 
-    def accept(self, camera: str, part_id: str, at_ns: int, done: Callable[[Exception | None], None]) -> AcceptedTrigger:
+    def accept(
+        self,
+        camera: str,
+        part_id: str,
+        at_ns: int,
+        done: Callable[[Exception | None], None],
+        *,
+        request_id: str | None = None,
+    ) -> AcceptedTrigger:
         """Record a trigger until an entry `answers` it. If the daemon crashes first, the next run owes the verdict.
 
-        `done` is called on the journal's thread when the trigger is recorded, or with the error. It must be quick and must not
-        raise.
+        Args:
+            camera: The camera.
+            part_id: The part's name.
+            at_ns: The time of the trigger, Unix time.
+            done: Called on the journal's thread when the trigger is recorded, or with the error. It must be quick and must not
+                raise.
+            request_id: The sender's name for the request; it is remembered longer than the trigger.
 
         Raises:
             JournalError: The journal is closed or too many wait. `done` is not called.
         """
-        trigger = AcceptedTrigger(next(self._trigger_numbers), camera, part_id, at_ns)
+        trigger = AcceptedTrigger(next(self._trigger_numbers), camera, part_id, at_ns, request_id)
         with self._changed:
             self._check_open()
             if len(self._queue) >= MAX_WAITING:
@@ -266,6 +280,12 @@ class Journal(Worker):
         with self._changed:
             owed, self._owed = self._owed, []
             return owed
+
+    def take_requests(self) -> list[AcceptedTrigger]:
+        """Return the triggers with a request id that earlier runs accepted, once, oldest first."""
+        with self._changed:
+            requests, self._requests = self._requests, []
+            return requests
 
     # ---- durable consumers
 
@@ -385,7 +405,7 @@ class Journal(Worker):
             is_new, self._latest_id = self._latest_id != opened.journal_id, opened.journal_id
             self._cursors = opened.cursors
             if is_new:  # otherwise the file also lists triggers of this run, whose parts are still being inspected
-                self._owed = opened.owed
+                self._owed, self._requests = opened.owed, opened.requests
             self._damage = None
             self._moved_cursors.clear()
             self._amends.clear()
@@ -486,6 +506,7 @@ def check_place(config: JournalConfig) -> Path:
 
     Raises:
         ConfigError: A journal cannot exist at this path.
+        JournalNewerError: The file is the journal of a newer program.
     """
     path = Path(config.path).absolute()
     if path.exists() and not path.is_file():
@@ -493,6 +514,7 @@ def check_place(config: JournalConfig) -> Path:
     if not path.parent.is_dir():
         hint = "create the folder, writable for the daemon's user"
         raise ConfigError(f"journal.path: {path.parent}: no such folder", hint=hint)
+    refuse_newer(path)
     return path
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,12 +11,15 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
+from anosegd import logs
 from anosegd.journal.numbers import sync_folder
 from anosegd.journal.reader import BUSY_S, checksum, read_extent, read_page, translated_errors, uri
-from anosegd.journal.types import AcceptedTrigger, Entry, JournalDamagedError, Range, missing
+from anosegd.journal.types import AcceptedTrigger, Entry, JournalDamagedError, JournalNewerError, Range, missing
 
 APPLICATION_ID = 0x414E4F53  # "ANOS"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+_REQUESTS = """CREATE TABLE request (number INTEGER PRIMARY KEY, request_id TEXT NOT NULL, camera TEXT NOT NULL,
+    part_id TEXT NOT NULL, at_ns INTEGER NOT NULL)"""
 SCHEMA = (
     """CREATE TABLE journal (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), journal_id TEXT NOT NULL,
     begun_ns INTEGER NOT NULL, first_kept INTEGER NOT NULL, barrier INTEGER)""",
@@ -28,7 +32,12 @@ SCHEMA = (
     "CREATE TABLE consumer (name TEXT PRIMARY KEY, seq INTEGER NOT NULL, acked_ns INTEGER NOT NULL)",
     # Accepted triggers whose parts have no verdict yet.
     "CREATE TABLE owed (number INTEGER PRIMARY KEY, camera TEXT NOT NULL, part_id TEXT NOT NULL, at_ns INTEGER NOT NULL)",
+    # The newest triggers with a request id, answered or not.
+    _REQUESTS,
 )
+UPGRADES: dict[int, tuple[str, ...]] = {1: (_REQUESTS,)}
+"""For each earlier version, the statements that make the next version of it."""
+REQUESTS_KEPT = 2000
 WAL_PAGES = 5000
 """20 MiB. If the write-ahead log grows beyond this, the writing thread itself copies it into the file and restarts it."""
 WHOLE_CHECK_BYTES = 32 << 20
@@ -44,6 +53,7 @@ _WAL_MAGIC = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
 _INSERT = """INSERT INTO entry (seq, camera, outcome, captured_ns, committed_ns, kept_ns, crc, header)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?)"""
 _REMARK = "UPDATE mark SET latest_ns = max(latest_ns, ?) WHERE seq = (SELECT min(seq) FROM mark WHERE seq >= ?)"
+_FORGET_REQUESTS = "DELETE FROM request WHERE number < (SELECT number FROM request ORDER BY number DESC LIMIT 1 OFFSET ?)"
 _VOID_BEFORE = "SELECT first, last FROM void WHERE first < ? ORDER BY first DESC LIMIT 1"
 _AMEND = "UPDATE entry SET camera = ?, outcome = ?, captured_ns = ?, committed_ns = ?, crc = ?, header = ? WHERE seq = ?"
 
@@ -113,6 +123,11 @@ class Store:
             AcceptedTrigger(*row) for row in self._db.execute("SELECT number, camera, part_id, at_ns FROM owed ORDER BY number")
         ]
 
+    def requests(self) -> list[AcceptedTrigger]:
+        """The newest triggers with a request id, ascending."""
+        rows = self._db.execute("SELECT number, camera, part_id, at_ns, request_id FROM request ORDER BY number")
+        return [AcceptedTrigger(*row) for row in rows]
+
     def unsettled(self, to: int) -> list[Range]:
         """Return the numbers up to `to` that are neither entries nor void nor gone."""
         first = self.extent.settled_to + 1
@@ -130,6 +145,10 @@ class Store:
         with _transaction(self._db):
             trigger_rows = ((each.number, each.camera, each.part_id, each.at_ns) for each in t.triggers)
             self._db.executemany("INSERT INTO owed VALUES (?, ?, ?, ?)", trigger_rows)
+            requests = [(t.number, t.request_id, t.camera, t.part_id, t.at_ns) for t in t.triggers if t.request_id is not None]
+            self._db.executemany("INSERT INTO request VALUES (?, ?, ?, ?, ?)", requests)
+            if requests:
+                self._db.execute(_FORGET_REQUESTS, (REQUESTS_KEPT - 1,))
             answered = ((e.answers,) for e in t.entries if e.answers is not None)
             self._db.executemany("DELETE FROM owed WHERE number = ?", answered)
             self._db.executemany(_INSERT, (_row(e, kept_ns) for e in t.entries))
@@ -261,10 +280,11 @@ def create_store(path: Path, *, journal_id: str, first: int, sync: str, now_ns: 
 
 
 def open_store(path: Path, *, sync: str) -> Store:
-    """Open a journal, and check as much of it as can be checked quickly.
+    """Open a journal, and check as much of it as can be checked quickly. A journal of an earlier version is upgraded.
 
     Raises:
-        JournalDamagedError: The file is damaged or is not a journal of this version.
+        JournalDamagedError: The file is damaged or is not a journal.
+        JournalNewerError: It is a journal of a newer program.
         JournalError: The file cannot be used now: the disk is full, or another program holds it.
     """
     wal = _beside(path, "-wal")
@@ -273,9 +293,12 @@ def open_store(path: Path, *, sync: str) -> Store:
     with translated_errors(path):
         db = sqlite3.connect(uri(path, "rw"), uri=True, isolation_level=None, timeout=BUSY_S, check_same_thread=False)
         try:
-            _check_kind(path, db)
+            version = _check_kind(path, db)
             _set_up(db, sync)
-            return Store(path, db, _check_content(path, db))
+            unchecked_to = _check_content(path, db)
+            if version < SCHEMA_VERSION:
+                _upgrade(path, db, version)
+            return Store(path, db, unchecked_to)
         except sqlite3.OperationalError as error:
             db.close()
             if "readonly" in str(error):  # permissions were checked, so the file's own header says so
@@ -311,15 +334,67 @@ def rename_damaged(path: Path) -> Path | None:
     return aside
 
 
-def _check_kind(path: Path, db: sqlite3.Connection) -> None:
+def refuse_newer(path: Path) -> None:
+    """Look at the head of the file at `path`, if there is one.
+
+    Raises:
+        JournalNewerError: It is a journal of a newer program.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(72)
+    except OSError:
+        return
+    application_id, version = (int.from_bytes(head[at : at + 4], "big") for at in (68, 60))
+    if len(head) == 72 and application_id == APPLICATION_ID and version > SCHEMA_VERSION:
+        raise _newer(path, version)
+
+
+def _newer(path: Path, version: int) -> JournalNewerError:
+    return JournalNewerError(
+        f"{path}: a journal of version {version}; this program reads versions up to {SCHEMA_VERSION}",
+        hint="update anoseg-edge on this machine, or set another journal.path",
+    )
+
+
+def _upgrade(path: Path, db: sqlite3.Connection, version: int) -> None:
+    """Bring a journal to this version, step by step in one transaction. Copies the file first."""
+    stamp = f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S}"
+    backup = _beside(path, f".version-{version}-{stamp}")
+    new = _beside(path, ".copying")
+    new.unlink(missing_ok=True)
+    try:
+        with contextlib.closing(sqlite3.connect(uri(new, "rwc"), uri=True)) as copy:
+            db.backup(copy)
+        with new.open("rb") as file:
+            os.fsync(file.fileno())
+        new.rename(backup)
+        sync_folder(path.parent)
+    except BaseException:
+        for leftover in _files(new):
+            leftover.unlink(missing_ok=True)
+        raise
+    with _transaction(db):
+        for step in range(version, SCHEMA_VERSION):
+            for statement in UPGRADES[step]:
+                db.execute(statement)
+        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()  # a program that looks at the file's head finds the version there
+    logs.info("journal.upgraded", path=str(path), version=SCHEMA_VERSION, backup=str(backup))
+
+
+def _check_kind(path: Path, db: sqlite3.Connection) -> int:
+    """Return the version of the journal."""
     application_id, version = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
     if application_id != APPLICATION_ID:
         raise JournalDamagedError(f"{path}: not a journal")
-    if version != SCHEMA_VERSION:
-        raise JournalDamagedError(f"{path}: a journal of version {version}; this program reads version {SCHEMA_VERSION}")
+    if version > SCHEMA_VERSION:
+        raise _newer(path, version)
+    schema = set(SCHEMA) - {statement for step, added in UPGRADES.items() if step >= version for statement in added}
     own = "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite^_%' ESCAPE '^'"
-    if {sql for (sql,) in db.execute(own)} != set(SCHEMA):
-        raise JournalDamagedError(f"{path}: its tables are not those of a journal")
+    if version < 1 or {sql for (sql,) in db.execute(own)} != schema:
+        raise JournalDamagedError(f"{path}: its tables are not those of a journal of version {version}")
+    return int(version)
 
 
 def _set_up(db: sqlite3.Connection, sync: str) -> None:

@@ -36,6 +36,12 @@ class JournalError(AnosegError):
     """The journal cannot do what was requested, either now or at all. The message says which."""
 
 
+class JournalNewerError(JournalError):
+    """The journal's file was written by a newer program. It is left as it is; a restart changes nothing."""
+
+    exit_code = 2
+
+
 class JournalDamagedError(JournalError):
     """The journal's file differs from what was written. It is set aside and a new journal begins."""
 
@@ -93,12 +99,15 @@ class AcceptedTrigger:
     Attributes:
         number: Identifies the trigger within the journal.
         at_ns: Unix time.
+        request_id: The sender's name for the request. The journal remembers the newest of these, so that a request that is
+            sent again is recognised, also after a restart.
     """
 
     number: int
     camera: str
     part_id: str
     at_ns: int
+    request_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,15 @@ from anosegd.journal.numbers import SeqFile
 from anosegd.journal.reader import is_damage
 from anosegd.journal.retention import AgeClock, Retention
 from anosegd.journal.store import VACUUM_PAGES, Store, Transaction, create_store, open_store, rename_damaged
-from anosegd.journal.types import AcceptedTrigger, JournalConfig, JournalDamagedError, JournalError, JournalStats, Range
+from anosegd.journal.types import (
+    AcceptedTrigger,
+    JournalConfig,
+    JournalDamagedError,
+    JournalError,
+    JournalNewerError,
+    JournalStats,
+    Range,
+)
 
 TICK_S, RETRY_S, EXPIRE_EVERY_S = 0.2, 1.0, 0.02
 COPY_LOG_PAGES = 3000
@@ -44,6 +52,7 @@ class Opened:
         voids: Numbers up to `used_to` without a verdict, still to be declared void.
         cursors: The durable consumers.
         owed: Triggers without a verdict.
+        requests: Triggers with a request id, answered or not.
     """
 
     journal_id: str
@@ -51,6 +60,7 @@ class Opened:
     voids: list[Range]
     cursors: dict[str, int]
     owed: list[AcceptedTrigger]
+    requests: list[AcceptedTrigger]
 
 
 class Writer:
@@ -104,11 +114,16 @@ class Writer:
         """Open the file, or create one that begins after `given_to`. A damaged file is set aside.
 
         Returns None if that fails for now.
+
+        Raises:
+            JournalNewerError: The file is the journal of a newer program.
         """
         store = None
         try:
             store = self._open_existing() or self._create(given_to)
             opened = self._adopt(store)
+        except JournalNewerError:
+            raise
         except (OSError, sqlite3.Error, JournalError) as error:
             if store is not None:
                 with suppress(sqlite3.Error):
@@ -191,7 +206,14 @@ class Writer:
             why = "the .seq file does not tell which numbers were used"
             self._notice(f"{why}: {first} to {used_to} are left out; this loses no verdict")
             self._reserve(store, used_to)
-        opened = Opened(store.extent.journal_id, used_to, store.unsettled(used_to), cursors=store.cursors(), owed=store.owed())
+        opened = Opened(
+            journal_id=store.extent.journal_id,
+            used_to=used_to,
+            voids=store.unsettled(used_to),
+            cursors=store.cursors(),
+            owed=store.owed(),
+            requests=store.requests(),
+        )
         self._retention.clock = AgeClock(store.newest_kept_ns(), self._wall_ns(), self._monotonic_ns)
         if store.unchecked_to:
             self._background.check(store.extent.journal_id, store.unchecked_to)

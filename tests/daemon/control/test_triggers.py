@@ -1,6 +1,7 @@
 """Software and interval triggers with the real daemon: every trigger is answered, with a frame taken after it."""
 
 import itertools
+import json
 import os
 import signal
 import threading
@@ -276,13 +277,62 @@ def test_frames_of_a_camera_that_becomes_faster_are_fresh(triggering: Triggering
         assert daemon.terminate() == 0
 
 
-def test_a_trigger_sent_twice_is_one_part(triggering: Triggering) -> None:
-    """If the answer was lost and the request is repeated, the answer is the same, and there is one verdict."""
+def test_a_part_id_is_a_label(triggering: Triggering) -> None:
+    """Every accepted trigger gets a verdict, whatever its id: an article number, a counter that wraps, a part seen again."""
     triggering.start()
     with triggering.client() as client:
-        first = client.request("trigger", camera="top", part_id="X")
+        answers = [client.request("trigger", camera="top", part_id="article-7") for _ in range(3)]
+    verdicts = triggering.line.listener.wait_for_verdicts(3)
+    assert [v["part_id"] for v in verdicts] == ["article-7"] * 3
+    assert [v["triggered_at"] for v in verdicts] == [a["triggered_at"] for a in answers]
+    assert len({a["triggered_at"] for a in answers}) == 3
+
+
+def test_a_request_sent_twice_is_one_part(triggering: Triggering) -> None:
+    """With a request id, a repetition gets the same answer and makes no part: at once, later, and after a crash."""
+    daemon = triggering.start()
+    with triggering.client() as client:
+
+        def trigger(**more: str) -> dict[str, Any]:
+            answer = client.request("trigger", camera="top", **more)
+            return {name: answer[name] for name in ("part_id", "triggered_at", "durable")}
+
+        first = trigger(part_id="X", request_id="r-1")
+        assert trigger(part_id="X", request_id="r-1") == first
         triggering.line.listener.wait_for_verdicts(1)
-        again = client.request("trigger", camera="top", part_id="X")
-        client.request("trigger", camera="top", part_id="Y")
-    assert again["triggered_at"] == first["triggered_at"]
-    assert [v["part_id"] for v in triggering.line.listener.wait_for_verdicts(2)] == ["X", "Y"]
+        assert trigger(request_id="r-1") == first
+        with pytest.raises(ClientError, match=r"request id 'r-1' was used before, for camera 'top', part 'X'"):
+            trigger(part_id="Y", request_id="r-1")
+        trigger(part_id="X", request_id="r-2")
+        assert [v["part_id"] for v in triggering.line.listener.wait_for_verdicts(2)] == ["X", "X"]
+        daemon.process.kill()
+        daemon.wait()
+        triggering.line.run(triggering.config)
+        triggering.line.listener.wait_for_state(lambda s: s["cameras"]["top"]["state"] == "running" and s["uptime_s"] < 60)
+        assert trigger(part_id="X", request_id="r-1") == first
+        trigger(part_id="Z")
+        assert [v["part_id"] for v in triggering.line.listener.wait_for_verdicts(3)] == ["X", "X", "Z"]
+
+
+def test_the_command_waits_for_the_verdict(triggering: Triggering) -> None:
+    """`trigger --wait` prints the verdict of its own part, although others have the same id, in words or as JSON."""
+    triggering.start()
+    options = ("trigger", str(triggering.config), "--camera", "top", "--part-id", "7", "--wait")
+    first = run_anosegd(*options, "--request-id", "r")
+    assert (first.returncode, first.stdout.splitlines()[0]) == (0, "trigger: part 7"), first.stderr
+    assert first.stdout.splitlines()[1].startswith("verdict 1: FAIL, score 0.99")
+    second = json.loads(run_anosegd(*options, "--json").stdout)
+    assert (second["seq"], second["part_id"], second["outcome"]) == (2, "7", "PASS")
+    assert run_anosegd(*options, "--request-id", "r").stdout == first.stdout  # sent again: the verdict comes from the journal
+    assert len(triggering.line.listener.wait_for_verdicts(2)) == 2
+
+
+def test_a_trigger_to_a_station_that_is_down_fails_at_once(triggering: Triggering) -> None:
+    """Nothing listens, so there is nothing to wait for: exit code 1 and a sentence, far before any time limit."""
+    daemon = triggering.start()
+    assert daemon.terminate() == 0
+    for port in (triggering.control, "tcp://127.0.0.1:9", "tcp://[::1]:9"):
+        for command in (("trigger", "--camera", "top"), ("drain",), ("prove",)):
+            done = run_anosegd(command[0], "--connect", triggering.line.endpoint, "--control", port, *command[1:])
+            assert (done.returncode, done.stdout) == (1, "")
+            assert f"{port}: nothing listens there: the station is down" in done.stderr

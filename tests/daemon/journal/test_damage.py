@@ -116,7 +116,6 @@ SET_ASIDE: dict[str, Damage] = {
     "random bytes for a file": lambda p: p.write_bytes(random.Random(1).randbytes(100_000)),
     "text for a file": lambda p: p.write_text("this is no journal\n" * 1000),
     "another program's database": another_database,
-    "journal of a later version": change("PRAGMA user_version = 99"),
     "table dropped": change("DROP TABLE void"),
     "trigger added": change("CREATE TRIGGER t AFTER INSERT ON entry BEGIN DELETE FROM entry; END"),
     "verdict deleted": change("DELETE FROM entry WHERE seq = 77"),

@@ -1,16 +1,18 @@
 """The files' format: a journal written by an earlier version opens without loss. The format is spelled out here on purpose."""
 
 import sqlite3
+import threading
 import zlib
 from contextlib import closing
 from pathlib import Path
 
-from support.journal_tools import commit, config, open_journal, read_all
+import pytest
+from support.journal_tools import commit, config, eventually, open_journal, read_all
 
-from anosegd.journal import Range
+from anosegd.journal import JournalError, Range, store
 
 ID = "0123456789abcdef" * 2
-SCHEMA = """
+VERSION_1 = """
 PRAGMA page_size = 4096;
 PRAGMA auto_vacuum = INCREMENTAL;
 PRAGMA application_id = 0x414E4F53;
@@ -24,13 +26,20 @@ CREATE TABLE void (first INTEGER PRIMARY KEY, last INTEGER NOT NULL);
 CREATE TABLE consumer (name TEXT PRIMARY KEY, seq INTEGER NOT NULL, acked_ns INTEGER NOT NULL);
 CREATE TABLE owed (number INTEGER PRIMARY KEY, camera TEXT NOT NULL, part_id TEXT NOT NULL, at_ns INTEGER NOT NULL);
 """
+VERSION_2 = (
+    VERSION_1.replace("user_version = 1", "user_version = 2")
+    + """
+CREATE TABLE request (number INTEGER PRIMARY KEY, request_id TEXT NOT NULL, camera TEXT NOT NULL,
+    part_id TEXT NOT NULL, at_ns INTEGER NOT NULL);
+"""
+)
 
 
 def write_journal(path: Path) -> dict[int, bytes]:
     """A journal of a killed daemon: numbers 11 to 20 with 14 void and 18 pending, up to 10 gone, 400 reserved."""
     headers = {seq: b'{"seq": %d}' % seq for seq in (11, 12, 13, 15, 16, 17, 19, 20)}
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
-        db.executescript(SCHEMA)
+        db.executescript(VERSION_1)
         db.execute("INSERT INTO journal VALUES (1, ?, 1000, 11, 18)", (ID,))
         for seq, header in headers.items():
             fields = [seq, b"top", b"PASS", 100 + seq, 200 + seq, 300 + seq]
@@ -69,18 +78,91 @@ def test_a_journal_of_an_earlier_version_opens_without_loss(tmp_path: Path) -> N
     assert journal.close()
 
 
-def test_an_earlier_version_can_read_what_this_one_writes(tmp_path: Path) -> None:
-    """The schema, the checksums and the .seq file are written exactly as spelled out here."""
+def backups(path: Path) -> list[Path]:
+    return sorted(path.parent.glob(f"{path.name}.version-*"))
+
+
+def test_an_upgrade_is_made_once_and_after_a_backup(tmp_path: Path) -> None:
+    """The backup is the file as that version left it, which opens again; the second start upgrades nothing."""
+    path = tmp_path / "journal.db"
+    headers = write_journal(path)
+    write_seq_file(tmp_path / "journal.db.seq")
+    assert open_journal(config(path, keep_days=36_500)).close()
+    (backup,) = backups(path)
+    assert backup.name.startswith("journal.db.version-1-")
+    with closing(sqlite3.connect(backup)) as db:
+        assert dict(db.execute("SELECT seq, header FROM entry")) == headers
+        assert db.execute("PRAGMA user_version").fetchone() == (1,)
+    assert open_journal(config(path, keep_days=36_500)).close()
+    assert backups(path) == [backup]
+
+
+def test_without_a_backup_there_is_no_upgrade(tmp_path: Path) -> None:
+    """If the file cannot be copied, the journal stays as it is and says why; when it can, the verdicts are all there."""
+    path = tmp_path / "journal.db"
+    headers = write_journal(path)
+    write_seq_file(tmp_path / "journal.db.seq")
+    (tmp_path / "journal.db.copying").mkdir()  # the copy's temporary name is taken
+    journal = open_journal(config(path, keep_days=36_500))
+    assert "there is no journal" in str(journal.stats().last_error)
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (1,)
+    assert backups(path) == []
+    (tmp_path / "journal.db.copying").rmdir()
+    eventually(lambda: journal.stats().working)
+    assert {seq: e.header for seq, e in read_all(journal).entries.items()} == headers
+    assert len(backups(path)) == 1
+    assert journal.close()
+
+
+@pytest.mark.parametrize("copied", [True, False], ids=["in the file", "in its write-ahead log"])
+def test_a_journal_of_a_newer_program_is_refused(tmp_path: Path, copied: bool) -> None:
+    """It is not set aside: the message names both versions, a restart is pointless (exit code 2), and nothing is written."""
+    path = tmp_path / "journal.db"
+    journal = open_journal(config(path))
+    commit(journal)
+    assert journal.close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("PRAGMA user_version = 3")
+        if copied:
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            db.close()
+        before = path.read_bytes()
+        with pytest.raises(
+            JournalError, match=r"(?s)a journal of version 3; this program reads versions up to 2.*update"
+        ) as caught:
+            open_journal(config(path))
+        assert caught.value.exit_code == 2
+        assert path.read_bytes() == before
+    assert not list(tmp_path.glob("*.damaged-*"))
+
+
+def test_the_newest_requests_are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trigger with a request id is known to the next run, whether it was answered or not; the oldest are forgotten."""
+    monkeypatch.setattr(store, "REQUESTS_KEPT", 5)
+    path = tmp_path / "journal.db"
+    journal = open_journal(config(path))
+    noted = threading.Semaphore(0)
+    for number in range(8):
+        journal.accept("top", "P", number, lambda error: noted.release(), request_id=f"r{number}" if number else None)
+        assert noted.acquire(timeout=30)
+    assert journal.close()
+    known = open_journal(config(path)).take_requests()
+    assert [(t.request_id, t.camera, t.part_id, t.at_ns) for t in known] == [(f"r{n}", "top", "P", n) for n in range(3, 8)]
+
+
+def test_the_format_is_as_spelled_out_here(tmp_path: Path) -> None:
+    """The schema, the checksums and the .seq file: a later program reads them so."""
     path = tmp_path / "journal.db"
     journal = open_journal(config(path))
     (verdict,) = commit(journal)
     journal_id = journal.journal_id
     assert journal.close()
     with closing(sqlite3.connect(path)) as db, closing(sqlite3.connect(":memory:")) as spelled_out:
-        spelled_out.executescript(SCHEMA)
+        spelled_out.executescript(VERSION_2)
         tables = "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL"
         assert set(db.execute(tables)) == set(spelled_out.execute(tables))
-        for name, value in (("page_size", 4096), ("auto_vacuum", 2), ("application_id", 0x414E4F53), ("user_version", 1)):
+        for name, value in (("page_size", 4096), ("auto_vacuum", 2), ("application_id", 0x414E4F53), ("user_version", 2)):
             assert db.execute(f"PRAGMA {name}").fetchone() == (value,)
         ((*fields, kept_ns, crc, header),) = db.execute("SELECT * FROM entry")
     assert fields == [1, "top", "PASS", verdict.captured_ns, verdict.committed_ns]
