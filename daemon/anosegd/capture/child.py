@@ -33,7 +33,6 @@ from anosegd.capture.protocol import (
     Opened,
     Origin,
     Reading,
-    Remarks,
     Repeated,
     Started,
     Uncaptured,
@@ -54,7 +53,6 @@ class Capture:
         self._lost = 0  # frames discarded since the last report
         self._position = job.start_at
         self._size: tuple[int, int] | None = None  # height, width of the last frame as it was read
-        self._remarks = Remarks()
 
     def run(self) -> None:
         """Read until the source ends or fails, and report how it ended.
@@ -131,8 +129,6 @@ class Capture:
             self._wait.skip(source)  # a frozen camera repeats this frame
             self._wait.compare_with_skipped(source)
         while True:
-            if source.live:
-                self._send_remarks()
             trigger = self._wait.wait(source)
             slot = self._slot()
             upcoming = source.upcoming(self._position)
@@ -185,7 +181,7 @@ class Capture:
         if source.live:
             if (size_problem := self._last_frame.size_problem(image)) is not None:
                 return self._report(origin, slot, "image_size", size_problem)
-            if (problem := self._untimely(origin)) is not None:
+            if not self._wait.clock.stands and (problem := self._untimely(origin)) is not None:
                 return self._report(origin, slot, "camera_lost", problem)
             if self._repeats(source, image):
                 return self._repeated(source, origin, slot)
@@ -235,13 +231,6 @@ class Capture:
     @property
     def _triggered(self) -> bool:
         return isinstance(self._camera.trigger, (SoftwareTrigger, HardwareTrigger))
-
-    def _send_remarks(self) -> None:
-        """Tell the daemon what an operator should know about the stream, if that has changed."""
-        remarks = Remarks(stamps=self._wait.clock.problem, still=self._last_frame.still)
-        if remarks != self._remarks:
-            self._remarks = remarks
-            self._link.send(remarks)
 
     def _report(self, origin: Origin, slot: int | None, reason: str, detail: str) -> bool:
         """Report a part that has no usable image. The part's slot becomes free. Return that it is a part."""

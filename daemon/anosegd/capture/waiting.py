@@ -15,6 +15,7 @@ from anosegd.capture.config import CaptureConfig, DeviceSource, GenicamSource, I
 from anosegd.capture.frame_period import FramePeriod
 from anosegd.capture.last_frame import LastFrame
 from anosegd.capture.link import TICK_S, Link
+from anosegd.capture.protocol import Remarks
 from anosegd.capture.sources import Source
 from anosegd.capture.sources.base import Stamp
 from anosegd.capture.stream_clock import StreamClock
@@ -44,7 +45,9 @@ class PartWait:
         self.frame_period = FramePeriod(source.set_period_s if isinstance(source, GenicamSource) else 0.0)
         self.clock = StreamClock(monotonic=isinstance(source, DeviceSource))
         self.at_ns = self.gone_ns = 0
-        self.waited_s = 0.0  # for the last frame
+        self._waited_s = 0.0  # for the last frame
+        self._captured_at: float | None = None  # the last frame, by its stamp
+        self._remarks = Remarks()
         self._look_at = 0.0
         self._due = self._ticked_at = time.monotonic()
 
@@ -53,6 +56,8 @@ class PartWait:
         self._link.triggers.clear()
         self.frame_period.forget()
         self.clock.forget()
+        self._captured_at = None
+        self._remarks = Remarks()  # the daemon forgets them, too
         self._due = time.monotonic()
 
     def wait(self, source: Source) -> int | None:
@@ -84,22 +89,30 @@ class PartWait:
     def came(self, stamp: Stamp | None, asked_at: float) -> float | None:
         """Report a live camera's frame that has just come. Return when it was captured, None if no stamp says so."""
         came_at = time.monotonic()
-        self.waited_s = self.frame_period.came(asked_at, came_at)
-        return self.clock.came(stamp, asked_at, came_at)
+        self._waited_s = self.frame_period.came(asked_at, came_at)
+        self._captured_at = self.clock.came(stamp, asked_at, came_at)
+        self._send_remarks()
+        return self._captured_at
 
-    def skip(self, source: Source) -> float | None:
-        """Let a frame pass; returns when it was captured, None if no stamp says so.
+    def skip(self, source: Source) -> None:
+        """Let a frame pass.
 
         Raises:
             CameraError: The camera is lost, or has frozen.
         """
         asked_at = time.monotonic()
-        captured_at = self.came(source.skip(), asked_at)
+        self.came(source.skip(), asked_at)
         if time.monotonic() >= self._look_at:
             self._look_at = time.monotonic() + (LOOK_S if self.clock.moves else LOOK_WITHOUT_STAMPS_S)
             self.compare_with_skipped(source)
         self.check_frozen(source)
-        return captured_at
+
+    def _send_remarks(self) -> None:
+        """Tell the daemon what an operator should know about the stream, if that has changed."""
+        remarks = Remarks(stamps=self.clock.problem, still=self._last_frame.still)
+        if remarks != self._remarks:
+            self._remarks = remarks
+            self._link.send(remarks)
 
     def check_frozen(self, source: Source) -> None:
         """Check that the camera is alive.
@@ -131,21 +144,18 @@ class PartWait:
         delayed: it may show the scene before the part. A frame that took much longer was delayed itself. After patience_s
         more, the next frame is read in any case. If the camera has frozen, its next frame is read at once.
         """
-        captured_at: float | None = None
         ended = 0.0
         self._link.take_messages(timeout_s=0)
         while True:
             at, now = moment(), time.monotonic()
             if at is not None and now >= at:
                 frozen = self.clock.standing_s(now) > STANDING_S
-                if captured_at is None:
-                    fresh, patience_left_s = ended >= at and self.frame_period.waited_for(self.waited_s), patience_s
-                else:
-                    fresh, patience_left_s = captured_at >= at, patience_s + BACKLOG_S
-                if not source.live or fresh or frozen or now >= at + patience_left_s:
+                by_stamp = self._captured_at is not None
+                fresh = self._is_fresh(at, ended)
+                if not source.live or fresh or frozen or now >= at + patience_s + BACKLOG_S * by_stamp:
                     break
             if source.live:
-                captured_at = self.skip(source)
+                self.skip(source)
                 ended = time.monotonic()
             self._link.take_messages(0 if source.live else TICK_S if at is None else max(0.0, min(TICK_S, at - now)))
             if time.monotonic() >= self._ticked_at + TICK_S:
@@ -153,3 +163,9 @@ class PartWait:
                 self._link.tick()
         if ended:
             self.compare_with_skipped(source)
+
+    def _is_fresh(self, at: float, ended: float) -> bool:
+        """Return whether the last frame, which came when `ended`, was captured after a moment: the next is exposed after it."""
+        if self._captured_at is not None:
+            return self._captured_at >= at
+        return ended >= at and self.frame_period.waited_for(self._waited_s)
