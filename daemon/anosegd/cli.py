@@ -95,7 +95,8 @@ def _parser() -> argparse.ArgumentParser:
         "swap", "inspect with another bundle from the next part on; print the reason if it is refused", "send_request"
     )
     swap.add_argument("--bundle", type=Path, required=True, metavar="DIR", help="STORE/NAME (current) or STORE/NAME/VERSION")
-    add_client("rollback", "return to the bundle before the last swap", "send_request")
+    swap.add_argument("--other-product", action="store_true", help="accept a bundle of another product than the present one")
+    add_client("rollback", "return to the bundle that inspected before; repeated, it goes further back", "send_request")
     add_client("prove", "run the golden images again, between parts; print what is wrong, if anything", "send_request")
     trigger = add_client("trigger", "tell a camera with software triggers that a part is in place")
     trigger.add_argument("--camera", required=True, metavar="NAME")

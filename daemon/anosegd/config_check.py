@@ -1,7 +1,7 @@
 """Checks a whole configuration against this machine without opening a camera. Runs on the caller's thread.
 
-`anosegd check` and a reload call `check_whole`, which also runs the bundle's self-test. The start calls `check_surroundings`;
-the inspector loads the bundle then.
+`anosegd check` calls `check_whole`, which also runs the bundle's self-test. A reload does the same in two steps. The start
+calls `check_surroundings`; the inspector loads the bundle then.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import cv2
 
-from anoseg_engines.bundle import load_bundle
+from anoseg_engines.bundle import Bundle, load_bundle
 from anoseg_engines.engine import Engine
 from anoseg_engines.errors import ConfigError
 from anoseg_engines.loading import load_engine
@@ -77,7 +77,25 @@ def check_whole(config: Config, *, journal: bool = True) -> Engine:
         EngineError: The bundle is refused.
     """
     check_surroundings(config, journal=journal)
-    engine = load_engine(load_bundle(Path(config.engine.bundle)), runtime=config.engine.runtime, threads=config.engine.threads)
+    return load_checked(config, load_bundle(Path(config.engine.bundle)), build=False)
+
+
+def load_checked(config: Config, bundle: Bundle, *, build: bool) -> Engine:
+    """Load the configuration's engine, run its self-test, make it ready for the cameras and check their rules.
+
+    Args:
+        config: A loaded configuration.
+        bundle: The bundle that it names.
+        build: Whether to build a missing TensorRT plan, which takes minutes.
+
+    Returns:
+        The engine. The caller closes it.
+
+    Raises:
+        ConfigError: A region or the rules of a camera cannot be used.
+        EngineError: The bundle is refused.
+    """
+    engine = load_engine(bundle, runtime=config.engine.runtime, threads=config.engine.threads, build=build)
     try:
         make_ready(engine, config.cameras)
     except BaseException:

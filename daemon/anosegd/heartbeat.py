@@ -62,6 +62,7 @@ class Heartbeat:
             at=wire.utc(time.time_ns()),
             state=state,
             detail=detail,
+            reload_error=self.notice,
             uptime_s=round(time.monotonic() - self._started, 3),
             last_seq=self._publisher.last_seq,
             counts=self.counts(),

@@ -12,19 +12,21 @@ from pathlib import Path
 
 import msgspec
 
-from anoseg_engines.bundle import load_bundle
-from anoseg_engines.errors import AnosegError
+from anoseg_engines.bundle import Bundle, load_bundle
+from anoseg_engines.engine import Engine
+from anoseg_engines.errors import AnosegError, ConfigError
 from anosegd import logs, signals
 from anosegd.cameras import CameraSet, CameraSupervisor
 from anosegd.config import Config
+from anosegd.config_check import load_checked
 from anosegd.control import Control, Triggers
 from anosegd.heartbeat import SILENT_S, Heartbeat
 from anosegd.inspection.inspector import Inspector
 from anosegd.inspection.queue import InspectionQueue
-from anosegd.inspection.swap import Swaps, report_passed_over
+from anosegd.inspection.swap import Swaps, report_passed_over, with_bundle
 from anosegd.journal import Journal
 from anosegd.publish import LINGER_MS, Identity, Publisher
-from anosegd.reload import Reloads
+from anosegd.reload import Reloaded, Reloads
 from anosegd.systemd import Notifier
 from anosegd.worker import Worker
 
@@ -38,18 +40,33 @@ MAX_TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
+class Successor:
+    """Says what the next station begins with.
+
+    Attributes:
+        config: Its configuration.
+        engine: Its engine, which has passed the self-test; None lets the station load it. The station closes it.
+        before: The bundles that inspected before, the last one at the end.
+    """
+
+    config: Config
+    engine: Engine | None = None
+    before: tuple[Bundle, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class End:
     """Says how a station ended.
 
     Attributes:
         exit_code: The process's exit code.
         stuck: A thread did not end; the process must exit without it.
-        successor: After a reload, the configuration of the next station.
+        successor: After a reload, what the next station begins with.
     """
 
     exit_code: int
     stuck: bool
-    successor: Config | None = None
+    successor: Successor | None = None
 
 
 class Station:
@@ -67,6 +84,8 @@ class Station:
         reread: Callable[[], Config],
         *,
         notice: str | None = None,
+        engine: Engine | None = None,
+        before: tuple[Bundle, ...] = (),
     ) -> None:
         """Prepare; `run` opens everything.
 
@@ -76,14 +95,16 @@ class Station:
             environment: Inherited by capture processes.
             reread: Loads the configuration from disk, checked as at the start.
             notice: A fact about the last reload that an operator should know.
+            engine, before: As in `Successor`.
         """
         self.ready = False
         self._config = config
         self._notifier = notifier
         self._environment = environment
         self._notice = notice
-        self._reloads = Reloads(reread, self._differs)
-        self._successor: Config | None = None
+        self._loaded, self._before = engine, before
+        self._reloads = Reloads(reread, self._load_reloaded)
+        self._successor: Successor | None = None
         self._asked_to_drain = threading.Event()
         self._journal_changed = threading.Event()
         self._watchdog_at = self._status_at = 0.0
@@ -119,17 +140,17 @@ class Station:
             AnosegError: Bundle, journal or the image of an empty place cannot be used.
         """
         config = self._config
-        bundle = load_bundle(Path(config.engine.bundle))
+        bundle = self._loaded.bundle if self._loaded is not None else load_bundle(Path(config.engine.bundle))
         report_passed_over(bundle)
         self._journal: Journal | None = None
-        if config.journal is not None:
-            self._journal = Journal.open(config.journal, on_new_journal=lambda _: self._journal_changed.set())
         try:
+            if config.journal is not None:
+                self._journal = Journal.open(config.journal, on_new_journal=lambda _: self._journal_changed.set())
             identity = Identity(journal_id=uuid.uuid4().hex, run_id=uuid.uuid4().hex)
             frames = InspectionQueue()
             self._publisher = Publisher(config, identity, lambda _: self._heartbeat.describe(), self._journal)
-            self._inspector = Inspector(config, bundle, frames, self._publisher)
-            self._swaps = Swaps(config.engine, bundle, self._inspector)
+            self._inspector = Inspector(config, bundle, frames, self._publisher, loaded=self._loaded)
+            self._swaps = Swaps(config.engine, bundle, self._inspector, self._before)
             max_tries = MAX_TRIES if config.exit_when_finished else None
             self._cameras = CameraSet(
                 config.cameras,
@@ -158,13 +179,17 @@ class Station:
                     self._journal,
                     state=lambda: self._publisher.last_state,
                     drain=self._asked_to_drain.set,
+                    engine=lambda: None if self._successor is not None else self._inspector.engine,
                     reload=self._reloads.ask,
-                    swap=self._swaps.ask,
+                    swap=self._swaps.swap,
+                    roll_back=self._swaps.roll_back,
                     trigger=self._triggers.accept,
                     prove=self._inspector.self_test.ask,
                 )
         except BaseException:
             self._close_journal()  # its threads would keep the process alive; its lock would stop the next station
+            if self._loaded is not None:
+                self._loaded.close()
             raise
 
     def _start(self) -> None:
@@ -183,6 +208,7 @@ class Station:
                 self._control.join(2.0)
             self._close_journal()
             self._cameras.close()
+            self._inspector.discard()
             raise
 
     def _wait_for_engine(self) -> str | None:
@@ -231,8 +257,8 @@ class Station:
         if self.ready:
             self._swaps.look_after()
             self._triggers.answer_owed()
-            if (successor := self._reloads.successor()) is not None:
-                return self._continue_with(successor)
+            if (reloaded := self._reloads.accepted()) is not None:
+                return self._continue_with(reloaded)
         for worker in workers:
             finished = isinstance(worker, CameraSupervisor) and worker.failure is None  # its source has been read to its end
             if not worker.alive and not finished:
@@ -260,30 +286,54 @@ class Station:
 
     # ---- reload
 
-    def _differs(self, config: Config) -> bool:
-        """Return whether `config` differs from the running configuration or names a newer bundle. The reload's thread.
+    def _load_reloaded(self, config: Config) -> tuple[Bundle, Engine | None]:
+        """Load the bundle that a new configuration names, and run its self-test. The reload's thread.
 
-        If only cameras differ, the engine is made ready for them here: their parts must not wait for that.
+        If the engine stays, it is made ready here for the new cameras: their parts must not wait for that.
+
+        Returns:
+            The bundle, and the engine if it is to take over.
+
+        Raises:
+            ConfigError: The configuration cannot work.
+            EngineError: The bundle is refused.
         """
         bundle = load_bundle(Path(config.engine.bundle))
-        if bundle.digest != self._swaps.bundle.digest:
-            return True
-        report_passed_over(bundle)  # otherwise nobody would notice: nothing changes
+        report_passed_over(bundle)
+        product, ours = bundle.manifest.product, self._swaps.bundle.manifest.product
+        same_path = config.engine.bundle == self._config.engine.bundle
+        if same_path and product not in (ours, self._heartbeat.bundle.manifest.product):
+            raise ConfigError(
+                f"{config.engine.bundle}: this is now a bundle for the product '{product}', the station inspects '{ours}'",
+                hint="if the line makes the other product now, run `anosegd swap` with --other-product first",
+            )
+        engine = load_checked(config, bundle, build=config.engine.build)
+        if bundle.digest != self._swaps.bundle.digest or self._needs_restart(config):
+            return bundle, engine
+        engine.close()
         self._inspector.keep_ready(config.cameras)
-        return config != self._config
+        return bundle, None
 
-    def _continue_with(self, config: Config) -> str | None:
-        """Exchange cameras and bundle while the rest goes on. Return a reason to stop if more has changed, or on failure."""
+    def _needs_restart(self, config: Config) -> bool:
+        """Whether more than cameras and bundle has changed."""
         now = self._config
         same_engine = msgspec.structs.replace(config.engine, bundle=now.engine.bundle)
-        if msgspec.structs.replace(config, cameras=now.cameras, engine=same_engine) != now:
-            self._successor = config
+        return msgspec.structs.replace(config, cameras=now.cameras, engine=same_engine) != now
+
+    def _continue_with(self, reloaded: Reloaded) -> str | None:
+        """Exchange cameras and bundle while the rest goes on. Return a reason to stop if more has changed, or on failure."""
+        config, now = reloaded.config, self._config
+        logs.info("reload.accepted", changed=reloaded.engine is not None or config != now)
+        if self._needs_restart(config):
+            before = with_bundle(self._swaps.before, self._swaps.bundle, now=reloaded.bundle)
+            self._successor = Successor(config, reloaded.engine, before)
+            reloaded.answer(None)
             return "reload"
         self._notifier.reloading()
         try:
             changed, stuck = self._cameras.change(config.cameras, self._triggers.set_cameras, self._notify_systemd)
         except AnosegError as error:  # a file has changed since the reload was checked
-            self._go_on_as_before(str(error).splitlines()[0])
+            self._go_on_as_before(reloaded, str(error))
             return None
         if stuck:
             logs.error("daemon.stuck", threads=",".join(camera.thread_name for camera in stuck))
@@ -292,32 +342,35 @@ class Station:
         self._use(msgspec.structs.replace(config, engine=now.engine))
         if changed:
             logs.info("reload.cameras", changed=",".join(changed))
-        try:
-            if load_bundle(Path(config.engine.bundle)).digest != self._swaps.bundle.digest:
-                path = str(Path(config.engine.bundle).absolute())
-                self._swaps.ask(path, lambda error: self._swapped_by_reload(config, error))
-        except AnosegError as error:  # the bundle has changed since the reload was checked
-            self._swapped_by_reload(config, str(error))
+        if reloaded.engine is not None:
+            self._swaps.use(reloaded.engine, lambda error: self._swapped_by_reload(reloaded, error))
+        else:
+            self._swapped_by_reload(reloaded, None)
         self._notifier.ready(f"ready, {self._swaps.bundle.label}, publishing at {config.publish.endpoint}")
-        self._publisher.state_changed()
         return None
 
-    def _swapped_by_reload(self, config: Config, error: str | None) -> None:
+    def _swapped_by_reload(self, reloaded: Reloaded, error: str | None) -> None:
+        """Finish a reload: its bundle inspects, or an error has prevented that."""
         if error is None:
-            self._heartbeat.bundle = self._swaps.bundle
-            self._use(msgspec.structs.replace(self._config, engine=config.engine))
+            self._heartbeat.bundle = reloaded.bundle
+            self._use(msgspec.structs.replace(self._config, engine=reloaded.config.engine))
         else:
             self._heartbeat.notice = (
                 f"the last reload's bundle was refused, the bundle before it inspects: {error.splitlines()[0]}"
             )
         self._publisher.state_changed()
+        reloaded.answer(error)
 
-    def _go_on_as_before(self, error: str) -> None:
+    def _go_on_as_before(self, reloaded: Reloaded, text: str) -> None:
         """Report a reload that failed and changed nothing."""
+        if reloaded.engine is not None:
+            reloaded.engine.close()
+        error = text.splitlines()[0]
         logs.error("reload.failed", error=error, going_on="with the configuration before")
         self._heartbeat.notice = f"the last reload failed, the configuration before it runs: {error}"
         self._notifier.ready(f"ready, {self._swaps.bundle.label}, publishing at {self._config.publish.endpoint}")
         self._publisher.state_changed()
+        reloaded.answer(text)
 
     def _use(self, config: Config) -> None:
         self._config = self._heartbeat.config = config
@@ -361,7 +414,7 @@ class Station:
             self._notify_systemd()  # on a reload the service goes on, and so does its watchdog
             caught = signals.wait(0)
             if caught is not None and caught is not signal.SIGHUP:
-                self._successor = None  # a signal during a reload ends the daemon
+                self._drop_successor()  # a signal during a reload ends the daemon
                 if time.monotonic() > began + SAME_SIGNAL_S:
                     logs.warning("daemon.hurried", waiting_for=worker.thread_name)
                     return
@@ -393,7 +446,13 @@ class Station:
             unknown=counts.unknown,
             exit_code=exit_code,
         )
+        if failures or self._asked_to_drain.is_set():
+            self._drop_successor()
         if known is not None and not stuck:
             raise known
-        goes_on = not failures and not self._asked_to_drain.is_set()
-        return End(exit_code, bool(stuck), self._successor if goes_on else None)
+        return End(exit_code, bool(stuck), self._successor)
+
+    def _drop_successor(self) -> None:
+        successor, self._successor = self._successor, None
+        if successor is not None and successor.engine is not None:
+            successor.engine.close()

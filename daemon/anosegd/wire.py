@@ -243,6 +243,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
         version: Version of the daemon.
         at: Time, UTC in ISO 8601.
         state, detail: The state in the words of OPC 40100-1, and an explanation.
+        reload_error: Why the last reload did not take effect; None if it did.
         uptime_s: Seconds since the start.
         last_seq: Number of the last verdict sent; 0 before the first.
         counts: Verdicts of all cameras.
@@ -261,6 +262,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     at: str
     state: StationState
     detail: str | None = None
+    reload_error: str | None = None
     uptime_s: float
     last_seq: int
     counts: Counts

@@ -24,6 +24,7 @@ from anosegd.inspection.inspector import Inspector, engine_name
 from anosegd.inspection.queue import InspectionQueue
 from anosegd.part import Frame, Part
 from anosegd.publish.masks import MaskEncoder
+from anosegd.reload import Reloaded
 from anosegd.station import End, Station
 from anosegd.systemd import Notifier
 
@@ -153,7 +154,9 @@ def test_a_reload_whose_file_is_gone_changes_nothing(line: Line, config: Path) -
     station.open()
     before = station._cameras.all
     changed = load_config(line.config(FOLDER + "  presence: {empty: images/gone.png}\n", name="changed.yaml"))
-    assert station._continue_with(changed) is None
+    answers: list[str | None] = []
+    assert station._continue_with(Reloaded(changed, station._swaps.bundle, None, answers.append)) is None
+    assert "presence.empty" in str(answers[0])
     assert station._cameras.all == before
     assert station._config == load_config(config)
     assert "presence.empty" in str(station._heartbeat.notice)

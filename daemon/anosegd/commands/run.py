@@ -14,8 +14,8 @@ import msgspec
 from anoseg_engines.errors import AnosegError
 from anosegd import logs
 from anosegd.config import Config, load_config
-from anosegd.config_check import check_surroundings, check_whole
-from anosegd.station import End, Station
+from anosegd.config_check import check_surroundings
+from anosegd.station import End, Station, Successor
 from anosegd.systemd import Notifier
 
 
@@ -34,7 +34,7 @@ def main(options: argparse.Namespace) -> int:
 
     def reread() -> Config:
         config = load()
-        check_whole(config).close()
+        check_surroundings(config)
         return config
 
     config = load()
@@ -54,20 +54,20 @@ def run(config: Config, environment: Mapping[str, str], reread: Callable[[], Con
         AnosegError: As `Station.run`.
     """
     _limit_memory_pools()
-    before = set(threading.enumerate())
+    threads_before = set(threading.enumerate())
     notifier = Notifier.from_environment(environment, pid=os.getpid())
     try:
         end = Station(config, notifier, environment, reread).run()
         while end.successor is not None and not end.stuck:
-            previous, config = config, end.successor
-            end, failure = _run_successor(config, notifier, environment, reread)
+            previous, config, before = config, end.successor.config, end.successor.before
+            end, failure = _run_successor(end.successor, notifier, environment, reread)
             if failure is not None and not end.stuck:
                 logs.error("reload.failed", error=failure, going_on="with the configuration before")
                 notice = f"the last reload failed, the configuration before it runs: {failure}"
                 config = previous
-                end = Station(config, notifier, environment, reread, notice=notice).run()
+                end = Station(config, notifier, environment, reread, notice=notice, before=before).run()
     except BaseException as error:
-        _leave_if_stuck(error, set(threading.enumerate()) - before)
+        _leave_if_stuck(error, set(threading.enumerate()) - threads_before)
         raise
     finally:
         notifier.close()
@@ -77,7 +77,7 @@ def run(config: Config, environment: Mapping[str, str], reread: Callable[[], Con
 
 
 def _run_successor(
-    config: Config, notifier: Notifier, environment: Mapping[str, str], reread: Callable[[], Config]
+    successor: Successor, notifier: Notifier, environment: Mapping[str, str], reread: Callable[[], Config]
 ) -> tuple[End, str | None]:
     """Run a station after a reload.
 
@@ -87,7 +87,7 @@ def _run_successor(
     Raises:
         AnosegError: The station failed after it had become ready.
     """
-    station = Station(config, notifier, environment, reread)
+    station = Station(successor.config, notifier, environment, reread, engine=successor.engine, before=successor.before)
     try:
         end = station.run()
     except AnosegError as error:

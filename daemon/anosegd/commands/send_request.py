@@ -7,12 +7,19 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
+from typing import Any
 
+from anoseg_engines.errors import PublishError
+from anosegd.client import Client, ClientError
 from anosegd.commands.connection import connect, endpoints_of, refuse_if_down
 
 DRAIN_TIMEOUT_S = 5.0
-TIMEOUT_S = 60.0
-"""For requests that load a bundle and run its self-test first."""
+PROVE_TIMEOUT_S = 60.0
+LOAD_TIMEOUT_S = 900.0
+"""For requests that load a bundle and run its self-test first. With `engine.build`, a TensorRT plan may be built, too."""
+RESTART_TIMEOUT_S = 120.0
+TRY_S = 1.0
 
 
 def main(options: argparse.Namespace) -> int:
@@ -21,16 +28,43 @@ def main(options: argparse.Namespace) -> int:
     Raises:
         PublishError: The station does not answer, or refuses; the message gives the reason.
     """
-    arguments: dict[str, str] = {}
-    if options.command == "swap":
-        arguments["bundle"] = str(options.bundle.absolute())
-    timeout_s = DRAIN_TIMEOUT_S if options.command == "drain" else TIMEOUT_S
+    command = options.command
+    arguments: dict[str, Any] = {}
+    if command == "swap":
+        arguments = {"bundle": str(options.bundle.absolute()), "other_product": options.other_product}
+    timeout_s = {"drain": DRAIN_TIMEOUT_S, "prove": PROVE_TIMEOUT_S}.get(command, LOAD_TIMEOUT_S)
     endpoints = endpoints_of(options)
     refuse_if_down(endpoints)
     with connect(endpoints, request_timeout_s=timeout_s) as client:
-        client.request(options.command, **arguments)
-    result = "done"
-    if options.command == "swap":
-        result = f"inspecting with {options.bundle}"
-    sys.stdout.write(f"{options.command}: {result}\n")
+        run_id = client.status()["run_id"] if command == "reload" else None
+        engine = client.request(command, **arguments).get("engine")
+    if run_id is not None and engine is None:  # more has changed than cameras and bundle
+        with connect(endpoints, request_timeout_s=TRY_S) as client:
+            engine = _engine_after_restart(client, run_id)
+    result = f"inspecting with {engine['name']}/{engine['version']} (digest {engine['digest'][:12]})" if engine else "done"
+    sys.stdout.write(f"{command}: {result if command != 'prove' else 'done'}\n")
     return 0
+
+
+def _engine_after_restart(client: Client, run_id: str) -> dict[str, Any]:
+    """Wait until the station that runs as `run_id` has restarted, and return the name of its engine.
+
+    Raises:
+        PublishError: It went back to the configuration before, or does not come back in time.
+    """
+    end = time.monotonic() + RESTART_TIMEOUT_S
+    while time.monotonic() < end:
+        try:
+            state = client.status()
+        except ClientError:  # it is ending, or not there yet
+            continue
+        if state["run_id"] == run_id or state["state"] == "Preoperational":
+            time.sleep(0.1)
+        elif state["reload_error"] is not None:
+            raise PublishError(f"reload: {state['reload_error']}")
+        else:
+            return dict(state["engine"])
+    raise PublishError(
+        f"reload: accepted, but the station has not come back within {RESTART_TIMEOUT_S:.0f} s",
+        hint="see its log; if `control.endpoint` has changed, it answers at the new one: anosegd status CONFIG",
+    )

@@ -61,7 +61,7 @@ class DrainRequest(_Request, frozen=True, tag="drain"):
 
 
 class ReloadRequest(_Request, frozen=True, tag="reload"):
-    """Read the configuration again. It is checked first; if it is refused, nothing changes."""
+    """Read the configuration again. It is checked first; if it is refused, nothing changes. Answered when it is in use."""
 
 
 class SwapRequest(_Request, frozen=True, tag="swap"):
@@ -69,13 +69,15 @@ class SwapRequest(_Request, frozen=True, tag="swap"):
 
     Attributes:
         bundle: Absolute path of STORE/NAME (the version released last) or STORE/NAME/VERSION.
+        other_product: Whether a bundle of another product than the present one is accepted.
     """
 
     bundle: Annotated[str, Meta(min_length=1, max_length=4096)]
+    other_product: bool = False
 
 
 class RollbackRequest(_Request, frozen=True, tag="rollback"):
-    """Return to the bundle before the last swap, in the same way."""
+    """Return to the bundle that inspected before, in the same way. Repeated, it goes further back."""
 
 
 class ProveRequest(_Request, frozen=True, tag="prove"):

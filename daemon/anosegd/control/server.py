@@ -41,6 +41,7 @@ from anosegd.control.requests import (
     id_of,
 )
 from anosegd.journal import Journal, JournalReader
+from anosegd.wire import EngineName
 from anosegd.worker import Answer, Worker
 
 MAX_REQUEST_BYTES = 16 << 10
@@ -66,8 +67,10 @@ class Control(Worker):
         *,
         state: Callable[[], bytes],
         drain: Callable[[], None],
+        engine: Callable[[], EngineName | None],
         reload: Callable[[Answer], None],
-        swap: Callable[[str | None, Answer], None],
+        swap: Callable[[str, bool, Answer], None],
+        roll_back: Callable[[Answer], None],
         prove: Callable[[Answer], None],
         trigger: Callable[[str, str | None, str | None, TriggerAnswer], None],
     ) -> None:
@@ -78,15 +81,17 @@ class Control(Worker):
             journal: None refuses requests about verdicts.
             state: Returns the last published state, encoded.
             drain: Asks the station to stop.
-            reload, prove: Ask the station for this, and name the function to call with the answer.
-            swap: As `reload`, and with the bundle's path. None names the bundle before the last swap.
+            engine: Returns the name of the engine that inspects; None if the station restarts now.
+            reload, prove, roll_back: Ask the station for this, and name the function to call with the answer.
+            swap: As `reload`, and with the bundle's path and whether it may be of another product.
             trigger: As `reload`, and with camera, part id and request id. Raises ValueError if the trigger is refused.
         """
         super().__init__("control")
         self._address = address
         self._journal = journal
         self._state, self._drain, self._reload = state, drain, reload
-        self._swap, self._prove, self._trigger = swap, prove, trigger
+        self._swap, self._roll_back, self._prove, self._trigger = swap, roll_back, prove, trigger
+        self._engine = engine
         self._reader: JournalReader | None = None
         self._rates = _Rates()
         self._refused = logs.Throttle("request.refused")
@@ -188,7 +193,10 @@ class Control(Worker):
         self._pending[number] = address, request.id
 
         def answer(error: str | None) -> None:
-            self._late_replies.put((number, {"ok": True} if error is None else error_reply(request.id, "refused", error)))
+            if error is not None:
+                self._late_replies.put((number, error_reply(request.id, "refused", error)))
+            else:
+                self._late_replies.put((number, {"ok": True, "engine": self._engine()}))
 
         def accepted(details: dict[str, Any]) -> None:
             self._late_replies.put((number, {"ok": True, **details}))
@@ -205,9 +213,9 @@ class Control(Worker):
             case ProveRequest():
                 self._prove(answer)
             case SwapRequest():
-                self._swap(request.bundle, answer)
+                self._swap(request.bundle, request.other_product, answer)
             case RollbackRequest():
-                self._swap(None, answer)
+                self._roll_back(answer)
 
     def _answer_now(self, request: QuickRequest) -> dict[str, Any]:
         match request:

@@ -61,13 +61,32 @@ class Inspector(Worker):
         self_test: Runs the golden images again. While they fail, no part is inspected.
     """
 
-    def __init__(self, config: Config, bundle: Bundle, frames: InspectionQueue, publisher: Publisher) -> None:
+    def __init__(
+        self,
+        config: Config,
+        bundle: Bundle,
+        frames: InspectionQueue,
+        publisher: Publisher,
+        *,
+        loaded: Engine | None = None,
+    ) -> None:
+        """Prepare; starts nothing.
+
+        Args:
+            config: The station's configuration.
+            bundle: The bundle to load.
+            frames: Where frames wait.
+            publisher: Where outcomes are reported.
+            loaded: The bundle's engine if it is loaded and has passed its self-test. It belongs to the inspector, which
+                closes it when its thread ends.
+        """
         super().__init__("inspector")
         self.engine: wire.EngineName | None = None
         self.cameras: Mapping[str, CameraConfig] = config.cameras
         self.self_test = SelfTest(config.engine.prove_every_min)
         self._config = config
         self._bundle = bundle
+        self._loaded = loaded
         self._running: Engine | None = None
         self._frames = frames
         self._publisher = publisher
@@ -89,6 +108,12 @@ class Inspector(Worker):
         """End after all frames that wait (`drain`), or after the current one."""
         self._abandoned = not drain
         self._stopping.set()
+
+    def discard(self) -> None:
+        """Close a given engine if the thread never started to use it."""
+        engine, self._loaded = self._loaded, None
+        if engine is not None:
+            engine.close()
 
     def keep_ready(self, cameras: Mapping[str, CameraConfig]) -> None:
         """Make the engine ready for the parts of these cameras while it inspects. Takes seconds if there are new regions.
@@ -131,7 +156,9 @@ class Inspector(Worker):
             EngineLostError: The engine fails on part after part.
         """
         config = self._config.engine
-        engine = load_engine(self._bundle, runtime=config.runtime, threads=config.threads, build=config.build)
+        engine, self._loaded = self._loaded, None
+        if engine is None:
+            engine = load_engine(self._bundle, runtime=config.runtime, threads=config.threads, build=config.build)
         try:
             logs.info("engine.loaded", engine=self._bundle.label, runtime=engine.runtime_description, why=engine.why)
             placements = make_ready(engine, self.cameras)

@@ -7,9 +7,13 @@ exchanges the engines between two parts. A swap that fails changes nothing.
 from __future__ import annotations
 
 import queue
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from anoseg_engines.bundle import Bundle, load_bundle
+from anoseg_engines.engine import Engine
 from anoseg_engines.errors import ConfigError
 from anoseg_engines.loading import load_engine
 from anosegd import logs
@@ -18,6 +22,9 @@ from anosegd.inspection.inspector import Inspector
 from anosegd.inspection.ready import make_ready, warm_up
 from anosegd.worker import Answer, Worker
 
+KEPT = 10
+"""Bundles to go back to. Each takes as much memory as its files have bytes."""
+
 
 def report_passed_over(bundle: Bundle) -> None:
     """Log that later versions lack files, if so."""
@@ -25,46 +32,76 @@ def report_passed_over(bundle: Bundle) -> None:
         logs.warning("bundle.passed_over", what=bundle.passed_over, used=bundle.label)
 
 
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What is to inspect: the bundle at `path`, a loaded `engine`, or, with neither, what inspected before."""
+
+    answer: Answer
+    path: Path | None = None
+    other_product: bool = False
+    engine: Engine | None = None
+
+
 class Swaps:
-    """Runs one swap at a time. Any thread calls `ask`; everything else belongs to the main thread.
+    """Runs one swap at a time. Any thread calls `swap`, `roll_back` and `use`; everything else belongs to the main thread.
+
+    Bundles are kept in memory, so that a rollback returns to what inspected, whatever has become of its folder since.
+
+    Args:
+        config: How engines are loaded.
+        bundle: The bundle that inspects.
+        inspector: The inspector.
+        before: The bundles that inspected before, the last one at the end.
 
     Attributes:
         bundle: The bundle that inspects.
-        before: The bundle that inspected before the last swap. None before the first swap.
+        before: The bundles that inspected before, the last one at the end. A rollback takes that one.
     """
 
-    def __init__(self, config: EngineConfig, bundle: Bundle, inspector: Inspector) -> None:
+    def __init__(self, config: EngineConfig, bundle: Bundle, inspector: Inspector, before: Sequence[Bundle] = ()) -> None:
         self.bundle = bundle
-        self.before: Bundle | None = None
+        self.before = tuple(before)
         self._config = config
         self._inspector = inspector
-        self._requests: queue.SimpleQueue[tuple[str | None, Answer]] = queue.SimpleQueue()
+        self._requests: queue.SimpleQueue[_Request] = queue.SimpleQueue()
         self._swap: _Swap | None = None
 
-    def ask(self, path: str | None, answer: Answer) -> None:
-        """Request that the bundle at `path` inspects; None requests the one before the last swap."""
-        self._requests.put((path, answer))
+    def swap(self, path: str, other_product: bool, answer: Answer) -> None:
+        """Request that the bundle at `path` inspects. One of another product is refused unless `other_product`."""
+        self._requests.put(_Request(answer, path=Path(path), other_product=other_product))
+
+    def roll_back(self, answer: Answer) -> None:
+        """Request that the bundle inspects again that inspected before this one. Repeated, it goes further back."""
+        self._requests.put(_Request(answer))
+
+    def use(self, engine: Engine, answer: Answer) -> None:
+        """Request that this engine inspects, which has passed its self-test. It is closed if it cannot."""
+        self._requests.put(_Request(answer, engine=engine))
 
     def look_after(self) -> None:
         """Start a requested swap, or finish a swap that has ended. Called often."""
         if self._swap is None and not self._requests.empty():
-            self._begin(*self._requests.get_nowait())
+            self._begin(self._requests.get_nowait())
         if self._swap is None or self._swap.alive:
             return
         swap, self._swap = self._swap, None
         if swap.bundle is None:
             text = str(swap.failure) or repr(swap.failure)
-            logs.error("swap.failed", bundle=swap.path, error=text.splitlines()[0])
+            logs.error("swap.failed", bundle=swap.what, error=text.splitlines()[0])
             swap.reply(text)
         else:
-            self.before, self.bundle = self.bundle, swap.bundle
-            logs.info("swap.done", engine=self.bundle.label, before=self.before.label)
+            before, self.bundle = self.bundle, swap.bundle
+            self.before = self.before[:-1] if swap.is_rollback else with_bundle(self.before, before, now=self.bundle)
+            logs.info("swap.done", engine=self.bundle.label, digest=self.bundle.digest, before=before.label)
             swap.reply(None)
 
     def close(self, timeout_s: float) -> list[Worker]:
         """Refuse requests that still wait. Return the thread of a swap that does not end. After the inspector's end."""
         while not self._requests.empty():
-            self._requests.get_nowait()[1]("the daemon is ending")
+            request = self._requests.get_nowait()
+            if request.engine is not None:
+                request.engine.close()
+            request.answer("the daemon is ending")
         swap, self._swap = self._swap, None
         if swap is None:
             return []
@@ -72,27 +109,72 @@ class Swaps:
         swap.reply("the daemon is ending" if swap.bundle is None else None)
         return [] if ended else [swap]
 
-    def _begin(self, path: str | None, answer: Answer) -> None:
-        if path is None and self.before is None:
-            answer("there is no engine to go back to: there was no swap since the start")
+    def _begin(self, request: _Request) -> None:
+        is_rollback = request.path is None and request.engine is None
+        if is_rollback and not self.before:
+            request.answer(f"there is no engine to go back to: nothing inspected before {self.bundle.label} since the start")
             return
-        self._swap = _Swap(self._config, path or str(self.before and self.before.path), self._inspector, answer)
+        if request.engine is not None:
+            what, load = request.engine.bundle.label, partial(_same, request.engine)
+        elif request.path is not None:
+            what, load = str(request.path), partial(self._load, request.path, request.other_product)
+        else:
+            what, load = self.before[-1].label, partial(self._load_bundle, self.before[-1])
+        self._swap = _Swap(what, load, self._inspector, request.answer, is_rollback=is_rollback)
         self._swap.start()
+
+    def _load(self, path: Path, other_product: bool) -> Engine:
+        """Load the engine of the bundle at `path`. The swap's thread."""
+        if not path.is_absolute():
+            raise ConfigError(f"{path}: the daemon needs an absolute path", hint="`anosegd swap` makes one")
+        bundle = load_bundle(path)
+        report_passed_over(bundle)
+        product, ours = bundle.manifest.product, self.bundle.manifest.product
+        if product != ours and not other_product:
+            raise ConfigError(
+                f"{path}: this bundle is for the product '{product}', the station inspects '{ours}'",
+                hint="if the line makes the other product now, swap with --other-product",
+            )
+        return self._load_bundle(bundle)
+
+    def _load_bundle(self, bundle: Bundle) -> Engine:
+        config = self._config
+        return load_engine(bundle, runtime=config.runtime, threads=config.threads, build=config.build)
+
+
+def with_bundle(before: Sequence[Bundle], bundle: Bundle, *, now: Bundle) -> tuple[Bundle, ...]:
+    """Add the bundle that inspected until `now` took over to those before it. The oldest are forgotten."""
+    if bundle.digest == now.digest:
+        return tuple(before)
+    known = next((each for each in before if each.digest == bundle.digest), bundle)  # in memory once
+    return (*before, known)[-KEPT:]
+
+
+def _same(engine: Engine) -> Engine:
+    return engine
 
 
 class _Swap(Worker):
     """One swap.
 
+    Args:
+        what: The new bundle, for the log.
+        load: Loads the engine; the swap then owns it.
+        inspector: The inspector.
+        reply: Answers the request.
+        is_rollback: Whether the new engine inspected before.
+
     Attributes:
         bundle: The new bundle once it inspects, None before.
     """
 
-    def __init__(self, config: EngineConfig, path: str, inspector: Inspector, reply: Answer) -> None:
+    def __init__(
+        self, what: str, load: Callable[[], Engine], inspector: Inspector, reply: Answer, *, is_rollback: bool
+    ) -> None:
         super().__init__("swap")
-        self.path = path
-        self.reply = reply
+        self.what, self.reply, self.is_rollback = what, reply, is_rollback
         self.bundle: Bundle | None = None
-        self._config = config
+        self._load = load
         self._inspector = inspector
 
     def work(self) -> None:
@@ -101,12 +183,8 @@ class _Swap(Worker):
         Raises:
             ConfigError, EngineError: The new bundle is refused; the old one goes on.
         """
-        if not Path(self.path).is_absolute():
-            raise ConfigError(f"{self.path}: the daemon needs an absolute path", hint="`anosegd swap` makes one")
-        bundle = load_bundle(Path(self.path))
-        report_passed_over(bundle)
-        config = self._config
-        engine = load_engine(bundle, runtime=config.runtime, threads=config.threads, build=config.build)
+        engine = self._load()
+        bundle = engine.bundle
         logs.info("engine.loaded", engine=bundle.label, runtime=engine.runtime_description, why=engine.why)
         try:
             placements = {region: engine.place(region) for region in self._inspector.regions}

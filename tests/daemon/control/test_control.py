@@ -176,8 +176,12 @@ def test_a_reload_that_fails_to_start_brings_the_old_back(station: Station, tmp_
     daemon = station.start(LOOP)
     good = station.config.read_text()
     station.config.write_text(good.replace(f"'{station.line.endpoint}'", f"'ipc://{tmp_path}/none/pub'"))
-    assert reload(station).returncode == 0
+    done = reload(station)
+    assert done.returncode == 1
+    assert "the configuration before it runs" in done.stderr
+    assert f"{tmp_path}/none" in done.stderr
     state = station.line.listener.wait_for_state(lambda s: s["detail"] is not None and "reload failed" in s["detail"])
+    assert state["reload_error"] == state["detail"]
     assert (state["state"], state["station"]) == ("ContinuousExecution", "test-station")
     assert f"{tmp_path}/none" in state["detail"]
     station.config.write_text(good.replace("test-station", "renamed"))
@@ -283,7 +287,7 @@ def test_too_many_requests_are_answered_busy(station: Station) -> None:
 
 def test_what_is_asked_for_while_the_daemon_ends_is_answered(tmp_path: Path) -> None:
     """Reloads, swaps, self-tests and triggers requested while the daemon ends are answered at once, without a time-out."""
-    never = {op: lambda *_: None for op in ("drain", "reload", "swap", "prove", "trigger")}
+    never = {op: lambda *_: None for op in ("drain", "engine", "reload", "swap", "roll_back", "prove", "trigger")}
     control = Control(f"ipc://{tmp_path}/ctl", None, state=lambda: b"{}", **never)
     control.start()
     with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:

@@ -114,6 +114,117 @@ def test_the_guarantee_of_rules_is_that_of_the_bundle_in_use(line: Line, config:
     note("not calibrated for these rules")
 
 
+def ask(command: str, config: Path, *more: str) -> str:
+    """What a command prints that must succeed."""
+    done = run_anosegd(command, str(config), *more)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def inspects(line: Line) -> tuple[str, int]:
+    """Product and version in the next verdict."""
+    while line.listener.take(0) is not None:
+        pass
+    (verdict,) = line.listener.wait_for_verdicts(len(line.listener.verdicts) + 1)[-1:]
+    return verdict["engine"]["name"], verdict["engine"]["version"]
+
+
+def test_rollback_returns_to_what_inspected_wherever_links_point(line: Line, config: Path, store: Path) -> None:
+    """Deployment switches a link and reloads: a rollback names the version before and takes it, even if its folder is gone."""
+    link = store.parent / "current"
+    link.symlink_to(store / "1")
+    config.write_text(config.read_text().replace(str(store / "1"), str(link)))
+    start(line, config)
+    link.unlink()
+    link.symlink_to(store / "2")
+    assert "inspecting with tiny/2" in ask("reload", config)
+    assert inspects(line) == ("tiny", 2)  # the answer came when it inspected
+    shutil.rmtree(store / "1")
+    said = ask("rollback", config)
+    digest = line.listener.wait_for_state(lambda s: s["engine"]["version"] == 1)["engine"]["digest"]
+    assert said == f"rollback: inspecting with tiny/1 (digest {digest[:12]})\n"
+
+
+def test_a_repeated_rollback_goes_further_back(line: Line, config: Path, store: Path) -> None:
+    """After any number of swaps, each rollback takes one more step back, until there is nothing before."""
+    write_bundle(store, dataclasses.replace(tiny_draft(), score_threshold=0.3))
+    start(line, config)
+    for version in ("2", "3", "2", "2"):  # the last one changes nothing, so it is no step
+        ask("swap", config, "--bundle", str(store / version))
+    for version in (3, 2, 1):
+        assert f"inspecting with tiny/{version}" in ask("rollback", config)
+    done = run_anosegd("rollback", str(config))
+    assert (done.returncode, "nothing inspected before tiny/1" in done.stderr) == (1, True)
+    ask("swap", config, "--bundle", str(store / "3"))
+    assert "inspecting with tiny/1" in ask("rollback", config)
+
+
+def test_rollback_goes_back_beyond_a_restart_of_the_station(line: Line, config: Path, store: Path) -> None:
+    """A reload that restarts the station within the process does not forget what inspected."""
+    start(line, config)
+    ask("swap", config, "--bundle", str(store / "2"))
+    config.write_text(config.read_text().replace("test-station", "renamed").replace(str(store / "1"), str(store / "2")))
+    assert "inspecting with tiny/2" in ask("reload", config)
+    assert "inspecting with tiny/1" in ask("rollback", config)
+
+
+def test_another_product_is_refused_unless_it_is_meant(line: Line, config: Path, store: Path) -> None:
+    """A swap needs --other-product; a reload refuses a path that leads to another product now, until it was swapped to."""
+    other = store.parent / "other"
+    write_bundle(other, dataclasses.replace(tiny_draft(), product="other"))
+    link = store.parent / "current"
+    link.symlink_to(store / "1")
+    config.write_text(config.read_text().replace(str(store / "1"), str(link)))
+    start(line, config)
+    done = run_anosegd("swap", str(config), "--bundle", str(other))
+    assert (done.returncode, "is for the product 'other', the station inspects 'tiny'" in done.stderr) == (1, True)
+    link.unlink()
+    link.symlink_to(other / "1")
+    done = run_anosegd("reload", str(config))
+    assert (done.returncode, "a bundle for the product 'other'" in done.stderr) == (1, True)
+    assert inspects(line) == ("tiny", 1)
+    assert "inspecting with other/1" in ask("swap", config, "--bundle", str(other), "--other-product")
+    assert "inspecting with other/1" in ask("reload", config)
+    assert line.listener.wait_for_state(lambda s: s["engine"]["name"] == "other" and s["detail"] is None)
+    assert "inspecting with tiny/1" in ask("rollback", config)
+
+
+COUNTING = """
+import sys
+from anoseg_engines import loading
+from anoseg_engines.bundle import read
+from anosegd.cli import main
+
+def counted(name, function):
+    def call(*arguments):
+        print(f"counted {name}", file=sys.stderr, flush=True)
+        return function(*arguments)
+    return call
+
+loading.self_test = counted("self-test", loading.self_test)
+read._parse_manifest = counted("reading", read._parse_manifest)
+main()
+"""
+
+
+@pytest.mark.parametrize("change", ["another version", "another version and name"])
+def test_a_reload_reads_and_proves_a_bundle_once(line: Line, config: Path, store: Path, change: str) -> None:
+    """Whether the engine is swapped or the station restarts: the engine that was checked is the one that inspects."""
+    daemon = line.run(config, program=("-c", COUNTING))
+    line.listener.wait_for_verdicts(5)
+
+    def count(name: str) -> int:
+        return daemon.log.splitlines().count(f"counted {name}")
+
+    before = {name: count(name) for name in ("reading", "self-test")}
+    text = config.read_text().replace(str(store / "1"), str(store / "2"))
+    config.write_text(text.replace("test-station", "renamed") if "name" in change else text)
+    assert "inspecting with tiny/2" in ask("reload", config)
+    assert inspects(line)[1] == 2
+    assert {name: count(name) - n for name, n in before.items()} == {"reading": 1, "self-test": 1}
+    assert daemon.terminate() == 0
+
+
 def test_many_swaps_under_load() -> None:
     """A short run of tests/stress/swap_often.py: no UNKNOWN, no gap, no verdict of two engines, no growing memory."""
     assert swap_often(12) == []
