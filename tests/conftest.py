@@ -8,6 +8,9 @@ from hypothesis import settings
 # Otherwise threads of OpenMP burn a core while they wait for one another. PyTorch reads this when it loads.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+# As in a capture process. OpenCV reads this when a process opens or writes its first video.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "48")
+
 # A timing is not a test: on a busy machine one example can take longer than the default limit of 200 ms.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")

@@ -20,8 +20,9 @@ from anoseg_engines.images import Image
 from anosegd.capture.config import GenicamSource
 from anosegd.capture.protocol import MAX_BYTES, Captured, FromCapture, Job, Release, TakeFrame, decode_from_capture, encode
 from anosegd.capture.shared_slots import Slots
+from anosegd.capture.sources.ffmpeg_messages import FFMPEG_LOG_LEVEL
 
-QUIET = {"OPENCV_LOG_LEVEL": "ERROR", "OPENCV_FFMPEG_LOGLEVEL": "16"}  # 16: AV_LOG_ERROR; errors explain a failure
+OPENCV_LOGS = {"OPENCV_LOG_LEVEL": "ERROR", "OPENCV_FFMPEG_LOGLEVEL": str(FFMPEG_LOG_LEVEL)}
 REAP_S = 2.0
 GRACE_S = 0.5
 """For a process that uses a GigE Vision camera, to release it: otherwise the camera refuses the next program for seconds."""
@@ -69,7 +70,7 @@ class CaptureHandle:
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.PIPE,
                     start_new_session=True,  # Ctrl-C at the terminal is for the daemon, which then drains
-                    env={**{k: v for k, v in environment.items() if k not in UNWANTED}, **QUIET},
+                    env={**{k: v for k, v in environment.items() if k not in UNWANTED}, **OPENCV_LOGS},
                 )
             except OSError as error:
                 link.close()

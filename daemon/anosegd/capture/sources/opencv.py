@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 
 from anoseg_engines.errors import CameraError
-from anoseg_engines.images import Image, as_bgr
+from anoseg_engines.images import Image
 from anosegd.capture.config import BACKENDS, DeviceSource, FileSource, UrlSource
 from anosegd.capture.protocol import Job
 from anosegd.capture.sources.base import LIBRARY_SHARE, Shot, Stamp, StillSource
+from anosegd.capture.sources.checked_video import CheckedVideo, fourcc
 from anosegd.capture.sources.devices import check_serial
 
 V4L2_EXPOSURE_MANUAL = 1
@@ -37,7 +39,7 @@ class VideoFile(StillSource):
         self._config = config
         self._job = job
         self._frames = 0  # read since the file was opened
-        self._capture = cv2.VideoCapture()
+        self._video = CheckedVideo()
         self.fps: float | None = None
         self.description = config.path
 
@@ -51,7 +53,7 @@ class VideoFile(StillSource):
         self.fps = self._pace()
         if not self._config.loop:
             for _ in range(self._job.start_at):
-                if not self._capture.grab():
+                if self._video.grab() == "nothing":
                     return
                 self._frames += 1
 
@@ -62,29 +64,35 @@ class VideoFile(StillSource):
             CameraError: The file contains no frame.
         """
         while True:
-            ok, image = _read(self._capture, into)
-            if ok and image is not None:
+            if self._video.grab() != "nothing":
                 self._frames += 1
-                return Shot(as_bgr(image), source=Path(self._config.path).name)
+                return self._video.shot(into, source=Path(self._config.path).name)
             if self._frames == 0:
                 raise CameraError(f"{self.description}: not one frame could be read")
             if not self._config.loop:
                 return None
-            self._capture.release()
             self._open()  # seeking to the start is not reliable in every container
 
     def _open(self) -> None:
         self._frames = 0
         backend = self._config.backend
         self.description = self._config.path
-        self._capture = _opened(self._config.path, BACKENDS[backend], _timeouts(self._job), self.description)
-        _check_opened(self._capture, self.description, backend)
-        self.description += _size_text(self._capture)
+        self._video.capture.release()
+
+        def opened() -> cv2.VideoCapture:
+            return _opened(self._config.path, BACKENDS[backend], _timeouts(self._job), self.description)
+
+        if backend == "ffmpeg":
+            self._video.open_with_ffmpeg(opened, self.description, live=False)
+        else:
+            self._video.capture = opened()
+        _check_opened(self._video.capture, self.description, backend)
+        self.description += _size_text(self._video.capture)
 
     def _pace(self) -> float | None:
         if self._config.fps is not None or self._job.camera.policy == "wait":
             return self._config.fps
-        rate = float(self._capture.get(cv2.CAP_PROP_FPS))
+        rate = float(self._video.capture.get(cv2.CAP_PROP_FPS))
         return rate if 0 < rate < 1000 else DEFAULT_FPS
 
 
@@ -97,7 +105,7 @@ class LiveVideo:
 
     def __init__(self, job: Job, description: str) -> None:
         self._job = job
-        self._capture = cv2.VideoCapture()
+        self._video = CheckedVideo()
         self.description = description
 
     def upcoming(self, position: int) -> str | None:
@@ -110,14 +118,12 @@ class LiveVideo:
         Raises:
             CameraError: The camera is lost.
         """
-        began = time.monotonic()
-        self._check_came(self._capture.grab(), began)
-        return _stamp(self._capture)
+        self._grab()
+        return _stamp(self._video.capture)
 
     def skipped(self) -> Image | None:
         """Return the frame grabbed last."""
-        ok, image = self._capture.retrieve()
-        return as_bgr(image) if ok and image is not None else None
+        return self._video.shot(None).image
 
     def read(self, position: int, into: Image | None) -> Shot:
         """Return the next frame.
@@ -125,10 +131,8 @@ class LiveVideo:
         Raises:
             CameraError: The camera is lost.
         """
-        began = time.monotonic()
-        ok, image = _read(self._capture, into)
-        self._check_came(ok and image is not None, began)
-        return Shot(as_bgr(image), stamp=_stamp(self._capture))
+        self._grab()
+        return replace(self._video.shot(into), stamp=_stamp(self._video.capture))
 
     def back(self, within_s: float) -> bool | None:
         """Return None, because OpenCV has to open the camera again."""
@@ -137,12 +141,13 @@ class LiveVideo:
     def close(self) -> None:
         """Do nothing: the end of the process releases the camera."""
 
-    def _check_came(self, ok: bool, began: float) -> None:
-        """Refuse a frame whose read took as long as FFmpeg's time-out.
+    def _grab(self) -> None:
+        """Take a frame, unless its read took as long as FFmpeg's time-out.
 
         After its time-out FFmpeg returns what the decoder still holds: an image from before the stall.
         """
-        if not ok or time.monotonic() - began >= self._job.camera.longest_read_s * LIBRARY_SHARE:
+        began = time.monotonic()
+        if self._video.grab() == "nothing" or time.monotonic() - began >= self._job.camera.longest_read_s * LIBRARY_SHARE:
             raise CameraError(f"{self.description}: no frame came")
 
 
@@ -164,18 +169,19 @@ class Device(LiveVideo):
             check_serial(config.device, config.serial)
         # OpenCV's own time-out for a V4L2 device, in whole seconds; a little longer than the daemon's.
         os.environ["OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT"] = str(math.ceil(self._job.camera.longest_read_s) + 1)
-        self._capture = _opened(config.device, cv2.CAP_V4L2, [], self.description)
-        _check_opened(self._capture, self.description, "v4l2")
-        self._set_up(self._capture)
+        capture = _opened(config.device, cv2.CAP_V4L2, [], self.description)
+        _check_opened(capture, self.description, "v4l2")
+        self._set_up(capture)
         for name, prop, wanted in (
             ("width", cv2.CAP_PROP_FRAME_WIDTH, config.width),
             ("height", cv2.CAP_PROP_FRAME_HEIGHT, config.height),
         ):
-            given = self._capture.get(prop)
+            given = capture.get(prop)
             if wanted is not None and wanted != round(given):
                 raise CameraError(f"{self.description} gives a {name} of {given:.0f} pixels, {wanted} was asked for")
-        self.inter_coded = _fourcc(self._capture) in ("H264", "HEVC", "H265")
-        self.description += _size_text(self._capture)
+        self.inter_coded = fourcc(capture) in ("H264", "HEVC", "H265")
+        self.description += _size_text(capture)
+        self._video.open_device(capture)
 
     def _set_up(self, capture: cv2.VideoCapture) -> None:
         config = self._config
@@ -214,12 +220,12 @@ class Stream(LiveVideo):
         """
         config, timeouts = self._config, _timeouts(self._job)
         if config.backend == "ffmpeg":
-            self._capture = self._open_with_ffmpeg(timeouts)
+            self._video.open_with_ffmpeg(lambda: self._open_with_ffmpeg(timeouts), self.description, live=True)
         else:
-            self._capture = _opened(config.url, BACKENDS[config.backend], timeouts, self.description)
-        _check_opened(self._capture, self.description, config.backend)
-        self.inter_coded = _fourcc(self._capture) not in INTRA_CODED
-        self.description += _size_text(self._capture)
+            self._video.capture = _opened(config.url, BACKENDS[config.backend], timeouts, self.description)
+        _check_opened(self._video.capture, self.description, config.backend)
+        self.inter_coded = fourcc(self._video.capture) not in INTRA_CODED
+        self.description += _size_text(self._video.capture)
 
     def _open_with_ffmpeg(self, timeouts: list[int]) -> cv2.VideoCapture:
         """Open with a short analysis of the stream, and with FFmpeg's default if that does not find the image size.
@@ -227,7 +233,8 @@ class Stream(LiveVideo):
         By default FFmpeg analyses a second of frames, and delivers them late. One thread decodes: with n threads each frame
         comes n frames late, and a part would be judged by a frame from before its trigger.
         """
-        options = f"rtsp_transport;{self._config.transport}"
+        # Losses in a camera's sound would count as losses in its picture.
+        options = f"rtsp_transport;{self._config.transport}|allowed_media_types;video"
         parameters = [*timeouts, cv2.CAP_PROP_N_THREADS, 1]
         began = time.monotonic()
         os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = f"{options}|analyzeduration;{QUICK_LOOK_US}"
@@ -259,20 +266,10 @@ def _check_opened(capture: cv2.VideoCapture, description: str, backend: str) -> 
         raise CameraError(f"{description} cannot be opened ({backend})")
 
 
-def _read(capture: cv2.VideoCapture, into: Image | None) -> tuple[bool, Image]:
-    return capture.read() if into is None else capture.read(into)  # type: ignore[return-value]
-
-
 def _stamp(capture: cv2.VideoCapture) -> Stamp | None:
     """Return the stamp of the frame grabbed last. Where a stream has none, FFmpeg says so, and OpenCV counts frames instead."""
     number = 0 if CAP_PROP_PTS is None else round(capture.get(CAP_PROP_PTS))
     return None if number == NO_PTS else Stamp(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000, number)
-
-
-def _fourcc(capture: cv2.VideoCapture) -> str:
-    """Return the four letters of the codec or pixel format, empty if unknown."""
-    code = round(capture.get(cv2.CAP_PROP_FOURCC))
-    return code.to_bytes(4, "little").decode("latin-1") if 0 < code < 1 << 32 else ""
 
 
 def _size_text(capture: cv2.VideoCapture) -> str:

@@ -1,0 +1,148 @@
+"""Reads frames through OpenCV, and finds those that are not whole. Runs in the capture process.
+
+JPEG frames are taken from OpenCV as they were sent, and decoded strictly. FFmpeg decodes other videos, within OpenCV. Its
+messages tell which frames are damaged.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Literal
+
+import cv2
+import numpy as np
+
+from anoseg_engines.errors import CameraError, DataError
+from anoseg_engines.images import JPEG_START, Image, as_bgr, decode_jpeg
+from anosegd.capture.sources.base import Shot
+from anosegd.capture.sources.ffmpeg_messages import FfmpegMessages, losses_in, reader_loss_in
+from anosegd.capture.sources.frame_check import FrameCheck
+
+Grab = Literal["frame", "undecodable", "nothing"]
+
+JPEG_CODES = ("MJPG", "JPEG")
+MAX_UNDECODABLE = 250
+"""After so many packets in a row that give no frame, the source has failed."""
+
+_FRAME_TYPE = getattr(cv2, "CAP_PROP_FRAME_TYPE", None)  # since OpenCV 4.8
+_ANALYSED = re.compile(r"After avformat_find_stream_info.* frames:(\d+)")
+
+
+class CheckedVideo:
+    """Reads one opened `cv2.VideoCapture`. `grab` takes a frame, `shot` decodes it or says why it cannot be judged.
+
+    Attributes:
+        capture: The capture; not opened at first.
+    """
+
+    def __init__(self) -> None:
+        self.capture = cv2.VideoCapture()
+        self._messages: FfmpegMessages | None = None
+        self._check = FrameCheck()
+        self._jpeg = False
+        self._size = (0, 0)  # height, width that the source announces
+        self._problem: str | None = None
+        self._begun = False  # the first frame has come
+        self._undecodable = 0  # in a row
+
+    def open_with_ffmpeg(self, opened: Callable[[], cv2.VideoCapture], description: str, *, live: bool) -> None:
+        """Take the capture that `opened` returns, which uses FFmpeg. It may have failed to open.
+
+        Raises:
+            CameraError: OpenCV does not pass on what FFmpeg reports.
+        """
+        self.capture.release()
+        self._messages, self._check, self._begun = FfmpegMessages(), FrameCheck(), False
+        with self._messages.collected() as said:
+            self.capture = opened()
+        if not self.capture.isOpened():
+            return
+        if not said:
+            raise CameraError(
+                f"{description}: this OpenCV does not pass on FFmpeg's messages, so damaged frames would go unnoticed",
+                hint="use opencv-python of PyPI, or a GStreamer pipeline that ends in JPEG images",
+            )
+        if live and (loss := reader_loss_in(said)):
+            # FFmpeg has read these frames in advance, and does not report their losses again when they are grabbed.
+            analysed = [int(match[1]) for _, text in said if (match := _ANALYSED.match(text))]
+            self._check.distrust(loss, max(analysed, default=0))
+        if fourcc(self.capture).upper() in JPEG_CODES and not self.capture.get(cv2.CAP_PROP_ORIENTATION_META):
+            self._expect_jpeg(cv2.CAP_PROP_FORMAT, -1)
+
+    def open_device(self, capture: cv2.VideoCapture) -> None:
+        """Take a V4L2 device that has been set up."""
+        self.capture = capture
+        if fourcc(capture).upper() in JPEG_CODES:
+            self._expect_jpeg(cv2.CAP_PROP_CONVERT_RGB, 0)
+
+    def grab(self) -> Grab:
+        """Take the next frame.
+
+        Returns:
+            "undecodable" if there was a frame, but the decoder could make nothing of it; "nothing" if the source gives none.
+        """
+        if self._messages is None:
+            return "frame" if self.capture.grab() else "nothing"
+        # What comes before the first key frame is no part: nobody could have seen it.
+        while (came := self._grab_with_ffmpeg(self._messages)) == "undecodable" and not self._begun:
+            pass
+        self._begun = True
+        return came
+
+    def _grab_with_ffmpeg(self, messages: FfmpegMessages) -> Grab:
+        with messages.collected() as said:
+            came = self.capture.grab()
+        losses = losses_in(said)
+        if not self._jpeg:
+            key_packet = bool(self.capture.get(cv2.CAP_PROP_LRF_HAS_KEY_FRAME))
+            self._problem = self._check.grabbed(losses, key_packet=key_packet, frame_type=self._frame_type() if came else None)
+        if came:
+            self._undecodable = 0
+            return "frame"
+        self._undecodable += 1
+        if not losses.first or self._undecodable > MAX_UNDECODABLE:
+            return "nothing"
+        self._problem = f"the frame cannot be decoded: the decoder reports “{losses.first}”"
+        return "undecodable"
+
+    def shot(self, into: Image | None, source: str | None = None) -> Shot:
+        """Return the frame that was grabbed last, or why it cannot be judged."""
+        if self._problem is not None:
+            return Shot(None, source=source, error=self._problem)
+        ok, image = self.capture.retrieve() if into is None or self._jpeg else self.capture.retrieve(into)
+        if not ok or image is None:
+            return Shot(None, source=source, error="OpenCV could not convert the frame")
+        try:
+            return Shot(self._decoded(np.asarray(image, np.uint8), into), source=source)
+        except DataError as error:
+            return Shot(None, source=source, error=error.what)
+
+    def _expect_jpeg(self, prop: int, value: float) -> None:
+        capture = self.capture
+        self._size = (round(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)), round(capture.get(cv2.CAP_PROP_FRAME_WIDTH)))
+        self._jpeg = bool(capture.set(prop, value))
+
+    def _decoded(self, image: Image, into: Image | None) -> Image:
+        """Decode a frame that is the bytes of a JPEG image; return any other unchanged.
+
+        Raises:
+            DataError: It is damaged.
+        """
+        data = image.reshape(-1)
+        if not self._jpeg and not (image.shape[0] == 1 and data[:3].tobytes() == JPEG_START):  # GStreamer may give JPEG too
+            return as_bgr(image)
+        decoded = decode_jpeg(np.ascontiguousarray(data), into).image
+        if (decoded.shape[0] * 2, decoded.shape[1]) == self._size:
+            raise DataError("the camera sends each frame as two JPEG images (interlaced), which cannot be read")
+        return decoded
+
+    def _frame_type(self) -> str:
+        code = 0 if _FRAME_TYPE is None else round(self.capture.get(_FRAME_TYPE))
+        return "" if code in (0, ord("?")) else chr(code)
+
+
+def fourcc(capture: cv2.VideoCapture) -> str:
+    """Return the four letters of the codec or pixel format, empty if unknown."""
+    code = round(capture.get(cv2.CAP_PROP_FOURCC))
+    return code.to_bytes(4, "little").decode("latin-1") if 0 < code < 1 << 32 else ""

@@ -1,0 +1,110 @@
+"""Collects what FFmpeg reports while OpenCV uses it, and finds the reports of lost data. Runs in the capture process.
+
+FFmpeg's decoders fill what is missing in a frame with earlier pixels, and OpenCV returns the frame as a good one. Only FFmpeg's
+messages tell. OpenCV prints them to standard output.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+FFMPEG_LOG_LEVEL = 48
+"""AV_LOG_DEBUG, which the environment of a capture process sets: FFmpeg reports a missing H.264 frame at no lower level."""
+ERROR = 16
+"""AV_LOG_ERROR: messages of this level and below are errors."""
+
+_MESSAGE = re.compile(r"\[OPENCV:FFMPEG:(\d+)\] ?(.*)")
+_HARMLESS = re.compile(
+    r"unable to decode APP fields|SEI type \d+ size \d+ truncated|Invalid SEI|Overread (VUI|SPS|PPS)"
+    r"|Cannot convert interlaced to progressive|Could not parse (SEI|metadata)"
+)
+"""Errors that concern no pixel."""
+_READER_LOSS = re.compile(
+    r"RTP: (missed|PT=.* bad cseq|dropping old packet)|[Cc]ircular buffer overrun|Missing packets; dropping"
+)
+_PACKET_CORRUPT = re.compile(r"Packet corrupt")
+_DECODER_LOSS = re.compile(r"concealing \d+ DC|Skipping invalid undecodable NALU")
+_MISSING_REFERENCE = re.compile(
+    r"Frame num gap|Could not find ref with POC|Missing reference picture|mmco: unref short failure"
+)
+_KEY_NAL = re.compile(r"nal_unit_type: (?:5\(IDR\)|(?:16|17|18|19|20|21)\((?:BLA|IDR|CRA))")
+"""The unit that begins an H.264 or H.265 key frame. A decoder names all units of a frame before it decodes them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """What the messages of one grab say about lost data; each a message of FFmpeg, "" for none.
+
+    Attributes:
+        before: Earlier data is missing. A key frame of this grab does not need it; other frames do.
+        here: The frame whose packet was decoded in this grab is damaged.
+        after: The packet that comes next is damaged too: a container's reader is one packet ahead of the decoder.
+    """
+
+    before: str = ""
+    here: str = ""
+    after: str = ""
+
+    @property
+    def first(self) -> str:
+        """The first message of them that there is."""
+        return self.here or self.before or self.after
+
+
+class FfmpegMessages:
+    """Collects the messages of one call of OpenCV at a time. The process must have no other thread that prints."""
+
+    def __init__(self) -> None:
+        self._memory = -1
+        self._libc = ctypes.CDLL(None)
+
+    @contextmanager
+    def collected(self) -> Iterator[list[tuple[int, str]]]:
+        """Collect the messages of the calls in the `with` block. The list is filled, level and text, when the block ends."""
+        if self._memory < 0:
+            self._memory = os.memfd_create("ffmpeg-messages", os.MFD_CLOEXEC)
+        messages: list[tuple[int, str]] = []
+        self._libc.fflush(None)
+        stdout = os.dup(1)
+        os.dup2(self._memory, 1)
+        try:
+            yield messages
+        finally:
+            self._libc.fflush(None)
+            os.dup2(stdout, 1)
+            os.close(stdout)
+            messages += self._take()
+
+    def _take(self) -> list[tuple[int, str]]:
+        size = os.lseek(self._memory, 0, os.SEEK_CUR)
+        if not size:
+            return []
+        text = os.pread(self._memory, size, 0).decode(errors="replace")
+        os.ftruncate(self._memory, 0)
+        os.lseek(self._memory, 0, os.SEEK_SET)
+        return [(int(m[1]), m[2].strip()) for line in text.splitlines() if (m := _MESSAGE.match(line))]
+
+
+def losses_in(messages: list[tuple[int, str]]) -> Losses:
+    """Find what the messages of one grab say about lost data."""
+    before = damage = after = ""
+    for level, text in messages:
+        if _PACKET_CORRUPT.match(text):
+            after = after or text
+        elif _MISSING_REFERENCE.match(text):
+            before = before or text
+        elif _KEY_NAL.match(text):  # what the decoder reported until now concerns frames before the key frame
+            before, damage = before or damage, ""
+        elif (level <= ERROR and not _HARMLESS.search(text)) or _DECODER_LOSS.match(text):
+            damage = damage or text
+    return Losses(before, reader_loss_in(messages) or damage, after)
+
+
+def reader_loss_in(messages: list[tuple[int, str]]) -> str:
+    """Return the first message of the container's or network protocol's reader about lost data, "" if there is none."""
+    return next((text for _, text in messages if _READER_LOSS.match(text) or _PACKET_CORRUPT.match(text)), "")

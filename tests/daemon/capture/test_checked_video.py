@@ -1,0 +1,102 @@
+"""Frames that are not whole, read from real videos through OpenCV.
+
+The videos were made with FFmpeg: 48 frames of grey noise, 128×96, a key frame every 12, a white block in every fourth frame.
+"""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from anoseg_engines.errors import CameraError
+from anosegd.capture.sources.checked_video import CheckedVideo
+from anosegd.capture.sources.ffmpeg_messages import FfmpegMessages
+
+VIDEOS = Path(__file__).parent / "videos"
+PACKET = 188
+"""Size of a packet in an MPEG transport stream."""
+
+
+def opened(path: Path) -> CheckedVideo:
+    video = CheckedVideo()
+    parameters = [cv2.CAP_PROP_N_THREADS, 1]
+    video.open_with_ffmpeg(lambda: cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, parameters), "video", live=False)
+    assert video.capture.isOpened()
+    return video
+
+
+def frames(path: Path) -> Iterator[np.ndarray | None]:
+    """The frames of a video; None for one that is not whole."""
+    video = opened(path)
+    while video.grab() != "nothing":
+        yield video.shot(None).image
+
+
+def with_losses(path: Path, into: Path, seed: int) -> Path:
+    """Copy a transport stream without some of its video packets."""
+    data, chance = path.read_bytes(), random.Random(seed)
+    packets = [data[i : i + PACKET] for i in range(0, len(data), PACKET)]
+    kept = [p for n, p in enumerate(packets) if n < 20 or (p[1] & 31, p[2]) != (1, 0) or chance.random() > 0.05]
+    into.write_bytes(b"".join(kept))
+    return into
+
+
+@pytest.mark.parametrize("name", ["h264.ts", "h264_reordered.ts", "h265.ts"])
+def test_no_damaged_frame_counts_as_whole(tmp_path: Path, name: str) -> None:
+    """Of a video that lost packets, every frame that counts as whole equals a frame of the whole video."""
+    whole = {image.tobytes() for image in frames(VIDEOS / name) if image is not None}
+    assert len(whole) == 48  # none is refused without a loss
+    passed = refused = 0
+    for seed in range(1, 9):
+        for image in frames(with_losses(VIDEOS / name, tmp_path / name, seed)):
+            refused += image is None
+            passed += image is not None
+            assert image is None or image.tobytes() in whole
+    assert refused > 80
+    assert passed > 60
+
+
+def test_a_frame_after_the_next_key_frame_is_whole_again(tmp_path: Path) -> None:
+    """One lost packet costs the frames up to the next key frame, and no more."""
+    data = (VIDEOS / "h264.ts").read_bytes()
+    lost = len(data) // PACKET // 2 * PACKET
+    (tmp_path / "v.ts").write_bytes(data[:lost] + data[lost + PACKET :])
+    seen = "".join("." if image is not None else "x" for image in frames(tmp_path / "v.ts"))
+    begin = seen.index("x")
+    end = seen.rindex("x") + 1
+    assert "." not in seen[begin:end]
+    assert end in (23, 24)  # the decoder may give one frame less
+    assert end - begin <= 12
+
+
+@pytest.mark.parametrize("damage", ["tail", "tail, end marker"])
+def test_a_damaged_frame_of_a_jpeg_video_is_not_whole(tmp_path: Path, damage: str) -> None:
+    """Each frame of a JPEG video stands for itself: the damaged ones are refused, and no other."""
+    images = [np.random.default_rng(n).integers(100, 150, (48, 80, 3), dtype=np.uint8) for n in range(20)]
+    data = b""
+    for n, image in enumerate(images):
+        jpeg = cv2.imencode(".jpg", image)[1].tobytes()
+        if n % 5 == 3:
+            jpeg = jpeg[: len(jpeg) * 55 // 100] + (b"\xff\xd9" if damage != "tail" else b"")
+        data += jpeg
+    (tmp_path / "v.mjpeg").write_bytes(data)
+    seen = [image is None for image in frames(tmp_path / "v.mjpeg")]
+    assert [n for n, refused in enumerate(seen) if refused] == [3, 8, 13, 18]
+
+
+def test_a_frame_of_a_jpeg_video_has_the_pixels_of_the_same_image_file(tmp_path: Path) -> None:
+    """A camera's JPEG image and the same image in a training folder are equal."""
+    jpeg = cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 256, (48, 80, 3), dtype=np.uint8))[1]
+    (tmp_path / "v.mjpeg").write_bytes(jpeg.tobytes() * 3)
+    expected = cv2.imdecode(jpeg, cv2.IMREAD_COLOR)
+    assert [(image == expected).all() for image in frames(tmp_path / "v.mjpeg") if image is not None] == [True] * 3
+
+
+def test_an_opencv_that_hides_the_messages_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without FFmpeg's messages damage would go unnoticed, so the source does not open."""
+    monkeypatch.setattr(FfmpegMessages, "_take", lambda self: [])
+    with pytest.raises(CameraError, match="does not pass on FFmpeg's messages"):
+        opened(VIDEOS / "h264.ts")
