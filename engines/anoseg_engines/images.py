@@ -104,7 +104,7 @@ def decode_image(data: bytes, path: Path) -> DecodedImage:
         raise DataError(f"{path}: not a readable image ({len(data)} bytes)", hint="delete it or copy it again")
     twelve_bits = stored.dtype == np.uint16 and 0 < int(stored.max()) <= TWELVE_BITS
     try:
-        image = as_bgr(stored << 4 if twelve_bits else stored)
+        image = as_bgr(np.left_shift(stored, 4) if twelve_bits else stored)
     except DataError as error:
         raise DataError(f"{path}: {error.what}", hint="store it with 8 or 16 bit for each value") from error
     return DecodedImage(image, grey=stored.ndim == 2, deep=stored.dtype == np.uint16, twelve_bits=twelve_bits)
