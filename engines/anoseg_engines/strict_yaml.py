@@ -14,6 +14,8 @@ import yaml
 
 from anoseg_engines.errors import ConfigError
 
+FORMAT = 1
+"""The newest format of configuration files. A file may say in its key `format` which one it has; without the key it is 1."""
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 20
 MAX_NODES = 10_000
@@ -35,7 +37,8 @@ def read_yaml(path: Path, kind: type[T], *, at: Sequence[str] = (), removed: Rem
         removed: Keys of earlier versions, which are refused with an explanation.
 
     Raises:
-        ConfigError: The file cannot be read, is not YAML, or does not fit `kind`. The message names file, line and key.
+        ConfigError: The file cannot be read, is not YAML, is of a newer format, or does not fit `kind`. The message names file,
+            line and key.
     """
     try:
         with path.open("rb") as f:
@@ -45,6 +48,7 @@ def read_yaml(path: Path, kind: type[T], *, at: Sequence[str] = (), removed: Rem
     if len(data) > MAX_BYTES:
         raise ConfigError(f"{path}: larger than {MAX_BYTES} bytes: not a configuration")
     document = _Document(path, data, removed or {})
+    document.take_format()
     value = document.value_at(tuple(at))
     document.check(kind, tuple(at), value)
     return msgspec.convert(value, kind)
@@ -69,6 +73,15 @@ class _Document:
             raise ConfigError(f"{path}{line}: not valid YAML: {problem}") from error
         except RecursionError as error:  # PyYAML, on thousands of brackets
             raise ConfigError(f"{path}: nested too deep: not a configuration") from error
+
+    def take_format(self) -> None:
+        """Remove the key `format`, and refuse a newer one. First of all: its other keys may be unknown here."""
+        found = self.value.pop("format", FORMAT) if isinstance(self.value, dict) else FORMAT
+        if type(found) is not int or found < 1:
+            raise self._error(("format",), f"{found!r} is not a format", hint=f"write format: {FORMAT}, or leave the key out")
+        if found > FORMAT:
+            what = f"this file has format {found}; this program reads formats up to {FORMAT}"
+            raise self._error(("format",), what, hint="update anoseg-edge on this machine")
 
     def value_at(self, at: _Keys) -> Any:
         """Return the value that these mapping keys lead to."""

@@ -7,6 +7,7 @@ from support.paths import CONFIGS
 
 from anoseg_engines.errors import ConfigError
 from anoseg_engines.placement import Region
+from anoseg_engines.strict_yaml import FORMAT
 from anosegd.capture.config import DemoSource, FileSource, FolderSource, GenicamSource
 from anosegd.config import CameraConfig, Config, ControlConfig, EngineConfig, JournalConfig, PublishConfig, load_config
 
@@ -28,6 +29,7 @@ def refused(tmp_path: Path, text: str) -> str:
 def test_reference_file_states_the_defaults() -> None:
     """configs/reference.yaml lists every key, and every optional one with the code's default."""
     raw = yaml.safe_load((CONFIGS / "reference.yaml").read_text())
+    assert raw.pop("format") == FORMAT  # of the file, whatever is in it
     config = load_config(CONFIGS / "reference.yaml")
     assert set(raw) == set(Config.__struct_fields__)
     assert set(raw["engine"]) == set(EngineConfig.__struct_fields__)
@@ -184,3 +186,18 @@ def test_the_period_that_is_set_in_a_camera_is_what_its_exposure_allows() -> Non
     assert GenicamSource(camera="A-B-1", fps=20).set_period_s == 0.05
     assert GenicamSource(camera="A-B-1", fps=60, exposure_us=50_000).set_period_s == 0.05
     assert GenicamSource(camera="A-B-1", exposure_us=50_000).set_period_s == 0
+
+
+def test_a_file_of_a_newer_format_is_refused_first(tmp_path: Path) -> None:
+    """Whatever else is in it: its keys may be unknown here. The message names the line, both formats and what to do."""
+    path = tmp_path / "c.yaml"
+    text = "new_key: 1\nformat: 2\nengine: {bundle: b}\ncameras: {a: {source: {kind: demo}}}\n"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"(?s)c.yaml, line 2: format: .*format 2; this program reads .* up to 1.*update"):
+        load_config(path)
+    for wrong in ("0", "-1", "true", "1.0", "'1'", "null", "[1]"):
+        path.write_text(text.replace("new_key: 1\n", "").replace("format: 2", f"format: {wrong}"))
+        with pytest.raises(ConfigError, match=r"line 1: format: .* is not a format"):
+            load_config(path)
+    path.write_text(text.replace("new_key: 1\n", "").replace("format: 2", "format: 1"))
+    assert load_config(path).cameras.keys() == {"a"}

@@ -18,9 +18,12 @@ from anosegd.commands.connection import decoded, endpoints_of, invalid_endpoint
 from anosegd.inspection.rule_calibration import is_worrying
 from anosegd.wire import State
 
+IN_ERROR = 4
+"""The exit code if the station was reached and is in state Error. Without an answer it is 1."""
+
 
 def main(options: argparse.Namespace) -> int:
-    """Wait for a heartbeat and print it, as a table or as one line of JSON.
+    """Wait for a heartbeat and print it, as a table or as one line of JSON. Returns `IN_ERROR` in state Error, else 0.
 
     Raises:
         PublishError: No heartbeat arrived: no daemon runs there, or it hangs.
@@ -30,7 +33,7 @@ def main(options: argparse.Namespace) -> int:
         sys.stdout.write(msgspec.json.encode(state).decode() + "\n")
     else:
         Console().print(_table(state))
-    return 0
+    return IN_ERROR if state.state == "Error" else 0
 
 
 def _receive(endpoint: str, timeout_s: float) -> State:

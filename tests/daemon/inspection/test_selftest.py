@@ -32,9 +32,11 @@ def test_an_engine_that_drifts_passes_no_part(line: Line, tmp_path_factory: pyte
     assert "the golden images fail the self-test" in alarm["detail"]
     after = line.listener.wait_for(lambda m: m.topic == "verdict.line" and m.header["seq"] > alarm["last_seq"] + 2).header
     assert (after["outcome"], after["reason"], after["score"]) == ("UNKNOWN", "engine", None)
+    assert [run_anosegd("status", str(config), *more).returncode for more in ((), ("--json",))] == [4, 4]
     drifts.unlink()
     if not every:
         assert run_anosegd("prove", str(config)).returncode == 0
     line.listener.wait_for_state(lambda s: s["state"] == "ContinuousExecution")
     line.listener.wait_for(lambda m: m.topic == "verdict.line" and m.header["outcome"] == "PASS")
+    assert run_anosegd("status", str(config)).returncode == 0
     assert daemon.terminate() == 0
