@@ -368,5 +368,5 @@ def _in_words(remarks: Remarks) -> tuple[str, ...]:
     if remarks.still:
         words.append("the picture stands still: it has not changed for 10 s or longer")
     if remarks.stamps is not None:
-        words.append(f"fresh frames are told by how long they take: {remarks.stamps}")
+        words.append(f"{remarks.stamps}: captured_at is the time at which a frame arrived")
     return tuple(words)

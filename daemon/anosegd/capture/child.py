@@ -214,16 +214,13 @@ class Capture:
             CameraError: The camera has frozen.
         """
         alive = self._wait.clock.moves or self._camera.repeats == "allowed"
+        detail = "the camera gave the same frame again"
         if self._wait.clock.stands:
-            detail = "the camera gave the same frame again: its time stamp has not changed"
-        elif self._triggered:
-            detail = "the camera gave the same frame again"
-        elif alive:
+            detail += ": its time stamp has not changed"
+        elif alive and not self._triggered:
             self._link.free.append(slot)
-            self._link.send(Repeated())
+            self._link.send(Repeated(origin.captured_ns))
             return False
-        else:
-            detail = "the camera gave the same frame again"
         self._report(origin, slot, "repeated_frame", detail)
         self._wait.check_frozen(source)
         return True

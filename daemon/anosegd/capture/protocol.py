@@ -120,7 +120,9 @@ class Uncaptured(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Repeated(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Capture → daemon: a frame that equals the one of the part before. It is no new part."""
+    """Capture → daemon: a frame that equals the one of the part before. It is no new part. `captured_ns` is as in `Origin`."""
+
+    captured_ns: int
 
 
 class Remarks(msgspec.Struct, frozen=True, tag=True, array_like=True, kw_only=True):

@@ -84,7 +84,7 @@ class StreamClock:
         if stamp is None or stamp.time_s is None or (before is not None and stamp.time_s == before.time_s):
             self._unmoved += 1
             if self._unmoved >= WINDOW_FRAMES:
-                self._reject("it sends no time stamps" if stamp is None else "its time stamps stand still", came_at)
+                self._reject("it gives no time stamps" if stamp is None else "its time stamps stand still", came_at)
             return None
         self._unmoved = 0
         step_s = stamp.time_s - before.time_s if before is not None and before.time_s is not None else 0.0
@@ -108,19 +108,18 @@ class StreamClock:
             self._begin_if_they_agree(came_at)
             if self._offset_s is None:
                 return None
-        else:
-            self._offset_s += elapsed_s * DRIFT
-        ahead_s, age_s = self._offset_s - offset_s, offset_s - self._offset_s
+        drift_s = elapsed_s * DRIFT
+        ahead_s, age_s = self._offset_s - offset_s, offset_s - self._offset_s - drift_s
         if age_s <= LATE_S or came_at - asked_at < step_s / 2:
             self._young_at = came_at
         if step_s < 0:
             self._reject(f"its time stamps jumped back by {-step_s:.1f} s", came_at)
-        elif ahead_s > JUMP_S:
+        elif ahead_s > JUMP_S + drift_s:  # the pause before a hardware trigger may last hours
             self._reject(f"its time stamps jumped ahead by {ahead_s:.1f} s", came_at)
         elif came_at - self._young_at > LATE_FOR_S:
             self._reject(f"its time stamps have fallen behind by {age_s:.1f} s", came_at)
         else:
-            self._offset_s = min(self._offset_s, offset_s)
+            self._offset_s = min(self._offset_s + drift_s, offset_s)
             return time_s + self._offset_s
         return None
 

@@ -150,9 +150,8 @@ class PartWait:
             at, now = moment(), time.monotonic()
             if at is not None and now >= at:
                 frozen = self.clock.standing_s(now) > STANDING_S
-                by_stamp = self._captured_at is not None
-                fresh = self._is_fresh(at, ended)
-                if not source.live or fresh or frozen or now >= at + patience_s + BACKLOG_S * by_stamp:
+                backlog_s = 0.0 if self._captured_at is None else BACKLOG_S
+                if not source.live or frozen or self._is_fresh(at, ended) or now >= at + patience_s + backlog_s:
                     break
             if source.live:
                 self.skip(source)

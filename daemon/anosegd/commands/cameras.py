@@ -15,7 +15,7 @@ import msgspec
 from anoseg_engines.errors import CameraError, ConfigError
 from anosegd.cameras import SPAWN_TIMEOUT_S, WAITING_SLOTS, CaptureHandle
 from anosegd.capture.config import CaptureConfig, FreeRun
-from anosegd.capture.protocol import Captured, Failed, Finished, Job, Opened, Uncaptured
+from anosegd.capture.protocol import Captured, Failed, Finished, Job, Opened, Repeated, Uncaptured
 from anosegd.capture.sources.aravis import list_genicam
 from anosegd.capture.sources.devices import list_devices
 from anosegd.config import CameraConfig, load_config
@@ -136,6 +136,8 @@ def _watch(process: CaptureHandle, probed: Probed, open_timeout_s: float) -> Non
                         give_up_at = time.monotonic() + RATE_S
                     process.release(message.slot)
                     probed.captured_ns.append(message.origin.captured_ns)
+                elif isinstance(message, Repeated):
+                    probed.captured_ns.append(message.captured_ns)
                 elif isinstance(message, Finished):
                     return
     finally:

@@ -67,11 +67,12 @@ def _table(state: State) -> RenderableType:
         style="default",
     )
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for column in ("camera", "state", "frames", "PASS", "FAIL", "UNKNOWN", "dropped", "overruns", "restarts"):
+    for column in ("camera", "state", "frames", "PASS", "FAIL", "UNKNOWN", "dropped", "repeated", "overruns", "restarts"):
         table.add_column(column, justify="left" if column in ("camera", "state") else "right")
     errors = Text()
     for name, c in state.cameras.items():
-        numbers = (c.frames, c.counts.passed, c.counts.failed, c.counts.unknown, c.dropped, c.overruns, c.restarts)
+        verdicts = (c.counts.passed, c.counts.failed, c.counts.unknown)
+        numbers = (c.frames, *verdicts, c.dropped, c.repeated, c.overruns, c.restarts)
         table.add_row(name, c.state, *map(str, numbers))
         if c.note:
             errors.append(f"{name}: {c.note}\n", style="yellow" if is_worrying(c.note) else "dim")

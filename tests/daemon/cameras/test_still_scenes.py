@@ -170,7 +170,7 @@ def test_stamps_that_jump_are_reported_and_not_used(station: Station, rtsp: Call
     assert otherwise["captured_at"] == otherwise["read_at"]
     (ignored,) = [e for e in daemon.events if e["event"] == "stamps.ignored"]
     assert f"jumped {direction} by" in ignored["reason"]
-    assert "used" not in str(station.unknown())
+    assert "before the part was in place" not in str(station.unknown())
 
 
 def test_the_part_in_front_of_the_camera_at_the_trigger_is_judged(station: Station, rtsp: Callable[..., Rtsp]) -> None:
@@ -204,7 +204,7 @@ def test_without_stamps_capture_is_arrival(line: Line) -> None:
     """An MJPEG stream over HTTP has no stamps: both times are equal, and the note says so."""
     with mjpeg_server(0) as port:
         daemon = line.run(line.config(f"eye:\n  source: {{kind: url, url: 'http://127.0.0.1:{port}/'}}\n"))
-        line.listener.wait_for_state(lambda s: "it sends no time stamps" in (s["cameras"]["eye"]["note"] or ""))
+        line.listener.wait_for_state(lambda s: "it gives no time stamps" in (s["cameras"]["eye"]["note"] or ""))
         verdict = line.listener.wait_for_verdicts(len(line.listener.verdicts) + 1)[-1]
         assert daemon.terminate() == 0
     assert verdict["captured_at"] == verdict["read_at"]

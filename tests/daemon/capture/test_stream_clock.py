@@ -123,6 +123,16 @@ def test_stamps_that_jump_or_wrap_are_not_used(jump_s: float, words: str) -> Non
     assert clock.problem is None
 
 
+def test_a_line_that_stood_for_hours_has_not_jumped() -> None:
+    """A hardware-triggered camera gives no frames meanwhile, and its clock drifts a little."""
+    pause_s = 4 * 3600.0
+    exposed = exposures(8)
+    exposed += [at + 8 + pause_s for at in exposed]
+    frames = list(read(clock := StreamClock(), [Frame(at, (at - BEGAN) * 1.00005) for at in exposed]))
+    assert clock.problem is None
+    assert max(abs(c - f.at - 0.05) for f, _, c in frames if c is not None) < 0.01
+
+
 @pytest.mark.parametrize("rate", [0.6, 1.2])
 def test_stamps_that_only_count_frames_are_not_used(rate: float) -> None:
     """A demuxer without times counts frames at 25 a second, whatever the camera gives."""
