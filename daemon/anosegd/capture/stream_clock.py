@@ -74,6 +74,9 @@ class StreamClock:
         """Report a frame, asked for and received at these moments. Return when it was captured; None if no stamp says so."""
         if self._began_at is None:
             self._began_at = came_at
+        if stamp is None and self.moves:  # a damaged frame among others
+            self._stands_since = None
+            return None
         (before, before_at), self._before = self._before or (None, came_at), (stamp, came_at)
         same = before is not None and stamp == before
         if same and self.moves:

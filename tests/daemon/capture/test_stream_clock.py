@@ -92,6 +92,18 @@ def test_one_of_time_and_counter_is_enough_to_show_life() -> None:
     assert clock.problem == "its time stamps stand still"
 
 
+def test_damaged_frames_without_a_stamp_say_nothing() -> None:
+    """They are neither a camera without stamps nor a frozen one, and the stamps around them are used as before."""
+    clock = StreamClock()
+    damaged = KNOWN, KNOWN + 2.0
+    frames = [Frame(at, None if damaged[0] <= at < damaged[1] else at) for at in exposures(12)]
+    for frame, _, captured in read(clock, frames):
+        assert not clock.stands
+        assert clock.problem is None
+        if frame.at >= KNOWN:
+            assert (captured is None) == (frame.stamp is None)
+
+
 @pytest.mark.parametrize("stamp_s", [None, 0.0])
 def test_a_source_without_stamps_is_said_to_have_none(stamp_s: float | None) -> None:
     """Neither a missing stamp nor one that stands at zero from the start shows that the camera has frozen."""

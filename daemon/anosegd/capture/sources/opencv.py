@@ -118,8 +118,7 @@ class LiveVideo:
         Raises:
             CameraError: The camera is lost.
         """
-        self._grab()
-        return _stamp(self._video.capture)
+        return self._grab()
 
     def skipped(self) -> Image | None:
         """Return the frame grabbed last."""
@@ -131,8 +130,8 @@ class LiveVideo:
         Raises:
             CameraError: The camera is lost.
         """
-        self._grab()
-        return replace(self._video.shot(into), stamp=_stamp(self._video.capture))
+        stamp = self._grab()
+        return replace(self._video.shot(into), stamp=stamp)
 
     def back(self, within_s: float) -> bool | None:
         """Return None, because OpenCV has to open the camera again."""
@@ -141,14 +140,16 @@ class LiveVideo:
     def close(self) -> None:
         """Do nothing: the end of the process releases the camera."""
 
-    def _grab(self) -> None:
-        """Take a frame, unless its read took as long as FFmpeg's time-out.
+    def _grab(self) -> Stamp | None:
+        """Take a frame, unless its read took as long as FFmpeg's time-out. Return its stamp; one without a picture has none.
 
         After its time-out FFmpeg returns what the decoder still holds: an image from before the stall.
         """
         began = time.monotonic()
-        if self._video.grab() == "nothing" or time.monotonic() - began >= self._job.camera.longest_read_s * LIBRARY_SHARE:
+        came = self._video.grab()
+        if came == "nothing" or time.monotonic() - began >= self._job.camera.longest_read_s * LIBRARY_SHARE:
             raise CameraError(f"{self.description}: no frame came")
+        return _stamp(self._video.capture) if came == "frame" else None
 
 
 class Device(LiveVideo):
