@@ -140,8 +140,11 @@ class Station:
             AnosegError: Bundle, journal or the image of an empty place cannot be used.
         """
         config = self._config
-        bundle = self._loaded.bundle if self._loaded is not None else load_bundle(Path(config.engine.bundle))
-        report_passed_over(bundle)
+        if self._loaded is not None:
+            bundle = self._loaded.bundle
+        else:
+            bundle = load_bundle(Path(config.engine.bundle))
+            report_passed_over(bundle)
         self._journal: Journal | None = None
         try:
             if config.journal is not None:

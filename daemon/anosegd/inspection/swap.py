@@ -61,6 +61,8 @@ class Swaps:
     def __init__(self, config: EngineConfig, bundle: Bundle, inspector: Inspector, before: Sequence[Bundle] = ()) -> None:
         self.bundle = bundle
         self.before = tuple(before)
+        while self.before and self.before[-1].digest == bundle.digest:  # a reload went back to it
+            self.before = self.before[:-1]
         self._config = config
         self._inspector = inspector
         self._requests: queue.SimpleQueue[_Request] = queue.SimpleQueue()
