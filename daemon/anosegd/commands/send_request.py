@@ -57,6 +57,7 @@ def _engine_after_restart(client: Client, run_id: str) -> dict[str, Any]:
         try:
             state = client.status()
         except ClientError:  # it is ending, or not there yet
+            time.sleep(0.1)
             continue
         if state["run_id"] == run_id or state["state"] == "Preoperational":
             time.sleep(0.1)

@@ -114,7 +114,9 @@ class Swaps:
     def _begin(self, request: _Request) -> None:
         is_rollback = request.path is None and request.engine is None
         if is_rollback and not self.before:
-            request.answer(f"there is no engine to go back to: nothing inspected before {self.bundle.label} since the start")
+            what = f"there is no engine to go back to: nothing inspected before {self.bundle.label} since the start"
+            earlier = f"`anoseg-engine list {self.bundle.path.parent}` shows earlier versions; `anosegd swap` takes one"
+            request.answer(f"{what}\n  {earlier}")
             return
         if request.engine is not None:
             what, load = request.engine.bundle.label, partial(_same, request.engine)

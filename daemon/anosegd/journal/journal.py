@@ -31,9 +31,10 @@ from pathlib import Path
 
 from anoseg_engines.errors import ConfigError
 from anosegd.journal.background import Background
+from anosegd.journal.format import refuse_newer
 from anosegd.journal.numbers import Numbers, SeqFile
 from anosegd.journal.reader import JournalReader
-from anosegd.journal.store import Transaction, refuse_newer
+from anosegd.journal.store import Transaction
 from anosegd.journal.types import (
     AcceptedTrigger,
     Entry,

@@ -3,40 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
-from anosegd import logs
+from anosegd.journal.format import (
+    APPLICATION_ID,
+    SCHEMA,
+    SCHEMA_VERSION,
+    beside,
+    check_kind,
+    files_of,
+    in_transaction,
+    upgrade,
+)
 from anosegd.journal.numbers import sync_folder
 from anosegd.journal.reader import BUSY_S, checksum, read_extent, read_page, translated_errors, uri
-from anosegd.journal.types import AcceptedTrigger, Entry, JournalDamagedError, JournalNewerError, Range, missing
+from anosegd.journal.types import AcceptedTrigger, Entry, JournalDamagedError, Range, missing
 
-APPLICATION_ID = 0x414E4F53  # "ANOS"
-SCHEMA_VERSION = 2
-_REQUESTS = """CREATE TABLE request (number INTEGER PRIMARY KEY, request_id TEXT NOT NULL, camera TEXT NOT NULL,
-    part_id TEXT NOT NULL, at_ns INTEGER NOT NULL)"""
-SCHEMA = (
-    """CREATE TABLE journal (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), journal_id TEXT NOT NULL,
-    begun_ns INTEGER NOT NULL, first_kept INTEGER NOT NULL, barrier INTEGER)""",
-    # kept_ns: by the journal's own clock, which decides an entry's age. crc: over the rest of the row.
-    """CREATE TABLE entry (seq INTEGER PRIMARY KEY, camera TEXT NOT NULL, outcome TEXT NOT NULL, captured_ns INTEGER NOT NULL,
-    committed_ns INTEGER NOT NULL, kept_ns INTEGER NOT NULL, crc INTEGER NOT NULL, header BLOB NOT NULL)""",
-    # After every MARK_EVERY entries, the latest committed_ns since the previous mark: an index by time that is rarely written.
-    "CREATE TABLE mark (seq INTEGER PRIMARY KEY, latest_ns INTEGER NOT NULL)",
-    "CREATE TABLE void (first INTEGER PRIMARY KEY, last INTEGER NOT NULL)",
-    "CREATE TABLE consumer (name TEXT PRIMARY KEY, seq INTEGER NOT NULL, acked_ns INTEGER NOT NULL)",
-    # Accepted triggers whose parts have no verdict yet.
-    "CREATE TABLE owed (number INTEGER PRIMARY KEY, camera TEXT NOT NULL, part_id TEXT NOT NULL, at_ns INTEGER NOT NULL)",
-    # The newest triggers with a request id, answered or not.
-    _REQUESTS,
-)
-UPGRADES: dict[int, tuple[str, ...]] = {1: (_REQUESTS,)}
-"""For each earlier version, the statements that make the next version of it."""
 REQUESTS_KEPT = 2000
 WAL_PAGES = 5000
 """20 MiB. If the write-ahead log grows beyond this, the writing thread itself copies it into the file and restarts it."""
@@ -142,7 +127,7 @@ class Store:
         barrier = t.barrier if t.barrier is not None and t.barrier < top else None
         marked_to, unmarked = self._marked_to, self._unmarked + len(t.entries)
         latest_ns = max([self._latest_ns, *(e.committed_ns for e in (*t.entries, *t.amends))])
-        with _transaction(self._db):
+        with in_transaction(self._db):
             trigger_rows = ((each.number, each.camera, each.part_id, each.at_ns) for each in t.triggers)
             self._db.executemany("INSERT INTO owed VALUES (?, ?, ?, ?)", trigger_rows)
             requests = [(t.number, t.request_id, t.camera, t.part_id, t.at_ns) for t in t.triggers if t.request_id is not None]
@@ -189,7 +174,7 @@ class Store:
             count, size = count + 1, size + length
         if count:
             first_kept = int(rows[count - 1][0]) + 1
-            with _transaction(self._db):
+            with in_transaction(self._db):
                 self._db.execute("DELETE FROM entry WHERE seq < ?", (first_kept,))
                 self._db.execute("DELETE FROM mark WHERE seq < ?", (first_kept,))
                 self._db.execute("DELETE FROM void WHERE last < ?", (first_kept,))
@@ -219,14 +204,14 @@ class Store:
 
         Returns False if another program keeps reading, so that the log must grow.
         """
-        if _size(_beside(self.path, "-wal")) <= WAL_PAGES * 4096:
+        if _size(beside(self.path, "-wal")) <= WAL_PAGES * 4096:
             return True
         ((busy, *_),) = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         return not busy
 
     def size_bytes(self) -> int:
         """Return the size of the file and its write-ahead log."""
-        return _size(self.path) + _size(_beside(self.path, "-wal"))
+        return _size(self.path) + _size(beside(self.path, "-wal"))
 
     def close(self) -> None:
         """Close. SQLite copies the write-ahead log into the file, unless the file was moved."""
@@ -257,14 +242,14 @@ def create_store(path: Path, *, journal_id: str, first: int, sync: str, now_ns: 
         OSError: The file cannot be written.
         sqlite3.Error: The file cannot be written.
     """
-    new = _beside(path, ".new")
-    for leftover in _files(new):
+    new = beside(path, ".new")
+    for leftover in files_of(new):
         leftover.unlink(missing_ok=True)
     db = sqlite3.connect(uri(new, "rwc"), uri=True, isolation_level=None)
     try:
         for name, value in (("page_size", 4096), ("auto_vacuum", "INCREMENTAL"), ("application_id", APPLICATION_ID)):
             db.execute(f"PRAGMA {name} = {value}")
-        with _transaction(db):
+        with in_transaction(db):
             db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             for statement in SCHEMA:
                 db.execute(statement)
@@ -287,17 +272,17 @@ def open_store(path: Path, *, sync: str) -> Store:
         JournalNewerError: It is a journal of a newer program.
         JournalError: The file cannot be used now: the disk is full, or another program holds it.
     """
-    wal = _beside(path, "-wal")
+    wal = beside(path, "-wal")
     if wal.exists() and (magic := _head(wal)) not in _WAL_MAGIC and magic.strip(b"\0"):
         raise JournalDamagedError(f"{path}: its write-ahead log is damaged")  # SQLite would silently ignore it
     with translated_errors(path):
         db = sqlite3.connect(uri(path, "rw"), uri=True, isolation_level=None, timeout=BUSY_S, check_same_thread=False)
         try:
-            version = _check_kind(path, db)
+            version = check_kind(path, db)
             _set_up(db, sync)
             unchecked_to = _check_content(path, db)
             if version < SCHEMA_VERSION:
-                _upgrade(path, db, version)
+                upgrade(path, db, version)
             return Store(path, db, unchecked_to)
         except sqlite3.OperationalError as error:
             db.close()
@@ -317,84 +302,21 @@ def rename_damaged(path: Path) -> Path | None:
     Raises:
         OSError: The file cannot be renamed.
     """
-    if not any(name.exists() for name in _files(path)):
+    if not any(name.exists() for name in files_of(path)):
         return None
     stamp = f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S}"
-    names = (_beside(path, f".damaged-{stamp}{f'-{n}' if n else ''}") for n in range(1000))
-    aside = next(name for name in names if not any(f.exists() for f in _files(name)))
-    for old, new in zip(_files(path), _files(aside), strict=True):
+    names = (beside(path, f".damaged-{stamp}{f'-{n}' if n else ''}") for n in range(1000))
+    aside = next(name for name in names if not any(f.exists() for f in files_of(name)))
+    for old, new in zip(files_of(path), files_of(aside), strict=True):
         with contextlib.suppress(FileNotFoundError):
             old.rename(new)
     sync_folder(path.parent)
     damaged = (f for f in path.parent.iterdir() if f.name.startswith(f"{path.name}.damaged-"))
     others = sorted({f.with_name(f.name.removesuffix("-wal").removesuffix("-shm")) for f in damaged} - {aside})
     for old in others[: max(0, len(others) - ASIDE_KEPT + 1)]:
-        for name in _files(old):
+        for name in files_of(old):
             name.unlink(missing_ok=True)
     return aside
-
-
-def refuse_newer(path: Path) -> None:
-    """Look at the head of the file at `path`, if there is one.
-
-    Raises:
-        JournalNewerError: It is a journal of a newer program.
-    """
-    try:
-        with path.open("rb") as file:
-            head = file.read(72)
-    except OSError:
-        return
-    application_id, version = (int.from_bytes(head[at : at + 4], "big") for at in (68, 60))
-    if len(head) == 72 and application_id == APPLICATION_ID and version > SCHEMA_VERSION:
-        raise _newer(path, version)
-
-
-def _newer(path: Path, version: int) -> JournalNewerError:
-    return JournalNewerError(
-        f"{path}: a journal of version {version}; this program reads versions up to {SCHEMA_VERSION}",
-        hint="update anoseg-edge on this machine, or set another journal.path",
-    )
-
-
-def _upgrade(path: Path, db: sqlite3.Connection, version: int) -> None:
-    """Bring a journal to this version, step by step in one transaction. Copies the file first."""
-    stamp = f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S}"
-    backup = _beside(path, f".version-{version}-{stamp}")
-    new = _beside(path, ".copying")
-    new.unlink(missing_ok=True)
-    try:
-        with contextlib.closing(sqlite3.connect(uri(new, "rwc"), uri=True)) as copy:
-            db.backup(copy)
-        with new.open("rb") as file:
-            os.fsync(file.fileno())
-        new.rename(backup)
-        sync_folder(path.parent)
-    except BaseException:
-        for leftover in _files(new):
-            leftover.unlink(missing_ok=True)
-        raise
-    with _transaction(db):
-        for step in range(version, SCHEMA_VERSION):
-            for statement in UPGRADES[step]:
-                db.execute(statement)
-        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-    db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()  # a program that looks at the file's head finds the version there
-    logs.info("journal.upgraded", path=str(path), version=SCHEMA_VERSION, backup=str(backup))
-
-
-def _check_kind(path: Path, db: sqlite3.Connection) -> int:
-    """Return the version of the journal."""
-    application_id, version = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
-    if application_id != APPLICATION_ID:
-        raise JournalDamagedError(f"{path}: not a journal")
-    if version > SCHEMA_VERSION:
-        raise _newer(path, version)
-    schema = set(SCHEMA) - {statement for step, added in UPGRADES.items() if step >= version for statement in added}
-    own = "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite^_%' ESCAPE '^'"
-    if version < 1 or {sql for (sql,) in db.execute(own)} != schema:
-        raise JournalDamagedError(f"{path}: its tables are not those of a journal of version {version}")
-    return int(version)
 
 
 def _set_up(db: sqlite3.Connection, sync: str) -> None:
@@ -429,27 +351,6 @@ def _row(entry: Entry, kept_ns: int) -> tuple[int, str, str, int, int, int, int,
     fields = (entry.seq, entry.camera, entry.outcome, entry.captured_ns, entry.committed_ns, kept_ns)
     crc = checksum([entry.seq, entry.camera.encode(), entry.outcome.encode(), *fields[3:]], entry.header)
     return (*fields, crc, entry.header)
-
-
-@contextmanager
-def _transaction(db: sqlite3.Connection) -> Iterator[None]:
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        db.execute("COMMIT")
-    except BaseException:
-        if db.in_transaction:
-            with contextlib.suppress(sqlite3.Error):
-                db.execute("ROLLBACK")
-        raise
-
-
-def _beside(path: Path, suffix: str) -> Path:
-    return path.with_name(path.name + suffix)
-
-
-def _files(path: Path) -> tuple[Path, Path, Path]:
-    return path, _beside(path, "-wal"), _beside(path, "-shm")
 
 
 def _size(path: Path) -> int:
