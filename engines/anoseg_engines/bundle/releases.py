@@ -212,6 +212,7 @@ def _is_at(fd: int, path: Path) -> bool:
 def _write_log(store_name: Path, log: _Log) -> None:
     new = store_name / f".{RELEASES}.new"
     write_synced(new, msgspec.json.format(msgspec.json.encode(log), indent=2) + b"\n")
+    new.chmod(0o644)  # whatever the user's mask is: the daemon's user must read it
     new.rename(store_name / RELEASES)
     sync_folder(store_name)
 

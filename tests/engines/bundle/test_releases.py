@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 import shutil
+import stat
 import subprocess
 import sys
 import threading
@@ -167,6 +169,17 @@ def test_a_damaged_list_is_refused(store: Path, content: bytes) -> None:
     with pytest.raises(EngineError, match=RELEASES):
         released(load_bundle(store / "1"))
     assert (store / RELEASES).read_bytes() == content
+
+
+def test_the_daemons_user_can_read_the_list(store: Path) -> None:
+    """Also if root releases a version with a mask that hides new files from everybody else."""
+    bundle = candidate(store)
+    before = os.umask(0o077)
+    try:
+        released(bundle)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((store / RELEASES).stat().st_mode) == 0o644
 
 
 def test_a_store_that_cannot_be_written_says_so(store: Path) -> None:
