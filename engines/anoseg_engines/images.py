@@ -12,11 +12,13 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from anoseg_engines.errors import DataError
+from anoseg_engines.image_structure import as_stored, has_more_pages, is_tiff, tiff_directory
 
 IMAGE_SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".webp"),
     *(".pgm", ".ppm", ".pnm"),
 )
+TEXT_SUFFIXES = (".txt", ".md", ".json", ".yaml", ".yml", ".csv", ".xml", ".html", ".log", ".ini", ".sha256", ".db")
 TWELVE_BITS = 4095
 """A file of 16 bit whose largest value is at most this holds 12 bit, as a camera's Mono12 delivers them."""
 
@@ -40,6 +42,15 @@ def list_images(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder", hint="give a folder of images")
     return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+
+
+def unread_files(folder: Path) -> list[Path]:
+    """List the files directly in `folder` that `list_images` leaves out, sorted by name, but no hidden files and no texts."""
+    return sorted(
+        p
+        for p in folder.iterdir()
+        if p.is_file() and not p.name.startswith(".") and p.suffix.lower() not in (*IMAGE_SUFFIXES, *TEXT_SUFFIXES)
+    )
 
 
 def read_image(path: Path) -> Image:
@@ -79,12 +90,14 @@ class DecodedImage:
         grey: Whether the file has one channel.
         deep: Whether the file has 16 bit for each value.
         twelve_bits: Whether these hold values of 12 bit.
+        more_pages: Whether the file has further pages or animation frames, which are not read.
     """
 
     image: Image
     grey: bool
     deep: bool
     twelve_bits: bool = False
+    more_pages: bool = False
 
 
 def decode_image(data: bytes, path: Path) -> DecodedImage:
@@ -102,12 +115,16 @@ def decode_image(data: bytes, path: Path) -> DecodedImage:
     stored = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if stored is None:
         raise DataError(f"{path}: not a readable image ({len(data)} bytes)", hint="delete it or copy it again")
-    twelve_bits = stored.dtype == np.uint16 and 0 < int(stored.max()) <= TWELVE_BITS
+    if is_tiff(data):  # the one format that OpenCV turns although it was told not to
+        stored = as_stored(stored, tiff_directory(data)[0])
+    deep = stored.dtype == np.uint16
+    twelve_bits = deep and 0 < int(stored.max()) <= TWELVE_BITS
     try:
         image = as_bgr(np.left_shift(stored, 4) if twelve_bits else stored)
     except DataError as error:
         raise DataError(f"{path}: {error.what}", hint="store it with 8 or 16 bit for each value") from error
-    return DecodedImage(image, grey=stored.ndim == 2, deep=stored.dtype == np.uint16, twelve_bits=twelve_bits)
+    more_pages = has_more_pages(data)
+    return DecodedImage(image, grey=stored.ndim == 2, deep=deep, twelve_bits=twelve_bits, more_pages=more_pages)
 
 
 def decode_jpeg(data: bytes | Image, into: Image | None = None) -> DecodedImage:

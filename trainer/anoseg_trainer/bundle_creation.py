@@ -29,6 +29,7 @@ from anoseg_trainer.model.inference import predict_part
 from anoseg_trainer.model.network import FIRST_POOL, NEVER, POOLS, AnoSegNetwork
 from anoseg_trainer.thresholds import (
     MAX_SLOPE,
+    ScoreThreshold,
     conformal_threshold,
     describe_threshold,
     fit_detector,
@@ -72,12 +73,18 @@ class CreatedBundle:
     Attributes:
         bundle: The new version.
         validation: The network on held-out good images and synthetic defects.
+        threshold: The score threshold.
         calibration_scores: Scores of the good images that set the threshold.
+        good_scores: Scores of the good cases of the validation.
+        defective_scores: Scores of its cases with synthetic defects.
     """
 
     bundle: Bundle
     validation: Validation
+    threshold: ScoreThreshold
     calibration_scores: list[float]
+    good_scores: list[float]
+    defective_scores: list[float]
 
 
 def create_bundle(target: Path, product: TrainedProduct, on_note: Callable[[str], None]) -> CreatedBundle:
@@ -97,7 +104,11 @@ def create_bundle(target: Path, product: TrainedProduct, on_note: Callable[[str]
     guarantee = describe_threshold(threshold, config.false_reject, parts_known=split.parts_known)
     if split.parts_known and not threshold.met:
         on_note(guarantee)
-    caught = float((network.score_of(torch.tensor(validation.defective_pooled)) >= threshold.value).float().mean())
+    good_scores, defective_scores = (
+        [float(score) for score in network.score_of(torch.tensor(pooled))]
+        for pooled in (validation.good_pooled, validation.defective_pooled)
+    )
+    caught = float(np.mean(np.array(defective_scores) >= threshold.value))
     if caught < FEW_CAUGHT:
         on_note(
             f"at this threshold only {caught:.0%} of the synthetic defects are caught: the network would pass most defective "
@@ -125,7 +136,14 @@ def create_bundle(target: Path, product: TrainedProduct, on_note: Callable[[str]
         golden=golden.samples(),
         origin=Origin(command="fit"),
     )
-    return CreatedBundle(write_bundle(target, draft), validation, scores)
+    return CreatedBundle(
+        bundle=write_bundle(target, draft),
+        validation=validation,
+        threshold=threshold,
+        calibration_scores=scores,
+        good_scores=good_scores,
+        defective_scores=defective_scores,
+    )
 
 
 def _fit_score(network: AnoSegNetwork, good: Pooled, bad: Pooled, *, detector: bool) -> None:

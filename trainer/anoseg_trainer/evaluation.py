@@ -6,6 +6,7 @@ as drawn. A defective image whose mask is empty counts for the image metrics, bu
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -20,8 +21,19 @@ from anoseg_engines.engine import Engine
 from anoseg_engines.images import Image, read_image
 from anoseg_engines.judgement import Inspection, judge
 from anoseg_engines.placement import Placement, Region
-from anoseg_trainer.data.evaluation_images import GOOD, find_evaluation_images
+from anoseg_trainer.data.evaluation_images import GOOD, check_masks, find_evaluation_images, left_out
+from anoseg_trainer.data.good_images import read_good_images
+from anoseg_trainer.data.parts import Parts, find_parts
 from anoseg_trainer.metrics import PixelHistogram, image_auroc
+from anoseg_trainer.operating_point import (
+    FEW_REJECTED,
+    OperatingPoint,
+    at_threshold,
+    count_of,
+    rejecting,
+    rejecting_share,
+)
+from anoseg_trainer.thresholds import part_scores
 
 METRICS = {
     "image_auroc": "image AUROC",
@@ -31,6 +43,14 @@ METRICS = {
     "iou_at_pixel_threshold": "IoU at threshold",
 }
 """The metrics that every table shows, with their titles."""
+OPERATING_POINTS = {
+    "calibrated": "calibrated",
+    "at_most_2_percent_rejected": "rejects ≤ 2 % of good",
+    "no_false_reject": "rejects no good image",
+}
+"""The thresholds of `Evaluation.operating_point`, with their titles."""
+OPERATING_HEAD = ["threshold", "score", "defective that pass", "good rejected"]
+ESCAPE_HEAD = ["defect", "images", "pass (escapes)", "pass at ≤ 2 % rejected", "recall at 0 rejected"]
 
 
 @dataclass(slots=True)
@@ -72,13 +92,16 @@ class Evaluation:
     """The figures of one bundle on one set of test images.
 
     Attributes:
+        operating_point: What the calibrated threshold does, see `_operating_point`. The first figure of every table.
         overall: Metric name to value over all defect types; None where a metric cannot be computed.
         per_defect: The same for each defect type.
         images: Path below the data folder to score, outcome and defect.
         inference_ms: Median inference time of an image.
         iou_curve: (threshold, IoU) over all test images.
+        notes: Remarks for the user: what was left out.
     """
 
+    operating_point: dict[str, Any]
     bundle: str
     digest: str
     runtime: str
@@ -88,11 +111,38 @@ class Evaluation:
     images: dict[str, dict[str, Any]]
     inference_ms: float
     iou_curve: list[tuple[float, float]]
+    notes: list[str]
 
-    def table_rows(self) -> Iterator[list[str]]:
-        """Yield the rows of the result table, one for each defect type and one for all: name, images, metrics, escapes."""
+    def scores(self, *, good: bool) -> list[float]:
+        """Return the scores of the good or of the defective images."""
+        return [float(row["score"]) for row in self.images.values() if (row["defect"] == GOOD) == good]
+
+    def parts_sentence(self) -> str:
+        """Say how many parts the good images show; empty if each shows another part."""
+        found = self.operating_point
+        if not found["good_parts_known"]:
+            return "Which of them show the same part is not known."
+        if found["good_parts"] == self.overall["n_good"]:
+            return ""
+        return f"They show {found['good_parts']} parts, of which {found['good_parts_rejected']} are rejected."
+
+    def operating_rows(self) -> Iterator[list[str]]:
+        """Yield the rows of `OPERATING_HEAD`: each threshold, the defective images that pass and the good ones rejected."""
+        for key, title in OPERATING_POINTS.items():
+            point = OperatingPoint(**self.operating_point[key])
+            yield [title, f"{point.threshold:.4f}", point.escapes_cell, point.false_rejects_cell]
+
+    def escape_rows(self) -> Iterator[list[str]]:
+        """Yield the rows of `ESCAPE_HEAD`, one for each defect type and one for all."""
         for name, row in [*self.per_defect.items(), ("all", self.overall)]:
-            yield [name, str(row["n_defective"]), *metric_cells(row), str(row["escapes"])]
+            n = row["n_defective"]
+            few, none = (row[key] for key in ("escapes_at_2_percent_rejected", "recall_at_no_false_reject"))
+            yield [name, str(n), count_of(row["escapes"], n), count_of(few, n), "–" if none is None else f"{none:.3f}"]
+
+    def metric_rows(self) -> Iterator[list[str]]:
+        """Yield a row of metrics for each defect type, and one for all: name, metrics."""
+        for name, row in [*self.per_defect.items(), ("all", self.overall)]:
+            yield [name, *metric_cells(row)]
 
     def extreme_images(self, each: int = 4) -> Iterator[tuple[str, str]]:
         """Yield (group, image path) of the good and the defective images with the lowest and the highest scores."""
@@ -127,6 +177,7 @@ def evaluate(engine: Engine, data: Path, on_image: Callable[[int, int], None] = 
         EngineError: The runtime failed.
     """
     tests = find_evaluation_images(data)
+    notes = [*check_masks(tests), *left_out(data, tests)]
     counts: dict[str, Counts] = {}
     images: dict[str, dict[str, Any]] = {}
     nanoseconds = []
@@ -143,7 +194,10 @@ def evaluate(engine: Engine, data: Path, on_image: Callable[[int, int], None] = 
         on_image(n + 1, len(tests))
     good = counts.pop(GOOD)
     pixels = sum((of_defect.pixels for of_defect in counts.values()), good.pixels)
+    parts = _parts_of([test.path for test in tests if test.defect == GOOD], engine)
+    defective = [score for of_defect in counts.values() for score in of_defect.scores]
     return Evaluation(
+        operating_point=_operating_point(engine, good.scores, defective, parts),
         bundle=engine.bundle.label,
         digest=engine.bundle.digest,
         runtime=engine.runtime_description,
@@ -153,6 +207,7 @@ def evaluate(engine: Engine, data: Path, on_image: Callable[[int, int], None] = 
         images=images,
         inference_ms=round(statistics.median(nanoseconds) / 1e6, 3),
         iou_curve=pixels.iou_points() if pixels.n_regions else [],
+        notes=notes,
     )
 
 
@@ -184,6 +239,37 @@ def inspect_image(engine: Engine, image: Image) -> InspectedImage:
     return InspectedImage(image, placement, engine.inspect(image, placement))
 
 
+def _parts_of(paths: list[Path], engine: Engine) -> Parts:
+    """Find which of the good images show the same part, as the training of the bundle did."""
+    config = engine.bundle.manifest.training.get("config")
+    holdout = config.get("holdout") if isinstance(config, dict) else None
+    return find_parts(read_good_images(paths), str(holdout.get("group") or "") if isinstance(holdout, dict) else "")
+
+
+def _operating_point(engine: Engine, good: list[float], defective: list[float], parts: Parts) -> dict[str, Any]:
+    """Count escapes and false rejects at three thresholds: the calibrated one, and two that these test images choose.
+
+    Returns:
+        Plain data: the thresholds of `OPERATING_POINTS`, the recall at no false reject, the parts that the good images show
+        and how many of them are rejected at the calibrated threshold, and the promise of the calibration.
+    """
+    points = {
+        "calibrated": engine.thresholds.score,
+        "at_most_2_percent_rejected": rejecting_share(good, FEW_REJECTED),
+        "no_false_reject": rejecting(good, 0),
+    }
+    found = {name: at_threshold(good, defective, threshold) for name, threshold in points.items()}
+    by_part = part_scores(np.array(good), parts.numbers.tolist())
+    return {
+        **{name: dataclasses.asdict(point) for name, point in found.items()},
+        "recall_at_no_false_reject": _rounded(found["no_false_reject"].recall),
+        "good_parts": parts.count,
+        "good_parts_rejected": int((by_part >= engine.thresholds.score).sum()),
+        "good_parts_known": parts.known,
+        "promise": engine.bundle.manifest.calibration.guarantee,
+    }
+
+
 def _figures(good: Counts, defective: list[Counts]) -> dict[str, Any]:
     """Compute all metrics of some defect types against the good images; IoU is pooled over the pixels of all of them."""
     pixels = sum((of_defect.pixels for of_defect in defective), good.pixels)
@@ -203,6 +289,8 @@ def _figures(good: Counts, defective: list[Counts]) -> dict[str, Any]:
         "iou_at_pixel_threshold": _rounded(hits / union if has_masks and union else None),
         "false_rejects": good.failed,
         "escapes": len(scores) - sum(of_defect.failed for of_defect in defective),
+        "escapes_at_2_percent_rejected": at_threshold([], scores, rejecting_share(good.scores, FEW_REJECTED)).escapes,
+        "recall_at_no_false_reject": _rounded(at_threshold([], scores, rejecting(good.scores, 0)).recall),
         "left_out_of_pixel_metrics": sum(of_defect.without_mask for of_defect in defective),
     }
 

@@ -14,7 +14,7 @@ import sklearn.metrics  # noqa: F401 (for the first validation)
 from anoseg_engines.bundle import NAME, PLANS, Bundle
 from anoseg_engines.errors import AnosegError, ConfigError
 from anoseg_engines.placement import InputSpec
-from anoseg_trainer.bundle_creation import TrainedProduct, create_bundle
+from anoseg_trainer.bundle_creation import CreatedBundle, TrainedProduct, create_bundle
 from anoseg_trainer.config import TrainConfig
 from anoseg_trainer.data.good_images import find_good_images, read_good_images
 from anoseg_trainer.data.image_size import sizes_from_headers
@@ -24,13 +24,16 @@ from anoseg_trainer.data.parts import find_parts
 from anoseg_trainer.data.samples import SampleSettings
 from anoseg_trainer.data.split import split_images
 from anoseg_trainer.data.variation_choice import choose_variation
-from anoseg_trainer.report.fit_report import fit_report
+from anoseg_trainer.report.fit_report import fit_report, load_for_report, real_defects
+from anoseg_trainer.report.html import Report
 from anoseg_trainer.synthesis.background import has_background
+from anoseg_trainer.threshold_study import ThresholdStudy
 from anoseg_trainer.thresholds import images_needed
 from anoseg_trainer.training import Status, TrainingResult, train
 from anoseg_trainer.validation import Validation, make_cases
 
 REPORT = "report.html"
+"""The report of the newest version; each version's own is beside it."""
 BACKGROUND_PROBES = 40
 """Good images that are searched for a plain background."""
 MAX_UNIT = 256
@@ -44,6 +47,7 @@ class Fitted:
     bundle: Bundle
     result: TrainingResult
     validation: Validation
+    study: ThresholdStudy
     report: Path
 
 
@@ -124,18 +128,46 @@ def fit(
         result = train(config, samples, cases, work=work, identity=identity, resume=resume, on_status=on_status)
         product = TrainedProduct(config=config, images=images, split=split, store=store, cases=cases, result=result, seed=seed)
         created = create_bundle(target, product, note)
-        report = fit_report(
-            created.bundle,
-            result.network,
-            created.validation,
-            calibration_scores=created.calibration_scores,
-            cases=cases,
-            notes=notes,
-        )
-        report.write(work / REPORT)
-        return Fitted(created.bundle, result, created.validation, work / REPORT)
+        study, report = _report(data, created, product, losses=result.losses, notes=notes)
+        version = f"report-{created.bundle.manifest.version}.html"
+        for name in (REPORT, version):
+            report.write(work / name)
+        return Fitted(created.bundle, result, created.validation, study, work / version)
     finally:
         store.path.unlink(missing_ok=True)
+
+
+def _report(
+    data: Path, created: CreatedBundle, product: TrainedProduct, *, losses: list[tuple[int, float]], notes: list[str]
+) -> tuple[ThresholdStudy, Report]:
+    """Study the threshold, with real defects if the data folder has some, and build the report."""
+    split = product.split
+    engine = load_for_report(created.bundle)
+    try:
+        study = ThresholdStudy(
+            threshold=created.threshold,
+            false_reject=product.config.false_reject,
+            parts_known=split.parts_known,
+            paths=[product.images.paths[i] for i in split.calibration],
+            scores=created.calibration_scores,
+            parts=split.calibration_parts,
+            synthetic=created.defective_scores,
+            real=real_defects(engine, data),
+        )
+        report = fit_report(
+            engine,
+            data,
+            study,
+            created.validation,
+            good_part=lambda path: product.store[product.images.paths.index(path)],
+            good_scores=created.good_scores,
+            cases=product.cases,
+            losses=losses,
+            notes=notes,
+        )
+    finally:
+        engine.close()
+    return study, report
 
 
 def _sample_settings(

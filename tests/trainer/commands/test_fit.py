@@ -57,6 +57,59 @@ def test_fit_ends_with_a_bundle_that_proves_itself(trained):
     assert ("would pass most defective parts" in done.stderr) == (caught < 0.5)
 
 
+def test_fit_says_what_its_threshold_does(trained):
+    """The images that set the threshold, the trade-off with synthetic and real defects, and what it means for the line."""
+    path, done = trained
+    threshold = f"{load_bundle(path).manifest.score_threshold:.4f}"
+    for words in (
+        f"synthetic defects that pass at the threshold {threshold}: ",
+        f"real defects that pass at the threshold {threshold}: ",
+        "held-out good parts rejected there: 0 of 12",
+        "For the line: of 1000 good parts like these, expect at most 77 to be rejected",
+        "good images with the highest scores: ",
+        ".png sets the threshold",
+        "good parts rejected",
+    ):
+        assert words in done.stdout
+
+
+def test_a_short_training_has_curves(trained):
+    """Four validations and a loss for every step or so, although the configuration asks for fewer."""
+    path, _ = trained
+    assert len(load_bundle(path).manifest.training["curve"]) >= 4
+    text = (path.parents[1] / "work" / "report.html").read_text()
+    assert "no data to draw" not in text
+    loss = text.split("<b>Loss</b>")[1].split("</svg>")[0]
+    line = loss.split('id="line-0"')[1].split("</g>")[0]
+    assert line.count(" L ") > 100 or line.count("\nL ") > 100
+
+
+def test_the_report_answers_first_and_is_kept_with_its_version(trained):
+    """Is it good enough, with pictures of what it rejects and passes, and what to do next; settings come last."""
+    path, done = trained
+    work = path.parents[1] / "work"
+    assert f"report in {work / 'report-1.html'}" in done.stdout
+    text = (work / "report-1.html").read_text()
+    assert text == (work / "report.html").read_text()
+    places = [
+        text.index(words)
+        for words in (
+            '<p class="answer">',
+            "Defects that it rejects",
+            "Defects that it passes",
+            "Good parts nearest to rejection",
+            "What to do next",
+            "Good images that set the threshold",
+            "What other thresholds would do",
+            "<h2>Charts</h2>",
+            "<h2>This bundle</h2>",
+            "<h2>Settings</h2>",
+        )
+    ]
+    assert places == sorted(places)
+    assert "<h2>" not in text[places[-1] + 1 :]
+
+
 def test_it_learned_to_find_spots(trained, product, tmp_path):
     """evaluate finds the rendered spots through the engine, and writes figures, scores and pictures."""
     path, _ = trained
@@ -65,6 +118,16 @@ def test_it_learned_to_find_spots(trained, product, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "e.json").read_text())
+    assert next(iter(found)) == "operating_point"
+    point = found["operating_point"]["calibrated"]
+    assert point["threshold"] == found["thresholds"]["score"]
+    passed = [name for name, row in found["images"].items() if row["defect"] == "spot" and row["outcome"] == "PASS"]
+    assert (point["escapes"], point["defective"], point["good"]) == (len(passed), 8, 8)
+    assert found["operating_point"]["at_most_2_percent_rejected"]["false_rejects"] == 0  # of 8 images, none may be rejected
+    first = f"At the calibrated threshold {point['threshold']:.4f}, {point['escapes']} of 8"
+    assert done.stdout.splitlines()[1].startswith(first)
+    assert "Without a false reject, recall is " in done.stdout
+    assert "left out of the pixel metrics, because their masks are empty: 1 files: 000.png" in done.stdout
     assert found["overall"]["image_auroc"] > 0.8
     assert found["overall"]["pixel_auroc"] > 0.8
     assert found["overall"]["n_defective"] == 8
@@ -111,6 +174,10 @@ def test_bad_input_is_refused_in_words(trained, product, tmp_path):
     flat = product / "train" / "good"
     assert_refused(run("evaluate", "--bundle", trained[0], "--data", flat), 2, "MVTec AD layout")
     assert_refused(run("evaluate", "--bundle", tmp_path, "--data", product), 2, "no bundle")
+    (tmp_path / "file").write_text("")
+    results = ("--json", tmp_path / "file" / "x.json")
+    assert_refused(run("evaluate", "--bundle", trained[0], "--data", product, *results), 2, "--json", "is not a folder")
+    assert_refused(run("fit", "--data", product, *out, "--work", tmp_path / "file"), 2, "--work", "is not a folder")
     assert not (tmp_path / "store").exists()
 
 

@@ -285,14 +285,37 @@ def test_sizes_from_headers_are_those_of_the_decoded_images(tmp_path):
     assert sizes_from_headers(paths) == tuple(read_image(path).shape[:2] for path in paths) == ((40, 56),) * 13
 
 
-def test_a_header_that_may_mislead_leaves_the_size_to_the_decoder(tmp_path, write_plates):
-    """A TIFF that OpenCV turns by its orientation tag, and a broken file: no sizes from headers."""
+def test_a_broken_header_leaves_the_size_to_the_decoder(tmp_path, write_plates):
+    """An image's size comes from its header; a broken file has none."""
     write_plates(tmp_path, 1)
     assert sizes_from_headers([tmp_path / "00.png"]) == ((96, 128),)
-    turned = Image.Exif()
-    turned[ExifTags.Base.Orientation] = 6
-    Image.new("RGB", (30, 20)).save(tmp_path / "turned.tif", exif=turned)
-    assert read_image(tmp_path / "turned.tif").shape == (30, 20, 3)
-    assert sizes_from_headers([tmp_path / "00.png", tmp_path / "turned.tif"]) is None
     (tmp_path / "broken.png").write_bytes(b"no picture")
     assert sizes_from_headers([tmp_path / "broken.png"]) is None
+
+
+@pytest.mark.parametrize("format_", ["tif", "jpg", "png", "webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_orientation_tag_turns_no_image(tmp_path, format_, orientation):
+    """Every format is read as stored, as a camera delivers; OpenCV would turn a TIFF."""
+    stored = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8), (0, 0), 3)
+    tag = Image.Exif()
+    tag[ExifTags.Base.Orientation] = orientation
+    options = {"lossless": True} if format_ == "webp" else {"quality": 95} if format_ == "jpg" else {}
+    Image.fromarray(stored[:, :, ::-1]).save(tmp_path / f"a.{format_}", exif=tag, **options)
+    found = read_image(tmp_path / f"a.{format_}")
+    assert found.shape == stored.shape
+    assert np.abs(found.astype(int) - stored).max() <= (0 if format_ != "jpg" else 16)
+    assert sizes_from_headers([tmp_path / f"a.{format_}"]) == ((20, 30),)
+
+
+def test_what_is_left_out_is_noted(tmp_path, write_plates):
+    """Formats that are not read, second pages and animation frames are named; texts and hidden files are not."""
+    write_plates(tmp_path, 10)
+    pages = [Image.new("RGB", (128, 96), colour) for colour in ("red", "blue")]
+    for name in ("a.tif", "b.png", "c.webp", "d.gif"):
+        pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:])
+    for name in ("e.avif", "README.txt", ".hidden"):
+        (tmp_path / name).write_bytes(b"x")
+    notes = " ".join(load(tmp_path).notes)
+    assert "only the first page is read of 3 files: a.tif, b.png, c.webp" in notes
+    assert "not read, because of their format: 2 files: d.gif, e.avif" in notes

@@ -28,6 +28,7 @@ from anoseg_trainer.model.checkpoint import NAME as CHECKPOINT
 from anoseg_trainer.pipeline import fit
 from anoseg_trainer.report.charts import line_chart
 from anoseg_trainer.report.html import Report
+from anoseg_trainer.result_files import try_folder
 
 FULL = "full"
 Change = Callable[[TrainConfig], TrainConfig]
@@ -35,6 +36,7 @@ Change = Callable[[TrainConfig], TrainConfig]
 
 def run(options: argparse.Namespace) -> None:
     """Run the command."""
+    try_folder(options.out, "--out")
 
     def on_row(row: Row) -> None:
         figures = "  ".join(f"{key} {cell}" for key, cell in zip(METRICS, metric_cells(row.figures), strict=True))

@@ -23,10 +23,12 @@ from anoseg_engines.commands.bench import show
 from anoseg_engines.errors import EngineError
 from anoseg_trainer.config import NetworkConfig
 from anoseg_trainer.model.network import AnoSegNetwork, ConvNorm
+from anoseg_trainer.result_files import try_file
 
 
 def run(options: argparse.Namespace) -> None:
     """Run the command."""
+    try_file(options.json, "--json")
     bundle = load_bundle(options.bundle)
     runtimes, skipped = candidates(bundle, threads=options.threads)
     pytorch, missing = torch_candidates(bundle, threads=options.threads)

@@ -27,6 +27,7 @@ from anoseg_trainer.data.good_images import find_good_images, read_good_images
 from anoseg_trainer.data.station_camera import load_camera_rules
 from anoseg_trainer.evaluation import inspect_image
 from anoseg_trainer.recalibration import CalibrationImages, OnImage, load_version, plan_notes
+from anoseg_trainer.result_files import try_folder
 from anoseg_trainer.thresholds import MARGIN, ScoreThreshold, conformal_threshold, describe_threshold, for_the_line
 
 GOLDEN_EACH = 3
@@ -121,6 +122,7 @@ def calibrate_score(
         EngineError: The bundle is refused.
     """
     before, target = load_version(path)
+    try_folder(target, "--bundle")
     paths = find_good_images(data)
     scores: list[float] = []
     lowest: list[tuple[float, int, Image]] = []  # score, index and pixels of the images that may become golden samples

@@ -26,6 +26,7 @@ from anoseg_trainer.confidence_bound import RejectedShare, describe_rejected_sha
 from anoseg_trainer.data.good_images import find_good_images, read_good_images
 from anoseg_trainer.data.station_camera import CameraRules
 from anoseg_trainer.recalibration import CalibrationImages, OnImage, load_version, plan_notes
+from anoseg_trainer.result_files import try_folder
 
 SHOWN = 10
 """Rejected images that are named."""
@@ -116,6 +117,7 @@ def calibrate_rules(
         EngineError: The bundle is refused.
     """
     before, target = load_version(path)
+    try_folder(target, "--bundle")
     paths = find_good_images(data)
     engine = load_engine(before, runtime=runtime)
     counter = _FrameCounter(engine, camera)

@@ -14,16 +14,21 @@ from typing import Any
 import msgspec
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from anoseg_engines.bundle import load_bundle, note_on_candidates
 from anoseg_engines.errors import AnosegError
 from anoseg_engines.loading import load_engine
-from anoseg_trainer.evaluation import METRICS, Evaluation, evaluate
+from anoseg_trainer.evaluation import ESCAPE_HEAD, METRICS, OPERATING_HEAD, Evaluation, evaluate
+from anoseg_trainer.operating_point import OperatingPoint
+from anoseg_trainer.result_files import try_file, try_folder
+from anoseg_trainer.tables import table
 
 
 def run(options: argparse.Namespace) -> None:
     """Run the command."""
+    for option, path in (("--json", options.json), ("--report", options.report)):
+        try_file(path, option)
+    try_folder(options.overlays, "--overlays")
     console = Console(stderr=True)
     bundle = load_bundle(options.bundle)
     if note := note_on_candidates(options.bundle):
@@ -33,7 +38,7 @@ def run(options: argparse.Namespace) -> None:
         with Progress(console=console, disable=not console.is_terminal) as progress:
             task = progress.add_task("inspecting", total=None)
             found = evaluate(engine, options.data, lambda n, total: progress.update(task, completed=n, total=total))
-        Console().print(result_table(found))
+        print_result(found, Console())
         if options.json:
             _write_json(options.json, msgspec.to_builtins(found))
         if options.report:
@@ -50,24 +55,28 @@ def run(options: argparse.Namespace) -> None:
         engine.close()
 
 
-def result_table(evaluation: Evaluation) -> Table:
-    """Build the table that is printed."""
-    table = Table(title=f"{evaluation.bundle} on {evaluation.runtime}, {evaluation.inference_ms:.1f} ms an image")
-    for name in ("", "images", *METRICS.values(), "escapes"):
-        table.add_column(name, justify="left" if not name else "right")
-    *per_defect, overall = evaluation.table_rows()
-    for row in per_defect:
-        table.add_row(*row)
-    table.add_section()
-    table.add_row(*overall)
-    figures = evaluation.overall
-    threshold = evaluation.thresholds["score"]
-    table.caption = f"{figures['n_good']} good images, {figures['false_rejects']} rejected at {threshold:.4f}"
-    return table
+def print_result(evaluation: Evaluation, console: Console) -> None:
+    """Print the operating point first, then escapes and metrics by kind of defect, and what was left out."""
+    point = OperatingPoint(**evaluation.operating_point["calibrated"])
+    print(f"{evaluation.bundle} on {evaluation.runtime}, {evaluation.inference_ms:.1f} ms an image")
+    print(f"At the calibrated threshold {point.threshold:.4f}, {point.escapes_cell} defective images pass (escapes),")
+    print(f"and {point.false_rejects_cell} good images are rejected. {evaluation.parts_sentence()}")
+    print(f"Without a false reject, recall is {_figure(evaluation.operating_point['recall_at_no_false_reject'])}.")
+    console.print(table(OPERATING_HEAD, list(evaluation.operating_rows())))
+    console.print(table(ESCAPE_HEAD, list(evaluation.escape_rows()), total=True))
+    console.print(table(["defect", *METRICS.values()], list(evaluation.metric_rows()), total=True))
+    print(f"calibration: {evaluation.operating_point['promise']}")
+    for note in evaluation.notes:
+        print(f"note: {note}")
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise AnosegError(f"{path}: cannot be written ({error.strerror})") from error

@@ -19,6 +19,8 @@ from anoseg_engines.bundle import how_to_release, read_releases, release_version
 from anoseg_engines.errors import ConfigError
 from anoseg_trainer.config import TrainConfig, load_config
 from anoseg_trainer.data.good_images import find_good_images
+from anoseg_trainer.result_files import try_folder
+from anoseg_trainer.tables import table
 
 if TYPE_CHECKING:
     from anoseg_trainer.pipeline import Fitted
@@ -37,6 +39,9 @@ def run(options: argparse.Namespace) -> None:
             hint="train without --release and look at the new version; `anoseg-engine release` then makes it current",
         )
     find_good_images(options.data)
+    work = options.work or Path("runs") / options.out.name
+    try_folder(options.out.parent, "--out")
+    try_folder(work, "--work")
 
     from anoseg_trainer.pipeline import fit
 
@@ -46,7 +51,7 @@ def run(options: argparse.Namespace) -> None:
             options.out,
             config,
             seed=options.seed,
-            work=options.work or Path("runs") / options.out.name,
+            work=work,
             resume=options.resume,
             on_status=progress.show,
             on_note=progress.note,
@@ -109,12 +114,15 @@ class TrainingProgress:
 
 
 def _print_result(fitted: Fitted) -> None:
-    manifest, result, validation = fitted.bundle.manifest, fitted.result, fitted.validation
+    manifest, result, validation, study = fitted.bundle.manifest, fitted.result, fitted.validation, fitted.study
     print(f"{fitted.bundle.path}: finished, self-test passed; report in {fitted.report}")
-    print(f"trained {result.steps} steps in {result.seconds / 60:.1f} minutes, {result.images_seen} images")
+    for line in study.lines():
+        print(line)
+    Console().print(table(study.trade_off()[0], study.trade_off()[1:]))
+    print(f"calibration: {manifest.calibration.guarantee}")
+    print(f"synthetic defects caught at this threshold: {manifest.metrics['synthetic_defects_caught']:.1%}")
     print(
         f"held-out images with synthetic defects: image AUROC {validation.image_auroc:.3f}, pixel AP {validation.pixel_ap:.3f}"
     )
     print(f"score threshold {manifest.score_threshold:.4f}, pixel threshold {manifest.pixel_threshold:.4f}")
-    print(f"synthetic defects caught at this threshold: {manifest.metrics['synthetic_defects_caught']:.1%}")
-    print(f"calibration: {manifest.calibration.guarantee}")
+    print(f"trained {result.steps} steps in {result.seconds / 60:.1f} minutes, {result.images_seen} images")

@@ -12,9 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anoseg_engines.errors import DataError
-from anoseg_engines.images import Image, list_images, read_image
+from anoseg_engines.image_structure import has_more_pages
+from anoseg_engines.images import Image, list_images, read_bytes, unread_files
+from anoseg_trainer.data.good_images import named
+from anoseg_trainer.data.masks import HINT as MASK_HINT
+from anoseg_trainer.data.masks import orientation, read_mask
 
 GOOD = "good"
+LAYOUT = (
+    "the MVTec AD layout: test/good, test/<defect> for each kind of defect, and ground_truth/<defect>/<name>_mask.png for each "
+    "defective image"
+)
+LARGE = 0.5
+"""Share of an image from which a mask may be inverted."""
+PAGED = (".tif", ".tiff", ".png", ".webp")
+"""Formats that may hold several pages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +54,11 @@ class EvaluationImage:
         """Read the mask as bool [h, w]: all False for a good image, None if the mask of a defective image is empty.
 
         Raises:
-            DataError: The mask cannot be read, or its size differs from the image's.
+            DataError: The mask cannot be read or is not plainly binary, or its size differs from the image's.
         """
         if self.mask is None:
             return np.zeros(image.shape[:2], bool)
-        mask = read_image(self.mask)[:, :, 0] >= 128
+        mask = read_mask(self.mask)
         if mask.shape != image.shape[:2]:
             raise DataError(
                 f"{self.mask}: the mask is {mask.shape[1]}×{mask.shape[0]}, its image {image.shape[1]}×{image.shape[0]}"
@@ -62,17 +74,77 @@ def find_evaluation_images(data: Path) -> list[EvaluationImage]:
     """
     test = data / "test"
     if not test.is_dir():
-        raise DataError(
-            f"{test}: no such folder", hint="evaluate needs the MVTec AD layout: test/good, test/<defect>, ground_truth"
-        )
+        flat = len(list_images(data)) if data.is_dir() else 0
+        what = f"{data}: a flat folder of {flat} images" if flat else f"{test}: no such folder"
+        raise DataError(f"{what}; evaluate needs good and defective images apart", hint=LAYOUT)
     folders = sorted(p for p in test.iterdir() if p.is_dir())
     found = [EvaluationImage.at(data, path) for folder in folders for path in list_images(folder)]
-    missing = [str(image.mask) for image in found if image.mask is not None and not image.mask.is_file()]
-    if missing:
-        shown = "\n  ".join(missing[:10]) + (f"\n  and {len(missing) - 10} more" if len(missing) > 10 else "")
-        raise DataError(
-            f"{len(missing)} masks are missing:\n  {shown}", hint="an image without a visible defect needs an empty mask"
-        )
+    _raise_if(
+        [str(image.mask) for image in found if image.mask is not None and not image.mask.is_file()],
+        "masks are missing",
+        "an image without a visible defect needs an empty mask",
+    )
     if len({image.defect == GOOD for image in found}) < 2:
-        raise DataError(f"{test}: good and defective images are both needed", hint="test/good and test/<defect>")
+        raise DataError(f"{test}: good and defective images are both needed", hint=LAYOUT)
     return found
+
+
+def check_masks(tests: list[EvaluationImage]) -> list[str]:
+    """Read every mask before the work.
+
+    Returns:
+        Remarks for the user: empty masks, and masks that may be inverted.
+
+    Raises:
+        DataError: Masks cannot be used; all of them are named.
+    """
+    unusable, empty, large = [], [], []
+    for test in tests:
+        if test.mask is None:
+            continue
+        try:
+            mask = read_mask(test.mask)
+        except DataError as error:
+            unusable.append(error.what)
+            continue
+        turned = orientation(test.path)
+        if turned != orientation(test.mask):
+            unusable.append(
+                f"{test.path}: its EXIF orientation ({turned}) is not that of its mask, so nobody can tell whether the mask "
+                "was drawn on the pixels as they are stored; save the image turned, without the tag"
+            )
+        elif not mask.any():
+            empty.append(test.path)
+        elif mask.mean() > LARGE:
+            large.append(test.mask)
+    _raise_if(unusable, "masks cannot be used", MASK_HINT)
+    notes = []
+    if empty:
+        notes.append(f"left out of the pixel metrics, because their masks are empty: {named(empty)}")
+    if large:
+        notes.append(f"more than half of the image is marked as defective (black must be good): {named(large)}")
+    return notes
+
+
+def left_out(data: Path, tests: list[EvaluationImage]) -> list[str]:
+    """Say which files of the test folders are not looked at, and why."""
+    test, truth = data / "test", data / "ground_truth"
+    folders = sorted(p for p in test.iterdir() if p.is_dir())
+    used = {t.mask for t in tests}
+    masks = [p for folder in sorted(truth.iterdir()) if folder.is_dir() for p in list_images(folder)] if truth.is_dir() else []
+    paged = [t.path for t in tests if t.path.suffix.lower() in PAGED and has_more_pages(read_bytes(t.path))]
+    found = {
+        "not read, because of their format": [p for folder in (test, *folders) for p in unread_files(folder)],
+        "images beside the folders test/<defect> are not read": list_images(test),
+        "masks without an image": [p for p in masks if p not in used],
+        "folders without an image": [folder for folder in folders if not list_images(folder)],
+        "only the first page is read": paged,
+        "an EXIF orientation is ignored, as on the line": [t.path for t in tests if orientation(t.path) != 1],
+    }
+    return [f"{what}: {named(paths)}" for what, paths in found.items() if paths]
+
+
+def _raise_if(unusable: list[str], what: str, hint: str) -> None:
+    if unusable:
+        shown = "\n  ".join(unusable[:10]) + (f"\n  and {len(unusable) - 10} more" if len(unusable) > 10 else "")
+        raise DataError(f"{len(unusable)} {what}:\n  {shown}", hint=hint)

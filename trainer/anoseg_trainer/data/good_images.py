@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anoseg_engines.errors import DataError
-from anoseg_engines.images import Image, decode_image, list_images, read_bytes
+from anoseg_engines.images import Image, decode_image, list_images, read_bytes, unread_files
 
 MIN_IMAGES = 10
 """Fewer good images would leave none for calibration."""
@@ -44,7 +44,7 @@ class GoodImages:
         levels: Mean grey of each cell of a grid, float32 [n, 8, 8].
         spreads: Standard deviation of grey, float32 [n].
         tints: Mean of each colour channel, float32 [n, 3].
-        notes: Remarks for the user: mixed sizes, grey images, 16 bit.
+        notes: Remarks for the user: mixed sizes, grey images, 16 bit, what was left out.
     """
 
     paths: tuple[Path, ...]
@@ -113,6 +113,7 @@ def read_good_images(paths: Sequence[Path], consume: ImageConsumer = lambda _, _
     grey = 0
     deep: list[Path] = []
     twelve_bits: list[Path] = []
+    more_pages: list[Path] = []
     for path in paths:
         try:
             data = read_bytes(path)
@@ -123,6 +124,7 @@ def read_good_images(paths: Sequence[Path], consume: ImageConsumer = lambda _, _
         image = decoded.image
         digest.update(os.fsencode(path.name) + b"\0" + hashlib.sha256(data).digest())
         grey += decoded.grey
+        more_pages += [path] if decoded.more_pages else []
         (twelve_bits if decoded.twelve_bits else deep).extend([path] if decoded.deep else [])
         sizes.append((image.shape[0], image.shape[1]))
         grey_image = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), np.uint8)
@@ -158,6 +160,11 @@ def read_good_images(paths: Sequence[Path], consume: ImageConsumer = lambda _, _
             f"{len(twelve_bits)} of {len(paths)} images have 12 bit in 16: the upper 8 of the 12 are used, as the line does "
             "with a Mono12 camera"
         )
+    if more_pages:
+        notes.append(f"only the first page is read of {named(more_pages)}")
+    for folder in sorted({path.parent for path in paths}):
+        if unread := unread_files(folder):
+            notes.append(f"not read, because of their format: {named(unread)}")
     return GoodImages(
         paths=tuple(paths),
         sizes_hw=tuple(sizes),
@@ -170,6 +177,12 @@ def read_good_images(paths: Sequence[Path], consume: ImageConsumer = lambda _, _
         tints=np.array(tints, np.float32),
         notes=tuple(notes),
     )
+
+
+def named(paths: Sequence[Path], most: int = 5) -> str:
+    """Name a few of some files, and their number."""
+    names = ", ".join(path.name for path in paths[:most])
+    return f"{len(paths)} files: {names}{', …' if len(paths) > most else ''}"
 
 
 def _detail(grey: NDArray[np.uint8], side: int, blur: float) -> NDArray[np.float32]:

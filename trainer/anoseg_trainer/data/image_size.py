@@ -9,7 +9,10 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import ExifTags, Image
+from PIL import Image
+
+WIDTH, HEIGHT = 256, 257
+"""Numbers of a TIFF file's tags."""
 
 
 def sizes_from_headers(paths: Sequence[Path]) -> tuple[tuple[int, int], ...] | None:
@@ -24,10 +27,10 @@ def sizes_from_headers(paths: Sequence[Path]) -> tuple[tuple[int, int], ...] | N
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large images are fine
                 with Image.open(path) as header:
-                    turned = header.format == "TIFF" and header.getexif().get(ExifTags.Base.Orientation, 1) != 1
-                    sizes.append((header.height, header.width))
+                    size = header.size
+                    if header.format == "TIFF":  # Pillow exchanges the sides of one that is to be shown turned
+                        size = header.tag_v2[WIDTH], header.tag_v2[HEIGHT]
+                    sizes.append((size[1], size[0]))
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-            return None
-        if turned:  # OpenCV turns a TIFF by its orientation tag, but no other format
             return None
     return tuple(sizes)

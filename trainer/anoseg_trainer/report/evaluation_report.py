@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from anoseg_engines.bundle import Manifest
 from anoseg_engines.engine import Engine
 from anoseg_trainer.data.evaluation_images import GOOD, EvaluationImage
-from anoseg_trainer.evaluation import METRICS, Evaluation, inspect_file
+from anoseg_trainer.evaluation import ESCAPE_HEAD, METRICS, OPERATING_HEAD, Evaluation, inspect_file
+from anoseg_trainer.operating_point import OperatingPoint, curves, trade_off
 from anoseg_trainer.report.charts import histogram, line_chart
 from anoseg_trainer.report.html import Report, ReportCase
+from anoseg_trainer.report.lead import NEAREST, PASSED, PICTURES, REJECTED, RELEASE, Lead, answer_of, lead_html, spread
+from anoseg_trainer.thresholds import NOT_PROMISED
 
+FEW_GOOD = 100
+"""Fewer good test images say little about false rejects."""
 CASES_EACH = 4
 """Cases shown of each group."""
 
@@ -24,16 +30,28 @@ def evaluation_report(engine: Engine, data: Path, evaluation: Evaluation) -> Rep
     for group, key in evaluation.extreme_images(CASES_EACH):
         cases.setdefault(group.replace("_", " ").capitalize(), []).append(_case(engine, data, key, evaluation))
     overall = evaluation.overall
+    good, defective = evaluation.scores(good=True), evaluation.scores(good=False)
+    kinds: dict[str, Sequence[float]] = {"defective images": defective}
     return Report(
         title=f"{evaluation.bundle} on test images",
+        lead=lead_html(_lead(engine, data, evaluation), engine.thresholds.pixel),
+        notes=list(evaluation.notes),
         facts=bundle_facts(engine.bundle.manifest)
         | {
             "runtime": f"{evaluation.runtime}, {evaluation.inference_ms:.1f} ms an image",
             "good images": f"{overall['n_good']}, {overall['false_rejects']} rejected",
             "calibration": engine.bundle.manifest.calibration.guarantee,
         },
-        tables={"Figures": [["", "images", *METRICS.values(), "escapes"], *evaluation.table_rows()]},
+        tables={
+            "Operating point": [OPERATING_HEAD, *evaluation.operating_rows()],
+            "Escapes by kind of defect": [ESCAPE_HEAD, *evaluation.escape_rows()],
+            "What other thresholds would do": trade_off(good, kinds),
+            "Metrics": [["defect", *METRICS.values()], *evaluation.metric_rows()],
+        },
         charts={
+            "Threshold: false rejects against defects that pass": line_chart(
+                curves(good, kinds), "threshold", "share", {"threshold": evaluation.thresholds["score"]}
+            ),
             "Scores": histogram(scores, "score", {"threshold": evaluation.thresholds["score"]}),
             "IoU against threshold": line_chart(
                 {"IoU": evaluation.iou_curve}, "threshold", "IoU", {"pixel threshold": evaluation.thresholds["pixel"]}
@@ -41,6 +59,48 @@ def evaluation_report(engine: Engine, data: Path, evaluation: Evaluation) -> Rep
         },
         cases=cases,
         settings=engine.bundle.manifest.training.get("config", {}),
+    )
+
+
+def _lead(engine: Engine, data: Path, evaluation: Evaluation) -> Lead:
+    """Build the first screen; the defects shown are spread over their scores."""
+    point = OperatingPoint(**evaluation.operating_point["calibrated"])
+    promised = not evaluation.operating_point["promise"].startswith(NOT_PROMISED)
+    level, answer = answer_of(point, "defective images", promised=promised)
+    few = OperatingPoint(**evaluation.operating_point["at_most_2_percent_rejected"])
+    recall = evaluation.operating_point["recall_at_no_false_reject"]
+    keys = list(evaluation.images)
+    scores = [float(row["score"]) for row in evaluation.images.values()]
+    failed = [row["outcome"] == "FAIL" for row in evaluation.images.values()]
+    good = [row["defect"] == GOOD for row in evaluation.images.values()]
+    rejected = [i for i in range(len(keys)) if failed[i] and not good[i]]
+    passed = [i for i in range(len(keys)) if not failed[i] and not good[i]]
+    nearest = sorted((i for i in range(len(keys)) if good[i]), key=lambda i: -scores[i])[:PICTURES]
+    groups = {REJECTED: spread(rejected, scores), PASSED: spread(passed, scores), NEAREST: nearest}
+    steps = []
+    if few.escapes < point.escapes and few.false_rejects:
+        steps.append(
+            f"A lower threshold finds more: at {few.threshold:.4f}, {few.escapes} pass instead of {point.escapes}, and "
+            f"{few.false_rejects_cell} good images are rejected. anoseg-train calibrate --false-reject sets a new threshold."
+        )
+    if level == "bad":
+        steps.append("Look at the defects that pass: does the picture show them? Train longer, or with better light on them.")
+    if few.good < FEW_GOOD:
+        steps.append(f"Test with more good parts: {few.good} images say little about false rejects.")
+    if level != "bad":
+        steps.append(RELEASE)
+    return Lead(
+        level,
+        answer,
+        [
+            f"At the calibrated threshold {point.threshold:.4f}, {point.escapes_cell} defective images pass, and "
+            f"{point.false_rejects_cell} good images are rejected. {evaluation.parts_sentence()}",
+            f"Where at most 2 % of these good images are rejected, {few.escapes_cell} pass. Without a false reject, "
+            f"recall is {'–' if recall is None else f'{recall:.3f}'}.",
+            f"The promise of the calibration: {evaluation.operating_point['promise']}.",
+        ],
+        pictures={title: [_case(engine, data, keys[i], evaluation) for i in group] for title, group in groups.items()},
+        next_steps=steps,
     )
 
 

@@ -26,8 +26,15 @@ h1 { font-size: 1.5em; } h2 { font-size: 1.15em; margin-top: 2em; border-bottom:
 table { border-collapse: collapse; } th, td { text-align: right; padding: 2px 10px; border-bottom: 1px solid #eee; }
 th:first-child, td:first-child, .facts td { text-align: left; }
 th:first-child, td:first-child { white-space: nowrap; }
-.row { display: flex; flex-wrap: wrap; gap: 18px; } figure { margin: 0; } figcaption { font-size: 13px; }
+.row { display: flex; flex-wrap: wrap; gap: 18px; } figure { margin: 0; max-width: 640px; } figcaption { font-size: 13px; }
 figure img { background: #000; margin-right: 2px; vertical-align: top; }
+.lead { border-left: 8px solid; padding: 2px 16px; background: #f8f8f8; } .lead h2 { border: 0; margin: 10px 0 4px; }
+.good { border-color: #2a8c3c; } .care { border-color: #d99a00; } .bad { border-color: #c22e2e; }
+.lead .answer { font-size: 1.3em; font-weight: 600; margin: 8px 0; } .lead p, .lead ol { margin: 4px 0 8px; }
+.groups { display: grid; grid-template-columns: repeat(3, 1fr); gap: 16px; } .groups h2 { font-size: 1em; }
+.marked { max-width: 345px; } .groups figure { margin-bottom: 8px; }
+.groups img { max-width: 49%; } .groups figcaption { overflow-wrap: anywhere; }
+td { overflow-wrap: anywhere; }
 pre { background: #f6f6f6; padding: 10px; overflow-x: auto; font-size: 13px; } .note { background: #fff6d8; padding: 6px 10px; }
 """
 
@@ -55,29 +62,27 @@ class Report:
 
     Attributes:
         title: Heading of the page.
-        notes: Highlighted remarks.
-        facts: Names and values.
+        lead: What follows the heading, as HTML, see `lead.lead_html`.
         tables: Title to rows; the first row is the head.
         charts: Title to SVG text.
         cases: Title to the images shown below it.
+        notes: Remarks.
+        facts: Names and values.
         settings: The configuration, shown as YAML.
     """
 
     title: str
-    notes: list[str] = field(default_factory=list)
-    facts: dict[str, str] = field(default_factory=dict)
+    lead: str = ""
     tables: dict[str, list[list[str]]] = field(default_factory=dict)
     charts: dict[str, str] = field(default_factory=dict)
     cases: dict[str, list[ReportCase]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    facts: dict[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def html(self) -> str:
         """Return the text of the file."""
-        parts = [f"<h1>{escape(self.title)}</h1>"]
-        parts += [f'<p class="note">{escape(note)}</p>' for note in self.notes]
-        if self.facts:
-            rows = "".join(f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>" for name, value in self.facts.items())
-            parts.append(f'<table class="facts">{rows}</table>')
+        parts = [f"<h1>{escape(self.title)}</h1>", self.lead]
         for title, table in self.tables.items():
             parts += [f"<h2>{escape(title)}</h2>", _table(table)]
         if self.charts:
@@ -86,10 +91,12 @@ class Report:
                 for title, chart in self.charts.items()
             )
             parts.append(f'<h2>Charts</h2><div class="row">{"".join(charts)}</div>')
-        for title, cases in self.cases.items():
-            if cases:
-                pictures = "".join(_case(case) for case in cases)
-                parts.append(f'<h2>{escape(title)}: image, map, mask</h2><div class="row">{pictures}</div>')
+        parts += [_cases(title, cases) for title, cases in self.cases.items() if cases]
+        if self.notes:
+            parts += ["<h2>Remarks</h2>", *(f'<p class="note">{escape(note)}</p>' for note in self.notes)]
+        if self.facts:
+            rows = "".join(f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>" for name, value in self.facts.items())
+            parts.append(f'<h2>This bundle</h2><table class="facts">{rows}</table>')
         if self.settings:
             text = yaml.safe_dump(dict(self.settings), sort_keys=False, allow_unicode=True)
             parts.append(f"<h2>Settings</h2><pre>{escape(text)}</pre>")
@@ -128,6 +135,12 @@ def _table(rows: list[list[str]]) -> str:
     return f"<table><tr>{head}</tr>{body}</table>"
 
 
+def _cases(title: str, cases: list[ReportCase]) -> str:
+    shown = "image, map, mask" if any(case.mask is not None for case in cases) else "image, map"
+    pictures = "".join(_case(case) for case in cases)
+    return f'<h2>{escape(title)}: {shown}</h2><div class="row">{pictures}</div>'
+
+
 def _case(case: ReportCase) -> str:
     height, width = case.image.shape[:2]
     heat = cv2.applyColorMap(np.rint(np.clip(case.anomaly_map, 0, 1) * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
@@ -135,8 +148,13 @@ def _case(case: ReportCase) -> str:
     if case.mask is not None:
         pictures.append(cv2.merge([case.mask.astype(np.uint8) * 255] * 3))
     scale = PICTURE / max(height, width)
-    images = "".join(f'<img src="data:image/png;base64,{_png(p, scale)}" alt="">' for p in pictures)
+    images = "".join(picture_html(p, scale) for p in pictures)
     return f"<figure>{images}<figcaption>{escape(case.caption)}</figcaption></figure>"
+
+
+def picture_html(picture: NDArray[Any], scale: float) -> str:
+    """Return an `<img>` element that holds the picture itself."""
+    return f'<img src="data:image/png;base64,{_png(picture, scale)}" alt="">'
 
 
 def _png(picture: NDArray[Any], scale: float) -> str:

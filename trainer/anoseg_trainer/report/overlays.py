@@ -48,21 +48,35 @@ def overlay(inspected: InspectedImage, mask: NDArray[np.bool_] | None, threshold
 
     Both show the outline of the true defect (green); the second also shows that of the map at `threshold` (red).
     """
-    image, anomaly_map = inspected.image, inspected.full_map()
-    heat = cv2.applyColorMap(np.rint(np.clip(anomaly_map, 0, 1) * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
-    strength = 0.75 * np.clip(anomaly_map, 0, 1)[:, :, None] + 0.05
-    warm = np.rint(image * (1 - strength) + heat * strength).astype(np.uint8)
-    truth = image.copy()
-    if mask is not None:
-        _outline(truth, mask, (0, 220, 0))
-        _outline(warm, mask, (0, 220, 0))
-    _outline(warm, anomaly_map >= threshold, (0, 0, 255))
-    both = np.hstack([truth, warm])
+    both = np.hstack(marked(inspected.image, inspected.full_map(), mask, threshold))
     bar = np.zeros((CAPTION, both.shape[1], 3), np.uint8)
     cv2.putText(bar, caption, (4, CAPTION - 7), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 1, cv2.LINE_AA)
     return np.asarray(np.vstack([bar, both]), np.uint8)
 
 
-def _outline(image: Image, mask: NDArray[np.bool_], colour: tuple[int, int, int]) -> None:
+def marked(
+    image: Image, anomaly_map: NDArray[np.float32], mask: NDArray[np.bool_] | None, threshold: float, width: int = 1
+) -> tuple[Image, Image]:
+    """Draw the image with the outline of the true defect, and the image under its map with both outlines.
+
+    Args:
+        image: uint8 [h, w, 3].
+        anomaly_map: float32 [h, w].
+        mask: The true defect, bool [h, w], or None.
+        threshold: The map value from which a pixel belongs to a defect.
+        width: Width of the outlines, pixels.
+    """
+    heat = cv2.applyColorMap(np.rint(np.clip(anomaly_map, 0, 1) * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
+    strength = 0.75 * np.clip(anomaly_map, 0, 1)[:, :, None] + 0.05
+    warm = np.rint(image * (1 - strength) + heat * strength).astype(np.uint8)
+    truth = image.copy()
+    if mask is not None:
+        _outline(truth, mask, (0, 220, 0), width)
+        _outline(warm, mask, (0, 220, 0), width)
+    _outline(warm, anomaly_map >= threshold, (0, 0, 255), width)
+    return truth, warm
+
+
+def _outline(image: Image, mask: NDArray[np.bool_], colour: tuple[int, int, int], width: int) -> None:
     contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(image, contours, -1, colour, 1)
+    cv2.drawContours(image, contours, -1, colour, width)

@@ -26,6 +26,8 @@ from anoseg_trainer.training.stop_signals import StopSignals
 from anoseg_trainer.training.thread_count import ThreadCount
 from anoseg_trainer.validation import Validation, ValidationCase, validate
 
+CURVE_POINTS = 4
+"""Fewest points of a training curve, the one at the end included."""
 NO_LIMIT = 10_000_000
 """Steps for which batches are made if only time ends the training."""
 
@@ -61,6 +63,7 @@ class TrainingResult:
         seconds: Training time.
         images_seen: Training images used.
         curve: Points of the training curve.
+        losses: (step, loss) during the training.
     """
 
     network: AnoSegNetwork
@@ -68,6 +71,7 @@ class TrainingResult:
     seconds: float
     images_seen: int
     curve: list[dict[str, float]]
+    losses: list[tuple[int, float]]
 
 
 class TrainingStoppedError(AnosegError):
@@ -136,17 +140,20 @@ def train(
                     f"training: the loss is {loss} at step {state.step}; training ended, and the checkpoint in {work} is older",
                     hint="lower training.learning_rate, or set training.precision: fp32",
                 )
-            state.loss = loss if math.isnan(state.loss) else 0.98 * state.loss + 0.02 * loss
+            state.add_loss(loss)
             status.step, status.loss, status.done = state.step, state.loss, done
             status.images_per_s = (state.step - began_at_step) * t.batch / (time.monotonic() - began)
             status.left_s = state.used_s * (1 - done) / max(done, 1e-6)
 
-            if state.step % t.validate_every == 0:
+            regular = state.step % t.validate_every == 0
+            # a short training has points of its curve too
+            if regular or done >= (len(state.curve) + 1) / CURVE_POINTS:
                 with arithmetic.autocast():
                     status.validation = validate(state.averaged, config.input.spec, cases)
                 state.add_point(status.validation)
                 state.keep_if_best(status.validation)
-                state.early_stop.add_validation(state.step, status.validation.metric)
+                if regular:
+                    state.early_stop.add_validation(state.step, status.validation.metric)
             if state.step % t.checkpoint_every == 0:
                 state.save(work, identity)
             on_status(status)
@@ -170,6 +177,7 @@ def train(
         seconds=state.used_s,
         images_seen=state.step * t.batch,
         curve=state.curve,
+        losses=state.losses,
     )
 
 

@@ -22,6 +22,9 @@ from anoseg_trainer.training.early_stop import EarlyStop
 from anoseg_trainer.training.step import Learner
 from anoseg_trainer.validation import Validation
 
+MOST_LOSSES = 200
+"""Points of the loss curve. When there are more, every second one is dropped."""
+
 
 @dataclass(slots=True)
 class TrainingState:
@@ -37,6 +40,7 @@ class TrainingState:
         used_s: Training time.
         loss: Running mean of the loss.
         curve: Points of the training curve, one for each validation.
+        losses: (step, loss), at most `MOST_LOSSES` of them, evenly spread.
     """
 
     learner: Learner
@@ -48,6 +52,8 @@ class TrainingState:
     used_s: float = 0.0
     loss: float = math.nan
     curve: list[dict[str, float]] = field(default_factory=list)
+    losses: list[tuple[int, float]] = field(default_factory=list)
+    losses_every: int = 1
 
     @classmethod
     def new(cls, config: TrainConfig, seed: int, device: torch.device) -> TrainingState:
@@ -65,6 +71,14 @@ class TrainingState:
             torch.optim.Adam(discriminator.parameters(), lr=t.learning_rate / 4, betas=(0.5, 0.99)),
         )
         return cls(learner, averaged, EarlyStop(t.patience), copy.deepcopy(averaged.state_dict()))
+
+    def add_loss(self, loss: float) -> None:
+        """Add the loss of a step to its running mean, and now and then the mean to `losses`."""
+        self.loss = loss if math.isnan(self.loss) else 0.98 * self.loss + 0.02 * loss
+        if self.step % self.losses_every == 0:
+            self.losses.append((self.step, round(self.loss, 5)))
+        if len(self.losses) > MOST_LOSSES:
+            self.losses, self.losses_every = self.losses[1::2], 2 * self.losses_every
 
     def add_point(self, validation: Validation) -> None:
         """Add a point to the training curve."""
@@ -94,6 +108,8 @@ class TrainingState:
             "used_s": self.used_s,
             "loss": self.loss,
             "curve": self.curve,
+            "losses": self.losses,
+            "losses_every": self.losses_every,
             "best_merit": self.best_metric,
             "best": self.best,
             "patience": self.early_stop.state(),
@@ -120,6 +136,7 @@ class TrainingState:
         self.step, self.used_s, self.curve = state["step"], state["used_s"], state["curve"]
         self.best_metric, self.best = state["best_merit"], state["best"]
         self.loss = state.get("loss", math.nan)
+        self.losses, self.losses_every = state.get("losses", []), state.get("losses_every", 1)
         self.early_stop = EarlyStop(self.early_stop.limit, **state["patience"])
 
     def _parts(self) -> dict[str, Any]:
