@@ -65,5 +65,9 @@ class CameraError(AnosegError):
     """A camera or other source of frames that cannot be opened or read."""
 
 
+class LoginRefusedError(CameraError):
+    """A camera that refuses the user name or the password. Repeated attempts can lock everybody out of the camera."""
+
+
 class PublishError(AnosegError):
     """A socket that cannot be bound or used."""

@@ -13,6 +13,7 @@ import msgspec
 import yaml
 
 from anoseg_engines.errors import ConfigError
+from anoseg_engines.passwords import mask_passwords
 
 FORMAT = 1
 """The newest format of configuration files. A file may say in its key `format` which one it has; without the key it is 1."""
@@ -70,7 +71,7 @@ class _Document:
             mark = getattr(error, "problem_mark", None)
             line = f", line {mark.line + 1}" if mark else ""
             problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-            raise ConfigError(f"{path}{line}: not valid YAML: {problem}") from error
+            raise ConfigError(f"{path}{line}: not valid YAML: {mask_passwords(problem)}") from None  # it quotes the file
         except RecursionError as error:  # PyYAML, on thousands of brackets
             raise ConfigError(f"{path}: nested too deep: not a configuration") from error
 
@@ -148,19 +149,19 @@ class _Document:
             raise self._error(at, f"{tag_field!r} is missing", hint=f"one of {_listed(choices)}")
         tag = mapping[tag_field]
         if not isinstance(tag, str) or tag not in choices:
-            raise self._error((*at, tag_field), f"{tag!r} is unknown", hint=f"one of {_listed(choices)}")
+            raise self._error((*at, tag_field), f"{_shown(tag)} is unknown", hint=f"one of {_listed(choices)}")
         return choices[tag]
 
     def _mapping(self, at: _Keys, value: Any) -> dict[Any, Any]:
         if not isinstance(value, dict):
-            raise self._error(at, f"expected a mapping (key: value), found {value!r}")
+            raise self._error(at, f"expected a mapping (key: value), found {_shown(value)}")
         return value
 
     def _convert(self, kind: Any, at: _Keys, value: Any) -> None:
         try:
             msgspec.convert(value, kind)
         except msgspec.ValidationError as error:
-            found = "" if isinstance(value, (dict, list)) else f", found {value!r}"
+            found = "" if isinstance(value, (dict, list)) else f", found {_shown(value)}"
             raise self._error(at, f"{error}{found}") from error
 
     def _construct(self, node: yaml.Node, at: _Keys) -> Any:
@@ -191,12 +192,19 @@ class _Document:
         try:
             return self._loader.construct_object(node)
         except ValueError as error:
-            raise self._error(at, f"{node.value!r} cannot be read: {error}") from error
+            raise self._error(at, f"{_shown(node.value)} cannot be read: {error}") from error
 
     def _error(self, at: _Keys, what: str, hint: str = "") -> ConfigError:
         line = next((self._lines[at[:n]] for n in range(len(at), -1, -1) if at[:n] in self._lines), 1)
         name = ".".join(str(key) for key in at)
-        return ConfigError(f"{self.path}, line {line}: {f'{name}: ' if name else ''}{what}", hint=hint)
+        said = mask_passwords(f"{f'{name}: ' if name else ''}{what}")
+        return ConfigError(f"{self.path}, line {line}: {said}", hint=mask_passwords(hint))
+
+
+def _shown(value: Any) -> str:
+    """Return a value for a message. One that may hold a password, as an address does before its @, is not shown."""
+    text = repr(value)
+    return "a value that is not shown, because it may contain a password" if "@" in text else text
 
 
 def _is_struct(kind: Any) -> bool:

@@ -201,3 +201,29 @@ def test_a_file_of_a_newer_format_is_refused_first(tmp_path: Path) -> None:
             load_config(path)
     path.write_text(text.replace("new_key: 1\n", "").replace("format: 2", "format: 1"))
     assert load_config(path).cameras.keys() == {"a"}
+
+
+PASSWORDS = {
+    "address for a source": "source: 'rtsp://admin:geheim@10.0.0.9/1'",
+    "address for a kind": "source: {kind: 'rtsp://admin:geheim@10.0.0.9/1'}",
+    "address as a key": "source: {'rtsp://admin:geheim@10.0.0.9/1': }",
+    "address as a number": "source: {kind: url, url: u, transport: 'rtsp://admin:geheim@10.0.0.9/1'}",
+    "addresses in a list": "source: ['rtsp://admin:geheim@10.0.0.9/1']",
+    "no scheme": "source: 'admin:geheim@10.0.0.9/1'",
+    "blanks": "source: 'rtsp://admin:ge geheim @10.0.0.9/1'",
+    "tag": "source: !rtsp://admin:geheim@10.0.0.9/1 {}",
+    "policy": "{source: {kind: demo}, policy: 'rtsp://admin:geheim@10.0.0.9/1'}",
+    "path": "source: 'rtsp://10.0.0.9/user=admin&password=geheim'",
+    "query": "source: {kind: 'http://10.0.0.9/?user=admin&pwd=geheim'}",
+}
+
+
+@pytest.mark.parametrize("camera", PASSWORDS.values(), ids=PASSWORDS.keys())
+def test_a_refused_configuration_keeps_its_passwords_to_itself(tmp_path: Path, camera: str) -> None:
+    """The message names file, line and key."""
+    path = tmp_path / "line.yaml"
+    path.write_text(f"engine: {{bundle: b}}\ncameras:\n  a:\n    {camera}\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert "line 4" in str(caught.value)
+    assert "geheim" not in str(caught.value)

@@ -1,14 +1,25 @@
 """Runs the daemon's side of the cameras: one thread for each camera starts, watches and restarts a capture process.
 
 `camera_set` has all cameras. `supervisor` is a camera's thread, and `capture_handle` is this thread's handle of the process.
-`intake` makes a part of each frame, with `parts`. `triggered_parts` makes a part of each software trigger. `presence` finds
-out whether a frame shows a part.
+`logins` limits how often a password is tried. `intake` makes a part of each frame, with `parts`. `triggered_parts` makes a part
+of each software trigger. `presence` finds out whether a frame shows a part.
 """
 
 from anosegd.cameras.camera_set import CameraSet
 from anosegd.cameras.capture_handle import CaptureHandle
+from anosegd.cameras.logins import Login, login_of
 from anosegd.cameras.parts import Trigger
 from anosegd.cameras.presence import Presence
 from anosegd.cameras.supervisor import SPAWN_TIMEOUT_S, WAITING_SLOTS, CameraSupervisor
 
-__all__ = ["SPAWN_TIMEOUT_S", "WAITING_SLOTS", "CameraSet", "CameraSupervisor", "CaptureHandle", "Presence", "Trigger"]
+__all__ = [
+    "SPAWN_TIMEOUT_S",
+    "WAITING_SLOTS",
+    "CameraSet",
+    "CameraSupervisor",
+    "CaptureHandle",
+    "Login",
+    "Presence",
+    "Trigger",
+    "login_of",
+]

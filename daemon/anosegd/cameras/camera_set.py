@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from anosegd.cameras.logins import Logins
 from anosegd.cameras.supervisor import CameraSupervisor
 from anosegd.config import CameraConfig
 from anosegd.inspection.queue import InspectionQueue
@@ -35,6 +36,7 @@ class CameraSet:
         max_tries: int | None,
     ) -> None:
         self._queue, self._publisher, self._environment, self._max_tries = queue, publisher, environment, max_tries
+        self._logins = Logins()
         self.all: tuple[CameraSupervisor, ...] = tuple(self._make(name, config) for name, config in configs.items())
 
     def __iter__(self) -> Iterator[CameraSupervisor]:
@@ -121,6 +123,7 @@ class CameraSet:
             queue=self._queue.add(config.policy, config.queue),
             publisher=self._publisher,
             environment=self._environment,
+            logins=self._logins,
             max_tries=self._max_tries,
         )
 

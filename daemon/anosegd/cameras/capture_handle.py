@@ -17,7 +17,8 @@ import msgspec
 
 from anoseg_engines.errors import CameraError
 from anoseg_engines.images import Image
-from anosegd.capture.config import GenicamSource
+from anoseg_engines.passwords import mask_passwords
+from anosegd.capture.config import GenicamSource, UrlSource
 from anosegd.capture.protocol import MAX_BYTES, Captured, FromCapture, Job, Release, TakeFrame, decode_from_capture, encode
 from anosegd.capture.shared_slots import Slots
 from anosegd.capture.sources.ffmpeg_messages import FFMPEG_LOG_LEVEL
@@ -35,7 +36,9 @@ class CaptureHandle:
     The thread that starts it must outlive it: the kernel kills the process when that thread ends.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], link: socket.socket, slots: Slots, grace_s: float) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], link: socket.socket, slots: Slots, *, grace_s: float, url: str
+    ) -> None:
         assert process.stderr is not None
         self._process, self._link, self._slots = process, link, slots
         self._stderr = process.stderr
@@ -43,6 +46,7 @@ class CaptureHandle:
         self._taken: set[int] = set()
         self._lock = threading.Lock()  # the inspector's thread releases frames
         self._complaints: deque[str] = deque(maxlen=5)
+        self._url = url
 
     @classmethod
     def start(cls, job: Job, environment: Mapping[str, str]) -> CaptureHandle:
@@ -79,7 +83,9 @@ class CaptureHandle:
         os.set_blocking(process.stderr.fileno(), False)
         with contextlib.suppress(OSError):  # it has ended already, which `receive` reports
             link.send(encode(job))
-        return cls(process, link, slots, GRACE_S if isinstance(job.camera.source, GenicamSource) else 0.0)
+        source = job.camera.source
+        grace_s = GRACE_S if isinstance(source, GenicamSource) else 0.0
+        return cls(process, link, slots, grace_s=grace_s, url=source.url if isinstance(source, UrlSource) else "")
 
     @property
     def pid(self) -> int:
@@ -170,7 +176,7 @@ class CaptureHandle:
         with contextlib.suppress(BlockingIOError, ValueError):
             for line in (os.read(self._stderr.fileno(), 65536) or b"").decode(errors="replace").splitlines():
                 if line.strip():
-                    self._complaints.append(line.strip()[:300])
+                    self._complaints.append(mask_passwords(line.strip(), self._url)[:300])
 
 
 def _command(socket_fd: int, memory_fd: int) -> list[str]:

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 
 import msgspec
 
-from anoseg_engines.errors import CameraError
+from anoseg_engines.errors import CameraError, LoginRefusedError
 from anosegd import logs
 from anosegd.cameras.capture_handle import CaptureHandle
 from anosegd.cameras.intake import Intake
+from anosegd.cameras.logins import PAUSE_S, Logins, login_of
 from anosegd.cameras.parts import Trigger
 from anosegd.cameras.presence import Presence
 from anosegd.capture.config import LIVE, CaptureConfig, HardwareTrigger, SoftwareTrigger
@@ -56,6 +57,8 @@ has sent its request would otherwise wait for the rest of that second and then f
 
 HEALTHY_S = 2.0
 """After a camera was open for this long, the pause before the next attempt is short again."""
+
+_CHANGE_LOGIN = "correct the user name and the password in the url"
 
 WAITING_SLOTS = 4
 """Slots for the frames of a source that waits for the inspector. Any other source has one slot for each frame that may wait,
@@ -97,6 +100,7 @@ class CameraSupervisor(Worker):
         queue: Where its frames wait for inspection.
         publisher: Where its parts are opened.
         environment: The environment of the capture process.
+        logins: Shared by all cameras: how often a password may be tried.
         max_tries: Give up after so many attempts in a row without a frame; None never gives up.
     """
 
@@ -108,6 +112,7 @@ class CameraSupervisor(Worker):
         queue: CameraQueue,
         publisher: Publisher,
         environment: Mapping[str, str],
+        logins: Logins | None = None,
         max_tries: int | None = None,
     ) -> None:
         super().__init__(f"camera-{name}")
@@ -116,6 +121,8 @@ class CameraSupervisor(Worker):
         self.queue = queue
         self._publisher = publisher
         self._environment = environment
+        self._logins = logins or Logins()
+        self._login = login_of(config.source)
         self._max_tries = max_tries
         self._wake_fd = -1  # eventfd: readable when there is a trigger, or `stop`
         self._stopping = False
@@ -210,9 +217,17 @@ class CameraSupervisor(Worker):
         tries, position = 0, 0
         while not self._stopping:
             self._opened_at = None
+            self._wait_for_login()
             try:
                 self._run_process()
                 break
+            except LoginRefusedError as error:
+                self._logins.refused(self._login)
+                self._enter_lost(error, PAUSE_S)
+                if self._max_tries is not None:
+                    raise CameraError(f"camera {self.name}: {error.what}", hint=_CHANGE_LOGIN) from error
+                self._pause(PAUSE_S)
+                self._restarts += 1
             except CameraError as error:
                 tries = tries + 1 if self._intake.position == position else 1
                 position = self._intake.position
@@ -230,6 +245,13 @@ class CameraSupervisor(Worker):
         while self.waits_for_triggers and not self._stopping:
             self._pause(1.0)
         self._intake.triggered.refuse_new("the source has ended" if self._state == "finished" else "the camera is being closed")
+
+    def _wait_for_login(self) -> None:
+        """Wait until the password may be tried. Other cameras may have tried it at the same host."""
+        while not self._stopping and (wait_s := self._logins.take_try(self._login)) > 0:
+            if self._state != "lost":
+                self._enter_lost(CameraError("not tried yet: its host has just refused this user name or password"), wait_s)
+            self._pause(wait_s)
 
     def _pause(self, seconds: float) -> None:
         """Wait. Answer triggers at once meanwhile, because no camera can take their frames."""
@@ -313,9 +335,11 @@ class CameraSupervisor(Worker):
         """Act on one message."""
         if isinstance(message, Opened):
             self._opened_at, self._remarks = time.monotonic(), Remarks()
+            self._logins.accepted(self._login)
             self._enter("running", message.description)
         elif isinstance(message, Away):
             self._restarts += 1
+            self._logins.not_sent(self._login)
             self._enter_lost(CameraError(message.error), message.pause_s)
             self._intake.triggered.give_up()
         elif isinstance(message, Reading):
@@ -333,6 +357,9 @@ class CameraSupervisor(Worker):
                 self._intake.uncaptured(message)
         elif isinstance(message, Failed):
             complaint = process.complaint
+            if message.login_refused:
+                raise LoginRefusedError(message.error)
+            self._logins.not_sent(self._login)
             raise CameraError(f"{message.error}: {complaint}" if complaint else message.error)
         elif isinstance(message, Finished):
             self._intake.count_lost(message.lost)

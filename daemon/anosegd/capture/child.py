@@ -19,7 +19,7 @@ import time
 
 import cv2
 
-from anoseg_engines.errors import AnosegError, CameraError
+from anoseg_engines.errors import AnosegError, CameraError, LoginRefusedError
 from anoseg_engines.images import ROTATIONS, Image, rotated
 from anosegd.capture.config import LIVE, HardwareTrigger, SoftwareTrigger
 from anosegd.capture.last_frame import LastFrame, pixels_text
@@ -68,7 +68,7 @@ class Capture:
             finally:
                 source.close()
         except AnosegError as error:
-            self._link.send(Failed(error.what))
+            self._link.send(Failed(error.what, isinstance(error, LoginRefusedError)))
             return
         # The daemon can still read frames that are in slots: it has mapped the memory itself.
         self._link.send(Finished(self._lost))
@@ -88,6 +88,8 @@ class Capture:
             try:
                 source.open()
                 return source
+            except LoginRefusedError:
+                raise  # the daemon decides when the password may be tried again
             except CameraError as error:
                 if self._job.reopen_s is None:
                     raise

@@ -148,9 +148,15 @@ class Finished(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Capture → daemon: the source cannot be opened or read; the process ends."""
+    """Capture → daemon: the source cannot be opened or read; the process ends.
+
+    Attributes:
+        error: The reason.
+        login_refused: The camera refuses the user name or the password. It must not be tried again soon.
+    """
 
     error: str
+    login_refused: bool = False
 
 
 FromCapture = Started | Opened | Away | Reading | Captured | Uncaptured | Repeated | Remarks | Tick | Finished | Failed

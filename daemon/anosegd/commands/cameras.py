@@ -12,8 +12,8 @@ from pathlib import Path
 import cv2
 import msgspec
 
-from anoseg_engines.errors import CameraError, ConfigError
-from anosegd.cameras import SPAWN_TIMEOUT_S, WAITING_SLOTS, CaptureHandle
+from anoseg_engines.errors import CameraError, ConfigError, LoginRefusedError
+from anosegd.cameras import SPAWN_TIMEOUT_S, WAITING_SLOTS, CaptureHandle, Login, login_of
 from anosegd.capture.config import CaptureConfig, FreeRun
 from anosegd.capture.protocol import Captured, Failed, Finished, Job, Opened, Repeated, Uncaptured
 from anosegd.capture.sources.aravis import list_genicam
@@ -38,11 +38,16 @@ def main(options: argparse.Namespace) -> int:
     config = load_config(options.config)
     check_sources(config)
     failed = False
+    refused: set[Login] = set()  # several cameras can be channels of one recorder, which locks us out after some tries
     for name, camera in config.cameras.items():
+        login = login_of(camera.source)
         try:
+            if login in refused:
+                raise CameraError("not tried: its host has just refused this user name or password")
             found = probe(name, camera, options.out)
         except CameraError as error:
             failed = True
+            refused |= {login} if isinstance(error, LoginRefusedError) and login is not None else set()
             sys.stderr.write(f"anosegd: camera {name}: {error}\n")
             continue
         rate = f", {found.fps:.1f} frames per second" if found.fps else ""
@@ -126,7 +131,7 @@ def _watch(process: CaptureHandle, probed: Probed, open_timeout_s: float) -> Non
                     probed.description = message.description
                     give_up_at = time.monotonic() + open_timeout_s
                 elif isinstance(message, Failed):
-                    raise CameraError(message.error)
+                    raise (LoginRefusedError if message.login_refused else CameraError)(message.error)
                 elif isinstance(message, Uncaptured) and not probed.captured_ns:
                     raise CameraError(message.detail)
                 elif isinstance(message, Captured):

@@ -12,11 +12,13 @@ import cv2
 
 from anoseg_engines.errors import CameraError
 from anoseg_engines.images import Image
+from anoseg_engines.passwords import mask_passwords
 from anosegd.capture.config import BACKENDS, DeviceSource, FileSource, UrlSource
 from anosegd.capture.protocol import Job
 from anosegd.capture.sources.base import LIBRARY_SHARE, Shot, Stamp, StillSource
 from anosegd.capture.sources.checked_video import CheckedVideo, fourcc
 from anosegd.capture.sources.devices import check_serial
+from anosegd.capture.sources.refusal import native_output, refusal, unexplained
 
 V4L2_EXPOSURE_MANUAL = 1
 """Value of the V4L2 control exposure_auto for a fixed exposure."""
@@ -223,8 +225,7 @@ class Stream(LiveVideo):
         if config.backend == "ffmpeg":
             self._video.open_with_ffmpeg(lambda: self._open_with_ffmpeg(timeouts), self.description, live=True)
         else:
-            self._video.capture = _opened(config.url, BACKENDS[config.backend], timeouts, self.description)
-        _check_opened(self._video.capture, self.description, config.backend)
+            self._video.capture = self._open_with_gstreamer(timeouts)
         self.inter_coded = fourcc(self._video.capture) not in INTRA_CODED
         self.description += _size_text(self._video.capture)
 
@@ -238,15 +239,32 @@ class Stream(LiveVideo):
         options = f"rtsp_transport;{self._config.transport}|allowed_media_types;video"
         parameters = [*timeouts, cv2.CAP_PROP_N_THREADS, 1]
         began = time.monotonic()
-        os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = f"{options}|analyzeduration;{QUICK_LOOK_US}"
-        capture = _opened(self._config.url, cv2.CAP_FFMPEG, parameters, self.description)
-        if capture.isOpened() and capture.get(cv2.CAP_PROP_FRAME_WIDTH) > 0:
-            return capture
-        capture.release()
-        if time.monotonic() - began > QUICK_OPEN_S:  # it does not answer: there is no time for another attempt
-            return capture
-        os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = options
-        return _opened(self._config.url, cv2.CAP_FFMPEG, parameters, self.description)
+        for analysis in (f"|analyzeduration;{QUICK_LOOK_US}", ""):
+            os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = options + analysis
+            with native_output() as output:
+                capture = _opened(self._config.url, cv2.CAP_FFMPEG, parameters, self.description)
+            if capture.isOpened() and (not analysis or capture.get(cv2.CAP_PROP_FRAME_WIDTH) > 0):
+                return capture
+            capture.release()
+            if (error := refusal(self._config.url, output.lines)) is not None:
+                raise error  # not tried again: each attempt sends the password
+            if time.monotonic() - began > QUICK_OPEN_S:  # it does not answer: there is no time for another attempt
+                break
+        raise unexplained(self._config.url, output.lines)
+
+    def _open_with_gstreamer(self, timeouts: list[int]) -> cv2.VideoCapture:
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_WARNING)  # GStreamer's reasons are warnings of OpenCV
+        try:
+            with native_output() as output:
+                capture = _opened(self._config.url, cv2.CAP_GSTREAMER, timeouts, self.description)
+        finally:
+            cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+        if not capture.isOpened():
+            said = f": {mask_passwords(output.lines[-1], self._config.url)}" if output.lines else ""
+            raise refusal(self._config.url, output.lines) or CameraError(
+                f"{self.description} cannot be opened (gstreamer){said}"
+            )
+        return capture
 
 
 def _opened(where: int | str, backend: int, parameters: list[int], description: str) -> cv2.VideoCapture:

@@ -1,0 +1,124 @@
+"""Says why a stream could not be opened, in the words of a person who looks for the cause. Runs in the capture process.
+
+OpenCV says only that it failed. FFmpeg writes the reason to its log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from anoseg_engines.errors import CameraError, LoginRefusedError
+from anoseg_engines.passwords import address_of, mask_passwords
+
+SCHEMES = {
+    *("rtsp", "rtsps", "http", "https", "rtmp", "rtmps", "rtp", "srtp", "udp", "tcp", "tls", "srt", "mmsh", "mmst", "sctp"),
+    *("file", "pipe", "unix", "ftp", "sftp", "hls", "concat"),
+}
+"""Schemes that FFmpeg knows. It says nothing about one that it does not know."""
+
+_FFMPEG = re.compile(r"\[OPENCV:FFMPEG:(\d+)\] *(.*)")
+WARNING = 24
+"""AV_LOG_WARNING. FFmpeg's messages above this level explain nothing to a person, and can contain the login."""
+_STATUS = re.compile(r"(?:HTTP error|method \w+ failed:) (\d{3}) *(.*)")
+_NO_NAME = re.compile(r"Failed to resolve hostname (\S+?): (.*)")
+_NO_CONNECTION = re.compile(r"Connection (?:to|attempt to) .*failed: (.*)")
+_LOGIN = {401, 403, 407}
+_NO_PATH = {404, 410, 454}
+
+
+@dataclass(slots=True)
+class Output:
+    """Holds the lines that native libraries wrote."""
+
+    lines: list[str] = field(default_factory=list)
+
+
+@contextlib.contextmanager
+def native_output() -> Iterator[Output]:
+    """Keep what native libraries write to stdout and stderr in this block. It is written there when the block ends.
+
+    OpenCV writes FFmpeg's messages to stdout, and its own to stderr.
+    """
+    output = Output()
+    flush = ctypes.CDLL(None).fflush  # of the C library, whose buffer holds what was written to stdout
+    flush(None)
+    with contextlib.ExitStack() as undo:
+        files = [undo.enter_context(tempfile.TemporaryFile()) for _ in (1, 2)]
+        kept = [os.dup(fd) for fd in (1, 2)]
+        for fd, file in zip((1, 2), files, strict=True):
+            os.dup2(file.fileno(), fd)
+        try:
+            yield output
+        finally:
+            flush(None)
+            for fd, original, file in zip((1, 2), kept, files, strict=True):
+                os.dup2(original, fd)
+                os.close(original)
+                file.seek(0)
+                written = file.read()
+                output.lines += _told(written.decode(errors="replace"))
+                os.write(fd, written)
+
+
+def _told(text: str) -> list[str]:
+    """Return the lines without FFmpeg's prefix, and without its messages that explain nothing."""
+    lines = []
+    for line in text.splitlines():
+        match = _FFMPEG.match(line)
+        if line.strip() and (match is None or int(match[1]) <= WARNING):
+            lines.append(line.strip() if match is None else match[2].strip())
+    return lines
+
+
+def refusal(url: str, lines: list[str]) -> CameraError | None:
+    """Return the error of a camera that refuses, or of an address that is wrong. None if the lines do not say so.
+
+    Args:
+        url: The stream's address, or a GStreamer pipeline.
+        lines: What the libraries wrote while the stream was opened.
+    """
+    address = address_of(url)
+    for line in reversed(lines):
+        if (match := _STATUS.search(line)) is not None:
+            return _status(url, address, int(match[1]), match[2].strip())
+        if "GStreamer" in line and re.search(r"(?i)unauthori[sz]ed|not authori[sz]ed|\b401\b", line):
+            return LoginRefusedError("the stream cannot be opened: the camera refuses the user name or the password")
+        if (match := _NO_NAME.search(line)) is not None:
+            return CameraError(f"{address} cannot be opened: the name {match[1]} was not found ({match[2]})")
+        if (match := _NO_CONNECTION.search(line)) is not None:
+            what = "nothing listens at this address and port" if "refused" in match[1] else "there is no connection"
+            return CameraError(f"{address} cannot be opened: {what} ({match[1]})")
+    return None
+
+
+def unexplained(url: str, lines: list[str]) -> CameraError:
+    """Return the error for a stream that FFmpeg could not open for another reason."""
+    address = address_of(url)
+    scheme, separator, _ = url.partition("://")
+    if not separator:
+        return CameraError(f"{address} cannot be opened: the url has no scheme; write rtsp://… or http://…")
+    if scheme.lower() not in SCHEMES:
+        return CameraError(f"{address} cannot be opened: the scheme {scheme}:// is unknown; write rtsp://… or http://…")
+    reason = mask_passwords(lines[-1], url) if lines else "it gives no video, or does not answer in time"
+    return CameraError(f"{address} cannot be opened: {reason}")
+
+
+def _status(url: str, address: str, code: int, text: str) -> CameraError:
+    status = f"{code} {text}".strip()
+    if code in _LOGIN:
+        has_login = "@" in url
+        what = "it refuses the user name or the password" if has_login else "it asks for a user name and a password"
+        return LoginRefusedError(f"{address} cannot be opened: {what} ({status})")
+    if code in _NO_PATH:
+        return CameraError(f"{address} cannot be opened: there is no such path on the camera ({status})")
+    if code == 461:
+        return CameraError(
+            f"{address} cannot be opened: it does not offer this transport ({status}); set transport: udp or tcp"
+        )
+    return CameraError(f"{address} cannot be opened: the camera answers {status}")

@@ -1,0 +1,60 @@
+"""Keeps passwords out of messages: shows addresses without them, and masks them in other texts. Pure functions."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import unquote
+
+MASK = "***"
+_SHORTEST = 3
+"""A shorter password is masked in addresses only: in other text, its letters could be any."""
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_NAMES = r"pass(?:word|wd|phrase)?|pwd?|psw|user-pw|token|secret|api-?key|auth|credentials?"
+_SETTING = re.compile(rf"(?i)(?<![a-z])({_NAMES})(\s*=\s*)(\"[^\"]*\"|'[^']*'|[^\s&;,'\"]+)")
+_BARE_USER_INFO = re.compile(r"[^\s'\"/:]+:[^\s'\"/][^\s'\"]*@")
+
+
+def address_of(url: str) -> str:
+    """Return a camera's address without user name, password, and anything in its path or query that may be a password.
+
+    A password may contain `/`, `?`, `#` and `@`, so everything up to the last `@` is left out.
+    """
+    match = _SCHEME.match(url)
+    if match is None:
+        return mask_passwords(url.rpartition("@")[2])
+    rest = url[match.end() :].rpartition("@")[2]
+    where, question, _ = rest.partition("?")
+    found = _SETTING.search(where)
+    if found is not None:
+        where = f"{where[: found.start()]}{found[1]}={MASK}"
+    return f"{match[1]}://{where}{'?' + MASK if question else ''}"
+
+
+def passwords_in(url: str) -> list[str]:
+    """Return the texts in a camera's address or GStreamer pipeline that must not be shown, the longest first."""
+    found: set[str] = set()
+    for match in _SCHEME.finditer(url):
+        user_info, at, _ = url[match.end() :].rpartition("@")
+        if at:
+            _, _, password = user_info.partition(":")
+            found |= {user_info, password}
+    found |= {match[3].strip("\"'") for match in _SETTING.finditer(url)}
+    found |= {unquote(text) for text in found}
+    return sorted((text for text in found if len(text) >= _SHORTEST), key=len, reverse=True)
+
+
+def mask_passwords(text: str, url: str = "") -> str:
+    """Return a text without passwords: those of `url`, and whatever looks like one in an address.
+
+    Args:
+        text: A message, perhaps of a library.
+        url: The camera's address or GStreamer pipeline.
+    """
+    if url and url in text:
+        text = text.replace(url, address_of(url) if _SCHEME.match(url) else MASK)
+    for password in passwords_in(url):
+        text = text.replace(password, MASK)
+    text = re.sub(r"://[^\n]+@", f"://{MASK}@", text)
+    text = _BARE_USER_INFO.sub(f"{MASK}@", text)
+    return _SETTING.sub(rf"\1\2{MASK}", text)

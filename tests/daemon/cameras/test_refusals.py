@@ -1,0 +1,207 @@
+"""Cameras that refuse: the reason is said with the address, the password never, and a wrong password is tried rarely."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from support.anosegd_line import Line, run_anosegd
+from support.refusing_camera import Refusals, http_camera, rtsp_camera
+
+from anoseg_engines.errors import LoginRefusedError
+from anosegd.cameras import logins
+from anosegd.cameras.logins import PAUSE_S, TRIES, WINDOW_S, Logins, login_of
+from anosegd.capture.config import DemoSource, UrlSource
+from anosegd.capture.sources.refusal import refusal, unexplained
+
+PASSWORD = "ge-heim!4711"
+QUICK = "  open_timeout_s: 2\n  stall_timeout_s: 1\n"
+
+
+@contextmanager
+def nobody() -> Iterator[Refusals]:
+    yield Refusals(port=1)
+
+
+CASES = {
+    "http 401": (
+        lambda: http_camera(401),
+        "http://u:{pw}@127.0.0.1:{port}/video",
+        "refuses the user name or the password (401",
+    ),
+    "http 403": (
+        lambda: http_camera(403),
+        "http://u:{pw}@127.0.0.1:{port}/video",
+        "refuses the user name or the password (403",
+    ),
+    "http 401 without a login": (
+        lambda: http_camera(401),
+        "http://127.0.0.1:{port}/video",
+        "asks for a user name and a password (401",
+    ),
+    "http 404": (lambda: http_camera(404), "http://u:{pw}@127.0.0.1:{port}/video", "there is no such path on the camera (404"),
+    "http 503": (lambda: http_camera(503), "http://u:{pw}@127.0.0.1:{port}/video", "the camera answers 503"),
+    "rtsp 401": (
+        lambda: rtsp_camera("401 Unauthorized"),
+        "rtsp://u:{pw}@127.0.0.1:{port}/live",
+        "refuses the user name or the password (401",
+    ),
+    "rtsp 404": (
+        lambda: rtsp_camera("404 Not Found"),
+        "rtsp://u:{pw}@127.0.0.1:{port}/live",
+        "there is no such path on the camera (404",
+    ),
+    "name not found": (nobody, "rtsp://u:{pw}@no-such-camera.invalid/live", "the name no-such-camera.invalid was not found"),
+    "refused": (nobody, "rtsp://u:{pw}@127.0.0.1:{port}/live", "nothing listens at this address and port"),
+    "http refused": (nobody, "http://u:{pw}@127.0.0.1:{port}/live", "nothing listens at this address and port"),
+    "bad scheme": (nobody, "rtps://u:{pw}@127.0.0.1:{port}/live", "the scheme rtps:// is unknown"),
+    "no scheme": (nobody, "u:{pw}@127.0.0.1/live", "the url has no scheme"),
+}
+
+
+@pytest.mark.parametrize(("camera", "url", "said"), CASES.values(), ids=CASES.keys())
+def test_the_reason_is_said_and_the_password_is_not(
+    line: Line,
+    camera: "contextlib.AbstractContextManager[Refusals]",
+    url: str,
+    said: str,
+) -> None:
+    """State and log give the reason and the address; no message of the daemon holds the password."""
+    with camera() as refusals:  # type: ignore[operator]
+        address = url.format(pw=PASSWORD, port=refusals.port)
+        daemon = line.run(line.config(f"eye:\n  source: {{kind: url, url: '{address}'}}\n{QUICK}"))
+        state = line.listener.wait_for_state(lambda s: s["cameras"]["eye"]["state"] == "lost")
+        error = state["cameras"]["eye"]["last_error"]
+        assert said in error
+        assert url.rpartition("@")[2].partition("://")[2].format(port=refusals.port) in error
+        time.sleep(1.5)
+        assert len(refusals.logins) <= 1
+        assert daemon.terminate() == 0
+    assert [e["error"] for e in daemon.events if e["event"] == "camera.lost"] == [error]
+    for text in (daemon.log, *(str(m.header) for m in line.listener.received)):
+        assert PASSWORD not in text
+        assert "ge-heim" not in text
+
+
+def test_a_wrong_password_is_tried_rarely_by_all_cameras_of_a_host(line: Line) -> None:
+    """Two cameras send it at once; then nobody does, and the third says that it waits. Another host's camera does not wait."""
+    with rtsp_camera("401 Unauthorized") as recorder, http_camera(404) as other:
+        cameras = "".join(
+            f"c{n}:\n  source: {{kind: url, url: 'rtsp://u:{PASSWORD}@127.0.0.1:{recorder.port}/{n}'}}\n{QUICK}"
+            for n in range(4)
+        )
+        cameras += f"other:\n  source: {{kind: url, url: 'http://u:other@127.0.0.1:{other.port}/x'}}\n{QUICK}"
+        daemon = line.run(line.config(cameras))
+        line.listener.wait_for_state(lambda s: all(c["state"] == "lost" for c in s["cameras"].values()))
+        state = line.listener.wait_for_state(lambda s: s["cameras"]["other"]["restarts"] > 3)
+        errors = [state["cameras"][f"c{n}"]["last_error"] for n in range(4)]
+        assert sum("refuses the user name or the password" in error for error in errors) == TRIES
+        assert sum("not tried yet" in error for error in errors) == 4 - TRIES
+        assert len(recorder.logins) == TRIES
+        assert daemon.terminate() == 0
+
+
+def test_a_corrected_password_is_tried_at_once(line: Line, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The limit is of the wrong one, so a reload does not wait."""
+    with http_camera(401) as camera:
+        control = f"control: {{endpoint: 'ipc://{tmp_path_factory.mktemp('c')}/ctl'}}"
+
+        def config(password: str) -> Path:
+            source = f"{{kind: url, url: 'http://u:{password}@127.0.0.1:{camera.port}/'}}"
+            return line.config(f"eye:\n  source: {source}\n{QUICK}", more=control)
+
+        daemon = line.run(config("wrong"))
+        line.listener.wait_for_state(lambda s: s["cameras"]["eye"]["state"] == "lost")
+        assert run_anosegd("reload", str(config("also-wrong"))).returncode == 0
+        line.listener.wait_for_state(lambda _: len(camera.logins) == 2)
+        assert daemon.terminate() == 0
+    assert "also-wrong" not in daemon.log
+
+
+def test_a_run_with_once_gives_up_at_once(line: Line) -> None:
+    """Further attempts with the same password would not help."""
+    with http_camera(401) as camera:
+        source = f"{{kind: url, url: 'http://u:{PASSWORD}@127.0.0.1:{camera.port}/'}}"
+        daemon = line.run(line.config(f"eye:\n  source: {source}\n{QUICK}"), "--once")
+        assert daemon.wait() == 1
+        assert len(camera.logins) == 1
+    assert "refuses the user name or the password" in daemon.log
+    assert "ge-heim" not in daemon.log
+
+
+def test_the_command_that_tries_cameras_tries_a_login_once(line: Line) -> None:
+    """`anosegd cameras CONFIG` says why, and does not try the same login at the same host again."""
+    with http_camera(401) as camera:
+        cameras = "".join(
+            f"c{n}:\n  source: {{kind: url, url: 'http://u:{PASSWORD}@127.0.0.1:{camera.port}/{n}'}}\n{QUICK}" for n in range(3)
+        )
+        done = run_anosegd("cameras", str(line.config(cameras)), "--out", str(line.folder / "out"))
+        assert done.returncode == 1
+        assert len(camera.logins) == 1
+    assert "refuses the user name or the password (401 Unauthorized)" in done.stderr
+    assert "ge-heim" not in done.stderr + done.stdout
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    clock = [1000.0]
+    monkeypatch.setattr(logins.time, "monotonic", lambda: clock[0])
+    return clock
+
+
+def test_a_wrong_password_is_tried_at_most_twice_a_minute(now: list[float]) -> None:
+    """However many cameras have it, in any 60 seconds."""
+    counted, login = Logins(), ("recorder", "u:wrong")
+    tries = []
+    for _ in range(40_000):
+        if counted.take_try(login) == 0:
+            tries.append(now[0])
+            counted.refused(login)
+        now[0] += 0.01
+    assert len(tries) > 10
+    assert all(later - earlier >= WINDOW_S for earlier, later in zip(tries, tries[TRIES:], strict=False))
+    assert TRIES * PAUSE_S > WINDOW_S
+
+
+def test_an_accepted_login_is_free_until_it_is_refused(now: list[float]) -> None:
+    """A camera that comes and goes is opened as often as needed; after a change of its password, the limit holds again."""
+    counted, login = Logins(), ("camera", "u:right")
+    assert counted.take_try(login) == 0
+    counted.accepted(login)
+    assert [counted.take_try(login) for _ in range(9)] == [0] * 9
+    counted.refused(login)
+    assert [counted.take_try(login) > 0 for _ in range(3)] == [False, True, True]
+
+
+def test_a_try_that_did_not_reach_the_camera_does_not_count(now: list[float]) -> None:
+    """A camera that is off is tried every second."""
+    counted, login = Logins(), ("camera", "u:right")
+    for _ in range(9):
+        assert counted.take_try(login) == 0
+        counted.not_sent(login)
+    assert counted.take_try(None) == 0
+
+
+def test_logins_of_sources() -> None:
+    """The host and what stands before the last @; channels of one recorder have the same."""
+    assert login_of(UrlSource(url="rtsp://u:p@10.0.0.9:554/1")) == login_of(UrlSource(url="http://u:p@10.0.0.9/2")) != None  # noqa: E711
+    assert login_of(UrlSource(url="rtsp://u:a@b/c?d#e@10.0.0.9/1")) == ("10.0.0.9", "u:a@b/c?d#e")
+    assert login_of(UrlSource(url="rtsp://10.0.0.9/1")) is None
+    assert login_of(DemoSource()) is None
+
+
+def test_a_gstreamer_pipeline_that_is_refused() -> None:
+    """Not run with GStreamer: the lines are those of OpenCV with GStreamer."""
+    pipeline = f"rtspsrc location=rtsp://u:{PASSWORD}@cam/1 ! decodebin ! appsink"
+    line = "[ WARN:0@1.2] global cap_gstreamer.cpp:2840 handleMessage OpenCV | GStreamer warning: module src0: Unauthorized"
+    assert isinstance(refusal(pipeline, [line]), LoginRefusedError)
+    assert PASSWORD not in str(refusal(pipeline, [line]))
+
+
+def test_a_message_of_ffmpeg_keeps_the_password_to_itself() -> None:
+    """Whatever FFmpeg quotes."""
+    url = f"srt://u:{PASSWORD}@cam/1"
+    error = unexplained(url, [f"cannot handle {url} with {PASSWORD}"])
+    assert str(error) == "srt://cam/1 cannot be opened: cannot handle srt://cam/1 with ***"
