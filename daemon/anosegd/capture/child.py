@@ -123,10 +123,10 @@ class Capture:
             self._link.take_messages(timeout_s=0)
             self._link.tick()
         self._wait.begin_again()
-        self._last_frame.forget()
         return back is True
 
     def _read_all(self, source: Source) -> None:
+        self._last_frame.forget()  # it may have taken long to open the camera
         if source.live and not isinstance(self._camera.trigger, HardwareTrigger):
             self._wait.skip(source)  # a frozen camera repeats this frame
             self._wait.compare_with_skipped(source)
@@ -215,6 +215,7 @@ class Capture:
         Raises:
             CameraError: The camera has frozen.
         """
+        self._last_frame.repeated()
         alive = self._wait.clock.moves or self._camera.repeats == "allowed"
         detail = "the camera gave the same frame again"
         if self._wait.clock.stands:

@@ -27,12 +27,12 @@ class LastFrame:
         self._of_part: Image | None = None  # the frame of the part before
         self._passed: Image | None = None  # a later frame that was no part
         self._first_size = size  # height, width
-        self._moving_at = time.monotonic()  # when a frame last differed from the one before
+        self._moving_at = self._same_at = time.monotonic()  # when a frame last differed from the one before, and was equal
 
     @property
     def unchanged_s(self) -> float:
-        """Return for how many seconds the picture has not changed."""
-        return time.monotonic() - self._moving_at
+        """Return for how many seconds the picture has not changed, by its last frame."""
+        return max(0.0, self._same_at - self._moving_at)
 
     @property
     def still(self) -> bool:
@@ -42,13 +42,19 @@ class LastFrame:
     def forget(self) -> None:
         """Forget the frames, because the camera was away. Its next frame is compared with nothing."""
         self._of_part = self._passed = self.slot = None
-        self._moving_at = time.monotonic()
+        self._moving_at = self._same_at = time.monotonic()
 
     def passed(self, image: Image) -> None:
         """Keep a frame that is no part and is in no slot."""
-        if not self.repeats_passed(image):
+        if self.repeats_passed(image):
+            self.repeated()
+        else:
             self._moving_at = time.monotonic()
         self._passed = image
+
+    def repeated(self) -> None:
+        """Note that a frame was equal to the one before."""
+        self._same_at = time.monotonic()
 
     def taken(self, image: Image, slot: int) -> None:
         """Keep the frame of a part, which is handed over in `slot`."""

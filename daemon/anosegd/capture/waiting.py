@@ -102,10 +102,11 @@ class PartWait:
         """
         asked_at = time.monotonic()
         self.came(source.skip(), asked_at)
-        if time.monotonic() >= self._look_at:
+        looked = time.monotonic() >= self._look_at and self.compare_with_skipped(source)
+        if looked:
             self._look_at = time.monotonic() + (LOOK_S if self.clock.moves else LOOK_WITHOUT_STAMPS_S)
-            self.compare_with_skipped(source)
-        self.check_frozen(source)
+        if looked or self.clock.stands:
+            self.check_frozen(source)
 
     def _send_remarks(self) -> None:
         """Tell the daemon what an operator should know about the stream, if that has changed."""
@@ -130,10 +131,12 @@ class PartWait:
             return
         raise CameraError(f"{source.description}: {what}, the camera has frozen")
 
-    def compare_with_skipped(self, source: Source) -> None:
-        """Compare the next frame with the one that passed last."""
-        if (image := source.skipped()) is not None:
-            self._last_frame.passed(rotated(image, self._config.rotate))
+    def compare_with_skipped(self, source: Source) -> bool:
+        """Compare the next frame with the one that passed last. Return False if that one has no image."""
+        if (image := source.skipped()) is None:
+            return False
+        self._last_frame.passed(rotated(image, self._config.rotate))
+        return True
 
     def _idle(self, source: Source, moment: Callable[[], float | None], patience_s: float) -> None:
         """Wait until `moment` (monotonic seconds; None while it is unknown), and let a live camera's frames pass meanwhile.
