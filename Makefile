@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test docs check format install uninstall torture faults real-cameras still-scenes soak bench gpu-check systemd-test demo-bundle clean
+.PHONY: help demo test docs check format install uninstall torture faults losses real-cameras still-scenes soak bench gpu-check systemd-test demo-bundle clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -41,6 +41,9 @@ torture: $(VENV)/.installed-dev ## kill the daemon and an archiving client 50 ti
 
 faults: $(VENV)/.installed-dev ## cause every fault of a line for real and print the outcomes of the parts (five minutes)
 	$(BIN)/python tests/stress/faults.py
+
+losses: $(VENV)/.installed-dev ## lose packets of JPEG, H.264 and H.265 streams and videos; no damaged frame may be judged (three minutes; FFmpeg)
+	$(BIN)/python tests/stress/losses.py
 
 real-cameras: $(VENV)/.installed-dev ## kill, freeze and slow down RTSP and GigE Vision cameras under the daemon; one table (a minute and a half)
 	$(BIN)/python tests/stress/real_cameras.py

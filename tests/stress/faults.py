@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import cv2
 import numpy as np
@@ -49,6 +49,12 @@ HOLD_S = 0.3
 """How long a part stays in front of the camera after its trigger."""
 SURE = 0.2
 """A defective part scores at least this far above the threshold; a good one scores below half of it."""
+
+H264_ENCODER = [
+    *("ffmpeg", "-v", "quiet", "-f", "rawvideo", "-pix_fmt", "bgr24", "-s", "320x320", "-r", "30", "-i", "-"),
+    *("-c:v", "libx264", "-preset", "ultrafast", "-tune", "zerolatency", "-crf", "18", "-g", "15", "-pix_fmt", "yuv420p"),
+    *("-f", "mpegts", "-muxdelay", "0", "-muxpreload", "0", "-flush_packets", "1", "-"),
+]
 
 Image = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -77,15 +83,18 @@ def noisy(image: Image, seed: int) -> Image:
 
 
 class LiveCamera:
-    """An MJPEG camera that shows a given image, and can fail. `off` and `on` unplug it and plug it in.
+    """A camera that shows a given image over HTTP, and can fail. `off` and `on` unplug it and plug it in.
 
     Attributes:
         image: What it shows.
-        mode: fine, silent (sends nothing), frozen, garbage, truncated, small (another resolution), slow.
+        mode: fine, silent (sends nothing), frozen, garbage, truncated, tailless (most images lack the tail but have an end
+            marker), small (another resolution), slow; packets lost (H.264).
+        h264: Whether it sends H.264, through FFmpeg, instead of JPEG images.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, h264: bool = False) -> None:
         self.image: Image = np.zeros((320, 320, 3), np.uint8)
+        self.h264 = h264
         self.mode = "fine"
         self._over = threading.Event()
         self._server: http.server.ThreadingHTTPServer | None = None
@@ -105,9 +114,11 @@ class LiveCamera:
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 self.send_response(200)
-                self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+                self.send_header("Content-Type", "video/mp2t" if camera.h264 else "multipart/x-mixed-replace; boundary=frame")
                 self.end_headers()
                 with contextlib.suppress(OSError):
+                    if camera.h264:
+                        camera._send_h264(self.wfile.write)
                     while not camera._over.wait(0.5 if camera.mode == "slow" else 0.03):
                         if camera.mode != "silent":
                             data = camera._jpeg()
@@ -140,7 +151,33 @@ class LiveCamera:
         data = cv2.imencode(".jpg", image if self.mode == "frozen" else noisy(image, next(self._seed)))[1].tobytes()
         if self.mode == "garbage":
             return np.random.default_rng(next(self._seed)).bytes(len(data))
+        if self.mode == "tailless" and next(self._seed) % 4:
+            return data[: len(data) * 55 // 100] + data[-2:]
         return data[: len(data) // 2] if self.mode == "truncated" else data
+
+    def _send_h264(self, send: Callable[[bytes], object]) -> None:
+        """Encode what the camera sees and send it as a transport stream, without a share of its packets if packets are lost."""
+        chance = random.Random(1)
+        encoder = subprocess.Popen(H264_ENCODER, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert encoder.stdin is not None
+        assert encoder.stdout is not None
+
+        def feed(into: IO[bytes]) -> None:
+            with contextlib.suppress(OSError), into:
+                while not self._over.wait(0.03):
+                    into.write(noisy(self.image, next(self._seed)).tobytes())
+
+        feeder = threading.Thread(target=feed, args=(encoder.stdin,))
+        feeder.start()
+        try:
+            while packet := encoder.stdout.read(188):
+                if self.mode != "packets lost" or (packet[1] & 31, packet[2]) != (1, 0) or chance.random() > 0.05:
+                    send(packet)
+        finally:
+            encoder.kill()
+            encoder.wait()
+            feeder.join()
+            encoder.stdout.close()
 
 
 @dataclass
@@ -410,6 +447,8 @@ FAULTS: dict[str, Callable[[Rig], contextlib.AbstractContextManager[None]]] = {
     "camera hung": lambda rig: camera_mode(rig, "silent"),
     "garbage frames": lambda rig: camera_mode(rig, "garbage"),
     "truncated frames": lambda rig: camera_mode(rig, "truncated"),
+    "frames without a tail": lambda rig: camera_mode(rig, "tailless"),
+    "H.264 packets lost": lambda rig: camera_mode(rig, "packets lost"),
     "changed resolution": other_resolution,
     "slow camera": lambda rig: camera_mode(rig, "slow"),
     "capture killed": capture_killed,
@@ -427,7 +466,7 @@ FAULTS: dict[str, Callable[[Rig], contextlib.AbstractContextManager[None]]] = {
 def run_fault(name: str, parts: int, good: list[Image], bad: list[Image]) -> tuple[list[str], str, str, float]:
     """Run one row. Returns what went wrong, the outcomes during and after, and the seconds until the camera delivered again."""
     with tempfile.TemporaryDirectory(prefix="anoseg-fault-") as folder:
-        camera = LiveCamera()
+        camera = LiveCamera(h264=name.startswith("H.264"))
         journal = Path(folder) / "journal"
         mounted = False
         rig: Rig | None = None
@@ -468,6 +507,9 @@ def faults(names: list[str], parts: int) -> list[str]:
         table.add_column(column, overflow="fold")
     everything = []
     for name in names:
+        if name.startswith("H.264") and shutil.which("ffmpeg") is None:
+            print(f"{name:22} left out: FFmpeg is missing", flush=True)
+            continue
         wrong, during, after, back_s = run_fault(name, parts, good, bad)
         everything += [f"{name}: {what}" for what in wrong]
         table.add_row(name, during, after, f"{back_s:.1f} s", "; ".join(wrong) or "ok")

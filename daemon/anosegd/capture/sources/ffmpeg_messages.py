@@ -21,7 +21,7 @@ ERROR = 16
 _MESSAGE = re.compile(r"\[OPENCV:FFMPEG:(\d+)\] ?(.*)")
 _HARMLESS = re.compile(
     r"unable to decode APP fields|SEI type \d+ size \d+ truncated|Invalid SEI|Overread (VUI|SPS|PPS)"
-    r"|Cannot convert interlaced to progressive|Could not parse (SEI|metadata)"
+    r"|Cannot convert interlaced to progressive|Could not parse (SEI|metadata)|Stream ends prematurely"
 )
 """Errors that concern no pixel."""
 _READER_LOSS = re.compile(

@@ -237,6 +237,8 @@ class Stream(LiveVideo):
         """
         # Losses in a camera's sound would count as losses in its picture.
         options = f"rtsp_transport;{self._config.transport}|allowed_media_types;video"
+        if self._config.transport == "tcp":
+            options += "|reorder_queue_size;2"  # without a queue FFmpeg does not report that a camera left packets out
         parameters = [*timeouts, cv2.CAP_PROP_N_THREADS, 1]
         began = time.monotonic()
         for analysis in (f"|analyzeduration;{QUICK_LOOK_US}", ""):
