@@ -11,7 +11,7 @@ from support.anoseg_train_command import run as run_trainer
 from support.anosegd_line import Line, run_anosegd
 from support.tiny_bundle import bad_part, good_part, tiny_draft, write_tiny_bundle
 
-from anoseg_engines.bundle import RuleCalibration
+from anoseg_engines.bundle import RuleCalibration, load_bundle, release_version
 from anoseg_engines.bundle_writer import write_bundle
 from anoseg_engines.engine import Engine
 from anoseg_engines.errors import EngineError
@@ -140,9 +140,13 @@ def test_calibrated_rules_give_their_guarantee(line: Line) -> None:
     config = line.config(FOLDER + camera, store=store)
     check = run_anosegd("check", str(config))
     assert "2 region rules decide: the share of good parts rejected is not calibrated" in check.stdout
-    done = run_trainer("calibrate", "--bundle", store, "--data", line.folder / "images", "--config", config, "--camera", "top")
+    options = ("--config", config, "--camera", "top", "--group", ".+")  # each image is a part of its own
+    done = run_trainer("calibrate", "--bundle", store, "--data", line.folder / "images", *options)
     assert done.returncode == 0, done.stderr
     assert "40 good images" in done.stdout
+    assert "not calibrated" in run_anosegd("check", str(config)).stdout  # the calibrated version is a candidate
+    calibrated = load_bundle(store / "2")
+    release_version(store, 2, calibrated.digest)
     daemon = line.run(config, "--once")
     assert daemon.wait() == 0, daemon.log
     line.listener.drain()
