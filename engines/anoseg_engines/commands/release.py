@@ -123,7 +123,9 @@ def rows(store_name: Path) -> list[Row]:
     released = {entry.version: entry for entry in read_releases(store_name)}
     numbers = sorted({*versions(store_name), *released})
     if not numbers:
-        raise ConfigError(f"{store_name}: no versions of a bundle in this folder", hint="give STORE/NAME")
+        below = sorted(str(p) for p in store_name.iterdir() if p.is_dir() and versions(p)) if store_name.is_dir() else []
+        hint = f"give STORE/NAME; there are: {', '.join(below)}" if below else "give STORE/NAME"
+        raise ConfigError(f"{store_name}: no versions of a bundle in this folder", hint=hint)
     found: list[Row] = []
     whole: set[int] = set()
     for number in numbers:

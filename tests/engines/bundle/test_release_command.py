@@ -84,7 +84,9 @@ def test_list_names_what_is_damaged_and_what_is_current_instead(store: Path) -> 
 
 
 def test_list_says_how_to_release_a_first_version(store: Path, tmp_path: Path) -> None:
-    """Without a release the last line is the command; an empty folder is an error."""
+    """Without a release the last line is the command; a folder above it names what is there."""
     assert engine("list", store).stdout.splitlines()[-1].endswith(f"run: anoseg-engine release {store}/VERSION")
     assert released_versions(tmp_path) == []
-    assert engine("list", tmp_path).returncode == 2
+    done = engine("list", tmp_path)
+    assert (done.returncode, f"there are: {store}" in done.stderr) == (2, True)
+    assert engine("list", tmp_path / "none").returncode == 2
