@@ -24,6 +24,7 @@ from anosegd.capture.config import (
     SourceConfig,
     UrlSource,
     backend_of,
+    concealing_element,
 )
 from anosegd.capture.sources.aravis import load_aravis
 from anosegd.capture.sources.folder import images_of
@@ -109,6 +110,11 @@ def _check_source(source: SourceConfig) -> None:
         backend = backend_of(source)
         if not cv2.videoio_registry.hasBackend(BACKENDS[backend]):
             raise ConfigError(f"this OpenCV was built without the backend {backend}")
+    if (element := concealing_element(source)) is not None:
+        raise ConfigError(
+            f"{element} fills in what is missing in a damaged frame, and does not report it",
+            hint="use backend: ffmpeg, or a pipeline that ends in JPEG images: … ! image/jpeg ! appsink",
+        )
     if isinstance(source, GenicamSource):
         load_aravis()
     if isinstance(source, FileSource):

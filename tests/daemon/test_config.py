@@ -8,7 +8,7 @@ from support.paths import CONFIGS
 from anoseg_engines.errors import ConfigError
 from anoseg_engines.placement import Region
 from anoseg_engines.strict_yaml import FORMAT
-from anosegd.capture.config import DemoSource, FileSource, FolderSource, GenicamSource
+from anosegd.capture.config import DemoSource, FileSource, FolderSource, GenicamSource, UrlSource, concealing_element
 from anosegd.config import CameraConfig, Config, ControlConfig, EngineConfig, JournalConfig, PublishConfig, load_config
 
 SMALL = "engine: {bundle: store/x}\ncameras:\n  top:\n    policy: wait\n    source: {kind: folder, path: images}\n"
@@ -227,3 +227,30 @@ def test_a_refused_configuration_keeps_its_passwords_to_itself(tmp_path: Path, c
         load_config(path)
     assert "line 4" in str(caught.value)
     assert "geheim" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "element"),
+    [
+        ("v4l2src ! image/jpeg,width=640 ! appsink", None),
+        ("nvarguscamerasrc ! video/x-raw(memory:NVMM) ! nvvidconv ! video/x-raw,format=BGR ! appsink", None),
+        ("rtspsrc location=rtsp://camera/decode ! rtpjpegdepay ! appsink", None),
+        ("v4l2src ! jpegdec ! videoconvert ! appsink", "jpegdec"),
+        ("rtspsrc location=rtsp://camera/live!rtph264depay!avdec_h264 ! videoconvert ! appsink", "avdec_h264"),
+        (
+            "rtspsrc location=rtsp://camera/live ! rtph265depay ! nvv4l2decoder enable-max-performance=1 ! appsink",
+            "nvv4l2decoder",
+        ),
+        ("uridecodebin uri=rtsp://camera/live ! videoconvert ! appsink", "uridecodebin"),
+    ],
+)
+def test_a_pipeline_that_decodes_is_found(pipeline: str, element: str | None) -> None:
+    """A decoder within GStreamer hides damage, so a pipeline that has one is refused; depayloaders and addresses are none."""
+    assert concealing_element(UrlSource(url=pipeline, backend="gstreamer")) == element
+    assert concealing_element(UrlSource(url=pipeline)) is None
+
+
+def test_a_video_file_read_with_gstreamer_is_refused() -> None:
+    """OpenCV chooses the decoder itself, and it hides damage."""
+    assert concealing_element(FileSource(path="parts.mp4", backend="gstreamer")) is not None
+    assert concealing_element(FileSource(path="parts.mp4")) is None

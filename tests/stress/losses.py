@@ -196,7 +196,8 @@ class Reader:
     """
 
     def __init__(self, source: UrlSource | FileSource, reference: Path | None, bundle: Path) -> None:
-        self._job = Job(camera=CaptureConfig(source=source, policy="wait"), slots=1, frame_bytes=1)
+        camera = CaptureConfig(source=source, policy="wait", stall_timeout_s=20.0)  # a busy machine may stall the sender
+        self._job = Job(camera=camera, slots=1, frame_bytes=1)
         self._engine = load_engine(load_bundle(bundle), runtime="cpu-f32", threads=1)
         self._placement = self._engine.place(Region(0, 0, WIDTH, HEIGHT))
         self.counts: Counter[str] = Counter()

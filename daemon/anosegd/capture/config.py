@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 import cv2
@@ -37,7 +38,7 @@ class DeviceSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
 
 class UrlSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="url"):
-    """Describes a stream: RTSP or HTTP through FFmpeg, or a GStreamer pipeline that ends in appsink."""
+    """Describes a stream: RTSP or HTTP through FFmpeg, or a GStreamer pipeline that ends in appsink and decodes nothing."""
 
     url: Annotated[str, Meta(min_length=1)]
     backend: Literal["ffmpeg", "gstreamer"] = "ffmpeg"
@@ -104,6 +105,22 @@ class DemoSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     seed: int = 7
     fps: Positive = 4.0
     parts: Annotated[int, Meta(gt=0)] | None = None
+
+
+_GST_DECODER = re.compile(r"(?i)avdec_|.*dec$|.*decod|.*playbin")
+
+
+def concealing_element(source: SourceConfig) -> str | None:
+    """Return the GStreamer element that decodes the source's frames and hides damage in them; None if there is none.
+
+    OpenCV does not pass on what GStreamer's decoders report. JPEG images that a pipeline ends in are decoded by this program.
+    """
+    if isinstance(source, FileSource) and source.backend == "gstreamer":
+        return "the decoder that OpenCV chooses"
+    if not isinstance(source, UrlSource) or source.backend != "gstreamer":
+        return None
+    elements = (part.split()[0] for part in re.split(r"[!()]", source.url) if part.strip())
+    return next((element for element in elements if _GST_DECODER.match(element)), None)
 
 
 SourceConfig = DeviceSource | UrlSource | GenicamSource | FileSource | FolderSource | DemoSource

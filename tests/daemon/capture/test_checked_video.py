@@ -100,3 +100,47 @@ def test_an_opencv_that_hides_the_messages_is_refused(monkeypatch: pytest.Monkey
     monkeypatch.setattr(FfmpegMessages, "_take", lambda self: [])
     with pytest.raises(CameraError, match="does not pass on FFmpeg's messages"):
         opened(VIDEOS / "h264.ts")
+
+
+class JpegCapture:
+    """A USB camera or GStreamer pipeline that sends JPEG images, as OpenCV shows it. There is neither on this machine."""
+
+    def __init__(self, images: list[bytes]) -> None:
+        self._images = images
+        self.settings: dict[int, float] = {cv2.CAP_PROP_FOURCC: cv2.VideoWriter.fourcc(*"MJPG")}
+
+    def get(self, prop: int) -> float:
+        return self.settings.get(prop, 0.0)
+
+    def set(self, prop: int, value: float) -> bool:
+        self.settings[prop] = value
+        return True
+
+    def grab(self) -> bool:
+        self._image = self._images.pop(0)
+        return True
+
+    def retrieve(self, into: np.ndarray | None = None) -> tuple[bool, np.ndarray]:
+        return True, np.frombuffer(self._image, np.uint8)[None]
+
+
+@pytest.mark.parametrize("device", [True, False])
+def test_jpeg_images_of_devices_and_pipelines_are_decoded_strictly(device: bool) -> None:
+    """A USB camera's JPEG images come undecoded, and a damaged one is refused; so is one of a GStreamer pipeline."""
+    image = np.random.default_rng(0).integers(0, 256, (48, 80, 3), dtype=np.uint8)
+    jpeg = cv2.imencode(".jpg", image)[1].tobytes()
+    capture = JpegCapture([jpeg, jpeg[: len(jpeg) // 2] + b"\xff\xd9", jpeg + bytes(8)])
+    video = CheckedVideo()
+    if device:
+        video.open_device(capture)  # type: ignore[arg-type]
+        assert capture.settings[cv2.CAP_PROP_CONVERT_RGB] == 0
+    else:
+        video.capture = capture  # type: ignore[assignment]
+    shots = []
+    for _ in range(3):
+        assert video.grab() == "frame"
+        shots.append(video.shot(np.zeros((48, 80, 3), np.uint8)))
+    assert (shots[0].image == cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)).all()
+    assert shots[1].image is None
+    assert "not a whole JPEG image" in shots[1].error
+    assert (shots[2].image == shots[0].image).all()

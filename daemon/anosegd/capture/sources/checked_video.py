@@ -21,7 +21,7 @@ from anosegd.capture.sources.frame_check import FrameCheck
 
 Grab = Literal["frame", "undecodable", "nothing"]
 
-JPEG_CODES = ("MJPG", "JPEG")
+JPEG_CODES = ("MJPG", "JPEG", "MJPE")  # the last of OpenCV before 4.8, from the name mjpeg
 MAX_UNDECODABLE = 250
 """After so many packets in a row that give no frame, the source has failed."""
 

@@ -30,6 +30,8 @@ CAP_PROP_PTS = getattr(cv2, "CAP_PROP_PTS", None)
 """OpenCV before 4.12 does not have it."""
 NO_PTS = -(1 << 63)
 """FFmpeg's AV_NOPTS_VALUE: the frame has no time stamp."""
+LOG_ERRORS, LOG_WARNINGS = 2, 3
+"""OpenCV's log levels."""
 DEFAULT_FPS = 25.0
 """The frame rate of a video file whose container names no usable rate."""
 
@@ -255,18 +257,27 @@ class Stream(LiveVideo):
         raise unexplained(self._config.url, output.lines)
 
     def _open_with_gstreamer(self, timeouts: list[int]) -> cv2.VideoCapture:
-        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_WARNING)  # GStreamer's reasons are warnings of OpenCV
+        _set_log_level(LOG_WARNINGS)  # GStreamer's reasons are warnings of OpenCV
         try:
             with native_output() as output:
                 capture = _opened(self._config.url, cv2.CAP_GSTREAMER, timeouts, self.description)
+            if any("can't set property" in line for line in output.lines):  # OpenCV before 4.7 knows no time-outs here
+                with native_output() as output:
+                    capture = _opened(self._config.url, cv2.CAP_GSTREAMER, [], self.description)
         finally:
-            cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+            _set_log_level(LOG_ERRORS)
         if not capture.isOpened():
             said = f": {mask_passwords(output.lines[-1], self._config.url)}" if output.lines else ""
             raise refusal(self._config.url, output.lines) or CameraError(
                 f"{self.description} cannot be opened (gstreamer){said}"
             )
         return capture
+
+
+def _set_log_level(level: int) -> None:
+    """Set OpenCV's log level. OpenCV 5 has the function in another place."""
+    set_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel
+    set_level(level)
 
 
 def _opened(where: int | str, backend: int, parameters: list[int], description: str) -> cv2.VideoCapture:
