@@ -6,12 +6,14 @@ checks whether the files and folders that a configuration names exist.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
+from anoseg_engines.errors import ConfigError
 from anoseg_engines.judgement import QualityLimits, Rule, ignore_everything
 from anoseg_engines.placement import Region
 from anoseg_engines.strict_yaml import Removed, read_yaml
@@ -190,6 +192,8 @@ def load_config(path: Path) -> Config:
     cameras = {name: _with_absolute_paths(camera, base) for name, camera in config.cameras.items()}
     engine = msgspec.structs.replace(config.engine, bundle=str(base / config.engine.bundle))
     journal = config.journal and msgspec.structs.replace(config.journal, path=str(base / config.journal.path))
+    if journal is not None and os.path.realpath(journal.path) == os.path.realpath(path):
+        raise ConfigError(f"{path}: journal.path is this configuration file itself", hint="give the path of a new file")
     return msgspec.structs.replace(config, cameras=cameras, engine=engine, journal=journal)
 
 

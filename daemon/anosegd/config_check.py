@@ -29,6 +29,7 @@ from anosegd.capture.config import (
 from anosegd.capture.sources.aravis import load_aravis
 from anosegd.capture.sources.folder import images_of
 from anosegd.config import Config
+from anosegd.endpoint import check_socket_place
 from anosegd.inspection.ready import make_ready, naming
 from anosegd.journal import check_place
 
@@ -52,9 +53,14 @@ def check_surroundings(config: Config, *, journal: bool = True) -> None:
         journal: Whether the journal's folder must exist. A service creates it only when it starts.
 
     Raises:
-        ConfigError: A source, the journal's folder or an image of the empty place cannot be used.
+        ConfigError: A source, a socket's path, the journal's folder or an image of the empty place cannot be used.
     """
     check_sources(config)
+    with naming("publish"):
+        check_socket_place(config.publish.endpoint)
+    if config.control is not None:
+        with naming("control"):
+            check_socket_place(config.control.endpoint)
     if journal and config.journal is not None:
         check_place(config.journal)
     for name, camera in config.cameras.items():

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import os
 import re
 import socket as socketlib
+import stat
 
 import zmq
 
-from anoseg_engines.errors import PublishError
+from anoseg_engines.errors import ConfigError, PublishError
 
 IPC = "ipc://"
 MAX_IPC_PATH_BYTES = 107  # of a Unix socket
@@ -42,12 +44,32 @@ def check_endpoint(endpoint: str) -> None:
         )
 
 
+def check_socket_place(endpoint: str) -> None:
+    """Check that nothing else than a socket is at an ipc path: libzmq deletes whatever is there.
+
+    Raises:
+        ConfigError: Something else is there.
+    """
+    if not endpoint.startswith(f"{IPC}/"):
+        return
+    path = endpoint[len(IPC) :]
+    try:
+        found = os.lstat(path).st_mode
+    except OSError:
+        return
+    if not stat.S_ISSOCK(found):
+        kind = "a folder" if stat.S_ISDIR(found) else "a link" if stat.S_ISLNK(found) else "a file"
+        raise ConfigError(f"{endpoint}: {path} is {kind}, not a socket", hint="give a path at which nothing else is")
+
+
 def bind(socket: zmq.Socket[bytes], endpoint: str) -> None:
     """Bind the socket.
 
     Raises:
         PublishError: The endpoint is in use, or cannot be bound.
+        ConfigError: Something else than a socket is at an ipc path.
     """
+    check_socket_place(endpoint)
     # libzmq would take an ipc path away from another program, so check first whether a program answers there.
     if endpoint.startswith(f"{IPC}/") and answers(endpoint):
         raise PublishError(f"{endpoint} is in use", hint="stop the other daemon, or choose another endpoint")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
-from anoseg_engines.errors import ConfigError
 from anosegd.config import load_config
 from anosegd.config_check import check_whole
 from anosegd.inspection.rule_calibration import rules_note
-from anosegd.journal import check_place
+from anosegd.journal import JournalConfig, check_content, check_place
 
 
 def main(options: argparse.Namespace) -> int:
@@ -20,6 +20,7 @@ def main(options: argparse.Namespace) -> int:
         EngineError: The bundle is refused.
     """
     config = load_config(options.config)
+    journal = None if config.journal is None else _journal_line(config.journal)
     engine = check_whole(config, journal=False)
     try:
         lines = [
@@ -35,11 +36,23 @@ def main(options: argparse.Namespace) -> int:
                 lines.append(f"    {len(camera.rules)} {note}")
     finally:
         engine.close()
-    if config.journal is not None:
-        try:
-            lines.append(f"  journal {check_place(config.journal)}")
-        except ConfigError as error:  # under systemd the folder is created when the service starts
-            lines.append(f"  not yet: {error.what}; the service creates /var/lib/anoseg/STATION, you create any other folder")
+    if journal is not None:
+        lines.append(journal)
     lines.append(f"  publishes at {config.publish.endpoint}")
     sys.stdout.write("\n".join(lines) + "\n")
     return 0
+
+
+def _journal_line(config: JournalConfig) -> str:
+    """Check the journal's place. Its folder may be missing: under systemd it is created when the service starts.
+
+    Raises:
+        ConfigError: A journal cannot be at this path.
+    """
+    folder = Path(config.path).absolute().parent
+    if not folder.exists():
+        what = f"journal.path: {folder}: no such folder"
+        return f"  not yet: {what}; the service creates /var/lib/anoseg/STATION, you create any other folder"
+    path = check_place(config)
+    check_content(path)
+    return f"  journal {path}"

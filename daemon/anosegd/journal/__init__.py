@@ -1,12 +1,13 @@
 """Commits every verdict before it is sent, and gives past verdicts to readers. The daemon uses `Journal`.
 
 `journal` makes the promise, has the API and runs the thread. `writer` does that thread's work on the file. `store` is the
-SQLite file, `format` its tables and versions, and `retention` deletes the oldest verdicts. `numbers` reserves verdict numbers.
-`reader` reads pages for a replay. `background` does slow work on a second thread. `types` has the values that these modules
-exchange.
+SQLite file, `format` its tables and versions, and `retention` deletes the oldest verdicts. `place` checks that a journal may be
+at its path. `numbers` reserves verdict numbers. `reader` reads pages for a replay. `background` does slow work on a second
+thread. `types` has the values that these modules exchange.
 """
 
-from anosegd.journal.journal import Journal, check_place
+from anosegd.journal.journal import Journal
+from anosegd.journal.place import check_content, check_place
 from anosegd.journal.reader import JournalReader
 from anosegd.journal.types import (
     Entry,
@@ -28,5 +29,6 @@ __all__ = [
     "Page",
     "Range",
     "VerdictId",
+    "check_content",
     "check_place",
 ]

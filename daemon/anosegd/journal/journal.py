@@ -29,10 +29,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from anoseg_engines.errors import ConfigError
 from anosegd.journal.background import Background
-from anosegd.journal.format import refuse_newer
 from anosegd.journal.numbers import Numbers, SeqFile
+from anosegd.journal.place import check_content, check_place
 from anosegd.journal.reader import JournalReader
 from anosegd.journal.store import Transaction
 from anosegd.journal.types import (
@@ -113,6 +112,7 @@ class Journal(Worker):
             ConfigError: A journal cannot exist at this path.
         """
         path = check_place(config)
+        check_content(path)
         for name in (path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")):
             if name.exists() and not os.access(name, os.R_OK | os.W_OK):
                 raise JournalError(f"{name}: no permission to write", hint="give the file to the daemon's user")
@@ -500,23 +500,6 @@ class Journal(Worker):
         """Let the journal's thread work at once. Call with the lock held."""
         self._woken = True
         self._changed.notify()
-
-
-def check_place(config: JournalConfig) -> Path:
-    """Return the journal's absolute path.
-
-    Raises:
-        ConfigError: A journal cannot exist at this path.
-        JournalNewerError: The file is the journal of a newer program.
-    """
-    path = Path(config.path).absolute()
-    if path.exists() and not path.is_file():
-        raise ConfigError(f"journal.path: {path} is not a file", hint="give the path of a file; a missing file is created")
-    if not path.parent.is_dir():
-        hint = "create the folder, writable for the daemon's user"
-        raise ConfigError(f"journal.path: {path.parent}: no such folder", hint=hint)
-    refuse_newer(path)
-    return path
 
 
 def _check_name(name: str) -> None:

@@ -189,10 +189,23 @@ class SeqFile:
         _write_at(self._fd, slot * _SLOT, f"anoseg-seq/1 {text} {zlib.crc32(text.encode()):08x}\n".encode())
 
     def _read(self, slot: int) -> list[str]:
-        """Return a slot's fields; empty if the slot is empty or damaged."""
-        kind, _, rest = os.pread(self._fd, 256, slot * _SLOT).partition(b"\n")[0].decode("ascii", "replace").partition(" ")
-        text, _, crc = rest.rpartition(" ")
-        return text.split(" ") if kind == "anoseg-seq/1" and crc == f"{zlib.crc32(text.encode()):08x}" else []
+        return _fields(os.pread(self._fd, 256, slot * _SLOT))
+
+
+def holds_record(path: Path) -> bool:
+    """Return whether the file holds the record of a journal. It may be in use."""
+    try:
+        with path.open("rb") as file:
+            return any(_fields(os.pread(file.fileno(), 256, slot * _SLOT)) for slot in _RESERVED)
+    except OSError:
+        return False
+
+
+def _fields(data: bytes) -> list[str]:
+    """Return a slot's fields; empty if the slot is empty or damaged."""
+    kind, _, rest = data.partition(b"\n")[0].decode("ascii", "replace").partition(" ")
+    text, _, crc = rest.rpartition(" ")
+    return text.split(" ") if kind == "anoseg-seq/1" and crc == f"{zlib.crc32(text.encode()):08x}" else []
 
 
 def _write_at(fd: int, position: int, data: bytes) -> None:

@@ -19,8 +19,9 @@ from anosegd.journal.format import (
     upgrade,
 )
 from anosegd.journal.numbers import sync_folder
+from anosegd.journal.place import is_foreign
 from anosegd.journal.reader import BUSY_S, checksum, read_extent, read_page, translated_errors, uri
-from anosegd.journal.types import AcceptedTrigger, Entry, JournalDamagedError, Range, missing
+from anosegd.journal.types import AcceptedTrigger, Entry, JournalDamagedError, JournalError, Range, missing
 
 REQUESTS_KEPT = 2000
 WAL_PAGES = 5000
@@ -300,10 +301,13 @@ def rename_damaged(path: Path) -> Path | None:
     The file's content stays as it is: `sqlite3 FILE .recover` may still read it. Only the newest damaged files are kept.
 
     Raises:
+        JournalError: The file is another program's.
         OSError: The file cannot be renamed.
     """
     if not any(name.exists() for name in files_of(path)):
         return None
+    if is_foreign(path):
+        raise JournalError(f"{path}: another program's file is in the journal's place", hint="move it away")
     stamp = f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S}"
     names = (beside(path, f".damaged-{stamp}{f'-{n}' if n else ''}") for n in range(1000))
     aside = next(name for name in names if not any(f.exists() for f in files_of(name)))

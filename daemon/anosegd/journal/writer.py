@@ -143,8 +143,10 @@ class Writer:
         store, self._store = self._store, None
         try:
             self._rename_and_close(store)
-        except OSError as error:
-            self._failed(f"{self._path}: cannot be set aside: {error.strerror}")
+        except (OSError, JournalError) as error:
+            self._failed(
+                f"{self._path}: cannot be set aside: {error.what if isinstance(error, JournalError) else error.strerror}"
+            )
 
     def close(self, given_to: int) -> None:
         """Close the files, and give the reserved numbers after `given_to` back."""

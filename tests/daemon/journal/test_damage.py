@@ -115,7 +115,6 @@ SET_ASIDE: dict[str, Damage] = {
     "zeros for its second half": lambda p: overwrite(p, p.stat().st_size // 2, bytes(p.stat().st_size // 2)),
     "random bytes for a file": lambda p: p.write_bytes(random.Random(1).randbytes(100_000)),
     "text for a file": lambda p: p.write_text("this is no journal\n" * 1000),
-    "another program's database": another_database,
     "table dropped": change("DROP TABLE void"),
     "trigger added": change("CREATE TRIGGER t AFTER INSERT ON entry BEGIN DELETE FROM entry; END"),
     "verdict deleted": change("DELETE FROM entry WHERE seq = 77"),
@@ -404,3 +403,32 @@ def test_a_folder_in_its_place_is_refused_and_left_alone(path: Path) -> None:
         open_journal(config(path))
     assert caught.value.exit_code == 2
     assert (path / "precious").exists()
+
+
+def test_another_programs_database_is_refused_and_left_alone(path: Path) -> None:
+    """Although a journal was there before: the exit code is 2, and no file is renamed or changed."""
+    another_database(path)
+    before = {p.name: p.read_bytes() for p in path.parent.iterdir()}
+    with pytest.raises(AnosegError, match="another file") as caught:
+        open_journal(config(path))
+    assert caught.value.exit_code == 2
+    assert {p.name: p.read_bytes() for p in path.parent.iterdir()} == before
+
+
+def test_another_programs_database_put_in_its_place_is_left_alone(path: Path, tmp_path: Path) -> None:
+    """While the daemon runs: verdicts are refused until it is moved away; then a new journal begins."""
+    journal = open_journal(config(path))
+    commit(journal)
+    other = tmp_path / "other.db"
+    change("CREATE TABLE recipes (name TEXT)")(other)
+    content = other.read_bytes()
+    for name in (path, beside(path, "-wal"), beside(path, "-shm")):
+        name.unlink()
+    other.rename(path)
+    eventually(lambda: not journal.stats().working)
+    eventually(lambda: "another program's file" in str(journal.stats().last_error))
+    assert path.read_bytes() == content
+    path.rename(other)
+    eventually(lambda: journal.next_id().journal_id == journal.journal_id and journal.stats().working)
+    commit(journal)
+    assert journal.close()
