@@ -21,9 +21,10 @@ from anosegd.config import Config
 from anosegd.config_check import load_checked
 from anosegd.control import Control, Triggers
 from anosegd.heartbeat import SILENT_S, Heartbeat
+from anosegd.inspection.history import History, Past
 from anosegd.inspection.inspector import Inspector
 from anosegd.inspection.queue import InspectionQueue
-from anosegd.inspection.swap import Swaps, report_passed_over, with_bundle
+from anosegd.inspection.swap import Swaps, report_passed_over
 from anosegd.journal import Journal
 from anosegd.publish import LINGER_MS, Identity, Publisher
 from anosegd.reload import Reloaded, Reloads
@@ -46,12 +47,12 @@ class Successor:
     Attributes:
         config: Its configuration.
         engine: Its engine, which has passed the self-test; None lets the station load it. The station closes it.
-        before: The bundles that inspected before, the last one at the end.
+        inspected: The bundles that inspected, the last one at the end.
     """
 
     config: Config
     engine: Engine | None = None
-    before: tuple[Bundle, ...] = ()
+    inspected: tuple[Past, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ class Station:
         *,
         notice: str | None = None,
         engine: Engine | None = None,
-        before: tuple[Bundle, ...] = (),
+        inspected: tuple[Past, ...] | None = None,
     ) -> None:
         """Prepare; `run` opens everything.
 
@@ -95,14 +96,14 @@ class Station:
             environment: Inherited by capture processes.
             reread: Loads the configuration from disk, checked as at the start.
             notice: A fact about the last reload that an operator should know.
-            engine, before: As in `Successor`.
+            engine, inspected: As in `Successor`.
         """
         self.ready = False
         self._config = config
         self._notifier = notifier
         self._environment = environment
         self._notice = notice
-        self._loaded, self._before = engine, before
+        self._loaded, self._inspected = engine, inspected
         self._reloads = Reloads(reread, self._load_reloaded)
         self._successor: Successor | None = None
         self._asked_to_drain = threading.Event()
@@ -153,7 +154,9 @@ class Station:
             frames = InspectionQueue()
             self._publisher = Publisher(config, identity, lambda _: self._heartbeat.describe(), self._journal)
             self._inspector = Inspector(config, bundle, frames, self._publisher, loaded=self._loaded)
-            self._swaps = Swaps(config.engine, bundle, self._inspector, self._before)
+            file = None if config.journal is None else Path(f"{config.journal.path}.bundles")
+            self._history = History(file, bundle, self._inspected)
+            self._swaps = Swaps(config.engine, bundle, self._inspector, self._history)
             max_tries = MAX_TRIES if config.exit_when_finished else None
             self._cameras = CameraSet(
                 config.cameras,
@@ -232,6 +235,7 @@ class Station:
         logs.info("daemon.ready", endpoint=endpoint, engine=label, runtime=runtime, journal=journal)
         self._notifier.ready(f"ready, {label} on {runtime}, publishing at {endpoint}")
         self._publisher.state_changed()
+        self._history.save()
         self._triggers.begin()
 
     # ---- main loop
@@ -328,8 +332,7 @@ class Station:
         config, now = reloaded.config, self._config
         logs.info("reload.accepted", changed=reloaded.engine is not None or config != now)
         if self._needs_restart(config):
-            before = with_bundle(self._swaps.before, self._swaps.bundle, now=reloaded.bundle)
-            self._successor = Successor(config, reloaded.engine, before)
+            self._successor = Successor(config, reloaded.engine, self._history.all)
             reloaded.answer(None)
             return "reload"
         self._notifier.reloading()

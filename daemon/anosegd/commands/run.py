@@ -59,13 +59,13 @@ def run(config: Config, environment: Mapping[str, str], reread: Callable[[], Con
     try:
         end = Station(config, notifier, environment, reread).run()
         while end.successor is not None and not end.stuck:
-            previous, config, before = config, end.successor.config, end.successor.before
+            previous, config, inspected = config, end.successor.config, end.successor.inspected
             end, failure = _run_successor(end.successor, notifier, environment, reread)
             if failure is not None and not end.stuck:
                 logs.error("reload.failed", error=failure, going_on="with the configuration before")
                 notice = f"the last reload failed, the configuration before it runs: {failure}"
                 config = previous
-                end = Station(config, notifier, environment, reread, notice=notice, before=before).run()
+                end = Station(config, notifier, environment, reread, notice=notice, inspected=inspected).run()
     except BaseException as error:
         _leave_if_stuck(error, set(threading.enumerate()) - threads_before)
         raise
@@ -87,7 +87,7 @@ def _run_successor(
     Raises:
         AnosegError: The station failed after it had become ready.
     """
-    station = Station(successor.config, notifier, environment, reread, engine=successor.engine, before=successor.before)
+    station = Station(successor.config, notifier, environment, reread, engine=successor.engine, inspected=successor.inspected)
     try:
         end = station.run()
     except AnosegError as error:

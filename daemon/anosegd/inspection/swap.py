@@ -7,7 +7,7 @@ exchanges the engines between two parts. A swap that fails changes nothing.
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,12 +18,10 @@ from anoseg_engines.errors import ConfigError
 from anoseg_engines.loading import load_engine
 from anosegd import logs
 from anosegd.config import EngineConfig
+from anosegd.inspection.history import History
 from anosegd.inspection.inspector import Inspector
 from anosegd.inspection.ready import make_ready, warm_up
 from anosegd.worker import Answer, Worker
-
-KEPT = 10
-"""Bundles to go back to. Each takes as much memory as its files have bytes."""
 
 
 def report_passed_over(bundle: Bundle) -> None:
@@ -45,24 +43,19 @@ class _Request:
 class Swaps:
     """Runs one swap at a time. Any thread calls `swap`, `roll_back` and `use`; everything else belongs to the main thread.
 
-    Bundles are kept in memory, so that a rollback returns to what inspected, whatever has become of its folder since.
-
     Args:
         config: How engines are loaded.
         bundle: The bundle that inspects.
         inspector: The inspector.
-        before: The bundles that inspected before, the last one at the end.
+        history: Knows the bundles that inspected before, to one of which a rollback returns.
 
     Attributes:
         bundle: The bundle that inspects.
-        before: The bundles that inspected before, the last one at the end. A rollback takes that one.
     """
 
-    def __init__(self, config: EngineConfig, bundle: Bundle, inspector: Inspector, before: Sequence[Bundle] = ()) -> None:
+    def __init__(self, config: EngineConfig, bundle: Bundle, inspector: Inspector, history: History) -> None:
         self.bundle = bundle
-        self.before = tuple(before)
-        while self.before and self.before[-1].digest == bundle.digest:  # a reload went back to it
-            self.before = self.before[:-1]
+        self._history = history
         self._config = config
         self._inspector = inspector
         self._requests: queue.SimpleQueue[_Request] = queue.SimpleQueue()
@@ -93,7 +86,10 @@ class Swaps:
             swap.reply(text)
         else:
             before, self.bundle = self.bundle, swap.bundle
-            self.before = self.before[:-1] if swap.is_rollback else with_bundle(self.before, before, now=self.bundle)
+            if swap.is_rollback:
+                self._history.went_back(self.bundle)
+            else:
+                self._history.took_over(self.bundle)
             logs.info("swap.done", engine=self.bundle.label, digest=self.bundle.digest, before=before.label)
             swap.reply(None)
 
@@ -113,17 +109,19 @@ class Swaps:
 
     def _begin(self, request: _Request) -> None:
         is_rollback = request.path is None and request.engine is None
-        if is_rollback and not self.before:
-            what = f"there is no engine to go back to: nothing inspected before {self.bundle.label} since the start"
+        if is_rollback and not self._history.before:
+            what = f"there is no engine to go back to: no other one than {self.bundle.label} is known to have inspected"
             earlier = f"`anoseg-engine list {self.bundle.path.parent}` shows earlier versions; `anosegd swap` takes one"
             request.answer(f"{what}\n  {earlier}")
             return
+        load: Callable[[], Engine]
         if request.engine is not None:
             what, load = request.engine.bundle.label, partial(_same, request.engine)
         elif request.path is not None:
             what, load = str(request.path), partial(self._load, request.path, request.other_product)
         else:
-            what, load = self.before[-1].label, partial(self._load_bundle, self.before[-1])
+            past = self._history.before[-1]
+            what, load = past.label, lambda: self._load_bundle(past.load())
         self._swap = _Swap(what, load, self._inspector, request.answer, is_rollback=is_rollback)
         self._swap.start()
 
@@ -144,14 +142,6 @@ class Swaps:
     def _load_bundle(self, bundle: Bundle) -> Engine:
         config = self._config
         return load_engine(bundle, runtime=config.runtime, threads=config.threads, build=config.build)
-
-
-def with_bundle(before: Sequence[Bundle], bundle: Bundle, *, now: Bundle) -> tuple[Bundle, ...]:
-    """Add the bundle that inspected until `now` took over to those before it. The oldest are forgotten."""
-    if bundle.digest == now.digest:
-        return tuple(before)
-    known = next((each for each in before if each.digest == bundle.digest), bundle)  # in memory once
-    return (*before, known)[-KEPT:]
 
 
 def _same(engine: Engine) -> Engine:

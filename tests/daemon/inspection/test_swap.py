@@ -121,6 +121,15 @@ def ask(command: str, config: Path, *more: str) -> str:
     return done.stdout
 
 
+def start_again(line: Line, config: Path) -> Daemon:
+    """Start the daemon once more, and wait for its first verdict."""
+    line.listener.drain()
+    runs = {v["run_id"] for v in line.listener.verdicts}
+    daemon = line.run(config)
+    line.listener.wait_for(lambda m: m.topic == "verdict.line" and m.header["run_id"] not in runs)
+    return daemon
+
+
 def inspects(line: Line) -> tuple[str, int]:
     """Product and version in the next verdict."""
     while line.listener.take(0) is not None:
@@ -154,7 +163,7 @@ def test_a_repeated_rollback_goes_further_back(line: Line, config: Path, store: 
     for version in (3, 2, 1):
         assert f"inspecting with tiny/{version}" in ask("rollback", config)
     done = run_anosegd("rollback", str(config))
-    assert (done.returncode, "nothing inspected before tiny/1" in done.stderr) == (1, True)
+    assert (done.returncode, "no engine to go back to" in done.stderr) == (1, True)
     ask("swap", config, "--bundle", str(store / "3"))
     assert "inspecting with tiny/1" in ask("rollback", config)
 
@@ -166,6 +175,41 @@ def test_rollback_goes_back_beyond_a_restart_of_the_station(line: Line, config: 
     config.write_text(config.read_text().replace("test-station", "renamed").replace(str(store / "1"), str(store / "2")))
     assert "inspecting with tiny/2" in ask("reload", config)
     assert "inspecting with tiny/1" in ask("rollback", config)
+
+
+def test_rollback_goes_back_beyond_a_restart_of_the_daemon(line: Line, config: Path, store: Path) -> None:
+    """With a journal: after a crash, too, it returns to what inspected, if that is still in its folder."""
+    config.write_text(config.read_text() + "journal: {path: verdicts.db}\n")
+    daemon = start(line, config)
+    ask("swap", config, "--bundle", str(store / "2"))
+    daemon.process.kill()
+    daemon.wait()
+    config.write_text(config.read_text().replace(str(store / "1"), str(store / "2")))
+    daemon = start_again(line, config)
+    assert "inspecting with tiny/1" in ask("rollback", config)
+    ask("swap", config, "--bundle", str(store / "2"))
+    daemon.process.kill()
+    daemon.wait()
+    (store / "1").rename(store / "gone")
+    start_again(line, config)
+    done = run_anosegd("rollback", str(config))
+    assert (done.returncode, f"{store / '1'}: no such bundle" in done.stderr) == (1, True)
+    write_bundle(store, dataclasses.replace(tiny_draft(), score_threshold=0.2))
+    (store / "3").rename(store / "1")
+    done = run_anosegd("rollback", str(config))
+    assert (done.returncode, "another bundle than the one that inspected before" in done.stderr) == (1, True)
+    assert inspects(line) == ("tiny", 2)
+
+
+def test_a_list_that_cannot_be_read_or_written_stops_nothing(line: Line, config: Path, store: Path) -> None:
+    """A damaged file beside the journal, and a name that is taken: the daemon inspects, and goes back within its run."""
+    config.write_text(config.read_text() + "journal: {path: verdicts.db}\n")
+    (line.folder / "verdicts.db.bundles").write_bytes(b'{"bundles": [{')
+    (line.folder / "verdicts.db.bundles.new").mkdir()
+    daemon = start(line, config)
+    ask("swap", config, "--bundle", str(store / "2"))
+    assert "inspecting with tiny/1" in ask("rollback", config)
+    assert [e["event"] for e in daemon.events].count("bundles.not_remembered") == 4
 
 
 def test_another_product_is_refused_unless_it_is_meant(line: Line, config: Path, store: Path) -> None:
