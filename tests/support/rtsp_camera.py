@@ -87,7 +87,8 @@ class Camera(GstRtspServer.RTSPMediaFactory):
             time.sleep(max(0.0, began + number * period / Gst.SECOND - time.monotonic()))
             if last is None or not self.repeat:
                 pictures = self.pictures[self.bad]
-                last = pictures[number % len(pictures)]
+                fresh = bytes(LEVEL + random.randrange(-6, 7) for _ in range(self._options.width))  # a row like no other
+                last = fresh + pictures[number % len(pictures)][self._options.width :]
             buffer = Gst.Buffer.new_wrapped(last)
             buffer.pts = buffer.dts = number * period
             buffer.duration = period

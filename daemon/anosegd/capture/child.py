@@ -200,14 +200,15 @@ class Capture:
         equals that of the part before. At a trigger, the frame is also compared with the one before the trigger, unless equal
         frames are normal: frames are differences from earlier ones, and the picture has not stood still for long.
         """
-        clock, last, triggered = self._wait.clock, self._last_frame, self._triggered
+        clock, last = self._wait.clock, self._last_frame
         if clock.stands:
             return True
-        if triggered and self._camera.repeats == "allowed":
+        if not self._triggered:
+            return last.repeats_part(image) if clock.moves else last.repeats_passed(image)
+        if self._camera.repeats == "allowed":
             return False
-        if not clock.moves or (triggered and (last.still or not source.inter_coded)):
-            return last.repeats_passed(image)
-        return last.repeats_part(image)
+        equal_is_normal = clock.moves and source.inter_coded and not last.still
+        return last.repeats_part(image) or (not equal_is_normal and last.repeats_passed(image))
 
     def _repeated(self, source: Source, origin: Origin, slot: int) -> bool:
         """Report a frame that shows nothing new: it is UNKNOWN, or, in free run of a camera that is alive, no part.

@@ -12,7 +12,7 @@ import pytest
 from stress.real_cameras import Rtsp as MovingRtsp
 from stress.still_scenes import Rtsp
 from support.anosegd_line import Daemon, Line
-from support.mjpeg_camera import mjpeg_server
+from support.mjpeg_camera import mjpeg_server, noisy
 
 from anosegd.client import Client
 
@@ -208,3 +208,19 @@ def test_without_stamps_capture_is_arrival(line: Line) -> None:
         verdict = line.listener.wait_for_verdicts(len(line.listener.verdicts) + 1)[-1]
         assert daemon.terminate() == 0
     assert verdict["captured_at"] == verdict["read_at"]
+
+
+def test_repeats_are_allowed_without_stamps_too(station: Station) -> None:
+    """A stream that shows one picture: in free run one part, at triggers as many as there are, and no restart."""
+    with mjpeg_server(0, lambda i: noisy(0)) as port:
+        source = f"  source: {{kind: url, url: 'http://127.0.0.1:{port}/'}}\n  open_timeout_s: 20\n  repeats: allowed\n  "
+        more = f"control: {{endpoint: '{station.control}'}}\njournal: {{path: verdicts.db}}"
+        daemon = station.line.run(station.line.config(f"free:\n{source}\ntrig:\n{source}{TRIGGERED}\n", more=more))
+        station.line.listener.wait_for_state(lambda s: all(c["state"] == "running" for c in s["cameras"].values()))
+        station.passes_soon("trig")
+        assert [outcome(station.trigger("trig", f"T{i}")) for i in range(3)] == ["PASS"] * 3
+        state = station.line.listener.wait_for_state(lambda s: s["cameras"]["free"]["repeated"] > 100)
+        assert daemon.terminate() == 0
+    assert [c["restarts"] for c in state["cameras"].values()] == [0, 0]
+    assert len([v for v in station.line.listener.verdicts if v["camera"] == "free"]) <= 1
+    assert station.unknown() == []

@@ -4,6 +4,8 @@ import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
+from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -104,6 +106,29 @@ def test_a_camera_silent_for_a_moment_is_not_reopened(line: Line, tmp_path_facto
     _, first, second = line.listener.verdicts
     assert (first["part_id"], first["outcome"], first["reason"]) == ("in between", "UNKNOWN", "camera_lost")
     assert (second["part_id"], second["reason"]) == ("after", None)
+
+
+@here["gige"]
+def test_frames_have_the_cameras_own_times(line: Line) -> None:
+    """A frame was captured when the camera says, not when it was read, and the camera's stamps keep time."""
+    camera = GigE()
+    camera.start()
+    try:
+        daemon = line.run(line.config(f"eye:\n  source: {camera.source}\n"))
+        line.listener.wait_for_verdicts(150)
+        state = line.listener.wait_for_state(lambda s: True)["cameras"]["eye"]
+        assert daemon.terminate() == 0
+    finally:
+        camera.stop()
+    verdicts = [v for v in line.listener.verdicts if v["captured_at"] is not None][100:]
+    captured, read = (
+        [datetime.fromisoformat(v[key].replace("Z", "+00:00")) for v in verdicts] for key in ("captured_at", "read_at")
+    )
+    assert all(c <= r for c, r in zip(captured, read, strict=True))
+    assert any(c < r for c, r in zip(captured, read, strict=True))
+    steps = sorted((later - earlier).total_seconds() for earlier, later in pairwise(captured))
+    assert abs(steps[len(steps) // 2] - 0.05) < 0.005  # 20 frames a second
+    assert (state["state"], state["restarts"], state["note"]) == ("running", 0, None)
 
 
 def test_without_aravis_the_configuration_is_refused(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
