@@ -116,7 +116,7 @@ class HttpMjpeg(Scene):
 
     def start(self, folder: Path) -> None:
         self._stack = contextlib.ExitStack()
-        port = self._stack.enter_context(mjpeg_server(0, self._picture, pause_s=0.04))
+        port = self._stack.enter_context(mjpeg_server(0, self._picture, pause_s=1 / RATE))
         self.source = f"{{kind: url, url: 'http://127.0.0.1:{port}/'}}"
 
     def freeze(self, fault: str) -> None:
@@ -142,17 +142,30 @@ class VideoFile(Scene):
 
     def start(self, folder: Path) -> None:
         path = folder / "still.mp4"
-        command = ["ffmpeg", "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "bgr24", "-s", f"{WIDTH}x{HEIGHT}", "-r", "25"]
+        command = [
+            "ffmpeg",
+            "-loglevel",
+            "error",
+            "-f",
+            "rawvideo",
+            "-pix_fmt",
+            "bgr24",
+            "-s",
+            f"{WIDTH}x{HEIGHT}",
+            "-r",
+            str(RATE),
+        ]
         command += ["-i", "-", "-c:v", "libx264", "-preset", "ultrafast", "-crf", "28", "-pix_fmt", "yuv420p", str(path)]
         film = b"".join(still_picture(n).tobytes() for n in range(250))
         subprocess.run(command, input=film, check=True)
         self.source = f"{{kind: file, path: {path}, loop: true}}"
 
 
+RATE = 10
 SCENES: dict[str, Scene] = {
-    "h264-30": Rtsp("--key", "30", "--quantizer", "28"),
-    "h264-250": Rtsp("--key", "250", "--quantizer", "28"),
-    "mjpeg-rtsp": Rtsp("--codec", "mjpeg"),
+    "h264-30": Rtsp("--key", "30", "--quantizer", "28", "--rate", str(RATE)),
+    "h264-250": Rtsp("--key", "250", "--quantizer", "28", "--rate", str(RATE)),
+    "mjpeg-rtsp": Rtsp("--codec", "mjpeg", "--rate", str(RATE)),
     "mjpeg-http": HttpMjpeg(),
     "file": VideoFile(),
 }
@@ -201,7 +214,7 @@ class Rig:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._listen)
         self._thread.start()
-        self._client = Client(self.publish, self.control, request_timeout_s=5)
+        self._client = Client(self.publish, self.control, request_timeout_s=PATIENCE_S)
 
     def _listen(self) -> None:
         while not self._over.is_set():
