@@ -257,6 +257,22 @@ def write_video(path: Path, n: int) -> None:
     writer.release()
 
 
+def test_files_of_other_formats_are_said(line: Line) -> None:
+    """A folder's files that are not read are named by check and in the log; the rarer endings of JPEG get a verdict."""
+    write_images(line.folder / "images", 2)
+    for name in ("x.gif", "y.avif", "notes.txt"):
+        (line.folder / "images" / name).write_bytes(b"x")
+    (line.folder / "images" / "z.jfif").write_bytes(cv2.imencode(".jpg", bad_part())[1].tobytes())
+    words = "2 files are not read because of their format: x.gif, y.avif"
+    config = line.config(FOLDER)
+    assert words in run_anosegd("check", config).stdout
+    daemon = line.run(config, "--once")
+    assert daemon.wait() == 0, daemon.log
+    assert words in daemon.log
+    line.listener.drain()
+    assert [(v["source"], v["outcome"]) for v in line.listener.verdicts][-1] == ("z.jfif", "FAIL")
+
+
 def test_video_file_one_verdict_a_frame(line: Line) -> None:
     """Every frame of a video file is inspected, and its end ends the run."""
     write_video(line.folder / "v.avi", 25)

@@ -6,6 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from anosegd.capture.config import FolderSource
+from anosegd.capture.sources.folder import not_read
 from anosegd.config import load_config
 from anosegd.config_check import check_whole
 from anosegd.inspection.rule_calibration import rules_note
@@ -32,6 +34,10 @@ def main(options: argparse.Namespace) -> int:
             lines.append(f"  warning: {engine.bundle.passed_over}")
         for name, camera in config.cameras.items():
             lines.append(f"  camera {name}: {type(camera.source).__struct_config__.tag}, policy {camera.policy}")
+            if isinstance(camera.source, FolderSource) and (
+                left_out := not_read(Path(camera.source.path), recursive=camera.source.recursive)
+            ):
+                lines.append(f"    {left_out}")
             if note := rules_note(camera, engine.bundle):
                 lines.append(f"    {len(camera.rules)} {note}")
     finally:

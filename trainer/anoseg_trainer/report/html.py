@@ -34,6 +34,7 @@ figure img { background: #000; margin-right: 2px; vertical-align: top; }
 .groups { display: grid; grid-template-columns: repeat(3, 1fr); gap: 16px; } .groups h2 { font-size: 1em; }
 .marked { max-width: 345px; } .groups figure { margin-bottom: 8px; }
 .groups img { max-width: 49%; } .groups figcaption { overflow-wrap: anywhere; }
+.legend { font-size: 13px; color: #555; }
 td { overflow-wrap: anywhere; }
 pre { background: #f6f6f6; padding: 10px; overflow-x: auto; font-size: 13px; } .note { background: #fff6d8; padding: 6px 10px; }
 """

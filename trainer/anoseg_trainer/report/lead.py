@@ -23,6 +23,7 @@ NEAREST = "Good parts nearest to rejection"
 
 PICTURE_WH = (168, 118)
 """Largest width and height of a picture, pixels: three rows fit on a screen."""
+LEGEND = "Left: the image. Right: the image under its anomaly map. Green: the defect. Red: what the bundle marks as defective."
 RELEASE = (
     "Release this version (anoseg-engine release), let it run on the line beside your present inspection for a shift, and look "
     "at what it rejects."
@@ -90,7 +91,7 @@ def lead_html(lead: Lead, pixel_threshold: float) -> str:
     for title, cases in lead.pictures.items():
         shown = "".join(_picture(case, pixel_threshold) for case in cases) or "<p>none</p>"
         groups.append(f"<div><h2>{escape(title)}</h2>{shown}</div>")
-    parts.append(f'<div class="groups">{"".join(groups)}</div>')
+    parts.append(f'<div class="groups">{"".join(groups)}</div><p class="legend">{LEGEND}</p>')
     if lead.next_steps:
         steps = "".join(f"<li>{escape(step)}</li>" for step in lead.next_steps)
         parts.append(f"<h2>What to do next</h2><ol>{steps}</ol>")

@@ -7,9 +7,12 @@ from pathlib import Path
 import cv2
 
 from anoseg_engines.errors import DataError
-from anoseg_engines.images import IMAGE_SUFFIXES, Image, list_images, read_image
+from anoseg_engines.images import IMAGE_SUFFIXES, Image, list_images, read_image, unread_files
 from anosegd.capture.config import FolderSource
 from anosegd.capture.sources.base import Shot, StillSource
+
+MOST_NAMES = 5
+"""Files that are named."""
 
 
 def images_of(folder: Path, *, recursive: bool) -> list[Path]:
@@ -25,6 +28,14 @@ def images_of(folder: Path, *, recursive: bool) -> list[Path]:
         hint = "" if recursive else "recursive: true looks into its subfolders too"
         raise DataError(f"{folder}: no images in this folder", hint=hint)
     return images
+
+
+def not_read(folder: Path, *, recursive: bool) -> str:
+    """Name the files that are not read because of their format; empty if there are none."""
+    below = [p for p in folder.rglob("*") if p.is_dir()] if recursive else []
+    files = [p for place in (folder, *below) for p in unread_files(place)]
+    names = ", ".join(p.name for p in files[:MOST_NAMES]) + (", …" if len(files) > MOST_NAMES else "")
+    return f"{len(files)} files are not read because of their format: {names}" if files else ""
 
 
 class Folder(StillSource):
@@ -45,7 +56,8 @@ class Folder(StillSource):
             DataError: The folder does not exist, or has no images.
         """
         self._paths = images_of(self._base, recursive=self._config.recursive)
-        self.description = f"{len(self._paths)} images"
+        left_out = not_read(self._base, recursive=self._config.recursive)
+        self.description = f"{len(self._paths)} images" + (f"; {left_out}" if left_out else "")
         if self._config.preload:
             self._preloaded = {path: self._decode(path) for path in self._paths}
 
