@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 
 from anoseg_engines.errors import CameraError
+from anosegd.capture.config import CaptureConfig, FileSource
+from anosegd.capture.protocol import Job
 from anosegd.capture.sources.checked_video import CheckedVideo
 from anosegd.capture.sources.ffmpeg_messages import FfmpegMessages
+from anosegd.capture.sources.opencv import VideoFile
 
 VIDEOS = Path(__file__).parent / "videos"
 PACKET = 188
@@ -70,6 +73,14 @@ def test_a_frame_after_the_next_key_frame_is_whole_again(tmp_path: Path) -> None
     assert "." not in seen[begin:end]
     assert end in (23, 24)  # the decoder may give one frame less
     assert end - begin <= 12
+
+
+def test_one_thread_decodes_a_video_file() -> None:
+    """With several, FFmpeg reports damage when the frame has already come."""
+    job = Job(camera=CaptureConfig(source=FileSource(path=str(VIDEOS / "h264.ts"))), slots=1, frame_bytes=1)
+    video = VideoFile(FileSource(path=str(VIDEOS / "h264.ts")), job)
+    video.open()
+    assert video._video.capture.get(cv2.CAP_PROP_N_THREADS) == 1
 
 
 @pytest.mark.parametrize("damage", ["tail", "tail, end marker"])

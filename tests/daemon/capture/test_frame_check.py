@@ -1,5 +1,8 @@
 """Which frames of a video are whole after a loss, by what FFmpeg reports."""
 
+import pytest
+
+from anosegd.capture.sources import frame_check
 from anosegd.capture.sources.ffmpeg_messages import Losses, losses_in
 from anosegd.capture.sources.frame_check import REORDERED, FrameCheck
 
@@ -70,6 +73,19 @@ def test_an_opencv_that_names_no_types() -> None:
     video = ("K" + "P" * 49) * 3
     seen = whole_frames(video, {10: DAMAGED}, typed=False)
     assert seen == "." * 10 + "x" * (40 + REORDERED) + "." * (100 - REORDERED)
+
+
+def test_the_wait_for_a_key_frame_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A video that gets no key frame after a loss is known by the time, and a key frame ends the wait, also a damaged one."""
+    now, check = 100.0, FrameCheck()
+    monkeypatch.setattr(frame_check.time, "monotonic", lambda: now)
+    waited = []
+    for kind in "KPxPPkPK":
+        now += 5.0
+        losses = DAMAGED if kind in "xk" else Losses()
+        check.grabbed(losses, key_packet=kind in "Kk", frame_type="I" if kind in "Kk" else "P")
+        waited.append(check.waiting_s)
+    assert waited == [0, 0, 0, 5, 10, 0, 0, 0]
 
 
 def test_packets_that_were_read_in_advance_are_not_trusted() -> None:

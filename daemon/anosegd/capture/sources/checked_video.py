@@ -76,6 +76,11 @@ class CheckedVideo:
         if fourcc(capture).upper() in JPEG_CODES:
             self._expect_jpeg(cv2.CAP_PROP_CONVERT_RGB, 0)
 
+    @property
+    def waits_for_key_frame_s(self) -> float:
+        """For how many seconds no frame has been whole and no key frame has come."""
+        return self._check.waiting_s
+
     def grab(self) -> Grab:
         """Take the next frame.
 

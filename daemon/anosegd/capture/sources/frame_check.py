@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 
 from anosegd.capture.sources.ffmpeg_messages import Losses
 
-REORDERED = 32
-"""The decoder gives a frame at most so many packets after it took the frame's own: H.264 and H.265 allow 16."""
+REORDERED = 16
+"""A decoder with one thread gives a frame at most so many packets after it took the frame's own: H.264 and H.265 allow 16."""
 
 
 READ_AHEAD = 2
@@ -23,11 +24,17 @@ class FrameCheck:
     def __init__(self) -> None:
         self._grab = -1
         self._keys: deque[int] = deque([0])  # grabs that took a key frame which has not come yet; a video begins with one
-        self._damaged: deque[int] = deque(maxlen=4 * REORDERED)  # grabs that took a damaged packet
+        self._damaged: deque[int] = deque(maxlen=64)  # grabs that took a damaged packet
         self._key: int | None = None  # the grab that took the last whole key frame that came
         self._loss = -1  # the last grab with a loss
         self._distrusted = -1  # no packet that was taken in this grab or before is trusted
         self._message = ""
+        self._waiting_since: float | None = None
+
+    @property
+    def waiting_s(self) -> float:
+        """For how many seconds no frame has been whole and no key frame has come."""
+        return 0.0 if self._waiting_since is None else time.monotonic() - self._waiting_since
 
     def grabbed(self, losses: Losses, *, key_packet: bool, frame_type: str | None) -> str | None:
         """Take note of one grab.
@@ -62,9 +69,11 @@ class FrameCheck:
         if first is not None:
             whole = first > self._distrusted and not any(first <= grab <= last for grab in self._damaged)
             self._key = first if whole else None
+            self._waiting_since = None
             return None if whole else f"the frame is damaged: the decoder reports “{self._message}”"
         if self._key is not None and self._loss <= self._key:
             return None
+        self._waiting_since = self._waiting_since or time.monotonic()
         return f"the frame is not whole until the next key frame: the decoder reported “{self._message}”"
 
     def _taken(self, frame_type: str) -> tuple[int | None, int]:

@@ -30,6 +30,8 @@ CAP_PROP_PTS = getattr(cv2, "CAP_PROP_PTS", None)
 """OpenCV before 4.12 does not have it."""
 NO_PTS = -(1 << 63)
 """FFmpeg's AV_NOPTS_VALUE: the frame has no time stamp."""
+KEY_FRAME_S = 12.0
+"""After a loss a camera that sends no key frame for so long is opened again: most send one to a new client."""
 LOG_ERRORS, LOG_WARNINGS = 2, 3
 """OpenCV's log levels."""
 DEFAULT_FPS = 25.0
@@ -84,7 +86,9 @@ class VideoFile(StillSource):
         self._video.capture.release()
 
         def opened() -> cv2.VideoCapture:
-            return _opened(self._config.path, BACKENDS[backend], _timeouts(self._job), self.description)
+            # With several threads a message of FFmpeg could not be traced to its frame.
+            parameters = [*_timeouts(self._job), *([cv2.CAP_PROP_N_THREADS, 1] if backend == "ffmpeg" else [])]
+            return _opened(self._config.path, BACKENDS[backend], parameters, self.description)
 
         if backend == "ffmpeg":
             self._video.open_with_ffmpeg(opened, self.description, live=False)
@@ -153,6 +157,8 @@ class LiveVideo:
         came = self._video.grab()
         if came == "nothing" or time.monotonic() - began >= self._job.camera.longest_read_s * LIBRARY_SHARE:
             raise CameraError(f"{self.description}: no frame came")
+        if self._video.waits_for_key_frame_s > KEY_FRAME_S:
+            raise CameraError(f"{self.description}: data was lost, and no key frame came for {KEY_FRAME_S:g} s")
         return _stamp(self._video.capture) if came == "frame" else None
 
 
