@@ -154,8 +154,8 @@ class Station:
             frames = InspectionQueue()
             self._publisher = Publisher(config, identity, lambda _: self._heartbeat.describe(), self._journal)
             self._inspector = Inspector(config, bundle, frames, self._publisher, loaded=self._loaded)
-            file = None if config.journal is None else Path(f"{config.journal.path}.bundles")
-            self._history = History(file, bundle, self._inspected)
+            beside = None if self._journal is None else self._journal.path
+            self._history = History(beside and beside.with_name(f"{beside.name}.bundles"), bundle, self._inspected)
             self._swaps = Swaps(config.engine, bundle, self._inspector, self._history)
             max_tries = MAX_TRIES if config.exit_when_finished else None
             self._cameras = CameraSet(
