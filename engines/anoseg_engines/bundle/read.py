@@ -79,7 +79,7 @@ class Bundle:
 
     @property
     def origin(self) -> Origin | None:
-        """What wrote the bundle; None for a bundle of before, which needs no release."""
+        """What wrote the bundle; None for a bundle from before there were releases, which needs none."""
         return self.manifest.origin or None
 
     @property

@@ -5,7 +5,7 @@ with the version's digest. The file is replaced as a whole, under a lock, so tha
 leaves the old file. A copy of STORE/NAME takes the releases with it. A copy of a version's folder alone does not: a candidate
 says in its own manifest that it needs a release, so it stays a candidate wherever it goes.
 
-Bundles without an origin are of before there were releases. Without releases.json, they all count as released.
+Bundles without an origin were written before there were releases. Without releases.json, they all count as released.
 """
 
 from __future__ import annotations
@@ -53,6 +53,10 @@ class _Log(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     releases: list[Release]
 
 
+class _Version(msgspec.Struct, frozen=True):
+    schema_version: int = SCHEMA_VERSION
+
+
 class _Head(msgspec.Struct, frozen=True):
     """What makes a bundle a candidate."""
 
@@ -85,7 +89,7 @@ def read_releases(store_name: Path) -> list[Release]:
     """
     log = _read_log(store_name / RELEASES)
     if log is None:
-        return [_release_of_before(store_name, n) for n in versions(store_name) if not _is_candidate(store_name / str(n))]
+        return [_earlier_release(store_name, n) for n in versions(store_name) if not _is_candidate(store_name / str(n))]
     found: list[Release] = []
     for entry in log.releases:
         known = [kept.version for kept in found]
@@ -138,7 +142,7 @@ def release_version(store_name: Path, version: int, digest: str) -> Release | No
         return current
 
 
-def _release_of_before(store_name: Path, version: int) -> Release:
+def _earlier_release(store_name: Path, version: int) -> Release:
     return Release(version=version, digest=_digest(store_name / str(version)) or "0" * 64)
 
 
@@ -163,15 +167,16 @@ def _read_log(path: Path) -> _Log | None:
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise EngineError(f"{path}: larger than {_MAX_BYTES} bytes", hint=hint)
-        log = msgspec.json.decode(path.read_bytes(), type=_Log)
+        data = path.read_bytes()
+        if msgspec.json.decode(data, type=_Version).schema_version > SCHEMA_VERSION:
+            raise EngineError(f"{path}: written by a newer program", hint="update anoseg-edge on this machine")
+        log = msgspec.json.decode(data, type=_Log)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise EngineError(f"{path}: cannot be read ({error.strerror})", hint=hint) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise EngineError(f"{path}: not a list of releases: {error}", hint=hint) from error
-    if log.schema_version > SCHEMA_VERSION:
-        raise EngineError(f"{path}: written by a newer program", hint="update anoseg-edge on this machine")
     return log
 
 

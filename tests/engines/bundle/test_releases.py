@@ -52,7 +52,15 @@ def released(bundle: Bundle) -> Bundle:
     return bundle
 
 
-def test_a_store_of_before_counts_as_released(store: Path) -> None:
+def test_a_list_of_a_newer_program_says_update(store: Path) -> None:
+    """Whatever else is in it, the message says that this program is too old for it."""
+    released(candidate(store))
+    (store / RELEASES).write_bytes(b'{"schema_version": 2, "new": 1, "releases": [{"who": 1}]}')
+    with pytest.raises(EngineError, match=r"(?s)written by a newer program.*update"):
+        find_bundle(store)
+
+
+def test_a_store_from_before_releases_counts_as_released(store: Path) -> None:
     """Bundles without an origin need no release: the newest is current, as it was before there were releases."""
     for _ in range(3):
         write_tiny_bundle(store)
@@ -61,7 +69,7 @@ def test_a_store_of_before_counts_as_released(store: Path) -> None:
 
 
 def test_a_candidate_is_used_when_it_is_released(store: Path) -> None:
-    """A new version of a store changes nothing until it is released, whether the store has releases or is of before."""
+    """A new version of a store changes nothing until it is released, whether the store has releases or is older than these."""
     write_tiny_bundle(store)
     second = candidate(store)
     assert find_bundle(store) == store / "1"
