@@ -35,6 +35,18 @@ def run(options: argparse.Namespace) -> None:
         Console().print(bundle_table(bundle))
 
 
+def _origin(bundle: Bundle) -> str:
+    origin = bundle.origin
+    if origin is None:
+        return ""
+    parent = (
+        ""
+        if origin.parent_version is None
+        else f" from version {origin.parent_version} (digest {(origin.parent_digest or '')[:12]})"
+    )
+    return f" by {origin.command}{parent}"
+
+
 def bundle_table(bundle: Bundle) -> Table:
     """A table of the bundle's manifest."""
     manifest, spec = bundle.manifest, bundle.manifest.input
@@ -43,7 +55,7 @@ def bundle_table(bundle: Bundle) -> Table:
     rows = {
         "folder": str(bundle.path),
         "digest": bundle.digest,
-        "created": manifest.created,
+        "created": f"{manifest.created}{_origin(bundle)}",
         "input": f"{spec.height}×{spec.width}, {spec.mode}{tiles}",
         "score": manifest.score,
         "score threshold": f"{manifest.score_threshold:.4f} (a part with this score or more: FAIL)",
