@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from anoseg_engines.errors import ConfigError
+from anoseg_engines.files import shown_name
 from anoseg_engines.judgement import QualityLimits, Rule, ignore_everything
 from anoseg_engines.placement import Region
 from anoseg_engines.strict_yaml import Removed, read_yaml
@@ -189,6 +190,9 @@ def load_config(path: Path) -> Config:
     """
     config = read_yaml(path, Config, removed=REMOVED)
     base = path.absolute().parent
+    if (shown := shown_name(base)) != str(base):
+        what = f"{shown}: this folder's name is not UTF-8, so what is in it cannot be named in messages"
+        raise ConfigError(what, hint="rename the folder, or move the configuration")
     cameras = {name: _with_absolute_paths(camera, base) for name, camera in config.cameras.items()}
     engine = msgspec.structs.replace(config.engine, bundle=str(base / config.engine.bundle))
     journal = config.journal and msgspec.structs.replace(config.journal, path=str(base / config.journal.path))

@@ -1,4 +1,4 @@
-"""Writes files that survive a power cut, and removes what a failed write leaves."""
+"""Writes files that survive a power cut, removes what a failed write leaves, and shows file names of any encoding."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+
+
+def shown_name(name: str | os.PathLike[str]) -> str:
+    """Return a file name, or a text that contains one, as text that can be written: bytes that are not UTF-8 as `\\xf6`."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 @contextlib.contextmanager

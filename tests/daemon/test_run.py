@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import cv2
@@ -421,3 +422,41 @@ def test_a_version_that_is_being_copied_does_not_stop_the_line(line: Line) -> No
     daemon = line.run(config, "--once")
     assert daemon.wait() == 0
     assert "bundle.passed_over" not in daemon.log
+
+
+def test_file_names_of_any_encoding(line: Line) -> None:
+    """A Latin-1 name in the middle of a folder ends no camera: every file gets a verdict that names it."""
+    folder = line.folder / "images"
+    names = write_images(folder, 6)
+    odd = b"001_gr\xf6\xdfe.png"
+    (folder / names[1]).rename(os.fsdecode(bytes(folder) + b"/" + odd))
+    (folder / names[3]).rename(os.fsdecode(bytes(folder) + b"/003_\xff\xfe.png"))
+    Path(os.fsdecode(bytes(folder) + b"/003_\xff\xfe.png")).write_bytes(b"no image")
+    for more in ("", ", preload: true", ", recursive: true"):
+        before = len(line.listener.verdicts)
+        daemon = line.run(line.config(FOLDER.replace("path: images", f"path: images{more}")), "--once")
+        assert daemon.wait() == 0, daemon.log
+        line.listener.drain()
+        verdicts = line.listener.verdicts[before:]
+        assert [v["source"] for v in verdicts] == [
+            "000.png",
+            "001_gr\\xf6\\xdfe.png",
+            "002.png",
+            "003_\\xff\\xfe.png",
+            "004.png",
+            "005.png",
+        ]
+        assert [v["outcome"] for v in verdicts] == ["PASS", "PASS", "FAIL", "UNKNOWN", "PASS", "FAIL"]
+        assert "003_\\xff\\xfe.png" in verdicts[3]["detail"]
+        assert line.listener.last_state()["cameras"]["top"]["restarts"] == 0
+
+
+def test_a_configuration_in_a_folder_of_another_encoding_is_refused(line: Line) -> None:
+    """In one line, with the folder's name."""
+    folder = Path(os.fsdecode(bytes(line.folder) + b"/gr\xf6\xdfe"))
+    folder.mkdir()
+    path = line.config(FOLDER)
+    path.rename(folder / "line.yaml")
+    done = run_anosegd("check", str(folder / "line.yaml"))
+    assert done.returncode == 2
+    assert "gr\\xf6\\xdfe: this folder's name is not UTF-8" in done.stderr

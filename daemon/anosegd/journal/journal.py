@@ -158,6 +158,7 @@ class Journal(Worker):
         self._owed: list[AcceptedTrigger] = []
         self._requests: list[AcceptedTrigger] = []
         self._damage: str | None = None
+        self._openings = 0  # of files; readers open theirs again when it changes
         self._woken = self._closing = False
 
         self._background = Background(path, reader=self.reader(), on_damage=self._report_damage)
@@ -238,7 +239,7 @@ class Journal(Worker):
         The journal retries until the replacement is written. If the number's commit fails, the number becomes void.
         """
         with self._changed:
-            if entry.journal_id == self._numbers.journal_id:
+            if entry.journal_id in (self._numbers.journal_id, self._latest_id):  # which may be closed for a moment
                 self._amends[entry.seq] = entry
                 self._held.discard(entry.seq)
                 self._wake()
@@ -326,7 +327,11 @@ class Journal(Worker):
     def reader(self) -> JournalReader:
         """Return a reader for one thread, which closes it."""
         return JournalReader(
-            self.path, current=lambda: self.journal_id, stop_before=self.stop_before, on_damage=self._report_damage
+            self.path,
+            current=lambda: self.journal_id,
+            openings=lambda: self._openings,
+            stop_before=self.stop_before,
+            on_damage=self._report_damage,
         )
 
     def stop_before(self) -> int | None:
@@ -394,6 +399,10 @@ class Journal(Worker):
             self._replaced_at = time.monotonic()
             self._writer.set_aside(damage)
             self._open_file()
+        elif (what := self._writer.lost_files) is not None:
+            with self._changed:
+                self._numbers.end()
+            self._writer.leave(what)
         elif not self._writer.is_open and self._writer.may_retry:
             self._open_file()
 
@@ -404,13 +413,14 @@ class Journal(Worker):
         with self._changed:
             self._numbers.begin(opened.journal_id, opened.used_to, opened.voids)
             is_new, self._latest_id = self._latest_id != opened.journal_id, opened.journal_id
-            self._cursors = opened.cursors
+            self._damage = None
+            self._openings += 1
             if is_new:  # otherwise the file also lists triggers of this run, whose parts are still being inspected
                 self._owed, self._requests = opened.owed, opened.requests
-            self._damage = None
-            self._moved_cursors.clear()
-            self._amends.clear()
-            self._held.clear()
+                self._cursors = opened.cursors
+                self._moved_cursors.clear()
+                self._amends.clear()
+                self._held.clear()
         self._reserve()
         with self._changed:
             batch = self._take(retry=True)

@@ -123,8 +123,9 @@ class SeqFile:
         same_boot: The machine has not restarted since `committed` was written, so every committed verdict must still exist.
     """
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, path: Path, fd: int) -> None:
         self.journal_id, self.reserved_to, self.committed, self.same_boot = "", 0, 0, False
+        self._path = path
         self._fd, self._boot, self._generation = fd, _boot_id(), 0
 
     @classmethod
@@ -145,7 +146,7 @@ class SeqFile:
                 _write_at(fd, 0, bytes(_SIZE))
                 os.fsync(fd)
                 sync_folder(path.parent)
-            file = cls(fd)
+            file = cls(path, fd)
             file._load()
         except BlockingIOError as error:
             os.close(fd)
@@ -155,6 +156,32 @@ class SeqFile:
             os.close(fd)
             raise JournalError(f"{path}: cannot be used ({error.strerror})") from error
         return file
+
+    @property
+    def lost(self) -> bool:
+        """Whether the file is no longer at its path. Another daemon could lock the one that is there."""
+        try:
+            return not os.path.samestat(os.fstat(self._fd), self._path.stat())
+        except OSError:
+            return True
+
+    def restore(self) -> None:
+        """Put the file back at its path if it was deleted or replaced.
+
+        Raises:
+            JournalError: It cannot be written, or another daemon holds the file that is there now.
+        """
+        if not self.lost:
+            return
+        there = SeqFile.open(self._path)
+        os.close(self._fd)
+        self._fd = there._fd
+        self._generation = max(self._generation, there._generation)
+        if self.journal_id:
+            try:
+                self.reserve(self.journal_id, self.reserved_to)
+            except OSError as error:
+                raise JournalError(f"{self._path}: cannot be written ({error.strerror})") from error
 
     def reserve(self, journal_id: str, reserved_to: int) -> None:
         """Reserve the numbers up to `reserved_to`. Returns when the reservation is on the disk.
@@ -169,6 +196,7 @@ class SeqFile:
 
     def note_committed(self, journal_id: str, seq: int) -> None:
         """Record the highest committed number, without syncing: the record must survive the process, not the machine."""
+        self.committed, self.same_boot = seq, self._boot != "unknown"
         with contextlib.suppress(OSError):  # only a check depends on it
             self._write(_COMMITTED, f"{journal_id} {seq} {self._boot}")
 

@@ -53,6 +53,7 @@ class JournalReader:
         path: Path,
         *,
         current: Callable[[], str | None] = lambda: None,
+        openings: Callable[[], int] = lambda: 0,
         stop_before: Callable[[], int | None] = lambda: None,
         on_damage: Callable[[str, str], None] = lambda journal_id, what: None,
     ) -> None:
@@ -61,13 +62,14 @@ class JournalReader:
         Args:
             path: The journal's file.
             current: The id of the journal that `path` now holds. When it changes, the file is opened again.
+            openings: How often the journal's own thread has opened a file. When it changes, the file is opened again.
             stop_before: The first number that must not be read yet, if any.
             on_damage: Called with the journal's id and a description if the file is damaged.
         """
         self._path = path
-        self._current, self._stop_before, self._on_damage = current, stop_before, on_damage
+        self._current, self._openings, self._stop_before, self._on_damage = current, openings, stop_before, on_damage
         self._db: sqlite3.Connection | None = None
-        self._opened_for: str | None = None
+        self._opened_for: tuple[str | None, int] = (None, 0)
 
     def __enter__(self) -> JournalReader:
         return self
@@ -117,13 +119,14 @@ class JournalReader:
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
         current = self._current()
-        if current != self._opened_for:
+        opened_for = (current, self._openings())
+        if opened_for != self._opened_for:
             self.close()
         try:
             with translated_errors(self._path):
                 if self._db is None:
                     self._db = sqlite3.connect(uri(self._path, "ro"), uri=True, isolation_level=None, timeout=BUSY_S)
-                    self._opened_for = current
+                    self._opened_for = opened_for
                 yield self._db
         except JournalDamagedError as error:
             self.close()

@@ -85,6 +85,7 @@ class Store:
         (self._marked_to,) = db.execute("SELECT coalesce(max(seq), 0) FROM mark").fetchone()
         unmarked = "SELECT count(*), coalesce(max(committed_ns), 0) FROM entry WHERE seq > ?"
         self._unmarked, self._latest_ns = db.execute(unmarked, (self._marked_to,)).fetchone()
+        self._log_inodes = [_inode(name) for name in files_of(path)[1:]]
 
     @property
     def moved(self) -> bool:
@@ -93,6 +94,16 @@ class Store:
             return self.path.stat().st_ino != self._inode
         except OSError as error:
             return isinstance(error, FileNotFoundError)
+
+    @property
+    def log_lost(self) -> bool:
+        """Whether the write-ahead log or its index is no longer at its path. The next start would not find what is in it."""
+        return [_inode(name) for name in files_of(self.path)[1:]] != self._log_inodes
+
+    def rescue_log(self) -> None:
+        """Copy the write-ahead log, which is still open, into the file. SQLite waits for readers, but not for long."""
+        for _ in self._db.execute("PRAGMA wal_checkpoint(RESTART)"):
+            pass
 
     def newest_kept_ns(self) -> int | None:
         """Return the time of the newest entry by the journal's clock."""
@@ -362,6 +373,13 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return 0
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return None
 
 
 def _head(path: Path) -> bytes:

@@ -99,6 +99,15 @@ class Writer:
         return self._store is not None
 
     @property
+    def lost_files(self) -> str | None:
+        """What of the open journal is no longer in its place, for people. None if everything is."""
+        if self._store is None:
+            return None
+        if self._store.log_lost:
+            return "its write-ahead log (-wal, -shm) was moved, deleted or replaced"
+        return "its .seq file was moved, deleted or replaced" if self._seq_file.lost else None
+
+    @property
     def may_retry(self) -> bool:
         """Whether enough time has passed since the last failure."""
         return time.monotonic() >= self._retry_at
@@ -120,6 +129,7 @@ class Writer:
         """
         store = None
         try:
+            self._seq_file.restore()
             store = self._open_existing() or self._create(given_to)
             opened = self._adopt(store)
         except JournalNewerError:
@@ -147,6 +157,17 @@ class Writer:
             self._failed(
                 f"{self._path}: cannot be set aside: {error.what if isinstance(error, JournalError) else error.strerror}"
             )
+
+    def leave(self, what: str) -> None:
+        """Close a journal of which files were lost, after what is in its log was saved. It is opened again a second later."""
+        self._notice(f"{self._path}: {what}; it is closed and opened again")
+        store, self._store = self._store, None
+        if store is not None:
+            with suppress(sqlite3.Error):
+                store.rescue_log()
+            with suppress(sqlite3.Error):
+                store.close()
+        self._failed(f"{self._path}: {what}")
 
     def close(self, given_to: int) -> None:
         """Close the files, and give the reserved numbers after `given_to` back."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 
 from anoseg_engines.errors import DataError
+from anoseg_engines.files import shown_name
 from anoseg_engines.images import IMAGE_SUFFIXES, Image, list_images, read_image, unread_files
 from anosegd.capture.config import FolderSource
 from anosegd.capture.sources.base import Shot, StillSource
@@ -64,7 +65,7 @@ class Folder(StillSource):
     def upcoming(self, position: int) -> str | None:
         """Return the file's path below the folder; None for preloaded images, which are decoded already."""
         path = None if self._preloaded is not None else self._path(position)
-        return None if path is None else path.relative_to(self._base).as_posix()
+        return None if path is None else shown_name(path.relative_to(self._base))
 
     def read(self, position: int, into: Image | None) -> Shot | None:
         """Decode one file."""
@@ -74,13 +75,13 @@ class Folder(StillSource):
         return self._preloaded[path] if self._preloaded is not None else self._decode(path)
 
     def _decode(self, path: Path) -> Shot:
-        name = path.relative_to(self._base).as_posix()
+        name = shown_name(path.relative_to(self._base))
         try:
             return Shot(read_image(path), source=name)
         except DataError as error:
-            return Shot(None, source=name, error=error.what)
+            return Shot(None, source=name, error=shown_name(error.what))
         except (cv2.error, MemoryError) as error:  # OpenCV raises for sizes beyond its limits
-            return Shot(None, source=name, error=f"{path}: {str(error).strip() or 'not enough memory'}")
+            return Shot(None, source=name, error=f"{shown_name(path)}: {str(error).strip() or 'not enough memory'}")
 
     def _path(self, position: int) -> Path | None:
         if position >= len(self._paths) and not self._config.loop:

@@ -1,0 +1,117 @@
+"""Files of a journal that are deleted or replaced while the daemon runs: it says so, saves what it can, and goes on."""
+
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support.journal_tools import commit, config, entry, eventually, open_journal, read_all
+
+from anosegd.journal import Entry, Journal, JournalError
+
+
+def beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
+
+
+def replaced(path: Path, content: bytes) -> None:
+    path.unlink()
+    path.write_bytes(content)
+
+
+def copied_back(path: Path) -> None:
+    """As a backup program or an editor may do: the content is the same, the file another."""
+    replaced(path, path.read_bytes())
+
+
+LOST: dict[str, Callable[[Path], object]] = {
+    "log deleted": lambda p: beside(p, "-wal").unlink(),
+    "log moved away": lambda p: beside(p, "-wal").rename(p.with_name("elsewhere")),
+    "log replaced by a copy": lambda p: copied_back(beside(p, "-wal")),
+    "index deleted": lambda p: beside(p, "-shm").unlink(),
+    "both deleted": lambda p: (beside(p, "-wal").unlink(), beside(p, "-shm").unlink()),
+    ".seq deleted": lambda p: beside(p, ".seq").unlink(),
+    ".seq replaced": lambda p: replaced(beside(p, ".seq"), random.Random(1).randbytes(12288)),
+}
+
+
+@pytest.mark.parametrize("lose", LOST.values(), ids=LOST.keys())
+def test_a_file_lost_while_the_daemon_runs(tmp_path: Path, lose: Callable[[Path], object]) -> None:
+    """The journal does not work until the file is back. It loses no verdict, and no number is used again."""
+    path = tmp_path / "verdicts.db"
+    journal = open_journal(config(path))
+    with journal.reader() as reader:
+        before = commit(journal, 20)
+        assert reader.page(1).entries == before
+        lose(path)
+        eventually(lambda: not journal.stats().working)
+        assert "moved, deleted or replaced" in str(journal.stats().last_error)
+        eventually(lambda: journal.stats().working)
+        assert journal.journal_id == before[0].journal_id
+        after = commit(journal, 3)
+        assert after[0].seq > before[-1].seq
+        eventually(lambda: reader.page(1).entries == [*before, *after])  # a reader that was open does not stay behind
+    assert any("closed and opened again" in notice for notice in journal.notices)
+    assert journal.close()
+    assert [p.name for p in tmp_path.iterdir() if "damaged" in p.name] == []
+    reopened = open_journal(config(path))
+    assert list(read_all(reopened).entries.values()) == [*before, *after]
+    assert not [notice for notice in reopened.notices if "left out" in notice]
+    assert reopened.close()
+
+
+def test_no_verdict_is_committed_into_a_lost_log(tmp_path: Path) -> None:
+    """Every verdict whose commit succeeded is there after a crash, however soon after the loss it came."""
+    path = tmp_path / "verdicts.db"
+    journal = open_journal(config(path))
+    committed: list[Entry] = []
+    refused = 0
+    for n in range(400):
+        if n == 100:
+            beside(path, "-wal").unlink()
+        made = entry(journal.next_id())
+        answers: list[Exception | None] = []
+        journal.submit([made], lambda _, error, answers=answers: answers.append(error))  # type: ignore[misc]
+        eventually(lambda answers=answers: bool(answers))
+        if answers[0] is None:
+            committed.append(made)
+        else:
+            refused += 1
+            time.sleep(0.02)
+    assert refused > 0
+    assert len(committed) > 110
+    assert set(committed) <= set(read_all(journal).entries.values())
+    assert journal.close()
+    reopened = open_journal(config(path))
+    assert set(committed) <= set(read_all(reopened).entries.values())
+    assert reopened.close()
+
+
+def test_a_second_daemon_is_refused_after_the_lock_was_deleted(tmp_path: Path) -> None:
+    """The first one puts its lock back within a second."""
+    path = tmp_path / "verdicts.db"
+    journal = open_journal(config(path))
+    commit(journal)
+    beside(path, ".seq").unlink()
+    eventually(lambda: beside(path, ".seq").exists())
+    with pytest.raises(JournalError, match="in use by another daemon"):
+        Journal.open(config(path))
+    eventually(lambda: journal.stats().working)
+    commit(journal)
+    assert journal.close()
+
+
+def test_all_files_deleted_begin_a_new_journal(tmp_path: Path) -> None:
+    """Numbers keep rising, and the notices say that the old journal is missing."""
+    path = tmp_path / "verdicts.db"
+    journal = open_journal(config(path))
+    old = commit(journal, 5)
+    for name in list(tmp_path.iterdir()):
+        name.unlink()
+    eventually(lambda: journal.journal_id != old[0].journal_id and path.exists() and journal.stats().working)
+    (new,) = commit(journal)
+    assert new.seq > old[-1].seq
+    assert journal.close()
+    assert any("is missing" in notice for notice in journal.notices)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["verdicts.db", "verdicts.db.seq"]
