@@ -432,6 +432,7 @@ def test_file_names_of_any_encoding(line: Line) -> None:
     (folder / names[1]).rename(os.fsdecode(bytes(folder) + b"/" + odd))
     (folder / names[3]).rename(os.fsdecode(bytes(folder) + b"/003_\xff\xfe.png"))
     Path(os.fsdecode(bytes(folder) + b"/003_\xff\xfe.png")).write_bytes(b"no image")
+    Path(os.fsdecode(bytes(folder) + b"/not_read_\xe9.xyz")).touch()
     for more in ("", ", preload: true", ", recursive: true"):
         before = len(line.listener.verdicts)
         daemon = line.run(line.config(FOLDER.replace("path: images", f"path: images{more}")), "--once")

@@ -423,6 +423,38 @@ def bad_reload(rig: Rig) -> Iterator[None]:
 
 
 @contextmanager
+def runtime_lost(rig: Rig) -> Iterator[None]:
+    """Lose the GPU's context, as it were: the daemon ends with exit code 1, and is started again, as systemd does."""
+    over = threading.Event()
+    lost = rig.folder / "runtime-lost"
+    codes: list[int] = []
+
+    def restart() -> None:
+        while not over.wait(0.05):
+            if (code := rig.daemon.poll()) is not None:
+                codes.append(code)
+                lost.unlink(missing_ok=True)
+                rig.start()
+
+    thread = threading.Thread(target=restart)
+    thread.start()
+    lost.touch()
+    yield
+    over.set()
+    thread.join()
+    if codes != [1]:
+        raise SystemExit(f"a lost runtime did not end the daemon once with exit code 1, but: {codes}")
+
+
+@contextmanager
+def journal_log_deleted(rig: Rig) -> Iterator[None]:
+    """Delete the write-ahead log of the running journal."""
+    for name in ("verdicts.db-wal", "verdicts.db-shm"):
+        (rig.folder / "journal" / name).unlink()
+    yield
+
+
+@contextmanager
 def daemon_killed(rig: Rig) -> Iterator[None]:
     """Kill the daemon with SIGKILL at random, and start it again at once, as systemd does."""
     over = threading.Event()
@@ -453,6 +485,8 @@ FAULTS: dict[str, Callable[[Rig], contextlib.AbstractContextManager[None]]] = {
     "slow camera": lambda rig: camera_mode(rig, "slow"),
     "capture killed": capture_killed,
     "engine error": lambda rig: file_there(rig, "engine-fails"),
+    "runtime lost": runtime_lost,
+    "journal's log deleted": journal_log_deleted,
     "bundle deleted": bundle_deleted,
     "disk full": disk_full,
     "clock jumping": clock_jumps,
@@ -482,7 +516,7 @@ def run_fault(name: str, parts: int, good: list[Image], bad: list[Image]) -> tup
             back_s = rig.wait_until_running()
             rig.trigger_parts("after", 6)
             wrong, during, after = rig.finish()
-            if rig.refused and name != "daemon killed":
+            if rig.refused and name not in ("daemon killed", "runtime lost"):
                 wrong.append(f"{rig.refused} triggers were refused")
             return wrong, _in_words(during), _in_words(after), back_s
         finally:

@@ -18,7 +18,7 @@ from typing import Any
 from anoseg_engines.engine import Engine
 from anoseg_engines.errors import EngineError, RuntimeFailedError
 from anoseg_engines.runtimes.openvino import CpuRequest
-from anosegd.cli import run
+from anosegd.cli import main
 
 FOLDER = Path(sys.argv[1])
 LEAK = int((FOLDER / "leak").read_text()) if (FOLDER / "leak").exists() else 0
@@ -51,4 +51,5 @@ def time_ns() -> int:
 Engine.finish = finish  # type: ignore[method-assign]
 CpuRequest.infer = infer  # type: ignore[method-assign]
 time.time_ns = time_ns
-sys.exit(run(sys.argv[2:]))
+del sys.argv[1]
+main()
