@@ -139,9 +139,11 @@ def test_headers_fit_the_published_schema(line: Line) -> None:
 
 
 def test_unreadable_images_are_unknown_and_named(line: Line) -> None:
-    """An empty, a truncated and a text file are UNKNOWN, the detail names them, and the other images are inspected."""
-    names = write_images(line.folder / "images", 6)
+    """Empty, truncated and text files are UNKNOWN, the detail names them, and the other images are inspected."""
+    names = [*write_images(line.folder / "images", 6), "006.jpg"]
     folder = line.folder / "images"
+    jpeg = cv2.imencode(".jpg", bad_part())[1].tobytes()
+    (folder / names[6]).write_bytes(jpeg[: len(jpeg) * 55 // 100] + jpeg[-2:])  # the defect may be in what is missing
     (folder / names[1]).write_bytes(b"")
     (folder / names[2]).write_bytes((folder / names[2]).read_bytes()[:40])
     (folder / names[4]).write_text("not an image")
@@ -151,7 +153,7 @@ def test_unreadable_images_are_unknown_and_named(line: Line) -> None:
     verdicts = line.listener.verdicts
     assert [v["source"] for v in verdicts] == names
     for i, v in enumerate(verdicts):
-        if i in (1, 2, 4):
+        if i in (1, 2, 4, 6):
             assert (v["outcome"], v["reason"], v["score"], v["threshold"]) == ("UNKNOWN", "unreadable", None, None)
             assert names[i] in v["detail"]
         else:

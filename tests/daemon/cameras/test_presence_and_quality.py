@@ -36,9 +36,14 @@ def test_a_picture_of_another_size_is_a_part(line: Line) -> None:
     assert present(good_part(20, 30))
 
 
-@pytest.mark.parametrize(("empty", "said"), [("none.png", "presence.empty"), ("station.yaml", "not a readable image")])
+@pytest.mark.parametrize(
+    ("empty", "said"),
+    [("none.png", "presence.empty"), ("station.yaml", "not a readable image"), ("cut.jpg", "not a whole JPEG image")],
+)
 def test_a_missing_picture_of_the_empty_place(line: Line, empty: str, said: str) -> None:
     """Exit code 2, and the message names the key."""
+    jpeg = cv2.imencode(".jpg", good_part())[1].tobytes()
+    (line.folder / "cut.jpg").write_bytes(jpeg[: len(jpeg) // 2] + jpeg[-2:])
     config = line.config(f"top:\n  source: {{kind: demo}}\n  presence: {{empty: {empty}}}\n")
     for command in ("check", "run"):
         done = run_anosegd(command, str(config))

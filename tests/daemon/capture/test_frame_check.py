@@ -109,3 +109,30 @@ def test_messages_are_read_for_what_they_mean() -> None:
     assert losses_in([key, failed]) == Losses(here=failed[1])
     assert losses_in([missed, key]) == Losses(here=missed[1])
     assert losses_in([corrupt, key]) == Losses(here=corrupt[1], after=corrupt[1])
+
+
+def test_frames_that_the_decoder_drops_before_a_key_frame_do_not_touch_it() -> None:
+    """H.265 frames without their references are dropped until the key frame, all in one grab."""
+    inter, parameters = (48, "nal_unit_type: 1(TRAIL_R), nuh_layer_id: 0"), (48, "nal_unit_type: 33(SPS), nuh_layer_id: 0")
+    key, gone = (48, "nal_unit_type: 19(IDR_W_RADL), nuh_layer_id: 0"), (16, "Error constructing the frame RPS.")
+    missed, corrupt = (24, "RTP: missed 2 packets"), (24, "Packet corrupt (stream = 0, dts = 133200).")
+    dropped = [inter, gone, inter, gone]
+    assert losses_in([*dropped, parameters, key]) == Losses(before=gone[1], dropped=True)
+    # The protocol's reader speaks of the packet that it reads, the container's of the one after it.
+    assert losses_in([missed, *dropped, parameters, key]).here == ""
+    assert losses_in([*dropped, missed, parameters, key]).here == missed[1]
+    assert losses_in([corrupt, *dropped, parameters, key]).here == ""
+    assert losses_in([inter, gone, corrupt, inter, gone, parameters, key]).here == corrupt[1]
+    after = losses_in([*dropped, corrupt, parameters, key])
+    assert (after.here, after.after) == ("", corrupt[1])
+
+
+def test_a_damaged_packet_that_was_dropped_does_not_touch_the_key_frame() -> None:
+    """What the container's reader announced for the next packet concerned a frame that the decoder dropped."""
+    check, kinds = FrameCheck(), "KPPKPP"
+    losses = {2: READ_BADLY, 3: Losses(before="Error constructing the frame RPS.", dropped=True)}
+    seen = [
+        check.grabbed(losses.get(n, Losses()), key_packet=k == "K", frame_type="I" if k == "K" else "P")
+        for n, k in enumerate(kinds)
+    ]
+    assert [problem is None for problem in seen] == [True, True, False, True, True, True]

@@ -1,10 +1,12 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
+import cv2
 import numpy as np
 import pytest
 from support.anoseg_train_command import COMMAND, ENVIRONMENT, run
@@ -174,6 +176,11 @@ def test_bad_input_is_refused_in_words(trained, product, tmp_path):
     flat = product / "train" / "good"
     assert_refused(run("evaluate", "--bundle", trained[0], "--data", flat), 2, "MVTec AD layout")
     assert_refused(run("evaluate", "--bundle", tmp_path, "--data", product), 2, "no bundle")
+    cut = shutil.copytree(product, tmp_path / "cut")
+    jpeg = cv2.imencode(".jpg", cv2.imread(str(cut / "test" / "good" / "003.png")))[1].tobytes()
+    (cut / "test" / "good" / "003.jpg").write_bytes(jpeg[: len(jpeg) // 2] + jpeg[-2:])
+    (cut / "test" / "good" / "003.png").unlink()
+    assert_refused(run("evaluate", "--bundle", trained[0], "--data", cut), 2, "003.jpg: not a whole JPEG image")
     (tmp_path / "file").write_text("")
     results = ("--json", tmp_path / "file" / "x.json")
     assert_refused(run("evaluate", "--bundle", trained[0], "--data", product, *results), 2, "--json", "is not a folder")

@@ -69,6 +69,15 @@ def test_all_bad_files_are_named(tmp_path, write_plates):
     assert "07.png" in str(error.value)
 
 
+def test_a_jpeg_without_its_tail_is_refused(tmp_path, write_plates):
+    """An image whose lower rows are missing does not become a good part, though it ends in an end marker."""
+    write_plates(tmp_path, 12)
+    data = cv2.imencode(".jpg", cv2.imread(str(tmp_path / "05.png")))[1].tobytes()
+    (tmp_path / "05.jpg").write_bytes(data[: len(data) // 2] + data[-2:])
+    with pytest.raises(DataError, match=r"05.jpg: not a whole JPEG image"):
+        load(tmp_path)
+
+
 def test_missing_empty_and_small_folders_are_refused(tmp_path, write_plates):
     """No folder, no images, and too few images are data errors that say how to mend them."""
     write_plates(tmp_path / "few", 9)

@@ -32,8 +32,14 @@ _DECODER_LOSS = re.compile(r"concealing \d+ DC|Skipping invalid undecodable NALU
 _MISSING_REFERENCE = re.compile(
     r"Frame num gap|Could not find ref with POC|Missing reference picture|mmco: unref short failure"
 )
+_NAL = re.compile(r"nal_unit_type: ")
+_INTER_NAL = re.compile(r"nal_unit_type: (?:[1-4]\(.*nal_ref_idc|[0-9]\(.*nuh_layer_id)")
+"""A part of an H.264 or H.265 frame that is no key frame."""
 _KEY_NAL = re.compile(r"nal_unit_type: (?:5\(IDR\)|(?:16|17|18|19|20|21)\((?:BLA|IDR|CRA))")
 """The unit that begins an H.264 or H.265 key frame. A decoder names all units of a frame before it decodes them."""
+
+Messages = list[tuple[int, str]]
+"""FFmpeg's messages, level and text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +50,22 @@ class Losses:
         before: Earlier data is missing. A key frame of this grab does not need it; other frames do.
         here: The frame whose packet was decoded in this grab is damaged.
         after: The packet that comes next is damaged too: a container's reader is one packet ahead of the decoder.
+        dropped: The decoder dropped frames before the key frame that it gave.
     """
 
     before: str = ""
     here: str = ""
     after: str = ""
+    dropped: bool = False
 
     @property
     def first(self) -> str:
         """The first message of them that there is."""
         return self.here or self.before or self.after
+
+    def joined(self, other: Losses) -> Losses:
+        """Return these losses, and the other's where there are none."""
+        return Losses(self.before or other.before, self.here or other.here, self.after or other.after)
 
 
 class FfmpegMessages:
@@ -64,11 +76,11 @@ class FfmpegMessages:
         self._libc = ctypes.CDLL(None)
 
     @contextmanager
-    def collected(self) -> Iterator[list[tuple[int, str]]]:
-        """Collect the messages of the calls in the `with` block. The list is filled, level and text, when the block ends."""
+    def collected(self) -> Iterator[Messages]:
+        """Collect the messages of the calls in the `with` block. The list is filled when the block ends."""
         if self._memory < 0:
             self._memory = os.memfd_create("ffmpeg-messages", os.MFD_CLOEXEC)
-        messages: list[tuple[int, str]] = []
+        messages: Messages = []
         self._libc.fflush(None)
         stdout = os.dup(1)
         os.dup2(self._memory, 1)
@@ -80,7 +92,7 @@ class FfmpegMessages:
             os.close(stdout)
             messages += self._take()
 
-    def _take(self) -> list[tuple[int, str]]:
+    def _take(self) -> Messages:
         size = os.lseek(self._memory, 0, os.SEEK_CUR)
         if not size:
             return []
@@ -90,21 +102,54 @@ class FfmpegMessages:
         return [(int(m[1]), m[2].strip()) for line in text.splitlines() if (m := _MESSAGE.match(line))]
 
 
-def losses_in(messages: list[tuple[int, str]]) -> Losses:
+def losses_in(messages: Messages) -> Losses:
     """Find what the messages of one grab say about lost data."""
-    before = damage = after = ""
+    key = next((i for i, (_, text) in enumerate(messages) if _KEY_NAL.match(text)), None)
+    if key is None:
+        return _losses(messages)
+    while key and _NAL.match(messages[key - 1][1]) and not _INTER_NAL.match(messages[key - 1][1]):
+        key -= 1  # the parameters that come before the key frame's picture
+    earlier, own = messages[:key], _losses(messages[key:])
+    if not any(_INTER_NAL.match(text) for _, text in earlier):
+        reader, decoder = _split(earlier)
+        return own.joined(Losses(before=_losses(decoder).first)).joined(_losses(reader))
+    # The decoder dropped frames in this grab until the key frame. The reader of a network protocol speaks of the packet that it
+    # reads, the reader of a container of the packet after that.
+    last = max(i for i, (_, text) in enumerate(earlier) if _INTER_NAL.match(text))
+    begin = last
+    while begin and _NAL.match(earlier[begin - 1][1]):
+        begin -= 1
+    while_reading = max((i for i, (_, text) in enumerate(earlier[:begin]) if _INTER_NAL.match(text)), default=0)
+    next_damaged = _losses(_split(earlier[while_reading:begin])[0]).after
+    reader, _ = _split(earlier[last:])
+    protocol = next((text for _, text in reader if _READER_LOSS.match(text)), "")
+    return Losses(
+        before=_losses(earlier).first or own.before,
+        here=own.here or protocol or next_damaged,
+        after=own.after or _losses(reader).after,
+        dropped=True,
+    )
+
+
+def _losses(messages: Messages) -> Losses:
+    """Find the losses that messages about one packet speak of."""
+    before = here = after = ""
     for level, text in messages:
         if _PACKET_CORRUPT.match(text):
-            after = after or text
+            here, after = here or text, after or text
         elif _MISSING_REFERENCE.match(text):
             before = before or text
-        elif _KEY_NAL.match(text):  # what the decoder reported until now concerns frames before the key frame
-            before, damage = before or damage, ""
-        elif (level <= ERROR and not _HARMLESS.search(text)) or _DECODER_LOSS.match(text):
-            damage = damage or text
-    return Losses(before, reader_loss_in(messages) or damage, after)
+        elif (level <= ERROR and not _HARMLESS.search(text)) or _DECODER_LOSS.match(text) or _READER_LOSS.match(text):
+            here = here or text
+    return Losses(before, here, after)
 
 
-def reader_loss_in(messages: list[tuple[int, str]]) -> str:
+def _split(messages: Messages) -> tuple[Messages, Messages]:
+    """Separate what the reader of the container or network protocol says from what the decoder says."""
+    reader = [m for m in messages if _READER_LOSS.match(m[1]) or _PACKET_CORRUPT.match(m[1])]
+    return reader, [m for m in messages if m not in reader]
+
+
+def reader_loss_in(messages: Messages) -> str:
     """Return the first message of the container's or network protocol's reader about lost data, "" if there is none."""
-    return next((text for _, text in messages if _READER_LOSS.match(text) or _PACKET_CORRUPT.match(text)), "")
+    return next((text for _, text in _split(messages)[0]), "")

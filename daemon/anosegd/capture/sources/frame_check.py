@@ -51,6 +51,8 @@ class FrameCheck:
         if losses.first:
             self._loss = max(self._loss, self._grab + bool(losses.after))
             self._message = losses.first
+        if losses.dropped and self._grab in self._damaged:
+            self._damaged.remove(self._grab)  # the damaged packet was one that the decoder dropped
         self._damaged += [self._grab] * bool(losses.here) + [self._grab + 1] * bool(losses.after)
         if key_packet and self._grab > 0:
             self._keys.append(self._grab)
