@@ -27,7 +27,7 @@ from anoseg_trainer.config import TrainConfig
 from anoseg_trainer.data.good_images import GoodImages, find_good_images, read_good_images
 from anoseg_trainer.data.parts import find_parts
 from anoseg_trainer.data.split import split_images
-from anoseg_trainer.thresholds import conformal_threshold, images_needed
+from anoseg_trainer.thresholds import conformal_threshold, images_needed, part_scores
 
 SHARES = (0.05, 0.01)
 DRAWS = 4000
@@ -89,12 +89,13 @@ def report(label: str, held_out: np.ndarray, held_out_parts: np.ndarray, good: n
         table.add_column(column, justify="right")
     consistent = True
     for share in SHARES:
-        threshold = conformal_threshold(held_out, share).value
+        threshold = conformal_threshold(held_out, share, parts=held_out_parts.tolist()).value
         rejected = int((good >= threshold).sum())
         drawn = []
         for _ in range(DRAWS):
-            limit = conformal_threshold(drawn_by_part(rng, held_out, held_out_parts), share).value
-            drawn.append(float((drawn_by_part(rng, good, good_parts) >= limit).mean()))
+            scores, parts = drawn_by_part(rng, held_out, held_out_parts)
+            limit = conformal_threshold(scores, share, parts=parts.tolist()).value
+            drawn.append(float((part_scores(*drawn_by_part(rng, good, good_parts)) >= limit).mean()))
         low, high = np.quantile(drawn, [0.025, 0.975])
         holds = bool(low <= share)  # fewer rejects than the target are fine
         consistent &= holds
@@ -110,11 +111,11 @@ def report(label: str, held_out: np.ndarray, held_out_parts: np.ndarray, good: n
     return 0 if consistent else 1
 
 
-def drawn_by_part(rng: np.random.Generator, scores: np.ndarray, parts: np.ndarray) -> np.ndarray:
-    """Draw as many parts as there are, with replacement. Returns the scores of all their images."""
+def drawn_by_part(rng: np.random.Generator, scores: np.ndarray, parts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Draw as many parts as there are, with replacement. Returns the scores of all their images, and the images' parts."""
     names = np.unique(parts)
-    members = [np.flatnonzero(parts == name) for name in names]
-    return scores[np.concatenate([members[i] for i in rng.integers(0, len(names), len(names))])]
+    members = [np.flatnonzero(parts == name) for name in rng.choice(names, len(names))]
+    return scores[np.concatenate(members)], np.repeat(np.arange(len(names)), [len(m) for m in members])
 
 
 if __name__ == "__main__":
