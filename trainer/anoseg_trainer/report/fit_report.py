@@ -89,7 +89,6 @@ def fit_report(
         notes: Remarks for the user.
     """
     manifest = engine.bundle.manifest
-    curve = manifest.training.get("curve", [])
     show = _Pictures(engine, data, good_part)
     good = [case for case in cases if case.label is None]
     bad = [case for case in cases if case.label is not None]
@@ -117,15 +116,7 @@ def fit_report(
                 "score",
                 {"threshold": study.threshold.value},
             ),
-            "Loss": line_chart({"loss": losses or [(p["step"], p["loss"]) for p in curve]}, "step", "loss"),
-            "Metrics on synthetic defects": line_chart(
-                {
-                    "image AUROC": [(p["step"], p["image_auroc"]) for p in curve],
-                    "pixel average precision": [(p["step"], p["pixel_ap"]) for p in curve],
-                },
-                "step",
-                "",
-            ),
+            **_training_charts(losses, manifest.training.get("curve", [])),
             "IoU against threshold, synthetic defects": line_chart(
                 {"IoU": validation.pixels.iou_points()}, "threshold", "IoU", {"pixel threshold": manifest.pixel_threshold}
             ),
@@ -142,6 +133,23 @@ def fit_report(
         | {"judged by": f"{len(study.defects[1])} {kind}", "calibration": manifest.calibration.guarantee},
         settings=manifest.training.get("config", {}),
     )
+
+
+def _training_charts(losses: Sequence[tuple[int, float]], curve: list[dict[str, float]]) -> dict[str, str]:
+    """Draw the curves of a training; nothing if no network was trained."""
+    if not curve:
+        return {}
+    return {
+        "Loss": line_chart({"loss": losses or [(p["step"], p["loss"]) for p in curve]}, "step", "loss"),
+        "Metrics on synthetic defects": line_chart(
+            {
+                "image AUROC": [(p["step"], p["image_auroc"]) for p in curve],
+                "pixel average precision": [(p["step"], p["pixel_ap"]) for p in curve],
+            },
+            "step",
+            "",
+        ),
+    }
 
 
 class _Pictures:
