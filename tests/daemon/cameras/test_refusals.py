@@ -14,7 +14,7 @@ from anoseg_engines.errors import LoginRefusedError
 from anosegd.cameras import logins
 from anosegd.cameras.logins import PAUSE_S, TRIES, WINDOW_S, Logins, login_of
 from anosegd.capture.config import DemoSource, UrlSource
-from anosegd.capture.sources.refusal import refusal, unexplained
+from anosegd.capture.sources.refusal import check_address, refusal, unexplained
 
 PASSWORD = "ge-heim!4711"
 QUICK = "  open_timeout_s: 2\n  stall_timeout_s: 1\n"
@@ -56,6 +56,11 @@ CASES = {
     "name not found": (nobody, "rtsp://u:{pw}@no-such-camera.invalid/live", "the name no-such-camera.invalid was not found"),
     "refused": (nobody, "rtsp://u:{pw}@127.0.0.1:{port}/live", "nothing listens at this address and port"),
     "http refused": (nobody, "http://u:{pw}@127.0.0.1:{port}/live", "nothing listens at this address and port"),
+    "slash in the password": (
+        nobody,
+        "http://u:{pw}/x?y#z@127.0.0.1:{port}/live",
+        "the user name or the password contains / ? or #",
+    ),
     "bad scheme": (nobody, "rtps://u:{pw}@127.0.0.1:{port}/live", "the scheme rtps:// is unknown"),
     "no scheme": (nobody, "u:{pw}@127.0.0.1/live", "the url has no scheme"),
 }
@@ -205,3 +210,12 @@ def test_a_message_of_ffmpeg_keeps_the_password_to_itself() -> None:
     url = f"srt://u:{PASSWORD}@cam/1"
     error = unexplained(url, [f"cannot handle {url} with {PASSWORD}"])
     assert str(error) == "srt://cam/1 cannot be opened: cannot handle srt://cam/1 with ***"
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["rtsp://u:p@h:554/1", "rtsp://h:554/1@2", "http://h/?a=b@c", "rtsp://[::1]/a@b", "rtsp://u:p%2F@h", "rtsp://u:a@b@h/1"],
+)
+def test_addresses_that_ffmpeg_understands(url: str) -> None:
+    """An @ behind the host is no login."""
+    check_address(url)

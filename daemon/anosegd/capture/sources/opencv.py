@@ -18,7 +18,7 @@ from anosegd.capture.protocol import Job
 from anosegd.capture.sources.base import LIBRARY_SHARE, Shot, Stamp, StillSource
 from anosegd.capture.sources.checked_video import CheckedVideo, fourcc
 from anosegd.capture.sources.devices import check_serial
-from anosegd.capture.sources.refusal import native_output, refusal, unexplained
+from anosegd.capture.sources.refusal import check_address, native_output, refusal, unexplained
 
 V4L2_EXPOSURE_MANUAL = 1
 """Value of the V4L2 control exposure_auto for a fixed exposure."""
@@ -231,6 +231,7 @@ class Stream(LiveVideo):
         """
         config, timeouts = self._config, _timeouts(self._job)
         if config.backend == "ffmpeg":
+            check_address(config.url)
             self._video.open_with_ffmpeg(lambda: self._open_with_ffmpeg(timeouts), self.description, live=True)
         else:
             self._video.capture = self._open_with_gstreamer(timeouts)

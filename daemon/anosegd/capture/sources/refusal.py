@@ -9,7 +9,6 @@ import contextlib
 import ctypes
 import os
 import re
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -28,6 +27,7 @@ WARNING = 24
 _STATUS = re.compile(r"(?:HTTP error|method \w+ failed:) (\d{3}) *(.*)")
 _NO_NAME = re.compile(r"Failed to resolve hostname (\S+?): (.*)")
 _NO_CONNECTION = re.compile(r"Connection (?:to|attempt to) .*failed: (.*)")
+_STREAMS = (1, 2)
 _LOGIN = {401, 403, 407}
 _NO_PATH = {404, 410, 454}
 
@@ -48,22 +48,21 @@ def native_output() -> Iterator[Output]:
     output = Output()
     flush = ctypes.CDLL(None).fflush  # of the C library, whose buffer holds what was written to stdout
     flush(None)
-    with contextlib.ExitStack() as undo:
-        files = [undo.enter_context(tempfile.TemporaryFile()) for _ in (1, 2)]
-        kept = [os.dup(fd) for fd in (1, 2)]
-        for fd, file in zip((1, 2), files, strict=True):
-            os.dup2(file.fileno(), fd)
-        try:
-            yield output
-        finally:
-            flush(None)
-            for fd, original, file in zip((1, 2), kept, files, strict=True):
-                os.dup2(original, fd)
-                os.close(original)
-                file.seek(0)
-                written = file.read()
-                output.lines += _told(written.decode(errors="replace"))
-                os.write(fd, written)
+    memory = [os.memfd_create("native-output", os.MFD_CLOEXEC) for _ in _STREAMS]  # no file: it may contain a password
+    kept = [os.dup(fd) for fd in _STREAMS]
+    for fd, into in zip(_STREAMS, memory, strict=True):
+        os.dup2(into, fd)
+    try:
+        yield output
+    finally:
+        flush(None)
+        for fd, original, into in zip(_STREAMS, kept, memory, strict=True):
+            os.dup2(original, fd)
+            os.close(original)
+            written = os.pread(into, os.lseek(into, 0, os.SEEK_END), 0)
+            os.close(into)
+            output.lines += _told(written.decode(errors="replace"))
+            os.write(fd, written)
 
 
 def _told(text: str) -> list[str]:
@@ -74,6 +73,20 @@ def _told(text: str) -> list[str]:
         if line.strip() and (match is None or int(match[1]) <= WARNING):
             lines.append(line.strip() if match is None else match[2].strip())
     return lines
+
+
+def check_address(url: str) -> None:
+    """Refuse an address of which FFmpeg would take a part of the password for the host.
+
+    Raises:
+        CameraError: The user name or the password contains `/`, `?` or `#`.
+    """
+    _, _, rest = url.partition("://")
+    before = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    _, colon, after = before.rpartition(":")
+    if "@" in rest[len(before) :] and colon and not after.isdigit() and not after.endswith("]"):
+        how = "write / as %2F, ? as %3F, # as %23 and @ as %40 in them"
+        raise CameraError(f"{address_of(url)} cannot be opened: the user name or the password contains / ? or #; {how}")
 
 
 def refusal(url: str, lines: list[str]) -> CameraError | None:
