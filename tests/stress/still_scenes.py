@@ -248,8 +248,14 @@ class Rig:
     def camera(self, name: str) -> dict[str, Any]:
         return dict(self.states[-1][1]["cameras"][name])
 
-    def seen(self, name: str, since: float, repeated: int) -> Seen | None:
-        """How the free-running camera shows that it has frozen; None if it does not."""
+    def seen(self, name: str, since: float, repeated: int | None) -> Seen | None:
+        """How the free-running camera shows that it has frozen; None if it does not.
+
+        Args:
+            name: The scene.
+            since: When it froze.
+            repeated: Its repeated frames until then, if one more is a sign; None if it is none.
+        """
         give_up_at = since + 3 * LIMIT_S
         while time.monotonic() < give_up_at:
             for at, state in self.states[::-1]:
@@ -258,7 +264,7 @@ class Rig:
                 camera = state["cameras"][f"{name}-free"]
                 if camera["state"] == "lost":
                     return Seen("lost", at - since)
-                if camera["repeated"] > repeated:
+                if repeated is not None and camera["repeated"] > repeated:
                     return Seen("counted as repeated", at - since)
             for at, verdict in self.verdicts[::-1]:
                 if at <= since:
@@ -318,7 +324,7 @@ def freeze(rig: Rig, scenes: dict[str, Scene]) -> list[str]:
         rig.wait_until_running()
         time.sleep(5)  # the stamps are known
         living = rig.outcome_of(rig.trigger(name, "strict"))
-        repeated = rig.camera(f"{name}-free")["repeated"]
+        repeated = rig.camera(f"{name}-free")["repeated"] if fault == "one frame repeated" else None
         since = time.monotonic()
         scenes[name].freeze(fault)
         time.sleep(0.3)
