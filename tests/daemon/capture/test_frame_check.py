@@ -127,6 +127,17 @@ def test_frames_that_the_decoder_drops_before_a_key_frame_do_not_touch_it() -> N
     assert (after.here, after.after) == ("", corrupt[1])
 
 
+def test_frames_that_lead_a_key_frame_and_are_dropped_harm_none_after_it() -> None:
+    """After a loss the frames that are shown before an open key frame are dropped; those after it are whole."""
+    key, leading = (48, "nal_unit_type: 21(CRA_NUT), nuh_layer_id: 0"), (48, "nal_unit_type: 9(RASL_R), nuh_layer_id: 0")
+    gone, dropped = (16, "Could not find ref with POC 96"), (16, "Error constructing the frame RPS.")
+    corrupt = (24, "Packet corrupt (stream = 0, dts = 133200).")
+    assert losses_in([key, leading, gone, dropped]) == Losses()
+    assert losses_in([leading, gone]) == Losses(before=gone[1])  # it was not dropped
+    assert losses_in([leading, dropped, corrupt]).here == corrupt[1]
+    assert losses_in([(48, "nal_unit_type: 1(TRAIL_R), nuh_layer_id: 0"), gone, dropped]).here == dropped[1]
+
+
 def test_a_damaged_packet_that_was_dropped_does_not_touch_the_key_frame() -> None:
     """What the container's reader announced for the next packet concerned a frame that the decoder dropped."""
     check, kinds = FrameCheck(), "KPPKPP"

@@ -35,6 +35,8 @@ _MISSING_REFERENCE = re.compile(
 _NAL = re.compile(r"nal_unit_type: ")
 _INTER_NAL = re.compile(r"nal_unit_type: (?:[1-4]\(.*nal_ref_idc|[0-9]\(.*nuh_layer_id)")
 """A part of an H.264 or H.265 frame that is no key frame."""
+_LEADING_NAL = re.compile(r"nal_unit_type: [89]\(RASL")
+_DROPPED = "Error constructing the frame RPS"
 _KEY_NAL = re.compile(r"nal_unit_type: (?:5\(IDR\)|(?:16|17|18|19|20|21)\((?:BLA|IDR|CRA))")
 """The unit that begins an H.264 or H.265 key frame. A decoder names all units of a frame before it decodes them."""
 
@@ -104,6 +106,7 @@ class FfmpegMessages:
 
 def losses_in(messages: Messages) -> Losses:
     """Find what the messages of one grab say about lost data."""
+    messages = _without_dropped_leading_frames(messages)
     key = next((i for i, (_, text) in enumerate(messages) if _KEY_NAL.match(text)), None)
     if key is None:
         return _losses(messages)
@@ -129,6 +132,24 @@ def losses_in(messages: Messages) -> Losses:
         after=own.after or _losses(reader).after,
         dropped=True,
     )
+
+
+def _without_dropped_leading_frames(messages: Messages) -> Messages:
+    """Leave out what the decoder says about H.265 frames that it drops at a key frame after a loss.
+
+    They are shown before the key frame and lack what is before it. No later frame is built on them.
+    """
+    kept: Messages = []
+    block: Messages = []
+    for message in [*messages, (0, "nal_unit_type: ")]:
+        if not _NAL.match(message[1]):
+            block.append(message)
+            continue
+        if any(text.startswith(_DROPPED) for _, text in block) and _LEADING_NAL.match(block[0][1]):
+            block = [block[0], *_split(block)[0]]
+        kept += block
+        block = [message]
+    return kept
 
 
 def _losses(messages: Messages) -> Losses:
