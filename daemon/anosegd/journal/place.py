@@ -18,6 +18,8 @@ from anosegd.journal.types import JournalConfig
 SQLITE = b"SQLite format 3\0"
 _TABLES = {"journal", "entry", "void"}
 _LOG = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
+_WRITTEN = (".new", ".copying")
+"""A new journal and a copy are written under these names, and what is there is deleted first."""
 _CHOOSE = "give the path of a new file, in a folder that only this station uses"
 
 
@@ -64,12 +66,13 @@ def check_content(path: Path) -> None:
     if is_foreign(path) or (head and not known and not _is_journal(path)):
         raise ConfigError(f"journal.path: {path} is not a journal, but another file", hint=_CHOOSE)
     if not known and not _is_journal(path):
-        for name, kinds in ((beside(path, "-wal"), _LOG), (beside(path, ".seq"), (b"\0", b"anoseg-seq"))):
+        for suffix, kinds in {"-wal": _LOG, ".seq": (b"\0", b"anoseg-seq"), ".bundles": (b"{",)}.items():
+            name = beside(path, suffix)
             if (found := _head(name)) and not found.startswith(kinds):
                 raise ConfigError(f"journal.path: {name} belongs to another program", hint=_CHOOSE)
-    new = beside(path, ".new")
-    if _head(new) and not _is_journal(new):
-        raise ConfigError(f"journal.path: {new} belongs to another program, and the journal needs this name", hint=_CHOOSE)
+    for new in (beside(path, suffix) for suffix in _WRITTEN):
+        if _head(new) and not _is_journal(new):
+            raise ConfigError(f"journal.path: {new} belongs to another program, and the journal needs this name", hint=_CHOOSE)
 
 
 def is_foreign(path: Path) -> bool:
@@ -100,4 +103,9 @@ def _head(path: Path) -> bytes:
 
 def _companions(path: Path) -> list[Path]:
     _, *logs = files_of(path)
-    return [*logs, beside(path, ".seq"), *files_of(beside(path, ".new"))]
+    return [
+        *logs,
+        beside(path, ".seq"),
+        beside(path, ".bundles"),
+        *(name for suffix in _WRITTEN for name in files_of(beside(path, suffix))),
+    ]

@@ -51,6 +51,8 @@ REFUSED: dict[str, Callable[[Path], object]] = {
     "another file for the numbers": lambda p: p.with_name(p.name + ".seq").write_text("precious"),
     "another file for the log": lambda p: p.with_name(p.name + "-wal").write_text("precious"),
     "another file for the new journal": lambda p: p.with_name(p.name + ".new").write_text("precious"),
+    "another file for a copy": lambda p: p.with_name(p.name + ".copying").write_text("precious"),
+    "another file for the list of bundles": lambda p: p.with_name(p.name + ".bundles").write_text("precious"),
     "a link for the numbers": lambda p: p.with_name(p.name + ".seq").symlink_to("gone"),
     "a link for the log": lambda p: linked(p.with_name(p.name + "-wal"), p.with_name("precious")),
 }
