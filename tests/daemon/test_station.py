@@ -214,3 +214,21 @@ def test_every_region_is_compiled_before_the_station_is_ready(line: Line, monkey
     assert sorted(compiled) == [(n, False) for n in range(1, 6)]
     line.listener.drain()
     assert [v["outcome"] for v in line.listener.verdicts] == ["PASS"] * 4
+
+
+def test_a_reload_compiles_for_new_regions_before_its_cameras_start(line: Line) -> None:
+    """On the reload's thread, with the engine that inspects: neither the old nor the new cameras wait for it."""
+    store = line.folder / "store" / "tiled"
+    write_tiny_bundle(store, InputSpec(64, 64, "tile", 1.0, 0))
+    (line.folder / "images").mkdir()
+    cv2.imwrite(str(line.folder / "images" / "0.png"), good_part(64, 320))
+    region = "  region: {x: 0, y: 0, height: 64, width: %d}\n"
+    config = load_config(line.config(FOLDER + region % 128, store=store))
+    station = Station(config, Notifier(), {}, lambda: config)
+    station.open()
+    engine = load_engine(station._heartbeat.bundle, runtime="cpu", threads=1)
+    station._inspector._running = engine
+    changed = load_config(line.config(FOLDER + region % 256, store=store, name="changed.yaml"))
+    assert station._load_reloaded(changed)[1] is None
+    assert 4 in engine._runtime._networks.compiled  # type: ignore[attr-defined]
+    engine.close()

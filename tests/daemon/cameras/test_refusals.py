@@ -14,6 +14,7 @@ from anoseg_engines.errors import LoginRefusedError
 from anosegd.cameras import logins
 from anosegd.cameras.logins import PAUSE_S, TRIES, WINDOW_S, Logins, login_of
 from anosegd.capture.config import DemoSource, UrlSource
+from anosegd.capture.sources.devices import why_not
 from anosegd.capture.sources.refusal import check_address, refusal, unexplained
 
 PASSWORD = "ge-heim!4711"
@@ -219,3 +220,12 @@ def test_a_message_of_ffmpeg_keeps_the_password_to_itself() -> None:
 def test_addresses_that_ffmpeg_understands(url: str) -> None:
     """An @ behind the host is no login."""
     check_address(url)
+
+
+def test_devices_that_cannot_be_opened(tmp_path: Path) -> None:
+    """Not there, not a device, or not a camera: each is said."""
+    assert "there is no /dev/video99" in why_not(99)
+    assert "there is no /dev/nothing" in why_not("/dev/nothing")
+    (tmp_path / "file").touch()
+    assert "is not a camera" in why_not(str(tmp_path / "file"))
+    assert "another program uses it" in why_not("/dev/null")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,3 +59,15 @@ def _read(path: Path) -> str | None:
         return path.read_text(encoding="utf-8", errors="replace").strip() or None
     except OSError:
         return None
+
+
+def why_not(device: int | str) -> str:
+    """Return why a device could not be opened, for people."""
+    path = Path(f"/dev/video{device}" if isinstance(device, int) or device.isdigit() else device)
+    if not path.exists():
+        return f"there is no {path}; `anosegd cameras` lists the devices of this machine"
+    if not path.is_char_device():
+        return f"{path} is not a camera"
+    if not os.access(path, os.R_OK | os.W_OK):
+        return f"no permission for {path}; its user needs the group video"
+    return "another program uses it, or it is not a camera that delivers images"

@@ -17,7 +17,7 @@ from anosegd.capture.config import BACKENDS, DeviceSource, FileSource, UrlSource
 from anosegd.capture.protocol import Job
 from anosegd.capture.sources.base import LIBRARY_SHARE, Shot, Stamp, StillSource
 from anosegd.capture.sources.checked_video import CheckedVideo, fourcc
-from anosegd.capture.sources.devices import check_serial
+from anosegd.capture.sources.devices import check_serial, why_not
 from anosegd.capture.sources.refusal import check_address, native_output, refusal, unexplained
 
 V4L2_EXPOSURE_MANUAL = 1
@@ -181,7 +181,8 @@ class Device(LiveVideo):
         # OpenCV's own time-out for a V4L2 device, in whole seconds; a little longer than the daemon's.
         os.environ["OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT"] = str(math.ceil(self._job.camera.longest_read_s) + 1)
         capture = _opened(config.device, cv2.CAP_V4L2, [], self.description)
-        _check_opened(capture, self.description, "v4l2")
+        if not capture.isOpened():
+            raise CameraError(f"{self.description} cannot be opened: {why_not(config.device)}")
         self._set_up(capture)
         for name, prop, wanted in (
             ("width", cv2.CAP_PROP_FRAME_WIDTH, config.width),
