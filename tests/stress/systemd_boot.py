@@ -469,7 +469,7 @@ class Checks:
         held("the inspector hangs: the daemon still answers, and its state says so", time.time() - hung_at)
         first = tail.first_of_next_run(verdict, 60 * self.patience)
         took_s = seconds_between(hung_at, first)
-        said = machine.journal("--lines=100")
+        said = machine.journal("--lines=300")  # the stacks of all threads are long
         demand("Watchdog timeout" in said, said)
         demand("prepare_or_hang" in said, f"the journal does not say where it hung: {said}")
         held("watchdog: aborted, restarted, inspecting again; the journal shows where the thread hung", took_s)
