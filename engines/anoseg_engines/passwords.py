@@ -55,6 +55,6 @@ def mask_passwords(text: str, url: str = "") -> str:
         text = text.replace(url, address_of(url) if _SCHEME.match(url) else MASK)
     for password in passwords_in(url):
         text = text.replace(password, MASK)
-    text = re.sub(r"://[^\n]+@", f"://{MASK}@", text)
+    text = re.sub(r"://\S+@" if url else r"://[^\n]+@", f"://{MASK}@", text)  # a password may contain blanks
     text = _BARE_USER_INFO.sub(f"{MASK}@", text)
     return _SETTING.sub(rf"\1\2{MASK}", text)
