@@ -195,7 +195,7 @@ class CameraHealth(msgspec.Struct, frozen=True, kw_only=True):
         repeated: Frames that equal the one of the part before and are no new part.
         restarts: Restarts of its capture process.
         last_error: The latest error, even if it is over.
-        note: A fact about its settings that an operator should know.
+        note: A fact about its settings or its pictures that an operator should know.
         counts: Its verdicts.
     """
 
