@@ -69,7 +69,7 @@ class Capture:
             finally:
                 source.close()
         except AnosegError as error:
-            self._link.send(Failed(self._told(error.what), isinstance(error, LoginRefusedError)))
+            self._link.send(Failed(self._masked(error.what), isinstance(error, LoginRefusedError)))
             return
         # The daemon can still read frames that are in slots: it has mapped the memory itself.
         self._link.send(Finished(self._lost))
@@ -94,7 +94,7 @@ class Capture:
             except CameraError as error:
                 if self._job.reopen_s is None:
                     raise
-                self._link.send(Away(self._told(error.what), pause_s))
+                self._link.send(Away(self._masked(error.what), pause_s))
             del source  # it may hold the camera open, which refused a setting
             self._wait.pause_until(again_at)
             self._link.take_messages(timeout_s=0)
@@ -118,7 +118,7 @@ class Capture:
         """Wait for a silent camera. Return whether it delivers frames without being opened again."""
         back = source.back(0)
         if back is not None:
-            self._link.send(Away(self._told(error.what), 0.0))
+            self._link.send(Away(self._masked(error.what), 0.0))
         while back is False:
             back = source.back(TICK_S)
             self._link.take_messages(timeout_s=0)
@@ -238,10 +238,10 @@ class Capture:
         """Report a part that has no usable image. The part's slot becomes free. Return that it is a part."""
         if slot is not None:
             self._link.free.append(slot)
-        self._link.send(Uncaptured(origin, reason, self._told(detail)))
+        self._link.send(Uncaptured(origin, reason, self._masked(detail)))
         return True
 
-    def _told(self, text: str) -> str:
+    def _masked(self, text: str) -> str:
         """Return a message for the daemon. A library's words may contain the camera's address with its password."""
         source = self._camera.source
         return mask_passwords(text, source.url) if isinstance(source, UrlSource) else text

@@ -61,11 +61,11 @@ def native_output() -> Iterator[Output]:
             os.close(original)
             written = os.pread(into, os.lseek(into, 0, os.SEEK_END), 0)
             os.close(into)
-            output.lines += _told(written.decode(errors="replace"))
+            output.lines += _lines_of(written.decode(errors="replace"))
             os.write(fd, written)
 
 
-def _told(text: str) -> list[str]:
+def _lines_of(text: str) -> list[str]:
     """Return the lines without FFmpeg's prefix, and without its messages that explain nothing."""
     lines = []
     for line in text.splitlines():
