@@ -38,6 +38,14 @@ def test_one_odd_good_image_is_named_with_what_it_costs():
     assert "synthetic defects that pass at the threshold 0.9101: 3 of 4 (75.0 %)" in lines
 
 
+def test_a_few_odd_images_are_named_together():
+    """Leaving one out changes little, because the next is as odd: all are named, up to one part in twenty."""
+    study = study_of([k / 200 for k in range(57)] + [0.6, 0.62, 0.64], synthetic=[0.4, 0.5, 0.61, 0.95])
+    words = study.odd_words()
+    assert words.startswith("Look at 059.png, 058.png, 057.png: without them the threshold would be 0.2901")
+    assert "100% of the synthetic defects would be rejected instead of 25%" in words
+
+
 def test_no_image_is_suspected_where_none_costs_much():
     """Evenly spread good scores: nobody is asked to look at one."""
     study = study_of([k / 100 for k in range(20)], synthetic=[0.4, 0.5, 0.6])

@@ -14,7 +14,9 @@ from anoseg_trainer.thresholds import ScoreThreshold, conformal_rank, conformal_
 SHOWN = 4
 """Good images that are shown, those with the highest scores first."""
 ODD = 0.1
-"""If a good image costs this share of the defects, the user is asked to look at it."""
+"""If a few good images cost more than this share of the defects, the user is asked to look at them."""
+ODD_PARTS = 0.05
+"""Share of the good parts that are a few."""
 SYNTHETIC = "synthetic defects"
 REAL = "real defects"
 
@@ -36,6 +38,23 @@ class HighGood:
     sets: bool
     threshold_without: float
     caught_without: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Odd:
+    """A few good parts that cost many defects.
+
+    Attributes:
+        paths: Their images.
+        threshold: The threshold without them.
+        kind: The kind of defects of which they cost the most.
+        caught: The share of these that is rejected at that threshold.
+    """
+
+    paths: list[Path]
+    threshold: float
+    kind: str
+    caught: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,32 +102,54 @@ class ThresholdStudy:
 
     def highest_good(self, most: int = SHOWN) -> list[HighGood]:
         """Return the good parts with the highest scores, the highest first."""
-        numbers = sorted(set(self.parts))
-        by_part = dict(zip(numbers, self.good, strict=True))
-        ranked = sorted(numbers, key=lambda part: -by_part[part])
-        sets = len(ranked) - min(conformal_rank(len(ranked), self.false_reject), len(ranked))
+        ranked = self._ranked()
+        sets = self._sets(len(ranked))
         found = []
-        for place, part in enumerate(ranked[:most]):
-            image = max((i for i, p in enumerate(self.parts) if p == part), key=lambda i: self.scores[i])
-            others = [i for i, p in enumerate(self.parts) if p != part]
-            without = self.threshold.value
-            if others:
-                scores, parts = np.array([self.scores[i] for i in others]), [self.parts[i] for i in others]
-                margin = self.threshold.value - by_part[ranked[sets]]
-                without = conformal_threshold(scores, self.false_reject, parts=parts, margin=margin).value
-            found.append(HighGood(self.paths[image], by_part[part], place == sets, without, self.caught(without)))
+        for place, (part, score) in enumerate(ranked[:most]):
+            without = self._threshold_without({part})
+            found.append(HighGood(self._image_of(part), score, place == sets, without, self.caught(without)))
         return found
+
+    def _ranked(self) -> list[tuple[int, float]]:
+        """Return part number and score of each good part, the highest score first."""
+        by_part = zip(sorted(set(self.parts)), self.good, strict=True)
+        return sorted(by_part, key=lambda found: -found[1])
+
+    def _sets(self, n: int) -> int:
+        """Return the place, from 0, of the part of n that sets the threshold."""
+        return n - min(conformal_rank(n, self.false_reject), n)
+
+    def _image_of(self, part: int) -> Path:
+        """Return the image with the part's highest score."""
+        return self.paths[max((i for i, p in enumerate(self.parts) if p == part), key=lambda i: self.scores[i])]
+
+    def _threshold_without(self, left_out: set[int]) -> float:
+        """Return the threshold if these parts were not among the good ones."""
+        kept = [i for i, part in enumerate(self.parts) if part not in left_out]
+        if not kept:
+            return self.threshold.value
+        ranked = self._ranked()
+        margin = self.threshold.value - ranked[self._sets(len(ranked))][1]
+        scores, parts = np.array([self.scores[i] for i in kept]), [self.parts[i] for i in kept]
+        return conformal_threshold(scores, self.false_reject, parts=parts, margin=margin).value
 
     def caught(self, threshold: float) -> dict[str, float]:
         """Return the share of each kind of defects that is rejected at a threshold."""
         return {name: at_threshold([], scores, threshold).recall or 0.0 for name, scores in self.kinds().items()}
 
-    def odd(self) -> tuple[HighGood, str] | None:
-        """Return the good part that alone costs many defects, and of which kind; None if there is none."""
+    def odd(self) -> Odd | None:
+        """Return the few good parts with the highest scores that cost many defects; None if there are none."""
         now = self.caught(self.threshold.value)
-        costs = [(part.caught_without[kind] - now[kind], part, kind) for part in self.highest_good() for kind in now]
-        cost, part, kind = max(costs, key=lambda found: found[0], default=(0.0, None, ""))
-        return (part, kind) if part is not None and cost >= ODD else None
+        ranked = self._ranked()
+        worst, most = None, ODD
+        for count in range(1, max(1, int(ODD_PARTS * len(ranked))) + 1):
+            left_out = [part for part, _ in ranked[:count]]
+            threshold = self._threshold_without(set(left_out))
+            for kind, share in self.caught(threshold).items():
+                if share - now[kind] > most:
+                    most = share - now[kind]
+                    worst = Odd([self._image_of(part) for part in left_out], threshold, kind, share)
+        return worst
 
     def trade_off(self) -> list[list[str]]:
         """Return a table of thresholds against rejected good parts and defects that pass; the first row is the head."""
@@ -132,13 +173,13 @@ class ThresholdStudy:
             yield words
 
     def odd_words(self) -> str:
-        """Ask the user to look at a good part that alone costs many defects; empty if there is none."""
+        """Ask the user to look at the good parts that cost many defects; empty if there are none."""
         odd = self.odd()
         if odd is None:
             return ""
-        part, kind = odd
+        them, show, are = ("them", "they show", "are") if len(odd.paths) > 1 else ("it", "it shows", "is")
+        names, now = ", ".join(path.name for path in odd.paths), self.caught(self.threshold.value)[odd.kind]
         return (
-            f"Look at {part.path.name}: without it the threshold would be {part.threshold_without:.4f}, and "
-            f"{part.caught_without[kind]:.0%} of the {kind} would be rejected instead of "
-            f"{self.caught(self.threshold.value)[kind]:.0%}. If it shows a defect or is not typical, remove it and train again."
+            f"Look at {names}: without {them} the threshold would be {odd.threshold:.4f}, and {odd.caught:.0%} of the {odd.kind} "
+            f"would be rejected instead of {now:.0%}. If {show} a defect or {are} not typical, remove {them} and train again."
         )
