@@ -180,6 +180,7 @@ class ThresholdStudy:
         them, show, are = ("them", "they show", "are") if len(odd.paths) > 1 else ("it", "it shows", "is")
         names, now = ", ".join(path.name for path in odd.paths), self.caught(self.threshold.value)[odd.kind]
         return (
-            f"Look at {names}: without {them} the threshold would be {odd.threshold:.4f}, and {odd.caught:.0%} of the {odd.kind} "
-            f"would be rejected instead of {now:.0%}. If {show} a defect or {are} not typical, remove {them} and train again."
+            f"Look at {names}: without {them} the threshold would be {odd.threshold:.4f}, and {odd.caught:.0%} of the "
+            f"{odd.kind} would be rejected instead of {now:.0%}. If {show} a defect or {are} not typical, remove {them} and "
+            "train again."
         )
