@@ -232,3 +232,54 @@ def test_a_reload_compiles_for_new_regions_before_its_cameras_start(line: Line) 
     assert station._load_reloaded(changed)[1] is None
     assert 4 in engine._runtime._networks.compiled  # type: ignore[attr-defined]
     engine.close()
+
+
+STUCK = {
+    "while it starts": """
+def refused(self):
+    threading.Thread(target=time.sleep, args=(3600,), name="hangs").start()
+    raise PublishError("the socket cannot be bound")
+Publisher.start = refused
+""",
+    "while it runs": """
+def failed(self, *_):
+    raise PublishError("the socket cannot be bound")
+Inspector._inspect = failed
+run_camera = CameraSupervisor.work
+def hangs(self):
+    run_camera(self)
+    time.sleep(3600)
+CameraSupervisor.work = hangs
+""",
+    "of a fault of ours": """
+def failed(self):
+    raise RuntimeError("the socket cannot be bound")
+Station._inspect = failed
+run_camera = CameraSupervisor.work
+def hangs(self):
+    run_camera(self)
+    time.sleep(3600)
+CameraSupervisor.work = hangs
+""",
+}
+PROGRAM = """
+import threading, time
+from anoseg_engines.errors import PublishError
+from anosegd.cameras.supervisor import CameraSupervisor
+from anosegd.cli import main
+from anosegd.inspection.inspector import Inspector
+from anosegd.publish import Publisher
+from anosegd.station import Station
+{fault}
+main()
+"""
+
+
+@pytest.mark.parametrize("fault", STUCK.values(), ids=STUCK.keys())
+def test_a_daemon_with_a_stuck_thread_ends_and_says_why(line: Line, config: Path, fault: str) -> None:
+    """The thread that hangs neither keeps the process alive nor hides the reason."""
+    daemon = line.run(config, program=("-c", PROGRAM.format(fault=fault)))
+    assert daemon.wait() == 1
+    assert "the socket cannot be bound" in daemon.log
+    (stuck,) = [e["threads"] for e in daemon.events if e["event"] == "daemon.stuck"]
+    assert stuck in ("hangs", "camera-top")
