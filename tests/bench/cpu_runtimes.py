@@ -27,9 +27,10 @@ from anoseg_engines.runtimes.base import Traffic
 from anoseg_engines.runtimes.openvino import CpuRuntime
 from anoseg_engines.runtimes.openvino_network import cpu_precisions
 from anoseg_trainer.config import NetworkConfig
-from anoseg_trainer.model.export import onnx_from_network
+from anoseg_trainer.model.detector import Detector, count_macs
+from anoseg_trainer.model.export import onnx_from_detector
 from anoseg_trainer.model.inference import predict_part
-from anoseg_trainer.model.network import AnoSegNetwork, count_macs
+from anoseg_trainer.model.network import AnoSegNetwork
 
 DEMO = Path(__file__).parents[2] / "engines" / "store" / "demo"
 BASELINE = "onnxruntime f32"
@@ -104,7 +105,8 @@ def large_bundle(folder):
             network(frames, coords)
         logits = network.eval()(frames, coords).logits
         network.map_head.weight.mul_(3 / logits.std())
-        readings = [predict_part(network, spec, image) for image in images]
+        detector = Detector(network)
+        readings = [predict_part(detector, spec, image) for image in images]
     scores = [reading.score for reading in readings]
     draft = BundleDraft(
         product="large",
@@ -113,10 +115,10 @@ def large_bundle(folder):
         score_threshold=min(scores) / 2,
         pixel_threshold=0.5,
         calibration=Calibration(method="none", n_images=0, false_reject_target=0.01, guarantee="none"),
-        model_onnx=onnx_from_network(network, spec),
+        model_onnx=onnx_from_detector(detector, spec),
         golden=[GoldenSample(i, r.anomaly_map, r.score, "FAIL") for i, r in zip(images, readings, strict=True)],
     )
-    print(f"large network: {count_macs(network, spec.height, spec.width) / 1e9:.2f} GMAC")
+    print(f"large network: {count_macs(detector, spec.height, spec.width) / 1e9:.2f} GMAC")
     return write_bundle(folder / "large", draft)
 
 

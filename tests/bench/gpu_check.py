@@ -98,8 +98,9 @@ def main():
 
 def check(options):
     """Build, load, test and measure. Returns the exit code."""
-    from anoseg_trainer.commands.bench import network_from_bundle, torch_candidates
-    from anoseg_trainer.model.network import count_macs
+    from anoseg_trainer.commands.bench import torch_candidates
+    from anoseg_trainer.model.detector import count_macs
+    from anoseg_trainer.model.from_bundle import detector_from_bundle
 
     console = Console(width=None if sys.stdout.isatty() else 200)
     gpu = find_gpu()
@@ -135,7 +136,7 @@ def check(options):
         )
         for candidate in found:
             candidate.close()
-        macs = count_macs(network_from_bundle(bundle), bundle.manifest.input.height, bundle.manifest.input.width)
+        macs = count_macs(detector_from_bundle(bundle), bundle.manifest.input.height, bundle.manifest.input.width)
     rows = {row.name: row for row in report.rows}
     ours, eager, rate = rows[TENSORRT], rows[EAGER].latency_ms_p50, fp16_rate()
     largest = batches[-1]

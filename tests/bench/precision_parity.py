@@ -14,9 +14,6 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import onnx
-import torch
-from onnx import numpy_helper
 from sklearn.metrics import roc_auc_score
 
 from anoseg_engines.bundle import load_bundle
@@ -27,20 +24,21 @@ from anoseg_engines.runtimes.select import RUNTIMES
 from anoseg_trainer.config import NetworkConfig
 from anoseg_trainer.data.evaluation_images import find_evaluation_images
 from anoseg_trainer.model.checkpoint import load_checkpoint
+from anoseg_trainer.model.from_bundle import detector_from_bundle
 from anoseg_trainer.model.inference import predict_part
 from anoseg_trainer.model.network import AnoSegNetwork
 
 
-def trained_network(work, bundle):
-    """Load the FP32 network of the checkpoint, with the score's scale that was fitted after training."""
+def trained_detector(work, bundle):
+    """Load the bundle's detector with the FP32 network of the checkpoint; encoder and memory keep the bundle's FP16 weights."""
+    detector = detector_from_bundle(bundle)
     record = bundle.manifest.training["config"]
-    network = AnoSegNetwork(msgspec.convert(record["network"], NetworkConfig), coordinates=record["coordinates"])
-    network.load_state_dict(load_checkpoint(work)["best"])
-    stored = {t.name: t for t in onnx.load_from_string(bundle.model_onnx).graph.initializer}
-    for name, buffer in network.named_buffers():
-        if name.startswith("score_"):
-            buffer.copy_(torch.from_numpy(np.array(numpy_helper.to_array(stored[f"network.{name}"]))))
-    return network.eval()
+    pretrained = detector.network.backbone.encoder if record["network"]["encoder"] != "scratch" else None
+    config = msgspec.convert(record["network"], NetworkConfig)
+    network = AnoSegNetwork(config, coordinates=record["coordinates"], encoder=pretrained)
+    network.load_state_dict(network.state_dict() | load_checkpoint(work)["best"])
+    detector.network = network
+    return detector.eval()
 
 
 def main():
@@ -52,7 +50,7 @@ def main():
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     bundle = load_bundle(options.bundle)
-    network, engine = trained_network(options.work, bundle), load_engine(bundle, runtime=options.runtime)
+    network, engine = trained_detector(options.work, bundle), load_engine(bundle, runtime=options.runtime)
     labels, theirs, ours, start = [], [], [], time.monotonic()
     for test in find_evaluation_images(options.data):
         image = read_image(test.path)

@@ -4,12 +4,10 @@ import pytest
 from anoseg_engines.bundle import GoldenTolerance
 from anoseg_engines.errors import DataError
 from anoseg_trainer.thresholds import (
-    LEAST_SPREAD,
     MARGIN,
     MAX_SLOPE,
     conformal_threshold,
     describe_threshold,
-    fit_detector,
     for_the_line,
     score_scale,
 )
@@ -104,14 +102,3 @@ def test_scale_puts_medians_at_a_tenth_and_nine_tenths():
     assert score == pytest.approx([0.1, 0.9], abs=1e-6)
     assert score_scale(np.array([0.0]), np.array([0.01]))[0] == MAX_SLOPE
     assert score_scale(np.array([1.0]), np.array([0.0]))[0] == MAX_SLOPE
-
-
-def test_detector_measures_each_pool_in_its_own_units():
-    """A pool that good parts hold still tells of a small rise, one that they do not hardly; equal ones divide by no 0."""
-    rng = np.random.default_rng(0)
-    good = np.stack([rng.normal(-3, 2.5, 200), rng.normal(-6, 0.5, 200), np.full(200, -9.0)], axis=1)
-    centre, spread = fit_detector(good)
-    assert centre == pytest.approx([-3, -6, -9], abs=0.5)
-    assert spread == pytest.approx([2.5, 0.5, LEAST_SPREAD], rel=0.15)
-    risen = (good.mean(axis=0) + 1.5 - centre) / spread
-    assert risen[0] < 1 < risen[1] < risen[2]

@@ -1,4 +1,4 @@
-"""Makes a bundle from a trained network: fits the score, calibrates, chooses golden samples, exports and writes.
+"""Makes a bundle from a detector: fits the score, calibrates, chooses golden samples, exports and writes.
 
 Runs on the main thread.
 """
@@ -13,57 +13,32 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from anoseg_engines.bundle import Bundle, Calibration, GoldenSample, GoldenTolerance, Origin
 from anoseg_engines.bundle_writer import BundleDraft, write_bundle
 from anoseg_engines.errors import DataError
 from anoseg_engines.images import Image
 from anoseg_engines.placement import InputSpec
-from anoseg_trainer.config import TrainConfig
-from anoseg_trainer.data.good_images import GoodImages
-from anoseg_trainer.data.part_store import PartStore
-from anoseg_trainer.data.split import Split
-from anoseg_trainer.model.export import onnx_from_network
+from anoseg_trainer.detector_build import fit_map, fit_score
+from anoseg_trainer.model.detector import POOLS, Detector
+from anoseg_trainer.model.export import onnx_from_detector
 from anoseg_trainer.model.inference import predict_part
-from anoseg_trainer.model.network import FIRST_POOL, NEVER, POOLS, AnoSegNetwork
-from anoseg_trainer.thresholds import (
-    MAX_SLOPE,
-    ScoreThreshold,
-    conformal_threshold,
-    describe_threshold,
-    fit_detector,
-    pixel_threshold,
-    score_scale,
-)
+from anoseg_trainer.thresholds import ScoreThreshold, conformal_threshold, describe_threshold, pixel_threshold
 from anoseg_trainer.training import TrainingResult
-from anoseg_trainer.training_record import training_record
-from anoseg_trainer.validation import Validation, ValidationCase, scaled_spec, validate
+from anoseg_trainer.training_record import Product, training_record
+from anoseg_trainer.validation import Validation, scaled_spec, validate
 
 FEW_CAUGHT = 0.5
 """If a bundle catches a smaller share of the synthetic defects than this, the user is warned."""
 GOLDEN_EACH = 3
 """Golden samples of each verdict."""
 SCORE = (
-    "largest tile score; a tile's score is sigmoid(max(scale · p + offset)), p the means of the largest map logits: "
+    "largest tile score; a tile's score is the sigmoid of the sum of the views, each in units of what good parts show: the "
+    "largest of the network's pools (means of the largest map logits: "
     + ", ".join(f"{k} of {cell}×{cell} cells" for cell, k in POOLS)
+    + "), the memory's largest mean over 3×3 places, the whole-image distance"
 )
 """How the score is defined, for the manifest."""
-
-Pooled = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class TrainedProduct:
-    """A finished training with its data, ready to become a bundle."""
-
-    config: TrainConfig
-    images: GoodImages
-    split: Split
-    store: PartStore
-    cases: list[ValidationCase]
-    result: TrainingResult
-    seed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +47,7 @@ class CreatedBundle:
 
     Attributes:
         bundle: The new version.
-        validation: The network on held-out good images and synthetic defects.
+        validation: The detector on held-out good images and synthetic defects.
         threshold: The score threshold.
         calibration_scores: Scores of the good images that set the threshold.
         good_scores: Scores of the good cases of the validation.
@@ -87,34 +62,46 @@ class CreatedBundle:
     defective_scores: list[float]
 
 
-def create_bundle(target: Path, product: TrainedProduct, on_note: Callable[[str], None]) -> CreatedBundle:
-    """Calibrate the network, export it, and write the next version of the bundle `target` (STORE/NAME).
+def create_bundle(
+    target: Path, product: Product, detector: Detector, result: TrainingResult | None, on_note: Callable[[str], None]
+) -> CreatedBundle:
+    """Calibrate the detector, export it, and write the next version of the bundle `target` (STORE/NAME).
+
+    Args:
+        target: The bundle.
+        product: The data.
+        detector: The views; their scales are set here.
+        result: The training of the detector's network; None if it has none.
+        on_note: Receives remarks for the user.
 
     Raises:
         DataError: No held-out image can serve as a golden sample.
-        EngineError: The exported network does not reproduce the golden samples.
+        EngineError: The exported detector does not reproduce the golden samples.
     """
-    config, split, store, network = product.config, product.split, product.store, product.result.network
+    config, split, store = product.config, product.split, product.store
     spec = config.input.spec
-    validation = validate(network, spec, product.cases)
-    _fit_score(network, np.array(validation.good_pooled), np.array(validation.defective_pooled), detector=config.detector)
+    good_parts = [case.image for case in product.cases if case.label is None]
+    fit_map(detector, scaled_spec(spec), good_parts, config.views.memory_map)
+    unscaled = validate(detector, spec, product.cases)
+    fit_score(detector, np.array(unscaled.good_values), np.array(unscaled.defective_values), config)
+    validation = unscaled.rescored(detector)
     calibration_parts = [store[i] for i in split.calibration]
-    scores = [predict_part(network, scaled_spec(spec), part).score for part in calibration_parts]
+    scores = [predict_part(detector, scaled_spec(spec), part).score for part in calibration_parts]
     threshold = conformal_threshold(np.array(scores), config.false_reject, parts=split.calibration_parts)
     guarantee = describe_threshold(threshold, config.false_reject, parts_known=split.parts_known)
     if split.parts_known and not threshold.met:
         on_note(guarantee)
     good_scores, defective_scores = (
-        [float(score) for score in network.score_of(torch.tensor(pooled))]
-        for pooled in (validation.good_pooled, validation.defective_pooled)
+        [float(score) for score in detector.score_of(torch.tensor(values))]
+        for values in (validation.good_values, validation.defective_values)
     )
     caught = float(np.mean(np.array(defective_scores) >= threshold.value))
     if caught < FEW_CAUGHT:
         on_note(
-            f"at this threshold only {caught:.0%} of the synthetic defects are caught: the network would pass most defective "
+            f"at this threshold only {caught:.0%} of the synthetic defects are caught: this bundle would pass most defective "
             "parts. Train longer, look for defects among the good images, or accept more false rejects (--false-reject)"
         )
-    golden = _GoldenSamples(network, spec, threshold.value)
+    golden = _GoldenSamples(detector, spec, threshold.value)
     golden.add(calibration_parts)
     golden.add(case.image for case in product.cases if case.label is not None)
     golden.add(case.image for case in product.cases if case.label is None)
@@ -131,8 +118,8 @@ def create_bundle(target: Path, product: TrainedProduct, on_note: Callable[[str]
             guarantee=guarantee,
         ),
         metrics=_metrics(validation, caught),
-        training=training_record(config, product.images, split, product.result, seed=product.seed),
-        model_onnx=onnx_from_network(network, spec),
+        training=training_record(product, detector, result),
+        model_onnx=onnx_from_detector(detector, spec),
         golden=golden.samples(),
         origin=Origin(command="fit"),
     )
@@ -146,22 +133,11 @@ def create_bundle(target: Path, product: TrainedProduct, on_note: Callable[[str]
     )
 
 
-def _fit_score(network: AnoSegNetwork, good: Pooled, bad: Pooled, *, detector: bool) -> None:
-    """Set the network's score from the pooled logits [n, p] of held-out parts."""
-    used = np.full(len(POOLS), detector)
-    used[FIRST_POOL] = True
-    centre, spread = fit_detector(good)
-    low, high = (((pooled - centre) / spread)[:, used].max(axis=1) for pooled in (good, bad))
-    slope, shift = score_scale(low, high, MAX_SLOPE * float(spread[used].min()))
-    network.score_scale.copy_(torch.from_numpy(np.where(used, slope / spread, 0.0)))
-    network.score_offset.copy_(torch.from_numpy(np.where(used, shift - slope * centre / spread, NEVER)))
-
-
 class _GoldenSamples:
     """Collects held-out parts whose score is well away from the threshold, a few for each verdict."""
 
-    def __init__(self, network: AnoSegNetwork, spec: InputSpec, threshold: float) -> None:
-        self._network, self._spec, self._threshold = network, spec, threshold
+    def __init__(self, detector: Detector, spec: InputSpec, threshold: float) -> None:
+        self._detector, self._spec, self._threshold = detector, spec, threshold
         self._margin = GoldenTolerance().margin
         self._found: dict[Literal["PASS", "FAIL"], list[GoldenSample]] = {"PASS": [], "FAIL": []}
 
@@ -171,7 +147,7 @@ class _GoldenSamples:
             if all(len(samples) >= GOLDEN_EACH for samples in self._found.values()):
                 return
             image = self._unscaled(part)
-            prediction = predict_part(self._network, self._spec, image)
+            prediction = predict_part(self._detector, self._spec, image)
             verdict: Literal["PASS", "FAIL"] = "FAIL" if prediction.score >= self._threshold else "PASS"
             of_verdict = self._found[verdict]
             if abs(prediction.score - self._threshold) >= self._margin and len(of_verdict) < GOLDEN_EACH:
@@ -209,5 +185,5 @@ def _metrics(validation: Validation, caught: float) -> dict[str, Any]:
         "synthetic_pixel_ap": round(validation.pixel_ap, 5),
         "synthetic_best_iou": round(best_iou, 5),
         "synthetic_defects_caught": round(caught, 5),
-        "images": {"good": len(validation.good_pooled), "with synthetic defects": len(validation.defective_pooled)},
+        "images": {"good": len(validation.good_values), "with synthetic defects": len(validation.defective_values)},
     }

@@ -77,7 +77,9 @@ def _add_fit(fit: argparse.ArgumentParser) -> None:
     fit.add_argument("--false-reject", type=_share, metavar="SHARE", help="share of good parts that may be rejected")
     fit.add_argument("--work", type=Path, metavar="DIR", help="folder for checkpoints and the report (runs/NAME)")
     fit.add_argument("--release", action="store_true", help="for a first version: make it current, so that STORE/NAME means it")
-    fit.add_argument("--resume", action="store_true", help="continue from the checkpoint in --work")
+    ending = fit.add_mutually_exclusive_group()
+    ending.add_argument("--quick", action="store_true", help="end with the first bundle, which needs no training (a minute)")
+    ending.add_argument("--resume", action="store_true", help="continue from the checkpoint in --work")
     _add_training_limits(fit)
 
 

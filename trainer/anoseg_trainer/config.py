@@ -61,15 +61,61 @@ class InputConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 class NetworkConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Size of the network.
+    """The network.
 
     Attributes:
+        encoder: `efficientnet-lite0` starts from weights trained on ImageNet. `scratch` uses no weights from elsewhere.
+        encoder_weights: File with other weights of EfficientNet-Lite0; null: those of the installed package.
+        encoder_sha256: SHA-256 of that file.
+        encoder_rate: Learning rate of the pretrained encoder, as a share of the network's; 0: the encoder stays as it is.
         widths: Channels at strides 2, 4, 8, 16 and 32.
-        blocks: Residual blocks of each level, in encoder and decoder.
+        blocks: Residual blocks of each level.
     """
 
+    encoder: Literal["efficientnet-lite0", "scratch"] = "efficientnet-lite0"
+    encoder_weights: str | None = None
+    encoder_sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")] | None = None
+    encoder_rate: Share = 0.0
     widths: tuple[Channels, Channels, Channels, Channels, Channels] = (16, 32, 64, 96, 96)
     blocks: Annotated[int, Meta(ge=1, le=4)] = 1
+
+
+class MemoryOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The memory of good parts: features of good parts that each place is compared with.
+
+    Values that are null are chosen from the images, see `detector_build.py`.
+
+    Attributes:
+        vectors: Number of feature vectors that are kept.
+        dims: Dimensions of a vector.
+        strides: Strides of the encoder's features that are compared.
+        grid: Stride of the memory's map.
+        softness: How much of the contrast is kept. 0 removes it, because it changes with the light; 100 keeps nearly all.
+        whitening: 0 keeps the variances of the principal components, 1 makes them equal.
+    """
+
+    vectors: Annotated[int, Meta(ge=1, le=50_000)] = 6000
+    dims: Annotated[int, Meta(ge=2, le=512)] = 64
+    strides: tuple[Literal[2, 4, 8, 16, 32], ...] | None = None
+    grid: Literal[2, 4, 8, 16, 32] | None = None
+    softness: Weight | None = None
+    whitening: Share | None = None
+
+
+class ViewsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Weights of the views in the image score and in the anomaly map; 0 leaves a view out.
+
+    Attributes:
+        network: The network's map, in the score.
+        memory: The memory of good parts, in the score.
+        whole_image: The model of the whole image, in the score.
+        memory_map: The memory's map beside the network's map.
+    """
+
+    network: Weight = 1.0
+    memory: Weight = 1.0
+    whole_image: Weight = 0.5
+    memory_map: Weight = 0.5
 
 
 class VariationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -218,8 +264,8 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     Attributes:
         input: The network's input.
         coordinates: Whether the network sees where on the part each pixel is (AnoSeg's coordinate channels).
-        detector: If true, the image score comes from the pool of the map that differs most from good parts. If false, it
-            comes from the 16 largest map values alone.
+        detector: If true, the image score joins all views, and takes the pool of the map that differs most from good parts. If
+            false, it comes from the 16 largest values of the network's map alone, and `memory` and `views` have no effect.
         false_reject: Share of good parts that may be rejected.
     """
 
@@ -228,6 +274,8 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     detector: bool = True
     false_reject: Annotated[float, Meta(gt=0.0, lt=1.0)] = 0.01
     network: NetworkConfig = NetworkConfig()
+    memory: MemoryOptions = MemoryOptions()
+    views: ViewsConfig = ViewsConfig()
     variation: VariationConfig = VariationConfig()
     defects: DefectConfig = DefectConfig()
     loss: LossConfig = LossConfig()
@@ -243,6 +291,12 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             raise ValueError("defects: every kind has weight 0, so the network would never see a defect")
         if not any((self.loss.l1, self.loss.bce, self.loss.dice)):
             raise ValueError("loss.l1, loss.bce and loss.dice are all 0; one of them is needed to train the anomaly map")
+        if (self.network.encoder_weights is None) != (self.network.encoder_sha256 is None):
+            raise ValueError("network.encoder_weights and network.encoder_sha256 are given together, or neither")
+        if self.network.encoder == "scratch" and self.network.encoder_weights is not None:
+            raise ValueError("network.encoder is scratch, so network.encoder_weights has no effect; leave one of them out")
+        if self.detector and not any((self.views.network, self.views.memory, self.views.whole_image)):
+            raise ValueError("views: network, memory and whole_image are all 0, so no image would have a score")
         if self.training.steps is None and self.training.minutes is None:
             raise ValueError("training.steps and training.minutes are both null, so training would never end")
         if self.holdout.validation + (self.holdout.calibration or 0.0) > 0.8:

@@ -14,7 +14,7 @@ import sklearn.metrics  # noqa: F401 (for the first validation)
 from anoseg_engines.bundle import NAME, PLANS, Bundle
 from anoseg_engines.errors import AnosegError, ConfigError
 from anoseg_engines.placement import InputSpec
-from anoseg_trainer.bundle_creation import CreatedBundle, TrainedProduct, create_bundle
+from anoseg_trainer.bundle_creation import CreatedBundle, create_bundle
 from anoseg_trainer.config import TrainConfig
 from anoseg_trainer.data.good_images import find_good_images, read_good_images
 from anoseg_trainer.data.image_size import sizes_from_headers
@@ -24,12 +24,16 @@ from anoseg_trainer.data.parts import find_parts
 from anoseg_trainer.data.samples import SampleSettings
 from anoseg_trainer.data.split import split_images
 from anoseg_trainer.data.variation_choice import choose_variation
+from anoseg_trainer.detector_build import uses_good_parts, with_good_parts
+from anoseg_trainer.model.detector import Detector
+from anoseg_trainer.model.encoder import configured_encoder
 from anoseg_trainer.report.fit_report import fit_report, load_for_report, real_defects
 from anoseg_trainer.report.html import Report
 from anoseg_trainer.synthesis.background import has_background
 from anoseg_trainer.threshold_study import ThresholdStudy
 from anoseg_trainer.thresholds import images_needed
 from anoseg_trainer.training import Status, TrainingResult, train
+from anoseg_trainer.training_record import Product
 from anoseg_trainer.validation import Validation, make_cases
 
 REPORT = "report.html"
@@ -42,10 +46,10 @@ MAX_UNIT = 256
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A finished bundle, and the training that it comes from."""
+    """A finished bundle, and the training that it comes from; None if no network was trained."""
 
     bundle: Bundle
-    result: TrainingResult
+    result: TrainingResult | None
     validation: Validation
     study: ThresholdStudy
     report: Path
@@ -59,10 +63,14 @@ def fit(
     seed: int,
     work: Path,
     resume: bool = False,
+    quick: bool = False,
     on_status: Callable[[Status], None] = lambda _: None,
     on_note: Callable[[str], None] = lambda _: None,
 ) -> Fitted:
-    """Train on the good images of `data` and write a new version of the bundle `target`.
+    """Write new versions of the bundle `target` from the good images of `data`: a first one in a minute, then a trained one.
+
+    The first version has no network of its own. It compares parts with the memory of good parts, so it needs a pretrained
+    encoder.
 
     Args:
         data: Folder of good images.
@@ -70,7 +78,8 @@ def fit(
         config: The configuration; values left open are chosen from the images.
         seed: Seed of all random choices.
         work: Folder for checkpoint, scaled parts and report.html; created if missing.
-        resume: Continue from the checkpoint in `work`.
+        resume: Continue from the checkpoint in `work`; no first version is written.
+        quick: End with the first version.
         on_status: Called after each training step.
         on_note: Receives remarks for the user.
 
@@ -83,6 +92,12 @@ def fit(
         raise ConfigError(
             f"--out {target}: '{target.name}' is not a valid product name",
             hint=f"use letters, digits, '.', '_', '-'; at most 64; not '{PLANS}'",
+        )
+    pretrained = configured_encoder(config.network)
+    if quick and (pretrained is None or not uses_good_parts(config)):
+        raise ConfigError(
+            "--quick needs a pretrained encoder and a memory of good parts",
+            hint="set network.encoder to efficientnet-lite0, detector to true, and a weight in `views` above 0",
         )
     notes: list[str] = []
 
@@ -123,22 +138,48 @@ def fit(
                 "none of the synthetic defects on the held-out images is visible",
                 hint="give `defects` more kinds, or a lower `visible`",
             )
+        encoder, origin = pretrained or (None, None)
+        product = Product(config, images, parts.numbers, split, store, cases, background, origin, seed)
+        detector = None
+        if encoder is not None and uses_good_parts(config) and not resume:
+            detector = with_good_parts(Detector(None, encoder=encoder), product)
+            created = create_bundle(target, product, detector, None, note)
+            caught = created.bundle.manifest.metrics["synthetic_defects_caught"]
+            on_note(
+                f"{created.bundle.path}: a first bundle, without training; it catches {caught:.0%} of the synthetic defects"
+            )
+            if quick:
+                return _finished(data, product, created, None, work=work, notes=notes)
         held_out = hashlib.sha256(msgspec.json.encode([split.validation, split.calibration])).hexdigest()
         identity = {"data": images.fingerprint, "seed": str(seed), "held-out images": held_out}
-        result = train(config, samples, cases, work=work, identity=identity, resume=resume, on_status=on_status)
-        product = TrainedProduct(config=config, images=images, split=split, store=store, cases=cases, result=result, seed=seed)
-        created = create_bundle(target, product, note)
-        study, report = _report(data, created, product, losses=result.losses, notes=notes)
-        version = f"report-{created.bundle.manifest.version}.html"
-        for name in (REPORT, version):
-            report.write(work / name)
-        return Fitted(created.bundle, result, created.validation, study, work / version)
+        result = train(
+            config, samples, cases, work=work, identity=identity, resume=resume, encoder=encoder, on_status=on_status
+        )
+        if not uses_good_parts(config):
+            detector = Detector(result.network)
+        elif detector is None or config.network.encoder_rate > 0:
+            detector = with_good_parts(Detector(result.network), product)
+        else:
+            detector = Detector(result.network, memory=detector.memory, whole_image=detector.whole_image)
+        created = create_bundle(target, product, detector, result, note)
+        return _finished(data, product, created, result, work=work, notes=notes)
     finally:
         store.path.unlink(missing_ok=True)
 
 
+def _finished(
+    data: Path, product: Product, created: CreatedBundle, result: TrainingResult | None, *, work: Path, notes: list[str]
+) -> Fitted:
+    """Write the report of a bundle."""
+    study, report = _report(data, created, product, losses=result.losses if result else [], notes=notes)
+    version = f"report-{created.bundle.manifest.version}.html"
+    for name in (REPORT, version):
+        report.write(work / name)
+    return Fitted(created.bundle, result, created.validation, study, work / version)
+
+
 def _report(
-    data: Path, created: CreatedBundle, product: TrainedProduct, *, losses: list[tuple[int, float]], notes: list[str]
+    data: Path, created: CreatedBundle, product: Product, *, losses: list[tuple[int, float]], notes: list[str]
 ) -> tuple[ThresholdStudy, Report]:
     """Study the threshold, with real defects if the data folder has some, and build the report."""
     split = product.split

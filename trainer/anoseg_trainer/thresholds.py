@@ -20,8 +20,6 @@ from anoseg_trainer.metrics import PixelHistogram
 
 MAX_SLOPE = 1.5
 """Largest slope of the score: half-precision noise of 0.02 in the pooled logit then moves the score by less than 0.01."""
-LEAST_SPREAD = 0.3
-"""Least spread of a pool's logits: on a very uniform product, a pool would otherwise react to tiny differences."""
 MARGIN = GoldenTolerance().score + 1e-4
 """Distance of the threshold from the conformal score. A runtime on the line may score a good part higher than the FP32 network
 that calibrates: by the tolerance of the self-test, which accepts such a runtime."""
@@ -147,22 +145,6 @@ def for_the_line(threshold: ScoreThreshold, *, parts_known: bool) -> str:
         f"For the line: of 1000 good parts like these, expect at most {rejected} to be rejected, on average over many "
         "calibrations; this one may reject somewhat more or fewer. It says nothing about defective parts that pass."
     )
-
-
-def fit_detector(good: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Fit the units of the image-level detector: centre and spread of each pool over held-out good parts.
-
-    A pool's value is (pooled − centre) / spread. It says how far the part is beyond good parts in this pool. The largest value
-    of all pools counts. Synthetic defects have no influence, because real defects differ from them.
-
-    Args:
-        good: Pooled logits, [n, p].
-
-    Returns:
-        Centre and spread, float64 [p] each.
-    """
-    spread = np.maximum(good.std(axis=0), LEAST_SPREAD)
-    return np.asarray(np.median(good, axis=0), np.float64), np.asarray(spread, np.float64)
 
 
 def score_scale(

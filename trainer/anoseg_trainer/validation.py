@@ -1,22 +1,24 @@
-"""Measures a network on held-out good images and on synthetic defects on them. It sees no test images.
+"""Measures a detector on held-out good images and on synthetic defects on them. It sees no test images.
 
 `keep_if_best` in `training/state.py` keeps the best weights.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import cv2
 import msgspec
 import numpy as np
+import torch
 
 from anoseg_engines.images import Image
 from anoseg_engines.placement import InputSpec
 from anoseg_trainer.data.samples import SampleSettings, defective_part
 from anoseg_trainer.metrics import PixelHistogram, average_precision, image_auroc
+from anoseg_trainer.model.detector import Detector
 from anoseg_trainer.model.inference import Prediction, predict_part
-from anoseg_trainer.model.network import AnoSegNetwork
 from anoseg_trainer.synthesis.shapes import Mask
 
 MAX_IMAGES = 72
@@ -47,21 +49,26 @@ class Validation:
     Attributes:
         image_auroc: Image AUROC on synthetic defects.
         pixel_ap: Pixel average precision on synthetic defects.
-        good_pooled: Pooled logits of each good case.
-        defective_pooled: Pooled logits of each defective case.
+        good_values: The views' values of each good case.
+        defective_values: The views' values of each defective case.
         pixels: Histogram of the map values.
     """
 
     image_auroc: float
     pixel_ap: float
-    good_pooled: tuple[tuple[float, ...], ...]
-    defective_pooled: tuple[tuple[float, ...], ...]
+    good_values: tuple[tuple[float, ...], ...]
+    defective_values: tuple[tuple[float, ...], ...]
     pixels: PixelHistogram
 
     @property
     def metric(self) -> float:
         """The metric that chooses the weights. It combines image AUROC and pixel AP, because each of them alone saturates."""
         return (self.image_auroc + self.pixel_ap) / 2
+
+    def rescored(self, detector: Detector) -> Validation:
+        """Return the same validation with the image AUROC of the scores that `detector` now gives."""
+        good, bad = (detector.score_of(torch.tensor(v)).tolist() for v in (self.good_values, self.defective_values))
+        return dataclasses.replace(self, image_auroc=image_auroc(good, bad) or 0.0)
 
 
 def make_cases(settings: SampleSettings) -> list[ValidationCase]:
@@ -77,14 +84,14 @@ def make_cases(settings: SampleSettings) -> list[ValidationCase]:
     return cases
 
 
-def validate(network: AnoSegNetwork, spec: InputSpec, cases: list[ValidationCase]) -> Validation:
-    """Measure `network` on all cases."""
+def validate(detector: Detector, spec: InputSpec, cases: list[ValidationCase]) -> Validation:
+    """Measure `detector` on all cases."""
     good: list[Prediction] = []
     defective: list[Prediction] = []
     pixels = PixelHistogram()
     values, truth = [], []
     for case in cases:
-        prediction = predict_part(network, scaled_spec(spec), case.image)
+        prediction = predict_part(detector, scaled_spec(spec), case.image)
         (good if case.label is None else defective).append(prediction)
         mask = np.zeros(case.image.shape[:2], bool) if case.label is None else case.label >= BINARY
         anomaly_map = prediction.anomaly_map
@@ -96,8 +103,8 @@ def validate(network: AnoSegNetwork, spec: InputSpec, cases: list[ValidationCase
     return Validation(
         image_auroc=image_auroc([p.score for p in good], [p.score for p in defective]) or 0.0,
         pixel_ap=average_precision(np.concatenate(truth), np.concatenate(values)) or 0.0,
-        good_pooled=tuple(p.pooled for p in good),
-        defective_pooled=tuple(p.pooled for p in defective),
+        good_values=tuple(p.values for p in good),
+        defective_values=tuple(p.values for p in defective),
         pixels=pixels,
     )
 

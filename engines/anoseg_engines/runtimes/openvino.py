@@ -63,8 +63,8 @@ class CpuRequest:
 class CpuRuntime(CpuRequest):
     """The bundle's network on the CPU, in the precision that was asked for: f32, or bf16 or f16 where the processor has it.
 
-    In bf16 the layers before the first convolution stay in f32. These layers subtract grey values. bf16 has only 8 bits for
-    256 grey values, and scores would change by 0.03.
+    In bf16 some layers stay in f32, see `openvino_network._pieces`: bf16 has only 8 bits for 256 grey values, and would change
+    scores by 0.03.
 
     OpenVINO takes a precision as a hint. So this class reads the precision back from the compiled network. It raises an error
     if that is not the precision asked for.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import sys
 import threading
 from collections import Counter, OrderedDict
@@ -35,7 +36,9 @@ PARALLEL = MAX_RUNNING + 1
 OTHER_SIZES = 2
 """How many batch sizes stay compiled besides those that `keep_ready` names, at least. One takes about 15 MB for each input."""
 
-_BETWEEN = "before_first_convolution"
+PRECISE = re.compile(r"\b(encoder|memory)\.")
+"""Names of weights that bf16 would round too far: those of the features that are compared with good parts, and of the
+comparison. A bf16 encoder moves a map by up to 0.12."""
 _CAPABILITY = {"f16": "FP16", "bf16": "BF16", "f32": "FP32"}
 
 
@@ -151,8 +154,8 @@ class Networks:
         try:
             model.reshape({"frames": [n, h, w, 3], "coords": [n, 2, h, w]})
             model = _with_f32_map(model)
-            parts = _split(model) if self.precision == "bf16" else (model,)
-            alone, *shared = self._compile_uses(parts)
+            pieces = _pieces(model) if self.precision == "bf16" else (Piece(model, self.precision),)
+            alone, *shared = self._compile_uses(pieces)
             buffered = self._buffered(alone, n)
             parallel = tuple(self._buffered(shared[0], n) for _ in range(self.n_parallel))
         except RuntimeError as error:
@@ -160,7 +163,7 @@ class Networks:
                 f"model.onnx cannot be compiled for {n} inputs of {h}×{w}: {last_line(error)}",
                 hint="the bundle does not fit its manifest; train it again",
             ) from error
-        layers, *others = [_precisions_that_run(compiled[-1]) for compiled in (alone, *shared)]
+        layers, *others = [_precisions_that_run(compiled) for compiled in (alone, *shared)]
         if not all(self.precision in found for found in (layers, *others)):
             raise PrecisionError(
                 f"OpenVINO runs this network in {', '.join(sorted(layers))} on this processor, {self.precision} was asked for",
@@ -188,7 +191,7 @@ class Networks:
             )
         return model
 
-    def _compile_uses(self, parts: tuple[ov.Model, ...]) -> list[list[ov.CompiledModel]]:
+    def _compile_uses(self, pieces: tuple[Piece, ...]) -> list[list[ov.CompiledModel]]:
         """Compile for one part at a time, and for several at once if they can run so.
 
         Raises:
@@ -196,30 +199,33 @@ class Networks:
         """
         alone: Mapping[str, str | int] = {"PERFORMANCE_HINT": "LATENCY"}
         if not self.n_parallel:
-            return [self._compile_parts(parts, alone)]
-        copies = [part.clone() for part in parts]
-        compile_shared = functools.partial(self._compile_parts, copies, {"NUM_STREAMS": STREAMS})
+            return [self._compile_pieces(pieces, alone)]
+        copies = [Piece(piece.model.clone(), piece.precision) for piece in pieces]
+        compile_shared = functools.partial(self._compile_pieces, copies, {"NUM_STREAMS": STREAMS})
         with ThreadPoolExecutor(1) as pool:  # compiling uses one core, so the engine is READY sooner with both at once
             try:
                 shared = pool.submit(compile_shared).result
             except RuntimeError:  # no thread can be started
                 shared = compile_shared
-            return [self._compile_parts(parts, alone), shared()]
+            return [self._compile_pieces(pieces, alone), shared()]
 
-    def _compile_parts(self, parts: Sequence[ov.Model], use: Mapping[str, str | int]) -> list[ov.CompiledModel]:
+    def _compile_pieces(self, pieces: Sequence[Piece], use: Mapping[str, str | int]) -> list[ov.CompiledModel]:
         threads = {"INFERENCE_NUM_THREADS": self.threads} if self.threads else {}
-        hints = ("f32", "bf16") if len(parts) == 2 else (self.precision,)
         return [
-            core().compile_model(part, "CPU", {**use, **threads, "INFERENCE_PRECISION_HINT": hint})
-            for part, hint in zip(parts, hints, strict=True)
+            core().compile_model(piece.model, "CPU", {**use, **threads, "INFERENCE_PRECISION_HINT": piece.precision})
+            for piece in pieces
         ]
 
     def _buffered(self, compiled: Sequence[ov.CompiledModel], n: int) -> BufferedNetwork:
         frames = np.zeros((n, self.spec.height, self.spec.width, 3), np.uint8)
-        requests = tuple(part.create_infer_request() for part in compiled)
+        requests = tuple(piece.create_infer_request() for piece in compiled)
         requests[0].set_tensor("frames", ov.Tensor(frames, shared_memory=True))
-        if len(requests) == 2:
-            requests[1].set_tensor(_BETWEEN, requests[0].get_output_tensor(0))
+        handed_over: dict[str, ov.Tensor] = {}
+        for piece, request in zip(compiled, requests, strict=True):
+            for port in piece.inputs:
+                if port.any_name in handed_over:
+                    request.set_tensor(port, handed_over[port.any_name])
+            handed_over |= {name: request.get_tensor(port) for port in piece.outputs for name in port.names}
         return BufferedNetwork(requests, frames)
 
 
@@ -236,35 +242,143 @@ def _with_f32_map(model: ov.Model) -> ov.Model:
     return prepared.build()
 
 
-def _split(model: ov.Model) -> tuple[ov.Model, ...]:
-    """Split the network before its first convolution. Returns the whole model if it cannot be split."""
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of the network that runs in one precision."""
+
+    model: ov.Model
+    precision: str
+
+
+def _pieces(model: ov.Model) -> tuple[Piece, ...]:
+    """Split the network into pieces of f32, bf16 and f32. The first and the last piece may be missing.
+
+    bf16 has only 8 bits. So f32 computes what subtracts numbers of nearly the same size: grey values before the first
+    convolution; the features that are compared with those of good parts, and the comparison; and at the end, whatever the
+    network itself converts to f32.
+    """
+    if not any(op.get_type_name() == "Convolution" for op in model.get_ops()):
+        return (Piece(model, "bf16"),)
     work = model.clone()
-    parameters = {p.get_friendly_name(): p for p in work.get_parameters()}
-    first = next((op for op in work.get_ordered_ops() if op.get_type_name() == "Convolution"), None)
-    if first is None or first.input_value(0).get_node().get_type_name() == "Parameter":
-        return (model,)
-    cut = first.input_value(0)
-    front = ov.Model([ov.opset13.result(cut)], list(parameters.values()), "front").clone()
-    between = ov.opset13.parameter(cut.get_shape(), cut.get_element_type(), name=_BETWEEN)
-    between.output(0).get_tensor().set_names({_BETWEEN})
-    for target in cut.get_target_inputs():
-        if target.get_node().get_type_name() != "Result":
-            target.replace_source_output(between.output(0))
-    try:
-        # Behind the first convolution only the coordinates are needed, to mask padding.
-        rest = ov.Model(work.get_results(), [between, parameters["coords"]], "rest")
-    except RuntimeError:
-        return (model,)
-    return front, rest
+    front, rest = _cut(work, _precise_from_the_start(work), "beginning")
+    if rest is None:
+        return (Piece(model, "f32"),)
+    if front is not None and any("frames" in port.get_names() for port in rest.inputs):
+        return (Piece(model, "bf16"),)
+    pieces = () if front is None else (Piece(front, "f32"),)
+    end = _behind_conversions(rest)
+    if not all(result.get_friendly_name() in end for result in rest.get_results()):
+        return (*pieces, Piece(rest, "bf16"))
+    middle, tail = _cut(rest, _dependent(rest) - end, "middle")
+    return (*pieces, Piece(middle, "bf16"), Piece(tail, "f32"))
 
 
-def _precisions_that_run(compiled: ov.CompiledModel) -> Counter[str]:
-    """Count the compiled network's convolutions by precision. Without any, the precision of the whole network counts."""
-    found: Counter[str] = Counter()
-    for op in compiled.get_runtime_model().get_ops():
-        info = op.get_rt_info()
-        if "layerType" in info and info["layerType"].astype(str) == "Convolution":
-            found[info["runtimePrecision"].astype(str)] += 1
-    if not found:
-        found[compiled.get_property("INFERENCE_PRECISION_HINT").to_string()] += 1
+def _precise_from_the_start(model: ov.Model) -> set[str]:
+    """Return the operations on frames that come before the first convolution that may run in bf16."""
+    dependent = _dependent(model)
+    found: set[str] = set()
+    for op in model.get_ordered_ops():
+        name = op.get_friendly_name()
+        if name not in dependent or op.get_type_name() == "Result":
+            continue
+        above = [node for node in _inputs(op) if node.get_friendly_name() in dependent]
+        convolution = op.get_type_name() in ("Convolution", "GroupConvolution")
+        if all(node.get_friendly_name() in found for node in above) and (not convolution or _is_precise(op)):
+            found.add(name)
     return found
+
+
+def _is_precise(convolution: ov.Node) -> bool:
+    """Return whether the convolution's weights belong to the encoder or the memory of good parts."""
+    node = convolution.input_value(1).get_node()
+    while node.get_type_name() != "Constant" and node.get_input_size():
+        node = node.input_value(0).get_node()
+    return PRECISE.search(node.get_friendly_name()) is not None
+
+
+def _behind_conversions(model: ov.Model) -> set[str]:
+    """Return the operations behind a conversion from f16 to f32."""
+    dependent = _dependent(model)
+    found: set[str] = set()
+    for op in model.get_ordered_ops():
+        converts = (
+            op.get_type_name() == "Convert"
+            and op.get_output_element_type(0) == ov.Type.f32
+            and op.get_input_element_type(0) == ov.Type.f16
+            and op.get_friendly_name() in dependent
+        )
+        if converts or any(node.get_friendly_name() in found for node in _inputs(op)):
+            found.add(op.get_friendly_name())
+    return found
+
+
+def _dependent(model: ov.Model) -> set[str]:
+    """Return the operations whose results depend on more than the coordinates."""
+    found: set[str] = set()
+    for op in model.get_ordered_ops():
+        is_input = op.get_type_name() == "Parameter" and "coords" not in op.output(0).get_names()
+        if is_input or any(node.get_friendly_name() in found for node in _inputs(op)):
+            found.add(op.get_friendly_name())
+    return found
+
+
+def _inputs(op: ov.Node) -> list[ov.Node]:
+    return [op.input_value(i).get_node() for i in range(op.get_input_size())]
+
+
+def _cut(model: ov.Model, first: set[str], name: str) -> tuple[ov.Model | None, ov.Model | None]:
+    """Split a model into the operations in `first` and the others. What depends on the coordinates alone is in both.
+
+    Args:
+        model: The model; its operations become those of the second model.
+        first: Names of operations.
+        name: Prefix of the names under which values are handed over.
+
+    Returns:
+        Both models; the first is None if it would be empty, the second if all results come from `first`.
+    """
+    cuts: dict[tuple[str, int], ov.Output] = {}
+    only_results = True
+    for op in model.get_ordered_ops():
+        if op.get_friendly_name() in first:
+            continue
+        for value in (op.input_value(i) for i in range(op.get_input_size())):
+            node = value.get_node()
+            if node.get_friendly_name() in first and node.get_type_name() != "Parameter":
+                cuts[node.get_friendly_name(), value.get_index()] = value
+                only_results &= op.get_type_name() == "Result"
+    if not cuts:
+        return None, model
+    if only_results:
+        return model, None
+    parameters = model.get_parameters()
+    outputs = []
+    for number, value in enumerate(cuts.values()):
+        value.get_tensor().add_names({f"{name}_{number}"})
+        outputs.append(ov.opset13.result(value))
+    front = ov.Model(outputs, parameters, name).clone()
+    inputs = [p for p in parameters if "coords" in p.output(0).get_names() or _is_read(p, first)]
+    for number, value in enumerate(cuts.values()):
+        replacement = ov.opset13.parameter(value.get_shape(), value.get_element_type(), name=f"{name}_{number}")
+        replacement.output(0).get_tensor().set_names({f"{name}_{number}"})
+        for target in value.get_target_inputs():
+            if target.get_node().get_friendly_name() not in first and target.get_node() not in outputs:
+                target.replace_source_output(replacement.output(0))
+        inputs.append(replacement)
+    return front, ov.Model(model.get_results(), inputs, f"after_{name}")
+
+
+def _is_read(parameter: ov.Node, first: set[str]) -> bool:
+    """Return whether an operation that is not in `first` reads the parameter."""
+    return any(target.get_node().get_friendly_name() not in first for target in parameter.output(0).get_target_inputs())
+
+
+def _precisions_that_run(pieces: Sequence[ov.CompiledModel]) -> Counter[str]:
+    """Count the network's convolutions by precision. Without any, the precision of the last piece counts."""
+    found: Counter[str] = Counter()
+    for piece in pieces:
+        for op in piece.get_runtime_model().get_ops():
+            info = op.get_rt_info()
+            if "layerType" in info and info["layerType"].astype(str) == "Convolution":
+                found[info["runtimePrecision"].astype(str)] += 1
+    return found or Counter([pieces[-1].get_property("INFERENCE_PRECISION_HINT").to_string()])

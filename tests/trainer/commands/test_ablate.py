@@ -9,7 +9,8 @@ from anoseg_trainer.config import LossConfig, TrainConfig, VariationConfig
 
 TINY = """
 input: {height: 96, width: 128}
-network: {widths: [16, 16, 32, 32, 32]}
+network: {encoder: scratch, widths: [16, 16, 32, 32, 32]}
+views: {memory: 0, whole_image: 0, memory_map: 0}
 training: {batch: 8, ema: 0.8, learning_rate: 0.004, threads: 1}
 """
 

@@ -6,7 +6,8 @@ import torch
 from anoseg_engines.benchmark import example
 from anoseg_engines.bundle import load_bundle
 from anoseg_engines.runtimes.openvino import CpuRuntime
-from anoseg_trainer.commands.bench import TorchCandidate, network_from_bundle
+from anoseg_trainer.commands.bench import TorchCandidate
+from anoseg_trainer.model.from_bundle import detector_from_bundle
 
 
 def test_the_network_of_a_bundle_in_pytorch_gives_the_same_map(trained):
@@ -18,7 +19,7 @@ def test_the_network_of_a_bundle_in_pytorch_gives_the_same_map(trained):
     maps, scores = (np.array(a, np.float32) for a in runtime.infer())
     runtime.close()
     with torch.no_grad():
-        found = network_from_bundle(bundle).inspect(torch.from_numpy(frames), torch.from_numpy(coords.astype(np.float32)))
+        found = detector_from_bundle(bundle).inspect(torch.from_numpy(frames), torch.from_numpy(coords.astype(np.float32)))
     assert np.abs(found[0].numpy() - maps).max() < 5e-3
     assert np.abs(found[1].numpy() - scores).max() < 1e-3
 

@@ -25,7 +25,7 @@ def assert_refused(done, code, *words):
 
 TINY = """
 input: {height: 96, width: 128}
-network: {widths: [16, 16, 32, 32, 32]}
+network: {encoder: scratch, widths: [16, 16, 32, 32, 32]}
 training: {batch: 8, ema: 0.8, validate_every: 1000, checkpoint_every: 8, learning_rate: 0.004, threads: 1}
 """
 
@@ -195,7 +195,7 @@ def fit_tiny(product, folder, config, *more):
 def test_a_first_version_is_released_on_request(trained, product, tmp_path):
     """With --release the folder means the version; the option is refused, before any training, when there is one already."""
     path, done = trained
-    assert load_bundle(path).path == path / "1"
+    assert load_bundle(path).path == path / "2"
     assert f"released: {path} means this version" in done.stdout
     again = run("fit", "--data", product, "--out", path, "--work", tmp_path / "work", "--release")
     assert_refused(again, 2, "--release is for a first version", "anoseg-engine release")
@@ -300,7 +300,8 @@ def test_tile_mode_ends_with_a_bundle_too(product, tmp_path):
     config = tmp_path / "tile.yaml"
     config.write_text(
         "input: {height: 64, width: 64, mode: tile, scale: 1.25, overlap: 16}\n"
-        "network: {widths: [16, 16, 32, 32, 32]}\ntraining: {batch: 8, ema: 0.95, learning_rate: 0.004, threads: 1}\n"
+        "network: {encoder: scratch, widths: [16, 16, 32, 32, 32]}\n"
+        "training: {batch: 8, ema: 0.95, learning_rate: 0.004, threads: 1}\n"
     )
     done = fit_tiny(product, tmp_path, config, "--steps", 40)
     assert done.returncode == 0, done.stderr
@@ -323,3 +324,35 @@ def test_a_missing_package_is_noticed_before_training(package):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     assert "ModuleNotFoundError" in done.stderr
+
+
+def test_quick_ends_with_a_bundle_that_needs_no_training(product, tmp_path):
+    """One version, made without a training step; it tells the spots from good plates, and says where its weights come from."""
+    config = tmp_path / "train.yaml"
+    config.write_text("input: {height: 96, width: 128}\nmemory: {vectors: 800}\n")
+    done = run(
+        "fit", "--data", product, "--out", tmp_path / "store" / "x", "--config", config, "--work", tmp_path / "w", "--quick"
+    )
+    assert done.returncode == 0, done.stderr
+    bundle = load_bundle(tmp_path / "store" / "x" / "1")
+    assert bundle.manifest.training["steps"] == 0
+    assert bundle.manifest.training["encoder"]["licence"] == "Apache-2.0"
+    figures = tmp_path / "figures.json"
+    assert run("evaluate", "--bundle", bundle.path, "--data", product, "--json", figures).returncode == 0
+    assert json.loads(figures.read_text())["overall"]["image_auroc"] > 0.9
+
+
+def test_quick_without_pretrained_weights_is_refused(product, tiny_config, tmp_path):
+    """Without training there is nothing that a network from scratch could know."""
+    assert_refused(fit_tiny(product, tmp_path, tiny_config, "--quick"), 2, "pretrained encoder", "network.encoder")
+    assert not (tmp_path / "store").exists()
+
+
+def test_other_weights_need_their_hash(product, tmp_path):
+    """A file of weights whose hash differs from the one given is refused before the images are read."""
+    (tmp_path / "weights.pth").write_bytes(b"no weights")
+    config = tmp_path / "train.yaml"
+    config.write_text(f"network: {{encoder_weights: {tmp_path / 'weights.pth'}, encoder_sha256: '{'0' * 64}'}}\n")
+    assert_refused(fit_tiny(product, tmp_path, config, "--quick"), 2, "SHA-256", "weights.pth")
+    config.write_text("network: {encoder_weights: some.pth}\n")
+    assert_refused(fit_tiny(product, tmp_path, config, "--quick"), 2, "encoder_sha256")

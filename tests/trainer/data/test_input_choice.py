@@ -8,16 +8,17 @@ from anoseg_trainer.data.input_choice import choose_input
 @pytest.mark.parametrize(
     ("sizes", "mode", "height", "width"),
     [
-        ([(512, 512)] * 5, "resize", 384, 384),
-        ([(460, 1130)] * 5, "resize", 256, 608),
+        ([(512, 512)] * 5, "resize", 448, 448),
+        ([(460, 1130)] * 5, "resize", 288, 704),
         ([(200, 300)] * 5, "resize", 192, 288),
-        ([(300, 300), (200, 420), (330, 210), (400, 300)], "tile", 352, 320),
+        ([(300, 300), (200, 420), (330, 210), (400, 300)], "resize", 352, 320),
+        ([(300, 300), (100, 420), (330, 80), (400, 300)], "tile", 352, 320),
         ([(3000, 4000)] * 5, "tile", 384, 384),
-        ([(100, 2000)] * 5, "resize", 96, 1728),
+        ([(100, 2000)] * 5, "resize", 96, 1984),
     ],
 )
 def test_input_follows_the_images(sizes, mode, height, width):
-    """One shape: an input of that shape, never enlarged; many shapes or large images: tiles at one scale."""
+    """One input, of the images' shape or of their usual size; very different shapes or large images: tiles at one scale."""
     found = choose_input(InputConfig(), tuple(sizes))
     assert (found.mode, found.height, found.width) == (mode, height, width)
     assert found.scale <= 1

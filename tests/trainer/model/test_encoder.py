@@ -108,7 +108,7 @@ def test_levels_equal_a_layer_by_layer_reference(encoder: Encoder, side: int) ->
     """Folding, paddings, strides and shortcuts are those of EfficientNet-Lite0, whatever the input size."""
     image = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(side)) * 2 - 1
     expected = reference(random_state(), image)
-    levels = encoder(image)
+    levels = encoder(image.flip(1))  # the encoder takes BGR, the reference RGB
     assert [tuple(level.shape) for level in levels] == [
         (2, channels, side // stride, side // stride) for channels, stride in zip(CHANNELS, STRIDES, strict=True)
     ]
@@ -127,10 +127,10 @@ def test_parameters_are_frozen(encoder: Encoder) -> None:
     assert not any(p.requires_grad for p in encoder.parameters())
 
 
-def test_input_is_rgb_of_about_one() -> None:
-    """BGR frames become RGB, centred and scaled as in training of the weights."""
+def test_input_is_about_one() -> None:
+    """Frames are centred and scaled as in the training of the weights; their colours stay in BGR order."""
     frames = torch.tensor([[[[255, 127, 0]]]], dtype=torch.uint8)
-    torch.testing.assert_close(encoder_input(frames, torch.float32)[0, :, 0, 0], torch.tensor([-127.0, 0.0, 128.0]) / 128)
+    torch.testing.assert_close(encoder_input(frames, torch.float32)[0, :, 0, 0], torch.tensor([128.0, 0.0, -127.0]) / 128)
 
 
 @pytest.mark.filterwarnings("ignore")  # the exporter's own deprecations

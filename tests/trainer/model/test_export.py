@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import onnx
 import pytest
@@ -7,26 +9,77 @@ from anoseg_engines.errors import EngineError
 from anoseg_engines.placement import InputSpec, Placement, Region
 from anoseg_engines.runtimes.openvino import CpuRuntime
 from anoseg_trainer.config import NetworkConfig
-from anoseg_trainer.model.export import MAX_BATCH, half_precision, onnx_from_network
-from anoseg_trainer.model.network import SCORE_LIMIT, AnoSegNetwork, count_macs
+from anoseg_trainer.model.detector import SCORE_LIMIT, Detector, count_macs
+from anoseg_trainer.model.encoder import encoder_input, load_encoder, packaged_weights, rounded
+from anoseg_trainer.model.export import MAX_BATCH, half_precision, onnx_from_detector
+from anoseg_trainer.model.memory import Features, Memory, MemoryConfig, standardise
+from anoseg_trainer.model.memory_build import build_memory
+from anoseg_trainer.model.network import AnoSegNetwork
+from anoseg_trainer.model.whole_image import WholeImage
 
 SPEC = InputSpec(96, 128)
 
 
 @pytest.fixture(scope="module")
-def network(plate):
-    """A network with the activations of a trained one: norms have statistics, the map spreads over 0…1."""
-    torch.manual_seed(0)
-    made = AnoSegNetwork(NetworkConfig())
-    with torch.no_grad():
-        for _ in range(20):
-            frames, coords = inputs(plate, 4, np.random.default_rng(1))
-            made(torch.from_numpy(frames), torch.from_numpy(coords.astype(np.float32)))
-        logits = made.eval()(torch.from_numpy(frames), torch.from_numpy(coords.astype(np.float32))).logits
-        made.map_head.weight.mul_(4 / logits.std())
-        made.score_scale.copy_(torch.tensor([0.7, 1.2]))
-        made.score_offset.copy_(torch.tensor([-1.0, 0.5]))
-    return made
+def detectors(plate):
+    """Detectors with the activations of trained ones: norms have statistics, the map spreads over 0…1."""
+    encoder = rounded(load_encoder(packaged_weights()))
+    scratch, pretrained = (AnoSegNetwork(NetworkConfig(), encoder=e) for e in (None, copy.deepcopy(encoder)))
+    for network in (scratch, pretrained):
+        torch.manual_seed(0)
+        with torch.no_grad():
+            for _ in range(20):
+                frames, coords = inputs(plate, 4, np.random.default_rng(1))
+                network(torch.from_numpy(frames), torch.from_numpy(coords.astype(np.float32)))
+            logits = network.eval()(torch.from_numpy(frames), torch.from_numpy(coords.astype(np.float32))).logits
+            network.map_head.weight.mul_(4 / logits.std())
+    memory, whole = good_parts(encoder, plate)
+    found = {
+        "scratch": Detector(scratch),
+        "all views": Detector(pretrained, memory=memory, whole_image=whole),
+        "without a network": Detector(None, encoder=encoder, memory=memory, whole_image=whole),
+    }
+    pools, offsets = [0.7, 1.2], [-1.0, 0.5]
+    for name, detector in found.items():
+        views = [] if name == "scratch" else [1.0, 0.4]
+        start = [] if name == "without a network" else pools
+        detector.score_scale.copy_(torch.tensor(start + views))
+        detector.score_offset.copy_(torch.tensor((offsets if start else []) + [-2.0 for _ in views]))
+        if name == "all views":
+            detector.map_gain.fill_(3.0)
+        if name == "without a network":
+            detector.map_gain.fill_(12.0)
+            detector.map_offset.fill_(-6.0)
+        detector.eval()
+    return found
+
+
+def good_parts(encoder, plate):
+    """A memory and a whole-image model of some plates."""
+    rng = np.random.default_rng(4)
+    batches = []
+    for start in (0, 8, 16):
+        frames = torch.from_numpy(np.stack([plate(rng) for _ in range(8)]))
+        valid = torch.ones(8, SPEC.height, SPEC.width, dtype=torch.bool)
+        with torch.no_grad():
+            levels = encoder(encoder_input(frames, torch.float32))
+        batches.append(Features(levels, torch.arange(start, start + 8), valid))
+    config = MemoryConfig(strides=(8, 16), vectors=700, dims=32)
+    memory = build_memory(batches[:2], batches[:2], config, images=16, seed=0).memory
+    standardise(memory, batches[2:])
+    whole = WholeImage((8, 16))
+    measures = [whole.measures(batch.levels, batch.valid) for batch in batches]
+    whole.fit(torch.cat(measures[:2]), measures[2])
+    return memory, whole
+
+
+KINDS = ("scratch", "all views", "without a network")
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def exported(request, detectors):
+    """Each detector and its ONNX file."""
+    return detectors[request.param], onnx_from_detector(detectors[request.param], SPEC)
 
 
 def inputs(plate, n, rng, padded=False):
@@ -38,18 +91,13 @@ def inputs(plate, n, rng, padded=False):
     return frames, np.repeat(placement.coords_N2HW, n, axis=0)
 
 
-@pytest.fixture(scope="module")
-def model(network):
-    """The exported network."""
-    return onnx_from_network(network, SPEC)
-
-
 @pytest.mark.parametrize("n", [1, 3, MAX_BATCH])
-def test_fp16_onnx_on_the_cpu_runtime_equals_the_fp32_network(network, model, plate, n):
+def test_fp16_onnx_on_the_cpu_runtime_equals_the_fp32_detector(exported, plate, n):
     """Maps differ by at most 0.01 on average and 0.05 at the 99.9th percentile, scores by at most 0.01."""
+    detector, model = exported
     frames, coords = inputs(plate, n, np.random.default_rng(n))
     with torch.no_grad():
-        maps, scores = network.inspect(torch.from_numpy(frames), torch.from_numpy(coords.astype(np.float32)))
+        maps, scores = detector.inspect(torch.from_numpy(frames), torch.from_numpy(coords.astype(np.float32)))
     runtime = CpuRuntime.open(model, SPEC)
     try:
         runtime.bind(coords)[:] = frames
@@ -63,14 +111,16 @@ def test_fp16_onnx_on_the_cpu_runtime_equals_the_fp32_network(network, model, pl
     assert np.abs(got_scores - scores.numpy()).max() <= 0.01
 
 
-def test_padding_never_scores(network, plate):
+def test_padding_never_scores(detectors, plate):
     """Where the part is padded the map is exactly 0, and the pixels in the padding do not reach the pooling."""
+    detector = detectors["scratch"]
+    network = detector.network
     frames, coords = inputs(plate, 1, np.random.default_rng(0), padded=True)
     with torch.no_grad():
         network.map_head.bias.add_(20)  # everything looks defective
-        maps, scores = network.inspect(torch.from_numpy(frames), torch.from_numpy(coords.astype(np.float32)))
+        maps, scores = detector.inspect(torch.from_numpy(frames), torch.from_numpy(coords.astype(np.float32)))
         everywhere_padded = torch.full(coords.shape, 2.0)
-        _, padded_scores = network.inspect(torch.from_numpy(frames), everywhere_padded)
+        _, padded_scores = detector.inspect(torch.from_numpy(frames), everywhere_padded)
         network.map_head.bias.sub_(20)
     assert (maps[0, :, :32] == 0).all()
     assert (maps[0, :, 96:] == 0).all()
@@ -79,23 +129,26 @@ def test_padding_never_scores(network, plate):
     assert padded_scores[0] == torch.sigmoid(torch.tensor(-SCORE_LIMIT))  # the lowest score there is
 
 
-def test_graph_is_strongly_typed_half_precision(model):
+def test_graph_is_strongly_typed_half_precision(exported):
     """Weights are FP16, inputs and outputs as the bundle's contract says, batch is free, no source paths are inside."""
+    _, model = exported
     graph = onnx.load_from_string(model).graph
     kinds = {i.name: (i.type.tensor_type.elem_type, [d.dim_value for d in i.type.tensor_type.shape.dim]) for i in graph.input}
     assert kinds["frames"] == (onnx.TensorProto.UINT8, [0, 96, 128, 3])
     assert kinds["coords"] == (onnx.TensorProto.FLOAT16, [0, 2, 96, 128])
     outputs = {o.name: o.type.tensor_type.elem_type for o in graph.output}
     assert outputs == {"anomaly_map": onnx.TensorProto.FLOAT16, "score": onnx.TensorProto.FLOAT}
-    large = [t for t in graph.initializer if np.prod(t.dims) > 100]
+    # The whole-image model subtracts numbers of nearly the same size, so it stays FP32.
+    large = [t for t in graph.initializer if np.prod(t.dims) > 100 and "whole_image" not in t.name]
     assert large
     assert all(t.data_type == onnx.TensorProto.FLOAT16 for t in large)
     assert b"/anoseg_trainer/" not in model
     assert b".py" not in model
 
 
-def test_tensorrt_rtx_accepts_and_builds_it(model):
+def test_tensorrt_rtx_accepts_and_builds_it(exported):
     """TensorRT's parser takes the file and its builder makes an engine for batch 1 to 16, strongly typed."""
+    _, model = exported
     trt = pytest.importorskip("tensorrt_rtx")
     builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
     strongly = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
@@ -112,30 +165,36 @@ def test_tensorrt_rtx_accepts_and_builds_it(model):
     assert plan.nbytes > 100_000
 
 
-def test_folding_norms_changes_nothing(network, plate):
+@pytest.mark.parametrize("kind", KINDS)
+def test_folding_norms_changes_nothing(detectors, plate, kind):
     """BatchNorm folded into convolutions gives the same map (checked before the step to half precision)."""
+    detector = detectors[kind]
     frames, coords = inputs(plate, 2, np.random.default_rng(3))
     coords32 = torch.from_numpy(coords.astype(np.float32))
     with torch.no_grad():
-        before, _ = network.inspect(torch.from_numpy(frames), coords32)
-        after, _ = half_precision(network).float().inspect(torch.from_numpy(frames), coords32)
+        before, _ = detector.inspect(torch.from_numpy(frames), coords32)
+        after, _ = half_precision(detector).float().inspect(torch.from_numpy(frames), coords32)
     assert (before - after).abs().mean() < 2e-3
 
 
-def test_weights_beyond_half_precision_are_refused(network):
+def test_weights_beyond_half_precision_are_refused(detectors):
     """A weight that FP16 cannot hold is refused at export, not found on the line."""
+    bias = detectors["scratch"].network.map_head.bias
     with torch.no_grad():
-        kept = network.map_head.bias.clone()
-        network.map_head.bias.fill_(1e6)
+        kept = bias.clone()
+        bias.fill_(1e6)
         try:
             with pytest.raises(EngineError, match=r"map_head\.bias"):
-                onnx_from_network(network, SPEC)
+                onnx_from_detector(detectors["scratch"], SPEC)
         finally:
-            network.map_head.bias.copy_(kept)
+            bias.copy_(kept)
 
 
-def test_network_fits_a_small_machine():
-    """The default network stays well below 3 GMAC at 256×256, and below 1 M parameters."""
-    network = AnoSegNetwork(NetworkConfig())
-    assert count_macs(network, 256, 256) < 0.8e9
-    assert sum(p.numel() for p in network.parameters()) < 1e6
+def test_the_default_detector_fits_a_small_machine():
+    """All views together stay well below 3 GMAC at 256×256. The network that is trained has below 1 M parameters."""
+    encoder = load_encoder(packaged_weights())
+    network = AnoSegNetwork(NetworkConfig(), encoder=encoder)
+    memory = Memory(MemoryConfig(strides=(8, 16), grid=8))
+    whole = WholeImage((8, 16))
+    assert count_macs(Detector(network, memory=memory, whole_image=whole), 256, 256) < 1.5e9
+    assert sum(p.numel() for p in network.parameters() if p.requires_grad) < 1e6

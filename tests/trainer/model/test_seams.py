@@ -9,7 +9,8 @@ from anoseg_engines.placement import InputSpec, Placement, Region, Tile, cut_til
 from anoseg_engines.runtimes.openvino import CpuRuntime
 from anoseg_trainer.config import NetworkConfig
 from anoseg_trainer.data.input_choice import OVERLAP
-from anoseg_trainer.model.export import onnx_from_network
+from anoseg_trainer.model.detector import Detector
+from anoseg_trainer.model.export import onnx_from_detector
 from anoseg_trainer.model.network import AnoSegNetwork
 
 SPEC = InputSpec(256, 256, "tile", 1.0, OVERLAP)
@@ -53,7 +54,7 @@ def model():
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    return onnx_from_network(network.eval(), SPEC)
+    return onnx_from_detector(Detector(network.eval()), SPEC)
 
 
 def test_a_defect_on_a_seam_gives_the_same_map_as_in_the_middle(model):

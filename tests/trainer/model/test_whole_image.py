@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from anoseg_trainer.model.encoder import CHANNELS, STRIDES
 from anoseg_trainer.model.memory import Features
-from anoseg_trainer.model.whole_image import WholeImage, fit_whole_image, shrunk_covariance
+from anoseg_trainer.model.whole_image import WholeImage, shrunk_covariance
 
 
 def some_features(images: int, seed: int) -> Features:
@@ -29,7 +29,14 @@ def some_features(images: int, seed: int) -> Features:
 
 @pytest.fixture(scope="module")
 def whole() -> WholeImage:
-    return fit_whole_image([some_features(40, 1), some_features(30, 2)], [some_features(20, 3)])
+    model = WholeImage()
+    training = [some_features(40, 1), some_features(30, 2)]
+    model.fit(torch.cat([measured(model, features) for features in training]), measured(model, some_features(20, 3)))
+    return model
+
+
+def measured(model: WholeImage, features: Features) -> Tensor:
+    return model.measures(features.levels, features.valid)
 
 
 def test_covariance_is_ledoit_and_wolfs() -> None:
@@ -94,5 +101,6 @@ def test_export_gives_the_same_distances(whole: WholeImage, tmp_path: Path) -> N
 
 def test_too_few_images_are_refused() -> None:
     """One held-out image has no spread."""
+    model = WholeImage()
     with pytest.raises(ValueError, match="two"):
-        fit_whole_image([some_features(5, 1)], [some_features(1, 2)])
+        model.fit(measured(model, some_features(5, 1)), measured(model, some_features(1, 2)))

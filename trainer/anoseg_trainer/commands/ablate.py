@@ -192,8 +192,8 @@ def _run_variant(data: Path, out: Path, name: str, config: TrainConfig, *, seed:
         words=VARIANTS[name][0],
         figures=found.overall,
         iou_curve=found.iou_curve,
-        steps=fitted.result.steps,
-        seconds=round(fitted.result.seconds, 1),
+        steps=0 if fitted.result is None else fitted.result.steps,
+        seconds=0.0 if fitted.result is None else round(fitted.result.seconds, 1),
     )
 
 

@@ -7,22 +7,17 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from typing import Any
 
-import msgspec
 import numpy as np
-import onnx
 import torch
-from onnx import numpy_helper
 from rich.console import Console
 from torch import Tensor
 
 from anoseg_engines.benchmark import Candidate, candidates, example, measure
 from anoseg_engines.bundle import Bundle, load_bundle
 from anoseg_engines.commands.bench import show
-from anoseg_engines.errors import EngineError
-from anoseg_trainer.config import NetworkConfig
-from anoseg_trainer.model.network import AnoSegNetwork, ConvNorm
+from anoseg_trainer.model.export import in_precision
+from anoseg_trainer.model.from_bundle import detector_from_bundle
 from anoseg_trainer.result_files import try_file
 
 
@@ -72,7 +67,7 @@ class TorchCandidate:
         self._traffic = (0, 0)
         frames, coords = example(bundle)
         self._frames, self._coords = torch.from_numpy(frames), torch.from_numpy(coords.astype(np.float32)).to(dtype)
-        network = network_from_bundle(bundle).to(self._device, dtype)
+        network = in_precision(detector_from_bundle(bundle), dtype).to(self._device)
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._inspect: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = network.inspect
         if compiled:
@@ -119,28 +114,3 @@ def torch_candidates(bundle: Bundle, *, threads: int = 0) -> tuple[list[Candidat
     found.append(TorchCandidate(bundle, torch.float16, "cuda"))
     found.append(TorchCandidate(bundle, torch.float16, "cuda", compiled=True))
     return found, {}
-
-
-def network_from_bundle(bundle: Bundle) -> AnoSegNetwork:
-    """Build the bundle's network in PyTorch: FP32 arithmetic on its FP16 weights, norms folded.
-
-    Raises:
-        EngineError: The bundle does not contain the network that its training record describes.
-    """
-    record: Any = bundle.manifest.training.get("config", {})
-    try:
-        config = msgspec.convert(record.get("network", {}), NetworkConfig)
-        network = AnoSegNetwork(config, coordinates=bool(record.get("coordinates", True))).eval()
-        for module in network.modules():
-            if isinstance(module, ConvNorm):
-                module.fold()
-        stored = {t.name: t for t in onnx.load_from_string(bundle.model_onnx).graph.initializer}
-        # The detector's buffers are in no state dict. The image head is used in training only and is not exported.
-        for name, tensor in {**dict(network.named_parameters()), **dict(network.named_buffers())}.items():
-            if not name.startswith("image_head"):
-                tensor.data.copy_(torch.from_numpy(numpy_helper.to_array(stored[f"network.{name}"]).astype(np.float32)))
-    except (msgspec.ValidationError, KeyError, RuntimeError, AttributeError) as error:
-        raise EngineError(
-            f"{bundle.path}: PyTorch cannot run this bundle's network ({error})", hint="it was trained by another version"
-        ) from error
-    return network

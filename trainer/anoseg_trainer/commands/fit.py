@@ -53,6 +53,7 @@ def run(options: argparse.Namespace) -> None:
             seed=options.seed,
             work=work,
             resume=options.resume,
+            quick=options.quick,
             on_status=progress.show,
             on_note=progress.note,
         )
@@ -125,4 +126,7 @@ def _print_result(fitted: Fitted) -> None:
         f"held-out images with synthetic defects: image AUROC {validation.image_auroc:.3f}, pixel AP {validation.pixel_ap:.3f}"
     )
     print(f"score threshold {manifest.score_threshold:.4f}, pixel threshold {manifest.pixel_threshold:.4f}")
-    print(f"trained {result.steps} steps in {result.seconds / 60:.1f} minutes, {result.images_seen} images")
+    if result is None:
+        print("no network was trained")
+    else:
+        print(f"trained {result.steps} steps in {result.seconds / 60:.1f} minutes, {result.images_seen} images")

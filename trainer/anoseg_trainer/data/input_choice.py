@@ -10,7 +10,7 @@ import numpy as np
 from anoseg_engines.errors import ConfigError
 from anoseg_trainer.config import NETWORK_STRIDE, InputConfig
 
-RESIZE_AREA = 384 * 384
+RESIZE_AREA = 448 * 448
 """Network pixels of a whole part in resize mode, at most."""
 TILED_AREA = 900_000
 """Network pixels of a whole part in tile mode, at most: about a dozen tiles."""
@@ -21,7 +21,9 @@ OVERLAP = 160
 MIN_SCALE = 0.4
 """A part that would shrink further than this to fit one input is cut into tiles instead."""
 SAME_ASPECT = 1.15
-"""One input suits all images if the aspect ratios of the middle 80 % differ by less than this factor."""
+"""The aspect ratios of the middle 80 % count as equal if they differ by less than this factor."""
+ONE_INPUT = 4.0
+"""Images whose aspect ratios differ by more than this factor are cut into tiles: one input would be mostly padding."""
 
 Sizes = tuple[tuple[int, int], ...]
 """Height and width of each image in camera pixels."""
@@ -30,9 +32,9 @@ Sizes = tuple[tuple[int, int], ...]
 def choose_input(given: InputConfig, sizes_hw: Sizes) -> InputConfig:
     """Choose mode, size, scale and overlap; values that are given stay.
 
-    Parts are never enlarged. They shrink only as far as the network's running time requires. If all images have one aspect
-    ratio, the network sees each whole image, in an input of that shape. Images that differ in shape, or that would shrink
-    below `MIN_SCALE`, are cut into tiles at one scale.
+    Parts shrink only as far as the running time requires. The network sees each whole image. If all have one aspect ratio,
+    the input has that shape. If not, the input holds three quarters of the images as they are, and each is letterboxed into
+    it. Images that would shrink below `MIN_SCALE`, or that differ very much in shape, are cut into tiles at one scale.
 
     Raises:
         ConfigError: The given sides, scale and overlap do not fit together.
@@ -50,8 +52,11 @@ def _choose_input(given: InputConfig, sizes_hw: Sizes) -> InputConfig:
     shrink = min(1.0, math.sqrt(RESIZE_AREA / (height * width)))
     mode = given.mode
     if mode == "auto":
-        mode = "resize" if given.sides_given or (high / low <= SAME_ASPECT and shrink >= MIN_SCALE) else "tile"
+        mode = "resize" if given.sides_given or (high / low <= ONE_INPUT and shrink >= MIN_SCALE) else "tile"
     if mode == "resize":
+        if high / low > SAME_ASPECT:
+            height, width = np.percentile(sizes, 75, axis=0)
+            shrink = min(1.0, math.sqrt(RESIZE_AREA / (height * width)))
         return msgspec.structs.replace(
             given,
             mode="resize",
@@ -80,6 +85,6 @@ def describe_input(given: InputConfig, chosen: InputConfig, sizes_hw: Sizes) -> 
     height, width = (int(v) for v in np.median(np.array(sizes_hw), axis=0))
     size = f"{chosen.width}×{chosen.height}"
     if chosen.mode == "resize":
-        return f"the whole part is shown at {size} pixels, the shape of the images (median {width}×{height})"
+        return f"the whole part is shown at {size} pixels (images: median {width}×{height})"
     why = f", because the images (median {width}×{height}) differ in shape or are large" if given.mode == "auto" else ""
     return f"parts are cut into tiles of {size} pixels at scale {chosen.scale:g}{why}"

@@ -2,8 +2,8 @@
 
 The layer table follows Tan and Le (arXiv 1905.11946, table 1) with the changes of EfficientNet-Lite: no squeeze-and-excitation,
 ReLU6 instead of swish. Weights come from a file. BatchNorm is folded into the convolutions when they are loaded, so the encoder
-has convolutions only. Strided layers pad more below and to the right than above and to the left, as TensorFlow does for even
-sides. The module starts no thread; it runs where it is called.
+has convolutions only. The first one is changed to take BGR. Strided layers pad more below and to the right than above and to
+the left, as TensorFlow does for even sides. The module starts no thread; it runs where it is called.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from anoseg_engines.errors import DataError
+from anoseg_trainer.config import NetworkConfig
 
 STRIDES = (2, 4, 8, 16, 32)
 """Strides of the levels that the encoder returns."""
@@ -171,9 +172,9 @@ class Encoder(nn.Module):
 
 
 def encoder_input(frames_NHWC: Tensor, dtype: torch.dtype) -> Tensor:
-    """Convert BGR frames of 0…255, [N, H, W, 3], to RGB of about −1…1, [N, 3, H, W]."""
+    """Convert frames of 0…255, [N, H, W, 3], to about −1…1, [N, 3, H, W]; the order of the colours stays BGR."""
     # The cast comes first because TensorRT refuses a transposed uint8.
-    return ((frames_NHWC.to(dtype) - 127.0) * (1 / 128)).flip(3).permute(0, 3, 1, 2)
+    return ((frames_NHWC.to(dtype) - 127.0) * (1 / 128)).permute(0, 3, 1, 2)
 
 
 def packaged_weights() -> Path:
@@ -189,6 +190,31 @@ def packaged_weights() -> Path:
             hint="install anoseg-edge[train]",
         )
     return Path(spec.origin).parent / PACKAGE_FILE
+
+
+def configured_encoder(config: NetworkConfig) -> tuple[Encoder, WeightsOrigin] | None:
+    """Load the pretrained encoder that a configuration names, and say where it comes from; None for `scratch`.
+
+    Raises:
+        DataError: The weights are missing or damaged.
+    """
+    if config.encoder == "scratch":
+        return None
+    if config.encoder_weights is None:
+        return rounded(load_encoder(packaged_weights())), LITE0_ORIGIN
+    path = Path(config.encoder_weights)
+    sha256 = config.encoder_sha256 or ""
+    origin = WeightsOrigin(name=f"EfficientNet-Lite0, file {path.name}", licence="unknown", trained_on="unknown", sha256=sha256)
+    return rounded(load_encoder(path, sha256)), origin
+
+
+def rounded(encoder: Encoder) -> Encoder:
+    """Return the encoder with weights that half precision can hold.
+
+    Bundles keep half-precision weights. The memory of good parts must come from the same weights, or all parts would differ
+    from it a little.
+    """
+    return encoder.half().float()
 
 
 def load_encoder(path: Path, sha256: str = LITE0_SHA256) -> Encoder:
@@ -230,6 +256,7 @@ def encoder_from_state(state: Mapping[str, Tensor]) -> Encoder:
     """
     encoder = Encoder()
     _fold(encoder.stem, state, "_conv_stem", "_bn0")
+    encoder.stem.weight.copy_(encoder.stem.weight.flip(1))  # the weights were trained on RGB, frames are BGR
     blocks = [module for module in encoder.modules() if isinstance(module, InvertedResidual)]
     for i, block in enumerate(blocks):
         prefix = f"_blocks.{i}."

@@ -1,4 +1,4 @@
-"""Exports the trained network as a strongly typed FP16 ONNX file, and checks the file."""
+"""Exports the detector as a strongly typed FP16 ONNX file, and checks the file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from torch import Tensor, nn
 
 from anoseg_engines.errors import EngineError
 from anoseg_engines.placement import InputSpec
-from anoseg_trainer.model.network import AnoSegNetwork, ConvNorm
+from anoseg_trainer.model.detector import Detector
+from anoseg_trainer.model.layers import ConvNorm
+from anoseg_trainer.model.memory import Memory
+from anoseg_trainer.model.whole_image import WholeImage
 
 MAX_BATCH = 16
 """Largest batch of the exported network."""
@@ -26,34 +29,45 @@ MAX_BATCH = 16
 class ExportedNetwork(nn.Module):
     """The graph of the bundle: frames uint8 [N, H, W, 3] and coords FP16 [N, 2, H, W] → map FP16 and score FP32."""
 
-    def __init__(self, network: AnoSegNetwork) -> None:
+    def __init__(self, detector: Detector) -> None:
         super().__init__()
-        self.network = half_precision(network)
+        self.network = half_precision(detector)
 
     def forward(self, frames: Tensor, coords: Tensor) -> tuple[Tensor, Tensor]:
         """Return map and score."""
         return self.network.inspect(frames, coords)
 
 
-def half_precision(network: AnoSegNetwork) -> AnoSegNetwork:
-    """Return a copy for export: BatchNorm folded in FP32, then weights in FP16. The score's scale and offset stay FP32."""
-    copied = copy.deepcopy(network).cpu().eval()
+def half_precision(detector: Detector) -> Detector:
+    """Return a copy for export: BatchNorm folded in FP32, then weights in FP16."""
+    copied = copy.deepcopy(detector).cpu().eval()
     for module in copied.modules():
         if isinstance(module, ConvNorm):
             module.fold()
-    scale, offset = copied.score_scale.float(), copied.score_offset.float()
-    copied.half()
-    copied.score_scale, copied.score_offset = scale, offset
-    return copied
+    return in_precision(copied, torch.float16)
 
 
-def onnx_from_network(network: AnoSegNetwork, spec: InputSpec) -> bytes:
-    """Export the network for inputs of the size of `spec` and batches of 1 to `MAX_BATCH`.
+def in_precision(detector: Detector, dtype: torch.dtype) -> Detector:
+    """Convert a detector in place. Scales stay FP32, as does the whole-image model, which subtracts nearly equal numbers."""
+    kept = [
+        (module, name, buffer.float())
+        for module in detector.modules()
+        if isinstance(module, (Detector, Memory, WholeImage))
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
+    detector.to(dtype)
+    for module, name, buffer in kept:
+        setattr(module, name, buffer)
+    return detector
+
+
+def onnx_from_detector(detector: Detector, spec: InputSpec) -> bytes:
+    """Export the detector for inputs of the size of `spec` and batches of 1 to `MAX_BATCH`.
 
     Raises:
         EngineError: A weight is not finite in half precision.
     """
-    model = ExportedNetwork(network)
+    model = ExportedNetwork(detector)
     for name, weight in model.state_dict().items():
         if not torch.isfinite(weight).all():
             raise EngineError(f"weight {name} is not finite in half precision", hint="train with a lower learning rate")

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from anoseg_trainer.config import LossConfig
-from anoseg_trainer.model.network import FIRST_POOL, AnoSegNetwork, Discriminator, Outputs
+from anoseg_trainer.model.detector import FIRST_POOL, pooled
+from anoseg_trainer.model.network import Discriminator, Outputs
 
 EVEN_AREA = 1024
 """Pixels of smaller defects are weighted up by sqrt(EVEN_AREA / area). Without that, the network would learn next to nothing
@@ -53,13 +54,13 @@ def pixel_losses(outputs: Outputs, labels: Tensor, valid: Tensor, config: LossCo
     return losses
 
 
-def image_loss(network: AnoSegNetwork, outputs: Outputs, labels: Tensor, valid: Tensor) -> Tensor:
+def image_loss(outputs: Outputs, labels: Tensor, valid: Tensor) -> Tensor:
     """Compute the cross-entropy of the pooled map logits of `FIRST_POOL` with the image's label, its largest pixel label.
 
     The image score comes from the few largest map values; this loss trains them directly.
     """
-    pooled = network.pooled(outputs.logits, valid > 0)[:, FIRST_POOL]
-    return functional.binary_cross_entropy_with_logits(pooled, labels.flatten(1).amax(dim=1))
+    first = pooled(outputs.logits, valid > 0)[:, FIRST_POOL]
+    return functional.binary_cross_entropy_with_logits(first, labels.flatten(1).amax(dim=1))
 
 
 def reconstruction_loss(outputs: Outputs, image: Tensor, labels: Tensor, valid: Tensor) -> Tensor:

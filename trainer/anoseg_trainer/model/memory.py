@@ -1,6 +1,6 @@
 """Measures how far the features of each place are from the nearest features that good parts showed.
 
-The memory compares features of some strides of the encoder. It averages them over 3×3 places (PatchCore, arXiv 2106.08265).
+The memory compares features of some strides of the backbone. It averages them over 3×3 places (PatchCore, arXiv 2106.08265).
 It brings them to even length, centres them, and scales them so that every stride counts alike. Then it projects them to few
 dimensions. A coreset of vectors of good parts was prepared in the same way by `memory_build`.
 
@@ -18,6 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from anoseg_trainer.model.encoder import CHANNELS, STRIDES
+
+CHUNK = 500
+"""Number of vectors that are compared at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,10 +87,17 @@ class Memory(nn.Module):
     centre: Tensor
     scale: Tensor
 
-    def __init__(self, config: MemoryConfig, vectors: int | None = None) -> None:
+    def __init__(self, config: MemoryConfig, channels: tuple[int, ...] = CHANNELS, vectors: int | None = None) -> None:
+        """Make an empty memory.
+
+        Args:
+            config: The configuration.
+            channels: Channels of the backbone's features at each stride of `STRIDES`.
+            vectors: Number of vectors; None: as in the configuration.
+        """
         super().__init__()
         self.config = config
-        self.projections = nn.ModuleList(nn.Conv2d(CHANNELS[STRIDES.index(s)], config.dims, 1) for s in config.strides)
+        self.projections = nn.ModuleList(nn.Conv2d(channels[STRIDES.index(s)], config.dims, 1) for s in config.strides)
         self.nearest = nn.Conv2d(config.dims, config.vectors if vectors is None else vectors, 1)
         self.register_buffer("floors", torch.ones(len(config.strides)))
         self.register_buffer("centre", torch.zeros(()))
@@ -123,15 +133,23 @@ class Memory(nn.Module):
             embedded: Vectors of all places, [N, dims, h, w].
             forbidden: True for vectors that an image must not find, bool [N, vectors]; None allows all.
         """
-        likeness: Tensor = self.nearest(embedded)
-        if forbidden is not None:
-            likeness = likeness.masked_fill(forbidden[:, :, None, None], -torch.inf)
-        squared = embedded.float().square().sum(dim=1) - 2 * likeness.amax(dim=1).float()
+        best: Tensor | None = None
+        # All vectors at once would give 75 MB for one frame of 448², which neither a processor's cache nor a Jetson likes.
+        for start in range(0, len(self.nearest.weight), CHUNK):
+            some = slice(start, start + CHUNK)
+            likeness = functional.conv2d(embedded, self.nearest.weight[some], self.nearest.bias[some])  # type: ignore[index]
+            if forbidden is not None:
+                likeness = likeness.masked_fill(forbidden[:, some, None, None], -torch.inf)
+            largest = likeness.amax(dim=1)
+            best = largest if best is None else torch.maximum(best, largest)
+        assert best is not None
+        squared = embedded.float().square().sum(dim=1) - 2 * best.float()
         distance: Tensor = squared.clamp(min=0).sqrt()
         return distance
 
     def keep(self, vectors: Tensor) -> None:
-        """Set the vectors [n, dims]; n is at most `config.vectors`."""
+        """Set the vectors [n, dims], rounded as a bundle keeps them; n is at most `config.vectors`."""
+        vectors = vectors.half().float()
         self.nearest = nn.Conv2d(vectors.shape[1], len(vectors), 1)
         self.nearest.requires_grad_(False)
         self.nearest.weight.copy_(vectors[:, :, None, None])

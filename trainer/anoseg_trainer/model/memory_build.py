@@ -64,7 +64,13 @@ class BuiltMemory:
 
 
 def build_memory(
-    sample: Sequence[Features], features: Iterable[Features], config: MemoryConfig, *, images: int, seed: int
+    sample: Sequence[Features],
+    features: Iterable[Features],
+    config: MemoryConfig,
+    *,
+    images: int,
+    seed: int,
+    channels: tuple[int, ...] = CHANNELS,
 ) -> BuiltMemory:
     """Build a memory of good parts.
 
@@ -74,12 +80,13 @@ def build_memory(
         config: The configuration.
         images: Number of images in `features`.
         seed: Seed of the sampling.
+        channels: Channels of the features at each stride of `STRIDES`.
 
     Raises:
         ValueError: No place of any image shows a part.
     """
     generator = torch.Generator().manual_seed(seed)
-    memory = Memory(config)
+    memory = Memory(config, channels)
     explained = _fit_projections(memory, sample, generator)
     patches = _candidates(memory, features, images, generator)
     common, uncommon = without_outliers(patches, config.outliers, generator)
@@ -174,7 +181,7 @@ def _fit_projections(memory: Memory, sample: Sequence[Features], generator: torc
     if not rows:
         raise ValueError("no place of any good image shows a part")
     stacked = torch.cat(rows)
-    sizes = [CHANNELS[STRIDES.index(s)] for s in config.strides]
+    sizes = [int(project.in_channels) for project in memory.projections]  # type: ignore[arg-type]
     mean = stacked.mean(dim=0)
     # One scale for each stride: a scale for each channel would amplify channels that hardly vary.
     ends = list(accumulate(sizes))
@@ -194,8 +201,8 @@ def _fit_projections(memory: Memory, sample: Sequence[Features], generator: torc
     start = 0
     for project, size in zip(memory.projections, sizes, strict=True):
         part = matrix[start : start + size]
-        project.weight.copy_(part.T[:, :, None, None])  # type: ignore[operator]
-        project.bias.copy_(-(mean[start : start + size] @ part))  # type: ignore[operator]
+        project.weight.copy_(part.T[:, :, None, None].half())  # type: ignore[operator]
+        project.bias.copy_(-(mean[start : start + size] @ part).half())  # type: ignore[operator]
         start += size
     return float(kept.sum() / variances.sum())
 

@@ -7,19 +7,18 @@ module runs where it is called.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from anoseg_trainer.model.encoder import CHANNELS, STRIDES
-from anoseg_trainer.model.memory import Features
 
 WHOLE_IMAGE_STRIDES = (8, 16)
 """Strides whose features are measured unless others are given."""
 LEAST_DEVIATION = 1e-3
 """Measures that hardly vary between good parts are divided by no less than this standard deviation."""
+LEAST_SPREAD = 0.05
+"""Least standard deviation of the distances, as a share of their median: a few held-out parts may be alike by chance."""
 
 
 class WholeImage(nn.Module):
@@ -38,10 +37,10 @@ class WholeImage(nn.Module):
     centre: Tensor
     scale: Tensor
 
-    def __init__(self, strides: tuple[int, ...] = WHOLE_IMAGE_STRIDES) -> None:
+    def __init__(self, strides: tuple[int, ...] = WHOLE_IMAGE_STRIDES, channels: tuple[int, ...] = CHANNELS) -> None:
         super().__init__()
         self.strides = strides
-        measures = 2 * sum(CHANNELS[STRIDES.index(s)] for s in strides)
+        measures = 2 * sum(channels[STRIDES.index(s)] for s in strides)
         self.register_buffer("mean", torch.zeros(measures))
         self.register_buffer("whitening", torch.eye(measures))
         self.register_buffer("centre", torch.zeros(()))
@@ -74,33 +73,30 @@ class WholeImage(nn.Module):
         squared = ((measures - self.mean) @ self.whitening).square().sum(dim=1)
         return squared.sqrt()
 
+    @torch.no_grad()
+    def fit(self, training: Tensor, held_out: Tensor) -> None:
+        """Fit the Gaussian on training parts, and standardise its distances on held-out parts.
 
-@torch.no_grad()
-def fit_whole_image(
-    features: Iterable[Features], held_out: Iterable[Features], strides: tuple[int, ...] = WHOLE_IMAGE_STRIDES
-) -> WholeImage:
-    """Fit the Gaussian on training parts, and standardise its distances on held-out parts.
+        The covariance is shrunk towards a multiple of the identity (Ledoit and Wolf, J. Multivariate Analysis 88, 2004). There
+        are about as many measures as parts, so it could not be inverted otherwise.
 
-    The covariance is shrunk towards a multiple of the identity (Ledoit and Wolf, J. Multivariate Analysis 88, 2004), because
-    there are about as many measures as parts.
+        Args:
+            training: Measures of the training images, [n, M].
+            held_out: Measures of the held-out good images, [m, M].
 
-    Raises:
-        ValueError: Fewer than two training or held-out images.
-    """
-    model = WholeImage(strides)
-    training = torch.cat([model.measures(batch.levels, batch.valid) for batch in features])
-    others = torch.cat([model.measures(batch.levels, batch.valid) for batch in held_out])
-    if len(training) < 2 or len(others) < 2:
-        raise ValueError("the whole-image model needs at least two training and two held-out images")
-    spread = training.std(dim=0).clamp(min=LEAST_DEVIATION)
-    model.mean.copy_(training.mean(dim=0))
-    covariance = shrunk_covariance((training - model.mean) / spread)
-    variances, vectors = torch.linalg.eigh(covariance.double())
-    model.whitening.copy_((vectors * variances.clamp(min=1e-9).rsqrt()).float() / spread[:, None])
-    distances = model.distance(others)
-    model.centre.copy_(distances.median())
-    model.scale.copy_(1 / distances.std().clamp(min=1e-3))
-    return model
+        Raises:
+            ValueError: Fewer than two training or held-out images.
+        """
+        if len(training) < 2 or len(held_out) < 2:
+            raise ValueError("the whole-image model needs at least two training and two held-out images")
+        spread = training.std(dim=0).clamp(min=LEAST_DEVIATION)
+        self.mean.copy_(training.mean(dim=0))
+        covariance = shrunk_covariance((training - self.mean) / spread)
+        variances, vectors = torch.linalg.eigh(covariance.double())
+        self.whitening.copy_((vectors * variances.clamp(min=1e-9).rsqrt()).float() / spread[:, None])
+        distances = self.distance(held_out)
+        self.centre.copy_(distances.median())
+        self.scale.copy_(1 / distances.std().clamp(min=LEAST_SPREAD * float(self.centre)))
 
 
 def shrunk_covariance(centred: Tensor) -> Tensor:

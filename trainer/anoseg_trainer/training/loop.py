@@ -19,6 +19,8 @@ from anoseg_engines.errors import AnosegError
 from anoseg_trainer.config import TrainConfig, TrainingConfig
 from anoseg_trainer.data.batches import batches
 from anoseg_trainer.data.samples import SampleSettings
+from anoseg_trainer.model.detector import Detector
+from anoseg_trainer.model.encoder import Encoder
 from anoseg_trainer.model.network import AnoSegNetwork
 from anoseg_trainer.training.state import TrainingState, comparable
 from anoseg_trainer.training.step import Arithmetic, planned_rate, update_average
@@ -88,6 +90,7 @@ def train(
     work: Path,
     identity: dict[str, str],
     resume: bool,
+    encoder: Encoder | None = None,
     on_status: Callable[[Status], None] = lambda _: None,
 ) -> TrainingResult:
     """Train until the steps or the minutes are used up, or validation no longer improves.
@@ -99,6 +102,7 @@ def train(
         work: Folder of the checkpoint.
         identity: Values that a resumed training and the checkpoint must share, besides the configuration.
         resume: Continue from the checkpoint in `work`.
+        encoder: The pretrained encoder; None: all layers start from random weights.
         on_status: Called after each step.
 
     Raises:
@@ -111,9 +115,10 @@ def train(
     cores = os.cpu_count() or 1
     threads = ThreadCount(t.threads or (0 if arithmetic.device.type == "cpu" else cores), cores, torch.set_num_threads)
     identity = identity | {"config": comparable(config)}
-    state = TrainingState.new(config, samples.seed, arithmetic.device)
+    state = TrainingState.new(config, samples.seed, arithmetic.device, encoder)
     if resume:
         state.load(work, identity)
+    alone = Detector(state.averaged).to(arithmetic.device)  # the other views do not change while the network is trained
     status = Status(step=state.step, loss=state.loss)
 
     began_at_step, began = state.step, time.monotonic()
@@ -149,7 +154,7 @@ def train(
             # a short training has points of its curve too
             if regular or done >= (len(state.curve) + 1) / CURVE_POINTS:
                 with arithmetic.autocast():
-                    status.validation = validate(state.averaged, config.input.spec, cases)
+                    status.validation = validate(alone, config.input.spec, cases)
                 state.add_point(status.validation)
                 state.keep_if_best(status.validation)
                 if regular:
@@ -164,13 +169,13 @@ def train(
                     hint="continue with the same command and --resume",
                 )
 
-    status.validation, status.done, status.left_s = validate(state.averaged, config.input.spec, cases), 1.0, 0.0
+    status.validation, status.done, status.left_s = validate(alone, config.input.spec, cases), 1.0, 0.0
     if state.step > began_at_step:  # a training that had reached its end before has its last point already
         state.add_point(status.validation)
     state.keep_if_best(status.validation)
     state.save(work, identity)
     on_status(status)
-    state.averaged.load_state_dict(state.best)
+    state.averaged.load_state_dict(state.averaged.state_dict() | state.best)
     return TrainingResult(
         state.averaged.cpu().float(),
         steps=state.step,

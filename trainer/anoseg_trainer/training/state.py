@@ -17,13 +17,16 @@ import torch
 from anoseg_engines.errors import DataError
 from anoseg_trainer.config import TrainConfig
 from anoseg_trainer.model.checkpoint import load_checkpoint, save_checkpoint
+from anoseg_trainer.model.encoder import Encoder
 from anoseg_trainer.model.network import AnoSegNetwork, Discriminator
 from anoseg_trainer.training.early_stop import EarlyStop
-from anoseg_trainer.training.step import Learner
+from anoseg_trainer.training.step import Learner, learned
 from anoseg_trainer.validation import Validation
 
 MOST_LOSSES = 200
 """Points of the loss curve. When there are more, every second one is dropped."""
+NETWORKS = ("network", "averaged")
+"""Parts of the checkpoint from which an encoder that stays as it is is left out."""
 
 
 @dataclass(slots=True)
@@ -56,21 +59,21 @@ class TrainingState:
     losses_every: int = 1
 
     @classmethod
-    def new(cls, config: TrainConfig, seed: int, device: torch.device) -> TrainingState:
+    def new(cls, config: TrainConfig, seed: int, device: torch.device, encoder: Encoder | None = None) -> TrainingState:
         """Initialise networks and optimizers from `seed`."""
         t = config.training
         torch.manual_seed(seed)
-        network = AnoSegNetwork(config.network, coordinates=config.coordinates)
+        network = AnoSegNetwork(config.network, coordinates=config.coordinates, encoder=copy.deepcopy(encoder))
         network = network.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         averaged = copy.deepcopy(network).eval().requires_grad_(False)
         discriminator = Discriminator().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         learner = Learner(
             network,
             discriminator,
-            torch.optim.AdamW(network.parameters(), lr=t.learning_rate, weight_decay=t.weight_decay),
+            torch.optim.AdamW(network.parameter_groups(), lr=t.learning_rate, weight_decay=t.weight_decay),
             torch.optim.Adam(discriminator.parameters(), lr=t.learning_rate / 4, betas=(0.5, 0.99)),
         )
-        return cls(learner, averaged, EarlyStop(t.patience), copy.deepcopy(averaged.state_dict()))
+        return cls(learner, averaged, EarlyStop(t.patience), copy.deepcopy(learned(averaged)))
 
     def add_loss(self, loss: float) -> None:
         """Add the loss of a step to its running mean, and now and then the mean to `losses`."""
@@ -94,7 +97,7 @@ class TrainingState:
     def keep_if_best(self, validation: Validation) -> None:
         """Keep the averaged weights if no earlier ones were better."""
         if validation.metric > self.best_metric:
-            self.best_metric, self.best = validation.metric, copy.deepcopy(self.averaged.state_dict())
+            self.best_metric, self.best = validation.metric, copy.deepcopy(learned(self.averaged))
 
     def save(self, work: Path, identity: dict[str, str]) -> None:
         """Write the checkpoint.
@@ -102,7 +105,7 @@ class TrainingState:
         Raises:
             AnosegError: The disk is full; the earlier checkpoint stays.
         """
-        state = {name: part.state_dict() for name, part in self._parts().items()}
+        state = {name: learned(part) if name in NETWORKS else part.state_dict() for name, part in self._parts().items()}
         state |= {
             "step": self.step,
             "used_s": self.used_s,
@@ -132,7 +135,7 @@ class TrainingState:
                 hint="resume with the same data, seed, configuration and --false-reject, or start again without --resume",
             )
         for name, part in self._parts().items():
-            part.load_state_dict(state[name])
+            part.load_state_dict(part.state_dict() | state[name] if name in NETWORKS else state[name])
         self.step, self.used_s, self.curve = state["step"], state["used_s"], state["curve"]
         self.best_metric, self.best = state["best_merit"], state["best"]
         self.loss = state.get("loss", math.nan)
@@ -154,6 +157,6 @@ def comparable(config: TrainConfig) -> str:
     plain = msgspec.to_builtins(config)
     for key in ("threads", "workers", "checkpoint_every", "device", "precision"):
         plain["training"].pop(key)
-    for key in ("false_reject", "detector"):  # used after training
+    for key in ("false_reject", "detector", "memory", "views"):  # used after training
         plain.pop(key)
     return msgspec.json.encode(plain).decode()

@@ -13,6 +13,7 @@ from torch import Tensor
 from anoseg_engines.errors import DataError
 from anoseg_trainer.config import LossConfig, TrainingConfig
 from anoseg_trainer.data.batches import Batch
+from anoseg_trainer.model.backbone import normalised
 from anoseg_trainer.model.losses import (
     adversarial_loss,
     discriminator_loss,
@@ -21,7 +22,7 @@ from anoseg_trainer.model.losses import (
     pixel_losses,
     reconstruction_loss,
 )
-from anoseg_trainer.model.network import AnoSegNetwork, Discriminator, normalised, valid_pixels
+from anoseg_trainer.model.network import AnoSegNetwork, Discriminator, valid_pixels
 
 CLIP = 1.0
 """Largest norm of the gradient: a batch with one huge defect must not undo what was learned from many small ones."""
@@ -81,9 +82,9 @@ class Learner:
     optimizer_d: torch.optim.Optimizer
 
     def set_rate(self, rate: float) -> None:
-        """Set the learning rate; the discriminator learns at a quarter of it."""
+        """Set the learning rate; a pretrained encoder learns at its share of it, the discriminator at a quarter."""
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["share"]
         for group in self.optimizer_d.param_groups:
             group["lr"] = rate / 4
 
@@ -101,7 +102,7 @@ class Learner:
             outputs = self.network(frames, coords, reconstruct=adversarial or weights.reconstruction > 0)
             losses: dict[str, Tensor] = pixel_losses(outputs, labels, valid, weights)
             if weights.image:
-                losses["image"] = image_loss(self.network, outputs, labels, valid)
+                losses["image"] = image_loss(outputs, labels, valid)
             if weights.reconstruction:
                 losses["reconstruction"] = reconstruction_loss(outputs, image, labels, valid)
             if adversarial:
@@ -124,11 +125,16 @@ class Learner:
         self.optimizer_d.step()
 
 
+def learned(network: AnoSegNetwork) -> dict[str, Tensor]:
+    """Return the state of the network without an encoder that stays as it is."""
+    return {name: value for name, value in network.state_dict().items() if network.encoder_learns or ".encoder." not in name}
+
+
 @torch.no_grad()
 def update_average(averaged: AnoSegNetwork, network: AnoSegNetwork, step: int, ema: float) -> None:
     """Update the exponential average of weights and norm statistics after `step` earlier steps."""
     decay = min(ema, step / (AVERAGE_SPAN + step))
-    mean, now = averaged.state_dict(), network.state_dict()
+    mean, now = learned(averaged), learned(network)
     floats = [name for name, value in mean.items() if value.is_floating_point()]
     torch._foreach_lerp_([mean[n] for n in floats], [now[n] for n in floats], 1 - decay)
 

@@ -1,0 +1,131 @@
+"""The detector's scales: each view counts in units of what good parts show, and the memory's map in units of the network's."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from anoseg_engines.placement import InputSpec
+from anoseg_trainer.config import MemoryOptions, NetworkConfig, TrainConfig, ViewsConfig
+from anoseg_trainer.detector_build import LEAST_SPREADS, fit_map, fit_score, memory_config, uses_good_parts
+from anoseg_trainer.model.detector import Detector
+from anoseg_trainer.model.memory import Memory, MemoryConfig
+from anoseg_trainer.model.network import AnoSegNetwork
+from anoseg_trainer.model.whole_image import WholeImage
+
+SPEC = InputSpec(64, 64)
+CONFIG = NetworkConfig(widths=(8, 8, 8, 8, 8), encoder="scratch")
+
+
+def detector() -> Detector:
+    """A detector of all views, with random weights."""
+    torch.manual_seed(0)
+    network = AnoSegNetwork(CONFIG).eval()
+    channels = network.backbone.channels
+    memory = Memory(MemoryConfig(strides=(8, 16), dims=4, vectors=5), channels)
+    return Detector(network, memory=memory, whole_image=WholeImage((8, 16), channels)).eval()
+
+
+def values(rng: np.random.Generator, n: int) -> np.ndarray:
+    """Values of good parts: two pools of the network, memory and whole image, each with its own centre and spread."""
+    return np.stack([rng.normal(m, s, n) for m, s in ((-3, 2.5), (-6, 0.5), (1, 0.2), (0, 1))], axis=1)
+
+
+def logit(found: Detector, rows: np.ndarray) -> np.ndarray:
+    score = found.score_of(torch.from_numpy(rows.astype(np.float32))).double().numpy()
+    return np.log(score / (1 - score))
+
+
+def test_each_value_counts_in_units_of_its_spread() -> None:
+    """The same rise says little in a value that varies between good parts, and much in one that does not."""
+    rng = np.random.default_rng(0)
+    good, found = values(rng, 400), detector()
+    fit_score(found, good, good + 8, TrainConfig(network=CONFIG))
+    middle = np.median(good, axis=0)
+    rise = [float(logit(found, (middle + step)[None])[0]) for step in 2 * np.eye(4)]
+    base = float(logit(found, middle[None])[0])
+    assert rise[0] - base == pytest.approx((rise[1] - base) / 5, rel=0.2)
+    assert rise[1] - base < rise[2] - base
+    assert rise[3] - base == pytest.approx((rise[0] - base) * 2.5 / 2, rel=0.2)  # half the weight, a spread of 1
+
+
+def test_views_are_added_and_pools_compete() -> None:
+    """Two views that each rise give the sum of their rises. Of the network's pools, the one that stands out counts."""
+    rng = np.random.default_rng(1)
+    good, found = values(rng, 400), detector()
+    fit_score(found, good, good + 8, TrainConfig(network=CONFIG))
+    middle, spread = np.median(good, axis=0), good.std(axis=0)
+
+    def rise(*units: float) -> float:
+        return float(logit(found, (middle + np.array(units) * spread)[None])[0] - logit(found, middle[None])[0])
+
+    assert rise(2, 0, 2, 0) == pytest.approx(rise(2, 0, 0, 0) + rise(0, 0, 2, 0), rel=0.02)
+    assert rise(2, 2, 0, 0) == pytest.approx(rise(2, 0, 0, 0), rel=0.02)
+
+
+def test_good_parts_score_low_and_defects_high() -> None:
+    """The median good part scores about 0.1 and the median defect 0.9, unless that would be steeper than rounding allows."""
+    rng = np.random.default_rng(2)
+    good, found = values(rng, 200), detector()
+    fit_score(found, good, good + 8, TrainConfig(network=CONFIG))
+    scores = [float(found.score_of(torch.from_numpy(v.astype(np.float32))).median()) for v in (good, good + 8)]
+    assert scores == pytest.approx([0.1, 0.9], abs=0.02)
+
+
+def test_equal_good_parts_divide_by_no_zero() -> None:
+    """A view that reads the same on all good parts counts in units of the least spread."""
+    good, found = np.tile([-9.0, -9.0, 0.0, 0.0], (20, 1)), detector()
+    fit_score(found, good, good + 1, TrainConfig(network=CONFIG))
+    assert torch.isfinite(found.score_scale).all()
+    assert found.score_scale[0] / found.score_scale[2] == pytest.approx(LEAST_SPREADS["memory"] / LEAST_SPREADS["network"])
+
+
+@pytest.mark.parametrize(
+    ("config", "silent"),
+    [
+        (TrainConfig(network=CONFIG, detector=False), [1, 2, 3]),
+        (TrainConfig(network=CONFIG, views=ViewsConfig(memory=0.0)), [2]),
+        (TrainConfig(network=CONFIG, views=ViewsConfig(network=0.0, whole_image=0.0)), [0, 1, 3]),
+    ],
+)
+def test_a_view_without_weight_has_no_influence(config: TrainConfig, silent: list[int]) -> None:
+    """However high its value is, the score stays the same."""
+    rng = np.random.default_rng(3)
+    good, found = values(rng, 100), detector()
+    fit_score(found, good, good + 8, config)
+    row = np.median(good, axis=0)
+    loud = row.copy()
+    loud[silent] += 50
+    assert logit(found, loud[None]) == pytest.approx(logit(found, row[None]), abs=1e-4)
+
+
+def test_the_memory_adds_to_the_map_in_units_of_the_network() -> None:
+    """The gain is the share of the distance from the median good pixel to the good parts' largest pixels."""
+    found = detector()
+    assert found.network is not None
+    rng = np.random.default_rng(4)
+    parts = [rng.integers(0, 255, (64, 64, 3), dtype=np.uint8) for _ in range(6)]
+    fit_map(found, SPEC, parts, 0.5)
+    frames, coords = torch.from_numpy(np.stack(parts)), torch.zeros(6, 2, 64, 64)
+    with torch.no_grad():
+        logits = found.network(frames, coords).logits
+    halved = torch.nn.functional.avg_pool2d(logits[:, None], 2)[:, 0]
+    span = halved.flatten(1).amax(dim=1).median() - halved[:, ::4, ::4].median()
+    assert float(found.map_gain) == pytest.approx(0.5 * max(float(span), 0.5), rel=1e-4)
+
+
+def test_open_values_follow_the_background() -> None:
+    """Small parts keep contrast and fine features, surfaces lose contrast and get coarse ones; what is given stays."""
+    part, surface = (memory_config(MemoryOptions(), background=b) for b in (True, False))
+    assert part.softness > surface.softness == 0
+    assert max(surface.strides) > max(part.strides)
+    given = memory_config(MemoryOptions(strides=(16, 4), grid=4, softness=1.0, whitening=0.3), background=True)
+    assert (given.strides, given.grid, given.softness, given.whitening) == ((4, 16), 4, 1.0, 0.3)
+
+
+def test_without_views_of_good_parts_nothing_is_built() -> None:
+    """`detector: false`, or no weight for them."""
+    assert uses_good_parts(TrainConfig())
+    assert not uses_good_parts(TrainConfig(detector=False))
+    assert not uses_good_parts(TrainConfig(views=ViewsConfig(memory=0.0, whole_image=0.0, memory_map=0.0)))

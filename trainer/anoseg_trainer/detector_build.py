@@ -1,0 +1,232 @@
+"""Builds the detector from good images: the memory and the whole-image model, and the scales that join the views.
+
+No step here takes a gradient. Scales come from held-out good parts, never from those of the calibration. Runs on the main
+thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from anoseg_engines.images import Image
+from anoseg_engines.placement import InputSpec
+from anoseg_trainer.config import MemoryOptions, TrainConfig, ViewsConfig
+from anoseg_trainer.data.part_store import PartStore, whole_placement
+from anoseg_trainer.model.detector import FIRST_POOL, NEVER, Detector
+from anoseg_trainer.model.encoder import STRIDES
+from anoseg_trainer.model.memory import Features, MemoryConfig, standardise
+from anoseg_trainer.model.memory_build import build_memory
+from anoseg_trainer.model.network import valid_pixels
+from anoseg_trainer.model.whole_image import WholeImage
+from anoseg_trainer.thresholds import score_scale
+from anoseg_trainer.training.step import Arithmetic
+from anoseg_trainer.training_record import Product
+from anoseg_trainer.validation import scaled_spec
+
+BATCH = 8
+"""Inputs that are encoded together."""
+SAMPLE_PARTS = 48
+"""Training parts from which the memory's projection is computed."""
+MAP_STRIDE = 4
+"""Every fourth row and column of a map counts for the median."""
+LEAST_SPREADS = {"network": 0.3, "memory": 0.1, "whole image": 0.5}
+"""Least standard deviation of a view's values over good parts: on a very uniform product, a view would otherwise react to tiny
+differences."""
+STEEPEST = {"network": 1.5, "memory": 4.0, "whole image": 0.5}
+"""Largest slope of the score's logit for each unit of a view's value. Rounding in half precision then moves the score by less
+than 0.01."""
+
+Values = NDArray[np.float64]
+
+
+def memory_config(options: MemoryOptions, *, background: bool) -> MemoryConfig:
+    """Choose the values that `options` leaves open.
+
+    A small part on a plain background needs fine features with all their contrast: without contrast, the background is as
+    loud as the part. On a surface that fills the image, contrast changes with the light, and defects such as uneven grinding
+    show in coarse features alone (EXPERIMENTS.md, "Two views of a part").
+    """
+    strides = options.strides or ((8, 16) if background else (8, 16, 32))
+    return MemoryConfig(
+        strides=tuple(sorted(strides)),
+        grid=options.grid or (8 if background else 16),
+        dims=options.dims,
+        vectors=options.vectors,
+        softness=(100.0 if background else 0.0) if options.softness is None else options.softness,
+        whitening=(0.5 if background else 0.0) if options.whitening is None else options.whitening,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureReader:
+    """Computes the features of scaled parts.
+
+    Attributes:
+        detector: The detector; its network or encoder is used, and no other view.
+        spec: The input for parts that are scaled already.
+        store: The scaled parts.
+        groups: Part number of each image, int64 [n].
+        strides: Strides to keep; the other levels are left empty.
+        arithmetic: The precision.
+    """
+
+    detector: Detector
+    spec: InputSpec
+    store: PartStore
+    groups: NDArray[np.int64]
+    strides: tuple[int, ...]
+    arithmetic: Arithmetic
+
+    @torch.no_grad()
+    def features(self, indices: Sequence[int]) -> Iterator[Features]:
+        """Yield the features of the parts at `indices`, in batches of tiles."""
+        frames: list[NDArray[np.uint8]] = []
+        coords: list[NDArray[np.float16]] = []
+        parts: list[int] = []
+        for index in indices:
+            placement = whole_placement(self.spec, self.store[index])
+            tiles = np.empty((len(placement.tiles), self.spec.height, self.spec.width, 3), np.uint8)
+            placement.fill(self.store[index], tiles)
+            frames += list(tiles)
+            coords += list(placement.coords_N2HW)
+            parts += [int(self.groups[index])] * len(tiles)
+            while len(parts) >= BATCH:
+                yield self._encoded(frames[:BATCH], coords[:BATCH], parts[:BATCH])
+                del frames[:BATCH], coords[:BATCH], parts[:BATCH]
+        if parts:
+            yield self._encoded(frames, coords, parts)
+
+    def _encoded(self, frames: list[NDArray[np.uint8]], coords: list[NDArray[np.float16]], parts: list[int]) -> Features:
+        places = torch.from_numpy(np.stack(coords).astype(np.float32))
+        device = self.detector.score_scale.device
+        with self.arithmetic.autocast():
+            levels = self.detector.encoded(torch.from_numpy(np.stack(frames)).to(device), places.to(device), max(self.strides))
+        kept = [
+            level.float().cpu() if stride in self.strides else torch.zeros(0)
+            for stride, level in zip(STRIDES, levels, strict=False)
+        ]
+        return Features(kept, torch.tensor(parts), valid_pixels(places))
+
+    def n_inputs(self, indices: Sequence[int]) -> int:
+        """Return the number of tiles of the parts at `indices`."""
+        return sum(len(whole_placement(self.spec, self.store[i]).tiles) for i in indices)
+
+
+def uses_good_parts(config: TrainConfig) -> bool:
+    """Return whether a detector has a memory and a whole-image model."""
+    views = config.views
+    return config.detector and any((views.memory, views.memory_map, views.whole_image))
+
+
+def with_good_parts(detector: Detector, product: Product) -> Detector:
+    """Return a detector that also has a memory and a whole-image model of the training parts.
+
+    Both are standardised on the validation parts. The features come from the network or the encoder of `detector`.
+    """
+    config, split = product.config, product.split
+    chosen = memory_config(config.memory, background=product.background)
+    reader = FeatureReader(
+        detector=detector,
+        spec=scaled_spec(config.input.spec),
+        store=product.store,
+        groups=product.groups,
+        strides=chosen.strides,
+        arithmetic=Arithmetic.of(msgspec.structs.replace(config.training, device="cpu")),
+    )
+    whole = WholeImage(chosen.strides, detector.channels)
+    measures: list[Tensor] = []
+
+    def measured(batches: Iterable[Features]) -> Iterator[Features]:
+        """Measure each batch for the whole-image model on its way to the memory, so that parts are encoded once."""
+        for batch in batches:
+            measures.append(whole.measures(batch.levels, batch.valid))
+            yield batch
+
+    built = build_memory(
+        list(reader.features(split.train[:: -(-len(split.train) // SAMPLE_PARTS)])),
+        measured(reader.features(split.train)),
+        chosen,
+        images=reader.n_inputs(split.train),
+        seed=product.seed,
+        channels=detector.channels,
+    )
+    held_out = list(reader.features(split.validation))
+    standardise(built.memory, held_out)
+    whole.fit(torch.cat(measures), torch.cat([whole.measures(batch.levels, batch.valid) for batch in held_out]))
+    return Detector(detector.network, encoder=detector.encoder, memory=built.memory, whole_image=whole).eval()
+
+
+@torch.no_grad()
+def fit_map(detector: Detector, spec: InputSpec, parts: Iterable[Image], share: float) -> None:
+    """Set how much the memory's map adds to the network's map.
+
+    Both are brought to one scale, on which the median good pixel is 0 and the median of the good parts' largest pixels is 1.
+    `share` is the memory's weight on this scale; the network's is 1.
+    """
+    if detector.network is None or detector.memory is None:
+        return
+    pixels, largest = [], []
+    for part in parts:
+        placement = whole_placement(spec, part)
+        frames = np.empty((len(placement.tiles), spec.height, spec.width, 3), np.uint8)
+        placement.fill(part, frames)
+        coords = torch.from_numpy(placement.coords_N2HW.astype(np.float32))
+        valid = valid_pixels(coords)
+        logits = detector.parts(torch.from_numpy(frames), coords, valid)[0]
+        assert logits is not None
+        halved = functional.avg_pool2d(logits[:, None].float(), 2)[:, 0]
+        inside = functional.avg_pool2d(valid.float()[:, None], 2)[:, 0] == 1
+        pixels.append(halved[:, ::MAP_STRIDE, ::MAP_STRIDE][inside[:, ::MAP_STRIDE, ::MAP_STRIDE]])
+        largest.append(halved[inside].max())
+    detector.map_gain.fill_(share * float((torch.stack(largest).median() - torch.cat(pixels).median()).clamp(min=0.5)))
+
+
+def fit_score(detector: Detector, good: Values, defective: Values, config: TrainConfig) -> None:
+    """Set the score's scales from the views' values of held-out good parts, [n, V], and of synthetic defects, [m, V].
+
+    Each value counts in units of its spread over good parts, from their median. Synthetic defects only set the slope of the
+    score, because real defects differ from them.
+    """
+    views = _views(detector, config.views)
+    weights, least, steep = (np.empty(good.shape[1]) for _ in range(3))
+    for (name, weight), columns in zip(views, detector.views, strict=True):
+        weights[columns], least[columns], steep[columns] = weight, LEAST_SPREADS[name], STEEPEST[name]
+    if not config.detector and detector.network is not None:
+        weights[np.arange(len(weights)) != FIRST_POOL] = 0.0
+    centre, spread = np.median(good, axis=0), np.maximum(good.std(axis=0), least)
+    used = weights > 0
+
+    def joined(values: Values) -> Values:
+        units = np.where(used, weights * (values - centre) / spread, -np.inf)
+        sums = [units[:, columns].max(axis=1) for columns in map(list, detector.views) if used[columns].any()]
+        return np.asarray(np.sum(sums, axis=0), np.float64)
+
+    steepest = float(np.min((steep * spread / np.where(used, weights, 1.0))[used]))
+    slope, shift = score_scale(joined(good), joined(defective), steepest)
+    scale = np.where(used, slope * weights / spread, 0.0)
+    offset = np.where(used, -scale * centre, NEVER)
+    joined_views = [list(view) for view in detector.views if used[list(view)].any()]
+    for view in map(list, detector.views):
+        if view not in joined_views:
+            offset[view] = 0.0
+    offset[joined_views[0]] += np.where(used[joined_views[0]], shift, 0.0)
+    detector.score_scale.copy_(torch.from_numpy(scale))
+    detector.score_offset.copy_(torch.from_numpy(offset))
+
+
+def _views(detector: Detector, weights: ViewsConfig) -> list[tuple[str, float]]:
+    """Return name and weight of each of the detector's views."""
+    views = [] if detector.network is None else [("network", weights.network)]
+    if detector.memory is not None:
+        views.append(("memory", weights.memory))
+    if detector.whole_image is not None:
+        views.append(("whole image", weights.whole_image))
+    return views

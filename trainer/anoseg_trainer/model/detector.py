@@ -1,0 +1,177 @@
+"""The detector: joins what the views say of a part into one anomaly map and one image score. This is what is exported.
+
+There are three views. The network says what looks like a defect. The memory of good parts says which places look unlike good
+ones. The whole-image model says how far the picture as a whole is from good ones. Each view has a value for an image: the
+network one for each pool of its map, the others one. Each value is scaled by what held-out good parts show, and the views are
+added. Real defects that one view misses are often seen by another. The module runs where it is called.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
+
+from anoseg_trainer.model.encoder import CHANNELS, STRIDES, Encoder, encoder_input
+from anoseg_trainer.model.memory import Memory
+from anoseg_trainer.model.network import LOGIT_LIMIT, AnoSegNetwork, valid_pixels
+from anoseg_trainer.model.whole_image import WholeImage
+
+SCORE_LIMIT = 8.0
+"""The logit of the score is held within ±8, so a score is between 0.0003 and 0.9997."""
+POOLS = ((2, 16), (8, 4))
+"""The network's values are means of its map's largest logits: side in pixels of the cells that are averaged first, and how many
+of them are taken. Small and thin defects show in the first, faint ones of 100 pixels and more in the second. Wider pools rise
+with every stain of a good part."""
+FIRST_POOL = 0
+"""The pool that alone is the score until the detector is fitted."""
+NEVER = -100.0
+"""Offset of a value that has no influence."""
+NOWHERE = -10.0
+"""Value of the memory for an input that shows no part."""
+MEMORY_GAIN = 4.0
+"""Logits of the map for each unit of the memory's map, where there is no network: a good part's largest value is 0.5."""
+
+
+class Detector(nn.Module):
+    """Maps frames [N, H, W, 3] (0…255) and coordinates [N, 2, H, W] to an anomaly map and an image score.
+
+    Attributes:
+        network: AnoSeg's network; None before one is trained.
+        encoder: The pretrained encoder, where there is no network.
+        memory: The memory of good parts, or None.
+        whole_image: The whole-image model, or None.
+        score_scale: Scale of each value, [number of values].
+        score_offset: Offset of each value, [number of values].
+        map_gain: Logits that one unit of the memory's map adds to the map.
+        map_offset: Logit of the map where the network and the memory read 0.
+    """
+
+    score_scale: Tensor
+    score_offset: Tensor
+    map_gain: Tensor
+    map_offset: Tensor
+
+    def __init__(
+        self,
+        network: AnoSegNetwork | None,
+        *,
+        encoder: Encoder | None = None,
+        memory: Memory | None = None,
+        whole_image: WholeImage | None = None,
+    ) -> None:
+        super().__init__()
+        """Join the views that are given. Either a network or an encoder computes the features."""
+        assert (network is None) != (encoder is None)
+        self.network, self.encoder, self.memory, self.whole_image = network, encoder, memory, whole_image
+        pools = 0 if network is None else len(POOLS)
+        self.views = [range(pools)] if pools else []
+        for view in (memory, whole_image):
+            if view is not None:
+                start = self.views[-1].stop if self.views else 0
+                self.views.append(range(start, start + 1))
+        count = self.views[-1].stop if self.views else 0
+        first = (torch.arange(count) == FIRST_POOL).float()
+        self.register_buffer("score_scale", first, persistent=False)
+        pool = torch.arange(count) < pools
+        self.register_buffer("score_offset", (pool & (first == 0)) * NEVER, persistent=False)
+        self.register_buffer("map_gain", torch.tensor(0.0 if pools else MEMORY_GAIN), persistent=False)
+        self.register_buffer("map_offset", torch.tensor(0.0 if pools else -MEMORY_GAIN), persistent=False)
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Channels of the levels that the memory reads."""
+        return CHANNELS if self.network is None else self.network.backbone.channels
+
+    def inspect(self, frames_NHWC: Tensor, coords: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the anomaly map [N, H, W] in 0…1, exactly 0 in padding, and the score [N] in 0…1, FP32."""
+        anomaly_map, values = self.inspect_unscaled(frames_NHWC, coords)
+        return anomaly_map, self.score_of(values)
+
+    def score_of(self, values: Tensor) -> Tensor:
+        """Return the score [N] of values [N, V]: the largest of each view, added; never quite 0 or 1.
+
+        A threshold of 1 therefore rejects nothing.
+        """
+        scaled = values * self.score_scale + self.score_offset
+        logit = torch.stack([scaled[:, view.start : view.stop].amax(dim=1) for view in self.views]).sum(dim=0)
+        return torch.sigmoid(logit.clamp(-SCORE_LIMIT, SCORE_LIMIT))
+
+    def inspect_unscaled(self, frames_NHWC: Tensor, coords: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the anomaly map [N, H, W] and the values of all views [N, V], FP32."""
+        valid = valid_pixels(coords)
+        logits, memory_map, whole = self.parts(frames_NHWC, coords, valid)
+        values = [] if logits is None else [pooled(logits, valid)]
+        if memory_map is not None:
+            values.append(largest_place(memory_map, valid)[:, None])
+        if whole is not None:
+            values.append(whole[:, None])
+        return self._joined(logits, memory_map, valid, coords.dtype), torch.cat(values, dim=1)
+
+    def parts(self, frames_NHWC: Tensor, coords: Tensor, valid: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Return logits [N, H, W] of the network, map [N, h, w] of the memory and whole-image values [N], where they exist."""
+        logits = None
+        if self.network is None:
+            assert self.memory is not None
+            levels = self.encoded(frames_NHWC, coords, max(self.memory.config.strides))
+        else:
+            seen = self.network.seen(frames_NHWC, coords)
+            levels, logits = seen.levels, self.network.logits(seen.skips)
+        memory_map = None if self.memory is None else self.memory(levels)
+        whole = None if self.whole_image is None else self.whole_image(levels, valid.to(levels[0].dtype))
+        return logits, memory_map, whole
+
+    def encoded(self, frames_NHWC: Tensor, coords: Tensor, deepest: int = STRIDES[-1]) -> list[Tensor]:
+        """Return the levels that the memory reads, at least those down to the stride `deepest`."""
+        if self.encoder is not None:
+            levels: list[Tensor] = self.encoder(encoder_input(frames_NHWC, coords.dtype), deepest)
+            return levels
+        assert self.network is not None
+        return self.network.seen(frames_NHWC, coords).levels
+
+    def _joined(self, logits: Tensor | None, memory_map: Tensor | None, valid: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return the map: the sigmoid of the network's logits plus the memory's map."""
+        joined: Tensor | None = logits
+        if memory_map is not None:
+            assert self.memory is not None
+            enlarged = functional.interpolate(
+                (memory_map * self.map_gain)[:, None], scale_factor=float(self.memory.config.grid), mode="bilinear"
+            )[:, 0]
+            joined = enlarged + self.map_offset if logits is None else logits + enlarged + self.map_offset
+        assert joined is not None
+        return torch.sigmoid(joined.clamp(-LOGIT_LIMIT, LOGIT_LIMIT)).to(dtype) * valid.to(dtype)
+
+
+def pooled(logits: Tensor, valid: Tensor) -> Tensor:
+    """Return the pooled logits [N, len(POOLS)], FP32, see `POOLS`; padding counts as surely normal."""
+    masked = torch.where(valid, logits.float(), -LOGIT_LIMIT)[:, None]
+    means: dict[tuple[int, int], Tensor] = {}
+    for cell in sorted({cell for cell, _ in POOLS}):
+        averages = functional.avg_pool2d(masked, cell).flatten(1)
+        counts = [k for side, k in POOLS if side == cell]
+        largest = torch.topk(averages, min(max(counts), averages.shape[1]), dim=1).values
+        means |= {(cell, k): largest[:, :k].mean(dim=1) for k in counts}
+    return torch.stack([means[pool] for pool in POOLS], dim=1)
+
+
+def largest_place(memory_map: Tensor, valid: Tensor) -> Tensor:
+    """Return the largest mean over 3×3 places of a map [N, h, w], FP32 [N]; `valid` [N, H, W] leaves padding out."""
+    cell = valid.shape[1] // memory_map.shape[1]
+    inside = (functional.avg_pool2d(valid.float()[:, None], cell) > 0.5).float()
+    counts = functional.avg_pool2d(inside, 3, 1, 1)
+    means = functional.avg_pool2d(memory_map.float()[:, None] * inside, 3, 1, 1) / counts.clamp(min=0.05)
+    return torch.where(inside > 0, means, NOWHERE).amax(dim=(1, 2, 3))
+
+
+@torch.no_grad()
+def count_macs(detector: Detector, height: int, width: int) -> int:
+    """Count the multiply-accumulates of one inspection at batch 1."""
+    device = detector.score_scale.device
+    frames = torch.zeros(1, height, width, 3, device=device)
+    training = detector.training
+    detector.eval()
+    with FlopCounterMode(display=False) as counter:
+        detector.inspect(frames, torch.zeros(1, 2, height, width, device=device))
+    detector.train(training)
+    return int(counter.get_total_flops()) // 2

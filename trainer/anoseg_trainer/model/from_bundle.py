@@ -1,0 +1,109 @@
+"""Builds the detector of a bundle in PyTorch, from the weights in the bundle's ONNX file. It runs where it is called."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+from torch import Tensor, nn
+
+from anoseg_engines.bundle import Bundle
+from anoseg_engines.errors import EngineError
+from anoseg_trainer.config import NetworkConfig
+from anoseg_trainer.model.detector import Detector
+from anoseg_trainer.model.encoder import Encoder
+from anoseg_trainer.model.layers import ConvNorm
+from anoseg_trainer.model.memory import Memory, MemoryConfig
+from anoseg_trainer.model.network import AnoSegNetwork
+from anoseg_trainer.model.whole_image import WholeImage
+
+PREFIX = "network."
+"""Prefix of the names of all weights of the exported detector."""
+NOT_EXPORTED = "image_head"
+"""The head that training alone uses."""
+
+
+def detector_record(detector: Detector) -> dict[str, Any]:
+    """Return what the ONNX file does not name, for the manifest: configurations and numbers that became constants."""
+    memory, whole = detector.memory, detector.whole_image
+    numbers = {"map_gain": float(detector.map_gain), "map_offset": float(detector.map_offset)}
+    if memory is None or whole is None:
+        return {**numbers, "memory": None, "whole_image": None}
+    return {
+        **numbers,
+        "memory": {
+            "config": msgspec.to_builtins(memory.config),
+            "channels": [int(project.in_channels) for project in memory.projections],  # type: ignore[arg-type]
+            **_constants(memory),
+        },
+        "whole_image": {"strides": list(whole.strides), "centre": float(whole.centre), "scale": float(whole.scale)},
+    }
+
+
+def _constants(memory: Memory) -> dict[str, Any]:
+    return {"floors": memory.floors.tolist(), "centre": float(memory.centre), "scale": float(memory.scale)}
+
+
+def detector_from_bundle(bundle: Bundle) -> Detector:
+    """Build the bundle's detector: FP32 arithmetic on its FP16 weights, norms folded.
+
+    Raises:
+        EngineError: The bundle does not contain the detector that its training record describes.
+    """
+    training: Any = bundle.manifest.training
+    stored = {t.name: t for t in onnx.load_from_string(bundle.model_onnx).graph.initializer}
+    try:
+        detector = _empty(training, stored)
+        for name, tensor in {**dict(detector.named_parameters()), **dict(detector.named_buffers())}.items():
+            if NOT_EXPORTED not in name and PREFIX + name in stored:
+                tensor.data.copy_(_tensor(stored[PREFIX + name]))
+        _fill(detector, training["detector"])
+    except (msgspec.ValidationError, KeyError, RuntimeError, AttributeError, TypeError) as error:
+        raise EngineError(
+            f"{bundle.path}: PyTorch cannot run this bundle's network ({error})", hint="it was trained by another version"
+        ) from error
+    return detector.eval()
+
+
+def _empty(training: Any, stored: dict[str, onnx.TensorProto]) -> Detector:
+    """Build the modules that the record describes, without weights."""
+    config, record = training["config"], training["detector"]
+    encoder = Encoder() if config["network"]["encoder"] != "scratch" else None
+    network = None
+    if any(name.startswith(f"{PREFIX}network.map_head") for name in stored):
+        network = AnoSegNetwork(
+            msgspec.convert(config["network"], NetworkConfig), coordinates=bool(config["coordinates"]), encoder=encoder
+        )
+        for module in network.eval().modules():
+            if isinstance(module, ConvNorm):
+                module.fold()
+    memory = whole = None
+    if record["memory"] is not None:
+        memory_config = msgspec.convert(record["memory"]["config"], MemoryConfig)
+        channels = Detector(network, encoder=None if network else encoder).channels
+        memory = Memory(memory_config, channels, len(_tensor(stored[f"{PREFIX}memory.nearest.weight"])))
+        whole = WholeImage(tuple(record["whole_image"]["strides"]), channels)
+    return Detector(network, encoder=None if network else encoder, memory=memory, whole_image=whole)
+
+
+def _fill(detector: Detector, record: Any) -> None:
+    """Set the numbers that the exporter turned into constants without names."""
+    detector.map_gain.fill_(record["map_gain"])
+    detector.map_offset.fill_(record["map_offset"])
+    memory, whole = detector.memory, detector.whole_image
+    if memory is None or whole is None:
+        return
+    assert isinstance(memory.nearest, nn.Conv2d)
+    memory.keep(memory.nearest.weight[:, :, 0, 0])
+    memory.floors.copy_(torch.tensor(record["memory"]["floors"]))
+    for module, numbers in ((memory, record["memory"]), (whole, record["whole_image"])):
+        module.centre.fill_(numbers["centre"])
+        module.scale.fill_(numbers["scale"])
+
+
+def _tensor(stored: onnx.TensorProto) -> Tensor:
+    return torch.from_numpy(numpy_helper.to_array(stored).astype(np.float32))

@@ -1,0 +1,39 @@
+"""Layers that the backbones and the decoder share."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class ConvNorm(nn.Module):
+    """Convolves with kernels of 3×3 or 1×1, and normalises with BatchNorm."""
+
+    def __init__(self, inputs: int, outputs: int, size: int = 3, stride: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=False)
+        self.norm: nn.Module = nn.BatchNorm2d(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [N, inputs, h, w] to [N, outputs, h / stride, w / stride]."""
+        y: Tensor = self.norm(self.conv(x))
+        return y
+
+    def fold(self) -> None:
+        """Fold the norm into the convolution, in place; for inference only."""
+        if isinstance(self.norm, nn.BatchNorm2d):
+            self.conv = nn.utils.fusion.fuse_conv_bn_eval(self.conv.eval(), self.norm.eval())
+            self.norm = nn.Identity()
+
+
+class Block(nn.Module):
+    """Computes relu(x + conv(relu(conv(x)))), a residual block."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = ConvNorm(width, width)
+        self.second = ConvNorm(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [N, width, h, w] to the same shape."""
+        return functional.relu(x + self.second(functional.relu(self.first(x))))
