@@ -24,12 +24,12 @@ def detector() -> Detector:
     network = AnoSegNetwork(CONFIG).eval()
     channels = network.backbone.channels
     memory = Memory(MemoryConfig(strides=(8, 16), dims=4, vectors=5), channels)
-    return Detector(network, memory=memory, whole_image=WholeImage((8, 16), channels)).eval()
+    return Detector(network, memory=memory, whole_image=WholeImage((8, 16), channels=channels)).eval()
 
 
 def values(rng: np.random.Generator, n: int) -> np.ndarray:
-    """Values of good parts: two pools of the network, memory and whole image, each with its own centre and spread."""
-    return np.stack([rng.normal(m, s, n) for m, s in ((-3, 2.5), (-6, 0.5), (1, 0.2), (0, 1))], axis=1)
+    """Values of good parts: the network's pools, memory and whole image, each with its own centre and spread."""
+    return np.stack([rng.normal(m, s, n) for m, s in ((-3, 2.5), (-6, 0.5), (-5, 1), (-4, 1), (1, 0.2), (0, 1))], axis=1)
 
 
 def logit(found: Detector, rows: np.ndarray) -> np.ndarray:
@@ -43,25 +43,24 @@ def test_each_value_counts_in_units_of_its_spread() -> None:
     good, found = values(rng, 400), detector()
     fit_score(found, good, good + 8, TrainConfig(network=CONFIG))
     middle = np.median(good, axis=0)
-    rise = [float(logit(found, (middle + step)[None])[0]) for step in 2 * np.eye(4)]
-    base = float(logit(found, middle[None])[0])
-    assert rise[0] - base == pytest.approx((rise[1] - base) / 5, rel=0.2)
-    assert rise[1] - base < rise[2] - base
-    assert rise[3] - base == pytest.approx((rise[0] - base) * 2.5 / 2, rel=0.2)  # half the weight, a spread of 1
+    rise = [float(logit(found, (middle + step)[None])[0]) - float(logit(found, middle[None])[0]) for step in 0.5 * np.eye(6)]
+    assert rise[0] == pytest.approx(rise[1] / 5, rel=0.2)
+    assert rise[2] == pytest.approx(rise[3], rel=0.2)
+    assert rise[5] == pytest.approx(rise[4] / 5 / 2, rel=0.2)  # five times the spread, and half the weight
 
 
-def test_views_are_added_and_pools_compete() -> None:
-    """Two views that each rise give the sum of their rises. Of the network's pools, the one that stands out counts."""
+def test_views_are_added_in_units_of_good_parts() -> None:
+    """A rise of all pools by their spread counts as much as twice that of the memory, because four independent values do."""
     rng = np.random.default_rng(1)
-    good, found = values(rng, 400), detector()
+    good, found = values(rng, 2000), detector()
     fit_score(found, good, good + 8, TrainConfig(network=CONFIG))
     middle, spread = np.median(good, axis=0), good.std(axis=0)
 
     def rise(*units: float) -> float:
         return float(logit(found, (middle + np.array(units) * spread)[None])[0] - logit(found, middle[None])[0])
 
-    assert rise(2, 0, 2, 0) == pytest.approx(rise(2, 0, 0, 0) + rise(0, 0, 2, 0), rel=0.02)
-    assert rise(2, 2, 0, 0) == pytest.approx(rise(2, 0, 0, 0), rel=0.02)
+    assert rise(1, 1, 1, 1, 1, 0) == pytest.approx(rise(1, 1, 1, 1, 0, 0) + rise(0, 0, 0, 0, 1, 0), rel=0.02)
+    assert rise(1, 1, 1, 1, 0, 0) == pytest.approx(2 * rise(0, 0, 0, 0, 1, 0), rel=0.1)
 
 
 def test_good_parts_score_low_and_defects_high() -> None:
@@ -75,18 +74,18 @@ def test_good_parts_score_low_and_defects_high() -> None:
 
 def test_equal_good_parts_divide_by_no_zero() -> None:
     """A view that reads the same on all good parts counts in units of the least spread."""
-    good, found = np.tile([-9.0, -9.0, 0.0, 0.0], (20, 1)), detector()
+    good, found = np.tile([-9.0, -9.0, -9.0, -9.0, 0.0, 0.0], (20, 1)), detector()
     fit_score(found, good, good + 1, TrainConfig(network=CONFIG))
     assert torch.isfinite(found.score_scale).all()
-    assert found.score_scale[0] / found.score_scale[2] == pytest.approx(LEAST_SPREADS["memory"] / LEAST_SPREADS["network"])
+    assert found.score_scale[0] / found.score_scale[4] == pytest.approx(LEAST_SPREADS["memory"] / LEAST_SPREADS["network"])
 
 
 @pytest.mark.parametrize(
     ("config", "silent"),
     [
-        (TrainConfig(network=CONFIG, detector=False), [1, 2, 3]),
-        (TrainConfig(network=CONFIG, views=ViewsConfig(memory=0.0)), [2]),
-        (TrainConfig(network=CONFIG, views=ViewsConfig(network=0.0, whole_image=0.0)), [0, 1, 3]),
+        (TrainConfig(network=CONFIG, detector=False, views=ViewsConfig(memory=0.0, whole_image=0.0)), [1, 2, 3, 4, 5]),
+        (TrainConfig(network=CONFIG, views=ViewsConfig(memory=0.0)), [4]),
+        (TrainConfig(network=CONFIG, views=ViewsConfig(network=0.0, whole_image=0.0)), [0, 1, 2, 3, 5]),
     ],
 )
 def test_a_view_without_weight_has_no_influence(config: TrainConfig, silent: list[int]) -> None:

@@ -33,8 +33,8 @@ FEW_CAUGHT = 0.5
 GOLDEN_EACH = 3
 """Golden samples of each verdict."""
 SCORE = (
-    "largest tile score; a tile's score is the sigmoid of the sum of the views, each in units of what good parts show: the "
-    "largest of the network's pools (means of the largest map logits: "
+    "largest tile score; a tile's score is the sigmoid of the weighted sum of the views' values, each in units of what good "
+    "parts show: means of the network's largest map logits ("
     + ", ".join(f"{k} of {cell}×{cell} cells" for cell, k in POOLS)
     + "), the memory's largest mean over 3×3 places, the whole-image distance"
 )

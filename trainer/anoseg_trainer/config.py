@@ -264,8 +264,8 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     Attributes:
         input: The network's input.
         coordinates: Whether the network sees where on the part each pixel is (AnoSeg's coordinate channels).
-        detector: If true, the image score joins all views, and takes the pool of the map that differs most from good parts. If
-            false, it comes from the 16 largest values of the network's map alone, and `memory` and `views` have no effect.
+        detector: If true, the image score joins all views, and all pools of the network's map. If false, it comes from the 16
+            largest values of the network's map alone, and `memory` and `views` have no effect.
         false_reject: Share of good parts that may be rejected.
     """
 

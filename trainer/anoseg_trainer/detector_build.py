@@ -18,9 +18,9 @@ from torch.nn import functional
 
 from anoseg_engines.images import Image
 from anoseg_engines.placement import InputSpec
-from anoseg_trainer.config import MemoryOptions, TrainConfig, ViewsConfig
+from anoseg_trainer.config import MemoryOptions, TrainConfig
 from anoseg_trainer.data.part_store import PartStore, whole_placement
-from anoseg_trainer.model.detector import FIRST_POOL, NEVER, Detector
+from anoseg_trainer.model.detector import FIRST_POOL, MEMORY, NETWORK, WHOLE_IMAGE, Detector
 from anoseg_trainer.model.encoder import STRIDES
 from anoseg_trainer.model.memory import Features, MemoryConfig, standardise
 from anoseg_trainer.model.memory_build import build_memory
@@ -37,12 +37,16 @@ SAMPLE_PARTS = 48
 """Training parts from which the memory's projection is computed."""
 MAP_STRIDE = 4
 """Every fourth row and column of a map counts for the median."""
-LEAST_SPREADS = {"network": 0.3, "memory": 0.1, "whole image": 0.5}
+LEAST_SPREADS = {NETWORK: 0.3, MEMORY: 0.1, WHOLE_IMAGE: 0.5}
 """Least standard deviation of a view's values over good parts: on a very uniform product, a view would otherwise react to tiny
 differences."""
-STEEPEST = {"network": 1.5, "memory": 4.0, "whole image": 0.5}
+STEEPEST = {NETWORK: 1.5, MEMORY: 4.0, WHOLE_IMAGE: 0.5}
 """Largest slope of the score's logit for each unit of a view's value. Rounding in half precision then moves the score by less
 than 0.01."""
+
+WHOLE_IMAGE_OF = {True: ((8, 16), False), False: ((4, 8, 16, 32), True)}
+"""Strides of the whole-image model, and whether its features are brought to even length: for parts on a plain background, and
+for surfaces. Even length takes out the contrast, which changes with the light."""
 
 Values = NDArray[np.float64]
 
@@ -138,10 +142,10 @@ def with_good_parts(detector: Detector, product: Product) -> Detector:
         spec=scaled_spec(config.input.spec),
         store=product.store,
         groups=product.groups,
-        strides=chosen.strides,
+        strides=tuple({*chosen.strides, *WHOLE_IMAGE_OF[product.background][0]}),
         arithmetic=Arithmetic.of(msgspec.structs.replace(config.training, device="cpu")),
     )
-    whole = WholeImage(chosen.strides, detector.channels)
+    whole = WholeImage(*WHOLE_IMAGE_OF[product.background], channels=detector.channels)
     measures: list[Tensor] = []
 
     def measured(batches: Iterable[Features]) -> Iterator[Features]:
@@ -192,41 +196,26 @@ def fit_map(detector: Detector, spec: InputSpec, parts: Iterable[Image], share: 
 def fit_score(detector: Detector, good: Values, defective: Values, config: TrainConfig) -> None:
     """Set the score's scales from the views' values of held-out good parts, [n, V], and of synthetic defects, [m, V].
 
-    Each value counts in units of its spread over good parts, from their median. Synthetic defects only set the slope of the
-    score, because real defects differ from them.
+    Each value counts in units of its spread over good parts, from their median. A view's values are added and counted in the
+    same way, and the views are added with their weights. Synthetic defects only set the slope of the score, because real
+    defects differ from them.
     """
-    views = _views(detector, config.views)
-    weights, least, steep = (np.empty(good.shape[1]) for _ in range(3))
-    for (name, weight), columns in zip(views, detector.views, strict=True):
-        weights[columns], least[columns], steep[columns] = weight, LEAST_SPREADS[name], STEEPEST[name]
-    if not config.detector and detector.network is not None:
-        weights[np.arange(len(weights)) != FIRST_POOL] = 0.0
-    centre, spread = np.median(good, axis=0), np.maximum(good.std(axis=0), least)
-    used = weights > 0
-
-    def joined(values: Values) -> Values:
-        units = np.where(used, weights * (values - centre) / spread, -np.inf)
-        sums = [units[:, columns].max(axis=1) for columns in map(list, detector.views) if used[columns].any()]
-        return np.asarray(np.sum(sums, axis=0), np.float64)
-
-    steepest = float(np.min((steep * spread / np.where(used, weights, 1.0))[used]))
-    slope, shift = score_scale(joined(good), joined(defective), steepest)
-    scale = np.where(used, slope * weights / spread, 0.0)
-    offset = np.where(used, -scale * centre, NEVER)
-    joined_views = [list(view) for view in detector.views if used[list(view)].any()]
-    for view in map(list, detector.views):
-        if view not in joined_views:
-            offset[view] = 0.0
-    offset[joined_views[0]] += np.where(used[joined_views[0]], shift, 0.0)
-    detector.score_scale.copy_(torch.from_numpy(scale))
-    detector.score_offset.copy_(torch.from_numpy(offset))
-
-
-def _views(detector: Detector, weights: ViewsConfig) -> list[tuple[str, float]]:
-    """Return name and weight of each of the detector's views."""
-    views = [] if detector.network is None else [("network", weights.network)]
-    if detector.memory is not None:
-        views.append(("memory", weights.memory))
-    if detector.whole_image is not None:
-        views.append(("whole image", weights.whole_image))
-    return views
+    weights = {
+        NETWORK: config.views.network,
+        MEMORY: config.views.memory,
+        WHOLE_IMAGE: config.views.whole_image,
+    }
+    scale, steepest = np.zeros(good.shape[1]), np.inf
+    for name, columns in detector.columns.items():
+        used = list(columns)
+        if name == NETWORK and not config.detector:
+            used = used[: FIRST_POOL + 1]
+        of_value = 1 / np.maximum(good[:, used].std(axis=0), LEAST_SPREADS[name])
+        together = good[:, used] @ of_value
+        scale[used] = weights[name] * of_value / max(float(together.std()), 1.0)
+        if weights[name]:
+            steepest = min(steepest, STEEPEST[name] / float(scale[used].sum()))
+    low, high = (values @ scale for values in (good, defective))
+    slope, shift = score_scale(low, high, steepest)
+    detector.score_scale.copy_(torch.from_numpy(slope * scale))
+    detector.score_offset.fill_(shift)

@@ -90,8 +90,8 @@ def test_the_report_answers_first_and_is_kept_with_its_version(trained):
     """Is it good enough, with pictures of what it rejects and passes, and what to do next; settings come last."""
     path, done = trained
     work = path.parents[1] / "work"
-    assert f"report in {work / 'report-1.html'}" in done.stdout
-    text = (work / "report-1.html").read_text()
+    assert f"report in {work / 'report-2.html'}" in done.stdout
+    text = (work / "report-2.html").read_text()
     assert text == (work / "report.html").read_text()
     places = [
         text.index(words)

@@ -39,17 +39,17 @@ def detectors(plate):
         "all views": Detector(pretrained, memory=memory, whole_image=whole),
         "without a network": Detector(None, encoder=encoder, memory=memory, whole_image=whole),
     }
-    pools, offsets = [0.7, 1.2], [-1.0, 0.5]
+    pools = [0.3, 0.3, 0.3, 0.3]
     for name, detector in found.items():
-        views = [] if name == "scratch" else [1.0, 0.4]
+        views = [] if name == "scratch" else [1.0, 0.2]
         start = [] if name == "without a network" else pools
         detector.score_scale.copy_(torch.tensor(start + views))
-        detector.score_offset.copy_(torch.tensor((offsets if start else []) + [-2.0 for _ in views]))
+        detector.score_offset.fill_(-1.0)
         if name == "all views":
             detector.map_gain.fill_(3.0)
         if name == "without a network":
             detector.map_gain.fill_(12.0)
-            detector.map_offset.fill_(-6.0)
+            detector.map_offset.fill_(-5.0)
         detector.eval()
     return found
 
@@ -67,7 +67,7 @@ def good_parts(encoder, plate):
     config = MemoryConfig(strides=(8, 16), vectors=700, dims=32)
     memory = build_memory(batches[:2], batches[:2], config, images=16, seed=0).memory
     standardise(memory, batches[2:])
-    whole = WholeImage((8, 16))
+    whole = WholeImage((8, 16, 32), even=True)
     measures = [whole.measures(batch.levels, batch.valid) for batch in batches]
     whole.fit(torch.cat(measures[:2]), measures[2])
     return memory, whole

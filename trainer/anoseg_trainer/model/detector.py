@@ -1,9 +1,9 @@
 """The detector: joins what the views say of a part into one anomaly map and one image score. This is what is exported.
 
 There are three views. The network says what looks like a defect. The memory of good parts says which places look unlike good
-ones. The whole-image model says how far the picture as a whole is from good ones. Each view has a value for an image: the
-network one for each pool of its map, the others one. Each value is scaled by what held-out good parts show, and the views are
-added. Real defects that one view misses are often seen by another. The module runs where it is called.
+ones. The whole-image model says how far the picture as a whole is from good ones. Each view has values for an image: the
+network one for each pool of its map, the others one. Each value is scaled by what held-out good parts show, and all are added.
+Real defects that one view misses are often seen by another. The module runs where it is called.
 """
 
 from __future__ import annotations
@@ -18,16 +18,15 @@ from anoseg_trainer.model.memory import Memory
 from anoseg_trainer.model.network import LOGIT_LIMIT, AnoSegNetwork, valid_pixels
 from anoseg_trainer.model.whole_image import WholeImage
 
+NETWORK, MEMORY, WHOLE_IMAGE = "network", "memory", "whole image"
+"""Names of the views."""
 SCORE_LIMIT = 8.0
 """The logit of the score is held within ±8, so a score is between 0.0003 and 0.9997."""
-POOLS = ((2, 16), (8, 4))
+POOLS = ((2, 16), (8, 4), (16, 2), (32, 1))
 """The network's values are means of its map's largest logits: side in pixels of the cells that are averaged first, and how many
-of them are taken. Small and thin defects show in the first, faint ones of 100 pixels and more in the second. Wider pools rise
-with every stain of a good part."""
+of them are taken. Small and thin defects show in the first, faint and wide ones in the last."""
 FIRST_POOL = 0
 """The pool that alone is the score until the detector is fitted."""
-NEVER = -100.0
-"""Offset of a value that has no influence."""
 NOWHERE = -10.0
 """Value of the memory for an input that shows no part."""
 MEMORY_GAIN = 4.0
@@ -43,7 +42,8 @@ class Detector(nn.Module):
         memory: The memory of good parts, or None.
         whole_image: The whole-image model, or None.
         score_scale: Scale of each value, [number of values].
-        score_offset: Offset of each value, [number of values].
+        score_offset: Logit of the score where all values are 0.
+        columns: The values of each view, by its name.
         map_gain: Logits that one unit of the memory's map adds to the map.
         map_offset: Logit of the map where the network and the memory read 0.
     """
@@ -66,16 +66,14 @@ class Detector(nn.Module):
         assert (network is None) != (encoder is None)
         self.network, self.encoder, self.memory, self.whole_image = network, encoder, memory, whole_image
         pools = 0 if network is None else len(POOLS)
-        self.views = [range(pools)] if pools else []
-        for view in (memory, whole_image):
+        self.columns: dict[str, range] = {NETWORK: range(pools)} if pools else {}
+        count = pools
+        for name, view in ((MEMORY, memory), (WHOLE_IMAGE, whole_image)):
             if view is not None:
-                start = self.views[-1].stop if self.views else 0
-                self.views.append(range(start, start + 1))
-        count = self.views[-1].stop if self.views else 0
-        first = (torch.arange(count) == FIRST_POOL).float()
-        self.register_buffer("score_scale", first, persistent=False)
-        pool = torch.arange(count) < pools
-        self.register_buffer("score_offset", (pool & (first == 0)) * NEVER, persistent=False)
+                self.columns[name] = range(count, count + 1)
+                count += 1
+        self.register_buffer("score_scale", (torch.arange(count) == FIRST_POOL).float(), persistent=False)
+        self.register_buffer("score_offset", torch.zeros(()), persistent=False)
         self.register_buffer("map_gain", torch.tensor(0.0 if pools else MEMORY_GAIN), persistent=False)
         self.register_buffer("map_offset", torch.tensor(0.0 if pools else -MEMORY_GAIN), persistent=False)
 
@@ -90,12 +88,8 @@ class Detector(nn.Module):
         return anomaly_map, self.score_of(values)
 
     def score_of(self, values: Tensor) -> Tensor:
-        """Return the score [N] of values [N, V]: the largest of each view, added; never quite 0 or 1.
-
-        A threshold of 1 therefore rejects nothing.
-        """
-        scaled = values * self.score_scale + self.score_offset
-        logit = torch.stack([scaled[:, view.start : view.stop].amax(dim=1) for view in self.views]).sum(dim=0)
+        """Return the score [N] of values [N, V], never quite 0 or 1. A threshold of 1 therefore rejects nothing."""
+        logit = (values * self.score_scale).sum(dim=1) + self.score_offset
         return torch.sigmoid(logit.clamp(-SCORE_LIMIT, SCORE_LIMIT))
 
     def inspect_unscaled(self, frames_NHWC: Tensor, coords: Tensor) -> tuple[Tensor, Tensor]:
@@ -114,7 +108,8 @@ class Detector(nn.Module):
         logits = None
         if self.network is None:
             assert self.memory is not None
-            levels = self.encoded(frames_NHWC, coords, max(self.memory.config.strides))
+            assert self.whole_image is not None
+            levels = self.encoded(frames_NHWC, coords, max(*self.memory.config.strides, *self.whole_image.strides))
         else:
             seen = self.network.seen(frames_NHWC, coords)
             levels, logits = seen.levels, self.network.logits(seen.skips)

@@ -23,6 +23,8 @@ from anoseg_trainer.model.whole_image import WholeImage
 
 PREFIX = "network."
 """Prefix of the names of all weights of the exported detector."""
+NUMBERS = ("score_offset", "map_gain", "map_offset")
+"""Numbers of the detector itself."""
 NOT_EXPORTED = "image_head"
 """The head that training alone uses."""
 
@@ -30,7 +32,7 @@ NOT_EXPORTED = "image_head"
 def detector_record(detector: Detector) -> dict[str, Any]:
     """Return what the ONNX file does not name, for the manifest: configurations and numbers that became constants."""
     memory, whole = detector.memory, detector.whole_image
-    numbers = {"map_gain": float(detector.map_gain), "map_offset": float(detector.map_offset)}
+    numbers = {name: float(getattr(detector, name)) for name in NUMBERS}
     if memory is None or whole is None:
         return {**numbers, "memory": None, "whole_image": None}
     return {
@@ -40,7 +42,12 @@ def detector_record(detector: Detector) -> dict[str, Any]:
             "channels": [int(project.in_channels) for project in memory.projections],  # type: ignore[arg-type]
             **_constants(memory),
         },
-        "whole_image": {"strides": list(whole.strides), "centre": float(whole.centre), "scale": float(whole.scale)},
+        "whole_image": {
+            "strides": list(whole.strides),
+            "even": whole.even,
+            "centre": float(whole.centre),
+            "scale": float(whole.scale),
+        },
     }
 
 
@@ -86,14 +93,14 @@ def _empty(training: Any, stored: dict[str, onnx.TensorProto]) -> Detector:
         memory_config = msgspec.convert(record["memory"]["config"], MemoryConfig)
         channels = Detector(network, encoder=None if network else encoder).channels
         memory = Memory(memory_config, channels, len(_tensor(stored[f"{PREFIX}memory.nearest.weight"])))
-        whole = WholeImage(tuple(record["whole_image"]["strides"]), channels)
+        whole = WholeImage(tuple(record["whole_image"]["strides"]), record["whole_image"]["even"], channels=channels)
     return Detector(network, encoder=None if network else encoder, memory=memory, whole_image=whole)
 
 
 def _fill(detector: Detector, record: Any) -> None:
     """Set the numbers that the exporter turned into constants without names."""
-    detector.map_gain.fill_(record["map_gain"])
-    detector.map_offset.fill_(record["map_offset"])
+    for name in NUMBERS:
+        getattr(detector, name).fill_(record[name])
     memory, whole = detector.memory, detector.whole_image
     if memory is None or whole is None:
         return

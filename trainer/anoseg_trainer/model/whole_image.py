@@ -12,11 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from anoseg_trainer.model.encoder import CHANNELS, STRIDES
+from anoseg_trainer.model.memory import even_length
 
 WHOLE_IMAGE_STRIDES = (8, 16)
 """Strides whose features are measured unless others are given."""
 LEAST_DEVIATION = 1e-3
 """Measures that hardly vary between good parts are divided by no less than this standard deviation."""
+LEAST_LENGTH = 1e-3
+"""Number that is added to the squared length of features."""
 LEAST_SPREAD = 0.05
 """Least standard deviation of the distances, as a share of their median: a few held-out parts may be alike by chance."""
 
@@ -25,7 +28,8 @@ class WholeImage(nn.Module):
     """Computes the standardised Mahalanobis distance of an image's measures from those of good parts.
 
     Attributes:
-        strides: Encoder strides whose features are measured.
+        strides: Strides whose features are measured.
+        even: Whether the features of each place are brought to even length first.
         mean: Mean of each measure over good parts, [M].
         whitening: Maps centred measures to unit covariance, [M, M].
         centre: Median distance of held-out good parts; it becomes 0.
@@ -37,9 +41,18 @@ class WholeImage(nn.Module):
     centre: Tensor
     scale: Tensor
 
-    def __init__(self, strides: tuple[int, ...] = WHOLE_IMAGE_STRIDES, channels: tuple[int, ...] = CHANNELS) -> None:
+    def __init__(
+        self, strides: tuple[int, ...] = WHOLE_IMAGE_STRIDES, even: bool = False, *, channels: tuple[int, ...] = CHANNELS
+    ) -> None:
+        """Make a model that is still to be fitted.
+
+        Args:
+            strides: Strides whose features are measured.
+            even: Whether the features of each place are brought to even length first.
+            channels: Channels of the features at each stride of `STRIDES`.
+        """
         super().__init__()
-        self.strides = strides
+        self.strides, self.even = strides, even
         measures = 2 * sum(channels[STRIDES.index(s)] for s in strides)
         self.register_buffer("mean", torch.zeros(measures))
         self.register_buffer("whitening", torch.eye(measures))
@@ -61,6 +74,8 @@ class WholeImage(nn.Module):
         found = []
         for stride in self.strides:
             x = levels[STRIDES.index(stride)].float()
+            if self.even:
+                x = even_length(x, torch.tensor(LEAST_LENGTH))
             weights = functional.avg_pool2d(valid[:, None].float(), stride)
             weights = weights / weights.sum(dim=(2, 3), keepdim=True).clamp(min=1e-6)
             mean = (x * weights).sum(dim=(2, 3))
