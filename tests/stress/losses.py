@@ -220,8 +220,8 @@ class Reader:
         with contextlib.suppress(CameraError):
             while (shot := source.read(0, None)) is not None:
                 raw = video.capture.retrieve()[1]
-                if raw is None:
-                    self.counts["undecodable"] += 1
+                if raw is None or "dropped" in shot.error or "cannot be decoded" in shot.error:
+                    self.counts["dropped"] += 1  # UNKNOWN: the decoder gave no picture
                     continue
                 number, whole = self._truth(raw, video.capture)
                 seen.add(number)
@@ -295,13 +295,25 @@ def play(stream: Stream, frames: int, loss: float, folder: Path) -> dict[str, An
 
 def table_of(title: str, results: dict[str, dict[str, Any]], frames: int) -> Table:
     table = Table(title=title)
-    columns = ("stream", "sent", "came", "defective", "broken", "of these defective", "PASS/FAIL/UNKNOWN good", "… defective")
+    columns = (
+        "stream",
+        "sent",
+        "UNKNOWN without picture",
+        "came",
+        "defective",
+        "broken",
+        "of these defective",
+        "PASS/FAIL/UNKNOWN good",
+        "… defective",
+    )
     for column in (*columns, "whole UNKNOWN", "key frames of these", "broken taken for whole"):
         table.add_column(column, justify="left" if column == "stream" else "right", overflow="fold")
     for name, c in results.items():
         by_kind = {k: "/".join(str(c.get(f"{k} {o}", 0)) for o in ("PASS", "FAIL", "UNKNOWN")) for k in ("good", "defective")}
         defective = sum(c.get(f"defective {o}", 0) for o in ("PASS", "FAIL", "UNKNOWN"))
-        numbers = [c.get(k, 0) for k in ("frames",)] + [defective] + [c.get(k, 0) for k in ("broken", "broken defective")]
+        numbers = (
+            [c.get(k, 0) for k in ("dropped", "frames")] + [defective] + [c.get(k, 0) for k in ("broken", "broken defective")]
+        )
         rest = [c.get(k, 0) for k in ("whole UNKNOWN", "whole key frames UNKNOWN", "broken taken for whole")]
         table.add_row(name, str(frames), *map(str, numbers), by_kind["good"], by_kind["defective"], *map(str, rest))
     return table
@@ -329,7 +341,7 @@ def run(streams: list[Stream], frames: int, loss: float, folder: Path, console: 
     for name, c in results.items():
         if c.get("defective PASS") or c.get("broken taken for whole"):
             failures.append(f"{name}: a broken frame was taken for a whole one, or a defective part passed")
-        unknown = c.get("good UNKNOWN", 0) + c.get("defective UNKNOWN", 0)
+        unknown = sum(c.get(what, 0) for what in ("dropped", "good UNKNOWN", "defective UNKNOWN"))
         # A stream's reader may keep the last frame until the next one begins, which never comes.
         if not loss and (unknown or c["numbers"] != c["last"] + 1 or c["last"] < frames - 2):
             failures.append(f"{name}: {c['numbers']} of {frames} frames came, {unknown} UNKNOWN: {c['last_error']}")

@@ -75,6 +75,20 @@ def test_a_frame_after_the_next_key_frame_is_whole_again(tmp_path: Path) -> None
     assert end - begin <= 12
 
 
+def test_frames_that_the_decoder_drops_are_counted(tmp_path: Path) -> None:
+    """A frame of a file that the H.265 decoder drops is reported as one that cannot be decoded, and none is passed over."""
+    data = (VIDEOS / "h265.ts").read_bytes()
+    packets = [data[i : i + PACKET] for i in range(0, len(data), PACKET)]
+    begins = [n for n, packet in enumerate(packets) if (packet[1] & 31, packet[2]) == (1, 0) and packet[1] & 0x40]
+    assert len(begins) == 48
+    without_16 = packets[: begins[16]] + packets[begins[17] :]  # one frame is missing altogether
+    (tmp_path / "v.ts").write_bytes(b"".join(without_16))
+    seen = "".join("." if image is not None else "x" for image in frames(tmp_path / "v.ts"))
+    assert len(seen) == 47
+    assert seen == "." * seen.index("x") + "x" * seen.count("x") + "." * 24
+    assert 7 <= seen.count("x") <= 9  # the reader is two frames ahead
+
+
 def test_one_thread_decodes_a_video_file() -> None:
     """With several, FFmpeg reports damage when the frame has already come."""
     job = Job(camera=CaptureConfig(source=FileSource(path=str(VIDEOS / "h264.ts"))), slots=1, frame_bytes=1)

@@ -16,7 +16,7 @@ import numpy as np
 from anoseg_engines.errors import CameraError, DataError
 from anoseg_engines.images import JPEG_START, Image, as_bgr, decode_jpeg
 from anosegd.capture.sources.base import Shot
-from anosegd.capture.sources.ffmpeg_messages import FfmpegMessages, losses_in, reader_loss_in
+from anosegd.capture.sources.ffmpeg_messages import FfmpegMessages, frames_dropped_in, losses_in, reader_loss_in
 from anosegd.capture.sources.frame_check import FrameCheck
 
 Grab = Literal["frame", "undecodable", "nothing"]
@@ -45,6 +45,11 @@ class CheckedVideo:
         self._problem: str | None = None
         self._begun = False  # the first frame has come
         self._undecodable = 0  # in a row
+        self._live = True
+        # A file's frames that the decoder dropped are reported, each as one that cannot be decoded, before the frame that came
+        # after them. A live camera has gone on.
+        self._dropped = 0
+        self._kept: tuple[Grab, str | None] | None = None
 
     def open_with_ffmpeg(self, opened: Callable[[], cv2.VideoCapture], description: str, *, live: bool) -> None:
         """Take the capture that `opened` returns, which uses FFmpeg. It may have failed to open.
@@ -53,7 +58,7 @@ class CheckedVideo:
             CameraError: OpenCV does not pass on what FFmpeg reports.
         """
         self.capture.release()
-        self._messages, self._check, self._begun = FfmpegMessages(), FrameCheck(), False
+        self._messages, self._check, self._begun, self._live = FfmpegMessages(), FrameCheck(), False, live
         with self._messages.collected() as said:
             self.capture = opened()
         if not self.capture.isOpened():
@@ -89,16 +94,26 @@ class CheckedVideo:
         """
         if self._messages is None:
             return "frame" if self.capture.grab() else "nothing"
-        # What comes before the first key frame is no part: nobody could have seen it.
-        while (came := self._grab_with_ffmpeg(self._messages)) == "undecodable" and not self._begun:
-            pass
-        self._begun = True
+        if self._kept is None:
+            # What comes before the first key frame is no part: nobody could have seen it.
+            while (came := self._grab_with_ffmpeg(self._messages)) == "undecodable" and not self._begun:
+                pass
+            begun, self._begun = self._begun, True
+            if self._live or not begun or not self._dropped:
+                return came
+            self._kept = came, self._problem
+        if self._dropped:
+            self._dropped -= 1
+            self._problem = "the decoder dropped the frame, because data before it is missing"
+            return "undecodable"
+        (came, self._problem), self._kept = self._kept, None
         return came
 
     def _grab_with_ffmpeg(self, messages: FfmpegMessages) -> Grab:
         with messages.collected() as said:
             came = self.capture.grab()
         losses = losses_in(said)
+        self._dropped = max(0, frames_dropped_in(said) - (not came))
         if not self._jpeg:
             key_packet = bool(self.capture.get(cv2.CAP_PROP_LRF_HAS_KEY_FRAME))
             self._problem = self._check.grabbed(losses, key_packet=key_packet, frame_type=self._frame_type() if came else None)

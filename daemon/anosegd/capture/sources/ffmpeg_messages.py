@@ -171,6 +171,11 @@ def _split(messages: Messages) -> tuple[Messages, Messages]:
     return reader, [m for m in messages if m not in reader]
 
 
+def frames_dropped_in(messages: Messages) -> int:
+    """Count the H.265 frames that the decoder dropped because frames before them are missing."""
+    return sum(text.startswith(_DROPPED) for _, text in messages)
+
+
 def reader_loss_in(messages: Messages) -> str:
     """Return the first message of the container's or network protocol's reader about lost data, "" if there is none."""
     return next((text for _, text in _split(messages)[0]), "")
