@@ -18,11 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anoseg_engines.engine import Engine
+from anoseg_engines.files import shown_name
 from anoseg_engines.images import Image, read_image
 from anoseg_engines.judgement import Inspection, judge
 from anoseg_engines.placement import Placement, Region
 from anoseg_trainer.data.evaluation_images import GOOD, check_masks, find_evaluation_images, left_out
-from anoseg_trainer.data.good_images import read_good_images
+from anoseg_trainer.data.good_images import GoodImages, named, read_good_images
 from anoseg_trainer.data.parts import Parts, find_parts
 from anoseg_trainer.metrics import PixelHistogram, image_auroc
 from anoseg_trainer.operating_point import (
@@ -137,12 +138,18 @@ class Evaluation:
         for name, row in [*self.per_defect.items(), ("all", self.overall)]:
             n = row["n_defective"]
             few, none = (row[key] for key in ("escapes_at_2_percent_rejected", "recall_at_no_false_reject"))
-            yield [name, str(n), count_of(row["escapes"], n), count_of(few, n), "–" if none is None else f"{none:.3f}"]
+            yield [
+                shown_name(name),
+                str(n),
+                count_of(row["escapes"], n),
+                count_of(few, n),
+                "–" if none is None else f"{none:.3f}",
+            ]
 
     def metric_rows(self) -> Iterator[list[str]]:
         """Yield a row of metrics for each defect type, and one for all: name, metrics."""
         for name, row in [*self.per_defect.items(), ("all", self.overall)]:
-            yield [name, *metric_cells(row)]
+            yield [shown_name(name), *metric_cells(row)]
 
     def extreme_images(self, each: int = 4) -> Iterator[tuple[str, str]]:
         """Yield (group, image path) of the good and the defective images with the lowest and the highest scores."""
@@ -194,7 +201,10 @@ def evaluate(engine: Engine, data: Path, on_image: Callable[[int, int], None] = 
         on_image(n + 1, len(tests))
     good = counts.pop(GOOD)
     pixels = sum((of_defect.pixels for of_defect in counts.values()), good.pixels)
-    parts = _parts_of([test.path for test in tests if test.defect == GOOD], engine)
+    good_images = read_good_images([test.path for test in tests if test.defect == GOOD])
+    if used := good_images.used_in(engine.bundle.manifest.training):
+        notes.append(f"these good test images were used for the training, so their figures say little: {named(used)}")
+    parts = _parts_of(good_images, engine)
     defective = [score for of_defect in counts.values() for score in of_defect.scores]
     return Evaluation(
         operating_point=_operating_point(engine, good.scores, defective, parts),
@@ -239,11 +249,11 @@ def inspect_image(engine: Engine, image: Image) -> InspectedImage:
     return InspectedImage(image, placement, engine.inspect(image, placement))
 
 
-def _parts_of(paths: list[Path], engine: Engine) -> Parts:
+def _parts_of(images: GoodImages, engine: Engine) -> Parts:
     """Find which of the good images show the same part, as the training of the bundle did."""
     config = engine.bundle.manifest.training.get("config")
     holdout = config.get("holdout") if isinstance(config, dict) else None
-    return find_parts(read_good_images(paths), str(holdout.get("group") or "") if isinstance(holdout, dict) else "")
+    return find_parts(images, str(holdout.get("group") or "") if isinstance(holdout, dict) else "")
 
 
 def _operating_point(engine: Engine, good: list[float], defective: list[float], parts: Parts) -> dict[str, Any]:

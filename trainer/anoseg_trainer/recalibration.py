@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,6 @@ from anoseg_engines.bundle import Bundle, load_bundle, store_of
 from anoseg_engines.runtimes.tensorrt.plan_store import PlanStore
 from anoseg_trainer.data.good_images import GoodImages
 from anoseg_trainer.data.parts import Parts, find_parts
-
-NOT_HELD_OUT = "the network was trained on these images, so this says little about other parts"
 
 OnImage = Callable[[int, int], None]
 """Called after each image with the number of images inspected and the total."""
@@ -23,13 +22,12 @@ class CalibrationImages:
 
     Attributes:
         parts: The parts that they show.
-        held_out: False if the images are the whole folder that the bundle was trained on. Some of its images alone are not
-            recognised, and the value is then True.
+        used: Number of images that the training used.
         notes: Remarks for the user.
     """
 
     parts: Parts
-    held_out: bool
+    used: int
     notes: tuple[str, ...]
 
     @classmethod
@@ -47,14 +45,29 @@ class CalibrationImages:
         trained_with = holdout.get("group") if isinstance(holdout, dict) else ""
         notes = list(images.notes)
         parts = find_parts(images, str(trained_with or "") if group is None else group, notes.append)
-        held_out = images.fingerprint != training.get("data_fingerprint")
-        if not held_out:
-            notes.append(f"{NOT_HELD_OUT}: calibrate with good images that were not used for training")
-        return cls(parts, held_out, tuple(notes))
+        used = len(images.used_in(training))
+        if images.fingerprint == training.get("data_fingerprint"):
+            used = len(images.paths)
+        found = cls(parts, used, tuple(notes))
+        if used:
+            note = f"{found.not_held_out}: calibrate with good images that were not used for training"
+            found = dataclasses.replace(found, notes=(*notes, note))
+        return found
+
+    @property
+    def held_out(self) -> bool:
+        """Whether none of the images was used for training."""
+        return not self.used
+
+    @property
+    def not_held_out(self) -> str:
+        """Say what the images were used for."""
+        which = "these images" if self.used == len(self.parts.numbers) else f"{self.used} of these images"
+        return f"the network was trained on {which}, so this says little about other parts"
 
     def qualify(self, guarantee: str) -> str:
         """If the images were not held out, add a sentence to the guarantee that says so."""
-        return guarantee if self.held_out else f"{guarantee}; but {NOT_HELD_OUT}"
+        return guarantee if self.held_out else f"{guarantee}; but {self.not_held_out}"
 
 
 def load_version(path: Path) -> tuple[Bundle, Path]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from anoseg_engines.files import shown_name
 from anoseg_trainer.operating_point import OperatingPoint, at_threshold, curves, trade_off
 from anoseg_trainer.thresholds import ScoreThreshold, conformal_rank, conformal_threshold, for_the_line, part_scores
 
@@ -38,6 +39,11 @@ class HighGood:
     sets: bool
     threshold_without: float
     caught_without: dict[str, float]
+
+    @property
+    def name(self) -> str:
+        """The image's name, as it can be written."""
+        return shown_name(self.path.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,8 +173,8 @@ class ThresholdStudy:
         yield f"held-out good parts rejected there: {self.point.false_rejects_cell}"
         yield for_the_line(self.threshold, parts_known=self.parts_known)
         high = self.highest_good()
-        yield "good images with the highest scores: " + ", ".join(f"{part.path.name} {part.score:.4f}" for part in high)
-        yield from (f"{part.path.name} sets the threshold" for part in high if part.sets)
+        yield "good images with the highest scores: " + ", ".join(f"{part.name} {part.score:.4f}" for part in high)
+        yield from (f"{part.name} sets the threshold" for part in high if part.sets)
         if words := self.odd_words():
             yield words
 
@@ -178,7 +184,7 @@ class ThresholdStudy:
         if odd is None:
             return ""
         them, show, are = ("them", "they show", "are") if len(odd.paths) > 1 else ("it", "it shows", "is")
-        names, now = ", ".join(path.name for path in odd.paths), self.caught(self.threshold.value)[odd.kind]
+        names, now = ", ".join(shown_name(path.name) for path in odd.paths), self.caught(self.threshold.value)[odd.kind]
         return (
             f"Look at {names}: without {them} the threshold would be {odd.threshold:.4f}, and {odd.caught:.0%} of the "
             f"{odd.kind} would be rejected instead of {now:.0%}. If {show} a defect or {are} not typical, remove {them} and "

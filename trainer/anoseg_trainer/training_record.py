@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from anoseg_engines.version import installed_version
 from anoseg_trainer.config import TrainConfig
-from anoseg_trainer.data.good_images import GoodImages
+from anoseg_trainer.data.good_images import DIGEST, PIXEL_DIGESTS, GoodImages
 from anoseg_trainer.data.part_store import PartStore
 from anoseg_trainer.data.split import Split
 from anoseg_trainer.model.detector import Detector, count_macs
@@ -62,6 +62,7 @@ def training_record(product: Product, detector: Detector, result: TrainingResult
         "config": msgspec.to_builtins(config),
         "seed": product.seed,
         "data_fingerprint": product.images.fingerprint,
+        PIXEL_DIGESTS: [product.images.pixel_digests[i][:DIGEST] for i in (*split.train, *split.validation)],
         "images": {
             "train": len(split.train),
             "validation": len(split.validation),

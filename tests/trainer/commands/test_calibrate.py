@@ -100,6 +100,19 @@ def test_too_few_images_and_those_of_the_training(tmp_path):
     assert "trained on" in load_bundle(tmp_path / "tiny" / "2").manifest.calibration.guarantee
 
 
+def test_single_images_of_the_training_are_recognised(tmp_path):
+    """Three of twenty images were trained on, under other names: the guarantee says so."""
+    good = good_folder(tmp_path / "good", range(100, 120))
+    images = read_good_images(find_good_images(good))
+    training = {"pixel_digests": [digest[:16] for digest in images.pixel_digests[4:7]]}
+    write_bundle(tmp_path / "tiny", dataclasses.replace(tiny_draft(), training=training))
+    for path in sorted(good.iterdir()):
+        path.rename(path.with_name(f"new_{path.name}"))
+    done = run("calibrate", "--bundle", tmp_path / "tiny", "--data", good, *RUNTIME)
+    assert "note: the network was trained on 3 of these images" in done.stderr
+    assert "trained on 3 of these images" in done.stdout
+
+
 def test_golden_images_follow_the_threshold(tmp_path):
     """One too close to the new threshold is left out, one on its other side changes its verdict; the bundle proves itself."""
     spec = tiny_draft().input

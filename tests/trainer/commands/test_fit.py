@@ -14,6 +14,7 @@ from support.made_once import made_once
 
 from anoseg_engines.bundle import load_bundle
 from anoseg_engines.loading import load_engine
+from anoseg_trainer.data.good_images import find_good_images, read_good_images
 
 
 def assert_refused(done, code, *words):
@@ -129,7 +130,7 @@ def test_it_learned_to_find_spots(trained, product, tmp_path):
     first = f"At the calibrated threshold {point['threshold']:.4f}, {point['escapes']} of 8"
     assert done.stdout.splitlines()[1].startswith(first)
     assert "Without a false reject, recall is " in done.stdout
-    assert "left out of the pixel metrics, because their masks are empty: 1 files: 000.png" in done.stdout
+    assert "left out of the pixel metrics, because their masks are empty: 000.png" in done.stdout
     assert found["overall"]["image_auroc"] > 0.8
     assert found["overall"]["pixel_auroc"] > 0.8
     assert found["overall"]["n_defective"] == 8
@@ -141,6 +142,19 @@ def test_it_learned_to_find_spots(trained, product, tmp_path):
     assert (row["score"] >= found["thresholds"]["score"]) == (row["outcome"] == "FAIL")
     assert len(list((tmp_path / "pictures").glob("*.png"))) == 16
     assert "spot" in done.stdout
+
+
+def test_images_of_the_training_among_the_test_images_are_said(trained, product, tmp_path):
+    """A good test image that was trained on would flatter the figures: it is named."""
+    path, _ = trained
+    data = tmp_path / "data"
+    shutil.copytree(product, data)
+    digests = load_bundle(path).manifest.training["pixel_digests"]
+    images = read_good_images(find_good_images(product))
+    used = next(p for p, digest in zip(images.paths, images.pixel_digests, strict=True) if digest[:16] in digests)
+    shutil.copy(used, data / "test" / "good" / "copy.png")
+    done = run("evaluate", "--bundle", path, "--data", data)
+    assert "good test images were used for the training, so their figures say little: copy.png" in done.stdout
 
 
 def assert_opens_offline(path, *words):

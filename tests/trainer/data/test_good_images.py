@@ -326,5 +326,5 @@ def test_what_is_left_out_is_noted(tmp_path, write_plates):
     for name in ("e.avif", "README.txt", ".hidden"):
         (tmp_path / name).write_bytes(b"x")
     notes = " ".join(load(tmp_path).notes)
-    assert "only the first page is read of 3 files: a.tif, b.png, c.webp" in notes
-    assert "not read, because of their format: 2 files: d.gif, e.avif" in notes
+    assert "only the first page is read of a.tif, b.png, c.webp" in notes
+    assert "not read, because of their format: d.gif, e.avif" in notes

@@ -11,7 +11,7 @@ def test_what_is_written_is_escaped_and_whole(tmp_path):
     picture = np.zeros((40, 60, 3), np.uint8)
     case = ReportCase("<b>&", picture, np.full((40, 60), 0.5, np.float32), np.ones((40, 60), bool))
     report = Report(
-        "<script>", notes=["a < b"], tables={"t": [["", "x"], ["<i>", "1"]]}, cases={"c": [case]}, settings={"k": [1]}
+        "<script>\udcff", notes=["a < b"], tables={"t": [["", "x"], ["<i>", "1"]]}, cases={"c": [case]}, settings={"k": [1]}
     )
     report.write(tmp_path / "new" / "report.html")
     text = (tmp_path / "new" / "report.html").read_text()

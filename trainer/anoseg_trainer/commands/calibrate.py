@@ -20,6 +20,7 @@ from rich.progress import Progress
 from anoseg_engines.bundle import Bundle, Calibration, GoldenSample, Origin, how_to_release, note_on_candidates
 from anoseg_engines.bundle_writer import BundleDraft, write_bundle
 from anoseg_engines.errors import DataError
+from anoseg_engines.files import shown_name
 from anoseg_engines.images import Image
 from anoseg_engines.loading import load_engine
 from anoseg_trainer.commands.calibrate_rules import RulesCalibrated, calibrate_rules
@@ -88,7 +89,7 @@ class ScoreCalibrated:
         at_old, at_new = (sum(score >= value for _, score in self.scores) for value in (old, new))
         yield f"{n} good images on {self.runtime}: {at_old} rejected at the old threshold, {at_new} at the new one"
         yield f"score threshold {old:.4f} → {new:.4f}"
-        yield f"highest scores: {', '.join(f'{path.name} {score:.4f}' for path, score in self.scores[:3])}"
+        yield f"highest scores: {', '.join(f'{shown_name(path.name)} {score:.4f}' for path, score in self.scores[:3])}"
         caught = self.before.manifest.metrics.get("synthetic_defects_caught")
         if isinstance(caught, float):
             bound = "exactly" if new == old else "at least" if new < old else "at most"
@@ -146,7 +147,7 @@ def calibrate_score(
     margin = MARGIN * runtimes
     threshold = conformal_threshold(np.array(scores), false_reject, parts=good.parts.numbers.tolist(), margin=margin)
     ranked = sorted(zip(paths, scores, strict=True), key=lambda row: -row[1])
-    highest = ", ".join(path.name for path, _ in ranked[:3])
+    highest = ", ".join(shown_name(path.name) for path, _ in ranked[:3])
     golden, golden_notes = _golden_at(threshold.value, before, [image for _, _, image in lowest], highest)
     draft = dataclasses.replace(
         BundleDraft.of(before),

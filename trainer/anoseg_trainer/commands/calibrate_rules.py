@@ -18,6 +18,7 @@ from anoseg_engines.bundle import Bundle, Origin, RuleCalibration
 from anoseg_engines.bundle_writer import BundleDraft, write_bundle
 from anoseg_engines.engine import Engine
 from anoseg_engines.errors import ConfigError
+from anoseg_engines.files import shown_name
 from anoseg_engines.images import Image, rotated
 from anoseg_engines.judgement import Inspection, RuleMaps, Thresholds, judge, rules_digest
 from anoseg_engines.loading import load_engine
@@ -68,7 +69,7 @@ class RulesCalibrated:
         rejected = len(self.rejected)
         yield f"{self.n_images} good images on {self.runtime}: {rejected} rejected, {self.review} for a person to look at"
         for path, rules in self.rejected[:SHOWN]:
-            yield f"  rejected {path.name} by {', '.join(rules)}"
+            yield f"  rejected {shown_name(path.name)} by {', '.join(rules)}"
         if rejected > SHOWN:
             yield f"  and {rejected - SHOWN} more"
         yield f"calibration: {self.bundle.rule_calibrations[-1].guarantee}"

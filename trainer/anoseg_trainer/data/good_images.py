@@ -11,12 +11,14 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from anoseg_engines.errors import DataError
+from anoseg_engines.files import shown_name
 from anoseg_engines.images import Image, decode_image, list_images, read_bytes, unread_files
 
 MIN_IMAGES = 10
@@ -25,6 +27,10 @@ THUMBNAIL = 24
 """Side of a thumbnail, pixels."""
 DETAIL = 64
 """Side of a picture of the details, pixels."""
+PIXEL_DIGESTS = "pixel_digests"
+"""Key of the manifest's training record: which images were trained on or validated with, by their pixels."""
+DIGEST = 16
+"""Letters of a digest that the record keeps."""
 
 ImageConsumer = Callable[[Path, Image], None]
 """Takes one decoded image, uint8 [h, w, 3]."""
@@ -57,6 +63,11 @@ class GoodImages:
     spreads: NDArray[np.float32]
     tints: NDArray[np.float32]
     notes: tuple[str, ...]
+
+    def used_in(self, training: dict[str, Any]) -> list[Path]:
+        """Return the images that a training used, by its record in the manifest; a record of before has none."""
+        used = set(training.get(PIXEL_DIGESTS) or ())
+        return [path for path, digest in zip(self.paths, self.pixel_digests, strict=True) if digest[:DIGEST] in used]
 
     def only(self, indices: Iterable[int]) -> GoodImages:
         """Return these images alone; fingerprint and notes stay those of the whole folder."""
@@ -180,9 +191,9 @@ def read_good_images(paths: Sequence[Path], consume: ImageConsumer = lambda _, _
 
 
 def named(paths: Sequence[Path], most: int = 5) -> str:
-    """Name a few of some files, and their number."""
-    names = ", ".join(path.name for path in paths[:most])
-    return f"{len(paths)} files: {names}{', …' if len(paths) > most else ''}"
+    """Name some files; of many a few, with their number."""
+    names = ", ".join(shown_name(path.name) for path in paths[:most])
+    return f"{names}, … ({len(paths)} in all)" if len(paths) > most else names
 
 
 def _detail(grey: NDArray[np.uint8], side: int, blur: float) -> NDArray[np.float32]:

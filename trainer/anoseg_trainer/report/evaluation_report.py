@@ -7,6 +7,7 @@ from pathlib import Path
 
 from anoseg_engines.bundle import Manifest
 from anoseg_engines.engine import Engine
+from anoseg_engines.files import shown_name
 from anoseg_trainer.data.evaluation_images import GOOD, EvaluationImage
 from anoseg_trainer.evaluation import ESCAPE_HEAD, METRICS, OPERATING_HEAD, Evaluation, inspect_file
 from anoseg_trainer.operating_point import OperatingPoint, curves, trade_off
@@ -124,5 +125,5 @@ def bundle_facts(manifest: Manifest) -> dict[str, str]:
 def _case(engine: Engine, data: Path, key: str, evaluation: Evaluation) -> ReportCase:
     test, row = EvaluationImage.at(data, data / key), evaluation.images[key]
     inspected = inspect_file(engine, test.path)
-    caption = f"{key}: {row['score']:.3f} {row['outcome']}"
+    caption = f"{shown_name(key)}: {row['score']:.3f} {row['outcome']}"
     return ReportCase(caption, inspected.image, inspected.full_map(), test.read_mask(inspected.image))

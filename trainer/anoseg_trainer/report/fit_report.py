@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from anoseg_engines.bundle import Bundle, Manifest
 from anoseg_engines.engine import Engine
 from anoseg_engines.errors import DataError
+from anoseg_engines.files import shown_name
 from anoseg_engines.images import Image, list_images
 from anoseg_engines.loading import load_engine
 from anoseg_engines.placement import Placement, Region
@@ -185,7 +186,9 @@ class _Pictures:
             mask = test.read_mask(inspected.image)
         except DataError:
             mask = None
-        return ReportCase(f"{test.defect}/{path.name}: {score:.3f}", inspected.image, inspected.full_map(), mask)
+        return ReportCase(
+            f"{shown_name(test.defect)}/{shown_name(path.name)}: {score:.3f}", inspected.image, inspected.full_map(), mask
+        )
 
 
 def _lead(study: ThresholdStudy, show: _Pictures, bad: list[ValidationCase]) -> Lead:
@@ -222,7 +225,7 @@ def _lead(study: ThresholdStudy, show: _Pictures, bad: list[ValidationCase]) -> 
         pictures={
             REJECTED: [picture(i) for i in spread(rejected, scores)],
             PASSED: [picture(i) for i in spread(passed, scores)],
-            NEAREST: [show.good(p.path, f"{p.path.name}: {p.score:.3f}") for p in study.highest_good(PICTURES)],
+            NEAREST: [show.good(p.path, f"{p.name}: {p.score:.3f}") for p in study.highest_good(PICTURES)],
         },
         next_steps=_next_steps(study, level),
     )
@@ -266,7 +269,7 @@ def _high_good(study: ThresholdStudy, show: _Pictures) -> list[ReportCase]:
         gains = ", ".join(
             f"{part.caught_without[kind]:.0%} of the {kind} rejected (now {share:.0%})" for kind, share in now.items()
         )
-        caption = f"{part.path.name}: {part.score:.4f}, {role}; without it: threshold {part.threshold_without:.4f}, {gains}"
+        caption = f"{part.name}: {part.score:.4f}, {role}; without it: threshold {part.threshold_without:.4f}, {gains}"
         cases.append(show.good(part.path, caption))
     return cases
 

@@ -113,7 +113,7 @@ class Report:
         temporary = path.with_name(f".{path.name}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(self.html(), encoding="utf-8")
+            temporary.write_text(self.html(), encoding="utf-8", errors="backslashreplace")
             temporary.replace(path)
         except OSError as error:
             with contextlib.suppress(OSError):

@@ -35,8 +35,9 @@ def not_read(folder: Path, *, recursive: bool) -> str:
     """Name the files that are not read because of their format; empty if there are none."""
     below = [p for p in folder.rglob("*") if p.is_dir()] if recursive else []
     files = [p for place in (folder, *below) for p in unread_files(place)]
-    names = ", ".join(shown_name(p.name) for p in files[:MOST_NAMES]) + (", …" if len(files) > MOST_NAMES else "")
-    return f"{len(files)} files are not read because of their format: {names}" if files else ""
+    names = ", ".join(shown_name(p.name) for p in files[:MOST_NAMES])
+    more = f", … ({len(files)} in all)" if len(files) > MOST_NAMES else ""
+    return f"not read because of their format: {names}{more}" if files else ""
 
 
 class Folder(StillSource):
