@@ -8,8 +8,10 @@ import torch
 
 from anoseg_engines.placement import InputSpec
 from anoseg_trainer.config import MemoryOptions, NetworkConfig, TrainConfig, ViewsConfig
-from anoseg_trainer.detector_build import LEAST_SPREADS, fit_map, fit_score, memory_config, uses_good_parts
+from anoseg_trainer.detector_build import LEAST_SPREADS, features_of_good_parts, fit_map, fit_score, memory_config
 from anoseg_trainer.model.detector import Detector
+from anoseg_trainer.model.encoder import Encoder
+from anoseg_trainer.model.fixed_filters import FixedFilters
 from anoseg_trainer.model.memory import Memory, MemoryConfig
 from anoseg_trainer.model.network import AnoSegNetwork
 from anoseg_trainer.model.whole_image import WholeImage
@@ -123,8 +125,14 @@ def test_open_values_follow_the_background() -> None:
     assert (given.strides, given.grid, given.softness, given.whitening) == ((4, 16), 4, 1.0, 0.3)
 
 
-def test_without_views_of_good_parts_nothing_is_built() -> None:
-    """`detector: false`, or no weight for them."""
-    assert uses_good_parts(TrainConfig())
-    assert not uses_good_parts(TrainConfig(detector=False))
-    assert not uses_good_parts(TrainConfig(views=ViewsConfig(memory=0.0, whole_image=0.0, memory_map=0.0)))
+def test_what_computes_the_features() -> None:
+    """The pretrained encoder; without one, fixed filters on a plain background; nothing if no view needs features."""
+    encoder = Encoder()
+    assert features_of_good_parts(TrainConfig(), encoder, background=False) is encoder
+    assert isinstance(features_of_good_parts(TrainConfig(), None, background=True), FixedFilters)
+    assert features_of_good_parts(TrainConfig(), None, background=False) is None
+    for config in (
+        TrainConfig(detector=False),
+        TrainConfig(views=ViewsConfig(memory=0.0, whole_image=0.0, memory_map=0.0)),
+    ):
+        assert features_of_good_parts(config, encoder, background=True) is None

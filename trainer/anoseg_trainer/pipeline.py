@@ -24,7 +24,7 @@ from anoseg_trainer.data.parts import find_parts
 from anoseg_trainer.data.samples import SampleSettings
 from anoseg_trainer.data.split import split_images
 from anoseg_trainer.data.variation_choice import choose_variation
-from anoseg_trainer.detector_build import uses_good_parts, with_good_parts
+from anoseg_trainer.detector_build import features_of_good_parts, with_good_parts
 from anoseg_trainer.model.detector import Detector
 from anoseg_trainer.model.encoder import configured_encoder
 from anoseg_trainer.report.fit_report import fit_report, load_for_report, real_defects
@@ -69,8 +69,7 @@ def fit(
 ) -> Fitted:
     """Write new versions of the bundle `target` from the good images of `data`: a first one in a minute, then a trained one.
 
-    The first version has no network of its own. It compares parts with the memory of good parts, so it needs a pretrained
-    encoder.
+    The first version has no network of its own. It compares parts with the memory of good parts.
 
     Args:
         data: Folder of good images.
@@ -94,11 +93,6 @@ def fit(
             hint=f"use letters, digits, '.', '_', '-'; at most 64; not '{PLANS}'",
         )
     pretrained = configured_encoder(config.network)
-    if quick and (pretrained is None or not uses_good_parts(config)):
-        raise ConfigError(
-            "--quick needs a pretrained encoder and a memory of good parts",
-            hint="set network.encoder to efficientnet-lite0, detector to true, and a weight in `views` above 0",
-        )
     notes: list[str] = []
 
     def note(text: str) -> None:
@@ -139,10 +133,17 @@ def fit(
                 hint="give `defects` more kinds, or a lower `visible`",
             )
         encoder, origin = pretrained or (None, None)
+        features = features_of_good_parts(config, encoder, background=background)
+        if quick and features is None:
+            raise ConfigError(
+                "--quick needs something to compare parts by, and this configuration has nothing",
+                hint="set network.encoder to efficientnet-lite0 (the pretrained encoder), detector to true, and a weight in "
+                "`views` above 0",
+            )
         product = Product(config, images, parts.numbers, split, store, cases, background, origin, seed)
         detector = None
-        if encoder is not None and uses_good_parts(config) and not resume:
-            detector = with_good_parts(Detector(None, encoder=encoder), product)
+        if features is not None and not resume:
+            detector = with_good_parts(Detector(None, encoder=features), product)
             created = create_bundle(target, product, detector, None, note)
             caught = created.bundle.manifest.metrics["synthetic_defects_caught"]
             on_note(
@@ -155,12 +156,14 @@ def fit(
         result = train(
             config, samples, cases, work=work, identity=identity, resume=resume, encoder=encoder, on_status=on_status
         )
-        if not uses_good_parts(config):
-            detector = Detector(result.network)
+        own = None if features is encoder else features
+        trained = Detector(result.network, encoder=own)
+        if features is None:
+            detector = trained
         elif detector is None or config.network.encoder_rate > 0:
-            detector = with_good_parts(Detector(result.network), product)
+            detector = with_good_parts(trained, product)
         else:
-            detector = Detector(result.network, memory=detector.memory, whole_image=detector.whole_image)
+            detector = Detector(result.network, encoder=own, memory=detector.memory, whole_image=detector.whole_image)
         created = create_bundle(target, product, detector, result, note)
         return _finished(data, product, created, result, work=work, notes=notes)
     finally:

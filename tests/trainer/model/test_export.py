@@ -12,6 +12,7 @@ from anoseg_trainer.config import NetworkConfig
 from anoseg_trainer.model.detector import SCORE_LIMIT, Detector, count_macs
 from anoseg_trainer.model.encoder import encoder_input, load_encoder, packaged_weights, rounded
 from anoseg_trainer.model.export import MAX_BATCH, half_precision, onnx_from_detector
+from anoseg_trainer.model.fixed_filters import FixedFilters
 from anoseg_trainer.model.memory import Features, Memory, MemoryConfig, standardise
 from anoseg_trainer.model.memory_build import build_memory
 from anoseg_trainer.model.network import AnoSegNetwork
@@ -34,9 +35,14 @@ def detectors(plate):
             logits = network.eval()(torch.from_numpy(frames), torch.from_numpy(coords.astype(np.float32))).logits
             network.map_head.weight.mul_(4 / logits.std())
     memory, whole = good_parts(encoder, plate)
+    filters = FixedFilters()
+    memory_of_filters, whole_of_filters = good_parts(filters, plate)
     found = {
         "scratch": Detector(scratch),
         "all views": Detector(pretrained, memory=memory, whole_image=whole),
+        "fixed filters": Detector(
+            copy.deepcopy(scratch), encoder=filters, memory=memory_of_filters, whole_image=whole_of_filters
+        ),
         "without a network": Detector(None, encoder=encoder, memory=memory, whole_image=whole),
     }
     pools = [0.3, 0.3, 0.3, 0.3]
@@ -45,7 +51,7 @@ def detectors(plate):
         start = [] if name == "without a network" else pools
         detector.score_scale.copy_(torch.tensor(start + views))
         detector.score_offset.fill_(-1.0)
-        if name == "all views":
+        if name in ("all views", "fixed filters"):
             detector.map_gain.fill_(3.0)
         if name == "without a network":
             detector.map_gain.fill_(12.0)
@@ -65,15 +71,15 @@ def good_parts(encoder, plate):
             levels = encoder(encoder_input(frames, torch.float32))
         batches.append(Features(levels, torch.arange(start, start + 8), valid))
     config = MemoryConfig(strides=(8, 16), vectors=700, dims=32)
-    memory = build_memory(batches[:2], batches[:2], config, images=16, seed=0).memory
+    memory = build_memory(batches[:2], batches[:2], config, images=16, seed=0, channels=encoder.channels).memory
     standardise(memory, batches[2:])
-    whole = WholeImage((8, 16, 32), even=True)
+    whole = WholeImage((8, 16, 32), even=True, channels=encoder.channels)
     measures = [whole.measures(batch.levels, batch.valid) for batch in batches]
     whole.fit(torch.cat(measures[:2]), measures[2])
     return memory, whole
 
 
-KINDS = ("scratch", "all views", "without a network")
+KINDS = ("scratch", "all views", "fixed filters", "without a network")
 
 
 @pytest.fixture(scope="module", params=KINDS)

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from anoseg_trainer.model.encoder import CHANNELS, STRIDES, Encoder, encoder_input
+from anoseg_trainer.model.encoder import STRIDES, Encoder, encoder_input
+from anoseg_trainer.model.fixed_filters import FixedFilters
 from anoseg_trainer.model.memory import Memory
 from anoseg_trainer.model.network import LOGIT_LIMIT, AnoSegNetwork, valid_pixels
 from anoseg_trainer.model.whole_image import WholeImage
@@ -38,7 +39,7 @@ class Detector(nn.Module):
 
     Attributes:
         network: AnoSeg's network; None before one is trained.
-        encoder: The pretrained encoder, where there is no network.
+        encoder: Computes the features that are compared with good parts, where the network's backbone does not.
         memory: The memory of good parts, or None.
         whole_image: The whole-image model, or None.
         score_scale: Scale of each value, [number of values].
@@ -57,13 +58,13 @@ class Detector(nn.Module):
         self,
         network: AnoSegNetwork | None,
         *,
-        encoder: Encoder | None = None,
+        encoder: Encoder | FixedFilters | None = None,
         memory: Memory | None = None,
         whole_image: WholeImage | None = None,
     ) -> None:
         super().__init__()
-        """Join the views that are given. Either a network or an encoder computes the features."""
-        assert (network is None) != (encoder is None)
+        """Join the views that are given. The features come from `encoder` if it is given, else from the network's backbone."""
+        assert network is not None or encoder is not None
         self.network, self.encoder, self.memory, self.whole_image = network, encoder, memory, whole_image
         pools = 0 if network is None else len(POOLS)
         self.columns: dict[str, range] = {NETWORK: range(pools)} if pools else {}
@@ -80,7 +81,8 @@ class Detector(nn.Module):
     @property
     def channels(self) -> tuple[int, ...]:
         """Channels of the levels that the memory reads."""
-        return CHANNELS if self.network is None else self.network.backbone.channels
+        source = self.encoder if self.encoder is not None else self.network.backbone  # type: ignore[union-attr]
+        return source.channels
 
     def inspect(self, frames_NHWC: Tensor, coords: Tensor) -> tuple[Tensor, Tensor]:
         """Return the anomaly map [N, H, W] in 0…1, exactly 0 in padding, and the score [N] in 0…1, FP32."""
@@ -105,14 +107,12 @@ class Detector(nn.Module):
 
     def parts(self, frames_NHWC: Tensor, coords: Tensor, valid: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Return logits [N, H, W] of the network, map [N, h, w] of the memory and whole-image values [N], where they exist."""
-        logits = None
-        if self.network is None:
-            assert self.memory is not None
-            assert self.whole_image is not None
-            levels = self.encoded(frames_NHWC, coords, max(*self.memory.config.strides, *self.whole_image.strides))
-        else:
+        logits, levels = None, []
+        if self.network is not None:
             seen = self.network.seen(frames_NHWC, coords)
             levels, logits = seen.levels, self.network.logits(seen.skips)
+        if self.encoder is not None and self.memory is not None and self.whole_image is not None:
+            levels = self.encoded(frames_NHWC, coords, max(*self.memory.config.strides, *self.whole_image.strides))
         memory_map = None if self.memory is None else self.memory(levels)
         whole = None if self.whole_image is None else self.whole_image(levels, valid.to(levels[0].dtype))
         return logits, memory_map, whole

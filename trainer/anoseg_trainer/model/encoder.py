@@ -128,7 +128,12 @@ class Encoder(nn.Module):
     """Computes the features of EfficientNet-Lite0; the head is left out.
 
     The parameters are frozen. `requires_grad_(True)` lets a training tune them.
+
+    Attributes:
+        channels: Channels of each level.
     """
+
+    channels = CHANNELS
 
     def __init__(self) -> None:
         super().__init__()

@@ -16,6 +16,7 @@ from anoseg_engines.errors import EngineError
 from anoseg_trainer.config import NetworkConfig
 from anoseg_trainer.model.detector import Detector
 from anoseg_trainer.model.encoder import Encoder
+from anoseg_trainer.model.fixed_filters import FixedFilters
 from anoseg_trainer.model.layers import ConvNorm
 from anoseg_trainer.model.memory import Memory, MemoryConfig
 from anoseg_trainer.model.network import AnoSegNetwork
@@ -79,22 +80,23 @@ def detector_from_bundle(bundle: Bundle) -> Detector:
 def _empty(training: Any, stored: dict[str, onnx.TensorProto]) -> Detector:
     """Build the modules that the record describes, without weights."""
     config, record = training["config"], training["detector"]
-    encoder = Encoder() if config["network"]["encoder"] != "scratch" else None
+    pretrained = Encoder() if config["network"]["encoder"] != "scratch" else None
     network = None
     if any(name.startswith(f"{PREFIX}network.map_head") for name in stored):
         network = AnoSegNetwork(
-            msgspec.convert(config["network"], NetworkConfig), coordinates=bool(config["coordinates"]), encoder=encoder
+            msgspec.convert(config["network"], NetworkConfig), coordinates=bool(config["coordinates"]), encoder=pretrained
         )
         for module in network.eval().modules():
             if isinstance(module, ConvNorm):
                 module.fold()
+    encoder = FixedFilters() if pretrained is None and record["memory"] is not None else None if network else pretrained
     memory = whole = None
     if record["memory"] is not None:
         memory_config = msgspec.convert(record["memory"]["config"], MemoryConfig)
-        channels = Detector(network, encoder=None if network else encoder).channels
+        channels = Detector(network, encoder=encoder).channels
         memory = Memory(memory_config, channels, len(_tensor(stored[f"{PREFIX}memory.nearest.weight"])))
         whole = WholeImage(tuple(record["whole_image"]["strides"]), record["whole_image"]["even"], channels=channels)
-    return Detector(network, encoder=None if network else encoder, memory=memory, whole_image=whole)
+    return Detector(network, encoder=encoder, memory=memory, whole_image=whole)
 
 
 def _fill(detector: Detector, record: Any) -> None:
