@@ -97,12 +97,13 @@ def test_an_upgrade_is_made_once_and_after_a_backup(tmp_path: Path) -> None:
     assert backups(path) == [backup]
 
 
-def test_without_a_backup_there_is_no_upgrade(tmp_path: Path) -> None:
+def test_without_a_backup_there_is_no_upgrade(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If the file cannot be copied, the journal stays as it is and says why; when it can, the verdicts are all there."""
     path = tmp_path / "journal.db"
     headers = write_journal(path)
     write_seq_file(tmp_path / "journal.db.seq")
-    (tmp_path / "journal.db.copying").mkdir()  # the copy's temporary name is taken
+    (tmp_path / "journal.db.copying").mkdir()  # the copy's temporary name is taken, after the place was checked
+    monkeypatch.setattr("anosegd.journal.journal.check_place", lambda settings: Path(settings.path))
     journal = open_journal(config(path, keep_days=36_500))
     assert "there is no journal" in str(journal.stats().last_error)
     with closing(sqlite3.connect(path)) as db:
