@@ -86,12 +86,13 @@ class Heartbeat:
         if self._journal is not None and not self._journal.stats().working:
             return "Error", "verdicts cannot be stored: the journal does not work"
         states = {camera.status.state for camera in self._cameras}
+        notice = self.notice or self._swap_notice() or self.bundle.passed_over
         if "running" in states:
-            return "ContinuousExecution", self.notice or self._swap_notice() or self.bundle.passed_over
+            return "ContinuousExecution", notice
         if "starting" in states:
-            return "Initialized", None
+            return "Initialized", notice
         if states == {"finished"}:
-            return "Ready", "every file and folder has been read to its end"
+            return "Ready", notice or "every file and folder has been read to its end"
         return "Error", "no camera gives images"
 
     def summary(self) -> str:
