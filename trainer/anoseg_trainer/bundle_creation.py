@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import cv2
 import numpy as np
-import torch
 
 from anoseg_engines.bundle import Bundle, Calibration, GoldenSample, GoldenTolerance, Origin
 from anoseg_engines.bundle_writer import BundleDraft, write_bundle
@@ -26,7 +25,7 @@ from anoseg_trainer.model.inference import predict_part
 from anoseg_trainer.thresholds import ScoreThreshold, conformal_threshold, describe_threshold, pixel_threshold
 from anoseg_trainer.training import TrainingResult
 from anoseg_trainer.training_record import Product, training_record
-from anoseg_trainer.validation import Validation, scaled_spec, validate
+from anoseg_trainer.validation import Validation, scaled_spec, scores_of, validate
 
 FEW_CAUGHT = 0.5
 """If a bundle catches a smaller share of the synthetic defects than this, the user is warned."""
@@ -83,7 +82,8 @@ def create_bundle(
     good_parts = [case.image for case in product.cases if case.label is None]
     fit_map(detector, scaled_spec(spec), good_parts, config.views.memory_map)
     unscaled = validate(detector, spec, product.cases)
-    fit_score(detector, np.array(unscaled.good_values), np.array(unscaled.defective_values), config)
+    largest = [np.stack([tiles.max(axis=0) for tiles in found]) for found in (unscaled.good_values, unscaled.defective_values)]
+    fit_score(detector, largest[0], largest[1], config)
     validation = unscaled.rescored(detector)
     calibration_parts = [store[i] for i in split.calibration]
     scores = [predict_part(detector, scaled_spec(spec), part).score for part in calibration_parts]
@@ -91,15 +91,14 @@ def create_bundle(
     guarantee = describe_threshold(threshold, config.false_reject, parts_known=split.parts_known)
     if split.parts_known and not threshold.met:
         on_note(guarantee)
-    good_scores, defective_scores = (
-        [float(score) for score in detector.score_of(torch.tensor(values))]
-        for values in (validation.good_values, validation.defective_values)
-    )
+    good_scores = scores_of(detector, validation.good_values)
+    defective_scores = scores_of(detector, validation.defective_values)
     caught = float(np.mean(np.array(defective_scores) >= threshold.value))
     if caught < FEW_CAUGHT:
+        more = "" if result is None else "Train longer, look"
         on_note(
             f"at this threshold only {caught:.0%} of the synthetic defects are caught: this bundle would pass most defective "
-            "parts. Train longer, look for defects among the good images, or accept more false rejects (--false-reject)"
+            f"parts. {more or 'Look'} for defects among the good images, or accept more false rejects (--false-reject)"
         )
     golden = _GoldenSamples(detector, spec, threshold.value)
     golden.add(calibration_parts)

@@ -96,10 +96,14 @@ class MemoryOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
     vectors: Annotated[int, Meta(ge=1, le=50_000)] = 6000
     dims: Annotated[int, Meta(ge=2, le=512)] = 64
-    strides: tuple[Literal[2, 4, 8, 16, 32], ...] | None = None
+    strides: Annotated[tuple[Literal[2, 4, 8, 16, 32], ...], Meta(min_length=1)] | None = None
     grid: Literal[2, 4, 8, 16, 32] | None = None
     softness: Weight | None = None
     whitening: Share | None = None
+
+    def __post_init__(self) -> None:
+        if self.strides is not None and len(set(self.strides)) < len(self.strides):
+            raise ValueError("memory.strides names a stride twice")
 
 
 class ViewsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from anoseg_engines.errors import ConfigError
 from anoseg_engines.images import Image
 from anoseg_engines.placement import InputSpec
 from anoseg_trainer.config import MemoryOptions, TrainConfig
@@ -160,7 +161,8 @@ def with_good_parts(detector: Detector, product: Product) -> Detector:
         store=product.store,
         groups=product.groups,
         strides=tuple({*chosen.strides, *WHOLE_IMAGE_OF[product.background][0]}),
-        arithmetic=Arithmetic.of(msgspec.structs.replace(config.training, device="cpu")),
+        # As the bundle computes them: bf16 would move the features of every part.
+        arithmetic=Arithmetic.of(msgspec.structs.replace(config.training, device="cpu", precision="fp32")),
     )
     whole = WholeImage(*WHOLE_IMAGE_OF[product.background], channels=detector.channels)
     measures: list[Tensor] = []
@@ -216,9 +218,12 @@ def fit_score(detector: Detector, good: Values, defective: Values, config: Train
     Each value counts in units of its spread over good parts, from their median. A view's values are added and counted in the
     same way, and the views are added with their weights. Synthetic defects only set the slope of the score, because real
     defects differ from them.
+
+    Raises:
+        ConfigError: No view of the detector has a weight.
     """
     weights = {
-        NETWORK: config.views.network,
+        NETWORK: config.views.network if config.detector else 1.0,
         MEMORY: config.views.memory,
         WHOLE_IMAGE: config.views.whole_image,
     }
@@ -232,6 +237,11 @@ def fit_score(detector: Detector, good: Values, defective: Values, config: Train
         scale[used] = weights[name] * of_value / max(float(together.std()), 1.0)
         if weights[name]:
             steepest = min(steepest, STEEPEST[name] / float(scale[used].sum()))
+    if not scale.any():
+        raise ConfigError(
+            "no view that this bundle has counts in the score",
+            hint="set views.network, views.memory or views.whole_image above 0",
+        )
     low, high = (values @ scale for values in (good, defective))
     slope, shift = score_scale(low, high, steepest)
     detector.score_scale.copy_(torch.from_numpy(slope * scale))

@@ -12,7 +12,7 @@ import msgspec
 import sklearn.metrics  # noqa: F401 (for the first validation)
 
 from anoseg_engines.bundle import NAME, PLANS, Bundle
-from anoseg_engines.errors import AnosegError, ConfigError
+from anoseg_engines.errors import AnosegError, ConfigError, DataError, EngineError
 from anoseg_engines.placement import InputSpec
 from anoseg_trainer.bundle_creation import CreatedBundle, create_bundle
 from anoseg_trainer.config import TrainConfig
@@ -25,8 +25,9 @@ from anoseg_trainer.data.samples import SampleSettings
 from anoseg_trainer.data.split import split_images
 from anoseg_trainer.data.variation_choice import choose_variation
 from anoseg_trainer.detector_build import features_of_good_parts, with_good_parts
+from anoseg_trainer.model.backbone import PretrainedBackbone
 from anoseg_trainer.model.detector import Detector
-from anoseg_trainer.model.encoder import configured_encoder
+from anoseg_trainer.model.encoder import configured_encoder, rounded
 from anoseg_trainer.report.fit_report import fit_report, load_for_report, real_defects
 from anoseg_trainer.report.html import Report
 from anoseg_trainer.synthesis.background import has_background
@@ -134,36 +135,46 @@ def fit(
             )
         encoder, origin = pretrained or (None, None)
         features = features_of_good_parts(config, encoder, background=background)
-        if quick and features is None:
+        # The first version has no network, so another view must count in its score.
+        first = features is not None and bool(config.views.memory or config.views.whole_image)
+        if quick and not first:
             raise ConfigError(
                 "--quick needs something to compare parts by, and this configuration has nothing",
-                hint="set network.encoder to efficientnet-lite0 (the pretrained encoder), detector to true, and a weight in "
-                "`views` above 0",
+                hint="set network.encoder to efficientnet-lite0 (the pretrained encoder), detector to true, and views.memory "
+                "or views.whole_image above 0",
             )
         product = Product(config, images, parts.numbers, split, store, cases, background, origin, seed)
         detector = None
         if features is not None and not resume:
             detector = with_good_parts(Detector(None, encoder=features), product)
-            created = create_bundle(target, product, detector, None, note)
-            caught = created.bundle.manifest.metrics["synthetic_defects_caught"]
-            on_note(
-                f"{created.bundle.path}: a first bundle, without training; it catches {caught:.0%} of the synthetic defects"
-            )
-            if quick:
-                return _finished(data, product, created, None, work=work, notes=notes)
+        if first and detector is not None:
+            try:
+                created = create_bundle(target, product, detector, None, note if quick else on_note)
+                caught = created.bundle.manifest.metrics["synthetic_defects_caught"]
+                on_note(
+                    f"{created.bundle.path}: a first version, without training, catches {caught:.0%} of the synthetic defects"
+                )
+                if quick:
+                    return _finished(data, product, created, None, work=work, notes=notes)
+            except (DataError, EngineError) as error:  # the network may still tell what the other views cannot
+                if quick:
+                    raise
+                on_note(f"there is no first version: {error}")
         held_out = hashlib.sha256(msgspec.json.encode([split.validation, split.calibration])).hexdigest()
         identity = {"data": images.fingerprint, "seed": str(seed), "held-out images": held_out}
         result = train(
             config, samples, cases, work=work, identity=identity, resume=resume, encoder=encoder, on_status=on_status
         )
+        if config.network.encoder_rate > 0 and isinstance(result.network.backbone, PretrainedBackbone):
+            rounded(result.network.backbone.encoder)
         own = None if features is encoder else features
-        trained = Detector(result.network, encoder=own)
+        trained = Detector(result.network, encoder=own).eval()
         if features is None:
             detector = trained
         elif detector is None or config.network.encoder_rate > 0:
             detector = with_good_parts(trained, product)
         else:
-            detector = Detector(result.network, encoder=own, memory=detector.memory, whole_image=detector.whole_image)
+            detector = Detector(result.network, encoder=own, memory=detector.memory, whole_image=detector.whole_image).eval()
         created = create_bundle(target, product, detector, result, note)
         return _finished(data, product, created, result, work=work, notes=notes)
     finally:

@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
 import msgspec
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from anoseg_engines.images import Image
 from anoseg_engines.placement import InputSpec
@@ -49,15 +51,15 @@ class Validation:
     Attributes:
         image_auroc: Image AUROC on synthetic defects.
         pixel_ap: Pixel average precision on synthetic defects.
-        good_values: The views' values of each good case.
-        defective_values: The views' values of each defective case.
+        good_values: The views' values of each good case, [tiles, V].
+        defective_values: The views' values of each defective case, [tiles, V].
         pixels: Histogram of the map values.
     """
 
     image_auroc: float
     pixel_ap: float
-    good_values: tuple[tuple[float, ...], ...]
-    defective_values: tuple[tuple[float, ...], ...]
+    good_values: tuple[NDArray[np.float64], ...]
+    defective_values: tuple[NDArray[np.float64], ...]
     pixels: PixelHistogram
 
     @property
@@ -67,8 +69,13 @@ class Validation:
 
     def rescored(self, detector: Detector) -> Validation:
         """Return the same validation with the image AUROC of the scores that `detector` now gives."""
-        good, bad = (detector.score_of(torch.tensor(v)).tolist() for v in (self.good_values, self.defective_values))
+        good, bad = (scores_of(detector, values) for values in (self.good_values, self.defective_values))
         return dataclasses.replace(self, image_auroc=image_auroc(good, bad) or 0.0)
+
+
+def scores_of(detector: Detector, values: Sequence[NDArray[np.float64]]) -> list[float]:
+    """Return the score of each part from the values of its tiles, [tiles, V]: its largest tile score."""
+    return [float(detector.score_of(torch.from_numpy(tiles).float()).max()) for tiles in values]
 
 
 def make_cases(settings: SampleSettings) -> list[ValidationCase]:

@@ -153,8 +153,9 @@ class Networks:
         h, w = self.spec.height, self.spec.width
         try:
             model.reshape({"frames": [n, h, w, 3], "coords": [n, 2, h, w]})
+            precise = _precise_convolutions(model)
             model = _with_f32_map(model)
-            pieces = _pieces(model) if self.precision == "bf16" else (Piece(model, self.precision),)
+            pieces = _pieces(model, precise) if self.precision == "bf16" else (Piece(model, self.precision),)
             alone, *shared = self._compile_uses(pieces)
             buffered = self._buffered(alone, n)
             parallel = tuple(self._buffered(shared[0], n) for _ in range(self.n_parallel))
@@ -166,7 +167,8 @@ class Networks:
         layers, *others = [_precisions_that_run(compiled) for compiled in (alone, *shared)]
         if not all(self.precision in found for found in (layers, *others)):
             raise PrecisionError(
-                f"OpenVINO runs this network in {', '.join(sorted(layers))} on this processor, {self.precision} was asked for",
+                f"OpenVINO runs this network in {', '.join(sorted(layers))}, {self.precision} was asked for; the processor "
+                f"lacks {self.precision}, or the bundle has nothing that may run in it",
                 hint="choose runtime cpu, which takes a precision that the processor has",
             )
         return CompiledNetwork(buffered, parallel, layers)
@@ -250,17 +252,21 @@ class Piece:
     precision: str
 
 
-def _pieces(model: ov.Model) -> tuple[Piece, ...]:
+def _pieces(model: ov.Model, precise: set[str]) -> tuple[Piece, ...]:
     """Split the network into pieces of f32, bf16 and f32. The first and the last piece may be missing.
 
     bf16 has only 8 bits. So f32 computes what subtracts numbers of nearly the same size: grey values before the first
     convolution; the features that are compared with those of good parts, and the comparison; and at the end, whatever the
     network itself converts to f32.
+
+    Args:
+        model: The network.
+        precise: Names of the convolutions that must run in f32.
     """
     if not any(op.get_type_name() == "Convolution" for op in model.get_ops()):
         return (Piece(model, "bf16"),)
     work = model.clone()
-    front, rest = _cut(work, _precise_from_the_start(work), "beginning")
+    front, rest = _cut(work, _precise_from_the_start(work, precise), "beginning")
     if rest is None:
         return (Piece(model, "f32"),)
     if front is not None and any("frames" in port.get_names() for port in rest.inputs):
@@ -273,7 +279,7 @@ def _pieces(model: ov.Model) -> tuple[Piece, ...]:
     return (*pieces, Piece(middle, "bf16"), Piece(tail, "f32"))
 
 
-def _precise_from_the_start(model: ov.Model) -> set[str]:
+def _precise_from_the_start(model: ov.Model, precise: set[str]) -> set[str]:
     """Return the operations on frames that come before the first convolution that may run in bf16."""
     dependent = _dependent(model)
     found: set[str] = set()
@@ -283,17 +289,25 @@ def _precise_from_the_start(model: ov.Model) -> set[str]:
             continue
         above = [node for node in _inputs(op) if node.get_friendly_name() in dependent]
         convolution = op.get_type_name() in ("Convolution", "GroupConvolution")
-        if all(node.get_friendly_name() in found for node in above) and (not convolution or _is_precise(op)):
+        if all(node.get_friendly_name() in found for node in above) and (not convolution or name in precise):
             found.add(name)
     return found
 
 
-def _is_precise(convolution: ov.Node) -> bool:
-    """Return whether the convolution's weights belong to the encoder or the memory of good parts."""
-    node = convolution.input_value(1).get_node()
-    while node.get_type_name() != "Constant" and node.get_input_size():
-        node = node.input_value(0).get_node()
-    return PRECISE.search(node.get_friendly_name()) is not None
+def _precise_convolutions(model: ov.Model) -> set[str]:
+    """Return the names of the convolutions whose weights belong to the encoder or the memory of good parts.
+
+    `model` must be as it was read. Later steps fold weights into new constants, which lose their names.
+    """
+    found: set[str] = set()
+    for op in model.get_ops():
+        if op.get_type_name() in ("Convolution", "GroupConvolution"):
+            node = op.input_value(1).get_node()
+            while node.get_type_name() != "Constant" and node.get_input_size():
+                node = node.input_value(0).get_node()
+            if PRECISE.search(node.get_friendly_name()):
+                found.add(op.get_friendly_name())
+    return found
 
 
 def _behind_conversions(model: ov.Model) -> set[str]:

@@ -8,6 +8,7 @@ import torch
 from anoseg_engines.errors import EngineError
 from anoseg_engines.placement import InputSpec, Placement, Region
 from anoseg_engines.runtimes.openvino import CpuRuntime
+from anoseg_engines.runtimes.openvino_network import cpu_precisions
 from anoseg_trainer.config import NetworkConfig
 from anoseg_trainer.model.detector import SCORE_LIMIT, Detector, count_macs
 from anoseg_trainer.model.encoder import encoder_input, load_encoder, packaged_weights, rounded
@@ -115,6 +116,29 @@ def test_fp16_onnx_on_the_cpu_runtime_equals_the_fp32_detector(exported, plate, 
     assert difference.mean() <= 0.01
     assert np.quantile(difference, 0.999) <= 0.05
     assert np.abs(got_scores - scores.numpy()).max() <= 0.01
+
+
+@pytest.mark.skipif("bf16" not in cpu_precisions(), reason="the processor does not compute in bf16")
+@pytest.mark.parametrize("kind", ["all views", "fixed filters"])
+def test_in_bf16_features_and_memory_stay_f32(detectors, plate, kind):
+    """Only the trained network runs in bf16: its convolutions are counted, and map and score stay near those of FP32."""
+    detector = detectors[kind]
+    frames, coords = inputs(plate, 2, np.random.default_rng(8))
+    with torch.no_grad():
+        maps, scores = detector.inspect(torch.from_numpy(frames), torch.from_numpy(coords.astype(np.float32)))
+    runtime = CpuRuntime.open(onnx_from_detector(detector, SPEC), SPEC, precision="bf16")
+    try:
+        runtime.bind(coords)[:] = frames
+        got_maps, got_scores = (np.array(a, np.float32) for a in runtime.infer())
+        layers = runtime.layers
+    finally:
+        runtime.close()
+    own = [name for name, module in detector.network.named_modules() if isinstance(module, torch.nn.Conv2d)]
+    trained = [name for name in own if ".encoder." not in name and "image_head" not in name]
+    assert layers["bf16"] == len(trained)
+    assert layers["f32"] >= 10
+    assert np.abs(got_maps - maps.numpy()).mean() <= 0.02
+    assert np.abs(got_scores - scores.numpy()).max() <= 0.05
 
 
 def test_padding_never_scores(detectors, plate):

@@ -28,7 +28,7 @@ POOLS = ((2, 16), (8, 4), (16, 2), (32, 1))
 of them are taken. Small and thin defects show in the first, faint and wide ones in the last."""
 FIRST_POOL = 0
 """The pool that alone is the score until the detector is fitted."""
-NOWHERE = -10.0
+NOWHERE = 0.0
 """Value of the memory for an input that shows no part."""
 MEMORY_GAIN = 4.0
 """Logits of the map for each unit of the memory's map, where there is no network: a good part's largest value is 0.5."""
@@ -151,9 +151,13 @@ def pooled(logits: Tensor, valid: Tensor) -> Tensor:
 
 
 def largest_place(memory_map: Tensor, valid: Tensor) -> Tensor:
-    """Return the largest mean over 3×3 places of a map [N, h, w], FP32 [N]; `valid` [N, H, W] leaves padding out."""
+    """Return the largest mean over 3×3 places of a map [N, h, w], FP32 [N]; `valid` [N, H, W] leaves padding out.
+
+    A place counts if most of it shows the part. If no place does, because the part is slim, those that show most of it count.
+    """
     cell = valid.shape[1] // memory_map.shape[1]
-    inside = (functional.avg_pool2d(valid.float()[:, None], cell) > 0.5).float()
+    share = functional.avg_pool2d(valid.float()[:, None], cell)
+    inside = (share > (share.amax(dim=(1, 2, 3), keepdim=True) / 2).clamp(max=0.5)).float()
     counts = functional.avg_pool2d(inside, 3, 1, 1)
     means = functional.avg_pool2d(memory_map.float()[:, None] * inside, 3, 1, 1) / counts.clamp(min=0.05)
     return torch.where(inside > 0, means, NOWHERE).amax(dim=(1, 2, 3))

@@ -246,7 +246,16 @@ def load_encoder(path: Path, sha256: str = LITE0_SHA256) -> Encoder:
         )
     try:
         return encoder_from_state(torch.load(io.BytesIO(data), map_location="cpu", weights_only=True))
-    except (pickle.UnpicklingError, RuntimeError, KeyError, ValueError) as error:
+    except (
+        pickle.UnpicklingError,
+        RuntimeError,
+        KeyError,
+        ValueError,
+        TypeError,
+        IndexError,
+        AttributeError,
+        EOFError,
+    ) as error:
         raise DataError(
             f"{path}: not the weights of EfficientNet-Lite0 ({error})", hint="give a PyTorch state dict of EfficientNet-Lite0"
         ) from error
@@ -257,6 +266,7 @@ def encoder_from_state(state: Mapping[str, Tensor]) -> Encoder:
 
     Raises:
         KeyError: A layer is missing.
+        ValueError: A weight is not finite.
         RuntimeError: A layer has another shape.
     """
     encoder = Encoder()
@@ -269,6 +279,8 @@ def encoder_from_state(state: Mapping[str, Tensor]) -> Encoder:
             _fold(block.expand, state, prefix + "_expand_conv", prefix + "_bn0")
         _fold(block.depthwise, state, prefix + "_depthwise_conv", prefix + "_bn1")
         _fold(block.project, state, prefix + "_project_conv", prefix + "_bn2")
+    if not all(torch.isfinite(weight).all() for weight in encoder.parameters()):
+        raise ValueError("a weight is not finite")
     return encoder.eval()
 
 

@@ -21,12 +21,12 @@ class Prediction:
     """The detector's result for one part.
 
     Attributes:
-        values: The largest of each of the detector's values over the part's tiles.
+        values: The detector's values of each tile, float64 [tiles, V].
         score: The largest tile score.
         anomaly_map: float32 [part_height, part_width].
     """
 
-    values: tuple[float, ...]
+    values: NDArray[np.float64]
     score: float
     anomaly_map: NDArray[np.float32]
 
@@ -46,5 +46,6 @@ def predict_part(detector: Detector, spec: InputSpec, image: Image) -> Predictio
         maps.append(tile_maps.float().cpu().numpy())
         values.append(tile_values.cpu())
         scores.append(detector.score_of(tile_values).cpu())
-    largest = tuple(float(v) for v in torch.cat(values).amax(dim=0))
-    return Prediction(largest, float(torch.cat(scores).max()), placement.stitch(np.concatenate(maps)))
+    return Prediction(
+        torch.cat(values).double().numpy(), float(torch.cat(scores).max()), placement.stitch(np.concatenate(maps))
+    )

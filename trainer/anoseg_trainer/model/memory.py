@@ -203,4 +203,4 @@ def valid_places(valid: Tensor, size: Iterable[int]) -> Iterator[Tensor]:
     """Yield `valid` [N, H, W] at the places of the grid, one bool [h, w] for each image."""
     height, width = size
     coarse = functional.interpolate(valid[:, None].float(), size=(height, width), mode="area")[:, 0]
-    return iter(coarse > 0.5)
+    return iter(coarse > (coarse.amax(dim=(1, 2), keepdim=True) / 2).clamp(max=0.5))
