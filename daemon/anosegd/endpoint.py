@@ -83,7 +83,7 @@ def bind(socket: zmq.Socket[bytes], endpoint: str) -> None:
 
 
 def answers(endpoint: str) -> bool:
-    """Whether a program listens at the endpoint. An endpoint that is none is left to ZeroMQ, which says what is wrong."""
+    """Return whether a program listens at the endpoint. ZeroMQ itself reports an address that cannot be used."""
     if endpoint.startswith(f"{IPC}/"):
         return _answers(socketlib.AF_UNIX, endpoint[len(IPC) :])
     host, _, port = endpoint.removeprefix("tcp://").rpartition(":")

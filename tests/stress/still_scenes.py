@@ -7,6 +7,7 @@ noise: no part may be UNKNOWN, and no camera may be restarted. Then each camera 
 its time stamps stop, or it repeats one frame. This must be noticed within two seconds, and at a trigger at once.
 """
 
+import abc
 import argparse
 import contextlib
 import shutil
@@ -42,7 +43,7 @@ PATIENCE_S = 30.0
 HEIGHT, WIDTH = 120, 160
 
 
-class Scene:
+class Scene(abc.ABC):
     """A camera before a still part.
 
     Attributes:
@@ -53,17 +54,20 @@ class Scene:
     source = ""
     faults: tuple[str, ...] = ()
 
+    @abc.abstractmethod
     def start(self, folder: Path) -> None:
-        raise NotImplementedError
+        """Start the camera."""
 
     def freeze(self, fault: str) -> None:
-        raise NotImplementedError
+        """Freeze it in one of its ways."""
+        raise ValueError(f"{type(self).__name__} cannot freeze as '{fault}'; it has {self.faults}")
 
     def thaw(self) -> None:
-        raise NotImplementedError
+        """Let it go on. A scene that cannot freeze goes on anyway."""
+        assert not self.faults
 
-    def stop(self) -> None:
-        """Nothing runs."""
+    def stop(self) -> None:  # noqa: B027 - a file needs no end
+        """End what was started."""
 
 
 class Rtsp(Scene):

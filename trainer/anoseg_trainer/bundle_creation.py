@@ -95,10 +95,10 @@ def create_bundle(
     defective_scores = scores_of(detector, validation.defective_values)
     caught = float(np.mean(np.array(defective_scores) >= threshold.value))
     if caught < FEW_CAUGHT:
-        more = "" if result is None else "Train longer, look"
+        longer = "" if result is None else "train longer, "
         on_note(
             f"at this threshold only {caught:.0%} of the synthetic defects are caught: this bundle would pass most defective "
-            f"parts. {more or 'Look'} for defects among the good images, or accept more false rejects (--false-reject)"
+            f"parts. What can help: {longer}look for defects among the good images, accept more false rejects (--false-reject)"
         )
     golden = _GoldenSamples(detector, spec, threshold.value)
     golden.add(calibration_parts)

@@ -76,6 +76,17 @@ def memory_config(options: MemoryOptions, *, background: bool, fixed: bool = Fal
     )
 
 
+def describe_comparison(config: TrainConfig, features: Encoder | FixedFilters | None, *, background: bool) -> str:
+    """Say in a note for the user what parts are compared by."""
+    if features is None:
+        return "parts are not compared with good ones: the network alone judges them"
+    fixed = isinstance(features, FixedFilters)
+    chosen = memory_config(config.memory, background=background, fixed=fixed)
+    strides = ", ".join(str(stride) for stride in chosen.strides)
+    what = "responses of fixed filters" if fixed else "features of the pretrained encoder"
+    return f"parts are compared with good ones by {what} at strides {strides} (memory.softness {chosen.softness:g})"
+
+
 @dataclass(frozen=True, slots=True)
 class FeatureReader:
     """Computes the features of scaled parts.

@@ -24,7 +24,7 @@ from anoseg_trainer.data.parts import find_parts
 from anoseg_trainer.data.samples import SampleSettings
 from anoseg_trainer.data.split import split_images
 from anoseg_trainer.data.variation_choice import choose_variation
-from anoseg_trainer.detector_build import features_of_good_parts, with_good_parts
+from anoseg_trainer.detector_build import describe_comparison, features_of_good_parts, with_good_parts
 from anoseg_trainer.model.backbone import PretrainedBackbone
 from anoseg_trainer.model.detector import Detector
 from anoseg_trainer.model.encoder import configured_encoder, rounded
@@ -135,6 +135,7 @@ def fit(
             )
         encoder, origin = pretrained or (None, None)
         features = features_of_good_parts(config, encoder, background=background)
+        note(describe_comparison(config, features, background=background))
         # The first version has no network, so another view must count in its score.
         first = features is not None and bool(config.views.memory or config.views.whole_image)
         if quick and not first:

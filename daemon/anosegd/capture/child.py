@@ -269,7 +269,7 @@ class Capture:
         return f"its frame came {late_ns / 1e6:.0f} ms after the part had moved on" if late_ns > 0 else None
 
     def _slot(self) -> int | None:
-        """Return a free slot, or None if there is none.
+        """Return a free slot. None: all are in use.
 
         Policy `wait` waits for one. `latest` waits a moment if the source can wait, so that a file's last frame is kept.
         """

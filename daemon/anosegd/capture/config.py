@@ -111,7 +111,7 @@ _GST_DECODER = re.compile(r"(?i)avdec_|.*dec$|.*decod|.*playbin")
 
 
 def concealing_element(source: SourceConfig) -> str | None:
-    """Return the GStreamer element that decodes the source's frames and hides damage in them; None if there is none.
+    """Return the GStreamer element that decodes the source's frames and hides damage in them. None: no such element.
 
     OpenCV does not pass on what GStreamer's decoders report. JPEG images that a pipeline ends in are decoded by this program.
     """

@@ -93,7 +93,7 @@ def _is_journal(path: Path) -> bool:
 
 
 def _head(path: Path) -> bytes:
-    """Return the beginning of a file, which is empty if there is none or it cannot be read."""
+    """Return the beginning of a file. It is empty if the file is missing or cannot be read."""
     try:
         with path.open("rb") as file:
             return file.read(100)

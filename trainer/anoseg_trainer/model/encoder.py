@@ -256,8 +256,10 @@ def load_encoder(path: Path, sha256: str = LITE0_SHA256) -> Encoder:
         AttributeError,
         EOFError,
     ) as error:
+        # PyTorch's own message advises to load the file without protection.
+        why = "it is not a PyTorch state dict" if isinstance(error, (pickle.UnpicklingError, EOFError)) else str(error)
         raise DataError(
-            f"{path}: not the weights of EfficientNet-Lite0 ({error})", hint="give a PyTorch state dict of EfficientNet-Lite0"
+            f"{path}: not the weights of EfficientNet-Lite0 ({why})", hint="give a PyTorch state dict of EfficientNet-Lite0"
         ) from error
 
 

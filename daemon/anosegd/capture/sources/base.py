@@ -84,7 +84,7 @@ class Source(Protocol):
         ...
 
     def skipped(self) -> Image | None:
-        """Return the frame that passed last, decoded now, or None if there is none."""
+        """Decode the frame that passed last, and return it. None: no frame has passed yet."""
         ...
 
     def read(self, position: int, into: Image | None) -> Shot | None:

@@ -95,7 +95,7 @@ class CheckedVideo:
         if self._messages is None:
             return "frame" if self.capture.grab() else "nothing"
         if self._kept is None:
-            # What comes before the first key frame is no part: nobody could have seen it.
+            # Frames before the first key frame are not parts: no decoder can show them.
             while (came := self._grab_with_ffmpeg(self._messages)) == "undecodable" and not self._begun:
                 pass
             begun, self._begun = self._begun, True

@@ -177,5 +177,5 @@ def frames_dropped_in(messages: Messages) -> int:
 
 
 def reader_loss_in(messages: Messages) -> str:
-    """Return the first message of the container's or network protocol's reader about lost data, "" if there is none."""
+    """Return the first message about data that was lost in the container or on the network, or an empty string."""
     return next((text for _, text in _split(messages)[0]), "")
