@@ -29,6 +29,7 @@ from anosegd.capture.config import (
     Positive,
     SoftwareTrigger,
 )
+from anosegd.config_addresses import refuse_addresses
 from anosegd.endpoint import check_endpoint
 from anosegd.journal import JournalConfig
 
@@ -189,6 +190,7 @@ def load_config(path: Path) -> Config:
         ConfigError: The file cannot be read, or a value is invalid. The message names file, line and key.
     """
     config = read_yaml(path, Config, removed=REMOVED)
+    refuse_addresses(path, config)
     base = path.absolute().parent
     if (shown := shown_name(base)) != str(base):
         what = f"{shown}: this folder's name is not UTF-8, so what is in it cannot be named in messages"

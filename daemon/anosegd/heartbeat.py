@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 
 from anoseg_engines.bundle import Bundle
+from anoseg_engines.passwords import mask_passwords
 from anoseg_engines.version import installed_version
 from anosegd import wire
 from anosegd.cameras import CameraSet, CameraSupervisor
@@ -61,8 +62,8 @@ class Heartbeat:
             version=self.version,
             at=wire.utc(time.time_ns()),
             state=state,
-            detail=detail,
-            reload_error=self.notice,
+            detail=_masked(detail),
+            reload_error=_masked(self.notice),
             uptime_s=round(time.monotonic() - self._started, 3),
             last_seq=self._publisher.last_seq,
             counts=self.counts(),
@@ -128,7 +129,7 @@ class Heartbeat:
             size_mb=round(stats.size_bytes / 1e6, 3),
             waiting=stats.waiting,
             failures=stats.failures,
-            last_error=stats.last_error,
+            last_error=_masked(stats.last_error),
         )
 
     def _camera_health(self, camera: CameraSupervisor) -> wire.CameraHealth:
@@ -143,7 +144,11 @@ class Heartbeat:
             empty=status.empty,
             repeated=status.repeated,
             restarts=status.restarts,
-            last_error=status.last_error,
+            last_error=_masked(status.last_error),
             note="; ".join(note for note in notes if note) or None,
             counts=counts.published,
         )
+
+
+def _masked(text: str | None) -> str | None:
+    return None if text is None else mask_passwords(text)

@@ -1,4 +1,7 @@
-"""Logs to stderr: an event `noun.verb` with fields, as text at a terminal and in systemd's journal, else as JSON lines."""
+"""Logs to stderr: an event `noun.verb` with fields, as text at a terminal and in systemd's journal, else as JSON lines.
+
+No line contains a password of an address, whatever is logged.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ import threading
 import time
 from datetime import datetime, timezone
 from typing import Any, TextIO
+
+from anoseg_engines.passwords import mask_passwords
 
 DEBUG, INFO = logging.DEBUG, logging.INFO
 
@@ -74,7 +79,7 @@ class TextFormatter(logging.Formatter):
     def event(self, record: logging.LogRecord) -> str:
         """Event, fields and traceback."""
         fields = "".join(f" {key}={_text(value)}" for key, value in _fields(record).items())
-        return record.getMessage() + fields + ("\n" + self.formatException(record.exc_info) if record.exc_info else "")
+        return record.getMessage() + fields + ("\n" + _traceback(self, record) if record.exc_info else "")
 
 
 class JournalFormatter(TextFormatter):
@@ -94,13 +99,22 @@ class JsonFormatter(logging.Formatter):
         at = datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds")
         line: dict[str, Any] = {"at": at, "level": record.levelname.lower(), "event": record.getMessage(), **_fields(record)}
         if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str, ensure_ascii=False)
+            line["traceback"] = _traceback(self, record)
+        return json.dumps(line, ensure_ascii=False)
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
     fields: dict[str, Any] = getattr(record, "fields", {})
-    return {key: value for key, value in fields.items() if value is not None}
+    return {key: _masked(value) for key, value in fields.items() if value is not None}
+
+
+def _masked(value: Any) -> Any:
+    return value if isinstance(value, (int, float)) else mask_passwords(str(value))
+
+
+def _traceback(formatter: logging.Formatter, record: logging.LogRecord) -> str:
+    assert record.exc_info is not None
+    return mask_passwords(formatter.formatException(record.exc_info))
 
 
 def _text(value: Any) -> str:

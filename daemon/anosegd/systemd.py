@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Mapping
 
+from anoseg_engines.passwords import mask_passwords
 from anosegd import logs
 
 
@@ -67,7 +68,7 @@ class Notifier:
         if self._socket is None or self._address is None:
             return
         try:
-            self._socket.sendto(message.encode(), self._address)
+            self._socket.sendto(mask_passwords(message).encode(), self._address)
         except OSError as error:
             if not self._reported:
                 logs.warning("systemd.unreachable", error=error.strerror)

@@ -1,9 +1,11 @@
 """Defines the errors that a user can meet. Each says what is wrong, where, and what to do.
 
-`main` prints the error and exits with its code.
+`main` prints the error and exits with its code. An error contains no password of an address, whatever it quotes.
 """
 
 from __future__ import annotations
+
+from anoseg_engines.passwords import mask_passwords
 
 
 class AnosegError(Exception):
@@ -19,9 +21,9 @@ class AnosegError(Exception):
     exit_code = 1
 
     def __init__(self, what: str, *, hint: str = "") -> None:
-        super().__init__(what)
-        self.what = what
-        self.hint = hint
+        self.what = mask_passwords(what)
+        self.hint = mask_passwords(hint)
+        super().__init__(self.what)
 
     def __str__(self) -> str:
         return f"{self.what}\n  {self.hint}" if self.hint else self.what

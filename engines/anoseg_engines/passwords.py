@@ -12,6 +12,11 @@ _SHORTEST = 3
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _NAMES = r"pass(?:word|wd|phrase)?|pwd?|psw|user-pw|token|secret|api-?key|auth|credentials?"
 _SETTING = re.compile(rf"(?i)(?<![a-z])({_NAMES})(\s*=\s*)(\"[^\"]*\"|'[^']*'|[^\s&;,'\"]+)")
+_ENTRY = re.compile(rf"(?i)(['\"])({_NAMES})\1(\s*:\s*)(\"[^\"]*\"|'[^']*'|[^\s,}}\]]+)")
+"""A password in a mapping as Python or JSON writes it."""
+_LOGIN = re.compile(r"(?<=[A-Za-z0-9+.-])://?(?!/?@)[^\n]+@")
+"""User name and password after a scheme, whose slashes may be reduced to one as in a path. A password may contain blanks."""
+_LOGIN_WITHOUT_BLANKS = re.compile(r"://\S+@")
 _BARE_USER_INFO = re.compile(r"[^\s'\"/:]+:[^\s'\"/][^\s'\"]*@")
 
 
@@ -52,9 +57,21 @@ def mask_passwords(text: str, url: str = "") -> str:
         url: The camera's address or GStreamer pipeline.
     """
     if url and url in text:
-        text = text.replace(url, address_of(url) if _SCHEME.match(url) else MASK)
+        shown = address_of(url) if _SCHEME.match(url) else MASK
+        return shown.join(mask_passwords(part, url) for part in text.split(url))
     for password in passwords_in(url):
         text = text.replace(password, MASK)
-    text = re.sub(r"://\S+@" if url else r"://[^\n]+@", f"://{MASK}@", text)  # a password may contain blanks
+    text = (_LOGIN_WITHOUT_BLANKS if url else _LOGIN).sub(f"://{MASK}@", text)
     text = _BARE_USER_INFO.sub(f"{MASK}@", text)
+    text = _ENTRY.sub(rf"\1\2\1\3{MASK}", text)
     return _SETTING.sub(rf"\1\2{MASK}", text)
+
+
+def is_address(text: str) -> bool:
+    """Return whether a text begins like an address (`rtsp://…`), so that it is no path."""
+    return _SCHEME.match(text) is not None
+
+
+def has_login(text: str) -> bool:
+    """Return whether an address in the text contains a user name or a password."""
+    return any(text[match.end() :].rpartition("@")[0] for match in _SCHEME.finditer(text))

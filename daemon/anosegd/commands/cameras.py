@@ -13,6 +13,7 @@ import cv2
 import msgspec
 
 from anoseg_engines.errors import CameraError, ConfigError, LoginRefusedError
+from anoseg_engines.passwords import mask_passwords
 from anosegd.cameras import SPAWN_TIMEOUT_S, WAITING_SLOTS, CaptureHandle, Login, login_of
 from anosegd.capture.config import CaptureConfig, FreeRun
 from anosegd.capture.protocol import Captured, Failed, Finished, Job, Opened, Repeated, Uncaptured
@@ -51,7 +52,8 @@ def main(options: argparse.Namespace) -> int:
             sys.stderr.write(f"anosegd: camera {name}: {error}\n")
             continue
         rate = f", {found.fps:.1f} frames per second" if found.fps else ""
-        sys.stdout.write(f"{name}: {found.description}: {found.width}×{found.height}{rate}; image in {found.path}\n")
+        description = mask_passwords(found.description)
+        sys.stdout.write(f"{name}: {description}: {found.width}×{found.height}{rate}; image in {found.path}\n")
     return 1 if failed else 0
 
 

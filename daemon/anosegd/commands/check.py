@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from anoseg_engines.passwords import mask_passwords
 from anosegd.capture.config import FolderSource
 from anosegd.capture.sources.folder import not_read
 from anosegd.config import load_config
@@ -45,7 +46,7 @@ def main(options: argparse.Namespace) -> int:
     if journal is not None:
         lines.append(journal)
     lines.append(f"  publishes at {config.publish.endpoint}")
-    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.write(mask_passwords("\n".join(lines)) + "\n")
     return 0
 
 

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from anoseg_engines.passwords import mask_passwords
+
 MAX_PAGE = 1000
 Seq = Annotated[int, Meta(ge=0, le=1 << 62)]
 Name = Annotated[str, Meta(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -136,7 +138,7 @@ def id_of(payload: bytes) -> Id:
 
 def error_reply(request_id: Id, code: str, message: str) -> dict[str, Any]:
     """Return the answer to a request that is refused."""
-    return {"id": request_id, "ok": False, "error": code, "message": message}
+    return {"id": request_id, "ok": False, "error": code, "message": mask_passwords(message)}
 
 
 class _WithId(msgspec.Struct, frozen=True):

@@ -6,6 +6,7 @@ import time
 
 import msgspec
 
+from anoseg_engines.passwords import mask_passwords
 from anosegd import wire
 from anosegd.journal import VerdictId
 from anosegd.outcome import Inspected, Outcome, Unknown
@@ -48,7 +49,7 @@ def verdict_of(
         committed_at=wire.utc(time.time_ns()),
         outcome="UNKNOWN" if judgement is None or judgement.outcome == "REVIEW" else judgement.outcome,
         reason=unknown.reason if unknown else "review" if review else None,
-        detail=unknown.detail if unknown else None,
+        detail=_detail(unknown),
         score=judgement.score if judgement else None,
         threshold=judgement.threshold if judgement else None,
         defects=defects,
@@ -67,7 +68,7 @@ def unknown_instead(verdict: wire.Verdict, part: Part, unknown: Unknown) -> wire
         committed_at=wire.utc(time.time_ns()),
         outcome="UNKNOWN",
         reason=unknown.reason,
-        detail=unknown.detail,
+        detail=_detail(unknown),
         score=None,
         threshold=None,
         defects=(),
@@ -92,6 +93,10 @@ def mask_job(verdict: wire.Verdict, inspected: Inspected) -> MaskJob:
         scale_y=scale_y,
     )
     return MaskJob(header, inspected.inspection.anomaly_map)
+
+
+def _detail(unknown: Unknown | None) -> str | None:
+    return mask_passwords(unknown.detail) if unknown and unknown.detail else None
 
 
 def _timings(part: Part, inspected: Inspected | None) -> wire.Timings:
