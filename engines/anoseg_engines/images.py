@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,14 +35,19 @@ MAX_PIXELS = 1 << 30
 
 
 def list_images(folder: Path) -> list[Path]:
-    """List the image files directly in `folder`, sorted by name.
+    """List what is named like an image directly in `folder`, sorted by name.
+
+    Links to nothing, folders and pipes of such a name are listed too: they are no images, and `read_image` says so.
 
     Raises:
-        DataError: The folder does not exist or is not a folder.
+        DataError: The folder does not exist, is not a folder, or cannot be listed.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder", hint="give a folder of images")
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+    try:
+        return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be listed ({error.strerror})") from error
 
 
 def unread_files(folder: Path) -> list[Path]:
@@ -49,7 +55,7 @@ def unread_files(folder: Path) -> list[Path]:
     return sorted(
         p
         for p in folder.iterdir()
-        if p.is_file() and not p.name.startswith(".") and p.suffix.lower() not in (*IMAGE_SUFFIXES, *TEXT_SUFFIXES)
+        if not p.is_dir() and not p.name.startswith(".") and p.suffix.lower() not in (*IMAGE_SUFFIXES, *TEXT_SUFFIXES)
     )
 
 
@@ -70,8 +76,10 @@ def read_bytes(path: Path) -> bytes:
     """Read an image file without decoding it.
 
     Raises:
-        DataError: The file is missing or empty.
+        DataError: The file is missing, empty or not a file.
     """
+    if (kind := _other_than_file(path)) is not None:  # to read a pipe could take for ever
+        raise DataError(f"{path}: is {kind}, not an image file", hint="delete it or copy it again")
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -79,6 +87,18 @@ def read_bytes(path: Path) -> bytes:
     if not data:
         raise DataError(f"{path}: the file is empty (0 bytes)", hint="delete it or copy it again")
     return data
+
+
+def _other_than_file(path: Path) -> str | None:
+    """Name what is at the path if it is not a file; None if it is a file, or nothing is there."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return "a link to something that does not exist" if path.is_symlink() else None
+    if stat.S_ISREG(mode):
+        return None
+    kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+    return kinds.get(stat.S_IFMT(mode), "a device")
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,21 +3,25 @@
 import dataclasses
 import json
 import os
+import socket
 from pathlib import Path
 
 import cv2
 import jsonschema
 import numpy as np
 import onnx
+import pytest
 from onnx import helper, numpy_helper
 from support.anosegd_line import Line, run_anosegd
 from support.tiny_bundle import THRESHOLD, bad_part, good_part, tiny_draft, tiny_model, write_tiny_bundle
 
 from anoseg_engines.bundle import load_bundle
 from anoseg_engines.bundle_writer import BundleDraft, write_bundle
+from anoseg_engines.errors import DataError
 from anoseg_engines.images import read_image
 from anoseg_engines.loading import load_engine
 from anoseg_engines.placement import InputSpec, Region
+from anosegd.capture.sources.folder import images_of
 
 FOLDER = "top:\n  source: {kind: folder, path: images}\n  policy: wait\n"
 
@@ -454,6 +458,56 @@ def test_file_names_of_any_encoding(line: Line) -> None:
         assert [v["outcome"] for v in verdicts] == ["PASS", "PASS", "FAIL", "UNKNOWN", "PASS", "FAIL"]
         assert "003_\\xff\\xfe.png" in verdicts[3]["detail"]
         assert line.listener.last_state()["cameras"]["top"]["restarts"] == 0
+
+
+@pytest.mark.parametrize("more", ["", ", preload: true", ", recursive: true"])
+def test_nothing_that_is_named_like_an_image_is_passed_over(line: Line, more: str) -> None:
+    """A link to nothing, a pipe, a socket and a folder are parts that cannot be inspected, and do not hold up the others."""
+    folder = line.folder / "images"
+    write_images(folder, 2)
+    (folder / "00_link.png").symlink_to("nothing.png")
+    os.mkfifo(folder / "01_pipe.jpg")
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(folder / "02_socket.bmp"))
+    (folder / "03_folder.png").mkdir()
+    write_images(folder / "03_folder.png", 1)
+    (folder / "04_linked.png").symlink_to(line.folder)
+    (folder / "other").symlink_to(line.folder)
+    daemon = line.run(line.config(FOLDER.replace("path: images", f"path: images{more}")), "--once")
+    assert daemon.wait() == 0, daemon.log
+    line.listener.drain()
+    details = {v["source"]: v["detail"] for v in line.listener.verdicts if v["reason"] == "unreadable"}
+    assert "is a link to something that does not exist" in details["00_link.png"]
+    assert "is a pipe, not an image file" in details["01_pipe.jpg"]
+    assert "is a socket, not an image file" in details["02_socket.bmp"]
+    assert "is a folder, not an image file" in details["04_linked.png"]
+    sources = [v["source"] for v in line.listener.verdicts]
+    if "recursive" in more:
+        assert "03_folder.png/000.png" in sources
+        (opened,) = [e for e in daemon.events if e["event"] == "camera.running"]
+        assert "links to folders, which are not followed: other" in opened["source"]
+    else:
+        assert "is a folder, not an image file" in details["03_folder.png"]
+    assert len(sources) == len(set(sources)) == 7
+    assert line.listener.last_state()["cameras"]["top"]["restarts"] == 0
+
+
+def test_a_subfolder_that_cannot_be_listed_is_a_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images are missing there: that must be seen. The test's user may list every folder, so the system refuses here."""
+    write_images(tmp_path / "images", 1)
+    (tmp_path / "images" / "locked").mkdir()
+    scan = os.scandir
+
+    def refuse(path: str) -> object:
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    found = images_of(tmp_path / "images", recursive=True)
+    assert [path.name for path in found] == ["000.png", "locked"]
+    with pytest.raises(DataError, match="is a folder"):
+        read_image(found[1])
 
 
 def test_a_configuration_in_a_folder_of_another_encoding_is_refused(line: Line) -> None:

@@ -54,6 +54,8 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
 
 def orientation(path: Path) -> int:
     """Return the EXIF orientation of an image file, 1 if it has none: 1 means that the pixels are stored as they are shown."""
+    if not path.is_file():
+        return 1
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import cv2
@@ -17,14 +18,17 @@ MOST_NAMES = 5
 
 
 def images_of(folder: Path, *, recursive: bool) -> list[Path]:
-    """Return the folder's images in order of name, including those of its subfolders if `recursive`.
+    """Return what is named like an image in order of name, including that of its subfolders if `recursive`.
+
+    A subfolder that cannot be listed is returned as if it were an image: parts are missing there, and that must be seen.
 
     Raises:
-        DataError: The folder does not exist, or has no images.
+        DataError: The folder does not exist, has no images, or cannot be listed.
     """
     images = list_images(folder)
     if recursive:
-        images = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+        folders, unlisted, _ = _below(folder)
+        images = sorted({*unlisted, *(p for place in folders for p in list_images(place))} - {*folders})
     if not images:
         hint = "" if recursive else "recursive: true looks into its subfolders too"
         raise DataError(f"{folder}: no images in this folder", hint=hint)
@@ -32,12 +36,30 @@ def images_of(folder: Path, *, recursive: bool) -> list[Path]:
 
 
 def not_read(folder: Path, *, recursive: bool) -> str:
-    """Name the files that are not read because of their format; empty if there are none."""
-    below = [p for p in folder.rglob("*") if p.is_dir()] if recursive else []
-    files = [p for place in (folder, *below) for p in unread_files(place)]
-    names = ", ".join(shown_name(p.name) for p in files[:MOST_NAMES])
-    more = f", … ({len(files)} in all)" if len(files) > MOST_NAMES else ""
-    return f"not read because of their format: {names}{more}" if files else ""
+    """Name the files that are not read because of their format, and the links to folders; empty if there are none."""
+    folders, _, links = _below(folder) if recursive else ([folder], [], [])
+    files = [p for place in folders for p in unread_files(place)]
+    found = {
+        "not read because of their format": files,
+        "links to folders, which are not followed": [p for p in links if p.suffix.lower() not in IMAGE_SUFFIXES],
+    }
+    return "; ".join(f"{what}: {_named(paths)}" for what, paths in found.items() if paths)
+
+
+def _below(folder: Path) -> tuple[list[Path], list[Path], list[Path]]:
+    """Return the folder with its subfolders, those that cannot be listed, and the links to folders."""
+    unlisted: list[Path] = []
+    links: list[Path] = []
+    folders: list[Path] = []
+    for place, subfolders, _ in os.walk(folder, onerror=lambda error: unlisted.append(Path(error.filename))):
+        folders.append(Path(place))
+        links += [path for name in subfolders if (path := Path(place, name)).is_symlink()]
+    return folders, unlisted, links
+
+
+def _named(paths: list[Path]) -> str:
+    names = ", ".join(shown_name(p.name) for p in paths[:MOST_NAMES])
+    return names + (f", … ({len(paths)} in all)" if len(paths) > MOST_NAMES else "")
 
 
 class Folder(StillSource):
