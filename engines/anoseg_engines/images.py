@@ -13,7 +13,16 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from anoseg_engines.errors import DataError
-from anoseg_engines.image_structure import as_stored, has_more_pages, is_tiff, tiff_directory
+from anoseg_engines.image_structure import (
+    JPEG_START,
+    StructureError,
+    as_stored,
+    check_jpeg,
+    check_structure,
+    has_more_pages,
+    is_tiff,
+    tiff_pages,
+)
 
 IMAGE_SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".webp"),
@@ -29,7 +38,6 @@ Image = NDArray[np.uint8]
 ROTATIONS = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
 """The rotations of a camera's image, in degrees clockwise."""
 
-JPEG_START = b"\xff\xd8\xff"
 MAX_PIXELS = 1 << 30
 """The largest image that is decoded, as in OpenCV. A damaged header may name any size."""
 
@@ -124,42 +132,56 @@ def decode_image(data: bytes, path: Path) -> DecodedImage:
     """Decode the bytes of an image file as `read_image` does; `path` names it in errors.
 
     Raises:
-        DataError: The bytes cannot be decoded, or are not a whole JPEG image.
+        DataError: The bytes cannot be decoded, or are not one whole image.
+    """
+    try:
+        return decode(data)
+    except DataError as error:
+        raise DataError(f"{path}: {error.what}", hint=error.hint or "delete it or copy it again") from error
+
+
+def decode(data: bytes) -> DecodedImage:
+    """Decode the bytes of an image as `read_image` does.
+
+    Raises:
+        DataError: The bytes cannot be decoded, or are not one whole image.
     """
     if data.startswith(JPEG_START):
-        try:
-            return decode_jpeg(data)
-        except DataError as error:
-            raise DataError(f"{path}: {error.what}", hint="delete it or copy it again") from error
+        return decode_jpeg(data)
+    try:
+        check_structure(data)
+    except StructureError as error:
+        raise DataError(f"not a readable image: {error} ({len(data)} bytes)") from error
     flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
     stored = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if stored is None:
-        raise DataError(f"{path}: not a readable image ({len(data)} bytes)", hint="delete it or copy it again")
+        raise DataError(f"not a readable image ({len(data)} bytes)")
     if is_tiff(data):  # the one format that OpenCV turns although it was told not to
-        stored = as_stored(stored, tiff_directory(data)[0])
+        stored = as_stored(stored, tiff_pages(data).orientation)
     deep = stored.dtype == np.uint16
     twelve_bits = deep and 0 < int(stored.max()) <= TWELVE_BITS
     try:
         image = as_bgr(np.left_shift(stored, 4) if twelve_bits else stored)
     except DataError as error:
-        raise DataError(f"{path}: {error.what}", hint="store it with 8 or 16 bit for each value") from error
+        raise DataError(error.what, hint="store it with 8 or 16 bit for each value") from error
     more_pages = has_more_pages(data)
     return DecodedImage(image, grey=stored.ndim == 2, deep=deep, twelve_bits=twelve_bits, more_pages=more_pages)
 
 
-def decode_jpeg(data: bytes | Image, into: Image | None = None) -> DecodedImage:
+def decode_jpeg(data: bytes, into: Image | None = None) -> DecodedImage:
     """Decode a JPEG image to the same pixels as OpenCV, but refuse it where OpenCV fills in what is missing.
 
     JPEG has no checksum: damage that leaves the length of the coded data unchanged can go unnoticed.
 
     Args:
-        data: The bytes of the image; bytes after its end are ignored.
+        data: The bytes of the image; bytes after its end are ignored, unless another image begins there.
         into: Memory for the pixels, used if the size is the same.
 
     Raises:
-        DataError: The image is damaged or incomplete.
+        DataError: The image is damaged or incomplete, or another one follows it.
     """
     try:
+        check_jpeg(data)
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
         if height * width > MAX_PIXELS:
             raise DataError(f"{width}×{height} pixels are too many")

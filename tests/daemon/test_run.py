@@ -165,6 +165,26 @@ def test_unreadable_images_are_unknown_and_named(line: Line) -> None:
     assert "Traceback" not in daemon.log
 
 
+def test_images_that_are_not_whole_or_not_alone_are_unknown(line: Line) -> None:
+    """What decoders show without a word: a progressive JPEG without its last scans, two JPEGs in a file, several pages."""
+    folder = line.folder / "images"
+    folder.mkdir()
+    good, bad = (cv2.imencode(".jpg", part)[1].tobytes() for part in (good_part(), bad_part()))
+    progressive = cv2.imencode(".jpg", bad_part(), [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes()
+    (folder / "0.jpg").write_bytes(progressive[: progressive.rindex(b"\xff\xda")] + b"\xff\xd9")
+    (folder / "1.jpg").write_bytes(good + bad)
+    (folder / "2.jpg").write_bytes(good + bytes(100))
+    cv2.imwritemulti(str(folder / "3.tif"), [good_part(), bad_part()])
+    daemon = line.run(line.config(FOLDER), "--once")
+    assert daemon.wait() == 0, daemon.log
+    line.listener.drain()
+    assert [v["reason"] for v in line.listener.verdicts] == ["unreadable", "unreadable", None, "unreadable"]
+    details = [v["detail"] for v in line.listener.verdicts]
+    assert "scans are missing" in details[0]
+    assert "more than one image" in details[1]
+    assert "several pages" in details[3]
+
+
 def test_grey_and_16_bit_images(line: Line) -> None:
     """Grey and 16-bit images are inspected like 8-bit colour images."""
     folder = line.folder / "images"

@@ -142,3 +142,12 @@ def test_a_flat_folder_is_told_what_evaluate_needs(tests_folder):
     with pytest.raises(DataError, match=r"flat folder of 3 images") as error:
         find_evaluation_images(tests_folder / "test" / "good")
     assert "ground_truth/<defect>/<name>_mask.png" in str(error.value)
+
+
+def test_a_mask_that_is_not_whole_is_refused(tmp_path):
+    """A JPEG mask without its tail would mark less than was drawn."""
+    data = cv2.imencode(".jpg", drawn().astype(np.uint8) * 255)[1].tobytes()
+    path = tmp_path / "mask.jpg"
+    path.write_bytes(data[: len(data) - 30] + data[-2:])
+    with pytest.raises(DataError, match=r"mask.jpg.*not a whole JPEG image"):
+        read_mask(path)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from anoseg_engines.errors import DataError
-from anoseg_engines.images import read_bytes
+from anoseg_engines.images import decode_image, read_bytes
 
 NEARLY = 8
 """Values this near to black or white count as black or white: lossy formats change them a little."""
@@ -28,6 +28,7 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
         DataError: The file cannot be read, or is not plainly binary.
     """
     data = read_bytes(path)
+    decode_image(data, path)  # refuses a mask that is not whole
     flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
     stored = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if stored is None:

@@ -14,7 +14,8 @@ import cv2
 import numpy as np
 
 from anoseg_engines.errors import CameraError, DataError
-from anoseg_engines.images import JPEG_START, Image, as_bgr, decode_jpeg
+from anoseg_engines.image_structure import JPEG_START
+from anoseg_engines.images import Image, as_bgr, decode_jpeg
 from anosegd.capture.sources.base import Shot
 from anosegd.capture.sources.ffmpeg_messages import FfmpegMessages, frames_dropped_in, losses_in, reader_loss_in
 from anosegd.capture.sources.frame_check import FrameCheck
@@ -152,7 +153,7 @@ class CheckedVideo:
         data = image.reshape(-1)
         if not self._jpeg and not (image.shape[0] == 1 and data[:3].tobytes() == JPEG_START):  # GStreamer may give JPEG too
             return as_bgr(image)
-        decoded = decode_jpeg(np.ascontiguousarray(data), into).image
+        decoded = decode_jpeg(data.tobytes(), into).image
         if (decoded.shape[0] * 2, decoded.shape[1]) == self._size:
             raise DataError("the camera sends each frame as two JPEG images (interlaced), which cannot be read")
         return decoded

@@ -9,7 +9,7 @@ import cv2
 
 from anoseg_engines.errors import DataError
 from anoseg_engines.files import shown_name
-from anoseg_engines.images import IMAGE_SUFFIXES, Image, list_images, read_image, unread_files
+from anoseg_engines.images import IMAGE_SUFFIXES, Image, decode_image, list_images, read_bytes, unread_files
 from anosegd.capture.config import FolderSource
 from anosegd.capture.sources.base import Shot, StillSource
 
@@ -100,7 +100,12 @@ class Folder(StillSource):
     def _decode(self, path: Path) -> Shot:
         name = shown_name(path.relative_to(self._base))
         try:
-            return Shot(read_image(path), source=name)
+            decoded = decode_image(read_bytes(path), path)
+            if decoded.more_pages:
+                return Shot(
+                    None, source=name, error=f"{shown_name(path)}: the file has several pages, and only one can be inspected"
+                )
+            return Shot(decoded.image, source=name)
         except DataError as error:
             return Shot(None, source=name, error=shown_name(error.what))
         except (cv2.error, MemoryError) as error:  # OpenCV raises for sizes beyond its limits
