@@ -26,6 +26,7 @@ from anosegd.capture.config import (
     FolderSource,
     HardwareTrigger,
     IntervalTrigger,
+    NotEmpty,
     Positive,
     SoftwareTrigger,
 )
@@ -33,8 +34,17 @@ from anosegd.config_addresses import refuse_addresses
 from anosegd.endpoint import check_endpoint
 from anosegd.journal import JournalConfig
 
-CameraName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
+CameraName = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}\Z",
+        description="a camera's name has 1 to 63 characters: letters, digits, - and _, the first one a letter or a digit",
+    ),
+]
+ONE_LINE = r"^[^\x00-\x1f\x7f-\x9f]*\Z"
+ONE_LINE_SAID = "line breaks and control characters are not allowed"
 
+BYTES_PER_PIXEL = 3
 DEFAULT_ENDPOINT = "tcp://127.0.0.1:5570"
 DEFAULT_CONTROL = "tcp://127.0.0.1:5571"
 
@@ -48,7 +58,7 @@ class PresenceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         share: Share of the pixels that must differ for a part to be present.
     """
 
-    empty: Annotated[str, Meta(min_length=1)]
+    empty: NotEmpty
     difference: Annotated[float, Meta(gt=0, le=255)] = 25.0
     share: Annotated[float, Meta(gt=0, le=1)] = 0.05
 
@@ -70,17 +80,17 @@ class CameraConfig(CaptureConfig, frozen=True, forbid_unknown_fields=True, kw_on
 
     region: Region | None = None
     mm_per_pixel: Positive | None = None
-    recipe: str = "default"
+    recipe: Annotated[str, Meta(max_length=256, pattern=ONE_LINE, description=ONE_LINE_SAID)] = "default"
     presence: PresenceConfig | None = None
     quality: QualityLimits | None = None
     rules: tuple[Rule, ...] = ()
     review_from: Annotated[float, Meta(gt=0, lt=1)] | None = None
     queue: Annotated[int, Meta(ge=1, le=64)] = 2
-    deadline_ms: Positive | None = None
+    deadline_ms: Annotated[float, Meta(gt=0, le=86_400_000)] | None = None
 
     def __post_init__(self) -> None:
         if len({rule.name for rule in self.rules}) < len(self.rules):
-            raise ValueError("two rules have the same name")
+            raise ValueError("rules: two rules have the same name")
         if ignore_everything(self.rules):
             raise ValueError("the rules ignore the whole part, so every part would pass: leave something to inspect")
         paced = isinstance(self.trigger, (SoftwareTrigger, IntervalTrigger))
@@ -98,6 +108,11 @@ class CameraConfig(CaptureConfig, frozen=True, forbid_unknown_fields=True, kw_on
             min(self.region.x, self.region.y) < 0 or min(self.region.width, self.region.height) < 1
         ):
             raise ValueError("region: x and y must be at least 0, width and height at least 1")
+        if self.region is not None:
+            width, height = self.region.x + self.region.width, self.region.y + self.region.height
+            if width * height * BYTES_PER_PIXEL > self.max_frame_mb << 20:
+                what = f"region: a frame of at least {width}×{height} pixels exceeds max_frame_mb ({self.max_frame_mb} MiB)"
+                raise ValueError(f"{what}: correct the region, or raise max_frame_mb")
 
 
 class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -111,11 +126,18 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         prove_every_min: Minutes between self-tests with the golden images; None runs them on request only.
     """
 
-    bundle: str
-    runtime: str = "auto"
+    bundle: NotEmpty
+    runtime: Literal["auto", "tensorrt", "cpu", "cpu-f32", "cpu-bf16", "cpu-f16"] = "auto"
     build: bool = False
-    threads: Annotated[int, Meta(ge=0, le=1024)] = 0
-    prove_every_min: Positive | None = 60.0
+    threads: Annotated[int, Meta(ge=0, le=256)] = 0
+    prove_every_min: Annotated[float, Meta(gt=0, le=525_600)] | None = 60.0
+
+
+def _check_endpoint(endpoint: str) -> None:
+    try:
+        check_endpoint(endpoint)
+    except ValueError as error:
+        raise ValueError(f"endpoint: {error}") from error
 
 
 class PublishConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -125,7 +147,7 @@ class PublishConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     masks: bool = True
 
     def __post_init__(self) -> None:
-        check_endpoint(self.endpoint)
+        _check_endpoint(self.endpoint)
 
 
 class ControlConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -134,7 +156,7 @@ class ControlConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     endpoint: str = DEFAULT_CONTROL
 
     def __post_init__(self) -> None:
-        check_endpoint(self.endpoint)
+        _check_endpoint(self.endpoint)
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -155,7 +177,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     engine: EngineConfig
     cameras: Annotated[dict[CameraName, CameraConfig], Meta(min_length=1)]
-    station: Annotated[str, Meta(min_length=1, max_length=64)] = "station"
+    station: Annotated[str, Meta(min_length=1, max_length=64, pattern=ONE_LINE, description=ONE_LINE_SAID)] = "station"
     publish: PublishConfig = PublishConfig()
     journal: JournalConfig | None = None
     on_journal_failure: Literal["unknown", "continue"] = "unknown"
@@ -184,7 +206,7 @@ REMOVED: Removed = {
 
 
 def load_config(path: Path) -> Config:
-    """Read a configuration file. Relative paths in it start at the file's folder; they are made absolute.
+    """Read a configuration file. Relative paths in it start at the file's folder, `~` at the user's; they are made absolute.
 
     Raises:
         ConfigError: The file cannot be read, or a value is invalid. The message names file, line and key.
@@ -196,18 +218,30 @@ def load_config(path: Path) -> Config:
         what = f"{shown}: this folder's name is not UTF-8, so what is in it cannot be named in messages"
         raise ConfigError(what, hint="rename the folder, or move the configuration")
     cameras = {name: _with_absolute_paths(camera, base) for name, camera in config.cameras.items()}
-    engine = msgspec.structs.replace(config.engine, bundle=str(base / config.engine.bundle))
-    journal = config.journal and msgspec.structs.replace(config.journal, path=str(base / config.journal.path))
+    engine = msgspec.structs.replace(config.engine, bundle=_absolute(config.engine.bundle, base))
+    journal = config.journal and msgspec.structs.replace(config.journal, path=_absolute(config.journal.path, base))
     if journal is not None and os.path.realpath(journal.path) == os.path.realpath(path):
         raise ConfigError(f"{path}: journal.path is this configuration file itself", hint="give the path of a new file")
-    return msgspec.structs.replace(config, cameras=cameras, engine=engine, journal=journal)
+    publish = msgspec.structs.replace(config.publish, endpoint=_numeric(config.publish.endpoint))
+    control = config.control and msgspec.structs.replace(config.control, endpoint=_numeric(config.control.endpoint))
+    replaced = {"cameras": cameras, "engine": engine, "journal": journal, "publish": publish, "control": control}
+    return msgspec.structs.replace(config, **replaced)
 
 
 def _with_absolute_paths(camera: CameraConfig, base: Path) -> CameraConfig:
     if camera.presence is not None:
-        presence = msgspec.structs.replace(camera.presence, empty=str(base / camera.presence.empty))
+        presence = msgspec.structs.replace(camera.presence, empty=_absolute(camera.presence.empty, base))
         camera = msgspec.structs.replace(camera, presence=presence)
     if isinstance(camera.source, (FileSource, FolderSource)):
-        source = msgspec.structs.replace(camera.source, path=str(base / camera.source.path))
+        source = msgspec.structs.replace(camera.source, path=_absolute(camera.source.path, base))
         return msgspec.structs.replace(camera, source=source)
     return camera
+
+
+def _absolute(path: str, base: Path) -> str:
+    return str(base / os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises for an unknown user
+
+
+def _numeric(endpoint: str) -> str:
+    """Return the endpoint without the name localhost: a machine's name service could give it any address."""
+    return endpoint.replace("tcp://localhost:", "tcp://127.0.0.1:", 1)

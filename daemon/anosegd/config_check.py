@@ -28,10 +28,13 @@ from anosegd.capture.config import (
 )
 from anosegd.capture.sources.aravis import load_aravis
 from anosegd.capture.sources.folder import images_of
+from anosegd.capture.sources.refusal import host_and_port
 from anosegd.config import Config
-from anosegd.endpoint import check_socket_place
+from anosegd.endpoint import IPC, check_socket_place
 from anosegd.inspection.ready import make_ready, naming
 from anosegd.journal import check_place
+
+MAX_PORT = 65_535
 
 
 def check_sources(config: Config) -> None:
@@ -67,6 +70,23 @@ def check_surroundings(config: Config, *, journal: bool = True) -> None:
         if camera.presence is not None:
             with naming(f"cameras.{name}"):
                 Presence.load(camera.presence, camera.region)
+
+
+def check_ipc_folders(config: Config, *, created: Path) -> None:
+    """Check that the folders of sockets exist.
+
+    Args:
+        config: A loaded configuration.
+        created: A folder that may be missing, because the service creates it when it starts.
+
+    Raises:
+        ConfigError: A folder is missing.
+    """
+    endpoints = {"publish": config.publish.endpoint, "control": config.control.endpoint if config.control else ""}
+    for key, endpoint in endpoints.items():
+        folder = Path(endpoint.removeprefix(IPC)).parent
+        if endpoint.startswith(f"{IPC}/") and folder != created and not folder.is_dir():
+            raise ConfigError(f"{key}.endpoint: {folder}: no such folder", hint="create it, writable for the daemon's user")
 
 
 def check_whole(config: Config, *, journal: bool = True) -> Engine:
@@ -121,6 +141,10 @@ def _check_source(source: SourceConfig) -> None:
             f"{element} fills in what is missing in a damaged frame, and does not report it",
             hint="use backend: ffmpeg, or a pipeline that ends in JPEG images: … ! image/jpeg ! appsink",
         )
+    if isinstance(source, UrlSource) and source.backend == "ffmpeg":
+        _, port = host_and_port(source.url)
+        if port.isdecimal() and not 0 < int(port) <= MAX_PORT:
+            raise ConfigError(f"url: port {port} is not a port", hint=f"a port is a number from 1 to {MAX_PORT}")
     if isinstance(source, GenicamSource):
         load_aravis()
     if isinstance(source, FileSource):

@@ -27,20 +27,22 @@ def check_endpoint(endpoint: str) -> None:
         path = endpoint[len(IPC) :]
         if not path.startswith(("/", "@")):
             raise ValueError(f"{endpoint}: an ipc endpoint needs an absolute path")
+        if path.endswith("/") or path == "@":
+            raise ValueError(f"{endpoint}: the name of the socket is missing; write ipc:///PATH")
         if len(path.encode()) > MAX_IPC_PATH_BYTES:
             raise ValueError(f"{endpoint}: the path is longer than {MAX_IPC_PATH_BYTES} bytes, the limit for a socket")
         return
-    match = re.fullmatch(r"tcp://(\[?[^\]]+\]?):(\d{1,5})", endpoint)
+    match = re.fullmatch(r"tcp://(\[[^\[\]]+\]|[^\[\]:]+):(\d{1,5})", endpoint)
     if not match or not 0 < int(match[2]) < 65536:
         raise ValueError(f"{endpoint}: not an endpoint; write tcp://127.0.0.1:PORT or ipc:///PATH")
     try:
-        local = ipaddress.ip_address(match[1].strip("[]")).is_loopback
+        local = match[1] == "localhost" or ipaddress.ip_address(match[1].strip("[]")).is_loopback
     except ValueError:
         local = False
     if not local:
         raise ValueError(
-            f"{endpoint}: only loopback addresses (127.0.0.1, [::1]) and ipc are allowed: at any other address, everyone in "
-            "the network could listen. That needs keys, which this version does not support"
+            f"{endpoint}: only loopback addresses (127.0.0.1, [::1], localhost) and ipc are allowed: at any other address, "
+            "everyone in the network could listen. That needs keys, which this version does not support"
         )
 
 

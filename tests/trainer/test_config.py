@@ -34,7 +34,7 @@ def test_shipped_files_load(path):
     [
         ({"trainning": {}}, ["trainning: unknown key", "did you mean 'training'"]),
         ({"training": {"batchsize": 3}}, ["line 2: training.batchsize: unknown key", "did you mean 'batch'"]),
-        ({"training": {"batch": "many"}}, ["training.batch", "int"]),
+        ({"training": {"batch": "many"}}, ["training.batch: expected a whole number"]),
         ({"training": {"batch": 0}}, ["training.batch"]),
         ({"training": {"steps": None, "minutes": None}}, ["never end"]),
         ({"loss": {"adversarial": -1}}, ["loss.adversarial"]),

@@ -16,8 +16,10 @@ from anoseg_engines.placement import InputSpec, Mode
 from anoseg_engines.strict_yaml import read_yaml
 
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
-Weight = Annotated[float, Meta(ge=0.0)]
-Channels = Annotated[int, Meta(ge=4)]
+Weight = Annotated[float, Meta(ge=0.0, le=1e6)]
+Channels = Annotated[int, Meta(ge=4, le=4096)]
+Side = Annotated[int, Meta(ge=1, le=1 << 16)]
+Count = Annotated[int, Meta(ge=1, le=1 << 40)]
 NETWORK_STRIDE = 32
 """Input sides must be multiples of this: the network halves its input five times."""
 
@@ -33,16 +35,16 @@ class InputConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         overlap: Network pixels that neighbouring tiles share at least (tile mode).
     """
 
-    height: Annotated[int, Meta(ge=1)] | None = None
-    width: Annotated[int, Meta(ge=1)] | None = None
+    height: Side | None = None
+    width: Side | None = None
     mode: Literal["auto"] | Mode = "auto"
     scale: Annotated[float, Meta(gt=0.0, lt=100.0)] | None = None
-    overlap: Annotated[int, Meta(ge=0)] | None = None
+    overlap: Annotated[int, Meta(ge=0, le=1 << 16)] | None = None
 
     def __post_init__(self) -> None:
         for side in (self.height, self.width):
             if side is not None and self.overlap is not None and self.overlap >= side:
-                raise ValueError("overlap must be smaller than a tile")
+                raise ValueError("overlap: must be smaller than a tile")
 
     @property
     def sides_given(self) -> bool:
@@ -103,7 +105,7 @@ class MemoryOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
     def __post_init__(self) -> None:
         if self.strides is not None and len(set(self.strides)) < len(self.strides):
-            raise ValueError("memory.strides names a stride twice")
+            raise ValueError("strides: names a stride twice")
 
 
 class ViewsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -172,7 +174,7 @@ class DefectConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     share: Share = 0.7
     more: Annotated[float, Meta(ge=0.0, le=0.95)] = 0.7
     at_rim: Share = 0.0
-    visible: Annotated[float, Meta(gt=0.0)] = 12.0
+    visible: Annotated[float, Meta(gt=0.0, le=255.0)] = 12.0
     hard: Weight = 1.0
     blend: Weight = 1.0
     scratch: Weight = 1.0
@@ -230,20 +232,20 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         workers: Processes that make training images; 0: chosen from the number of cores.
     """
 
-    steps: Annotated[int, Meta(ge=1)] | None = None
-    minutes: Annotated[float, Meta(gt=0.0)] | None = 30.0
-    batch: Annotated[int, Meta(ge=2)] = 16
-    crop: Annotated[int, Meta(ge=32)] = 256
-    learning_rate: Annotated[float, Meta(gt=0.0)] = 1.5e-3
+    steps: Count | None = None
+    minutes: Annotated[float, Meta(gt=0.0, le=525_600.0)] | None = 30.0
+    batch: Annotated[int, Meta(ge=2, le=4096)] = 16
+    crop: Annotated[int, Meta(ge=32, le=1 << 16)] = 256
+    learning_rate: Annotated[float, Meta(gt=0.0, le=1.0)] = 1.5e-3
     weight_decay: Weight = 1e-4
     ema: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.998
-    patience: Annotated[int, Meta(ge=1)] | None = 8
-    validate_every: Annotated[int, Meta(ge=1)] = 800
-    checkpoint_every: Annotated[int, Meta(ge=1)] = 400
+    patience: Count | None = 8
+    validate_every: Count = 800
+    checkpoint_every: Count = 400
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: Annotated[int, Meta(ge=0)] = 0
-    workers: Annotated[int, Meta(ge=0)] = 0
+    threads: Annotated[int, Meta(ge=0, le=256)] = 0
+    workers: Annotated[int, Meta(ge=0, le=256)] = 0
 
 
 class HoldoutConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -290,25 +292,27 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         sides = {"input.height": self.input.height, "input.width": self.input.width, "training.crop": self.training.crop}
         for name, side in sides.items():
             if side is not None and side % NETWORK_STRIDE:
-                raise ValueError(f"{name} must be a multiple of {NETWORK_STRIDE}")
+                raise ValueError(f"{name}: must be a multiple of {NETWORK_STRIDE}, found {side}")
         if not any(getattr(self.defects, kind) for kind in DEFECT_KINDS):
             raise ValueError("defects: every kind has weight 0, so the network would never see a defect")
         if not any((self.loss.l1, self.loss.bce, self.loss.dice)):
-            raise ValueError("loss.l1, loss.bce and loss.dice are all 0; one of them is needed to train the anomaly map")
+            raise ValueError("loss: loss.l1, loss.bce and loss.dice are all 0; one of them is needed to train the anomaly map")
         if (self.network.encoder_weights is None) != (self.network.encoder_sha256 is None):
-            raise ValueError("network.encoder_weights and network.encoder_sha256 are given together, or neither")
+            raise ValueError("network: encoder_weights and encoder_sha256 are given together, or neither")
         if self.network.encoder == "scratch" and self.network.encoder_weights is not None:
-            raise ValueError("network.encoder is scratch, so network.encoder_weights has no effect; leave one of them out")
+            raise ValueError(
+                "network.encoder_weights: has no effect, because network.encoder is scratch; leave one of them out"
+            )
         if self.detector and not any((self.views.network, self.views.memory, self.views.whole_image)):
             raise ValueError("views: network, memory and whole_image are all 0, so no image would have a score")
         if self.training.steps is None and self.training.minutes is None:
-            raise ValueError("training.steps and training.minutes are both null, so training would never end")
+            raise ValueError("training: steps and minutes are both null, so training would never end")
         if self.holdout.validation + (self.holdout.calibration or 0.0) > 0.8:
-            raise ValueError("holdout.validation and holdout.calibration together must not exceed 0.8")
+            raise ValueError("holdout: validation and calibration together must not exceed 0.8")
         try:
             re.compile(self.holdout.group)
         except re.error as error:
-            raise ValueError(f"holdout.group is not a regular expression: {error}") from error
+            raise ValueError(f"holdout.group: not a regular expression: {error}") from error
 
 
 def load_config(path: Path | None) -> TrainConfig:

@@ -12,7 +12,14 @@ from msgspec import Meta
 from anosegd.capture.pixel_formats import CODES
 
 Policy = Literal["latest", "every", "wait"]
-Positive = Annotated[float, Meta(gt=0)]
+Positive = Annotated[float, Meta(gt=0, le=1e9)]
+Rate = Annotated[float, Meta(ge=1e-4, le=1e5)]
+"""Frames per second."""
+Side = Annotated[int, Meta(gt=0, le=1 << 16)]
+"""Width or height in pixels."""
+Timeout = Annotated[float, Meta(ge=0.5, le=604_800)]
+"""Seconds, at most a week: the operating system's timers take no more than 24 days."""
+NotEmpty = Annotated[str, Meta(min_length=1)]
 BACKENDS = {"v4l2": cv2.CAP_V4L2, "ffmpeg": cv2.CAP_FFMPEG, "gstreamer": cv2.CAP_GSTREAMER}
 """OpenCV's number of each backend that a source may name."""
 
@@ -27,20 +34,20 @@ class DeviceSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         exposure: Fixed, in the driver's unit, like gain.
     """
 
-    device: int | str
+    device: Annotated[int, Meta(ge=0, le=255)] | NotEmpty
     serial: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
     fourcc: Annotated[str, Meta(min_length=4, max_length=4)] | None = None
-    width: Annotated[int, Meta(gt=0)] | None = None
-    height: Annotated[int, Meta(gt=0)] | None = None
-    fps: Positive | None = None
+    width: Side | None = None
+    height: Side | None = None
+    fps: Rate | None = None
     exposure: Positive | None = None
-    gain: Annotated[float, Meta(ge=0)] | None = None
+    gain: Annotated[float, Meta(ge=0, le=1e9)] | None = None
 
 
 class UrlSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="url"):
     """Describes a stream: RTSP or HTTP through FFmpeg, or a GStreamer pipeline that ends in appsink and decodes nothing."""
 
-    url: Annotated[str, Meta(min_length=1)]
+    url: NotEmpty
     backend: Literal["ffmpeg", "gstreamer"] = "ffmpeg"
     transport: Literal["tcp", "udp"] = "tcp"
 
@@ -59,15 +66,15 @@ class GenicamSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
     camera: Annotated[str, Meta(min_length=1, max_length=256)]
     serial: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
-    pixel_format: Annotated[str, Meta(min_length=1)] | None = None
-    fps: Positive | None = None
+    pixel_format: NotEmpty | None = None
+    fps: Rate | None = None
     exposure_us: Positive | None = None
-    gain: Annotated[float, Meta(ge=0)] | None = None
-    trigger_source: Annotated[str, Meta(min_length=1)] | None = None
+    gain: Annotated[float, Meta(ge=0, le=1e9)] | None = None
+    trigger_source: NotEmpty | None = None
 
     def __post_init__(self) -> None:
         if self.pixel_format is not None and self.pixel_format not in CODES.values():
-            raise ValueError(f"pixel_format {self.pixel_format} cannot be read: choose one of {', '.join(CODES.values())}")
+            raise ValueError(f"pixel_format: {self.pixel_format} cannot be read: choose one of {', '.join(CODES.values())}")
 
     @property
     def set_period_s(self) -> float:
@@ -78,9 +85,9 @@ class GenicamSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 class FileSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="file"):
     """Describes a video file. With `fps` None, it plays at its own rate, or, with policy `wait`, as fast as it is inspected."""
 
-    path: str
+    path: NotEmpty
     backend: Literal["ffmpeg", "gstreamer"] = "ffmpeg"
-    fps: Positive | None = None
+    fps: Rate | None = None
     loop: bool = False
 
 
@@ -92,18 +99,18 @@ class FolderSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         preload: Decode all images at the start and keep them in memory.
     """
 
-    path: str
+    path: NotEmpty
     recursive: bool = False
     preload: bool = False
-    fps: Positive | None = None
+    fps: Rate | None = None
     loop: bool = False
 
 
 class DemoSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="demo"):
     """Describes the simulated production line. With `parts` None, the line has no end."""
 
-    seed: int = 7
-    fps: Positive = 4.0
+    seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] = 7
+    fps: Rate = 4.0
     parts: Annotated[int, Meta(gt=0)] | None = None
 
 
@@ -189,8 +196,8 @@ class CaptureConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     trigger: TriggerConfig = FreeRun()
     policy: Policy = "latest"
     repeats: Literal["unknown", "allowed"] = "unknown"
-    open_timeout_s: Annotated[float, Meta(ge=0.5)] = 10.0
-    stall_timeout_s: Annotated[float, Meta(ge=0.5)] = 1.5
+    open_timeout_s: Timeout = 10.0
+    stall_timeout_s: Timeout = 1.5
     max_frame_mb: Annotated[int, Meta(ge=1, le=1024)] = 64
 
     @property

@@ -10,9 +10,15 @@ from anoseg_engines.passwords import mask_passwords
 from anosegd.capture.config import FolderSource
 from anosegd.capture.sources.folder import not_read
 from anosegd.config import load_config
-from anosegd.config_check import check_whole
+from anosegd.config_check import check_ipc_folders, check_whole
+from anosegd.config_warnings import warnings_of
 from anosegd.inspection.rule_calibration import rules_note
 from anosegd.journal import JournalConfig, check_content, check_place
+
+STATE = Path("/var/lib/anoseg")
+"""The service creates a folder of the configuration's name here when it starts."""
+RUNTIME = Path("/run/anoseg")
+"""And one here."""
 
 
 def main(options: argparse.Namespace) -> int:
@@ -23,7 +29,8 @@ def main(options: argparse.Namespace) -> int:
         EngineError: The bundle is refused.
     """
     config = load_config(options.config)
-    journal = None if config.journal is None else _journal_line(config.journal)
+    journal = None if config.journal is None else _journal_line(config.journal, STATE / options.config.stem)
+    check_ipc_folders(config, created=RUNTIME / options.config.stem)
     engine = check_whole(config, journal=False)
     try:
         lines = [
@@ -41,6 +48,7 @@ def main(options: argparse.Namespace) -> int:
                 lines.append(f"    {left_out}")
             if note := rules_note(camera, engine.bundle):
                 lines.append(f"    {len(camera.rules)} {note}")
+            lines += [f"    warning: {text}" for text in warnings_of(camera, engine)]
     finally:
         engine.close()
     if journal is not None:
@@ -50,16 +58,19 @@ def main(options: argparse.Namespace) -> int:
     return 0
 
 
-def _journal_line(config: JournalConfig) -> str:
-    """Check the journal's place. Its folder may be missing: under systemd it is created when the service starts.
+def _journal_line(config: JournalConfig, created: Path) -> str:
+    """Check the journal's place.
+
+    Args:
+        config: The journal's settings.
+        created: A folder that may be missing, because the service creates it when it starts.
 
     Raises:
         ConfigError: A journal cannot be at this path.
     """
     folder = Path(config.path).absolute().parent
-    if not folder.exists():
-        what = f"journal.path: {folder}: no such folder"
-        return f"  not yet: {what}; the service creates /var/lib/anoseg/STATION, you create any other folder"
+    if folder == created and not folder.exists():
+        return f"  not yet: journal.path: {folder}: no such folder; the service creates it when it starts"
     path = check_place(config)
     check_content(path)
     return f"  journal {path}"

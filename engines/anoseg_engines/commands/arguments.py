@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import TypeAlias
 
-MAX_THREADS = 1024
+MAX_THREADS = 256
 """As `engine.threads` of the daemon's configuration."""
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 

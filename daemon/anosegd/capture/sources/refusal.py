@@ -89,6 +89,14 @@ def check_address(url: str) -> None:
         raise CameraError(f"{address_of(url)} cannot be opened: the user name or the password contains / ? or #; {how}")
 
 
+def host_and_port(url: str) -> tuple[str, str]:
+    """Return host and port of an address as they are written; each is empty if it is missing."""
+    where = re.split(r"[/?#]", url.partition("://")[2].rpartition("@")[2], maxsplit=1)[0]
+    host, _, rest = where.partition("]") if where.startswith("[") else (where, "", where)
+    host_alone, _, port = rest.partition(":")
+    return (f"{host}]" if where.startswith("[") else host_alone), port
+
+
 def refusal(url: str, lines: list[str]) -> CameraError | None:
     """Return the error of a camera that refuses, or of an address that is wrong. None if the lines do not say so.
 
