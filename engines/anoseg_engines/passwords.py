@@ -14,7 +14,7 @@ _NAMES = r"pass(?:word|wd|phrase)?|pwd?|psw|user-pw|token|secret|api-?key|auth|c
 _SETTING = re.compile(rf"(?i)(?<![a-z])({_NAMES})(\s*=\s*)(\"[^\"]*\"|'[^']*'|[^\s&;,'\"]+)")
 _ENTRY = re.compile(rf"(?i)(['\"])({_NAMES})\1(\s*:\s*)(\"[^\"]*\"|'[^']*'|[^\s,}}\]]+)")
 """A password in a mapping as Python or JSON writes it."""
-_LOGIN = re.compile(r"(?<=[A-Za-z0-9+.-])://?(?!/?@)[^\n]+@")
+_LOGIN = re.compile(r"(?m)(?<=[A-Za-z0-9+.-])://?(?!/?@)(?:[^\n]+@(?=[^\s@]|$)|\S+@)")
 """User name and password after a scheme, whose slashes may be reduced to one as in a path. A password may contain blanks."""
 _LOGIN_WITHOUT_BLANKS = re.compile(r"://\S+@")
 _BARE_USER_INFO = re.compile(r"[^\s'\"/:]+:[^\s'\"/][^\s'\"]*@")

@@ -14,6 +14,7 @@ ADDRESSES = {
     "http://cam/video?user=a&pwd=geheim": "http://cam/video?***",
     "rtsp://u:ge heim'\"@cam/p": "rtsp://cam/p",
     "admin:geheim@10.0.0.9/1": "10.0.0.9/1",
+    "rtsp://u:ge heim@": "rtsp://",
     "rtsp://geheim@[::1]:554/x": "rtsp://[::1]:554/x",
 }
 
@@ -51,6 +52,7 @@ def test_no_password_survives(password: str) -> None:
         "tcp://127.0.0.1:5570 is in use",
         "it refuses the user name or the password (401 Unauthorized)",
         "12:00:00 restarted by anoseg@line",
+        "http://10.0.0.9/1 cannot be opened: write @ as %40",
     ],
 )
 def test_ordinary_messages_stay(text: str) -> None:

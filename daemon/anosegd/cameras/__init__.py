@@ -7,7 +7,7 @@ of each software trigger. `presence` finds out whether a frame shows a part.
 
 from anosegd.cameras.camera_set import CameraSet
 from anosegd.cameras.capture_handle import CaptureHandle
-from anosegd.cameras.logins import Login, login_of
+from anosegd.cameras.logins import Login, login_of, without_login
 from anosegd.cameras.parts import Trigger
 from anosegd.cameras.presence import Presence
 from anosegd.cameras.supervisor import SPAWN_TIMEOUT_S, WAITING_SLOTS, CameraSupervisor
@@ -22,4 +22,5 @@ __all__ = [
     "Presence",
     "Trigger",
     "login_of",
+    "without_login",
 ]

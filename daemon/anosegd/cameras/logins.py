@@ -1,80 +1,156 @@
 """Limits how often a user name and a password are sent to a camera that may refuse them.
 
-Many cameras and recorders lock everybody out after some wrong passwords. Several cameras of a configuration can be channels of
-one recorder, so they share the limit.
+Many cameras and recorders lock a user out after some wrong passwords. Several cameras of a configuration can be channels of one
+recorder, so all cameras share the limit of a user at a host.
 """
 
 from __future__ import annotations
 
+import ipaddress
+import re
+import subprocess
 import threading
 import time
 from collections import deque
-from urllib.parse import urlsplit
+from dataclasses import dataclass
+from urllib.parse import unquote, urlsplit
+
+import msgspec
 
 from anosegd.capture.config import SourceConfig, UrlSource
 
 TRIES, WINDOW_S = 2, 60.0
-"""So many tries in so many seconds, until the login is accepted."""
+"""So many tries of a user at a host in so many seconds, until the login is accepted. A login that was never tried, such as a
+corrected one, has one try more."""
 PAUSE_S = 31.0
 """How long a camera pauses after its login was refused."""
+RESOLVE_S = 3.0
+"""How long the search for a host's address may take. Without an address, the host is told from others by its name."""
 
 Login = tuple[str, str]
 """A host, and the user name and password for it."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Try:
+    at: float
+    camera: str
+
+
 class Logins:
-    """Counts the tries of each login. Any thread."""
+    """Counts the tries of each user at each host. Any thread.
+
+    Every method takes the login, which is None for a camera without one, and the name of the camera that uses it.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._tries: dict[Login, deque[float]] = {}
+        self._tries: dict[tuple[str, str], deque[_Try]] = {}
+        self._known: set[Login] = set()  # tried at least once
         self._accepted: set[Login] = set()
 
-    def take_try(self, login: Login | None) -> float:
+    def take_try(self, login: Login | None, camera: str = "") -> float:
         """Take a try and return 0, or return the seconds until the next try is free."""
         with self._lock:
-            if login is None or login in self._accepted:
-                return 0.0
-            now = time.monotonic()
-            tries = self._tries.setdefault(login, deque())
-            while tries and tries[0] <= now - WINDOW_S:
-                tries.popleft()
-            if len(tries) >= TRIES:
-                return tries[0] + WINDOW_S - now
-            tries.append(now)
-            return 0.0
+            wait_s = self._wait_s(login)
+            if login is not None and login not in self._accepted and wait_s == 0:
+                self._note(login, camera)
+            return wait_s
 
-    def accepted(self, login: Login | None) -> None:
+    def wait_s(self, login: Login | None) -> float:
+        """Return the seconds until the next try is free; 0 if one is."""
+        with self._lock:
+            return self._wait_s(login)
+
+    def accepted(self, login: Login | None, camera: str = "") -> None:
         """The camera has let us in: this login may be used as often as needed."""
         with self._lock:
             if login is not None:
                 self._accepted.add(login)
-                self._tries.pop(login, None)
+                tries = self._tries_of(login)
+                self._tries[_user(login)] = deque(each for each in tries if each.camera != camera)
 
-    def not_sent(self, login: Login | None) -> None:
-        """A try failed for another reason: give it back."""
+    def not_sent(self, login: Login | None, camera: str = "") -> None:
+        """The camera's try failed for another reason: give it back. The tries of other cameras count on."""
         with self._lock:
-            if login is not None and self._tries.get(login):
-                self._tries[login].pop()
+            tries = self._tries_of(login) if login is not None else deque()
+            mine = [each for each in tries if each.camera == camera]
+            if mine:
+                tries.remove(mine[-1])
 
-    def refused(self, login: Login | None) -> None:
+    def refused(self, login: Login | None, camera: str = "") -> None:
         """The camera refused this login, perhaps after it was changed."""
         with self._lock:
-            if login in self._accepted:
-                self._accepted.discard(login)
-                self._tries[login] = deque([time.monotonic()])
+            if login is None:
+                return
+            self._accepted.discard(login)
+            if not any(each.camera == camera for each in self._tries_of(login)):
+                self._note(login, camera)
+
+    def _wait_s(self, login: Login | None) -> float:
+        if login is None or login in self._accepted:
+            return 0.0
+        now, tries = time.monotonic(), self._tries_of(login)
+        while tries and tries[0].at <= now - WINDOW_S:
+            tries.popleft()
+        limit = TRIES if login in self._known else TRIES + 1
+        return tries[-limit].at + WINDOW_S - now if len(tries) >= limit else 0.0
+
+    def _note(self, login: Login, camera: str) -> None:
+        self._known.add(login)
+        self._tries_of(login).append(_Try(time.monotonic(), camera))
+
+    def _tries_of(self, login: Login) -> deque[_Try]:
+        return self._tries.setdefault(_user(login), deque())
 
 
 def login_of(source: SourceConfig) -> Login | None:
-    """Return the login in a stream's address; None if it has none."""
+    """Return the login in a stream's address, None if it has none. May look up the host's name, for up to `RESOLVE_S`."""
     if not isinstance(source, UrlSource):
         return None
     _, separator, rest = source.url.partition("://")
     user_info, at, where = rest.rpartition("@")
-    if not separator or not at:
+    if not separator or not at or re.fullmatch(r"[^/?#@:]*(:\d*)?[/?#].*", user_info):  # the @ is behind the host
         return None
     try:
         host = urlsplit(f"//{where}").hostname
     except ValueError:
         host = None
-    return (host or where, user_info)
+    return (_address(host) if host else where, user_info)
+
+
+def without_login(source: SourceConfig) -> UrlSource | None:
+    """Return the source with an address without the login; None for a GStreamer pipeline, which may hold it anywhere."""
+    if not isinstance(source, UrlSource) or source.backend != "ffmpeg":
+        return None
+    scheme, separator, rest = source.url.partition("://")
+    return msgspec.structs.replace(source, url=f"{scheme}{separator}{rest.rpartition('@')[2]}")
+
+
+def _user(login: Login) -> tuple[str, str]:
+    host, user_info = login
+    return host, unquote(user_info.partition(":")[0])
+
+
+def _address(host: str) -> str:
+    """Return one address for all names of a host. This machine has many; IPv4 comes first."""
+    if (known := _literal(host)) is not None:
+        return known
+    name = host.lower().rstrip(".")
+    if name == "localhost" or name.endswith(".localhost"):
+        return "127.0.0.1"
+    try:  # a process: a look-up in this thread could not be ended
+        found = subprocess.run(["getent", "ahosts", name], capture_output=True, text=True, timeout=RESOLVE_S, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return name
+    addresses = [_literal(line.split()[0]) for line in found.stdout.splitlines() if line.strip()]
+    return min((each for each in addresses if each), key=lambda each: ":" in each, default=name)
+
+
+def _literal(host: str) -> str | None:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return None
+    mapped = getattr(address, "ipv4_mapped", None) or address
+    return "127.0.0.1" if mapped.is_loopback else str(mapped)

@@ -19,7 +19,7 @@ from anoseg_engines.errors import CameraError, LoginRefusedError
 from anosegd import logs
 from anosegd.cameras.capture_handle import CaptureHandle
 from anosegd.cameras.intake import Intake
-from anosegd.cameras.logins import PAUSE_S, Logins, login_of
+from anosegd.cameras.logins import PAUSE_S, Login, Logins, login_of, without_login
 from anosegd.cameras.parts import Trigger
 from anosegd.cameras.presence import Presence
 from anosegd.capture.config import LIVE, CaptureConfig, HardwareTrigger, SoftwareTrigger
@@ -57,6 +57,9 @@ has sent its request would otherwise wait for the rest of that second and then f
 
 HEALTHY_S = 2.0
 """After a camera was open for this long, the pause before the next attempt is short again."""
+
+LOGIN_LOOK_S = 1.0
+"""While a login must not be tried, the camera looks so often whether another camera was let in with it."""
 
 _CHANGE_LOGIN = "correct the user name and the password in the url"
 
@@ -122,7 +125,9 @@ class CameraSupervisor(Worker):
         self._publisher = publisher
         self._environment = environment
         self._logins = logins or Logins()
-        self._login = login_of(config.source)
+        self._login: Login | None = None
+        self._open_source = without_login(config.source)
+        self._may_log_in = True  # whether the running capture process has the login
         self._max_tries = max_tries
         self._wake_fd = -1  # eventfd: readable when there is a trigger, or `stop`
         self._stopping = False
@@ -215,14 +220,21 @@ class CameraSupervisor(Worker):
         """
         pause_s = RESTART_MIN_S
         tries, position = 0, 0
+        self._login = login_of(self.config.source)
         while not self._stopping:
             self._opened_at = None
-            self._wait_for_login()
+            self._may_log_in = self._logins.take_try(self._login, self.name) == 0
+            if not self._may_log_in and self._open_source is None:
+                self._wait_for_login()
+                continue
             try:
                 self._run_process()
                 break
             except LoginRefusedError as error:
-                self._logins.refused(self._login)
+                if not self._may_log_in:  # as expected: without the login, any other reason is found out
+                    self._wait_for_login()
+                    continue
+                self._logins.refused(self._login, self.name)
                 self._enter_lost(error, PAUSE_S)
                 if self._max_tries is not None:
                     raise CameraError(f"camera {self.name}: {error.what}", hint=_CHANGE_LOGIN) from error
@@ -247,11 +259,12 @@ class CameraSupervisor(Worker):
         self._intake.triggered.refuse_new("the source has ended" if self._state == "finished" else "the camera is being closed")
 
     def _wait_for_login(self) -> None:
-        """Wait until the password may be tried. Other cameras may have tried it at the same host."""
-        while not self._stopping and (wait_s := self._logins.take_try(self._login)) > 0:
-            if self._state != "lost":
-                self._enter_lost(CameraError("not tried yet: its host has just refused this user name or password"), wait_s)
-            self._pause(wait_s)
+        """Wait until the password may be tried. Other cameras have tried this user at the same host."""
+        why = CameraError("not tried yet: its host has just refused this user name or password to another camera")
+        while not self._stopping and (wait_s := self._logins.wait_s(self._login)) > 0:
+            if self._state != "lost" or self._last_error != why.what:
+                self._enter_lost(why, wait_s)
+            self._pause(min(wait_s, LOGIN_LOOK_S))
 
     def _pause(self, seconds: float) -> None:
         """Wait. Answer triggers at once meanwhile, because no camera can take their frames."""
@@ -287,8 +300,11 @@ class CameraSupervisor(Worker):
     def _job(self) -> Job:
         config = self.config
         reopens = self._max_tries is None and isinstance(config.source, LIVE)
+        camera = msgspec.convert(config, CaptureConfig, from_attributes=True)
+        if not self._may_log_in and self._open_source is not None:
+            camera = msgspec.structs.replace(camera, source=self._open_source)
         return Job(
-            camera=msgspec.convert(config, CaptureConfig, from_attributes=True),
+            camera=camera,
             slots=WAITING_SLOTS if config.policy == "wait" else self.queue.capacity + 4,
             frame_bytes=config.max_frame_mb << 20,
             start_at=self._intake.position,
@@ -335,11 +351,12 @@ class CameraSupervisor(Worker):
         """Act on one message."""
         if isinstance(message, Opened):
             self._opened_at, self._remarks = time.monotonic(), Remarks()
-            self._logins.accepted(self._login)
+            if self._may_log_in:
+                self._logins.accepted(self._login, self.name)
             self._enter("running", message.description)
         elif isinstance(message, Away):
             self._restarts += 1
-            self._logins.not_sent(self._login)
+            self._logins.not_sent(self._login, self.name)
             self._enter_lost(CameraError(message.error), message.pause_s)
             self._intake.triggered.give_up()
         elif isinstance(message, Reading):
@@ -359,7 +376,7 @@ class CameraSupervisor(Worker):
             complaint = process.complaint
             if message.login_refused:
                 raise LoginRefusedError(message.error)
-            self._logins.not_sent(self._login)
+            self._logins.not_sent(self._login, self.name)
             raise CameraError(f"{message.error}: {complaint}" if complaint else message.error)
         elif isinstance(message, Finished):
             self._intake.count_lost(message.lost)

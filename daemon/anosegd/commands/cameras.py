@@ -14,7 +14,7 @@ import msgspec
 
 from anoseg_engines.errors import CameraError, ConfigError, LoginRefusedError
 from anoseg_engines.passwords import mask_passwords
-from anosegd.cameras import SPAWN_TIMEOUT_S, WAITING_SLOTS, CaptureHandle, Login, login_of
+from anosegd.cameras import SPAWN_TIMEOUT_S, WAITING_SLOTS, CaptureHandle, Login, login_of, without_login
 from anosegd.capture.config import CaptureConfig, FreeRun
 from anosegd.capture.protocol import Captured, Failed, Finished, Job, Opened, Repeated, Uncaptured
 from anosegd.capture.sources.aravis import list_genicam
@@ -43,9 +43,7 @@ def main(options: argparse.Namespace) -> int:
     for name, camera in config.cameras.items():
         login = login_of(camera.source)
         try:
-            if login in refused:
-                raise CameraError("not tried: its host has just refused this user name or password")
-            found = probe(name, camera, options.out)
+            found = _probe_without_login(name, camera, options.out) if login in refused else probe(name, camera, options.out)
         except CameraError as error:
             failed = True
             refused |= {login} if isinstance(error, LoginRefusedError) and login is not None else set()
@@ -117,6 +115,22 @@ def probe(name: str, camera: CameraConfig, folder: Path) -> Probed:
     if not probed.captured_ns:
         raise CameraError(f"no image within {camera.open_timeout_s:g} s", hint="is it on, and is its address right?")
     return probed
+
+
+def _probe_without_login(name: str, camera: CameraConfig, folder: Path) -> Probed:
+    """Probe a camera whose login must not be tried again. Without the login, any other reason is found out.
+
+    Raises:
+        CameraError: As `probe`, or the camera asks for the login.
+    """
+    not_tried = "not tried: its host has just refused this user name or password"
+    source = without_login(camera.source)
+    if source is None:
+        raise CameraError(not_tried)
+    try:
+        return probe(name, msgspec.structs.replace(camera, source=source), folder)
+    except LoginRefusedError as error:
+        raise CameraError(not_tried) from error
 
 
 def _watch(process: CaptureHandle, probed: Probed, open_timeout_s: float) -> None:

@@ -1,6 +1,8 @@
 """Cameras that refuse: the reason is said with the address, the password never, and a wrong password is tried rarely."""
 
 import contextlib
+import signal
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +14,7 @@ from support.refusing_camera import Refusals, http_camera, rtsp_camera
 
 from anoseg_engines.errors import LoginRefusedError
 from anosegd.cameras import logins
-from anosegd.cameras.logins import PAUSE_S, TRIES, WINDOW_S, Logins, login_of
+from anosegd.cameras.logins import PAUSE_S, TRIES, WINDOW_S, Logins, login_of, without_login
 from anosegd.capture.config import DemoSource, UrlSource
 from anosegd.capture.sources.devices import why_not
 from anosegd.capture.sources.refusal import check_address, refusal, unexplained
@@ -109,6 +111,31 @@ def test_a_wrong_password_is_tried_rarely_by_all_cameras_of_a_host(line: Line) -
         assert daemon.terminate() == 0
 
 
+def test_a_refused_login_hides_no_other_reason(line: Line) -> None:
+    """Cameras of one host and user: some are refused, one has no such path, at one nothing listens. Each says why."""
+    with rtsp_camera("401 Unauthorized") as recorder, http_camera(404) as other:
+        hosts = ("localhost", "127.0.0.1", "localhost", "127.0.0.1")
+        cameras = "".join(
+            f"c{n}:\n  source: {{kind: url, url: 'rtsp://u:{PASSWORD}@{host}:{recorder.port}/{n}'}}\n{QUICK}"
+            for n, host in enumerate(hosts)
+        )
+        daemon = line.run(line.config(cameras))
+        line.listener.wait_for_state(lambda _: len(recorder.logins) == TRIES)
+        late = f"path:\n  source: {{kind: url, url: 'http://u:{PASSWORD}@127.0.0.1:{other.port}/x'}}\n{QUICK}"
+        late += f"port:\n  source: {{kind: url, url: 'rtsp://u:{PASSWORD}@127.0.0.1:1/x'}}\n{QUICK}"
+        line.config(cameras + late)
+        daemon.process.send_signal(signal.SIGHUP)
+        state = line.listener.wait_for_state(
+            lambda s: "path" in s["cameras"] and all(s["cameras"][name]["restarts"] > 1 for name in ("path", "port"))
+        )
+        assert "there is no such path on the camera (404" in state["cameras"]["path"]["last_error"]
+        assert "nothing listens at this address and port" in state["cameras"]["port"]["last_error"]
+        assert len(recorder.logins) == TRIES
+        assert other.logins == []
+        assert daemon.terminate() == 0
+    assert "ge-heim" not in daemon.log
+
+
 def test_a_corrected_password_is_tried_at_once(line: Line, tmp_path_factory: pytest.TempPathFactory) -> None:
     """The limit is of the wrong one, so a reload does not wait."""
     with http_camera(401) as camera:
@@ -188,6 +215,63 @@ def test_a_try_that_did_not_reach_the_camera_does_not_count(now: list[float]) ->
         assert counted.take_try(login) == 0
         counted.not_sent(login)
     assert counted.take_try(None) == 0
+
+
+def test_a_user_is_tried_rarely_whatever_the_password(now: list[float]) -> None:
+    """A camera counts the wrong passwords of a user. One that was never tried has one try more; another user has its own."""
+    counted = Logins()
+    tried = [p for p in ("a", "b", "c", "d", "e") if counted.take_try(("recorder", f"u:{p}"), p) == 0]
+    assert len(tried) == TRIES + 1
+    assert counted.take_try(("recorder", "u:a"), "a") == WINDOW_S
+    assert counted.take_try(("recorder", "other:a"), "other") == 0
+    now[0] += WINDOW_S
+    assert counted.take_try(("recorder", "u:e"), "e") == 0
+
+
+def test_a_camera_gives_back_its_own_try_only(now: list[float]) -> None:
+    """One without a connection fails again and again; meanwhile another camera's refused tries count on."""
+    counted, login = Logins(), ("recorder", "u:wrong")
+    assert counted.take_try(login, "refused") == 0
+    counted.refused(login, "refused")
+    assert counted.take_try(login, "away") == 0
+    for _ in range(9):
+        counted.not_sent(login, "away")
+    assert [counted.take_try(login, "third") > 0 for _ in range(2)] == [False, True]
+    counted.refused(login, "away")  # its process tried again by itself
+    assert counted.wait_s(login) > 0
+
+
+def test_cameras_that_wait_see_that_another_was_let_in(now: list[float]) -> None:
+    """All channels of a recorder start together; the first that is let in frees the login for the others."""
+    counted, login = Logins(), ("recorder", "u:right")
+    assert [counted.take_try(login, f"c{n}") > 0 for n in range(4)] == [False, False, True, True]
+    counted.accepted(login, "c0")
+    assert counted.wait_s(login) == counted.take_try(login, "c3") == 0
+
+
+@pytest.mark.parametrize("name", ["localhost", "LOCALHOST", "[::1]", "127.0.0.2", "[::ffff:127.0.0.1]", "localhost."])
+def test_names_of_this_machine_are_one_host(name: str) -> None:
+    """A camera counts the passwords, by whatever name it is called."""
+    assert login_of(UrlSource(url=f"rtsp://u:p@{name}/1")) == ("127.0.0.1", "u:p")
+
+
+def test_a_name_and_its_address_are_one_host() -> None:
+    """The name is looked up. A name that is not found stands for itself."""
+    name = socket.gethostname()
+    found = login_of(UrlSource(url=f"rtsp://u:p@{name}/1"))
+    assert found is not None
+    assert found == login_of(UrlSource(url=f"rtsp://u:p@{name.upper()}/2"))
+    assert found[0] in {("127.0.0.1" if a.startswith("127.") else a) for *_, (a, *_) in socket.getaddrinfo(name, None)}
+    assert login_of(UrlSource(url="rtsp://u:p@no-such-camera.invalid/1")) == ("no-such-camera.invalid", "u:p")
+
+
+def test_addresses_without_their_login() -> None:
+    """Opened so, a camera is sent no password."""
+    assert without_login(UrlSource(url="rtsp://u:p@h:554/1", transport="udp")) == UrlSource(
+        url="rtsp://h:554/1", transport="udp"
+    )
+    assert without_login(UrlSource(url="rtspsrc location=rtsp://u:p@h ! appsink", backend="gstreamer")) is None
+    assert login_of(UrlSource(url="http://h:80/?a=b@c")) is login_of(UrlSource(url="http://h/a@b")) is None
 
 
 def test_logins_of_sources() -> None:
