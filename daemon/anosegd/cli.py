@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import getpass
 import os
 import re
 import sys
@@ -96,7 +97,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     swap.add_argument("--bundle", type=Path, required=True, metavar="DIR", help="STORE/NAME (current) or STORE/NAME/VERSION")
     swap.add_argument("--other-product", action="store_true", help="accept a bundle of another product than the present one")
-    add_client("rollback", "return to the bundle that inspected before; repeated, it goes further back", "send_request")
+    rollback = add_client(
+        "rollback", "return to the bundle that inspected before; repeated, it goes further back", "send_request"
+    )
+    for command in (swap, rollback):
+        command.add_argument("--who", default=_user(), metavar="NAME", help="who asks, for the journal (your user name)")
+        command.add_argument("--why", default="", metavar="TEXT", help="the reason, for the journal")
+    threshold = add_client("set-threshold", "judge a camera's parts by another score threshold, until it is set again")
+    threshold.add_argument("camera", metavar="CAMERA", help="the camera's name")
+    threshold.add_argument(
+        "value", type=_threshold, metavar="VALUE", help="a part with this score or more is FAIL; or: calibrated"
+    )
+    threshold.add_argument("--who", required=True, type=_words, metavar="NAME", help="who sets it, for the journal")
+    threshold.add_argument("--why", required=True, type=_words, metavar="TEXT", help="the reason, for the journal")
+    changes = add_client("changes", "show who changed thresholds and bundles, when and why")
+    changes.add_argument("--limit", type=_positive, default=20, metavar="N", help="the newest N changes (20)")
+    changes.add_argument("--json", action="store_true", help="JSON lines instead of a table")
     add_client("prove", "run the golden images again, between parts; print what is wrong, if anything", "send_request")
     trigger = add_client("trigger", "tell a camera with software triggers that a part is in place")
     trigger.add_argument("--camera", required=True, metavar="NAME")
@@ -134,6 +150,32 @@ def _moment(text: str) -> datetime:
     if re.fullmatch(r"\d{1,2}:\d{2}", text):
         return now.replace(hour=int(text.split(":")[0]), minute=int(text.split(":")[1]), second=0, microsecond=0)
     return datetime.fromisoformat(text).astimezone()
+
+
+def _threshold(text: str) -> float | None:
+    """Parse a score threshold; `calibrated` is None."""
+    if text == "calibrated":
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a threshold: give a number above 0, up to 1, or the word calibrated")
+    return value
+
+
+def _words(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("say it in words")
+    return text
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user without a name
+        return ""
 
 
 def _positive(text: str) -> int:

@@ -38,7 +38,19 @@ class ClientError(Exception):
 
 
 class RefusedError(ClientError):
-    """The station refuses a request."""
+    """The station refuses a request.
+
+    Attributes:
+        code: The reason for programs, such as `no_journal`. The message is for people.
+    """
+
+    def __init__(self, op: str, code: str, message: str) -> None:
+        super().__init__(f"{op}: {code}: {message}")
+        self.code = code
+
+
+class NoAnswerError(ClientError):
+    """The station did not answer in time."""
 
 
 class Cursor(NamedTuple):
@@ -138,7 +150,8 @@ class Client:
 
         Raises:
             RefusedError: The station refuses.
-            ClientError: No answer arrived in time.
+            NoAnswerError: No answer arrived in time.
+            ClientError: This client has no control socket.
         """
         if self._control_endpoint is None:
             raise ClientError(f"{op}: this client has no control socket")
@@ -154,16 +167,38 @@ class Client:
             if reply.get("id") != self._request_id:
                 continue  # the late answer to an earlier request that timed out
             if not reply.get("ok"):
-                raise RefusedError(f"{op}: {reply.get('error')}: {reply.get('message')}")
+                raise RefusedError(op, str(reply.get("error")), str(reply.get("message")))
             return dict(reply)
         # The socket may still hold this request and deliver it much later, when the station is back. A new socket drops it.
         self._control.close(linger=0)
         self._control = None
-        raise ClientError(f"{op}: no answer from {self._control_endpoint} within {self._request_timeout_s} s")
+        raise NoAnswerError(f"{op}: no answer from {self._control_endpoint} within {self._request_timeout_s} s")
 
     def status(self) -> dict[str, Any]:
         """Return the station's state, as in its heartbeat."""
         return dict(self.request("status")["state"])
+
+    def set_threshold(self, camera: str, value: float | None, *, who: str, why: str) -> dict[str, Any]:
+        """Judge a camera's parts by another score threshold from the next part on, also after a restart.
+
+        Args:
+            camera: Name of the camera.
+            value: A part with this score or more is FAIL; None returns to the configured or calibrated threshold.
+            who, why: Who asks, and the reason. Both go into the station's journal.
+
+        Returns:
+            `old` and `new`, each with `value`, `origin` and `calibrated`.
+
+        Raises:
+            RefusedError: The station refuses.
+            NoAnswerError: No answer arrived in time; the threshold may have been set.
+        """
+        reply = self.request("set_threshold", camera=camera, value=value, who=who, why=why)
+        return {"old": reply["old"], "new": reply["new"]}
+
+    def changes(self, limit: int = 20) -> list[dict[str, Any]]:
+        """Return the newest changes of thresholds and bundles, the oldest of them first."""
+        return list(self.request("changes", limit=limit)["changes"])
 
     def first_seq_since(self, time_ns: int) -> int:
         """Return the first number whose verdict was committed at or after `time_ns` (Unix time)."""
@@ -280,7 +315,7 @@ class Client:
             try:
                 page = self.request("replay", **{"from": position.next}, to=last, limit=PAGE)
             except ClientError as error:
-                if "no_journal" in str(error) and last is not None:
+                if isinstance(error, RefusedError) and error.code == "no_journal" and last is not None:
                     self._on_event(Event("missed", "the station keeps no journal to ask", position.next, last))
                     position.next = last + 1
                 return  # down or busy: the next message tries again
@@ -308,9 +343,7 @@ class Client:
             try:
                 reply = self.request("consumer", name=name)
                 return _Position(reply["journal_id"], reply["cursor"] + 1)
-            except ClientError as error:
-                if "no answer" not in str(error):
-                    raise
+            except NoAnswerError:
                 if time.monotonic() - self._last_heartbeat > self._down_after_s:
                     self._report_up(False, "no answer")
                 time.sleep(0.1)

@@ -72,6 +72,7 @@ class CameraConfig(CaptureConfig, frozen=True, forbid_unknown_fields=True, kw_on
         recipe: Name of this camera's inspection job, copied into its verdicts.
         presence: How to recognise frames without a part; None makes every frame a part.
         quality: Images too dark, too bright or blurred are UNKNOWN: image_quality; None accepts all.
+        score_threshold: A part with this score or more is FAIL; None takes the bundle's calibrated threshold.
         rules: Named regions with thresholds of their own. If there are any, they alone decide.
         review_from: Score (with rules, map value) from which a part that does not fail is UNKNOWN: review.
         queue: Parts that may wait under policy `every`.
@@ -83,6 +84,7 @@ class CameraConfig(CaptureConfig, frozen=True, forbid_unknown_fields=True, kw_on
     recipe: Annotated[str, Meta(max_length=256, pattern=ONE_LINE, description=ONE_LINE_SAID)] = "default"
     presence: PresenceConfig | None = None
     quality: QualityLimits | None = None
+    score_threshold: Annotated[float, Meta(gt=0, le=1)] | None = None
     rules: tuple[Rule, ...] = ()
     review_from: Annotated[float, Meta(gt=0, lt=1)] | None = None
     queue: Annotated[int, Meta(ge=1, le=64)] = 2
@@ -91,6 +93,8 @@ class CameraConfig(CaptureConfig, frozen=True, forbid_unknown_fields=True, kw_on
     def __post_init__(self) -> None:
         if len({rule.name for rule in self.rules}) < len(self.rules):
             raise ValueError("rules: two rules have the same name")
+        if self.rules and self.score_threshold is not None:
+            raise ValueError("score_threshold: it has no effect with rules, because they alone decide: remove one of the two")
         if ignore_everything(self.rules):
             raise ValueError("the rules ignore the whole part, so every part would pass: leave something to inspect")
         paced = isinstance(self.trigger, (SoftwareTrigger, IntervalTrigger))

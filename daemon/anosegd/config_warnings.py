@@ -74,7 +74,7 @@ def _review(camera: CameraConfig, engine: Engine) -> Iterator[str]:
     """Check that a part can reach `review_from` without failing."""
     if camera.review_from is None:
         return
-    thresholds = [engine.thresholds.score]
+    thresholds = [camera.score_threshold or engine.thresholds.score]
     if camera.rules:
         pixel = engine.thresholds.pixel
         thresholds = [rule.threshold or pixel for rule in camera.rules if not rule.ignore]

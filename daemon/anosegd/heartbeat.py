@@ -15,8 +15,9 @@ from anosegd.cameras import CameraSet, CameraSupervisor
 from anosegd.config import Config
 from anosegd.inspection.inspector import Inspector, engine_name
 from anosegd.inspection.rule_calibration import rules_note
+from anosegd.inspection.score_thresholds import ScoreThresholds, threshold_note
 from anosegd.inspection.swap import Swaps
-from anosegd.journal import Journal
+from anosegd.journal import Journal, Tally
 from anosegd.publish import Identity, Publisher
 
 SILENT_S = 10.0
@@ -44,12 +45,13 @@ class Heartbeat:
         inspector: Inspector,
         swaps: Swaps,
         cameras: CameraSet,
+        thresholds: ScoreThresholds,
         notice: str | None,
     ) -> None:
         self.config, self.bundle, self.notice, self.stopping = config, bundle, notice, False
         self.version = installed_version()
         self._identity, self._journal, self._publisher = identity, journal, publisher
-        self._inspector, self._swaps, self._cameras = inspector, swaps, cameras
+        self._inspector, self._swaps, self._cameras, self._thresholds = inspector, swaps, cameras, thresholds
         self._started = time.monotonic()
 
     def describe(self) -> wire.State:
@@ -126,6 +128,8 @@ class Heartbeat:
             working=stats.working,
             first_kept=stats.first_kept,
             last_committed=stats.last_committed,
+            since=None if stats.stored.since_ns is None else wire.utc(stats.stored.since_ns),
+            stored=_stored(stats.stored),
             size_mb=round(stats.size_bytes / 1e6, 3),
             waiting=stats.waiting,
             failures=stats.failures,
@@ -134,7 +138,8 @@ class Heartbeat:
 
     def _camera_health(self, camera: CameraSupervisor) -> wire.CameraHealth:
         status, counts = camera.status, self._publisher.counts[camera.name]
-        notes = [*status.remarks, rules_note(camera.config, self._swaps.bundle)]
+        threshold = self._thresholds.of(camera.name, camera.config, self._swaps.bundle)
+        notes = [*status.remarks, rules_note(camera.config, self._swaps.bundle), threshold_note(threshold)]
         return wire.CameraHealth(
             state=status.state,
             source=status.source,
@@ -147,8 +152,19 @@ class Heartbeat:
             last_error=_masked(status.last_error),
             note="; ".join(note for note in notes if note) or None,
             counts=counts.published,
+            stored=None if self._journal is None else _stored(self._journal.stats().stored, camera.name),
+            threshold=threshold,
         )
 
 
 def _masked(text: str | None) -> str | None:
     return None if text is None else mask_passwords(text)
+
+
+def _stored(tally: Tally, camera: str | None = None) -> wire.Stored:
+    """The journal's verdicts of one camera, or of all."""
+
+    def count(outcome: wire.Outcome) -> int:
+        return sum(n for (name, found), n in tally.counts.items() if found == outcome and camera in (None, name))
+
+    return wire.Stored(passed=count("PASS"), failed=count("FAIL"), unknown=count("UNKNOWN"))

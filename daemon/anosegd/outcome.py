@@ -18,6 +18,7 @@ class Inspected:
         inspection: Score and anomaly map; the map belongs to the receiver.
         placement: Where in the camera image the map is.
         engine: The engine that judged the part.
+        threshold_from: Who chose the score's threshold; None if region rules decided.
         started_ns, finished_ns: Monotonic times before placement and after judgement.
     """
 
@@ -27,6 +28,7 @@ class Inspected:
     engine: wire.EngineName
     started_ns: int
     finished_ns: int
+    threshold_from: wire.ThresholdOrigin | None = None
 
 
 @dataclass(frozen=True, slots=True)

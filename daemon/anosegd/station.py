@@ -24,12 +24,13 @@ from anosegd.heartbeat import SILENT_S, Heartbeat
 from anosegd.inspection.history import History, Past
 from anosegd.inspection.inspector import Inspector
 from anosegd.inspection.queue import InspectionQueue
+from anosegd.inspection.score_thresholds import ScoreThresholds, ThresholdChanges
 from anosegd.inspection.swap import Swaps, report_passed_over
 from anosegd.journal import Journal
 from anosegd.publish import LINGER_MS, Identity, Publisher
 from anosegd.reload import Reloaded, Reloads
 from anosegd.systemd import Notifier
-from anosegd.worker import Worker
+from anosegd.worker import NOBODY, Worker
 
 LOOP_S = 0.25
 STARTING_LOOP_S = 0.02
@@ -153,10 +154,14 @@ class Station:
             identity = Identity(journal_id=uuid.uuid4().hex, run_id=uuid.uuid4().hex)
             frames = InspectionQueue()
             self._publisher = Publisher(config, identity, lambda _: self._heartbeat.describe(), self._journal)
-            self._inspector = Inspector(config, bundle, frames, self._publisher, loaded=self._loaded)
             beside = None if self._journal is None else self._journal.path
+            self._thresholds = ScoreThresholds(beside and beside.with_name(f"{beside.name}.thresholds"))
+            self._threshold_changes = ThresholdChanges(self._thresholds, self._journal)
+            self._inspector = Inspector(
+                config, bundle, frames, self._publisher, loaded=self._loaded, thresholds=self._thresholds
+            )
             self._history = History(beside and beside.with_name(f"{beside.name}.bundles"), bundle, self._inspected)
-            self._swaps = Swaps(config.engine, bundle, self._inspector, self._history)
+            self._swaps = Swaps(config.engine, bundle, self._inspector, self._history, journal=self._journal)
             max_tries = MAX_TRIES if config.exit_when_finished else None
             self._cameras = CameraSet(
                 config.cameras,
@@ -176,6 +181,7 @@ class Station:
                 inspector=self._inspector,
                 swaps=self._swaps,
                 cameras=self._cameras,
+                thresholds=self._thresholds,
                 notice=self._notice,
             )
             self._control: Control | None = None
@@ -189,6 +195,7 @@ class Station:
                     reload=self._reloads.ask,
                     swap=self._swaps.swap,
                     roll_back=self._swaps.roll_back,
+                    set_threshold=self._threshold_changes.ask,
                     trigger=self._triggers.accept,
                     prove=self._inspector.self_test.ask,
                 )
@@ -236,6 +243,8 @@ class Station:
         self._notifier.ready(f"ready, {label} on {runtime}, publishing at {endpoint}")
         self._publisher.state_changed()
         self._history.save()
+        if self._history.last is not None:
+            self._swaps.note("start", self._history.last, NOBODY)
         self._triggers.begin()
 
     # ---- main loop
@@ -263,6 +272,8 @@ class Station:
             self._publisher.state_changed()
         if self.ready:
             self._swaps.look_after()
+            if self._threshold_changes.look_after(self._config.cameras, self._swaps.bundle):
+                self._publisher.state_changed()
             self._triggers.answer_owed()
             if (reloaded := self._reloads.accepted()) is not None:
                 return self._continue_with(reloaded)
@@ -405,6 +416,7 @@ class Station:
         self._inspector.join(2.0)
         self._publisher.stop("engine" if self._inspector.failure else "shutdown")
         self._publisher.join(5.0 + LINGER_MS / 1000)
+        self._threshold_changes.close()
         unfinished = [*self._reloads.close(2.0), *self._swaps.close(2.0)]
         if self._control is not None:
             self._control.stop()

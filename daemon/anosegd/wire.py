@@ -48,6 +48,9 @@ shutdown        the daemon stopped before the part was inspected
 restart         the daemon crashed after it had accepted the trigger
 """
 
+ThresholdOrigin = Literal["calibration", "configuration", "person"]
+"""Who chose a threshold: the bundle's calibration, `score_threshold` in the configuration, or a person by `set_threshold`."""
+
 StationState = Literal["Preoperational", "Halted", "Initialized", "Ready", "SingleExecution", "ContinuousExecution", "Error"]
 """OPC 40100-1 (OPC UA Machine Vision), clause "VisionStateMachine"."""
 
@@ -107,7 +110,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
         score: Image score; None if the part was not inspected.
         threshold: FAIL means score ≥ threshold. None if the part was not inspected, or if region rules decided; then FAIL means
             that there are defects.
-        defects: The defects found, in camera pixels.
+        threshold_from: Who chose the threshold; None where `threshold` is None.
+        defects: The defects found, in camera pixels. A PASS lists none.
         recipe: Name of the camera's inspection job.
         engine: The engine that inspects.
         source: The file from which the part was read.
@@ -132,6 +136,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     detail: str | None = None
     score: float | None = None
     threshold: float | None = None
+    threshold_from: ThresholdOrigin | None = None
     defects: tuple[Defect, ...] = ()
     recipe: str
     engine: EngineName
@@ -182,6 +187,32 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     late: int = 0
 
 
+class Stored(msgspec.Struct, frozen=True, kw_only=True):
+    """Counts the verdicts in the journal, by outcome."""
+
+    passed: int = 0
+    failed: int = 0
+    unknown: int = 0
+
+
+class ThresholdInUse(msgspec.Struct, frozen=True, kw_only=True):
+    """Describes the score threshold of a camera.
+
+    Attributes:
+        value: A part with this score or more is FAIL.
+        origin: Who chose it.
+        calibrated: The bundle's calibrated threshold, for which alone the promise about rejected good parts holds.
+        who, why, at: Who set it by `set_threshold`, why and when (UTC); None for another origin.
+    """
+
+    value: float
+    origin: ThresholdOrigin
+    calibrated: float
+    who: str | None = None
+    why: str | None = None
+    at: str | None = None
+
+
 class CameraHealth(msgspec.Struct, frozen=True, kw_only=True):
     """Describes the state of one camera.
 
@@ -196,7 +227,9 @@ class CameraHealth(msgspec.Struct, frozen=True, kw_only=True):
         restarts: Restarts of its capture process.
         last_error: The latest error, even if it is over.
         note: A fact about its settings or its pictures that an operator should know.
-        counts: Its verdicts.
+        counts: Its verdicts since the daemon started.
+        stored: Its verdicts in the journal; None without a journal.
+        threshold: Its score threshold; None if region rules decide.
     """
 
     state: CameraState
@@ -210,6 +243,8 @@ class CameraHealth(msgspec.Struct, frozen=True, kw_only=True):
     last_error: str | None = None
     note: str | None = None
     counts: Counts = Counts()
+    stored: Stored | None = None
+    threshold: ThresholdInUse | None = None
 
 
 class JournalHealth(msgspec.Struct, frozen=True, kw_only=True):
@@ -218,6 +253,8 @@ class JournalHealth(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         working: Whether the last commit succeeded.
         first_kept, last_committed: Numbers of the oldest and newest verdict.
+        since: When the oldest verdict was committed, UTC in ISO 8601; None for an empty journal.
+        stored: The verdicts of all cameras in it.
         size_mb: Size of its files.
         waiting: Verdicts that are not committed yet.
         failures: Failed commits.
@@ -227,6 +264,8 @@ class JournalHealth(msgspec.Struct, frozen=True, kw_only=True):
     working: bool
     first_kept: int
     last_committed: int
+    since: str | None = None
+    stored: Stored = Stored()
     size_mb: float
     waiting: int
     failures: int

@@ -6,12 +6,23 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import NamedTuple
 
 from anoseg_engines.errors import AnosegError
 from anosegd import logs
 
 Answer = Callable[[str | None], None]
 """Answers a request made to a worker: called once, on any thread, with None for success or with the reason for a refusal."""
+
+
+class Asker(NamedTuple):
+    """Says who asked for a change, and why. Empty if not known."""
+
+    who: str = ""
+    why: str = ""
+
+
+NOBODY = Asker()
 
 
 class Worker(ABC):

@@ -65,6 +65,7 @@ def schemas() -> dict[str, Any]:
         ("state", "State"),
         ("Camera health", "CameraHealth"),
         ("Journal health", "JournalHealth"),
+        ("Threshold", "ThresholdInUse"),
     ],
 )
 def test_header_fields_equal_the_code(schemas: dict[str, Any], heading: str, struct: str) -> None:

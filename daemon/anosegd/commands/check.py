@@ -13,6 +13,7 @@ from anosegd.config import load_config
 from anosegd.config_check import check_ipc_folders, check_whole
 from anosegd.config_warnings import warnings_of
 from anosegd.inspection.rule_calibration import rules_note
+from anosegd.inspection.score_thresholds import in_use, threshold_note
 from anosegd.journal import JournalConfig, check_content, check_place
 
 STATE = Path("/var/lib/anoseg")
@@ -49,6 +50,8 @@ def main(options: argparse.Namespace) -> int:
             if note := rules_note(camera, engine.bundle):
                 lines.append(f"    {len(camera.rules)} {note}")
             lines += [f"    warning: {text}" for text in warnings_of(camera, engine)]
+            if note := threshold_note(in_use(camera, engine.bundle)):
+                lines.append(f"    {note}")
     finally:
         engine.close()
     if journal is not None:

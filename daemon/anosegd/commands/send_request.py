@@ -32,6 +32,8 @@ def main(options: argparse.Namespace) -> int:
     arguments: dict[str, Any] = {}
     if command == "swap":
         arguments = {"bundle": str(options.bundle.absolute()), "other_product": options.other_product}
+    if command in ("swap", "rollback"):
+        arguments |= {"who": options.who, "why": options.why}
     timeout_s = {"drain": DRAIN_TIMEOUT_S, "prove": PROVE_TIMEOUT_S}.get(command, LOAD_TIMEOUT_S)
     endpoints = endpoints_of(options)
     refuse_if_down(endpoints)

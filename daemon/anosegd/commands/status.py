@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from datetime import timedelta
+from pathlib import Path
 
 import msgspec
 import zmq
@@ -14,10 +16,15 @@ from rich.table import Table
 from rich.text import Text
 
 from anoseg_engines.errors import PublishError
-from anosegd.commands.connection import decoded, endpoints_of, invalid_endpoint
+from anosegd.commands.connection import Endpoints, connect, decoded, endpoints_of, invalid_endpoint
+from anosegd.commands.observed import observed, observed_note
+from anosegd.commands.shown import local_time, moment_of, shown
+from anosegd.endpoint import answers
 from anosegd.inspection.rule_calibration import is_worrying
-from anosegd.wire import State
+from anosegd.inspection.score_thresholds import NOT_PROMISED, threshold_note
+from anosegd.wire import Counts, State, Stored
 
+MINUTE = "%Y-%m-%d %H:%M"
 IN_ERROR = 4
 """The exit code if the station was reached and is in state Error. Without an answer it is 1."""
 
@@ -28,15 +35,30 @@ def main(options: argparse.Namespace) -> int:
     Raises:
         PublishError: No heartbeat arrived: no daemon runs there, or it hangs.
     """
-    state = _receive(endpoints_of(options).publish, options.timeout)
+    endpoints = endpoints_of(options)
+    state = _receive(endpoints.publish, options.timeout, given=options.config)
     if options.json:
         sys.stdout.write(msgspec.json.encode(state).decode() + "\n")
     else:
-        Console().print(_table(state))
+        Console().print(_table(state, _observed(state, endpoints)))
     return IN_ERROR if state.state == "Error" else 0
 
 
-def _receive(endpoint: str, timeout_s: float) -> State:
+def _observed(state: State, endpoints: Endpoints) -> dict[str, str]:
+    """Say, for each camera with another threshold than the calibrated one, what past parts show about it."""
+    moved = {name: c.threshold for name, c in state.cameras.items() if c.threshold is not None and threshold_note(c.threshold)}
+    endpoints = endpoints._replace(control=endpoints.control or state.control)
+    if not moved or endpoints.control is None or not answers(endpoints.control):
+        return {}
+    notes = {}
+    with connect(endpoints) as client:
+        for name, in_use in moved.items():
+            found = observed(client, name, state.engine.digest, (in_use.value, in_use.calibrated))
+            notes[name] = observed_note(found, in_use.value, before=in_use.calibrated)
+    return notes
+
+
+def _receive(endpoint: str, timeout_s: float, *, given: Path | None) -> State:
     with zmq.Context() as context, context.socket(zmq.SUB) as socket:
         socket.linger = 0
         socket.setsockopt(zmq.IPV6, int("[" in endpoint))
@@ -51,31 +73,58 @@ def _receive(endpoint: str, timeout_s: float) -> State:
                 topic, *rest = socket.recv_multipart()
                 if topic == b"state" and rest:
                     return decoded(rest[0], State)
-    raise PublishError(
-        f"{endpoint}: no heartbeat within {timeout_s:g} s: the station is down",
-        hint="is `anosegd run` running, and is this the endpoint of its configuration?",
-    )
+    if answers(endpoint):
+        hint = "a program has this endpoint: the daemon is just starting, or hangs; see its log"
+    elif given is not None:
+        hint = f"start it: anosegd run {given}"
+    else:
+        hint = "start it, or give the configuration that it runs with"
+    raise PublishError(f"{endpoint}: no heartbeat within {timeout_s:g} s: the station is down", hint=hint)
 
 
-def _table(state: State) -> RenderableType:
+def _table(state: State, observed_notes: dict[str, str]) -> RenderableType:
     counts, engine = state.counts, state.engine
     head = Text(f"{state.station}  {state.state}", style="red" if state.state == "Error" else "bold green")
     head.append(f"\n{state.detail}" if state.detail else "", style="yellow")
     head.append(f"\nup {state.uptime_s:.0f} s, {engine.name}/{engine.version} on {engine.runtime}", style="default")
+    if (journal := state.journal) is not None:
+        head.append(f"\nin the journal {_counted(journal.stored)}{_since(journal.since)}", style="default")
+    begun = moment_of(state.at) - timedelta(seconds=state.uptime_s)
     head.append(
-        f"\n{state.last_seq} sent: {counts.passed} PASS, {counts.failed} FAIL, {counts.unknown} UNKNOWN; {counts.late} late",
-        style="default",
+        f"\nsent {_counted(counts)}, {counts.late} late, since the start at {begun.astimezone():{MINUTE}}", style="default"
     )
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for column in ("camera", "state", "frames", "PASS", "FAIL", "UNKNOWN", "dropped", "repeated", "overruns", "restarts"):
-        table.add_column(column, justify="left" if column in ("camera", "state") else "right")
+    stored = all(c.stored is not None for c in state.cameras.values())
+    columns = ("state", "PASS", "FAIL", "UNKNOWN", "frames", "dropped", "repeated", "overruns", "restarts")
+    caption = "PASS, FAIL, UNKNOWN: in the journal; the rest since the start" if stored else None
+    table = Table(box=SIMPLE_HEAD, padding=0, caption=caption, caption_justify="left")
+    table.add_column("camera", overflow="fold")
+    for column in columns:
+        table.add_column(column, justify="left" if column == "state" else "right", no_wrap=True)
     errors = Text()
     for name, c in state.cameras.items():
-        verdicts = (c.counts.passed, c.counts.failed, c.counts.unknown)
-        numbers = (c.frames, *verdicts, c.dropped, c.repeated, c.overruns, c.restarts)
+        verdicts = c.stored or c.counts
+        numbers = (verdicts.passed, verdicts.failed, verdicts.unknown, c.frames, c.dropped, c.repeated, c.overruns, c.restarts)
         table.add_row(name, c.state, *map(str, numbers))
         if c.note:
-            errors.append(f"{name}: {c.note}\n", style="yellow" if is_worrying(c.note) else "dim")
+            errors.append(f"{name}: {shown(c.note)}\n", style="yellow" if _is_worrying(c.note) else "dim")
+        if (found := c.threshold) is not None and found.who is not None:
+            why = f"{name}: {shown(found.who)} set the threshold at {local_time(found.at or '')}: {shown(found.why or '')}\n"
+            errors.append(why, style="yellow")
+        if name in observed_notes:
+            errors.append(f"{name}: {observed_notes[name]}\n", style="yellow")
         if c.last_error:
-            errors.append(f"{name}: last error: {c.last_error}\n", style="yellow" if c.state == "lost" else "dim")
+            errors.append(f"{name}: last error: {shown(c.last_error)}\n", style="yellow" if c.state == "lost" else "dim")
     return Group(head, table, errors)
+
+
+def _counted(counts: Counts | Stored) -> str:
+    total = counts.passed + counts.failed + counts.unknown
+    return f"{total}: {counts.passed} PASS, {counts.failed} FAIL, {counts.unknown} UNKNOWN"
+
+
+def _since(moment: str | None) -> str:
+    return f", since {local_time(moment, MINUTE)}" if moment is not None else ""
+
+
+def _is_worrying(note: str) -> bool:
+    return is_worrying(note) or NOT_PROMISED in note

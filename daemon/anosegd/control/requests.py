@@ -10,6 +10,10 @@ from msgspec import Meta
 from anoseg_engines.passwords import mask_passwords
 
 MAX_PAGE = 1000
+MAX_CHANGES = 200
+MAX_TEXT = 200
+NOT_BLANK = r"\S"
+Text = Annotated[str, Meta(max_length=MAX_TEXT)]
 Seq = Annotated[int, Meta(ge=0, le=1 << 62)]
 Name = Annotated[str, Meta(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Id = Annotated[str, Meta(max_length=64)] | Annotated[int, Meta(ge=-(1 << 53), le=1 << 53)] | None
@@ -72,14 +76,45 @@ class SwapRequest(_Request, frozen=True, tag="swap"):
     Attributes:
         bundle: Absolute path of STORE/NAME (the version released last) or STORE/NAME/VERSION.
         other_product: Whether a bundle of another product than the present one is accepted.
+        who, why: Who asks, and the reason, for the journal. Both may be empty.
     """
 
     bundle: Annotated[str, Meta(min_length=1, max_length=4096)]
     other_product: bool = False
+    who: Text = ""
+    why: Text = ""
 
 
 class RollbackRequest(_Request, frozen=True, tag="rollback"):
-    """Return to the bundle that inspected before, in the same way. Repeated, it goes further back."""
+    """Return to the bundle that inspected before, in the same way. Repeated, it goes further back.
+
+    Attributes:
+        who, why: Who asks, and the reason, for the journal. Both may be empty.
+    """
+
+    who: Text = ""
+    why: Text = ""
+
+
+class SetThresholdRequest(_Request, frozen=True, tag="set_threshold"):
+    """Judge a camera's parts by another score threshold from the next part on, also after a restart.
+
+    Attributes:
+        camera: Name of the camera.
+        value: A part with this score or more is FAIL; None returns to the configured or calibrated threshold.
+        who, why: Who asks, and the reason, for the journal.
+    """
+
+    camera: Annotated[str, Meta(max_length=63)]
+    value: Annotated[float, Meta(gt=0, le=1)] | None
+    who: Annotated[str, Meta(min_length=1, max_length=MAX_TEXT, pattern=NOT_BLANK)]
+    why: Annotated[str, Meta(min_length=1, max_length=MAX_TEXT, pattern=NOT_BLANK)]
+
+
+class ChangesRequest(_Request, frozen=True, tag="changes"):
+    """The newest changes of thresholds and bundles that the journal noted, the oldest of them first."""
+
+    limit: Annotated[int, Meta(ge=1, le=MAX_CHANGES)] = 20
 
 
 class ProveRequest(_Request, frozen=True, tag="prove"):
@@ -101,9 +136,11 @@ class TriggerRequest(_Request, frozen=True, tag="trigger"):
     request_id: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
 
 
-SlowRequest = ReloadRequest | SwapRequest | RollbackRequest | ProveRequest | TriggerRequest
+SlowRequest = ReloadRequest | SwapRequest | RollbackRequest | ProveRequest | TriggerRequest | SetThresholdRequest
 """Requests that other threads carry out; they are answered later."""
-QuickRequest = ReplayRequest | SinceRequest | ConsumerRequest | AckRequest | ForgetRequest | StatusRequest | DrainRequest
+QuickRequest = (
+    ReplayRequest | SinceRequest | ChangesRequest | ConsumerRequest | AckRequest | ForgetRequest | StatusRequest | DrainRequest
+)
 Request = SlowRequest | QuickRequest
 
 

@@ -21,6 +21,7 @@ from anoseg_engines.errors import AnosegError
 from anosegd import endpoint, logs
 from anosegd.control.requests import (
     AckRequest,
+    ChangesRequest,
     ConsumerRequest,
     DrainRequest,
     ForgetRequest,
@@ -31,6 +32,7 @@ from anosegd.control.requests import (
     ReloadRequest,
     ReplayRequest,
     RollbackRequest,
+    SetThresholdRequest,
     SinceRequest,
     SlowRequest,
     StatusRequest,
@@ -40,9 +42,10 @@ from anosegd.control.requests import (
     error_reply,
     id_of,
 )
-from anosegd.journal import Journal, JournalReader
-from anosegd.wire import EngineName
-from anosegd.worker import Answer, Worker
+from anosegd.inspection.score_thresholds import Request as ThresholdRequest
+from anosegd.journal import Change, Journal, JournalReader
+from anosegd.wire import EngineName, utc
+from anosegd.worker import Answer, Asker, Worker
 
 MAX_REQUEST_BYTES = 16 << 10
 MAX_PAGE_BYTES = 256 << 10
@@ -69,8 +72,9 @@ class Control(Worker):
         drain: Callable[[], None],
         engine: Callable[[], EngineName | None],
         reload: Callable[[Answer], None],
-        swap: Callable[[str, bool, Answer], None],
-        roll_back: Callable[[Answer], None],
+        swap: Callable[[str, bool, Answer, Asker], None],
+        roll_back: Callable[[Answer, Asker], None],
+        set_threshold: Callable[[ThresholdRequest], None],
         prove: Callable[[Answer], None],
         trigger: Callable[[str, str | None, str | None, TriggerAnswer], None],
     ) -> None:
@@ -82,8 +86,10 @@ class Control(Worker):
             state: Returns the last published state, encoded.
             drain: Asks the station to stop.
             engine: Returns the name of the engine that inspects; None if the station restarts now.
-            reload, prove, roll_back: Ask the station for this, and name the function to call with the answer.
-            swap: As `reload`, and with the bundle's path and whether it may be of another product.
+            reload, prove: Ask the station for this, and name the function to call with the answer.
+            roll_back: As `reload`, and with who asks.
+            swap: As `roll_back`, and with the bundle's path and whether it may be of another product.
+            set_threshold: Asks the station for another threshold.
             trigger: As `reload`, and with camera, part id and request id. Raises ValueError if the trigger is refused.
         """
         super().__init__("control")
@@ -91,6 +97,7 @@ class Control(Worker):
         self._journal = journal
         self._state, self._drain, self._reload = state, drain, reload
         self._swap, self._roll_back, self._prove, self._trigger = swap, roll_back, prove, trigger
+        self._set_threshold = set_threshold
         self._engine = engine
         self._reader: JournalReader | None = None
         self._rates = _Rates()
@@ -213,9 +220,18 @@ class Control(Worker):
             case ProveRequest():
                 self._prove(answer)
             case SwapRequest():
-                self._swap(request.bundle, request.other_product, answer)
+                self._swap(request.bundle, request.other_product, answer, Asker(request.who, request.why))
             case RollbackRequest():
-                self._roll_back(answer)
+                self._roll_back(answer, Asker(request.who, request.why))
+            case SetThresholdRequest():
+                self._set_threshold(
+                    ThresholdRequest(
+                        request.camera,
+                        request.value,
+                        Asker(request.who, request.why),
+                        lambda result: answer(result) if isinstance(result, str) else accepted(result),
+                    )
+                )
 
     def _answer_now(self, request: QuickRequest) -> dict[str, Any]:
         match request:
@@ -232,6 +248,9 @@ class Control(Worker):
                 return self._replay(journal, request)
             case SinceRequest():
                 return {"seq": self._journal_reader(journal).find_since(request.time_ns)}
+            case ChangesRequest():
+                changes = self._journal_reader(journal).changes(request.limit)
+                return {"changes": [{"at": utc(c.at_ns), **_fields(c)} for c in changes]}
             case ConsumerRequest():
                 return {"journal_id": journal.journal_id, "cursor": journal.consumer(request.name)}
             case AckRequest():
@@ -257,6 +276,10 @@ class Control(Worker):
         if self._reader is None:
             self._reader = journal.reader()
         return self._reader
+
+
+def _fields(change: Change) -> dict[str, str | None]:
+    return {name: getattr(change, name) for name in ("kind", "camera", "old", "new", "who", "why")}
 
 
 class _Rates:

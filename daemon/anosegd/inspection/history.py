@@ -77,6 +77,7 @@ class History:
     Attributes:
         now: The bundle that inspects.
         before: Those before it, the last one at the end.
+        last: The bundle that inspected last, before this run or station began; None if not known.
     """
 
     def __init__(self, file: Path | None, bundle: Bundle, before: Sequence[Past] | None = None) -> None:
@@ -90,6 +91,7 @@ class History:
         self.now = Past.of(bundle)
         self._file = file
         self.before = tuple(self._read() if before is None else before)
+        self.last = self.before[-1] if self.before else None
         while self.before and self.before[-1].digest == bundle.digest:
             self.before = self.before[:-1]
 

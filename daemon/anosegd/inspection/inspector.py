@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import msgspec
+
 from anoseg_engines.bundle import Bundle
 from anoseg_engines.engine import Engine, Inference
 from anoseg_engines.errors import AnosegError, EngineError
@@ -21,6 +23,7 @@ from anosegd.inspection.failures import Failures
 from anosegd.inspection.placement_cache import PlacementCache, region_of
 from anosegd.inspection.queue import InspectionQueue
 from anosegd.inspection.ready import keep_ready, make_ready, warm_up
+from anosegd.inspection.score_thresholds import ScoreThresholds
 from anosegd.inspection.selftest import SelfTest
 from anosegd.outcome import Inspected, Unknown
 from anosegd.part import Frame, Part
@@ -69,6 +72,7 @@ class Inspector(Worker):
         publisher: Publisher,
         *,
         loaded: Engine | None = None,
+        thresholds: ScoreThresholds | None = None,
     ) -> None:
         """Prepare; starts nothing.
 
@@ -79,6 +83,7 @@ class Inspector(Worker):
             publisher: Where outcomes are reported.
             loaded: The bundle's engine if it is loaded and has passed its self-test. It belongs to the inspector, which
                 closes it when its thread ends.
+            thresholds: The score thresholds that persons set; None if nobody can set any.
         """
         super().__init__("inspector")
         self.engine: wire.EngineName | None = None
@@ -92,6 +97,7 @@ class Inspector(Worker):
         self._publisher = publisher
         self._stopping = threading.Event()
         self._abandoned = False
+        self._thresholds = thresholds or ScoreThresholds(None)
         self._placements = PlacementCache()
         self._failures = Failures()
         self._exchanges: queue.SimpleQueue[_Exchange] = queue.SimpleQueue()
@@ -273,7 +279,11 @@ class Inspector(Worker):
         try:
             inspection = engine.finish(job.inference)
             rules = self._placements.rule_maps(engine, part.camera, camera, placement) if camera.rules else None
-            judgement = judge(inspection, engine.thresholds, placement, rules=rules, review_from=camera.review_from)
+            chosen = self._thresholds.of(part.camera, camera, engine.bundle)
+            thresholds = engine.thresholds
+            if chosen is not None:
+                thresholds = msgspec.structs.replace(thresholds, score=chosen.value)
+            judgement = judge(inspection, thresholds, placement, rules=rules, review_from=camera.review_from)
         except AnosegError as error:
             self._failed(part, error)
             return
@@ -286,6 +296,7 @@ class Inspector(Worker):
             engine=self.engine,
             started_ns=job.started_ns + inspection.queued_ns,  # without the time that it waited for other parts
             finished_ns=time.monotonic_ns(),
+            threshold_from=None if chosen is None else chosen.origin,
         )
         self._publisher.report_outcome(part, inspected)
 

@@ -7,6 +7,7 @@ exchanges the engines between two parts. A swap that fails changes nothing.
 from __future__ import annotations
 
 import queue
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -18,10 +19,11 @@ from anoseg_engines.errors import ConfigError
 from anoseg_engines.loading import load_engine
 from anosegd import logs
 from anosegd.config import EngineConfig
-from anosegd.inspection.history import History
+from anosegd.inspection.history import History, Past
 from anosegd.inspection.inspector import Inspector
 from anosegd.inspection.ready import make_ready, warm_up
-from anosegd.worker import Answer, Worker
+from anosegd.journal import Change, ChangeKind, Journal, JournalError
+from anosegd.worker import NOBODY, Answer, Asker, Worker
 
 
 def report_passed_over(bundle: Bundle) -> None:
@@ -38,6 +40,7 @@ class _Request:
     path: Path | None = None
     other_product: bool = False
     engine: Engine | None = None
+    asker: Asker = NOBODY
 
 
 class Swaps:
@@ -48,26 +51,30 @@ class Swaps:
         bundle: The bundle that inspects.
         inspector: The inspector.
         history: Knows the bundles that inspected before, to one of which a rollback returns.
+        journal: Where changes are noted; None for a station without one.
 
     Attributes:
         bundle: The bundle that inspects.
     """
 
-    def __init__(self, config: EngineConfig, bundle: Bundle, inspector: Inspector, history: History) -> None:
+    def __init__(
+        self, config: EngineConfig, bundle: Bundle, inspector: Inspector, history: History, *, journal: Journal | None = None
+    ) -> None:
         self.bundle = bundle
+        self._journal = journal
         self._history = history
         self._config = config
         self._inspector = inspector
         self._requests: queue.SimpleQueue[_Request] = queue.SimpleQueue()
         self._swap: _Swap | None = None
 
-    def swap(self, path: str, other_product: bool, answer: Answer) -> None:
+    def swap(self, path: str, other_product: bool, answer: Answer, asker: Asker) -> None:
         """Request that the bundle at `path` inspects. One of another product is refused unless `other_product`."""
-        self._requests.put(_Request(answer, path=Path(path), other_product=other_product))
+        self._requests.put(_Request(answer, path=Path(path), other_product=other_product, asker=asker))
 
-    def roll_back(self, answer: Answer) -> None:
+    def roll_back(self, answer: Answer, asker: Asker) -> None:
         """Request that the bundle inspects again that inspected before this one. Repeated, it goes further back."""
-        self._requests.put(_Request(answer))
+        self._requests.put(_Request(answer, asker=asker))
 
     def use(self, engine: Engine, answer: Answer) -> None:
         """Request that this engine inspects, which has passed its self-test. It is closed if it cannot."""
@@ -86,12 +93,23 @@ class Swaps:
             swap.reply(text)
         else:
             before, self.bundle = self.bundle, swap.bundle
-            if swap.is_rollback:
+            if swap.kind == "rollback":
                 self._history.went_back(self.bundle)
             else:
                 self._history.took_over(self.bundle)
             logs.info("swap.done", engine=self.bundle.label, digest=self.bundle.digest, before=before.label)
+            self.note(swap.kind, Past.of(before), swap.asker)
             swap.reply(None)
+
+    def note(self, kind: ChangeKind, before: Past, asker: Asker) -> None:
+        """Note in the journal that another bundle inspects than `before`."""
+        if self._journal is None or before.digest == self.bundle.digest:
+            return
+        old, new = f"{before.label} {before.digest}", f"{self.bundle.label} {self.bundle.digest}"
+        try:
+            self._journal.note(Change(time.time_ns(), kind, None, old, new, asker.who, asker.why), _log_not_noted)
+        except JournalError as error:
+            _log_not_noted(error)
 
     def close(self, timeout_s: float) -> list[Worker]:
         """Refuse requests that still wait. Return the thread of a swap that does not end. After the inspector's end."""
@@ -108,8 +126,8 @@ class Swaps:
         return [] if ended else [swap]
 
     def _begin(self, request: _Request) -> None:
-        is_rollback = request.path is None and request.engine is None
-        if is_rollback and not self._history.before:
+        kind: ChangeKind = "swap" if request.path is not None else "rollback" if request.engine is None else "reload"
+        if kind == "rollback" and not self._history.before:
             what = f"there is no engine to go back to: no other one than {self.bundle.label} is known to have inspected"
             earlier = f"`anoseg-engine list {self.bundle.path.parent}` shows earlier versions; `anosegd swap` takes one"
             request.answer(f"{what}\n  {earlier}")
@@ -122,7 +140,7 @@ class Swaps:
         else:
             past = self._history.before[-1]
             what, load = past.label, lambda: self._load_bundle(past.load())
-        self._swap = _Swap(what, load, self._inspector, request.answer, is_rollback=is_rollback)
+        self._swap = _Swap(what, load, self._inspector, request=request, kind=kind)
         self._swap.start()
 
     def _load(self, path: Path, other_product: bool) -> Engine:
@@ -144,6 +162,11 @@ class Swaps:
         return load_engine(bundle, runtime=config.runtime, threads=config.threads, build=config.build)
 
 
+def _log_not_noted(error: Exception | None) -> None:
+    if error is not None:
+        logs.warning("change.not_noted", error=str(error))
+
+
 def _same(engine: Engine) -> Engine:
     return engine
 
@@ -155,18 +178,18 @@ class _Swap(Worker):
         what: The new bundle, for the log.
         load: Loads the engine; the swap then owns it.
         inspector: The inspector.
-        reply: Answers the request.
-        is_rollback: Whether the new engine inspected before.
+        request: The request.
+        kind: What the request asks for.
 
     Attributes:
         bundle: The new bundle once it inspects, None before.
     """
 
     def __init__(
-        self, what: str, load: Callable[[], Engine], inspector: Inspector, reply: Answer, *, is_rollback: bool
+        self, what: str, load: Callable[[], Engine], inspector: Inspector, *, request: _Request, kind: ChangeKind
     ) -> None:
         super().__init__("swap")
-        self.what, self.reply, self.is_rollback = what, reply, is_rollback
+        self.what, self.reply, self.asker, self.kind = what, request.answer, request.asker, kind
         self.bundle: Bundle | None = None
         self._load = load
         self._inspector = inspector

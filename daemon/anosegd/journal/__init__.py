@@ -10,16 +10,21 @@ from anosegd.journal.journal import Journal
 from anosegd.journal.place import check_content, check_place
 from anosegd.journal.reader import JournalReader
 from anosegd.journal.types import (
+    Change,
+    ChangeKind,
     Entry,
     JournalConfig,
     JournalDamagedError,
     JournalError,
     Page,
     Range,
+    Tally,
     VerdictId,
 )
 
 __all__ = [
+    "Change",
+    "ChangeKind",
     "Entry",
     "Journal",
     "JournalConfig",
@@ -28,6 +33,7 @@ __all__ = [
     "JournalReader",
     "Page",
     "Range",
+    "Tally",
     "VerdictId",
     "check_content",
     "check_place",

@@ -19,9 +19,23 @@ from anosegd.journal.reader import uri
 from anosegd.journal.types import JournalDamagedError, JournalNewerError
 
 APPLICATION_ID = 0x414E4F53  # "ANOS"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _REQUESTS = """CREATE TABLE request (number INTEGER PRIMARY KEY, request_id TEXT NOT NULL, camera TEXT NOT NULL,
     part_id TEXT NOT NULL, at_ns INTEGER NOT NULL)"""
+_CHANGES = """CREATE TABLE change (number INTEGER PRIMARY KEY, at_ns INTEGER NOT NULL, kind TEXT NOT NULL, camera TEXT,
+    old TEXT NOT NULL, new TEXT NOT NULL, who TEXT NOT NULL, why TEXT NOT NULL)"""
+_TALLY = (
+    "CREATE TABLE tally (camera TEXT NOT NULL, outcome TEXT NOT NULL, count INTEGER NOT NULL, PRIMARY KEY (camera, outcome))",
+    """CREATE TRIGGER tally_added AFTER INSERT ON entry BEGIN
+    INSERT INTO tally VALUES (new.camera, new.outcome, 1)
+    ON CONFLICT (camera, outcome) DO UPDATE SET count = count + 1; END""",
+    """CREATE TRIGGER tally_removed AFTER DELETE ON entry BEGIN
+    UPDATE tally SET count = count - 1 WHERE camera = old.camera AND outcome = old.outcome; END""",
+    """CREATE TRIGGER tally_amended AFTER UPDATE OF camera, outcome ON entry BEGIN
+    UPDATE tally SET count = count - 1 WHERE camera = old.camera AND outcome = old.outcome;
+    INSERT INTO tally VALUES (new.camera, new.outcome, 1)
+    ON CONFLICT (camera, outcome) DO UPDATE SET count = count + 1; END""",
+)
 SCHEMA = (
     """CREATE TABLE journal (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), journal_id TEXT NOT NULL,
     begun_ns INTEGER NOT NULL, first_kept INTEGER NOT NULL, barrier INTEGER)""",
@@ -36,8 +50,15 @@ SCHEMA = (
     "CREATE TABLE owed (number INTEGER PRIMARY KEY, camera TEXT NOT NULL, part_id TEXT NOT NULL, at_ns INTEGER NOT NULL)",
     # The newest triggers with a request id, answered or not.
     _REQUESTS,
+    # What people changed: thresholds and bundles.
+    _CHANGES,
+    # How many entries each camera has, by outcome. The triggers keep it equal to the entries.
+    *_TALLY,
 )
-UPGRADES: dict[int, tuple[str, ...]] = {1: (_REQUESTS,)}
+UPGRADES: dict[int, tuple[str, ...]] = {
+    1: (_REQUESTS,),
+    2: (_CHANGES, *_TALLY, "INSERT INTO tally SELECT camera, outcome, count(*) FROM entry GROUP BY camera, outcome"),
+}
 """For each earlier version, the statements that make the next version of it."""
 
 

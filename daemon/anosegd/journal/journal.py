@@ -36,6 +36,7 @@ from anosegd.journal.reader import JournalReader
 from anosegd.journal.store import Transaction
 from anosegd.journal.types import (
     AcceptedTrigger,
+    Change,
     Entry,
     JournalConfig,
     JournalError,
@@ -58,11 +59,12 @@ CONSUMER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 @dataclass(frozen=True, slots=True)
 class _Queued:
-    """Holds verdicts to commit together, or a trigger to record. `answer` is called with the result."""
+    """Holds verdicts to commit together, or a trigger or change to record. `answer` is called with the result."""
 
     entries: Sequence[Entry]
     triggers: Sequence[AcceptedTrigger]
     answer: Callable[[Exception | None], None]
+    changes: Sequence[Change] = ()
 
     @property
     def size(self) -> int:
@@ -289,6 +291,25 @@ class Journal(Worker):
             requests, self._requests = self._requests, []
             return requests
 
+    # ---- changes
+
+    def note(self, change: Change, done: Callable[[Exception | None], None] = lambda error: None) -> None:
+        """Record what somebody changed.
+
+        Args:
+            change: The change.
+            done: Called on the journal's thread when it is recorded, or with the error. It must be quick and must not raise.
+
+        Raises:
+            JournalError: The journal is closed or too much waits. `done` is not called.
+        """
+        with self._changed:
+            self._check_open()
+            if len(self._queue) >= MAX_WAITING:
+                raise JournalError(f"{len(self._queue)} verdicts and triggers wait to be written")
+            self._queue.append(_Queued((), (), done, (change,)))
+            self._wake()
+
     # ---- durable consumers
 
     def ack(self, consumer: str, seq: int) -> None:
@@ -454,6 +475,7 @@ class Journal(Worker):
             batch.taken.append(item)
             entries.update((e.seq, self._amends.get(e.seq, e)) for e in item.entries)
             transaction.triggers += item.triggers
+            transaction.changes += item.changes
             size += item.size
         transaction.entries += entries.values()
         if numbers.journal_id is not None and (batch.taken or retry):

@@ -18,6 +18,7 @@ from anosegd.journal.types import JournalConfig
 SQLITE = b"SQLite format 3\0"
 _TABLES = {"journal", "entry", "void"}
 _LOG = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
+_BEGINNINGS = {"-wal": _LOG, ".seq": (b"\0", b"anoseg-seq"), ".bundles": (b"{",), ".thresholds": (b"{",)}
 _WRITTEN = (".new", ".copying")
 """A new journal and a copy are written under these names, and what is there is deleted first."""
 _CHOOSE = "give the path of a new file, in a folder that only this station uses"
@@ -66,7 +67,12 @@ def check_content(path: Path) -> None:
     if is_foreign(path) or (head and not known and not _is_journal(path)):
         raise ConfigError(f"journal.path: {path} is not a journal, but another file", hint=_CHOOSE)
     if not known and not _is_journal(path):
-        for suffix, kinds in {"-wal": _LOG, ".seq": (b"\0", b"anoseg-seq"), ".bundles": (b"{",)}.items():
+        for suffix, kinds in {
+            "-wal": _LOG,
+            ".seq": (b"\0", b"anoseg-seq"),
+            ".bundles": (b"{",),
+            ".thresholds": (b"{",),
+        }.items():
             name = beside(path, suffix)
             if (found := _head(name)) and not found.startswith(kinds):
                 raise ConfigError(f"journal.path: {name} belongs to another program", hint=_CHOOSE)
@@ -107,5 +113,6 @@ def _companions(path: Path) -> list[Path]:
         *logs,
         beside(path, ".seq"),
         beside(path, ".bundles"),
+        beside(path, ".thresholds"),
         *(name for suffix in _WRITTEN for name in files_of(beside(path, suffix))),
     ]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from anosegd.journal.types import MAX_SEQ, Entry, JournalDamagedError, JournalError, Page, Range, merged, missing
+from anosegd.journal.types import MAX_SEQ, Change, Entry, JournalDamagedError, JournalError, Page, Range, merged, missing
 
 BUSY_S = 2.0
 
@@ -109,6 +109,17 @@ class JournalReader:
             row = db.execute(_SINCE, (bound, bound)).fetchone()
             settled_to = read_extent(db).settled_to
         return settled_to + 1 if row[0] is None else min(int(row[0]), settled_to + 1)
+
+    def changes(self, limit: int = 100) -> list[Change]:
+        """Return the newest changes that people made, ascending.
+
+        Raises:
+            JournalDamagedError: As for `page`.
+            JournalError: As for `page`.
+        """
+        newest = "SELECT at_ns, kind, camera, old, new, who, why FROM change ORDER BY number DESC LIMIT ?"
+        with self._open() as db:
+            return [Change(*row) for row in db.execute(newest, (limit,))][::-1]
 
     def close(self) -> None:
         """Close the connection. The next call opens it again."""

@@ -21,9 +21,19 @@ from anosegd.journal.format import (
 from anosegd.journal.numbers import sync_folder
 from anosegd.journal.place import is_foreign
 from anosegd.journal.reader import BUSY_S, checksum, read_extent, read_page, translated_errors, uri
-from anosegd.journal.types import AcceptedTrigger, Entry, JournalDamagedError, JournalError, Range, missing
+from anosegd.journal.types import (
+    AcceptedTrigger,
+    Change,
+    Entry,
+    JournalDamagedError,
+    JournalError,
+    Range,
+    Tally,
+    missing,
+)
 
 REQUESTS_KEPT = 2000
+CHANGES_KEPT = 10_000
 WAL_PAGES = 5000
 """20 MiB. If the write-ahead log grows beyond this, the writing thread itself copies it into the file and restarts it."""
 WHOLE_CHECK_BYTES = 32 << 20
@@ -40,6 +50,8 @@ _INSERT = """INSERT INTO entry (seq, camera, outcome, captured_ns, committed_ns,
     VALUES (?, ?, ?, ?, ?, ?, ?, ?)"""
 _REMARK = "UPDATE mark SET latest_ns = max(latest_ns, ?) WHERE seq = (SELECT min(seq) FROM mark WHERE seq >= ?)"
 _FORGET_REQUESTS = "DELETE FROM request WHERE number < (SELECT number FROM request ORDER BY number DESC LIMIT 1 OFFSET ?)"
+_FORGET_CHANGES = "DELETE FROM change WHERE number <= (SELECT max(number) FROM change) - ?"
+_CHANGE = "INSERT INTO change (at_ns, kind, camera, old, new, who, why) VALUES (?, ?, ?, ?, ?, ?, ?)"
 _VOID_BEFORE = "SELECT first, last FROM void WHERE first < ? ORDER BY first DESC LIMIT 1"
 _AMEND = "UPDATE entry SET camera = ?, outcome = ?, captured_ns = ?, committed_ns = ?, crc = ?, header = ? WHERE seq = ?"
 
@@ -54,6 +66,7 @@ class Transaction:
         voids: Numbers that will never carry a verdict.
         cursors: How far durable consumers have come; None removes a consumer.
         triggers: Accepted triggers.
+        changes: What somebody changed.
         barrier: The first number given out that stays pending, if any.
     """
 
@@ -62,11 +75,12 @@ class Transaction:
     voids: list[Range] = field(default_factory=list)
     cursors: dict[str, int | None] = field(default_factory=dict)
     triggers: list[AcceptedTrigger] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
     barrier: int | None = None
 
     def __bool__(self) -> bool:
         """Return whether there is anything to write."""
-        return bool(self.entries or self.amends or self.voids or self.cursors or self.triggers)
+        return bool(self.entries or self.amends or self.voids or self.cursors or self.triggers or self.changes)
 
 
 class Store:
@@ -74,6 +88,7 @@ class Store:
 
     Attributes:
         extent: The file's id and the numbers in it.
+        stored: How many entries it has.
         unchecked_to: Entries up to this number were not checked when the file was opened.
     """
 
@@ -81,6 +96,7 @@ class Store:
         self.extent = read_extent(db)
         self.unchecked_to = unchecked_to
         self.path, self._db = path, db
+        self.stored = self._tally()
         self._inode = path.stat().st_ino
         (self._marked_to,) = db.execute("SELECT coalesce(max(seq), 0) FROM mark").fetchone()
         unmarked = "SELECT count(*), coalesce(max(committed_ns), 0) FROM entry WHERE seq > ?"
@@ -146,6 +162,9 @@ class Store:
             self._db.executemany("INSERT INTO request VALUES (?, ?, ?, ?, ?)", requests)
             if requests:
                 self._db.execute(_FORGET_REQUESTS, (REQUESTS_KEPT - 1,))
+            self._db.executemany(_CHANGE, ((c.at_ns, c.kind, c.camera, c.old, c.new, c.who, c.why) for c in t.changes))
+            if t.changes:
+                self._db.execute(_FORGET_CHANGES, (CHANGES_KEPT,))
             answered = ((e.answers,) for e in t.entries if e.answers is not None)
             self._db.executemany("DELETE FROM owed WHERE number = ?", answered)
             self._db.executemany(_INSERT, (_row(e, kept_ns) for e in t.entries))
@@ -166,6 +185,8 @@ class Store:
                     self._db.execute("INSERT OR REPLACE INTO consumer VALUES (?, ?, ?)", (name, seq, wall_ns))
             if barrier != self.extent.barrier:
                 self._db.execute("UPDATE journal SET barrier = ?", (barrier,))
+            stored = self._tally() if t.entries or t.amends else self.stored
+        self.stored = stored
         self.extent = self.extent._replace(top=top, barrier=barrier)
         self._marked_to, self._unmarked, self._latest_ns = marked_to, unmarked, latest_ns
 
@@ -192,6 +213,8 @@ class Store:
                 self._db.execute("DELETE FROM void WHERE last < ?", (first_kept,))
                 self._db.execute("UPDATE void SET first = ? WHERE first < ?", (first_kept, first_kept))
                 self._db.execute("UPDATE journal SET first_kept = ?", (first_kept,))
+                stored = self._tally()
+            self.stored = stored
             self.extent = self.extent._replace(first_kept=first_kept)
         return count
 
@@ -228,6 +251,11 @@ class Store:
     def close(self) -> None:
         """Close. SQLite copies the write-ahead log into the file, unless the file was moved."""
         self._db.close()
+
+    def _tally(self) -> Tally:
+        counts = {(camera, outcome): n for camera, outcome, n in self._db.execute("SELECT camera, outcome, count FROM tally")}
+        oldest = self._db.execute("SELECT committed_ns FROM entry ORDER BY seq LIMIT 1").fetchone()
+        return Tally(counts, None if oldest is None else int(oldest[0]))
 
     def _amend(self, entry: Entry) -> None:
         row = self._db.execute("SELECT kept_ns FROM entry WHERE seq = ?", (entry.seq,)).fetchone()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple
 
@@ -13,6 +14,9 @@ from anoseg_engines.errors import AnosegError
 MAX_HEADER_BYTES = 64 << 10
 MAX_SEQ = 1 << 62
 """The limit of numbers and times."""
+
+
+ChangeKind = Literal["threshold", "swap", "rollback", "reload", "start"]
 
 
 class JournalConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -111,6 +115,27 @@ class AcceptedTrigger:
 
 
 @dataclass(frozen=True, slots=True)
+class Change:
+    """Describes what somebody changed at a running station.
+
+    Attributes:
+        at_ns: Unix time.
+        kind: What was changed, such as `threshold`.
+        camera: The camera; None if the whole station is concerned.
+        old, new: The values before and after, as text.
+        who, why: Who asked for it, and the reason given. Empty if not known.
+    """
+
+    at_ns: int
+    kind: ChangeKind
+    camera: str | None
+    old: str
+    new: str
+    who: str = ""
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
     """Holds consecutive numbers of the journal.
 
@@ -131,6 +156,21 @@ class Page:
     last_committed: int
 
 
+class Tally(NamedTuple):
+    """Counts the verdicts in the journal.
+
+    Attributes:
+        counts: By camera and outcome. Never changed.
+        since_ns: When the oldest verdict was committed, Unix time; None if there is none.
+    """
+
+    counts: Mapping[tuple[str, str], int]
+    since_ns: int | None
+
+
+EMPTY = Tally({}, None)
+
+
 @dataclass(frozen=True, slots=True)
 class JournalStats:
     """Describes the journal's state at one moment.
@@ -139,6 +179,7 @@ class JournalStats:
         working: The last attempt to commit succeeded.
         last_committed: Everything up to this number is final.
         first_kept: Lower numbers were deleted because of their age or the journal's size.
+        stored: How many verdicts it has.
         size_bytes: The file and its write-ahead log.
         waiting: Verdicts not committed yet.
         commits: Transactions since the start.
@@ -149,6 +190,7 @@ class JournalStats:
     working: bool = False
     last_committed: int = 0
     first_kept: int = 0
+    stored: Tally = EMPTY
     size_bytes: int = 0
     waiting: int = 0
     commits: int = 0

@@ -275,6 +275,7 @@ class Writer:
             working=True,
             last_committed=store.extent.settled_to,
             commits=self.stats.commits + 1,
+            stored=store.stored,
         )
         size = sum(len(e.header) for e in transaction.entries)
         self._retention.wrote(size)
@@ -347,6 +348,7 @@ class Writer:
                 last_committed=self._store.extent.settled_to,
                 first_kept=self._store.extent.first_kept,
                 size_bytes=self._store.size_bytes(),
+                stored=self._store.stored,
             )
 
     def _write_failed(self, error: sqlite3.Error) -> None:

@@ -52,6 +52,7 @@ def verdict_of(
         detail=_detail(unknown),
         score=judgement.score if judgement else None,
         threshold=judgement.threshold if judgement else None,
+        threshold_from=inspected.threshold_from if inspected else None,
         defects=defects,
         recipe=camera.recipe if camera is not None else "default",
         engine=inspected.engine if inspected else engine,
@@ -71,6 +72,7 @@ def unknown_instead(verdict: wire.Verdict, part: Part, unknown: Unknown) -> wire
         detail=_detail(unknown),
         score=None,
         threshold=None,
+        threshold_from=None,
         defects=(),
         timings_ms=_timings(part, None),
     )

@@ -49,6 +49,7 @@ class Judgement:
     Attributes:
         outcome: REVIEW means that a person has to look.
         threshold: The threshold of the score; None if region rules decided.
+        defects: What is wrong with the part; empty for PASS.
     """
 
     outcome: Literal["PASS", "FAIL", "REVIEW"]
@@ -65,7 +66,7 @@ def judge(
     rules: RuleMaps | None = None,
     review_from: float | None = None,
 ) -> Judgement:
-    """Decide one part, and list its defects.
+    """Decide one part, and list the defects of one that does not pass.
 
     Without rules, score ≥ threshold is FAIL. With rules, any defect under these rules is FAIL, whatever the score.
 
@@ -83,9 +84,9 @@ def judge(
         )
     outcome: Literal["PASS", "FAIL", "REVIEW"]
     if rules is None:
-        defects = find_defects(found, thresholds.pixel, placement)
         in_review = review_from is not None and inspection.score >= review_from
         outcome = "FAIL" if inspection.score >= thresholds.score else "REVIEW" if in_review else "PASS"
+        defects = () if outcome == "PASS" else find_defects(found, thresholds.pixel, placement)
         return Judgement(outcome, inspection.score, thresholds.score, defects)
     defects = find_defects(found, rules.thresholds, placement, rules)
     outcome = "FAIL" if defects else "PASS"

@@ -1,5 +1,6 @@
 """The files' format: a journal written by an earlier version opens without loss. The format is spelled out here on purpose."""
 
+import dataclasses
 import sqlite3
 import threading
 import zlib
@@ -9,7 +10,8 @@ from pathlib import Path
 import pytest
 from support.journal_tools import commit, config, eventually, open_journal, read_all
 
-from anosegd.journal import JournalError, Range, store
+from anosegd.journal import Change, JournalError, Range, Tally, store
+from anosegd.journal.retention import DAY_NS
 
 ID = "0123456789abcdef" * 2
 VERSION_1 = """
@@ -31,6 +33,23 @@ VERSION_2 = (
     + """
 CREATE TABLE request (number INTEGER PRIMARY KEY, request_id TEXT NOT NULL, camera TEXT NOT NULL,
     part_id TEXT NOT NULL, at_ns INTEGER NOT NULL);
+"""
+)
+VERSION_3 = (
+    VERSION_2.replace("user_version = 2", "user_version = 3")
+    + """
+CREATE TABLE change (number INTEGER PRIMARY KEY, at_ns INTEGER NOT NULL, kind TEXT NOT NULL, camera TEXT,
+    old TEXT NOT NULL, new TEXT NOT NULL, who TEXT NOT NULL, why TEXT NOT NULL);
+CREATE TABLE tally (camera TEXT NOT NULL, outcome TEXT NOT NULL, count INTEGER NOT NULL, PRIMARY KEY (camera, outcome));
+CREATE TRIGGER tally_added AFTER INSERT ON entry BEGIN
+    INSERT INTO tally VALUES (new.camera, new.outcome, 1)
+    ON CONFLICT (camera, outcome) DO UPDATE SET count = count + 1; END;
+CREATE TRIGGER tally_removed AFTER DELETE ON entry BEGIN
+    UPDATE tally SET count = count - 1 WHERE camera = old.camera AND outcome = old.outcome; END;
+CREATE TRIGGER tally_amended AFTER UPDATE OF camera, outcome ON entry BEGIN
+    UPDATE tally SET count = count - 1 WHERE camera = old.camera AND outcome = old.outcome;
+    INSERT INTO tally VALUES (new.camera, new.outcome, 1)
+    ON CONFLICT (camera, outcome) DO UPDATE SET count = count + 1; END;
 """
 )
 
@@ -71,6 +90,7 @@ def test_a_journal_of_an_earlier_version_opens_without_loss(tmp_path: Path) -> N
     assert {seq: e.header for seq, e in contents.entries.items()} == headers
     entry = contents.entries[13]
     assert (entry.camera, entry.outcome, entry.captured_ns, entry.committed_ns) == ("top", "PASS", 113, 213)
+    assert journal.stats().stored == Tally({("top", "PASS"): len(headers)}, 211)
     assert (contents.gone, contents.void()) == ([Range(1, 10)], {14, 18} | set(range(21, 401)))
     assert journal.consumer("archive") == 12
     assert [(t.number, t.camera, t.part_id, t.at_ns) for t in journal.take_owed()] == [(7, "top", "P-4711", 600)]
@@ -124,13 +144,13 @@ def test_a_journal_of_a_newer_program_is_refused(tmp_path: Path, copied: bool) -
     commit(journal)
     assert journal.close()
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
-        db.execute("PRAGMA user_version = 3")
+        db.execute("PRAGMA user_version = 4")
         if copied:
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             db.close()
         before = path.read_bytes()
         with pytest.raises(
-            JournalError, match=r"(?s)a journal of version 3; this program reads versions up to 2.*update"
+            JournalError, match=r"(?s)a journal of version 4; this program reads versions up to 3.*update"
         ) as caught:
             open_journal(config(path))
         assert caught.value.exit_code == 2
@@ -152,6 +172,39 @@ def test_the_newest_requests_are_remembered(tmp_path: Path, monkeypatch: pytest.
     assert [(t.request_id, t.camera, t.part_id, t.at_ns) for t in known] == [(f"r{n}", "top", "P", n) for n in range(3, 8)]
 
 
+def test_changes_are_kept_and_the_oldest_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who changed what, when and why is there after a restart, in the order of the changes, with any text as it was."""
+    monkeypatch.setattr(store, "CHANGES_KEPT", 3)
+    path = tmp_path / "journal.db"
+    journal = open_journal(config(path))
+    noted = threading.Semaphore(0)
+    changes = [Change(n, "threshold", "top" if n else None, f"0.{n}", f"0.{n + 1}", "Jörg", "[/b]\n\x1b=1") for n in range(5)]
+    for change in changes:
+        journal.note(change, lambda error: noted.release())
+        assert noted.acquire(timeout=30)
+    assert journal.close()
+    with open_journal(config(path)).reader() as reader:
+        assert reader.changes() == changes[2:]
+        assert reader.changes(1) == changes[4:]
+
+
+def test_the_tally_is_that_of_the_entries(tmp_path: Path) -> None:
+    """Verdicts that are added, replaced or deleted for their age: the journal's counts are those of the verdicts it has."""
+    path = tmp_path / "journal.db"
+    now = [10 * DAY_NS]
+    journal = open_journal(config(path, keep_days=1), monotonic_ns=lambda: now[0], wall_ns=lambda: now[0])
+    old = commit(journal, 5)
+    assert journal.stats().stored.counts == {("top", "PASS"): 5}
+    journal.amend(dataclasses.replace(old[0], outcome="UNKNOWN"))
+    eventually(lambda: journal.stats().stored.counts == {("top", "PASS"): 4, ("top", "UNKNOWN"): 1})
+    now[0] += 2 * DAY_NS
+    commit(journal, 2)
+    eventually(lambda: journal.stats().first_kept == 6)
+    stored = journal.stats().stored
+    assert {key: n for key, n in stored.counts.items() if n} == {("top", "PASS"): 2}
+    assert journal.close()
+
+
 def test_the_format_is_as_spelled_out_here(tmp_path: Path) -> None:
     """The schema, the checksums and the .seq file: a later program reads them so."""
     path = tmp_path / "journal.db"
@@ -160,10 +213,10 @@ def test_the_format_is_as_spelled_out_here(tmp_path: Path) -> None:
     journal_id = journal.journal_id
     assert journal.close()
     with closing(sqlite3.connect(path)) as db, closing(sqlite3.connect(":memory:")) as spelled_out:
-        spelled_out.executescript(VERSION_2)
+        spelled_out.executescript(VERSION_3)
         tables = "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL"
         assert set(db.execute(tables)) == set(spelled_out.execute(tables))
-        for name, value in (("page_size", 4096), ("auto_vacuum", 2), ("application_id", 0x414E4F53), ("user_version", 2)):
+        for name, value in (("page_size", 4096), ("auto_vacuum", 2), ("application_id", 0x414E4F53), ("user_version", 3)):
             assert db.execute(f"PRAGMA {name}").fetchone() == (value,)
         ((*fields, kept_ns, crc, header),) = db.execute("SELECT * FROM entry")
     assert fields == [1, "top", "PASS", verdict.captured_ns, verdict.committed_ns]

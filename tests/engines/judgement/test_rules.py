@@ -163,3 +163,11 @@ def test_rules_that_ignore_everything_are_known_without_the_size() -> None:
     assert not ignore_everything((whole, left))
     assert not ignore_everything((left, Rule(name="right", region=RIGHT, ignore=True)))
     assert not ignore_everything(())
+
+
+def test_a_pass_lists_no_defects() -> None:
+    """By the score: what the map shows is no defect. A part in review lists it, for the person who looks."""
+    below = THRESHOLDS.score - 0.01
+    for review_from, outcome, listed in ((None, "PASS", 0), (below, "REVIEW", 1)):
+        judged = judge(Inspection(below, spot(6, 6, value=1.0)), THRESHOLDS, PLACEMENT, review_from=review_from)
+        assert (judged.outcome, len(judged.defects)) == (outcome, listed)

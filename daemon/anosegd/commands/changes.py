@@ -1,0 +1,58 @@
+"""Runs `anosegd changes`: shows who changed thresholds and bundles, when and why."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from anosegd.commands.connection import connect, endpoints_of, refuse_if_down
+from anosegd.commands.shown import local_time, shown
+
+
+def main(options: argparse.Namespace) -> int:
+    """Print the newest changes, the oldest of them first.
+
+    Raises:
+        PublishError: The station is down, does not answer, or keeps no journal.
+    """
+    endpoints = endpoints_of(options)
+    refuse_if_down(endpoints)
+    with connect(endpoints) as client:
+        changes = client.changes(options.limit)
+    if options.json:
+        for change in changes:
+            sys.stdout.write(json.dumps(change, ensure_ascii=False) + "\n")
+    elif changes:
+        Console().print(_table(changes))
+    else:
+        sys.stdout.write("nobody has changed a threshold or a bundle since this journal began\n")
+    return 0
+
+
+def _table(changes: list[dict[str, Any]]) -> Table:
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in ("time", "what", "from", "to", "who", "why"):
+        table.add_column(column, overflow="fold")
+    for change in changes:
+        what = change["kind"] + (f" {change['camera']}" if change["camera"] else "")
+        short = _threshold if change["kind"] == "threshold" else _bundle
+        cells = (local_time(change["at"]), what, short(change["old"]), short(change["new"]), change["who"], change["why"])
+        table.add_row(*(Text(shown(cell)) for cell in cells))
+    return table
+
+
+def _threshold(value: str) -> str:
+    number, _, origin = value.partition(" ")
+    return f"{float(number):g} {origin}"
+
+
+def _bundle(value: str) -> str:
+    label, _, digest = value.partition(" ")
+    return f"{label} {digest[:12]}"

@@ -1,0 +1,273 @@
+"""Knows which score threshold decides for each camera, and who chose it. A person may move it while the line runs.
+
+What a person sets counts before the configuration, and the configuration before the bundle's calibration. It holds only for the
+bundle that inspected then, because scores of two bundles cannot be compared. Settings are in a file beside the journal.
+`ScoreThresholds.of` may be called on any thread, everything else runs on the main thread.
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from anoseg_engines.bundle import Bundle
+from anoseg_engines.errors import ConfigError
+from anoseg_engines.files import sync_folder, write_synced
+from anosegd import logs, wire
+from anosegd.config import CameraConfig
+from anosegd.journal import Change, Journal, JournalError
+from anosegd.worker import Asker
+
+KEPT = 200
+"""Settings that are remembered, for all cameras and bundles."""
+Answer = Callable[[dict[str, Any] | str], None]
+"""Takes the fields of an answer, or the text of a refusal."""
+
+
+class Setting(msgspec.Struct, frozen=True, kw_only=True):
+    """Holds a threshold that a person set.
+
+    Attributes:
+        camera: The camera that it is for.
+        digest: The bundle that it is for.
+        bundle: The bundle's product and version.
+        value: A part with this score or more is FAIL.
+        who, why, at_ns: Who set it, for what reason, and when (Unix time).
+    """
+
+    camera: str
+    digest: str
+    bundle: str
+    value: Annotated[float, Meta(gt=0, le=1)]
+    who: str
+    why: str
+    at_ns: int
+
+
+class _File(msgspec.Struct, frozen=True, kw_only=True):
+    schema_version: Literal[1] = 1
+    settings: list[Setting]
+
+
+def in_use(camera: CameraConfig, bundle: Bundle, setting: Setting | None = None) -> wire.ThresholdInUse | None:
+    """Return the threshold that decides for a camera; None if region rules decide.
+
+    Args:
+        camera: The camera's configuration.
+        bundle: The bundle that inspects.
+        setting: What a person set for this camera and bundle, if anybody did.
+    """
+    if camera.rules:
+        return None
+    calibrated = bundle.manifest.score_threshold
+    if setting is not None:
+        at = wire.utc(setting.at_ns)
+        return wire.ThresholdInUse(
+            value=setting.value, origin="person", calibrated=calibrated, who=setting.who, why=setting.why, at=at
+        )
+    if camera.score_threshold is not None:
+        return wire.ThresholdInUse(value=camera.score_threshold, origin="configuration", calibrated=calibrated)
+    return wire.ThresholdInUse(value=calibrated, origin="calibration", calibrated=calibrated)
+
+
+def threshold_note(found: wire.ThresholdInUse | None) -> str | None:
+    """Say that another threshold than the calibrated one decides. None if the calibrated one does."""
+    if found is None or found.value == found.calibrated:
+        return None
+    chosen = "from the configuration" if found.origin == "configuration" else f"set by {found.who}"
+    effect = "more good parts are rejected" if found.value < found.calibrated else "more defects pass"
+    return f"threshold {found.value:g} {chosen}, calibrated {found.calibrated:g}: {NOT_PROMISED}, and {effect}"
+
+
+NOT_PROMISED = "what the calibration promises about good parts does not hold"
+
+
+class ScoreThresholds:
+    """The thresholds that persons set, by camera and bundle."""
+
+    def __init__(self, file: Path | None) -> None:
+        """Read the file.
+
+        Args:
+            file: Where settings are kept; None for a station that keeps nothing.
+
+        Raises:
+            ConfigError: The file cannot be read. Parts would be judged by a threshold that nobody chose.
+        """
+        self._file = file
+        self._settings: dict[tuple[str, str], Setting] = {}
+        for setting in self._read():
+            self._settings[setting.camera, setting.digest] = setting
+
+    def of(self, name: str, camera: CameraConfig, bundle: Bundle) -> wire.ThresholdInUse | None:
+        """Return the threshold that decides for a camera; None if region rules decide. Any thread."""
+        return in_use(camera, bundle, self._settings.get((name, bundle.digest)))
+
+    @property
+    def settings(self) -> tuple[Setting, ...]:
+        """All settings, the oldest first."""
+        return tuple(self._settings.values())
+
+    def save(self, settings: tuple[Setting, ...]) -> None:
+        """Write these settings to the file. They count only after `use`.
+
+        Raises:
+            OSError: They cannot be written.
+        """
+        assert self._file is not None, "a station without a journal takes no thresholds"
+        new = self._file.with_name(self._file.name + ".new")
+        write_synced(new, msgspec.json.format(msgspec.json.encode(_File(settings=list(settings)))) + b"\n")
+        new.rename(self._file)
+        sync_folder(self._file.parent)
+
+    def use(self, settings: tuple[Setting, ...]) -> None:
+        """Judge by these settings from the next part on."""
+        self._settings = {(setting.camera, setting.digest): setting for setting in settings}
+
+    def _read(self) -> list[Setting]:
+        if self._file is None or not self._file.exists():
+            return []
+        try:
+            return msgspec.json.decode(self._file.read_bytes(), type=_File).settings
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise ConfigError(
+                f"{self._file}: the thresholds that were set by hand cannot be read ({error})",
+                hint="restore the file from a backup; or delete it, then the configured or calibrated thresholds decide",
+            ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request for another threshold; None returns to the configured or calibrated one."""
+
+    camera: str
+    value: float | None
+    asker: Asker
+    answer: Answer
+
+
+class ThresholdChanges:
+    """Carries out requests, one after the other: file, then journal, then the line. Any thread calls `ask`."""
+
+    def __init__(self, thresholds: ScoreThresholds, journal: Journal | None) -> None:
+        self._thresholds, self._journal = thresholds, journal
+        self._requests: queue.SimpleQueue[Request] = queue.SimpleQueue()
+        self._noted: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+        self._pending: _Pending | None = None
+
+    def ask(self, request: Request) -> None:
+        """Request another threshold. The answer says which one decides then."""
+        self._requests.put(request)
+
+    def look_after(self, cameras: Mapping[str, CameraConfig], bundle: Bundle) -> bool:
+        """Begin a requested change, or finish one that the journal has noted. Called often.
+
+        Returns:
+            Whether a threshold has changed.
+        """
+        if self._pending is not None:
+            if self._noted.empty():
+                return False
+            return self._finish(self._pending, self._noted.get_nowait())
+        if not self._requests.empty():
+            self._begin(self._requests.get_nowait(), cameras, bundle)
+        return False
+
+    def close(self) -> None:
+        """Refuse requests that still wait."""
+        waiting = [] if self._pending is None else [self._pending.request]
+        while not self._requests.empty():
+            waiting.append(self._requests.get_nowait())
+        for request in waiting:
+            request.answer("the daemon is ending; whether the threshold was set is not known")
+
+    def _begin(self, request: Request, cameras: Mapping[str, CameraConfig], bundle: Bundle) -> None:
+        journal, camera = self._journal, cameras.get(request.camera)
+        if camera is None:
+            request.answer(f"there is no camera '{request.camera}'; there are: {', '.join(cameras)}")
+            return
+        old = self._thresholds.of(request.camera, camera, bundle)
+        if old is None:
+            request.answer(
+                f"camera '{request.camera}' has region rules, which alone decide: change the thresholds of the rules"
+            )
+            return
+        if journal is None:
+            hint = "set cameras.NAME.score_threshold in the configuration and reload it, or set journal"
+            request.answer(f"without a journal nobody could see who set a threshold, and a restart would forget it\n  {hint}")
+            return
+        setting = None
+        if request.value is not None:
+            setting = Setting(
+                camera=request.camera,
+                digest=bundle.digest,
+                bundle=bundle.label,
+                value=request.value,
+                who=request.asker.who,
+                why=request.asker.why,
+                at_ns=time.time_ns(),
+            )
+        new = in_use(camera, bundle, setting)
+        assert new is not None
+        before = self._thresholds.settings
+        others = tuple(s for s in before if (s.camera, s.digest) != (request.camera, bundle.digest))
+        after = (*others, setting)[-KEPT:] if setting is not None else others
+        change = Change(
+            time.time_ns(), "threshold", request.camera, _in_words(old), _in_words(new), request.asker.who, request.asker.why
+        )
+        try:
+            self._thresholds.save(after)
+            journal.note(change, self._noted.put)
+        except OSError as error:
+            request.answer(f"the threshold cannot be kept ({error.strerror}), so it was not changed")
+        except JournalError as error:
+            self._refuse(request, before, error)
+        else:
+            self._pending = _Pending(request, before, after, old, new)
+
+    def _finish(self, pending: _Pending, error: Exception | None) -> bool:
+        self._pending = None
+        request, old, new, asker = pending.request, pending.old, pending.new, pending.request.asker
+        if error is not None:
+            self._refuse(request, pending.before, error)
+            return False
+        self._thresholds.use(pending.after)
+        logs.info(
+            "threshold.set",
+            camera=request.camera,
+            old=_in_words(old),
+            new=_in_words(new),
+            who=asker.who,
+            why=asker.why,
+        )
+        request.answer({"old": msgspec.to_builtins(old), "new": msgspec.to_builtins(new)})
+        return True
+
+    def _refuse(self, request: Request, before: tuple[Setting, ...], error: Exception) -> None:
+        try:
+            self._thresholds.save(before)
+        except OSError as failure:
+            logs.warning("threshold.not_undone", error=str(failure))
+        request.answer(f"the journal cannot record who set the threshold, so it was not changed: {str(error).splitlines()[0]}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A change that the journal is noting."""
+
+    request: Request
+    before: tuple[Setting, ...]
+    after: tuple[Setting, ...]
+    old: wire.ThresholdInUse
+    new: wire.ThresholdInUse
+
+
+def _in_words(found: wire.ThresholdInUse) -> str:
+    return f"{found.value!r} {found.origin}"
