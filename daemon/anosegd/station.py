@@ -19,7 +19,7 @@ from anosegd import logs, signals
 from anosegd.cameras import CameraSet, CameraSupervisor
 from anosegd.config import Config
 from anosegd.config_check import load_checked
-from anosegd.control import Control, Triggers
+from anosegd.control import Control, ReloadRequest, SlowRequest, SwapRequest, Triggers
 from anosegd.heartbeat import SILENT_S, Heartbeat
 from anosegd.inspection.history import History, Past
 from anosegd.inspection.inspector import Inspector
@@ -192,6 +192,7 @@ class Station:
                     state=lambda: self._publisher.last_state,
                     drain=self._asked_to_drain.set,
                     engine=lambda: None if self._successor is not None else self._inspector.engine,
+                    warning=self._warning_after,
                     reload=self._reloads.ask,
                     swap=self._swaps.swap,
                     roll_back=self._swaps.roll_back,
@@ -388,6 +389,16 @@ class Station:
         self._notifier.ready(f"ready, {self._swaps.bundle.label}, publishing at {self._config.publish.endpoint}")
         self._publisher.state_changed()
         reloaded.answer(text)
+
+    def _warning_after(self, request: SlowRequest) -> str | None:
+        """Return what an operator should know about the bundle that a reload or swap took. Any thread."""
+        if isinstance(request, SwapRequest):
+            return self._swaps.bundle.passed_over
+        if not isinstance(request, ReloadRequest):
+            return None
+        successor = self._successor
+        engine = successor.engine if successor is not None else None
+        return (engine.bundle if engine is not None else self._heartbeat.bundle).passed_over
 
     def _use(self, config: Config) -> None:
         self._config = self._heartbeat.config = config

@@ -36,8 +36,8 @@ from anoseg_engines.bundle import (
     RuleCalibration,
     canonical_bytes,
     load_bundle,
+    next_version,
     sealed,
-    versions,
 )
 from anoseg_engines.errors import AnosegError, ConfigError, EngineError
 from anoseg_engines.files import folder_made, sync_folder, write_synced
@@ -112,7 +112,7 @@ def write_bundle(target: Path, draft: BundleDraft) -> Bundle:
         for name, data in files.items():
             write_synced(folder / name, data)
         while True:
-            version = (versions(target) or [0])[-1] + 1
+            version = next_version(target)
             write_synced(folder / MANIFEST, canonical_bytes(_manifest(draft, version, files)))
             load_engine(load_bundle(folder), runtime="cpu").close()  # the self-test
             sync_folder(folder)

@@ -1,5 +1,6 @@
 """A reload exchanges only what has changed: a camera is exchanged, added or removed while the others go on."""
 
+import dataclasses
 import itertools
 import time
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from support.anosegd_line import Daemon, Line, run_anosegd, wait_until
+from support.tiny_bundle import write_tiny_bundle
 
 from anosegd.client import Client
 
@@ -127,3 +129,31 @@ def test_triggers_during_a_reload_are_all_answered(station: Reloaded) -> None:
     assert {v["outcome"] for v in station.of("called")} <= {"PASS", "FAIL", "UNKNOWN"}
     assert without_gap(station.of("called"))
     assert daemon.terminate() == 0
+
+
+def test_the_answer_names_a_version_that_was_passed_over(line: Line, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Of a reload that changes nothing, one that changes the bundle, one that restarts the station, and a swap; not later."""
+    store = line.folder / "store" / "tiny"
+    write_tiny_bundle(store)
+    line = dataclasses.replace(line, store=store)
+    station = Reloaded(line, tmp_path_factory.mktemp("c"))
+    station.start(STILL)
+    (store / "2").symlink_to("gone")
+
+    def said(*command: str) -> str:
+        done = run_anosegd(*command)
+        assert done.returncode == 0, done.stderr
+        return done.stderr
+
+    assert "2 is a link to something that does not exist; version 1 is used" in said("reload", str(station.config))
+    assert "2 is a link" in said("swap", str(station.config), "--bundle", str(store))
+    (store / "2").unlink()
+    write_tiny_bundle(store)
+    (store / "3").mkdir()
+    assert "version 3 lacks manifest.json; version 2 is used" in said("reload", str(station.config))
+    station.config.write_text(station.config.read_text().replace("test-station", "other-station"))
+    assert "version 3 lacks manifest.json; version 2 is used" in said("reload", str(station.config))
+    (store / "3").rmdir()
+    assert said("reload", str(station.config)) == ""
+    assert said("swap", str(station.config), "--bundle", str(store)) == ""
+    assert station.daemon.terminate() == 0

@@ -39,12 +39,15 @@ def main(options: argparse.Namespace) -> int:
     refuse_if_down(endpoints)
     with connect(endpoints, request_timeout_s=timeout_s) as client:
         run_id = client.status()["run_id"] if command == "reload" else None
-        engine = client.request(command, **arguments).get("engine")
+        answer = client.request(command, **arguments)
+    engine = answer.get("engine")
     if run_id is not None and engine is None:  # more has changed than cameras and bundle
         with connect(endpoints, request_timeout_s=TRY_S) as client:
             engine = _engine_after_restart(client, run_id)
     result = f"inspecting with {engine['name']}/{engine['version']} (digest {engine['digest'][:12]})" if engine else "done"
     sys.stdout.write(f"{command}: {result if command != 'prove' else 'done'}\n")
+    if warning := answer.get("warning"):
+        sys.stderr.write(f"anosegd: warning: {warning}\n")
     return 0
 
 

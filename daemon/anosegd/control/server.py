@@ -71,6 +71,7 @@ class Control(Worker):
         state: Callable[[], bytes],
         drain: Callable[[], None],
         engine: Callable[[], EngineName | None],
+        warning: Callable[[SlowRequest], str | None] = lambda _: None,
         reload: Callable[[Answer], None],
         swap: Callable[[str, bool, Answer, Asker], None],
         roll_back: Callable[[Answer, Asker], None],
@@ -86,6 +87,7 @@ class Control(Worker):
             state: Returns the last published state, encoded.
             drain: Asks the station to stop.
             engine: Returns the name of the engine that inspects; None if the station restarts now.
+            warning: Returns what an operator should know about the bundle that a finished request took; None if nothing.
             reload, prove: Ask the station for this, and name the function to call with the answer.
             roll_back: As `reload`, and with who asks.
             swap: As `roll_back`, and with the bundle's path and whether it may be of another product.
@@ -98,7 +100,7 @@ class Control(Worker):
         self._state, self._drain, self._reload = state, drain, reload
         self._swap, self._roll_back, self._prove, self._trigger = swap, roll_back, prove, trigger
         self._set_threshold = set_threshold
-        self._engine = engine
+        self._engine, self._warning = engine, warning
         self._reader: JournalReader | None = None
         self._rates = _Rates()
         self._refused = logs.Throttle("request.refused")
@@ -203,7 +205,8 @@ class Control(Worker):
             if error is not None:
                 self._late_replies.put((number, error_reply(request.id, "refused", error)))
             else:
-                self._late_replies.put((number, {"ok": True, "engine": self._engine()}))
+                done = {"ok": True, "engine": self._engine(), "warning": self._warning(request)}
+                self._late_replies.put((number, {key: value for key, value in done.items() if key != "warning" or value}))
 
         def accepted(details: dict[str, Any]) -> None:
             self._late_replies.put((number, {"ok": True, **details}))

@@ -31,6 +31,7 @@ from anoseg_engines.bundle.read import (
 from anoseg_engines.bundle.releases import (
     RELEASES,
     Release,
+    next_version,
     read_releases,
     release_version,
     released_versions,
@@ -58,6 +59,7 @@ __all__ = [
     "how_to_release",
     "load_bundle",
     "manifest_schema",
+    "next_version",
     "note_on_candidates",
     "read_releases",
     "release_version",

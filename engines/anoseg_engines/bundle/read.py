@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anoseg_engines.bundle.manifest import MANIFEST, SCHEMA_VERSION, Manifest, Origin, RuleCalibration, canonical_bytes, sealed
-from anoseg_engines.bundle.releases import released_versions, unfinished_versions, versions
+from anoseg_engines.bundle.releases import contained_version, odd_versions, released_versions, versions
 from anoseg_engines.errors import ConfigError, EngineError
 from anoseg_engines.images import Image
 from anoseg_engines.judgement import Thresholds
@@ -22,6 +22,8 @@ MODEL = "model.onnx"
 PLANS = "plans"
 """The folder of a store that holds the engines built on this machine, and no bundle; see `tensorrt/plan_store.py`."""
 MAX_MANIFEST_BYTES = 4 << 20
+MAX_DIGITS = 4
+"""A number with more digits, such as a date, is not the version of a bundle."""
 MAX_FILE_BYTES = 1 << 30
 
 _WHICH = "give STORE/NAME or STORE/NAME/VERSION; `anoseg-train fit` makes one"
@@ -53,7 +55,8 @@ class Bundle:
         path: Its folder, STORE/NAME/VERSION.
         digest: SHA-256 of manifest.json, which covers every other file.
         files: The verified bytes by their path in the bundle.
-        passed_over: Why this is not the version that was released last, for people: that one lacks files. None if it is.
+        passed_over: Why this is not the version that was released last, or not the one that its folder names, for people: files
+            are missing, or were copied to the wrong place. None if it is.
     """
 
     path: Path
@@ -118,24 +121,36 @@ def find_bundle(path: Path) -> Path:
 
 
 def _find(path: Path) -> tuple[Path, str | None]:
-    """Return the folder, and a remark if later versions were passed over because they lack files."""
+    """Return the folder, and a remark if later versions were passed over, or the folder contains another version."""
     if (path / MANIFEST).is_file():
-        return path, None
+        return path, _remark_on(path)
     if not path.is_dir():
         raise ConfigError(f"{path}: no such bundle", hint=_WHICH)
     found = released_versions(path)
     if not found:
         raise ConfigError(f"{path}: no bundle in this folder ({MANIFEST} is missing)", hint=_WHICH)
     lacking = {n: missing_files(path / str(n)) for n in found}
-    chosen = next((n for n in found if not lacking[n]), None)
+    odd = odd_versions(path)
+    whole = [n for n in found if not lacking[n]]
+    chosen = next((n for n in whole if str(n) not in odd), whole[0] if whole else None)
     if chosen is None:
         return path / str(found[0]), None  # whoever loads it gets the error
-    passed_over = {n: lacking[n] for n in found[: found.index(chosen)]}
-    passed_over |= {n: [MANIFEST] for n in unfinished_versions(path) if n > chosen}
+    if str(chosen) in odd:
+        return path / str(chosen), f"{path}: {odd[str(chosen)]}, which is used. Copy each version to the folder of its number"
+    passed_over = {n: f"version {n} lacks {', '.join(lacking[n][:3])}" for n in found[: found.index(chosen)]}
+    passed_over |= {int(name): why for name, why in odd.items() if int(name) > chosen}
     if not passed_over:
         return path / str(chosen), None
-    lacks = "; ".join(f"version {n} lacks {', '.join(names[:3])}" for n, names in sorted(passed_over.items()))
-    return path / str(chosen), f"{path}: {lacks}; version {chosen} is used instead. Copy what is missing"
+    reasons = "; ".join(why for _, why in sorted(passed_over.items()))
+    return path / str(chosen), f"{path}: {reasons}; version {chosen} is used instead. Copy what is missing"
+
+
+def _remark_on(folder: Path) -> str | None:
+    """Return a remark if STORE/NAME/VERSION contains another version; other folders may have any name."""
+    contained, name = contained_version(folder), folder.name
+    if not (name.isascii() and name.isdigit()) or contained in (None, int(name)) or len(name) > MAX_DIGITS:
+        return None
+    return f"{folder}: this folder contains version {contained}, which is used. Copy each version to the folder of its number"
 
 
 def missing_files(folder: Path) -> list[str]:

@@ -57,6 +57,10 @@ class _Version(msgspec.Struct, frozen=True):
     schema_version: int = SCHEMA_VERSION
 
 
+class _Numbered(msgspec.Struct, frozen=True):
+    version: int
+
+
 class _Head(msgspec.Struct, frozen=True):
     """What makes a bundle a candidate."""
 
@@ -65,18 +69,59 @@ class _Head(msgspec.Struct, frozen=True):
 
 def versions(store_name: Path) -> list[int]:
     """Finished versions under STORE/NAME, ascending."""
-    if not store_name.is_dir():
-        return []
-    numbers = [int(p.name) for p in store_name.iterdir() if p.name.isascii() and p.name.isdigit()]
-    return sorted(n for n in numbers if (store_name / str(n) / MANIFEST).is_file())
+    return sorted(int(p.name) for p in _numbered(store_name) if p.name == str(int(p.name)) and (p / MANIFEST).is_file())
 
 
-def unfinished_versions(store_name: Path) -> list[int]:
-    """Versions without a manifest, which are being copied or were copied in part; in a store that lists its releases, none."""
-    if not store_name.is_dir() or (store_name / RELEASES).exists():
-        return []
-    numbers = [int(p.name) for p in store_name.iterdir() if p.name.isascii() and p.name.isdigit() and p.is_dir()]
-    return sorted(n for n in numbers if not (store_name / str(n) / MANIFEST).exists())
+def next_version(store_name: Path) -> int:
+    """Return the first number above all versions under STORE/NAME that names nothing there, not even a half-copied version."""
+    number = (versions(store_name) or [0])[-1] + 1
+    while os.path.lexists(store_name / str(number)):
+        number += 1
+    return number
+
+
+def odd_versions(store_name: Path) -> dict[str, str]:
+    """Return why what is named like a version is none: it is being copied, was copied in part, or has the wrong name.
+
+    A store that lists its releases may contain anything besides them, so only releases are looked at there.
+
+    Returns:
+        The reason by name.
+
+    Raises:
+        EngineError: releases.json is damaged or of a newer program.
+    """
+    log = _read_log(store_name / RELEASES)
+    listed = None if log is None else {str(entry.version) for entry in log.releases}
+    found = {p: _oddity(p) for p in sorted(_numbered(store_name)) if listed is None or p.name in listed}
+    return {p.name: why for p, why in found.items() if why is not None}
+
+
+def contained_version(folder: Path) -> int | None:
+    """Return the version that a folder's manifest says; None if that cannot be read."""
+    try:
+        return msgspec.json.decode((folder / MANIFEST).read_bytes(), type=_Numbered).version
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _oddity(path: Path) -> str | None:
+    number = int(path.name)
+    if path.name != str(number):
+        return f"{path.name} is not a version's name ({number} would be)"
+    if not path.exists():
+        return f"{path.name} is a link to something that does not exist"
+    if not path.is_dir():
+        return f"{path.name} is not a folder"
+    if not (path / MANIFEST).exists():
+        return f"version {number} lacks {MANIFEST}"
+    contained = contained_version(path)
+    return None if contained in (None, number) else f"the folder {path.name} contains version {contained}"
+
+
+def _numbered(store_name: Path) -> list[Path]:
+    """Everything under STORE/NAME whose name consists of digits."""
+    return [p for p in store_name.iterdir() if p.name.isascii() and p.name.isdigit()] if store_name.is_dir() else []
 
 
 def read_releases(store_name: Path) -> list[Release]:

@@ -116,3 +116,58 @@ def test_commands_say_it(store: Path, command: str) -> None:
     done = run_here(main, "anoseg-engine", command, store, *arguments)
     assert done.returncode == 0, done.stderr
     assert f"version 3 lacks {MODEL}" in done.stderr
+
+
+ODD: dict[str, tuple[Damage, str]] = {
+    "a link to nothing": (lambda s: (s / "4").symlink_to("gone"), "4 is a link to something that does not exist"),
+    "a leading zero": (lambda s: shutil.copytree(s / "3", s / "04"), "04 is not a version's name (4 would be)"),
+    "an empty folder": (lambda s: (s / "4").mkdir(), f"version 4 lacks {MANIFEST}"),
+    "a file": (lambda s: (s / "4").touch(), "4 is not a folder"),
+    "another version's files": (lambda s: shutil.copytree(s / "1", s / "4"), "the folder 4 contains version 1"),
+}
+
+
+@pytest.mark.parametrize(("damage", "said"), ODD.values(), ids=ODD.keys())
+def test_what_is_named_like_a_version_but_is_none(store: Path, damage: Damage, said: str) -> None:
+    """It is passed over, and everybody says so. The next version that is written leaves it alone."""
+    damage(store)
+    bundle = load_bundle(store)
+    assert bundle.path == store / "3"
+    assert f"{said}; version 3 is used instead" in str(bundle.passed_over)
+    taken = (store / "4").is_symlink() or (store / "4").exists()
+    assert write_tiny_bundle(store).path == store / ("5" if taken else "4")
+
+
+def test_a_half_copied_version_does_not_stop_a_training(store: Path) -> None:
+    """Its folder is not empty, so a new version cannot take its number."""
+    shutil.copytree(store / "3" / "golden", store / "4" / "golden")
+    assert write_tiny_bundle(store).path == store / "5"
+
+
+def test_a_released_version_whose_files_were_mixed_up(store: Path) -> None:
+    """The folder holds another bundle than the released one."""
+    for n in (1, 2, 3):
+        release_version(store, n, load_bundle(store / str(n)).digest)
+    shutil.rmtree(store / "3")
+    shutil.copytree(store / "1", store / "3")
+    bundle = load_bundle(store)
+    assert bundle.path == store / "2"
+    assert "the folder 3 contains version 1; version 2 is used instead" in str(bundle.passed_over)
+
+
+def test_the_only_version_in_another_versions_folder_is_used(store: Path) -> None:
+    """There is nothing else, and everybody says so, also if the folder is named."""
+    for n in "12":
+        shutil.rmtree(store / n)
+    (store / "3").rename(store / "5")
+    for path in (store, store / "5"):
+        bundle = load_bundle(path)
+        assert bundle.path == store / "5"
+        assert "folder 5 contains version 3, which is used" in str(bundle.passed_over).replace("5: this folder", "folder 5")
+
+
+def test_a_bundle_may_be_in_a_folder_of_any_name(store: Path) -> None:
+    """Such as a date."""
+    for name in ("20261128", "copy", "3.old"):
+        shutil.copytree(store / "3", store.parent / name)
+        assert load_bundle(store.parent / name).passed_over is None
