@@ -14,7 +14,7 @@ import msgspec
 
 from anoseg_engines.bundle import Bundle, load_bundle
 from anoseg_engines.engine import Engine
-from anoseg_engines.errors import AnosegError, ConfigError
+from anoseg_engines.errors import AnosegError, CameraError, ConfigError
 from anosegd import logs, signals
 from anosegd.cameras import CameraSet, CameraSupervisor
 from anosegd.config import Config
@@ -255,7 +255,7 @@ class Station:
         while True:
             if reason := self._reason_to_stop((self._publisher, self._inspector, *self._helpers, *self._cameras)):
                 return reason
-            if self._config.exit_when_finished and all(c.finished for c in self._cameras) and self._publisher.idle:
+            if self._config.exit_when_finished and all(c.ended for c in self._cameras) and self._publisher.idle:
                 return "finished"
             self._notify_systemd()
 
@@ -279,8 +279,7 @@ class Station:
             if (reloaded := self._reloads.accepted()) is not None:
                 return self._continue_with(reloaded)
         for worker in workers:
-            finished = isinstance(worker, CameraSupervisor) and worker.failure is None  # its source has been read to its end
-            if not worker.alive and not finished:
+            if not worker.alive and not _is_done(worker):
                 return "failure"
         return None
 
@@ -458,10 +457,13 @@ class Station:
         stuck = [worker.thread_name for worker in workers if worker.alive]
         if stuck:
             logs.error("daemon.stuck", threads=",".join(stuck))
+        if reason != "finished":  # a camera that was given up is then no reason why the station ends
+            workers = [worker for worker in workers if worker.alive or not _is_done(worker)]
         failures = [worker.failure for worker in workers if worker.failure is not None]
         known = next((failure for failure in failures if isinstance(failure, AnosegError)), None)
         for worker in workers:  # `main` reports `known` if nothing is stuck
-            if isinstance(worker.failure, AnosegError) and (stuck or worker.failure is not known):
+            logged = isinstance(worker, CameraSupervisor)  # as `camera.failed`
+            if isinstance(worker.failure, AnosegError) and not logged and (stuck or worker.failure is not known):
                 logs.error("thread.failed", thread=worker.thread_name, error=str(worker.failure))
         exit_code = 0
         if failures or reason == "failure" or (stuck and reason == "reload"):
@@ -485,3 +487,8 @@ class Station:
         successor, self._successor = self._successor, None
         if successor is not None and successor.engine is not None:
             successor.engine.close()
+
+
+def _is_done(worker: Worker) -> bool:
+    """Whether this is a camera whose source has been read to its end, or that was given up. The other cameras go on."""
+    return isinstance(worker, CameraSupervisor) and (worker.failure is None or isinstance(worker.failure, CameraError))

@@ -71,5 +71,9 @@ class LoginRefusedError(CameraError):
     """A camera that refuses the user name or the password. Repeated attempts can lock everybody out of the camera."""
 
 
+class EndedEarlyError(CameraError):
+    """A video file that ended before all of its frames were read. To read it again would end in the same way."""
+
+
 class PublishError(AnosegError):
     """A socket that cannot be bound or used."""

@@ -16,14 +16,25 @@ def noisy(i: int, height: int = 48, width: int = 80) -> np.ndarray:
     return np.random.default_rng(i).integers(110, 146, (height, width, 3), dtype=np.uint8)
 
 
+def jpeg_of(image: np.ndarray) -> bytes:
+    return bytes(cv2.imencode(".jpg", image)[1])
+
+
 @contextmanager
-def mjpeg_server(port: int, picture: Callable[[int], np.ndarray] = noisy, *, pause_s: float = 0.02) -> Iterator[int]:
+def mjpeg_server(
+    port: int,
+    picture: Callable[[int], np.ndarray] = noisy,
+    *,
+    pause_s: float = 0.02,
+    message: Callable[[np.ndarray], bytes] = jpeg_of,
+) -> Iterator[int]:
     """Serve pictures until the context ends.
 
     Args:
         port: 0 for a free one.
         picture: Makes the picture with this number.
         pause_s: Seconds between two pictures.
+        message: Makes the bytes that are sent of a picture.
 
     Yields:
         The port.
@@ -38,7 +49,7 @@ def mjpeg_server(port: int, picture: Callable[[int], np.ndarray] = noisy, *, pau
             self.end_headers()
             with contextlib.suppress(OSError):
                 while not over.wait(pause_s):
-                    data = cv2.imencode(".jpg", picture(next(number)))[1].tobytes()
+                    data = message(picture(next(number)))
                     head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n".encode()
                     self.wfile.write(head + data + b"\r\n")
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from anoseg_engines.errors import CameraError, LoginRefusedError
+from anoseg_engines.errors import CameraError, EndedEarlyError, LoginRefusedError
 from anosegd import logs
 from anosegd.cameras.capture_handle import CaptureHandle
 from anosegd.cameras.intake import Intake
@@ -62,6 +62,7 @@ LOGIN_LOOK_S = 1.0
 """While a login must not be tried, the camera looks so often whether another camera was let in with it."""
 
 _CHANGE_LOGIN = "correct the user name and the password in the url"
+_COPY_AGAIN = "copy the file again; frames that are missing got no verdict"
 
 WAITING_SLOTS = 4
 """Slots for the frames of a source that waits for the inspector. Any other source has one slot for each frame that may wait,
@@ -139,6 +140,7 @@ class CameraSupervisor(Worker):
         self._logged_stamps: str | None = None
         self._logged_error: str | None = None  # a camera that stays away with one error is logged once
         self._source_ended = False
+        self._gave_up = False
         self._opened_at: float | None = None  # monotonic; None until this capture process has opened the camera
 
     # ---- any thread
@@ -159,9 +161,9 @@ class CameraSupervisor(Worker):
         )
 
     @property
-    def finished(self) -> bool:
-        """Whether the source has ended."""
-        return self._state == "finished"
+    def ended(self) -> bool:
+        """Whether the source has ended, or the camera has been given up."""
+        return self._state == "finished" or self._gave_up
 
     @property
     def waits_for_triggers(self) -> bool:
@@ -216,8 +218,9 @@ class CameraSupervisor(Worker):
         """Run the capture process until the source ends or the camera is stopped.
 
         Raises:
-            CameraError: max_tries attempts in a row gave no frame.
+            CameraError: max_tries attempts in a row gave no frame, or a file ended early.
         """
+        given_up: CameraError | None = None
         pause_s = RESTART_MIN_S
         tries, position = 0, 0
         self._login = login_of(self.config.source)
@@ -237,15 +240,21 @@ class CameraSupervisor(Worker):
                 self._logins.refused(self._login, self.name)
                 self._enter_lost(error, PAUSE_S)
                 if self._max_tries is not None:
-                    raise CameraError(f"camera {self.name}: {error.what}", hint=_CHANGE_LOGIN) from error
+                    given_up = CameraError(f"camera {self.name}: {error.what}", hint=_CHANGE_LOGIN)
+                    break
                 self._pause(PAUSE_S)
                 self._restarts += 1
+            except EndedEarlyError as error:
+                self._state, self._last_error = "lost", error.what
+                given_up = CameraError(f"camera {self.name}: {error.what}", hint=_COPY_AGAIN)
+                break
             except CameraError as error:
                 tries = tries + 1 if self._intake.position == position else 1
                 position = self._intake.position
                 if self._max_tries is not None and tries >= self._max_tries:
                     self._enter_lost(error, pause_s)
-                    raise CameraError(f"camera {self.name}: {error.what}", hint=f"given up after {tries} attempts") from error
+                    given_up = CameraError(f"camera {self.name}: {error.what}", hint=f"given up after {tries} attempts")
+                    break
                 if self._opened_at is not None and time.monotonic() - self._opened_at > HEALTHY_S:
                     pause_s = RESTART_MIN_S
                 self._enter_lost(error, pause_s)
@@ -253,10 +262,26 @@ class CameraSupervisor(Worker):
                 self._pause(pause_s * random.uniform(0.75, 1.25))
                 pause_s = min(pause_s * 2, RESTART_MAX_S)
                 self._restarts += 1
-        self._enter("stopped" if self._stopping else "finished")
+        self._read_no_more(given_up)
+
+    def _read_no_more(self, given_up: CameraError | None) -> None:
+        """Report how the camera ended, and refuse triggers until the station stops.
+
+        Raises:
+            CameraError: `given_up`, if there is one.
+        """
+        if given_up is None:
+            self._enter("stopped" if self._stopping else "finished")
+        else:
+            self._gave_up = True
+            logs.error("camera.failed", camera=self.name, error=self._last_error)
+            self._publisher.state_changed()
         while self.waits_for_triggers and not self._stopping:
             self._pause(1.0)
-        self._intake.triggered.refuse_new("the source has ended" if self._state == "finished" else "the camera is being closed")
+        ended = "the source has ended" if self._state == "finished" else "the camera is being closed"
+        self._intake.triggered.refuse_new(ended if given_up is None else given_up.what)
+        if given_up is not None:
+            raise given_up
 
     def _wait_for_login(self) -> None:
         """Wait until the password may be tried. Other cameras have tried this user at the same host."""
@@ -376,6 +401,8 @@ class CameraSupervisor(Worker):
             complaint = process.complaint
             if message.login_refused:
                 raise LoginRefusedError(message.error)
+            if message.ended_early:
+                raise EndedEarlyError(message.error)
             self._logins.not_sent(self._login, self.name)
             raise CameraError(f"{message.error}: {complaint}" if complaint else message.error)
         elif isinstance(message, Finished):

@@ -19,7 +19,7 @@ import time
 
 import cv2
 
-from anoseg_engines.errors import AnosegError, CameraError, LoginRefusedError
+from anoseg_engines.errors import AnosegError, CameraError, EndedEarlyError, LoginRefusedError
 from anoseg_engines.images import ROTATIONS, Image, rotated
 from anoseg_engines.passwords import mask_passwords
 from anosegd.capture.config import LIVE, HardwareTrigger, SoftwareTrigger, UrlSource
@@ -69,7 +69,8 @@ class Capture:
             finally:
                 source.close()
         except AnosegError as error:
-            self._link.send(Failed(self._masked(error.what), isinstance(error, LoginRefusedError)))
+            login_refused, ended_early = isinstance(error, LoginRefusedError), isinstance(error, EndedEarlyError)
+            self._link.send(Failed(self._masked(error.what), login_refused, ended_early))
             return
         # The daemon can still read frames that are in slots: it has mapped the memory itself.
         self._link.send(Finished(self._lost))

@@ -153,10 +153,12 @@ class Failed(msgspec.Struct, frozen=True, tag=True, array_like=True):
     Attributes:
         error: The reason.
         login_refused: The camera refuses the user name or the password. It must not be tried again soon.
+        ended_early: The file ended before all of its frames were read.
     """
 
     error: str
     login_refused: bool = False
+    ended_early: bool = False
 
 
 FromCapture = Started | Opened | Away | Reading | Captured | Uncaptured | Repeated | Remarks | Tick | Finished | Failed

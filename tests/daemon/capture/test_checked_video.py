@@ -3,8 +3,11 @@
 The videos were made with FFmpeg: 48 frames of grey noise, 128×96, a key frame every 12, a white block in every fourth frame.
 """
 
+import http.server
 import random
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -12,6 +15,7 @@ import numpy as np
 import pytest
 
 from anoseg_engines.errors import CameraError
+from anoseg_engines.images import decode
 from anosegd.capture.config import CaptureConfig, FileSource
 from anosegd.capture.protocol import Job
 from anosegd.capture.sources.checked_video import CheckedVideo
@@ -169,3 +173,69 @@ def test_jpeg_images_of_devices_and_pipelines_are_decoded_strictly(device: bool)
     assert shots[1].image is None
     assert "not a whole JPEG image" in shots[1].error
     assert (shots[2].image == shots[0].image).all()
+
+
+@contextmanager
+def snapshot(data: bytes, kind: str) -> Iterator[int]:
+    """A camera that gives one image for each request."""
+
+    class Camera(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Camera) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def part() -> np.ndarray:
+    return np.random.default_rng(0).integers(110, 146, (48, 80, 3), dtype=np.uint8)
+
+
+def encoded(ending: str, *options: int) -> bytes:
+    return bytes(cv2.imencode(ending, part(), options)[1])
+
+
+PROGRESSIVE = encoded(".jpg", cv2.IMWRITE_JPEG_PROGRESSIVE, 1)
+
+
+@pytest.mark.parametrize(
+    ("data", "kind", "whole"),
+    [
+        (encoded(".jpg"), "image/jpeg", True),
+        (PROGRESSIVE[: PROGRESSIVE.rindex(b"\xff\xda")] + b"\xff\xd9", "image/jpeg", False),
+        (encoded(".png"), "image/png", True),
+        (encoded(".png")[:-20], "image/png", False),
+        (encoded(".bmp"), "image/bmp", True),
+        (encoded(".bmp")[:-3000], "image/bmp", False),
+        (encoded(".tif"), "image/tiff", True),
+        (encoded(".ppm")[:-3000], "image/x-portable-pixmap", False),
+        (encoded(".jp2"), "image/jp2", False),
+    ],
+    ids=["jpeg", "progressive cut", "png", "png cut", "bmp", "bmp cut", "tiff", "ppm cut", "jpeg 2000"],
+)
+def test_a_snapshot_is_checked_like_a_file(data: bytes, kind: str, whole: bool) -> None:
+    """A single image over HTTP is decoded as the same file in a folder is, or refused."""
+    video = CheckedVideo()
+    with snapshot(data, kind) as port:
+        parameters = [cv2.CAP_PROP_N_THREADS, 1]
+        url = f"http://127.0.0.1:{port}/s"
+        video.open_with_ffmpeg(lambda: cv2.VideoCapture(url, cv2.CAP_FFMPEG, parameters), "stream", live=True)
+        if video.capture.isOpened() and video.grab() == "frame":
+            image = video.shot(None).image
+            assert (image is not None) is whole
+            assert image is None or (image == decode(data).image).all()
+        else:
+            assert not whole

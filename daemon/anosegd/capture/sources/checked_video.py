@@ -1,7 +1,7 @@
 """Reads frames through OpenCV, and finds those that are not whole. Runs in the capture process.
 
-JPEG frames are taken from OpenCV as they were sent, and decoded strictly. FFmpeg decodes other videos, within OpenCV. Its
-messages tell which frames are damaged.
+Frames that are image files (JPEG, PNG, TIFF …) are taken from OpenCV as they were sent, and decoded strictly. FFmpeg decodes
+other videos, within OpenCV. Its messages tell which frames are damaged.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from anoseg_engines.errors import CameraError, DataError
 from anoseg_engines.image_structure import JPEG_START
-from anoseg_engines.images import Image, as_bgr, decode_jpeg
+from anoseg_engines.images import Image, as_bgr, decode, decode_jpeg, rotated
 from anosegd.capture.sources.base import Shot
 from anosegd.capture.sources.ffmpeg_messages import FfmpegMessages, frames_dropped_in, losses_in, reader_loss_in
 from anosegd.capture.sources.frame_check import FrameCheck
@@ -23,10 +23,14 @@ from anosegd.capture.sources.frame_check import FrameCheck
 Grab = Literal["frame", "undecodable", "nothing"]
 
 JPEG_CODES = ("MJPG", "JPEG", "MJPE")  # the last of OpenCV before 4.8, from the name mjpeg
+IMAGE_CODES = (*JPEG_CODES, "MPNG", "PNG ", "TIFF", "WEBP", "GIF ", "MJP2", "MJ2C", "JPG2")
+"""Codecs whose frames are image files. Those that cannot be checked are among them, so that their frames are refused."""
 MAX_UNDECODABLE = 250
 """After so many packets in a row that give no frame, the source has failed."""
 
 _FRAME_TYPE = getattr(cv2, "CAP_PROP_FRAME_TYPE", None)  # since OpenCV 4.8
+_IMAGE_READER = re.compile(r"Format (\w+_pipe|image2) probed")
+"""FFmpeg reads a single image, for example a snapshot over HTTP. For some formats OpenCV names no codec."""
 _ANALYSED = re.compile(r"After avformat_find_stream_info.* frames:(\d+)")
 
 
@@ -41,8 +45,9 @@ class CheckedVideo:
         self.capture = cv2.VideoCapture()
         self._messages: FfmpegMessages | None = None
         self._check = FrameCheck()
-        self._jpeg = False
+        self._images = False  # the frames are image files
         self._size = (0, 0)  # height, width that the source announces
+        self._turn = 0  # degrees by which the video's container says that its frames are to be turned
         self._problem: str | None = None
         self._begun = False  # the first frame has come
         self._undecodable = 0  # in a row
@@ -73,14 +78,16 @@ class CheckedVideo:
             # FFmpeg has read these frames in advance, and does not report their losses again when they are grabbed.
             analysed = [int(match[1]) for _, text in said if (match := _ANALYSED.match(text))]
             self._check.distrust(loss, max(analysed, default=0))
-        if fourcc(self.capture).upper() in JPEG_CODES and not self.capture.get(cv2.CAP_PROP_ORIENTATION_META):
-            self._expect_jpeg(cv2.CAP_PROP_FORMAT, -1)
+        if fourcc(self.capture).upper() in IMAGE_CODES or any(_IMAGE_READER.match(text) for _, text in said):
+            self._turn = round(self.capture.get(cv2.CAP_PROP_ORIENTATION_META))
+            self.capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)  # otherwise OpenCV turns the bytes
+            self._expect_images(cv2.CAP_PROP_FORMAT, -1)
 
     def open_device(self, capture: cv2.VideoCapture) -> None:
         """Take a V4L2 device that has been set up."""
         self.capture = capture
         if fourcc(capture).upper() in JPEG_CODES:
-            self._expect_jpeg(cv2.CAP_PROP_CONVERT_RGB, 0)
+            self._expect_images(cv2.CAP_PROP_CONVERT_RGB, 0)
 
     @property
     def waits_for_key_frame_s(self) -> float:
@@ -115,7 +122,7 @@ class CheckedVideo:
             came = self.capture.grab()
         losses = losses_in(said)
         self._dropped = max(0, frames_dropped_in(said) - (not came))
-        if not self._jpeg:
+        if not self._images:
             key_packet = bool(self.capture.get(cv2.CAP_PROP_LRF_HAS_KEY_FRAME))
             self._problem = self._check.grabbed(losses, key_packet=key_packet, frame_type=self._frame_type() if came else None)
         if came:
@@ -131,7 +138,7 @@ class CheckedVideo:
         """Return the frame that was grabbed last, or why it cannot be judged."""
         if self._problem is not None:
             return Shot(None, source=source, error=self._problem)
-        ok, image = self.capture.retrieve() if into is None or self._jpeg else self.capture.retrieve(into)
+        ok, image = self.capture.retrieve() if into is None or self._images else self.capture.retrieve(into)
         if not ok or image is None:
             return Shot(None, source=source, error="OpenCV could not convert the frame")
         try:
@@ -139,24 +146,25 @@ class CheckedVideo:
         except DataError as error:
             return Shot(None, source=source, error=error.what)
 
-    def _expect_jpeg(self, prop: int, value: float) -> None:
+    def _expect_images(self, prop: int, value: float) -> None:
         capture = self.capture
         self._size = (round(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)), round(capture.get(cv2.CAP_PROP_FRAME_WIDTH)))
-        self._jpeg = bool(capture.set(prop, value))
+        self._images = bool(capture.set(prop, value))
 
     def _decoded(self, image: Image, into: Image | None) -> Image:
-        """Decode a frame that is the bytes of a JPEG image; return any other unchanged.
+        """Decode a frame that is the bytes of an image file; return any other unchanged.
 
         Raises:
             DataError: It is damaged.
         """
         data = image.reshape(-1)
-        if not self._jpeg and not (image.shape[0] == 1 and data[:3].tobytes() == JPEG_START):  # GStreamer may give JPEG too
+        if not self._images and not (image.shape[0] == 1 and data[:3].tobytes() == JPEG_START):  # GStreamer may give JPEG too
             return as_bgr(image)
-        decoded = decode_jpeg(data.tobytes(), into).image
+        sent = data.tobytes()
+        decoded = (decode_jpeg(sent, into) if sent.startswith(JPEG_START) else decode(sent)).image
         if (decoded.shape[0] * 2, decoded.shape[1]) == self._size:
             raise DataError("the camera sends each frame as two JPEG images (interlaced), which cannot be read")
-        return decoded
+        return rotated(decoded, self._turn)
 
     def _frame_type(self) -> str:
         code = 0 if _FRAME_TYPE is None else round(self.capture.get(_FRAME_TYPE))

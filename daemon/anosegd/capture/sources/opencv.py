@@ -10,7 +10,7 @@ from pathlib import Path
 
 import cv2
 
-from anoseg_engines.errors import CameraError
+from anoseg_engines.errors import CameraError, EndedEarlyError
 from anoseg_engines.images import Image
 from anoseg_engines.passwords import mask_passwords
 from anosegd.capture.config import BACKENDS, DeviceSource, FileSource, UrlSource
@@ -34,6 +34,11 @@ KEY_FRAME_S = 12.0
 """After a loss a camera that sends no key frame for so long is opened again: most send one to a new client."""
 LOG_ERRORS, LOG_WARNINGS = 2, 3
 """OpenCV's log levels."""
+MXF_START = bytes.fromhex("060e2b34")
+MOST_FRAMES = 1e9
+"""A count above this is an unset field of a container."""
+END_GAP_S = 1.0
+"""A container's duration may be longer than its video by this much, for example because of its sound."""
 DEFAULT_FPS = 25.0
 """The frame rate of a video file whose container names no usable rate."""
 
@@ -45,6 +50,8 @@ class VideoFile(StillSource):
         self._config = config
         self._job = job
         self._frames = 0  # read since the file was opened
+        self._damaged = self._last_damaged = False  # any frame since then, and the last one
+        self._end_s = 0.0  # time of the last frame
         self._video = CheckedVideo()
         self.fps: float | None = None
         self.description = config.path
@@ -59,28 +66,61 @@ class VideoFile(StillSource):
         self.fps = self._pace()
         if not self._config.loop:
             for _ in range(self._job.start_at):
-                if self._video.grab() == "nothing":
+                if not self._grabbed():
                     return
-                self._frames += 1
 
     def read(self, position: int, into: Image | None) -> Shot | None:
         """Return the next frame; a looped file begins again at its end.
 
         Raises:
-            CameraError: The file contains no frame.
+            CameraError: The file contains no frame, or ended early.
         """
         while True:
-            if self._video.grab() != "nothing":
-                self._frames += 1
-                return self._video.shot(into, source=Path(self._config.path).name)
+            if self._grabbed():
+                shot = self._video.shot(into, source=Path(self._config.path).name)
+                self._last_damaged = shot.image is None
+                self._damaged = self._damaged or self._last_damaged
+                return shot
             if self._frames == 0:
                 raise CameraError(f"{self.description}: not one frame could be read")
+            self._check_end()
             if not self._config.loop:
                 return None
             self._open()  # seeking to the start is not reliable in every container
 
+    def _grabbed(self) -> bool:
+        """Take the next frame. Return whether there is one."""
+        if self._video.grab() == "nothing":
+            return False
+        self._frames += 1
+        self._end_s = max(self._end_s, self._video.capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
+        return True
+
+    def _check_end(self) -> None:
+        """Check that the file has come to its end, and not to damage that its reader cannot pass.
+
+        AVI and MXF files count their frames. Of other containers OpenCV calculates the number from duration and frame rate.
+        Then fewer frames are a loss only if frames were damaged, or if the last one comes long before the announced end.
+
+        Raises:
+            EndedEarlyError: It has not.
+        """
+        capture = self._video.capture
+        announced, rate = capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)
+        if not 0 < announced < MOST_FRAMES:
+            announced = 0
+        missing = announced - self._frames
+        gap_s = (missing and announced / rate - self._end_s) if 0 < rate < MOST_FRAMES else 0.0
+        early = missing > 0 and (self._damaged or gap_s > END_GAP_S or _counts_frames(Path(self._config.path)))
+        if early:
+            raise EndedEarlyError(
+                f"{self._config.path}: the file ended early: {self._frames} frames were read, and it announces {announced:.0f}"
+            )
+        if self._last_damaged:
+            raise EndedEarlyError(f"{self._config.path}: the file ends in a damaged frame, after {self._frames} frames")
+
     def _open(self) -> None:
-        self._frames = 0
+        self._frames, self._end_s, self._damaged, self._last_damaged = 0, 0.0, False, False
         backend = self._config.backend
         self.description = self._config.path
         self._video.capture.release()
@@ -280,6 +320,16 @@ class Stream(LiveVideo):
                 f"{self.description} cannot be opened (gstreamer){said}"
             )
         return capture
+
+
+def _counts_frames(path: Path) -> bool:
+    """Return whether the container says how many frames it has."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(12)
+    except OSError:
+        return False
+    return (head.startswith(b"RIFF") and head[8:] == b"AVI ") or head.startswith(MXF_START)
 
 
 def _set_log_level(level: int) -> None:

@@ -1,0 +1,115 @@
+"""Video files that end early, and those that have come to their end."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from anoseg_engines.errors import EndedEarlyError
+from anosegd.capture.config import CaptureConfig, FileSource
+from anosegd.capture.protocol import Job
+from anosegd.capture.sources.base import Shot
+from anosegd.capture.sources.opencv import VideoFile
+
+VIDEOS = Path(__file__).parent / "videos"
+FRAMES = 40
+
+
+def written(path: Path, code: str) -> bytes:
+    """A video of noise; every frame differs from the others."""
+    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*code), 25.0, (80, 48))
+    assert writer.isOpened()
+    for n in range(FRAMES):
+        writer.write(np.random.default_rng(n).integers(110, 146, (48, 80, 3), dtype=np.uint8))
+    writer.release()
+    return path.read_bytes()
+
+
+def read(path: Path) -> tuple[list[Shot], str]:
+    """Read a file to its end; return what came, and why the file ended early if it did."""
+    source = FileSource(path=str(path))
+    video = VideoFile(source, Job(camera=CaptureConfig(source=source, policy="wait"), slots=1, frame_bytes=1))
+    shots = []
+    video.open()
+    try:
+        while (shot := video.read(len(shots), None)) is not None:
+            shots.append(shot)
+    except EndedEarlyError as error:
+        return shots, error.what
+    return shots, ""
+
+
+CODECS = ["avi MJPG", "avi MPNG", "avi FFV1", "avi FMP4", "mkv MJPG", "mkv FFV1", "mp4 mp4v", "webm VP80"]
+
+
+@pytest.mark.parametrize("kind", CODECS)
+def test_a_whole_video_ends_in_order(tmp_path: Path, kind: str) -> None:
+    """Every container's own count or duration fits the frames that are read."""
+    ending, code = kind.split()
+    written(tmp_path / f"v.{ending}", code)
+    shots, error = read(tmp_path / f"v.{ending}")
+    assert error == ""
+    assert [shot.image is not None for shot in shots] == [True] * FRAMES
+
+
+@pytest.mark.parametrize("kind", [kind for kind in CODECS if "mp4" not in kind])
+@pytest.mark.parametrize("share", [0.4, 0.6, 0.85])
+def test_a_video_that_was_cut_ended_early(tmp_path: Path, kind: str, share: float) -> None:
+    """The error names the file, the frames that were read and those that it announces."""
+    ending, code = kind.split()
+    path = tmp_path / f"v.{ending}"
+    data = written(path, code)
+    path.write_bytes(data[: int(len(data) * share)])
+    shots, error = read(path)
+    assert 0 < len(shots) < FRAMES
+    assert error == f"{path}: the file ended early: {len(shots)} frames were read, and it announces {FRAMES}"
+
+
+def test_an_avi_that_was_cut_between_two_frames_ended_early(tmp_path: Path) -> None:
+    """No frame of it is damaged, and the decoder reports nothing."""
+    path = tmp_path / "v.avi"
+    data = written(path, "MJPG")
+    path.write_bytes(data[: data.index(b"00dc", len(data) // 2)])
+    shots, error = read(path)
+    assert all(shot.image is not None for shot in shots)
+    assert "the file ended early" in error
+
+
+@pytest.mark.parametrize("name", ["h264.ts", "h265.ts"])
+def test_a_stream_that_ends_in_a_damaged_frame_is_said(tmp_path: Path, name: str) -> None:
+    """A transport stream announces no number of frames, but its last frame is not whole."""
+    assert read(VIDEOS / name)[1] == ""
+    data = (VIDEOS / name).read_bytes()
+    damaged = bytearray(data)
+    last = [i for i in range(0, len(data), 188) if (data[i + 1] & 31, data[i + 2]) == (1, 0)][-3]
+    path = tmp_path / name
+    path.write_bytes(bytes(damaged[:last]) + bytes(damaged[last + 188 :]))
+    shots, error = read(path)
+    assert shots[-1].image is None
+    assert error == f"{path}: the file ends in a damaged frame, after {len(shots)} frames" or "ended early" in error
+
+
+def test_a_damaged_png_frame_costs_no_other(tmp_path: Path) -> None:
+    """FFmpeg's reader swallowed the rest of a video of PNG images after one that it could not decode."""
+    path = tmp_path / "v.avi"
+    data = bytearray(written(path, "MPNG"))
+    at = data.index(b"IDAT", len(data) // 2) + 300
+    data[at : at + 4] = bytes(byte ^ 0xFF for byte in data[at : at + 4])
+    path.write_bytes(data)
+    shots, error = read(path)
+    assert error == ""
+    assert len(shots) == FRAMES
+    (broken,) = [shot for shot in shots if shot.image is None]
+    assert "checksum" in broken.error
+
+
+def test_bytes_that_are_missing_within_a_video_are_said(tmp_path: Path) -> None:
+    """What lies behind them cannot be found any more: those frames are UNKNOWN, or the file ended early."""
+    path = tmp_path / "v.avi"
+    data = written(path, "MPNG")
+    half = len(data) // 2
+    path.write_bytes(data[:half] + data[half + 3000 :])
+    shots, error = read(path)
+    assert sum(shot.image is not None for shot in shots) < FRAMES
+    assert error or len(shots) == FRAMES
