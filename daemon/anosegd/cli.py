@@ -5,16 +5,15 @@ from __future__ import annotations
 import argparse
 import getpass
 import os
-import re
 import sys
 from collections.abc import Callable
-from datetime import datetime, timedelta
 from importlib import import_module
 from pathlib import Path
 
 from anoseg_engines.completion import add_common_options
 from anoseg_engines.errors import AnosegError
 from anosegd import logs, signals
+from anosegd.commands.moments import moment
 
 
 def main() -> None:
@@ -76,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
 
     tail = add_client("tail", "show verdicts as they arrive")
     tail.add_argument("--count", type=_positive, metavar="N", help="stop after N verdicts")
-    tail.add_argument("--since", type=_moment, metavar="TIME", help="begin in the journal: 06:00, 8h, 2026-11-22T06:00")
+    tail.add_argument("--since", type=moment, metavar="TIME", help="begin in the journal: 22:00, 8h, 2026-11-22T06:00")
     tail.add_argument("--json", action="store_true", help="JSON lines instead of a table")
     status = add_client("status", "show the state of a running station")
     status.add_argument("--timeout", type=float, default=3.0, metavar="S", help="seconds to wait for a heartbeat (3)")
@@ -85,9 +84,9 @@ def _parser() -> argparse.ArgumentParser:
     replay.add_argument("--from", type=_positive, default=1, metavar="N", help="first number (the oldest kept)")
     replay.add_argument("--to", type=_positive, metavar="N", help="last number (the newest)")
     export = add_client("export", "write the journal's verdicts of a period, such as a shift, as CSV")
-    export.add_argument("--csv", type=Path, required=True, metavar="FILE", help="a new file")
-    export.add_argument("--since", type=_moment, metavar="TIME", help="06:00, 8h, 2026-11-22T06:00 (the oldest kept)")
-    export.add_argument("--until", type=_moment, metavar="TIME", help="the same forms (now)")
+    export.add_argument("--csv", type=Path, required=True, metavar="FILE", help="a new file; -: standard output")
+    export.add_argument("--since", type=moment, metavar="TIME", help="22:00, 8h, 2026-11-22T06:00 (the oldest kept)")
+    export.add_argument("--until", type=moment, metavar="TIME", help="the same forms, a time of day after --since (now)")
 
     add_client("drain", "finish the captured parts, then end the daemon with exit code 0", "send_request")
     reload = add_client("reload", "read the configuration again; print the reason if it is refused", "send_request")
@@ -139,17 +138,6 @@ def _parser() -> argparse.ArgumentParser:
     images = add("demo-images", "render the images from which the demo's bundle is trained")
     images.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
     return parser
-
-
-def _moment(text: str) -> datetime:
-    """Parse `2026-11-22T06:00`, `06:00` (today) or `8h`, `30m` (ago); local time unless an offset is given."""
-    now = datetime.now().astimezone()
-    if re.fullmatch(r"\d+[smhd]", text):
-        unit = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}[text[-1]]
-        return now - timedelta(**{unit: int(text[:-1])})
-    if re.fullmatch(r"\d{1,2}:\d{2}", text):
-        return now.replace(hour=int(text.split(":")[0]), minute=int(text.split(":")[1]), second=0, microsecond=0)
-    return datetime.fromisoformat(text).astimezone()
 
 
 def _threshold(text: str) -> float | None:

@@ -107,6 +107,7 @@ class Client:
         *,
         on_event: Callable[[Event], None] | None = None,
         on_state: Callable[[dict[str, Any]], None] | None = None,
+        on_wait: Callable[[], None] | None = None,
         down_after_s: float = 3.0,
         request_timeout_s: float = 2.0,
     ) -> None:
@@ -117,6 +118,7 @@ class Client:
             control: Endpoint where it answers requests. With None, gaps are reported as `missed` events.
             on_event: Called with each `Event`, on the caller's thread.
             on_state: Called with each heartbeat, on the caller's thread.
+            on_wait: Called at least ten times a second while `follow` waits for verdicts, on the caller's thread.
             down_after_s: Without a heartbeat for this long the station counts as down. It sends one every second.
             request_timeout_s: How long one request may wait for its answer.
         """
@@ -125,6 +127,7 @@ class Client:
         self._publish, self._control_endpoint = publish, control
         self._on_event = on_event or (lambda event: None)
         self._on_state = on_state or (lambda state: None)
+        self._on_wait = on_wait or (lambda: None)
         self._down_after_s = down_after_s
         self._request_timeout_s = request_timeout_s
         self._control: zmq.Socket[bytes] | None = None
@@ -265,6 +268,7 @@ class Client:
 
     def _receive(self, socket: zmq.Socket[bytes], position: _Position) -> Iterator[Verdict]:
         """Receive at most one message, and yield the verdicts it leads to: none, one, or a filled gap and then one."""
+        self._on_wait()
         if not socket.poll(100):
             if self._up is not False and time.monotonic() - self._last_heartbeat > self._down_after_s:
                 self._report_up(False, f"no heartbeat for {self._down_after_s} s")

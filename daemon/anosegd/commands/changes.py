@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from anosegd.commands.connection import connect, endpoints_of, refuse_if_down
+from anosegd.commands.past import open_past
 from anosegd.commands.shown import local_time, shown
 
 
@@ -20,12 +20,10 @@ def main(options: argparse.Namespace) -> int:
     """Print the newest changes, the oldest of them first.
 
     Raises:
-        PublishError: The station is down, does not answer, or keeps no journal.
+        ConfigError, PublishError, JournalError: As `open_past`.
     """
-    endpoints = endpoints_of(options)
-    refuse_if_down(endpoints)
-    with connect(endpoints) as client:
-        changes = client.changes(options.limit)
+    with open_past(options) as past:
+        changes = past.changes(options.limit)
     if options.json:
         for change in changes:
             sys.stdout.write(json.dumps(change, ensure_ascii=False) + "\n")

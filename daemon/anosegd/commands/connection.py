@@ -7,14 +7,14 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import zmq
 
 from anoseg_engines.errors import ConfigError, PublishError
-from anosegd.client import Client, ClientError, Event, RefusedError, Verdict
+from anosegd.client import Client, ClientError, Event, NoAnswerError, RefusedError, Verdict
 from anosegd.config import DEFAULT_CONTROL, DEFAULT_ENDPOINT, load_config
 from anosegd.endpoint import answers
 
@@ -22,10 +22,26 @@ T = TypeVar("T")
 
 
 class Endpoints(NamedTuple):
-    """Holds a station's addresses. `control` is None for a station without a control socket."""
+    """Holds a station's addresses, and the configuration that they come from, if one was given.
+
+    `control` is None for a station without a control socket.
+    """
 
     publish: str
     control: str | None
+    config: Path | None = None
+
+    @property
+    def is_down(self) -> bool:
+        """Whether nothing listens at any address of the station."""
+        return not any(answers(endpoint) for endpoint in (self.publish, self.control) if endpoint is not None)
+
+    @property
+    def hint_to_start(self) -> str:
+        """What to do about a station that is down."""
+        return (
+            f"start it: anosegd run {self.config}" if self.config else "start it, or give the configuration that it runs with"
+        )
 
 
 def endpoints_of(options: argparse.Namespace) -> Endpoints:
@@ -36,7 +52,7 @@ def endpoints_of(options: argparse.Namespace) -> Endpoints:
     """
     if options.config is not None:
         config = load_config(options.config)
-        return Endpoints(config.publish.endpoint, config.control.endpoint if config.control else None)
+        return Endpoints(config.publish.endpoint, config.control.endpoint if config.control else None, options.config)
     control = options.control or (None if options.connect else DEFAULT_CONTROL)
     return Endpoints(options.connect or DEFAULT_ENDPOINT, control)
 
@@ -47,9 +63,15 @@ def refuse_if_down(endpoints: Endpoints) -> None:
     Raises:
         PublishError: Nothing does: the station is down.
     """
-    if endpoints.control is not None and not answers(endpoints.control):
-        hint = "start it, or give the file that it runs with; is `control` in it?"
-        raise PublishError(f"{endpoints.control}: nothing listens there: the station is down", hint=hint)
+    if endpoints.control is None or answers(endpoints.control):
+        return
+    what = f"{endpoints.control}: nothing listens there"
+    if answers(endpoints.publish):
+        raise PublishError(
+            f"{what}, but a station publishes at {endpoints.publish}",
+            hint="is `control` in the configuration that it runs with?",
+        )
+    raise PublishError(f"{what}: the station is down", hint=endpoints.hint_to_start)
 
 
 @contextmanager
@@ -58,24 +80,34 @@ def connect(
     *,
     on_event: Callable[[Event], None] | None = None,
     on_state: Callable[[dict[str, Any]], None] | None = None,
+    on_wait: Callable[[], None] | None = None,
     request_timeout_s: float = 2.0,
 ) -> Iterator[Client]:
-    """Open a client of the station for the length of a `with` block.
+    """Open a client of the station for the length of a `with` block. The arguments are those of `Client`.
 
     Raises:
         ConfigError: An endpoint is invalid.
         PublishError: The station does not answer, or refuses a request.
     """
-    publish, control = endpoints
+    publish, control, _ = endpoints
     try:
-        with Client(publish, control, on_event=on_event, on_state=on_state, request_timeout_s=request_timeout_s) as client:
+        with Client(
+            publish,
+            control,
+            on_event=on_event,
+            on_state=on_state,
+            on_wait=on_wait,
+            request_timeout_s=request_timeout_s,
+        ) as client:
             yield client
     except zmq.ZMQError as error:
         raise invalid_endpoint(publish, error) from error
     except RefusedError as error:
         raise PublishError(str(error)) from error
+    except NoAnswerError as error:
+        raise PublishError(str(error), hint="is it just starting, or does it hang? See its log") from error
     except ClientError as error:
-        raise PublishError(str(error), hint="is the station running, and is `control` in its configuration?") from error
+        raise PublishError(str(error), hint="set `control` in the station's configuration, or give --control") from error
 
 
 def invalid_endpoint(endpoint: str, error: zmq.ZMQError) -> ConfigError:
@@ -93,11 +125,6 @@ def decoded(header: dict[str, Any] | bytes, kind: type[T]) -> T:
         return msgspec.json.decode(header, type=kind) if isinstance(header, bytes) else msgspec.convert(header, kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"this version does not understand a received header: {error}") from error
-
-
-def unix_ns(moment: datetime) -> int:
-    """Unix time in nanoseconds."""
-    return round(moment.timestamp() * 1e9)
 
 
 def print_line(verdict: Verdict) -> None:

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
+import re
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
 
 from anoseg_engines.errors import AnosegError, ConfigError
-from anosegd.commands.connection import connect, endpoints_of, print_missing, unix_ns
+from anosegd.client import Verdict
+from anosegd.commands.connection import print_missing
+from anosegd.commands.moments import Period, period_of, time_of
+from anosegd.commands.past import Past, open_past
+from anosegd.commands.shown import moment_of
 
 COLUMNS = (
     "seq",
@@ -19,34 +28,89 @@ COLUMNS = (
     "reason",
     "score",
     "threshold",
+    "threshold_from",
     "recipe",
     "source",
 )
+STDOUT = Path("-")
 
 
 def main(options: argparse.Namespace) -> int:
-    """Write the verdicts committed from `--since` up to `--until` to a new file, and print their number.
+    """Write the verdicts of parts from `--since` up to `--until` to a new file, and print their number.
 
     Raises:
-        ConfigError: The file exists already.
+        ConfigError: The file exists already, or `--until` is not after `--since`.
         AnosegError: The file cannot be written.
-        PublishError: The station does not answer.
+        PublishError, JournalError: As `open_past`.
     """
-    rows = 0
-    try:
-        with connect(endpoints_of(options), on_event=print_missing) as client:
-            # Before the file is opened: a station that is down leaves no empty file.
-            first = client.first_seq_since(unix_ns(options.since)) if options.since else 1
-            last = client.first_seq_since(unix_ns(options.until)) - 1 if options.until else None
-            with options.csv.open("x", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file)
-                writer.writerow((*COLUMNS, "defects"))
-                for verdict in client.replay(first, last):
-                    writer.writerow([*(verdict.get(column) for column in COLUMNS), len(verdict["defects"])])
-                    rows += 1
-    except FileExistsError as error:
-        raise ConfigError(f"{options.csv}: exists already", hint="give a new file") from error
-    except OSError as error:
-        raise AnosegError(f"{options.csv}: cannot be written ({error.strerror})") from error
-    sys.stdout.write(f"{rows} verdicts in {options.csv}\n")
+    period = period_of(options.since, options.until)
+    with open_past(options, print_missing) as past:
+        # Before the file is opened: a station that cannot be asked leaves no empty file.
+        committed = period.first_committed
+        first = 1 if committed is None else past.first_seq_since(committed)
+        if options.csv == STDOUT:
+            rows = _write(sys.stdout, past, first, period)
+        else:
+            with _new_file(options.csv) as file:
+                rows = _write(file, past, first, period)
+    said = f"{rows} verdicts{period} in {'standard output' if options.csv == STDOUT else options.csv}\n"
+    (sys.stderr if options.csv == STDOUT else sys.stdout).write(said)
     return 0
+
+
+def _write(file: TextIO, past: Past, first: int, period: Period) -> int:
+    """Write the rows and return their number. To the journal's end: after a clock was set back, later rows may be earlier."""
+    writer = csv.writer(file)
+    writer.writerow(("time", *COLUMNS, "bundle", "version", "digest", "defects"))
+    rows = 0
+    for verdict in past.replay(first):
+        if period.has(verdict):
+            writer.writerow(_row(verdict))
+            rows += 1
+    return rows
+
+
+def _row(verdict: Verdict) -> list[Any]:
+    engine = verdict["engine"]
+    local = moment_of(time_of(verdict)).astimezone().isoformat(timespec="milliseconds")
+    values = [local, *(verdict.get(column) for column in COLUMNS), engine["name"], engine["version"], engine["digest"]]
+    return [*(as_text(value) if isinstance(value, str) else value for value in values), len(verdict["defects"])]
+
+
+def as_text(value: str) -> str:
+    """Return a cell that a spreadsheet takes as text, with a tab in front if it would take it as something else."""
+    return f"\t{value}" if _FORMULA.match(value) or _NUMBER_OR_DATE.fullmatch(value) else value
+
+
+_FORMULA = re.compile(r"[=+\-@|%\t\r\n ]")
+_WORDS = (
+    "e|am|pm|true|false|wahr|falsch|jan|feb|mar|mär|mrz|apr|may|mai|jun|jul|aug|sep|sept|oct|okt|nov|dec|dez|january|february"
+    "|march|april|june|july|august|september|october|november|december|januar|februar|märz|juni|juli|oktober|dezember"
+)
+_NUMBER_OR_DATE = re.compile(rf"(?:[\d\s.,:;/\\\-+%$€£()]|{_WORDS})+", re.IGNORECASE)
+"""Numbers, amounts, dates, times and truth values, as English and German programs read them: 007, 1E5, 3/4, MAR1, true."""
+
+
+@contextlib.contextmanager
+def _new_file(path: Path) -> Iterator[TextIO]:
+    """Open a new file for the length of a `with` block. One that cannot be written to its end is removed.
+
+    Raises:
+        ConfigError: It exists already.
+        AnosegError: It cannot be written.
+    """
+    try:
+        file = path.open("x", newline="", encoding="utf-8-sig")  # with a byte order mark, without which spreadsheets guess
+    except FileExistsError as error:
+        raise ConfigError(f"{path}: exists already", hint="give a new file") from error
+    except OSError as error:
+        raise AnosegError(f"{path}: cannot be written ({error.strerror})") from error
+    try:
+        with file:
+            yield file
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise AnosegError(f"{path}: cannot be written ({error.strerror})", hint="is the disk full?") from error
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise

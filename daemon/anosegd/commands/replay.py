@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import argparse
 
-from anosegd.commands.connection import connect, endpoints_of, print_line, print_missing
+from anosegd.commands.connection import print_line, print_missing
+from anosegd.commands.past import open_past
 
 
 def main(options: argparse.Namespace) -> int:
     """Print the verdicts from `--from` to `--to`; report missing numbers on stderr.
 
     Raises:
-        PublishError: The station does not answer.
+        ConfigError, PublishError, JournalError: As `open_past`.
     """
-    with connect(endpoints_of(options), on_event=print_missing) as client:
-        for verdict in client.replay(getattr(options, "from"), options.to):
+    with open_past(options, print_missing) as past:
+        for verdict in past.replay(getattr(options, "from"), options.to):
             print_line(verdict)
     return 0

@@ -6,7 +6,6 @@ import argparse
 import sys
 import time
 from datetime import timedelta
-from pathlib import Path
 
 import msgspec
 import zmq
@@ -36,7 +35,7 @@ def main(options: argparse.Namespace) -> int:
         PublishError: No heartbeat arrived: no daemon runs there, or it hangs.
     """
     endpoints = endpoints_of(options)
-    state = _receive(endpoints.publish, options.timeout, given=options.config)
+    state = _receive(endpoints, options.timeout)
     if options.json:
         sys.stdout.write(msgspec.json.encode(state).decode() + "\n")
     else:
@@ -58,7 +57,8 @@ def _observed(state: State, endpoints: Endpoints) -> dict[str, str]:
     return notes
 
 
-def _receive(endpoint: str, timeout_s: float, *, given: Path | None) -> State:
+def _receive(endpoints: Endpoints, timeout_s: float) -> State:
+    endpoint = endpoints.publish
     with zmq.Context() as context, context.socket(zmq.SUB) as socket:
         socket.linger = 0
         socket.setsockopt(zmq.IPV6, int("[" in endpoint))
@@ -73,12 +73,8 @@ def _receive(endpoint: str, timeout_s: float, *, given: Path | None) -> State:
                 topic, *rest = socket.recv_multipart()
                 if topic == b"state" and rest:
                     return decoded(rest[0], State)
-    if answers(endpoint):
-        hint = "a program has this endpoint: the daemon is just starting, or hangs; see its log"
-    elif given is not None:
-        hint = f"start it: anosegd run {given}"
-    else:
-        hint = "start it, or give the configuration that it runs with"
+    starting = "a program has this endpoint: the daemon is just starting, or hangs; see its log"
+    hint = starting if answers(endpoint) else endpoints.hint_to_start
     raise PublishError(f"{endpoint}: no heartbeat within {timeout_s:g} s: the station is down", hint=hint)
 
 

@@ -1,10 +1,12 @@
-"""Runs `anosegd tail`: shows verdicts as they arrive, as a live table for a person or as JSON lines for a program."""
+"""Runs `anosegd tail`: shows verdicts as they arrive, as a live table for a person or as JSON lines for a program.
+
+Everything runs on the main thread, so that a table that cannot be drawn ends the command.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
@@ -12,18 +14,32 @@ from itertools import islice
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, JustifyMethod, RenderResult
 from rich.live import Live
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 from anosegd import client as client_api
-from anosegd.client import Client, Event
-from anosegd.commands.connection import connect, decoded, endpoints_of, print_line, unix_ns
+from anosegd.client import Client, Cursor, Event
+from anosegd.commands.connection import connect, decoded, endpoints_of, print_line
+from anosegd.commands.moments import period_of
+from anosegd.commands.past import JournalFile, open_past
+from anosegd.commands.shown import local_time, shown
 from anosegd.wire import State, Verdict
 
-ROWS = 15
+ROWS = 100
+"""Verdicts that are remembered, for the highest window."""
+DRAW_EVERY_S = 0.25
 WINDOW_S = 10.0
+TABLE_HEAD = 2
+MIN_ROWS = 5
+COLUMNS = ("seq", "time", "camera", "part", "verdict", "score", "limit", "defects", "ms")
+RIGHT = ("seq", "score", "limit", "defects", "ms")
+WIDE = 100
+WIDE_ONLY = ("seq", "defects", "ms")
+"""Columns that a window narrower than `WIDE` leaves out."""
+MIN_PART = 12
 COLOURS = {"PASS": "green", "FAIL": "red", "UNKNOWN": "yellow"}
 
 
@@ -32,29 +48,66 @@ def main(options: argparse.Namespace) -> int:
 
     Raises:
         PublishError: The station does not answer.
+        JournalError: The station is down and its journal cannot be read.
     """
     endpoints = endpoints_of(options)
     if options.json:
         with connect(endpoints) as client:
-            for verdict in _verdicts(client, options):
+            for verdict in islice(_verdicts(client, options), options.count):
                 print_line(verdict)
                 sys.stdout.flush()
         return 0
     board = Board(endpoints.publish)
-    live = Live(console=Console(), get_renderable=board.render, refresh_per_second=4)
-    with connect(endpoints, on_event=board.add_event, on_state=board.add_state) as client, live:
-        for verdict in _verdicts(client, options):
+    drawing = Live(board, console=Console(), auto_refresh=False, vertical_overflow="crop")
+    screen = _Screen(drawing)
+    with (
+        drawing,
+        connect(endpoints, on_event=board.add_event, on_state=board.add_state, on_wait=screen.draw_if_due) as client,
+    ):
+        for verdict in islice(_verdicts(client, options), options.count):
             board.add_verdict(decoded(verdict, Verdict), replayed=verdict.replayed)
+            screen.draw_if_due()
+        drawing.refresh()
     return 0
 
 
 def _verdicts(client: Client, options: argparse.Namespace) -> Iterator[client_api.Verdict]:
-    first = client.first_seq_since(unix_ns(options.since)) if options.since else None
-    return islice(client.follow(first=first), options.count)
+    """Yield past verdicts of parts since the given moment, then new ones. While the station is down, its file has the past."""
+    if options.since is None:
+        yield from client.follow()
+        return
+    period = period_of(options.since, None)
+    assert period.first_committed is not None
+    after: Cursor | None = None
+    first: int | None = None
+    if endpoints_of(options).is_down:
+        with open_past(options) as past:
+            assert isinstance(past, JournalFile)
+            for verdict in past.replay(past.first_seq_since(period.first_committed)):
+                after = verdict.cursor or after
+                if period.has(verdict):
+                    yield verdict
+    else:
+        first = client.first_seq_since(period.first_committed)
+    for verdict in client.follow(after=after, first=first):
+        if not verdict.replayed or period.has(verdict):
+            yield verdict
+
+
+class _Screen:
+    """Draws a few times a second, however many verdicts arrive."""
+
+    def __init__(self, drawing: Live) -> None:
+        self._drawing, self._next = drawing, 0.0
+
+    def draw_if_due(self) -> None:
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + DRAW_EVERY_S
+            self._drawing.refresh()
 
 
 class Board:
-    """Keeps the contents of the table. One thread adds verdicts, another one draws. Times are UTC.
+    """Keeps the contents of the table, which takes the whole window. Times are local.
 
     Attributes:
         seen: Verdicts received.
@@ -66,7 +119,6 @@ class Board:
         self.seen = 0
         self.replayed = 0
         self.missed = 0
-        self._lock = threading.Lock()
         self._endpoint = endpoint
         self._outcomes: Counter[str] = Counter()
         self._last: deque[Verdict] = deque(maxlen=ROWS)
@@ -78,30 +130,35 @@ class Board:
 
     def add_verdict(self, verdict: Verdict, *, replayed: bool = False) -> None:
         """Count a verdict and show it."""
-        with self._lock:
-            self.seen += 1
-            self.replayed += replayed
-            self._outcomes[verdict.outcome] += 1
-            self._last.append(verdict)
-            self._arrivals.append(time.monotonic())
-            if not replayed:
-                self._latencies.append(verdict.timings_ms.total)
+        self.seen += 1
+        self.replayed += replayed
+        self._outcomes[verdict.outcome] += 1
+        self._last.append(verdict)
+        self._arrivals.append(time.monotonic())
+        if not replayed:
+            self._latencies.append(verdict.timings_ms.total)
 
     def add_state(self, state: dict[str, Any]) -> None:
         """Show the state of a heartbeat."""
-        with self._lock:
-            self._state, self._state_at = decoded(state, State), time.monotonic()
+        self._state, self._state_at = decoded(state, State), time.monotonic()
 
     def add_event(self, event: Event) -> None:
         """Count numbers that are lost for good."""
         if event.kind in ("missed", "gone"):
-            with self._lock:
-                self.missed += event.last - event.first + 1
+            self.missed += event.last - event.first + 1
 
-    def render(self) -> RenderableType:
-        """Return the whole table. Any thread."""
-        with self._lock:
-            return Group(self._head(), self._table(), self._foot())
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Give the newest rows that fit between head and totals. In a low window, the cameras leave their place to rows."""
+        height = console.size.height
+        foot = console.render_lines(self._foot(), options, pad=False)
+        head = console.render_lines(self._head(), options, pad=False)
+        room = height - len(foot) - TABLE_HEAD - MIN_ROWS - 1  # the cursor is on a line of its own
+        head = head[: max(1, room)]
+        rows = max(1, height - len(foot) - len(head) - TABLE_HEAD - 1)
+        table = console.render_lines(self._table(rows, options.max_width), options, pad=False)
+        for line in (*head, *table, *foot):
+            yield from line
+            yield Segment.line()
 
     def _head(self) -> Text:
         state, silent_s = self._state, time.monotonic() - self._state_at
@@ -109,38 +166,36 @@ class Board:
             return Text(f"{self._endpoint}: no heartbeat yet", style="yellow")
         if silent_s > 3:
             return Text(f"{state.station}: no heartbeat for {silent_s:.0f} s: treat the station as down", style="bold red")
-        head = Text(f"{state.station}  {state.state}", style="red" if state.state == "Error" else "bold")
+        head = Text(f"{shown(state.station)}  {state.state}", style="red" if state.state == "Error" else "bold")
         head.append(f"  {state.engine.name}/{state.engine.version} on {state.engine.runtime}", style="dim")
-        for name, camera in state.cameras.items():
+        for name, camera in sorted(
+            state.cameras.items(), key=lambda item: item[1].state != "lost"
+        ):  # these stay in a low window
             text = f"\n{name}: {camera.state}, {camera.frames} frames, {camera.dropped} dropped"
             if camera.overruns:
                 text += f", {camera.overruns} overruns"
             if camera.state == "lost":
-                text += f": {camera.last_error}"
+                text += f": {shown(camera.last_error or '')}"
             head.append(text, style="yellow" if camera.state == "lost" else "dim")
         return head
 
-    def _table(self) -> Table:
-        table = Table(expand=True, padding=(0, 1, 0, 0), box=SIMPLE_HEAD)
-        for column in ("seq", "UTC", "camera"):
-            table.add_column(column, no_wrap=True)
-        table.add_column("part", ratio=1, no_wrap=True, overflow="ellipsis")
-        for column in ("verdict", "score", "limit", "defects", "ms"):
-            table.add_column(column, justify="left" if column == "verdict" else "right", no_wrap=True)
-        for verdict in self._last:
-            why = f" {verdict.reason}" if verdict.reason else ""
-            cells: list[str | Text] = [
-                str(verdict.seq),
-                (verdict.captured_at or verdict.triggered_at or verdict.committed_at)[11:19],
-                verdict.camera,
-                verdict.source or verdict.part_id,
-                Text(verdict.outcome + why, style=COLOURS[verdict.outcome]),
-                "" if verdict.score is None else f"{verdict.score:.4f}",
-                "" if verdict.threshold is None else f"{verdict.threshold:.4f}",
-                "" if verdict.score is None else str(len(verdict.defects)),
-                f"{verdict.timings_ms.total:.1f}",
-            ]
-            table.add_row(*cells)
+    def _table(self, rows: int, width: int) -> Table:
+        """The newest rows. A narrow window leaves out what a person needs least."""
+        names = [name for name in COLUMNS if width >= WIDE or name not in WIDE_ONLY]
+        verdicts = list(self._last)[-rows:]
+        cells = [_cells(verdict) for verdict in verdicts]
+        others = sum(max(len(name), *(len(row[name]) for row in cells), 0) for name in names if name != "part")
+        longest = max(MIN_PART, width - others - (2 * len(names) - 1))
+        table = Table(expand=True, padding=(0, 1, 0, 0), box=SIMPLE_HEAD, show_edge=False)
+        for name in names:
+            if name == "part":
+                table.add_column(name, ratio=1, no_wrap=True, overflow="ellipsis")
+            else:
+                justify: JustifyMethod = "right" if name in RIGHT else "left"
+                table.add_column(name, justify=justify, no_wrap=name != "camera", overflow="fold")
+        for verdict, row in zip(verdicts, cells, strict=True):
+            row["part"] = Text(shown(verdict.part_id, longest))
+            table.add_row(*(row[name] for name in names))
         return table
 
     def _foot(self) -> Text:
@@ -159,3 +214,18 @@ class Board:
         if self.missed:
             foot.append(f"  {self.missed} missed", style="bold red")
         return foot
+
+
+def _cells(verdict: Verdict) -> dict[str, Text]:
+    """The cells of a row, without the part's id, whose length depends on the others."""
+    why = f" {verdict.reason}" if verdict.reason else ""
+    return {
+        "seq": Text(str(verdict.seq)),
+        "time": Text(local_time(verdict.captured_at or verdict.triggered_at or verdict.committed_at, "%H:%M:%S")),
+        "camera": Text(verdict.camera),
+        "verdict": Text(verdict.outcome + why, style=COLOURS[verdict.outcome]),
+        "score": Text("" if verdict.score is None else f"{verdict.score:.4f}"),
+        "limit": Text("" if verdict.threshold is None else f"{verdict.threshold:.4f}"),
+        "defects": Text("" if verdict.score is None else str(len(verdict.defects))),
+        "ms": Text(f"{verdict.timings_ms.total:.1f}"),
+    }

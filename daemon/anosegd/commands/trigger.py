@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from itertools import chain
 from typing import Any
 
@@ -17,7 +16,8 @@ import zmq
 
 from anoseg_engines.errors import PublishError
 from anosegd.client import Client, RefusedError
-from anosegd.commands.connection import Endpoints, connect, endpoints_of, refuse_if_down, unix_ns
+from anosegd.commands.connection import Endpoints, connect, endpoints_of, refuse_if_down
+from anosegd.commands.moments import unix_ns
 
 TIMEOUT_S = 5.0
 """For the answer. The part has moved on by then."""
@@ -95,9 +95,9 @@ def _received(socket: zmq.Socket[bytes], timeout_s: float) -> Iterator[dict[str,
 
 def _stored(client: Client, answer: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield the journal's verdicts from the trigger on: the request may have been sent and answered before."""
-    triggered_at = datetime.fromisoformat(answer["triggered_at"].replace("Z", "+00:00"))
+    triggered_at = unix_ns(answer["triggered_at"])
     with contextlib.suppress(RefusedError):  # the station keeps no journal
-        yield from client.replay(client.first_seq_since(unix_ns(triggered_at) - 1_000_000))
+        yield from client.replay(client.first_seq_since(triggered_at - 1_000_000))
 
 
 def _print(text: str) -> None:

@@ -2,11 +2,12 @@
 
 `journal` makes the promise, has the API and runs the thread. `writer` does that thread's work on the file. `store` is the
 SQLite file, `format` its tables and versions, and `retention` deletes the oldest verdicts. `place` checks that a journal may be
-at its path. `numbers` reserves verdict numbers. `reader` reads pages for a replay. `background` does slow work on a second
-thread. `types` has the values that these modules exchange.
+at its path. `numbers` reserves verdict numbers. `reader` reads pages for a replay, `offline` those of a station that is down.
+`background` does slow work on a second thread. `types` has the values that these modules exchange.
 """
 
 from anosegd.journal.journal import Journal
+from anosegd.journal.offline import offline_reader
 from anosegd.journal.place import check_content, check_place
 from anosegd.journal.reader import JournalReader
 from anosegd.journal.types import (
@@ -37,4 +38,5 @@ __all__ = [
     "VerdictId",
     "check_content",
     "check_place",
+    "offline_reader",
 ]

@@ -56,6 +56,8 @@ class JournalReader:
         openings: Callable[[], int] = lambda: 0,
         stop_before: Callable[[], int | None] = lambda: None,
         on_damage: Callable[[str, str], None] = lambda journal_id, what: None,
+        mode: str = "ro",
+        ended: bool = False,
     ) -> None:
         """Prepare a reader; it opens the file when it is first used.
 
@@ -65,7 +67,10 @@ class JournalReader:
             openings: How often the journal's own thread has opened a file. When it changes, the file is opened again.
             stop_before: The first number that must not be read yet, if any.
             on_damage: Called with the journal's id and a description if the file is damaged.
+            mode: How SQLite opens the file.
+            ended: No daemon is going to settle what is pending: numbers without a verdict are void.
         """
+        self._mode, self._ended = mode, ended
         self._path = path
         self._current, self._openings, self._stop_before, self._on_damage = current, openings, stop_before, on_damage
         self._db: sqlite3.Connection | None = None
@@ -93,7 +98,9 @@ class JournalReader:
         if not (0 < first < MAX_SEQ and limit > 0 and max_bytes > 0):
             raise JournalError(f"page out of range: from number {first}, {limit} verdicts, {max_bytes} bytes")
         with self._open() as db:
-            return read_page(db, first, last, limit=limit, max_bytes=max_bytes, stop_before=self._stop_before)
+            return read_page(
+                db, first, last, limit=limit, max_bytes=max_bytes, stop_before=self._stop_before, ended=self._ended
+            )
 
     def find_since(self, wall_ns: int) -> int:
         """Return the first number committed at or after a Unix time; the next number if there is none.
@@ -107,7 +114,8 @@ class JournalReader:
         with self._open() as db, snapshot(db):
             bound = max(-MAX_SEQ, min(wall_ns, 2 * MAX_SEQ - 1))
             row = db.execute(_SINCE, (bound, bound)).fetchone()
-            settled_to = read_extent(db).settled_to
+            extent = read_extent(db)
+            settled_to = extent.top if self._ended else extent.settled_to
         return settled_to + 1 if row[0] is None else min(int(row[0]), settled_to + 1)
 
     def changes(self, limit: int = 100) -> list[Change]:
@@ -119,6 +127,8 @@ class JournalReader:
         """
         newest = "SELECT at_ns, kind, camera, old, new, who, why FROM change ORDER BY number DESC LIMIT ?"
         with self._open() as db:
+            if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'change'").fetchone() is None:
+                return []  # the file of an earlier version, read while its station is down
             return [Change(*row) for row in db.execute(newest, (limit,))][::-1]
 
     def close(self) -> None:
@@ -136,7 +146,7 @@ class JournalReader:
         try:
             with translated_errors(self._path):
                 if self._db is None:
-                    self._db = sqlite3.connect(uri(self._path, "ro"), uri=True, isolation_level=None, timeout=BUSY_S)
+                    self._db = sqlite3.connect(uri(self._path, self._mode), uri=True, isolation_level=None, timeout=BUSY_S)
                     self._opened_for = opened_for
                 yield self._db
         except JournalDamagedError as error:
@@ -169,8 +179,9 @@ def read_page(
     limit: int,
     max_bytes: int,
     stop_before: Callable[[], int | None] = lambda: None,
+    ended: bool = False,
 ) -> Page:
-    """As `JournalReader.page`, on any connection outside a transaction.
+    """As `JournalReader.page`, on any connection outside a transaction. `ended` as for `JournalReader`.
 
     Raises:
         JournalDamagedError: An entry fails its checksum, or a number is in none or several of entries, voids and gone.
@@ -181,6 +192,8 @@ def read_page(
     before = stop_before()
     with snapshot(db):
         extent = read_extent(db)
+        if ended:
+            extent = extent._replace(barrier=None)
         stops = [stop for stop in (before, stop_before()) if stop is not None]
         end = extent.settled_to if last is None else min(last, extent.settled_to)
         end = min([end, *(stop - 1 for stop in stops)])
@@ -198,6 +211,8 @@ def read_page(
         if len(entries) == limit:
             end = entries[-1].seq
         voids = merged([Range(max(a, start), min(b, end)) for a, b in db.execute(_VOIDS, (start, end, start)) if start <= end])
+    if start <= end and ended:
+        voids = merged([*voids, *missing([*voids, *(Range(e.seq, e.seq) for e in entries)], start, end)])
     if start <= end:
         lost = missing([*voids, *(Range(e.seq, e.seq) for e in entries)], start, end)
         if lost or len(entries) + sum(b - a + 1 for a, b in voids) != end - start + 1:
