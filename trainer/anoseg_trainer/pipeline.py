@@ -166,6 +166,11 @@ def fit(
         result = train(
             config, samples, cases, work=work, identity=identity, resume=resume, encoder=encoder, on_status=on_status
         )
+        if resume and result.steps == result.steps_before:
+            on_note(
+                f"the training in {work} had reached its end after {result.steps} steps, and was not continued. To continue "
+                "it, resume with more --minutes or --steps, or with a larger training.patience if it had ended early"
+            )
         if config.network.encoder_rate > 0 and isinstance(result.network.backbone, PretrainedBackbone):
             rounded(result.network.backbone.encoder)
         own = None if features is encoder else features

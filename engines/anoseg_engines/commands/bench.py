@@ -14,6 +14,7 @@ from anoseg_engines.benchmark import BenchReport, candidates, measure
 from anoseg_engines.bundle import load_bundle, note_on_candidates
 from anoseg_engines.commands.arguments import Subparsers, add_bundle, positive, seconds, threads
 from anoseg_engines.errors import AnosegError, EngineError
+from anoseg_engines.result_files import try_file
 from anoseg_engines.runtimes.select import RUNTIMES
 from anoseg_engines.runtimes.tensorrt.build import MAX_BATCH
 
@@ -32,6 +33,7 @@ def add_parser(commands: Subparsers) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Measure and print."""
+    try_file(options.json, "--json")
     bundle = load_bundle(options.bundle)
     if note := note_on_candidates(options.bundle):
         print(f"note: {note}", file=sys.stderr)

@@ -290,6 +290,17 @@ def test_stopped_training_resumes_to_the_same_end(undisturbed, product, tiny_con
     assert np.isclose(manifest.score_threshold, undisturbed.score_threshold, atol=1e-4)
 
 
+def test_a_finished_training_goes_on_with_other_limits(product, tiny_config, tmp_path):
+    """`--resume` with more steps trains on from the checkpoint; without more it says that nothing was trained."""
+    for n, (options, steps, ended) in enumerate(
+        [(("--steps", 24), 24, False), (("--steps", 26, "--resume"), 26, False), (("--steps", 20, "--resume"), 26, True)]
+    ):
+        done = fit_tiny(product, tmp_path, tiny_config, *options)
+        assert done.returncode == 0, done.stderr
+        assert ("had reached its end after 26 steps" in done.stderr) == ended
+        assert load_bundle(tmp_path / "store" / "x" / str(n + 1)).manifest.training["steps"] == steps
+
+
 def test_resume_refuses_another_training(trained, product, tmp_path):
     """A checkpoint of another seed or configuration is not mixed in, and a missing one is reported."""
     folder = trained[0].parents[1]

@@ -3,6 +3,7 @@ import contextlib
 import numpy as np
 import pytest
 
+from anoseg_engines.errors import AnosegError
 from anoseg_engines.images import read_image
 from anoseg_engines.placement import InputSpec
 from anoseg_trainer.config import DefectConfig, VariationConfig
@@ -92,6 +93,35 @@ def test_batches_depend_on_seed_and_step_alone(paths, tmp_path):
     assert (there.labels.numpy() == here[2]).all()
     other = BatchDataset(SampleSettings(**{k: getattr(settings, k) for k in settings.__dataclass_fields__} | {"seed": 5}))[2]
     assert (other[0] != here[0]).any()
+
+
+@pytest.mark.parametrize(
+    ("said", "hint"),
+    [
+        ("DataLoader worker (pid 7) is killed by signal: Killed. ", "memory ran out"),
+        ("DataLoader worker (pid(s) 7) exited unexpectedly", "system's log"),
+        ("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that", "/dev/shm"),
+        ("Caught RuntimeError in DataLoader worker process 0.\nunable to write: No space left on device (28)", "/dev/shm"),
+        ("Caught RuntimeError in DataLoader worker process 0.\nmmap: Cannot allocate memory (12)", "not enough memory"),
+        ("Caught RuntimeError in DataLoader worker process 0.\nshape mismatch", None),
+        ("shape mismatch", None),
+    ],
+)
+def test_only_what_is_known_to_be_memory_is_called_so(paths, tmp_path, monkeypatch, said, hint):
+    """A worker that died gets a hint where to look. An unexpected error stays what it is."""
+
+    def fail(*_):
+        raise RuntimeError(said)
+
+    monkeypatch.setattr("anoseg_trainer.data.batches.make_sample", fail)
+    settings = settings_of(tmp_path, paths, InputSpec(64, 64))
+    with pytest.raises(RuntimeError if hint is None else AnosegError) as caught:
+        next(batches(settings, range(1), workers=0))
+    if hint is None:
+        assert str(caught.value) == said
+    else:
+        assert said.splitlines()[0] in caught.value.what
+        assert hint in caught.value.hint
 
 
 def test_defective_parts_keep_the_parts_size(paths, tmp_path):

@@ -87,6 +87,16 @@ def test_missing_empty_and_small_folders_are_refused(tmp_path, write_plates):
             load(tmp_path / name)
 
 
+@pytest.mark.parametrize(("n", "words"), [(0, "no images found"), (3, "3 good images")])
+def test_a_refused_folder_says_what_was_not_read(write_plates, tmp_path, n, words):
+    """Fifty GIF files are no images, and the message says so."""
+    write_plates(tmp_path, n)
+    (tmp_path / "a.gif").write_bytes(b"GIF89a")
+    (tmp_path / "b.avif").write_bytes(b"x")
+    with pytest.raises(DataError, match=rf"{words} \(2 files are not read because of their format, such as a.gif\)"):
+        find_good_images(tmp_path)
+
+
 def test_mixed_sizes_grey_and_deep_images_are_noted(tmp_path, write_plates, plate):
     """Mixed sizes, grey and 16-bit images work, and the notes say so."""
     write_plates(tmp_path, 12)

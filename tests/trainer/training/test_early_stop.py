@@ -23,6 +23,17 @@ def test_a_resumed_training_waits_as_long():
     assert again.ends_at == 330
 
 
+def test_a_larger_limit_lifts_an_early_end():
+    """A training that ended early goes on if more validations without a gain are allowed, and only then."""
+    early_stop = EarlyStop(1)
+    early_stop.add_validation(100, 0.5)
+    early_stop.add_validation(200, 0.5)
+    assert early_stop.is_over(220)
+    for limit, over in ((1, True), (2, False), (None, False)):
+        assert EarlyStop.resumed(limit, 1, early_stop.state()).is_over(220) == over
+    assert EarlyStop.resumed(1, 2, early_stop.state()).is_over(220)
+
+
 def test_no_limit_never_ends():
     """null: the planned end stands."""
     early_stop = EarlyStop(None)

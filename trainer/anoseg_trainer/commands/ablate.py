@@ -20,6 +20,7 @@ import msgspec
 from anoseg_engines.bundle import load_bundle
 from anoseg_engines.errors import AnosegError, ConfigError, DataError
 from anoseg_engines.loading import load_engine
+from anoseg_engines.result_files import try_folder
 from anoseg_trainer.commands.fit import with_limits
 from anoseg_trainer.config import DEFECT_KINDS, TrainConfig, load_config
 from anoseg_trainer.data.evaluation_images import find_evaluation_images
@@ -28,7 +29,6 @@ from anoseg_trainer.model.checkpoint import NAME as CHECKPOINT
 from anoseg_trainer.pipeline import fit
 from anoseg_trainer.report.charts import line_chart
 from anoseg_trainer.report.html import Report
-from anoseg_trainer.result_files import try_folder
 
 FULL = "full"
 Change = Callable[[TrainConfig], TrainConfig]

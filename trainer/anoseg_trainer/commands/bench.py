@@ -16,9 +16,9 @@ from torch import Tensor
 from anoseg_engines.benchmark import Candidate, candidates, example, measure
 from anoseg_engines.bundle import Bundle, load_bundle
 from anoseg_engines.commands.bench import show
+from anoseg_engines.result_files import try_file
 from anoseg_trainer.model.export import in_precision
 from anoseg_trainer.model.from_bundle import detector_from_bundle
-from anoseg_trainer.result_files import try_file
 
 
 def run(options: argparse.Namespace) -> None:

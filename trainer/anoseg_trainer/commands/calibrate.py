@@ -23,12 +23,12 @@ from anoseg_engines.errors import DataError
 from anoseg_engines.files import shown_name
 from anoseg_engines.images import Image
 from anoseg_engines.loading import load_engine
+from anoseg_engines.result_files import try_folder
 from anoseg_trainer.commands.calibrate_rules import RulesCalibrated, calibrate_rules
 from anoseg_trainer.data.good_images import find_good_images, read_good_images
 from anoseg_trainer.data.station_camera import load_camera_rules
 from anoseg_trainer.evaluation import inspect_image
 from anoseg_trainer.recalibration import CalibrationImages, OnImage, load_version, plan_notes
-from anoseg_trainer.result_files import try_folder
 from anoseg_trainer.thresholds import MARGIN, ScoreThreshold, conformal_threshold, describe_threshold, for_the_line
 
 GOLDEN_EACH = 3

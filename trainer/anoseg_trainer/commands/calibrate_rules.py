@@ -23,11 +23,11 @@ from anoseg_engines.images import Image, rotated
 from anoseg_engines.judgement import Inspection, RuleMaps, Thresholds, judge, rules_digest
 from anoseg_engines.loading import load_engine
 from anoseg_engines.placement import Placement, Region
+from anoseg_engines.result_files import try_folder
 from anoseg_trainer.confidence_bound import RejectedShare, describe_rejected_share, rejected_share
 from anoseg_trainer.data.good_images import find_good_images, read_good_images
 from anoseg_trainer.data.station_camera import CameraRules
 from anoseg_trainer.recalibration import CalibrationImages, OnImage, load_version, plan_notes
-from anoseg_trainer.result_files import try_folder
 
 SHOWN = 10
 """Rejected images that are named."""

@@ -18,9 +18,9 @@ from rich.progress import Progress
 from anoseg_engines.bundle import load_bundle, note_on_candidates
 from anoseg_engines.errors import AnosegError
 from anoseg_engines.loading import load_engine
+from anoseg_engines.result_files import try_file, try_folder
 from anoseg_trainer.evaluation import ESCAPE_HEAD, METRICS, OPERATING_HEAD, Evaluation, evaluate
 from anoseg_trainer.operating_point import OperatingPoint
-from anoseg_trainer.result_files import try_file, try_folder
 from anoseg_trainer.tables import table
 
 

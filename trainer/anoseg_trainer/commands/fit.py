@@ -17,9 +17,9 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from anoseg_engines.bundle import how_to_release, read_releases, release_version
 from anoseg_engines.errors import ConfigError
+from anoseg_engines.result_files import try_folder
 from anoseg_trainer.config import TrainConfig, load_config
 from anoseg_trainer.data.good_images import find_good_images
-from anoseg_trainer.result_files import try_folder
 from anoseg_trainer.tables import table
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> None:
         )
     find_good_images(options.data)
     work = options.work or Path("runs") / options.out.name
-    try_folder(options.out.parent, "--out")
+    try_folder(options.out, "--out")
     try_folder(work, "--work")
 
     from anoseg_trainer.pipeline import fit

@@ -70,7 +70,7 @@ def batches(settings: SampleSettings, steps: range, workers: int) -> BatchStream
         workers: Number of processes; 0: this one makes the batches.
 
     Raises:
-        AnosegError: A worker died.
+        AnosegError: A worker died, or there is no memory left.
     """
     wanted = _Steps(steps)
     loader: DataLoader[Batch] = DataLoader(
@@ -86,16 +86,28 @@ def batches(settings: SampleSettings, steps: range, workers: int) -> BatchStream
     try:
         for frames, coords, labels in made:
             yield Batch(frames, coords, labels)
-    except RuntimeError as error:  # DataLoader raises it when a worker has died; there is nothing left to wait for
-        made = iter(())
-        raise AnosegError(
-            f"a process that makes training images ended: {str(error).splitlines()[0]}",
-            hint="out of memory or of shared memory (/dev/shm)? lower training.batch or training.workers",
-        ) from error
+    except RuntimeError as error:
+        made = iter(())  # nothing to wait for
+        if (failure := _lost_worker(str(error))) is None:
+            raise
+        raise failure from error
     finally:
         wanted.ended = True
         for _ in made:
             pass
+
+
+def _lost_worker(said: str) -> AnosegError | None:
+    """Return the error of a worker that died or has no memory, from DataLoader's words; None if they say something else."""
+    what = f"a process that makes training images ended: {said.splitlines()[0]}"
+    less = "lower training.batch or training.workers"
+    if "No space left on device" in said or "Bus error" in said or "shared memory" in said:
+        return AnosegError(what, hint=f"shared memory (/dev/shm) is full: {less}, or make it larger")
+    if "Cannot allocate memory" in said:
+        return AnosegError(what, hint=f"there is not enough memory: {less}")
+    if said.startswith("DataLoader worker"):
+        return AnosegError(what, hint=f"if the system's log (dmesg) says that it was killed because memory ran out, {less}")
+    return None
 
 
 class _Steps:

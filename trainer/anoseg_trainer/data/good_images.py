@@ -96,11 +96,15 @@ def find_good_images(data: Path) -> list[Path]:
     nested = data / "train" / "good"
     folder = nested if nested.is_dir() else data
     paths = list_images(folder)
+    unread = unread_files(folder)
+    example = f" ({len(unread)} files are not read because of their format, such as {shown_name(unread[0].name)})"
+    left_out = example if unread else ""
     if not paths:
-        raise DataError(f"{folder}: no images found", hint="--data takes a folder of good images or the MVTec AD layout")
+        what = f"{folder}: no images found{left_out}"
+        raise DataError(what, hint="--data takes a folder of good images or the MVTec AD layout")
     if len(paths) < MIN_IMAGES:
         raise DataError(
-            f"{folder}: {len(paths)} good images, at least {MIN_IMAGES} are needed to train and calibrate",
+            f"{folder}: {len(paths)} good images{left_out}, at least {MIN_IMAGES} are needed to train and calibrate",
             hint="use some hundred: the threshold for 1 % false rejects alone needs 99 images",
         )
     return paths

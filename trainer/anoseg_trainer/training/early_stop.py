@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 LEAST_GAIN = 0.001
 """A validation counts as better from this gain in the validation metric."""
@@ -27,6 +29,14 @@ class EarlyStop:
     waited: int = 0
     ends_from: int | None = None
     ends_at: int | None = None
+
+    @classmethod
+    def resumed(cls, limit: int | None, limit_before: int | None, state: Mapping[str, Any]) -> EarlyStop:
+        """Continue from what a checkpoint keeps. If the limit is larger than before, an early end no longer holds."""
+        found = cls(limit, **state)
+        if limit_before is not None and (limit is None or limit > limit_before):
+            found.ends_from = found.ends_at = None
+        return found
 
     def add_validation(self, step: int, metric: float) -> None:
         """Take the validation metric measured at `step`."""

@@ -62,6 +62,7 @@ class TrainingResult:
     Attributes:
         network: The network with the averaged weights that validated best.
         steps: Steps done.
+        steps_before: Of these, the steps before a resume.
         seconds: Training time.
         images_seen: Training images used.
         curve: Points of the training curve.
@@ -70,6 +71,7 @@ class TrainingResult:
 
     network: AnoSegNetwork
     steps: int
+    steps_before: int
     seconds: float
     images_seen: int
     curve: list[dict[str, float]]
@@ -179,6 +181,7 @@ def train(
     return TrainingResult(
         state.averaged.cpu().float(),
         steps=state.step,
+        steps_before=began_at_step,
         seconds=state.used_s,
         images_seen=state.step * t.batch,
         curve=state.curve,

@@ -116,6 +116,7 @@ class TrainingState:
             "best_merit": self.best_metric,
             "best": self.best,
             "patience": self.early_stop.state(),
+            "patience_limit": self.early_stop.limit,
             "identity": identity,
         }
         note = {"step": self.step, "seconds": round(self.used_s, 1), "best": self.best_metric, "curve": self.curve[-20:]}
@@ -132,7 +133,8 @@ class TrainingState:
         if different:
             raise DataError(
                 f"{work}: the checkpoint belongs to another training (different {', '.join(different)})",
-                hint="resume with the same data, seed, configuration and --false-reject, or start again without --resume",
+                hint="resume with the same data, seed, configuration and --false-reject, or start again without --resume; "
+                "--minutes and --steps may differ",
             )
         for name, part in self._parts().items():
             part.load_state_dict(part.state_dict() | state[name] if name in NETWORKS else state[name])
@@ -140,7 +142,7 @@ class TrainingState:
         self.best_metric, self.best = state["best_merit"], state["best"]
         self.loss = state.get("loss", math.nan)
         self.losses, self.losses_every = state.get("losses", []), state.get("losses_every", 1)
-        self.early_stop = EarlyStop(self.early_stop.limit, **state["patience"])
+        self.early_stop = EarlyStop.resumed(self.early_stop.limit, state["patience_limit"], state["patience"])
 
     def _parts(self) -> dict[str, Any]:
         return {
@@ -155,7 +157,7 @@ class TrainingState:
 def comparable(config: TrainConfig) -> str:
     """Return the configuration as text, without the values that may change between a stop and a resume."""
     plain = msgspec.to_builtins(config)
-    for key in ("threads", "workers", "checkpoint_every", "device", "precision"):
+    for key in ("steps", "minutes", "patience", "threads", "workers", "checkpoint_every", "device", "precision"):
         plain["training"].pop(key)
     for key in ("false_reject", "detector", "memory", "views"):  # used after training
         plain.pop(key)

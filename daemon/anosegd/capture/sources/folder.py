@@ -31,7 +31,8 @@ def images_of(folder: Path, *, recursive: bool) -> list[Path]:
         images = sorted({*unlisted, *(p for place in folders for p in list_images(place))} - {*folders})
     if not images:
         hint = "" if recursive else "recursive: true looks into its subfolders too"
-        raise DataError(f"{folder}: no images in this folder", hint=hint)
+        left_out = not_read(folder, recursive=recursive)
+        raise DataError(f"{folder}: no images in this folder{f'; {left_out}' if left_out else ''}", hint=hint)
     return images
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from anoseg_engines.errors import ConfigError
-from anoseg_trainer.result_files import try_file, try_folder
+from anoseg_engines.result_files import try_file, try_folder
 
 
 def test_places_that_can_be_written_are_left_as_they_are(tmp_path):
