@@ -31,7 +31,7 @@ from anosegd.capture.config import (
     SoftwareTrigger,
 )
 from anosegd.config_addresses import refuse_addresses
-from anosegd.endpoint import check_endpoint
+from anosegd.endpoint import check_endpoint, same_place
 from anosegd.journal import JournalConfig
 
 CameraName = Annotated[
@@ -193,6 +193,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         triggered = [name for name, camera in self.cameras.items() if isinstance(camera.trigger, SoftwareTrigger)]
         if triggered and self.control is None:
             raise ValueError(f"camera {triggered[0]} waits for triggers at the control socket: set control")
+        if self.control is not None and same_place(self.publish.endpoint, self.control.endpoint):
+            raise ValueError(f"control.endpoint is publish.endpoint ({self.publish.endpoint}): give each its own")
 
 
 PAUSES = "the daemon chooses the pauses itself"

@@ -46,6 +46,20 @@ def check_endpoint(endpoint: str) -> None:
         )
 
 
+def same_place(endpoint: str, other: str) -> bool:
+    """Return whether two valid endpoints are one address, however they are written. A link to a folder is followed."""
+    return _place(endpoint) == _place(other)
+
+
+def _place(endpoint: str) -> tuple[str, str]:
+    if endpoint.startswith(IPC):
+        path = endpoint[len(IPC) :]
+        return IPC, path if path.startswith("@") else os.path.realpath(path)
+    host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
+    host = host.strip("[]")
+    return "127.0.0.1" if host == "localhost" else ipaddress.ip_address(host).compressed, str(int(port))
+
+
 def check_socket_place(endpoint: str) -> None:
     """Check that nothing else than a socket is at an ipc path: libzmq deletes whatever is there.
 

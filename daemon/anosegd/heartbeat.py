@@ -103,7 +103,9 @@ class Heartbeat:
         state, detail = self.state()
         running = sum(camera.status.state == "running" for camera in self._cameras)
         words = f"{state}{f' ({detail})' if detail else ''}"
-        return f"{words}, {self._publisher.last_seq} verdicts, {running}/{len(self._cameras.all)} cameras"
+        counts = self.counts()
+        sent = counts.passed + counts.failed + counts.unknown
+        return f"{words}, {sent} verdicts sent, {running}/{len(self._cameras.all)} cameras"
 
     def counts(self) -> wire.Counts:
         """Verdicts of all cameras by outcome."""

@@ -9,7 +9,16 @@ from anoseg_engines.errors import ConfigError
 from anoseg_engines.placement import Region
 from anoseg_engines.strict_yaml import FORMAT
 from anosegd.capture.config import DemoSource, FileSource, FolderSource, GenicamSource, UrlSource, concealing_element
-from anosegd.config import CameraConfig, Config, ControlConfig, EngineConfig, JournalConfig, PublishConfig, load_config
+from anosegd.config import (
+    DEFAULT_CONTROL,
+    CameraConfig,
+    Config,
+    ControlConfig,
+    EngineConfig,
+    JournalConfig,
+    PublishConfig,
+    load_config,
+)
 
 SMALL = "engine: {bundle: store/x}\ncameras:\n  top:\n    policy: wait\n    source: {kind: folder, path: images}\n"
 
@@ -122,6 +131,18 @@ def test_everything_set_is_read(tmp_path: Path) -> None:
         (("engine:", "publish: {endpoint: 'tcp://127.0.0.1'}\nengine:"), ["not an endpoint"]),
         (("engine:", "publish: {endpoint: 'tcp://127.0.0.1:70000'}\nengine:"), ["not an endpoint"]),
         (("engine:", "publish: {endpoint: 'ipc://relative'}\nengine:"), ["absolute path"]),
+        (
+            ("engine:", f"publish: {{endpoint: '{DEFAULT_CONTROL}'}}\ncontrol: {{}}\nengine:"),
+            ["control.endpoint is publish.endpoint"],
+        ),
+        (
+            ("engine:", "publish: {endpoint: 'ipc:///tmp/x'}\ncontrol: {endpoint: 'ipc:///tmp/../tmp//x'}\nengine:"),
+            ["control.endpoint is publish.endpoint"],
+        ),
+        (
+            ("engine:", "publish: {endpoint: 'tcp://localhost:5570'}\ncontrol: {endpoint: 'tcp://127.0.0.1:05570'}\nengine:"),
+            ["control.endpoint is publish.endpoint"],
+        ),
         (("engine:", "]"), ["line 1: not valid YAML"]),
         (("engine:", "a: &a {b: *a}\nengine:"), ["nested more than"]),
         (("engine:", "day: 2024-99-99\nengine:"), ["line 1: day"]),

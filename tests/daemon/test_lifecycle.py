@@ -195,7 +195,7 @@ def test_systemd_is_notified(line: Line, monkeypatch: pytest.MonkeyPatch, tmp_pa
         before = told[: told.index("READY=1")]
         assert all(t == "WATCHDOG=1" or t.startswith("STATUS=Preoperational (the engine is being") for t in before)
         systemd.wait_for("WATCHDOG=1")
-        systemd.wait_for("STATUS=Error (no camera gives images), 0 verdicts, 0/1 cameras")
+        systemd.wait_for("STATUS=Error (no camera gives images), 0 verdicts sent, 0/1 cameras")
         systemd.wait_for("WATCHDOG=1")
         daemon.process.send_signal(signal.SIGTERM)
         systemd.wait_for("STOPPING=1")

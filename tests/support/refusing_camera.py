@@ -1,4 +1,7 @@
-"""Cameras that refuse: over HTTP with a status, over RTSP with a status and Digest authentication. They count what they get."""
+"""Cameras that refuse: over HTTP with a status, over RTSP with a status and Digest authentication; one gives one image.
+
+They count what they get.
+"""
 
 import http.server
 import socketserver
@@ -7,6 +10,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+
+import cv2
+from support.mjpeg_camera import noisy
 
 
 @dataclass
@@ -42,6 +48,29 @@ def http_camera(status: int) -> Iterator[Refusals]:
                 self.send_header("WWW-Authenticate", 'Basic realm="camera"')
             self.send_header("Content-Length", "0")
             self.end_headers()
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server, _serving(server):
+        refusals.port = server.server_address[1]
+        yield refusals
+
+
+@contextmanager
+def snapshot_camera(kind: str = "image/jpeg") -> Iterator[Refusals]:
+    """Answer every request with one JPEG image of this content type, and close the connection."""
+    refusals = Refusals()
+    image = cv2.imencode(".jpg", noisy(0))[1].tobytes()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            refusals.note(self.path, self.headers["Authorization"])
+            self.send_response(200)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(image)))
+            self.end_headers()
+            self.wfile.write(image)
 
         def log_message(self, *arguments: object) -> None:
             pass

@@ -162,6 +162,10 @@ def decode(payload: bytes) -> Request:
         request: Request = msgspec.json.decode(payload, type=Request)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RefusedError("bad_request", str(error)) from error
+    for name in request.__struct_fields__:
+        value = getattr(request, name)
+        if isinstance(value, str) and "\0" in value:  # many programs take it for the end of the text
+            raise RefusedError("bad_request", f"{name} contains a NUL character (U+0000): leave it out")
     return request
 
 

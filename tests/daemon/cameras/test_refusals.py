@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.anosegd_line import Line, run_anosegd
-from support.refusing_camera import Refusals, http_camera, rtsp_camera
+from support.refusing_camera import Refusals, http_camera, rtsp_camera, snapshot_camera
 
 from anoseg_engines.errors import LoginRefusedError
 from anosegd.cameras import logins
@@ -45,6 +45,12 @@ CASES = {
         "asks for a user name and a password (401",
     ),
     "http 404": (lambda: http_camera(404), "http://u:{pw}@127.0.0.1:{port}/video", "there is no such path on the camera (404"),
+    "snapshot": (snapshot_camera, "http://u:{pw}@127.0.0.1:{port}/image.jpg", "it is the address of a snapshot"),
+    "snapshot without a name": (
+        lambda: snapshot_camera("application/octet-stream"),
+        "http://u:{pw}@127.0.0.1:{port}/image",
+        "it is the address of a snapshot",
+    ),
     "http 503": (lambda: http_camera(503), "http://u:{pw}@127.0.0.1:{port}/video", "the camera answers 503"),
     "rtsp 401": (
         lambda: rtsp_camera("401 Unauthorized"),

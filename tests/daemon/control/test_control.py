@@ -250,6 +250,9 @@ def test_reloads_leave_nothing_behind(station: Station) -> None:
         ({"op": "replay", "from": 1, "limit": 10**6}, "<= 1000"),
         ({"op": "ack", "name": "../x", "journal_id": "", "seq": 1}, "matching regex"),
         ({"op": "status", "more": 1}, "unknown field"),
+        ({"op": "trigger", "camera": "top", "part_id": "a\0b"}, "part_id contains a NUL character"),
+        ({"op": "trigger", "camera": "top", "part_id": "a", "request_id": "\0"}, "request_id contains a NUL character"),
+        ({"op": "swap", "bundle": "/a\0"}, "bundle contains a NUL character"),
     ],
 )
 def test_a_malformed_request_is_answered_with_an_error(station: Station, request_json: dict[str, object], said: str) -> None:

@@ -31,6 +31,7 @@ MAX_UNDECODABLE = 250
 _FRAME_TYPE = getattr(cv2, "CAP_PROP_FRAME_TYPE", None)  # since OpenCV 4.8
 _IMAGE_READER = re.compile(r"Format (\w+_pipe|image2) probed")
 """FFmpeg reads a single image, for example a snapshot over HTTP. For some formats OpenCV names no codec."""
+_IMAGE_READER = re.compile(r"Format (image2|\w+_pipe) probed")
 _ANALYSED = re.compile(r"After avformat_find_stream_info.* frames:(\d+)")
 
 
@@ -39,10 +40,12 @@ class CheckedVideo:
 
     Attributes:
         capture: The capture; not opened at first.
+        may_be_image: Whether FFmpeg took the source for an image file. It may be a stream of images, or one image.
     """
 
     def __init__(self) -> None:
         self.capture = cv2.VideoCapture()
+        self.may_be_image = False
         self._messages: FfmpegMessages | None = None
         self._check = FrameCheck()
         self._images = False  # the frames are image files
@@ -67,6 +70,7 @@ class CheckedVideo:
         self._messages, self._check, self._begun, self._live = FfmpegMessages(), FrameCheck(), False, live
         with self._messages.collected() as said:
             self.capture = opened()
+        self.may_be_image = any(_IMAGE_READER.match(text) for _, text in said)
         if not self.capture.isOpened():
             return
         if not said:

@@ -12,7 +12,7 @@ import cv2
 
 from anoseg_engines.errors import CameraError, EndedEarlyError
 from anoseg_engines.images import Image
-from anoseg_engines.passwords import mask_passwords
+from anoseg_engines.passwords import address_of, mask_passwords
 from anosegd.capture.config import BACKENDS, DeviceSource, FileSource, UrlSource
 from anosegd.capture.protocol import Job
 from anosegd.capture.sources.base import LIBRARY_SHARE, Shot, Stamp, StillSource
@@ -274,10 +274,28 @@ class Stream(LiveVideo):
         if config.backend == "ffmpeg":
             check_address(config.url)
             self._video.open_with_ffmpeg(lambda: self._open_with_ffmpeg(timeouts), self.description, live=True)
+            self._refuse_snapshot()
         else:
             self._video.capture = self._open_with_gstreamer(timeouts)
         self.inter_coded = fourcc(self._video.capture) not in INTRA_CODED
         self.description += _size_text(self._video.capture)
+
+    def _refuse_snapshot(self) -> None:
+        """Refuse an address that gives one image and ends. It would be opened again and again, and give no second frame.
+
+        Raises:
+            CameraError: It is the address of a snapshot.
+        """
+        scheme = self._config.url.partition("://")[0].lower()
+        if not self._video.may_be_image or scheme not in ("http", "https"):
+            return
+        began = time.monotonic()
+        frames = next((n for n in range(2) if self._video.grab() == "nothing"), 2)
+        if frames < 2 and time.monotonic() - began < self._job.camera.longest_read_s * LIBRARY_SHARE:
+            what = "it gives one image and ends, so it is the address of a snapshot"
+            raise CameraError(
+                f"{address_of(self._config.url)} cannot be used: {what}; give the address of the camera's video (RTSP or MJPEG)"
+            )
 
     def _open_with_ffmpeg(self, timeouts: list[int]) -> cv2.VideoCapture:
         """Open with a short analysis of the stream, and with FFmpeg's default if that does not find the image size.
