@@ -66,6 +66,9 @@ def check_content(path: Path) -> None:
     head = _head(path)
     if is_foreign(path) or (head and not known and not _is_journal(path)):
         raise ConfigError(f"journal.path: {path} is not a journal, but another file", hint=_CHOOSE)
+    if path.exists() and not head and not known:  # a journal is never empty: another program may keep this file for itself
+        what = f"journal.path: {path} is an empty file, and no journal was here before"
+        raise ConfigError(what, hint=f"delete the file if nobody needs it, or {_CHOOSE}")
     if not known and not _is_journal(path):
         for suffix, kinds in {
             "-wal": _LOG,

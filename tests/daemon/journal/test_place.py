@@ -42,6 +42,8 @@ REFUSED: dict[str, Callable[[Path], object]] = {
     "another program's database with a log": lambda p: database(p, journal_mode="wal"),
     "a configuration": lambda p: p.write_text("station: a\n"),
     "an image": lambda p: p.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(500)),
+    "an empty file": lambda p: p.touch(),
+    "a link to an empty file": lambda p: linked(p, p.with_name("precious")),
     "one byte": lambda p: p.write_bytes(b"x"),
     "a folder": lambda p: p.mkdir(),
     "a pipe": lambda p: os.mkfifo(p),
@@ -72,10 +74,23 @@ def test_what_is_no_journal_is_refused_and_left_alone(tmp_path: Path, put: Calla
     assert snapshot(path.parent) == before
 
 
-def test_files_that_a_person_prepared_are_taken(tmp_path: Path) -> None:
-    """An empty file, and the logs that SQLite leaves empty."""
+def test_a_journal_that_was_emptied_is_set_aside(tmp_path: Path) -> None:
+    """Its .seq file says that a journal was here: the numbers go on."""
     path = tmp_path / "verdicts.db"
-    for suffix in ("", "-wal", "-shm", ".seq"):
+    journal = open_journal(config(path))
+    (first,) = commit(journal)
+    assert journal.close()
+    path.write_bytes(b"")
+    journal = open_journal(config(path))
+    assert commit(journal)[0].seq > first.seq
+    assert any("set aside" in notice for notice in journal.notices)
+    assert journal.close()
+
+
+def test_files_that_a_person_prepared_are_taken(tmp_path: Path) -> None:
+    """The logs that SQLite leaves empty, and an empty file for the numbers."""
+    path = tmp_path / "verdicts.db"
+    for suffix in ("-wal", "-shm", ".seq"):
         path.with_name(path.name + suffix).touch()
     journal = open_journal(config(path))
     commit(journal)
@@ -132,7 +147,9 @@ def test_a_journal_is_not_the_configuration(line: Line) -> None:
     assert [p.name for p in line.folder.iterdir() if "damaged" in p.name or p.suffix == ".seq"] == []
 
 
-@pytest.mark.parametrize("put", [database, lambda p: p.symlink_to("gone")], ids=["database", "dangling link"])
+@pytest.mark.parametrize(
+    "put", [database, lambda p: p.symlink_to("gone"), lambda p: p.touch()], ids=["database", "dangling link", "empty file"]
+)
 def test_check_and_run_refuse_the_same(line: Line, put: Callable[[Path], object]) -> None:
     """Before the station starts."""
     put(line.folder / "verdicts.db")
