@@ -97,8 +97,9 @@ def find_good_images(data: Path) -> list[Path]:
     folder = nested if nested.is_dir() else data
     paths = list_images(folder)
     unread = unread_files(folder)
-    example = f" ({len(unread)} files are not read because of their format, such as {shown_name(unread[0].name)})"
-    left_out = example if unread else ""
+    left_out = ""
+    if unread:
+        left_out = f" ({len(unread)} files are not read because of their format, such as {shown_name(unread[0].name)})"
     if not paths:
         what = f"{folder}: no images found{left_out}"
         raise DataError(what, hint="--data takes a folder of good images or the MVTec AD layout")
