@@ -44,7 +44,7 @@ class InputConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     def __post_init__(self) -> None:
         for side in (self.height, self.width):
             if side is not None and self.overlap is not None and self.overlap >= side:
-                raise ValueError("overlap: must be smaller than a tile")
+                raise ValueError("overlap must be smaller than a tile")
 
     @property
     def sides_given(self) -> bool:
