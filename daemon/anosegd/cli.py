@@ -12,25 +12,27 @@ from pathlib import Path
 
 from anoseg_engines.completion import add_common_options
 from anoseg_engines.errors import AnosegError
+from anoseg_engines.program import program_output
 from anosegd import logs, signals
 from anosegd.commands.moments import moment
+from anosegd.commands.shown import shown
+
+LONGEST_ERROR = 10_000
 
 
 def main() -> None:
     """Run the command line of this process and exit with the command's code, or with the error's."""
-    try:
-        code = run(sys.argv[1:])
-        sys.stdout.flush()  # a reader that has closed our output is noticed here, not while the interpreter ends
-    except AnosegError as error:
-        text = f"anosegd: {error}"
-        print(logs.as_error(text) if logs.is_journal(sys.stderr, os.environ.get("JOURNAL_STREAM")) else text, file=sys.stderr)
-        code = error.exit_code
-    except BrokenPipeError:  # the reader of our output (head, less) has ended
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
-    except KeyboardInterrupt:
-        code = 130
-    sys.exit(code)
+    with program_output("anosegd"):
+        try:
+            code = run(sys.argv[1:])
+        except AnosegError as error:
+            text = "\n".join(shown(line, LONGEST_ERROR) for line in f"anosegd: {error}".split("\n"))
+            in_journal = logs.is_journal(sys.stderr, os.environ.get("JOURNAL_STREAM"))
+            print(logs.as_error(text) if in_journal else text, file=sys.stderr)
+            code = error.exit_code
+        except KeyboardInterrupt:
+            code = 130
+        sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 
 from anoseg_engines.commands import bench, build, inspect, release, verify
 from anoseg_engines.completion import add_common_options
 from anoseg_engines.errors import AnosegError
+from anoseg_engines.program import program_output
 
 
 def main() -> None:
     """Entry point of `anoseg-engine`; exits with the error's code."""
-    try:
-        options = parser().parse_args()
-        options.run(options)
-    except AnosegError as error:
-        print(f"anoseg-engine: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except BrokenPipeError:  # the reader of our output (head, less) has ended
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    with program_output("anoseg-engine"):
+        try:
+            options = parser().parse_args()
+            options.run(options)
+        except AnosegError as error:
+            print(f"anoseg-engine: {error}", file=sys.stderr)
+            sys.exit(error.exit_code)
+        except KeyboardInterrupt:
+            sys.exit(130)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -16,6 +16,7 @@ from pathlib import Path
 from anoseg_engines.commands.arguments import threads
 from anoseg_engines.completion import add_common_options
 from anoseg_engines.errors import AnosegError
+from anoseg_engines.program import program_output
 
 BUNDLE_HELP = "STORE/NAME (its current version) or STORE/NAME/VERSION"
 CONFIG_HELP = "YAML; configs/train.yaml lists every key with its default"
@@ -24,16 +25,15 @@ RUNTIME_HELP = "auto (the default), tensorrt, cpu, or cpu-f32 and the like for o
 
 def main() -> None:
     """Run `anoseg-train`; exits with the error's code."""
-    try:
-        run(sys.argv[1:])
-    except AnosegError as error:
-        print(f"anoseg-train: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except BrokenPipeError:  # the reader of our output (head, less) has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except KeyboardInterrupt:
-        print("anoseg-train: stopped", file=sys.stderr)
-        sys.exit(130)
+    with program_output("anoseg-train"):
+        try:
+            run(sys.argv[1:])
+        except AnosegError as error:
+            print(f"anoseg-train: {error}", file=sys.stderr)
+            sys.exit(error.exit_code)
+        except KeyboardInterrupt:
+            print("anoseg-train: stopped", file=sys.stderr)
+            sys.exit(130)
 
 
 def run(arguments: list[str]) -> None:

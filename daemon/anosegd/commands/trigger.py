@@ -18,6 +18,7 @@ from anoseg_engines.errors import PublishError
 from anosegd.client import Client, RefusedError
 from anosegd.commands.connection import Endpoints, connect, endpoints_of, refuse_if_down
 from anosegd.commands.moments import unix_ns
+from anosegd.commands.shown import shown
 
 TIMEOUT_S = 5.0
 """For the answer. The part has moved on by then."""
@@ -37,7 +38,7 @@ def main(options: argparse.Namespace) -> int:
         arriving = opened.enter_context(_verdicts(endpoints, options.camera, options.timeout)) if options.wait else None
         answer = client.request("trigger", **{name: value for name, value in arguments.items() if value is not None})
         if not options.json:
-            _print(f"trigger: part {answer['part_id']}")
+            _print(f"trigger: part {shown(answer['part_id'])}")
         elif arriving is None:
             _print_json({name: answer[name] for name in ("part_id", "triggered_at", "durable")})
         if arriving is not None:
@@ -59,7 +60,7 @@ def _verdict_of(answer: dict[str, Any], options: argparse.Namespace, verdicts: I
         if verdict["camera"] == options.camera and all(verdict[key] == answer[key] for key in ("part_id", "triggered_at")):
             return verdict
     raise PublishError(
-        f"part {answer['part_id']}: no verdict within {options.timeout:g} s",
+        f"part {shown(answer['part_id'])}: no verdict within {options.timeout:g} s",
         hint="the trigger was accepted, so the verdict follows: `anosegd tail CONFIG` shows it",
     )
 
@@ -118,5 +119,5 @@ def _in_words(verdict: dict[str, Any]) -> str:
     if n := len(verdict["defects"]):
         words.append(f"{n} defect{'s' if n > 1 else ''}")
     if verdict["detail"]:
-        words.append(verdict["detail"])
+        words.append(shown(verdict["detail"]))
     return ", ".join(words)

@@ -12,6 +12,8 @@ from anoseg_engines.passwords import mask_passwords
 MAX_PAGE = 1000
 MAX_CHANGES = 200
 MAX_TEXT = 200
+MAX_PART_ID = 4000
+"""Letters. Escaped in JSON, they fit into a request, and into a verdict that the journal takes."""
 NOT_BLANK = r"\S"
 Text = Annotated[str, Meta(max_length=MAX_TEXT)]
 Seq = Annotated[int, Meta(ge=0, le=1 << 62)]
@@ -132,7 +134,7 @@ class TriggerRequest(_Request, frozen=True, tag="trigger"):
     """
 
     camera: Annotated[str, Meta(max_length=63)]
-    part_id: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
+    part_id: Annotated[str, Meta(min_length=1, max_length=MAX_PART_ID)] | None = None
     request_id: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
 
 

@@ -47,7 +47,7 @@ from anosegd.journal import Change, Journal, JournalReader
 from anosegd.wire import EngineName, utc
 from anosegd.worker import Answer, Asker, Worker
 
-MAX_REQUEST_BYTES = 16 << 10
+MAX_REQUEST_BYTES = 32 << 10
 MAX_PAGE_BYTES = 256 << 10
 RATE = 200.0
 """Requests per second that one peer may send on average, and in one burst. Further ones are answered `busy`."""

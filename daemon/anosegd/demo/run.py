@@ -106,7 +106,7 @@ def run_demo(out: Path, *, parts: int, fps: float, seed: int, bundle: Path | Non
         config = out / "demo.yaml"
         source = {"kind": "demo", "seed": seed, "fps": fps, "parts": parts}
         config.write_text(_config(sockets, endpoint, find_bundle(bundle or demo_bundle()), source))
-        console.print(f"The daemon runs with {config}; its log is {out / 'daemon.log'}.", soft_wrap=True)
+        console.print(f"The daemon runs with {config}; its log is {out / 'daemon.log'}.", soft_wrap=True, markup=False)
         with _subscriber(endpoint) as socket, _daemon(config, out / "daemon.log") as daemon:
             _watch(_messages(socket, daemon, out / "daemon.log"), tally, out, console)
     return _report(tally, out, console)
@@ -244,7 +244,11 @@ def _report(tally: _Tally, out: Path, console: Console) -> int:
         f"Defective parts caught: {tally.count('caught')}, missed: {tally.count('missed')}. "
         f"Good parts rejected: {tally.count('false reject')}."
     )
-    console.print(f"Pictures of every defect caught or missed and of every false reject: {out / 'overlays'}", soft_wrap=True)
+    console.print(
+        f"Pictures of every defect caught or missed and of every false reject: {out / 'overlays'}", soft_wrap=True, markup=False
+    )
     if missing:
-        console.print(f"{missing} parts have no verdict: see {out / 'daemon.log'}.", style="bold red", soft_wrap=True)
+        console.print(
+            f"{missing} parts have no verdict: see {out / 'daemon.log'}.", style="bold red", soft_wrap=True, markup=False
+        )
     return 1 if missing else 0

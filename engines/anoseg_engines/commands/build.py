@@ -10,6 +10,7 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from anoseg_engines.bundle import load_bundle, note_on_candidates
 from anoseg_engines.commands.arguments import Subparsers, add_bundle, positive
@@ -102,7 +103,7 @@ def plan_table(description: PlanDescription, path: str) -> Table:
         "self-test": description.proved_on or "not yet: this machine has no GPU; it runs when the plan is first loaded",
     }
     for key, value in rows.items():
-        table.add_row(key, value)
+        table.add_row(key, Text(value))
     return table
 
 

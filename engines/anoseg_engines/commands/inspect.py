@@ -9,6 +9,7 @@ import sys
 import msgspec
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from anoseg_engines.bundle import Bundle, load_bundle, manifest_schema, note_on_candidates
 from anoseg_engines.commands.arguments import Subparsers, add_bundle
@@ -67,5 +68,5 @@ def bundle_table(bundle: Bundle) -> Table:
     }
     table = Table(title=bundle.label, show_header=False)
     for key, value in rows.items():
-        table.add_row(key, value)
+        table.add_row(key, Text(value))
     return table

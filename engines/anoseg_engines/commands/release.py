@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from anoseg_engines.bundle import (
     MANIFEST,
@@ -25,6 +26,7 @@ from anoseg_engines.bundle import (
 )
 from anoseg_engines.commands.arguments import Subparsers
 from anoseg_engines.errors import ConfigError, EngineError
+from anoseg_engines.files import shown_name
 
 
 def add_parser(commands: Subparsers) -> None:
@@ -170,7 +172,7 @@ def _table(store_name: Path, found: list[Row]) -> Table:
     table = Table(
         title_justify="left",
         caption_justify="left",
-        title=str(store_name),
+        title=Text(shown_name(store_name)),
         caption="score, pixel: thresholds; AUROC, caught: synthetic defects; times in UTC",
         box=None,
         padding=(0, 1, 0, 0),

@@ -8,6 +8,7 @@ import sys
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from anoseg_engines.bundle import load_bundle, note_on_candidates
 from anoseg_engines.commands.arguments import Subparsers, add_bundle, threads
@@ -58,7 +59,7 @@ def run(options: argparse.Namespace) -> None:
         table.add_column(column, justify="left" if column in ("golden image", "verdict") else "right")
     for golden, result in results:
         table.add_row(
-            golden.image,
+            Text(golden.image),
             golden.verdict,
             f"{result.score:.4f}",
             f"{result.recorded_score:.4f}",

@@ -111,7 +111,7 @@ class TrainingProgress:
 
     def note(self, text: str) -> None:
         """Print a remark."""
-        self._progress.console.print(f"note: {text}", soft_wrap=True, highlight=False)
+        self._progress.console.print(f"note: {text}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _print_result(fitted: Fitted) -> None:
