@@ -176,14 +176,15 @@ def test_jpeg_images_of_devices_and_pipelines_are_decoded_strictly(device: bool)
 
 
 @contextmanager
-def snapshot(data: bytes, kind: str) -> Iterator[int]:
+def snapshot(data: bytes, kind: str, *, length: bool = True) -> Iterator[int]:
     """A camera that gives one image for each request."""
 
     class Camera(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)
             self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(data)))
+            if length:
+                self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)
 
@@ -239,3 +240,20 @@ def test_a_snapshot_is_checked_like_a_file(data: bytes, kind: str, whole: bool) 
             assert image is None or (image == decode(data).image).all()
         else:
             assert not whole
+
+
+def test_an_h265_frame_within_which_a_connection_ended_is_not_whole() -> None:
+    """FFmpeg's decoder shows it without its last rows and reports nothing; the connection's end is the only sign."""
+    data = (VIDEOS / "h265.ts").read_bytes()
+    whole = {image.tobytes() for image in frames(VIDEOS / "h265.ts") if image is not None}
+    for n in range(0, 40, 3):
+        video = CheckedVideo()
+        with snapshot(data[: len(data) // 4 + len(data) * n // 60 + n], "video/mp2t", length=False) as port:
+            url, parameters = f"http://127.0.0.1:{port}/s", [cv2.CAP_PROP_N_THREADS, 1]
+            video.open_with_ffmpeg(lambda: cv2.VideoCapture(url, cv2.CAP_FFMPEG, parameters), "stream", live=True)  # noqa: B023
+            images = []
+            while video.grab() != "nothing":
+                images.append(video.shot(None).image)
+        assert len(images) > 8
+        assert images[-1] is None
+        assert all(image is None or image.tobytes() in whole for image in images)

@@ -6,11 +6,12 @@ import cv2
 import numpy as np
 import pytest
 
-from anoseg_engines.errors import EndedEarlyError
+from anoseg_engines.errors import CameraError, EndedEarlyError
 from anosegd.capture.config import CaptureConfig, FileSource
 from anosegd.capture.protocol import Job
 from anosegd.capture.sources.base import Shot
 from anosegd.capture.sources.opencv import VideoFile
+from anosegd.capture.sources.transport_stream import StreamEnd, stream_end
 
 VIDEOS = Path(__file__).parent / "videos"
 FRAMES = 40
@@ -113,3 +114,46 @@ def test_bytes_that_are_missing_within_a_video_are_said(tmp_path: Path) -> None:
     shots, error = read(path)
     assert sum(shot.image is not None for shot in shots) < FRAMES
     assert error or len(shots) == FRAMES
+
+
+def frames_of(path: Path) -> list[np.ndarray]:
+    return [shot.image for shot in read(path)[0] if shot.image is not None]
+
+
+@pytest.mark.parametrize("name", ["h264.ts", "h264_reordered.ts", "h265.ts"])
+def test_the_frame_within_which_a_stream_was_cut_is_not_whole(tmp_path: Path, name: str) -> None:
+    """FFmpeg's H.265 decoder shows it without its last rows, and reports nothing."""
+    data = (VIDEOS / name).read_bytes()
+    whole = {image.tobytes() for image in frames_of(VIDEOS / name)}
+    path = tmp_path / name
+    for n in range(40):
+        cut = len(data) // 4 + len(data) * n // 60 + n
+        path.write_bytes(data[: cut if n % 2 else cut // 188 * 188])
+        shots, error = read(path)
+        assert all(shot.image is None or shot.image.tobytes() in whole for shot in shots), n
+        assert error or not n % 2  # one that was cut between two packets may end between two frames
+
+
+def test_a_raw_h265_file_is_refused(tmp_path: Path) -> None:
+    """Nothing in it tells where it ends, and FFmpeg's decoder reports no cut."""
+    data = (VIDEOS / "h265.ts").read_bytes()
+    packets = [data[i : i + 188] for i in range(0, len(data), 188)]
+    video = [p for p in packets if (p[1] & 31, p[2]) == (1, 0)]
+    payloads = [p[5 + p[4] if p[3] & 0x20 else 4 :] for p in video]
+    begin = [9 + p[8] if v[1] & 0x40 else 0 for v, p in zip(video, payloads, strict=True)]
+    path = tmp_path / "v.h265"
+    path.write_bytes(b"".join(p[at:] for p, at in zip(payloads, begin, strict=True)))
+    with pytest.raises(CameraError, match="store the video in a container"):
+        read(path)
+
+
+@pytest.mark.parametrize("before", [b"", b"\0\0\0\1"])
+def test_a_stream_with_time_codes_is_looked_at_too(tmp_path: Path, before: bytes) -> None:
+    """Packets of 192 bytes, as cameras store them on cards."""
+    data = (VIDEOS / "h265.ts").read_bytes()
+    packets = [before + data[i : i + 188] for i in range(0, len(data), 188)]
+    path = tmp_path / "v.m2ts"
+    path.write_bytes(b"".join(packets))
+    assert stream_end(path) == StreamEnd()
+    path.write_bytes(b"".join(packets)[:-90])
+    assert stream_end(path).cut

@@ -17,21 +17,28 @@ from anoseg_engines.errors import CameraError, DataError
 from anoseg_engines.image_structure import JPEG_START
 from anoseg_engines.images import Image, as_bgr, decode, decode_jpeg, rotated
 from anosegd.capture.sources.base import Shot
-from anosegd.capture.sources.ffmpeg_messages import FfmpegMessages, frames_dropped_in, losses_in, reader_loss_in
-from anosegd.capture.sources.frame_check import FrameCheck
+from anosegd.capture.sources.ffmpeg_messages import (
+    FfmpegMessages,
+    connection_end_in,
+    frames_dropped_in,
+    losses_in,
+    reader_loss_in,
+)
+from anosegd.capture.sources.frame_check import REORDERED, FrameCheck
 
 Grab = Literal["frame", "undecodable", "nothing"]
 
 JPEG_CODES = ("MJPG", "JPEG", "MJPE")  # the last of OpenCV before 4.8, from the name mjpeg
 IMAGE_CODES = (*JPEG_CODES, "MPNG", "PNG ", "TIFF", "WEBP", "GIF ", "MJP2", "MJ2C", "JPG2")
 """Codecs whose frames are image files. Those that cannot be checked are among them, so that their frames are refused."""
+H265_CODES = ("HEVC", "H265", "HEV1", "HVC1")
 MAX_UNDECODABLE = 250
 """After so many packets in a row that give no frame, the source has failed."""
 
 _FRAME_TYPE = getattr(cv2, "CAP_PROP_FRAME_TYPE", None)  # since OpenCV 4.8
 _IMAGE_READER = re.compile(r"Format (\w+_pipe|image2) probed")
 """FFmpeg reads a single image, for example a snapshot over HTTP. For some formats OpenCV names no codec."""
-_IMAGE_READER = re.compile(r"Format (image2|\w+_pipe) probed")
+_RAW_H265 = "Format hevc probed"
 _ANALYSED = re.compile(r"After avformat_find_stream_info.* frames:(\d+)")
 
 
@@ -52,6 +59,7 @@ class CheckedVideo:
         self._size = (0, 0)  # height, width that the source announces
         self._turn = 0  # degrees by which the video's container says that its frames are to be turned
         self._problem: str | None = None
+        self._hides_cuts = False  # FFmpeg's decoder does not report that a frame's last rows are missing
         self._begun = False  # the first frame has come
         self._undecodable = 0  # in a row
         self._live = True
@@ -64,7 +72,7 @@ class CheckedVideo:
         """Take the capture that `opened` returns, which uses FFmpeg. It may have failed to open.
 
         Raises:
-            CameraError: OpenCV does not pass on what FFmpeg reports.
+            CameraError: OpenCV does not pass on what FFmpeg reports, or nothing tells where the video ends.
         """
         self.capture.release()
         self._messages, self._check, self._begun, self._live = FfmpegMessages(), FrameCheck(), False, live
@@ -78,11 +86,18 @@ class CheckedVideo:
                 f"{description}: this OpenCV does not pass on FFmpeg's messages, so damaged frames would go unnoticed",
                 hint="use opencv-python of PyPI, or a GStreamer pipeline that ends in JPEG images",
             )
-        if live and (loss := reader_loss_in(said)):
+        if any(text.startswith(_RAW_H265) for _, text in said):
+            raise CameraError(
+                f"{description}: nobody can tell whether a raw H.265 file was cut: store the video in a container, "
+                "for example with ffmpeg -i VIDEO -c copy VIDEO.mkv"
+            )
+        self._hides_cuts = live and fourcc(self.capture).upper() in H265_CODES
+        loss = reader_loss_in(said) or (self._hides_cuts and connection_end_in(said))
+        if live and loss:
             # FFmpeg has read these frames in advance, and does not report their losses again when they are grabbed.
             analysed = [int(match[1]) for _, text in said if (match := _ANALYSED.match(text))]
             self._check.distrust(loss, max(analysed, default=0))
-        if fourcc(self.capture).upper() in IMAGE_CODES or any(_IMAGE_READER.match(text) for _, text in said):
+        if fourcc(self.capture).upper() in IMAGE_CODES or self.may_be_image:
             self._turn = round(self.capture.get(cv2.CAP_PROP_ORIENTATION_META))
             self.capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)  # otherwise OpenCV turns the bytes
             self._expect_images(cv2.CAP_PROP_FORMAT, -1)
@@ -125,6 +140,8 @@ class CheckedVideo:
         with messages.collected() as said:
             came = self.capture.grab()
         losses = losses_in(said)
+        if self._hides_cuts and (ended := connection_end_in(said)):
+            self._check.distrust(ended, REORDERED)
         self._dropped = max(0, frames_dropped_in(said) - (not came))
         if not self._images:
             key_packet = bool(self.capture.get(cv2.CAP_PROP_LRF_HAS_KEY_FRAME))

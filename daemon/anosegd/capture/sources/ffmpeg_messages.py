@@ -176,6 +176,11 @@ def frames_dropped_in(messages: Messages) -> int:
     return sum(text.startswith(_DROPPED) for _, text in messages)
 
 
+def connection_end_in(messages: Messages) -> str:
+    """Return the message that a connection has ended, or an empty string. What came before may end within a frame."""
+    return next((text for _, text in messages if text.startswith("Stream ends prematurely")), "")
+
+
 def reader_loss_in(messages: Messages) -> str:
     """Return the first message about data that was lost in the container or on the network, or an empty string."""
     return next((text for _, text in _split(messages)[0]), "")

@@ -19,6 +19,7 @@ from anosegd.capture.sources.base import LIBRARY_SHARE, Shot, Stamp, StillSource
 from anosegd.capture.sources.checked_video import CheckedVideo, fourcc
 from anosegd.capture.sources.devices import check_serial, why_not
 from anosegd.capture.sources.refusal import check_address, native_output, refusal, unexplained
+from anosegd.capture.sources.transport_stream import StreamEnd, stream_end
 
 V4L2_EXPOSURE_MANUAL = 1
 """Value of the V4L2 control exposure_auto for a fixed exposure."""
@@ -39,6 +40,8 @@ MOST_FRAMES = 1e9
 """A count above this is an unset field of a container."""
 END_GAP_S = 1.0
 """A container's duration may be longer than its video by this much, for example because of its sound."""
+SAME_FRAME_S = 0.004
+"""Times of the same frame differ by at most this much."""
 DEFAULT_FPS = 25.0
 """The frame rate of a video file whose container names no usable rate."""
 
@@ -51,7 +54,8 @@ class VideoFile(StillSource):
         self._job = job
         self._frames = 0  # read since the file was opened
         self._damaged = self._last_damaged = False  # any frame since then, and the last one
-        self._end_s = 0.0  # time of the last frame
+        self._now_s = self._end_s = 0.0  # time of this frame, and the latest of all
+        self._stream_end = StreamEnd()
         self._video = CheckedVideo()
         self.fps: float | None = None
         self.description = config.path
@@ -77,7 +81,12 @@ class VideoFile(StillSource):
         """
         while True:
             if self._grabbed():
-                shot = self._video.shot(into, source=Path(self._config.path).name)
+                name = Path(self._config.path).name
+                cut_s = self._stream_end.cut_frame_s
+                if cut_s is not None and abs(self._now_s - cut_s) < SAME_FRAME_S:
+                    shot = Shot(None, source=name, error="the file ends within this frame")
+                else:
+                    shot = self._video.shot(into, source=name)
                 self._last_damaged = shot.image is None
                 self._damaged = self._damaged or self._last_damaged
                 return shot
@@ -93,7 +102,8 @@ class VideoFile(StillSource):
         if self._video.grab() == "nothing":
             return False
         self._frames += 1
-        self._end_s = max(self._end_s, self._video.capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
+        self._now_s = self._video.capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+        self._end_s = max(self._end_s, self._now_s)
         return True
 
     def _check_end(self) -> None:
@@ -116,6 +126,8 @@ class VideoFile(StillSource):
             raise EndedEarlyError(
                 f"{self._config.path}: the file ended early: {self._frames} frames were read, and it announces {announced:.0f}"
             )
+        if self._stream_end.cut:
+            raise EndedEarlyError(f"{self._config.path}: the file was cut, after {self._frames} frames")
         if self._last_damaged:
             raise EndedEarlyError(f"{self._config.path}: the file ends in a damaged frame, after {self._frames} frames")
 
@@ -135,6 +147,7 @@ class VideoFile(StillSource):
         else:
             self._video.capture = opened()
         _check_opened(self._video.capture, self.description, backend)
+        self._stream_end = stream_end(Path(self._config.path))
         self.description += _size_text(self._video.capture)
 
     def _pace(self) -> float | None:
