@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from anoseg_engines.errors import DataError
-from anoseg_engines.image_structure import has_more_pages
+from anoseg_engines.image_structure import StructureError, check_structure, has_more_pages
 from anoseg_engines.images import decode, read_image
 
 END = b"\xff\xd9"
@@ -279,6 +279,17 @@ def test_an_image_that_was_cut_is_refused(kind: str) -> None:
     for part in (data[: len(data) * i // 12] for i in range(1, 12)):
         with pytest.raises(DataError, match=r"not a (readable|whole JPEG) image"):
             decode(part)
+        with pytest.raises(StructureError):
+            check_structure(part)
+
+
+def test_a_png_with_a_wrong_checksum_is_refused() -> None:
+    """Also in a chunk that no decoder needs: the file has been changed."""
+    chunks = png_chunks(PNG)
+    data = bytearray(png_of([chunks[0], (b"tEXt", b"Comment\0left camera"), *chunks[1:]]))
+    data[data.index(b"left")] ^= 1
+    with pytest.raises(StructureError, match="checksum"):
+        check_structure(bytes(data))
 
 
 @pytest.mark.parametrize(

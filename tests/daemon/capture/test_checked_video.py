@@ -5,6 +5,7 @@ The videos were made with FFmpeg: 48 frames of grey noise, 128×96, a key frame 
 
 import http.server
 import random
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -209,6 +210,14 @@ def encoded(ending: str, *options: int) -> bytes:
     return bytes(cv2.imencode(ending, part(), options)[1])
 
 
+def run_length_bmp() -> bytes:
+    """Rows of one grey each, which do not say how long they are."""
+    rows = b"".join(bytes([80, 110 + y, 0, 0]) for y in range(48)) + b"\0\1"
+    palette = b"".join(bytes([i, i, i, 0]) for i in range(256))
+    header = struct.pack("<IiiHHIIiiII", 40, 80, 48, 1, 8, 1, len(rows), 0, 0, 256, 0)
+    return b"BM" + struct.pack("<IHHI", 14 + 40 + 1024 + len(rows), 0, 0, 14 + 40 + 1024) + header + palette + rows
+
+
 PROGRESSIVE = encoded(".jpg", cv2.IMWRITE_JPEG_PROGRESSIVE, 1)
 
 
@@ -221,11 +230,12 @@ PROGRESSIVE = encoded(".jpg", cv2.IMWRITE_JPEG_PROGRESSIVE, 1)
         (encoded(".png")[:-20], "image/png", False),
         (encoded(".bmp"), "image/bmp", True),
         (encoded(".bmp")[:-3000], "image/bmp", False),
+        (run_length_bmp(), "image/bmp", False),
         (encoded(".tif"), "image/tiff", True),
         (encoded(".ppm")[:-3000], "image/x-portable-pixmap", False),
         (encoded(".jp2"), "image/jp2", False),
     ],
-    ids=["jpeg", "progressive cut", "png", "png cut", "bmp", "bmp cut", "tiff", "ppm cut", "jpeg 2000"],
+    ids=["jpeg", "progressive cut", "png", "png cut", "bmp", "bmp cut", "bmp in runs", "tiff", "ppm cut", "jpeg 2000"],
 )
 def test_a_snapshot_is_checked_like_a_file(data: bytes, kind: str, whole: bool) -> None:
     """A single image over HTTP is decoded as the same file in a folder is, or refused."""
