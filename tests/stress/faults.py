@@ -88,7 +88,8 @@ class LiveCamera:
     Attributes:
         image: What it shows.
         mode: fine, silent (sends nothing), frozen, garbage, truncated, tailless (most images lack the tail but have an end
-            marker), small (another resolution), slow; packets lost (H.264).
+            marker), scanless (most are progressive and lack the last scans), doubled (most messages hold another picture
+            first), small (another resolution), slow; packets lost (H.264).
         h264: Whether it sends H.264, through FFmpeg, instead of JPEG images.
     """
 
@@ -148,11 +149,17 @@ class LiveCamera:
         image = self.image
         if self.mode == "small":
             image = cv2.resize(image, (240, 240), interpolation=cv2.INTER_AREA)
-        data = cv2.imencode(".jpg", image if self.mode == "frozen" else noisy(image, next(self._seed)))[1].tobytes()
+        sent = image if self.mode == "frozen" else noisy(image, next(self._seed))
+        progressive = [cv2.IMWRITE_JPEG_PROGRESSIVE, 1] if self.mode == "scanless" else []
+        data = cv2.imencode(".jpg", sent, progressive)[1].tobytes()
         if self.mode == "garbage":
             return np.random.default_rng(next(self._seed)).bytes(len(data))
         if self.mode == "tailless" and next(self._seed) % 4:
             return data[: len(data) * 55 // 100] + data[-2:]
+        if self.mode == "scanless" and next(self._seed) % 4:
+            return data[: data.index(b"\xff\xda", data.index(b"\xff\xda") + 2)] + data[-2:]
+        if self.mode == "doubled" and next(self._seed) % 4:
+            return cv2.imencode(".jpg", noisy(np.full_like(image, 128), next(self._seed)))[1].tobytes() + data
         return data[: len(data) // 2] if self.mode == "truncated" else data
 
     def _send_h264(self, send: Callable[[bytes], object]) -> None:
@@ -480,6 +487,8 @@ FAULTS: dict[str, Callable[[Rig], contextlib.AbstractContextManager[None]]] = {
     "garbage frames": lambda rig: camera_mode(rig, "garbage"),
     "truncated frames": lambda rig: camera_mode(rig, "truncated"),
     "frames without a tail": lambda rig: camera_mode(rig, "tailless"),
+    "frames without scans": lambda rig: camera_mode(rig, "scanless"),
+    "two images a message": lambda rig: camera_mode(rig, "doubled"),
     "H.264 packets lost": lambda rig: camera_mode(rig, "packets lost"),
     "changed resolution": other_resolution,
     "slow camera": lambda rig: camera_mode(rig, "slow"),
