@@ -31,6 +31,8 @@ import zmq
 
 ACK_EVERY_S = 0.5
 PAGE = 500
+BUSY_S = 0.1
+"""The pause after a station has answered that requests come too fast."""
 
 
 class ClientError(Exception):
@@ -214,7 +216,13 @@ class Client:
             ClientError: The station does not answer.
         """
         while last is None or first <= last:
-            page = self.request("replay", **{"from": first}, to=last, limit=PAGE)
+            try:
+                page = self.request("replay", **{"from": first}, to=last, limit=PAGE)
+            except RefusedError as error:
+                if error.code != "busy":
+                    raise
+                time.sleep(BUSY_S)
+                continue
             yield from self._page(page)
             if page["next"] <= first:
                 return

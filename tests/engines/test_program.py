@@ -72,4 +72,4 @@ def test_what_the_terminal_lacks_is_shown_escaped() -> None:
     """A file name that is not UTF-8, in a message."""
     done = run("anosegd.cli", "check", os.fsdecode(b"gr\xf6\xdfe.yaml"))
     assert (done.returncode, "Traceback" in done.stderr) == (2, False)
-    assert "gr\\udcf6\\udcdfe.yaml" in done.stderr or "gr‹U+DCF6›‹U+DCDF›e.yaml" in done.stderr
+    assert "gr\\xf6\\xdfe.yaml" in done.stderr

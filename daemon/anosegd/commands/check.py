@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from anoseg_engines.files import shown_name
 from anoseg_engines.passwords import mask_passwords
 from anosegd.capture.config import FolderSource
 from anosegd.capture.sources.folder import not_read
@@ -35,7 +36,7 @@ def main(options: argparse.Namespace) -> int:
     engine = check_whole(config, journal=False)
     try:
         lines = [
-            f"{options.config}: valid",
+            f"{shown_name(options.config)}: valid",
             f"  engine {engine.description}, proved on its golden images",
             f"  runtime {engine.runtime_name}: {engine.why}",
         ]

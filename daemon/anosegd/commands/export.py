@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from anoseg_engines.errors import AnosegError, ConfigError
+from anoseg_engines.files import shown_name
 from anosegd.client import Verdict
 from anosegd.commands.connection import print_missing
 from anosegd.commands.moments import Period, period_of, time_of
@@ -53,7 +54,7 @@ def main(options: argparse.Namespace) -> int:
         else:
             with _new_file(options.csv) as file:
                 rows = _write(file, past, first, period)
-    said = f"{rows} verdicts{period} in {'standard output' if options.csv == STDOUT else options.csv}\n"
+    said = f"{rows} verdicts{period} in {'standard output' if options.csv == STDOUT else shown_name(options.csv)}\n"
     (sys.stderr if options.csv == STDOUT else sys.stdout).write(said)
     return 0
 
@@ -102,15 +103,15 @@ def _new_file(path: Path) -> Iterator[TextIO]:
     try:
         file = path.open("x", newline="", encoding="utf-8-sig")  # with a byte order mark, without which spreadsheets guess
     except FileExistsError as error:
-        raise ConfigError(f"{path}: exists already", hint="give a new file") from error
+        raise ConfigError(f"{shown_name(path)}: exists already", hint="give a new file") from error
     except OSError as error:
-        raise AnosegError(f"{path}: cannot be written ({error.strerror})") from error
+        raise AnosegError(f"{shown_name(path)}: cannot be written ({error.strerror})") from error
     try:
         with file:
             yield file
     except OSError as error:
         path.unlink(missing_ok=True)
-        raise AnosegError(f"{path}: cannot be written ({error.strerror})", hint="is the disk full?") from error
+        raise AnosegError(f"{shown_name(path)}: cannot be written ({error.strerror})", hint="is the disk full?") from error
     except BaseException:
         path.unlink(missing_ok=True)
         raise

@@ -28,6 +28,8 @@ def shown(text: str, longest: int = LONGEST) -> str:
 def _picture(code: int) -> str:
     if code < 0x20:
         return chr(0x2400 + code)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a file name that is not UTF-8
+        return f"\\x{code - 0xDC00:02x}"
     return chr(0x2421) if code == 0x7F else f"‹U+{code:04X}›"
 
 

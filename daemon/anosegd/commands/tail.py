@@ -194,7 +194,8 @@ class Board:
                 justify: JustifyMethod = "right" if name in RIGHT else "left"
                 table.add_column(name, justify=justify, no_wrap=name != "camera", overflow="fold")
         for verdict, row in zip(verdicts, cells, strict=True):
-            row["part"] = Text(shown(verdict.part_id, longest))
+            file = "" if verdict.source is None else f" {verdict.source}"
+            row["part"] = Text(shown(verdict.part_id + file, longest))
             table.add_row(*(row[name] for name in names))
         return table
 

@@ -134,7 +134,7 @@ def test_tail_shows_every_id_in_a_small_window(station: tuple[Line, Path, str]) 
         terminal.read_until(lambda frame: "0 verdicts" in frame and "top: running" in frame)
         for n, part_id in enumerate(IDS, start=1):
             trigger(line, control, [part_id])
-            wanted = shown(part_id, 30) if len(part_id) <= 30 else shown(part_id, 30)[-10:]
+            wanted = f"{shown(part_id)} 0.png" if len(part_id) < 25 else f"{shown(part_id)[-5:]} 0.png"
             frame = terminal.read_until(lambda text, w=wanted, n=n: f"{n} verdicts: {n} PASS" in text and w in text)
             assert len(frame.rstrip("\r\n").split("\r\n")) <= 11
         assert {b"lot[a1]-3" in terminal.output, b"lot[a2]-3" in terminal.output} == {True}

@@ -142,6 +142,15 @@ def test_replay_prints_the_numbers_asked_for(station: Station) -> None:
     assert [json.loads(text)["seq"] for text in done.stdout.splitlines()] == [4, 5, 6]
 
 
+def test_a_long_replay_slows_down_when_the_station_is_busy(station: Station, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More pages than a peer may request at once: the rest is waited for, and nothing is left out."""
+    station.start(FOLDER, n_images=round(RATE) + 60)
+    station.wait_until_committed(round(RATE) + 60)
+    monkeypatch.setattr("anosegd.client.PAGE", 1)
+    with station.client() as client:
+        assert [v["seq"] for v in client.replay(1)] == list(range(1, round(RATE) + 61))
+
+
 def test_drain_ends_the_daemon_in_order(station: Station) -> None:
     """The request is answered, verdicts of captured parts are sent, and the exit code is 0."""
     daemon = station.start(LOOP)
