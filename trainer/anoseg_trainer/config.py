@@ -70,6 +70,8 @@ class NetworkConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         encoder_weights: File with other weights of EfficientNet-Lite0; null: those of the installed package.
         encoder_sha256: SHA-256 of that file.
         encoder_rate: Learning rate of the pretrained encoder, as a share of the network's; 0: the encoder stays as it is.
+        memory_input: Whether the network sees the memory's map of good parts. Not with an encoder that is tuned, because its
+            features change during the training.
         widths: Channels at strides 2, 4, 8, 16 and 32.
         blocks: Residual blocks of each level.
     """
@@ -78,6 +80,7 @@ class NetworkConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     encoder_weights: str | None = None
     encoder_sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")] | None = None
     encoder_rate: Share = 0.0
+    memory_input: bool = True
     widths: tuple[Channels, Channels, Channels, Channels, Channels] = (16, 32, 64, 96, 96)
     blocks: Annotated[int, Meta(ge=1, le=4)] = 1
 

@@ -87,6 +87,11 @@ def describe_comparison(config: TrainConfig, features: Encoder | FixedFilters | 
     return f"parts are compared with good ones by {what} at strides {strides} (memory.softness {chosen.softness:g})"
 
 
+def reads_memory(config: TrainConfig) -> bool:
+    """Return whether the network sees the memory's map, if there is a memory."""
+    return config.network.memory_input and not config.network.encoder_rate
+
+
 @dataclass(frozen=True, slots=True)
 class FeatureReader:
     """Computes the features of scaled parts.
@@ -151,17 +156,20 @@ def features_of_good_parts(
     (magnetic_tile by tile: image AUROC 0.64).
     """
     views = config.views
-    if not config.detector or not any((views.memory, views.memory_map, views.whole_image)):
+    if not config.detector or not any((reads_memory(config), views.memory, views.memory_map, views.whole_image)):
         return None
     if pretrained is None and background:
         return FixedFilters()
     return pretrained
 
 
-def with_good_parts(detector: Detector, product: Product) -> Detector:
-    """Return a detector that also has a memory and a whole-image model of the training parts.
+def with_good_parts(detector: Detector, product: Product) -> tuple[Detector, Tensor]:
+    """Add a memory and a whole-image model of the training parts to a detector.
 
     Both are standardised on the validation parts. The features come from the network or the encoder of `detector`.
+
+    Returns:
+        The new detector, and the part of each vector of its memory, int64 [vectors].
     """
     config, split = product.config, product.split
     fixed = isinstance(detector.encoder, FixedFilters)
@@ -195,7 +203,8 @@ def with_good_parts(detector: Detector, product: Product) -> Detector:
     held_out = list(reader.features(split.validation))
     standardise(built.memory, held_out)
     whole.fit(torch.cat(measures), torch.cat([whole.measures(batch.levels, batch.valid) for batch in held_out]))
-    return Detector(detector.network, encoder=detector.encoder, memory=built.memory, whole_image=whole).eval()
+    joined = Detector(detector.network, encoder=detector.encoder, memory=built.memory, whole_image=whole).eval()
+    return joined, built.parts
 
 
 @torch.no_grad()

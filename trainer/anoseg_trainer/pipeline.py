@@ -10,6 +10,7 @@ from pathlib import Path
 import matplotlib.figure  # noqa: F401 (for the report after training; if it is missing, nothing is trained)
 import msgspec
 import sklearn.metrics  # noqa: F401 (for the first validation)
+import torch
 
 from anoseg_engines.bundle import NAME, PLANS, Bundle
 from anoseg_engines.errors import AnosegError, ConfigError, DataError, EngineError
@@ -24,16 +25,18 @@ from anoseg_trainer.data.parts import find_parts
 from anoseg_trainer.data.samples import SampleSettings
 from anoseg_trainer.data.split import split_images
 from anoseg_trainer.data.variation_choice import choose_variation
-from anoseg_trainer.detector_build import describe_comparison, features_of_good_parts, with_good_parts
+from anoseg_trainer.detector_build import describe_comparison, features_of_good_parts, reads_memory, with_good_parts
 from anoseg_trainer.model.backbone import PretrainedBackbone
 from anoseg_trainer.model.detector import Detector
 from anoseg_trainer.model.encoder import configured_encoder, rounded
+from anoseg_trainer.model.fixed_filters import FixedFilters
 from anoseg_trainer.report.fit_report import fit_report, load_for_report, real_defects
 from anoseg_trainer.report.html import Report
 from anoseg_trainer.synthesis.background import has_background
 from anoseg_trainer.threshold_study import ThresholdStudy
 from anoseg_trainer.thresholds import images_needed
 from anoseg_trainer.training import Status, TrainingResult, train
+from anoseg_trainer.training.comparison import Comparison
 from anoseg_trainer.training_record import Product
 from anoseg_trainer.validation import Validation, make_cases
 
@@ -145,10 +148,13 @@ def fit(
                 "or views.whole_image above 0",
             )
         product = Product(config, images, parts.numbers, split, store, cases, background, origin, seed)
-        detector = None
-        if features is not None and not resume:
-            detector = with_good_parts(Detector(None, encoder=features), product)
-        if first and detector is not None:
+        detector = comparison = None
+        if features is not None:
+            detector, vector_parts = with_good_parts(Detector(None, encoder=features), product)
+            if reads_memory(config) and detector.memory is not None:
+                filters = features if isinstance(features, FixedFilters) else None
+                comparison = Comparison(detector.memory, filters, vector_parts, torch.from_numpy(parts.numbers))
+        if first and detector is not None and not resume:
             try:
                 created = create_bundle(target, product, detector, None, note if quick else on_note)
                 caught = created.bundle.manifest.metrics["synthetic_defects_caught"]
@@ -164,7 +170,15 @@ def fit(
         held_out = hashlib.sha256(msgspec.json.encode([split.validation, split.calibration])).hexdigest()
         identity = {"data": images.fingerprint, "seed": str(seed), "held-out images": held_out}
         result = train(
-            config, samples, cases, work=work, identity=identity, resume=resume, encoder=encoder, on_status=on_status
+            config,
+            samples,
+            cases,
+            work=work,
+            identity=identity,
+            resume=resume,
+            encoder=encoder,
+            comparison=comparison,
+            on_status=on_status,
         )
         if resume and result.steps == result.steps_before:
             on_note(
@@ -178,7 +192,7 @@ def fit(
         if features is None:
             detector = trained
         elif detector is None or config.network.encoder_rate > 0:
-            detector = with_good_parts(trained, product)
+            detector, _ = with_good_parts(trained, product)
         else:
             detector = Detector(result.network, encoder=own, memory=detector.memory, whole_image=detector.whole_image).eval()
         created = create_bundle(target, product, detector, result, note)

@@ -28,35 +28,42 @@ class Batch:
         frames: uint8 [N, H, W, 3].
         coords: float16 [N, 2, H, W].
         labels: uint8 [N, H, W], 255 is certainly a defect.
+        images: Number of the image in the store that each sample is cut from, int64 [N].
     """
 
     frames: Tensor
     coords: Tensor
     labels: Tensor
+    images: Tensor
 
 
 BatchStream = Generator[Batch, None, None]
 
 
-class BatchDataset(Dataset[tuple[NDArray[np.uint8], NDArray[np.float16], NDArray[np.uint8]]]):
+Arrays = tuple[NDArray[np.uint8], NDArray[np.float16], NDArray[np.uint8], NDArray[np.int64]]
+"""The attributes of a `Batch`, in their order."""
+
+
+class BatchDataset(Dataset[Arrays]):
     """Item `step` is the whole batch of that step."""
 
     def __init__(self, settings: SampleSettings) -> None:
         self.settings = settings
 
-    def __getitem__(self, step: int) -> tuple[NDArray[np.uint8], NDArray[np.float16], NDArray[np.uint8]]:
-        """Make the batch: frames, coordinates and labels, as in `Batch`."""
+    def __getitem__(self, step: int) -> Arrays:
+        """Make the batch."""
         s = self.settings
         height, width = s.window.height, s.window.width
         frames = np.empty((s.batch, height, width, 3), np.uint8)
         coords = np.empty((s.batch, 2, height, width), np.float16)
         labels = np.empty((s.batch, height, width), np.uint8)
+        images = np.empty(s.batch, np.int64)
         for i in range(s.batch):
             rng = np.random.default_rng([s.seed, step, i])
             # The first samples of a batch are the defective ones, so their share is the same in every step.
             defective = i < round(s.defects.share * s.batch)
-            frames[i], coords[i], labels[i] = make_sample(rng, s, defective)
-        return frames, coords, labels
+            frames[i], coords[i], labels[i], images[i] = make_sample(rng, s, defective)
+        return frames, coords, labels, images
 
 
 def batches(settings: SampleSettings, steps: range, workers: int) -> BatchStream:
@@ -82,10 +89,10 @@ def batches(settings: SampleSettings, steps: range, workers: int) -> BatchStream
         prefetch_factor=2 if workers else None,
         worker_init_fn=_init_worker if workers else None,
     )
-    made: Iterator[tuple[Tensor, Tensor, Tensor]] = iter(loader)
+    made: Iterator[tuple[Tensor, Tensor, Tensor, Tensor]] = iter(loader)
     try:
-        for frames, coords, labels in made:
-            yield Batch(frames, coords, labels)
+        for arrays in made:
+            yield Batch(*arrays)
     except RuntimeError as error:
         made = iter(())  # nothing to wait for
         if (failure := _lost_worker(str(error))) is None:

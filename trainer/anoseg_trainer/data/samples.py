@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.random import Generator
@@ -58,14 +59,24 @@ class SampleSettings:
     background: bool = False
 
 
-def make_sample(
-    rng: Generator, settings: SampleSettings, defective: bool
-) -> tuple[NDArray[np.uint8], NDArray[np.float16], NDArray[np.uint8]]:
-    """Make one sample.
+class Sample(NamedTuple):
+    """One training sample.
 
-    Returns:
-        Frame uint8 [H, W, 3], coordinates FP16 [2, H, W] and label uint8 [H, W].
+    Attributes:
+        frame: uint8 [H, W, 3].
+        coords: FP16 [2, H, W].
+        label: uint8 [H, W], 255 is certainly a defect.
+        image: Number of the image in the store that it is cut from.
     """
+
+    frame: NDArray[np.uint8]
+    coords: NDArray[np.float16]
+    label: NDArray[np.uint8]
+    image: int
+
+
+def make_sample(rng: Generator, settings: SampleSettings, defective: bool) -> Sample:
+    """Make one sample."""
     spec = settings.window
     index = settings.indices[int(rng.integers(len(settings.indices)))]
     part = settings.store[index]
@@ -90,7 +101,7 @@ def make_sample(
     labels = np.zeros((spec.height, spec.width), np.uint8)
     y, x = top - tile.y, left - tile.x
     labels[y : y + height, x : x + width] = np.rint(label * 255).astype(np.uint8)
-    return frame, tile_coords(spec, part_width, part_height, tile), labels
+    return Sample(frame, tile_coords(spec, part_width, part_height, tile), labels, index)
 
 
 def defective_part(rng: Generator, settings: SampleSettings, index: int) -> tuple[Image, Mask]:

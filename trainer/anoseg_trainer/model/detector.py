@@ -107,15 +107,19 @@ class Detector(nn.Module):
 
     def parts(self, frames_NHWC: Tensor, coords: Tensor, valid: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Return logits [N, H, W] of the network, map [N, h, w] of the memory and whole-image values [N], where they exist."""
-        logits, levels = None, []
-        if self.network is not None:
-            seen = self.network.seen(frames_NHWC, coords)
-            levels, logits = seen.levels, self.network.logits(seen.skips)
-        if self.encoder is not None and self.memory is not None and self.whole_image is not None:
-            levels = self.encoded(frames_NHWC, coords, max(*self.memory.config.strides, *self.whole_image.strides))
+        seen = None if self.network is None else self.network.seen(frames_NHWC, coords)
+        levels = [] if seen is None else seen.levels
+        if self.encoder is not None:
+            levels = self.encoded(frames_NHWC, coords, self._deepest())
         memory_map = None if self.memory is None else self.memory(levels)
+        logits = None if self.network is None or seen is None else self.network.logits(seen.skips, memory_map)
         whole = None if self.whole_image is None else self.whole_image(levels, valid.to(levels[0].dtype))
         return logits, memory_map, whole
+
+    def _deepest(self) -> int:
+        """Return the largest stride whose features are compared with good parts."""
+        memory = () if self.memory is None else self.memory.config.strides
+        return max((*memory, *(() if self.whole_image is None else self.whole_image.strides)), default=STRIDES[-1])
 
     def encoded(self, frames_NHWC: Tensor, coords: Tensor, deepest: int = STRIDES[-1]) -> list[Tensor]:
         """Return the levels that the memory reads, at least those down to the stride `deepest`."""

@@ -84,7 +84,10 @@ def _empty(training: Any, stored: dict[str, onnx.TensorProto]) -> Detector:
     network = None
     if any(name.startswith(f"{PREFIX}network.map_head") for name in stored):
         network = AnoSegNetwork(
-            msgspec.convert(config["network"], NetworkConfig), coordinates=bool(config["coordinates"]), encoder=pretrained
+            msgspec.convert(config["network"], NetworkConfig),
+            coordinates=bool(config["coordinates"]),
+            encoder=pretrained,
+            reads_memory=any(name.startswith(f"{PREFIX}network.from_memory") for name in stored),
         )
         for module in network.eval().modules():
             if isinstance(module, ConvNorm):

@@ -110,7 +110,11 @@ class Memory(nn.Module):
         Args:
             levels: One tensor for each stride of `STRIDES`, as the encoder returns them.
         """
-        return (self.distance(self.embed(levels)) - self.centre.float()) * self.scale.float()
+        return self.standardised(self.distance(self.embed(levels)))
+
+    def standardised(self, distances: Tensor) -> Tensor:
+        """Return distances on the scale of the map: 0 at a common place, 1 at the most uncommon one of a good part."""
+        return (distances - self.centre.float()) * self.scale.float()
 
     def embed(self, levels: list[Tensor]) -> Tensor:
         """Return the vectors of all places, [N, dims, H / grid, W / grid], in the precision of the weights.

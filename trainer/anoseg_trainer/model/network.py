@@ -8,6 +8,7 @@ the convolutions for export (`export.py`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -22,6 +23,11 @@ from anoseg_trainer.model.layers import Block, ConvNorm
 
 LOGIT_LIMIT = 12.0
 """Map logits are held within ±12: beyond it, sigmoid is 0 or 1 in half precision anyway."""
+
+MEMORY_LEVELS = (2, 3)
+"""Levels at which the decoder reads the memory's map: strides 8 and 16."""
+MEMORY_RANGE = -1.0, 4.0
+"""Limits of the memory's map as the decoder reads it; the most uncommon place of a good part has 1."""
 
 
 class Outputs(NamedTuple):
@@ -43,15 +49,24 @@ class AnoSegNetwork(nn.Module):
         coordinates: False shows the network zeros in place of the coordinates (for ablation).
         backbone: Computes the features.
         encoder_learns: False if a pretrained encoder stays as it is.
+        from_memory: Adds the memory's map to the skips of `MEMORY_LEVELS`; None if the network does not see it.
     """
 
-    def __init__(self, config: NetworkConfig, *, coordinates: bool = True, encoder: Encoder | None = None) -> None:
+    def __init__(
+        self,
+        config: NetworkConfig,
+        *,
+        coordinates: bool = True,
+        encoder: Encoder | None = None,
+        reads_memory: bool = False,
+    ) -> None:
         """Initialise with random weights.
 
         Args:
             config: Widths and depth.
             coordinates: Whether the network sees coordinates.
             encoder: A pretrained encoder; None: all layers are trained from random weights.
+            reads_memory: Whether the decoder reads the memory's map.
         """
         super().__init__()
         widths = config.widths
@@ -61,6 +76,7 @@ class AnoSegNetwork(nn.Module):
         self.backbone = ScratchBackbone(config) if encoder is None else PretrainedBackbone(config, encoder)
         self.up = nn.ModuleList(ConvNorm(b, a, size=1) for a, b in pairwise(widths))
         self.decode = nn.ModuleList(nn.Sequential(*(Block(w) for _ in range(config.blocks))) for w in widths[:-1])
+        self.from_memory = nn.ModuleList(nn.Conv2d(1, widths[level], 1) for level in MEMORY_LEVELS) if reads_memory else None
         self.map_head = nn.Conv2d(widths[0], 4, 3, padding=1)
         self.image_head = nn.Conv2d(widths[0], 12, 3, padding=1)
         # Most pixels are normal: start there, so that the first steps are not spent on learning it.
@@ -75,9 +91,23 @@ class AnoSegNetwork(nn.Module):
         tuned = [p for name, p in named if ".encoder." in name and p.requires_grad]
         return [*groups, {"params": tuned, "share": self._encoder_rate}] if tuned else groups
 
-    def forward(self, frames_NHWC: Tensor, coords: Tensor, reconstruct: bool = True) -> Outputs:
-        """Run training's forward pass, which is differentiable; `reconstruct` False leaves the reconstruction out."""
-        features = self.decoded(self.seen(frames_NHWC, coords).skips)
+    def forward(
+        self,
+        frames_NHWC: Tensor,
+        coords: Tensor,
+        reconstruct: bool = True,
+        compare: Callable[[list[Tensor]], Tensor] | None = None,
+    ) -> Outputs:
+        """Run training's forward pass, which is differentiable.
+
+        Args:
+            frames_NHWC: The frames.
+            coords: The coordinates.
+            reconstruct: Whether to compute the reconstruction.
+            compare: Computes the memory's map [N, h, w] from the levels of the backbone; None without a memory.
+        """
+        seen = self.seen(frames_NHWC, coords)
+        features = self.decoded(seen.skips if compare is None else self.with_memory(seen.skips, compare(seen.levels)))
         image = functional.pixel_shuffle(self.image_head(features), 2) if reconstruct else None
         return Outputs(self._map_logits(features), image)
 
@@ -86,9 +116,26 @@ class AnoSegNetwork(nn.Module):
         seen: Seen = self.backbone(frames_NHWC, coords if self.coordinates else torch.zeros_like(coords))
         return seen
 
-    def logits(self, skips: list[Tensor]) -> Tensor:
-        """Return map logits [N, H, W] for the backbone's features."""
-        return self._map_logits(self.decoded(skips))
+    def logits(self, skips: list[Tensor], memory_map: Tensor | None) -> Tensor:
+        """Return map logits [N, H, W] for the backbone's features and the memory's map [N, h, w]."""
+        return self._map_logits(self.decoded(skips if memory_map is None else self.with_memory(skips, memory_map)))
+
+    def with_memory(self, skips: list[Tensor], memory_map: Tensor) -> list[Tensor]:
+        """Return the skips with the memory's map [N, h, w] added, if this network reads it."""
+        if self.from_memory is None:
+            return skips
+        joined, (low, high) = list(skips), MEMORY_RANGE
+        limited = memory_map[:, None].clamp(low, high)
+        for level, layer in zip(MEMORY_LEVELS, self.from_memory, strict=True):
+            rows, wanted = limited.shape[2], skips[level].shape[2]
+            if rows > wanted:
+                x = functional.avg_pool2d(limited, rows // wanted)
+            elif rows < wanted:
+                x = functional.interpolate(limited, scale_factor=float(wanted // rows), mode="bilinear")
+            else:
+                x = limited
+            joined[level] = joined[level] + layer(x.to(joined[level].dtype))
+        return joined
 
     def decoded(self, skips: list[Tensor]) -> Tensor:
         """Return the decoder's output [N, C, H/2, W/2]."""

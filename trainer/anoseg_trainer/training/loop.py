@@ -6,6 +6,7 @@ Worker processes make the batches.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 import time
@@ -22,6 +23,7 @@ from anoseg_trainer.data.samples import SampleSettings
 from anoseg_trainer.model.detector import Detector
 from anoseg_trainer.model.encoder import Encoder
 from anoseg_trainer.model.network import AnoSegNetwork
+from anoseg_trainer.training.comparison import Comparison
 from anoseg_trainer.training.state import TrainingState, comparable
 from anoseg_trainer.training.step import Arithmetic, planned_rate, update_average
 from anoseg_trainer.training.stop_signals import StopSignals
@@ -93,6 +95,7 @@ def train(
     identity: dict[str, str],
     resume: bool,
     encoder: Encoder | None = None,
+    comparison: Comparison | None = None,
     on_status: Callable[[Status], None] = lambda _: None,
 ) -> TrainingResult:
     """Train until the steps or the minutes are used up, or validation no longer improves.
@@ -105,6 +108,7 @@ def train(
         identity: Values that a resumed training and the checkpoint must share, besides the configuration.
         resume: Continue from the checkpoint in `work`.
         encoder: The pretrained encoder; None: all layers start from random weights.
+        comparison: Compares windows with the memory of good parts; None: the network does not see the memory's map.
         on_status: Called after each step.
 
     Raises:
@@ -117,10 +121,13 @@ def train(
     cores = os.cpu_count() or 1
     threads = ThreadCount(t.threads or (0 if arithmetic.device.type == "cpu" else cores), cores, torch.set_num_threads)
     identity = identity | {"config": comparable(config)}
-    state = TrainingState.new(config, samples.seed, arithmetic.device, encoder)
+    state = TrainingState.new(config, samples.seed, arithmetic.device, encoder, reads_memory=comparison is not None)
     if resume:
         state.load(work, identity)
-    alone = Detector(state.averaged).to(arithmetic.device)  # the other views do not change while the network is trained
+    alone = Detector(state.averaged)  # the other views do not change while the network is trained
+    if comparison is not None:
+        alone = Detector(state.averaged, encoder=comparison.filters, memory=comparison.memory)
+    alone.to(arithmetic.device)
     status = Status(step=state.step, loss=state.loss)
 
     began_at_step, began = state.step, time.monotonic()
@@ -136,7 +143,8 @@ def train(
 
             threads.before_step()
             step_began = time.monotonic()
-            loss = state.learner.step(batch, config.loss, arithmetic)
+            compare = functools.partial(comparison.memory_map, batch, state.step) if comparison else None
+            loss = state.learner.step(batch, config.loss, arithmetic, compare)
             update_average(state.averaged, state.learner.network, state.step, t.ema)
             threads.after_step(time.monotonic() - step_began)
 

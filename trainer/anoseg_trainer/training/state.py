@@ -59,11 +59,21 @@ class TrainingState:
     losses_every: int = 1
 
     @classmethod
-    def new(cls, config: TrainConfig, seed: int, device: torch.device, encoder: Encoder | None = None) -> TrainingState:
-        """Initialise networks and optimizers from `seed`."""
+    def new(
+        cls,
+        config: TrainConfig,
+        seed: int,
+        device: torch.device,
+        encoder: Encoder | None = None,
+        *,
+        reads_memory: bool = False,
+    ) -> TrainingState:
+        """Initialise networks and optimizers from `seed`; the arguments are those of `AnoSegNetwork`."""
         t = config.training
         torch.manual_seed(seed)
-        network = AnoSegNetwork(config.network, coordinates=config.coordinates, encoder=copy.deepcopy(encoder))
+        network = AnoSegNetwork(
+            config.network, coordinates=config.coordinates, encoder=copy.deepcopy(encoder), reads_memory=reads_memory
+        )
         network = network.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         averaged = copy.deepcopy(network).eval().requires_grad_(False)
         discriminator = Discriminator().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,8 +89,24 @@ class Learner:
         for group in self.optimizer_d.param_groups:
             group["lr"] = rate / 4
 
-    def step(self, batch: Batch, weights: LossConfig, arithmetic: Arithmetic) -> float:
-        """Update both networks from one batch; return the network's loss, which may be infinite or NaN."""
+    def step(
+        self,
+        batch: Batch,
+        weights: LossConfig,
+        arithmetic: Arithmetic,
+        compare: Callable[[list[Tensor]], Tensor] | None = None,
+    ) -> float:
+        """Update both networks from one batch.
+
+        Args:
+            batch: The samples.
+            weights: The weights of the losses.
+            arithmetic: Where and in what precision to compute.
+            compare: Computes the memory's map from the levels of the backbone; None without a memory.
+
+        Returns:
+            The network's loss, which may be infinite or NaN.
+        """
         device = arithmetic.device
         frames = batch.frames.to(device, non_blocking=True).float()
         coords = batch.coords.to(device, non_blocking=True).float()
@@ -99,7 +116,8 @@ class Learner:
         good = labels.flatten(1).amax(dim=1) == 0
         adversarial = weights.adversarial > 0 and bool(good.any())
         with arithmetic.autocast():
-            outputs = self.network(frames, coords, reconstruct=adversarial or weights.reconstruction > 0)
+            reconstruct = adversarial or weights.reconstruction > 0
+            outputs = self.network(frames, coords, reconstruct=reconstruct, compare=compare)
             losses: dict[str, Tensor] = pixel_losses(outputs, labels, valid, weights)
             if weights.image:
                 losses["image"] = image_loss(outputs, labels, valid)
