@@ -17,7 +17,9 @@ from anoseg_trainer.model.network import AnoSegNetwork
 from anoseg_trainer.model.whole_image import WholeImage
 
 SPEC = InputSpec(64, 64)
+NO_GOOD_PARTS = ViewsConfig(memory=0.0, whole_image=0.0, memory_map=0.0)
 CONFIG = NetworkConfig(widths=(8, 8, 8, 8, 8), encoder="scratch")
+WEIGHTS = ViewsConfig(network=1.0, memory=1.0, whole_image=0.5)
 
 
 def detector() -> Detector:
@@ -43,7 +45,7 @@ def test_each_value_counts_in_units_of_its_spread() -> None:
     """The same rise says little in a value that varies between good parts, and much in one that does not."""
     rng = np.random.default_rng(0)
     good, found = values(rng, 400), detector()
-    fit_score(found, good, good + 8, TrainConfig(network=CONFIG))
+    fit_score(found, good, good + 8, TrainConfig(network=CONFIG, views=WEIGHTS))
     middle = np.median(good, axis=0)
     rise = [float(logit(found, (middle + step)[None])[0]) - float(logit(found, middle[None])[0]) for step in 0.5 * np.eye(6)]
     assert rise[0] == pytest.approx(rise[1] / 5, rel=0.2)
@@ -55,7 +57,7 @@ def test_views_are_added_in_units_of_good_parts() -> None:
     """A rise of all pools by their spread counts as much as twice that of the memory, because four independent values do."""
     rng = np.random.default_rng(1)
     good, found = values(rng, 2000), detector()
-    fit_score(found, good, good + 8, TrainConfig(network=CONFIG))
+    fit_score(found, good, good + 8, TrainConfig(network=CONFIG, views=WEIGHTS))
     middle, spread = np.median(good, axis=0), good.std(axis=0)
 
     def rise(*units: float) -> float:
@@ -69,7 +71,7 @@ def test_good_parts_score_low_and_defects_high() -> None:
     """The median good part scores about 0.1 and the median defect 0.9, unless that would be steeper than rounding allows."""
     rng = np.random.default_rng(2)
     good, found = values(rng, 200), detector()
-    fit_score(found, good, good + 8, TrainConfig(network=CONFIG))
+    fit_score(found, good, good + 8, TrainConfig(network=CONFIG, views=WEIGHTS))
     scores = [float(found.score_of(torch.from_numpy(v.astype(np.float32))).median()) for v in (good, good + 8)]
     assert scores == pytest.approx([0.1, 0.9], abs=0.02)
 
@@ -77,7 +79,7 @@ def test_good_parts_score_low_and_defects_high() -> None:
 def test_equal_good_parts_divide_by_no_zero() -> None:
     """A view that reads the same on all good parts counts in units of the least spread."""
     good, found = np.tile([-9.0, -9.0, -9.0, -9.0, 0.0, 0.0], (20, 1)), detector()
-    fit_score(found, good, good + 1, TrainConfig(network=CONFIG))
+    fit_score(found, good, good + 1, TrainConfig(network=CONFIG, views=WEIGHTS))
     assert torch.isfinite(found.score_scale).all()
     assert found.score_scale[0] / found.score_scale[4] == pytest.approx(LEAST_SPREADS["memory"] / LEAST_SPREADS["network"])
 
@@ -133,6 +135,7 @@ def test_what_computes_the_features() -> None:
     assert features_of_good_parts(TrainConfig(), None, background=False) is None
     for config in (
         TrainConfig(detector=False),
-        TrainConfig(views=ViewsConfig(memory=0.0, whole_image=0.0, memory_map=0.0)),
+        TrainConfig(network=NetworkConfig(memory_input=False), views=NO_GOOD_PARTS),
+        TrainConfig(network=NetworkConfig(encoder_rate=0.1), views=NO_GOOD_PARTS),
     ):
         assert features_of_good_parts(config, encoder, background=True) is None

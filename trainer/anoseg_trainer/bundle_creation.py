@@ -35,7 +35,7 @@ SCORE = (
     "largest tile score; a tile's score is the sigmoid of the weighted sum of the views' values, each in units of what good "
     "parts show: means of the network's largest map logits ("
     + ", ".join(f"{k} of {cell}×{cell} cells" for cell, k in POOLS)
-    + "), the memory's largest mean over 3×3 places, the whole-image distance"
+    + "), how far the memory's largest mean over 3×3 places rises above the part's mean, the whole-image distance"
 )
 """How the score is defined, for the manifest."""
 

@@ -28,6 +28,9 @@ POOLS = ((2, 16), (8, 4), (16, 2), (32, 1))
 of them are taken. Small and thin defects show in the first, faint and wide ones in the last."""
 FIRST_POOL = 0
 """The pool that alone is the score until the detector is fitted."""
+LEVEL = 0.75
+"""Share of the memory's mean that is taken off its largest place. On magnetic_tile by tile, 1 lets 169 of 392 defects pass,
+0.75 193, and 0 210; but where the test shows the tiles of the training, 1 loses 0.015 of image AUROC (EXPERIMENTS.md)."""
 NOWHERE = 0.0
 """Value of the memory for an input that shows no part."""
 MEMORY_GAIN = 4.0
@@ -100,7 +103,7 @@ class Detector(nn.Module):
         logits, memory_map, whole = self.parts(frames_NHWC, coords, valid)
         values = [] if logits is None else [pooled(logits, valid)]
         if memory_map is not None:
-            values.append(largest_place(memory_map, valid)[:, None])
+            values.append(most_prominent(memory_map, valid)[:, None])
         if whole is not None:
             values.append(whole[:, None])
         return self._joined(logits, memory_map, valid, coords.dtype), torch.cat(values, dim=1)
@@ -154,17 +157,24 @@ def pooled(logits: Tensor, valid: Tensor) -> Tensor:
     return torch.stack([means[pool] for pool in POOLS], dim=1)
 
 
-def largest_place(memory_map: Tensor, valid: Tensor) -> Tensor:
-    """Return the largest mean over 3×3 places of a map [N, h, w], FP32 [N]; `valid` [N, H, W] leaves padding out.
+def most_prominent(memory_map: Tensor, valid: Tensor) -> Tensor:
+    """Return how far the largest 3×3 mean of a map [N, h, w] rises above the part's mean, FP32 [N].
 
-    A place counts if most of it shows the part. If no place does, because the part is slim, those that show most of it count.
+    Another lot or another light raises the whole map. `LEVEL` of the part's mean is therefore taken off. A place counts if most
+    of it shows the part. If no place does, because the part is slim, those that show most of it count.
+
+    Args:
+        memory_map: The map.
+        valid: Where the input shows the part, bool [N, H, W].
     """
     cell = valid.shape[1] // memory_map.shape[1]
     share = functional.avg_pool2d(valid.float()[:, None], cell)
     inside = (share > (share.amax(dim=(1, 2, 3), keepdim=True) / 2).clamp(max=0.5)).float()
     counts = functional.avg_pool2d(inside, 3, 1, 1)
     means = functional.avg_pool2d(memory_map.float()[:, None] * inside, 3, 1, 1) / counts.clamp(min=0.05)
-    return torch.where(inside > 0, means, NOWHERE).amax(dim=(1, 2, 3))
+    largest = torch.where(inside > 0, means, NOWHERE).amax(dim=(1, 2, 3))
+    level = (memory_map.float()[:, None] * inside).sum(dim=(1, 2, 3)) / inside.sum(dim=(1, 2, 3)).clamp(min=1)
+    return largest - LEVEL * level
 
 
 @torch.no_grad()
