@@ -74,6 +74,8 @@ class LoginRefusedError(CameraError):
 class EndedEarlyError(CameraError):
     """A video file that ended before all of its frames were read. To read it again would end in the same way."""
 
+    exit_code = 2
+
 
 class PublishError(AnosegError):
     """A socket that cannot be bound or used."""

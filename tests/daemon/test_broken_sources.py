@@ -48,7 +48,7 @@ def test_a_video_that_ended_early_is_not_finished(line: Line) -> None:
     data = write_video(line.folder / "v.avi", 40)
     (line.folder / "v.avi").write_bytes(data[: data.index(b"00dc", len(data) // 2)])
     daemon = line.run(line.config(film("film", "v.avi")), "--once")
-    assert daemon.wait() == 1
+    assert daemon.wait() == 2  # a service manager that started it again would only inspect the same frames again
     line.listener.drain()
     read = len(line.listener.verdicts)
     assert 10 < read < 30

@@ -246,7 +246,7 @@ class CameraSupervisor(Worker):
                 self._restarts += 1
             except EndedEarlyError as error:
                 self._state, self._last_error = "lost", error.what
-                given_up = CameraError(f"camera {self.name}: {error.what}", hint=_COPY_AGAIN)
+                given_up = EndedEarlyError(f"camera {self.name}: {error.what}", hint=_COPY_AGAIN)
                 break
             except CameraError as error:
                 tries = tries + 1 if self._intake.position == position else 1

@@ -355,11 +355,10 @@ class Stream(LiveVideo):
 
 def _counts_frames(path: Path) -> bool:
     """Return whether the container says how many frames it has."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(12)
-    except OSError:
+    if not path.is_file():  # a pipe has only one reader
         return False
+    with path.open("rb") as file:
+        head = file.read(12)
     return (head.startswith(b"RIFF") and head[8:] == b"AVI ") or head.startswith(MXF_START)
 
 

@@ -51,11 +51,10 @@ def stream_end(path: Path) -> StreamEnd:
 
     A whole file whose last frame happens to need no filling counts as cut: one of 184, if frames do not say their lengths.
     """
-    with path.open("rb") as file:
-        if not file.read(1):
-            return StreamEnd()
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _end(data)
+    if not path.is_file() or not path.stat().st_size:  # a pipe has only one reader
+        return StreamEnd()
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return _end(data)
 
 
 def _end(data: mmap.mmap) -> StreamEnd:
