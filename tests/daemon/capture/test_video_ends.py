@@ -1,5 +1,6 @@
 """Video files that end early, and those that have come to their end."""
 
+import struct
 from pathlib import Path
 
 import cv2
@@ -157,3 +158,21 @@ def test_a_stream_with_time_codes_is_looked_at_too(tmp_path: Path, before: bytes
     assert stream_end(path) == StreamEnd()
     path.write_bytes(b"".join(packets)[:-90])
     assert stream_end(path).cut
+
+
+def test_empty_frames_of_an_avi_are_not_missing(tmp_path: Path) -> None:
+    """Recorders write them where no new frame came in time; the file counts them, and no decoder shows them."""
+    path = tmp_path / "v.avi"
+    data = bytearray(written(path, "MJPG"))
+    index = data.rindex(b"idx1")
+    entries = [i for i in range(index + 8, len(data) - 15, 16) if data[i : i + 4] == b"00dc"]
+    assert len(entries) == FRAMES
+    movi = data.index(b"movi")
+    for n in (5, 6, 20):
+        (offset,) = struct.unpack_from("<I", data, entries[n] + 8)
+        struct.pack_into("<I", data, entries[n] + 12, 0)
+        data[movi + offset : movi + offset + 4] = b"JUNK"
+    path.write_bytes(data)
+    shots, error = read(path)
+    assert error == ""
+    assert len(shots) == FRAMES - 3

@@ -7,6 +7,7 @@ import os
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import cv2
 
@@ -15,6 +16,7 @@ from anoseg_engines.images import Image
 from anoseg_engines.passwords import address_of, mask_passwords
 from anosegd.capture.config import BACKENDS, DeviceSource, FileSource, UrlSource
 from anosegd.capture.protocol import Job
+from anosegd.capture.sources.avi_index import empty_frames
 from anosegd.capture.sources.base import LIBRARY_SHARE, Shot, Stamp, StillSource
 from anosegd.capture.sources.checked_video import CheckedVideo, fourcc
 from anosegd.capture.sources.devices import check_serial, why_not
@@ -119,9 +121,10 @@ class VideoFile(StillSource):
         announced, rate = capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)
         if not 0 < announced < MOST_FRAMES:
             announced = 0
-        missing = announced - self._frames
+        kind = _counting_container(Path(self._config.path))
+        missing = announced - self._frames - (empty_frames(Path(self._config.path)) if announced and kind == "avi" else 0)
         gap_s = (missing and announced / rate - self._end_s) if 0 < rate < MOST_FRAMES else 0.0
-        early = missing > 0 and (self._damaged or gap_s > END_GAP_S or _counts_frames(Path(self._config.path)))
+        early = missing > 0 and (self._damaged or gap_s > END_GAP_S or kind is not None)
         if early:
             raise EndedEarlyError(
                 f"{self._config.path}: the file ended early: {self._frames} frames were read, and it announces {announced:.0f}"
@@ -353,13 +356,15 @@ class Stream(LiveVideo):
         return capture
 
 
-def _counts_frames(path: Path) -> bool:
-    """Return whether the container says how many frames it has."""
+def _counting_container(path: Path) -> Literal["avi", "mxf"] | None:
+    """Return the container if it is one that says how many frames it has."""
     if not path.is_file():  # a pipe has only one reader
-        return False
+        return None
     with path.open("rb") as file:
         head = file.read(12)
-    return (head.startswith(b"RIFF") and head[8:] == b"AVI ") or head.startswith(MXF_START)
+    if head.startswith(b"RIFF") and head[8:] == b"AVI ":
+        return "avi"
+    return "mxf" if head.startswith(MXF_START) else None
 
 
 def _set_log_level(level: int) -> None:
