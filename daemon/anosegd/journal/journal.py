@@ -412,7 +412,8 @@ class Journal(Worker):
     def _repair(self) -> None:
         """Replace a damaged file; open or create one if there is none."""
         with self._changed:
-            damage = self._damage if time.monotonic() >= self._replaced_at + RETRY_S else None
+            may_replace = time.monotonic() >= self._replaced_at + RETRY_S
+            damage = (self._damage or self._writer.overwritten) if may_replace else None
             if damage is not None:
                 self._damage = None
                 self._numbers.end()

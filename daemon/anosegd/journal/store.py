@@ -18,6 +18,7 @@ from anosegd.journal.format import (
     in_transaction,
     upgrade,
 )
+from anosegd.journal.log_guard import LogGuard
 from anosegd.journal.numbers import sync_folder
 from anosegd.journal.place import is_foreign
 from anosegd.journal.reader import BUSY_S, checksum, read_extent, read_page, translated_errors, uri
@@ -90,6 +91,7 @@ class Store:
         extent: The file's id and the numbers in it.
         stored: How many entries it has.
         unchecked_to: Entries up to this number were not checked when the file was opened.
+        log: Finds out whether the write-ahead log was overwritten. `note` is called after every method that writes.
     """
 
     def __init__(self, path: Path, db: sqlite3.Connection, unchecked_to: int) -> None:
@@ -101,6 +103,8 @@ class Store:
         (self._marked_to,) = db.execute("SELECT coalesce(max(seq), 0) FROM mark").fetchone()
         unmarked = "SELECT count(*), coalesce(max(committed_ns), 0) FROM entry WHERE seq > ?"
         self._unmarked, self._latest_ns = db.execute(unmarked, (self._marked_to,)).fetchone()
+        self.log = LogGuard(beside(path, "-wal"), db)
+        self.log.note()
         self._log_inodes = [_inode(name) for name in files_of(path)[1:]]
 
     @property

@@ -108,6 +108,14 @@ class Writer:
         return "its .seq file was moved, deleted or replaced" if self._seq_file.lost else None
 
     @property
+    def overwritten(self) -> str | None:
+        """What of the open journal another program has overwritten, for people. None if nothing, or if that is not known."""
+        with suppress(sqlite3.Error):
+            if self._store is not None and not self._store.log_lost and self._store.log.overwritten:
+                return "its write-ahead log (-wal) was overwritten by another program"
+        return None
+
+    @property
     def may_retry(self) -> bool:
         """Whether enough time has passed since the last failure."""
         return time.monotonic() >= self._retry_at
@@ -265,7 +273,9 @@ class Writer:
             store.write(transaction, kept_ns=self._retention.clock.now_ns(), wall_ns=self._wall_ns())
         except sqlite3.Error as error:
             self._write_failed(error)
+            self._note_log()
             return JournalError(f"{self._path}: {error}", hint="free some space" if "full" in str(error) else "")
+        self._note_log()
         if transaction.entries:
             self._seq_file.note_committed(store.extent.journal_id, store.extent.top)
         if not self.stats.working:
@@ -283,6 +293,10 @@ class Writer:
         return None
 
     # ---- retention and the log's length
+
+    def _note_log(self, *, truncated: bool = False) -> None:
+        if self._store is not None:
+            self._store.log.note(truncated=truncated)
 
     def apply_retention(self) -> None:
         """Take the steps of retention that are due, and bound the write-ahead log."""
@@ -315,6 +329,7 @@ class Writer:
             self._write_failed(error)
         except OSError as error:
             self._failed(f"{self._path}: {error.strerror}")
+        self._note_log()
         self._refresh_stats()
         return more
 
@@ -326,7 +341,9 @@ class Writer:
                 cut = store.cut_log()
         except sqlite3.Error as error:
             self._write_failed(error)
+            self._note_log()
             return
+        self._note_log(truncated=True)
         if not cut:
             self._cut_at = time.monotonic() + CUT_RETRY_S
             self._notice(f"{self._path}: another program keeps reading it, so its write-ahead log grows")

@@ -1,12 +1,15 @@
 """Files of a journal that are deleted or replaced while the daemon runs: it says so, saves what it can, and goes on."""
 
+import os
 import random
+import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
-from support.journal_tools import commit, config, entry, eventually, open_journal, read_all
+from support.journal_tools import commit, config, entry, eventually, open_journal, read_all, submit
 
 from anosegd.journal import Entry, Journal, JournalError
 
@@ -59,6 +62,54 @@ def test_a_file_lost_while_the_daemon_runs(tmp_path: Path, lose: Callable[[Path]
     assert list(read_all(reopened).entries.values()) == [*before, *after]
     assert not [notice for notice in reopened.notices if "left out" in notice]
     assert reopened.close()
+
+
+OVERWRITTEN: dict[str, Callable[[Path], object]] = {
+    "other content": lambda log: log.write_bytes(random.Random(1).randbytes(log.stat().st_size)),
+    "a shorter text": lambda log: log.write_text("precious"),
+    "emptied": lambda log: log.write_bytes(b""),
+    "its own beginning": lambda log: os.truncate(log, log.stat().st_size // 2),
+    "its first bytes": lambda log: log.write_bytes(bytes(16) + log.read_bytes()[16:]),
+}
+
+
+@pytest.mark.parametrize("overwrite", OVERWRITTEN.values(), ids=OVERWRITTEN.keys())
+def test_a_log_that_is_overwritten_in_its_place(tmp_path: Path, overwrite: Callable[[Path], object]) -> None:
+    """SQLite would not notice. The damaged journal is set aside, and a new one begins, which loses nothing from then on."""
+    path = tmp_path / "verdicts.db"
+    journal = open_journal(config(path))
+    before = commit(journal, 20)
+    overwrite(beside(path, "-wal"))
+    eventually(lambda: journal.journal_id != before[0].journal_id and path.exists())
+    eventually(lambda: submit(journal)[1].error is None)  # a number that was given out before the new file is ready is void
+    after = commit(journal, 20)
+    assert after[0].seq > before[-1].seq
+    assert any("overwritten by another program" in notice for notice in journal.notices)
+    assert [p.suffix for p in tmp_path.iterdir() if "damaged" in p.name and not p.name.endswith(("-wal", "-shm"))]
+    assert journal.close()
+    reopened = open_journal(config(path))
+    assert list(read_all(reopened).entries.values())[1:] == after
+    assert reopened.close()
+
+
+def test_a_log_that_sqlite_itself_changes_is_no_loss(tmp_path: Path) -> None:
+    """A backup may have SQLite truncate the log, and a person may write with the command sqlite3."""
+    path = tmp_path / "verdicts.db"
+    journal = open_journal(config(path))
+    first = commit(journal, 20)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        assert other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone() == (0, 0, 0)
+        time.sleep(0.5)
+        second = commit(journal, 20)
+        other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        other.execute("DELETE FROM mark")
+        time.sleep(0.5)
+        third = commit(journal, 20)
+    time.sleep(0.5)
+    assert list(read_all(journal).entries.values()) == [*first, *second, *third]
+    assert not [notice for notice in journal.notices if "overwritten" in notice]
+    assert journal.close()
+    assert [p.name for p in tmp_path.iterdir() if "damaged" in p.name] == []
 
 
 def test_no_verdict_is_committed_into_a_lost_log(tmp_path: Path) -> None:
