@@ -19,7 +19,7 @@ from stress.rubbish import rubbish
 from stress.torture import torture
 from support.anosegd_line import Daemon, Line, run_anosegd, wait_until
 
-from anosegd.client import Client, ClientError, Event, Verdict
+from anosegd.client import Client, ClientError, Event, RefusedError, Verdict
 from anosegd.control.server import RATE, Control
 
 FOLDER = "line: {policy: wait, source: {kind: folder, path: images}}"
@@ -142,13 +142,28 @@ def test_replay_prints_the_numbers_asked_for(station: Station) -> None:
     assert [json.loads(text)["seq"] for text in done.stdout.splitlines()] == [4, 5, 6]
 
 
-def test_a_long_replay_slows_down_when_the_station_is_busy(station: Station, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More pages than a peer may request at once: the rest is waited for, and nothing is left out."""
-    station.start(FOLDER, n_images=round(RATE) + 60)
-    station.wait_until_committed(round(RATE) + 60)
-    monkeypatch.setattr("anosegd.client.PAGE", 1)
+def test_a_replay_waits_while_the_station_is_busy(station: Station, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The peer has sent more requests than it may: the pages that are refused are asked for again, and nothing is left out."""
+    station.start(FOLDER)
+    station.wait_until_committed(12)
+    refused = []
     with station.client() as client:
-        assert [v["seq"] for v in client.replay(1)] == list(range(1, round(RATE) + 61))
+        ask = client.request
+
+        def counted(op: str, **arguments: object) -> dict[str, object]:
+            try:
+                return ask(op, **arguments)
+            except RefusedError as error:
+                refused.append(error.code)
+                raise
+
+        monkeypatch.setattr(client, "request", counted)
+        client.status()
+        assert client._control is not None
+        for _ in range(3 * round(RATE)):
+            client._control.send(b'{"id": -1, "op": "status"}')
+        assert [v["seq"] for v in client.replay(1)] == list(range(1, 13))
+    assert set(refused) == {"busy"}
 
 
 def test_drain_ends_the_daemon_in_order(station: Station) -> None:
