@@ -10,6 +10,7 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
+from anoseg_engines.commands.arguments import above_zero, positive, seed
 from anoseg_engines.completion import add_common_options
 from anoseg_engines.errors import AnosegError
 from anoseg_engines.program import program_output
@@ -63,8 +64,10 @@ def _parser() -> argparse.ArgumentParser:
         command = add(name, text, module)
         station = command.add_mutually_exclusive_group()
         station.add_argument("config", type=Path, nargs="?", metavar="CONFIG", help="the station's configuration file")
-        station.add_argument("--connect", metavar="ENDPOINT", help="where it publishes (tcp://127.0.0.1:5570)")
-        command.add_argument("--control", metavar="ENDPOINT", help="where it answers requests (tcp://127.0.0.1:5571)")
+        station.add_argument("--connect", type=_address, metavar="ENDPOINT", help="where it publishes (tcp://127.0.0.1:5570)")
+        command.add_argument(
+            "--control", type=_address, metavar="ENDPOINT", help="where it answers requests (tcp://127.0.0.1:5571)"
+        )
         return command
 
     check = add("check", "validate a configuration and its bundle without opening a camera")
@@ -76,15 +79,15 @@ def _parser() -> argparse.ArgumentParser:
     start.add_argument("--verbose", action="store_true", help="log details too")
 
     tail = add_client("tail", "show verdicts as they arrive")
-    tail.add_argument("--count", type=_positive, metavar="N", help="stop after N verdicts")
+    tail.add_argument("--count", type=positive, metavar="N", help="stop after N verdicts")
     tail.add_argument("--since", type=moment, metavar="TIME", help="begin in the journal: 22:00, 8h, 2026-11-22T06:00")
     tail.add_argument("--json", action="store_true", help="JSON lines instead of a table")
     status = add_client("status", "show the state of a running station")
-    status.add_argument("--timeout", type=float, default=3.0, metavar="S", help="seconds to wait for a heartbeat (3)")
+    status.add_argument("--timeout", type=above_zero, default=3.0, metavar="S", help="seconds to wait for a heartbeat (3)")
     status.add_argument("--json", action="store_true", help="one JSON line instead of a table")
     replay = add_client("replay", "print committed verdicts from the journal as JSON lines")
-    replay.add_argument("--from", type=_positive, default=1, metavar="N", help="first number (the oldest kept)")
-    replay.add_argument("--to", type=_positive, metavar="N", help="last number (the newest)")
+    replay.add_argument("--from", type=positive, default=1, metavar="N", help="first number (the oldest kept)")
+    replay.add_argument("--to", type=positive, metavar="N", help="last number (the newest)")
     export = add_client("export", "write the journal's verdicts of a period, such as a shift, as CSV")
     export.add_argument("--csv", type=Path, required=True, metavar="FILE", help="a new file; -: standard output")
     export.add_argument("--since", type=moment, metavar="TIME", help="22:00, 8h, 2026-11-22T06:00 (the oldest kept)")
@@ -112,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     threshold.add_argument("--who", required=True, type=_words, metavar="NAME", help="who sets it, for the journal")
     threshold.add_argument("--why", required=True, type=_words, metavar="TEXT", help="the reason, for the journal")
     changes = add_client("changes", "show who changed thresholds and bundles, when and why")
-    changes.add_argument("--limit", type=_positive, default=20, metavar="N", help="the newest N changes (20)")
+    changes.add_argument("--limit", type=positive, default=20, metavar="N", help="the newest N changes (20)")
     changes.add_argument("--json", action="store_true", help="JSON lines instead of a table")
     add_client("prove", "run the golden images again, between parts; print what is wrong, if anything", "send_request")
     trigger = add_client("trigger", "tell a camera with software triggers that a part is in place")
@@ -120,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     trigger.add_argument("--part-id", metavar="ID", help="the part's name in its verdict (the daemon makes one)")
     trigger.add_argument("--request-id", metavar="ID", help="a name for this request: sent again, it makes no second part")
     trigger.add_argument("--wait", action="store_true", help="wait for the verdict and print it")
-    trigger.add_argument("--timeout", type=float, default=60.0, metavar="S", help="seconds that --wait waits (60)")
+    trigger.add_argument("--timeout", type=above_zero, default=60.0, metavar="S", help="seconds that --wait waits (60)")
     trigger.add_argument("--json", action="store_true", help="print the answer, or with --wait the verdict, as one JSON line")
 
     cameras = add("cameras", "list the cameras of this machine; with CONFIG, open each one and save an image")
@@ -133,13 +136,23 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "--out", type=Path, default=Path("demo-out"), help="folder for pictures, configuration and log (demo-out)"
     )
-    demo.add_argument("--parts", type=_positive, default=200, help="number of parts (200)")
-    demo.add_argument("--fps", type=float, default=8.0, help="parts per second (8)")
-    demo.add_argument("--seed", type=int, default=7, help="another seed gives other parts (7)")
+    demo.add_argument("--parts", type=positive, default=200, help="number of parts (200)")
+    demo.add_argument("--fps", type=above_zero, default=8.0, help="parts per second (8)")
+    demo.add_argument("--seed", type=seed, default=7, help="another seed gives other parts (7)")
     demo.add_argument("--bundle", type=Path, help="a bundle of your own instead of the demo's")
     images = add("demo-images", "render the images from which the demo's bundle is trained")
     images.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
     return parser
+
+
+def _address(text: str) -> str:
+    from anosegd.endpoint import check_address  # needs ZeroMQ, which takes time to load
+
+    try:
+        check_address(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def _threshold(text: str) -> float | None:
@@ -166,13 +179,6 @@ def _user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):  # a user without a name
         return ""
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
 
 
 if __name__ == "__main__":

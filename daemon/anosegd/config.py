@@ -192,7 +192,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     def __post_init__(self) -> None:
         triggered = [name for name, camera in self.cameras.items() if isinstance(camera.trigger, SoftwareTrigger)]
         if triggered and self.control is None:
-            raise ValueError(f"camera {triggered[0]} waits for triggers at the control socket: set control")
+            raise ValueError(f"cameras.{triggered[0]}: it waits for triggers at the control socket: set control")
         if self.control is not None and same_place(self.publish.endpoint, self.control.endpoint):
             raise ValueError(f"control.endpoint is publish.endpoint ({self.publish.endpoint}): give each its own")
 

@@ -30,11 +30,9 @@ from anosegd.capture.sources.aravis import load_aravis
 from anosegd.capture.sources.folder import images_of
 from anosegd.capture.sources.refusal import host_and_port
 from anosegd.config import Config
-from anosegd.endpoint import IPC, check_socket_place
+from anosegd.endpoint import IPC, MAX_PORT, check_socket_place
 from anosegd.inspection.ready import make_ready, naming
 from anosegd.journal import check_place
-
-MAX_PORT = 65_535
 
 
 def check_sources(config: Config) -> None:

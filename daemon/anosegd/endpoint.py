@@ -14,7 +14,22 @@ import zmq
 from anoseg_engines.errors import ConfigError, PublishError
 
 IPC = "ipc://"
+MAX_PORT = 65_535
 MAX_IPC_PATH_BYTES = 107  # of a Unix socket
+
+
+_TCP = re.compile(r"tcp://(\[[^\[\]]+\]|[^\[\]:\s]+):(\d{1,5})")
+
+
+def check_address(endpoint: str) -> None:
+    """Check the address of another station, which may be on another machine.
+
+    Raises:
+        ValueError: It is no address.
+    """
+    match = _TCP.fullmatch(endpoint)
+    if not endpoint.startswith((f"{IPC}/", f"{IPC}@")) and not (match and 0 < int(match[2]) <= MAX_PORT):
+        raise ValueError(f"{endpoint}: not an endpoint; write tcp://HOST:PORT or ipc:///PATH")
 
 
 def check_endpoint(endpoint: str) -> None:
@@ -32,8 +47,8 @@ def check_endpoint(endpoint: str) -> None:
         if len(path.encode()) > MAX_IPC_PATH_BYTES:
             raise ValueError(f"{endpoint}: the path is longer than {MAX_IPC_PATH_BYTES} bytes, the limit for a socket")
         return
-    match = re.fullmatch(r"tcp://(\[[^\[\]]+\]|[^\[\]:]+):(\d{1,5})", endpoint)
-    if not match or not 0 < int(match[2]) < 65536:
+    match = _TCP.fullmatch(endpoint)
+    if not match or not 0 < int(match[2]) <= MAX_PORT:
         raise ValueError(f"{endpoint}: not an endpoint; write tcp://127.0.0.1:PORT or ipc:///PATH")
     try:
         local = match[1] == "localhost" or ipaddress.ip_address(match[1].strip("[]")).is_loopback
@@ -103,7 +118,7 @@ def answers(endpoint: str) -> bool:
     if endpoint.startswith(f"{IPC}/"):
         return _answers(socketlib.AF_UNIX, endpoint[len(IPC) :])
     host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
-    if not endpoint.startswith("tcp://") or not port.isdecimal():
+    if not endpoint.startswith("tcp://") or not port.isdecimal() or int(port) > MAX_PORT:
         return True
     host = host.strip("[]")
     return _answers(socketlib.AF_INET6 if ":" in host else socketlib.AF_INET, (host, int(port)))

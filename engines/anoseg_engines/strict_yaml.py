@@ -211,7 +211,7 @@ class _Check:
     def _instead(self, names: list[str], at: Keys, value: Any) -> str:
         """Return what to write instead of a value of the wrong type; empty if nobody can know."""
         written = self._document.written(at)
-        if "str" in names and written:
+        if "str" in names and written and value is not None:
             means = (
                 f"without quotes, YAML reads {written} as {'true' if value else 'false'}; " if isinstance(value, bool) else ""
             )

@@ -113,6 +113,7 @@ class Document:
         merged: yaml.Node | None = None
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
+                self._lines[at] = key_node.start_mark.line + 1
                 raise self.error(at, "a key must be plain text")
             key: str = key_node.value  # as written: YAML would make False of the key no, and 1 of 01
             place = (*at, key)

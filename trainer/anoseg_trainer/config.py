@@ -78,7 +78,7 @@ class NetworkConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
     encoder: Literal["efficientnet-lite0", "scratch"] = "efficientnet-lite0"
     encoder_weights: str | None = None
-    encoder_sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")] | None = None
+    encoder_sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z", description="write 64 hexadecimal digits")] | None = None
     encoder_rate: Share = 0.0
     memory_input: bool = True
     widths: tuple[Channels, Channels, Channels, Channels, Channels] = (16, 32, 64, 96, 96)

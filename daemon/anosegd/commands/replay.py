@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from anoseg_engines.errors import ConfigError
 from anosegd.commands.connection import print_line, print_missing
 from anosegd.commands.past import open_past
 
@@ -12,9 +13,12 @@ def main(options: argparse.Namespace) -> int:
     """Print the verdicts from `--from` to `--to`; report missing numbers on stderr.
 
     Raises:
-        ConfigError, PublishError, JournalError: As `open_past`.
+        ConfigError, PublishError, JournalError: As `open_past`; or the range is empty.
     """
+    first = getattr(options, "from")
+    if options.to is not None and options.to < first:
+        raise ConfigError(f"--to {options.to} is before --from {first}")
     with open_past(options, print_missing) as past:
-        for verdict in past.replay(getattr(options, "from"), options.to):
+        for verdict in past.replay(first, options.to):
             print_line(verdict)
     return 0

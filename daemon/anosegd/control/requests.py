@@ -17,7 +17,7 @@ MAX_PART_ID = 4000
 NOT_BLANK = r"\S"
 Text = Annotated[str, Meta(max_length=MAX_TEXT)]
 Seq = Annotated[int, Meta(ge=0, le=1 << 62)]
-Name = Annotated[str, Meta(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
 Id = Annotated[str, Meta(max_length=64)] | Annotated[int, Meta(ge=-(1 << 53), le=1 << 53)] | None
 """Copied from a request into its answer."""
 

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from anoseg_engines.benchmark import BenchReport, candidates, measure
 from anoseg_engines.bundle import load_bundle, note_on_candidates
-from anoseg_engines.commands.arguments import Subparsers, add_bundle, positive, seconds, threads
+from anoseg_engines.commands.arguments import Subparsers, above_zero, add_bundle, positive, threads
 from anoseg_engines.errors import AnosegError, EngineError
 from anoseg_engines.result_files import try_file
 from anoseg_engines.runtimes.select import RUNTIMES
@@ -27,7 +27,7 @@ def add_parser(commands: Subparsers) -> None:
     parser.add_argument("--runtime", action="append", default=[], choices=RUNTIMES[1:], help="only this one; may be repeated")
     parser.add_argument("--threads", type=threads, default=0, metavar="N", help="threads of the CPU runtime; 0: it decides")
     parser.add_argument("--max-batch", type=positive, default=MAX_BATCH, metavar="N", help=f"largest batch ({MAX_BATCH})")
-    parser.add_argument("--seconds", type=seconds, default=2.0, metavar="S", help="for each runtime and batch size (2)")
+    parser.add_argument("--seconds", type=above_zero, default=2.0, metavar="S", help="for each runtime and batch size (2)")
     parser.set_defaults(run=run)
 
 
