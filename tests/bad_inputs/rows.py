@@ -12,6 +12,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from anosegd.control.requests import MAX_PART_ID
+
 Make = Callable[[Path], object]
 """Changes the folder in which the command runs."""
 
@@ -545,7 +547,7 @@ MESSAGES = [
     message(TRIGGER | {"camera": "x" * 64}, "bad_request", "camera"),
     message(TRIGGER | {"part_id": ""}, "bad_request", "part_id"),
     message(TRIGGER | {"part_id": 7}, "bad_request", "part_id"),
-    message(TRIGGER | {"part_id": "x" * 129}, "bad_request", "part_id", "128"),
+    message(TRIGGER | {"part_id": "x" * (MAX_PART_ID + 1)}, "bad_request", "part_id", str(MAX_PART_ID)),
     message(TRIGGER | {"part_id": "a\0b"}, "bad_request", "part_id", "NUL"),
     message(TRIGGER | {"part": "7"}, "bad_request", "part"),
     message('{"op": "trigger", "camera": "a", "part_id": "\\ud800"}', "bad_request"),

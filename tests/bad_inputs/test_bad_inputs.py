@@ -68,7 +68,7 @@ def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
     """Sends a message to a control socket, and returns the answer."""
 
     def unused(*_: object) -> None:
-        raise AssertionError("a bad message was carried out")
+        """Give no answer. An error would end the thread, and with it all later rows."""
 
     address = f"ipc://{tmp_path_factory.mktemp('s')}/control"
     control = Control(
@@ -91,7 +91,7 @@ def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
             socket.linger = 0
             socket.connect(address)
             socket.send_multipart([b"", message])
-            assert socket.poll(20_000)
+            assert socket.poll(5_000), "the message was carried out"
             answer: dict[str, Any] = json.loads(socket.recv_multipart()[-1])
             return answer
 
