@@ -14,8 +14,9 @@ _NAMES = r"pass(?:word|wd|phrase)?|pwd?|psw|user-pw|token|secret|api-?key|auth|c
 _SETTING = re.compile(rf"(?i)(?<![a-z])({_NAMES})(\s*=\s*)(\"[^\"]*\"|'[^']*'|[^\s&;,'\"]+)")
 _ENTRY = re.compile(rf"(?i)(['\"])({_NAMES})\1(\s*:\s*)(\"[^\"]*\"|'[^']*'|[^\s,}}\]]+)")
 """A password in a mapping as Python or JSON writes it."""
-_LOGIN = re.compile(r"(?m)(?<=[A-Za-z0-9+.-])://?(?!/?@)(?:[^\n]+@(?=[^\s@]|$)|\S+@)")
-"""User name and password after a scheme, whose slashes may be reduced to one as in a path. A password may contain blanks."""
+_LOGIN = re.compile(r"(?m)(?<=[A-Za-z0-9+.-])(?<!\bipc)://?(?!/?@)(?:[^\n]+@(?=[^\s@]|$)|\S+@)")
+"""User name and password after a scheme, whose slashes may be reduced to one as in a path. A password may contain blanks.
+An ipc socket has a path and no login."""
 _LOGIN_WITHOUT_BLANKS = re.compile(r"://\S+@")
 _BARE_USER_INFO = re.compile(r"[^\s'\"/:]+:[^\s'\"/][^\s'\"]*@")
 
@@ -74,4 +75,4 @@ def is_address(text: str) -> bool:
 
 def has_login(text: str) -> bool:
     """Return whether an address in the text contains a user name or a password."""
-    return any(text[match.end() :].rpartition("@")[0] for match in _SCHEME.finditer(text))
+    return any(text[found.end() :].rpartition("@")[0] for found in _SCHEME.finditer(text) if found[1].lower() != "ipc")

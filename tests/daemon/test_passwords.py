@@ -53,6 +53,18 @@ def test_a_password_in_any_key_is_not_printed(tmp_path: Path, tiny_store: Path, 
     assert done.returncode == 2 or value != ADDRESS
 
 
+def test_a_socket_of_a_service_instance_is_no_login(tmp_path: Path, tiny_store: Path) -> None:
+    """The @ of a systemd instance may be in a socket's path."""
+    folder = tmp_path / "anoseg@line"
+    folder.mkdir()
+    path = tmp_path / "line.yaml"
+    publish = f"publish: {{endpoint: 'ipc://{folder}/p'}}"
+    path.write_text(f"engine: {{bundle: {tiny_store}}}\n{publish}\ncameras: {{a: {{source: {{kind: demo}}}}}}\n")
+    done = run_anosegd("check", str(path))
+    assert done.returncode == 0, done.stderr
+    assert f"publishes at ipc://{folder}/p" in done.stdout
+
+
 @pytest.mark.parametrize("key", ["recipe", "rules"])
 def test_a_label_with_a_login_is_refused(tmp_path: Path, tiny_store: Path, key: str) -> None:
     """Labels are copied into verdicts."""

@@ -49,6 +49,7 @@ def test_no_password_survives(password: str) -> None:
     [
         "/etc/anoseg/press@4.yaml, line 3: cameras.a.password: unknown key",
         "ipc://@abstract: in use",
+        "ipc:///run/anoseg@line/pub is in use",
         "tcp://127.0.0.1:5570 is in use",
         "it refuses the user name or the password (401 Unauthorized)",
         "12:00:00 restarted by anoseg@line",
