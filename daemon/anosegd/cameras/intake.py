@@ -33,6 +33,7 @@ class Intake:
         empty: Frames without a part.
         repeated: Frames that equal the one of the part before and are no new part.
         position: The position of the next part in a file or folder.
+        last_file: The file of the part before that, in a folder.
         size: Height and width of a live camera's first frame.
     """
 
@@ -42,6 +43,7 @@ class Intake:
         self.presence: Presence | None = None
         self.lost = self.empty = self.repeated = 0
         self.position = 0
+        self.last_file: str | None = None
         self.size: tuple[int, int] | None = None
         self._name, self._queue, self._publisher = name, queue, publisher
         self._reading: Reading | None = None  # the file that is being decoded
@@ -65,7 +67,7 @@ class Intake:
         self.count_lost(message.lost)
         self.size = self.size or (message.height, message.width)
         if self.presence is not None and not self.presence(image):
-            self.position = origin.position + 1
+            self.position, self.last_file = origin.position + 1, origin.source
             self.empty += 1
             process.release(message.slot)
             return
@@ -121,7 +123,7 @@ class Intake:
         self._publisher.open_as_unknown(self._part(origin), Unknown("unreadable", detail))
 
     def _part(self, origin: Origin) -> Part:
-        self.position = origin.position + 1
+        self.position, self.last_file = origin.position + 1, origin.source
         self._reading = None
         return self.parts.of_frame(origin) if origin.trigger is None else self.triggered.part_of(origin)
 

@@ -333,6 +333,7 @@ class CameraSupervisor(Worker):
             slots=WAITING_SLOTS if config.policy == "wait" else self.queue.capacity + 4,
             frame_bytes=config.max_frame_mb << 20,
             start_at=self._intake.position,
+            after=self._intake.last_file,
             size=self._intake.size,
             reopen_s=(RESTART_MIN_S, REOPEN_MAX_S) if reopens else None,
         )

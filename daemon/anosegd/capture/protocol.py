@@ -20,6 +20,7 @@ class Job(msgspec.Struct, frozen=True, tag=True, array_like=True, kw_only=True):
         slots: Number of frame slots in the shared memory.
         frame_bytes: Size of one slot.
         start_at: Position in a file or folder at which to begin.
+        after: The file of a folder that was read before that position; None if none was.
         size: Height and width that a live camera had when it was first opened, after turning; None before.
         reopen_s: First and longest time between attempts to open the camera; None fails at the first attempt.
     """
@@ -28,6 +29,7 @@ class Job(msgspec.Struct, frozen=True, tag=True, array_like=True, kw_only=True):
     slots: int
     frame_bytes: int
     start_at: int = 0
+    after: str | None = None
     size: tuple[int, int] | None = None
     reopen_s: tuple[float, float] | None = None
 

@@ -173,6 +173,22 @@ def test_killed_process_loses_and_repeats_no_image(line: Line) -> None:
     assert "SIGKILL" in health["last_error"]
 
 
+def test_files_that_come_and_go_shift_nothing(line: Line) -> None:
+    """After kill -9 of the capture process the folder is listed again; every other file still has exactly one verdict."""
+    folder = line.folder / "images"
+    names = write_images(folder, 60)
+    daemon = line.run(line.config("top:\n  source: {kind: folder, path: images, fps: 40}\n  policy: wait\n"), "--once")
+    line.listener.wait_for_verdicts(12)
+    for name in ("0000_new.png", "0001_new.png", "000_new.png"):
+        (folder / name).write_bytes((folder / names[0]).read_bytes())
+    (folder / names[5]).unlink()
+    for pid in daemon.capture_pids():
+        os.kill(pid, signal.SIGKILL)
+    assert daemon.wait() == 0, daemon.log
+    line.listener.drain()
+    assert [v["source"] for v in line.listener.verdicts] == names
+
+
 def test_the_memory_of_a_dead_capture_process_is_freed(line: Line) -> None:
     """At once, without waiting for Python's garbage collector: frames may be large."""
     write_images(line.folder / "images", 10)

@@ -32,7 +32,7 @@ def source_of(job: Job) -> Source:
     if isinstance(config, FileSource):
         return VideoFile(config, job)
     if isinstance(config, FolderSource):
-        return Folder(config)
+        return Folder(config, job)
     if isinstance(config, DemoSource):
         return Demo(config)
     return Stream(config, job)

@@ -11,6 +11,7 @@ from anoseg_engines.errors import DataError
 from anoseg_engines.files import shown_name
 from anoseg_engines.images import IMAGE_SUFFIXES, Image, decode_image, list_images, read_bytes, unread_files
 from anosegd.capture.config import FolderSource
+from anosegd.capture.protocol import Job
 from anosegd.capture.sources.base import Shot, StillSource
 
 MOST_NAMES = 5
@@ -66,8 +67,10 @@ def _named(paths: list[Path]) -> str:
 class Folder(StillSource):
     """Reads the images of a folder in order of name. An unreadable file is a part too: no file is skipped in silence."""
 
-    def __init__(self, config: FolderSource) -> None:
+    def __init__(self, config: FolderSource, job: Job) -> None:
         self._config = config
+        self._start_at, self._after = job.start_at, job.after
+        self._first = job.start_at  # index of the file at position start_at
         self._base = Path(config.path)
         self._paths: list[Path] = []
         self._preloaded: dict[Path, Shot] | None = None
@@ -81,6 +84,8 @@ class Folder(StillSource):
             DataError: The folder does not exist, or has no images.
         """
         self._paths = images_of(self._base, recursive=self._config.recursive)
+        if self._after is not None:  # files may have come or gone since the last list
+            self._first = self._behind(self._after)
         left_out = not_read(self._base, recursive=self._config.recursive)
         self.description = f"{len(self._paths)} images" + (f"; {left_out}" if left_out else "")
         if self._config.preload:
@@ -98,6 +103,11 @@ class Folder(StillSource):
             return None
         return self._preloaded[path] if self._preloaded is not None else self._decode(path)
 
+    def _behind(self, name: str) -> int:
+        """Return the index of the first file behind the one of this name, which may be gone."""
+        names = [shown_name(path.relative_to(self._base)) for path in self._paths]
+        return names.index(name) + 1 if name in names else sum(path < self._base / name for path in self._paths)
+
     def _decode(self, path: Path) -> Shot:
         name = shown_name(path.relative_to(self._base))
         try:
@@ -113,6 +123,7 @@ class Folder(StillSource):
             return Shot(None, source=name, error=f"{shown_name(path)}: {str(error).strip() or 'not enough memory'}")
 
     def _path(self, position: int) -> Path | None:
-        if position >= len(self._paths) and not self._config.loop:
+        index = self._first + position - self._start_at
+        if index >= len(self._paths) and not self._config.loop:
             return None
-        return self._paths[position % len(self._paths)]
+        return self._paths[index % len(self._paths)]
