@@ -67,8 +67,8 @@ def observed_note(found: Observed | None, threshold: float, *, before: float) ->
         return "what it would have rejected is not known: the station keeps no journal that can be asked"
     if not found.parts:
         return "what it would have rejected is not known: the journal has no part of this camera that this bundle inspected"
-    share = (
-        f"rejects {found.rejected[threshold]} of the last {found.parts} parts ({found.rejected[threshold] / found.parts:.1%})"
-    )
+    rejected = found.rejected[threshold]
+    parts = f"{found.parts} part{'s' if found.parts > 1 else ''}"
+    share = f"rejects {rejected} of the last {parts} ({rejected / found.parts:.1%})"
     since = local_time(found.first_at or "")
     return f"threshold {threshold:g} {share} in the journal, since {since}; {before:g} rejects {found.rejected[before]}"
