@@ -135,7 +135,7 @@ def test_what_computes_the_features() -> None:
     assert features_of_good_parts(TrainConfig(), None, background=False) is None
     for config in (
         TrainConfig(detector=False),
-        TrainConfig(network=NetworkConfig(memory_input=False), views=NO_GOOD_PARTS),
-        TrainConfig(network=NetworkConfig(encoder_rate=0.1), views=NO_GOOD_PARTS),
+        TrainConfig(views=NO_GOOD_PARTS),
+        TrainConfig(network=NetworkConfig(memory_input=True, encoder_rate=0.1), views=NO_GOOD_PARTS),
     ):
         assert features_of_good_parts(config, encoder, background=True) is None

@@ -80,7 +80,7 @@ class NetworkConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     encoder_weights: str | None = None
     encoder_sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z", description="write 64 hexadecimal digits")] | None = None
     encoder_rate: Share = 0.0
-    memory_input: bool = True
+    memory_input: bool = False
     widths: tuple[Channels, Channels, Channels, Channels, Channels] = (16, 32, 64, 96, 96)
     blocks: Annotated[int, Meta(ge=1, le=4)] = 1
 

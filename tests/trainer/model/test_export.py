@@ -26,8 +26,15 @@ SPEC = InputSpec(96, 128)
 def detectors(plate):
     """Detectors with the activations of trained ones: norms have statistics, the map spreads over 0…1."""
     encoder = rounded(load_encoder(packaged_weights()))
-    scratch, pretrained = (AnoSegNetwork(NetworkConfig(), encoder=e) for e in (None, copy.deepcopy(encoder)))
-    for network in (scratch, pretrained):
+    scratch, pretrained, reading = (
+        AnoSegNetwork(NetworkConfig(), encoder=copy.deepcopy(e), reads_memory=reads)
+        for e, reads in ((None, False), (encoder, False), (encoder, True))
+    )
+    assert reading.from_memory is not None
+    reading.from_memory.requires_grad_(False)
+    for layer in reading.from_memory:
+        layer.weight.mul_(0.1)
+    for network in (scratch, pretrained, reading):
         torch.manual_seed(0)
         with torch.no_grad():
             for _ in range(20):
@@ -41,6 +48,7 @@ def detectors(plate):
     found = {
         "scratch": Detector(scratch),
         "all views": Detector(pretrained, memory=memory, whole_image=whole),
+        "memory read by the network": Detector(reading, memory=memory, whole_image=whole),
         "fixed filters": Detector(
             copy.deepcopy(scratch), encoder=filters, memory=memory_of_filters, whole_image=whole_of_filters
         ),
@@ -52,7 +60,7 @@ def detectors(plate):
         start = [] if name == "without a network" else pools
         detector.score_scale.copy_(torch.tensor(start + views))
         detector.score_offset.fill_(-1.0)
-        if name in ("all views", "fixed filters"):
+        if name in ("all views", "memory read by the network", "fixed filters"):
             detector.map_gain.fill_(3.0)
         if name == "without a network":
             detector.map_gain.fill_(12.0)
@@ -80,7 +88,7 @@ def good_parts(encoder, plate):
     return memory, whole
 
 
-KINDS = ("scratch", "all views", "fixed filters", "without a network")
+KINDS = ("scratch", "all views", "memory read by the network", "fixed filters", "without a network")
 
 
 @pytest.fixture(scope="module", params=KINDS)
