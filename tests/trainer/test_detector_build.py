@@ -8,7 +8,7 @@ import torch
 
 from anoseg_engines.placement import InputSpec
 from anoseg_trainer.config import MemoryOptions, NetworkConfig, TrainConfig, ViewsConfig
-from anoseg_trainer.detector_build import LEAST_SPREADS, features_of_good_parts, fit_map, fit_score, memory_config
+from anoseg_trainer.detector_build import LEAST_SPREADS, MOST_UNITS, features_of_good_parts, fit_map, fit_score, memory_config
 from anoseg_trainer.model.detector import Detector
 from anoseg_trainer.model.encoder import Encoder
 from anoseg_trainer.model.fixed_filters import FixedFilters
@@ -65,6 +65,23 @@ def test_views_are_added_in_units_of_good_parts() -> None:
 
     assert rise(1, 1, 1, 1, 1, 0) == pytest.approx(rise(1, 1, 1, 1, 0, 0) + rise(0, 0, 0, 0, 1, 0), rel=0.02)
     assert rise(1, 1, 1, 1, 0, 0) == pytest.approx(2 * rise(0, 0, 0, 0, 1, 0), rel=0.1)
+
+
+def test_one_view_counts_up_to_a_limit() -> None:
+    """However odd one view finds a part, another view still raises the score, and the limit is the same for every view."""
+    rng = np.random.default_rng(5)
+    good, found = values(rng, 2000), detector()
+    fit_score(found, good, good + 8, TrainConfig(network=CONFIG, views=WEIGHTS))
+    middle, spread = np.median(good, axis=0), good.std(axis=0)
+
+    def rise(*units: float) -> float:
+        return float(logit(found, (middle + np.array(units) * spread)[None])[0] - logit(found, middle[None])[0])
+
+    assert rise(0, 0, 0, 0, 4, 0) > rise(0, 0, 0, 0, 3, 0)
+    assert rise(0, 0, 0, 0, MOST_UNITS + 9, 0) == pytest.approx(rise(0, 0, 0, 0, MOST_UNITS + 2, 0))
+    assert rise(0, 0, 0, 0, 99, 0) == pytest.approx(rise(0, 0, 0, 0, 1, 0) * MOST_UNITS, rel=0.05)
+    assert rise(0, 0, 0, 0, 99, 1) > rise(0, 0, 0, 0, 99, 0)
+    assert rise(99, 99, 99, 99, 0, 0) == pytest.approx(rise(0, 0, 0, 0, 99, 0), rel=0.05)
 
 
 def test_good_parts_score_low_and_defects_high() -> None:

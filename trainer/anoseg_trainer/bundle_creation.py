@@ -35,7 +35,8 @@ SCORE = (
     "largest tile score; a tile's score is the sigmoid of the weighted sum of the views' values, each in units of what good "
     "parts show: means of the network's largest map logits ("
     + ", ".join(f"{k} of {cell}×{cell} cells" for cell, k in POOLS)
-    + "), how far the memory's largest mean over 3×3 places rises above the part's mean, the whole-image distance"
+    + "), how far the memory's largest mean over 3×3 places rises above the part's mean, the "
+    "whole-image distance; each view counts up to a limit"
 )
 """How the score is defined, for the manifest."""
 

@@ -62,6 +62,8 @@ def detectors(plate):
         detector.score_offset.fill_(-1.0)
         if name in ("all views", "memory read by the network", "fixed filters"):
             detector.map_gain.fill_(3.0)
+        if name == "memory read by the network":
+            detector.view_limits.fill_(1.0)
         if name == "without a network":
             detector.map_gain.fill_(12.0)
             detector.map_offset.fill_(-5.0)

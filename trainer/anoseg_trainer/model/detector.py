@@ -23,6 +23,8 @@ NETWORK, MEMORY, WHOLE_IMAGE = "network", "memory", "whole image"
 """Names of the views."""
 SCORE_LIMIT = 8.0
 """The logit of the score is held within ±8, so a score is between 0.0003 and 0.9997."""
+NO_LIMIT = 1e6
+"""A logit that no view reaches."""
 POOLS = ((2, 16), (8, 4), (16, 2), (32, 1))
 """The network's values are means of its map's largest logits: side in pixels of the cells that are averaged first, and how many
 of them are taken. Small and thin defects show in the first, faint and wide ones in the last."""
@@ -47,6 +49,7 @@ class Detector(nn.Module):
         whole_image: The whole-image model, or None.
         score_scale: Scale of each value, [number of values].
         score_offset: Logit of the score where all values are 0.
+        view_limits: Largest logit that each view may add to the score, [number of views], in the order of `columns`.
         columns: The values of each view, by its name.
         map_gain: Logits that one unit of the memory's map adds to the map.
         map_offset: Logit of the map where the network and the memory read 0.
@@ -54,6 +57,7 @@ class Detector(nn.Module):
 
     score_scale: Tensor
     score_offset: Tensor
+    view_limits: Tensor
     map_gain: Tensor
     map_offset: Tensor
 
@@ -78,6 +82,7 @@ class Detector(nn.Module):
                 count += 1
         self.register_buffer("score_scale", (torch.arange(count) == FIRST_POOL).float(), persistent=False)
         self.register_buffer("score_offset", torch.zeros(()), persistent=False)
+        self.register_buffer("view_limits", torch.full((len(self.columns),), NO_LIMIT), persistent=False)
         self.register_buffer("map_gain", torch.tensor(0.0 if pools else MEMORY_GAIN), persistent=False)
         self.register_buffer("map_offset", torch.tensor(0.0 if pools else -MEMORY_GAIN), persistent=False)
 
@@ -94,7 +99,9 @@ class Detector(nn.Module):
 
     def score_of(self, values: Tensor) -> Tensor:
         """Return the score [N] of values [N, V], never quite 0 or 1. A threshold of 1 therefore rejects nothing."""
-        logit = (values * self.score_scale).sum(dim=1) + self.score_offset
+        weighted = values * self.score_scale
+        of_views = torch.stack([weighted[:, c.start : c.stop].sum(dim=1) for c in self.columns.values()], dim=1)
+        logit = torch.minimum(of_views, self.view_limits).sum(dim=1) + self.score_offset
         return torch.sigmoid(logit.clamp(-SCORE_LIMIT, SCORE_LIMIT))
 
     def inspect_unscaled(self, frames_NHWC: Tensor, coords: Tensor) -> tuple[Tensor, Tensor]:
