@@ -27,6 +27,7 @@ def mjpeg_server(
     *,
     pause_s: float = 0.02,
     message: Callable[[np.ndarray], bytes] = jpeg_of,
+    arrives: Callable[[int, bytes], bytes] = lambda _, data: data,
 ) -> Iterator[int]:
     """Serve pictures until the context ends.
 
@@ -35,6 +36,7 @@ def mjpeg_server(
         picture: Makes the picture with this number.
         pause_s: Seconds between two pictures.
         message: Makes the bytes that are sent of a picture.
+        arrives: Returns what is left of the message with this number. Its header still announces the whole length.
 
     Yields:
         The port.
@@ -49,9 +51,10 @@ def mjpeg_server(
             self.end_headers()
             with contextlib.suppress(OSError):
                 while not over.wait(pause_s):
-                    data = message(picture(next(number)))
+                    i = next(number)
+                    data = message(picture(i))
                     head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n".encode()
-                    self.wfile.write(head + data + b"\r\n")
+                    self.wfile.write(head + arrives(i, data) + b"\r\n")
 
         def log_message(self, *arguments: object) -> None:
             pass

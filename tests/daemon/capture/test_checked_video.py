@@ -14,6 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from support.mjpeg_camera import jpeg_of, mjpeg_server, noisy
 
 from anoseg_engines.errors import CameraError
 from anoseg_engines.images import decode
@@ -267,3 +268,29 @@ def test_an_h265_frame_within_which_a_connection_ended_is_not_whole() -> None:
         assert len(images) > 8
         assert images[-1] is None
         assert all(image is None or image.tobytes() in whole for image in images)
+
+
+@pytest.mark.parametrize("kind", ["too short", "no picture"])
+def test_an_image_stream_is_judged_again_after_a_damaged_message(kind: str) -> None:
+    """A message that is shorter than announced, or no picture, costs its part and the next one, however long they are."""
+    damaged = (4, 9)
+
+    def arrives(i: int, data: bytes) -> bytes:
+        if i not in damaged:
+            return data
+        return data[: len(data) // 2] if kind == "too short" else b"\r\n--frame\r\nContent-Type: text/html\r\n\r\nbusy"
+
+    sent = [jpeg_of(noisy(i, 480, 640)) for i in range(16)]
+    assert sent[5].count(b"\n") > 500  # FFmpeg tries each line of what is left of it
+    whole = {bytes(decode(data).image) for data in sent}
+    video, seen = CheckedVideo(), ""
+    with mjpeg_server(0, lambda i: noisy(i, 480, 640), arrives=arrives) as port:
+        address = f"http://127.0.0.1:{port}/"
+        video.open_with_ffmpeg(lambda: cv2.VideoCapture(address, cv2.CAP_FFMPEG, []), "stream", live=True)
+        for _ in range(12):
+            assert video.grab() != "nothing"
+            image = video.shot(None).image
+            assert image is None or bytes(image) in whole
+            seen += "x" if image is None else "."
+        video.capture.release()
+    assert seen == "....xx...xx."

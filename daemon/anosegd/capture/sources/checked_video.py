@@ -33,7 +33,8 @@ IMAGE_CODES = (*JPEG_CODES, "MPNG", "PNG ", "TIFF", "WEBP", "GIF ", "MJP2", "MJ2
 """Codecs whose frames are image files. Those that cannot be checked are among them, so that their frames are refused."""
 H265_CODES = ("HEVC", "H265", "HEV1", "HVC1")
 MAX_UNDECODABLE = 250
-"""After so many packets in a row that give no frame, the source has failed."""
+"""After so many packets in a row that give no frame, the source has failed. A live stream of images has only lost its place:
+FFmpeg reports each line of a damaged message until the next one begins."""
 
 _FRAME_TYPE = getattr(cv2, "CAP_PROP_FRAME_TYPE", None)  # since OpenCV 4.8
 _IMAGE_READER = re.compile(r"Format (\w+_pipe|image2) probed")
@@ -113,6 +114,10 @@ class CheckedVideo:
         """For how many seconds no frame has been whole and no key frame has come."""
         return self._check.waiting_s
 
+    @property
+    def _is_image_stream(self) -> bool:
+        return self._images and self._live
+
     def grab(self) -> Grab:
         """Take the next frame.
 
@@ -123,8 +128,9 @@ class CheckedVideo:
             return "frame" if self.capture.grab() else "nothing"
         if self._kept is None:
             # Frames before the first key frame are not parts: no decoder can show them.
-            while (came := self._grab_with_ffmpeg(self._messages)) == "undecodable" and not self._begun:
-                pass
+            while (came := self._grab_with_ffmpeg(self._messages)) == "undecodable":
+                if self._begun and not (self._is_image_stream and self._undecodable > 1):
+                    break
             begun, self._begun = self._begun, True
             if self._live or not begun or not self._dropped:
                 return came
@@ -148,9 +154,11 @@ class CheckedVideo:
             self._problem = self._check.grabbed(losses, key_packet=key_packet, frame_type=self._frame_type() if came else None)
         if came:
             self._undecodable = 0
+            if self._images:
+                self._problem = None  # every image is checked by itself
             return "frame"
         self._undecodable += 1
-        if not losses.first or self._undecodable > MAX_UNDECODABLE:
+        if not losses.first or (self._undecodable > MAX_UNDECODABLE and not self._is_image_stream):
             return "nothing"
         self._problem = f"the frame cannot be decoded: the decoder reports “{losses.first}”"
         return "undecodable"
