@@ -9,7 +9,8 @@ MASK = "***"
 _SHORTEST = 3
 """A shorter password is masked in addresses only: in other text, its letters could be any."""
 
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,31})://")
+"""The bound keeps the time to search a long text proportional to its length."""
 _NAMES = r"pass(?:word|wd|phrase)?|pwd?|psw|user-pw|token|secret|api-?key|auth|credentials?"
 _SETTING = re.compile(rf"(?i)(?<![a-z])({_NAMES})(\s*=\s*)(\"[^\"]*\"|'[^']*'|[^\s&;,'\"]+)")
 _ENTRY = re.compile(rf"(?i)(['\"])({_NAMES})\1(\s*:\s*)(\"[^\"]*\"|'[^']*'|[^\s,}}\]]+)")
@@ -18,7 +19,10 @@ _LOGIN = re.compile(r"(?m)(?<=[A-Za-z0-9+.-])(?<!\bipc)://?(?!/?@)(?:[^\n]+@(?=[
 """User name and password after a scheme, whose slashes may be reduced to one as in a path. A password may contain blanks.
 An ipc socket has a path and no login."""
 _LOGIN_WITHOUT_BLANKS = re.compile(r"://\S+@")
-_BARE_USER_INFO = re.compile(r"[^\s'\"/:]+:[^\s'\"/][^\s'\"]*@")
+_WORD = re.compile(r"[^\s'\"]+")
+_BARE_USER_INFO = re.compile(r"(?<![^/:])[^/:]+:[^/]")
+"""User name and password in a word, without a scheme before them. The search begins at the start of a name only, because a long
+word has too many letters to begin at each."""
 
 
 def address_of(url: str) -> str:
@@ -62,10 +66,19 @@ def mask_passwords(text: str, url: str = "") -> str:
         return shown.join(mask_passwords(part, url) for part in text.split(url))
     for password in passwords_in(url):
         text = text.replace(password, MASK)
-    text = (_LOGIN_WITHOUT_BLANKS if url else _LOGIN).sub(f"://{MASK}@", text)
-    text = _BARE_USER_INFO.sub(f"{MASK}@", text)
+    end = text.rfind("@") + 1
+    if end:  # a login ends at an @; _LOGIN also looks at the character behind it
+        logins, text = text[: end + 1], text[end + 1 :]
+        logins = (_LOGIN_WITHOUT_BLANKS if url else _LOGIN).sub(f"://{MASK}@", logins)
+        text = _WORD.sub(_without_user_info, logins) + text
     text = _ENTRY.sub(rf"\1\2\1\3{MASK}", text)
     return _SETTING.sub(rf"\1\2{MASK}", text)
+
+
+def _without_user_info(word: re.Match[str]) -> str:
+    user_info, at, rest = word[0].rpartition("@")
+    found = _BARE_USER_INFO.search(user_info) if at else None
+    return word[0] if found is None else f"{user_info[: found.start()]}{MASK}@{rest}"
 
 
 def is_address(text: str) -> bool:
