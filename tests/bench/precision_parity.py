@@ -33,9 +33,12 @@ def trained_detector(work, bundle):
     """Load the bundle's detector with the FP32 network of the checkpoint; encoder and memory keep the bundle's FP16 weights."""
     detector = detector_from_bundle(bundle)
     record = bundle.manifest.training["config"]
-    pretrained = detector.network.backbone.encoder if record["network"]["encoder"] != "scratch" else None
-    config = msgspec.convert(record["network"], NetworkConfig)
-    network = AnoSegNetwork(config, coordinates=record["coordinates"], encoder=pretrained)
+    network = AnoSegNetwork(
+        msgspec.convert(record["network"], NetworkConfig),
+        coordinates=record["coordinates"],
+        encoder=detector.network.backbone.encoder,
+        reads_memory=detector.network.from_memory is not None,
+    )
     network.load_state_dict(network.state_dict() | load_checkpoint(work)["best"])
     detector.network = network
     return detector.eval()

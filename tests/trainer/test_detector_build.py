@@ -7,10 +7,18 @@ import pytest
 import torch
 
 from anoseg_engines.placement import InputSpec
-from anoseg_trainer.config import MemoryOptions, NetworkConfig, TrainConfig, ViewsConfig
-from anoseg_trainer.detector_build import LEAST_SPREADS, MOST_UNITS, features_of_good_parts, fit_map, fit_score, memory_config
+from anoseg_trainer.config import MemoryOptions, NetworkConfig, TrainConfig, VariationConfig, ViewsConfig
+from anoseg_trainer.detector_build import (
+    LEAST_SPREADS,
+    MOST_UNITS,
+    features_of_good_parts,
+    fit_map,
+    fit_score,
+    memory_config,
+    whole_image_model,
+)
 from anoseg_trainer.model.detector import Detector
-from anoseg_trainer.model.encoder import Encoder
+from anoseg_trainer.model.encoder import CHANNELS, Encoder
 from anoseg_trainer.model.fixed_filters import FixedFilters
 from anoseg_trainer.model.memory import Memory, MemoryConfig
 from anoseg_trainer.model.network import AnoSegNetwork
@@ -142,6 +150,21 @@ def test_open_values_follow_the_background() -> None:
     assert max(surface.strides) > max(part.strides)
     given = memory_config(MemoryOptions(strides=(16, 4), grid=4, softness=1.0, whitening=0.3), background=True)
     assert (given.strides, given.grid, given.softness, given.whitening) == ((4, 16), 4, 1.0, 0.3)
+
+
+def test_fixed_filters_ignore_the_direction_where_parts_are_turned() -> None:
+    """Only there: parts that always have one pose keep it, and so do the features of a pretrained encoder."""
+    turned, posed = (TrainConfig(variation=VariationConfig(rotation_deg=angle)) for angle in (180.0, 4.0))
+    channels = FixedFilters().channels
+    model = whole_image_model(turned, channels, background=True, fixed=True)
+    assert model.without_direction is not None
+    assert not model.even
+    assert whole_image_model(posed, channels, background=True, fixed=True).without_direction is None
+    pretrained = whole_image_model(turned, CHANNELS, background=True, fixed=False)
+    assert pretrained.without_direction is None
+    assert (pretrained.strides, pretrained.even) == ((8, 16), False)
+    surface = whole_image_model(turned, CHANNELS, background=False, fixed=False)
+    assert (surface.strides, surface.even) == ((4, 8, 16, 32), True)
 
 
 def test_what_computes_the_features() -> None:

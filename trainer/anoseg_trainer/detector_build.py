@@ -21,6 +21,7 @@ from anoseg_engines.images import Image
 from anoseg_engines.placement import InputSpec
 from anoseg_trainer.config import MemoryOptions, TrainConfig
 from anoseg_trainer.data.part_store import PartStore, whole_placement
+from anoseg_trainer.data.samples import ROTATED_DEG
 from anoseg_trainer.model.detector import FIRST_POOL, MEMORY, NETWORK, WHOLE_IMAGE, Detector
 from anoseg_trainer.model.encoder import STRIDES, Encoder
 from anoseg_trainer.model.fixed_filters import FixedFilters
@@ -50,10 +51,6 @@ STEEPEST = {NETWORK: 1.5, MEMORY: 4.0, WHOLE_IMAGE: 0.5}
 """Largest slope of the score's logit for each unit of a view's value. Rounding in half precision then moves the score by less
 than 0.01."""
 
-WHOLE_IMAGE_OF = {True: ((8, 16), False), False: ((4, 8, 16, 32), True)}
-"""Strides of the whole-image model, and whether its features are brought to even length: for parts on a plain background, and
-for surfaces. Even length takes out the contrast, which changes with the light."""
-
 Values = NDArray[np.float64]
 
 
@@ -78,6 +75,24 @@ def memory_config(options: MemoryOptions, *, background: bool, fixed: bool = Fal
         softness=(100.0 if background else 0.0) if options.softness is None else options.softness,
         whitening=(0.5 if background and not fixed else 0.0) if options.whitening is None else options.whitening,
     )
+
+
+def whole_image_model(config: TrainConfig, channels: tuple[int, ...], *, background: bool, fixed: bool) -> WholeImage:
+    """Make the whole-image model that suits the product.
+
+    On surfaces the features are brought to even length, which takes out the contrast, because it changes with the light. If
+    parts may be turned by any angle, responses of fixed filters are measured without their direction, because it changes more
+    between good parts than between good and defective ones.
+
+    Args:
+        config: The configuration, with the poses chosen.
+        channels: Channels of the features.
+        background: Whether parts are on a plain background.
+        fixed: Whether the features are responses of fixed filters.
+    """
+    turned = fixed and (config.variation.rotation_deg or 0) > ROTATED_DEG
+    strides = (8, 16) if background and not fixed else (4, 8, 16, 32)
+    return WholeImage(strides, even=not background or (fixed and not turned), channels=channels, turned=turned)
 
 
 def describe_comparison(config: TrainConfig, features: Encoder | FixedFilters | None, *, background: bool) -> str:
@@ -176,18 +191,19 @@ def with_good_parts(detector: Detector, product: Product) -> tuple[Detector, Ten
         The new detector, and the part of each vector of its memory, int64 [vectors].
     """
     config, split = product.config, product.split
-    fixed = isinstance(detector.encoder, FixedFilters)
+    encoder = detector.encoder if detector.network is None else detector.network.backbone.encoder
+    fixed = isinstance(encoder, FixedFilters)
     chosen = memory_config(config.memory, background=product.background, fixed=fixed)
+    whole = whole_image_model(config, detector.channels, background=product.background, fixed=fixed)
     reader = FeatureReader(
         detector=detector,
         spec=scaled_spec(config.input.spec),
         store=product.store,
         groups=product.groups,
-        strides=tuple({*chosen.strides, *WHOLE_IMAGE_OF[product.background][0]}),
+        strides=tuple({*chosen.strides, *whole.strides}),
         # As the bundle computes them: bf16 would move the features of every part.
         arithmetic=Arithmetic.of(msgspec.structs.replace(config.training, device="cpu", precision="fp32")),
     )
-    whole = WholeImage(*WHOLE_IMAGE_OF[product.background], channels=detector.channels)
     measures: list[Tensor] = []
 
     def measured(batches: Iterable[Features]) -> Iterator[Features]:

@@ -29,7 +29,6 @@ from anoseg_trainer.detector_build import describe_comparison, features_of_good_
 from anoseg_trainer.model.backbone import PretrainedBackbone
 from anoseg_trainer.model.detector import Detector
 from anoseg_trainer.model.encoder import configured_encoder, rounded
-from anoseg_trainer.model.fixed_filters import FixedFilters
 from anoseg_trainer.report.fit_report import fit_report, load_for_report, real_defects
 from anoseg_trainer.report.html import Report
 from anoseg_trainer.synthesis.background import has_background
@@ -152,8 +151,7 @@ def fit(
         if features is not None:
             detector, vector_parts = with_good_parts(Detector(None, encoder=features), product)
             if reads_memory(config) and detector.memory is not None:
-                filters = features if isinstance(features, FixedFilters) else None
-                comparison = Comparison(detector.memory, filters, vector_parts, torch.from_numpy(parts.numbers))
+                comparison = Comparison(detector.memory, vector_parts, torch.from_numpy(parts.numbers))
         if first and detector is not None and not resume:
             try:
                 created = create_bundle(target, product, detector, None, note if quick else on_note)
@@ -176,7 +174,7 @@ def fit(
             work=work,
             identity=identity,
             resume=resume,
-            encoder=encoder,
+            encoder=encoder if features is None else features,
             comparison=comparison,
             on_status=on_status,
         )
@@ -187,14 +185,13 @@ def fit(
             )
         if config.network.encoder_rate > 0 and isinstance(result.network.backbone, PretrainedBackbone):
             rounded(result.network.backbone.encoder)
-        own = None if features is encoder else features
-        trained = Detector(result.network, encoder=own).eval()
+        trained = Detector(result.network).eval()
         if features is None:
             detector = trained
         elif detector is None or config.network.encoder_rate > 0:
             detector, _ = with_good_parts(trained, product)
         else:
-            detector = Detector(result.network, encoder=own, memory=detector.memory, whole_image=detector.whole_image).eval()
+            detector = Detector(result.network, memory=detector.memory, whole_image=detector.whole_image).eval()
         created = create_bundle(target, product, detector, result, note)
         return _finished(data, product, created, result, work=work, notes=notes)
     finally:

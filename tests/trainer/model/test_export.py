@@ -1,5 +1,7 @@
 import copy
+from types import SimpleNamespace
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -14,6 +16,7 @@ from anoseg_trainer.model.detector import SCORE_LIMIT, Detector, count_macs
 from anoseg_trainer.model.encoder import encoder_input, load_encoder, packaged_weights, rounded
 from anoseg_trainer.model.export import MAX_BATCH, half_precision, onnx_from_detector
 from anoseg_trainer.model.fixed_filters import FixedFilters
+from anoseg_trainer.model.from_bundle import detector_from_bundle, detector_record
 from anoseg_trainer.model.memory import Features, Memory, MemoryConfig, standardise
 from anoseg_trainer.model.memory_build import build_memory
 from anoseg_trainer.model.network import AnoSegNetwork
@@ -26,15 +29,16 @@ SPEC = InputSpec(96, 128)
 def detectors(plate):
     """Detectors with the activations of trained ones: norms have statistics, the map spreads over 0…1."""
     encoder = rounded(load_encoder(packaged_weights()))
-    scratch, pretrained, reading = (
+    filters = FixedFilters()
+    scratch, filtered, pretrained, reading = (
         AnoSegNetwork(NetworkConfig(), encoder=copy.deepcopy(e), reads_memory=reads)
-        for e, reads in ((None, False), (encoder, False), (encoder, True))
+        for e, reads in ((None, False), (filters, False), (encoder, False), (encoder, True))
     )
     assert reading.from_memory is not None
     reading.from_memory.requires_grad_(False)
     for layer in reading.from_memory:
         layer.weight.mul_(0.1)
-    for network in (scratch, pretrained, reading):
+    for network in (scratch, filtered, pretrained, reading):
         torch.manual_seed(0)
         with torch.no_grad():
             for _ in range(20):
@@ -43,36 +47,35 @@ def detectors(plate):
             logits = network.eval()(torch.from_numpy(frames), torch.from_numpy(coords.astype(np.float32))).logits
             network.map_head.weight.mul_(4 / logits.std())
     memory, whole = good_parts(encoder, plate)
-    filters = FixedFilters()
     memory_of_filters, whole_of_filters = good_parts(filters, plate)
+    _, whole_of_turned = good_parts(filters, plate, turned=True)
     found = {
         "scratch": Detector(scratch),
         "all views": Detector(pretrained, memory=memory, whole_image=whole),
         "memory read by the network": Detector(reading, memory=memory, whole_image=whole),
-        "fixed filters": Detector(
-            copy.deepcopy(scratch), encoder=filters, memory=memory_of_filters, whole_image=whole_of_filters
-        ),
+        "fixed filters": Detector(filtered, memory=memory_of_filters, whole_image=whole_of_filters),
         "without a network": Detector(None, encoder=encoder, memory=memory, whole_image=whole),
+        "turned parts": Detector(None, encoder=FixedFilters(), memory=memory_of_filters, whole_image=whole_of_turned),
     }
     pools = [0.3, 0.3, 0.3, 0.3]
     for name, detector in found.items():
         views = [] if name == "scratch" else [1.0, 0.2]
-        start = [] if name == "without a network" else pools
+        start = [] if detector.network is None else pools
         detector.score_scale.copy_(torch.tensor(start + views))
         detector.score_offset.fill_(-1.0)
         if name in ("all views", "memory read by the network", "fixed filters"):
             detector.map_gain.fill_(3.0)
         if name == "memory read by the network":
             detector.view_limits.fill_(1.0)
-        if name == "without a network":
+        if detector.network is None:
             detector.map_gain.fill_(12.0)
-            detector.map_offset.fill_(-5.0)
+            detector.map_offset.fill_(-5.0 if name == "without a network" else -2.0)
         detector.eval()
     return found
 
 
-def good_parts(encoder, plate):
-    """A memory and a whole-image model of some plates."""
+def good_parts(encoder, plate, turned=False):
+    """A memory and a whole-image model of some plates; turned: one that does not see how plates are turned."""
     rng = np.random.default_rng(4)
     batches = []
     for start in (0, 8, 16):
@@ -84,13 +87,13 @@ def good_parts(encoder, plate):
     config = MemoryConfig(strides=(8, 16), vectors=700, dims=32)
     memory = build_memory(batches[:2], batches[:2], config, images=16, seed=0, channels=encoder.channels).memory
     standardise(memory, batches[2:])
-    whole = WholeImage((8, 16, 32), even=True, channels=encoder.channels)
+    whole = WholeImage((8, 16, 32), even=not turned, channels=encoder.channels, turned=turned)
     measures = [whole.measures(batch.levels, batch.valid) for batch in batches]
     whole.fit(torch.cat(measures[:2]), measures[2])
     return memory, whole
 
 
-KINDS = ("scratch", "all views", "memory read by the network", "fixed filters", "without a network")
+KINDS = ("scratch", "all views", "memory read by the network", "fixed filters", "without a network", "turned parts")
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -215,6 +218,35 @@ def test_folding_norms_changes_nothing(detectors, plate, kind):
         before, _ = detector.inspect(torch.from_numpy(frames), coords32)
         after, _ = half_precision(detector).float().inspect(torch.from_numpy(frames), coords32)
     assert (before - after).abs().mean() < 2e-3
+
+
+@pytest.mark.parametrize("kind", ["fixed filters", "turned parts", "filters beside the network"])
+def test_pytorch_rebuilds_the_detector(detectors, plate, kind):
+    """Map and score of the detector that is read back from the ONNX file; bundles from before the network saw filters too."""
+    if kind in detectors:
+        detector = detectors[kind]
+    else:
+        views = detectors["fixed filters"]
+        detector = Detector(
+            detectors["scratch"].network, encoder=FixedFilters(), memory=views.memory, whole_image=views.whole_image
+        )
+        detector.score_scale.copy_(views.score_scale)
+        detector.map_gain.fill_(3.0)
+    record = detector_record(detector)
+    if not record["whole_image"]["turned"]:
+        del record["whole_image"]["turned"]  # as in earlier bundles
+    config = {"network": msgspec.to_builtins(NetworkConfig(encoder="scratch")), "coordinates": True}
+    manifest = SimpleNamespace(training={"config": config, "detector": record})
+    bundle = SimpleNamespace(path="bundle", manifest=manifest, model_onnx=onnx_from_detector(detector, SPEC))
+    rebuilt = detector_from_bundle(bundle)
+    rebuilt.score_scale.copy_(detector.score_scale)
+    frames, coords = inputs(plate, 2, np.random.default_rng(5))
+    given = torch.from_numpy(frames), torch.from_numpy(coords.astype(np.float32))
+    with torch.no_grad():
+        (maps, values), (found_maps, found_values) = (d.inspect_unscaled(*given) for d in (detector, rebuilt))
+    assert (maps - found_maps).abs().max() < 0.05
+    assert (maps - found_maps).abs().mean() < 0.002
+    torch.testing.assert_close(found_values, values, rtol=0.02, atol=0.05)
 
 
 def test_weights_beyond_half_precision_are_refused(detectors):

@@ -8,7 +8,10 @@ import pytest
 import torch
 
 from anoseg_trainer.model.encoder import STRIDES
-from anoseg_trainer.model.fixed_filters import DIRECTIONS, FLOOR, FREQUENCY, FixedFilters, gabor_bank
+from anoseg_trainer.model.fixed_filters import DIRECTIONS, FLOOR, FREQUENCY, FixedFilters, WithoutDirection, gabor_bank
+
+FIRST_OCTAVE = [0, 3, 4, 5, 6]
+"""Without direction, the channels of the first octave at stride 2: its mean, and its Fourier series."""
 
 
 def stripes(angle: float, side: int = 64) -> torch.Tensor:
@@ -48,3 +51,38 @@ def test_twice_the_light_gives_twice_the_response() -> None:
     filters, image = FixedFilters(), stripes(0.3)
     once, twice = (float(filters(factor * image)[1][0, 0, 8, 8]) for factor in (1.0, 2.0))
     assert twice == pytest.approx(2 * once, rel=0.01)
+
+
+@pytest.mark.parametrize("level", range(len(STRIDES)))
+def test_a_turn_leaves_what_has_no_direction(level: int) -> None:
+    """A texture turned by a quarter has the same means; with their directions, the responses have not."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(1, 3, 32, 128, generator=generator)
+    image = torch.nn.functional.interpolate(x, size=(128, 128), mode="bilinear")  # streaks, so that a direction stands out
+    once, turned = (FixedFilters()(picture)[level] for picture in (image, image.rot90(1, (2, 3))))
+    means = [WithoutDirection(level)(found).mean(dim=(2, 3)) for found in (once, turned)]
+    torch.testing.assert_close(means[0], means[1], rtol=1e-3, atol=1e-4)
+    assert (once.mean(dim=(2, 3)) / turned.mean(dim=(2, 3)) - 1).abs().max() > 0.2
+
+
+@pytest.mark.parametrize("k", range(DIRECTIONS))
+def test_stripes_of_any_direction_have_the_same_features(k: int) -> None:
+    """Between the quarters too: what the first octave shows of stripes hardly depends on their angle."""
+    straight, turned = (
+        WithoutDirection(0)(FixedFilters()(stripes(angle))[0])[0, FIRST_OCTAVE, 8:-8, 8:-8].mean(dim=(1, 2))
+        for angle in (0.0, math.pi * k / DIRECTIONS)
+    )
+    assert straight.max() > 0.3
+    torch.testing.assert_close(turned, straight, rtol=0.2, atol=0.02)
+
+
+@pytest.mark.parametrize("level", range(len(STRIDES)))
+def test_channels_without_direction(level: int) -> None:
+    """Five numbers for each octave, eight for the second order, and grey as it is."""
+    module = WithoutDirection(level)
+    responses = FixedFilters()(torch.rand(2, 3, 64, 96))[level]
+    found = module(responses)
+    assert found.shape == (2, module.channels, 64 // STRIDES[level], 96 // STRIDES[level])
+    assert module.channels == (11, 24, 24, 24, 11)[level]
+    grey = 2 if level in (0, 4) else 3 + DIRECTIONS
+    torch.testing.assert_close(found[:, grey], responses[:, -1])

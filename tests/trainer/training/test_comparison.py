@@ -17,7 +17,7 @@ def comparison() -> Comparison:
     torch.manual_seed(0)
     memory = Memory(MemoryConfig(strides=(8,), grid=8, dims=4, vectors=6), CHANNELS)
     memory.keep(torch.randn(6, 4))
-    return Comparison(memory, None, torch.tensor([0, 0, 0, 1, 1, 1]), torch.tensor([0, 1, 1]))
+    return Comparison(memory, torch.tensor([0, 0, 0, 1, 1, 1]), torch.tensor([0, 1, 1]))
 
 
 def batch(images: list[int]) -> Batch:
@@ -62,5 +62,5 @@ def test_a_third_of_the_windows_is_without_a_map() -> None:
 def test_a_single_part_is_compared_with_itself() -> None:
     """Otherwise nothing would be left to compare with, and the map would be infinite."""
     alone = comparison()
-    alone = Comparison(alone.memory, None, torch.zeros(6, dtype=torch.int64), torch.zeros(3, dtype=torch.int64))
+    alone = Comparison(alone.memory, torch.zeros(6, dtype=torch.int64), torch.zeros(3, dtype=torch.int64))
     assert torch.isfinite(alone.memory_map(batch([0, 1, 2]), 1, levels(3))).all()

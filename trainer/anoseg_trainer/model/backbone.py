@@ -1,7 +1,7 @@
 """Computes the features that the decoder and the memory of good parts read. There are two backbones.
 
-`ScratchBackbone` is trained with the decoder. `PretrainedBackbone` reads a pretrained encoder, which stays as it is or is tuned
-at a low rate, and adds fine detail and coordinates to its features.
+`ScratchBackbone` is trained with the decoder. It may see the responses of fixed filters. `PretrainedBackbone` reads a
+pretrained encoder, which stays as it is or is tuned at a low rate, and adds fine detail and coordinates to its features.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from torch.nn import functional
 
 from anoseg_trainer.config import NetworkConfig
 from anoseg_trainer.model.encoder import CHANNELS, Encoder, encoder_input
-from anoseg_trainer.model.layers import Block, ConvNorm
+from anoseg_trainer.model.fixed_filters import FixedFilters
+from anoseg_trainer.model.layers import Block, ConvNorm, NormConvNorm
 
 DETAIL_CELLS = (4, 16)
 """Detail is measured against neighbourhoods of 28 and of 112 pixels: grain and small defects, and wide soft ones."""
@@ -38,27 +39,38 @@ class Seen(NamedTuple):
 class ScratchBackbone(nn.Module):
     """Computes features at strides 2 to 32 with convolutions that start from random weights.
 
+    If there are fixed filters, each level also sees the logarithms of their responses, and the memory reads the responses. The
+    filters are then computed once for all views.
+
     Attributes:
         channels: Channels of the levels that the memory reads.
+        encoder: The fixed filters, or None.
+        from_filters: Brings the responses to the widths of the levels; None without filters.
     """
 
-    def __init__(self, config: NetworkConfig) -> None:
+    def __init__(self, config: NetworkConfig, filters: FixedFilters | None = None) -> None:
         super().__init__()
         widths = config.widths
-        self.channels: tuple[int, ...] = widths
+        self.encoder = filters
+        self.channels: tuple[int, ...] = widths if filters is None else filters.channels
+        self.from_filters = None
+        if filters is not None:
+            self.from_filters = nn.ModuleList(NormConvNorm(c, w) for c, w in zip(filters.channels, widths, strict=True))
         self.stem = ConvNorm(STEM_INPUTS, widths[0], stride=2)
         self.down = nn.ModuleList(ConvNorm(a, b, stride=2) for a, b in pairwise(widths))
         self.encode = nn.ModuleList(nn.Sequential(*(Block(w) for _ in range(config.blocks))) for w in widths)
 
     def forward(self, frames_NHWC: Tensor, places: Tensor) -> Seen:
         """Compute the features of frames [N, H, W, 3] (0…255) with coordinates [N, 2, H, W]."""
-        x = functional.relu(self.stem(stem_input(frames_NHWC, places)))
-        x = self.encode[0](x)
-        skips = [x]
-        for down, encode in zip(self.down, self.encode[1:], strict=True):
-            x = encode(functional.relu(down(x)))
+        responses = [] if self.encoder is None else self.encoder(encoder_input(frames_NHWC, places.dtype))
+        x, skips = stem_input(frames_NHWC, places), []
+        for level, (enter, encode) in enumerate(zip((self.stem, *self.down), self.encode, strict=True)):
+            entered = enter(x)
+            if self.from_filters is not None:
+                entered = entered + self.from_filters[level](log_responses(responses[level]))
+            x = encode(functional.relu(entered))
             skips.append(x)
-        return Seen(skips, skips)
+        return Seen(skips, responses or skips)
 
 
 class PretrainedBackbone(nn.Module):
@@ -98,6 +110,12 @@ def stem_input(frames_NHWC: Tensor, places: Tensor) -> Tensor:
     """Return colours, detail and coordinates of each pixel, [N, STEM_INPUTS, H, W]."""
     image = normalised(frames_NHWC, places.dtype)
     return torch.cat([image, local_details(image), places], dim=1)
+
+
+def log_responses(responses: Tensor) -> Tensor:
+    """Return log(1 + response) of one level of the fixed filters: moduli vary over more than a thousandfold."""
+    moduli, grey = responses[:, :-1], responses[:, -1:]
+    return torch.cat([torch.log1p(moduli), grey], dim=1)
 
 
 def normalised(frames_NHWC: Tensor, dtype: torch.dtype) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from anoseg_engines.errors import EngineError
 from anoseg_engines.placement import InputSpec
 from anoseg_trainer.model.detector import Detector
+from anoseg_trainer.model.fixed_filters import WithoutDirection
 from anoseg_trainer.model.layers import ConvNorm
 from anoseg_trainer.model.memory import Memory
 from anoseg_trainer.model.whole_image import WholeImage
@@ -52,7 +53,7 @@ def in_precision(detector: Detector, dtype: torch.dtype) -> Detector:
     kept = [
         (module, name, buffer.float())
         for module in detector.modules()
-        if isinstance(module, (Detector, Memory, WholeImage))
+        if isinstance(module, (Detector, Memory, WholeImage, WithoutDirection))
         for name, buffer in module.named_buffers(recurse=False)
     ]
     detector.to(dtype)

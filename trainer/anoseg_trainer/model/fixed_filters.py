@@ -26,6 +26,8 @@ SLENDER = 0.7
 """How much wider the envelope is along the waves than across."""
 FLOOR = 1e-4
 """Added to squared responses, so that flat places have a modulus of nearly 0 and no noise of half precision."""
+LEAST_WAVE = 1e-6
+"""Added to squared magnitudes of the Fourier series over the directions."""
 
 
 def gabor_bank(directions: int) -> Tensor:
@@ -59,17 +61,10 @@ class FixedFilters(nn.Module):
         super().__init__()
         self.register_buffer("first", gabor_bank(DIRECTIONS))
         self.register_buffer("second", gabor_bank(SECOND_DIRECTIONS).repeat(DIRECTIONS, 1, 1, 1))
-        octaves = range(len(STRIDES))
         self.channels = tuple(
-            DIRECTIONS * sum(0 <= octave < len(STRIDES) for octave in (level - 1, level, level + 1))
-            + (DIRECTIONS * SECOND_DIRECTIONS if self._has_second(level) else 0)
-            + 1
-            for level in octaves
+            DIRECTIONS * len(_octaves(level)) + (DIRECTIONS * SECOND_DIRECTIONS if _has_second(level) else 0) + 1
+            for level in range(len(STRIDES))
         )
-
-    @staticmethod
-    def _has_second(level: int) -> bool:
-        return 1 <= level < len(STRIDES) - 1
 
     def forward(self, image: Tensor, deepest: int = STRIDES[-1]) -> list[Tensor]:
         """Return one tensor for each level down to the stride `deepest`: [N, channels[i], H / STRIDES[i], W / STRIDES[i]].
@@ -78,18 +73,18 @@ class FixedFilters(nn.Module):
             image: [N, 3, H, W] as `encoder_input` makes it; only its grey is used.
             deepest: Largest stride to compute.
         """
+        kind = image.device.type
+        if torch.is_autocast_enabled(kind):  # in training; bf16 would round the responses too far
+            with torch.autocast(kind, enabled=False):
+                return self.forward(image.float(), deepest)
         octaves = [2 * image.mean(dim=1, keepdim=True)]
         for _ in STRIDES[1:]:
             octaves.append(functional.avg_pool2d(octaves[-1], 2))
         moduli = [_modulus(octave, self.first, groups=1) for octave in octaves]
         levels = []
         for level, stride in enumerate(STRIDES):
-            found = [
-                _at_stride(moduli[octave], 2**octave, stride)
-                for octave in (level - 1, level, level + 1)
-                if 0 <= octave < len(octaves)
-            ]
-            if self._has_second(level):
+            found = [_at_stride(moduli[octave], 2**octave, stride) for octave in _octaves(level)]
+            if _has_second(level):
                 halved = functional.avg_pool2d(moduli[level - 1], 2)
                 found.append(_at_stride(_modulus(halved, self.second, groups=DIRECTIONS), 2**level, stride))
             found.append(_at_stride(octaves[level], 2**level, stride))
@@ -97,6 +92,67 @@ class FixedFilters(nn.Module):
             if stride >= deepest:
                 break
         return levels
+
+
+def _octaves(level: int) -> range:
+    """Return the octaves whose first-order moduli a level has."""
+    return range(max(level - 1, 0), min(level + 2, len(STRIDES)))
+
+
+def _has_second(level: int) -> bool:
+    """Return whether a level has second-order moduli."""
+    return 1 <= level < len(STRIDES) - 1
+
+
+class WithoutDirection(nn.Module):
+    """Takes from the responses of a level what changes when the part is turned.
+
+    Turning a part moves the first-order moduli along the directions. The magnitudes of their Fourier series over the directions
+    stay. Of the second order, means over the pairs of filters with an equal angle between them stay.
+
+    Attributes:
+        channels: Channels that are left.
+    """
+
+    sums: Tensor
+
+    def __init__(self, level: int) -> None:
+        """Make the module for the responses at the stride `STRIDES[level]`."""
+        super().__init__()
+        octaves, waves = len(_octaves(level)), DIRECTIONS // 2
+        angle = 2 * math.pi * torch.arange(1, waves + 1)[:, None] * torch.arange(DIRECTIONS) / DIRECTIONS
+        of_octave = (torch.full((1, DIRECTIONS), 1 / DIRECTIONS), torch.cos(angle) / waves, torch.sin(angle) / waves)
+        mean, real, imaginary = (torch.kron(torch.eye(octaves), rows) for rows in of_octave)
+        pairs = _pairs_of_equal_angle() if _has_second(level) else torch.zeros(0, 0)
+        first, second = mean.shape[1], pairs.shape[1]
+        blocks = [
+            functional.pad(mean, (0, second + 1)),
+            functional.pad(pairs, (first, 1)),
+            functional.pad(torch.ones(1, 1), (first + second, 0)),
+            functional.pad(real, (0, second + 1)),
+            functional.pad(imaginary, (0, second + 1)),
+        ]
+        self.register_buffer("sums", torch.cat(blocks))
+        self._linear, self._waves = len(mean) + len(pairs) + 1, len(real)
+        self.channels = self._linear + self._waves
+
+    def forward(self, responses: Tensor) -> Tensor:
+        """Map responses [N, C, h, w] to [N, channels, h, w], FP32."""
+        summed = torch.matmul(self.sums, responses.float().flatten(2))
+        squared = summed[:, self._linear :].square()
+        magnitudes = torch.sqrt(squared[:, : self._waves] + squared[:, self._waves :] + LEAST_WAVE)
+        found = torch.cat([summed[:, : self._linear], magnitudes], dim=1)
+        return found.reshape(-1, self.channels, *responses.shape[2:])
+
+
+def _pairs_of_equal_angle() -> Tensor:
+    """Return the sums over pairs of first and second filters with equal angle between them, [DIRECTIONS, second order]."""
+    step = DIRECTIONS // SECOND_DIRECTIONS
+    sums = torch.zeros(DIRECTIONS, DIRECTIONS, SECOND_DIRECTIONS)
+    for first in range(DIRECTIONS):
+        for second in range(SECOND_DIRECTIONS):
+            sums[(step * second - first) % DIRECTIONS, first, second] = 1 / SECOND_DIRECTIONS
+    return sums.flatten(1)
 
 
 def _modulus(x: Tensor, filters: Tensor, groups: int) -> Tensor:

@@ -46,6 +46,7 @@ def detector_record(detector: Detector) -> dict[str, Any]:
         "whole_image": {
             "strides": list(whole.strides),
             "even": whole.even,
+            "turned": whole.without_direction is not None,
             "centre": float(whole.centre),
             "scale": float(whole.scale),
         },
@@ -80,25 +81,32 @@ def detector_from_bundle(bundle: Bundle) -> Detector:
 def _empty(training: Any, stored: dict[str, onnx.TensorProto]) -> Detector:
     """Build the modules that the record describes, without weights."""
     config, record = training["config"], training["detector"]
-    pretrained = Encoder() if config["network"]["encoder"] != "scratch" else None
+    scratch = config["network"]["encoder"] == "scratch"
+    encoder = None if scratch and record["memory"] is None else FixedFilters() if scratch else Encoder()
     network = None
+    sees_filters = any(name.startswith(f"{PREFIX}network.backbone.from_filters") for name in stored)
     if any(name.startswith(f"{PREFIX}network.map_head") for name in stored):
         network = AnoSegNetwork(
             msgspec.convert(config["network"], NetworkConfig),
             coordinates=bool(config["coordinates"]),
-            encoder=pretrained,
+            # A network from scratch that does not see the filters is of an earlier version, or trained without comparison.
+            encoder=encoder if not scratch or sees_filters else None,
             reads_memory=any(name.startswith(f"{PREFIX}network.from_memory") for name in stored),
         )
         for module in network.eval().modules():
             if isinstance(module, ConvNorm):
                 module.fold()
-    encoder = FixedFilters() if pretrained is None and record["memory"] is not None else None if network else pretrained
+    if network is not None and (not scratch or sees_filters):
+        encoder = None
     memory = whole = None
     if record["memory"] is not None:
         memory_config = msgspec.convert(record["memory"]["config"], MemoryConfig)
         channels = Detector(network, encoder=encoder).channels
         memory = Memory(memory_config, channels, len(_tensor(stored[f"{PREFIX}memory.nearest.weight"])))
-        whole = WholeImage(tuple(record["whole_image"]["strides"]), record["whole_image"]["even"], channels=channels)
+        given = record["whole_image"]
+        # Bundles from before fixed filters could ignore the direction have no "turned".
+        turned = bool(given.get("turned", False))
+        whole = WholeImage(tuple(given["strides"]), given["even"], channels=channels, turned=turned)
     return Detector(network, encoder=encoder, memory=memory, whole_image=whole)
 
 

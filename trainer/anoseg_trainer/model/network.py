@@ -19,6 +19,7 @@ from torch.nn import functional
 from anoseg_trainer.config import NetworkConfig
 from anoseg_trainer.model.backbone import PretrainedBackbone, ScratchBackbone, Seen
 from anoseg_trainer.model.encoder import Encoder
+from anoseg_trainer.model.fixed_filters import FixedFilters
 from anoseg_trainer.model.layers import Block, ConvNorm
 
 LOGIT_LIMIT = 12.0
@@ -57,7 +58,7 @@ class AnoSegNetwork(nn.Module):
         config: NetworkConfig,
         *,
         coordinates: bool = True,
-        encoder: Encoder | None = None,
+        encoder: Encoder | FixedFilters | None = None,
         reads_memory: bool = False,
     ) -> None:
         """Initialise with random weights.
@@ -65,15 +66,18 @@ class AnoSegNetwork(nn.Module):
         Args:
             config: Widths and depth.
             coordinates: Whether the network sees coordinates.
-            encoder: A pretrained encoder; None: all layers are trained from random weights.
+            encoder: A pretrained encoder. Fixed filters or None: all layers are trained from random weights, and they see the
+                filters' responses if there are any.
             reads_memory: Whether the decoder reads the memory's map.
         """
         super().__init__()
         widths = config.widths
         self.coordinates = coordinates
-        self.encoder_learns = encoder is None or config.encoder_rate > 0
+        self.encoder_learns = not isinstance(encoder, Encoder) or config.encoder_rate > 0
         self._encoder_rate = config.encoder_rate
-        self.backbone = ScratchBackbone(config) if encoder is None else PretrainedBackbone(config, encoder)
+        self.backbone = (
+            PretrainedBackbone(config, encoder) if isinstance(encoder, Encoder) else ScratchBackbone(config, encoder)
+        )
         self.up = nn.ModuleList(ConvNorm(b, a, size=1) for a, b in pairwise(widths))
         self.decode = nn.ModuleList(nn.Sequential(*(Block(w) for _ in range(config.blocks))) for w in widths[:-1])
         self.from_memory = nn.ModuleList(nn.Conv2d(1, widths[level], 1) for level in MEMORY_LEVELS) if reads_memory else None

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from anoseg_trainer.model.encoder import CHANNELS, STRIDES
+from anoseg_trainer.model.fixed_filters import WithoutDirection
 from anoseg_trainer.model.memory import even_length
 
 WHOLE_IMAGE_STRIDES = (8, 16)
@@ -30,6 +31,8 @@ class WholeImage(nn.Module):
     Attributes:
         strides: Strides whose features are measured.
         even: Whether the features of each place are brought to even length first.
+        without_direction: For each stride, takes from responses of fixed filters what changes when a part is turned; None: the
+            features are measured as they are.
         mean: Mean of each measure over good parts, [M].
         whitening: Maps centred measures to unit covariance, [M, M].
         centre: Median distance of held-out good parts; it becomes 0.
@@ -42,7 +45,12 @@ class WholeImage(nn.Module):
     scale: Tensor
 
     def __init__(
-        self, strides: tuple[int, ...] = WHOLE_IMAGE_STRIDES, even: bool = False, *, channels: tuple[int, ...] = CHANNELS
+        self,
+        strides: tuple[int, ...] = WHOLE_IMAGE_STRIDES,
+        even: bool = False,
+        *,
+        channels: tuple[int, ...] = CHANNELS,
+        turned: bool = False,
     ) -> None:
         """Make a model that is still to be fitted.
 
@@ -50,10 +58,18 @@ class WholeImage(nn.Module):
             strides: Strides whose features are measured.
             even: Whether the features of each place are brought to even length first.
             channels: Channels of the features at each stride of `STRIDES`.
+            turned: Whether the features are responses of fixed filters, and parts may be turned by any angle.
         """
         super().__init__()
         self.strides, self.even = strides, even
-        measures = 2 * sum(channels[STRIDES.index(s)] for s in strides)
+        levels = [STRIDES.index(stride) for stride in strides]
+        measured = [channels[level] for level in levels]
+        self.without_direction = None
+        if turned:
+            modules = [WithoutDirection(level) for level in levels]
+            measured = [module.channels for module in modules]
+            self.without_direction = nn.ModuleList(modules)
+        measures = 2 * sum(measured)
         self.register_buffer("mean", torch.zeros(measures))
         self.register_buffer("whitening", torch.eye(measures))
         self.register_buffer("centre", torch.zeros(()))
@@ -72,8 +88,10 @@ class WholeImage(nn.Module):
     def measures(self, levels: list[Tensor], valid: Tensor) -> Tensor:
         """Compute means and standard deviations of the features over the part, FP32 [N, M]."""
         found = []
-        for stride in self.strides:
+        for i, stride in enumerate(self.strides):
             x = levels[STRIDES.index(stride)].float()
+            if self.without_direction is not None:
+                x = self.without_direction[i](x)
             if self.even:
                 x = even_length(x, torch.tensor(LEAST_LENGTH))
             weights = functional.avg_pool2d(valid[:, None].float(), stride)

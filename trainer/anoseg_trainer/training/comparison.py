@@ -8,8 +8,6 @@ import torch
 from torch import Tensor
 
 from anoseg_trainer.data.batches import Batch
-from anoseg_trainer.model.encoder import encoder_input
-from anoseg_trainer.model.fixed_filters import FixedFilters
 from anoseg_trainer.model.memory import Memory
 
 DROPPED = 3
@@ -22,13 +20,11 @@ class Comparison:
 
     Attributes:
         memory: The memory of good parts.
-        filters: Compute the features that are compared; None: the network's backbone does.
         vector_parts: Part of each vector of the memory, int64 [vectors].
         image_parts: Part of each image in the store, int64 [images].
     """
 
     memory: Memory
-    filters: FixedFilters | None
     vector_parts: Tensor
     image_parts: Tensor
 
@@ -39,12 +35,9 @@ class Comparison:
         Args:
             batch: The batch.
             step: The step; it decides which windows are without a map.
-            levels: The levels of the network's backbone.
+            levels: The levels of the network's backbone that the memory reads.
         """
         device = levels[0].device
-        if self.filters is not None:
-            frames = batch.frames.to(device)
-            levels = self.filters(encoder_input(frames, torch.float32), max(self.memory.config.strides))
         own = self.image_parts[batch.images][:, None] == self.vector_parts[None, :]
         own &= ~own.all(dim=1, keepdim=True)  # if there is one part only, its windows are compared with it
         compared = self.memory.standardised(self.memory.distance(self.memory.embed(levels), own.to(device)))

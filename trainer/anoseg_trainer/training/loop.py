@@ -22,6 +22,7 @@ from anoseg_trainer.data.batches import batches
 from anoseg_trainer.data.samples import SampleSettings
 from anoseg_trainer.model.detector import Detector
 from anoseg_trainer.model.encoder import Encoder
+from anoseg_trainer.model.fixed_filters import FixedFilters
 from anoseg_trainer.model.network import AnoSegNetwork
 from anoseg_trainer.training.comparison import Comparison
 from anoseg_trainer.training.state import TrainingState, comparable
@@ -94,7 +95,7 @@ def train(
     work: Path,
     identity: dict[str, str],
     resume: bool,
-    encoder: Encoder | None = None,
+    encoder: Encoder | FixedFilters | None = None,
     comparison: Comparison | None = None,
     on_status: Callable[[Status], None] = lambda _: None,
 ) -> TrainingResult:
@@ -107,7 +108,7 @@ def train(
         work: Folder of the checkpoint.
         identity: Values that a resumed training and the checkpoint must share, besides the configuration.
         resume: Continue from the checkpoint in `work`.
-        encoder: The pretrained encoder; None: all layers start from random weights.
+        encoder: The pretrained encoder, or fixed filters that the network sees; None: neither.
         comparison: Compares windows with the memory of good parts; None: the network does not see the memory's map.
         on_status: Called after each step.
 
@@ -126,7 +127,7 @@ def train(
         state.load(work, identity)
     alone = Detector(state.averaged)  # the other views do not change while the network is trained
     if comparison is not None:
-        alone = Detector(state.averaged, encoder=comparison.filters, memory=comparison.memory)
+        alone = Detector(state.averaged, memory=comparison.memory)
     alone.to(arithmetic.device)
     status = Status(step=state.step, loss=state.loss)
 

@@ -18,6 +18,7 @@ from anoseg_engines.errors import DataError
 from anoseg_trainer.config import TrainConfig
 from anoseg_trainer.model.checkpoint import load_checkpoint, save_checkpoint
 from anoseg_trainer.model.encoder import Encoder
+from anoseg_trainer.model.fixed_filters import FixedFilters
 from anoseg_trainer.model.network import AnoSegNetwork, Discriminator
 from anoseg_trainer.training.early_stop import EarlyStop
 from anoseg_trainer.training.step import Learner, learned
@@ -64,7 +65,7 @@ class TrainingState:
         config: TrainConfig,
         seed: int,
         device: torch.device,
-        encoder: Encoder | None = None,
+        encoder: Encoder | FixedFilters | None = None,
         *,
         reads_memory: bool = False,
     ) -> TrainingState:
