@@ -24,7 +24,7 @@ from anoseg_trainer.model.export import onnx_from_detector
 from anoseg_trainer.model.inference import predict_part
 from anoseg_trainer.thresholds import ScoreThreshold, conformal_threshold, describe_threshold, pixel_threshold
 from anoseg_trainer.training import TrainingResult
-from anoseg_trainer.training_record import Product, training_record
+from anoseg_trainer.training_record import GOOD_VALUES, Product, training_record
 from anoseg_trainer.validation import Validation, scaled_spec, scores_of, validate
 
 FEW_CAUGHT = 0.5
@@ -118,7 +118,10 @@ def create_bundle(
             guarantee=guarantee,
         ),
         metrics=_metrics(validation, caught),
-        training=training_record(product, detector, result),
+        training={
+            **training_record(product, detector, result),
+            GOOD_VALUES: np.round(np.median(largest[0], axis=0), 6).tolist(),
+        },
         model_onnx=onnx_from_detector(detector, spec),
         golden=golden.samples(),
         origin=Origin(command="fit"),

@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def run(arguments: list[str]) -> None:
-    """Run one command: `commands/NAME.py` holds `run` of the command NAME."""
+    """Run one command: `commands/NAME.py` holds `run` of the command NAME, with `_` for `-`."""
     parser = build_parser()
     options = parser.parse_args(arguments)
     if options.command == "calibrate" and (options.config is None) != (options.camera is None):
@@ -46,7 +46,7 @@ def run(arguments: list[str]) -> None:
         # By default, OpenMP threads that wait for each other keep their core busy. Beside the worker processes that make
         # training images, a step then takes several times as long. PyTorch reads this variable when it is imported.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    importlib.import_module(f"anoseg_trainer.commands.{options.command}").run(options)
+    importlib.import_module(f"anoseg_trainer.commands.{options.command.replace('-', '_')}").run(options)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -63,6 +63,14 @@ def build_parser() -> argparse.ArgumentParser:
             description="Run good images through a bundle and write its next version: with a new score threshold, or, with "
             "--config and --camera, with a bound on the share of good parts that this camera's region rules reject. "
             "The network must not have been trained on these images.",
+        )
+    )
+    _add_learn_good(
+        commands.add_parser(
+            "learn-good",
+            help="add good images that a bundle rejects to its memory of good parts, without a training",
+            description="Add confirmed false rejects (good parts that the line rejected) to a bundle's memory of good parts, "
+            "and write its next version. Look at every image first: a defect that is learned as good is no longer found.",
         )
     )
     _add_ablate(commands.add_parser("ablate", help="train with each part of the method left out in turn, and compare"))
@@ -115,6 +123,23 @@ def _add_calibrate(calibrate: argparse.ArgumentParser) -> None:
     calibrate.add_argument("--config", type=Path, metavar="FILE", help="the station's YAML with the region rules")
     calibrate.add_argument("--camera", metavar="NAME", help="the camera in that file")
     calibrate.add_argument("--runtime", default="auto", help=RUNTIME_HELP)
+
+
+def _add_learn_good(learn: argparse.ArgumentParser) -> None:
+    learn.add_argument("bundle", type=Path, metavar="BUNDLE", help=BUNDLE_HELP)
+    learn.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="good images that were rejected, cut to the part's region: a flat folder, or train/good in it",
+    )
+    learn.add_argument(
+        "--held-out",
+        type=Path,
+        metavar="DIR",
+        help="the folder of good images that the bundle was trained on: those that set the score threshold set it again",
+    )
 
 
 def _add_ablate(ablate: argparse.ArgumentParser) -> None:

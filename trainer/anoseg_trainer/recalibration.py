@@ -1,17 +1,25 @@
-"""Loads the bundle for both kinds of calibration, and finds out whether the good images were used for its training."""
+"""What the commands that change a finished bundle share.
+
+They load the bundle, find out which good images its training used or held out, and judge the golden images again.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from anoseg_engines.bundle import Bundle, load_bundle, store_of
+import numpy as np
+
+from anoseg_engines.bundle import Bundle, GoldenSample, load_bundle, store_of
 from anoseg_engines.runtimes.tensorrt.plan_store import PlanStore
-from anoseg_trainer.data.good_images import GoodImages
+from anoseg_trainer.data.good_images import CALIBRATION_DIGESTS, DIGEST, GoodImages, find_good_images, read_good_images
 from anoseg_trainer.data.parts import Parts, find_parts
 
+CALIBRATED_AFTER_TRAINING = "split conformal over good images, calibrated after training"
+"""Method of a calibration by `calibrate`, for the manifest."""
 OnImage = Callable[[int, int], None]
 """Called after each image with the number of images inspected and the total."""
 
@@ -40,11 +48,8 @@ class CalibrationImages:
             group: Regular expression over file names that says which images show the same part; None: as in the training.
         """
         training = bundle.manifest.training
-        config = training.get("config")
-        holdout = config.get("holdout") if isinstance(config, dict) else None
-        trained_with = holdout.get("group") if isinstance(holdout, dict) else ""
         notes = list(images.notes)
-        parts = find_parts(images, str(trained_with or "") if group is None else group, notes.append)
+        parts = find_parts(images, _group_of(bundle) if group is None else group, notes.append)
         used = len(images.used_in(training))
         if images.fingerprint == training.get("data_fingerprint"):
             used = len(images.paths)
@@ -70,6 +75,82 @@ class CalibrationImages:
         return guarantee if self.held_out else f"{guarantee}; but {self.not_held_out}"
 
 
+@dataclass(frozen=True, slots=True)
+class HeldOutImages:
+    """The good images that a training held out for the score threshold, as far as they were found.
+
+    Attributes:
+        paths: The images.
+        parts: Part number of each.
+        parts_known: Whether the part numbers can be relied on.
+        missing: Number of held-out images that were not found; None if the bundle does not say which images it held out.
+    """
+
+    paths: tuple[Path, ...]
+    parts: tuple[int, ...]
+    parts_known: bool
+    missing: int | None
+
+    @classmethod
+    def find(cls, folder: Path, bundle: Bundle) -> HeldOutImages:
+        """Look for the images in `folder` by their pixels; whatever their names are.
+
+        Raises:
+            DataError: The folder or one of its images cannot be used.
+        """
+        wanted = held_out_digests(bundle)
+        images = read_good_images(find_good_images(folder))
+        parts = find_parts(images, _group_of(bundle))
+        digests = [digest[:DIGEST] for digest in images.pixel_digests]
+        found = [i for i, digest in enumerate(digests) if digest in wanted]
+        return cls(
+            paths=tuple(images.paths[i] for i in found),
+            parts=tuple(int(number) for number in parts.numbers[np.array(found, int)]),
+            parts_known=parts.known,
+            missing=len(wanted - set(digests)) if wanted else None,
+        )
+
+
+def held_out_digests(bundle: Bundle) -> set[str]:
+    """Return the digests of the images that set the score threshold; none if the bundle does not say."""
+    return set(bundle.manifest.training.get(CALIBRATION_DIGESTS) or ())
+
+
+def rejudged(
+    samples: Iterable[tuple[str, GoldenSample]], threshold: float, margin: float
+) -> tuple[list[GoldenSample], list[str]]:
+    """Judge golden samples at another threshold, or with other scores.
+
+    Args:
+        samples: Names and samples, with their new score and their old verdict.
+        threshold: The score threshold.
+        margin: Least distance of a golden sample from the threshold.
+
+    Returns:
+        The samples that are well away from the threshold, with their new verdict, and notes for the user.
+    """
+    kept, notes = [], []
+    for name, sample in samples:
+        verdict: Literal["PASS", "FAIL"] = "FAIL" if sample.score >= threshold else "PASS"
+        if abs(sample.score - threshold) < margin:
+            notes.append(f"{name} is left out: its score {sample.score:.4f} is too close to the new threshold")
+            continue
+        if verdict != sample.verdict:
+            notes.append(f"{name}, score {sample.score:.4f}, was {sample.verdict} and is {verdict} now")
+        kept.append(dataclasses.replace(sample, verdict=verdict))
+    return kept, notes
+
+
+def missing_verdicts(kept: Iterable[GoldenSample]) -> list[str]:
+    """Say which verdict no golden sample has any more."""
+    left = {sample.verdict for sample in kept}
+    return [
+        f"no golden image with the verdict {verdict} is left: the bundle's self-test checks less"
+        for verdict in ("PASS", "FAIL")
+        if verdict not in left
+    ]
+
+
 def load_version(path: Path) -> tuple[Bundle, Path]:
     """Load a bundle, and find STORE/NAME where its next version goes.
 
@@ -86,3 +167,10 @@ def plan_notes(before: Bundle) -> list[str]:
     if not PlanStore.of(before).folder.is_dir():
         return []
     return ["a TensorRT plan belongs to one version: run `anoseg-engine build` for the new one before a line uses it"]
+
+
+def _group_of(bundle: Bundle) -> str:
+    """Return the training's regular expression over file names that says which images show the same part."""
+    config = bundle.manifest.training.get("config")
+    holdout = config.get("holdout") if isinstance(config, dict) else None
+    return str(holdout.get("group") or "") if isinstance(holdout, dict) else ""

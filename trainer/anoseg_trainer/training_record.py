@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from anoseg_engines.version import installed_version
 from anoseg_trainer.config import TrainConfig
-from anoseg_trainer.data.good_images import DIGEST, PIXEL_DIGESTS, GoodImages
+from anoseg_trainer.data.good_images import CALIBRATION_DIGESTS, DIGEST, PIXEL_DIGESTS, GoodImages
 from anoseg_trainer.data.part_store import PartStore
 from anoseg_trainer.data.split import Split
 from anoseg_trainer.model.detector import Detector, count_macs
@@ -26,6 +26,9 @@ from anoseg_trainer.model.encoder import WeightsOrigin
 from anoseg_trainer.model.from_bundle import detector_record
 from anoseg_trainer.training import TrainingResult
 from anoseg_trainer.validation import ValidationCase
+
+GOOD_VALUES = "good_values"
+"""Key of the training record: median of each value of the detector over held-out good parts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,7 @@ def training_record(product: Product, detector: Detector, result: TrainingResult
         "seed": product.seed,
         "data_fingerprint": product.images.fingerprint,
         PIXEL_DIGESTS: [product.images.pixel_digests[i][:DIGEST] for i in (*split.train, *split.validation)],
+        CALIBRATION_DIGESTS: [product.images.pixel_digests[i][:DIGEST] for i in split.calibration],
         "images": {
             "train": len(split.train),
             "validation": len(split.validation),

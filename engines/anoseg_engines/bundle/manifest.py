@@ -65,10 +65,10 @@ class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     Attributes:
         command: The command that wrote it; `calibrate-rules` is `calibrate --config`.
-        parent_version, parent_digest: The version that was calibrated; None after a training.
+        parent_version, parent_digest: The version that this one was made from; None after a training.
     """
 
-    command: Literal["fit", "calibrate", "calibrate-rules"]
+    command: Literal["fit", "calibrate", "calibrate-rules", "learn-good"]
     parent_version: Annotated[int, Meta(ge=1)] | None = None
     parent_digest: Sha256 | None = None
 

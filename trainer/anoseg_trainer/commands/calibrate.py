@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -28,7 +28,15 @@ from anoseg_trainer.commands.calibrate_rules import RulesCalibrated, calibrate_r
 from anoseg_trainer.data.good_images import find_good_images, read_good_images
 from anoseg_trainer.data.station_camera import load_camera_rules
 from anoseg_trainer.evaluation import inspect_image
-from anoseg_trainer.recalibration import CalibrationImages, OnImage, load_version, plan_notes
+from anoseg_trainer.recalibration import (
+    CALIBRATED_AFTER_TRAINING,
+    CalibrationImages,
+    OnImage,
+    load_version,
+    missing_verdicts,
+    plan_notes,
+    rejudged,
+)
 from anoseg_trainer.thresholds import MARGIN, ScoreThreshold, conformal_threshold, describe_threshold, for_the_line
 
 GOLDEN_EACH = 3
@@ -153,7 +161,7 @@ def calibrate_score(
         BundleDraft.of(before),
         score_threshold=threshold.value,
         calibration=Calibration(
-            method="split conformal over good images, calibrated after training",
+            method=CALIBRATED_AFTER_TRAINING,
             n_images=threshold.n,
             false_reject_target=false_reject,
             guarantee=good.qualify(describe_threshold(threshold, false_reject, parts_known=good.parts.known)),
@@ -193,15 +201,8 @@ def _golden_at(threshold: float, bundle: Bundle, lowest: list[Image], highest: s
         DataError: No image is well away from the threshold, or no defective sample fails any more.
     """
     margin = bundle.manifest.golden_tolerance.margin
-    kept, notes = [], []
-    for golden, sample in zip(bundle.manifest.golden, bundle.golden_samples(), strict=True):
-        verdict: Literal["PASS", "FAIL"] = "FAIL" if sample.score >= threshold else "PASS"
-        if abs(sample.score - threshold) < margin:
-            notes.append(f"{golden.image} is left out: its score {sample.score:.4f} is too close to the new threshold")
-            continue
-        if verdict != sample.verdict:
-            notes.append(f"{golden.image}, score {sample.score:.4f}, was {sample.verdict} and is {verdict} now")
-        kept.append(dataclasses.replace(sample, verdict=verdict))
+    names = [golden.image for golden in bundle.manifest.golden]
+    kept, notes = rejudged(zip(names, bundle.golden_samples(), strict=True), threshold, margin)
     if not any(sample.verdict == "PASS" for sample in kept):
         new = _golden_from(lowest, bundle, below=threshold - margin)
         if new:
@@ -217,10 +218,7 @@ def _golden_at(threshold: float, bundle: Bundle, lowest: list[Image], highest: s
             f"no image scores {margin} or more away from the new threshold {threshold:.4f}: the bundle could not be verified",
             hint="look at the good images: are there defects among them? Otherwise train again",
         )
-    for verdict in ("PASS", "FAIL"):
-        if not any(sample.verdict == verdict for sample in kept):
-            notes.append(f"no golden image with the verdict {verdict} is left: the bundle's self-test checks less")
-    return kept, notes
+    return kept, [*notes, *missing_verdicts(kept)]
 
 
 def _golden_from(images: list[Image], bundle: Bundle, *, below: float) -> list[GoldenSample]:

@@ -29,6 +29,8 @@ DETAIL = 64
 """Side of a picture of the details, pixels."""
 PIXEL_DIGESTS = "pixel_digests"
 """Key of the manifest's training record: which images were trained on or validated with, by their pixels."""
+CALIBRATION_DIGESTS = "calibration_digests"
+"""Key of the manifest's training record: which images were held out for the score threshold."""
 DIGEST = 16
 """Letters of a digest that the record keeps."""
 
@@ -85,8 +87,12 @@ class GoodImages:
         )
 
 
-def find_good_images(data: Path) -> list[Path]:
+def find_good_images(data: Path, least: int = MIN_IMAGES) -> list[Path]:
     """List the good images of `data`, sorted by name: those in `train/good` if there is one, else those in `data` itself.
+
+    Args:
+        data: The folder.
+        least: Fewest images that are accepted.
 
     Raises:
         DataError: The folder does not exist, or has too few images.
@@ -103,9 +109,9 @@ def find_good_images(data: Path) -> list[Path]:
     if not paths:
         what = f"{folder}: no images found{left_out}"
         raise DataError(what, hint="--data takes a folder of good images or the MVTec AD layout")
-    if len(paths) < MIN_IMAGES:
+    if len(paths) < least:
         raise DataError(
-            f"{folder}: {len(paths)} good images{left_out}, at least {MIN_IMAGES} are needed to train and calibrate",
+            f"{folder}: {len(paths)} good images{left_out}, at least {least} are needed to train and calibrate",
             hint="use some hundred: the threshold for 1 % false rejects alone needs 99 images",
         )
     return paths
@@ -144,7 +150,7 @@ def read_good_images(paths: Sequence[Path], consume: ImageConsumer = lambda _, _
         (twelve_bits if decoded.twelve_bits else deep).extend([path] if decoded.deep else [])
         sizes.append((image.shape[0], image.shape[1]))
         grey_image = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), np.uint8)
-        digests.append(hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest())
+        digests.append(pixel_digest(image))
         thumbnails.append(_detail(grey_image, THUMBNAIL, 3.0))
         details.append(_detail(grey_image, DETAIL, 2.0).astype(np.float16))
         levels.append(cv2.resize(grey_image, (8, 8), interpolation=cv2.INTER_AREA).astype(np.float32))
@@ -193,6 +199,11 @@ def read_good_images(paths: Sequence[Path], consume: ImageConsumer = lambda _, _
         tints=np.array(tints, np.float32),
         notes=tuple(notes),
     )
+
+
+def pixel_digest(image: Image) -> str:
+    """Return the SHA-256 over the pixels of an image; equal images have equal digests."""
+    return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
 
 
 def named(paths: Sequence[Path], most: int = 5) -> str:

@@ -152,7 +152,7 @@ class Memory(nn.Module):
         return distance
 
     def keep(self, vectors: Tensor) -> None:
-        """Set the vectors [n, dims], rounded as a bundle keeps them; n is at most `config.vectors`."""
+        """Set the vectors [n, dims], rounded as a bundle keeps them; they replace those that were kept before."""
         vectors = vectors.half().float()
         self.nearest = nn.Conv2d(vectors.shape[1], len(vectors), 1)
         self.nearest.requires_grad_(False)

@@ -1,0 +1,254 @@
+"""`anoseg-train learn-good` on a real bundle: what is learned passes, defects do not, and nothing is learned silently."""
+
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+from support.anoseg_train_command import run
+from support.made_once import made_once
+from support.tiny_bundle import write_tiny_bundle
+
+from anoseg_engines.bundle import load_bundle, versions
+from anoseg_engines.images import read_image
+from anoseg_engines.loading import load_engine
+from anoseg_trainer.evaluation import inspect_image
+from anoseg_trainer.memory_extension import MOST_OF_ALL, MOST_OF_IMAGE, ExtensibleDetector
+from anoseg_trainer.model.from_bundle import detector_from_bundle
+
+CONFIG = "input: {height: 96, width: 128}\nmemory: {vectors: 800}\nfalse_reject: 0.1\nholdout: {group: '.+'}\n"
+
+
+@pytest.fixture(scope="module")
+def quick(product, tmp_path_factory):
+    """A bundle of the plates without a network; tests copy it."""
+
+    def make(folder):
+        (folder / "train.yaml").write_text(CONFIG)
+        options = ("--config", folder / "train.yaml", "--work", folder / "work", "--quick", "--release")
+        done = run("fit", "--data", product, "--out", folder / "store" / "plate", *options)
+        assert done.returncode == 0, done.stderr
+
+    return made_once(tmp_path_factory, "quick-plates", make) / "store" / "plate"
+
+
+@pytest.fixture
+def store(quick, tmp_path):
+    return shutil.copytree(quick, tmp_path / "store" / "plate")
+
+
+def with_label(image, seed):
+    """The plate with a printed label at a place that differs a little: good, but new to the bundle."""
+    rng = np.random.default_rng(seed)
+    x, y = int(rng.integers(8, 16)), int(rng.integers(8, 16))
+    labelled = image.copy()
+    labelled[y : y + 18, x : x + 26] = 235
+    labelled[y + 4 : y + 7, x + 3 : x + 23] = 60
+    return labelled
+
+
+@pytest.fixture
+def labelled(plate, tmp_path):
+    """Four plates with a label, and one without that the bundle accepts."""
+    folder = tmp_path / "rejected"
+    folder.mkdir()
+    rng = np.random.default_rng(40)
+    for i in range(4):
+        cv2.imwrite(str(folder / f"label_{i}.png"), with_label(plate(rng), i))
+    cv2.imwrite(str(folder / "plain.png"), plate(rng))
+    return folder
+
+
+def learn(store, folder, *more):
+    return run("learn-good", store, "--data", folder, *more)
+
+
+def refused(done, store, *words, code=2):
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in done.stderr, done.stderr
+    assert versions(store) == [1]
+
+
+def scores(path, images):
+    engine = load_engine(load_bundle(path), runtime="cpu-f32")
+    try:
+        return np.array([inspect_image(engine, image).inspection.score for image in images])
+    finally:
+        engine.close()
+
+
+def test_what_is_learned_passes_and_defects_do_not(store, labelled, product, plate):
+    """The labels pass, another plate with one too; spots keep their verdict. The candidate says what it was made from."""
+    before = load_bundle(store)
+    done = learn(store, labelled)
+    assert done.returncode == 0, done.stderr
+    for i in range(4):
+        assert f"label_{i}.png: score " in done.stdout
+    assert done.stdout.count("rejected → passes") == 4
+    assert "left out: plain.png pass already" in done.stdout
+    assert "4 of 5 images learned: 4 of them pass now" in done.stdout
+    assert "has no network" in done.stderr
+    assert "the score threshold stays" in done.stderr
+
+    after = load_bundle(store / "2")
+    threshold = before.manifest.score_threshold
+    rng = np.random.default_rng(41)
+    others = [with_label(plate(rng), 100 + i) for i in range(4)]
+    assert (scores(store / "1", others) >= threshold).all()
+    assert (scores(store / "2", others) < threshold).all()
+    spots = [read_image(path) for path in sorted((product / "test" / "spot").iterdir())]
+    for old, new in zip(scores(store / "1", spots), scores(store / "2", spots), strict=True):
+        assert (old >= threshold) == (new >= threshold)
+
+    assert load_bundle(store).digest == before.digest  # until the new version is released
+    assert (after.origin.command, after.origin.parent_version, after.origin.parent_digest) == ("learn-good", 1, before.digest)
+    assert after.manifest.score_threshold == threshold
+    assert after.manifest.calibration.guarantee.startswith(before.manifest.calibration.guarantee)
+    assert "this promise was found for version 1" in after.manifest.calibration.guarantee
+    assert after.manifest.metrics == {}
+    added = len(detector_from_bundle(after).memory.nearest.weight) - 800
+    assert 4 <= added <= 4 * MOST_OF_IMAGE * 800
+    assert after.manifest.training["learned_good"][0]["vectors"] == added
+    assert "learn-good from version 1" in run_engine_inspect(store / "2")
+
+
+def run_engine_inspect(path):
+    from support.commands import run_here
+
+    from anoseg_engines.cli import main
+
+    return " ".join(run_here(main, "anoseg-engine", "inspect", path).stdout.split())
+
+
+def test_a_second_time_is_recorded_beside_the_first(store, labelled, plate):
+    """Learned images are known to later commands; the guarantee names the version whose promise it is once only."""
+    assert learn(store, labelled).returncode == 0
+    done = learn(store / "2", labelled)
+    assert done.returncode == 2
+    assert "none of these images is to be learned" in done.stderr
+    for path in labelled.iterdir():
+        path.unlink()
+    image = plate(np.random.default_rng(50))
+    image[60:80, 90:110] = 240
+    cv2.imwrite(str(labelled / "corner.png"), image)
+    assert learn(store / "2", labelled).returncode == 0
+    manifest = load_bundle(store / "3").manifest
+    assert [(entry["version"], entry["images"]) for entry in manifest.training["learned_good"]] == [(1, 4), (2, 1)]
+    assert manifest.calibration.guarantee.count("found for version") == 1
+    assert "found for version 1" in manifest.calibration.guarantee
+    known = run("calibrate", "--bundle", store / "3", "--data", shutil.copytree(labelled, labelled.parent / "again"))
+    assert "at least 10 are needed" in known.stderr
+
+
+def test_the_threshold_is_calibrated_on_what_was_held_out(store, labelled, product):
+    """All held-out images there: a threshold with its own promise. One missing: it stays, and the command says so."""
+    done = learn(store, labelled, "--held-out", product)
+    assert done.returncode == 0, done.stderr
+    before, after = load_bundle(store / "1").manifest, load_bundle(store / "2").manifest
+    assert after.calibration.n_images == before.calibration.n_images
+    assert after.calibration.false_reject_target == before.calibration.false_reject_target == 0.1
+    assert after.score_threshold != before.score_threshold
+    assert f"score threshold {before.score_threshold:.4f} → {after.score_threshold:.4f}" in done.stdout
+    assert "after good parts were added" in after.calibration.method
+    assert "found for version" not in after.calibration.guarantee
+    assert "For the line: of 1000 good parts" in done.stdout
+
+    held_out = set(before.training["calibration_digests"])
+    assert held_out
+    folder = shutil.copytree(product / "train" / "good", labelled.parent / "most")
+    from anoseg_trainer.data.good_images import find_good_images, read_good_images
+
+    images = read_good_images(find_good_images(folder))
+    lost = next(path for path, digest in zip(images.paths, images.pixel_digests, strict=True) if digest[:16] in held_out)
+    lost.unlink()
+    done = learn(store, labelled, "--held-out", folder)
+    assert "1 of the images that the training held out are not among those of --held-out" in done.stderr
+    assert load_bundle(store / "3").manifest.score_threshold == before.score_threshold
+
+
+def test_a_defect_that_would_hide_defects_is_refused(store, tmp_path):
+    """A golden image that is rejected, but for one pixel: learned as good, the bundle would pass it. It is named."""
+    bundle = load_bundle(store)
+    names = [golden.image for golden in bundle.manifest.golden]
+    name, sample = next((n, s) for n, s in zip(names, bundle.golden_samples(), strict=True) if s.verdict == "FAIL")
+    folder = tmp_path / "wrong"
+    folder.mkdir()
+    image = sample.image.copy()
+    image[0, 0] = 0
+    cv2.imwrite(str(folder / "thought_good.png"), image)
+    refused(
+        learn(store, folder), store, name, "would pass", "nothing was written", "is one of the images that you gave defective?"
+    )
+
+
+def test_images_held_out_for_the_threshold_are_not_learned(store, product, tmp_path):
+    """They could not check the threshold any more: left out with the reason, and alone they are nothing to learn."""
+    bundle = load_bundle(store)
+    held_out = set(bundle.manifest.training["calibration_digests"])
+    from anoseg_trainer.data.good_images import pixel_digest
+
+    paths = sorted((product / "train" / "good").iterdir())
+    found = [path for path in paths if pixel_digest(read_image(path))[:16] in held_out]
+    assert len(found) == bundle.manifest.training["images"]["calibration"]
+    detector = ExtensibleDetector(bundle)
+    above = [p for p in found if detector.predict(read_image(p)).score >= bundle.manifest.score_threshold - 0.01]
+    folder = tmp_path / "some"
+    folder.mkdir()
+    for path in above:
+        shutil.copy(path, folder)
+    assert above  # false_reject 0.1: the scores beyond the conformal one
+    refused(learn(store, folder), store, "none of these images is to be learned", "held out for the score threshold")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("tiny", "--data", "rejected"), ("tiny/1: this bundle has no memory of good parts", "train again")),
+        (("store/plate", "--data", "plain"), ("none of these images is to be learned", "plain.png pass already", "`rules`")),
+        (("store/plate", "--data", "broken"), ("1 of 5 good images cannot be used", "broken/label_2.png")),
+        (("store/plate", "--data", "none"), ("none: no such folder",)),
+        (("store/plate", "--data", "empty"), ("empty: no images found",)),
+        (("store/plate", "--data", "rejected", "--held-out", "none"), ("none: no such folder",)),
+        (("none", "--data", "rejected"), ("none: no such bundle",)),
+    ],
+)
+def test_a_users_mistake_is_explained(store, labelled, tmp_path, arguments, words):
+    """Exit code 2, a message with place and reason, no traceback, no new version."""
+    write_tiny_bundle(tmp_path / "tiny")
+    (tmp_path / "empty").mkdir()
+    broken = shutil.copytree(labelled, tmp_path / "broken")
+    (broken / "label_2.png").write_bytes((broken / "label_2.png").read_bytes()[:-200])
+    (tmp_path / "plain").mkdir()
+    shutil.copy(labelled / "plain.png", tmp_path / "plain")
+    refused(run("learn-good", *arguments, cwd=tmp_path), store, *words)
+    assert versions(tmp_path / "tiny") == [1]
+
+
+def test_many_images_share_the_bound(store, plate, tmp_path):
+    """However many images there are, the memory gains a tenth at most, and each image gets its share."""
+    detector = ExtensibleDetector(load_bundle(store))
+    rng = np.random.default_rng(60)
+    paths = []
+    for i in range(12):
+        paths.append(tmp_path / f"{i}.png")
+        cv2.imwrite(str(paths[-1]), rng.integers(0, 255, (96, 128, 3), np.uint8))
+    added = detector.learn(paths)
+    assert sum(added) == detector.vectors - 800 <= MOST_OF_ALL * 800
+    assert min(added) > 0
+    assert max(added) <= MOST_OF_IMAGE * 800
+
+
+def test_the_network_says_what_looks_like_a_defect(trained, product):
+    """With the other views at what good parts show, spots are rejected by the network alone, and good plates are not."""
+    detector = ExtensibleDetector(load_bundle(trained[0]))
+    assert detector.has_network
+    threshold = detector.bundle.manifest.score_threshold
+
+    def alone(folder):
+        paths = sorted((product / "test" / folder).iterdir())
+        return np.array([detector.network_score(detector.predict(read_image(path)).values) for path in paths])
+
+    assert (alone("spot") >= threshold).mean() > 0.5
+    assert (alone("good") < threshold).mean() > 0.8

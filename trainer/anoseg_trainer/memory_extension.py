@@ -1,0 +1,191 @@
+"""Adds good parts to the memory of a finished bundle without a training, and checks what that does to the bundle.
+
+What is learned as good is no longer found. So the golden images that the bundle rejects must still be rejected, and every image
+is judged before and after. Runs on the main thread.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from anoseg_engines.bundle import Bundle, GoldenSample
+from anoseg_engines.errors import ConfigError, DataError
+from anoseg_engines.images import Image, read_image
+from anoseg_engines.placement import InputSpec
+from anoseg_trainer.data.good_images import pixel_digest
+from anoseg_trainer.data.part_store import whole_placement
+from anoseg_trainer.model.detector import NETWORK
+from anoseg_trainer.model.from_bundle import detector_from_bundle
+from anoseg_trainer.model.inference import TILES_AT_ONCE, Prediction, predict_part
+from anoseg_trainer.model.memory_learning import extend, far_vectors
+from anoseg_trainer.model.network import valid_pixels
+from anoseg_trainer.recalibration import missing_verdicts, rejudged
+from anoseg_trainer.training_record import GOOD_VALUES
+from anoseg_trainer.validation import scores_of
+
+MOST_OF_ALL = 0.1
+"""Largest share of its vectors that a memory gains at a time: more vectors cost time on the line."""
+MOST_OF_IMAGE = 0.02
+"""Largest share of its vectors that a memory gains from one image. One image must not redefine what good is."""
+
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Golden:
+    """The golden samples of the new version.
+
+    Attributes:
+        kept: The samples, with new maps, scores and verdicts.
+        scores: Score of each sample of the earlier version, before and after.
+        notes: Remarks for the user.
+    """
+
+    kept: list[GoldenSample]
+    scores: list[tuple[float, float]]
+    notes: list[str]
+
+
+class ExtensibleDetector:
+    """The detector of a bundle whose memory can learn.
+
+    Attributes:
+        bundle: The bundle.
+        detector: Its detector in PyTorch.
+        typical: Median values of good parts, [V]; None if the bundle does not say.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        """Build the detector.
+
+        Raises:
+            ConfigError: The bundle has no memory of good parts.
+            EngineError: PyTorch cannot run the bundle's network.
+        """
+        record = bundle.manifest.training.get("detector")
+        if not isinstance(record, dict) or not record.get("memory"):
+            raise ConfigError(
+                f"{bundle.path}: this bundle has no memory of good parts, so it cannot learn good parts without a training",
+                hint="train again with these images among the good ones (anoseg-train fit)",
+            )
+        self.bundle = bundle
+        self.detector = detector_from_bundle(bundle)
+        values = bundle.manifest.training.get(GOOD_VALUES)
+        known = isinstance(values, list) and len(values) == len(self.detector.score_scale)
+        self.typical: Values | None = np.array(values, np.float64) if known else None
+
+    @property
+    def vectors(self) -> int:
+        """Number of vectors in the memory."""
+        return len(self._memory.nearest.weight)
+
+    @property
+    def has_network(self) -> bool:
+        """Whether there is a network beside the memory."""
+        return self.detector.network is not None
+
+    def predict(self, image: Image) -> Prediction:
+        """Judge an image as the line does, in FP32."""
+        return predict_part(self.detector, self._spec, image)
+
+    def network_score(self, values: Values) -> float | None:
+        """Return the score [tiles, V] would give if all but the network saw a typical good part; None if it is not known."""
+        if self.typical is None or not self.has_network:
+            return None
+        alone = np.tile(self.typical, (len(values), 1))
+        columns = list(self.detector.columns[NETWORK])
+        alone[:, columns] = values[:, columns]
+        return scores_of(self.detector, [alone])[0]
+
+    def loudest_view(self, values: Values) -> str | None:
+        """Return the name of the view that adds most to the score of [tiles, V]; None if it is not known."""
+        if self.typical is None:
+            return None
+        scale = self.detector.score_scale.double().numpy()
+        tile = ((values - self.typical) * scale)[int((values @ scale).argmax())]
+        sums = {name: float(tile[list(columns)].sum()) for name, columns in self.detector.columns.items()}
+        return max(sums, key=lambda name: sums[name])
+
+    def learn(self, paths: Sequence[Path]) -> list[int]:
+        """Add what the images show to the memory, in their order; return how many vectors each image added.
+
+        An image sees what earlier ones added. What it leaves of its share goes to those that follow.
+        """
+        left, most = int(MOST_OF_ALL * self.vectors), max(1, int(MOST_OF_IMAGE * self.vectors))
+        added = []
+        for done, path in enumerate(paths):
+            share = min(most, -(-left // (len(paths) - done)))
+            new = self._far_vectors(read_image(path), share)
+            extend(self._memory, new)
+            left -= len(new)
+            added.append(len(new))
+        return added
+
+    def golden(self, threshold: float, confirmed: Container[str] = ()) -> Golden:
+        """Judge the golden images again.
+
+        Args:
+            threshold: The new score threshold.
+            confirmed: Digests of the images that the user says are good. A golden image among them may pass.
+
+        Raises:
+            DataError: An image that the bundle rejects would pass, or no image is well away from the threshold.
+        """
+        manifest = self.bundle.manifest
+        names = [golden.image for golden in manifest.golden]
+        before = self.bundle.golden_samples()
+        after: list[GoldenSample] = []
+        for name, sample in zip(names, before, strict=True):
+            found = self.predict(sample.image)
+            blind = sample.verdict == "FAIL" and found.score < threshold
+            if blind and pixel_digest(sample.image) not in confirmed:
+                raise DataError(
+                    f"{self.bundle.path / name}: the bundle rejects this golden image, and would pass it (score "
+                    f"{sample.score:.4f} → {found.score:.4f}, threshold {threshold:.4f}): nothing was written",
+                    hint="is one of the images that you gave defective? If this golden image shows a good part, copy it to "
+                    "the other images and run again",
+                )
+            after.append(dataclasses.replace(sample, anomaly_map=found.anomaly_map, score=found.score))
+        kept, notes = rejudged(zip(names, after, strict=True), threshold, manifest.golden_tolerance.margin)
+        lost = any(s.verdict == "FAIL" for s in before) and not any(s.verdict == "FAIL" for s in kept)
+        if lost or not kept:
+            what = "is clearly rejected any more" if lost else "is well away from the threshold"
+            raise DataError(
+                f"no golden image {what}, so the bundle could not be verified: nothing was written",
+                hint="is one of the images that you gave defective? Otherwise train again (anoseg-train fit)",
+            )
+        return Golden(
+            kept=kept,
+            scores=[(b.score, a.score) for b, a in zip(before, after, strict=True)],
+            notes=[*notes, *missing_verdicts(kept)],
+        )
+
+    @property
+    def _memory(self) -> Any:
+        return self.detector.memory
+
+    @property
+    def _spec(self) -> InputSpec:
+        return self.bundle.manifest.input
+
+    @torch.no_grad()
+    def _far_vectors(self, image: Image, most: int) -> torch.Tensor:
+        """Choose up to `most` vectors of an image that the memory does not know."""
+        placement = whole_placement(self._spec, image)
+        frames = np.empty((len(placement.tiles), self._spec.height, self._spec.width, 3), np.uint8)
+        placement.fill(image, frames)
+        coords = torch.from_numpy(placement.coords_N2HW.astype(np.float32))
+        embedded = []
+        for start in range(0, len(frames), TILES_AT_ONCE):
+            part = slice(start, start + TILES_AT_ONCE)
+            levels = self.detector.encoded(torch.from_numpy(frames[part]), coords[part], max(self._memory.config.strides))
+            embedded.append(self._memory.embed(levels))
+        return far_vectors(self._memory, torch.cat(embedded), valid_pixels(coords), most)
