@@ -60,6 +60,7 @@ PARSED_ONLY = {
     "anoseg-train ablate": "trains several times",
     "anoseg-train bench": "measures for minutes",
     "anoseg-train calibrate": "tests/trainer runs it, on images with which it succeeds",
+    "anoseg-train learn-good": "tests/trainer runs it, on images that its bundle rejects",
     "anoseg-engine build": "needs TensorRT, and minutes",
     "anoseg-engine bench": "the short form in docs/runtimes.md is run",
     "anoseg-engine verify --runtime tensorrt": "needs a GPU",

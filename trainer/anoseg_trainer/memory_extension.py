@@ -22,7 +22,7 @@ from anoseg_engines.images import Image, read_image
 from anoseg_engines.placement import InputSpec
 from anoseg_trainer.data.good_images import pixel_digest
 from anoseg_trainer.data.part_store import whole_placement
-from anoseg_trainer.model.detector import NETWORK
+from anoseg_trainer.model.detector import MEMORY, NETWORK
 from anoseg_trainer.model.from_bundle import detector_from_bundle
 from anoseg_trainer.model.inference import TILES_AT_ONCE, Prediction, predict_part
 from anoseg_trainer.model.memory_learning import extend, far_vectors
@@ -188,4 +188,5 @@ class ExtensibleDetector:
             part = slice(start, start + TILES_AT_ONCE)
             levels = self.detector.encoded(torch.from_numpy(frames[part]), coords[part], max(self._memory.config.strides))
             embedded.append(self._memory.embed(levels))
-        return far_vectors(self._memory, torch.cat(embedded), valid_pixels(coords), most)
+        enough = -torch.inf if self.typical is None else float(self.typical[self.detector.columns[MEMORY][0]])
+        return far_vectors(self._memory, torch.cat(embedded), valid_pixels(coords), most, enough)

@@ -58,6 +58,17 @@ def test_common_places_are_not_learned(memory: Memory, embedded: Tensor) -> None
     assert len(far_vectors(memory, embedded, VALID, 10_000)) == 0
 
 
+def test_enough_is_where_no_place_is_prominent(memory: Memory, embedded: Tensor) -> None:
+    """The choice ends as soon as the memory's value is that of a typical good part, and not before."""
+    value = float(most_prominent(memory.standardised(memory.distance(embedded)), VALID).max())
+    chosen = far_vectors(memory, embedded, VALID, 100, enough=value - 0.3)
+    assert 0 < len(chosen) < len(far_vectors(memory, embedded, VALID, 100))
+    extend(memory, chosen[:-1])
+    assert float(most_prominent(memory.standardised(memory.distance(embedded)), VALID).max()) > value - 0.3
+    extend(memory, chosen[-1:])
+    assert float(most_prominent(memory.standardised(memory.distance(embedded)), VALID).max()) <= value - 0.3 + 0.01
+
+
 def test_padding_is_not_learned(memory: Memory, embedded: Tensor) -> None:
     """Places where the input does not show the part are left out, however far they are."""
     embedded[:, :, HEIGHT // 2 :] += 50
