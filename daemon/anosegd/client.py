@@ -31,6 +31,7 @@ import zmq
 
 ACK_EVERY_S = 0.5
 PAGE = 500
+MAX_REQUEST_BYTES = 32 << 10
 BUSY_S = 0.1
 """The pause after a station has answered that requests come too fast."""
 
@@ -53,6 +54,13 @@ class RefusedError(ClientError):
 
 class NoAnswerError(ClientError):
     """The station did not answer in time."""
+
+
+class RequestError(ClientError):
+    """The request cannot be sent."""
+
+    def __init__(self, op: str, why: str) -> None:
+        super().__init__(f"{op}: the request was not sent: {why}")
 
 
 class Cursor(NamedTuple):
@@ -156,16 +164,23 @@ class Client:
         Raises:
             RefusedError: The station refuses.
             NoAnswerError: No answer arrived in time.
+            RequestError: The arguments cannot be sent.
             ClientError: This client has no control socket.
         """
         if self._control_endpoint is None:
             raise ClientError(f"{op}: this client has no control socket")
         self._request_id += 1
+        try:
+            request = json.dumps({"id": self._request_id, "op": op, **arguments}, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise RequestError(op, "it holds bytes that are not UTF-8 text") from None
+        if len(request) > MAX_REQUEST_BYTES:  # the station would not answer it
+            raise RequestError(op, f"it has {len(request)} bytes, and a request may have {MAX_REQUEST_BYTES}")
         if self._control is None:
             self._control = self._context.socket(zmq.DEALER)
             self._control.set(zmq.IPV6, int("[" in self._control_endpoint))
             self._control.connect(self._control_endpoint)
-        self._control.send(json.dumps({"id": self._request_id, "op": op, **arguments}).encode())
+        self._control.send(request)
         end = time.monotonic() + self._request_timeout_s
         while (left := end - time.monotonic()) > 0 and self._control.poll(int(left * 1000) + 1):
             reply = json.loads(self._control.recv())

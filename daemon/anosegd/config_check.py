@@ -70,12 +70,12 @@ def check_surroundings(config: Config, *, journal: bool = True) -> None:
                 Presence.load(camera.presence, camera.region)
 
 
-def check_ipc_folders(config: Config, *, created: Path) -> None:
+def check_ipc_folders(config: Config, *, created: Path | None = None) -> None:
     """Check that the folders of sockets exist.
 
     Args:
         config: A loaded configuration.
-        created: A folder that may be missing, because the service creates it when it starts.
+        created: A folder that may be missing, because the service creates it when it starts; None if no folder may.
 
     Raises:
         ConfigError: A folder is missing.

@@ -120,7 +120,8 @@ class Heartbeat:
     def _swap_notice(self) -> str | None:
         if self._swaps.bundle.digest == self.bundle.digest:
             return None
-        return f"{self._swaps.bundle.label} since a swap; the next start uses {self.bundle.label} from the configuration"
+        now, configured = self._swaps.bundle.label, self.bundle.label
+        return f"{now} since a swap or a rollback; the next start uses {configured} from the configuration"
 
     def _journal_health(self) -> wire.JournalHealth | None:
         if self._journal is None:

@@ -41,8 +41,18 @@ def test_a_trade_off_has_a_row_for_each_count_and_a_column_for_each_kind():
     """More rejected good parts, fewer defects that pass; a kind without images has no column."""
     head, *rows = trade_off(GOOD, {"synthetic defects": BAD, "real defects": []})
     assert head == ["good parts rejected", "threshold", "synthetic defects that pass"]
-    assert rows[0] == ["0 of 50 (0.0 %)", "0.4900", "4 of 5 (80.0 %)"]
+    assert rows[0] == ["0 of 50 (0.0 %)", "0.4901", "4 of 5 (80.0 %)"]
     assert [row[0].split()[0] for row in rows] == ["0", "1", "2", "3", "5", "8"]
+
+
+def test_a_threshold_of_the_trade_off_does_what_its_row_says():
+    """Set to the digits that the table shows, it rejects the good parts that the row counts, and not one more."""
+    good = [0.12961, 0.12816, 0.12814, 0.1227, 0.1190, 0.99999, 1.0] + [0.05] * 20
+    rows = trade_off(good, {"defects": BAD})[1:]
+    assert len(rows) == len({row[1] for row in rows})
+    for rejected, threshold, passed in rows:
+        point = at_threshold(good, BAD, float(threshold))
+        assert (point.false_rejects_cell, point.escapes_cell) == (rejected, passed)
 
 
 def test_curves_are_the_shares_of_the_table():

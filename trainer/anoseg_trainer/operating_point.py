@@ -16,6 +16,8 @@ FEW_REJECTED = 0.02
 """Share of the test's good images that may be rejected where escapes are counted beside the calibrated threshold."""
 MANY_REJECTED = 0.2
 """Share of the good parts up to which a trade-off is shown."""
+SHOWN_STEPS = 10_000
+"""A table shows thresholds with four digits."""
 REJECT_COUNTS = (0, 1, 2, 3, 5, 8, 13, 20, 30, 50, 80, 130, 200, 300, 500)
 """Rejected good parts for which a trade-off has a row."""
 
@@ -101,11 +103,21 @@ def trade_off(good: Sequence[float], kinds: dict[str, Sequence[float]]) -> list[
     for count in REJECT_COUNTS:
         if count and count > max(1, MANY_REJECTED * len(good)):
             break
-        threshold = rejecting(good, count)
+        threshold = _as_shown(rejecting(good, count))
         points = [at_threshold(good, scores, threshold) for scores in filled.values()]
         rejected = share_of(sum(score >= threshold for score in good), len(good))
-        rows.append([rejected, f"{threshold:.4f}", *(point.escapes_cell for point in points)])
+        row = [rejected, f"{threshold:.4f}", *(point.escapes_cell for point in points)]
+        if row != rows[-1]:
+            rows.append(row)
     return rows
+
+
+def _as_shown(threshold: float) -> float:
+    """Return the threshold rounded up to the digits that a table shows, so that a person can set what the table says."""
+    steps = math.floor(threshold * SHOWN_STEPS)
+    while steps / SHOWN_STEPS < threshold:
+        steps += 1
+    return min(1.0, steps / SHOWN_STEPS)
 
 
 def curves(good: Sequence[float], kinds: dict[str, Sequence[float]], points: int = 201) -> dict[str, list[tuple[float, float]]]:

@@ -34,10 +34,14 @@ def main(options: argparse.Namespace) -> int:
     return 0
 
 
+DIGEST = 12
+"""Letters of a digest that are shown."""
+
+
 def _table(changes: list[dict[str, Any]]) -> Table:
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in ("time", "what", "from", "to", "who", "why"):
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", min_width=DIGEST if column in ("from", "to") else None)
     for change in changes:
         what = change["kind"] + (f" {change['camera']}" if change["camera"] else "")
         short = _threshold if change["kind"] == "threshold" else _bundle
@@ -53,4 +57,4 @@ def _threshold(value: str) -> str:
 
 def _bundle(value: str) -> str:
     label, _, digest = value.partition(" ")
-    return f"{label} {digest[:12]}"
+    return f"{label} {digest[:DIGEST]}"

@@ -14,7 +14,7 @@ import msgspec
 import zmq
 
 from anoseg_engines.errors import ConfigError, PublishError
-from anosegd.client import Client, ClientError, Event, NoAnswerError, RefusedError, Verdict
+from anosegd.client import Client, ClientError, Event, NoAnswerError, RefusedError, RequestError, Verdict
 from anosegd.config import DEFAULT_CONTROL, DEFAULT_ENDPOINT, load_config
 from anosegd.endpoint import answers
 
@@ -86,7 +86,7 @@ def connect(
     """Open a client of the station for the length of a `with` block. The arguments are those of `Client`.
 
     Raises:
-        ConfigError: An endpoint is invalid.
+        ConfigError: An endpoint is invalid, or a request cannot be sent.
         PublishError: The station does not answer, or refuses a request.
     """
     publish, control, _ = endpoints
@@ -106,6 +106,8 @@ def connect(
         raise PublishError(str(error)) from error
     except NoAnswerError as error:
         raise PublishError(str(error), hint="is it just starting, or does it hang? See its log") from error
+    except RequestError as error:
+        raise ConfigError(str(error)) from error
     except ClientError as error:
         raise PublishError(str(error), hint="set `control` in the station's configuration, or give --control") from error
 

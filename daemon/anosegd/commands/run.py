@@ -14,7 +14,7 @@ import msgspec
 from anoseg_engines.errors import AnosegError
 from anosegd import logs
 from anosegd.config import Config, load_config
-from anosegd.config_check import check_surroundings
+from anosegd.config_check import check_ipc_folders, check_surroundings
 from anosegd.station import End, Station, Successor
 from anosegd.systemd import Notifier
 
@@ -38,6 +38,7 @@ def main(options: argparse.Namespace) -> int:
         return config
 
     config = load()
+    check_ipc_folders(config)
     check_surroundings(config)
     return run(config, os.environ, reread)
 

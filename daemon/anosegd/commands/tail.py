@@ -68,6 +68,8 @@ def main(options: argparse.Namespace) -> int:
             board.add_verdict(decoded(verdict, Verdict), replayed=verdict.replayed)
             screen.draw_if_due()
         drawing.refresh()
+    if not drawing.console.is_terminal:
+        drawing.console.line()  # the table ends without a line end there
     return 0
 
 
@@ -134,8 +136,8 @@ class Board:
         self.replayed += replayed
         self._outcomes[verdict.outcome] += 1
         self._last.append(verdict)
-        self._arrivals.append(time.monotonic())
-        if not replayed:
+        if not replayed:  # the journal gives them faster than the line inspects
+            self._arrivals.append(time.monotonic())
             self._latencies.append(verdict.timings_ms.total)
 
     def add_state(self, state: dict[str, Any]) -> None:
@@ -151,33 +153,36 @@ class Board:
         """Give the newest rows that fit between head and totals. In a low window, the cameras leave their place to rows."""
         height = console.size.height
         foot = console.render_lines(self._foot(), options, pad=False)
-        head = console.render_lines(self._head(), options, pad=False)
         room = height - len(foot) - TABLE_HEAD - MIN_ROWS - 1  # the cursor is on a line of its own
-        head = head[: max(1, room)]
+        head = console.render_lines(Text("\n").join(self._head()), options, pad=False)
+        if len(head) > max(1, room):
+            head = console.render_lines(
+                Text("\n").join(_short(self._head(), max(1, room), options.max_width)), options, pad=False
+            )
         rows = max(1, height - len(foot) - len(head) - TABLE_HEAD - 1)
         table = console.render_lines(self._table(rows, options.max_width), options, pad=False)
         for line in (*head, *table, *foot):
             yield from line
             yield Segment.line()
 
-    def _head(self) -> Text:
+    def _head(self) -> list[Text]:
+        """The station, then its cameras, lost ones first."""
         state, silent_s = self._state, time.monotonic() - self._state_at
         if state is None:
-            return Text(f"{self._endpoint}: no heartbeat yet", style="yellow")
+            return [Text(f"{self._endpoint}: no heartbeat yet", style="yellow")]
         if silent_s > 3:
-            return Text(f"{state.station}: no heartbeat for {silent_s:.0f} s: treat the station as down", style="bold red")
+            return [Text(f"{state.station}: no heartbeat for {silent_s:.0f} s: treat the station as down", style="bold red")]
         head = Text(f"{shown(state.station)}  {state.state}", style="red" if state.state == "Error" else "bold")
         head.append(f"  {state.engine.name}/{state.engine.version} on {state.engine.runtime}", style="dim")
-        for name, camera in sorted(
-            state.cameras.items(), key=lambda item: item[1].state != "lost"
-        ):  # these stay in a low window
-            text = f"\n{name}: {camera.state}, {camera.frames} frames, {camera.dropped} dropped"
+        lines = [head]
+        for name, camera in sorted(state.cameras.items(), key=lambda item: item[1].state != "lost"):
+            text = f"{name}: {camera.state}, {camera.frames} frames, {camera.dropped} dropped"
             if camera.overruns:
                 text += f", {camera.overruns} overruns"
             if camera.state == "lost":
                 text += f": {shown(camera.last_error or '')}"
-            head.append(text, style="yellow" if camera.state == "lost" else "dim")
-        return head
+            lines.append(Text(text, style="yellow" if camera.state == "lost" else "dim"))
+        return lines
 
     def _table(self, rows: int, width: int) -> Table:
         """The newest rows. A narrow window leaves out what a person needs least."""
@@ -215,6 +220,17 @@ class Board:
         if self.missed:
             foot.append(f"  {self.missed} missed", style="bold red")
         return foot
+
+
+def _short(head: list[Text], rows: int, width: int) -> list[Text]:
+    """Cut the head to so many rows of a window. The last one says how many cameras have no row."""
+    hidden = len(head) - rows
+    more = Text(f"  and {hidden} more camera{'s' if hidden > 1 else ''}" if hidden > 0 else "", style="dim")
+    lines = [line.copy() for line in head[:rows]]
+    for n, line in enumerate(lines, start=1):
+        line.truncate(width - (len(more) if n == len(lines) else 0), overflow="ellipsis")
+    lines[-1].append_text(more)
+    return lines
 
 
 def _cells(verdict: Verdict) -> dict[str, Text]:

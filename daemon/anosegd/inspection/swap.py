@@ -128,7 +128,7 @@ class Swaps:
     def _begin(self, request: _Request) -> None:
         kind: ChangeKind = "swap" if request.path is not None else "rollback" if request.engine is None else "reload"
         if kind == "rollback" and not self._history.before:
-            what = f"there is no engine to go back to: no other one than {self.bundle.label} is known to have inspected"
+            what = f"there is no engine to go back to: none is known to have inspected before {self.bundle.label}"
             earlier = f"`anoseg-engine list {self.bundle.path.parent}` shows earlier versions; `anosegd swap` takes one"
             request.answer(f"{what}\n  {earlier}")
             return

@@ -16,7 +16,7 @@ SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
-Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Probability = Annotated[float, Meta(ge=0.0, le=1.0)]
 
 
@@ -113,7 +113,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """
 
     schema_version: Literal[1, 2] = 1
-    product: Annotated[str, Meta(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    product: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
     version: Annotated[int, Meta(ge=1)]
     created: str
     origin: Origin | UnsetType = UNSET
@@ -128,7 +128,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     metrics: dict[str, Any] = {}
     training: dict[str, Any] = {}
     files: dict[str, Sha256]
-    seal: Annotated[str, Meta(pattern="^([0-9a-f]{64})?$")] = ""
+    seal: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?\Z")] = ""
 
 
 def canonical_bytes(manifest: Manifest) -> bytes:

@@ -19,8 +19,10 @@ from stress.rubbish import rubbish
 from stress.torture import torture
 from support.anosegd_line import Daemon, Line, run_anosegd, wait_until
 
-from anosegd.client import Client, ClientError, Event, RefusedError, Verdict
-from anosegd.control.server import RATE, Control
+from anosegd.client import MAX_REQUEST_BYTES as CLIENT_LIMIT
+from anosegd.client import Client, ClientError, Event, NoAnswerError, RefusedError, RequestError, Verdict
+from anosegd.control.requests import MAX_PART_ID
+from anosegd.control.server import MAX_REQUEST_BYTES, RATE, Control
 
 FOLDER = "line: {policy: wait, source: {kind: folder, path: images}}"
 LOOP = "line: {policy: wait, source: {kind: folder, path: images, loop: true, fps: 40}}"
@@ -287,6 +289,32 @@ def test_a_malformed_request_is_answered_with_an_error(station: Station, request
         with pytest.raises(ClientError, match=f"bad_request.*{said}"):
             client.request(str(request_json["op"]), **arguments)
         assert client.status()["station"] == "test-station"
+
+
+@pytest.mark.parametrize(
+    ("part_id", "said"),
+    [
+        ("\udcff\udcfe", "trigger: the request was not sent: it holds bytes that are not UTF-8 text"),
+        ("x" * 40_000, "trigger: the request was not sent: it has 40058 bytes, and a request may have 32768"),
+    ],
+)
+def test_a_request_that_the_station_could_not_answer_is_not_sent(part_id: str, said: str) -> None:
+    """The client says what is wrong with it at once, instead of that nobody answers."""
+    with Client(control="tcp://127.0.0.1:9") as client, pytest.raises(RequestError) as caught:
+        client.request("trigger", camera="top", part_id=part_id)
+    assert str(caught.value) == said
+
+
+def test_the_longest_part_id_fits_into_a_request() -> None:
+    """4000 letters, whatever they are: the station does not answer, but the request is sent."""
+    for letter in ("🙂", "\x01", '"'):
+        with Client(control="tcp://127.0.0.1:9", request_timeout_s=0.01) as client, pytest.raises(NoAnswerError):
+            client.request("trigger", camera="top", part_id=letter * MAX_PART_ID)
+
+
+def test_client_and_station_agree_on_the_size_of_a_request() -> None:
+    """The client is one file without the station's code, so it has the limit of its own."""
+    assert CLIENT_LIMIT == MAX_REQUEST_BYTES
 
 
 def test_rubbish_on_both_sockets_changes_nothing() -> None:

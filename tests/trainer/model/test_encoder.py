@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from anoseg_engines.errors import DataError
+from anoseg_trainer.config import NetworkConfig
 from anoseg_trainer.model.encoder import (
     BATCH_NORM_EPS,
     CHANNELS,
@@ -21,6 +23,7 @@ from anoseg_trainer.model.encoder import (
     STRIDES,
     Encoder,
     PaddedConv,
+    configured_encoder,
     encoder_from_state,
     encoder_input,
     load_encoder,
@@ -194,3 +197,15 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     """The message names the file."""
     with pytest.raises(DataError, match=r"none\.pth"):
         load_encoder(tmp_path / "none.pth")
+
+
+def test_weights_in_a_home_folder(tmp_path, monkeypatch):
+    """A path in the configuration may begin with ~; a user that does not exist is part of a name."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copy(packaged_weights(), tmp_path / "own.pth")
+    digest = hashlib.sha256((tmp_path / "own.pth").read_bytes()).hexdigest()
+    loaded = configured_encoder(NetworkConfig(encoder_weights="~/own.pth", encoder_sha256=digest))
+    assert loaded is not None
+    assert loaded[1].sha256 == digest
+    with pytest.raises(DataError, match=r"~nobody-of-this-name/own\.pth"):
+        configured_encoder(NetworkConfig(encoder_weights="~nobody-of-this-name/own.pth", encoder_sha256=digest))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import io
+import os
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -207,7 +208,7 @@ def configured_encoder(config: NetworkConfig) -> tuple[Encoder, WeightsOrigin] |
         return None
     if config.encoder_weights is None:
         return rounded(load_encoder(packaged_weights())), LITE0_ORIGIN
-    path = Path(config.encoder_weights)
+    path = Path(os.path.expanduser(config.encoder_weights))  # noqa: PTH111 - Path.expanduser raises for an unknown user
     sha256 = config.encoder_sha256 or ""
     origin = WeightsOrigin(name=f"EfficientNet-Lite0, file {path.name}", licence="unknown", trained_on="unknown", sha256=sha256)
     return rounded(load_encoder(path, sha256)), origin

@@ -46,7 +46,7 @@ class PlanDescription(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     workspace_mb: int | None = None
     built: str
     build_seconds: float
-    plan: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,200}\.plan$")]
+    plan: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,200}\.plan\Z")]
     plan_sha256: Sha256
     plan_bytes: Annotated[int, Meta(ge=1)]
     proved_on: str | None = None
