@@ -36,7 +36,7 @@ SCORE = (
     "parts show: means of the network's largest map logits ("
     + ", ".join(f"{k} of {cell}×{cell} cells" for cell, k in POOLS)
     + "), how far the memory's largest mean over 3×3 places rises above the part's mean, the "
-    "whole-image distance; each view counts up to a limit"
+    "whole-image distance; beside the network, the others count up to a limit"
 )
 """How the score is defined, for the manifest."""
 

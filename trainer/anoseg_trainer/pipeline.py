@@ -17,7 +17,7 @@ from anoseg_engines.errors import AnosegError, ConfigError, DataError, EngineErr
 from anoseg_engines.placement import InputSpec
 from anoseg_trainer.bundle_creation import CreatedBundle, create_bundle
 from anoseg_trainer.config import TrainConfig
-from anoseg_trainer.data.good_images import find_good_images, read_good_images
+from anoseg_trainer.data.good_images import find_good_images, named, read_good_images
 from anoseg_trainer.data.image_size import sizes_from_headers
 from anoseg_trainer.data.input_choice import choose_input, describe_input
 from anoseg_trainer.data.part_store import PartStore, PartStoreWriter
@@ -43,6 +43,8 @@ REPORT = "report.html"
 """The report of the newest version; each version's own is beside it."""
 BACKGROUND_PROBES = 40
 """Good images that are searched for a plain background."""
+ODD_SHOWN = 5
+"""Odd parts whose images are named."""
 MAX_UNIT = 256
 """Synthetic defects are sized by the shorter side of the input, but by at most this many network pixels."""
 
@@ -149,9 +151,11 @@ def fit(
         product = Product(config, images, parts.numbers, split, store, cases, background, origin, seed)
         detector = comparison = None
         if features is not None:
-            detector, vector_parts = with_good_parts(Detector(None, encoder=features), product)
+            detector, built = with_good_parts(Detector(None, encoder=features), product)
+            if built.odd:
+                note(_odd_images(built.odd, product))
             if reads_memory(config) and detector.memory is not None:
-                comparison = Comparison(detector.memory, vector_parts, torch.from_numpy(parts.numbers))
+                comparison = Comparison(detector.memory, built.parts, torch.from_numpy(parts.numbers))
         if first and detector is not None and not resume:
             try:
                 created = create_bundle(target, product, detector, None, note if quick else on_note)
@@ -196,6 +200,16 @@ def fit(
         return _finished(data, product, created, result, work=work, notes=notes)
     finally:
         store.path.unlink(missing_ok=True)
+
+
+def _odd_images(odd: tuple[int, ...], product: Product) -> str:
+    """Name the training images of the oddest parts in a note for the user."""
+    paths = [product.images.paths[i] for part in odd[:ODD_SHOWN] for i in product.split.train if product.groups[i] == part]
+    more = f" and images of {len(odd) - ODD_SHOWN} more parts" if len(odd) > ODD_SHOWN else ""
+    return (
+        f"these good images show something that no other part shows: {named(paths)}{more}. Look at them: a defect that is "
+        "learned as good will pass. Remove what is defective, and train again"
+    )
 
 
 def _finished(

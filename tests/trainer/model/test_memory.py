@@ -16,15 +16,16 @@ from torch.nn import functional
 from anoseg_trainer.model.encoder import CHANNELS, STRIDES
 from anoseg_trainer.model.memory import Features, Memory, MemoryConfig, standardise
 from anoseg_trainer.model.memory_build import (
+    FEWEST_PARTS,
     BuiltMemory,
     Patches,
     build_memory,
     coreset,
     nearest_of_others,
-    without_outliers,
+    unlike_others,
 )
 
-CONFIG = MemoryConfig(strides=(4, 8, 16), dims=16, vectors=200, outliers=0.0)
+CONFIG = MemoryConfig(strides=(4, 8, 16), dims=16, vectors=200)
 
 
 def some_features(images: int, seed: int, offset: float = 4.0) -> Features:
@@ -155,8 +156,8 @@ def test_nearest_of_others_skips_the_own_part() -> None:
     assert index.tolist() == [2, 2, 1]
 
 
-def test_dirt_on_one_part_is_left_out_and_its_part_named() -> None:
-    """A patch that only one part shows is an outlier; one that several parts show, however rare, stays."""
+def test_a_part_that_shows_what_no_other_shows_is_odd() -> None:
+    """Dirt on one part makes it odd; what several parts show, however rare, makes none of them odd."""
     generator = torch.Generator().manual_seed(5)
     vectors = torch.randn(4000, 8, generator=generator)
     parts = torch.arange(4000) % 40
@@ -165,12 +166,14 @@ def test_dirt_on_one_part_is_left_out_and_its_part_named() -> None:
     def jittered(rows: Tensor) -> Tensor:
         return rows + 0.05 * torch.randn(rows.shape, generator=generator)
 
-    noisy = torch.cat([vectors, jittered(dirt), jittered(rare)])
-    owners = torch.cat([parts, torch.full((6,), 17), torch.arange(20)])
-    common, outliers = without_outliers(Patches(noisy, owners), 0.005, generator)
-    assert (outliers.vectors.mean(dim=1) > 5).sum() == 6
-    assert (common.vectors.mean(dim=1) < -5).sum() >= 18
-    assert int(outliers.parts.mode().values) == 17
+    noisy = Patches(
+        torch.cat([vectors, jittered(dirt), jittered(rare)]), torch.cat([parts, torch.full((6,), 17), torch.arange(20)])
+    )
+    assert unlike_others(noisy, noisy) == (17,)
+    clean = Patches(vectors, parts)
+    assert unlike_others(clean, clean) == ()
+    few = noisy.picked((noisy.parts >= 15) & (noisy.parts < 15 + FEWEST_PARTS - 1))
+    assert unlike_others(few, few) == ()
 
 
 def test_half_precision_keeps_the_map(built: BuiltMemory) -> None:
