@@ -189,6 +189,15 @@ def test_graph_is_strongly_typed_half_precision(exported):
     assert b".py" not in model
 
 
+def test_fixed_filters_are_computed_once(exported):
+    """Network, memory and whole image share the responses: each octave is filtered once, or not at all if no view needs it."""
+    detector, model = exported
+    filters = [m for m in detector.modules() if isinstance(m, FixedFilters)]
+    convolutions = [node.input[1] for node in onnx.load_from_string(model).graph.node if node.op_type == "Conv"]
+    octaves = sum(name.endswith("encoder.first") for name in convolutions)
+    assert octaves in ((4, 5) if filters else (0,))
+
+
 def test_tensorrt_rtx_accepts_and_builds_it(exported):
     """TensorRT's parser takes the file and its builder makes an engine for batch 1 to 16, strongly typed."""
     _, model = exported
