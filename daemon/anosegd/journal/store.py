@@ -35,6 +35,7 @@ from anosegd.journal.types import (
 
 REQUESTS_KEPT = 2000
 CHANGES_KEPT = 10_000
+PAGE_BYTES = 4096
 WAL_PAGES = 5000
 """20 MiB. If the write-ahead log grows beyond this, the writing thread itself copies it into the file and restarts it."""
 WHOLE_CHECK_BYTES = 32 << 20
@@ -114,6 +115,15 @@ class Store:
             return self.path.stat().st_ino != self._inode
         except OSError as error:
             return isinstance(error, FileNotFoundError)
+
+    @property
+    def emptied(self) -> bool:
+        """Whether this file, still at its path, has lost even its first page, which SQLite writes before it uses the log."""
+        try:
+            status = self.path.stat()
+        except OSError:
+            return False
+        return status.st_ino == self._inode and status.st_size < PAGE_BYTES
 
     @property
     def log_lost(self) -> bool:
@@ -243,7 +253,7 @@ class Store:
 
         Returns False if another program keeps reading, so that the log must grow.
         """
-        if _size(beside(self.path, "-wal")) <= WAL_PAGES * 4096:
+        if _size(beside(self.path, "-wal")) <= WAL_PAGES * PAGE_BYTES:
             return True
         ((busy, *_),) = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         return not busy
@@ -291,7 +301,7 @@ def create_store(path: Path, *, journal_id: str, first: int, sync: str, now_ns: 
         leftover.unlink(missing_ok=True)
     db = sqlite3.connect(uri(new, "rwc"), uri=True, isolation_level=None)
     try:
-        for name, value in (("page_size", 4096), ("auto_vacuum", "INCREMENTAL"), ("application_id", APPLICATION_ID)):
+        for name, value in (("page_size", PAGE_BYTES), ("auto_vacuum", "INCREMENTAL"), ("application_id", APPLICATION_ID)):
             db.execute(f"PRAGMA {name} = {value}")
         with in_transaction(db):
             db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
@@ -371,7 +381,7 @@ def _set_up(db: sqlite3.Connection, sync: str) -> None:
         "journal_mode = WAL",
         f"synchronous = {'FULL' if sync == 'full' else 'NORMAL'}",
         f"wal_autocheckpoint = {WAL_PAGES}",
-        f"journal_size_limit = {WAL_PAGES * 4096}",
+        f"journal_size_limit = {WAL_PAGES * PAGE_BYTES}",
         "secure_delete = OFF",  # some builds of SQLite overwrite deleted data
         "cell_size_check = ON",
         "trusted_schema = OFF",

@@ -110,6 +110,8 @@ class Writer:
     @property
     def overwritten(self) -> str | None:
         """What of the open journal another program has overwritten, for people. None if nothing, or if that is not known."""
+        if self._store is not None and self._store.emptied:
+            return "it was emptied by another program"
         with suppress(sqlite3.Error):
             if self._store is not None and not self._store.log_lost and self._store.log.overwritten:
                 return "its write-ahead log (-wal) was overwritten by another program"

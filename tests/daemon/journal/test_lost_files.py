@@ -92,6 +92,25 @@ def test_a_log_that_is_overwritten_in_its_place(tmp_path: Path, overwrite: Calla
     assert reopened.close()
 
 
+@pytest.mark.parametrize("left", [0, 100])
+def test_a_journal_that_is_emptied_in_its_place(tmp_path: Path, left: int) -> None:
+    """As a program does that empties large files. It is set aside, and a new one begins, which loses nothing from then on."""
+    path = tmp_path / "verdicts.db"
+    journal = open_journal(config(path))
+    before = commit(journal, 20)
+    os.truncate(path, left)
+    eventually(lambda: journal.journal_id != before[0].journal_id and path.exists())
+    eventually(lambda: submit(journal)[1].error is None)
+    after = commit(journal, 20)
+    assert after[0].seq > before[-1].seq
+    assert any("emptied by another program" in notice for notice in journal.notices)
+    assert [p.suffix for p in tmp_path.iterdir() if "damaged" in p.name and not p.name.endswith(("-wal", "-shm"))]
+    assert journal.close()
+    reopened = open_journal(config(path))
+    assert list(read_all(reopened).entries.values())[1:] == after
+    assert reopened.close()
+
+
 def test_a_log_that_sqlite_itself_changes_is_no_loss(tmp_path: Path) -> None:
     """A backup may have SQLite truncate the log, and a person may write with the command sqlite3."""
     path = tmp_path / "verdicts.db"
