@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anoseg_engines.bundle.manifest import MANIFEST, SCHEMA_VERSION, Manifest, Origin, RuleCalibration, canonical_bytes, sealed
-from anoseg_engines.bundle.releases import contained_version, odd_versions, released_versions, versions
+from anoseg_engines.bundle.releases import contained_version, odd_versions, released_versions, replaced_releases, versions
 from anoseg_engines.errors import ConfigError, EngineError
 from anoseg_engines.images import Image
 from anoseg_engines.judgement import Thresholds
@@ -126,6 +126,10 @@ def _find(path: Path) -> tuple[Path, str | None]:
         return path, _remark_on(path)
     if not path.is_dir():
         raise ConfigError(f"{path}: no such bundle", hint=_WHICH)
+    replaced = replaced_releases(path)
+    damaged = next((path / str(n) for n in replaced if not _has_whole_manifest(path / str(n))), None)
+    if damaged is not None:
+        return damaged, None  # whoever loads it gets the error, as of any other damaged file
     found = released_versions(path)
     if not found:
         raise ConfigError(f"{path}: no bundle in this folder ({MANIFEST} is missing)", hint=_WHICH)
@@ -138,11 +142,13 @@ def _find(path: Path) -> tuple[Path, str | None]:
     if str(chosen) in odd:
         return path / str(chosen), f"{path}: {odd[str(chosen)]}, which is used. Copy each version to the folder of its number"
     passed_over = {n: f"version {n} lacks {', '.join(lacking[n][:3])}" for n in found[: found.index(chosen)]}
+    passed_over |= {n: f"version {n} is not the one that was released, but another bundle" for n in replaced}
     passed_over |= {int(name): why for name, why in odd.items() if int(name) > chosen}
     if not passed_over:
         return path / str(chosen), None
     reasons = "; ".join(why for _, why in sorted(passed_over.items()))
-    return path / str(chosen), f"{path}: {reasons}; version {chosen} is used instead. Copy what is missing"
+    what = "it again" if replaced else "what is missing"
+    return path / str(chosen), f"{path}: {reasons}; version {chosen} is used instead. Copy {what}"
 
 
 def _remark_on(folder: Path) -> str | None:
@@ -248,6 +254,14 @@ def _parse_manifest(folder: Path, raw: bytes) -> Manifest:
     if canonical_bytes(sealed(manifest)) != raw:
         raise EngineError(f"{where}: was changed after it was written (its seal does not match)", hint=_RESTORE)
     return manifest
+
+
+def _has_whole_manifest(folder: Path) -> bool:
+    try:
+        _parse_manifest(folder, _read(folder / MANIFEST, MAX_MANIFEST_BYTES))
+    except EngineError:
+        return False
+    return True
 
 
 class _SchemaOnly(msgspec.Struct):

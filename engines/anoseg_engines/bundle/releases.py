@@ -17,6 +17,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from datetime import datetime, timezone
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated
 
@@ -135,13 +136,30 @@ def read_releases(store_name: Path) -> list[Release]:
     log = _read_log(store_name / RELEASES)
     if log is None:
         return [_earlier_release(store_name, n) for n in versions(store_name) if not _is_candidate(store_name / str(n))]
+    return [entry for entry in _holding(log) if _digest(store_name / str(entry.version)) in (entry.digest, None)]
+
+
+def replaced_releases(store_name: Path) -> list[int]:
+    """Return the versions that were released last, the newest first, but whose folders now have another manifest.
+
+    Raises:
+        EngineError: releases.json is damaged or of a newer program.
+    """
+    log = _read_log(store_name / RELEASES)
+    newest_first = [] if log is None else _holding(log)[::-1]
+    replaced = takewhile(lambda entry: _digest(store_name / str(entry.version)) not in (entry.digest, None), newest_first)
+    return [entry.version for entry in replaced]
+
+
+def _holding(log: _Log) -> list[Release]:
+    """Return the releases that no later one has withdrawn, in their order."""
     found: list[Release] = []
     for entry in log.releases:
         known = [kept.version for kept in found]
         if entry.version in known:
             del found[known.index(entry.version) :]
         found.append(entry)
-    return [entry for entry in found if _digest(store_name / str(entry.version)) in (entry.digest, None)]
+    return found
 
 
 def released_versions(store_name: Path) -> list[int]:

@@ -1,14 +1,16 @@
 """STORE/NAME means the newest whole version: one that is being copied is passed over, and everybody says so."""
 
+import dataclasses
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from support.commands import run_here
-from support.tiny_bundle import write_tiny_bundle
+from support.tiny_bundle import tiny_draft, write_tiny_bundle
 
 from anoseg_engines.bundle import MANIFEST, MODEL, find_bundle, load_bundle, note_on_candidates, release_version
+from anoseg_engines.bundle_writer import write_bundle
 from anoseg_engines.cli import main
 from anoseg_engines.errors import ConfigError, EngineError
 
@@ -73,18 +75,37 @@ DAMAGED: dict[str, Damage] = {
     "another network": lambda v: (v / MODEL).write_bytes(b"other"),
     "network of no bytes": lambda v: (v / MODEL).write_bytes(b""),
     "network cut": lambda v: (v / MODEL).write_bytes((v / MODEL).read_bytes()[:-1]),
+    "manifest cut": lambda v: (v / MANIFEST).write_bytes((v / MANIFEST).read_bytes()[:100]),
     "manifest changed": lambda v: (v / MANIFEST).write_bytes((v / MANIFEST).read_bytes().replace(b"tiny", b"tint")),
 }
 
 
+@pytest.mark.parametrize("released", [False, True], ids=["store of before", "store with releases"])
 @pytest.mark.parametrize("damage", DAMAGED.values(), ids=DAMAGED.keys())
-def test_a_damaged_version_is_refused_and_not_passed_over(store: Path, damage: Damage) -> None:
+def test_a_damaged_version_is_refused_and_not_passed_over(store: Path, damage: Damage, released: bool) -> None:
     """Whoever changed a file must know. The exit code is 3."""
+    if released:
+        for n in (1, 2, 3):
+            release_version(store, n, load_bundle(store / str(n)).digest)
     damage(store / "3")
     with pytest.raises(EngineError) as caught:
         load_bundle(store)
     assert caught.value.exit_code == 3
     assert str(store / "3") in caught.value.what
+    assert run_here(main, "anoseg-engine", "list", store).returncode == 0
+
+
+def test_another_bundle_in_place_of_the_released_one_is_passed_over(store: Path) -> None:
+    """Nobody released it, and everybody says so."""
+    for n in (2, 3):
+        release_version(store, n, load_bundle(store / str(n)).digest)
+    shutil.rmtree(store / "3")
+    write_bundle(store, dataclasses.replace(tiny_draft(), score_threshold=0.4))
+    bundle = load_bundle(store)
+    assert bundle.path == store / "2"
+    assert "version 3 is not the one that was released" in str(bundle.passed_over)
+    release_version(store, 3, load_bundle(store / "3").digest)
+    assert load_bundle(store).passed_over is None
 
 
 def test_a_version_named_by_its_number_is_not_passed_over(store: Path) -> None:
