@@ -207,8 +207,8 @@ def _odd_images(odd: tuple[int, ...], product: Product) -> str:
     paths = [product.images.paths[i] for part in odd[:ODD_SHOWN] for i in product.split.train if product.groups[i] == part]
     more = f" and images of {len(odd) - ODD_SHOWN} more parts" if len(odd) > ODD_SHOWN else ""
     return (
-        f"these good images show something that no other part shows: {named(paths)}{more}. Look at them: a defect that is "
-        "learned as good will pass. Remove what is defective, and train again"
+        f"these good images differ most from all others: {named(paths)}{more}. Look at them. If one shows a defect, remove it "
+        "and train again, because a defect that is learned as good will pass"
     )
 
 
