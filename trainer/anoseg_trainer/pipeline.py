@@ -163,12 +163,14 @@ def fit(
                 on_note(
                     f"{created.bundle.path}: a first version, without training, catches {caught:.0%} of the synthetic defects"
                 )
-                if quick:
-                    return _finished(data, product, created, None, work=work, notes=notes)
             except (DataError, EngineError) as error:  # the network may still tell what the other views cannot
                 if quick:
                     raise
                 on_note(f"there is no first version: {error}")
+            else:
+                finished = _finished(data, product, created, None, work=work, notes=notes)
+                if quick:
+                    return finished
         held_out = hashlib.sha256(msgspec.json.encode([split.validation, split.calibration])).hexdigest()
         identity = {"data": images.fingerprint, "seed": str(seed), "held-out images": held_out}
         result = train(

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,6 +15,7 @@ from support.made_once import made_once
 
 from anoseg_engines.bundle import load_bundle
 from anoseg_engines.loading import load_engine
+from anoseg_trainer.commands.fit import claim, default_work
 from anoseg_trainer.data.good_images import find_good_images, read_good_images
 
 
@@ -94,6 +96,8 @@ def test_the_report_answers_first_and_is_kept_with_its_version(trained):
     assert f"report in {work / 'report-2.html'}" in done.stdout
     text = (work / "report-2.html").read_text()
     assert text == (work / "report.html").read_text()
+    assert "Training of" in (work / "report-1.html").read_text()  # of the first version, which needs no training
+    assert (work / "report-1.html").read_text() != text
     places = [
         text.index(words)
         for words in (
@@ -381,3 +385,14 @@ def test_other_weights_need_their_hash(product, tmp_path):
     assert_refused(fit_tiny(product, tmp_path, config, "--quick"), 2, "SHA-256", "weights.pth")
     config.write_text("network: {encoder_weights: some.pth}\n")
     assert_refused(fit_tiny(product, tmp_path, config, "--quick"), 2, "encoder_sha256")
+
+
+def test_bundles_of_one_name_in_two_stores_have_folders_of_their_own(tmp_path, monkeypatch):
+    """runs/NAME belongs to the bundle that had it first, so the report of no other store is overwritten."""
+    monkeypatch.chdir(tmp_path)
+    folders = []
+    for store in ("a", "b", "a", "c", "b"):
+        work = default_work(Path(store) / "part")
+        claim(work, Path(store) / "part")
+        folders.append(str(work))
+    assert folders == ["runs/part", "runs/part-2", "runs/part", "runs/part-3", "runs/part-2"]

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +30,10 @@ if TYPE_CHECKING:
     from anoseg_trainer.validation import Validation
 
 
+OWNER = "bundle.txt"
+"""File in the default work folder with the path of the bundle (STORE/NAME) that the folder belongs to."""
+
+
 def run(options: argparse.Namespace) -> None:
     """Run the command."""
     config = with_limits(load_config(options.config), options)
@@ -39,9 +45,11 @@ def run(options: argparse.Namespace) -> None:
             hint="train without --release and look at the new version; `anoseg-engine release` then makes it current",
         )
     find_good_images(options.data)
-    work = options.work or Path("runs") / options.out.name
+    work = options.work or default_work(options.out)
     try_folder(options.out, "--out")
     try_folder(work, "--work")
+    if options.work is None:
+        claim(work, options.out)
 
     from anoseg_trainer.pipeline import fit
 
@@ -63,6 +71,25 @@ def run(options: argparse.Namespace) -> None:
         print(f"released: {options.out} means this version")
     else:
         print(how_to_release(fitted.bundle))
+
+
+def default_work(out: Path) -> Path:
+    """Return the folder for checkpoints and reports: runs/NAME, or with a number behind if a bundle of another store has it."""
+    owner = os.fsencode(out.resolve())
+    for n in count(1):
+        work = Path("runs") / (out.name if n == 1 else f"{out.name}-{n}")
+        try:
+            if (work / OWNER).read_bytes() == owner:
+                return work
+        except OSError:  # nobody has it yet
+            return work
+    raise AssertionError
+
+
+def claim(work: Path, out: Path) -> None:
+    """Create the default work folder, and write down which bundle it belongs to."""
+    work.mkdir(parents=True, exist_ok=True)
+    (work / OWNER).write_bytes(os.fsencode(out.resolve()))
 
 
 def with_limits(config: TrainConfig, options: argparse.Namespace) -> TrainConfig:
