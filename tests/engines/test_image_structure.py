@@ -133,6 +133,22 @@ def test_a_second_image_in_one_message_is_refused(first: str, filler: bytes) -> 
             decode(WHOLE[first] + filler + WHOLE[second])
 
 
+CUT = {
+    **WHOLE,
+    "tiff": saved("TIFF"),
+    "tiff of OpenCV": cv2.imencode(".tif", photo(), [cv2.IMWRITE_TIFF_COMPRESSION, 1])[1].tobytes(),
+}
+
+
+@pytest.mark.parametrize("kind", CUT)
+@pytest.mark.parametrize("share", [0.3, 0.55, 0.9])
+def test_a_cut_image_before_a_whole_one_is_refused(kind: str, share: float) -> None:
+    """Otherwise the second one's bytes would count as the rest of the first, and hide what was there."""
+    decode(CUT[kind])
+    with pytest.raises(DataError):
+        decode(CUT[kind][: round(len(CUT[kind]) * share)] + CUT[kind])
+
+
 def test_a_second_jpeg_that_is_cut_is_refused_too() -> None:
     """It was sent as an image, so something was to be seen on it."""
     with pytest.raises(DataError, match="more than one image"):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import struct
 
-from anoseg_engines.image_structure.structure import StructureError, check_rest
+from anoseg_engines.image_structure.structure import StructureError, check_begins_once, check_rest
 
 _UNCOMPRESSED = (0, 3, 6)
 """BMP: plain, and with masks that say where the colours are."""
 _CORE_HEADER = 12
 """Size of the header of an OS/2 bitmap."""
+_BMP_HEADER = 54
+_WEBP_START = re.compile(rb"RIFF.{4}WEBPVP8", re.DOTALL)
 _NUMBER = re.compile(rb"(?:\s|#[^\n\r]*[\n\r])*(\d+)")
 """A number in the header of a portable map, after blanks and comments."""
 
@@ -35,6 +37,7 @@ def check_bmp(data: bytes) -> None:
     end = offset + (width * bits + 31) // 32 * 4 * abs(height)
     if end > len(data):
         raise StructureError(f"the BMP image is {end - len(data)} bytes short")
+    check_begins_once(data, data[:_BMP_HEADER], end)
     check_rest(data, end)
 
 
@@ -54,6 +57,8 @@ def check_webp(data: bytes) -> None:
         at += 8 + length + length % 2
     if at not in (end, end + 1) or not kinds & {b"VP8 ", b"VP8L", b"ANMF"}:
         raise StructureError("the WebP image is damaged")
+    if (second := _WEBP_START.search(data, 1)) is not None:
+        check_begins_once(data, second[0], end)
     check_rest(data, end)
 
 
@@ -87,4 +92,5 @@ def check_portable_map(data: bytes) -> None:
     end = at + 1 + bytes_needed
     if end > len(data):
         raise StructureError(f"the portable map is {end - len(data)} bytes short")
+    check_begins_once(data, data[: at + 1], end)
     check_rest(data, end)

@@ -37,6 +37,21 @@ def check_rest(data: bytes, end: int) -> None:
             raise StructureError(f"it holds more than one image: a second one ({name}) begins at byte {end + at}")
 
 
+def check_begins_once(data: bytes, header: bytes, end: int) -> None:
+    """Check that the image was not cut and followed by another one, whose bytes would count as the rest of the first.
+
+    Args:
+        data: The whole file or message.
+        header: The beginning of the image, so long that its pixels do not contain it by chance.
+        end: Where the image ends if it is whole. Without other bytes behind that it was not cut.
+
+    Raises:
+        StructureError: The header is there a second time.
+    """
+    if data[end:].strip(b"\0\r\n\t ") and (at := data.find(header, len(header))) >= 0:
+        raise StructureError(f"it was cut, or holds more than one image: another one begins at byte {at}")
+
+
 def begins_jpeg(data: bytes, at: int) -> bool:
     """Return whether the header of a JPEG image begins here, up to the size of the image."""
     at += 2

@@ -13,7 +13,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from anoseg_engines.image_structure.structure import StructureError
+from anoseg_engines.image_structure.structure import StructureError, check_begins_once
 
 MAX_PAGES = 10_000
 """A damaged file may have a chain of directories without an end."""
@@ -100,6 +100,8 @@ def check_tiff(data: bytes) -> None:
     Raises:
         StructureError: Strips or tiles are missing, too short or outside the file, or the compression cannot be checked.
     """
+    # The header says where the directory is. One directly behind the header could be that of embedded metadata.
+    check_begins_once(data, data[:64] if data[4:8] in (b"\x08\0\0\0", b"\0\0\0\x08") else data[:8], 0)
     tags = tiff_pages(data).first
     try:
         (width,), (height,) = tags[_WIDTH], tags[_HEIGHT]
