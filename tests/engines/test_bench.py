@@ -1,18 +1,21 @@
 """The benchmark reports what it ran. `make gpu-check` reports what is missing on a machine where it cannot run."""
 
+import io
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from support.commands import run_here
 from support.host_device import HostDevice, TinyNetwork
 from support.paths import TESTS
 from support.tiny_bundle import write_tiny_bundle
 
-from anoseg_engines.benchmark import RuntimeCandidate, candidates, measure
+from anoseg_engines.benchmark import BenchReport, BenchRow, RuntimeCandidate, candidates, measure
 from anoseg_engines.cli import main
+from anoseg_engines.commands import bench
 from anoseg_engines.errors import EngineError
 from anoseg_engines.runtimes.openvino_network import cpu_precisions
 from anoseg_engines.runtimes.tensorrt.gpu import find_gpu
@@ -80,3 +83,41 @@ def test_gpu_check_names_what_is_missing() -> None:
     assert done.returncode == 2
     assert "Missing:\n- no GPU can be used" in done.stderr
     assert "NOT been run on a GPU" in done.stderr
+
+
+def test_the_tables_keep_whole_names_at_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a terminal of 80 columns no cell is cut: the latency comes first, the throughput in a second table."""
+    names = ("PyTorch, channels last", "openvino 2026.4.1 cpu bf16")
+    rows = [
+        BenchRow(
+            name=name,
+            precision="bf16",
+            golden="map differs by 0.0500",
+            latency_ms_p50=1231.25,
+            latency_ms_p99=2088.10,
+            parts_per_s={1: 32.0, 4: 35.0, 8: 36.0, 16: 1037.0},
+            bytes_to_device=3072000,
+            bytes_from_device=4100000,
+            ratio=1.25,
+        )
+        for name in names
+    ]
+    report = BenchReport(
+        bundle="my-part/1", bundle_sha256="", input="320×320", processor="Xeon", cores=2, threads=0, flags=[], gpu=None,
+        rows=rows, skipped={},
+    )  # fmt: skip
+    shown = {}
+    for width in (80, 200):
+        file = io.StringIO()
+        monkeypatch.setattr(
+            bench,
+            "Console",
+            lambda file=file, width=width: Console(file=file, width=width, force_terminal=True, color_system=None),
+        )
+        bench.show(report, None)
+        shown[width] = file.getvalue()
+        assert "…" not in shown[width]
+        assert max(len(line) for line in shown[width].splitlines()) <= width
+        assert all(cell in shown[width] for cell in ("1231.25", "2088.10", "3072000", "4100000", "1037"))
+    assert shown[80].count("┏") == 2
+    assert shown[200].count("┏") == 1

@@ -67,7 +67,12 @@ def show(report: BenchReport, json_file: Path | None) -> None:
     console = Console()
     if not console.is_terminal:  # a file or a pipe has room for the whole table
         console = Console(width=200)
-    console.print(bench_table(report))
+    whole = bench_table(report)
+    if console.measure(whole, options=console.options.update(max_width=1000)).maximum <= console.width:
+        console.print(whole)
+    else:
+        for part in narrow_tables(report):
+            console.print(part)
     for name, reason in report.skipped.items():
         console.print(f"{name} was not measured: {reason}", soft_wrap=True, highlight=False, markup=False)
     if json_file is not None:
@@ -79,18 +84,43 @@ def show(report: BenchReport, json_file: Path | None) -> None:
 
 def bench_table(report: BenchReport) -> Table:
     """A table with a row for each candidate."""
+    title, heads, rows = _content(report)
+    return _table(title, heads, rows)
+
+
+def narrow_tables(report: BenchReport) -> tuple[Table, Table]:
+    """The same for a window of 80 columns: one table for the latency, one for the throughput. No cell is cut."""
+    title, heads, rows = _content(report)
+    heads = [head.replace(", ", ",\n").replace("/ from", "/\nfrom").replace("times as", "times\nas") for head in heads]
+    split = next((n for n, head in enumerate(heads) if head.startswith("parts/s")), len(heads) - 1)
+    return (
+        _table(title, heads[:split], [row[:split] for row in rows]),
+        _table("", [heads[0], *heads[split:]], [[row[0], *row[split:]] for row in rows]),
+    )
+
+
+def _table(title: str, heads: list[str], rows: list[list[str]]) -> Table:
+    table = Table(title=title or None)
+    for head in heads:
+        left = head in ("runtime", "runs in", "self-test")
+        table.add_column(head, justify="left" if left else "right", overflow="fold", no_wrap=not left)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _content(report: BenchReport) -> tuple[str, list[str], list[list[str]]]:
+    """Return title, heads and rows."""
     batches = sorted({n for row in report.rows for n in row.parts_per_s})
     gpu = report.gpu or "no GPU"
     title = f"{report.bundle}, {report.input}; {report.processor} ({report.cores} cores, {' '.join(report.flags)}); {gpu}"
-    table = Table(title=title)
     ratio = any(row.ratio is not None for row in report.rows)
     heads = ["runtime", "runs in", "self-test", "p50 ms", "p99 ms", *(["times as fast"] if ratio else [])]
     heads += [f"parts/s, {n}" for n in batches] + ["bytes to / from device"]
-    for head in heads:
-        table.add_column(head, justify="left" if head in ("runtime", "runs in", "self-test") else "right")
+    rows = []
     for row in report.rows:
         cells = [row.name, row.precision, row.golden, f"{row.latency_ms_p50:.2f}", f"{row.latency_ms_p99:.2f}"]
         cells += ["–" if row.ratio is None else f"{row.ratio:.2f}"] if ratio else []
         cells += [f"{row.parts_per_s[n]:.0f}" if n in row.parts_per_s else "–" for n in batches]
-        table.add_row(*cells, f"{row.bytes_to_device} / {row.bytes_from_device}")
-    return table
+        rows.append([*cells, f"{row.bytes_to_device} / {row.bytes_from_device}"])
+    return title, heads, rows
