@@ -234,7 +234,8 @@ def test_without_release_a_version_is_a_candidate(product, tiny_config, tmp_path
 
 def test_nan_is_a_clear_stop(product, tiny_config, tmp_path):
     """A loss that is not a number ends training with a message and no bundle."""
-    tiny_config.write_text(tiny_config.read_text().replace("learning_rate: 0.004", "learning_rate: 1.0e+30"))
+    diverging = "learning_rate: 1.0, weight_decay: 1.0e+6"
+    tiny_config.write_text(tiny_config.read_text().replace("learning_rate: 0.004", diverging))
     assert_refused(fit_tiny(product, tmp_path, tiny_config, "--steps", 30), 1, "the loss is", "learning_rate")
     assert not (tmp_path / "store").exists()
 
