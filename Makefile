@@ -69,7 +69,7 @@ demo-bundle: $(VENV)/.installed-dev ## train the demo's bundle: render its image
 	$(BIN)/anosegd demo-images --out runs/demo-images
 	$(BIN)/anoseg-train fit --data runs/demo-images --out runs/demo-store/demo --config configs/train-demo.yaml --release
 	$(BIN)/anoseg-train evaluate --bundle runs/demo-store/demo --data runs/demo-images
-	rm -rf engines/store/demo
+	rm -rf engines/store/demo runs/demo-store/demo/1  # 1 is the first version, which was not trained
 	mv runs/demo-store/demo engines/store/demo
 
 clean: ## remove the virtual environment and everything generated
