@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from anoseg_engines.bundle import Bundle, GoldenSample
-from anoseg_engines.errors import ConfigError, DataError
+from anoseg_engines.errors import ConfigError, DataError, EngineError
 from anoseg_engines.images import Image, read_image
 from anoseg_engines.placement import InputSpec
 from anoseg_trainer.data.good_images import pixel_digest
@@ -68,7 +68,7 @@ class ExtensibleDetector:
 
         Raises:
             ConfigError: The bundle has no memory of good parts.
-            EngineError: PyTorch cannot run the bundle's network.
+            EngineError: PyTorch cannot run the bundle's network, or gives other scores than the bundle.
         """
         record = bundle.manifest.training.get("detector")
         if not isinstance(record, dict) or not record.get("memory"):
@@ -81,6 +81,15 @@ class ExtensibleDetector:
         values = bundle.manifest.training.get(GOOD_VALUES)
         known = isinstance(values, list) and len(values) == len(self.detector.score_scale)
         self.typical: Values | None = np.array(values, np.float64) if known else None
+        tolerance = bundle.manifest.golden_tolerance.score
+        for sample in bundle.golden_samples():
+            found = self.predict(sample.image).score
+            if abs(found - sample.score) > tolerance:
+                raise EngineError(
+                    f"{bundle.path}: this version gives a golden image another score than the bundle ({found:.4f} instead of "
+                    f"{sample.score:.4f}), so it cannot say what the bundle would learn",
+                    hint="it was made by another version: train again (anoseg-train fit)",
+                )
 
     @property
     def vectors(self) -> int:
@@ -109,17 +118,16 @@ class ExtensibleDetector:
         """Return the name of the view that adds most to the score of [tiles, V]; None if it is not known."""
         if self.typical is None:
             return None
-        scale = self.detector.score_scale.double().numpy()
-        tile = ((values - self.typical) * scale)[int((values @ scale).argmax())]
-        sums = {name: float(tile[list(columns)].sum()) for name, columns in self.detector.columns.items()}
-        return max(sums, key=lambda name: sums[name])
+        of_views = self._of_views(values)
+        above = of_views[int(of_views.sum(axis=1).argmax())] - self._of_views(self.typical[None])[0]
+        return list(self.detector.columns)[int(above.argmax())]
 
     def learn(self, paths: Sequence[Path]) -> list[int]:
         """Add what the images show to the memory, in their order; return how many vectors each image added.
 
         An image sees what earlier ones added. What it leaves of its share goes to those that follow.
         """
-        left, most = int(MOST_OF_ALL * self.vectors), max(1, int(MOST_OF_IMAGE * self.vectors))
+        left, most = max(1, int(MOST_OF_ALL * self.vectors)), max(1, int(MOST_OF_IMAGE * self.vectors))
         added = []
         for done, path in enumerate(paths):
             share = min(most, -(-left // (len(paths) - done)))
@@ -154,6 +162,11 @@ class ExtensibleDetector:
                     "the other images and run again",
                 )
             after.append(dataclasses.replace(sample, anomaly_map=found.anomaly_map, score=found.score))
+        unchecked = []
+        if not any(s.verdict == "FAIL" for s in before):
+            unchecked.append(
+                "this bundle rejects none of its golden images, so nothing checked that defects are still rejected"
+            )
         kept, notes = rejudged(zip(names, after, strict=True), threshold, manifest.golden_tolerance.margin)
         lost = any(s.verdict == "FAIL" for s in before) and not any(s.verdict == "FAIL" for s in kept)
         if lost or not kept:
@@ -165,8 +178,14 @@ class ExtensibleDetector:
         return Golden(
             kept=kept,
             scores=[(b.score, a.score) for b, a in zip(before, after, strict=True)],
-            notes=[*notes, *missing_verdicts(kept)],
+            notes=[*notes, *missing_verdicts(kept), *unchecked],
         )
+
+    def _of_views(self, values: Values) -> Values:
+        """Return what each view adds to the score's logit, [tiles, views], from values [tiles, V]."""
+        weighted = values * self.detector.score_scale.double().numpy()
+        sums = np.stack([weighted[:, c.start : c.stop].sum(axis=1) for c in self.detector.columns.values()], axis=1)
+        return np.asarray(np.minimum(sums, self.detector.view_limits.double().numpy()))
 
     @property
     def _memory(self) -> Any:

@@ -172,7 +172,14 @@ def fit(
                 if quick:
                     return finished
         held_out = hashlib.sha256(msgspec.json.encode([split.validation, split.calibration])).hexdigest()
-        identity = {"data": images.fingerprint, "seed": str(seed), "held-out images": held_out}
+        # What parts are compared by decides which layers the network has, and with memory_input what it sees.
+        compared = type(features).__name__ if comparison is None else f"{type(features).__name__} {comparison.memory.config}"
+        identity = {
+            "data": images.fingerprint,
+            "seed": str(seed),
+            "held-out images": held_out,
+            "comparison with good parts": compared,
+        }
         result = train(
             config,
             samples,

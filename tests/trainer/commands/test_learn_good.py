@@ -12,6 +12,7 @@ from support.tiny_bundle import write_tiny_bundle
 
 from anoseg_engines.bundle import load_bundle, versions
 from anoseg_engines.bundle_writer import BundleDraft, write_bundle
+from anoseg_engines.errors import EngineError
 from anoseg_engines.images import read_image
 from anoseg_engines.loading import load_engine
 from anoseg_trainer.evaluation import inspect_image
@@ -256,6 +257,20 @@ def test_many_images_share_the_bound(store, plate, tmp_path):
     assert sum(added) == detector.vectors - VECTORS <= MOST_OF_ALL * VECTORS
     assert added[0] > 0
     assert max(added) <= MOST_OF_IMAGE * VECTORS
+
+
+def test_a_bundle_that_this_version_judges_otherwise_is_refused(store, monkeypatch):
+    """If PyTorch gives the golden images other scores than the bundle, it cannot say what the bundle would learn."""
+    original = detector_from_bundle
+
+    def shifted(bundle):
+        detector = original(bundle)
+        detector.score_offset.add_(1.0)
+        return detector
+
+    monkeypatch.setattr("anoseg_trainer.memory_extension.detector_from_bundle", shifted)
+    with pytest.raises(EngineError, match="another version"):
+        ExtensibleDetector(load_bundle(store))
 
 
 def test_the_network_says_what_looks_like_a_defect(trained, product):

@@ -31,6 +31,8 @@ defective and 3 of 203 good parts are odd; without defective parts, 1 of 207. Le
 than it gains: what is rare on one small part is rare on all (EXPERIMENTS.md)."""
 FEWEST_PARTS = 10
 """With fewer parts, none is called odd."""
+LEAST_ODDITY = 0.05
+"""Least robust standard deviation, as a share of the median: on very uniform parts, tiny differences are not odd."""
 QUARTILE = 0.6745
 """Median absolute deviation of a normal distribution, in standard deviations."""
 EXACT_CHUNK = 2048
@@ -142,7 +144,7 @@ def unlike_others(patches: Patches, memory: Patches) -> tuple[int, ...]:
     distances, _ = nearest_of_others(patches, memory)
     largest = torch.zeros(len(numbers)).scatter_reduce(0, own, distances, "amax")
     above = largest - largest.median()
-    spread = above.abs().median() / QUARTILE
+    spread = (above.abs().median() / QUARTILE).clamp(min=LEAST_ODDITY * float(largest.median()))
     order = above.argsort(descending=True)
     return tuple(int(numbers[i]) for i in order if above[i] > ODD * spread)
 

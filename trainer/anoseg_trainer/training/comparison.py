@@ -40,6 +40,9 @@ class Comparison:
         device = levels[0].device
         own = self.image_parts[batch.images][:, None] == self.vector_parts[None, :]
         own &= ~own.all(dim=1, keepdim=True)  # if there is one part only, its windows are compared with it
-        compared = self.memory.standardised(self.memory.distance(self.memory.embed(levels), own.to(device)))
+        # In FP32, as bundles compute it: a distance is a small difference of large numbers.
+        with torch.autocast(device.type, enabled=False):
+            embedded = self.memory.embed([level.float() for level in levels])
+            compared = self.memory.standardised(self.memory.distance(embedded, own.to(device)))
         without = (torch.arange(len(compared), device=device) + step) % DROPPED == 0
         return compared.masked_fill(without[:, None, None], 0.0)

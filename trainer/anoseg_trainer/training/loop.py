@@ -6,6 +6,8 @@ Worker processes make the batches.
 from __future__ import annotations
 
 import contextlib
+import copy
+import dataclasses
 import functools
 import math
 import os
@@ -126,7 +128,8 @@ def train(
     if resume:
         state.load(work, identity)
     alone = Detector(state.averaged)  # the other views do not change while the network is trained
-    if comparison is not None:
+    if comparison is not None:  # a copy of the memory, because the caller's stays on the CPU
+        comparison = dataclasses.replace(comparison, memory=copy.deepcopy(comparison.memory).to(arithmetic.device))
         alone = Detector(state.averaged, memory=comparison.memory)
     alone.to(arithmetic.device)
     status = Status(step=state.step, loss=state.loss)
