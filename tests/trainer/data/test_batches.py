@@ -36,7 +36,7 @@ def test_a_good_sample_is_what_an_engine_would_see(paths, tmp_path):
     """Without variation and defects, frame and coordinates equal those of the placement, padding included."""
     spec = InputSpec(128, 96)  # the 128×96 part is letterboxed
     settings = settings_of(tmp_path, paths, spec, defects=DefectConfig(share=0))
-    frames, coords, labels = BatchDataset(settings)[0]
+    frames, coords, labels, _ = BatchDataset(settings)[0]
     seen = []
     for path in paths[:20]:
         placement = whole_placement(spec, read_image(path))
@@ -53,7 +53,7 @@ def test_labels_lie_on_the_part_and_on_the_change(paths, tmp_path, spec):
     """The configured share of a batch is defective, labels stay off the padding, tiles know their place on the part."""
     settings = settings_of(tmp_path, paths, spec, defects=DefectConfig(share=0.5))
     for step in range(8):
-        _, coords, labels = BatchDataset(settings)[step]
+        _, coords, labels, _ = BatchDataset(settings)[step]
         assert not labels[3:].any()
         assert (np.abs(coords.astype(np.float32)).max(axis=1)[labels > 0] <= 1).all()
         if spec.mode == "tile":
@@ -75,7 +75,7 @@ def test_windows_of_a_larger_input_lie_anywhere_on_the_part(paths, tmp_path):
         batch=8,
         seed=1,
     )
-    frames, coords, _ = BatchDataset(settings)[0]
+    frames, coords, _, _ = BatchDataset(settings)[0]
     left = np.rint((coords[:, 0, 0, 0].astype(np.float64) + 1) / 2 * 128 - 0.5).astype(int)
     top = np.rint((coords[:, 1, 0, 0].astype(np.float64) + 1) / 2 * 96 - 0.5).astype(int)
     assert len(set(zip(left, top, strict=True))) > 4
