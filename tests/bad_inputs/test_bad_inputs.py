@@ -103,7 +103,7 @@ def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
 
 
 def name(row: Row) -> str:
-    """A row's id: what is typed or sent, and what is at fault."""
+    """Return the name of a row in the output of pytest: the command or message, and the words of the refusal."""
     command = row.command if isinstance(row.command, str) else f"control {row.command[:60].decode(errors='replace')}"
     return f"{command}: {' '.join(row.words)}"[:110].encode("unicode_escape").decode()
 

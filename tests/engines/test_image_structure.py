@@ -311,8 +311,8 @@ def test_a_png_with_a_wrong_checksum_is_refused() -> None:
 @pytest.mark.parametrize(
     ("made", "why"),
     [
-        (lambda: cv2.imencode(".jp2", photo())[1].tobytes(), "none of JPEG, PNG"),
-        (lambda: saved("GIF"), "none of JPEG, PNG"),
+        (lambda: cv2.imencode(".jp2", photo())[1].tobytes(), "not one of JPEG, PNG"),
+        (lambda: saved("GIF"), "not one of JPEG, PNG"),
         (lambda: saved("TIFF", compression="jpeg"), "use LZW or Deflate"),
         (lambda: saved("BMP")[:30] + struct.pack("<I", 1) + saved("BMP")[34:], "store it as PNG"),
     ],

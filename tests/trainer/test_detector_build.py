@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -49,6 +51,12 @@ def logit(found: Detector, rows: np.ndarray) -> np.ndarray:
     return np.log(score / (1 - score))
 
 
+def rise_of(found: Detector, good: np.ndarray, *units: float) -> float:
+    """How much the score's logit rises above the median good part's if each value rises by so many of its spreads."""
+    middle, spread = np.median(good, axis=0), good.std(axis=0)
+    return float(logit(found, (middle + np.array(units) * spread)[None])[0] - logit(found, middle[None])[0])
+
+
 def test_each_value_counts_in_units_of_its_spread() -> None:
     """The same rise says little in a value that varies between good parts, and much in one that does not."""
     rng = np.random.default_rng(0)
@@ -66,11 +74,7 @@ def test_views_are_added_in_units_of_good_parts() -> None:
     rng = np.random.default_rng(1)
     good, found = values(rng, 2000), detector()
     fit_score(found, good, good + 8, TrainConfig(network=CONFIG, views=WEIGHTS))
-    middle, spread = np.median(good, axis=0), good.std(axis=0)
-
-    def rise(*units: float) -> float:
-        return float(logit(found, (middle + np.array(units) * spread)[None])[0] - logit(found, middle[None])[0])
-
+    rise = functools.partial(rise_of, found, good)
     assert rise(1, 1, 1, 1, 1, 0) == pytest.approx(rise(1, 1, 1, 1, 0, 0) + rise(0, 0, 0, 0, 1, 0), rel=0.02)
     assert rise(1, 1, 1, 1, 0, 0) == pytest.approx(2 * rise(0, 0, 0, 0, 1, 0), rel=0.1)
 
@@ -80,11 +84,7 @@ def test_one_view_counts_up_to_a_limit() -> None:
     rng = np.random.default_rng(5)
     good, found = values(rng, 2000), detector()
     fit_score(found, good, good + 8, TrainConfig(network=CONFIG, views=WEIGHTS))
-    middle, spread = np.median(good, axis=0), good.std(axis=0)
-
-    def rise(*units: float) -> float:
-        return float(logit(found, (middle + np.array(units) * spread)[None])[0] - logit(found, middle[None])[0])
-
+    rise = functools.partial(rise_of, found, good)
     assert rise(0, 0, 0, 0, 4, 0) > rise(0, 0, 0, 0, 3, 0)
     assert rise(0, 0, 0, 0, MOST_UNITS + 9, 0) == pytest.approx(rise(0, 0, 0, 0, MOST_UNITS + 2, 0))
     assert rise(0, 0, 0, 0, 99, 0) == pytest.approx(rise(0, 0, 0, 0, 1, 0) * MOST_UNITS, rel=0.05)

@@ -25,7 +25,7 @@ corrected one, has one try more."""
 PAUSE_S = 31.0
 """How long a camera pauses after its login was refused."""
 RESOLVE_S = 3.0
-"""How long the search for a host's address may take. Without an address, the host is told from others by its name."""
+"""Seconds that the lookup of a host's address may take. If it takes longer, hosts are compared by name."""
 
 Login = tuple[str, str]
 """A host, and the user name and password for it."""

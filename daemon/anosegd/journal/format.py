@@ -50,7 +50,7 @@ SCHEMA = (
     "CREATE TABLE owed (number INTEGER PRIMARY KEY, camera TEXT NOT NULL, part_id TEXT NOT NULL, at_ns INTEGER NOT NULL)",
     # The newest triggers with a request id, answered or not.
     _REQUESTS,
-    # What people changed: thresholds and bundles.
+    # Changes that people made to thresholds and bundles.
     _CHANGES,
     # How many entries each camera has, by outcome. The triggers keep it equal to the entries.
     *_TALLY,

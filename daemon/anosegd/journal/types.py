@@ -161,7 +161,7 @@ class Tally(NamedTuple):
 
     Attributes:
         counts: By camera and outcome. Never changed.
-        since_ns: When the oldest verdict was committed, Unix time; None if there is none.
+        since_ns: Unix time at which the oldest verdict was committed; None if there are no verdicts.
     """
 
     counts: Mapping[tuple[str, str], int]

@@ -82,7 +82,7 @@ def next_version(store_name: Path) -> int:
 
 
 def odd_versions(store_name: Path) -> dict[str, str]:
-    """Return why what is named like a version is none: it is being copied, was copied in part, or has the wrong name.
+    """Return the entries that are named like versions but cannot be used: half copied, still being copied, or misnamed.
 
     A store that lists its releases may contain anything besides them, so only releases are looked at there.
 

@@ -56,4 +56,4 @@ def check_structure(data: bytes) -> None:
     elif is_portable_map(data):
         check_portable_map(data)
     else:
-        raise StructureError(f"it is none of {FORMATS}")
+        raise StructureError(f"its format is not one of {FORMATS}")

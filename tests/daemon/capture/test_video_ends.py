@@ -107,7 +107,7 @@ def test_a_damaged_png_frame_costs_no_other(tmp_path: Path) -> None:
 
 
 def test_bytes_that_are_missing_within_a_video_are_said(tmp_path: Path) -> None:
-    """What lies behind them cannot be found any more: those frames are UNKNOWN, or the file ended early."""
+    """The frames behind the missing bytes cannot be found: they are UNKNOWN, or the file is said to end early."""
     path = tmp_path / "v.avi"
     data = written(path, "MPNG")
     half = len(data) // 2
