@@ -170,6 +170,7 @@ def comparable(config: TrainConfig) -> str:
     plain = msgspec.to_builtins(config)
     for key in ("steps", "minutes", "patience", "threads", "workers", "checkpoint_every", "device", "precision"):
         plain["training"].pop(key)
-    for key in ("false_reject", "detector", "memory", "views"):  # used after training
+    # Used after training. The layers that depend on them are compared by `pipeline.fit`.
+    for key in ("false_reject", "detector", "memory", "views"):
         plain.pop(key)
     return msgspec.json.encode(plain).decode()
