@@ -144,6 +144,7 @@ class VariationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         flip_x: Share of images mirrored left to right; only for parts that may appear so.
         flip_y: Share of images mirrored upside down; only for parts that may appear so.
         litter: Share of images with dust and hairs beside the part, where parts are on a plain background.
+        compression: Share of images that are compressed, as the streams of network cameras are.
     """
 
     rotation_deg: Weight | None = None
@@ -157,6 +158,7 @@ class VariationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     flip_x: Share | None = None
     flip_y: Share | None = None
     litter: Share = 0.5
+    compression: Share = 0.3
 
 
 class DefectConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

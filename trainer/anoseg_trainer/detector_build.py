@@ -6,6 +6,7 @@ thread.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -29,6 +30,7 @@ from anoseg_trainer.model.memory import Features, MemoryConfig, standardise
 from anoseg_trainer.model.memory_build import BuiltMemory, build_memory
 from anoseg_trainer.model.network import valid_pixels
 from anoseg_trainer.model.whole_image import WholeImage
+from anoseg_trainer.synthesis.variation import compressed
 from anoseg_trainer.thresholds import score_scale
 from anoseg_trainer.training.step import Arithmetic
 from anoseg_trainer.training_record import Product
@@ -122,6 +124,8 @@ class FeatureReader:
         groups: Part number of each image, int64 [n].
         strides: Strides to keep; the other levels are left empty.
         arithmetic: The precision.
+        compression: Share of the parts that are compressed first. Compression counts as normal, so the memory must know it.
+        seed: Seed of the compression.
     """
 
     detector: Detector
@@ -130,6 +134,8 @@ class FeatureReader:
     groups: NDArray[np.int64]
     strides: tuple[int, ...]
     arithmetic: Arithmetic
+    compression: float = 0.0
+    seed: int = 0
 
     @torch.no_grad()
     def features(self, indices: Sequence[int]) -> Iterator[Features]:
@@ -138,9 +144,10 @@ class FeatureReader:
         coords: list[NDArray[np.float16]] = []
         parts: list[int] = []
         for index in indices:
-            placement = whole_placement(self.spec, self.store[index])
+            part = self._part(index)
+            placement = whole_placement(self.spec, part)
             tiles = np.empty((len(placement.tiles), self.spec.height, self.spec.width, 3), np.uint8)
-            placement.fill(self.store[index], tiles)
+            placement.fill(part, tiles)
             frames += list(tiles)
             coords += list(placement.coords_N2HW)
             parts += [int(self.groups[index])] * len(tiles)
@@ -149,6 +156,12 @@ class FeatureReader:
                 del frames[:BATCH], coords[:BATCH], parts[:BATCH]
         if parts:
             yield self._encoded(frames, coords, parts)
+
+    def _part(self, index: int) -> Image:
+        """Return the scaled part at `index`; some parts are compressed, always the same ones."""
+        rng = np.random.default_rng([self.seed, 557, index])
+        part = self.store[index]
+        return compressed(rng, part, self.store.scales[index]) if rng.random() < self.compression else part
 
     def _encoded(self, frames: list[NDArray[np.uint8]], coords: list[NDArray[np.float16]], parts: list[int]) -> Features:
         places = torch.from_numpy(np.stack(coords).astype(np.float32))
@@ -204,6 +217,7 @@ def with_good_parts(detector: Detector, product: Product) -> tuple[Detector, Bui
         # As the bundle computes them: bf16 would move the features of every part.
         arithmetic=Arithmetic.of(msgspec.structs.replace(config.training, device="cpu", precision="fp32")),
     )
+    training = dataclasses.replace(reader, compression=config.variation.compression, seed=product.seed)
     measures: list[Tensor] = []
 
     def measured(batches: Iterable[Features]) -> Iterator[Features]:
@@ -213,8 +227,8 @@ def with_good_parts(detector: Detector, product: Product) -> tuple[Detector, Bui
             yield batch
 
     built = build_memory(
-        list(reader.features(split.train[:: -(-len(split.train) // SAMPLE_PARTS)])),
-        measured(reader.features(split.train)),
+        list(training.features(split.train[:: -(-len(split.train) // SAMPLE_PARTS)])),
+        measured(training.features(split.train)),
         chosen,
         images=reader.n_inputs(split.train),
         seed=product.seed,

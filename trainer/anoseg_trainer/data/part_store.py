@@ -32,11 +32,13 @@ class PartStore:
     Attributes:
         path: The file.
         shapes: Height and width of each part in network pixels.
+        scales: Network pixels per camera pixel, for each part.
     """
 
-    def __init__(self, path: Path, shapes: Sequence[tuple[int, int]]) -> None:
+    def __init__(self, path: Path, shapes: Sequence[tuple[int, int]], scales: Sequence[float]) -> None:
         self.path = path
         self.shapes = tuple(shapes)
+        self.scales = tuple(scales)
         sizes = [h * w * 3 for h, w in self.shapes]
         self._offsets = [0, *(int(v) for v in np.cumsum(sizes))]
         self._map: NDArray[np.uint8] | None = None
@@ -81,6 +83,7 @@ class PartStoreWriter:
         self._path = path
         self._spec = spec
         self._shapes: list[tuple[int, int]] = []
+        self._scales: list[float] = []
 
     def __enter__(self) -> PartStoreWriter:
         try:
@@ -95,8 +98,10 @@ class PartStoreWriter:
         Raises:
             DataError: The disk is full.
         """
-        part = whole_placement(self._spec, image).scaled_part(image)
+        placement = whole_placement(self._spec, image)
+        part = placement.scaled_part(image)
         self._shapes.append((part.shape[0], part.shape[1]))
+        self._scales.append(max(placement.scale_xy))
         try:
             self._file.write(part.tobytes())
         except OSError as error:
@@ -112,7 +117,7 @@ class PartStoreWriter:
             self._file.close()
         except OSError as error:
             raise self._cannot_write(error) from error
-        return PartStore(self._path, self._shapes)
+        return PartStore(self._path, self._shapes, self._scales)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         if kind is not None:

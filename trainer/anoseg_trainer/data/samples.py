@@ -18,7 +18,7 @@ from anoseg_trainer.synthesis.background import point_on, within
 from anoseg_trainer.synthesis.canvas import Canvas
 from anoseg_trainer.synthesis.defects import add_defects
 from anoseg_trainer.synthesis.shapes import Mask
-from anoseg_trainer.synthesis.variation import littered, random_window, relit, varied_window
+from anoseg_trainer.synthesis.variation import compressed, littered, random_window, relit, varied_window
 
 MARGIN, MARGIN_ROTATED = 0.1, 0.21
 """Shares of a window's side that may enter it from around: when it is rotated a few degrees, and by any angle."""
@@ -95,6 +95,8 @@ def make_sample(rng: Generator, settings: SampleSettings, defective: bool) -> Sa
         piece, drawn = add_defects(rng, canvas_of(settings, piece, index, around), settings.defects)
     inside = left - around[0], top - around[1], window[2], window[3]
     image, label = varied_window(rng, piece, drawn, inside, config=settings.variation)
+    if rng.random() < settings.variation.compression:
+        image = compressed(rng, image, settings.store.scales[index])
     height, width = image.shape[:2]
     frame = np.empty((spec.height, spec.width, 3), np.uint8)
     cut_tile(image, Tile(min(tile.x, 0), min(tile.y, 0)), frame)

@@ -1,4 +1,7 @@
-"""Varies good parts as production does: pose, light, noise, dust beside the part. Pure functions of a random generator."""
+"""Varies good parts as production does: pose, light, noise, compression, dust beside the part.
+
+Pure functions of a random generator.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,10 @@ from anoseg_trainer.synthesis.shapes import Mask, blob, feathered, log_uniform, 
 EXACT = 0.3
 """Share of windows that keep every pixel's value (whole-pixel shifts, quarter turns). Interpolation smooths the grain of real
 images away, and a network that never saw grain would take it for a defect."""
+LOWEST_QUALITY, HIGHEST_QUALITY = 60, 97
+"""JPEG qualities of compressed images; network cameras and their streams are in this range."""
+JPEG_BLOCK = 8
+"""Side in camera pixels of the squares that JPEG compresses one by one."""
 
 
 def varied_window(
@@ -77,6 +84,26 @@ def relit(rng: Generator, image: Image, config: VariationConfig) -> Image:
         noise = rng.standard_normal((height, width), np.float32)
         out += noise[:, :, None] * np.float32(rng.uniform(0, config.noise))
     return np.asarray(np.clip(np.rint(out), 0, 255), np.uint8)
+
+
+def compressed(rng: Generator, image: Image, scale: float) -> Image:
+    """Return the image as it comes from a camera that compresses.
+
+    JPEG stands for all such codecs: they work on squares as well, and lose fine contrast in the same way.
+
+    Args:
+        rng: Random generator.
+        image: uint8 [h, w, 3].
+        scale: Network pixels per camera pixel. Compression is a change of the camera's pixels. The smaller the camera's image
+            is made for the network, the more of the change is averaged away.
+    """
+    y, x = (int(v) for v in rng.integers(0, JPEG_BLOCK, 2))
+    quality = int(rng.integers(LOWEST_QUALITY, HIGHEST_QUALITY + 1))
+    around = cv2.copyMakeBorder(image, y, 0, x, 0, cv2.BORDER_REFLECT_101)
+    _, data = cv2.imencode(".jpg", around, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    changed = cv2.imdecode(data, cv2.IMREAD_COLOR)[y:, x:]
+    share = min(scale, 1.0)
+    return np.asarray(cv2.addWeighted(changed, share, image, 1 - share, 0), np.uint8)
 
 
 def littered(rng: Generator, image: Image, bare: NDArray[np.bool_], unit: int) -> Image:
