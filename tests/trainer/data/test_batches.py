@@ -1,5 +1,6 @@
 import contextlib
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -12,7 +13,7 @@ from anoseg_trainer.data.good_images import find_good_images, read_good_images
 from anoseg_trainer.data.part_store import PartStoreWriter, whole_placement
 from anoseg_trainer.data.samples import SampleSettings, defective_part
 
-STILL = VariationConfig(rotation_deg=0, shift=0, zoom=0, brightness=0, contrast=0, shading=0, noise=0)
+STILL = VariationConfig(rotation_deg=0, shift=0, zoom=0, brightness=0, contrast=0, shading=0, noise=0, compression=0)
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,23 @@ def test_a_good_sample_is_what_an_engine_would_see(paths, tmp_path):
     assert all(any((frame == other).all() for other in seen) for frame in frames)
     assert (coords == placement.coords_N2HW).all()
     assert not labels.any()
+
+
+def test_some_samples_are_compressed(paths, tmp_path):
+    """The configured share of good samples differs from every good part, by no more than compression changes it."""
+    spec = InputSpec(128, 96)
+    variation = msgspec.structs.replace(STILL, compression=0.3)
+    settings = settings_of(tmp_path, paths, spec, variation=variation, defects=DefectConfig(share=0), batch=100)
+    frames = BatchDataset(settings)[0][0]
+    parts = []
+    for part in (settings.store[i] for i in settings.indices):
+        frame = np.empty((1, 128, 96, 3), np.uint8)
+        whole_placement(spec, part).fill(part, frame)
+        parts.append(frame[0].astype(np.float32))
+    differences = [min(float(np.abs(frame - part).mean()) for part in parts) for frame in frames]
+    changed = [difference for difference in differences if difference > 0]
+    assert 15 <= len(changed) <= 45
+    assert max(changed) < 8
 
 
 @pytest.mark.parametrize("spec", [InputSpec(128, 96), InputSpec(64, 64, "tile", 1.0, 16)], ids=["resize", "tile"])

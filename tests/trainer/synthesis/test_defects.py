@@ -5,7 +5,7 @@ from anoseg_trainer.config import DefectConfig, VariationConfig
 from anoseg_trainer.synthesis.canvas import Canvas
 from anoseg_trainer.synthesis.defects import add_defects, apply, grade
 from anoseg_trainer.synthesis.kinds import KINDS
-from anoseg_trainer.synthesis.variation import relit, varied_window
+from anoseg_trainer.synthesis.variation import compressed, relit, varied_window
 
 
 @pytest.fixture(name="canvas_of")
@@ -146,3 +146,20 @@ def test_light_varies_but_stays_in_range(plate):
     means = [relit(np.random.default_rng(i), part, VariationConfig(brightness=0.3)).mean() - part.mean() for i in range(40)]
     assert min(means) < -5
     assert max(means) > 5
+
+
+def test_compression_changes_less_where_the_image_is_made_smaller(plate):
+    part = plate(np.random.default_rng(2))
+    full, quarter = (
+        np.mean([np.abs(compressed(np.random.default_rng(i), part, scale).astype(float) - part).mean() for i in range(20)])
+        for scale in (1.0, 0.25)
+    )
+    assert 0.2 < full < 10
+    assert quarter < full / 2
+
+
+def test_compression_keeps_grey_images_grey(plate):
+    part = np.repeat(plate(np.random.default_rng(2))[:, :, :1], 3, axis=2)
+    image = compressed(np.random.default_rng(1), part, 1.0)
+    assert (image != part).any()
+    assert (image == image[:, :, :1]).all()

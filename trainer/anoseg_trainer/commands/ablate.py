@@ -89,7 +89,7 @@ VARIANTS: Mapping[str, tuple[str, Change]] = {
     "no-detector": ("without the detector over the map's pools (paper 6)", _set("", detector=False)),
     "no-variation": (
         "good images without variation of light",
-        _set("variation", brightness=0.0, contrast=0.0, shading=0.0, tint=0.0, noise=0.0, litter=0.0),
+        _set("variation", brightness=0.0, contrast=0.0, shading=0.0, tint=0.0, noise=0.0, litter=0.0, compression=0.0),
     ),
 }
 

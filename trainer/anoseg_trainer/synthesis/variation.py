@@ -101,7 +101,7 @@ def compressed(rng: Generator, image: Image, scale: float) -> Image:
     quality = int(rng.integers(LOWEST_QUALITY, HIGHEST_QUALITY + 1))
     around = cv2.copyMakeBorder(image, y, 0, x, 0, cv2.BORDER_REFLECT_101)
     _, data = cv2.imencode(".jpg", around, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    changed = cv2.imdecode(data, cv2.IMREAD_COLOR)[y:, x:]
+    changed = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)[y:, x:]
     share = min(scale, 1.0)
     return np.asarray(cv2.addWeighted(changed, share, image, 1 - share, 0), np.uint8)
 
