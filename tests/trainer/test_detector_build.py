@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +11,11 @@ import torch
 
 from anoseg_engines.placement import InputSpec
 from anoseg_trainer.config import MemoryOptions, NetworkConfig, TrainConfig, VariationConfig, ViewsConfig
+from anoseg_trainer.data.part_store import PartStoreWriter
 from anoseg_trainer.detector_build import (
     LEAST_SPREADS,
     MOST_UNITS,
+    FeatureReader,
     features_of_good_parts,
     fit_map,
     fit_score,
@@ -25,6 +28,7 @@ from anoseg_trainer.model.fixed_filters import FixedFilters
 from anoseg_trainer.model.memory import Memory, MemoryConfig
 from anoseg_trainer.model.network import AnoSegNetwork
 from anoseg_trainer.model.whole_image import WholeImage
+from anoseg_trainer.training.step import Arithmetic
 
 SPEC = InputSpec(64, 64)
 NO_GOOD_PARTS = ViewsConfig(memory=0.0, whole_image=0.0, memory_map=0.0)
@@ -181,3 +185,29 @@ def test_what_computes_the_features() -> None:
         TrainConfig(network=NetworkConfig(memory_input=True, encoder_rate=0.1), views=NO_GOOD_PARTS),
     ):
         assert features_of_good_parts(config, encoder, background=True) is None
+
+
+def test_the_memory_learns_compressed_parts_too(tmp_path: Path) -> None:
+    """The configured share of the parts is compressed before their features are computed, and always the same parts."""
+    rng = np.random.default_rng(2)
+    with PartStoreWriter(tmp_path / "parts", SPEC) as writer:
+        for _ in range(40):
+            writer.add(Path("part.png"), rng.integers(0, 255, (64, 64, 3), dtype=np.uint8))
+        store = writer.finish()
+
+    def features(compression: float) -> torch.Tensor:
+        reader = FeatureReader(
+            detector=detector(),
+            spec=SPEC,
+            store=store,
+            groups=np.arange(40),
+            strides=(8,),
+            arithmetic=Arithmetic(torch.device("cpu"), None),
+            compression=compression,
+            seed=1,
+        )
+        return torch.cat([batch.levels[2] for batch in reader.features(range(40))])
+
+    changed = (features(0.3) != features(0.0)).flatten(1).any(dim=1)
+    assert 5 <= int(changed.sum()) <= 20
+    assert torch.equal(features(0.3), features(0.3))
