@@ -1,7 +1,8 @@
 """Does slow work on the journal's file that would delay commits, on the thread "journal-background".
 
 The thread copies the write-ahead log into the file. Copying syncs the disk, which is slow on an eMMC, but SQLite lets the
-journal's thread write meanwhile. The thread also reads through a file that was too large to be checked whole at the start.
+journal's thread write meanwhile. The thread also reads through a file that was too large to be checked whole at the start,
+or into which another program wrote.
 """
 
 from __future__ import annotations
@@ -26,11 +27,13 @@ class Background(Worker):
 
     Attributes:
         log_in_use: Held while the write-ahead log is copied. SQLite refuses a second attempt instead of waiting.
+        copies: How often the log was copied.
     """
 
     def __init__(self, path: Path, *, reader: JournalReader, on_damage: Callable[[str, str], None]) -> None:
         super().__init__("journal-background")
         self.log_in_use = threading.Lock()
+        self.copies = 0
         self._path, self._reader, self._on_damage = path, reader, on_damage
         self._wake = threading.Event()
         self._stopping = False
@@ -43,7 +46,10 @@ class Background(Worker):
         self._wake.set()
 
     def check(self, journal_id: str, to: int) -> None:
-        """Request that this journal is read through once, up to a number (writing thread, or before the start)."""
+        """Request that this journal is read through once, up to a number (writing thread, or before the start).
+
+        It begins again if it has not finished.
+        """
         self._unchecked = (journal_id, 1, to)
         self._wake.set()
 
@@ -73,6 +79,7 @@ class Background(Worker):
                 self.log_in_use,
                 closing(sqlite3.connect(uri(self._path, "rw"), uri=True, isolation_level=None, timeout=BUSY_S)) as db,
             ):
+                self.copies += 1
                 db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         except sqlite3.Error as error:
             if is_damage(error):
@@ -81,9 +88,13 @@ class Background(Worker):
 
     def _check(self, unchecked: tuple[str, int, int]) -> None:
         journal_id, first, to = unchecked
+        if first == 1:
+            self._reader.close()  # it would read again what it remembers, and not what is in the file now
         try:
             page = self._reader.page(first, to, limit=ROWS_EACH, max_bytes=BYTES_EACH)
         except JournalError:
             return  # the reader reports damage; any other error may be temporary
+        if page.journal_id == journal_id and page.last_committed < to:
+            self._on_damage(journal_id, f"verdicts were committed up to {to}, but the file ends with {page.last_committed}")
         if self._unchecked == unchecked:
             self._unchecked = (journal_id, page.next, to) if page.journal_id == journal_id and first < page.next <= to else None

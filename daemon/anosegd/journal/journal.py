@@ -427,6 +427,8 @@ class Journal(Worker):
             self._writer.leave(what)
         elif not self._writer.is_open and self._writer.may_retry:
             self._open_file()
+        else:
+            self._writer.check_changes()
 
     def _open_file(self) -> None:
         opened = self._writer.open(self._numbers.highest)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
+from anosegd.journal.file_guard import FileGuard
 from anosegd.journal.format import (
     APPLICATION_ID,
     SCHEMA,
@@ -92,6 +93,7 @@ class Store:
         extent: The file's id and the numbers in it.
         stored: How many entries it has.
         unchecked_to: Entries up to this number were not checked when the file was opened.
+        file: Finds out whether another program cut the file or wrote into it.
         log: Finds out whether the write-ahead log was overwritten. `note` is called after every method that writes.
     """
 
@@ -104,6 +106,7 @@ class Store:
         (self._marked_to,) = db.execute("SELECT coalesce(max(seq), 0) FROM mark").fetchone()
         unmarked = "SELECT count(*), coalesce(max(committed_ns), 0) FROM entry WHERE seq > ?"
         self._unmarked, self._latest_ns = db.execute(unmarked, (self._marked_to,)).fetchone()
+        self.file = FileGuard(path, db)
         self.log = LogGuard(beside(path, "-wal"), db)
         self.log.note()
         self._log_inodes = [_inode(name) for name in files_of(path)[1:]]
@@ -115,15 +118,6 @@ class Store:
             return self.path.stat().st_ino != self._inode
         except OSError as error:
             return isinstance(error, FileNotFoundError)
-
-    @property
-    def emptied(self) -> bool:
-        """Whether this file, still at its path, has lost even its first page, which SQLite writes before it uses the log."""
-        try:
-            status = self.path.stat()
-        except OSError:
-            return False
-        return status.st_ino == self._inode and status.st_size < PAGE_BYTES
 
     @property
     def log_lost(self) -> bool:
@@ -186,7 +180,7 @@ class Store:
                 self._amend(entry)
             for entry in (*t.amends, *(e for e in t.entries if e.seq <= marked_to)):
                 self._db.execute(_REMARK, (entry.committed_ns, entry.seq))
-            if unmarked >= MARK_EVERY:
+            if t.entries and unmarked >= MARK_EVERY:
                 marked_to = max(marked_to, *(e.seq for e in t.entries))
                 self._db.execute("INSERT OR REPLACE INTO mark VALUES (?, ?)", (marked_to, latest_ns))
                 unmarked = latest_ns = 0
@@ -237,6 +231,7 @@ class Store:
         if not self.may_shrink:
             return False
         self._db.executescript(f"PRAGMA incremental_vacuum({VACUUM_PAGES})")  # with execute it frees one page
+        self.file.note()
         return True
 
     @property

@@ -91,6 +91,7 @@ class Writer:
         self._retention = Retention(config, AgeClock(None, wall_ns(), monotonic_ns))
         self._retry_at = self._cut_at = 0.0
         self._pages_uncopied = self._pages_uncut = 0
+        self._copies = 0  # of the log into the file, at the last look
         self._failing = logs.Throttle("journal.failing")
 
     @property
@@ -110,12 +111,22 @@ class Writer:
     @property
     def overwritten(self) -> str | None:
         """What of the open journal another program has overwritten, for people. None if nothing, or if that is not known."""
-        if self._store is not None and self._store.emptied:
-            return "it was emptied by another program"
+        store = self._store
         with suppress(sqlite3.Error):
-            if self._store is not None and not self._store.log_lost and self._store.log.overwritten:
+            if store is not None and not store.moved and store.file.cut:
+                return "it was cut or emptied by another program"
+            if store is not None and not store.log_lost and store.log.overwritten:
                 return "its write-ahead log (-wal) was overwritten by another program"
         return None
+
+    def check_changes(self) -> None:
+        """Have the file read through if another program has written into it, as a restored backup does."""
+        store = self._store
+        if store is None or not store.file.changed:
+            return
+        copies, self._copies = self._copies, self._background.copies
+        if copies == self._copies and not self._background.log_in_use.locked():
+            self._background.check(store.extent.journal_id, store.extent.settled_to)
 
     @property
     def may_retry(self) -> bool:

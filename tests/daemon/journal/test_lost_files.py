@@ -3,6 +3,7 @@
 import os
 import random
 import sqlite3
+import subprocess
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -92,23 +93,44 @@ def test_a_log_that_is_overwritten_in_its_place(tmp_path: Path, overwrite: Calla
     assert reopened.close()
 
 
-@pytest.mark.parametrize("left", [0, 100])
-def test_a_journal_that_is_emptied_in_its_place(tmp_path: Path, left: int) -> None:
+@pytest.mark.parametrize("left", [0, 100, 8192, 100_000])
+def test_a_journal_that_is_cut_in_its_place(tmp_path: Path, left: int) -> None:
     """As a program does that empties large files. It is set aside, and a new one begins, which loses nothing from then on."""
     path = tmp_path / "verdicts.db"
     journal = open_journal(config(path))
-    before = commit(journal, 20)
+    before = [each for _ in range(10) for each in commit(journal, 60)]
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+    assert path.stat().st_size > left
     os.truncate(path, left)
     eventually(lambda: journal.journal_id != before[0].journal_id and path.exists())
     eventually(lambda: submit(journal)[1].error is None)
     after = commit(journal, 20)
     assert after[0].seq > before[-1].seq
-    assert any("emptied by another program" in notice for notice in journal.notices)
+    assert any("cut or emptied by another program" in notice or "malformed" in notice for notice in journal.notices)
     assert [p.suffix for p in tmp_path.iterdir() if "damaged" in p.name and not p.name.endswith(("-wal", "-shm"))]
     assert journal.close()
     reopened = open_journal(config(path))
     assert list(read_all(reopened).entries.values())[1:] == after
     assert reopened.close()
+
+
+def test_an_earlier_copy_that_is_written_over_a_running_journal(tmp_path: Path) -> None:
+    """As by a person who restores a backup and does not stop the daemon. The file keeps its length, so it is read through."""
+    path = tmp_path / "verdicts.db"
+    journal = open_journal(config(path))
+    before = [each for _ in range(5) for each in commit(journal, 60)]
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        subprocess.run(["cp", path, tmp_path / "backup"], check=True)  # to close the file here would end SQLite's locks
+        for _ in range(30):
+            commit(journal, 60)
+        other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    subprocess.run(["dd", f"if={tmp_path}/backup", f"of={path}", "conv=notrunc", "status=none"], check=True)
+    eventually(lambda: journal.journal_id not in (None, before[0].journal_id) and path.exists())
+    assert [p for p in tmp_path.iterdir() if "damaged" in p.name]
+    eventually(lambda: submit(journal)[1].error is None)
+    assert journal.close()
 
 
 def test_a_log_that_sqlite_itself_changes_is_no_loss(tmp_path: Path) -> None:
@@ -129,6 +151,20 @@ def test_a_log_that_sqlite_itself_changes_is_no_loss(tmp_path: Path) -> None:
     assert not [notice for notice in journal.notices if "overwritten" in notice]
     assert journal.close()
     assert [p.name for p in tmp_path.iterdir() if "damaged" in p.name] == []
+
+
+def test_a_journal_whose_marks_another_program_deleted(tmp_path: Path) -> None:
+    """They only make a search by time quick. The journal opens again, and goes on."""
+    path = tmp_path / "verdicts.db"
+    journal = open_journal(config(path))
+    before = [each for _ in range(12) for each in commit(journal, 60)]
+    assert journal.close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        assert other.execute("DELETE FROM mark").rowcount
+    journal = open_journal(config(path))
+    after = commit(journal, 20)
+    assert list(read_all(journal).entries.values()) == [*before, *after]
+    assert journal.close()
 
 
 def test_no_verdict_is_committed_into_a_lost_log(tmp_path: Path) -> None:
