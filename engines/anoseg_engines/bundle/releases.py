@@ -84,7 +84,7 @@ def next_version(store_name: Path) -> int:
 def odd_versions(store_name: Path) -> dict[str, str]:
     """Return the entries that are named like versions but cannot be used: half copied, still being copied, or misnamed.
 
-    A store that lists its releases may contain anything besides them, so only releases are looked at there.
+    A store that lists its releases may contain anything besides them, so only releases that hold are looked at there.
 
     Returns:
         The reason by name.
@@ -93,7 +93,7 @@ def odd_versions(store_name: Path) -> dict[str, str]:
         EngineError: releases.json is damaged or of a newer program.
     """
     log = _read_log(store_name / RELEASES)
-    listed = None if log is None else {str(entry.version) for entry in log.releases}
+    listed = None if log is None else {str(entry.version) for entry in _holding(log)}
     found = {p: _oddity(p) for p in sorted(_numbered(store_name)) if listed is None or p.name in listed}
     return {p.name: why for p, why in found.items() if why is not None}
 

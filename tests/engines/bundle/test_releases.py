@@ -103,6 +103,17 @@ def test_an_earlier_version_is_made_current_again(store: Path) -> None:
     assert len(json.loads((store / RELEASES).read_bytes())["releases"]) == 5  # the list keeps what happened
 
 
+@pytest.mark.parametrize("file", ["manifest.json", "model.onnx"])
+def test_a_withdrawn_version_that_lacks_files_concerns_nobody(store: Path, file: str) -> None:
+    """Nobody would have used it, so nothing is said of it."""
+    for _ in range(3):
+        released(candidate(store))
+    released(load_bundle(store / "2"))
+    (store / "3" / file).unlink()
+    bundle = load_bundle(store)
+    assert (bundle.manifest.version, bundle.passed_over) == (2, None)
+
+
 def test_a_release_twice_is_one(store: Path) -> None:
     """The current version is not listed a second time."""
     bundle = released(candidate(store))
