@@ -67,6 +67,10 @@ class CameraError(AnosegError):
     """A camera or other source of frames that cannot be opened or read."""
 
 
+class StreamRefusedError(CameraError):
+    """A camera that answers, but does not give this stream. To ask it again soon would hardly help."""
+
+
 class LoginRefusedError(CameraError):
     """A camera that refuses the user name or the password. Repeated attempts can lock everybody out of the camera."""
 

@@ -13,6 +13,9 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,31})://")
 """The bound keeps the time to search a long text proportional to its length."""
 _NAMES = r"pass(?:word|wd|phrase)?|pwd?|psw|user-pw|token|secret|api-?key|auth|credentials?"
 _SETTING = re.compile(rf"(?i)(?<![a-z])({_NAMES})(\s*=\s*)(\"[^\"]*\"|'[^']*'|[^\s&;,'\"]+)")
+_USER = re.compile(r"(?i)(?<![a-z])(user(?:name|-id)?|usr|login|account)=(\"[^\"]*\"|'[^']*'|[^\s&;,'\"]*)")
+_NEXT_SETTING = re.compile(r"[_&]\w+=")
+"""Some cameras have settings in the path, one after the other: user=NAME_password=WORD_channel=1."""
 _ENTRY = re.compile(rf"(?i)(['\"])({_NAMES})\1(\s*:\s*)(\"[^\"]*\"|'[^']*'|[^\s,}}\]]+)")
 """A password in a mapping as Python or JSON writes it."""
 _LOGIN = re.compile(r"(?m)(?<=[A-Za-z0-9+.-])(?<!\bipc)://?(?!/?@)(?:[^\n]+@(?=[^\s@]|$)|\S+@)")
@@ -52,6 +55,28 @@ def passwords_in(url: str) -> list[str]:
     found |= {match[3].strip("\"'") for match in _SETTING.finditer(url)}
     found |= {unquote(text) for text in found}
     return sorted((text for text in found if len(text) >= _SHORTEST), key=len, reverse=True)
+
+
+def login_in_settings(url: str) -> tuple[str, str] | None:
+    """Return user name and password that are settings of an address or pipeline, such as `?user=NAME&pwd=WORD`.
+
+    Return None if there is no password among its settings. A missing user name is empty.
+    """
+    found, user = _SETTING.search(url), _USER.search(url)
+    if found is None:
+        return None
+    values = (user[2] if user else "", found[3])
+    name, password = (_NEXT_SETTING.split(value)[0].strip("\"'") for value in values)
+    return name, password
+
+
+def without_login_in_query(url: str) -> str | None:
+    """Return an address without user name and password in its query; None if they are somewhere else."""
+    where, question, query = url.partition("?")
+    if login_in_settings(where) is not None:
+        return None
+    kept = "&".join(each for each in query.split("&") if not (_SETTING.match(each) or _USER.match(each)))
+    return f"{where}{question and kept and '?'}{kept}"
 
 
 def mask_passwords(text: str, url: str = "") -> str:

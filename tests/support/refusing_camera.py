@@ -21,7 +21,7 @@ class Refusals:
 
     Attributes:
         port: Where it listens.
-        logins: Time of each request that carried a user name and password.
+        logins: Time of each request that carried a user name and password, as a header or in its address (pwd=…).
         paths: The path of each request.
     """
 
@@ -31,7 +31,7 @@ class Refusals:
 
     def note(self, path: str, authorization: str | None) -> None:
         self.paths.append(path)
-        if authorization:
+        if authorization or "pwd=" in path:
             self.logins.append(time.monotonic())
 
 

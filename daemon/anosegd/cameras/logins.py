@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
+from anoseg_engines.passwords import login_in_settings, without_login_in_query
 from anosegd.capture.config import SourceConfig, UrlSource
 
 TRIES, WINDOW_S = 2, 60.0
@@ -49,12 +50,18 @@ class Logins:
         self._known: set[Login] = set()  # tried at least once
         self._accepted: set[Login] = set()
 
-    def take_try(self, login: Login | None, camera: str = "") -> float:
-        """Take a try and return 0, or return the seconds until the next try is free."""
+    def take_try(self, login: Login | None, camera: str = "", *, requests: int = 1) -> float:
+        """Take a try and return 0, or return the seconds until the next try is free.
+
+        Args:
+            login: The login.
+            camera: Who uses it.
+            requests: How often one attempt to open the camera sends the password.
+        """
         with self._lock:
             wait_s = self._wait_s(login)
             if login is not None and login not in self._accepted and wait_s == 0:
-                self._note(login, camera)
+                self._note(login, camera, requests)
             return wait_s
 
     def wait_s(self, login: Login | None) -> float:
@@ -75,8 +82,9 @@ class Logins:
         with self._lock:
             tries = self._tries_of(login) if login is not None else deque()
             mine = [each for each in tries if each.camera == camera]
-            if mine:
-                tries.remove(mine[-1])
+            for each in mine:
+                if each.at == mine[-1].at:
+                    tries.remove(each)
 
     def refused(self, login: Login | None, camera: str = "") -> None:
         """The camera refused this login, perhaps after it was changed."""
@@ -96,22 +104,28 @@ class Logins:
         limit = TRIES if login in self._known else TRIES + 1
         return tries[-limit].at + WINDOW_S - now if len(tries) >= limit else 0.0
 
-    def _note(self, login: Login, camera: str) -> None:
+    def _note(self, login: Login, camera: str, requests: int = 1) -> None:
         self._known.add(login)
-        self._tries_of(login).append(_Try(time.monotonic(), camera))
+        self._tries_of(login).extend([_Try(time.monotonic(), camera)] * requests)
 
     def _tries_of(self, login: Login) -> deque[_Try]:
         return self._tries.setdefault(_user(login), deque())
 
 
 def login_of(source: SourceConfig) -> Login | None:
-    """Return the login in a stream's address, None if it has none. May look up the host's name, for up to `RESOLVE_S`."""
+    """Return the login in a stream's address, None if it has none. May look up the host's name, for up to `RESOLVE_S`.
+
+    It stands before the host, or is among the settings in the address's query or path.
+    """
     if not isinstance(source, UrlSource):
         return None
     _, separator, rest = source.url.partition("://")
     user_info, at, where = rest.rpartition("@")
-    if not separator or not at or re.fullmatch(r"[^/?#@:]*(:\d*)?[/?#].*", user_info):  # the @ is behind the host
-        return None
+    if not separator or not at or _is_behind_host(user_info):
+        in_settings = login_in_settings(source.url)
+        if in_settings is None:
+            return None
+        user_info, where = ":".join(in_settings), rest
     try:
         host = urlsplit(f"//{where}").hostname
     except ValueError:
@@ -119,12 +133,30 @@ def login_of(source: SourceConfig) -> Login | None:
     return (_address(host) if host else where, user_info)
 
 
+def requests_of(source: SourceConfig) -> int:
+    """Return how often FFmpeg sends the login when a camera refuses it.
+
+    If an RTSP address has it among its settings, FFmpeg does not know that it is a login, and asks a second time.
+    """
+    if not isinstance(source, UrlSource) or not source.url.lower().startswith("rtsp"):
+        return 1
+    return 1 if login_in_settings(source.url) is None else 2
+
+
 def without_login(source: SourceConfig) -> UrlSource | None:
-    """Return the source with an address without the login; None for a GStreamer pipeline, which may hold it anywhere."""
+    """Return the source with an address without the login; None for one that may hold it anywhere, as a GStreamer pipeline."""
     if not isinstance(source, UrlSource) or source.backend != "ffmpeg":
         return None
     scheme, separator, rest = source.url.partition("://")
-    return msgspec.structs.replace(source, url=f"{scheme}{separator}{rest.rpartition('@')[2]}")
+    user_info, _, where = rest.rpartition("@")
+    address = f"{scheme}{separator}{rest if _is_behind_host(user_info) else where}"
+    bare = without_login_in_query(address)
+    return None if bare is None else msgspec.structs.replace(source, url=bare)
+
+
+def _is_behind_host(before_at: str) -> bool:
+    """Whether the @ after this text is no end of a login, but belongs to the path or the query."""
+    return re.fullmatch(r"[^/?#@:]*(:\d*)?[/?#].*", before_at) is not None
 
 
 def _user(login: Login) -> tuple[str, str]:

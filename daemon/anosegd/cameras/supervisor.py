@@ -19,7 +19,7 @@ from anoseg_engines.errors import CameraError, EndedEarlyError, LoginRefusedErro
 from anosegd import logs
 from anosegd.cameras.capture_handle import CaptureHandle
 from anosegd.cameras.intake import Intake
-from anosegd.cameras.logins import PAUSE_S, Login, Logins, login_of, without_login
+from anosegd.cameras.logins import PAUSE_S, Login, Logins, login_of, requests_of, without_login
 from anosegd.cameras.parts import Trigger
 from anosegd.cameras.presence import Presence
 from anosegd.capture.config import LIVE, CaptureConfig, HardwareTrigger, SoftwareTrigger
@@ -223,10 +223,10 @@ class CameraSupervisor(Worker):
         given_up: CameraError | None = None
         pause_s = RESTART_MIN_S
         tries, position = 0, 0
-        self._login = login_of(self.config.source)
+        self._login, requests = login_of(self.config.source), requests_of(self.config.source)
         while not self._stopping:
             self._opened_at = None
-            self._may_log_in = self._logins.take_try(self._login, self.name) == 0
+            self._may_log_in = self._logins.take_try(self._login, self.name, requests=requests) == 0
             if not self._may_log_in and self._open_source is None:
                 self._wait_for_login()
                 continue

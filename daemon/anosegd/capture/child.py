@@ -19,7 +19,7 @@ import time
 
 import cv2
 
-from anoseg_engines.errors import AnosegError, CameraError, EndedEarlyError, LoginRefusedError
+from anoseg_engines.errors import AnosegError, CameraError, EndedEarlyError, LoginRefusedError, StreamRefusedError
 from anoseg_engines.images import ROTATIONS, Image, rotated
 from anoseg_engines.passwords import mask_passwords
 from anosegd.capture.config import LIVE, HardwareTrigger, SoftwareTrigger, UrlSource
@@ -41,6 +41,9 @@ from anosegd.capture.protocol import (
 from anosegd.capture.shared_slots import Slots
 from anosegd.capture.sources import Shot, Source, source_of
 from anosegd.capture.waiting import MAX_BURST_S, PartWait
+
+REFUSED_MAX_S = 10.0
+"""The longest time between two attempts to open a camera that answers and refuses, for example because it has no such path."""
 
 
 class Capture:
@@ -96,10 +99,11 @@ class Capture:
                 if self._job.reopen_s is None:
                     raise
                 self._link.send(Away(self._masked(error.what), pause_s))
+                refused = isinstance(error, StreamRefusedError)
             del source  # it may hold the camera open, which refused a setting
             self._wait.pause_until(again_at)
             self._link.take_messages(timeout_s=0)
-            pause_s = min(pause_s * 2, longest_s)
+            pause_s = min(pause_s * 2, REFUSED_MAX_S if refused else longest_s)
 
     def _read_with_reconnects(self, source: Source) -> None:
         """Read to the end, across interruptions that the camera's connection survives.

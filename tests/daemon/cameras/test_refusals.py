@@ -44,6 +44,11 @@ CASES = {
         "http://127.0.0.1:{port}/video",
         "asks for a user name and a password (401",
     ),
+    "http 401 with a login in the query": (
+        lambda: http_camera(401),
+        "http://127.0.0.1:{port}/video?usr=u&pwd={pw}",
+        "refuses the user name or the password (401",
+    ),
     "http 404": (lambda: http_camera(404), "http://u:{pw}@127.0.0.1:{port}/video", "there is no such path on the camera (404"),
     "snapshot": (snapshot_camera, "http://u:{pw}@127.0.0.1:{port}/image.jpg", "it is the address of a snapshot"),
     "snapshot without a name": (
@@ -89,7 +94,8 @@ def test_the_reason_is_said_and_the_password_is_not(
         state = line.listener.wait_for_state(lambda s: s["cameras"]["eye"]["state"] == "lost")
         error = state["cameras"]["eye"]["last_error"]
         assert said in error
-        assert url.rpartition("@")[2].partition("://")[2].format(port=refusals.port) in error
+        shown = url.rpartition("@")[2].rpartition("://")[2].partition("?usr")[0]
+        assert shown.format(port=refusals.port) in error
         time.sleep(1.5)
         assert len(refusals.logins) <= 1
         assert daemon.terminate() == 0
@@ -114,6 +120,36 @@ def test_a_wrong_password_is_tried_rarely_by_all_cameras_of_a_host(line: Line) -
         assert sum("refuses the user name or the password" in error for error in errors) == TRIES
         assert sum("not tried yet" in error for error in errors) == 4 - TRIES
         assert len(recorder.logins) == TRIES
+        assert daemon.terminate() == 0
+
+
+@pytest.mark.parametrize("kind", ["http", "rtsp"])
+def test_a_password_in_the_query_is_tried_as_rarely(line: Line, kind: str) -> None:
+    """Wherever the address has it: all cameras of a host share the limit, and the query without it is asked meanwhile."""
+    with http_camera(401) if kind == "http" else rtsp_camera("401 Unauthorized") as recorder:
+        host = f"{kind}://127.0.0.1:{recorder.port}"
+        cameras = "".join(
+            f"c{n}:\n  source: {{kind: url, url: '{host}/?channel={n}&usr=u&pwd={PASSWORD}'}}\n{QUICK}" for n in range(4)
+        )
+        daemon = line.run(line.config(cameras))
+        state = line.listener.wait_for_state(lambda s: all(c["state"] == "lost" for c in s["cameras"].values()))
+        time.sleep(2)
+        errors = [state["cameras"][f"c{n}"]["last_error"] for n in range(4)]
+        assert sum("refuses the user name or the password" in error for error in errors) == (TRIES if kind == "http" else 1)
+        assert len(recorder.logins) == TRIES
+        assert [path for path in recorder.paths if "channel" not in path] == []
+        assert daemon.terminate() == 0
+    assert "ge-heim" not in daemon.log
+
+
+def test_a_camera_that_answers_and_refuses_is_asked_rarely(line: Line) -> None:
+    """Another try soon would hardly help: the pauses grow."""
+    with http_camera(404) as camera:
+        daemon = line.run(line.config(f"eye:\n  source: {{kind: url, url: 'http://127.0.0.1:{camera.port}/x'}}\n{QUICK}"))
+        line.listener.wait_for_state(lambda _: len(camera.paths) > 3)
+        began = time.monotonic()
+        line.listener.wait_for_state(lambda _: len(camera.paths) > 5)
+        assert time.monotonic() - began > 1.5
         assert daemon.terminate() == 0
 
 
@@ -234,6 +270,16 @@ def test_a_user_is_tried_rarely_whatever_the_password(now: list[float]) -> None:
     assert counted.take_try(("recorder", "u:e"), "e") == 0
 
 
+def test_an_attempt_that_sends_the_password_twice_counts_twice(now: list[float]) -> None:
+    """It is the camera that counts. One that did not reach the camera is given back whole."""
+    counted, login = Logins(), ("camera", "u:wrong")
+    for _ in range(3):
+        assert counted.take_try(login, "c", requests=2) == 0
+        counted.not_sent(login, "c")
+    assert counted.take_try(login, "c", requests=2) == 0
+    assert counted.wait_s(login) == WINDOW_S
+
+
 def test_a_camera_gives_back_its_own_try_only(now: list[float]) -> None:
     """One without a connection fails again and again; meanwhile another camera's refused tries count on."""
     counted, login = Logins(), ("recorder", "u:wrong")
@@ -278,6 +324,13 @@ def test_addresses_without_their_login() -> None:
     )
     assert without_login(UrlSource(url="rtspsrc location=rtsp://u:p@h ! appsink", backend="gstreamer")) is None
     assert login_of(UrlSource(url="http://h:80/?a=b@c")) is login_of(UrlSource(url="http://h/a@b")) is None
+    for url, bare in {
+        "http://h/?usr=u&pwd=p&channel=1": "http://h/?channel=1",
+        "http://h/v?user=u&password=p": "http://h/v",
+        "http://h/?a=b@c&token=t": "http://h/?a=b@c",
+    }.items():
+        assert without_login(UrlSource(url=url)) == UrlSource(url=bare)
+    assert without_login(UrlSource(url="rtsp://h/user=u_password=p_channel=1")) is None
 
 
 def test_logins_of_sources() -> None:
@@ -286,6 +339,16 @@ def test_logins_of_sources() -> None:
     assert login_of(UrlSource(url="rtsp://u:a@b/c?d#e@10.0.0.9/1")) == ("10.0.0.9", "u:a@b/c?d#e")
     assert login_of(UrlSource(url="rtsp://10.0.0.9/1")) is None
     assert login_of(DemoSource()) is None
+    for url in (
+        "http://10.0.0.9/1?user=u&pwd=p",
+        "http://10.0.0.9:80/?password=p&channel=2&username=u",
+        "rtsp://10.0.0.9/user=u_password=p_channel=3",
+        "http://10.0.0.9/?usr=u&pwd=p&mail=a@b",
+    ):
+        assert login_of(UrlSource(url=url)) == ("10.0.0.9", "u:p")
+    assert login_of(UrlSource(url="http://10.0.0.9/?token=t")) == ("10.0.0.9", ":t")
+    pipeline = UrlSource(url='rtspsrc location=rtsp://10.0.0.9/1 user-id=u user-pw="p" ! appsink', backend="gstreamer")
+    assert login_of(pipeline) == ("10.0.0.9", "u:p")
 
 
 def test_a_gstreamer_pipeline_that_is_refused() -> None:

@@ -11,9 +11,9 @@ from typing import Literal
 
 import cv2
 
-from anoseg_engines.errors import CameraError, EndedEarlyError
+from anoseg_engines.errors import CameraError, EndedEarlyError, StreamRefusedError
 from anoseg_engines.images import Image
-from anoseg_engines.passwords import address_of, mask_passwords
+from anoseg_engines.passwords import address_of, login_in_settings, mask_passwords
 from anosegd.capture.config import BACKENDS, DeviceSource, FileSource, UrlSource
 from anosegd.capture.protocol import Job
 from anosegd.capture.sources.avi_index import empty_frames
@@ -309,7 +309,7 @@ class Stream(LiveVideo):
         frames = next((n for n in range(2) if self._video.grab() == "nothing"), 2)
         if frames < 2 and time.monotonic() - began < self._job.camera.longest_read_s * LIBRARY_SHARE:
             what = "it gives one image and ends, so it is the address of a snapshot"
-            raise CameraError(
+            raise StreamRefusedError(
                 f"{address_of(self._config.url)} cannot be used: {what}; give the address of the camera's video (RTSP or MJPEG)"
             )
 
@@ -323,6 +323,8 @@ class Stream(LiveVideo):
         options = f"rtsp_transport;{self._config.transport}|allowed_media_types;video"
         if self._config.transport == "tcp":
             options += "|reorder_queue_size;2"  # without a queue FFmpeg does not report that a camera left packets out
+        if self._config.url.lower().startswith("http") and login_in_settings(self._config.url) is not None:
+            options += "|auth_type;basic"  # otherwise FFmpeg asks twice, and sends the password in the address twice
         parameters = [*timeouts, cv2.CAP_PROP_N_THREADS, 1]
         began = time.monotonic()
         for analysis in (f"|analyzeduration;{QUICK_LOOK_US}", ""):

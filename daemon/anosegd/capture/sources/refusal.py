@@ -12,8 +12,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from anoseg_engines.errors import CameraError, LoginRefusedError
-from anoseg_engines.passwords import address_of, mask_passwords
+from anoseg_engines.errors import CameraError, LoginRefusedError, StreamRefusedError
+from anoseg_engines.passwords import address_of, login_in_settings, mask_passwords
 
 SCHEMES = {
     *("rtsp", "rtsps", "http", "https", "rtmp", "rtmps", "rtp", "srtp", "udp", "tcp", "tls", "srt", "mmsh", "mmst", "sctp"),
@@ -133,13 +133,13 @@ def unexplained(url: str, lines: list[str]) -> CameraError:
 def _status(url: str, address: str, code: int, text: str) -> CameraError:
     status = f"{code} {text}".strip()
     if code in _LOGIN:
-        has_login = "@" in url
+        has_login = "@" in url or login_in_settings(url) is not None
         what = "it refuses the user name or the password" if has_login else "it asks for a user name and a password"
         return LoginRefusedError(f"{address} cannot be opened: {what} ({status})")
     if code in _NO_PATH:
-        return CameraError(f"{address} cannot be opened: there is no such path on the camera ({status})")
+        return StreamRefusedError(f"{address} cannot be opened: there is no such path on the camera ({status})")
     if code == 461:
-        return CameraError(
+        return StreamRefusedError(
             f"{address} cannot be opened: it does not offer this transport ({status}); set transport: udp or tcp"
         )
-    return CameraError(f"{address} cannot be opened: the camera answers {status}")
+    return StreamRefusedError(f"{address} cannot be opened: the camera answers {status}")
