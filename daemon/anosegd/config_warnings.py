@@ -11,7 +11,7 @@ import cv2
 from anoseg_engines.engine import Engine
 from anoseg_engines.errors import CameraError, DataError
 from anoseg_engines.files import shown_name
-from anoseg_engines.images import read_image
+from anoseg_engines.images import orientation, read_image
 from anoseg_engines.placement import Region
 from anosegd.capture.config import BACKENDS, DeviceSource, FileSource, FolderSource, UrlSource
 from anosegd.capture.sources.folder import images_of
@@ -26,7 +26,7 @@ Size = tuple[int, int]
 
 def warnings_of(camera: CameraConfig, engine: Engine) -> list[str]:
     """Return what is wrong with a camera's settings, one line each."""
-    return [*_address(camera), *_sizes(camera), *_review(camera, engine)]
+    return [*_address(camera), *_sizes(camera), *_orientations(camera), *_review(camera, engine)]
 
 
 def _address(camera: CameraConfig) -> Iterator[str]:
@@ -68,6 +68,20 @@ def _sizes(camera: CameraConfig) -> Iterator[str]:
                 f"presence.empty is {empty[0]}×{empty[1]}, but {name} is {size[0]}×{size[1]}: "
                 "an image of another size always counts as a part"
             )
+
+
+def _orientations(camera: CameraConfig) -> Iterator[str]:
+    """Find images that programs for people show turned, and that are inspected as they are stored."""
+    source = camera.source
+    images = images_of(Path(source.path), recursive=source.recursive)[:MOST_IMAGES] if isinstance(source, FolderSource) else []
+    empty = [Path(camera.presence.empty)] if camera.presence is not None else []
+    turned = [path for path in (*images, *empty) if orientation(path) != 1]
+    if turned:
+        others = f" and {len(turned) - 1} of the other images that were looked at" if len(turned) > 1 else ""
+        yield (
+            f"the EXIF orientation of {shown_name(turned[0].name)}{others} is ignored, as in the training: images are "
+            "inspected as they are stored, not as programs for people show them"
+        )
 
 
 def _review(camera: CameraConfig, engine: Engine) -> Iterator[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import stat
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -152,12 +154,9 @@ def decode(data: bytes) -> DecodedImage:
         check_structure(data)
     except StructureError as error:
         raise DataError(f"not a readable image: {error} ({len(data)} bytes)") from error
-    flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
-    stored = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    stored = decode_stored(data, cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH)
     if stored is None:
         raise DataError(f"not a readable image ({len(data)} bytes)")
-    if is_tiff(data):  # the one format that OpenCV turns although it was told not to
-        stored = as_stored(stored, tiff_pages(data).orientation)
     deep = stored.dtype == np.uint16
     twelve_bits = deep and 0 < int(stored.max()) <= TWELVE_BITS
     try:
@@ -166,6 +165,34 @@ def decode(data: bytes) -> DecodedImage:
         raise DataError(error.what, hint="store it with 8 or 16 bit for each value") from error
     more_pages = has_more_pages(data)
     return DecodedImage(image, grey=stored.ndim == 2, deep=deep, twelve_bits=twelve_bits, more_pages=more_pages)
+
+
+def decode_stored(data: bytes, flags: int) -> NDArray[Any] | None:
+    """Decode an image with OpenCV, without turning it by its EXIF orientation. Return None if OpenCV cannot decode it."""
+    stored = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
+    if stored is not None and is_tiff(data):  # the one format that OpenCV turns all the same
+        return as_stored(stored, tiff_pages(data).orientation)
+    return stored
+
+
+def orientation(file: Path | io.BytesIO) -> int:
+    """Return the EXIF orientation of an image file, 1 if it has none or cannot be read.
+
+    1 means that the pixels are stored as they are shown. Any other value turns the picture that a person sees, but not the
+    pixels that are read here.
+    """
+    if isinstance(file, Path) and not file.is_file():  # to read a pipe could take for ever
+        return 1
+    from PIL import ExifTags, Image  # here, because a camera's process should start fast, and does not need it
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(file) as header:
+                found = int(header.getexif().get(ExifTags.Base.Orientation, 1))
+    except (OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError):
+        return 1
+    return found if 1 <= found <= 8 else 1
 
 
 def decode_jpeg(data: bytes, into: Image | None = None) -> DecodedImage:

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from anoseg_engines.errors import DataError
 from anoseg_engines.image_structure import has_more_pages
-from anoseg_engines.images import Image, list_images, read_bytes, unread_files
-from anoseg_trainer.data.good_images import named
+from anoseg_engines.images import Image, list_images, orientation, read_bytes, unread_files
+from anoseg_trainer.data.good_images import ORIENTATION_IGNORED, named
 from anoseg_trainer.data.masks import HINT as MASK_HINT
-from anoseg_trainer.data.masks import orientation, read_mask
+from anoseg_trainer.data.masks import read_mask
 
 GOOD = "good"
 LAYOUT = (
@@ -139,7 +139,7 @@ def left_out(data: Path, tests: list[EvaluationImage]) -> list[str]:
         "masks without an image": [p for p in masks if p not in used],
         "folders without an image": [folder for folder in folders if not list_images(folder)],
         "only the first page is read": paged,
-        "an EXIF orientation is ignored, as on the line": [t.path for t in tests if orientation(t.path) != 1],
+        ORIENTATION_IGNORED: [t.path for t in tests if orientation(t.path) != 1],
     }
     return [f"{what}: {named(paths)}" for what, paths in found.items() if paths]
 

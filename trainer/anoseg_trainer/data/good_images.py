@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from anoseg_engines.errors import DataError
 from anoseg_engines.files import shown_name
-from anoseg_engines.images import Image, decode_image, list_images, read_bytes, unread_files
+from anoseg_engines.images import Image, decode_image, list_images, orientation, read_bytes, unread_files
 
 MIN_IMAGES = 10
 """Fewer good images would leave none for calibration."""
@@ -31,6 +32,7 @@ PIXEL_DIGESTS = "pixel_digests"
 """Key of the manifest's training record: which images were trained on or validated with, by their pixels."""
 CALIBRATION_DIGESTS = "calibration_digests"
 """Key of the manifest's training record: which images were held out for the score threshold."""
+ORIENTATION_IGNORED = "an EXIF orientation is ignored, as on the line: images are used as they are stored"
 DIGEST = 16
 """Letters of a digest that the record keeps."""
 
@@ -136,6 +138,7 @@ def read_good_images(paths: Sequence[Path], consume: ImageConsumer = lambda _, _
     deep: list[Path] = []
     twelve_bits: list[Path] = []
     more_pages: list[Path] = []
+    turned: list[Path] = []
     for path in paths:
         try:
             data = read_bytes(path)
@@ -147,6 +150,7 @@ def read_good_images(paths: Sequence[Path], consume: ImageConsumer = lambda _, _
         digest.update(os.fsencode(path.name) + b"\0" + hashlib.sha256(data).digest())
         grey += decoded.grey
         more_pages += [path] if decoded.more_pages else []
+        turned += [path] if orientation(io.BytesIO(data)) != 1 else []
         (twelve_bits if decoded.twelve_bits else deep).extend([path] if decoded.deep else [])
         sizes.append((image.shape[0], image.shape[1]))
         grey_image = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), np.uint8)
@@ -184,6 +188,8 @@ def read_good_images(paths: Sequence[Path], consume: ImageConsumer = lambda _, _
         )
     if more_pages:
         notes.append(f"only the first page is read of {named(more_pages)}")
+    if turned:
+        notes.append(f"{ORIENTATION_IGNORED}: {named(turned)}")
     for folder in sorted({path.parent for path in paths}):
         if unread := unread_files(folder):
             notes.append(f"not read, because of their format: {named(unread)}")

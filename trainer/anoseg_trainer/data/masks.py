@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
 
 from anoseg_engines.errors import DataError
-from anoseg_engines.images import decode_image, read_bytes
+from anoseg_engines.images import decode_image, decode_stored, read_bytes
 
 NEARLY = 8
 """Values this near to black or white count as black or white: lossy formats change them a little."""
@@ -29,8 +27,7 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
     """
     data = read_bytes(path)
     decode_image(data, path)  # refuses a mask that is not whole
-    flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
-    stored = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    stored = decode_stored(data, cv2.IMREAD_UNCHANGED)
     if stored is None:
         raise DataError(f"{path}: not a readable image ({len(data)} bytes)", hint="delete it or copy it again")
     values = stored.reshape(*stored.shape[:2], -1)
@@ -51,16 +48,3 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
         f"{path}: the mask has {len(np.unique(colours, axis=0))} colours beside black, so it is not plainly good or defective",
         hint=HINT,
     )
-
-
-def orientation(path: Path) -> int:
-    """Return the EXIF orientation of an image file, 1 if it has none: 1 means that the pixels are stored as they are shown."""
-    if not path.is_file():
-        return 1
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as header:
-                return int(header.getexif().get(ExifTags.Base.Orientation, 1))
-    except (OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError):
-        return 1
