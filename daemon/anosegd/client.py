@@ -359,7 +359,7 @@ class Client:
     def _page(self, page: dict[str, Any]) -> Iterator[Verdict]:
         if page["gone"]:
             first, last = page["gone"]
-            self._on_event(Event("gone", f"{last - first + 1} numbers are older than the journal keeps", first, last))
+            self._on_event(Event("gone", "older than the journal keeps", first, last))
         for first, last in page["void"]:
             self._on_event(Event("void", "no verdict was committed under these numbers", first, last))
         for header in page["verdicts"]:

@@ -10,6 +10,7 @@ import time
 from anoseg_engines.bundle import Bundle
 from anoseg_engines.passwords import mask_passwords
 from anoseg_engines.version import installed_version
+from anoseg_engines.words import counted
 from anosegd import wire
 from anosegd.cameras import CameraSet, CameraSupervisor
 from anosegd.config import Config
@@ -105,7 +106,7 @@ class Heartbeat:
         words = f"{state}{f' ({detail})' if detail else ''}"
         counts = self.counts()
         sent = counts.passed + counts.failed + counts.unknown
-        return f"{words}, {sent} verdicts sent, {running}/{len(self._cameras.all)} cameras"
+        return f"{words}, {counted(sent, 'verdict')} sent, {running}/{len(self._cameras.all)} cameras"
 
     def counts(self) -> wire.Counts:
         """Verdicts of all cameras by outcome."""

@@ -246,6 +246,7 @@ class Station:
         self._history.save()
         if self._history.last is not None:
             self._swaps.note("start", self._history.last, NOBODY)
+        self._threshold_changes.note_configured(self._config.cameras, self._swaps.bundle, "read at a start")
         self._triggers.begin()
 
     # ---- main loop
@@ -357,6 +358,7 @@ class Station:
             return "failure"
         self._heartbeat.notice = None
         self._use(msgspec.structs.replace(config, engine=now.engine))
+        self._threshold_changes.note_configured(config.cameras, self._swaps.bundle, "read at a reload")
         if changed:
             logs.info("reload.cameras", changed=",".join(changed))
         if reloaded.engine is not None:

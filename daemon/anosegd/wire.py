@@ -202,12 +202,14 @@ class ThresholdInUse(msgspec.Struct, frozen=True, kw_only=True):
         value: A part with this score or more is FAIL.
         origin: Who chose it.
         calibrated: The bundle's calibrated threshold, for which alone the promise about rejected good parts holds.
+        promised: Whether the calibration promises anything about them.
         who, why, at: Who set it by `set_threshold`, why and when (UTC); None for another origin.
     """
 
     value: float
     origin: ThresholdOrigin
     calibrated: float
+    promised: bool = True
     who: str | None = None
     why: str | None = None
     at: str | None = None

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from anoseg_engines.errors import DataError
+from anoseg_engines.words import agreeing
 from anoseg_trainer.thresholds import SAME_KIND, withheld
 
 CONFIDENCE = 0.95
@@ -76,9 +77,10 @@ def describe_rejected_share(found: RejectedShare, false_reject: float, *, images
     if not parts_known:
         return withheld(images)
     parts = f"good parts on {images} images" if found.n < images else "good images"
+    are = agreeing(found.rejected, "is", "are")
     text = (
         f"at most {found.upper_bound:.4g} of good parts are rejected, with {CONFIDENCE:.0%} confidence: {found.rejected} of "
-        f"{found.n} {parts} are; provided that parts on the line are like these images ({SAME_KIND})"
+        f"{found.n} {parts} {are}; provided that parts on the line are like these images ({SAME_KIND})"
     )
     if not found.met and found.allowed < 0:
         text += f"; {false_reject:g} was asked for, which needs {found.needed} held-out good images of which none is rejected"

@@ -22,6 +22,7 @@ from anoseg_engines.files import shown_name
 from anoseg_engines.images import Image, read_image
 from anoseg_engines.judgement import Inspection, judge
 from anoseg_engines.placement import Placement, Region
+from anoseg_engines.words import agreeing, counted
 from anoseg_trainer.data.evaluation_images import GOOD, check_masks, find_evaluation_images, left_out
 from anoseg_trainer.data.good_images import GoodImages, named, read_good_images
 from anoseg_trainer.data.parts import Parts, find_parts
@@ -125,7 +126,10 @@ class Evaluation:
             return "Which of them show the same part is not known."
         if found["good_parts"] == self.overall["n_good"]:
             return ""
-        return f"They show {found['good_parts']} parts, of which {found['good_parts_rejected']} are rejected."
+        rejected = found["good_parts_rejected"]
+        return (
+            f"They show {counted(found['good_parts'], 'part')}, of which {rejected} {agreeing(rejected, 'is', 'are')} rejected."
+        )
 
     def operating_rows(self) -> Iterator[list[str]]:
         """Yield the rows of `OPERATING_HEAD`: each threshold, the defective images that pass and the good ones rejected."""

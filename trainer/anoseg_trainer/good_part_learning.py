@@ -21,6 +21,7 @@ from anoseg_engines.errors import DataError
 from anoseg_engines.files import shown_name
 from anoseg_engines.images import Image, read_image
 from anoseg_engines.result_files import try_folder
+from anoseg_engines.words import agreeing, counted
 from anoseg_trainer.data.good_images import (
     DIGEST,
     PIXEL_DIGESTS,
@@ -108,11 +109,12 @@ class Learned:
         for image in learned:
             verdicts = f"{_verdict(image.before, old)} → {_verdict(image.after, new)}"
             name = shown_name(image.path.name)
-            yield f"{name}: score {image.before:.4f} → {image.after:.4f}, {verdicts} ({image.added} places learned)"
+            yield f"{name}: score {image.before:.4f} → {image.after:.4f}, {verdicts} ({counted(image.added, 'place')} learned)"
         yield from (f"left out: {text}" for text in _left_out(self.images))
         passing = sum(image.after < new for image in learned)
-        yield f"{len(learned)} of {len(self.images)} images learned: {passing} of them pass now"
-        yield f"memory of good parts: {self.vectors[0]} → {self.vectors[1]} places"
+        passes = agreeing(passing, "passes", "pass")
+        yield f"{len(learned)} of {counted(len(self.images), 'image')} learned: {passing} of them {passes} now"
+        yield f"memory of good parts: {self.vectors[0]} → {counted(self.vectors[1], 'place')}"
         for verdict, which in (("PASS", "that passed"), ("FAIL", "that were rejected")):
             scores = [s for g, s in zip(self.before.manifest.golden, self.golden.scores, strict=True) if g.verdict == verdict]
             if scores:
@@ -243,7 +245,8 @@ def _threshold(detector: ExtensibleDetector, calibration: HeldOutImages | None) 
         return None, [f"this bundle does not say which images its training held out: {kept}"]
     if calibration.missing:
         return None, [
-            f"{calibration.missing} of the images that the training held out are not among those of --held-out: {kept}"
+            f"{calibration.missing} of the images that the training held out {agreeing(calibration.missing, 'is', 'are')} not "
+            f"among those of --held-out: {kept}"
         ]
     scores = [detector.predict(read_image(path)).score for path in calibration.paths]
     threshold = conformal_threshold(np.array(scores), before.calibration.false_reject_target, parts=calibration.parts)
@@ -311,7 +314,7 @@ def _warnings(detector: ExtensibleDetector, judged: Sequence[JudgedImage], thres
         yield "an earlier version trained this bundle, so what the network alone says is not known: look at each image"
     repeated = {one.digest[:DIGEST] for one in judged} & set(manifest.training.get(PIXEL_DIGESTS) or ())
     if repeated:
-        yield f"{len(repeated)} of these images were used for training, or learned before"
+        yield f"{len(repeated)} of these images {agreeing(len(repeated), 'was', 'were')} used for training, or learned before"
 
 
 def _what_remains(view: str | None) -> str:

@@ -15,6 +15,7 @@ import torch
 from anoseg_engines.bundle import NAME, PLANS, Bundle
 from anoseg_engines.errors import AnosegError, ConfigError, DataError, EngineError
 from anoseg_engines.placement import InputSpec
+from anoseg_engines.words import counted
 from anoseg_trainer.bundle_creation import CreatedBundle, create_bundle
 from anoseg_trainer.config import TrainConfig
 from anoseg_trainer.data.good_images import find_good_images, named, read_good_images
@@ -125,7 +126,7 @@ def fit(
         config = msgspec.structs.replace(config, input=chosen_input, variation=variation)
         on_note(
             f"{len(images.paths)} good images: {len(split.train)} for training, {len(split.validation)} for validation, "
-            f"{len(split.calibration)} (of {split.calibration_groups} parts) for the score threshold"
+            f"{len(split.calibration)} (of {counted(split.calibration_groups, 'part')}) for the score threshold"
         )
         background = has_background(store[i] for i in split.train[:BACKGROUND_PROBES])
         if background:
@@ -193,8 +194,8 @@ def fit(
         )
         if resume and result.steps == result.steps_before:
             on_note(
-                f"the training in {work} had reached its end after {result.steps} steps, and was not continued. To continue "
-                "it, resume with more --minutes or --steps, or with a larger training.patience if it had ended early"
+                f"the training in {work} had reached its end after {counted(result.steps, 'step')}, and was not continued. To "
+                "continue it, resume with more --minutes or --steps, or with a larger training.patience if it had ended early"
             )
         if config.network.encoder_rate > 0 and isinstance(result.network.backbone, PretrainedBackbone):
             rounded(result.network.backbone.encoder)
@@ -214,7 +215,7 @@ def fit(
 def _odd_images(odd: tuple[int, ...], product: Product) -> str:
     """Name the training images of the oddest parts in a note for the user."""
     paths = [product.images.paths[i] for part in odd[:ODD_SHOWN] for i in product.split.train if product.groups[i] == part]
-    more = f" and images of {len(odd) - ODD_SHOWN} more parts" if len(odd) > ODD_SHOWN else ""
+    more = f" and images of {counted(len(odd) - ODD_SHOWN, 'more part')}" if len(odd) > ODD_SHOWN else ""
     return (
         f"these good images differ most from all others: {named(paths)}{more}. Look at them. If one shows a defect, remove it "
         "and train again, because a defect that is learned as good will pass"

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from anoseg_engines.bundle import GoldenTolerance
+from anoseg_engines.bundle import NOT_PROMISED, GoldenTolerance
 from anoseg_engines.errors import DataError
+from anoseg_engines.words import counted
 from anoseg_trainer.metrics import PixelHistogram
 
 MAX_SLOPE = 1.5
@@ -25,8 +26,6 @@ MARGIN = GoldenTolerance().score + 1e-4
 that calibrates: by the tolerance of the self-test, which accepts such a runtime."""
 SAME_KIND = "same product, camera and light, not hand-picked"
 """The assumption of every bound, as the user reads it."""
-NOT_PROMISED = "nothing is promised about false rejects"
-"""How every description of a withheld promise begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,19 +112,19 @@ def describe_threshold(threshold: ScoreThreshold, false_reject: float, *, parts_
         return withheld(threshold.n)
     text = (
         f"a good part is rejected with probability at most {threshold.reject_probability:.4g}, provided that parts on the line "
-        f"are like {counted(threshold.parts, threshold.n)} of the calibration ({SAME_KIND})"
+        f"are like {named_images(threshold.parts, threshold.n)} of the calibration ({SAME_KIND})"
     )
     if not threshold.met:
         text += (
             f"; {false_reject:g} was asked for, which needs {threshold.needed} held-out good images of different parts, so the "
-            f"largest of the {threshold.parts} scores was taken"
+            f"largest of the {counted(threshold.parts, 'score')} was taken"
         )
     return text
 
 
-def counted(parts: int, images: int) -> str:
+def named_images(parts: int, images: int) -> str:
     """Name the good images and, if they are fewer, the parts that they show."""
-    return f"the {images} good images" if parts == images else f"the {parts} parts on the {images} good images"
+    return f"the {images} good images" if parts == images else f"the {counted(parts, 'part')} on the {images} good images"
 
 
 def withheld(images: int) -> str:

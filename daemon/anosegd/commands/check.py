@@ -8,12 +8,13 @@ from pathlib import Path
 
 from anoseg_engines.files import shown_name
 from anoseg_engines.passwords import mask_passwords
+from anoseg_engines.words import counted
 from anosegd.capture.config import FolderSource
 from anosegd.capture.sources.folder import not_read
 from anosegd.config import load_config
 from anosegd.config_check import check_ipc_folders, check_whole
 from anosegd.config_warnings import warnings_of
-from anosegd.inspection.rule_calibration import rules_note
+from anosegd.inspection.rule_calibration import DECIDE, rules_note
 from anosegd.inspection.score_thresholds import in_use, threshold_note
 from anosegd.journal import JournalConfig, check_content, check_place
 
@@ -49,7 +50,7 @@ def main(options: argparse.Namespace) -> int:
             ):
                 lines.append(f"    {left_out}")
             if note := rules_note(camera, engine.bundle):
-                lines.append(f"    {len(camera.rules)} {note}")
+                lines.append(f"    {counted(len(camera.rules), 'region rule decides', DECIDE)}{note.removeprefix(DECIDE)}")
             lines += [f"    warning: {text}" for text in warnings_of(camera, engine)]
             if note := threshold_note(in_use(camera, engine.bundle)):
                 lines.append(f"    {note}")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 
+from anoseg_engines.words import counted
 from anosegd.demo.images import write_demo_images
 
 
 def main(options: argparse.Namespace) -> int:
     """Write the images to a new folder and print their number."""
-    sys.stdout.write(f"{write_demo_images(options.out)} images in {options.out}\n")
+    sys.stdout.write(f"{counted(write_demo_images(options.out), 'image')} in {options.out}\n")
     return 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
+import errno
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ from typing import Any, TextIO
 
 from anoseg_engines.errors import AnosegError, ConfigError
 from anoseg_engines.files import shown_name
+from anoseg_engines.words import counted
 from anosegd.client import Verdict
 from anosegd.commands.connection import print_missing
 from anosegd.commands.moments import Period, period_of, time_of
@@ -45,6 +48,8 @@ def main(options: argparse.Namespace) -> int:
         PublishError, JournalError: As `open_past`.
     """
     period = period_of(options.since, options.until)
+    if options.csv != STDOUT:
+        _check_target(options.csv)
     with open_past(options, print_missing) as past:
         # Before the file is opened: a station that cannot be asked leaves no empty file.
         committed = period.first_committed
@@ -54,7 +59,7 @@ def main(options: argparse.Namespace) -> int:
         else:
             with _new_file(options.csv) as file:
                 rows = _write(file, past, first, period)
-    said = f"{rows} verdicts{period} in {'standard output' if options.csv == STDOUT else shown_name(options.csv)}\n"
+    said = f"{counted(rows, 'verdict')}{period} in {'standard output' if options.csv == STDOUT else shown_name(options.csv)}\n"
     (sys.stderr if options.csv == STDOUT else sys.stdout).write(said)
     return 0
 
@@ -92,12 +97,27 @@ _NUMBER_OR_DATE = re.compile(rf"(?:[\d\s.,:;/\\\-+%$€£()]|{_WORDS})+", re.IGN
 """Numbers, amounts, dates, times and truth values, as English and German programs read them: 007, 1E5, 3/4, MAR1, true."""
 
 
+def _check_target(path: Path) -> None:
+    """Check that a file of this name can be made, before the station is asked.
+
+    Raises:
+        ConfigError: It cannot.
+    """
+    if path.is_symlink() or path.exists():
+        raise ConfigError(f"{shown_name(path)}: exists already", hint="give a new file")
+    folder = shown_name(path.parent)
+    if not path.parent.is_dir():
+        raise ConfigError(f"{shown_name(path)}: {folder} is not a folder", hint="make the folder, or name another")
+    if not os.access(path.parent, os.W_OK):
+        raise ConfigError(f"{shown_name(path)}: this user may not write in {folder}", hint="name another folder")
+
+
 @contextlib.contextmanager
 def _new_file(path: Path) -> Iterator[TextIO]:
     """Open a new file for the length of a `with` block. One that cannot be written to its end is removed.
 
     Raises:
-        ConfigError: It exists already.
+        ConfigError: It exists already, or a file of this name cannot be made.
         AnosegError: It cannot be written.
     """
     try:
@@ -105,7 +125,8 @@ def _new_file(path: Path) -> Iterator[TextIO]:
     except FileExistsError as error:
         raise ConfigError(f"{shown_name(path)}: exists already", hint="give a new file") from error
     except OSError as error:
-        raise AnosegError(f"{shown_name(path)}: cannot be written ({error.strerror})") from error
+        kind = ConfigError if error.errno in (errno.ENAMETOOLONG, errno.EROFS) else AnosegError
+        raise kind(f"{shown_name(path)}: cannot be written ({error.strerror})") from error
     try:
         with file:
             yield file

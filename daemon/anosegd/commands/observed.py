@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from anoseg_engines.words import counted
 from anosegd.client import Client, ClientError
 from anosegd.commands.shown import local_time
 
@@ -68,7 +69,7 @@ def observed_note(found: Observed | None, threshold: float, *, before: float) ->
     if not found.parts:
         return "what it would have rejected is not known: the journal has no part of this camera that this bundle inspected"
     rejected = found.rejected[threshold]
-    parts = f"{found.parts} part{'s' if found.parts > 1 else ''}"
+    parts = counted(found.parts, "part")
     share = f"rejects {rejected} of the last {parts} ({rejected / found.parts:.1%})"
     since = local_time(found.first_at or "")
     return f"threshold {threshold:g} {share} in the journal, since {since}; {before:g} rejects {found.rejected[before]}"

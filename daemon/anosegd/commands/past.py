@@ -46,8 +46,7 @@ class JournalFile:
         while last is None or first <= last:
             page = self._reader.page(first, last)
             if page.gone is not None:
-                number = page.gone.last - page.gone.first + 1
-                self._on_event(Event("gone", f"{number} numbers are older than the journal keeps", *page.gone))
+                self._on_event(Event("gone", "older than the journal keeps", *page.gone))
             for void in page.voids:
                 self._on_event(Event("void", "no verdict was committed under these numbers", *void))
             for entry in page.entries:

@@ -20,7 +20,7 @@ from anosegd.commands.observed import observed, observed_note
 from anosegd.commands.shown import local_time, moment_of, shown
 from anosegd.endpoint import answers
 from anosegd.inspection.rule_calibration import is_worrying
-from anosegd.inspection.score_thresholds import NOT_PROMISED, threshold_note
+from anosegd.inspection.score_thresholds import NO_PROMISE, PROMISE_LOST, threshold_note
 from anosegd.wire import Counts, State, Stored
 
 MINUTE = "%Y-%m-%d %H:%M"
@@ -123,4 +123,4 @@ def _since(moment: str | None) -> str:
 
 
 def _is_worrying(note: str) -> bool:
-    return is_worrying(note) or NOT_PROMISED in note
+    return is_worrying(note) or PROMISE_LOST in note or NO_PROMISE in note

@@ -20,6 +20,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from anoseg_engines.words import counted
 from anosegd import client as client_api
 from anosegd.client import Client, Cursor, Event
 from anosegd.commands.connection import connect, decoded, endpoints_of, print_line
@@ -176,9 +177,9 @@ class Board:
         head.append(f"  {state.engine.name}/{state.engine.version} on {state.engine.runtime}", style="dim")
         lines = [head]
         for name, camera in sorted(state.cameras.items(), key=lambda item: item[1].state != "lost"):
-            text = f"{name}: {camera.state}, {camera.frames} frames, {camera.dropped} dropped"
+            text = f"{name}: {camera.state}, {counted(camera.frames, 'frame')}, {camera.dropped} dropped"
             if camera.overruns:
-                text += f", {camera.overruns} overruns"
+                text += f", {counted(camera.overruns, 'overrun')}"
             if camera.state == "lost":
                 text += f": {shown(camera.last_error or '')}"
             lines.append(Text(text, style="yellow" if camera.state == "lost" else "dim"))
@@ -209,7 +210,7 @@ class Board:
         while self._arrivals and self._arrivals[0] < now - WINDOW_S:
             self._arrivals.popleft()
         judged = self._outcomes["PASS"] + self._outcomes["FAIL"]
-        foot = Text(f"{self.seen} verdicts: ")
+        foot = Text(f"{counted(self.seen, 'verdict')}: ")
         for outcome, colour in COLOURS.items():
             foot.append(f"{self._outcomes[outcome]} {outcome}  ", style=colour)
         foot.append(f"reject share {self._outcomes['FAIL'] / judged:.1%}  " if judged else "")
@@ -225,7 +226,7 @@ class Board:
 def _short(head: list[Text], rows: int, width: int) -> list[Text]:
     """Cut the head to so many rows of a window. The last one says how many cameras have no row."""
     hidden = len(head) - rows
-    more = Text(f"  and {hidden} more camera{'s' if hidden > 1 else ''}" if hidden > 0 else "", style="dim")
+    more = Text(f"  and {counted(hidden, 'more camera')}" if hidden > 0 else "", style="dim")
     lines = [line.copy() for line in head[:rows]]
     for n, line in enumerate(lines, start=1):
         line.truncate(width - (len(more) if n == len(lines) else 0), overflow="ellipsis")

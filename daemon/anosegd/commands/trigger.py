@@ -15,6 +15,7 @@ from typing import Any
 import zmq
 
 from anoseg_engines.errors import PublishError
+from anoseg_engines.words import counted
 from anosegd.client import Client, RefusedError
 from anosegd.commands.connection import Endpoints, connect, endpoints_of, refuse_if_down
 from anosegd.commands.moments import unix_ns
@@ -117,7 +118,7 @@ def _in_words(verdict: dict[str, Any]) -> str:
         at = "" if verdict["threshold"] is None else f" (threshold {verdict['threshold']:.4f})"
         words.append(f"score {verdict['score']:.4f}{at}")
     if n := len(verdict["defects"]):
-        words.append(f"{n} defect{'s' if n > 1 else ''}")
+        words.append(counted(n, "defect"))
     if verdict["detail"]:
         words.append(shown(verdict["detail"]))
     return ", ".join(words)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 import msgspec
@@ -15,6 +16,8 @@ MAX_TEXT = 200
 MAX_PART_ID = 4000
 """Letters. Escaped in JSON, they fit into a request, and into a verdict that the journal takes."""
 NOT_BLANK = r"\S"
+OPTIONAL_NAMES = ("part_id", "request_id")
+"""Fields of a trigger that may be left out, but not be empty."""
 Text = Annotated[str, Meta(max_length=MAX_TEXT)]
 Seq = Annotated[int, Meta(ge=0, le=1 << 62)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
@@ -163,12 +166,32 @@ def decode(payload: bytes) -> Request:
     try:
         request: Request = msgspec.json.decode(payload, type=Request)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise RefusedError("bad_request", str(error)) from error
+        raise RefusedError("bad_request", _in_words(str(error))) from error
     for name in request.__struct_fields__:
         value = getattr(request, name)
         if isinstance(value, str) and "\0" in value:  # many programs take it for the end of the text
             raise RefusedError("bad_request", f"{name} contains a NUL character (U+0000): leave it out")
     return request
+
+
+_TEXT_SIZE = re.compile(r"Expected `str` of length (>=|<=) (\d+) - at `\$\.(\w+)`")
+_NUMBER = re.compile(r"Expected `(?:int|float)` (<=|>=|<|>) (\S+) - at `\$\.(\w+)`")
+_BOUNDS = {"<=": "at most", ">=": "at least", "<": "below", ">": "above"}
+_BLANK = re.compile(r"Expected `str` matching regex '\\\\S' - at `\$\.(\w+)`")
+
+
+def _in_words(said: str) -> str:
+    """Return a refusal of the decoder in words for people who send requests."""
+    if (match := _BLANK.fullmatch(said)) is not None:
+        return f"{match[1]} is blank: say it in words"
+    if (match := _NUMBER.fullmatch(said)) is not None:
+        return f"{match[3]} must be {_BOUNDS[match[1]]} {float(match[2]):.15g}"
+    if (match := _TEXT_SIZE.fullmatch(said)) is None:
+        return said
+    comparison, size, name = match.groups()
+    if comparison == "<=":
+        return f"{name} is too long: at most {size} characters"
+    return f"{name} is empty" + (": leave it out, or give a name" if name in OPTIONAL_NAMES else "")
 
 
 def id_of(payload: bytes) -> Id:

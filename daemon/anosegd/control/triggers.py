@@ -114,6 +114,8 @@ class Triggers:
 
     def _accept(self, name: str, part_id: str | None, request_id: str | None, answer: Answer) -> None:
         at_ns, at_wall_ns = time.monotonic_ns(), time.time_ns()
+        if name not in self._cameras:
+            raise ValueError(f"there is no camera '{name}'; there are: {', '.join(self._cameras)}")
         waiting = [camera.name for camera in self._cameras.values() if camera.waits_for_triggers]
         if name not in waiting:
             raise ValueError(f"camera '{name}' waits for no triggers; these do: {', '.join(waiting) or 'none'}")

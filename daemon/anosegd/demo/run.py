@@ -28,6 +28,7 @@ import anosegd
 from anoseg_engines.bundle import find_bundle
 from anoseg_engines.errors import AnosegError, PublishError
 from anoseg_engines.images import Image
+from anoseg_engines.words import counted
 from anosegd.demo.line import DemoLine, DemoPart, part_index
 
 SILENCE_S = 30.0
@@ -249,6 +250,9 @@ def _report(tally: _Tally, out: Path, console: Console) -> int:
     )
     if missing:
         console.print(
-            f"{missing} parts have no verdict: see {out / 'daemon.log'}.", style="bold red", soft_wrap=True, markup=False
+            f"{counted(missing, 'part has', 'parts have')} no verdict: see {out / 'daemon.log'}.",
+            style="bold red",
+            soft_wrap=True,
+            markup=False,
         )
     return 1 if missing else 0

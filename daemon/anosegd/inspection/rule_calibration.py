@@ -6,9 +6,11 @@ import math
 
 from anoseg_engines.bundle import Bundle
 from anoseg_engines.judgement import rules_digest
+from anoseg_engines.words import counted
 from anosegd.config import CameraConfig
 
-NOT_CALIBRATED = "region rules decide: the share of good parts rejected is not calibrated for these rules"
+DECIDE = "region rules decide"
+NOT_CALIBRATED = f"{DECIDE}: the share of good parts rejected is not calibrated for these rules"
 NOT_HELD_OUT = "that the network was trained on: more good parts of the line may be rejected"
 
 
@@ -21,8 +23,8 @@ def rules_note(camera: CameraConfig, bundle: Bundle) -> str | None:
     if found is None:
         return NOT_CALIBRATED
     percent = math.ceil(found.guaranteed * 1000 - 1e-9) / 10  # rounded up: never less than guaranteed
-    images = f"{found.n_images} images of {found.width}×{found.height}"
-    note = f"region rules decide; at most {percent:.1f} % of good parts rejected, from {images}"
+    images = f"{counted(found.n_images, 'image')} of {found.width}×{found.height}"
+    note = f"{DECIDE}; at most {percent:.1f} % of good parts rejected, from {images}"
     return note if found.held_out else f"{note} {NOT_HELD_OUT}"
 
 

@@ -22,11 +22,14 @@ from anoseg_engines.errors import ConfigError
 from anoseg_engines.files import sync_folder, write_synced
 from anosegd import logs, wire
 from anosegd.config import CameraConfig
+from anosegd.inspection.change_notes import note_change
 from anosegd.journal import Change, Journal, JournalError
 from anosegd.worker import Asker
 
 KEPT = 200
 """Settings that are remembered, for all cameras and bundles."""
+CONFIGURATION = "the configuration"
+"""Who moved a threshold in the configuration."""
 Answer = Callable[[dict[str, Any] | str], None]
 """Takes the fields of an answer, or the text of a refusal."""
 
@@ -54,6 +57,7 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
 class _File(msgspec.Struct, frozen=True, kw_only=True):
     schema_version: Literal[1] = 1
     settings: list[Setting]
+    configured: dict[str, float] = {}
 
 
 def in_use(camera: CameraConfig, bundle: Bundle, setting: Setting | None = None) -> wire.ThresholdInUse | None:
@@ -66,15 +70,22 @@ def in_use(camera: CameraConfig, bundle: Bundle, setting: Setting | None = None)
     """
     if camera.rules:
         return None
-    calibrated = bundle.manifest.score_threshold
+    calibrated, promised = bundle.manifest.score_threshold, bundle.manifest.calibration.promises
     if setting is not None:
         at = wire.utc(setting.at_ns)
         return wire.ThresholdInUse(
-            value=setting.value, origin="person", calibrated=calibrated, who=setting.who, why=setting.why, at=at
+            value=setting.value,
+            origin="person",
+            calibrated=calibrated,
+            promised=promised,
+            who=setting.who,
+            why=setting.why,
+            at=at,
         )
-    if camera.score_threshold is not None:
-        return wire.ThresholdInUse(value=camera.score_threshold, origin="configuration", calibrated=calibrated)
-    return wire.ThresholdInUse(value=calibrated, origin="calibration", calibrated=calibrated)
+    configured = camera.score_threshold
+    if configured is not None:
+        return wire.ThresholdInUse(value=configured, origin="configuration", calibrated=calibrated, promised=promised)
+    return wire.ThresholdInUse(value=calibrated, origin="calibration", calibrated=calibrated, promised=promised)
 
 
 def threshold_note(found: wire.ThresholdInUse | None) -> str | None:
@@ -83,10 +94,12 @@ def threshold_note(found: wire.ThresholdInUse | None) -> str | None:
         return None
     chosen = "from the configuration" if found.origin == "configuration" else f"set by {found.who}"
     effect = "more good parts are rejected" if found.value < found.calibrated else "more defects pass"
-    return f"threshold {found.value:g} {chosen}, calibrated {found.calibrated:g}: {NOT_PROMISED}, and {effect}"
+    promise = PROMISE_LOST if found.promised else NO_PROMISE
+    return f"threshold {found.value:g} {chosen}, calibrated {found.calibrated:g}: {promise}, and {effect}"
 
 
-NOT_PROMISED = "what the calibration promises about good parts does not hold"
+PROMISE_LOST = "what the calibration promises about good parts does not hold"
+NO_PROMISE = "the calibration promised nothing about good parts"
 
 
 class ScoreThresholds:
@@ -103,8 +116,10 @@ class ScoreThresholds:
         """
         self._file = file
         self._settings: dict[tuple[str, str], Setting] = {}
-        for setting in self._read():
+        kept = self._read()
+        for setting in kept.settings:
             self._settings[setting.camera, setting.digest] = setting
+        self._configured = kept.configured  # by camera, as when the journal was last compared with the configuration
 
     def of(self, name: str, camera: CameraConfig, bundle: Bundle) -> wire.ThresholdInUse | None:
         """Return the threshold that decides for a camera; None if region rules decide. Any thread."""
@@ -123,7 +138,8 @@ class ScoreThresholds:
         """
         assert self._file is not None, "a station without a journal takes no thresholds"
         new = self._file.with_name(self._file.name + ".new")
-        write_synced(new, msgspec.json.format(msgspec.json.encode(_File(settings=list(settings)))) + b"\n")
+        content = _File(settings=list(settings), configured=self._configured)
+        write_synced(new, msgspec.json.format(msgspec.json.encode(content)) + b"\n")
         new.rename(self._file)
         sync_folder(self._file.parent)
 
@@ -131,11 +147,34 @@ class ScoreThresholds:
         """Judge by these settings from the next part on."""
         self._settings = {(setting.camera, setting.digest): setting for setting in settings}
 
-    def _read(self) -> list[Setting]:
+    def moved_by(
+        self, cameras: Mapping[str, CameraConfig], bundle: Bundle
+    ) -> list[tuple[str, wire.ThresholdInUse, wire.ThresholdInUse]]:
+        """Return the cameras whose threshold this configuration has changed, with the old and the new one."""
+        found = []
+        for name, camera in cameras.items():
+            before = msgspec.structs.replace(camera, score_threshold=self._configured.get(name))
+            old, new = self.of(name, before, bundle), self.of(name, camera, bundle)
+            if old is not None and new is not None and (old.value, old.origin) != (new.value, new.origin):
+                found.append((name, old, new))
+        return found
+
+    def remember_configured(self, cameras: Mapping[str, CameraConfig]) -> None:
+        """Keep the thresholds of this configuration, so that `moved_by` finds the next change.
+
+        Raises:
+            OSError: They cannot be written.
+        """
+        configured = {name: camera.score_threshold for name, camera in cameras.items() if camera.score_threshold is not None}
+        if configured != self._configured:
+            self._configured = configured
+            self.save(self.settings)
+
+    def _read(self) -> _File:
         if self._file is None or not self._file.exists():
-            return []
+            return _File(settings=[])
         try:
-            return msgspec.json.decode(self._file.read_bytes(), type=_File).settings
+            return msgspec.json.decode(self._file.read_bytes(), type=_File)
         except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ConfigError(
                 f"{self._file}: the thresholds that were set by hand cannot be read ({error})",
@@ -179,6 +218,26 @@ class ThresholdChanges:
         if not self._requests.empty():
             self._begin(self._requests.get_nowait(), cameras, bundle)
         return False
+
+    def note_configured(self, cameras: Mapping[str, CameraConfig], bundle: Bundle, why: str) -> None:
+        """Note in the journal which thresholds the configuration has moved. Nobody knows who wrote it.
+
+        Args:
+            cameras: The cameras of the configuration in use.
+            bundle: The bundle that inspects.
+            why: On what occasion the configuration was read.
+        """
+        if self._journal is None:
+            return
+        for name, old, new in self._thresholds.moved_by(cameras, bundle):
+            change = Change(time.time_ns(), "threshold", name, _in_words(old), _in_words(new), CONFIGURATION, why)
+            _log_set(change)
+            if not note_change(self._journal, change):
+                return  # the next start notes it
+        try:
+            self._thresholds.remember_configured(cameras)
+        except OSError as error:
+            logs.warning("threshold.not_kept", error=error.strerror, consequence="the next start notes these thresholds again")
 
     def close(self) -> None:
         """Refuse requests that still wait."""
@@ -230,23 +289,16 @@ class ThresholdChanges:
         except JournalError as error:
             self._refuse(request, before, error)
         else:
-            self._pending = _Pending(request, before, after, old, new)
+            self._pending = _Pending(request, before, after, old, new, change)
 
     def _finish(self, pending: _Pending, error: Exception | None) -> bool:
         self._pending = None
-        request, old, new, asker = pending.request, pending.old, pending.new, pending.request.asker
+        request, old, new = pending.request, pending.old, pending.new
         if error is not None:
             self._refuse(request, pending.before, error)
             return False
         self._thresholds.use(pending.after)
-        logs.info(
-            "threshold.set",
-            camera=request.camera,
-            old=_in_words(old),
-            new=_in_words(new),
-            who=asker.who,
-            why=asker.why,
-        )
+        _log_set(pending.change)
         request.answer({"old": msgspec.to_builtins(old), "new": msgspec.to_builtins(new)})
         return True
 
@@ -267,6 +319,11 @@ class _Pending:
     after: tuple[Setting, ...]
     old: wire.ThresholdInUse
     new: wire.ThresholdInUse
+    change: Change
+
+
+def _log_set(change: Change) -> None:
+    logs.info("threshold.set", camera=change.camera, old=change.old, new=change.new, who=change.who, why=change.why)
 
 
 def _in_words(found: wire.ThresholdInUse) -> str:

@@ -19,10 +19,11 @@ from anoseg_engines.errors import ConfigError
 from anoseg_engines.loading import load_engine
 from anosegd import logs
 from anosegd.config import EngineConfig
+from anosegd.inspection.change_notes import note_change
 from anosegd.inspection.history import History, Past
 from anosegd.inspection.inspector import Inspector
 from anosegd.inspection.ready import make_ready, warm_up
-from anosegd.journal import Change, ChangeKind, Journal, JournalError
+from anosegd.journal import Change, ChangeKind, Journal
 from anosegd.worker import NOBODY, Answer, Asker, Worker
 
 
@@ -106,10 +107,7 @@ class Swaps:
         if self._journal is None or before.digest == self.bundle.digest:
             return
         old, new = f"{before.label} {before.digest}", f"{self.bundle.label} {self.bundle.digest}"
-        try:
-            self._journal.note(Change(time.time_ns(), kind, None, old, new, asker.who, asker.why), _log_not_noted)
-        except JournalError as error:
-            _log_not_noted(error)
+        note_change(self._journal, Change(time.time_ns(), kind, None, old, new, asker.who, asker.why))
 
     def close(self, timeout_s: float) -> list[Worker]:
         """Refuse requests that still wait. Return the thread of a swap that does not end. After the inspector's end."""
@@ -160,11 +158,6 @@ class Swaps:
     def _load_bundle(self, bundle: Bundle) -> Engine:
         config = self._config
         return load_engine(bundle, runtime=config.runtime, threads=config.threads, build=config.build)
-
-
-def _log_not_noted(error: Exception | None) -> None:
-    if error is not None:
-        logs.warning("change.not_noted", error=str(error))
 
 
 def _same(engine: Engine) -> Engine:

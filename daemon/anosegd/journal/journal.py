@@ -29,6 +29,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from anoseg_engines.words import agreeing, counted
 from anosegd.journal.background import Background
 from anosegd.journal.numbers import Numbers, SeqFile
 from anosegd.journal.place import check_content, check_place
@@ -212,7 +213,7 @@ class Journal(Worker):
             seqs = self._numbers.claim(entries)
             if self._waiting + len(entries) > MAX_WAITING or self._waiting_bytes + item.size > MAX_WAITING_BYTES:
                 self._numbers.void(seqs)
-                what = f"{self._waiting} verdicts wait for their commit"
+                what = f"{counted(self._waiting, 'verdict')} wait{agreeing(self._waiting, 's', '')} for the commit"
                 raise JournalError(what, hint="the disk is too slow, or hangs")
             if hold:
                 self._held.update(seqs)

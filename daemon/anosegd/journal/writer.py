@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from anoseg_engines.words import agreeing, counted
 from anosegd import logs
 from anosegd.journal.background import Background
 from anosegd.journal.numbers import SeqFile
@@ -231,7 +232,8 @@ class Writer:
                 f"verdicts were committed up to {noted.committed}, but the file ends with {store.extent.top}"
             )
         if lost > 0:
-            self._notice(f"{lost} verdicts were committed but not on the disk when the machine stopped; they are void")
+            were = agreeing(lost, "was", "were")
+            self._notice(f"{counted(lost, 'verdict')} {were} committed but not on the disk when the machine stopped: void now")
 
     def _create(self, given_to: int) -> Store:
         first = max(self._seq_file.reserved_to, given_to) + 1

@@ -6,6 +6,7 @@
 from anoseg_engines.bundle.manifest import (
     MANIFEST,
     NAME,
+    NOT_PROMISED,
     Calibration,
     GoldenImage,
     GoldenTolerance,
@@ -42,6 +43,7 @@ __all__ = [
     "MANIFEST",
     "MODEL",
     "NAME",
+    "NOT_PROMISED",
     "PLANS",
     "RELEASES",
     "Bundle",

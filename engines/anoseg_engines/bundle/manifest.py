@@ -14,6 +14,8 @@ from anoseg_engines.placement import InputSpec
 SCHEMA_VERSION = 2
 """The newest schema version that this program reads."""
 MANIFEST = "manifest.json"
+NOT_PROMISED = "nothing is promised about false rejects"
+"""How every guarantee begins that promises nothing."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
@@ -33,6 +35,11 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     n_images: Annotated[int, Meta(ge=0)]
     false_reject_target: Probability
     guarantee: str
+
+    @property
+    def promises(self) -> bool:
+        """Whether anything is promised about the share of good parts that are rejected."""
+        return not self.guarantee.startswith(NOT_PROMISED)
 
 
 class RuleCalibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

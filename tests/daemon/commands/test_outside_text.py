@@ -20,6 +20,7 @@ import pytest
 from support.anosegd_line import LIMIT_S, Line, run_anosegd
 from support.tiny_bundle import good_part
 
+from anoseg_engines.words import counted
 from anosegd.client import Client
 from anosegd.commands.shown import shown
 
@@ -135,7 +136,7 @@ def test_tail_shows_every_id_in_a_small_window(station: tuple[Line, Path, str]) 
         for n, part_id in enumerate(IDS, start=1):
             trigger(line, control, [part_id])
             wanted = f"{shown(part_id)} 0.png" if len(part_id) < 25 else f"{shown(part_id)[-5:]} 0.png"
-            frame = terminal.read_until(lambda text, w=wanted, n=n: f"{n} verdicts: {n} PASS" in text and w in text)
+            frame = terminal.read_until(lambda text, w=wanted, n=n: f"{counted(n, 'verdict')}: {n} PASS" in text and w in text)
             assert len(frame.rstrip("\r\n").split("\r\n")) <= 11
         assert {b"lot[a1]-3" in terminal.output, b"lot[a2]-3" in terminal.output} == {True}
     finally:

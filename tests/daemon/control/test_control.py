@@ -272,8 +272,8 @@ def test_reloads_leave_nothing_behind(station: Station) -> None:
     [
         ({"op": "fly"}, "Invalid value 'fly'"),
         ({"op": "replay"}, "missing required field `from`"),
-        ({"op": "replay", "from": -1}, ">= 0"),
-        ({"op": "replay", "from": 1, "limit": 10**6}, "<= 1000"),
+        ({"op": "replay", "from": -1}, "from must be at least 0"),
+        ({"op": "replay", "from": 1, "limit": 10**6}, "limit must be at most 1000"),
         ({"op": "ack", "name": "../x", "journal_id": "", "seq": 1}, "matching regex"),
         ({"op": "status", "more": 1}, "unknown field"),
         ({"op": "trigger", "camera": "top", "part_id": "a\0b"}, "part_id contains a NUL character"),

@@ -72,11 +72,14 @@ def test_a_trigger_makes_a_part(triggering: Triggering) -> None:
 
 
 def test_impossible_triggers_are_refused(triggering: Triggering) -> None:
-    """Of an unknown camera, or one in free run; the message names the cameras that wait for triggers."""
+    """Of an unknown camera, or one in free run; the message names the cameras that there are, or that wait for triggers."""
     triggering.start(TRIGGERED + "free:\n  source: {kind: folder, path: images, loop: true, fps: 5}\n  policy: wait\n")
     with triggering.client() as client:
-        for name in ("none", "free"):
-            with pytest.raises(ClientError, match=f"camera '{name}' waits for no triggers; these do: top"):
+        for name, said in (
+            ("none", "there is no camera 'none'; there are: top, free"),
+            ("free", "camera 'free' waits for no triggers; these do: top"),
+        ):
+            with pytest.raises(ClientError, match=said):
                 client.request("trigger", camera=name)
 
 

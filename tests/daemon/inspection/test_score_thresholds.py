@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import msgspec
 import pytest
 from support.anosegd_line import Daemon, Line, run_anosegd
 from support.tiny_bundle import bad_part, good_part, tiny_draft
 
 from anoseg_engines.bundle_writer import write_bundle
+from anoseg_trainer.thresholds import withheld
 from anosegd.client import Client, RefusedError
 
 LOOP = "line: {policy: wait, source: {kind: folder, path: images, loop: true, fps: 40}}"
@@ -138,6 +140,58 @@ def test_the_configurations_threshold(station: Station) -> None:
     station.config.write_text(station.config.read_text().replace("score_threshold: 0.06, ", ""))
     station.ask("reload")
     assert station.decides() == (0.5, "calibration", "PASS")
+
+
+def test_a_change_of_the_configuration_is_noted(station: Station) -> None:
+    """At a start and at a reload, with the old and the new value, once; not while a person's threshold decides."""
+
+    def configure(old: str, new: str) -> None:
+        station.config.write_text(station.config.read_text().replace(old, new))
+
+    def rows() -> list[tuple[str, ...]]:
+        return [(c["old"], c["new"], c["who"], c["why"]) for c in station.changes()]
+
+    daemon = station.start(LOOP.replace("{policy", "{score_threshold: 0.06, policy"))
+    first = ("0.5 calibration", "0.06 configuration", "the configuration", "read at a start")
+    assert rows() == [first]
+    assert daemon.terminate() == 0
+    daemon = station.start_again()
+    station.ask("reload")
+    assert rows() == [first]
+    configure("0.06", "0.07")
+    station.ask("reload")
+    second = ("0.06 configuration", "0.07 configuration", "the configuration", "read at a reload")
+    assert rows() == [first, second]
+    station.set("0.9")
+    configure("score_threshold: 0.07, ", "")
+    station.ask("reload")
+    assert daemon.terminate() == 0
+    configure("policy: wait", "policy: wait, score_threshold: 0.2")
+    daemon = station.start_again()
+    station.set("calibrated", why="enough")
+    assert rows()[2:] == [
+        ("0.07 configuration", "0.9 person", "Anna", "scratches pass"),
+        ("0.9 person", "0.2 configuration", "Anna", "enough"),
+    ]
+    assert daemon.terminate() == 0
+    configure(", score_threshold: 0.2", "")
+    station.start_again()
+    assert rows()[4:] == [("0.2 configuration", "0.5 calibration", "the configuration", "read at a start")]
+
+
+def test_where_nothing_was_promised_no_promise_is_lost(station: Station) -> None:
+    """`status` and `set-threshold` say that the calibration promised nothing."""
+    draft = tiny_draft()
+    nothing = msgspec.structs.replace(draft.calibration, guarantee=withheld(12))
+    write_bundle(station.store, dataclasses.replace(draft, calibration=nothing))
+    station.start()
+    station.ask("swap", "--bundle", str(station.store / "3"))
+    said = station.set("0.05")
+    assert "the calibration promised nothing about good parts, and more good parts are rejected" in said
+    assert "does not hold" not in said
+    status = " ".join(station.ask("status").split())
+    assert "the calibration promised nothing about good parts" in status
+    assert "does not hold" not in status
 
 
 def test_it_belongs_to_the_bundle(station: Station) -> None:

@@ -393,7 +393,17 @@ def test_bundles_of_one_name_in_two_stores_have_folders_of_their_own(tmp_path, m
     monkeypatch.chdir(tmp_path)
     folders = []
     for store in ("a", "b", "a", "c", "b"):
-        work = default_work(Path(store) / "part")
+        work = default_work(Path(store) / "part", resume=False)
         claim(work, Path(store) / "part")
         folders.append(str(work))
     assert folders == ["runs/part", "runs/part-2", "runs/part", "runs/part-3", "runs/part-2"]
+
+
+def test_a_folder_in_which_nothing_says_whose_it_is_keeps_its_report(tmp_path, monkeypatch):
+    """It may be from an earlier version, so a new training takes another folder. A resumed one goes on in it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "part").mkdir(parents=True)
+    assert default_work(Path("a/part"), resume=False) == Path("runs/part")
+    (tmp_path / "runs" / "part" / "report.html").write_text("of before")
+    assert default_work(Path("a/part"), resume=False) == Path("runs/part-2")
+    assert default_work(Path("a/part"), resume=True) == Path("runs/part")

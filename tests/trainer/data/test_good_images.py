@@ -107,7 +107,7 @@ def test_mixed_sizes_grey_and_deep_images_are_noted(tmp_path, write_plates, plat
     notes = " ".join(load(tmp_path).notes)
     assert "differ in size" in notes
     assert "2 of 12 images are grey" in notes
-    assert "1 of 12 images have 16 bit" in notes
+    assert "1 of 12 images has 16 bit" in notes
 
 
 def test_12_bit_in_16_are_noted_and_not_mixed(tmp_path, write_plates):
@@ -272,7 +272,7 @@ def test_too_few_different_parts_are_refused(tmp_path, write_plates):
     for i in range(1, 12):
         shutil.copy(tmp_path / "00.png", tmp_path / f"{i:02d}.png")
     groups = find_parts(load(tmp_path), r"png").numbers
-    with pytest.raises(DataError, match="1 different parts"):
+    with pytest.raises(DataError, match="only 1 different part:"):
         split_images(groups, HoldoutConfig(), 0)
 
 

@@ -24,6 +24,7 @@ from anoseg_engines.files import shown_name
 from anoseg_engines.images import Image
 from anoseg_engines.loading import load_engine
 from anoseg_engines.result_files import try_folder
+from anoseg_engines.words import agreeing
 from anoseg_trainer.commands.calibrate_rules import RulesCalibrated, calibrate_rules
 from anoseg_trainer.data.good_images import find_good_images, read_good_images
 from anoseg_trainer.data.station_camera import load_camera_rules
@@ -206,7 +207,8 @@ def _golden_at(threshold: float, bundle: Bundle, lowest: list[Image], highest: s
     if not any(sample.verdict == "PASS" for sample in kept):
         new = _golden_from(lowest, bundle, below=threshold - margin)
         if new:
-            notes.append(f"no golden image passes any more: {len(new)} of the good images are golden images now")
+            are = agreeing(len(new), "is a golden image", "are golden images")
+            notes.append(f"no golden image passes any more: {len(new)} of the good images {are} now")
         kept = [*new, *kept]
     if any(sample.verdict == "FAIL" for sample in bundle.golden_samples()) and all(s.verdict == "PASS" for s in kept):
         raise DataError(

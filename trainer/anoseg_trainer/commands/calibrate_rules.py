@@ -24,6 +24,7 @@ from anoseg_engines.judgement import Inspection, RuleMaps, Thresholds, judge, ru
 from anoseg_engines.loading import load_engine
 from anoseg_engines.placement import Placement, Region
 from anoseg_engines.result_files import try_folder
+from anoseg_engines.words import counted
 from anoseg_trainer.confidence_bound import RejectedShare, describe_rejected_share, rejected_share
 from anoseg_trainer.data.good_images import find_good_images, read_good_images
 from anoseg_trainer.data.station_camera import CameraRules
@@ -67,7 +68,8 @@ class RulesCalibrated:
         """Yield the lines to print."""
         share = self.share
         rejected = len(self.rejected)
-        yield f"{self.n_images} good images on {self.runtime}: {rejected} rejected, {self.review} for a person to look at"
+        images = counted(self.n_images, "good image")
+        yield f"{images} on {self.runtime}: {rejected} rejected, {self.review} for a person to look at"
         for path, rules in self.rejected[:SHOWN]:
             yield f"  rejected {shown_name(path.name)} by {', '.join(rules)}"
         if rejected > SHOWN:

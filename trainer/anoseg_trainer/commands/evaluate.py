@@ -19,6 +19,7 @@ from anoseg_engines.bundle import load_bundle, note_on_candidates
 from anoseg_engines.errors import AnosegError
 from anoseg_engines.loading import load_engine
 from anoseg_engines.result_files import try_file, try_folder
+from anoseg_engines.words import counted
 from anoseg_trainer.evaluation import ESCAPE_HEAD, METRICS, OPERATING_HEAD, Evaluation, evaluate
 from anoseg_trainer.operating_point import OperatingPoint
 from anoseg_trainer.tables import table
@@ -50,7 +51,7 @@ def run(options: argparse.Namespace) -> None:
             from anoseg_trainer.report.overlays import write_overlays
 
             written = write_overlays(engine, options.data, found, options.overlays)
-            print(f"{len(written)} pictures in {options.overlays}")
+            print(f"{counted(len(written), 'picture')} in {options.overlays}")
     finally:
         engine.close()
 

@@ -20,6 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from anoseg_engines.bundle import how_to_release, read_releases, release_version
 from anoseg_engines.errors import ConfigError
 from anoseg_engines.result_files import try_folder
+from anoseg_engines.words import counted
 from anoseg_trainer.config import TrainConfig, load_config
 from anoseg_trainer.data.good_images import find_good_images
 from anoseg_trainer.tables import table
@@ -45,7 +46,7 @@ def run(options: argparse.Namespace) -> None:
             hint="train without --release and look at the new version; `anoseg-engine release` then makes it current",
         )
     find_good_images(options.data)
-    work = options.work or default_work(options.out)
+    work = options.work or default_work(options.out, resume=options.resume)
     try_folder(options.out, "--out")
     try_folder(work, "--work")
     if options.work is None:
@@ -73,16 +74,22 @@ def run(options: argparse.Namespace) -> None:
         print(how_to_release(fitted.bundle))
 
 
-def default_work(out: Path) -> Path:
-    """Return the folder for checkpoints and reports: runs/NAME, or with a number behind if a bundle of another store has it."""
+def default_work(out: Path, *, resume: bool) -> Path:
+    """Return the folder for checkpoints and reports: runs/NAME, or with a number behind if a bundle of another store has it.
+
+    A folder with files in which nothing says whose it is may be from an earlier version. It is left alone, but a training
+    may be resumed in it.
+    """
     owner = os.fsencode(out.resolve())
     for n in count(1):
         work = Path("runs") / (out.name if n == 1 else f"{out.name}-{n}")
         try:
             if (work / OWNER).read_bytes() == owner:
                 return work
-        except OSError:  # nobody has it yet
-            return work
+        except OSError:
+            empty = not work.is_dir() or next(work.iterdir(), None) is None
+            if empty or resume:
+                return work
     raise AssertionError
 
 
@@ -156,4 +163,5 @@ def _print_result(fitted: Fitted) -> None:
     if result is None:
         print("no network was trained")
     else:
-        print(f"trained {result.steps} steps in {result.seconds / 60:.1f} minutes, {result.images_seen} images")
+        steps, images = counted(result.steps, "step"), counted(result.images_seen, "image")
+        print(f"trained {steps} in {result.seconds / 60:.1f} minutes, {images}")

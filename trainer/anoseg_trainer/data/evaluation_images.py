@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from anoseg_engines.errors import DataError
 from anoseg_engines.image_structure import has_more_pages
 from anoseg_engines.images import Image, list_images, orientation, read_bytes, unread_files
+from anoseg_engines.words import counted
 from anoseg_trainer.data.good_images import ORIENTATION_IGNORED, named
 from anoseg_trainer.data.masks import HINT as MASK_HINT
 from anoseg_trainer.data.masks import read_mask
@@ -75,12 +76,13 @@ def find_evaluation_images(data: Path) -> list[EvaluationImage]:
     test = data / "test"
     if not test.is_dir():
         flat = len(list_images(data)) if data.is_dir() else 0
-        what = f"{data}: a flat folder of {flat} images" if flat else f"{test}: no such folder"
+        what = f"{data}: a flat folder of {counted(flat, 'image')}" if flat else f"{test}: no such folder"
         raise DataError(f"{what}; evaluate needs good and defective images apart", hint=LAYOUT)
     folders = sorted(p for p in test.iterdir() if p.is_dir())
     found = [EvaluationImage.at(data, path) for folder in folders for path in list_images(folder)]
     _raise_if(
         [str(image.mask) for image in found if image.mask is not None and not image.mask.is_file()],
+        "mask is missing",
         "masks are missing",
         "an image without a visible defect needs an empty mask",
     )
@@ -117,7 +119,7 @@ def check_masks(tests: list[EvaluationImage]) -> list[str]:
             empty.append(test.path)
         elif mask.mean() > LARGE:
             large.append(test.mask)
-    _raise_if(unusable, "masks cannot be used", MASK_HINT)
+    _raise_if(unusable, "mask cannot be used", "masks cannot be used", MASK_HINT)
     notes = []
     if empty:
         notes.append(f"left out of the pixel metrics, because their masks are empty: {named(empty)}")
@@ -144,7 +146,7 @@ def left_out(data: Path, tests: list[EvaluationImage]) -> list[str]:
     return [f"{what}: {named(paths)}" for what, paths in found.items() if paths]
 
 
-def _raise_if(unusable: list[str], what: str, hint: str) -> None:
+def _raise_if(unusable: list[str], what: str, several: str, hint: str) -> None:
     if unusable:
         shown = "\n  ".join(unusable[:10]) + (f"\n  and {len(unusable) - 10} more" if len(unusable) > 10 else "")
-        raise DataError(f"{len(unusable)} {what}:\n  {shown}", hint=hint)
+        raise DataError(f"{counted(len(unusable), what, several)}:\n  {shown}", hint=hint)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from anoseg_engines.errors import DataError
 from anoseg_engines.files import shown_name
 from anoseg_engines.images import Image, decode_image, list_images, orientation, read_bytes, unread_files
+from anoseg_engines.words import agreeing, counted
 
 MIN_IMAGES = 10
 """Fewer good images would leave none for calibration."""
@@ -107,13 +108,14 @@ def find_good_images(data: Path, least: int = MIN_IMAGES) -> list[Path]:
     unread = unread_files(folder)
     left_out = ""
     if unread:
-        left_out = f" ({len(unread)} files are not read because of their format, such as {shown_name(unread[0].name)})"
+        files = counted(len(unread), "file is not read because of its", "files are not read because of their")
+        left_out = f" ({files} format, such as {shown_name(unread[0].name)})"
     if not paths:
         what = f"{folder}: no images found{left_out}"
         raise DataError(what, hint="--data takes a folder of good images or the MVTec AD layout")
     if len(paths) < least:
         raise DataError(
-            f"{folder}: {len(paths)} good images{left_out}, at least {least} are needed to train and calibrate",
+            f"{folder}: {counted(len(paths), 'good image')}{left_out}, at least {least} are needed to train and calibrate",
             hint="use some hundred: the threshold for 1 % false rejects alone needs 99 images",
         )
     return paths
@@ -172,19 +174,21 @@ def read_good_images(paths: Sequence[Path], consume: ImageConsumer = lambda _, _
         low, high = np.min(sizes, axis=0), np.max(sizes, axis=0)
         notes.append(f"images differ in size: {low[1]}×{low[0]} to {high[1]}×{high[0]} pixels")
     if grey:
-        notes.append(f"{grey} of {len(paths)} images are grey: grey is used for all three colour channels")
+        notes.append(
+            f"{grey} of {len(paths)} images {agreeing(grey, 'is', 'are')} grey: grey is used for all three colour channels"
+        )
     if deep and twelve_bits:
         raise DataError(
-            f"{twelve_bits[0]} has values of 12 bit in 16 bit ({len(twelve_bits)} files), {deep[0]} of 16 bit ({len(deep)} "
-            "files): they would be scaled differently",
+            f"{twelve_bits[0]} has values of 12 bit in 16 bit ({counted(len(twelve_bits), 'file')}), {deep[0]} of 16 bit "
+            f"({counted(len(deep), 'file')}): they would be scaled differently",
             hint="store all images in the same way",
         )
     if deep:
-        notes.append(f"{len(deep)} of {len(paths)} images have 16 bit: the upper 8 are used")
+        notes.append(f"{len(deep)} of {len(paths)} images {agreeing(len(deep), 'has', 'have')} 16 bit: the upper 8 are used")
     if twelve_bits:
         notes.append(
-            f"{len(twelve_bits)} of {len(paths)} images have 12 bit in 16: the upper 8 of the 12 are used, as the line does "
-            "with a Mono12 camera"
+            f"{len(twelve_bits)} of {len(paths)} images {agreeing(len(twelve_bits), 'has', 'have')} 12 bit in 16: the upper 8 "
+            "of the 12 are used, as the line does with a Mono12 camera"
         )
     if more_pages:
         notes.append(f"only the first page is read of {named(more_pages)}")

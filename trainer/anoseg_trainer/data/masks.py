@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from anoseg_engines.errors import DataError
 from anoseg_engines.images import decode_image, decode_stored, read_bytes
+from anoseg_engines.words import counted
 
 NEARLY = 8
 """Values this near to black or white count as black or white: lossy formats change them a little."""
@@ -44,7 +45,8 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
     light = grey >= white - NEARLY
     if light.any() and (values == grey[:, :, None]).all() and ((grey <= NEARLY) | light).all():
         return np.asarray(light)
+    found = counted(len(np.unique(colours, axis=0)), "colour")
     raise DataError(
-        f"{path}: the mask has {len(np.unique(colours, axis=0))} colours beside black, so it is not plainly good or defective",
+        f"{path}: the mask has {found} beside black, so it is not plainly good or defective",
         hint=HINT,
     )

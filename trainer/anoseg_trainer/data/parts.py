@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from anoseg_engines.words import agreeing
 from anoseg_trainer.data.good_images import DETAIL, GoodImages
 
 NEAR_DUPLICATE = 0.9
@@ -72,7 +73,9 @@ def find_parts(images: GoodImages, pattern: str, on_note: Callable[[str], None] 
     _, first, copy_of = np.unique(np.array(images.pixel_digests), return_index=True, return_inverse=True)
     copies = [(int(first[c]), i) for i, c in enumerate(copy_of)]
     if len(first) < n:
-        on_note(f"{n - len(first)} of {n} images are copies of others: images with equal pixels count as one part")
+        copied = n - len(first)
+        are = agreeing(copied, "is a copy of another", "are copies of others")
+        on_note(f"{copied} of {n} images {are}: images with equal pixels count as one part")
     if pattern:
         return Parts(_connected(n, [*copies, *_same_name(images, pattern)]), known=True)
     originals = images.only(np.sort(first))

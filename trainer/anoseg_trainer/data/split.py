@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anoseg_engines.errors import DataError
+from anoseg_engines.words import counted
 from anoseg_trainer.config import HoldoutConfig
 
 CALIBRATION = (0.1, 0.2)
@@ -66,7 +67,8 @@ def split_images(groups: NDArray[np.int64], holdout: HoldoutConfig, seed: int, n
     train = sorted(int(i) for m in members for i in m)
     if len(train) < 4 or not validation:
         raise DataError(
-            f"{n} good images show only {len(order)} different parts: too few for training, validation and calibration",
+            f"{n} good images show only {counted(len(order), 'different part')}: too few for training, validation and "
+            "calibration",
             hint="add images of other parts, or set holdout.group if these are different parts that look alike",
         )
     calibration.sort()

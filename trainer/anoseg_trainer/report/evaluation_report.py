@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from anoseg_engines.bundle import Manifest
+from anoseg_engines.bundle import NOT_PROMISED, Manifest
 from anoseg_engines.engine import Engine
 from anoseg_engines.files import shown_name
+from anoseg_engines.words import agreeing, counted
 from anoseg_trainer.data.evaluation_images import GOOD, EvaluationImage
 from anoseg_trainer.evaluation import ESCAPE_HEAD, METRICS, OPERATING_HEAD, Evaluation, inspect_file
 from anoseg_trainer.operating_point import OperatingPoint, curves, trade_off
 from anoseg_trainer.report.charts import histogram, line_chart
 from anoseg_trainer.report.html import Report, ReportCase
 from anoseg_trainer.report.lead import NEAREST, PASSED, PICTURES, REJECTED, RELEASE, Lead, answer_of, lead_html, spread
-from anoseg_trainer.thresholds import NOT_PROMISED
 
 FEW_GOOD = 100
 """Fewer good test images say little about false rejects."""
@@ -87,7 +87,8 @@ def _lead(engine: Engine, data: Path, evaluation: Evaluation) -> Lead:
     if level == "bad":
         steps.append("Look at the defects that pass: does the picture show them? Train longer, or with better light on them.")
     if few.good < FEW_GOOD:
-        steps.append(f"Test with more good parts: {few.good} images say little about false rejects.")
+        say = f"{counted(few.good, 'image')} {agreeing(few.good, 'says', 'say')}"
+        steps.append(f"Test with more good parts: {say} little about false rejects.")
     if level != "bad":
         steps.append(RELEASE)
     return Lead(

@@ -10,6 +10,7 @@ import cv2
 from anoseg_engines.errors import DataError
 from anoseg_engines.files import shown_name
 from anoseg_engines.images import IMAGE_SUFFIXES, Image, decode_image, list_images, read_bytes, unread_files
+from anoseg_engines.words import counted
 from anosegd.capture.config import FolderSource
 from anosegd.capture.protocol import Job
 from anosegd.capture.sources.base import Shot, StillSource
@@ -87,7 +88,7 @@ class Folder(StillSource):
         if self._after is not None:  # files may have come or gone since the last list
             self._first = self._behind(self._after)
         left_out = not_read(self._base, recursive=self._config.recursive)
-        self.description = f"{len(self._paths)} images" + (f"; {left_out}" if left_out else "")
+        self.description = counted(len(self._paths), "image") + (f"; {left_out}" if left_out else "")
         if self._config.preload:
             self._preloaded = {path: self._decode(path) for path in self._paths}
 

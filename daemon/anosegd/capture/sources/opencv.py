@@ -14,6 +14,7 @@ import cv2
 from anoseg_engines.errors import CameraError, EndedEarlyError, StreamRefusedError
 from anoseg_engines.images import Image
 from anoseg_engines.passwords import address_of, login_in_settings, mask_passwords
+from anoseg_engines.words import counted
 from anosegd.capture.config import BACKENDS, DeviceSource, FileSource, UrlSource
 from anosegd.capture.protocol import Job
 from anosegd.capture.sources.avi_index import empty_frames
@@ -126,13 +127,14 @@ class VideoFile(StillSource):
         gap_s = (missing and announced / rate - self._end_s) if 0 < rate < MOST_FRAMES else 0.0
         early = missing > 0 and (self._damaged or gap_s > END_GAP_S or kind is not None)
         if early:
-            raise EndedEarlyError(
-                f"{self._config.path}: the file ended early: {self._frames} frames were read, and it announces {announced:.0f}"
-            )
+            read = counted(self._frames, "frame was", "frames were")
+            raise EndedEarlyError(f"{self._config.path}: the file ended early: {read} read, and it announces {announced:.0f}")
         if self._stream_end.cut:
-            raise EndedEarlyError(f"{self._config.path}: the file was cut, after {self._frames} frames")
+            raise EndedEarlyError(f"{self._config.path}: the file was cut, after {counted(self._frames, 'frame')}")
         if self._last_damaged:
-            raise EndedEarlyError(f"{self._config.path}: the file ends in a damaged frame, after {self._frames} frames")
+            raise EndedEarlyError(
+                f"{self._config.path}: the file ends in a damaged frame, after {counted(self._frames, 'frame')}"
+            )
 
     def _open(self) -> None:
         self._frames, self._end_s, self._damaged, self._last_damaged = 0, 0.0, False, False
