@@ -115,13 +115,17 @@ def _parser() -> argparse.ArgumentParser:
     threshold.add_argument("--who", required=True, type=_words, metavar="NAME", help="who sets it, for the journal")
     threshold.add_argument("--why", required=True, type=_words, metavar="TEXT", help="the reason, for the journal")
     changes = add_client("changes", "show who changed thresholds and bundles, when and why")
-    changes.add_argument("--limit", type=positive, default=20, metavar="N", help="the newest N changes (20)")
+    changes.add_argument("--limit", type=_changes, default=20, metavar="N", help="the newest N changes (20; at most 200)")
     changes.add_argument("--json", action="store_true", help="JSON lines instead of a table")
     add_client("prove", "run the golden images again, between parts; print what is wrong, if anything", "send_request")
     trigger = add_client("trigger", "tell a camera with software triggers that a part is in place")
-    trigger.add_argument("--camera", required=True, metavar="NAME")
-    trigger.add_argument("--part-id", metavar="ID", help="the part's name in its verdict (the daemon makes one)")
-    trigger.add_argument("--request-id", metavar="ID", help="a name for this request: sent again, it makes no second part")
+    trigger.add_argument("--camera", required=True, type=_not_empty, metavar="NAME")
+    trigger.add_argument(
+        "--part-id", type=_not_empty, metavar="ID", help="the part's name in its verdict (the daemon makes one)"
+    )
+    trigger.add_argument(
+        "--request-id", type=_not_empty, metavar="ID", help="a name for this request: sent again, it makes no second part"
+    )
     trigger.add_argument("--wait", action="store_true", help="wait for the verdict and print it")
     trigger.add_argument("--timeout", type=above_zero, default=60.0, metavar="S", help="seconds that --wait waits (60)")
     trigger.add_argument("--json", action="store_true", help="print the answer, or with --wait the verdict, as one JSON line")
@@ -166,6 +170,20 @@ def _threshold(text: str) -> float | None:
     if not 0 < value <= 1:
         raise argparse.ArgumentTypeError(f"'{text}' is not a threshold: give a number above 0, up to 1, or the word calibrated")
     return value
+
+
+def _changes(text: str) -> int:
+    from anosegd.control.requests import MAX_CHANGES  # takes time to load
+
+    if (number := positive(text)) > MAX_CHANGES:
+        raise argparse.ArgumentTypeError(f"must be at most {MAX_CHANGES}")
+    return number
+
+
+def _not_empty(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("is empty: leave the option out, or give a name")
+    return text
 
 
 def _words(text: str) -> str:

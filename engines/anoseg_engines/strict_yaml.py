@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 import types
 import typing
@@ -221,9 +222,12 @@ class _Check:
             found = re.fullmatch(r"([-+]?\d+),(\d+)", value)
             text = f"{found[1]}.{found[2]}" if found else value
             try:
-                return f"write {float(text):.15g}" + (", without quotes" if re.fullmatch(r"[-+]?[\d.]+", value) else "")
+                meant = float(text)
             except ValueError:
                 return ""
+            if not math.isfinite(meant):
+                return "no number is so large" if value[-1:].isdecimal() else "give a finite number"
+            return f"write {meant:.15g}" + (", without quotes" if re.fullmatch(r"[-+]?[\d.]+", value) else "")
         if number and isinstance(value, float) and value.is_integer():
             return f"write {value:.0f}"
         return ""

@@ -183,6 +183,8 @@ YAML = [
     top("format: one", "'one' is not a format"),
     top("station: !!python/object/apply:os.getcwd []", "station", "YAML tag"),
     top("station: on", "station", "without quotes, YAML reads on as true", "'on'"),
+    source("{kind: folder, path: images, fps: 1e400}", "fps", "expected a number", "no number is so large"),
+    source("{kind: folder, path: images, fps: nan}", "fps", "give a finite number"),
     top("station: 12:30", "station", "12:30 is ambiguous", "750"),
     top("station: 4", "station", "expected text", "'4'"),
     top("station: ''", "station: must not be empty"),
@@ -392,6 +394,10 @@ COMMANDS = [
         for command, option in [("tail c.yaml --since", "--since"), ("export c.yaml --csv x.csv --until", "--until")]
         for moment in ("25:00", "22", "yesterday", "8 h", "2026-13-01", "06.00", "1e9h", "2026-11-22T24:30")
     ),
+    Row("anosegd trigger c.yaml --camera a --part-id ''", 2, ("--part-id", "is empty: leave the option out")),
+    Row("anosegd trigger c.yaml --camera a --request-id ''", 2, ("--request-id", "is empty")),
+    Row("anosegd trigger c.yaml --camera ''", 2, ("--camera", "is empty")),
+    Row("anosegd changes c.yaml --limit 500", 2, ("--limit", "must be at most 200")),
     Row("anosegd export c.yaml", 2, ("--csv",)),
     Row("anosegd export c.yaml --csv none/x.csv", 2, ("none/x.csv", "none is not a folder")),
     Row("anosegd export c.yaml --csv c.yaml/x.csv", 2, ("c.yaml is not a folder",)),

@@ -28,6 +28,7 @@ from anoseg_trainer.data.split import split_images
 from anoseg_trainer.data.variation_choice import choose_variation
 from anoseg_trainer.detector_build import describe_comparison, features_of_good_parts, reads_memory, with_good_parts
 from anoseg_trainer.model.backbone import PretrainedBackbone
+from anoseg_trainer.model.checkpoint import find_checkpoint
 from anoseg_trainer.model.detector import Detector
 from anoseg_trainer.model.encoder import configured_encoder, rounded
 from anoseg_trainer.report.fit_report import fit_report, load_for_report, real_defects
@@ -98,6 +99,8 @@ def fit(
             f"--out {target}: '{target.name}' is not a valid product name",
             hint=f"use letters, digits, '.', '_', '-'; at most 64; not '{PLANS}'",
         )
+    if resume:
+        find_checkpoint(work)  # before all images are read
     pretrained = configured_encoder(config.network)
     notes: list[str] = []
 

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from anosegd.commands.past import open_past
 from anosegd.commands.shown import local_time, shown
+from anosegd.inspection.score_thresholds import CONFIGURATION
 
 
 def main(options: argparse.Namespace) -> int:
@@ -36,12 +37,15 @@ def main(options: argparse.Namespace) -> int:
 
 DIGEST = 12
 """Letters of a digest that are shown."""
+WIDTHS = {"from": DIGEST, "to": DIGEST, "who": len(CONFIGURATION)}
+"""Columns whose words are not broken in a narrow window."""
+ORIGINS = {"calibration": "calibrated", "configuration": "configured"}
 
 
 def _table(changes: list[dict[str, Any]]) -> Table:
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in ("time", "what", "from", "to", "who", "why"):
-        table.add_column(column, overflow="fold", min_width=DIGEST if column in ("from", "to") else None)
+        table.add_column(column, overflow="fold", min_width=WIDTHS.get(column))
     for change in changes:
         what = change["kind"] + (f" {change['camera']}" if change["camera"] else "")
         short = _threshold if change["kind"] == "threshold" else _bundle
@@ -52,7 +56,7 @@ def _table(changes: list[dict[str, Any]]) -> Table:
 
 def _threshold(value: str) -> str:
     number, _, origin = value.partition(" ")
-    return f"{float(number):g} {origin}"
+    return f"{float(number):g} {ORIGINS.get(origin, origin)}"
 
 
 def _bundle(value: str) -> str:

@@ -50,11 +50,16 @@ class Moment:
         days = (today, today - DAY)
         return next((found for found in map(self._on, days) if found <= before), self._on(today - 2 * DAY))
 
-    def first_after(self, start: datetime) -> datetime:
-        """Return the point in time; of a time of day, the first one after `start`."""
+    def first_after(self, start: datetime, since: Moment) -> datetime:
+        """Return the point in time; of a time of day, the first one after `start`, at which the moment `since` is.
+
+        Two times of day between which the change to summer time leaves nothing are one point in time.
+        """
         if self.at is not None:
             return self.at
         day = start.astimezone().date()
+        if since.of_day is not None and since.of_day != self.of_day and self._on(day) == start:
+            return start
         return next((found for found in map(self._on, (day, day + DAY)) if found > start), self._on(day + 2 * DAY))
 
     def _on(self, day: date) -> datetime:
@@ -127,10 +132,12 @@ def period_of(since: Moment | None, until: Moment | None) -> Period:
     start = None if since is None else since.last(now())
     end = None
     if until is not None:
-        end = until.last(now()) if start is None else until.first_after(start)
+        end = until.last(now()) if since is None or start is None else until.first_after(start, since)
     if since is not None and until is not None and start is not None and end is not None and end <= start:
         shown = f"--until {until.text} ({_shown(_ns(end))}) is not after --since {since.text} ({_shown(_ns(start))})"
-        raise ConfigError(shown, hint="exchange the two, or write dates too: 2026-11-22T06:00")
+        skipped = end == start and since.text != until.text
+        hint = "the change to summer time skips the time between them; " if skipped else "exchange the two, or "
+        raise ConfigError(shown, hint=f"{hint}write dates too: 2026-11-22T06:00")
     return Period(None if start is None else _ns(start), None if end is None else _ns(end))
 
 

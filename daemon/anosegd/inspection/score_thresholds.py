@@ -28,7 +28,7 @@ from anosegd.worker import Asker
 
 KEPT = 200
 """Settings that are remembered, for all cameras and bundles."""
-CONFIGURATION = "the configuration"
+CONFIGURATION = "configuration"
 """Who moved a threshold in the configuration."""
 Answer = Callable[[dict[str, Any] | str], None]
 """Takes the fields of an answer, or the text of a refusal."""

@@ -111,6 +111,16 @@ def test_a_period_that_ends_before_it_begins_is_refused(at: Callable[[str], None
         period_of(moment("8h"), moment("2026-11-21"))
 
 
+def test_a_period_that_the_change_to_summer_time_skips_is_refused(at: Callable[[str], None]) -> None:
+    """It has no parts. A whole day until the next 03:00 would be what nobody asked for; the same time twice is a day."""
+    at("2026-03-29T07:00+02:00")
+    for since, until in (("02:30", "03:00"), ("02:00", "02:59"), ("02:00", "03:00")):
+        with pytest.raises(ConfigError, match=f"--until {until}.*is not after --since {since}") as caught:
+            period_of(moment(since), moment(until))
+        assert "change to summer time" in caught.value.hint
+    assert period("03:00", "03:00") == "2026-03-29T03:00+02:00 2026-03-30T03:00+02:00"
+
+
 def test_any_time_ago_is_accepted(at: Callable[[str], None]) -> None:
     """More days than a calendar has: from the beginning."""
     at("2026-11-28T15:00+01:00")

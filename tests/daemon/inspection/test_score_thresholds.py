@@ -152,7 +152,7 @@ def test_a_change_of_the_configuration_is_noted(station: Station) -> None:
         return [(c["old"], c["new"], c["who"], c["why"]) for c in station.changes()]
 
     daemon = station.start(LOOP.replace("{policy", "{score_threshold: 0.06, policy"))
-    first = ("0.5 calibration", "0.06 configuration", "the configuration", "read at a start")
+    first = ("0.5 calibration", "0.06 configuration", "configuration", "read at a start")
     assert rows() == [first]
     assert daemon.terminate() == 0
     daemon = station.start_again()
@@ -160,7 +160,7 @@ def test_a_change_of_the_configuration_is_noted(station: Station) -> None:
     assert rows() == [first]
     configure("0.06", "0.07")
     station.ask("reload")
-    second = ("0.06 configuration", "0.07 configuration", "the configuration", "read at a reload")
+    second = ("0.06 configuration", "0.07 configuration", "configuration", "read at a reload")
     assert rows() == [first, second]
     station.set("0.9")
     configure("score_threshold: 0.07, ", "")
@@ -176,7 +176,10 @@ def test_a_change_of_the_configuration_is_noted(station: Station) -> None:
     assert daemon.terminate() == 0
     configure(", score_threshold: 0.2", "")
     station.start_again()
-    assert rows()[4:] == [("0.2 configuration", "0.5 calibration", "the configuration", "read at a start")]
+    table = " ".join(station.ask("changes").split())
+    assert "0.06 configured" in table
+    assert "0.5 calibrated" in table
+    assert rows()[4:] == [("0.2 configuration", "0.5 calibration", "configuration", "read at a start")]
 
 
 def test_where_nothing_was_promised_no_promise_is_lost(station: Station) -> None:

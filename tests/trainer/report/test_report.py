@@ -22,6 +22,15 @@ def test_what_is_written_is_escaped_and_whole(tmp_path):
     assert not list((tmp_path / "new").glob(".*"))
 
 
+def test_it_fits_a_phone():
+    """The page is as wide as the window: the first screen's columns stand one below the other, and a wide table scrolls."""
+    text = Report("x", tables={"t": [["a"] * 12, ["1"] * 12]}, charts={"c": "<svg></svg>"}).html()
+    assert '<meta name="viewport" content="width=device-width' in text
+    assert "@media (max-width: 700px) { .groups { grid-template-columns: 1fr;" in text
+    assert '<div class="wide"><table>' in text
+    assert "svg { max-width: 100%;" in text
+
+
 def test_a_folder_that_cannot_be_written_is_told(tmp_path):
     """A file in the folder's place is an error in words."""
     (tmp_path / "file").write_text("")

@@ -38,15 +38,25 @@ def save_checkpoint(folder: Path, state: dict[str, Any], note: dict[str, Any]) -
         raise AnosegError(f"{folder}: the checkpoint cannot be written ({error})", hint="free space or set --work") from error
 
 
+def find_checkpoint(folder: Path) -> Path:
+    """Return the checkpoint's file.
+
+    Raises:
+        DataError: No checkpoint exists.
+    """
+    path = folder / NAME
+    if not path.is_file():
+        raise DataError(f"{path}: no checkpoint to resume from", hint="omit --resume, or give the --work of that training")
+    return path
+
+
 def load_checkpoint(folder: Path) -> dict[str, Any]:
     """Read the checkpoint of `folder`.
 
     Raises:
         DataError: No checkpoint exists, or it is damaged.
     """
-    path = folder / NAME
-    if not path.is_file():
-        raise DataError(f"{path}: no checkpoint to resume from", hint="omit --resume, or give the --work of that training")
+    path = find_checkpoint(folder)
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:

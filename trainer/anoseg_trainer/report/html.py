@@ -33,9 +33,11 @@ figure img { background: #000; margin-right: 2px; vertical-align: top; }
 .lead .answer { font-size: 1.3em; font-weight: 600; margin: 8px 0; } .lead p, .lead ol { margin: 4px 0 8px; }
 .groups { display: grid; grid-template-columns: repeat(3, 1fr); gap: 16px; } .groups h2 { font-size: 1em; }
 .marked { max-width: 345px; } .groups figure { margin-bottom: 8px; }
-.groups img { max-width: 49%; } .groups figcaption { overflow-wrap: anywhere; }
+.groups .marked img { max-width: 49%; } .groups figcaption { overflow-wrap: anywhere; }
 .legend { font-size: 13px; color: #555; }
+@media (max-width: 700px) { .groups { grid-template-columns: 1fr; gap: 4px; } .marked { max-width: 100%; } }
 td { overflow-wrap: anywhere; }
+.wide { overflow-x: auto; } svg { max-width: 100%; height: auto; } figure img { max-width: 100%; }
 pre { background: #f6f6f6; padding: 10px; overflow-x: auto; font-size: 13px; } .note { background: #fff6d8; padding: 6px 10px; }
 """
 
@@ -101,7 +103,8 @@ class Report:
         if self.settings:
             text = yaml.safe_dump(dict(self.settings), sort_keys=False, allow_unicode=True)
             parts.append(f"<h2>Settings</h2><pre>{escape(text)}</pre>")
-        head = f'<meta charset="utf-8"><title>{escape(self.title)}</title><style>{STYLE}</style>'
+        phones = '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        head = f'<meta charset="utf-8">{phones}<title>{escape(self.title)}</title><style>{STYLE}</style>'
         return f"<!doctype html><html lang='en'><head>{head}</head><body>{''.join(parts)}</body></html>\n"
 
     def write(self, path: Path) -> None:
@@ -133,7 +136,7 @@ def extremes(scores: Sequence[float], each: int) -> tuple[list[int], list[int]]:
 def _table(rows: list[list[str]]) -> str:
     head = "".join(f"<th>{escape(cell)}</th>" for cell in rows[0])
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows[1:])
-    return f"<table><tr>{head}</tr>{body}</table>"
+    return f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>'
 
 
 def _cases(title: str, cases: list[ReportCase]) -> str:

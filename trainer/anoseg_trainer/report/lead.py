@@ -23,7 +23,10 @@ NEAREST = "Good parts nearest to rejection"
 
 PICTURE_WH = (168, 118)
 """Largest width and height of a picture, pixels: three rows fit on a screen."""
-LEGEND = "Left: the image. Right: the image under its anomaly map. Green: the defect. Red: what the bundle marks as defective."
+LEGEND = (
+    "Left: the image. Right: the image under its anomaly map. Green: the defect. Red: where the map reaches the pixel "
+    "threshold; on the line, only a rejected part is marked."
+)
 RELEASE = (
     "Release this version (anoseg-engine release), let it run on the line beside your present inspection for a shift, and look "
     "at what it rejects."
