@@ -180,7 +180,7 @@ def test_the_threshold_is_calibrated_on_what_was_held_out(store, labelled, produ
     lost = next(path for path, digest in zip(images.paths, images.pixel_digests, strict=True) if digest[:16] in held_out)
     lost.unlink()
     done = learn(store / "2", labelled, "--held-out", folder)
-    assert "1 of the images that the training held out are not among those of --held-out" in done.stderr
+    assert "1 of the images that the training held out is not among those of --held-out" in done.stderr
     assert load_bundle(store / "4").manifest.score_threshold == before.score_threshold
 
 

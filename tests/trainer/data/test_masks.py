@@ -103,6 +103,16 @@ def test_empty_and_inverted_masks_are_noted(tests_folder):
     assert "1_mask.png" in large
 
 
+def test_masks_of_another_size_are_all_named(tests_folder):
+    """Before anything is inspected, with both sizes."""
+    for name in ("0", "1"):
+        cv2.imwrite(str(tests_folder / f"ground_truth/spot/{name}_mask.png"), np.zeros((SHAPE[0] + 1, SHAPE[1]), np.uint8))
+    with pytest.raises(DataError, match="2 masks cannot be used") as caught:
+        check_masks(find_evaluation_images(tests_folder))
+    for name in ("0", "1"):
+        assert f"{name}_mask.png: the mask is {SHAPE[1]}×{SHAPE[0] + 1}, its image {SHAPE[1]}×{SHAPE[0]}" in str(caught.value)
+
+
 @pytest.mark.parametrize("orientation", [3, 6])
 def test_an_orientation_that_only_the_image_has_is_refused(tests_folder, orientation):
     """Was the mask drawn on the pixels as stored, or as shown? Nobody can tell, so the image is named."""

@@ -16,6 +16,7 @@ from anoseg_engines.image_structure import has_more_pages
 from anoseg_engines.images import Image, list_images, orientation, read_bytes, unread_files
 from anoseg_engines.words import counted
 from anoseg_trainer.data.good_images import ORIENTATION_IGNORED, named
+from anoseg_trainer.data.image_size import sizes_from_headers
 from anoseg_trainer.data.masks import HINT as MASK_HINT
 from anoseg_trainer.data.masks import read_mask
 
@@ -61,9 +62,7 @@ class EvaluationImage:
             return np.zeros(image.shape[:2], bool)
         mask = read_mask(self.mask)
         if mask.shape != image.shape[:2]:
-            raise DataError(
-                f"{self.mask}: the mask is {mask.shape[1]}×{mask.shape[0]}, its image {image.shape[1]}×{image.shape[0]}"
-            )
+            raise DataError(_other_size(self.mask, mask.shape, image.shape[:2]))
         return mask if mask.any() else None
 
 
@@ -109,6 +108,10 @@ def check_masks(tests: list[EvaluationImage]) -> list[str]:
         except DataError as error:
             unusable.append(error.what)
             continue
+        sizes = sizes_from_headers([test.path])  # one that cannot be read is refused when it is inspected
+        if sizes is not None and mask.shape != sizes[0]:
+            unusable.append(_other_size(test.mask, mask.shape, sizes[0]))
+            continue
         turned = orientation(test.path)
         if turned != orientation(test.mask):
             unusable.append(
@@ -126,6 +129,10 @@ def check_masks(tests: list[EvaluationImage]) -> list[str]:
     if large:
         notes.append(f"more than half of the image is marked as defective (black must be good): {named(large)}")
     return notes
+
+
+def _other_size(path: Path, mask_hw: tuple[int, ...], image_hw: tuple[int, ...]) -> str:
+    return f"{path}: the mask is {mask_hw[1]}×{mask_hw[0]}, its image {image_hw[1]}×{image_hw[0]}"
 
 
 def left_out(data: Path, tests: list[EvaluationImage]) -> list[str]:
