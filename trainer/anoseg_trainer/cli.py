@@ -96,6 +96,12 @@ def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     evaluate.add_argument("--data", type=Path, required=True, metavar="DIR", help="MVTec AD layout")
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="write all figures and every image's score")
     evaluate.add_argument("--overlays", type=Path, metavar="DIR", help="write pictures of the best and the worst cases")
+    evaluate.add_argument(
+        "--all-overlays",
+        type=Path,
+        metavar="DIR",
+        help="write a picture of every image, to compare two versions",
+    )
     evaluate.add_argument("--report", type=Path, metavar="FILE", help="write figures, curves and pictures as one HTML file")
     evaluate.add_argument("--runtime", default="auto", help=RUNTIME_HELP)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import msgspec
@@ -174,24 +175,41 @@ def decode(payload: bytes) -> Request:
     return request
 
 
-_TEXT_SIZE = re.compile(r"Expected `str` of length (>=|<=) (\d+) - at `\$\.(\w+)`")
-_NUMBER = re.compile(r"Expected `(?:int|float)` (<=|>=|<|>) (\S+) - at `\$\.(\w+)`")
+_KINDS = {"str": "text", "int": "a whole number", "float": "a number", "null": "nothing", "bool": "true or false"}
 _BOUNDS = {"<=": "at most", ">=": "at least", "<": "below", ">": "above"}
-_BLANK = re.compile(r"Expected `str` matching regex '\\\\S' - at `\$\.(\w+)`")
+
+
+def _kinds(names: str) -> str:
+    return " or ".join(_KINDS.get(name, name) for name in names.split(" | "))
+
+
+_WORDS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
+    (re.compile(r"Expected `str` matching regex '\\\\S' - at `\$\.(\w+)`"), lambda m: f"{m[1]} is blank: say it in words"),
+    (
+        re.compile(r"Expected `(?:int|float)` (<=|>=|<|>) (\S+) - at `\$\.(\w+)`"),
+        lambda m: f"{m[3]} must be {_BOUNDS[m[1]]} {float(m[2]):.15g}",
+    ),
+    (
+        re.compile(r"Expected `str` of length <= (\d+) - at `\$\.(\w+)`"),
+        lambda m: f"{m[2]} is too long: at most {m[1]} characters",
+    ),
+    (
+        re.compile(r"Expected `str` of length >= 1 - at `\$\.(\w+)`"),
+        lambda m: f"{m[1]} is empty" + (": leave it out, or give a name" if m[1] in OPTIONAL_NAMES else ""),
+    ),
+    (
+        re.compile(r"Expected `([\w |]+)`, got `(\w+)` - at `\$\.(\w+)`"),
+        lambda m: f"{m[3]} must be {_kinds(m[1])}, not {_kinds(m[2])}",
+    ),
+    (re.compile(r"Object missing required field `(\w+)`"), lambda m: f"{m[1]} is missing"),
+    (re.compile(r"Invalid value (.*) - at `\$\.(\w+)`"), lambda m: f"{m[2]} {m[1]} is unknown"),
+)
+"""What the decoder says, and the same for people who send requests."""
 
 
 def _in_words(said: str) -> str:
     """Return a refusal of the decoder in words for people who send requests."""
-    if (match := _BLANK.fullmatch(said)) is not None:
-        return f"{match[1]} is blank: say it in words"
-    if (match := _NUMBER.fullmatch(said)) is not None:
-        return f"{match[3]} must be {_BOUNDS[match[1]]} {float(match[2]):.15g}"
-    if (match := _TEXT_SIZE.fullmatch(said)) is None:
-        return said
-    comparison, size, name = match.groups()
-    if comparison == "<=":
-        return f"{name} is too long: at most {size} characters"
-    return f"{name} is empty" + (": leave it out, or give a name" if name in OPTIONAL_NAMES else "")
+    return next((words(match) for pattern, words in _WORDS if (match := pattern.fullmatch(said))), said)
 
 
 def id_of(payload: bytes) -> Id:

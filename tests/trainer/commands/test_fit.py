@@ -120,9 +120,11 @@ def test_the_report_answers_first_and_is_kept_with_its_version(trained):
 def test_it_learned_to_find_spots(trained, product, tmp_path):
     """evaluate finds the rendered spots through the engine, and writes figures, scores and pictures."""
     path, _ = trained
-    done = run(
-        "evaluate", "--bundle", path, "--data", product, "--json", tmp_path / "e.json", "--overlays", tmp_path / "pictures"
-    )
+    (tmp_path / "pictures").mkdir()
+    for name in ("00_worst_defective_spot_of_before.png", "mine.png"):
+        (tmp_path / "pictures" / name).write_bytes(b"x")
+    options = ("--json", tmp_path / "e.json", "--overlays", tmp_path / "pictures", "--all-overlays", tmp_path / "all")
+    done = run("evaluate", "--bundle", path, "--data", product, *options)
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "e.json").read_text())
     assert next(iter(found)) == "operating_point"
@@ -144,7 +146,10 @@ def test_it_learned_to_find_spots(trained, product, tmp_path):
     row = found["images"]["test/spot/000.png"]
     assert row["defect"] == "spot"
     assert (row["score"] >= found["thresholds"]["score"]) == (row["outcome"] == "FAIL")
-    assert len(list((tmp_path / "pictures").glob("*.png"))) == 16
+    assert len(list((tmp_path / "pictures").glob("[0-9][0-9]_*.png"))) == 16
+    assert (tmp_path / "pictures" / "mine.png").exists()
+    assert not (tmp_path / "pictures" / "00_worst_defective_spot_of_before.png").exists()
+    assert {p.name for p in (tmp_path / "all").iterdir()} == {f"{d}_{i:03d}.png" for d in ("good", "spot") for i in range(8)}
     assert "spot" in done.stdout
 
 

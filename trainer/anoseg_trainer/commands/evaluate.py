@@ -30,6 +30,7 @@ def run(options: argparse.Namespace) -> None:
     for option, path in (("--json", options.json), ("--report", options.report)):
         try_file(path, option)
     try_folder(options.overlays, "--overlays")
+    try_folder(options.all_overlays, "--all-overlays")
     console = Console(stderr=True)
     bundle = load_bundle(options.bundle)
     if note := note_on_candidates(options.bundle):
@@ -47,11 +48,11 @@ def run(options: argparse.Namespace) -> None:
 
             evaluation_report(engine, options.data, found).write(options.report)
             print(f"report in {options.report}")
-        if options.overlays:
+        for folder in filter(None, (options.overlays, options.all_overlays)):
             from anoseg_trainer.report.overlays import write_overlays
 
-            written = write_overlays(engine, options.data, found, options.overlays)
-            print(f"{counted(len(written), 'picture')} in {options.overlays}")
+            written = write_overlays(engine, options.data, found, folder, every=folder is options.all_overlays)
+            print(f"{counted(len(written), 'picture')} in {folder}")
     finally:
         engine.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import cv2
@@ -15,10 +16,20 @@ from anoseg_trainer.data.evaluation_images import EvaluationImage
 from anoseg_trainer.evaluation import Evaluation, InspectedImage, inspect_file
 
 CAPTION = 22
+EXTREME = re.compile(r"\d\d_(worst|best)_(good|defective)_.*\.png")
+"""The name of a picture of one of the lowest or highest scores."""
 
 
-def write_overlays(engine: Engine, data: Path, evaluation: Evaluation, folder: Path) -> list[Path]:
-    """Inspect the images with the lowest and highest scores once more, write a picture of each, and return the files.
+def write_overlays(engine: Engine, data: Path, evaluation: Evaluation, folder: Path, *, every: bool = False) -> list[Path]:
+    """Inspect images once more, write a picture of each, and return the files.
+
+    Args:
+        engine: The engine that was evaluated.
+        data: The data folder.
+        evaluation: What it gave.
+        folder: Where the pictures are written.
+        every: A picture of every image, named after the image. If not, of those with the lowest and the highest scores; those
+            of an earlier evaluation are deleted.
 
     Raises:
         AnosegError: The folder cannot be written.
@@ -26,15 +37,20 @@ def write_overlays(engine: Engine, data: Path, evaluation: Evaluation, folder: P
     written = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for old in () if every else tuple(folder.iterdir()):
+            if EXTREME.fullmatch(old.name):
+                old.unlink()
     except OSError as error:
-        raise AnosegError(f"{folder}: cannot be created ({error.strerror})", hint="choose another --overlays") from error
-    for n, (group, key) in enumerate(evaluation.extreme_images()):
+        raise AnosegError(f"{folder}: cannot be written ({error.strerror})", hint="choose another folder") from error
+    extremes = [(key, f"{n:02d}_{group}_") for n, (group, key) in enumerate(evaluation.extreme_images())]
+    for key, place in [(key, "") for key in evaluation.images] if every else extremes:
         test, row = EvaluationImage.at(data, data / key), evaluation.images[key]
         inspected = inspect_file(engine, test.path)
-        caption = f"{test.defect} {row['score']:.3f} {row['outcome']}"
+        caption = f"{row['score']:.3f} {row['outcome']} {test.defect} {evaluation.bundle}"
         mask = test.read_mask(inspected.image)
         picture = overlay(inspected, mask, engine.thresholds.pixel, caption)
-        target = folder / f"{n:02d}_{group}_{test.defect}_{test.path.stem}.png"
+        name = f"{test.defect}_{test.path.name}"
+        target = folder / (f"{place}{name}" if test.path.suffix == ".png" else f"{place}{name}.png")
         try:
             target.write_bytes(cv2.imencode(".png", picture)[1].tobytes())
         except OSError as error:
