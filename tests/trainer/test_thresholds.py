@@ -53,7 +53,7 @@ def test_the_guarantee_counts_parts():
     words = describe_threshold(found, 0.01)
     assert "probability at most 0.03704" in words
     assert "the 26 parts on the 99 good images" in words
-    assert "at most 37" in for_the_line(found, parts_known=True)
+    assert "at most 37" in for_the_line(found, promised=True)
     largest = sorted(max(scores[i] for i in range(99) if parts[i] == part) for part in range(26))
     third = conformal_threshold(scores, 0.08, parts=parts)
     assert third.value == pytest.approx(largest[24] + MARGIN)
@@ -79,7 +79,7 @@ def test_nothing_is_promised_where_parts_are_not_known():
     found = conformal_threshold(np.linspace(0, 0.5, 99), 0.01)
     words = describe_threshold(found, 0.01, parts_known=False)
     assert words.startswith("nothing is promised about false rejects")
-    assert "at most" not in words + for_the_line(found, parts_known=False)
+    assert "at most" not in words + for_the_line(found, promised=False)
 
 
 def test_the_margin_covers_what_runtimes_may_differ():

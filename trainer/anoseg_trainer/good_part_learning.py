@@ -122,7 +122,7 @@ class Learned:
         yield f"score threshold {old:.4f}, kept" if self.threshold is None else f"score threshold {old:.4f} → {new:.4f}"
         yield f"calibration: {self.bundle.manifest.calibration.guarantee}"
         if self.threshold is not None:
-            yield for_the_line(self.threshold, parts_known=self.parts_known)
+            yield for_the_line(self.threshold, promised=self.parts_known)
 
 
 def learn_good(path: Path, data: Path, held_out: Path | None = None, *, on_image: OnImage = lambda _, __: None) -> Learned:

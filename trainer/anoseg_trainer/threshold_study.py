@@ -171,7 +171,7 @@ class ThresholdStudy:
             found = at_threshold([], scores, self.threshold.value)
             yield f"{name} that pass at the threshold {self.threshold.value:.4f}: {found.escapes_cell}"
         yield f"held-out good parts rejected there: {self.point.false_rejects_cell}"
-        yield for_the_line(self.threshold, parts_known=self.parts_known)
+        yield for_the_line(self.threshold, promised=self.parts_known)
         high = self.highest_good()
         yield "good images with the highest scores: " + ", ".join(f"{part.name} {part.score:.4f}" for part in high)
         yield from (f"{part.name} sets the threshold" for part in high if part.sets)

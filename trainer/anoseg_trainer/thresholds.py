@@ -135,9 +135,9 @@ def withheld(images: int) -> str:
     )
 
 
-def for_the_line(threshold: ScoreThreshold, *, parts_known: bool) -> str:
-    """Say in plain words what the promise means for the line."""
-    if not parts_known:
+def for_the_line(threshold: ScoreThreshold, *, promised: bool) -> str:
+    """Say in plain words what the promise means for the line, or that there is none."""
+    if not promised:
         return "For the line: how many good parts will be rejected is not known. Count them during the first shifts."
     rejected = max(1, round(1000 * threshold.reject_probability))
     return (

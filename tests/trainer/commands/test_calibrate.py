@@ -96,6 +96,7 @@ def test_too_few_images_and_those_of_the_training(tmp_path):
     done = run("calibrate", "--bundle", tmp_path / "tiny", "--data", data, *RUNTIME)
     assert done.returncode == 0, done.stderr
     assert "note: the network was trained on these images" in done.stderr
+    assert "For the line: how many good parts will be rejected is not known" in done.stdout
     assert "which needs 99 held-out good images" in done.stdout
     assert "trained on" in load_bundle(tmp_path / "tiny" / "2").manifest.calibration.guarantee
 

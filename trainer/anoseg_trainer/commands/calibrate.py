@@ -78,7 +78,8 @@ class ScoreCalibrated:
         bundle: The new version.
         before: The version that it was made from.
         threshold: The new threshold.
-        parts_known: Whether it is known which images show the same part.
+        promised: Whether the images say anything about parts on the line: none was used for training, and it is known which
+            ones show the same part.
         scores: Each good image with its score, the highest first.
         runtime: The runtime that was used.
         notes: Remarks for the user.
@@ -87,7 +88,7 @@ class ScoreCalibrated:
     bundle: Bundle
     before: Bundle
     threshold: ScoreThreshold
-    parts_known: bool
+    promised: bool
     scores: tuple[tuple[Path, float], ...]
     runtime: str
     notes: tuple[str, ...]
@@ -104,7 +105,7 @@ class ScoreCalibrated:
             bound = "exactly" if new == old else "at least" if new < old else "at most"
             yield f"synthetic defects of the training caught: {caught:.1%} at the old threshold, so {bound} that at the new one"
         yield f"calibration: {self.bundle.manifest.calibration.guarantee}"
-        yield for_the_line(self.threshold, parts_known=self.parts_known)
+        yield for_the_line(self.threshold, promised=self.promised)
 
 
 def calibrate_score(
@@ -176,7 +177,7 @@ def calibrate_score(
         bundle=write_bundle(target, draft),
         before=before,
         threshold=threshold,
-        parts_known=good.parts.known,
+        promised=good.parts.known and good.held_out,
         scores=tuple(ranked),
         runtime=ran_on,
         notes=(*good.notes, *golden_notes, *plan_notes(before)),

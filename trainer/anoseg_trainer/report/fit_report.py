@@ -200,7 +200,7 @@ def _lead(study: ThresholdStudy, show: _Pictures, bad: list[ValidationCase]) -> 
     threshold = study.threshold.value
     sentences = [
         f"At its threshold {threshold:.4f}, {point.false_rejects_cell} held-out good parts are rejected; {defects}.",
-        for_the_line(study.threshold, parts_known=study.parts_known),
+        for_the_line(study.threshold, promised=study.parts_known),
     ]
     if not study.real:
         sentences.append("This is judged by synthetic defects alone, which the trainer drew: real ones may be harder to find.")
