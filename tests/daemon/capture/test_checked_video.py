@@ -1,6 +1,7 @@
 """Frames that are not whole, read from real videos through OpenCV.
 
 The videos were made with FFmpeg: 48 frames of grey noise, 128×96, a key frame every 12, a white block in every fourth frame.
+Two have 12 frames: h264_interlaced.ts consists of fields, h264_larger.ts has 192×160 pixels.
 """
 
 import http.server
@@ -18,11 +19,11 @@ from support.mjpeg_camera import jpeg_of, mjpeg_server, noisy
 
 from anoseg_engines.errors import CameraError
 from anoseg_engines.images import decode
-from anosegd.capture.config import CaptureConfig, FileSource
+from anosegd.capture.config import CaptureConfig, FileSource, UrlSource
 from anosegd.capture.protocol import Job
 from anosegd.capture.sources.checked_video import CheckedVideo
 from anosegd.capture.sources.ffmpeg_messages import FfmpegMessages
-from anosegd.capture.sources.opencv import VideoFile
+from anosegd.capture.sources.opencv import Stream, VideoFile
 
 VIDEOS = Path(__file__).parent / "videos"
 PACKET = 188
@@ -268,6 +269,44 @@ def test_an_h265_frame_within_which_a_connection_ended_is_not_whole() -> None:
         assert len(images) > 8
         assert images[-1] is None
         assert all(image is None or image.tobytes() in whole for image in images)
+
+
+def test_a_frame_that_cannot_be_converted_is_not_whole() -> None:
+    """OpenCV 5 cannot convert interlaced frames. It then returns what is in the memory, and calls it a success."""
+    images = list(frames(VIDEOS / "h264_interlaced.ts"))
+    shown = {image.tobytes() for image in images if image is not None}
+    assert len(images) >= 11
+    assert len(shown) in (0, len(images))  # earlier versions show every frame
+
+
+@pytest.mark.parametrize("first", ["h264.ts", "h265.ts"], ids=["the same codec", "another codec"])
+def test_a_video_whose_pictures_change_their_size_is_read_to_the_change(tmp_path: Path, first: str) -> None:
+    """OpenCV scales later pictures to the first size, or returns an earlier one."""
+    (tmp_path / "v.ts").write_bytes((VIDEOS / first).read_bytes() + (VIDEOS / "h264_larger.ts").read_bytes())
+    whole = {image.tobytes() for image in frames(VIDEOS / first) if image is not None}
+    images = list(frames(tmp_path / "v.ts"))
+    assert sum(image is not None for image in images) > 40
+    assert all(image is None or image.tobytes() in whole for image in images)
+    assert images[-1] is None
+
+
+def test_a_stream_whose_pictures_change_their_size_is_opened_again() -> None:
+    """The new connection gives the new size."""
+    data = (VIDEOS / "h264.ts").read_bytes() + (VIDEOS / "h264_larger.ts").read_bytes()
+    with snapshot(data, "video/mp2t", length=False) as port:
+        source = UrlSource(url=f"http://127.0.0.1:{port}/s")
+        stream = Stream(source, Job(camera=CaptureConfig(source=source), slots=1, frame_bytes=1))
+        stream.open()
+        sizes = set()
+
+        def read_on() -> None:
+            for _ in range(60):
+                if (image := stream.read(0, None).image) is not None:
+                    sizes.add(image.shape)
+
+        with pytest.raises(CameraError, match="the size or the pixel format of the pictures has changed"):
+            read_on()
+    assert sizes == {(96, 128, 3)}
 
 
 @pytest.mark.parametrize("kind", ["too short", "no picture"])

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -20,9 +21,11 @@ from anosegd.capture.sources.base import Shot
 from anosegd.capture.sources.ffmpeg_messages import (
     FfmpegMessages,
     connection_end_in,
+    conversion_error_in,
     frames_dropped_in,
     losses_in,
     reader_loss_in,
+    set_up_in,
 )
 from anosegd.capture.sources.frame_check import REORDERED, FrameCheck
 
@@ -48,11 +51,14 @@ class CheckedVideo:
 
     Attributes:
         capture: The capture; not opened at first.
+        changed: Whether the size or the format of the pictures has changed since the video was opened. OpenCV does not follow:
+            it scales them to the size before, or returns an earlier frame.
         may_be_image: Whether FFmpeg took the source for an image file. It may be a stream of images, or one image.
     """
 
     def __init__(self) -> None:
         self.capture = cv2.VideoCapture()
+        self.changed = False
         self.may_be_image = False
         self._messages: FfmpegMessages | None = None
         self._check = FrameCheck()
@@ -77,6 +83,7 @@ class CheckedVideo:
         """
         self.capture.release()
         self._messages, self._check, self._begun, self._live = FfmpegMessages(), FrameCheck(), False, live
+        self.changed = False
         with self._messages.collected() as said:
             self.capture = opened()
         self.may_be_image = any(_IMAGE_READER.match(text) for _, text in said)
@@ -150,6 +157,7 @@ class CheckedVideo:
             self._check.distrust(ended, REORDERED)
         self._dropped = max(0, frames_dropped_in(said) - (not came))
         if not self._images:
+            self.changed = self.changed or (self._begun and set_up_in(said))
             key_packet = bool(self.capture.get(cv2.CAP_PROP_LRF_HAS_KEY_FRAME))
             self._problem = self._check.grabbed(losses, key_packet=key_packet, frame_type=self._frame_type() if came else None)
         if came:
@@ -167,13 +175,27 @@ class CheckedVideo:
         """Return the frame that was grabbed last, or why it cannot be judged."""
         if self._problem is not None:
             return Shot(None, source=source, error=self._problem)
-        ok, image = self.capture.retrieve() if into is None or self._images else self.capture.retrieve(into)
+        if self.changed:
+            what = "the size or the pixel format of the pictures has changed, and this part of the video cannot be read"
+            return Shot(None, source=source, error=what)
+        ok, image, failed = self._retrieved(None if self._images else into)
+        if failed:
+            return Shot(None, source=source, error=f"the frame could not be converted: “{failed}”{_advice(failed)}")
         if not ok or image is None:
             return Shot(None, source=source, error="OpenCV could not convert the frame")
         try:
             return Shot(self._decoded(np.asarray(image, np.uint8), into), source=source)
         except DataError as error:
             return Shot(None, source=source, error=error.what)
+
+    def _retrieved(self, into: Image | None) -> tuple[bool, Any, str]:
+        """Return what OpenCV makes of the frame, and the first error that FFmpeg reports meanwhile."""
+        retrieve = self.capture.retrieve if into is None else partial(self.capture.retrieve, into)
+        if self._messages is None:
+            return *retrieve(), ""
+        with self._messages.collected() as said:
+            ok, image = retrieve()
+        return ok, image, conversion_error_in(said)
 
     def _expect_images(self, prop: int, value: float) -> None:
         capture = self.capture
@@ -198,6 +220,10 @@ class CheckedVideo:
     def _frame_type(self) -> str:
         code = 0 if _FRAME_TYPE is None else round(self.capture.get(_FRAME_TYPE))
         return "" if code in (0, ord("?")) else chr(code)
+
+
+def _advice(failed: str) -> str:
+    return "; set the camera to progressive video" if "interlaced" in failed else ""
 
 
 def fourcc(capture: cv2.VideoCapture) -> str:

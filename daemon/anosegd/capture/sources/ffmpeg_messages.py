@@ -21,7 +21,7 @@ ERROR = 16
 _MESSAGE = re.compile(r"\[OPENCV:FFMPEG:(\d+)\] ?(.*)")
 _HARMLESS = re.compile(
     r"unable to decode APP fields|SEI type \d+ size \d+ truncated|Invalid SEI|Overread (VUI|SPS|PPS)"
-    r"|Cannot convert interlaced to progressive|Could not parse (SEI|metadata)|Stream ends prematurely"
+    r"|Could not parse (SEI|metadata)|Stream ends prematurely"
 )
 """Errors that concern no pixel."""
 _READER_LOSS = re.compile(
@@ -36,6 +36,8 @@ _NAL = re.compile(r"nal_unit_type: ")
 _INTER_NAL = re.compile(r"nal_unit_type: (?:[1-4]\(.*nal_ref_idc|[0-9]\(.*nuh_layer_id)")
 """A part of an H.264 or H.265 frame that is no key frame."""
 _LEADING_NAL = re.compile(r"nal_unit_type: [89]\(RASL")
+_SET_UP = re.compile(r"Format \w+ chosen by get_format")
+"""The decoder was set up for a picture size and pixel format."""
 _DROPPED = "Error constructing the frame RPS"
 _KEY_NAL = re.compile(r"nal_unit_type: (?:5\(IDR\)|(?:16|17|18|19|20|21)\((?:BLA|IDR|CRA))")
 """The unit that begins an H.264 or H.265 key frame. A decoder names all units of a frame before it decodes them."""
@@ -174,6 +176,19 @@ def _split(messages: Messages) -> tuple[Messages, Messages]:
 def frames_dropped_in(messages: Messages) -> int:
     """Count the H.265 frames that the decoder dropped because frames before them are missing."""
     return sum(text.startswith(_DROPPED) for _, text in messages)
+
+
+def set_up_in(messages: Messages) -> bool:
+    """Return whether the decoder was set up, as it is at the first frame and whenever the picture's size or format changes."""
+    return any(_SET_UP.match(text) for _, text in messages)
+
+
+def conversion_error_in(messages: Messages) -> str:
+    """Return the first error about a frame that was to be converted to BGR, or an empty string.
+
+    OpenCV takes no notice of these errors: it returns whatever was in the memory before, such as the frame before.
+    """
+    return next((text for level, text in messages if level <= ERROR), "")
 
 
 def connection_end_in(messages: Messages) -> str:

@@ -215,6 +215,8 @@ class LiveVideo:
         came = self._video.grab()
         if came == "nothing" or time.monotonic() - began >= self._job.camera.longest_read_s * LIBRARY_SHARE:
             raise CameraError(f"{self.description}: no frame came")
+        if self._video.changed:
+            raise CameraError(f"{self.description}: the size or the pixel format of the pictures has changed")
         if self._video.waits_for_key_frame_s > KEY_FRAME_S:
             raise CameraError(f"{self.description}: data was lost, and no key frame came for {KEY_FRAME_S:g} s")
         return _stamp(self._video.capture) if came == "frame" else None
