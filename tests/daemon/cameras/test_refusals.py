@@ -1,6 +1,7 @@
 """Cameras that refuse: the reason is said with the address, the password never, and a wrong password is tried rarely."""
 
 import contextlib
+import os
 import signal
 import socket
 import time
@@ -17,7 +18,7 @@ from anosegd.cameras import logins
 from anosegd.cameras.logins import PAUSE_S, TRIES, WINDOW_S, Logins, login_of, without_login
 from anosegd.capture.config import DemoSource, UrlSource
 from anosegd.capture.sources.devices import why_not
-from anosegd.capture.sources.refusal import check_address, refusal, unexplained
+from anosegd.capture.sources.refusal import check_address, native_output, refusal, unexplained
 
 PASSWORD = "ge-heim!4711"
 QUICK = "  open_timeout_s: 2\n  stall_timeout_s: 1\n"
@@ -357,6 +358,23 @@ def test_a_gstreamer_pipeline_that_is_refused() -> None:
     line = "[ WARN:0@1.2] global cap_gstreamer.cpp:2840 handleMessage OpenCV | GStreamer warning: module src0: Unauthorized"
     assert isinstance(refusal(pipeline, [line]), LoginRefusedError)
     assert PASSWORD not in str(refusal(pipeline, [line]))
+
+
+def test_what_libraries_say_beside_the_reason_is_left_out() -> None:
+    """FFmpeg prints its request, whose later lines have no prefix, and OpenCV that a backend cannot be used."""
+    with native_output() as output:
+        os.write(1, b"[OPENCV:FFMPEG:48] request: GET / HTTP/1.1\nAuthorization: Basic dTpw\nIcy-MetaData: 1\n")
+        os.write(1, b"[OPENCV:FFMPEG:24] Stream ends prematurely at 0, should be 18446744073709551615\n")
+        os.write(
+            2, b"[ WARN:0@9.630] global cap.cpp:212 open VIDEOIO(FFMPEG): backend is generally available but can't be used\n"
+        )
+    assert output.lines == []
+    said = str(unexplained("http://cam/1", output.lines))
+    assert said == "http://cam/1 cannot be opened: it gives no video, or does not answer in time"
+    with native_output() as output:
+        os.write(1, b"[OPENCV:FFMPEG:16] first\nand more\n[OPENCV:FFMPEG:48] no\nmore\n")
+        os.write(2, b"[ERROR:0@1.2] global cap.cpp:1 f raised an error\n")
+    assert output.lines == ["first", "and more", "global cap.cpp:1 f raised an error"]
 
 
 def test_a_message_of_ffmpeg_keeps_the_password_to_itself() -> None:

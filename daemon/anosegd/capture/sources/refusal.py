@@ -22,6 +22,8 @@ SCHEMES = {
 """Schemes that FFmpeg knows. It says nothing about one that it does not know."""
 
 _FFMPEG = re.compile(r"\[OPENCV:FFMPEG:(\d+)\] *(.*)")
+_OPENCV = re.compile(r"\[ *[A-Z]+:\d+@[\d.]+\] *(.*)")
+_EXPLAINS_NOTHING = re.compile(r"backend is generally available but can't be used|^Stream ends prematurely")
 WARNING = 24
 """AV_LOG_WARNING. FFmpeg's messages above this level explain nothing to a person, and can contain the login."""
 _STATUS = re.compile(r"(?:HTTP error|method \w+ failed:) (\d{3}) *(.*)")
@@ -66,12 +68,17 @@ def native_output() -> Iterator[Output]:
 
 
 def _lines_of(text: str) -> list[str]:
-    """Return the lines without FFmpeg's prefix, and without its messages that explain nothing."""
-    lines = []
+    """Return the lines without the prefixes of FFmpeg and OpenCV, and without messages that explain nothing to a person."""
+    lines, level = [], 0
     for line in text.splitlines():
-        match = _FFMPEG.match(line)
-        if line.strip() and (match is None or int(match[1]) <= WARNING):
-            lines.append(line.strip() if match is None else match[2].strip())
+        said = line.strip()
+        if (match := _FFMPEG.match(line)) is not None:
+            level, said = int(match[1]), match[2].strip()
+        elif (match := _OPENCV.match(line)) is not None:
+            level, said = 0, match[1].strip()
+        # Any other line continues the message before, such as FFmpeg's HTTP request, which can contain the login.
+        if said and level <= WARNING and not _EXPLAINS_NOTHING.search(said):
+            lines.append(said)
     return lines
 
 
