@@ -6,6 +6,7 @@ Main thread. `program_output` is the first thing that each program enters.
 from __future__ import annotations
 
 import _thread
+import codecs
 import contextlib
 import os
 import sys
@@ -13,6 +14,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+ESCAPED = "anoseg_escaped"
+"""The name of the error handler of standard output and standard error."""
 
 
 @contextmanager
@@ -56,9 +60,17 @@ def _prepare() -> None:
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - until the program ends
     if sys.stderr is None:
         sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
+    codecs.register_error(ESCAPED, _escaped)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors=ESCAPED)
+
+
+def _escaped(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Escape what the stream's encoding lacks. Bytes of a file name that are not UTF-8 are shown as bytes: `\\xf6`."""
+    if isinstance(error, UnicodeEncodeError) and 0xDC80 <= ord(error.object[error.start]) <= 0xDCFF:
+        return f"\\x{ord(error.object[error.start]) - 0xDC00:02x}", error.start + 1
+    return codecs.backslashreplace_errors(error)
 
 
 def _output_is_lost() -> bool:

@@ -26,8 +26,8 @@ def test_bench_as_a_user_runs_it(tmp_path: Path) -> None:
     """Every precision of this processor is measured and tested. A runtime that cannot run is named with the reason."""
     bundle = write_tiny_bundle(tmp_path / "tiny")
     command = [sys.executable, "-m", "anoseg_engines", "bench", str(bundle.path), "--seconds", "0.05", "--max-batch", "4"]
-    done = subprocess.run([*command, "--json", str(tmp_path / "b.json")], capture_output=True, text=True, check=True)
-    found = json.loads((tmp_path / "b.json").read_bytes())
+    done = subprocess.run([*command, "--json", str(tmp_path / "new" / "b.json")], capture_output=True, text=True, check=True)
+    found = json.loads((tmp_path / "new" / "b.json").read_bytes())
     assert {row["name"] for row in found["rows"]} >= {f"cpu-{p}" for p in cpu_precisions()}
     assert all(row["golden"] == "holds" for row in found["rows"])
     assert all(set(row["parts_per_s"]) == {"1", "2", "4"} for row in found["rows"])

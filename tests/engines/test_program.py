@@ -68,8 +68,16 @@ def test_a_thread_that_dies_ends_the_program() -> None:
     assert (done.returncode, "ZeroDivisionError" in done.stderr) == (1, True)
 
 
-def test_what_the_terminal_lacks_is_shown_escaped() -> None:
-    """A file name that is not UTF-8, in a message."""
-    done = run("anosegd.cli", "check", os.fsdecode(b"gr\xf6\xdfe.yaml"))
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [
+        ("anosegd.cli", ("check", "NAME")),
+        ("anoseg_engines.cli", ("list", "NAME")),
+        ("anoseg_trainer.cli", ("fit", "--data", "NAME", "--out", "store/x")),
+    ],
+)
+def test_a_name_that_is_not_utf8_is_shown_by_its_bytes(module: str, arguments: tuple[str, ...]) -> None:
+    """A file name in a message, as `ls` shows it."""
+    done = run(module, *(os.fsdecode(b"gr\xf6\xdfe.yaml") if text == "NAME" else text for text in arguments))
     assert (done.returncode, "Traceback" in done.stderr) == (2, False)
     assert "gr\\xf6\\xdfe.yaml" in done.stderr

@@ -14,6 +14,7 @@ import msgspec
 
 from anoseg_engines.errors import CameraError, ConfigError, LoginRefusedError
 from anoseg_engines.passwords import mask_passwords
+from anoseg_engines.result_files import try_folder
 from anosegd.cameras import SPAWN_TIMEOUT_S, WAITING_SLOTS, CaptureHandle, Login, login_of, without_login
 from anosegd.capture.config import CaptureConfig, FreeRun
 from anosegd.capture.protocol import Captured, Failed, Finished, Job, Opened, Repeated, Uncaptured
@@ -31,11 +32,12 @@ def main(options: argparse.Namespace) -> int:
     """List the cameras; with CONFIG, save an image of each of its cameras. Return 1 if a camera gives none.
 
     Raises:
-        ConfigError: CONFIG is invalid.
+        ConfigError: CONFIG is invalid, or nothing can be written in the folder for the images.
     """
     if options.config is None:
         _list_cameras()
         return 0
+    try_folder(options.out, "--out")
     config = load_config(options.config)
     check_sources(config)
     failed = False

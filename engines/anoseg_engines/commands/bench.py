@@ -77,6 +77,7 @@ def show(report: BenchReport, json_file: Path | None) -> None:
         console.print(f"{name} was not measured: {reason}", soft_wrap=True, highlight=False, markup=False)
     if json_file is not None:
         try:
+            json_file.parent.mkdir(parents=True, exist_ok=True)
             json_file.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
         except OSError as error:
             raise AnosegError(f"{json_file}: cannot be written ({error.strerror})") from error
