@@ -121,6 +121,7 @@ class DecodedImage:
         deep: Whether the file has 16 bit for each value.
         twelve_bits: Whether these hold values of 12 bit.
         more_pages: Whether the file has further pages or animation frames, which are not read.
+        largest: With 16 bit, the largest value in the file.
     """
 
     image: Image
@@ -128,6 +129,7 @@ class DecodedImage:
     deep: bool
     twelve_bits: bool = False
     more_pages: bool = False
+    largest: int = 0
 
 
 def decode_image(data: bytes, path: Path) -> DecodedImage:
@@ -158,13 +160,14 @@ def decode(data: bytes) -> DecodedImage:
     if stored is None:
         raise DataError(f"not a readable image ({len(data)} bytes)")
     deep = stored.dtype == np.uint16
-    twelve_bits = deep and 0 < int(stored.max()) <= TWELVE_BITS
+    largest = int(stored.max()) if deep else 0
+    twelve_bits = 0 < largest <= TWELVE_BITS
     try:
         image = as_bgr(np.left_shift(stored, 4) if twelve_bits else stored)
     except DataError as error:
         raise DataError(error.what, hint="store it with 8 or 16 bit for each value") from error
-    more_pages = has_more_pages(data)
-    return DecodedImage(image, grey=stored.ndim == 2, deep=deep, twelve_bits=twelve_bits, more_pages=more_pages)
+    pages, grey = has_more_pages(data), stored.ndim == 2
+    return DecodedImage(image, grey=grey, deep=deep, twelve_bits=twelve_bits, more_pages=pages, largest=largest)
 
 
 def decode_stored(data: bytes, flags: int) -> NDArray[Any] | None:

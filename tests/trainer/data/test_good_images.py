@@ -17,6 +17,7 @@ from anoseg_trainer.data.image_size import sizes_from_headers
 from anoseg_trainer.data.part_store import PartStoreWriter, whole_placement
 from anoseg_trainer.data.parts import find_parts
 from anoseg_trainer.data.split import split_images
+from anosegd.capture.pixel_formats import CODES, bgr_from_raw
 
 
 def load(data):
@@ -325,6 +326,24 @@ def test_an_orientation_tag_turns_no_image(tmp_path, format_, orientation):
     assert found.shape == stored.shape
     assert np.abs(found.astype(int) - stored).max() <= (0 if format_ != "jpg" else 16)
     assert sizes_from_headers([tmp_path / f"a.{format_}"]) == ((20, 30),)
+
+
+@pytest.mark.parametrize(("bits", "camera"), [(10, "Mono10"), (12, None), (14, "Mono14"), (16, None)])
+def test_values_that_the_line_would_scale_otherwise_are_noted(tmp_path, bits, camera):
+    """A file of 16 bit does not say how many bits its camera had. Multiplied as the note says, it is what the line sees."""
+    rng = np.random.default_rng(0)
+    for i in range(10):
+        values = rng.integers(0, 1 << bits, (48, 64)).astype(np.uint16)
+        values[0, 0] = (1 << bits) - 1
+        cv2.imwrite(str(tmp_path / f"{i}.png"), values)
+    notes = " ".join(load(tmp_path).notes)
+    if camera is None:
+        assert "values by 4" not in notes
+        return
+    assert f"the largest value of the images with 16 bit is {(1 << bits) - 1}. If they are from a {camera} camera" in notes
+    code = next(code for code, name in CODES.items() if name == camera)
+    cv2.imwrite(str(tmp_path / "9.png"), values * 4)
+    assert np.array_equal(read_image(tmp_path / "9.png"), bgr_from_raw(values.tobytes(), code, 48, 64))
 
 
 def test_what_is_left_out_is_noted(tmp_path, write_plates):

@@ -20,13 +20,15 @@ from numpy.typing import NDArray
 
 from anoseg_engines.errors import DataError
 from anoseg_engines.files import shown_name
-from anoseg_engines.images import Image, decode_image, list_images, orientation, read_bytes, unread_files
+from anoseg_engines.images import TWELVE_BITS, Image, decode_image, list_images, orientation, read_bytes, unread_files
 from anoseg_engines.words import agreeing, counted
 
 MIN_IMAGES = 10
 """Fewer good images would leave none for calibration."""
 THUMBNAIL = 24
 """Side of a thumbnail, pixels."""
+TEN_BITS, FOURTEEN_BITS = 1023, 16383
+"""The largest values of such cameras."""
 DETAIL = 64
 """Side of a picture of the details, pixels."""
 PIXEL_DIGESTS = "pixel_digests"
@@ -141,6 +143,7 @@ def read_good_images(paths: Sequence[Path], consume: ImageConsumer = lambda _, _
     twelve_bits: list[Path] = []
     more_pages: list[Path] = []
     turned: list[Path] = []
+    largest = 0
     for path in paths:
         try:
             data = read_bytes(path)
@@ -152,6 +155,7 @@ def read_good_images(paths: Sequence[Path], consume: ImageConsumer = lambda _, _
         digest.update(os.fsencode(path.name) + b"\0" + hashlib.sha256(data).digest())
         grey += decoded.grey
         more_pages += [path] if decoded.more_pages else []
+        largest = max(largest, decoded.largest)
         turned += [path] if orientation(io.BytesIO(data)) != 1 else []
         (twelve_bits if decoded.twelve_bits else deep).extend([path] if decoded.deep else [])
         sizes.append((image.shape[0], image.shape[1]))
@@ -190,6 +194,11 @@ def read_good_images(paths: Sequence[Path], consume: ImageConsumer = lambda _, _
             f"{len(twelve_bits)} of {len(paths)} images {agreeing(len(twelve_bits), 'has', 'have')} 12 bit in 16: the upper 8 "
             "of the 12 are used, as the line does with a Mono12 camera"
         )
+    if (camera := _other_camera(largest)) is not None:
+        notes.append(
+            f"the largest value of the images with 16 bit is {largest}. If they are from a {camera} camera, multiply all "
+            f"values by 4 and train with these images: the line makes the frames of a {camera} camera that much brighter"
+        )
     if more_pages:
         notes.append(f"only the first page is read of {named(more_pages)}")
     if turned:
@@ -209,6 +218,13 @@ def read_good_images(paths: Sequence[Path], consume: ImageConsumer = lambda _, _
         tints=np.array(tints, np.float32),
         notes=tuple(notes),
     )
+
+
+def _other_camera(largest: int) -> str | None:
+    """Name the pixel format of the camera whose values may be as small as these, but are scaled by the line in another way."""
+    if 0 < largest <= TEN_BITS:
+        return "Mono10"
+    return "Mono14" if TWELVE_BITS < largest <= FOURTEEN_BITS else None
 
 
 def pixel_digest(image: Image) -> str:
