@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -29,6 +30,16 @@ def warnings_of(camera: CameraConfig, engine: Engine) -> list[str]:
     return [*_address(camera), *_sizes(camera), *_orientations(camera), *_review(camera, engine)]
 
 
+def shared_devices(cameras: Mapping[str, CameraConfig]) -> list[str]:
+    """Name the cameras that open the same device: only one of them can have it."""
+    users: dict[str, list[str]] = {}
+    for name, camera in cameras.items():
+        if isinstance(camera.source, DeviceSource):
+            device = camera.source.device
+            users.setdefault(os.path.realpath(f"/dev/video{device}" if isinstance(device, int) else device), []).append(name)
+    return [f"cameras {', '.join(names)} open {path}: only one can" for path, names in users.items() if len(names) > 1]
+
+
 def _address(camera: CameraConfig) -> Iterator[str]:
     """Check the address of a stream that FFmpeg reads."""
     source = camera.source
@@ -43,6 +54,8 @@ def _address(camera: CameraConfig) -> Iterator[str]:
     except CameraError as error:
         yield f"source.url: {error.what}"
         return
+    if any(letter.isspace() for letter in source.url):
+        yield "source.url contains a space, which no address may contain; write it as %20"
     host, port = host_and_port(source.url)
     if not host and scheme.lower() in ("rtsp", "rtsps", "http", "https"):
         yield "source.url names no host"
@@ -53,6 +66,8 @@ def _address(camera: CameraConfig) -> Iterator[str]:
 def _sizes(camera: CameraConfig) -> Iterator[str]:
     """Compare the region and the image of the empty place with the size of the source's images, where that is known."""
     known = _known_sizes(camera)
+    if isinstance(camera.source, FileSource) and not known:
+        yield f"{shown_name(Path(camera.source.path).name)} cannot be opened as a video: the camera will be lost"
     if camera.region is not None:
         beyond = [(name, size) for name, size in known if not _contains(size, camera.region)]
         if beyond:
@@ -124,13 +139,13 @@ def _image_size(path: Path, rotate: int) -> Size | None:
 
 
 def _video_size(source: FileSource, rotate: int) -> Size | None:
-    with native_output():
+    with native_output(shown=False):
         video = cv2.VideoCapture(source.path, BACKENDS[source.backend])
         try:
             width, height = (int(video.get(what)) for what in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
         finally:
             video.release()
-    return _turned((width, height), rotate) if width and height else None
+    return _turned((width, height), rotate) if min(width, height) > 0 else None  # -1 if it is no video
 
 
 def _turned(size: Size, rotate: int) -> Size:

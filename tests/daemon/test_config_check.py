@@ -70,6 +70,12 @@ TALL = "region: {x: 0, y: 0, width: 48, height: 80}"
         ("source: {kind: url, url: camera1}", "source.url is not an address; write rtsp://… or http://…"),
         ("source: {kind: url, url: 'rtps://camera/'}", "source.url is not an address"),
         ("source: {kind: url, url: 'rtsp://:554/1'}", "source.url names no host"),
+        ("source: {kind: url, url: 'rtsp://cam era/1'}", "source.url contains a space"),
+        ("source: {kind: file, path: line.yaml}, policy: wait", "line.yaml cannot be opened as a video"),
+        (
+            "source: {kind: device, device: 0}}, b: {source: {kind: device, device: /dev/video0}",
+            "cameras a, b open /dev/video0",
+        ),
         ("source: {kind: url, url: 'rtsp://u:geheim'}", "source.url has a port that is not a number"),
     ],
 )

@@ -13,7 +13,7 @@ from anosegd.capture.config import FolderSource
 from anosegd.capture.sources.folder import not_read
 from anosegd.config import load_config
 from anosegd.config_check import check_ipc_folders, check_whole
-from anosegd.config_warnings import warnings_of
+from anosegd.config_warnings import shared_devices, warnings_of
 from anosegd.inspection.rule_calibration import DECIDE, rules_note
 from anosegd.inspection.score_thresholds import in_use, threshold_note
 from anosegd.journal import JournalConfig, check_content, check_place
@@ -43,6 +43,7 @@ def main(options: argparse.Namespace) -> int:
         ]
         if engine.bundle.passed_over:
             lines.append(f"  warning: {engine.bundle.passed_over}")
+        lines += [f"  warning: {text}" for text in shared_devices(config.cameras)]
         for name, camera in config.cameras.items():
             lines.append(f"  camera {name}: {type(camera.source).__struct_config__.tag}, policy {camera.policy}")
             if isinstance(camera.source, FolderSource) and (

@@ -42,8 +42,8 @@ class Output:
 
 
 @contextlib.contextmanager
-def native_output() -> Iterator[Output]:
-    """Keep what native libraries write to stdout and stderr in this block. It is written there when the block ends.
+def native_output(*, shown: bool = True) -> Iterator[Output]:
+    """Keep what native libraries write to stdout and stderr in this block. If `shown`, it is written there when the block ends.
 
     OpenCV writes FFmpeg's messages to stdout, and its own to stderr.
     """
@@ -64,7 +64,8 @@ def native_output() -> Iterator[Output]:
             written = os.pread(into, os.lseek(into, 0, os.SEEK_END), 0)
             os.close(into)
             output.lines += _lines_of(written.decode(errors="replace"))
-            os.write(fd, written)
+            if shown:
+                os.write(fd, written)
 
 
 def _lines_of(text: str) -> list[str]:
