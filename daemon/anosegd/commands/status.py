@@ -80,8 +80,8 @@ def _receive(endpoints: Endpoints, timeout_s: float) -> State:
 
 def _table(state: State, observed_notes: dict[str, str]) -> RenderableType:
     counts, engine = state.counts, state.engine
-    head = Text(f"{state.station}  {state.state}", style="red" if state.state == "Error" else "bold green")
-    head.append(f"\n{state.detail}" if state.detail else "", style="yellow")
+    head = Text(f"{shown(state.station)}  {state.state}", style="red" if state.state == "Error" else "bold green")
+    head.append(f"\n{shown(state.detail)}" if state.detail else "", style="yellow")
     head.append(f"\nup {state.uptime_s:.0f} s, {engine.name}/{engine.version} on {engine.runtime}", style="default")
     if (journal := state.journal) is not None:
         head.append(f"\nin the journal {_counted(journal.stored)}{_since(journal.since)}", style="default")

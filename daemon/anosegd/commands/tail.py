@@ -14,6 +14,7 @@ from itertools import islice
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, JustifyMethod, RenderResult
 from rich.live import Live
 from rich.segment import Segment
@@ -41,6 +42,8 @@ WIDE = 100
 WIDE_ONLY = ("seq", "defects", "ms")
 """Columns that a window narrower than `WIDE` leaves out."""
 MIN_PART = 12
+WITH_FILE = 30
+"""Where a part's id has less room, no file is shown beside it if both do not fit."""
 COLOURS = {"PASS": "green", "FAIL": "red", "UNKNOWN": "yellow"}
 
 
@@ -190,18 +193,23 @@ class Board:
         names = [name for name in COLUMNS if width >= WIDE or name not in WIDE_ONLY]
         verdicts = list(self._last)[-rows:]
         cells = [_cells(verdict) for verdict in verdicts]
-        others = sum(max(len(name), *(len(row[name]) for row in cells), 0) for name in names if name != "part")
-        longest = max(MIN_PART, width - others - (2 * len(names) - 1))
+        widths = {name: max(len(name), *(row[name].cell_len for row in cells), 0) for name in names if name != "part"}
+        room = width - sum(widths.values()) - (2 * len(names) - 1)
+        camera = max(len("camera"), widths["camera"] - max(0, MIN_PART - room))  # a long name leaves room for the part's id
+        longest = max(MIN_PART, room)
         table = Table(expand=True, padding=(0, 1, 0, 0), box=SIMPLE_HEAD, show_edge=False)
         for name in names:
             if name == "part":
                 table.add_column(name, ratio=1, no_wrap=True, overflow="ellipsis")
             else:
                 justify: JustifyMethod = "right" if name in RIGHT else "left"
-                table.add_column(name, justify=justify, no_wrap=name != "camera", overflow="fold")
+                table.add_column(name, justify=justify, no_wrap=True)
         for verdict, row in zip(verdicts, cells, strict=True):
             file = "" if verdict.source is None else f" {verdict.source}"
-            row["part"] = Text(shown(verdict.part_id + file, longest))
+            row["camera"] = Text(shown(verdict.camera, camera))
+            if longest < WITH_FILE and cell_len(verdict.part_id + file) > longest:
+                file = ""  # the id is worth more
+            row["part"] = Text(_fitting(verdict.part_id + file, longest))
             table.add_row(*(row[name] for name in names))
         return table
 
@@ -232,6 +240,14 @@ def _short(head: list[Text], rows: int, width: int) -> list[Text]:
         line.truncate(width - (len(more) if n == len(lines) else 0), overflow="ellipsis")
     lines[-1].append_text(more)
     return lines
+
+
+def _fitting(text: str, cells: int) -> str:
+    """Show text in so many columns of the terminal; some letters take two."""
+    fitting = shown(text, cells)
+    if (needed := cell_len(fitting)) > cells:
+        fitting = shown(text, cells * len(fitting) // needed)
+    return fitting
 
 
 def _cells(verdict: Verdict) -> dict[str, Text]:

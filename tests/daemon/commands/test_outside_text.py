@@ -17,6 +17,7 @@ from pathlib import Path
 
 import cv2
 import pytest
+from rich.cells import cell_len
 from support.anosegd_line import LIMIT_S, Line, run_anosegd
 from support.tiny_bundle import good_part
 
@@ -141,6 +142,31 @@ def test_tail_shows_every_id_in_a_small_window(station: tuple[Line, Path, str]) 
         assert {b"lot[a1]-3" in terminal.output, b"lot[a2]-3" in terminal.output} == {True}
     finally:
         assert terminal.close() == 130
+
+
+def test_a_long_camera_name_leaves_room_for_the_part(line: Line, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """At 80×12, with letters that take two columns: each row is one line, ids that differ look different, totals are below."""
+    (line.folder / "images").mkdir()
+    cv2.imwrite(str(line.folder / "images" / "0.png"), good_part())
+    control = f"ipc://{tmp_path_factory.mktemp('c')}/ctl"
+    name = "a" * 63
+    camera = f"{name}: {{policy: every, trigger: {{kind: software}}, source: {{kind: folder, path: images, loop: true}}}}"
+    config = line.config(camera, more=f"control: {{endpoint: '{control}'}}")
+    line.run(config)
+    line.listener.wait_for_state(lambda s: s["state"] == "ContinuousExecution")
+    terminal = Terminal(80, 12, sys.executable, "-m", "anosegd", "tail", str(config))
+    try:
+        terminal.read_until(lambda frame: "0 verdicts" in frame and f"{name[:40]}" in frame)
+        with Client(line.endpoint, control) as client:
+            for n in range(6):
+                client.request("trigger", camera=name, part_id="漢字" * 20 + f"-{n}")
+        frame = terminal.read_until(lambda text: "6 verdicts: " in text)
+        lines = frame.rstrip("\r\n").split("\r\n")
+        assert len(lines) <= 11
+        assert [f"-{n} " in frame for n in range(1, 6)] == [True] * 5
+        assert all(cell_len(text) <= 80 for text in lines)
+    finally:
+        terminal.close()
 
 
 BREAKING = """
