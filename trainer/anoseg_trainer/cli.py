@@ -144,7 +144,8 @@ def _add_learn_good(learn: argparse.ArgumentParser) -> None:
         "--held-out",
         type=Path,
         metavar="DIR",
-        help="the folder of good images that the bundle was trained on: those that set the score threshold set it again",
+        help="the folder of good images that the bundle was trained on, or calibrated with since: those that set the score "
+        "threshold set it again",
     )
 
 

@@ -36,14 +36,14 @@ from anoseg_trainer.model.detector import MEMORY, count_macs
 from anoseg_trainer.model.export import onnx_from_detector
 from anoseg_trainer.model.from_bundle import detector_record
 from anoseg_trainer.recalibration import (
-    CALIBRATED_AFTER_TRAINING,
     HeldOutImages,
     OnImage,
     held_out_digests,
     load_version,
     plan_notes,
+    threshold_images_known,
 )
-from anoseg_trainer.thresholds import ScoreThreshold, conformal_threshold, describe_threshold, for_the_line
+from anoseg_trainer.thresholds import NOT_PROMISED, ScoreThreshold, conformal_threshold, describe_threshold, for_the_line
 
 LEARNED = "learned_good"
 """Key of the manifest's training record: what was added to the memory since, one entry for each time."""
@@ -131,8 +131,8 @@ def learn_good(path: Path, data: Path, held_out: Path | None = None, *, on_image
     Args:
         path: STORE/NAME or STORE/NAME/VERSION.
         data: Folder of good images that show the part's region, which the bundle rejects.
-        held_out: Folder with the good images of the training. If those that set the score threshold are among them, they set
-            it again. None: the threshold stays.
+        held_out: Folder with the good images of the training, or of `calibrate` if it has run since. If those that set the
+            score threshold are among them, they set it again. None: the threshold stays.
         on_image: Called after each image.
 
     Raises:
@@ -236,23 +236,24 @@ def _learned(detector: ExtensibleDetector, judged: Sequence[JudgedImage]) -> lis
 
 
 def _threshold(detector: ExtensibleDetector, calibration: HeldOutImages | None) -> tuple[ScoreThreshold | None, list[str]]:
-    """Calibrate again on the images that the training held out; None if they are not all there, with notes for the user."""
+    """Calibrate again on the images that set the threshold; None if they are not all there, with notes for the user."""
     before = detector.bundle.manifest
-    kept = f"the score threshold stays, and its promise is that of version {before.version}"
+    known = threshold_images_known(detector.bundle)
+    promise = f"its promise is that of version {before.version}" if known else NOT_PROMISED
+    kept = f"the score threshold stays, and {promise}"
     if calibration is None:
-        return None, [f"{kept}; with --held-out and the good images of the training, it is calibrated again"]
+        return None, [f"{kept}; with --held-out and the good images that set it, it is calibrated again"]
     if calibration.missing is None:
-        return None, [f"this bundle does not say which images its training held out: {kept}"]
+        return None, [f"this bundle does not say which images set its score threshold: {kept}"]
     if calibration.missing:
         return None, [
-            f"{calibration.missing} of the images that the training held out {agreeing(calibration.missing, 'is', 'are')} not "
+            f"{calibration.missing} of the images that set the score threshold {agreeing(calibration.missing, 'is', 'are')} not "
             f"among those of --held-out: {kept}"
         ]
     scores = [detector.predict(read_image(path)).score for path in calibration.paths]
     threshold = conformal_threshold(np.array(scores), before.calibration.false_reject_target, parts=calibration.parts)
-    others = before.calibration.method == CALIBRATED_AFTER_TRAINING
     note = f"`calibrate` had set the threshold of version {before.version} from other images than those of --held-out"
-    return threshold, [note] if others else []
+    return threshold, [] if known else [note]
 
 
 def _calibration(before: Bundle, threshold: ScoreThreshold | None, *, parts_known: bool) -> Calibration:
@@ -261,6 +262,12 @@ def _calibration(before: Bundle, threshold: ScoreThreshold | None, *, parts_know
     if threshold is None:
         if EARLIER in old.guarantee:
             return old
+        if not threshold_images_known(before):
+            unknown = (
+                f"{NOT_PROMISED}: the memory has learned good parts since version {before.manifest.version}, and images that "
+                "set its score threshold may be among them. Calibrate with other good images (anoseg-train calibrate)"
+            )
+            return msgspec.structs.replace(old, guarantee=unknown)
         since = f"{EARLIER}{before.manifest.version}. The memory has learned good parts since: other scores may have changed"
         return msgspec.structs.replace(old, guarantee=old.guarantee + since)
     return Calibration(

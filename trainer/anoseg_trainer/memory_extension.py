@@ -1,7 +1,7 @@
 """Adds good parts to the memory of a finished bundle without a training, and checks what that does to the bundle.
 
-What is learned as good is no longer found. So the golden images that the bundle rejects must still be rejected, and every image
-is judged before and after. Runs on the main thread.
+What is learned as good is no longer found. So the golden images that the bundle rejects must still be clearly rejected, and
+every image is judged before and after. Runs on the main thread.
 """
 
 from __future__ import annotations
@@ -145,40 +145,43 @@ class ExtensibleDetector:
             confirmed: Digests of the images that the user says are good. A golden image among them may pass.
 
         Raises:
-            DataError: An image that the bundle rejects would pass, or no image is well away from the threshold.
+            DataError: The bundle rejects none of its golden images, an image that it rejects would pass or come close to the
+                threshold, or no image is well away from it.
         """
         manifest = self.bundle.manifest
+        margin = manifest.golden_tolerance.margin
+        if all(golden.verdict == "PASS" for golden in manifest.golden):
+            raise DataError(
+                f"{self.bundle.path}: this bundle rejects none of its golden images, so nothing can check that defects are "
+                "still rejected: nothing was written",
+                hint="train again with these images among the good ones (anoseg-train fit)",
+            )
         names = [golden.image for golden in manifest.golden]
         before = self.bundle.golden_samples()
         after: list[GoldenSample] = []
         for name, sample in zip(names, before, strict=True):
             found = self.predict(sample.image)
-            blind = sample.verdict == "FAIL" and found.score < threshold
+            # One that comes close would be left out, and the next runs would check less and less.
+            blind = sample.verdict == "FAIL" and found.score < threshold + margin
             if blind and pixel_digest(sample.image) not in confirmed:
+                then = "would pass it" if found.score < threshold else "would hardly reject it any more"
                 raise DataError(
-                    f"{self.bundle.path / name}: the bundle rejects this golden image, and would pass it (score "
+                    f"{self.bundle.path / name}: the bundle rejects this golden image, and {then} (score "
                     f"{sample.score:.4f} → {found.score:.4f}, threshold {threshold:.4f}): nothing was written",
                     hint="is one of the images that you gave defective? If this golden image shows a good part, copy it to "
                     "the other images and run again",
                 )
             after.append(dataclasses.replace(sample, anomaly_map=found.anomaly_map, score=found.score))
-        unchecked = []
-        if not any(s.verdict == "FAIL" for s in before):
-            unchecked.append(
-                "this bundle rejects none of its golden images, so nothing checked that defects are still rejected"
-            )
-        kept, notes = rejudged(zip(names, after, strict=True), threshold, manifest.golden_tolerance.margin)
-        lost = any(s.verdict == "FAIL" for s in before) and not any(s.verdict == "FAIL" for s in kept)
-        if lost or not kept:
-            what = "is clearly rejected any more" if lost else "is well away from the threshold"
+        kept, notes = rejudged(zip(names, after, strict=True), threshold, margin)
+        if not any(s.verdict == "FAIL" for s in kept):
             raise DataError(
-                f"no golden image {what}, so the bundle could not be verified: nothing was written",
+                "no golden image is clearly rejected any more, so the bundle could not be verified: nothing was written",
                 hint="is one of the images that you gave defective? Otherwise train again (anoseg-train fit)",
             )
         return Golden(
             kept=kept,
             scores=[(b.score, a.score) for b, a in zip(before, after, strict=True)],
-            notes=[*notes, *missing_verdicts(kept), *unchecked],
+            notes=[*notes, *missing_verdicts(kept)],
         )
 
     def _of_views(self, values: Values) -> Values:

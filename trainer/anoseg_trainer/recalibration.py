@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,6 +20,8 @@ from anoseg_trainer.data.parts import Parts, find_parts
 
 CALIBRATED_AFTER_TRAINING = "split conformal over good images, calibrated after training"
 """Method of a calibration by `calibrate`, for the manifest."""
+CALIBRATED = "calibrated"
+"""Key of the manifest's training record: digests of the images that `calibrate` set the threshold from, and `holdout.group`."""
 OnImage = Callable[[int, int], None]
 """Called after each image with the number of images inspected and the total."""
 
@@ -31,11 +33,15 @@ class CalibrationImages:
     Attributes:
         parts: The parts that they show.
         used: Number of images that the training used.
+        digests: Digest of each image.
+        group: Regular expression over file names that says which images show the same part.
         notes: Remarks for the user.
     """
 
     parts: Parts
     used: int
+    digests: tuple[str, ...]
+    group: str
     notes: tuple[str, ...]
 
     @classmethod
@@ -49,11 +55,12 @@ class CalibrationImages:
         """
         training = bundle.manifest.training
         notes = list(images.notes)
-        parts = find_parts(images, _group_of(bundle) if group is None else group, notes.append)
+        group = _group_of(bundle) if group is None else group
+        parts = find_parts(images, group, notes.append)
         used = len(images.used_in(training))
         if images.fingerprint == training.get("data_fingerprint"):
             used = len(images.paths)
-        found = cls(parts, used, tuple(notes))
+        found = cls(parts, used, images.pixel_digests, group, tuple(notes))
         if used:
             note = f"{found.not_held_out}: calibrate with good images that were not used for training"
             found = dataclasses.replace(found, notes=(*notes, note))
@@ -74,16 +81,22 @@ class CalibrationImages:
         """If the images were not held out, add a sentence to the guarantee that says so."""
         return guarantee if self.held_out else f"{guarantee}; but {self.not_held_out}"
 
+    def record(self) -> dict[str, Any] | None:
+        """Describe the images for the manifest's training record; None if they could not set a threshold with a promise."""
+        return {"digests": [digest[:DIGEST] for digest in self.digests], "group": self.group} if self.held_out else None
+
 
 @dataclass(frozen=True, slots=True)
 class HeldOutImages:
-    """The good images that a training held out for the score threshold, as far as they were found.
+    """The good images that set the score threshold, as far as they were found.
+
+    These are the images of the last `calibrate`, or else those that the training held out.
 
     Attributes:
         paths: The images.
         parts: Part number of each.
         parts_known: Whether the part numbers can be relied on.
-        missing: Number of held-out images that were not found; None if the bundle does not say which images it held out.
+        missing: Number of images that were not found; None if the bundle does not say which images set the threshold.
     """
 
     paths: tuple[Path, ...]
@@ -98,9 +111,10 @@ class HeldOutImages:
         Raises:
             DataError: The folder or one of its images cannot be used.
         """
-        wanted = held_out_digests(bundle)
+        calibrated = bundle.manifest.training.get(CALIBRATED)
+        wanted = set(calibrated["digests"]) if calibrated else _held_out_by_training(bundle)
         images = read_good_images(find_good_images(folder))
-        parts = find_parts(images, _group_of(bundle))
+        parts = find_parts(images, str(calibrated["group"]) if calibrated else _group_of(bundle))
         digests = [digest[:DIGEST] for digest in images.pixel_digests]
         found = [i for i, digest in enumerate(digests) if digest in wanted]
         return cls(
@@ -112,8 +126,17 @@ class HeldOutImages:
 
 
 def held_out_digests(bundle: Bundle) -> set[str]:
-    """Return the digests of the images that set the score threshold; none if the bundle does not say."""
-    return set(bundle.manifest.training.get(CALIBRATION_DIGESTS) or ())
+    """Return the digests of the images that the training and the last `calibrate` held out for the score threshold."""
+    calibrated = bundle.manifest.training.get(CALIBRATED) or {}
+    return _held_out_by_training(bundle) | set(calibrated.get("digests") or ())
+
+
+def threshold_images_known(bundle: Bundle) -> bool:
+    """Return whether the bundle says which images set its score threshold."""
+    training = bundle.manifest.training
+    if bundle.manifest.calibration.method == CALIBRATED_AFTER_TRAINING:
+        return bool(training.get(CALIBRATED))
+    return CALIBRATION_DIGESTS in training
 
 
 def rejudged(
@@ -167,6 +190,10 @@ def plan_notes(before: Bundle) -> list[str]:
     if not PlanStore.of(before).folder.is_dir():
         return []
     return ["a TensorRT plan belongs to one version: run `anoseg-engine build` for the new one before a line uses it"]
+
+
+def _held_out_by_training(bundle: Bundle) -> set[str]:
+    return set(bundle.manifest.training.get(CALIBRATION_DIGESTS) or ())
 
 
 def _group_of(bundle: Bundle) -> str:

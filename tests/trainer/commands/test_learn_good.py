@@ -4,20 +4,23 @@ import dataclasses
 import shutil
 
 import cv2
+import msgspec
 import numpy as np
 import pytest
 from support.anoseg_train_command import run
 from support.made_once import made_once
 from support.tiny_bundle import write_tiny_bundle
 
-from anoseg_engines.bundle import load_bundle, versions
+from anoseg_engines.bundle import GoldenSample, load_bundle, versions
 from anoseg_engines.bundle_writer import BundleDraft, write_bundle
-from anoseg_engines.errors import EngineError
+from anoseg_engines.errors import DataError, EngineError
 from anoseg_engines.images import read_image
 from anoseg_engines.loading import load_engine
+from anoseg_trainer.data.good_images import pixel_digest
 from anoseg_trainer.evaluation import inspect_image
 from anoseg_trainer.memory_extension import MOST_OF_ALL, MOST_OF_IMAGE, ExtensibleDetector
 from anoseg_trainer.model.from_bundle import detector_from_bundle
+from anoseg_trainer.recalibration import CALIBRATED_AFTER_TRAINING
 
 CONFIG = """
 input: {height: 96, width: 128}
@@ -180,7 +183,7 @@ def test_the_threshold_is_calibrated_on_what_was_held_out(store, labelled, produ
     lost = next(path for path, digest in zip(images.paths, images.pixel_digests, strict=True) if digest[:16] in held_out)
     lost.unlink()
     done = learn(store / "2", labelled, "--held-out", folder)
-    assert "1 of the images that the training held out is not among those of --held-out" in done.stderr
+    assert "1 of the images that set the score threshold is not among those of --held-out" in done.stderr
     assert load_bundle(store / "4").manifest.score_threshold == before.score_threshold
 
 
@@ -199,12 +202,89 @@ def test_a_defect_that_would_hide_defects_is_refused(store, tmp_path):
     )
 
 
+def with_golden(store, change):
+    """Version 2 of the bundle, whose golden samples `change` has changed."""
+    bundle = load_bundle(store / "1")
+    return write_bundle(store, dataclasses.replace(BundleDraft.of(bundle), golden=change(bundle.golden_samples())))
+
+
+def test_a_rejected_golden_image_may_not_come_close_to_the_threshold(store, labelled):
+    """It would be left out of the next version. Repeated runs would then leave no golden image that shows a defect."""
+    detector = ExtensibleDetector(load_bundle(store))
+    learn_from = sorted(labelled.glob("label_*.png"))
+    image = with_label(read_image(labelled / "plain.png"), 7)
+    sample = detector.predict(image)
+    golden = GoldenSample(image, sample.anomaly_map, sample.score, "FAIL")
+    with_golden(store, lambda samples: [*samples, golden])
+    detector = ExtensibleDetector(load_bundle(store / "2"))
+    detector.learn(learn_from)
+    margin = detector.bundle.manifest.golden_tolerance.margin
+    after = detector.predict(image).score
+    name = detector.bundle.manifest.golden[-1].image
+    with pytest.raises(DataError, match=f"{name}.*would hardly reject it any more"):
+        detector.golden(after - margin / 2)
+
+    def rejected(golden):
+        return sum(sample.verdict == "FAIL" for sample in golden.kept)
+
+    confirmed = {pixel_digest(image)}  # the user says that it is good
+    assert rejected(detector.golden(after - 1.1 * margin)) == 1 + rejected(detector.golden(after - margin / 2, confirmed)) > 1
+
+
+def test_a_bundle_that_rejects_no_golden_image_learns_nothing(store, labelled):
+    """Nothing could check that defects are still rejected."""
+    with_golden(store, lambda samples: [sample for sample in samples if sample.verdict == "PASS"])
+    done = learn(store / "2", labelled)
+    assert done.returncode == 2
+    assert "rejects none of its golden images" in done.stderr
+    assert "train again" in done.stderr
+    assert versions(store) == [1, 2]
+
+
+def test_images_that_calibrate_used_are_not_learned(store, labelled, plate, tmp_path):
+    """They could not check the threshold any more. With --held-out they set it again, and the promise is of these parts."""
+    more = tmp_path / "more"
+    more.mkdir()
+    rng = np.random.default_rng(70)
+    for i in range(30):
+        cv2.imwrite(str(more / f"{i:02d}.png"), plate(rng))
+    for path in labelled.glob("label_[01].png"):
+        shutil.copy(path, more)
+    options = ("--data", more, "--false-reject", 0.1, "--group", ".+", "--runtime", "cpu-f32")
+    assert run("calibrate", "--bundle", store, *options).returncode == 0
+    calibrated = load_bundle(store / "2").manifest
+    assert len(calibrated.training["calibrated"]["digests"]) == 32
+    done = learn(store / "2", labelled)
+    assert done.returncode == 0, done.stderr
+    assert "left out: label_0.png, label_1.png were held out for the score threshold" in done.stdout
+    assert "2 of 5 images learned" in done.stdout
+    kept = load_bundle(store / "3").manifest
+    assert kept.score_threshold == calibrated.score_threshold
+    assert "this promise was found for version 2" in kept.calibration.guarantee
+
+    done = learn(store / "2", labelled, "--held-out", more)
+    assert done.returncode == 0, done.stderr
+    again = load_bundle(store / "4").manifest.calibration
+    assert (again.n_images, again.false_reject_target) == (32, 0.1)
+    assert "probability at most 0.09" in again.guarantee
+    assert "found for version" not in again.guarantee
+
+
+def test_without_the_images_of_calibrate_nothing_is_promised(store, labelled):
+    """An earlier version of `calibrate` did not record its images, so those that are learned may be among them."""
+    draft = BundleDraft.of(load_bundle(store / "1"))
+    after = msgspec.structs.replace(draft.calibration, method=CALIBRATED_AFTER_TRAINING)
+    write_bundle(store, dataclasses.replace(draft, calibration=after))
+    done = learn(store / "2", labelled)
+    assert done.returncode == 0, done.stderr
+    assert "the score threshold stays, and nothing is promised about false rejects" in done.stderr
+    assert load_bundle(store / "3").manifest.calibration.guarantee.startswith("nothing is promised about false rejects")
+
+
 def test_images_held_out_for_the_threshold_are_not_learned(store, product, tmp_path):
     """They could not check the threshold any more: left out with the reason, and alone they are nothing to learn."""
     bundle = load_bundle(store)
     held_out = set(bundle.manifest.training["calibration_digests"])
-    from anoseg_trainer.data.good_images import pixel_digest
-
     paths = sorted((product / "train" / "good").iterdir())
     found = [path for path in paths if pixel_digest(read_image(path))[:16] in held_out]
     assert len(found) == bundle.manifest.training["images"]["calibration"]

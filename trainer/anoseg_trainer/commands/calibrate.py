@@ -30,6 +30,7 @@ from anoseg_trainer.data.good_images import find_good_images, read_good_images
 from anoseg_trainer.data.station_camera import load_camera_rules
 from anoseg_trainer.evaluation import inspect_image
 from anoseg_trainer.recalibration import (
+    CALIBRATED,
     CALIBRATED_AFTER_TRAINING,
     CalibrationImages,
     OnImage,
@@ -168,6 +169,7 @@ def calibrate_score(
             false_reject_target=false_reject,
             guarantee=good.qualify(describe_threshold(threshold, false_reject, parts_known=good.parts.known)),
         ),
+        training={**before.manifest.training, CALIBRATED: good.record()},
         golden=golden,
         origin=Origin(command="calibrate", parent_version=before.manifest.version, parent_digest=before.digest),
         # measured at the old threshold
