@@ -43,6 +43,8 @@ def test_shipped_files_load(path):
         ({"input": {"height": 32, "overlap": 32}}, ["overlap"]),
         ({"training": {"crop": 100}}, ["training.crop", "multiple of 32"]),
         ({"network": {"widths": [16, 32]}}, ["network.widths"]),
+        ({"network": {"memory_input": True, "encoder_rate": 0.1}}, ["network.memory_input", "network.encoder_rate above 0"]),
+        ({"network": {"memory_input": True}, "detector": False}, ["network.memory_input", "detector: false"]),
         ({"defects": {"more": 1.0}}, ["defects.more"]),
         ({"defects": dict.fromkeys(DEFECT_KINDS, 0)}, ["defects", "every kind"]),
         ({"loss": {"l1": 0, "bce": 0, "dice": 0}}, ["loss.l1", "all 0"]),

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import functools
+import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from anoseg_engines.placement import InputSpec
-from anoseg_trainer.config import MemoryOptions, NetworkConfig, TrainConfig, VariationConfig, ViewsConfig
+from anoseg_trainer.bundle_creation import describe_score
+from anoseg_trainer.config import InputConfig, MemoryOptions, NetworkConfig, TrainConfig, VariationConfig, ViewsConfig
 from anoseg_trainer.data.part_store import PartStoreWriter
+from anoseg_trainer.data.split import Split
 from anoseg_trainer.detector_build import (
     LEAST_SPREADS,
     MOST_UNITS,
@@ -21,14 +25,16 @@ from anoseg_trainer.detector_build import (
     fit_score,
     memory_config,
     whole_image_model,
+    with_good_parts,
 )
 from anoseg_trainer.model.detector import Detector
 from anoseg_trainer.model.encoder import CHANNELS, Encoder
 from anoseg_trainer.model.fixed_filters import FixedFilters
-from anoseg_trainer.model.memory import Memory, MemoryConfig
+from anoseg_trainer.model.memory import Features, Memory, MemoryConfig
 from anoseg_trainer.model.network import AnoSegNetwork
 from anoseg_trainer.model.whole_image import WholeImage
 from anoseg_trainer.training.step import Arithmetic
+from anoseg_trainer.training_record import Product
 
 SPEC = InputSpec(64, 64)
 NO_GOOD_PARTS = ViewsConfig(memory=0.0, whole_image=0.0, memory_map=0.0)
@@ -182,7 +188,6 @@ def test_what_computes_the_features() -> None:
     for config in (
         TrainConfig(detector=False),
         TrainConfig(views=NO_GOOD_PARTS),
-        TrainConfig(network=NetworkConfig(memory_input=True, encoder_rate=0.1), views=NO_GOOD_PARTS),
     ):
         assert features_of_good_parts(config, encoder, background=True) is None
 
@@ -211,3 +216,60 @@ def test_the_memory_learns_compressed_parts_too(tmp_path: Path) -> None:
     changed = (features(0.3) != features(0.0)).flatten(1).any(dim=1)
     assert 5 <= int(changed.sum()) <= 20
     assert torch.equal(features(0.3), features(0.3))
+
+
+def test_the_manifest_names_the_views_that_count() -> None:
+    """A view that the bundle does not have, or that has no weight, is not part of its score."""
+    found = detector()
+    found.score_scale.copy_(torch.tensor([0.3, 0.3, 0.3, 0.3, 1.0, 0.2]))
+    every = describe_score(found)
+    for words in ("16 of 2×2 cells", "1 of 32×32 cells", "memory", "whole-image", "up to a limit"):
+        assert words in every
+    found.score_scale.copy_(torch.tensor([0.3, 0.0, 0.0, 0.0, 0.0, 0.0]))
+    network = describe_score(found)
+    assert "(16 of 2×2 cells)" in network
+    for words in ("memory", "whole-image", "up to a limit"):
+        assert words not in network
+    compared = Detector(None, encoder=Encoder(), memory=Memory(MemoryConfig(vectors=3)), whole_image=WholeImage())
+    compared.score_scale.copy_(torch.tensor([1.0, 0.5]))
+    without_network = describe_score(compared)
+    assert "network" not in without_network
+    assert "memory" in without_network
+    assert "whole-image" in without_network
+
+
+def test_features_of_held_out_parts_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One batch after the other is measured: with 5,000 large images, all of them would take gigabytes."""
+    rng = np.random.default_rng(3)
+    with PartStoreWriter(tmp_path / "parts", SPEC) as writer:
+        for _ in range(72):
+            writer.add(Path("part.png"), rng.integers(0, 255, (64, 64, 3), dtype=np.uint8))
+        store = writer.finish()
+    made: list[weakref.ref[torch.Tensor]] = []
+    alive = []
+    encoded = FeatureReader._encoded
+
+    def counted(self: FeatureReader, *batch: Any) -> Features:
+        alive.append(sum(tensor() is not None for tensor in made))
+        found = encoded(self, *batch)
+        made.append(weakref.ref(found.levels[2]))
+        return found
+
+    monkeypatch.setattr(FeatureReader, "_encoded", counted)
+    images: Any = None
+    product = Product(
+        config=TrainConfig(
+            input=InputConfig(height=64, width=64, mode="resize", scale=1.0, overlap=0), memory=MemoryOptions(vectors=20)
+        ),
+        images=images,
+        groups=np.arange(72),
+        split=Split(train=tuple(range(8)), validation=tuple(range(8, 72)), calibration=(), calibration_parts=()),
+        store=store,
+        cases=[],
+        background=True,
+        origin=None,
+        seed=0,
+    )
+    with_good_parts(Detector(None, encoder=Encoder()), product)
+    assert len(made) == 10  # one batch for the projection, one for the memory, eight of held-out parts
+    assert max(alive) <= 2

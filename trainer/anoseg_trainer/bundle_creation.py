@@ -19,7 +19,7 @@ from anoseg_engines.errors import DataError
 from anoseg_engines.images import Image
 from anoseg_engines.placement import InputSpec
 from anoseg_trainer.detector_build import fit_map, fit_score
-from anoseg_trainer.model.detector import POOLS, Detector
+from anoseg_trainer.model.detector import MEMORY, NETWORK, POOLS, WHOLE_IMAGE, Detector
 from anoseg_trainer.model.export import onnx_from_detector
 from anoseg_trainer.model.inference import predict_part
 from anoseg_trainer.thresholds import ScoreThreshold, conformal_threshold, describe_threshold, pixel_threshold
@@ -31,14 +31,6 @@ FEW_CAUGHT = 0.5
 """If a bundle catches a smaller share of the synthetic defects than this, the user is warned."""
 GOLDEN_EACH = 3
 """Golden samples of each verdict."""
-SCORE = (
-    "largest tile score; a tile's score is the sigmoid of the weighted sum of the views' values, each in units of what good "
-    "parts show: means of the network's largest map logits ("
-    + ", ".join(f"{k} of {cell}×{cell} cells" for cell, k in POOLS)
-    + "), how far the memory's largest mean over 3×3 places rises above the part's mean, the "
-    "whole-image distance; beside the network, the others count up to a limit"
-)
-"""How the score is defined, for the manifest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +100,7 @@ def create_bundle(
     draft = BundleDraft(
         product=target.name,
         input=spec,
-        score=SCORE,
+        score=describe_score(detector),
         score_threshold=threshold.value,
         pixel_threshold=pixel_threshold(validation.pixels),
         calibration=Calibration(
@@ -133,6 +125,23 @@ def create_bundle(
         calibration_scores=scores,
         good_scores=good_scores,
         defective_scores=defective_scores,
+    )
+
+
+def describe_score(detector: Detector) -> str:
+    """Say how the score is defined, for the manifest: by the views and the pools that count in it."""
+    used = detector.score_scale.bool()
+    pools = [f"{k} of {cell}×{cell} cells" for (cell, k), counts in zip(POOLS, used, strict=False) if counts]
+    words = {
+        NETWORK: f"means of the network's largest map logits ({', '.join(pools)})",
+        MEMORY: "how far the memory's largest mean over 3×3 places rises above the part's mean",
+        WHOLE_IMAGE: "the whole-image distance",
+    }
+    counted = [name for name, columns in detector.columns.items() if used[list(columns)].any()]
+    limit = "; beside the network, the others count up to a limit" if NETWORK in counted and len(counted) > 1 else ""
+    return (
+        "largest tile score; a tile's score is the sigmoid of the weighted sum of these values, each in units of what good "
+        f"parts show: {', '.join(words[name] for name in counted)}{limit}"
     )
 
 

@@ -70,8 +70,8 @@ class NetworkConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         encoder_weights: File with other weights of EfficientNet-Lite0; null: those of the installed package.
         encoder_sha256: SHA-256 of that file.
         encoder_rate: Learning rate of the pretrained encoder, as a share of the network's; 0: the encoder stays as it is.
-        memory_input: Whether the network sees the memory's map of good parts. Not with an encoder that is tuned, because its
-            features change during the training.
+        memory_input: Whether the network sees the memory's map of good parts. Refused with an encoder that is tuned, because
+            its features change during the training.
         widths: Channels at strides 2, 4, 8, 16 and 32.
         blocks: Residual blocks of each level.
     """
@@ -307,6 +307,15 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         if self.network.encoder == "scratch" and self.network.encoder_weights is not None:
             raise ValueError(
                 "network.encoder_weights: has no effect, because network.encoder is scratch; leave one of them out"
+            )
+        if self.network.memory_input and self.network.encoder_rate:
+            raise ValueError(
+                "network.memory_input: not possible with network.encoder_rate above 0, because the features that the memory "
+                "compares would change during the training; set one of them to its default"
+            )
+        if self.network.memory_input and not self.detector:
+            raise ValueError(
+                "network.memory_input: not possible with detector: false, which leaves out the memory of good parts"
             )
         if self.detector and not any((self.views.network, self.views.memory, self.views.whole_image)):
             raise ValueError("views: network, memory and whole_image are all 0, so no image would have a score")

@@ -18,6 +18,7 @@ from anoseg_engines.placement import InputSpec
 from anoseg_engines.words import counted
 from anoseg_trainer.bundle_creation import CreatedBundle, create_bundle
 from anoseg_trainer.config import TrainConfig
+from anoseg_trainer.data.clusters import describe_clusters
 from anoseg_trainer.data.good_images import find_good_images, named, read_good_images
 from anoseg_trainer.data.image_size import sizes_from_headers
 from anoseg_trainer.data.input_choice import choose_input, describe_input
@@ -26,7 +27,7 @@ from anoseg_trainer.data.parts import find_parts
 from anoseg_trainer.data.samples import SampleSettings
 from anoseg_trainer.data.split import split_images
 from anoseg_trainer.data.variation_choice import choose_variation
-from anoseg_trainer.detector_build import describe_comparison, features_of_good_parts, reads_memory, with_good_parts
+from anoseg_trainer.detector_build import describe_comparison, features_of_good_parts, with_good_parts
 from anoseg_trainer.model.backbone import PretrainedBackbone
 from anoseg_trainer.model.checkpoint import find_checkpoint
 from anoseg_trainer.model.detector import Detector
@@ -119,6 +120,8 @@ def fit(
         for text in images.notes:
             note(text)
         parts = find_parts(images, config.holdout.group, note)
+        if clusters := describe_clusters(images):
+            note(clusters)
         needed = images_needed(config.false_reject)
         split = split_images(parts.numbers, config.holdout, seed, needed, known=parts.known)
         if chosen_input != config.input:
@@ -143,6 +146,12 @@ def fit(
             )
         encoder, origin = pretrained or (None, None)
         features = features_of_good_parts(config, encoder, background=background)
+        if config.network.memory_input and features is None:
+            raise ConfigError(
+                "network.memory_input: there is no memory of good parts that the network could see, because without a "
+                "pretrained encoder, only parts on a plain background are compared with good ones",
+                hint="set network.memory_input to false, or network.encoder to efficientnet-lite0",
+            )
         note(describe_comparison(config, features, background=background))
         # The first version has no network, so another view must count in its score.
         first = features is not None and bool(config.views.memory or config.views.whole_image)
@@ -158,7 +167,7 @@ def fit(
             detector, built = with_good_parts(Detector(None, encoder=features), product)
             if built.odd:
                 note(_odd_images(built.odd, product))
-            if reads_memory(config) and detector.memory is not None:
+            if config.network.memory_input and detector.memory is not None:
                 comparison = Comparison(detector.memory, built.parts, torch.from_numpy(parts.numbers))
         if first and detector is not None and not resume:
             try:
@@ -177,7 +186,8 @@ def fit(
                     return finished
         held_out = hashlib.sha256(msgspec.json.encode([split.validation, split.calibration])).hexdigest()
         # What parts are compared by decides which layers the network has, and with memory_input what it sees.
-        compared = type(features).__name__ if comparison is None else f"{type(features).__name__} {comparison.memory.config}"
+        built_on = encoder if features is None else features
+        compared = type(built_on).__name__ if comparison is None else f"{type(built_on).__name__} {comparison.memory.config}"
         identity = {
             "data": images.fingerprint,
             "seed": str(seed),
@@ -191,7 +201,7 @@ def fit(
             work=work,
             identity=identity,
             resume=resume,
-            encoder=encoder if features is None else features,
+            encoder=built_on,
             comparison=comparison,
             on_status=on_status,
         )

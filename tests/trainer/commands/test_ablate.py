@@ -74,3 +74,16 @@ def test_unknown_variants_are_refused(product, tmp_path):
     done = ablate(product, tmp_path / "out", "--only", "no-luck")
     assert done.returncode == 2
     assert "no-coordinates" in done.stderr
+
+
+@pytest.mark.long
+def test_without_the_detector_the_training_on_the_pretrained_encoder_is_used_too(product, tmp_path):
+    """The network has the same layers, whether its parts are compared with good ones or not."""
+    config = tmp_path / "train.yaml"
+    config.write_text(
+        "input: {height: 96, width: 128}\nmemory: {vectors: 200}\ntraining: {batch: 2, threads: 1, validate_every: 100}\n"
+    )
+    done = ablate(product, tmp_path / "out", "--config", config, "--steps", 8, "--only", "full,no-detector")
+    assert done.returncode == 0, done.stderr
+    whole, without = json.loads((tmp_path / "out" / "ablation.json").read_text())
+    assert (without["name"], without["seconds"]) == ("no-detector", whole["seconds"])

@@ -383,6 +383,14 @@ def test_quick_without_pretrained_weights_is_refused(product, tiny_config, tmp_p
     assert not (tmp_path / "store").exists()
 
 
+def test_a_network_cannot_see_a_memory_that_there_is_not(product, tmp_path):
+    """From scratch, parts on a surface are not compared with good ones: the setting is refused, not ignored."""
+    config = tmp_path / "train.yaml"
+    config.write_text("input: {height: 96, width: 128}\nnetwork: {encoder: scratch, memory_input: true}\n")
+    assert_refused(fit_tiny(product, tmp_path, config), 2, "network.memory_input", "no memory of good parts")
+    assert not (tmp_path / "store").exists()
+
+
 def test_other_weights_need_their_hash(product, tmp_path):
     """A file of weights whose hash differs from the one given is refused before the images are read."""
     (tmp_path / "weights.pth").write_bytes(b"no weights")

@@ -1,4 +1,5 @@
 import copy
+import re
 from types import SimpleNamespace
 
 import msgspec
@@ -256,6 +257,33 @@ def test_pytorch_rebuilds_the_detector(detectors, plate, kind):
     assert (maps - found_maps).abs().max() < 0.05
     assert (maps - found_maps).abs().mean() < 0.002
     torch.testing.assert_close(found_values, values, rtol=0.02, atol=0.05)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_bundle_that_lacks_a_weight_is_refused(detectors, kind):
+    """PyTorch would go on with random numbers in its place. Weights that nothing reads may be missing."""
+    detector = detectors[kind]
+    config = NetworkConfig(encoder="efficientnet-lite0" if "encoder.stem" in weights_of(detector) else "scratch")
+    training = {
+        "config": {"network": msgspec.to_builtins(config), "coordinates": True},
+        "detector": detector_record(detector),
+    }
+    model = onnx.load_from_string(onnx_from_detector(detector, SPEC))
+
+    def rebuilt():
+        manifest = SimpleNamespace(training=training)
+        return detector_from_bundle(SimpleNamespace(path="bundle", manifest=manifest, model_onnx=model.SerializeToString()))
+
+    rebuilt()
+    weights = [tensor for tensor in model.graph.initializer if tensor.name.startswith("network.") and len(tensor.dims) == 4]
+    lost = weights[len(weights) // 2]
+    model.graph.initializer.remove(lost)
+    with pytest.raises(EngineError, match=f"missing: {re.escape(lost.name.removeprefix('network.'))}"):
+        rebuilt()
+
+
+def weights_of(detector):
+    return " ".join(dict(detector.named_parameters()))
 
 
 def test_weights_beyond_half_precision_are_refused(detectors):

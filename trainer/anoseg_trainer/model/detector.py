@@ -120,14 +120,15 @@ class Detector(nn.Module):
         seen = None if self.network is None else self.network.seen(frames_NHWC, coords)
         levels = [] if seen is None else seen.levels
         if self.encoder is not None:
-            levels = self.encoded(frames_NHWC, coords, self._deepest())
+            levels = self.encoded(frames_NHWC, coords, self.deepest)
         memory_map = None if self.memory is None else self.memory(levels)
         logits = None if self.network is None or seen is None else self.network.logits(seen.skips, memory_map)
         whole = None if self.whole_image is None else self.whole_image(levels, valid.to(levels[0].dtype))
         return logits, memory_map, whole
 
-    def _deepest(self) -> int:
-        """Return the largest stride whose features are compared with good parts."""
+    @property
+    def deepest(self) -> int:
+        """The largest stride whose features are compared with good parts."""
         memory = () if self.memory is None else self.memory.config.strides
         return max((*memory, *(() if self.whole_image is None else self.whole_image.strides)), default=STRIDES[-1])
 

@@ -168,13 +168,17 @@ class Encoder(nn.Module):
         """
         levels: list[Tensor] = []
         x = functional.relu6(self.stem(image))
-        for stage, layers in zip(STAGES, self.stages, strict=True):
+        for stage, layers in list(zip(STAGES, self.stages, strict=True))[: stages_down_to(deepest)]:
             x = layers(x)
             if stage.returned:
                 levels.append(x)
-                if STRIDES[len(levels) - 1] >= deepest:
-                    break
         return levels
+
+
+def stages_down_to(deepest: int) -> int:
+    """Return the number of stages that compute the levels down to the stride `deepest`."""
+    last = [i for i, stage in enumerate(STAGES) if stage.returned]
+    return last[STRIDES.index(deepest)] + 1
 
 
 def encoder_input(frames_NHWC: Tensor, dtype: torch.dtype) -> Tensor:

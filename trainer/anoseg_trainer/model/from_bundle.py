@@ -15,7 +15,7 @@ from anoseg_engines.bundle import Bundle
 from anoseg_engines.errors import EngineError
 from anoseg_trainer.config import NetworkConfig
 from anoseg_trainer.model.detector import Detector
-from anoseg_trainer.model.encoder import Encoder
+from anoseg_trainer.model.encoder import STAGES, Encoder, stages_down_to
 from anoseg_trainer.model.fixed_filters import FixedFilters
 from anoseg_trainer.model.layers import ConvNorm
 from anoseg_trainer.model.memory import Memory, MemoryConfig
@@ -28,6 +28,10 @@ NUMBERS = ("score_offset", "map_gain", "map_offset")
 """Numbers of the detector itself."""
 NOT_EXPORTED = "image_head"
 """The head that training alone uses."""
+STANDARDS = ("centre", "scale")
+"""Numbers of the memory and of the whole-image model that became constants."""
+SET_LATER = ("view_limits", "memory.nearest.bias", "memory.floors")
+"""Weights that a bundle may lack: earlier bundles have no limits, and the others come from the record or other weights."""
 
 
 def detector_record(detector: Detector) -> dict[str, Any]:
@@ -67,9 +71,16 @@ def detector_from_bundle(bundle: Bundle) -> Detector:
     stored = {t.name: t for t in onnx.load_from_string(bundle.model_onnx).graph.initializer}
     try:
         detector = _empty(training, stored)
+        lacking = []
         for name, tensor in {**dict(detector.named_parameters()), **dict(detector.named_buffers())}.items():
-            if NOT_EXPORTED not in name and PREFIX + name in stored:
+            if NOT_EXPORTED in name:
+                continue
+            if PREFIX + name in stored:
                 tensor.data.copy_(_tensor(stored[PREFIX + name]))
+            elif _is_needed(name, detector):
+                lacking.append(name)
+        if lacking:
+            raise KeyError(f"weights are missing: {', '.join(sorted(lacking)[:3])}")
         _fill(detector, training["detector"])
     except (msgspec.ValidationError, KeyError, RuntimeError, AttributeError, TypeError) as error:
         raise EngineError(
@@ -110,6 +121,14 @@ def _empty(training: Any, stored: dict[str, onnx.TensorProto]) -> Detector:
     return Detector(network, encoder=encoder, memory=memory, whole_image=whole)
 
 
+def _is_needed(name: str, detector: Detector) -> bool:
+    """Return whether a weight that is not stored is needed: it is no constant of the record, and its stage is used."""
+    if name in (*NUMBERS, *SET_LATER, *(f"{view}.{number}" for view in ("memory", "whole_image") for number in STANDARDS)):
+        return False
+    unused = range(stages_down_to(detector.deepest), len(STAGES)) if isinstance(detector.encoder, Encoder) else ()
+    return not name.startswith(tuple(f"encoder.stages.{i}." for i in unused))
+
+
 def _fill(detector: Detector, record: Any) -> None:
     """Set the numbers that the exporter turned into constants without names."""
     for name in NUMBERS:
@@ -121,8 +140,8 @@ def _fill(detector: Detector, record: Any) -> None:
     memory.keep(memory.nearest.weight[:, :, 0, 0])
     memory.floors.copy_(torch.tensor(record["memory"]["floors"]))
     for module, numbers in ((memory, record["memory"]), (whole, record["whole_image"])):
-        module.centre.fill_(numbers["centre"])
-        module.scale.fill_(numbers["scale"])
+        for name in STANDARDS:
+            getattr(module, name).fill_(numbers[name])
 
 
 def _tensor(stored: onnx.TensorProto) -> Tensor:
