@@ -108,11 +108,6 @@ def describe_comparison(config: TrainConfig, features: Encoder | FixedFilters | 
     return f"parts are compared with good ones by {what} at strides {strides} (memory.softness {chosen.softness:g})"
 
 
-def reads_memory(config: TrainConfig) -> bool:
-    """Return whether the network sees the memory's map, if there is a memory."""
-    return config.network.memory_input and not config.network.encoder_rate
-
-
 @dataclass(frozen=True, slots=True)
 class FeatureReader:
     """Computes the features of scaled parts.
@@ -188,7 +183,7 @@ def features_of_good_parts(
     (magnetic_tile by tile: image AUROC 0.64).
     """
     views = config.views
-    if not config.detector or not any((reads_memory(config), views.memory, views.memory_map, views.whole_image)):
+    if not config.detector or not any((config.network.memory_input, views.memory, views.memory_map, views.whole_image)):
         return None
     if pretrained is None and background:
         return FixedFilters()
@@ -219,24 +214,24 @@ def with_good_parts(detector: Detector, product: Product) -> tuple[Detector, Bui
     )
     training = dataclasses.replace(reader, compression=config.variation.compression, seed=product.seed)
     measures: list[Tensor] = []
+    measures_held_out: list[Tensor] = []
 
-    def measured(batches: Iterable[Features]) -> Iterator[Features]:
-        """Measure each batch for the whole-image model on its way to the memory, so that parts are encoded once."""
+    def measured(batches: Iterable[Features], found: list[Tensor]) -> Iterator[Features]:
+        """Measure each batch for the whole-image model on its way to the memory: parts are encoded once, and not kept."""
         for batch in batches:
-            measures.append(whole.measures(batch.levels, batch.valid))
+            found.append(whole.measures(batch.levels, batch.valid))
             yield batch
 
     built = build_memory(
         list(training.features(split.train[:: -(-len(split.train) // SAMPLE_PARTS)])),
-        measured(training.features(split.train)),
+        measured(training.features(split.train), measures),
         chosen,
         images=reader.n_inputs(split.train),
         seed=product.seed,
         channels=detector.channels,
     )
-    held_out = list(reader.features(split.validation))
-    standardise(built.memory, held_out)
-    whole.fit(torch.cat(measures), torch.cat([whole.measures(batch.levels, batch.valid) for batch in held_out]))
+    standardise(built.memory, measured(reader.features(split.validation), measures_held_out))
+    whole.fit(torch.cat(measures), torch.cat(measures_held_out))
     joined = Detector(detector.network, encoder=detector.encoder, memory=built.memory, whole_image=whole).eval()
     return joined, built
 

@@ -20,7 +20,7 @@ from anoseg_engines.placement import InputSpec
 from anoseg_trainer.data.samples import SampleSettings, defective_part
 from anoseg_trainer.metrics import PixelHistogram, average_precision, image_auroc
 from anoseg_trainer.model.detector import Detector
-from anoseg_trainer.model.inference import Prediction, predict_part
+from anoseg_trainer.model.inference import predict_part
 from anoseg_trainer.synthesis.shapes import Mask
 
 MAX_IMAGES = 72
@@ -93,13 +93,14 @@ def make_cases(settings: SampleSettings) -> list[ValidationCase]:
 
 def validate(detector: Detector, spec: InputSpec, cases: list[ValidationCase]) -> Validation:
     """Measure `detector` on all cases."""
-    good: list[Prediction] = []
-    defective: list[Prediction] = []
+    # Without their maps, which take more memory than all else.
+    good: list[tuple[float, NDArray[np.float64]]] = []
+    defective: list[tuple[float, NDArray[np.float64]]] = []
     pixels = PixelHistogram()
     values, truth = [], []
     for case in cases:
         prediction = predict_part(detector, scaled_spec(spec), case.image)
-        (good if case.label is None else defective).append(prediction)
+        (good if case.label is None else defective).append((prediction.score, prediction.values))
         mask = np.zeros(case.image.shape[:2], bool) if case.label is None else case.label >= BINARY
         anomaly_map = prediction.anomaly_map
         if anomaly_map.shape != mask.shape:
@@ -108,10 +109,10 @@ def validate(detector: Detector, spec: InputSpec, cases: list[ValidationCase]) -
         values.append(anomaly_map[::PIXEL_STRIDE, ::PIXEL_STRIDE].reshape(-1))
         truth.append(mask[::PIXEL_STRIDE, ::PIXEL_STRIDE].reshape(-1))
     return Validation(
-        image_auroc=image_auroc([p.score for p in good], [p.score for p in defective]) or 0.0,
+        image_auroc=image_auroc([score for score, _ in good], [score for score, _ in defective]) or 0.0,
         pixel_ap=average_precision(np.concatenate(truth), np.concatenate(values)) or 0.0,
-        good_values=tuple(p.values for p in good),
-        defective_values=tuple(p.values for p in defective),
+        good_values=tuple(found for _, found in good),
+        defective_values=tuple(found for _, found in defective),
         pixels=pixels,
     )
 

@@ -1,5 +1,7 @@
 import os
 import shutil
+import tracemalloc
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -12,7 +14,7 @@ from anoseg_engines.errors import DataError
 from anoseg_engines.images import read_image
 from anoseg_engines.placement import InputSpec
 from anoseg_trainer.config import HoldoutConfig
-from anoseg_trainer.data.good_images import find_good_images, read_good_images
+from anoseg_trainer.data.good_images import GoodImages, find_good_images, read_good_images
 from anoseg_trainer.data.image_size import sizes_from_headers
 from anoseg_trainer.data.part_store import PartStoreWriter, whole_placement
 from anoseg_trainer.data.parts import find_parts
@@ -357,3 +359,35 @@ def test_what_is_left_out_is_noted(tmp_path, write_plates):
     notes = " ".join(load(tmp_path).notes)
     assert "only the first page is read of a.tif, b.png, c.webp" in notes
     assert "not read, because of their format: d.gif, e.avif" in notes
+
+
+def test_many_images_that_look_alike_fit_into_memory():
+    """Of 2,000 images under a fixed camera, nearly all of the 2 million pairs are alike: they are not kept one by one."""
+    rng = np.random.default_rng(11)
+    n = 2000
+    thumbnails = 1 + 0.05 * rng.normal(size=(n, 16)).astype(np.float32)
+    details = rng.normal(size=(n, 64, 64)).astype(np.float32)
+    details = np.stack([cv2.GaussianBlur(detail, (0, 0), 1.5) for detail in details]).reshape(n, -1)
+    details[1] = details[0] + 0.01 * details[1]  # the same part twice
+    images = GoodImages(
+        paths=tuple(Path(f"{i}.png") for i in range(n)),
+        sizes_hw=((100, 100),) * n,
+        fingerprint="",
+        pixel_digests=tuple(f"{i:08d}" for i in range(n)),
+        thumbnails=thumbnails / np.linalg.norm(thumbnails, axis=1, keepdims=True),
+        details=(details / np.linalg.norm(details, axis=1, keepdims=True)).astype(np.float16),
+        levels=np.zeros((n, 8, 8), np.float32),
+        spreads=np.zeros(n, np.float32),
+        tints=np.zeros((n, 3), np.float32),
+        notes=(),
+    )
+    tracemalloc.start()
+    try:
+        parts = find_parts(images, "")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert parts.known
+    assert parts.count == n - 1
+    assert parts.numbers[0] == parts.numbers[1]
+    assert peak < 250e6  # the details in FP32 take 33 MB, and as pairs of numbers all pairs took 400 MB

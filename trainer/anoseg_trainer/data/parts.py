@@ -6,7 +6,7 @@ A promise about false rejects counts parts. Two images of one part are not two i
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,17 +71,16 @@ def find_parts(images: GoodImages, pattern: str, on_note: Callable[[str], None] 
     """
     n = len(images.paths)
     _, first, copy_of = np.unique(np.array(images.pixel_digests), return_index=True, return_inverse=True)
-    copies = [(int(first[c]), i) for i, c in enumerate(copy_of)]
     if len(first) < n:
         copied = n - len(first)
         are = agreeing(copied, "is a copy of another", "are copies of others")
         on_note(f"{copied} of {n} images {are}: images with equal pixels count as one part")
     if pattern:
-        return Parts(_connected(n, [*copies, *_same_name(images, pattern)]), known=True)
-    originals = images.only(np.sort(first))
-    joined, known = _compare(originals)
-    pairs = [(int(np.sort(first)[a]), int(np.sort(first)[b])) for a, b in joined]
-    parts = Parts(_connected(n, [*copies, *pairs]), known)
+        copies = np.stack([first[copy_of], np.arange(n)], axis=1)
+        return Parts(_connected(_connected(np.arange(n), copies), _same_name(images, pattern)), known=True)
+    originals = np.sort(first)
+    numbers, known = _compare(images.only(originals))
+    parts = Parts(numbers[np.searchsorted(originals, first[copy_of])], known)
     if not known:
         on_note(
             f"{len(first)} images look so much alike that images of one part cannot be told from images of different parts, so "
@@ -91,37 +90,40 @@ def find_parts(images: GoodImages, pattern: str, on_note: Callable[[str], None] 
     return parts
 
 
-def _compare(images: GoodImages) -> tuple[list[tuple[int, int]], bool]:
-    """Return the pairs of images that show the same part, and whether all others surely show different ones."""
+def _compare(images: GoodImages) -> tuple[NDArray[np.int64], bool]:
+    """Number the parts, int64 [n]; also return whether images with different numbers surely show different parts."""
+    n = len(images.paths)
     aspect = np.log([w / h for h, w in images.sizes_hw])
-    n = len(aspect)
 
-    def pairs_above(similarity: Callable[[slice], NDArray[np.floating]], least: float) -> list[tuple[int, int]]:
-        found = []
-        for start in range(0, n, BLOCK):
+    def joined(vectors: NDArray[np.float32], least: float) -> tuple[NDArray[np.int64], int]:
+        """Join images whose vectors correlate above `least`; return the part numbers and how many pairs there are."""
+        numbers, count = np.arange(n), 0
+        for start in range(0, n, BLOCK):  # all pairs at once may be n² / 2
             rows = slice(start, start + BLOCK)
-            alike = (similarity(rows) > least) & (np.abs(aspect[rows, None] - aspect) < SAME_ASPECT)
-            found += [(start + int(i), int(j)) for i, j in np.argwhere(alike) if start + i < j]
-        return found
+            alike = (vectors[rows] @ vectors.T > least) & (np.abs(aspect[rows, None] - aspect) < SAME_ASPECT)
+            pairs = np.argwhere(np.triu(alike, start + 1)) + np.array([start, 0])
+            numbers, count = _connected(numbers, pairs), count + len(pairs)
+        return numbers, count
 
     details = images.details.astype(np.float32)
     details -= details.mean(axis=0)
     details /= np.linalg.norm(details, axis=1, keepdims=True) + 1e-6
     structured = _has_structure(details)
-    joined = pairs_above(lambda rows: images.thumbnails[rows] @ images.thumbnails.T, NEAR_DUPLICATE)
-    if _plausible(n, joined):
-        return joined, structured
-    joined = pairs_above(lambda rows: details[rows] @ details.T, SAME_DETAIL)
-    unclear = len(pairs_above(lambda rows: details[rows] @ details.T, OTHER_DETAIL)) > len(joined)
-    if not unclear and _plausible(n, joined) and structured:
-        return joined, True
-    joined = pairs_above(lambda rows: details[rows] @ details.T, SURELY_SAME_DETAIL)
-    return (joined if _plausible(n, joined) else []), False
+    numbers, _ = joined(images.thumbnails, NEAR_DUPLICATE)
+    if _plausible(numbers):
+        return numbers, structured
+    numbers, pairs = joined(details, SAME_DETAIL)
+    unclear = joined(details, OTHER_DETAIL)[1] > pairs
+    if not unclear and _plausible(numbers) and structured:
+        return numbers, True
+    numbers, _ = joined(details, SURELY_SAME_DETAIL)
+    return (numbers if _plausible(numbers) else np.arange(n)), False
 
 
-def _plausible(n: int, joined: list[tuple[int, int]]) -> bool:
+def _plausible(numbers: NDArray[np.int64]) -> bool:
     """Return whether so many images may show one part."""
-    return int(np.bincount(_connected(n, joined)).max()) <= max(min(MANY_ALIKE, n // 3), 0.2 * n)
+    n = len(numbers)
+    return int(np.bincount(numbers).max()) <= max(min(MANY_ALIKE, n // 3), 0.2 * n)
 
 
 def _has_structure(details: NDArray[np.float32]) -> bool:
@@ -132,20 +134,33 @@ def _has_structure(details: NDArray[np.float32]) -> bool:
     return float(np.median(np.maximum(across, down))) > ONLY_NOISE
 
 
-def _same_name(images: GoodImages, pattern: str) -> Iterable[tuple[int, int]]:
+def _same_name(images: GoodImages, pattern: str) -> NDArray[np.int64]:
+    """Return pairs of images, int64 [k, 2], that connect those whose names say that they show the same part."""
     first: dict[str, int] = {}
+    pairs = []
     for i, path in enumerate(images.paths):
         match = re.search(pattern, path.name)
         key = match and (match.group(1) if match.re.groups else match.group(0))
         if key is not None:
-            yield first.setdefault(key, i), i
+            pairs.append((first.setdefault(key, i), i))
+    return np.array(pairs, np.int64).reshape(-1, 2)
 
 
-def _connected(n: int, pairs: Iterable[tuple[int, int]]) -> NDArray[np.int64]:
-    """Number the groups of images that the pairs connect, int64 [n]."""
+def _connected(numbers: NDArray[np.int64], pairs: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Join groups of images.
+
+    Args:
+        numbers: Group of each image, int64 [n].
+        pairs: Images whose groups are joined, int64 [k, 2].
+
+    Returns:
+        New numbers of the groups, in the order of their first images, int64 [n].
+    """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    rows, columns = zip(*pairs, strict=True) if (pairs := list(pairs)) else ((), ())
+    n = len(numbers)
+    _, first, group = np.unique(numbers, return_index=True, return_inverse=True)
+    rows, columns = np.concatenate([np.stack([first[group], np.arange(n)], axis=1), pairs]).T
     graph = coo_array((np.ones(len(rows), bool), (rows, columns)), shape=(n, n))
     return np.asarray(connected_components(graph, directed=False)[1], np.int64)

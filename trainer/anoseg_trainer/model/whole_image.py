@@ -21,6 +21,8 @@ LEAST_DEVIATION = 1e-3
 """Measures that hardly vary between good parts are divided by no less than this standard deviation."""
 LEAST_LENGTH = 1e-3
 """Number that is added to the squared length of features."""
+ROWS = 4096
+"""Images whose measures are multiplied in double precision at a time."""
 LEAST_SPREAD = 0.05
 """Least standard deviation of the distances, as a share of their median: a few held-out parts may be alike by chance."""
 
@@ -135,11 +137,14 @@ class WholeImage(nn.Module):
 def shrunk_covariance(centred: Tensor) -> Tensor:
     """Return Ledoit and Wolf's covariance [M, M] of centred rows [n, M]: (1 − a) S + a · trace(S) / M · I, with their a."""
     n, measures = centred.shape
-    x = centred.double()
-    sample = x.T @ x / n
+    sample = torch.zeros(measures, measures, dtype=torch.float64)
+    fourth = torch.zeros((), dtype=torch.float64)  # sum of the rows' lengths to the fourth power
+    for start in range(0, n, ROWS):
+        x = centred[start : start + ROWS].double()
+        sample += x.T @ x / n
+        fourth += x.square().sum(dim=1).square().sum()
     mean_variance = sample.diagonal().mean()
-    squared = x.square()
-    noise = ((squared.T @ squared).sum() / n - sample.square().sum()) / (n * measures)
+    noise = (fourth / n - sample.square().sum()) / (n * measures)
     spread = (sample.square().sum() - measures * mean_variance.square()) / measures
     share = (noise.clamp(min=0) / spread.clamp(min=1e-12)).clamp(max=1.0)
     return ((1 - share) * sample + share * mean_variance * torch.eye(measures, dtype=torch.float64)).float()
