@@ -247,8 +247,8 @@ def _threshold(detector: ExtensibleDetector, calibration: HeldOutImages | None) 
         return None, [f"this bundle does not say which images set its score threshold: {kept}"]
     if calibration.missing:
         return None, [
-            f"{calibration.missing} of the images that set the score threshold {agreeing(calibration.missing, 'is', 'are')} not "
-            f"among those of --held-out: {kept}"
+            f"{calibration.missing} of the images that set the score threshold "
+            f"{agreeing(calibration.missing, 'is', 'are')} not among those of --held-out: {kept}"
         ]
     scores = [detector.predict(read_image(path)).score for path in calibration.paths]
     threshold = conformal_threshold(np.array(scores), before.calibration.false_reject_target, parts=calibration.parts)
