@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from anoseg_engines.bundle import Bundle, Calibration, Origin
+from anoseg_engines.bundle import NOT_PROMISED, Bundle, Calibration, Origin
 from anoseg_engines.bundle_writer import BundleDraft, write_bundle
 from anoseg_engines.errors import DataError
 from anoseg_engines.files import shown_name
@@ -43,7 +43,7 @@ from anoseg_trainer.recalibration import (
     plan_notes,
     threshold_images_known,
 )
-from anoseg_trainer.thresholds import NOT_PROMISED, ScoreThreshold, conformal_threshold, describe_threshold, for_the_line
+from anoseg_trainer.thresholds import ScoreThreshold, conformal_threshold, describe_threshold, for_the_line
 
 LEARNED = "learned_good"
 """Key of the manifest's training record: what was added to the memory since, one entry for each time."""
