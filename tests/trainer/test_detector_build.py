@@ -19,6 +19,7 @@ from anoseg_trainer.data.split import Split
 from anoseg_trainer.detector_build import (
     LEAST_SPREADS,
     MOST_UNITS,
+    SAMPLE_INPUTS,
     FeatureReader,
     features_of_good_parts,
     fit_map,
@@ -37,6 +38,7 @@ from anoseg_trainer.training.step import Arithmetic
 from anoseg_trainer.training_record import Product
 
 SPEC = InputSpec(64, 64)
+TILES = InputSpec(64, 64, mode="tile", scale=1.0, overlap=0)
 NO_GOOD_PARTS = ViewsConfig(memory=0.0, whole_image=0.0, memory_map=0.0)
 CONFIG = NetworkConfig(widths=(8, 8, 8, 8, 8), encoder="scratch")
 WEIGHTS = ViewsConfig(network=1.0, memory=1.0, whole_image=0.5)
@@ -238,12 +240,14 @@ def test_the_manifest_names_the_views_that_count() -> None:
     assert "whole-image" in without_network
 
 
-def test_features_of_held_out_parts_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One batch after the other is measured: with 5,000 large images, all of them would take gigabytes."""
+def encoded_batches(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, side: int, train: int, validation: int
+) -> tuple[list[weakref.ref[torch.Tensor]], list[int]]:
+    """Build memory and whole-image model of square parts in tiles of 64²; return features of each batch, and how many lived."""
     rng = np.random.default_rng(3)
-    with PartStoreWriter(tmp_path / "parts", SPEC) as writer:
-        for _ in range(72):
-            writer.add(Path("part.png"), rng.integers(0, 255, (64, 64, 3), dtype=np.uint8))
+    with PartStoreWriter(folder / "parts", SPEC if side == 64 else TILES) as writer:
+        for _ in range(train + validation):
+            writer.add(Path("part.png"), rng.integers(0, 255, (side, side, 3), dtype=np.uint8))
         store = writer.finish()
     made: list[weakref.ref[torch.Tensor]] = []
     alive = []
@@ -257,13 +261,15 @@ def test_features_of_held_out_parts_are_not_kept(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(FeatureReader, "_encoded", counted)
     images: Any = None
+    numbers = tuple(range(train + validation))
     product = Product(
         config=TrainConfig(
-            input=InputConfig(height=64, width=64, mode="resize", scale=1.0, overlap=0), memory=MemoryOptions(vectors=20)
+            input=InputConfig(height=64, width=64, mode="resize" if side == 64 else "tile", scale=1.0, overlap=0),
+            memory=MemoryOptions(vectors=20),
         ),
         images=images,
-        groups=np.arange(72),
-        split=Split(train=tuple(range(8)), validation=tuple(range(8, 72)), calibration=(), calibration_parts=()),
+        groups=np.array(numbers),
+        split=Split(train=numbers[:train], validation=numbers[train:], calibration=(), calibration_parts=()),
         store=store,
         cases=[],
         background=True,
@@ -271,5 +277,18 @@ def test_features_of_held_out_parts_are_not_kept(tmp_path: Path, monkeypatch: py
         seed=0,
     )
     with_good_parts(Detector(None, encoder=Encoder()), product)
+    return made, alive
+
+
+def test_features_of_held_out_parts_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One batch after the other is measured: with 5,000 large images, all of them would take gigabytes."""
+    made, alive = encoded_batches(tmp_path, monkeypatch, side=64, train=8, validation=64)
     assert len(made) == 10  # one batch for the projection, one for the memory, eight of held-out parts
     assert max(alive) <= 2
+
+
+def test_the_projection_is_computed_from_few_tiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its features are kept meanwhile: of large parts, which have many tiles, fewer parts count."""
+    made, alive = encoded_batches(tmp_path, monkeypatch, side=256, train=27, validation=2)
+    assert max(alive) <= SAMPLE_INPUTS // 8 + 2
+    assert len(made) == 9 * 16 // 8 + (27 + 2) * 16 // 8

@@ -39,7 +39,9 @@ from anoseg_trainer.validation import scaled_spec
 BATCH = 8
 """Inputs that are encoded together."""
 SAMPLE_PARTS = 48
-"""Training parts from which the memory's projection is computed."""
+"""Training parts from which the memory's projection is computed, at most."""
+SAMPLE_INPUTS = 144
+"""Their inputs, at most: the features of 48 parts of 16 tiles each would take more than a gigabyte."""
 MOST_UNITS = 5.0
 """Most that the memory and the whole-image model count beside a network, in units of their spread over good parts. A good part
 that only they find odd then sets no threshold that most defects pass. At the calibrated threshold, 0.41 instead of 0.50 of the
@@ -223,7 +225,7 @@ def with_good_parts(detector: Detector, product: Product) -> tuple[Detector, Bui
             yield batch
 
     built = build_memory(
-        list(training.features(split.train[:: -(-len(split.train) // SAMPLE_PARTS)])),
+        list(training.features(_sample(split.train, training))),
         measured(training.features(split.train), measures),
         chosen,
         images=reader.n_inputs(split.train),
@@ -234,6 +236,12 @@ def with_good_parts(detector: Detector, product: Product) -> tuple[Detector, Bui
     whole.fit(torch.cat(measures), torch.cat(measures_held_out))
     joined = Detector(detector.network, encoder=detector.encoder, memory=built.memory, whole_image=whole).eval()
     return joined, built
+
+
+def _sample(parts: Sequence[int], reader: FeatureReader) -> Sequence[int]:
+    """Choose some of the parts, spread over all of them."""
+    most = max(1, min(SAMPLE_PARTS, SAMPLE_INPUTS // reader.n_inputs(parts[:1])))
+    return parts[:: -(-len(parts) // most)]
 
 
 @torch.no_grad()
