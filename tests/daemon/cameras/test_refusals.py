@@ -149,8 +149,8 @@ def test_a_camera_that_answers_and_refuses_is_asked_rarely(line: Line) -> None:
         daemon = line.run(line.config(f"eye:\n  source: {{kind: url, url: 'http://127.0.0.1:{camera.port}/x'}}\n{QUICK}"))
         line.listener.wait_for_state(lambda _: len(camera.paths) > 3)
         began = time.monotonic()
-        line.listener.wait_for_state(lambda _: len(camera.paths) > 5)
-        assert time.monotonic() - began > 1.5
+        line.listener.wait_for_state(lambda _: len(camera.paths) > 6)
+        assert time.monotonic() - began > 3.5  # at most 2.9 s if the pauses grew to 0.75 s only
         assert daemon.terminate() == 0
 
 
