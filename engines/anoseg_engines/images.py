@@ -53,11 +53,16 @@ def list_images(folder: Path) -> list[Path]:
         DataError: The folder does not exist, is not a folder, or cannot be listed.
     """
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder", hint="give a folder of images")
+        raise DataError(f"{folder}: {no_folder(folder)}", hint="give a folder of images")
     try:
         return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
     except OSError as error:
         raise DataError(f"{folder}: cannot be listed ({error.strerror})") from error
+
+
+def no_folder(path: Path) -> str:
+    """Say what is at a path where a folder should be."""
+    return "is a file, not a folder" if path.is_file() else "no such folder"
 
 
 def unread_files(folder: Path) -> list[Path]:

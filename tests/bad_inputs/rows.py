@@ -492,6 +492,10 @@ BUNDLES = [
 DATA = [
     Row("anoseg-train fit --data none --out store2/x", 2, ("none: no such folder", "--data")),
     Row("anoseg-train fit --data store --out store2/x", 2, ("store: no images found",)),
+    Row("anoseg-train fit --data . --out store2/x", 2, ("no images found", "there are images in images below it")),
+    Row("anoseg-train fit --data c.yaml --out store2/x", 2, ("c.yaml: is a file, not a folder",)),
+    Row("anoseg-train calibrate --bundle store --data c.yaml", 2, ("c.yaml: is a file, not a folder",)),
+    Row(EVALUATE.replace("data data", "data c.yaml"), 2, ("c.yaml: is a file, not a folder",)),
     Row("anoseg-train fit --data data/test/good --out store2/x", 2, ("data/test/good: 3 good images", "at least 10")),
     Row(CALIBRATE, 2, ("images/03.png", "0 bytes"), picture("images/03.png", b"")),
     Row(CALIBRATE, 2, ("images/03.png", "not a readable image"), picture("images/03.png", b"\x89PNG\r\n\x1a\n rubbish")),

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from anoseg_engines.errors import DataError
 from anoseg_engines.image_structure import has_more_pages
-from anoseg_engines.images import Image, list_images, orientation, read_bytes, unread_files
+from anoseg_engines.images import Image, list_images, no_folder, orientation, read_bytes, unread_files
 from anoseg_engines.words import counted
 from anoseg_trainer.data.good_images import ORIENTATION_IGNORED, named
 from anoseg_trainer.data.image_size import sizes_from_headers
@@ -75,7 +75,8 @@ def find_evaluation_images(data: Path) -> list[EvaluationImage]:
     test = data / "test"
     if not test.is_dir():
         flat = len(list_images(data)) if data.is_dir() else 0
-        what = f"{data}: a flat folder of {counted(flat, 'image')}" if flat else f"{test}: no such folder"
+        none = f"{data}: {no_folder(data)}" if data.is_file() else f"{test}: {no_folder(test)}"
+        what = f"{data}: a flat folder of {counted(flat, 'image')}" if flat else none
         raise DataError(f"{what}; evaluate needs good and defective images apart", hint=LAYOUT)
     folders = sorted(p for p in test.iterdir() if p.is_dir())
     found = [EvaluationImage.at(data, path) for folder in folders for path in list_images(folder)]

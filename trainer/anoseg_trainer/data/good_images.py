@@ -20,13 +20,23 @@ from numpy.typing import NDArray
 
 from anoseg_engines.errors import DataError
 from anoseg_engines.files import shown_name
-from anoseg_engines.images import TWELVE_BITS, Image, decode_image, list_images, orientation, read_bytes, unread_files
+from anoseg_engines.images import (
+    TWELVE_BITS,
+    Image,
+    decode_image,
+    list_images,
+    no_folder,
+    orientation,
+    read_bytes,
+    unread_files,
+)
 from anoseg_engines.words import agreeing, counted
 
 MIN_IMAGES = 10
 """Fewer good images would leave none for calibration."""
 THUMBNAIL = 24
 """Side of a thumbnail, pixels."""
+TAKES = "--data takes a folder of good images or the MVTec AD layout"
 TEN_BITS, FOURTEEN_BITS = 1023, 16383
 """The largest values of such cameras."""
 DETAIL = 64
@@ -103,7 +113,7 @@ def find_good_images(data: Path, least: int = MIN_IMAGES) -> list[Path]:
         DataError: The folder does not exist, or has too few images.
     """
     if not data.is_dir():
-        raise DataError(f"{data}: no such folder", hint="--data takes a folder of good images or the MVTec AD layout")
+        raise DataError(f"{data}: {no_folder(data)}", hint=TAKES)
     nested = data / "train" / "good"
     folder = nested if nested.is_dir() else data
     paths = list_images(folder)
@@ -113,8 +123,9 @@ def find_good_images(data: Path, least: int = MIN_IMAGES) -> list[Path]:
         files = counted(len(unread), "file is not read because of its", "files are not read because of their")
         left_out = f" ({files} format, such as {shown_name(unread[0].name)})"
     if not paths:
-        what = f"{folder}: no images found{left_out}"
-        raise DataError(what, hint="--data takes a folder of good images or the MVTec AD layout")
+        below = sorted(p for p in folder.iterdir() if p.is_dir() and list_images(p))
+        hint = f"there are images in {named(below)} below it; give the folder of the good ones" if below else TAKES
+        raise DataError(f"{folder}: no images found{left_out}", hint=hint)
     if len(paths) < least:
         raise DataError(
             f"{folder}: {counted(len(paths), 'good image')}{left_out}, at least {least} are needed to train and calibrate",
