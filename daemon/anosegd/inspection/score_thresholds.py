@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
@@ -54,8 +54,15 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
     at_ns: int
 
 
+SCHEMA_VERSION = 1
+
+
+class _Version(msgspec.Struct, frozen=True, kw_only=True):
+    schema_version: int = SCHEMA_VERSION
+
+
 class _File(msgspec.Struct, frozen=True, kw_only=True):
-    schema_version: Literal[1] = 1
+    schema_version: int = SCHEMA_VERSION
     settings: list[Setting]
     configured: dict[str, float] = {}
 
@@ -174,7 +181,13 @@ class ScoreThresholds:
         if self._file is None or not self._file.exists():
             return _File(settings=[])
         try:
-            return msgspec.json.decode(self._file.read_bytes(), type=_File)
+            data = self._file.read_bytes()
+            if (version := msgspec.json.decode(data, type=_Version).schema_version) > SCHEMA_VERSION:
+                raise ConfigError(
+                    f"{self._file}: a file of version {version}; this program reads versions up to {SCHEMA_VERSION}",
+                    hint="update anoseg-edge on this machine",
+                )
+            return msgspec.json.decode(data, type=_File)
         except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ConfigError(
                 f"{self._file}: the thresholds that were set by hand cannot be read ({error})",

@@ -276,3 +276,7 @@ def test_a_damaged_file_is_not_passed_over(station: Station) -> None:
     daemon = station.line.run(station.config)
     assert daemon.wait() == 2
     assert "the thresholds that were set by hand cannot be read" in daemon.log
+    (station.line.folder / "verdicts.db.thresholds").write_bytes(b'{"schema_version": 2, "settings": {}}')
+    daemon = station.line.run(station.config)
+    assert daemon.wait() == 2
+    assert "a file of version 2; this program reads versions up to 1" in daemon.log
