@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from support.tiny_bundle import bad_part, good_part, tiny_draft
 from anoseg_engines.bundle_writer import write_bundle
 from anoseg_trainer.thresholds import withheld
 from anosegd.client import Client, RefusedError
+from anosegd.wire import utc
 
 LOOP = "line: {policy: wait, source: {kind: folder, path: images, loop: true, fps: 40}}"
 GOOD_SCORE = 0.0625
@@ -55,19 +57,23 @@ class Station:
         assert done.returncode != 0
         return done.stderr
 
-    def next_verdict(self) -> dict[str, Any]:
-        """The next verdict of a good part."""
+    def next_verdict(self, captured_from: str = "") -> dict[str, Any]:
+        """The next verdict of a good part that was captured at this moment or later."""
         while self.line.listener.take(0) is not None:
             pass
         header = self.line.listener.wait_for(
-            lambda m: m.topic == "verdict.line" and not m.header["source"].endswith("0.png")
+            lambda m: (
+                m.topic == "verdict.line"
+                and not m.header["source"].endswith("0.png")
+                and m.header["captured_at"] >= captured_from
+            )
         ).header
         assert header["score"] == GOOD_SCORE
         return header
 
-    def decides(self) -> tuple[float, str, str]:
+    def decides(self, captured_from: str = "") -> tuple[float, str, str]:
         """Threshold, who chose it, and what became of a good part."""
-        verdict = self.next_verdict()
+        verdict = self.next_verdict(captured_from)
         return verdict["threshold"], verdict["threshold_from"], verdict["outcome"]
 
     def health(self) -> dict[str, Any]:
@@ -139,7 +145,8 @@ def test_the_configurations_threshold(station: Station) -> None:
     assert station.decides() == (0.06, "configuration", "FAIL")
     station.config.write_text(station.config.read_text().replace("score_threshold: 0.06, ", ""))
     station.ask("reload")
-    assert station.decides() == (0.5, "calibration", "PASS")
+    # Parts that the camera of before had captured are judged by its settings.
+    assert station.decides(utc(time.time_ns())) == (0.5, "calibration", "PASS")
 
 
 def test_a_change_of_the_configuration_is_noted(station: Station) -> None:
