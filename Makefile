@@ -67,9 +67,11 @@ systemd-test: $(VENV)/bin/python ## as root: install the service in a Debian tre
 demo-bundle: $(VENV)/.installed-dev ## train the demo's bundle: render its images, train, replace engines/store/demo
 	rm -rf runs/demo-images runs/demo-store
 	$(BIN)/anosegd demo-images --out runs/demo-images
-	$(BIN)/anoseg-train fit --data runs/demo-images --out runs/demo-store/demo --config configs/train-demo.yaml --release
+	$(BIN)/anoseg-train fit --data runs/demo-images --out runs/demo-store/demo --config configs/train-demo.yaml
+	$(BIN)/anoseg-train calibrate --bundle runs/demo-store/demo/2 --data runs/demo-images/calibration --false-reject 0.005
+	$(BIN)/anoseg-engine release runs/demo-store/demo/3
 	$(BIN)/anoseg-train evaluate --bundle runs/demo-store/demo --data runs/demo-images
-	rm -rf engines/store/demo runs/demo-store/demo/1  # 1 is the first version, which was not trained
+	rm -rf engines/store/demo runs/demo-store/demo/1 runs/demo-store/demo/2  # the demo needs the released version alone
 	mv runs/demo-store/demo engines/store/demo
 
 clean: ## remove the virtual environment and everything generated

@@ -385,7 +385,7 @@ class Checks:
             machine.run(f"systemctl enable --now {UNIT} 2>&1")
             status = machine.unit("StatusText")
         demand(machine.unit("ActiveState") == "active", machine.unit("ActiveState"))
-        demand("daemon.ready" in machine.journal() and "ready, demo/1" in status, f"it was not ready: {status}")
+        demand("daemon.ready" in machine.journal() and "ready, demo/3" in status, f"it was not ready: {status}")
         user = machine.run(
             f"ps -o user= -p {machine.unit('MainPID')} 2>/dev/null || stat -c %U /proc/{machine.unit('MainPID')}"
         )
@@ -508,7 +508,7 @@ class Checks:
         machine.run(f"systemctl disable --now {UNIT} 2>&1")
         said = machine.run(f"cd {CHECKOUT} && make uninstall")
         machine.run("! test -e /opt/anoseg && ! test -e /usr/local/bin/anosegd && ! systemctl cat anosegd@line 2>/dev/null")
-        machine.run(f"test -s {CONFIG} && test -s /var/lib/anoseg/line/verdicts.db && test -d /var/lib/anoseg/engines/demo/1")
+        machine.run(f"test -s {CONFIG} && test -s /var/lib/anoseg/line/verdicts.db && test -d /var/lib/anoseg/engines/demo/3")
         demand("Kept: configurations" in said, said)
         held("make uninstall: removed; configuration, journal and bundles remain, and it says so")
 

@@ -194,15 +194,15 @@ def test_what_computes_the_features() -> None:
         assert features_of_good_parts(config, encoder, background=True) is None
 
 
-def test_the_memory_learns_compressed_parts_too(tmp_path: Path) -> None:
-    """The configured share of the parts is compressed before their features are computed, and always the same parts."""
+def test_the_memory_learns_noise_and_compression(tmp_path: Path) -> None:
+    """Some parts get noise or are compressed before their features are computed, and always the same parts."""
     rng = np.random.default_rng(2)
     with PartStoreWriter(tmp_path / "parts", SPEC) as writer:
         for _ in range(40):
             writer.add(Path("part.png"), rng.integers(0, 255, (64, 64, 3), dtype=np.uint8))
         store = writer.finish()
 
-    def features(compression: float) -> torch.Tensor:
+    def features(noise: float, compression: float) -> torch.Tensor:
         reader = FeatureReader(
             detector=detector(),
             spec=SPEC,
@@ -210,14 +210,16 @@ def test_the_memory_learns_compressed_parts_too(tmp_path: Path) -> None:
             groups=np.arange(40),
             strides=(8,),
             arithmetic=Arithmetic(torch.device("cpu"), None),
-            compression=compression,
+            variation=VariationConfig(noise=noise, compression=compression),
             seed=1,
         )
         return torch.cat([batch.levels[2] for batch in reader.features(range(40))])
 
-    changed = (features(0.3) != features(0.0)).flatten(1).any(dim=1)
-    assert 5 <= int(changed.sum()) <= 20
-    assert torch.equal(features(0.3), features(0.3))
+    plain = features(0.0, 0.0)
+    for noise, compression in ((0.0, 0.3), (4.0, 0.0)):
+        found = features(noise, compression)
+        assert 5 <= int((found != plain).flatten(1).any(dim=1).sum()) <= 20
+        assert torch.equal(found, features(noise, compression))
 
 
 def test_the_manifest_names_the_views_that_count() -> None:

@@ -3,12 +3,15 @@ import pytest
 
 from anoseg_engines.bundle import GoldenTolerance
 from anoseg_engines.errors import DataError
+from anoseg_trainer.metrics import PixelHistogram
 from anoseg_trainer.thresholds import (
     MARGIN,
     MAX_SLOPE,
+    PIXEL_THRESHOLDS,
     conformal_threshold,
     describe_threshold,
     for_the_line,
+    pixel_threshold,
     score_scale,
 )
 
@@ -102,3 +105,17 @@ def test_scale_puts_medians_at_a_tenth_and_nine_tenths():
     assert score == pytest.approx([0.1, 0.9], abs=1e-6)
     assert score_scale(np.array([0.0]), np.array([0.01]))[0] == MAX_SLOPE
     assert score_scale(np.array([1.0]), np.array([0.0]))[0] == MAX_SLOPE
+
+
+@pytest.mark.parametrize(
+    ("normal", "defective", "expected"), [(0.1, 0.4, (0.1, 0.4)), (0.9, 0.99, (0.6, 0.6)), (0.0, 0.01, (0.05, 0.05))]
+)
+def test_the_pixel_threshold_separates_within_its_range(normal, defective, expected):
+    """Synthetic defects choose it, but at most 0.6: the network is surer of them than of real ones."""
+    histogram = PixelHistogram()
+    mask = np.zeros((10, 10), bool)
+    mask[:5] = True
+    histogram.add(np.where(mask, defective, normal), mask)
+    found = pixel_threshold(histogram)
+    assert expected[0] - 0.01 <= found <= expected[1] + 0.01
+    assert PIXEL_THRESHOLDS[0] <= found <= PIXEL_THRESHOLDS[1]

@@ -20,7 +20,7 @@ from torch.nn import functional
 from anoseg_engines.errors import ConfigError
 from anoseg_engines.images import Image
 from anoseg_engines.placement import InputSpec
-from anoseg_trainer.config import MemoryOptions, TrainConfig
+from anoseg_trainer.config import MemoryOptions, TrainConfig, VariationConfig
 from anoseg_trainer.data.part_store import PartStore, whole_placement
 from anoseg_trainer.data.samples import ROTATED_DEG
 from anoseg_trainer.model.detector import FIRST_POOL, MEMORY, NETWORK, NO_LIMIT, WHOLE_IMAGE, Detector
@@ -30,7 +30,7 @@ from anoseg_trainer.model.memory import Features, MemoryConfig, standardise
 from anoseg_trainer.model.memory_build import BuiltMemory, build_memory
 from anoseg_trainer.model.network import valid_pixels
 from anoseg_trainer.model.whole_image import WholeImage
-from anoseg_trainer.synthesis.variation import compressed
+from anoseg_trainer.synthesis.variation import compressed, noisy
 from anoseg_trainer.thresholds import score_scale
 from anoseg_trainer.training.step import Arithmetic
 from anoseg_trainer.training_record import Product
@@ -42,6 +42,8 @@ SAMPLE_PARTS = 48
 """Training parts from which the memory's projection is computed, at most."""
 SAMPLE_INPUTS = 144
 """Their inputs, at most: the features of 48 parts of 16 tiles each would take more than a gigabyte."""
+NOISY_PARTS = 0.3
+"""Share of the training parts that memory and whole image learn with more noise than they have."""
 MOST_UNITS = 5.0
 """Most that the memory and the whole-image model count beside a network, in units of their spread over good parts. A good part
 that only they find odd then sets no threshold that most defects pass. At the calibrated threshold, 0.41 instead of 0.50 of the
@@ -121,8 +123,8 @@ class FeatureReader:
         groups: Part number of each image, int64 [n].
         strides: Strides to keep; the other levels are left empty.
         arithmetic: The precision.
-        compression: Share of the parts that are compressed first. Compression counts as normal, so the memory must know it.
-        seed: Seed of the compression.
+        variation: What counts as normal. Its noise and compression are added to some parts; None: nothing is added.
+        seed: Seed of noise and compression.
     """
 
     detector: Detector
@@ -131,7 +133,7 @@ class FeatureReader:
     groups: NDArray[np.int64]
     strides: tuple[int, ...]
     arithmetic: Arithmetic
-    compression: float = 0.0
+    variation: VariationConfig | None = None
     seed: int = 0
 
     @torch.no_grad()
@@ -155,10 +157,14 @@ class FeatureReader:
             yield self._encoded(frames, coords, parts)
 
     def _part(self, index: int) -> Image:
-        """Return the scaled part at `index`; some parts are compressed, always the same ones."""
+        """Return the scaled part at `index`, with noise and compression on some parts: always the same."""
         rng = np.random.default_rng([self.seed, 557, index])
-        part = self.store[index]
-        return compressed(rng, part, self.store.scales[index]) if rng.random() < self.compression else part
+        part: Image = self.store[index]
+        if self.variation is None:
+            return part
+        if self.variation.noise and rng.random() < NOISY_PARTS:
+            part = noisy(rng, part, self.variation.noise)
+        return compressed(rng, part, self.store.scales[index]) if rng.random() < self.variation.compression else part
 
     def _encoded(self, frames: list[NDArray[np.uint8]], coords: list[NDArray[np.float16]], parts: list[int]) -> Features:
         places = torch.from_numpy(np.stack(coords).astype(np.float32))
@@ -214,7 +220,7 @@ def with_good_parts(detector: Detector, product: Product) -> tuple[Detector, Bui
         # As the bundle computes them: bf16 would move the features of every part.
         arithmetic=Arithmetic.of(msgspec.structs.replace(config.training, device="cpu", precision="fp32")),
     )
-    training = dataclasses.replace(reader, compression=config.variation.compression, seed=product.seed)
+    training = dataclasses.replace(reader, variation=config.variation, seed=product.seed)
     measures: list[Tensor] = []
     measures_held_out: list[Tensor] = []
 

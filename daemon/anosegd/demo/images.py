@@ -12,8 +12,8 @@ from anoseg_engines.errors import ConfigError
 from anosegd.demo.line import DEFECTS, DemoLine
 
 
-def write_demo_images(folder: Path, *, n_train: int = 600, n_test: int = 40, seed: int = 1) -> int:
-    """Render images for training and evaluation.
+def write_demo_images(folder: Path, *, n_train: int = 600, n_test: int = 40, n_calibration: int = 400, seed: int = 1) -> int:
+    """Render images for training, evaluation and calibration.
 
     The seed differs from the demo's, so the demo shows parts that training has not seen.
 
@@ -21,6 +21,7 @@ def write_demo_images(folder: Path, *, n_train: int = 600, n_test: int = 40, see
         folder: A new or empty folder.
         n_train: Number of good parts for training.
         n_test: Number of parts of each kind (good and every defect) for evaluation.
+        n_calibration: Number of further good parts, from which the score threshold is calibrated.
         seed: Another seed gives other parts.
 
     Returns:
@@ -33,6 +34,7 @@ def write_demo_images(folder: Path, *, n_train: int = 600, n_test: int = 40, see
         raise ConfigError(f"{folder}: is not empty", hint="give a new folder, or delete this one")
     kinds: list[tuple[str, str | None, int]] = [("train/good", None, n_train), ("test/good", None, n_test)]
     kinds += [(f"test/{defect}", defect, n_test) for defect in sorted(DEFECTS)]
+    kinds.append(("calibration", None, n_calibration))
     written = 0
     for sub, defect, count in kinds:
         for i in range(count):

@@ -5,7 +5,7 @@ from anoseg_trainer.config import DefectConfig, VariationConfig
 from anoseg_trainer.synthesis.canvas import Canvas
 from anoseg_trainer.synthesis.defects import add_defects, apply, grade
 from anoseg_trainer.synthesis.kinds import KINDS
-from anoseg_trainer.synthesis.variation import compressed, relit, varied_window
+from anoseg_trainer.synthesis.variation import compressed, noisy, relit, varied_window
 
 
 @pytest.fixture(name="canvas_of")
@@ -163,3 +163,16 @@ def test_compression_keeps_grey_images_grey(plate):
     image = compressed(np.random.default_rng(1), part, 1.0)
     assert (image != part).any()
     assert (image == image[:, :, :1]).all()
+
+
+def test_noise_is_of_each_channel_on_colour_images_alone(plate):
+    """Half of the colour images get noise in each channel; grey images stay grey."""
+    part = plate(np.random.default_rng(2))
+    part[:, :, 0] //= 2
+    grey = np.repeat(part[:, :, 1:2], 3, axis=2)
+    changes = [noisy(np.random.default_rng(i), part, 4.0).astype(int) - part for i in range(60)]
+    coloured = sum((change[:, :, 1] != change[:, :, 2]).any() for change in changes)
+    assert 15 <= coloured <= 45
+    for i in range(20):
+        image = noisy(np.random.default_rng(i), grey, 4.0)
+        assert (image == image[:, :, :1]).all()

@@ -18,7 +18,7 @@ from anoseg_trainer.synthesis.background import point_on, within
 from anoseg_trainer.synthesis.canvas import Canvas
 from anoseg_trainer.synthesis.defects import add_defects
 from anoseg_trainer.synthesis.shapes import Mask
-from anoseg_trainer.synthesis.variation import compressed, littered, random_window, relit, varied_window
+from anoseg_trainer.synthesis.variation import compressed, is_grey, littered, random_window, relit, varied_window
 
 MARGIN, MARGIN_ROTATED = 0.1, 0.21
 """Shares of a window's side that may enter it from around: when it is rotated a few degrees, and by any angle."""
@@ -126,12 +126,6 @@ def canvas_of(settings: SampleSettings, image: Image, index: int, window: Window
     height, width = settings.store.shapes[index]
     on_part = within(settings.store.part_mask(index), height, width, window) if settings.background else None
     return Canvas(image, _donor(settings), unit=settings.unit, grey=is_grey(image), on_part=on_part)
-
-
-def is_grey(image: Image) -> bool:
-    """Return whether all three channels are equal, judged on a coarse grid of pixels."""
-    few = image[::8, ::8]
-    return bool((few[:, :, 0] == few[:, :, 1]).all() and (few[:, :, 1] == few[:, :, 2]).all())
 
 
 def _with_margin(window: Window, part_height: int, part_width: int, variation: VariationConfig) -> Window:

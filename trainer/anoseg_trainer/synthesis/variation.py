@@ -19,6 +19,8 @@ from anoseg_trainer.synthesis.shapes import Mask, blob, feathered, log_uniform, 
 EXACT = 0.3
 """Share of windows that keep every pixel's value (whole-pixel shifts, quarter turns). Interpolation smooths the grain of real
 images away, and a network that never saw grain would take it for a defect."""
+NOISY = 0.5
+"""Share of windows with more noise than the image has."""
 LOWEST_QUALITY, HIGHEST_QUALITY = 60, 97
 """JPEG qualities of compressed images; network cameras and their streams are in this range."""
 JPEG_BLOCK = 8
@@ -80,10 +82,31 @@ def relit(rng: Generator, image: Image, config: VariationConfig) -> Image:
         cell = max(height, width) * float(rng.uniform(0.6, 2.0))
         field = smooth_noise(rng, height, width, cell)
         out *= np.exp(np.float32(shading * rng.uniform(0, 0.7)) * field)[:, :, None]
-    if config.noise and rng.random() < 0.5:
-        noise = rng.standard_normal((height, width), np.float32)
-        out += noise[:, :, None] * np.float32(rng.uniform(0, config.noise))
+    if config.noise and rng.random() < NOISY:
+        out += sensor_noise(rng, image, config.noise)
     return np.asarray(np.clip(np.rint(out), 0, 255), np.uint8)
+
+
+def sensor_noise(rng: Generator, image: Image, largest: float) -> NDArray[np.float32]:
+    """Return noise of a random strength for an image, float32 [h, w, 1 or 3].
+
+    A colour sensor's channels have noise of their own, which its processing mixes more or less. So half of the colour images
+    get noise of the brightness alone, as all grey images do.
+    """
+    channels = 1 if is_grey(image) or rng.random() < 0.5 else 3
+    noise = rng.standard_normal((*image.shape[:2], channels), np.float32)
+    return np.asarray(noise * np.float32(rng.uniform(0, largest)), np.float32)
+
+
+def noisy(rng: Generator, image: Image, largest: float) -> Image:
+    """Return the image with `sensor_noise`."""
+    return np.asarray(np.clip(np.rint(image + sensor_noise(rng, image, largest)), 0, 255), np.uint8)
+
+
+def is_grey(image: Image) -> bool:
+    """Return whether all three channels are equal, judged on a coarse grid of pixels."""
+    few = image[::8, ::8]
+    return bool((few[:, :, 0] == few[:, :, 1]).all() and (few[:, :, 1] == few[:, :, 2]).all())
 
 
 def compressed(rng: Generator, image: Image, scale: float) -> Image:
