@@ -183,7 +183,9 @@ def train(
                     hint="continue with the same command and --resume",
                 )
 
-    status.validation, status.done, status.left_s = validate(alone, config.input.spec, cases), 1.0, 0.0
+    with arithmetic.autocast():  # as the others, with which it is compared; `create_bundle` measures the best in FP32
+        status.validation = validate(alone, config.input.spec, cases)
+    status.done, status.left_s = 1.0, 0.0
     if state.step > began_at_step:  # a training that had reached its end before has its last point already
         state.add_point(status.validation)
     state.keep_if_best(status.validation)
