@@ -21,6 +21,7 @@ from anoseg_engines.errors import CameraError
 from anoseg_engines.images import decode
 from anosegd.capture.config import CaptureConfig, FileSource, UrlSource
 from anosegd.capture.protocol import Job
+from anosegd.capture.sources import checked_video
 from anosegd.capture.sources.checked_video import CheckedVideo
 from anosegd.capture.sources.ffmpeg_messages import FfmpegMessages
 from anosegd.capture.sources.opencv import Stream, VideoFile
@@ -254,8 +255,11 @@ def test_a_snapshot_is_checked_like_a_file(data: bytes, kind: str, whole: bool) 
             assert not whole
 
 
-def test_an_h265_frame_within_which_a_connection_ended_is_not_whole() -> None:
+@pytest.mark.parametrize("reported", [True, False], ids=["HTTP", "a protocol whose reader reports nothing, as RTSP"])
+def test_an_h265_frame_within_which_a_connection_ended_is_not_whole(reported: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """FFmpeg's decoder shows it without its last rows and reports nothing; the connection's end is the only sign."""
+    if not reported:
+        monkeypatch.setattr(checked_video, "connection_end_in", lambda _: "")
     data = (VIDEOS / "h265.ts").read_bytes()
     whole = {image.tobytes() for image in frames(VIDEOS / "h265.ts") if image is not None}
     for n in range(0, 40, 3):

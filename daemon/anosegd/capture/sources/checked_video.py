@@ -18,6 +18,7 @@ from anoseg_engines.errors import CameraError, DataError
 from anoseg_engines.image_structure import JPEG_START
 from anoseg_engines.images import Image, as_bgr, decode, decode_jpeg, rotated
 from anosegd.capture.sources.base import Shot
+from anosegd.capture.sources.connections import Connections
 from anosegd.capture.sources.ffmpeg_messages import (
     FfmpegMessages,
     connection_end_in,
@@ -61,6 +62,7 @@ class CheckedVideo:
         self.changed = False
         self.may_be_image = False
         self._messages: FfmpegMessages | None = None
+        self._connections = Connections()
         self._check = FrameCheck()
         self._images = False  # the frames are image files
         self._size = (0, 0)  # height, width that the source announces
@@ -84,7 +86,7 @@ class CheckedVideo:
         self.capture.release()
         self._messages, self._check, self._begun, self._live = FfmpegMessages(), FrameCheck(), False, live
         self.changed = False
-        with self._messages.collected() as said:
+        with self._connections.opened(), self._messages.collected() as said:
             self.capture = opened()
         self.may_be_image = any(_IMAGE_READER.match(text) for _, text in said)
         if not self.capture.isOpened():
@@ -153,7 +155,7 @@ class CheckedVideo:
         with messages.collected() as said:
             came = self.capture.grab()
         losses = losses_in(said)
-        if self._hides_cuts and (ended := connection_end_in(said)):
+        if self._hides_cuts and (ended := connection_end_in(said) or (self._connections.ended and "End of file")):
             self._check.distrust(ended, REORDERED)
         self._dropped = max(0, frames_dropped_in(said) - (not came))
         if not self._images:
