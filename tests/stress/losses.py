@@ -345,7 +345,8 @@ def run(streams: list[Stream], frames: int, loss: float, folder: Path, console: 
         # A stream's reader may keep the last frame until the next one begins, which never comes. If the connection ends, nobody
         # can tell whether an H.265 frame is whole; the reader is one frame ahead.
         h265, udp = name.startswith("h265"), name.endswith("udp")
-        at_end = 2 if h265 and "Stream ends prematurely" in str(c["last_error"]) else 0
+        ended = any(said in str(c["last_error"]) for said in ("Stream ends prematurely", "End of file"))
+        at_end = 2 if h265 and ended else 0
         # Over UDP the message that a stream ends overtakes the last packets: the last frame is cut, and is UNKNOWN rightly.
         kept = 1 + (h265 and udp)
         if not loss and (unknown > at_end + udp or c["numbers"] != c["last"] + 1 or c["last"] < frames - 1 - kept):
