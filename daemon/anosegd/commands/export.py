@@ -84,11 +84,14 @@ def _row(verdict: Verdict) -> list[Any]:
 
 
 def as_text(value: str) -> str:
-    """Return a cell that a spreadsheet takes as text, with a tab in front if it would take it as something else."""
-    return f"\t{value}" if _FORMULA.match(value) or _NUMBER_OR_DATE.fullmatch(value) else value
+    """Return a cell that a spreadsheet takes as text, with an apostrophe in front if it would take it as something else.
+
+    A tab would not do: Gnumeric 1.12 reads numbers and dates behind spaces and tabs.
+    """
+    return f"'{value}" if _FORMULA.match(value) or _NUMBER_OR_DATE.fullmatch(value) else value
 
 
-_FORMULA = re.compile(r"[=+\-@|%\t\r\n ]")
+_FORMULA = re.compile(r"[=+\-@|%'\s]")
 _WORDS = (
     "e|am|pm|true|false|wahr|falsch|jan|feb|mar|mär|mrz|apr|may|mai|jun|jul|aug|sep|sept|oct|okt|nov|dec|dez|january|february"
     "|march|april|june|july|august|september|october|november|december|januar|februar|märz|juni|juli|oktober|dezember"
