@@ -23,6 +23,7 @@ from anoseg_engines.placement import InputSpec
 from anoseg_trainer.config import MemoryOptions, TrainConfig, VariationConfig
 from anoseg_trainer.data.part_store import PartStore, whole_placement
 from anoseg_trainer.data.samples import ROTATED_DEG
+from anoseg_trainer.heap import keep_large_blocks_outside
 from anoseg_trainer.model.detector import FIRST_POOL, MEMORY, NETWORK, NO_LIMIT, WHOLE_IMAGE, Detector
 from anoseg_trainer.model.encoder import STRIDES, Encoder
 from anoseg_trainer.model.fixed_filters import FixedFilters
@@ -142,6 +143,7 @@ class FeatureReader:
         frames: list[NDArray[np.uint8]] = []
         coords: list[NDArray[np.float16]] = []
         parts: list[int] = []
+        keep_large_blocks_outside()
         for index in indices:
             part = self._part(index)
             placement = whole_placement(self.spec, part)
