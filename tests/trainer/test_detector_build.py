@@ -21,6 +21,7 @@ from anoseg_trainer.detector_build import (
     MOST_UNITS,
     SAMPLE_INPUTS,
     FeatureReader,
+    _varied_parts,
     features_of_good_parts,
     fit_map,
     fit_score,
@@ -195,7 +196,7 @@ def test_what_computes_the_features() -> None:
 
 
 def test_the_memory_learns_noise_and_compression(tmp_path: Path) -> None:
-    """Some parts get noise or are compressed before their features are computed, and always the same parts."""
+    """Each varied part gets noise, compression or both, and always the same; without either, no part is learned twice."""
     rng = np.random.default_rng(2)
     with PartStoreWriter(tmp_path / "parts", SPEC) as writer:
         for _ in range(40):
@@ -218,8 +219,11 @@ def test_the_memory_learns_noise_and_compression(tmp_path: Path) -> None:
     plain = features(0.0, 0.0)
     for noise, compression in ((0.0, 0.3), (4.0, 0.0)):
         found = features(noise, compression)
-        assert 5 <= int((found != plain).flatten(1).any(dim=1).sum()) <= 20
+        assert 18 <= int((found != plain).flatten(1).any(dim=1).sum()) <= 36
         assert torch.equal(found, features(noise, compression))
+    assert int((features(4.0, 0.3) != plain).flatten(1).any(dim=1).sum()) >= 36  # the weakest noise is rounded away
+    assert len(_varied_parts(range(40), VariationConfig(), seed=1)) == 12
+    assert not _varied_parts(range(40), VariationConfig(noise=0.0, compression=0.0), seed=1)
 
 
 def test_the_manifest_names_the_views_that_count() -> None:
@@ -285,7 +289,7 @@ def encoded_batches(
 def test_features_of_held_out_parts_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One batch after the other is measured: with 5,000 large images, all of them would take gigabytes."""
     made, alive = encoded_batches(tmp_path, monkeypatch, side=64, train=8, validation=64)
-    assert len(made) == 10  # one batch for the projection, one for the memory, eight of held-out parts
+    assert len(made) == 11  # one batch for the projection, two for the memory (of varied parts, too), eight of held-out parts
     assert max(alive) <= 2
 
 
@@ -293,4 +297,4 @@ def test_the_projection_is_computed_from_few_tiles(tmp_path: Path, monkeypatch: 
     """Its features are kept meanwhile: of large parts, which have many tiles, fewer parts count."""
     made, alive = encoded_batches(tmp_path, monkeypatch, side=256, train=27, validation=2)
     assert max(alive) <= SAMPLE_INPUTS // 8 + 2
-    assert len(made) == 9 * 16 // 8 + (27 + 2) * 16 // 8
+    assert len(made) == 9 * 16 // 8 + (27 + 8 + 2) * 16 // 8  # 8 parts are varied

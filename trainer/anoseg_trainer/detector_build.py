@@ -43,8 +43,8 @@ SAMPLE_PARTS = 48
 """Training parts from which the memory's projection is computed, at most."""
 SAMPLE_INPUTS = 144
 """Their inputs, at most: the features of 48 parts of 16 tiles each would take more than a gigabyte."""
-NOISY_PARTS = 0.3
-"""Share of the training parts that memory and whole image learn with more noise than they have."""
+VARIED_PARTS = 0.3
+"""Share of the training parts that memory and whole image learn a second time, with noise or compression."""
 MOST_UNITS = 5.0
 """Most that the memory and the whole-image model count beside a network, in units of their spread over good parts. A good part
 that only they find odd then sets no threshold that most defects pass. At the calibrated threshold, 0.41 instead of 0.50 of the
@@ -124,7 +124,7 @@ class FeatureReader:
         groups: Part number of each image, int64 [n].
         strides: Strides to keep; the other levels are left empty.
         arithmetic: The precision.
-        variation: What counts as normal. Its noise and compression are added to some parts; None: nothing is added.
+        variation: What counts as normal. Each part gets noise, compression, or both; None: parts are read as they are.
         seed: Seed of noise and compression.
     """
 
@@ -159,14 +159,17 @@ class FeatureReader:
             yield self._encoded(frames, coords, parts)
 
     def _part(self, index: int) -> Image:
-        """Return the scaled part at `index`, with noise and compression on some parts: always the same."""
-        rng = np.random.default_rng([self.seed, 557, index])
+        """Return the scaled part at `index`, varied if the reader varies parts: always in the same way."""
         part: Image = self.store[index]
         if self.variation is None:
             return part
-        if self.variation.noise and rng.random() < NOISY_PARTS:
+        rng = np.random.default_rng([self.seed, 557, index])
+        kind = rng.integers(3)  # noise, compression, both
+        if self.variation.noise and kind != 1:
             part = noisy(rng, part, self.variation.noise)
-        return compressed(rng, part, self.store.scales[index]) if rng.random() < self.variation.compression else part
+        if self.variation.compression and kind != 0:
+            part = compressed(rng, part, self.store.scales[index])
+        return part
 
     def _encoded(self, frames: list[NDArray[np.uint8]], coords: list[NDArray[np.float16]], parts: list[int]) -> Features:
         places = torch.from_numpy(np.stack(coords).astype(np.float32))
@@ -222,7 +225,7 @@ def with_good_parts(detector: Detector, product: Product) -> tuple[Detector, Bui
         # As the bundle computes them: bf16 would move the features of every part.
         arithmetic=Arithmetic.of(msgspec.structs.replace(config.training, device="cpu", precision="fp32")),
     )
-    training = dataclasses.replace(reader, variation=config.variation, seed=product.seed)
+    varied = dataclasses.replace(reader, variation=config.variation, seed=product.seed)
     measures: list[Tensor] = []
     measures_held_out: list[Tensor] = []
 
@@ -233,17 +236,26 @@ def with_good_parts(detector: Detector, product: Product) -> tuple[Detector, Bui
             yield batch
 
     built = build_memory(
-        list(training.features(_sample(split.train, training))),
-        measured(training.features(split.train), measures),
+        list(reader.features(_sample(split.train, reader))),
+        measured(reader.features(split.train), measures),
         chosen,
         images=reader.n_inputs(split.train),
         seed=product.seed,
+        varied=measured(varied.features(_varied_parts(split.train, config.variation, product.seed)), measures),
         channels=detector.channels,
     )
     standardise(built.memory, measured(reader.features(split.validation), measures_held_out))
     whole.fit(torch.cat(measures), torch.cat(measures_held_out))
     joined = Detector(detector.network, encoder=detector.encoder, memory=built.memory, whole_image=whole).eval()
     return joined, built
+
+
+def _varied_parts(parts: Sequence[int], variation: VariationConfig, seed: int) -> Sequence[int]:
+    """Choose the parts that are learned a second time, in order; none if neither noise nor compression counts as normal."""
+    if not variation.noise and not variation.compression:
+        return ()
+    chosen = np.random.default_rng([seed, 558]).permutation(parts)[: round(VARIED_PARTS * len(parts))]
+    return sorted(int(index) for index in chosen)
 
 
 def _sample(parts: Sequence[int], reader: FeatureReader) -> Sequence[int]:

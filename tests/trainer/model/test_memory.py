@@ -176,6 +176,21 @@ def test_a_part_that_shows_what_no_other_shows_is_odd() -> None:
     assert unlike_others(few, few) == ()
 
 
+def test_varied_copies_are_learned_and_make_no_part_odd() -> None:
+    """What only varied copies show becomes near, and the part that they are copies of is not called odd."""
+    config = MemoryConfig(strides=(4, 8, 16), dims=16, vectors=1500)
+    some = [some_features(FEWEST_PARTS, 3)]
+    copies = some_features(FEWEST_PARTS, 3)
+    changed = Features([6 * (level[:1] - 4) + 4 for level in copies.levels], copies.parts[:1], copies.valid[:1])
+    plain = build_memory(some, some, config, images=FEWEST_PARTS, seed=0)
+    learned = build_memory(some, some, config, images=FEWEST_PARTS, seed=0, varied=[changed])
+    distances = [built.memory.distance(built.memory.embed(changed.levels)).mean() for built in (plain, learned)]
+    assert distances[1] < distances[0] / 2
+    assert learned.odd == plain.odd
+    as_good = build_memory(some, [*some, changed], config, images=FEWEST_PARTS + 1, seed=0)
+    assert as_good.odd == (0,)
+
+
 def test_half_precision_keeps_the_map(built: BuiltMemory) -> None:
     """Features, weights and products in FP16, as exported: the standardised map moves by less than 0.03."""
     held_out = some_features(6, 11)

@@ -55,6 +55,10 @@ class Patches:
         """Return the patches at `indices`, which are int64 or bool."""
         return Patches(self.vectors[indices], self.parts[indices])
 
+    def joined(self, more: Patches) -> Patches:
+        """Return these patches and `more`."""
+        return Patches(torch.cat([self.vectors, more.vectors]), torch.cat([self.parts, more.parts]))
+
 
 @dataclass(frozen=True, slots=True)
 class BuiltMemory:
@@ -80,6 +84,7 @@ def build_memory(
     *,
     images: int,
     seed: int,
+    varied: Iterable[Features] = (),
     channels: tuple[int, ...] = CHANNELS,
 ) -> BuiltMemory:
     """Build a memory of good parts.
@@ -90,6 +95,7 @@ def build_memory(
         config: The configuration.
         images: Number of images in `features`.
         seed: Seed of the sampling.
+        varied: Features of varied copies of some training images, which count as good as well. No part is called odd for them.
         channels: Channels of the features at each stride of `STRIDES`.
 
     Raises:
@@ -99,7 +105,8 @@ def build_memory(
     memory = Memory(config, channels)
     explained = _fit_projections(memory, sample, generator)
     patches = _candidates(memory, features, images, generator)
-    chosen = patches.picked(coreset(patches.vectors, config.vectors, generator))
+    every = patches.joined(_candidates(memory, varied, images, generator))
+    chosen = every.picked(coreset(every.vectors, config.vectors, generator))
     memory.keep(chosen.vectors)
     return BuiltMemory(memory, chosen.parts, unlike_others(patches, chosen), explained)
 
@@ -225,8 +232,8 @@ def _length_floors(config: MemoryConfig, sample: Sequence[Features]) -> Tensor:
 def _candidates(memory: Memory, features: Iterable[Features], images: int, generator: torch.Generator) -> Patches:
     """Return random places of all images, equally many of each."""
     per_image = -(-CANDIDATES_PER_VECTOR * memory.config.vectors // images)
-    vectors: list[Tensor] = []
-    parts: list[Tensor] = []
+    vectors = [torch.zeros(0, memory.config.dims)]
+    parts = [torch.zeros(0, dtype=torch.int64)]
     for batch in features:
         picked = _picked(memory.embed(batch.levels), batch.valid, per_image, generator)
         vectors += picked
