@@ -68,7 +68,7 @@ demo-bundle: $(VENV)/.installed-dev ## train the demo's bundle: render its image
 	rm -rf runs/demo-images runs/demo-store
 	$(BIN)/anosegd demo-images --out runs/demo-images
 	$(BIN)/anoseg-train fit --data runs/demo-images --out runs/demo-store/demo --config configs/train-demo.yaml
-	$(BIN)/anoseg-train calibrate --bundle runs/demo-store/demo/2 --data runs/demo-images/calibration --false-reject 0.005
+	$(BIN)/anoseg-train calibrate --bundle runs/demo-store/demo/2 --data runs/demo-images/calibration --false-reject 0.0075
 	$(BIN)/anoseg-engine release runs/demo-store/demo/3
 	$(BIN)/anoseg-train evaluate --bundle runs/demo-store/demo --data runs/demo-images
 	rm -rf engines/store/demo runs/demo-store/demo/1 runs/demo-store/demo/2  # the demo needs the released version alone

@@ -477,7 +477,7 @@ class Checks:
 
     def exit_codes(self) -> None:
         machine, store = self.machine, "/var/lib/anoseg/engines"
-        machine.run(f"cp {CONFIG} /var/tmp/good.yaml; cp -r {store}/demo {store}/damaged; echo >>{store}/damaged/1/model.onnx")
+        machine.run(f"cp {CONFIG} /var/tmp/good.yaml; cp -r {store}/demo {store}/damaged; echo >>{store}/damaged/3/model.onnx")
         for code, edit in ((2, "s/^station:/sttion:/"), (3, "s,engines/demo,engines/damaged,")):
             machine.run(f"sed -i '{edit}' {CONFIG}; systemctl reset-failed {UNIT}", check=False)
             demand(machine.attempt(f"systemctl start {UNIT}")[0] != 0, f"systemctl start succeeded with {edit}")

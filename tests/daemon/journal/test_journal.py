@@ -284,7 +284,7 @@ def test_too_many_waiting_verdicts_are_refused(opened: Opener, path: Path, monke
     journal = opened()
     with writing_blocked(path):
         _, answer = submit(journal, 100)
-        with pytest.raises(JournalError, match="wait for their commit"):
+        with pytest.raises(JournalError, match="wait for the commit"):
             submit(journal)
     assert answer.error is None
     commit(journal)
