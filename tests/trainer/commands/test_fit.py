@@ -420,3 +420,16 @@ def test_a_folder_in_which_nothing_says_whose_it_is_keeps_its_report(tmp_path, m
     (tmp_path / "runs" / "part" / "report.html").write_text("of before")
     assert default_work(Path("a/part"), resume=False) == Path("runs/part-2")
     assert default_work(Path("a/part"), resume=True) == Path("runs/part")
+    claim(Path("runs/part-2"), Path("a/part"))
+    assert default_work(Path("a/part"), resume=True) == Path("runs/part-2")
+    shutil.rmtree("runs/part")
+    assert default_work(Path("a/part"), resume=True) == Path("runs/part-2")
+
+
+def test_a_resume_without_a_checkpoint_claims_no_folder(product, tmp_path):
+    """Otherwise later trainings would write into the folder of an earlier version."""
+    (tmp_path / "runs" / "part").mkdir(parents=True)
+    (tmp_path / "runs" / "part" / "report.html").write_text("of before")
+    done = run("fit", "--data", product, "--out", "store/part", "--resume", cwd=tmp_path)
+    assert_refused(done, 2, "runs/part/checkpoint.pt: no checkpoint to resume from")
+    assert [path.name for path in (tmp_path / "runs" / "part").iterdir()] == ["report.html"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import re
 import sys
 from itertools import count
 from pathlib import Path
@@ -49,10 +50,14 @@ def run(options: argparse.Namespace) -> None:
     work = options.work or default_work(options.out, resume=options.resume)
     try_folder(options.out, "--out")
     try_folder(work, "--work")
+
+    from anoseg_trainer.model.checkpoint import find_checkpoint
+    from anoseg_trainer.pipeline import fit
+
+    if options.resume:
+        find_checkpoint(work)  # before the folder is claimed
     if options.work is None:
         claim(work, options.out)
-
-    from anoseg_trainer.pipeline import fit
 
     with TrainingProgress(Console(stderr=True)) as progress:
         fitted = fit(
@@ -78,19 +83,26 @@ def default_work(out: Path, *, resume: bool) -> Path:
     """Return the folder for checkpoints and reports: runs/NAME, or with a number behind if a bundle of another store has it.
 
     A folder with files in which nothing says whose it is may be from an earlier version. It is left alone, but a training
-    may be resumed in it.
+    may be resumed in it if the bundle has no folder of its own.
     """
-    owner = os.fsencode(out.resolve())
-    for n in count(1):
-        work = Path("runs") / (out.name if n == 1 else f"{out.name}-{n}")
-        try:
-            if (work / OWNER).read_bytes() == owner:
-                return work
-        except OSError:
-            empty = not work.is_dir() or next(work.iterdir(), None) is None
-            if empty or resume:
-                return work
-    raise AssertionError
+    owner, runs = os.fsencode(out.resolve()), Path("runs")
+    named = re.compile(rf"{re.escape(out.name)}(-\d+)?")
+    found = [path for path in (runs.iterdir() if runs.is_dir() else ()) if path.is_dir() and named.fullmatch(path.name)]
+    owners = {path: _owner(path) for path in sorted(found, key=lambda path: (len(path.name), path.name)) if any(path.iterdir())}
+    if owner in owners.values():
+        return next(path for path in owners if owners[path] == owner)
+    if resume and None in owners.values():
+        return next(path for path in owners if owners[path] is None)
+    names = (out.name if n == 1 else f"{out.name}-{n}" for n in count(1))
+    return next(work for work in map(runs.joinpath, names) if work not in owners)
+
+
+def _owner(work: Path) -> bytes | None:
+    """Return the path of the bundle that a folder belongs to; None if it does not say."""
+    try:
+        return (work / OWNER).read_bytes()
+    except OSError:
+        return None
 
 
 def claim(work: Path, out: Path) -> None:
