@@ -37,7 +37,11 @@ def shared_devices(cameras: Mapping[str, CameraConfig]) -> list[str]:
         if isinstance(camera.source, DeviceSource):
             device = camera.source.device
             users.setdefault(os.path.realpath(f"/dev/video{device}" if isinstance(device, int) else device), []).append(name)
-    return [f"cameras {', '.join(names)} open {path}: only one can" for path, names in users.items() if len(names) > 1]
+    return [
+        f"cameras {', '.join(names[:-1])} and {names[-1]} use the same device, {path}; only one of them can open it"
+        for path, names in users.items()
+        if len(names) > 1
+    ]
 
 
 def _address(camera: CameraConfig) -> Iterator[str]:

@@ -402,6 +402,7 @@ COMMANDS = [
     Row("anosegd export c.yaml --csv none/x.csv", 2, ("none/x.csv", "none is not a folder")),
     Row("anosegd export c.yaml --csv c.yaml/x.csv", 2, ("c.yaml is not a folder",)),
     Row("anosegd export c.yaml --csv images", 2, ("images: exists already",)),
+    Row(f"anosegd export c.yaml --csv {'x' * 300}", 2, ("xxx: cannot be written (File name too long)",)),
     Row("anosegd status c.yaml --timeout soon", 2, ("--timeout", "soon")),
     Row("anosegd status c.yaml --timeout nan", 2, ("--timeout", "above 0", "nan")),
     Row("anosegd status c.yaml --timeout -1", 2, ("--timeout",)),

@@ -74,7 +74,7 @@ TALL = "region: {x: 0, y: 0, width: 48, height: 80}"
         ("source: {kind: file, path: line.yaml}, policy: wait", "line.yaml cannot be opened as a video"),
         (
             "source: {kind: device, device: 0}}, b: {source: {kind: device, device: /dev/video0}",
-            "cameras a, b open /dev/video0",
+            "cameras a and b use the same device, /dev/video0; only one of them can open it",
         ),
         ("source: {kind: url, url: 'rtsp://u:geheim'}", "source.url has a port that is not a number"),
     ],

@@ -106,7 +106,13 @@ def _check_target(path: Path) -> None:
     Raises:
         ConfigError: It cannot.
     """
-    if path.is_symlink() or path.exists():
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:  # the name is too long, or this user may not look into the folder
+        raise ConfigError(f"{shown_name(path)}: cannot be written ({error.strerror})", hint="name another file") from error
+    else:
         raise ConfigError(f"{shown_name(path)}: exists already", hint="give a new file")
     folder = shown_name(path.parent)
     if not path.parent.is_dir():

@@ -135,7 +135,7 @@ def period_of(since: Moment | None, until: Moment | None) -> Period:
         end = until.last(now()) if since is None or start is None else until.first_after(start, since)
     if since is not None and until is not None and start is not None and end is not None and end <= start:
         shown = f"--until {until.text} ({_shown(_ns(end))}) is not after --since {since.text} ({_shown(_ns(start))})"
-        skipped = end == start and since.text != until.text
+        skipped = end == start and since.of_day != until.of_day and None not in (since.of_day, until.of_day)
         hint = "the change to summer time skips the time between them; " if skipped else "exchange the two, or "
         raise ConfigError(shown, hint=f"{hint}write dates too: 2026-11-22T06:00")
     return Period(None if start is None else _ns(start), None if end is None else _ns(end))

@@ -121,6 +121,17 @@ def test_a_period_that_the_change_to_summer_time_skips_is_refused(at: Callable[[
     assert period("03:00", "03:00") == "2026-03-29T03:00+02:00 2026-03-30T03:00+02:00"
 
 
+@pytest.mark.parametrize(("since", "until"), [("2026-11-22", "2026-11-22T00:00"), ("22:00", "2026-11-27T22:00")])
+def test_an_empty_period_is_put_down_to_summer_time_only_where_that_is_so(
+    at: Callable[[str], None], since: str, until: str
+) -> None:
+    """The same moment in two forms: the hint says how to write a period."""
+    at("2026-11-28T15:00+01:00")
+    with pytest.raises(ConfigError, match="is not after") as caught:
+        period_of(moment(since), moment(until))
+    assert "summer time" not in caught.value.hint
+
+
 def test_any_time_ago_is_accepted(at: Callable[[str], None]) -> None:
     """More days than a calendar has: from the beginning."""
     at("2026-11-28T15:00+01:00")
