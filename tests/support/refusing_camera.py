@@ -23,21 +23,25 @@ class Refusals:
         port: Where it listens.
         logins: Time of each request that carried a user name and password, as a header or in its address (pwd=…).
         paths: The path of each request.
+        ways: How each login in a header was sent: Basic or Digest.
     """
 
     port: int = 0
     logins: list[float] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
+    ways: list[str] = field(default_factory=list)
 
     def note(self, path: str, authorization: str | None) -> None:
         self.paths.append(path)
+        if authorization:
+            self.ways.append(authorization.split()[0])
         if authorization or "pwd=" in path:
             self.logins.append(time.monotonic())
 
 
 @contextmanager
-def http_camera(status: int) -> Iterator[Refusals]:
-    """Answer every request with `status`."""
+def http_camera(status: int, asks: str = 'Basic realm="camera"') -> Iterator[Refusals]:
+    """Answer every request with `status`. With 401, ask for a login in the way `asks`."""
     refusals = Refusals()
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -45,7 +49,7 @@ def http_camera(status: int) -> Iterator[Refusals]:
             refusals.note(self.path, self.headers["Authorization"])
             self.send_response(status)
             if status == 401:
-                self.send_header("WWW-Authenticate", 'Basic realm="camera"')
+                self.send_header("WWW-Authenticate", asks)
             self.send_header("Content-Length", "0")
             self.end_headers()
 

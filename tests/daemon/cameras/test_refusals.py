@@ -106,6 +106,16 @@ def test_the_reason_is_said_and_the_password_is_not(
         assert "ge-heim" not in text
 
 
+def test_a_password_before_the_host_is_sent_as_the_camera_asks(line: Line) -> None:
+    """Settings such as a token change nothing: a camera that asks for Digest is not sent the password in clear text."""
+    with http_camera(401, 'Digest realm="camera", nonce="1f2e"') as camera:
+        address = f"http://u:{PASSWORD}@127.0.0.1:{camera.port}/v?channel=1&token=abc"
+        daemon = line.run(line.config(f"eye:\n  source: {{kind: url, url: '{address}'}}\n{QUICK}"))
+        line.listener.wait_for_state(lambda s: s["cameras"]["eye"]["state"] == "lost")
+        assert camera.ways == ["Digest"]
+        assert daemon.terminate() == 0
+
+
 def test_a_wrong_password_is_tried_rarely_by_all_cameras_of_a_host(line: Line) -> None:
     """Two cameras send it at once; then nobody does, and the third says that it waits. Another host's camera does not wait."""
     with rtsp_camera("401 Unauthorized") as recorder, http_camera(404) as other:

@@ -13,7 +13,7 @@ import cv2
 
 from anoseg_engines.errors import CameraError, EndedEarlyError, StreamRefusedError
 from anoseg_engines.images import Image
-from anoseg_engines.passwords import address_of, login_in_settings, mask_passwords
+from anoseg_engines.passwords import address_of, mask_passwords
 from anoseg_engines.words import counted
 from anosegd.capture.config import BACKENDS, DeviceSource, FileSource, UrlSource
 from anosegd.capture.protocol import Job
@@ -21,7 +21,7 @@ from anosegd.capture.sources.avi_index import empty_frames
 from anosegd.capture.sources.base import LIBRARY_SHARE, Shot, Stamp, StillSource
 from anosegd.capture.sources.checked_video import CheckedVideo, fourcc
 from anosegd.capture.sources.devices import check_serial, why_not
-from anosegd.capture.sources.refusal import check_address, native_output, refusal, unexplained
+from anosegd.capture.sources.refusal import check_address, native_output, refusal, sends_login_in_settings, unexplained
 from anosegd.capture.sources.transport_stream import StreamEnd, stream_end
 
 V4L2_EXPOSURE_MANUAL = 1
@@ -327,7 +327,7 @@ class Stream(LiveVideo):
         options = f"rtsp_transport;{self._config.transport}|allowed_media_types;video"
         if self._config.transport == "tcp":
             options += "|reorder_queue_size;2"  # without a queue FFmpeg does not report that a camera left packets out
-        if self._config.url.lower().startswith("http") and login_in_settings(self._config.url) is not None:
+        if self._config.url.lower().startswith("http") and sends_login_in_settings(self._config.url):
             options += "|auth_type;basic"  # otherwise FFmpeg asks twice, and sends the password in the address twice
         parameters = [*timeouts, cv2.CAP_PROP_N_THREADS, 1]
         began = time.monotonic()

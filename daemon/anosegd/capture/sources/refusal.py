@@ -105,6 +105,12 @@ def host_and_port(url: str) -> tuple[str, str]:
     return (f"{host}]" if where.startswith("[") else host_alone), port
 
 
+def sends_login_in_settings(url: str) -> bool:
+    """Return whether an address has its login among its settings only, so that FFmpeg does not know it."""
+    before_path = re.split(r"[/?#]", url.partition("://")[2], maxsplit=1)[0]
+    return "@" not in before_path and login_in_settings(url) is not None
+
+
 def refusal(url: str, lines: list[str]) -> CameraError | None:
     """Return the error of a camera that refuses, or of an address that is wrong. None if the lines do not say so.
 
