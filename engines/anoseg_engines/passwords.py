@@ -71,12 +71,13 @@ def login_in_settings(url: str) -> tuple[str, str] | None:
 
 
 def without_login_in_query(url: str) -> str | None:
-    """Return an address without user name and password in its query; None if they are somewhere else."""
+    """Return an address without user name and password in its query; None if they cannot be left out."""
     where, question, query = url.partition("?")
     if login_in_settings(where) is not None:
         return None
     kept = "&".join(each for each in query.split("&") if not (_SETTING.match(each) or _USER.match(each)))
-    return f"{where}{question and kept and '?'}{kept}"
+    bare = f"{where}{question and kept and '?'}{kept}"
+    return bare if login_in_settings(bare) is None else None  # some cameras separate settings by ; or _
 
 
 def mask_passwords(text: str, url: str = "") -> str:

@@ -341,7 +341,12 @@ def test_addresses_without_their_login() -> None:
         "http://h/?a=b@c&token=t": "http://h/?a=b@c",
     }.items():
         assert without_login(UrlSource(url=url)) == UrlSource(url=bare)
-    assert without_login(UrlSource(url="rtsp://h/user=u_password=p_channel=1")) is None
+    for url in (
+        "rtsp://h/user=u_password=p_channel=1",
+        "rtsp://h/?channel=1_user=u_password=p",
+        "http://h/?channel=1;user=u;pwd=p",
+    ):
+        assert without_login(UrlSource(url=url)) is None
 
 
 def test_logins_of_sources() -> None:
