@@ -14,6 +14,7 @@ import time
 from datetime import datetime, timezone
 from typing import Any, TextIO
 
+from anoseg_engines.files import shown_json
 from anoseg_engines.passwords import mask_passwords
 
 DEBUG, INFO = logging.DEBUG, logging.INFO
@@ -100,7 +101,7 @@ class JsonFormatter(logging.Formatter):
         line: dict[str, Any] = {"at": at, "level": record.levelname.lower(), "event": record.getMessage(), **_fields(record)}
         if record.exc_info:
             line["traceback"] = _traceback(self, record)
-        return json.dumps(line, ensure_ascii=False)
+        return shown_json(json.dumps(line, ensure_ascii=False))
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:

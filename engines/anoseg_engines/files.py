@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,11 @@ from pathlib import Path
 def shown_name(name: str | os.PathLike[str]) -> str:
     """Return a file name, or a text that contains one, as text that can be written: bytes that are not UTF-8 as `\\xf6`."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def shown_json(text: str) -> str:
+    """Return JSON that can be written: in its texts, bytes of a file name that are not UTF-8 as `\\xf6`."""
+    return re.sub("[\udc80-\udcff]", lambda found: rf"\\x{ord(found[0]) - 0xDC00:02x}", text)
 
 
 @contextlib.contextmanager

@@ -75,6 +75,13 @@ def test_events_carry_fields(log: io.StringIO) -> None:
     assert log.getvalue().count("\n") == 1
 
 
+def test_a_json_line_stays_json_whatever_a_file_is_called(log: io.StringIO) -> None:
+    """Bytes that are not UTF-8 are shown as in all other output."""
+    logs.warning("image.unreadable", file="gr\udcf6\udcdf \\ größer.png")
+    line = log.getvalue().encode()  # a stream would escape what UTF-8 has not, and a single backslash is no JSON
+    assert json.loads(line)["file"] == "gr\\xf6\\xdf \\ größer.png"
+
+
 def test_text_for_a_terminal() -> None:
     """At a terminal, fields are key=value, quoted if they contain spaces."""
     record = logging.makeLogRecord(

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from anoseg_engines.files import shown_json
 from anosegd.commands.past import open_past
 from anosegd.commands.shown import local_time, shown
 from anosegd.inspection.score_thresholds import CONFIGURATION
@@ -27,7 +28,7 @@ def main(options: argparse.Namespace) -> int:
         changes = past.changes(options.limit)
     if options.json:
         for change in changes:
-            sys.stdout.write(json.dumps(change, ensure_ascii=False) + "\n")
+            sys.stdout.write(shown_json(json.dumps(change, ensure_ascii=False)) + "\n")
     elif changes:
         Console().print(_table(changes))
     else:

@@ -14,6 +14,7 @@ import msgspec
 import zmq
 
 from anoseg_engines.errors import ConfigError, PublishError
+from anoseg_engines.files import shown_json
 from anosegd.client import Client, ClientError, Event, NoAnswerError, RefusedError, RequestError, Verdict
 from anosegd.config import DEFAULT_CONTROL, DEFAULT_ENDPOINT, load_config
 from anosegd.endpoint import answers
@@ -131,7 +132,7 @@ def decoded(header: dict[str, Any] | bytes, kind: type[T]) -> T:
 
 def print_line(verdict: Verdict) -> None:
     """Print a verdict's header as one JSON line."""
-    sys.stdout.write(json.dumps(verdict, separators=(",", ":"), ensure_ascii=False) + "\n")
+    sys.stdout.write(shown_json(json.dumps(verdict, separators=(",", ":"), ensure_ascii=False)) + "\n")
 
 
 def print_missing(event: Event) -> None:

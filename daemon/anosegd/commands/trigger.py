@@ -15,6 +15,7 @@ from typing import Any
 import zmq
 
 from anoseg_engines.errors import PublishError
+from anoseg_engines.files import shown_json
 from anoseg_engines.words import counted
 from anosegd.client import Client, RefusedError
 from anosegd.commands.connection import Endpoints, connect, endpoints_of, refuse_if_down
@@ -108,7 +109,7 @@ def _print(text: str) -> None:
 
 
 def _print_json(content: dict[str, Any]) -> None:
-    _print(json.dumps(content, separators=(",", ":"), ensure_ascii=False))
+    _print(shown_json(json.dumps(content, separators=(",", ":"), ensure_ascii=False)))
 
 
 def _in_words(verdict: dict[str, Any]) -> str:
