@@ -219,9 +219,9 @@ def test_the_memory_learns_noise_and_compression(tmp_path: Path) -> None:
     plain = features(0.0, 0.0)
     for noise, compression in ((0.0, 0.3), (4.0, 0.0)):
         found = features(noise, compression)
-        assert 18 <= int((found != plain).flatten(1).any(dim=1).sum()) <= 36
+        assert int((found != plain).flatten(1).any(dim=1).sum()) >= 36  # the weakest change is rounded away
         assert torch.equal(found, features(noise, compression))
-    assert int((features(4.0, 0.3) != plain).flatten(1).any(dim=1).sum()) >= 36  # the weakest noise is rounded away
+    assert int((features(4.0, 0.3) != plain).flatten(1).any(dim=1).sum()) >= 36
     assert len(_varied_parts(range(40), VariationConfig(), seed=1)) == 12
     assert not _varied_parts(range(40), VariationConfig(noise=0.0, compression=0.0), seed=1)
 

@@ -144,7 +144,8 @@ class VariationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         flip_x: Share of images mirrored left to right; only for parts that may appear so.
         flip_y: Share of images mirrored upside down; only for parts that may appear so.
         litter: Share of images with dust and hairs beside the part, where parts are on a plain background.
-        compression: Share of images that are compressed, as the streams of network cameras are.
+        compression: Share of training images that are compressed, as the streams of network cameras are. Memory and whole image
+            learn some compressed parts unless it is 0.
     """
 
     rotation_deg: Weight | None = None

@@ -23,7 +23,7 @@ from anoseg_engines.placement import InputSpec
 from anoseg_trainer.config import MemoryOptions, TrainConfig, VariationConfig
 from anoseg_trainer.data.part_store import PartStore, whole_placement
 from anoseg_trainer.data.samples import ROTATED_DEG
-from anoseg_trainer.heap import keep_large_blocks_outside
+from anoseg_trainer.heap import return_free_memory
 from anoseg_trainer.model.detector import FIRST_POOL, MEMORY, NETWORK, NO_LIMIT, WHOLE_IMAGE, Detector
 from anoseg_trainer.model.encoder import STRIDES, Encoder
 from anoseg_trainer.model.fixed_filters import FixedFilters
@@ -43,6 +43,8 @@ SAMPLE_PARTS = 48
 """Training parts from which the memory's projection is computed, at most."""
 SAMPLE_INPUTS = 144
 """Their inputs, at most: the features of 48 parts of 16 tiles each would take more than a gigabyte."""
+RETURN_EVERY = 64
+"""Free memory is returned to the system after this many parts."""
 VARIED_PARTS = 0.3
 """Share of the training parts that memory and whole image learn a second time, with noise or compression."""
 MOST_UNITS = 5.0
@@ -143,8 +145,9 @@ class FeatureReader:
         frames: list[NDArray[np.uint8]] = []
         coords: list[NDArray[np.float16]] = []
         parts: list[int] = []
-        keep_large_blocks_outside()
-        for index in indices:
+        for done, index in enumerate(indices):
+            if done % RETURN_EVERY == 0:
+                return_free_memory()
             part = self._part(index)
             placement = whole_placement(self.spec, part)
             tiles = np.empty((len(placement.tiles), self.spec.height, self.spec.width, 3), np.uint8)
@@ -165,9 +168,9 @@ class FeatureReader:
             return part
         rng = np.random.default_rng([self.seed, 557, index])
         kind = rng.integers(3)  # noise, compression, both
-        if self.variation.noise and kind != 1:
+        if self.variation.noise and (kind != 1 or not self.variation.compression):
             part = noisy(rng, part, self.variation.noise)
-        if self.variation.compression and kind != 0:
+        if self.variation.compression and (kind != 0 or not self.variation.noise):
             part = compressed(rng, part, self.store.scales[index])
         return part
 

@@ -260,7 +260,7 @@ def _calibration(before: Bundle, threshold: ScoreThreshold | None, *, parts_know
     """Describe the calibration of the new version."""
     old = before.manifest.calibration
     if threshold is None:
-        if EARLIER in old.guarantee:
+        if old.guarantee.startswith(NOT_PROMISED):
             return old
         if not threshold_images_known(before):
             unknown = (
@@ -268,6 +268,8 @@ def _calibration(before: Bundle, threshold: ScoreThreshold | None, *, parts_know
                 "set its score threshold may be among them. Calibrate with other good images (anoseg-train calibrate)"
             )
             return msgspec.structs.replace(old, guarantee=unknown)
+        if EARLIER in old.guarantee:
+            return old
         since = f"{EARLIER}{before.manifest.version}. The memory has learned good parts since: other scores may have changed"
         return msgspec.structs.replace(old, guarantee=old.guarantee + since)
     return Calibration(

@@ -4,8 +4,11 @@ import msgspec
 import pytest
 from support.anoseg_train_command import run
 
+from anoseg_engines.errors import AnosegError, DataError
+from anoseg_trainer.commands import ablate as ablate_command
 from anoseg_trainer.commands.ablate import VARIANTS
 from anoseg_trainer.config import LossConfig, TrainConfig, VariationConfig
+from anoseg_trainer.model.checkpoint import NAME as CHECKPOINT
 
 TINY = """
 input: {height: 96, width: 128}
@@ -87,3 +90,20 @@ def test_without_the_detector_the_training_on_the_pretrained_encoder_is_used_too
     assert done.returncode == 0, done.stderr
     whole, without = json.loads((tmp_path / "out" / "ablation.json").read_text())
     assert (without["name"], without["seconds"]) == ("no-detector", whole["seconds"])
+
+
+def test_a_training_with_other_layers_is_not_used(tmp_path, monkeypatch):
+    """If the full method's training cannot be resumed without the detector, the variant is trained from the beginning."""
+    full = tmp_path / "work" / "full" / CHECKPOINT
+    full.parent.mkdir(parents=True)
+    full.write_bytes(b"weights")
+    resumed = []
+
+    def fit(data, target, config, *, seed, work, resume=False):
+        resumed.append((resume, (work / CHECKPOINT).is_file()))
+        raise DataError("it has other layers") if resume else AnosegError("trained")
+
+    monkeypatch.setattr(ablate_command, "fit", fit)
+    with pytest.raises(AnosegError, match="trained"):
+        ablate_command._run_variant(tmp_path, tmp_path, "no-detector", TrainConfig(), seed=0, reuse_training=True)
+    assert resumed == [(True, True), (False, False)]

@@ -58,3 +58,12 @@ def test_many_images_are_assigned_to_the_clusters_of_some(tmp_path: Path) -> Non
     """Above the number that is compared, each image still counts in its cluster."""
     found = images(tmp_path, [0.0] * 300 + [120.0] * 202)
     assert np.bincount(find_clusters(found)).tolist() == [300, 202]
+
+
+@pytest.mark.parametrize("grey", [False, True])
+def test_equal_images_are_one_cluster(grey: bool, tmp_path: Path) -> None:
+    """Copies of one image, and images of one grey, cannot be split."""
+    image = part(np.random.default_rng(0), 0.0)
+    for i in range(20):
+        cv2.imwrite(str(tmp_path / f"{i:03d}.png"), np.full_like(image, 90) if grey else image)
+    assert describe_clusters(read_good_images(find_good_images(tmp_path))) is None

@@ -175,13 +175,21 @@ def ablate(
 
 
 def _run_variant(data: Path, out: Path, name: str, config: TrainConfig, *, seed: int, reuse_training: bool) -> Row:
-    """Train and evaluate one variant; `reuse_training` takes the finished training of the full method."""
+    """Train and evaluate one variant; `reuse_training` takes the finished training of the full method if it fits."""
     work, full = out / "work" / name, out / "work" / FULL / CHECKPOINT
     resume = reuse_training and full.is_file()
     if resume:
         work.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(full, work / CHECKPOINT)
-    fitted = fit(data, out / "store" / name, config, seed=seed, work=work, resume=resume)
+    target = out / "store" / name
+    try:
+        fitted = fit(data, target, config, seed=seed, work=work, resume=resume)
+    except DataError:
+        if not resume:
+            raise
+        # From scratch and on a plain background, the full method's network also sees fixed filters.
+        (work / CHECKPOINT).unlink()
+        fitted = fit(data, target, config, seed=seed, work=work)
     engine = load_engine(load_bundle(fitted.bundle.path))
     try:
         found = evaluate(engine, data)

@@ -63,6 +63,8 @@ def _plain_clusters(vectors: NDArray[np.float32]) -> NDArray[np.int64] | None:
     best, plainest = None, GAP
     for count in range(2, MOST + 1):
         numbers = fcluster(tree, count, "maxclust")
+        if numbers.max() < 2:  # images that are equal cannot be split
+            continue
         if np.bincount(numbers)[1:].min() < max(SMALLEST, SMALLEST_SHARE * len(vectors)):
             continue
         same = numbers[:, None] == numbers[None, :]
