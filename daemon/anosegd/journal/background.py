@@ -11,6 +11,7 @@ import contextlib
 import os
 import sqlite3
 import threading
+from collections import deque
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -38,6 +39,7 @@ class Background(Worker):
         self._wake = threading.Event()
         self._stopping = False
         self._long_log_of: str | None = None
+        self._requested: deque[tuple[str, int, int]] = deque(maxlen=1)
         self._unchecked: tuple[str, int, int] | None = None
 
     def copy_log(self, journal_id: str) -> None:
@@ -48,9 +50,9 @@ class Background(Worker):
     def check(self, journal_id: str, to: int) -> None:
         """Request that this journal is read through once, up to a number (writing thread, or before the start).
 
-        It begins again if it has not finished.
+        A check that is running ends first: in a large file, none would end if each request began it again.
         """
-        self._unchecked = (journal_id, 1, to)
+        self._requested.append((journal_id, 1, to))
         self._wake.set()
 
     def stop(self) -> None:
@@ -65,8 +67,10 @@ class Background(Worker):
         with self._reader:
             while not self._stopping:
                 self.answer()
-                self._wake.wait(CHECK_EVERY_S if self._unchecked else 1.0)
+                self._wake.wait(CHECK_EVERY_S if self._unchecked or self._requested else 1.0)
                 self._wake.clear()
+                if self._unchecked is None and self._requested:
+                    self._unchecked = self._requested.pop()
                 if self._long_log_of is not None:
                     journal_id, self._long_log_of = self._long_log_of, None
                     self._copy_log(journal_id)
@@ -96,5 +100,4 @@ class Background(Worker):
             return  # the reader reports damage; any other error may be temporary
         if page.journal_id == journal_id and page.last_committed < to:
             self._on_damage(journal_id, f"verdicts were committed up to {to}, but the file ends with {page.last_committed}")
-        if self._unchecked == unchecked:
-            self._unchecked = (journal_id, page.next, to) if page.journal_id == journal_id and first < page.next <= to else None
+        self._unchecked = (journal_id, page.next, to) if page.journal_id == journal_id and first < page.next <= to else None

@@ -31,6 +31,11 @@ class FileGuard:
         """Take note of the database's size, after every write that may have made it smaller."""
         self._least = min(self._least, self._pragma("page_count") * self._pragma("page_size"))
 
+    def note_copied(self) -> None:
+        """Take note of the time of change, after this program copied the write-ahead log into the file."""
+        if (seen := self._seen()) is not None:
+            self._changed_ns = seen[1]
+
     @property
     def cut(self) -> bool:
         """Whether the file is shorter than SQLite left it.
@@ -51,7 +56,7 @@ class FileGuard:
 
     @property
     def changed(self) -> bool:
-        """Whether anything was written into the file since the last call."""
+        """Whether anything was written into the file since the last call, or since `note_copied`."""
         seen = self._seen()
         if seen is None or seen[1] == self._changed_ns:
             return False

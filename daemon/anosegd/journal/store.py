@@ -124,6 +124,11 @@ class Store:
         """Whether the write-ahead log or its index is no longer at its path. The next start would not find what is in it."""
         return [_inode(name) for name in files_of(self.path)[1:]] != self._log_inodes
 
+    @property
+    def log_is_long(self) -> bool:
+        """Whether the write-ahead log is so long that SQLite itself copies it into the file after a commit."""
+        return _size(beside(self.path, "-wal")) > WAL_PAGES * PAGE_BYTES
+
     def rescue_log(self) -> None:
         """Copy the write-ahead log, which is still open, into the file. SQLite waits for readers, but not for long."""
         for _ in self._db.execute("PRAGMA wal_checkpoint(RESTART)"):
@@ -248,9 +253,10 @@ class Store:
 
         Returns False if another program keeps reading, so that the log must grow.
         """
-        if _size(beside(self.path, "-wal")) <= WAL_PAGES * PAGE_BYTES:
+        if not self.log_is_long:
             return True
         ((busy, *_),) = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        self.file.note_copied()
         return not busy
 
     def size_bytes(self) -> int:

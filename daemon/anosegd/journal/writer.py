@@ -122,11 +122,15 @@ class Writer:
 
     def check_changes(self) -> None:
         """Have the file read through if another program has written into it, as a restored backup does."""
-        store = self._store
-        if store is None or not store.file.changed:
+        store, log_in_use = self._store, self._background.log_in_use
+        if store is None or not log_in_use.acquire(blocking=False):  # while the log is copied, nobody can tell who writes
             return
-        copies, self._copies = self._copies, self._background.copies
-        if copies == self._copies and not self._background.log_in_use.locked():
+        try:
+            changed = store.file.changed
+            copies, self._copies = self._copies, self._background.copies
+        finally:
+            log_in_use.release()
+        if changed and copies == self._copies:
             self._background.check(store.extent.journal_id, store.extent.settled_to)
 
     @property
@@ -312,6 +316,8 @@ class Writer:
     def _note_log(self, *, truncated: bool = False) -> None:
         if self._store is not None:
             self._store.log.note(truncated=truncated)
+            if self._store.log_is_long:
+                self._store.file.note_copied()
 
     def apply_retention(self) -> None:
         """Take the steps of retention that are due, and bound the write-ahead log."""

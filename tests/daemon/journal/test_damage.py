@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -26,7 +27,7 @@ from support.journal_tools import (
 from support.paths import SUPPORT
 
 from anoseg_engines.errors import AnosegError
-from anosegd.journal import Journal, JournalDamagedError, JournalError
+from anosegd.journal import Journal, JournalDamagedError, JournalError, JournalReader, Page
 from anosegd.journal import background as journal_background
 from anosegd.journal import store as journal_store
 from anosegd.journal import writer as journal_writer
@@ -325,9 +326,32 @@ def test_a_large_undamaged_journal_is_checked_once_and_kept(path: Path, monkeypa
     monkeypatch.setattr(journal_background, "CHECK_EVERY_S", 0.005)
     begun: list[str] = []
     journal = open_journal(config(path), on_new_journal=begun.append)
-    eventually(lambda: journal._background._unchecked is None)
+    eventually(lambda: not (journal._background._requested or journal._background._unchecked))
     assert journal.close()
     assert (begun, aside(path)) == ([], [])
+
+
+def test_a_check_that_is_running_ends_before_the_next(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often another one is requested. It begins with the first number, and no request is lost."""
+    monkeypatch.setattr(journal_background, "CHECK_EVERY_S", 0.005)
+    monkeypatch.setattr(journal_background, "ROWS_EACH", 20)
+    read: list[int] = []
+    page = JournalReader.page
+
+    def noted(self: JournalReader, first: int, *limits: int, **more: int) -> Page:
+        read.append(first)
+        if len(read) < 5:
+            journal._background.check(journal_id, 100)
+        return page(self, first, *limits, **more)
+
+    journal = open_journal(config(path))
+    journal_id = str(journal.journal_id)
+    monkeypatch.setattr(JournalReader, "page", noted)
+    journal._background.check(journal_id, 100)
+    eventually(lambda: len(read) >= 10)
+    time.sleep(0.1)
+    assert journal.close()
+    assert read == [1, 21, 41, 61, 81] * 2
 
 
 @pytest.mark.parametrize("what", ["deleted", "moved away", "another put in its place"])

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from support.journal_tools import commit, config, entry, eventually, open_journal, read_all, submit
 
-from anosegd.journal import Entry, Journal, JournalError
+from anosegd.journal import Entry, Journal, JournalError, background, store, writer
 
 
 def beside(path: Path, suffix: str) -> Path:
@@ -130,6 +130,30 @@ def test_an_earlier_copy_that_is_written_over_a_running_journal(tmp_path: Path) 
     eventually(lambda: journal.journal_id not in (None, before[0].journal_id) and path.exists())
     assert [p for p in tmp_path.iterdir() if "damaged" in p.name]
     eventually(lambda: submit(journal)[1].error is None)
+    assert journal.close()
+
+
+@pytest.mark.parametrize("who", ["background", "journal", "SQLite"])
+def test_copies_of_the_log_are_not_another_programs_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: str) -> None:
+    """Whoever makes them: they give no reason to read the file through."""
+    checked: list[int] = []
+    monkeypatch.setattr(background.Background, "check", lambda _, __, to: checked.append(to))
+    monkeypatch.setattr(writer, "COPY_LOG_PAGES", 20 if who == "background" else 10**6)
+    monkeypatch.setattr(writer, "CUT_PAGES", 20 if who == "journal" else 10**6)
+    monkeypatch.setattr(store, "WAL_PAGES", 10**6 if who == "background" else 60)
+    path = tmp_path / "verdicts.db"
+    journal = open_journal(config(path))
+    times = set()
+    while len(times) < 6:
+        commit(journal, 2, size=3000)
+        times.add(path.stat().st_mtime_ns)
+    eventually(lambda: not journal._background.log_in_use.locked())
+    time.sleep(0.5)
+    assert checked == []
+    commit(journal)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    eventually(lambda: checked)
     assert journal.close()
 
 
