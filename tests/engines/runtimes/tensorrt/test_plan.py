@@ -67,13 +67,13 @@ def test_the_demo_bundle_builds_up_to_batch_16_in_half_precision(tmp_path: Path)
     assert len(plan) == description.plan_bytes > 1_000_000
     assert description.layers["HALF"] > 200
     assert set(description.layers) <= {"HALF", "FLOAT", "INT64", "INT32", "BOOL"}
-    assert len(description.fp32_layers) == description.layers["FLOAT"] < description.layers["HALF"]
+    assert len(description.fp32_layers) == description.layers["FLOAT"] < 200
     asked = [layer for layer in description.fp32_layers if "score" not in layer.reason and "padding" not in layer.reason]
-    assert all("asks for FP32" in layer.reason for layer in asked)
+    small = {"ACTIVATION", "CAST", "ELEMENTWISE", "GATHER", "POOLING", "REDUCE", "RESIZE", "UNARY"}
+    assert {layer.kind for layer in asked} <= small
     kinds = Counter(layer.kind for layer in description.fp32_layers)
     assert kinds["CONVOLUTION"] == 0
     assert kinds["MATRIX_MULTIPLY"] == 1
-    assert "MATRIX_MULTIPLY" not in {layer.kind for layer in asked}
     assert {PhaseStarted, StepDone, Built} <= {type(report) for report in reports}
 
 
