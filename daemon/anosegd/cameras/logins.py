@@ -41,7 +41,8 @@ class _Try:
 class Logins:
     """Counts the tries of each user at each host. Any thread.
 
-    Every method takes the login, which is None for a camera without one, and the name of the camera that uses it.
+    Every method takes the login, which is None for a camera without one, and the name of the camera that uses it. `requests` is
+    how often one attempt to open the camera sends the password.
     """
 
     def __init__(self) -> None:
@@ -51,23 +52,17 @@ class Logins:
         self._accepted: set[Login] = set()
 
     def take_try(self, login: Login | None, camera: str = "", *, requests: int = 1) -> float:
-        """Take a try and return 0, or return the seconds until the next try is free.
-
-        Args:
-            login: The login.
-            camera: Who uses it.
-            requests: How often one attempt to open the camera sends the password.
-        """
+        """Take a try and return 0, or return the seconds until the next try is free."""
         with self._lock:
-            wait_s = self._wait_s(login)
+            wait_s = self._wait_s(login, requests)
             if login is not None and login not in self._accepted and wait_s == 0:
                 self._note(login, camera, requests)
             return wait_s
 
-    def wait_s(self, login: Login | None) -> float:
+    def wait_s(self, login: Login | None, *, requests: int = 1) -> float:
         """Return the seconds until the next try is free; 0 if one is."""
         with self._lock:
-            return self._wait_s(login)
+            return self._wait_s(login, requests)
 
     def accepted(self, login: Login | None, camera: str = "") -> None:
         """The camera has let us in: this login may be used as often as needed."""
@@ -86,25 +81,26 @@ class Logins:
                 if each.at == mine[-1].at:
                     tries.remove(each)
 
-    def refused(self, login: Login | None, camera: str = "") -> None:
+    def refused(self, login: Login | None, camera: str = "", *, requests: int = 1) -> None:
         """The camera refused this login, perhaps after it was changed."""
         with self._lock:
             if login is None:
                 return
             self._accepted.discard(login)
             if not any(each.camera == camera for each in self._tries_of(login)):
-                self._note(login, camera)
+                self._note(login, camera, requests)
 
-    def _wait_s(self, login: Login | None) -> float:
+    def _wait_s(self, login: Login | None, requests: int) -> float:
         if login is None or login in self._accepted:
             return 0.0
         now, tries = time.monotonic(), self._tries_of(login)
         while tries and tries[0].at <= now - WINDOW_S:
             tries.popleft()
         limit = TRIES if login in self._known else TRIES + 1
-        return tries[-limit].at + WINDOW_S - now if len(tries) >= limit else 0.0
+        left = max(0, limit - requests)  # so many earlier tries leave room for this attempt
+        return tries[-left - 1].at + WINDOW_S - now if len(tries) > left else 0.0
 
-    def _note(self, login: Login, camera: str, requests: int = 1) -> None:
+    def _note(self, login: Login, camera: str, requests: int) -> None:
         self._known.add(login)
         self._tries_of(login).extend([_Try(time.monotonic(), camera)] * requests)
 

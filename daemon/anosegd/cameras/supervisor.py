@@ -127,6 +127,7 @@ class CameraSupervisor(Worker):
         self._environment = environment
         self._logins = logins or Logins()
         self._login: Login | None = None
+        self._requests = requests_of(config.source)
         self._open_source = without_login(config.source)
         self._may_log_in = True  # whether the running capture process has the login
         self._max_tries = max_tries
@@ -223,10 +224,10 @@ class CameraSupervisor(Worker):
         given_up: CameraError | None = None
         pause_s = RESTART_MIN_S
         tries, position = 0, 0
-        self._login, requests = login_of(self.config.source), requests_of(self.config.source)
+        self._login = login_of(self.config.source)
         while not self._stopping:
             self._opened_at = None
-            self._may_log_in = self._logins.take_try(self._login, self.name, requests=requests) == 0
+            self._may_log_in = self._logins.take_try(self._login, self.name, requests=self._requests) == 0
             if not self._may_log_in and self._open_source is None:
                 self._wait_for_login()
                 continue
@@ -237,7 +238,7 @@ class CameraSupervisor(Worker):
                 if not self._may_log_in:  # as expected: without the login, any other reason is found out
                     self._wait_for_login()
                     continue
-                self._logins.refused(self._login, self.name)
+                self._logins.refused(self._login, self.name, requests=self._requests)
                 self._enter_lost(error, PAUSE_S)
                 if self._max_tries is not None:
                     given_up = CameraError(f"camera {self.name}: {error.what}", hint=_CHANGE_LOGIN)
@@ -286,7 +287,7 @@ class CameraSupervisor(Worker):
     def _wait_for_login(self) -> None:
         """Wait until the password may be tried. Other cameras have tried this user at the same host."""
         why = CameraError("not tried yet: its host has just refused this user name or password to another camera")
-        while not self._stopping and (wait_s := self._logins.wait_s(self._login)) > 0:
+        while not self._stopping and (wait_s := self._logins.wait_s(self._login, requests=self._requests)) > 0:
             if self._state != "lost" or self._last_error != why.what:
                 self._enter_lost(why, wait_s)
             self._pause(min(wait_s, LOGIN_LOOK_S))

@@ -291,6 +291,21 @@ def test_an_attempt_that_sends_the_password_twice_counts_twice(now: list[float])
     assert counted.wait_s(login) == WINDOW_S
 
 
+def test_an_attempt_with_two_requests_needs_room_for_both(now: list[float]) -> None:
+    """After another camera's try, and after a login that was accepted is refused."""
+    counted, login = Logins(), ("camera", "u:wrong")
+    assert [counted.take_try(login, name, requests=1) for name in "ab"] == [0, 0]
+    counted.not_sent(login, "b")
+    assert counted.take_try(login, "c", requests=1) == 0
+    counted.not_sent(login, "c")
+    assert counted.take_try(login, "d", requests=2) == counted.wait_s(login, requests=2) == WINDOW_S
+    now[0] += WINDOW_S
+    assert counted.take_try(login, "d", requests=2) == 0
+    counted.accepted(login, "d")
+    counted.refused(login, "d", requests=2)
+    assert counted.take_try(login, "d") == WINDOW_S
+
+
 def test_a_camera_gives_back_its_own_try_only(now: list[float]) -> None:
     """One without a connection fails again and again; meanwhile another camera's refused tries count on."""
     counted, login = Logins(), ("recorder", "u:wrong")
