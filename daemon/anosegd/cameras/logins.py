@@ -96,7 +96,7 @@ class Logins:
         now, tries = time.monotonic(), self._tries_of(login)
         while tries and tries[0].at <= now - WINDOW_S:
             tries.popleft()
-        limit = TRIES if login in self._known else TRIES + 1
+        limit = TRIES if login in self._known else TRIES + requests
         left = max(0, limit - requests)  # so many earlier tries leave room for this attempt
         return tries[-left - 1].at + WINDOW_S - now if len(tries) > left else 0.0
 

@@ -304,6 +304,7 @@ def test_an_attempt_with_two_requests_needs_room_for_both(now: list[float]) -> N
     counted.accepted(login, "d")
     counted.refused(login, "d", requests=2)
     assert counted.take_try(login, "d") == WINDOW_S
+    assert counted.take_try(("camera", "u:corrected"), "d", requests=2) == 0
 
 
 def test_a_camera_gives_back_its_own_try_only(now: list[float]) -> None:

@@ -13,6 +13,7 @@ import pytest
 from support.journal_tools import commit, config, entry, eventually, open_journal, read_all, submit
 
 from anosegd.journal import Entry, Journal, JournalError, background, store, writer
+from anosegd.journal.file_guard import FileGuard
 
 
 def beside(path: Path, suffix: str) -> Path:
@@ -113,6 +114,26 @@ def test_a_journal_that_is_cut_in_its_place(tmp_path: Path, left: int) -> None:
     reopened = open_journal(config(path))
     assert list(read_all(reopened).entries.values())[1:] == after
     assert reopened.close()
+
+
+@pytest.mark.parametrize("left", [0, 100, 8192, 100_000])
+def test_a_cut_is_noticed_before_a_page_is_read(tmp_path: Path, left: int) -> None:
+    """SQLite itself makes the file shorter only in a way that the guard knows."""
+    path = tmp_path / "verdicts.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("PRAGMA auto_vacuum = FULL")
+        db.execute("PRAGMA journal_mode = WAL").fetchall()
+        db.execute("CREATE TABLE filler (content)")
+        db.execute("INSERT INTO filler VALUES (zeroblob(400000))")
+        db.execute("PRAGMA wal_checkpoint").fetchall()
+        guard = FileGuard(path, db)
+        db.execute("UPDATE filler SET content = zeroblob(200000)")
+        guard.note()
+        db.execute("PRAGMA wal_checkpoint").fetchall()
+        assert 200_000 < path.stat().st_size < 300_000
+        assert not guard.cut
+        os.truncate(path, left)
+        assert guard.cut
 
 
 def test_an_earlier_copy_that_is_written_over_a_running_journal(tmp_path: Path) -> None:
