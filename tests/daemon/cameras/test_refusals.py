@@ -16,9 +16,14 @@ from support.refusing_camera import Refusals, http_camera, rtsp_camera, snapshot
 from anoseg_engines.errors import LoginRefusedError
 from anosegd.cameras import logins
 from anosegd.cameras.logins import PAUSE_S, TRIES, WINDOW_S, Logins, login_of, without_login
-from anosegd.capture.config import DemoSource, UrlSource
+from anosegd.capture.child import Capture
+from anosegd.capture.config import CaptureConfig, DemoSource, UrlSource
+from anosegd.capture.link import Link
+from anosegd.capture.protocol import Away, Job
+from anosegd.capture.shared_slots import Slots
 from anosegd.capture.sources.devices import why_not
 from anosegd.capture.sources.refusal import check_address, native_output, refusal, unexplained
+from anosegd.capture.waiting import PartWait
 
 PASSWORD = "ge-heim!4711"
 QUICK = "  open_timeout_s: 2\n  stall_timeout_s: 1\n"
@@ -153,15 +158,39 @@ def test_a_password_in_the_query_is_tried_as_rarely(line: Line, kind: str) -> No
     assert "ge-heim" not in daemon.log
 
 
-def test_a_camera_that_answers_and_refuses_is_asked_rarely(line: Line) -> None:
-    """Another try soon would hardly help: the pauses grow."""
-    with http_camera(404) as camera:
-        daemon = line.run(line.config(f"eye:\n  source: {{kind: url, url: 'http://127.0.0.1:{camera.port}/x'}}\n{QUICK}"))
-        line.listener.wait_for_state(lambda _: len(camera.paths) > 3)
-        began = time.monotonic()
-        line.listener.wait_for_state(lambda _: len(camera.paths) > 6)
-        assert time.monotonic() - began > 3.5  # at most 2.9 s if the pauses grew to 0.75 s only
-        assert daemon.terminate() == 0
+@pytest.mark.parametrize(("camera", "pauses"), [(lambda: http_camera(404), [1, 2, 4, 8, 10, 10]), (nobody, [1, 2, 2, 2, 2, 2])])
+def test_a_camera_that_answers_and_refuses_is_asked_rarely(
+    monkeypatch: pytest.MonkeyPatch, camera: "contextlib.AbstractContextManager[Refusals]", pauses: list[float]
+) -> None:
+    """Another try soon would hardly help: the pauses grow. One that does not answer is soon tried again."""
+    began, until = [time.monotonic()], []
+
+    def pause_until(_: PartWait, at: float) -> None:
+        until.append(at)
+        began.append(time.monotonic())
+
+    monkeypatch.setattr(PartWait, "pause_until", pause_until)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    sent: list[float] = []
+
+    class EnoughError(Exception):
+        pass
+
+    def send(_: Link, message: Away) -> None:
+        sent.append(message.pause_s)
+        if len(sent) == len(pauses):
+            raise EnoughError
+
+    monkeypatch.setattr(Link, "send", send)
+    slots = Slots.create(1, 4096)
+    with camera() as refusals, ours, theirs:  # type: ignore[operator]
+        config = CaptureConfig(source=UrlSource(url=f"http://127.0.0.1:{refusals.port}/x"))
+        capture = Capture(Job(camera=config, slots=1, frame_bytes=4096, reopen_s=(1.0, 2.0)), Link(theirs), slots)
+        with pytest.raises(EnoughError):
+            capture._open()
+    slots.close_fd()
+    assert sent == pauses
+    assert all(at >= since + 0.75 * pause for at, since, pause in zip(until, began, pauses, strict=False))
 
 
 def test_a_refused_login_hides_no_other_reason(line: Line) -> None:
