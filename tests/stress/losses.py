@@ -54,6 +54,8 @@ DEFECTIVE = 4
 LOST_TAIL = 0.45
 """The share of a JPEG image that does not come, as when a sender's buffer is full."""
 PACKET = 188
+NEVER = 1 << 40
+"""No frame has so high a number."""
 LOST_IMAGES = 10
 """How many times as many JPEG images lose their tail as packets are lost: an image is many packets."""
 
@@ -217,17 +219,22 @@ class Reader:
         source.open()
         video: Any = source._video  # type: ignore[union-attr]  # for the truth: what OpenCV returns without the check
         seen: set[int] = set()
+        unknown: list[int] = []
         with contextlib.suppress(CameraError):
             while (shot := source.read(0, None)) is not None:
                 raw = video.capture.retrieve()[1]
                 if raw is None or "dropped" in shot.error or "cannot be decoded" in shot.error:
                     self.counts["dropped"] += 1  # UNKNOWN: the decoder gave no picture
+                    unknown.append(max(seen, default=-1) + 1)
                     continue
                 number, whole = self._truth(raw, video.capture)
                 seen.add(number)
+                if shot.image is None:
+                    unknown.append(number)
                 self._count(number, whole, shot.image, shot.error)
         self.counts["first"], self.counts["last"] = min(seen, default=0), max(seen, default=0)
         self.counts["numbers"] = len(seen)
+        self.counts["first UNKNOWN"] = min(unknown, default=NEVER)
         self._engine.close()
 
     def _truth(self, raw: np.ndarray, capture: cv2.VideoCapture) -> tuple[int, bool]:
@@ -349,7 +356,8 @@ def run(streams: list[Stream], frames: int, loss: float, folder: Path, console: 
         at_end = 2 if h265 and ended else 0
         # Over UDP the message that a stream ends overtakes the last packets: the last frame is cut, and is UNKNOWN rightly.
         kept = 1 + (h265 and udp)
-        if not loss and (unknown > at_end + udp or c["numbers"] != c["last"] + 1 or c["last"] < frames - 1 - kept):
+        early = c["first UNKNOWN"] <= c["last"] - at_end - udp  # only the last frames may be UNKNOWN
+        if not loss and (unknown > at_end + udp or early or c["numbers"] != c["last"] + 1 or c["last"] < frames - 1 - kept):
             failures.append(f"{name}: {c['numbers']} of {frames} frames came, {unknown} UNKNOWN: {c['last_error']}")
     broken = sum(c.get("broken", 0) for c in results.values())
     console.print(f"{broken} broken frames, {sum(c.get('defective PASS', 0) for c in results.values())} defective parts passed")
