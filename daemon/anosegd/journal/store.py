@@ -302,15 +302,19 @@ def create_store(path: Path, *, journal_id: str, first: int, sync: str, now_ns: 
         leftover.unlink(missing_ok=True)
     db = sqlite3.connect(uri(new, "rwc"), uri=True, isolation_level=None)
     try:
-        for name, value in (("page_size", PAGE_BYTES), ("auto_vacuum", "INCREMENTAL"), ("application_id", APPLICATION_ID)):
-            db.execute(f"PRAGMA {name} = {value}")
-        with in_transaction(db):
-            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-            for statement in SCHEMA:
-                db.execute(statement)
-            db.execute("INSERT INTO journal VALUES (1, ?, ?, 1, NULL)", (journal_id, now_ns))
-            if first > 1:  # earlier journals used these numbers
-                db.execute("INSERT INTO void VALUES (1, ?)", (first - 1,))
+        db.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+        # All at once: by what a kill could leave before the id is written, the next start could not tell whose file it is.
+        # Not with in_transaction: after BEGIN IMMEDIATE, auto_vacuum has no effect.
+        db.execute("BEGIN")
+        db.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        for statement in SCHEMA:
+            db.execute(statement)
+        db.execute("INSERT INTO journal VALUES (1, ?, ?, 1, NULL)", (journal_id, now_ns))
+        if first > 1:  # earlier journals used these numbers
+            db.execute("INSERT INTO void VALUES (1, ?)", (first - 1,))
+        db.execute("COMMIT")
         db.execute("PRAGMA journal_mode = WAL").fetchall()
     finally:
         db.close()

@@ -31,6 +31,7 @@ from anosegd.journal import Journal, JournalDamagedError, JournalError, JournalR
 from anosegd.journal import background as journal_background
 from anosegd.journal import store as journal_store
 from anosegd.journal import writer as journal_writer
+from anosegd.journal.format import APPLICATION_ID
 from anosegd.journal.numbers import SeqFile
 
 SCRIPT = SUPPORT / "journal_process.py"
@@ -456,3 +457,21 @@ def test_another_programs_database_put_in_its_place_is_left_alone(path: Path, tm
     eventually(lambda: journal.stats().working)
     commit(journal)
     assert journal.close()
+
+
+def test_a_new_journal_has_its_id_from_its_first_byte_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whenever the process is killed, the next start can tell that the file it finds is a journal's, and begins again."""
+    path, heads, connect = tmp_path / "journal.db", set(), sqlite3.connect
+
+    class Watched(sqlite3.Connection):
+        def execute(self, *arguments: object) -> sqlite3.Cursor:
+            done = super().execute(*arguments)  # type: ignore[arg-type]
+            if (new := beside(path, ".new")).exists():
+                heads.add(new.read_bytes()[68:72])
+            return done
+
+    monkeypatch.setattr(sqlite3, "connect", lambda *names, **more: connect(*names, factory=Watched, **more))
+    journal_store.create_store(path, journal_id="j", first=1, sync="normal", now_ns=1).close()
+    assert heads == {b"", APPLICATION_ID.to_bytes(4, "big")}
+    with closing(connect(path)) as db:
+        assert db.execute("PRAGMA auto_vacuum").fetchone() == (2,)
