@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from anoseg_engines.bundle import Bundle, GoldenSample, load_bundle, store_of
+from anoseg_engines.bundle import NOT_PROMISED, Bundle, GoldenSample, load_bundle, store_of
 from anoseg_engines.runtimes.tensorrt.plan_store import PlanStore
 from anoseg_trainer.data.good_images import CALIBRATION_DIGESTS, DIGEST, GoodImages, find_good_images, read_good_images
 from anoseg_trainer.data.parts import Parts, find_parts
@@ -62,7 +62,7 @@ class CalibrationImages:
             used = len(images.paths)
         found = cls(parts, used, images.pixel_digests, group, tuple(notes))
         if used:
-            note = f"{found.not_held_out}: calibrate with good images that were not used for training"
+            note = f"{found._trained_on}, so this says little about other parts: calibrate with good images that were not used for training"
             found = dataclasses.replace(found, notes=(*notes, note))
         return found
 
@@ -72,14 +72,17 @@ class CalibrationImages:
         return not self.used
 
     @property
-    def not_held_out(self) -> str:
-        """Say what the images were used for."""
+    def _trained_on(self) -> str:
         which = "these images" if self.used == len(self.parts.numbers) else f"{self.used} of these images"
-        return f"the network was trained on {which}, so this says little about other parts"
+        return f"the network was trained on {which}"
 
     def qualify(self, guarantee: str) -> str:
-        """If the images were not held out, add a sentence to the guarantee that says so."""
-        return guarantee if self.held_out else f"{guarantee}; but {self.not_held_out}"
+        """If the images were not held out, return a guarantee that promises nothing, and says what it would be."""
+        if self.held_out:
+            return guarantee
+        if guarantee.startswith(NOT_PROMISED):
+            return f"{guarantee}; also, {self._trained_on}"
+        return f"{NOT_PROMISED}, because {self._trained_on}; with images that were not used for training: {guarantee}"
 
     def record(self) -> dict[str, Any] | None:
         """Describe the images for the manifest's training record; None if they could not set a threshold with a promise."""
