@@ -149,7 +149,8 @@ def test_it_learned_to_find_spots(trained, product, tmp_path):
     assert len(list((tmp_path / "pictures").glob("[0-9][0-9]_*.png"))) == 16
     assert (tmp_path / "pictures" / "mine.png").exists()
     assert not (tmp_path / "pictures" / "00_worst_defective_spot_of_before.png").exists()
-    assert {p.name for p in (tmp_path / "all").iterdir()} == {f"{d}_{i:03d}.png" for d in ("good", "spot") for i in range(8)}
+    pictures = {p.relative_to(tmp_path / "all").as_posix() for p in (tmp_path / "all").rglob("*.png")}
+    assert pictures == {f"{defect}/{i:03d}.png" for defect in ("good", "spot") for i in range(8)}
     assert "spot" in done.stdout
 
 

@@ -1,5 +1,8 @@
+import cv2
 import numpy as np
 import pytest
+from support.anoseg_train_command import run
+from support.tiny_bundle import bad_part, good_part, write_tiny_bundle
 
 from anoseg_engines.errors import AnosegError
 from anoseg_trainer.report.charts import histogram, line_chart
@@ -62,3 +65,21 @@ def test_extremes_are_told_apart():
     assert extremes([0.3, 0.1, 0.9, 0.5], 2) == ([1, 0], [2, 3])
     assert extremes([0.3], 4) == ([0], [])
     assert extremes([], 4) == ([], [])
+
+
+def test_every_image_has_a_picture_of_its_own(tmp_path):
+    """Whatever defects and images are called: `a_b` with `c.png`, and `a` with `b_c.png`."""
+    write_tiny_bundle(tmp_path / "tiny")
+    images = {"good/g.png": good_part(), "a_b/c.png": bad_part(), "a/b_c.png": bad_part()}
+    for name, image in images.items():
+        defect, file = name.split("/")
+        for folder in ("test", "ground_truth"):
+            (tmp_path / "data" / folder / defect).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / "data" / "test" / name), image)
+        mask = np.zeros(image.shape[:2], np.uint8)
+        mask[:9, :9] = 255
+        cv2.imwrite(str(tmp_path / "data" / "ground_truth" / defect / file.replace(".", "_mask.")), mask)
+    options = ("--all-overlays", tmp_path / "all", "--runtime", "cpu-f32")
+    done = run("evaluate", "--bundle", tmp_path / "tiny", "--data", tmp_path / "data", *options)
+    assert done.returncode == 0, done.stderr
+    assert {path.relative_to(tmp_path / "all").as_posix() for path in (tmp_path / "all").rglob("*.png")} == set(images)

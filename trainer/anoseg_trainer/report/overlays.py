@@ -28,8 +28,8 @@ def write_overlays(engine: Engine, data: Path, evaluation: Evaluation, folder: P
         data: The data folder.
         evaluation: What it gave.
         folder: Where the pictures are written.
-        every: A picture of every image, named after the image. If not, of those with the lowest and the highest scores; those
-            of an earlier evaluation are deleted.
+        every: A picture of every image, named after the image, in a folder for each defect. If not, of those with the lowest
+            and the highest scores; those of an earlier evaluation are deleted.
 
     Raises:
         AnosegError: The folder cannot be written.
@@ -49,9 +49,10 @@ def write_overlays(engine: Engine, data: Path, evaluation: Evaluation, folder: P
         caption = f"{row['score']:.3f} {row['outcome']} {test.defect} {evaluation.bundle}"
         mask = test.read_mask(inspected.image)
         picture = overlay(inspected, mask, engine.thresholds.pixel, caption)
-        name = f"{test.defect}_{test.path.name}"
-        target = folder / (f"{place}{name}" if test.path.suffix == ".png" else f"{place}{name}.png")
+        name = test.path.name if test.path.suffix == ".png" else f"{test.path.name}.png"
+        target = folder / test.defect / name if every else folder / f"{place}{test.defect}_{name}"
         try:
+            target.parent.mkdir(exist_ok=True)
             target.write_bytes(cv2.imencode(".png", picture)[1].tobytes())
         except OSError as error:
             raise AnosegError(f"{target}: cannot be written ({error.strerror})") from error
