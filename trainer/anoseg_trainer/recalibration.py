@@ -62,8 +62,8 @@ class CalibrationImages:
             used = len(images.paths)
         found = cls(parts, used, images.pixel_digests, group, tuple(notes))
         if used:
-            note = f"{found._trained_on}, so this says little about other parts: calibrate with good images that were not used for training"
-            found = dataclasses.replace(found, notes=(*notes, note))
+            hint = "so this says little about other parts: calibrate with good images that were not used for training"
+            found = dataclasses.replace(found, notes=(*notes, f"{found._trained_on}, {hint}"))
         return found
 
     @property
