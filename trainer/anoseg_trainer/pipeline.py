@@ -185,7 +185,7 @@ def fit(
                 if quick:
                     return finished
         held_out = hashlib.sha256(msgspec.json.encode([split.validation, split.calibration])).hexdigest()
-        # What parts are compared by decides which layers the network has, and with memory_input what it sees.
+        # The network's layers depend on the features that it is built on; with memory_input, on the memory, too.
         built_on = encoder if features is None else features
         compared = type(built_on).__name__ if comparison is None else f"{type(built_on).__name__} {comparison.memory.config}"
         identity = {

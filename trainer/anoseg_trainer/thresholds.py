@@ -139,7 +139,7 @@ def withheld(images: int) -> str:
 
 
 def for_the_line(threshold: ScoreThreshold, *, promised: bool) -> str:
-    """Say in plain words what the promise means for the line, or that there is none."""
+    """Say in plain words how many good parts the line will reject, or that this is not known."""
     if not promised:
         return "For the line: how many good parts will be rejected is not known. Count them during the first shifts."
     rejected = max(1, round(1000 * threshold.reject_probability))

@@ -30,6 +30,15 @@ def copied_back(path: Path) -> None:
     replaced(path, path.read_bytes())
 
 
+def assert_set_aside(path: Path, journal: Journal, after: list[Entry]) -> None:
+    """The damaged file is kept under another name, and the new journal has what was committed since."""
+    assert [p.suffix for p in path.parent.iterdir() if "damaged" in p.name and not p.name.endswith(("-wal", "-shm"))]
+    assert journal.close()
+    reopened = open_journal(config(path))
+    assert list(read_all(reopened).entries.values())[1:] == after
+    assert reopened.close()
+
+
 LOST: dict[str, Callable[[Path], object]] = {
     "log deleted": lambda p: beside(p, "-wal").unlink(),
     "log moved away": lambda p: beside(p, "-wal").rename(p.with_name("elsewhere")),
@@ -87,11 +96,7 @@ def test_a_log_that_is_overwritten_in_its_place(tmp_path: Path, overwrite: Calla
     after = commit(journal, 20)
     assert after[0].seq > before[-1].seq
     assert any("overwritten by another program" in notice for notice in journal.notices)
-    assert [p.suffix for p in tmp_path.iterdir() if "damaged" in p.name and not p.name.endswith(("-wal", "-shm"))]
-    assert journal.close()
-    reopened = open_journal(config(path))
-    assert list(read_all(reopened).entries.values())[1:] == after
-    assert reopened.close()
+    assert_set_aside(path, journal, after)
 
 
 @pytest.mark.parametrize("left", [0, 100, 8192, 100_000])
@@ -109,11 +114,7 @@ def test_a_journal_that_is_cut_in_its_place(tmp_path: Path, left: int) -> None:
     after = commit(journal, 20)
     assert after[0].seq > before[-1].seq
     assert any("cut or emptied by another program" in notice or "malformed" in notice for notice in journal.notices)
-    assert [p.suffix for p in tmp_path.iterdir() if "damaged" in p.name and not p.name.endswith(("-wal", "-shm"))]
-    assert journal.close()
-    reopened = open_journal(config(path))
-    assert list(read_all(reopened).entries.values())[1:] == after
-    assert reopened.close()
+    assert_set_aside(path, journal, after)
 
 
 @pytest.mark.parametrize("left", [0, 100, 8192, 100_000])
