@@ -65,7 +65,7 @@ class Frame:
 
     Attributes:
         part: The data about the part.
-        image: uint8 [H, W, 3] BGR, a view of the capture process's slot. It is valid until `release`; nobody writes to it.
+        image: uint8 [H, W, 3] BGR or [H, W, 1], a view of the capture process's slot. Valid until `release`; read-only.
         release: Gives the slot back. The last holder calls it once: the inspector, or the camera that drops the frame.
     """
 

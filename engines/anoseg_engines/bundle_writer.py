@@ -147,7 +147,7 @@ def _manifest(draft: BundleDraft, version: int, files: dict[str, bytes]) -> Mani
     ]
     return sealed(
         Manifest(
-            schema_version=1 if draft.origin is None else 2,
+            schema_version=3 if draft.input.shrink else 1 if draft.origin is None else 2,
             origin=draft.origin or UNSET,
             product=draft.product,
             version=version,

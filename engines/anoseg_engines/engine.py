@@ -178,7 +178,7 @@ class Engine:
         """Run one part.
 
         Args:
-            image: The camera image, uint8 [H, W, 3] BGR.
+            image: The camera image, uint8 [H, W, 3] BGR or [H, W, 1].
 
         Returns:
             Score and part map, a new array that belongs to the caller.

@@ -35,7 +35,7 @@ TWELVE_BITS = 4095
 """A file of 16 bit whose largest value is at most this holds 12 bit, as a camera's Mono12 delivers them."""
 
 Image = NDArray[np.uint8]
-"""A camera image: uint8 [H, W, 3], BGR as OpenCV delivers."""
+"""A camera image: uint8 [H, W, 3], BGR as OpenCV delivers, or [H, W, 1] from a grey camera."""
 
 ROTATIONS = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
 """The rotations of a camera's image, in degrees clockwise."""
@@ -84,7 +84,7 @@ def read_image(path: Path) -> Image:
     Raises:
         DataError: The file is missing, empty, or cannot be decoded.
     """
-    return decode_image(read_bytes(path), path).image
+    return as_bgr(decode_image(read_bytes(path), path).image)
 
 
 def read_bytes(path: Path) -> bytes:
@@ -121,7 +121,7 @@ class DecodedImage:
     """The pixels of an image file, and how the file stores them.
 
     Attributes:
-        image: uint8 [H, W, 3], as of `read_image`.
+        image: uint8 [H, W, 3], as of `read_image`; [H, W, 1] if the file is grey.
         grey: Whether the file has one channel.
         deep: Whether the file has 16 bit for each value.
         twelve_bits: Whether these hold values of 12 bit.
@@ -138,7 +138,7 @@ class DecodedImage:
 
 
 def decode_image(data: bytes, path: Path) -> DecodedImage:
-    """Decode the bytes of an image file as `read_image` does; `path` names it in errors.
+    """Decode the bytes of an image file as `read_image` does, but leave grey as one channel; `path` names it in errors.
 
     Raises:
         DataError: The bytes cannot be decoded, or are not one whole image.
@@ -150,7 +150,7 @@ def decode_image(data: bytes, path: Path) -> DecodedImage:
 
 
 def decode(data: bytes) -> DecodedImage:
-    """Decode the bytes of an image as `read_image` does.
+    """Decode the bytes of an image as `read_image` does, but leave grey as one channel.
 
     Raises:
         DataError: The bytes cannot be decoded, or are not one whole image.
@@ -168,7 +168,7 @@ def decode(data: bytes) -> DecodedImage:
     largest = int(stored.max()) if deep else 0
     twelve_bits = 0 < largest <= TWELVE_BITS
     try:
-        image = as_bgr(np.left_shift(stored, 4) if twelve_bits else stored)
+        image = as_image(np.left_shift(stored, 4) if twelve_bits else stored)
     except DataError as error:
         raise DataError(error.what, hint="store it with 8 or 16 bit for each value") from error
     pages, grey = has_more_pages(data), stored.ndim == 2
@@ -220,33 +220,41 @@ def decode_jpeg(data: bytes, into: Image | None = None) -> DecodedImage:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
         if height * width > MAX_PIXELS:
             raise DataError(f"{width}×{height} pixels are too many")
-        buffer = into if into is not None and into.shape == (height, width, 3) else None
-        image = simplejpeg.decode_jpeg(data, "BGR", buffer=buffer)
+        grey = colours == "Gray"
+        buffer = into if into is not None and into.shape == (height, width, 1 if grey else 3) else None
+        image = simplejpeg.decode_jpeg(data, "GRAY" if grey else "BGR", buffer=buffer)
     except ValueError as error:
         why = str(error).rpartition("(): ")[2]  # as libjpeg says it, for example "Premature end of JPEG file"
         raise DataError(f"not a whole JPEG image: {why} ({len(data)} bytes)") from error
-    return DecodedImage(image, grey=colours == "Gray", deep=False)
+    return DecodedImage(image, grey=grey, deep=False)
 
 
-def as_bgr(image: NDArray[Any]) -> Image:
-    """Convert a decoded image or camera frame to uint8 [H, W, 3] BGR, C-contiguous: grey repeated, alpha dropped, 16 bit / 256.
+def as_image(stored: NDArray[Any]) -> Image:
+    """Convert a decoded image or camera frame to an `Image`, C-contiguous: alpha dropped, 16 bit divided by 256.
 
     Raises:
         DataError: The array does not have the shape or dtype of an image.
     """
-    if image.dtype == np.uint16:
-        image = (image >> 8).astype(np.uint8)
+    image = (stored >> 8).astype(np.uint8) if stored.dtype == np.uint16 else stored
     if image.dtype != np.uint8:
         raise DataError(f"image has dtype {image.dtype}, 8 or 16 bit unsigned is needed")
-    if image.ndim == 3 and image.shape[2] == 1:
-        image = image[:, :, 0]
     if image.ndim == 2:
-        image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
+        image = image[:, :, None]
     elif image.ndim == 3 and image.shape[2] == 4:
-        image = cv2.cvtColor(image, cv2.COLOR_BGRA2BGR)
-    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        image = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGRA2BGR))
+    if image.ndim != 3 or image.shape[2] not in (1, 3) or 0 in image.shape:
         raise DataError(f"image has shape {image.shape}, [H, W] or [H, W, 3] is needed")
     return np.ascontiguousarray(image, dtype=np.uint8)
+
+
+def as_bgr(image: Image) -> Image:
+    """Return the image with three channels, uint8 [H, W, 3]: grey is repeated."""
+    return image if image.shape[2] == 3 else np.asarray(cv2.cvtColor(image, cv2.COLOR_GRAY2BGR), np.uint8)
+
+
+def as_grey(image: Image) -> NDArray[np.uint8]:
+    """Return the image's brightness, uint8 [H, W]."""
+    return image[:, :, 0] if image.shape[2] == 1 else np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), np.uint8)
 
 
 def rotated(image: Image, degrees: int, into: Image | None = None) -> Image:
@@ -254,4 +262,5 @@ def rotated(image: Image, degrees: int, into: Image | None = None) -> Image:
     rotation = ROTATIONS.get(degrees)
     if rotation is None:
         return image
-    return np.asarray(cv2.rotate(image, rotation) if into is None else cv2.rotate(image, rotation, dst=into), np.uint8)
+    turned = cv2.rotate(image, rotation) if into is None else cv2.rotate(image, rotation, dst=into)
+    return np.asarray(turned, np.uint8).reshape(*turned.shape[:2], image.shape[2])  # OpenCV drops a single channel

@@ -12,10 +12,12 @@ from typing import Literal
 import cv2
 import msgspec
 import numpy as np
+from msgspec import UNSET, UnsetType
 from numpy.typing import NDArray
 
 from anoseg_engines.errors import ConfigError
 from anoseg_engines.images import Image
+from anoseg_engines.scaling import scale_part
 
 Mode = Literal["resize", "tile"]
 PHASE = 32
@@ -31,6 +33,8 @@ class InputSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         mode: resize: the region is scaled to one input, its aspect ratio kept. tile: it is cut into overlapping inputs.
         scale: Network pixels per camera pixel (tile mode only).
         overlap: The least number of network pixels that neighbouring tiles share (tile mode only).
+        shrink: How a larger region is scaled down, see `scaling.Shrink`. Omitted for area, which older bundles were made with;
+            their seals have no such field.
     """
 
     height: int
@@ -38,6 +42,7 @@ class InputSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mode: Mode = "resize"
     scale: float = 1.0
     overlap: int = 0
+    shrink: Literal["blocks"] | UnsetType = UNSET
 
     def __post_init__(self) -> None:
         if self.height < 1 or self.width < 1:
@@ -112,7 +117,7 @@ class Placement:
         return self.part_width / self.region.width, self.part_height / self.region.height
 
     def scaled_part(self, image: Image) -> Image:
-        """Cut the region out of the camera image and scale it: uint8 [part_height, part_width, 3].
+        """Cut the region out of the camera image and scale it: uint8 [part_height, part_width, C], with the image's channels.
 
         Raises:
             ConfigError: The region reaches beyond the image.
@@ -123,7 +128,8 @@ class Placement:
             raise ConfigError(
                 f"region x={r.x} y={r.y} {r.width}×{r.height} reaches beyond the image of {width}×{height} pixels"
             )
-        return scale_part(image[r.y : r.y + r.height, r.x : r.x + r.width], self.part_width, self.part_height)
+        region = image[r.y : r.y + r.height, r.x : r.x + r.width]
+        return scale_part(region, self.part_width, self.part_height, self.spec.shrink or "area")
 
     def fill(self, image: Image, frames_NHWC: NDArray[np.uint8]) -> None:
         """Write the N network inputs of a camera image into the caller's buffer, uint8 [N, H, W, 3]."""
@@ -149,27 +155,19 @@ class Placement:
         return np.asarray(part / weight, np.float32)
 
 
-def scale_part(region_HWC: Image, part_width: int, part_height: int) -> Image:
-    """Scale a region to the size of the part. Pixels are averaged if the region shrinks, and interpolated if it grows."""
-    height, width = region_HWC.shape[:2]
-    if (width, height) == (part_width, part_height):
-        return region_HWC
-    shrinks = part_width < width or part_height < height
-    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(region_HWC, (part_width, part_height), interpolation=method), np.uint8)
-
-
 def cut_tile(part: Image, tile: Tile, out_HWC: NDArray[np.uint8]) -> None:
-    """Copy the tile's part pixels into `out_HWC`. Padding mirrors the part."""
+    """Copy the tile's part pixels into `out_HWC`, grey into all three channels. Padding mirrors the part."""
     height, width = out_HWC.shape[:2]
     top, left = max(0, -tile.y), max(0, -tile.x)
     y0, x0 = max(0, tile.y), max(0, tile.x)
     piece = part[y0 : tile.y + height, x0 : tile.x + width]
-    if piece.shape[:2] == (height, width):
+    if piece.shape[:2] != (height, width):
+        bottom, right = height - top - piece.shape[0], width - left - piece.shape[1]
+        piece = np.asarray(cv2.copyMakeBorder(piece, top, bottom, left, right, cv2.BORDER_REFLECT), np.uint8)
+    if part.shape[2] == 1:
+        cv2.cvtColor(piece, cv2.COLOR_GRAY2BGR, dst=out_HWC)
+    else:
         out_HWC[:] = piece
-        return
-    bottom, right = height - top - piece.shape[0], width - left - piece.shape[1]
-    out_HWC[:] = cv2.copyMakeBorder(piece, top, bottom, left, right, cv2.BORDER_REFLECT)
 
 
 def tile_coords(spec: InputSpec, part_width: int, part_height: int, tile: Tile) -> NDArray[np.float16]:

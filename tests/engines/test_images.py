@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from anoseg_engines.errors import DataError
-from anoseg_engines.images import decode_jpeg, list_images, read_image
-from anosegd.capture.pixel_formats import bgr_from_raw
+from anoseg_engines.images import decode_image, decode_jpeg, list_images, read_image, rotated
+from anosegd.capture.pixel_formats import image_from_raw
 
 MONO12 = 0x01100005
 
@@ -30,7 +30,7 @@ def test_12_bit_in_16_are_scaled_as_the_line_scales_them(tmp_path: Path) -> None
     frame = np.random.default_rng(0).integers(0, 4096, (4, 6)).astype(np.uint16)
     frame[0, 0] = 4095
     cv2.imwrite(str(tmp_path / "a.png"), frame)
-    assert (read_image(tmp_path / "a.png") == bgr_from_raw(frame.tobytes(), MONO12, 4, 6)).all()
+    assert (read_image(tmp_path / "a.png") == image_from_raw(frame.tobytes(), MONO12, 4, 6)).all()
     cv2.imwrite(str(tmp_path / "b.png"), frame * 0)
     assert not read_image(tmp_path / "b.png").any()
     cv2.imwrite(str(tmp_path / "c.png"), frame + 1)  # 4096: more than 12 bit
@@ -113,3 +113,16 @@ def test_a_jpeg_header_that_names_a_huge_image_is_refused() -> None:
     data[size : size + 4] = b"\xff\xdc\xff\xdc"
     with pytest.raises(DataError, match="65500×65500 pixels are too many"):
         decode_jpeg(bytes(data))
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif"])
+def test_grey_files_stay_one_channel_on_the_line(tmp_path: Path, name: str) -> None:
+    """The line reads the one channel that is there. The trainer sees the same values three times."""
+    grey = np.random.default_rng(0).integers(0, 256, (9, 7), np.uint8)
+    cv2.imwrite(str(tmp_path / name), grey)
+    image = decode_image((tmp_path / name).read_bytes(), tmp_path / name).image
+    assert image.shape == (9, 7, 1)
+    assert (read_image(tmp_path / name) == np.repeat(image, 3, axis=2)).all()
+    for degrees in (0, 90, 180, 270):
+        turned = rotated(image, degrees)
+        assert (turned == np.rot90(image, -degrees // 90)).all()

@@ -59,7 +59,7 @@ class InputConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         assert self.mode != "auto"
         assert self.scale is not None
         assert self.overlap is not None
-        return InputSpec(self.height, self.width, mode=self.mode, scale=self.scale, overlap=self.overlap)
+        return InputSpec(self.height, self.width, mode=self.mode, scale=self.scale, overlap=self.overlap, shrink="blocks")
 
 
 class NetworkConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -131,7 +131,7 @@ class CaptureHandle:
         if not fresh:
             raise CameraError(f"the capture process wrote into slot {message.slot}, which is in use")
         try:
-            return self._slots.view(message.slot, message.height, message.width)
+            return self._slots.view(message.slot, message.shape)
         except ValueError as error:
             raise CameraError(f"the capture process sent an impossible frame: {error}") from error
 

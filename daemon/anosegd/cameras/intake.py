@@ -65,7 +65,7 @@ class Intake:
             process.release(message.slot)
             return
         self.count_lost(message.lost)
-        self.size = self.size or (message.height, message.width)
+        self.size = self.size or message.shape[:2]
         if self.presence is not None and not self.presence(image):
             self.position, self.last_file = origin.position + 1, origin.source
             self.empty += 1

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from anoseg_engines.errors import ConfigError, DataError
-from anoseg_engines.images import Image, read_image
+from anoseg_engines.images import Image, as_grey, read_image
 from anoseg_engines.placement import Region
 from anosegd.config import PresenceConfig
 
@@ -25,7 +24,7 @@ class Presence:
 
     def __init__(self, config: PresenceConfig, region: Region | None, empty: Image) -> None:
         self._config, self._region = config, region
-        self._shape = empty.shape
+        self._size = empty.shape[:2]
         self._empty = self._sampled(empty)
 
     @classmethod
@@ -45,8 +44,8 @@ class Presence:
         return cls(config, region, empty)
 
     def __call__(self, image: Image) -> bool:
-        """Return whether a camera image, uint8 [H, W, 3], shows a part. An image of another size counts as a part."""
-        if image.shape != self._shape:
+        """Return whether a camera image, uint8 [H, W, C], shows a part. An image of another size counts as a part."""
+        if image.shape[:2] != self._size:
             return True
         difference = np.abs(self._sampled(image) - self._empty)
         return bool((difference >= self._config.difference).mean() >= self._config.share)
@@ -54,4 +53,4 @@ class Presence:
     def _sampled(self, image: Image) -> NDArray[np.int16]:
         r = self._region or Region(0, 0, image.shape[1], image.shape[0])
         view = image[r.y : r.y + r.height : STEP, r.x : r.x + r.width : STEP]
-        return cv2.cvtColor(np.ascontiguousarray(view), cv2.COLOR_BGR2GRAY).astype(np.int16)
+        return as_grey(np.ascontiguousarray(view)).astype(np.int16)

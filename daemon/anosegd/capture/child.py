@@ -56,7 +56,7 @@ class Capture:
         self._wait = PartWait(job.camera, link, self._last_frame)
         self._lost = 0  # frames discarded since the last report
         self._position = job.start_at
-        self._size: tuple[int, int] | None = None  # height, width of the last frame as it was read
+        self._shape: tuple[int, ...] | None = None  # of the last frame as it was read
 
     def run(self) -> None:
         """Read until the source ends or fails, and report how it ended.
@@ -174,7 +174,7 @@ class Capture:
         image = shot.image
         if image is None:
             return self._report(origin, slot, "unreadable", shot.error)
-        if not self._slots.holds(*image.shape[:2]):
+        if not self._slots.holds(image.shape):
             limit = self._slots.frame_bytes >> 20
             detail = f"{pixels_text(image)} do not fit into a slot of {limit} MiB: raise max_frame_mb"
             return self._report(origin, slot, "unreadable", detail)
@@ -194,8 +194,8 @@ class Capture:
             if self._repeats(source, image):
                 return self._repeated(source, origin, slot)
             self._last_frame.taken(image, slot)
-        height, width = image.shape[:2]
-        self._link.send(Captured(origin=origin, slot=slot, height=height, width=width, lost=self._lost))
+        height, width, channels = image.shape
+        self._link.send(Captured(origin=origin, slot=slot, shape=(height, width, channels), lost=self._lost))
         self._lost = 0
         return True
 
@@ -253,13 +253,13 @@ class Capture:
 
     def _placed(self, image: Image, slot: int) -> Image:
         """Put the image into its slot, turned as configured. Return the slot's view."""
-        height, width = image.shape[:2]
-        self._size = (height, width)
+        self._shape = image.shape
         degrees = self._camera.rotate
         if degrees in ROTATIONS:
-            view = self._slots.view(slot, *((width, height) if degrees in (90, 270) else (height, width)))
-            return rotated(image, degrees, view)
-        view = self._slots.view(slot, height, width)
+            height, width, channels = image.shape
+            turned = (width, height) if degrees in (90, 270) else (height, width)
+            return rotated(image, degrees, self._slots.view(slot, (*turned, channels)))
+        view = self._slots.view(slot, image.shape)
         if view.ctypes.data != image.ctypes.data:  # OpenCV reads in place if size and type are the same as before
             view[:] = image
         return view
@@ -296,7 +296,7 @@ class Capture:
 
     def _view(self, slot: int | None) -> Image | None:
         """Memory to read into: the slot itself, unless the image has to be turned first."""
-        return None if slot is None or self._size is None or self._camera.rotate else self._slots.view(slot, *self._size)
+        return None if slot is None or self._shape is None or self._camera.rotate else self._slots.view(slot, self._shape)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Converts the pixel formats of industrial cameras to 8-bit BGR. Pure functions.
+"""Converts the pixel formats of industrial cameras to images of 8 bit. Pure functions.
 
 The codes are those of the GenICam Pixel Format Naming Convention.
 """
@@ -36,7 +36,7 @@ CODES = {
 """Name of every readable format, by code."""
 
 
-def bgr_from_raw(raw: bytes, code: int, height: int, width: int) -> Image:
+def image_from_raw(raw: bytes, code: int, height: int, width: int) -> Image:
     """Convert a camera's buffer without padding; of more than 8 bits the upper 8 are kept.
 
     Args:
@@ -45,7 +45,7 @@ def bgr_from_raw(raw: bytes, code: int, height: int, width: int) -> Image:
         height, width: Of the image.
 
     Returns:
-        uint8 [height, width, 3] BGR.
+        uint8 [height, width, 3] BGR, of a grey format [height, width, 1].
 
     Raises:
         CameraError: The format is not in `CODES`, or raw is too short.
@@ -63,7 +63,7 @@ def bgr_from_raw(raw: bytes, code: int, height: int, width: int) -> Image:
         return np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if name == "RGB8" else image.copy(), np.uint8)
     if name in BAYER:
         return np.asarray(cv2.cvtColor(data.reshape(height, width), BAYER[name]), np.uint8)
-    return np.asarray(cv2.cvtColor(_grey(data, name).reshape(height, width), cv2.COLOR_GRAY2BGR), np.uint8)
+    return _grey(data, name).reshape(height, width, 1)
 
 
 def _grey(data: np.ndarray[tuple[int], np.dtype[np.uint8]], name: str) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:

@@ -102,14 +102,13 @@ class Captured(msgspec.Struct, frozen=True, tag=True, array_like=True, kw_only=T
 
     Attributes:
         origin: Where the part comes from.
-        slot, height, width: Where the frame is, uint8 [height, width, 3].
+        slot, shape: Where the frame is, and its height, width and channels; uint8.
         lost: Frames discarded since the last message because no slot was free (policy latest).
     """
 
     origin: Origin
     slot: int
-    height: int
-    width: int
+    shape: tuple[int, int, int]
     lost: int
 
 

@@ -7,6 +7,7 @@ camera's thread and the capture process use this module.
 from __future__ import annotations
 
 import fcntl
+import math
 import mmap
 import os
 
@@ -51,17 +52,16 @@ class Slots:
         """Close the descriptor; the mapping stays."""
         os.close(self.fd)
 
-    def holds(self, height: int, width: int) -> bool:
-        """Return whether an image of this size fits into a slot."""
-        return height > 0 and width > 0 and height * width * 3 <= self.frame_bytes
+    def holds(self, shape: tuple[int, ...]) -> bool:
+        """Return whether an image of this shape, (height, width, channels), fits into a slot."""
+        return len(shape) == 3 and min(shape) > 0 and shape[2] in (1, 3) and math.prod(shape) <= self.frame_bytes
 
-    def view(self, slot: int, height: int, width: int) -> Image:
-        """uint8 [height, width, 3] on the slot's memory.
+    def view(self, slot: int, shape: tuple[int, ...]) -> Image:
+        """An image on the slot's memory, uint8 of this shape: (height, width, channels).
 
         Raises:
             ValueError: There is no such slot, or the image does not fit.
         """
-        if not 0 <= slot < self.count or not self.holds(height, width):
-            raise ValueError(f"slot {slot} of {self.count} cannot hold an image of {width}×{height} pixels")
-        flat = np.frombuffer(self._memory, np.uint8, height * width * 3, slot * self.frame_bytes)
-        return flat.reshape(height, width, 3)
+        if not 0 <= slot < self.count or not self.holds(shape):
+            raise ValueError(f"slot {slot} of {self.count} cannot hold an image of {'×'.join(map(str, shape))} values")
+        return np.frombuffer(self._memory, np.uint8, math.prod(shape), slot * self.frame_bytes).reshape(shape)

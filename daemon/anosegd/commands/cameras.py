@@ -154,7 +154,7 @@ def _watch(process: CaptureHandle, probed: Probed, open_timeout_s: float) -> Non
                     raise CameraError(message.detail)
                 elif isinstance(message, Captured):
                     if not probed.captured_ns:
-                        probed.width, probed.height = message.width, message.height
+                        probed.height, probed.width, _ = message.shape
                         _save(process, message, probed.path)
                         give_up_at = time.monotonic() + RATE_S
                     process.release(message.slot)

@@ -11,7 +11,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from anoseg_engines.placement import InputSpec
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """The newest schema version that this program reads."""
 MANIFEST = "manifest.json"
 NOT_PROMISED = "nothing is promised about false rejects"
@@ -106,7 +106,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Contents of manifest.json.
 
     Attributes:
-        schema_version: 2 if there is an origin, else 1, so that an older program reads what it can understand.
+        schema_version: 3 if the input says how it shrinks, else 2 if there is an origin, else 1. So an older program reads what
+            it can understand, and says of the rest that it is too old.
         origin: What wrote the bundle. Omitted in bundles from before there were candidates.
         score: How the part's score is defined.
         score_threshold: A part with this score or more is FAIL.
@@ -119,7 +120,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             other hashes reveal a changed file.
     """
 
-    schema_version: Literal[1, 2] = 1
+    schema_version: Literal[1, 2, 3] = 1
     product: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
     version: Annotated[int, Meta(ge=1)]
     created: str

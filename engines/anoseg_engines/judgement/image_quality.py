@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from anoseg_engines.images import Image
+from anoseg_engines.images import Image, as_grey
 from anoseg_engines.placement import InputSpec, Placement, Region
 
 
@@ -40,8 +40,8 @@ class Quality:
 
 
 def measure(part: Image) -> Quality:
-    """Measure a scaled part, uint8 [h, w, 3]."""
-    grey = cv2.cvtColor(part, cv2.COLOR_BGR2GRAY).astype(np.float32)
+    """Measure a scaled part, uint8 [h, w, C]."""
+    grey = as_grey(part).astype(np.float32)
     detail = grey - cv2.GaussianBlur(grey, (0, 0), 1.5)
     contrast = float(grey.std())
     return Quality(float(grey.mean()), float(detail.std()) / contrast if contrast > 1 else 0.0)

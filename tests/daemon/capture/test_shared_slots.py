@@ -18,11 +18,11 @@ def test_slots_are_shared_without_a_copy() -> None:
     """Both sides see the same memory, and a view outlives the descriptor and the Slots."""
     ours = Slots.create(3, 1000)
     theirs = Slots.attach(os.dup(ours.fd), 3, ours.frame_bytes)
-    theirs.view(2, 10, 20)[:] = 77
-    view = ours.view(2, 10, 20)
+    theirs.view(2, (10, 20, 3))[:] = 77
+    view = ours.view(2, (10, 20, 3))
     assert (view == 77).all()
-    assert not ours.view(1, 10, 20).any()
-    theirs.view(2, 10, 20)[0, 0, 0] = 5
+    assert not ours.view(1, (10, 20, 3)).any()
+    theirs.view(2, (10, 20, 3))[0, 0, 0] = 5
     assert view[0, 0, 0] == 5
     theirs.close_fd()
     ours.close_fd()
@@ -34,7 +34,7 @@ def test_slots_are_shared_without_a_copy() -> None:
 def test_slots_take_memory_only_when_used() -> None:
     """Slots for large frames take no memory until they are written."""
     slots = Slots.create(8, 256 << 20)
-    slots.view(0, 100, 100)[:] = 1
+    slots.view(0, (100, 100, 3))[:] = 1
     used = os.fstat(slots.fd).st_blocks * 512
     slots.close_fd()
     assert used < 1 << 20
@@ -49,13 +49,14 @@ def test_slots_cannot_be_shrunk() -> None:
 
 
 @pytest.mark.parametrize(
-    ("slot", "height", "width"), [(-1, 1, 1), (3, 1, 1), (0, 0, 5), (0, 5, 0), (0, 2000, 2000), (0, -4, -4)]
+    ("slot", "shape"),
+    [(-1, (1, 1, 3)), (3, (1, 1, 3)), (0, (0, 5, 3)), (0, (5, 0, 1)), (0, (2000, 2000, 1)), (0, (-4, -4, 3)), (0, (4, 4, 2))],
 )
-def test_impossible_frames_are_refused(slot: int, height: int, width: int) -> None:
+def test_impossible_frames_are_refused(slot: int, shape: tuple[int, int, int]) -> None:
     """No view can reach beyond its slot."""
     slots = Slots.create(3, 1000)
     with pytest.raises(ValueError, match="cannot hold"):
-        slots.view(slot, height, width)
+        slots.view(slot, shape)
     slots.close_fd()
 
 
@@ -70,7 +71,7 @@ def test_video_frames_are_read_into_the_slot(tmp_path: Path) -> None:
     slots = Slots.create(1, 1 << 20)
     video = VideoFile(source, Job(camera=CaptureConfig(source=source, policy="wait"), slots=1, frame_bytes=slots.frame_bytes))
     video.open()
-    view = slots.view(0, 48, 80)
+    view = slots.view(0, (48, 80, 3))
     shot = video.read(0, view)
     assert shot is not None
     assert shot.image is not None

@@ -23,6 +23,7 @@ from anoseg_engines.files import shown_name
 from anoseg_engines.images import (
     TWELVE_BITS,
     Image,
+    as_bgr,
     decode_image,
     list_images,
     no_folder,
@@ -162,7 +163,7 @@ def read_good_images(paths: Sequence[Path], consume: ImageConsumer = lambda _, _
         except DataError as error:
             unusable.append(error.what)
             continue
-        image = decoded.image
+        image = as_bgr(decoded.image)
         digest.update(os.fsencode(path.name) + b"\0" + hashlib.sha256(data).digest())
         grey += decoded.grey
         more_pages += [path] if decoded.more_pages else []

@@ -33,7 +33,7 @@ class Shot:
     """Holds the result of one read.
 
     Attributes:
-        image: uint8 [H, W, 3] BGR, the reader's until the next read; None if it could not be read.
+        image: uint8 [H, W, 3] BGR or [H, W, 1], the reader's until the next read; None if it could not be read.
         part_id: The part's name, where the source knows it.
         source: The file that the image comes from, where there is one.
         error: Why there is no image.

@@ -16,7 +16,7 @@ import numpy as np
 
 from anoseg_engines.errors import CameraError, DataError
 from anoseg_engines.image_structure import JPEG_START
-from anoseg_engines.images import Image, as_bgr, decode, decode_jpeg, rotated
+from anoseg_engines.images import Image, as_image, decode, decode_jpeg, rotated
 from anosegd.capture.sources.base import Shot
 from anosegd.capture.sources.connections import Connections
 from anosegd.capture.sources.ffmpeg_messages import (
@@ -212,7 +212,7 @@ class CheckedVideo:
         """
         data = image.reshape(-1)
         if not self._images and not (image.shape[0] == 1 and data[:3].tobytes() == JPEG_START):  # GStreamer may give JPEG too
-            return as_bgr(image)
+            return as_image(image)
         sent = data.tobytes()
         decoded = (decode_jpeg(sent, into) if sent.startswith(JPEG_START) else decode(sent)).image
         if (decoded.shape[0] * 2, decoded.shape[1]) == self._size:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from anoseg_engines.images import Image, as_bgr
+from anoseg_engines.images import Image, as_image
 from anosegd.capture.config import DemoSource
 from anosegd.capture.sources.base import Shot, StillSource
 from anosegd.demo.line import DemoLine
@@ -25,4 +25,4 @@ class Demo(StillSource):
         if self._parts is not None and position >= self._parts:
             return None
         part = self._line.part(position)
-        return Shot(as_bgr(part.image), part_id=part.part_id)
+        return Shot(as_image(part.image), part_id=part.part_id)

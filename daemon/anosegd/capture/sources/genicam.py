@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, cast
 from anoseg_engines.errors import CameraError
 from anoseg_engines.images import Image
 from anosegd.capture.config import GenicamSource, HardwareTrigger
-from anosegd.capture.pixel_formats import CODES, bgr_from_raw
+from anosegd.capture.pixel_formats import CODES, image_from_raw
 from anosegd.capture.protocol import Job
 from anosegd.capture.sources.aravis import listed_by, load_aravis
 from anosegd.capture.sources.base import LIBRARY_SHARE, Shot, Stamp
@@ -243,4 +243,4 @@ class Genicam:
 
 
 def _decoded(raw: Raw) -> Image:
-    return bgr_from_raw(raw.data, raw.code, raw.height, raw.width)
+    return image_from_raw(raw.data, raw.code, raw.height, raw.width)
