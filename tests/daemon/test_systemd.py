@@ -1,5 +1,6 @@
 """Unit, installer and example configuration; all of it under a real systemd, if a container can be booted."""
 
+import fnmatch
 import os
 import re
 import shutil
@@ -32,6 +33,13 @@ def test_unit_is_accepted_by_systemd(tmp_path: Path) -> None:
     """`systemd-analyze verify` reports nothing about the unit."""
     done = analyze(tmp_path, "verify")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_unit_allows_the_devices_of_each_gpu() -> None:
+    """The names under which drivers register their devices (in /proc/devices) match an entry of the device list."""
+    names = ["nvidia", "nvidia-uvm", "nvidia-frontend", "nvhost-gpu", "nvgpu-ctrl", "17000000.gpu", "17000000.ga10b", "nvmap"]
+    allowed = re.findall(r"(?m)^DeviceAllow=char-(\S+) rw", UNIT.read_text())
+    assert {name for name in names if not any(fnmatch.fnmatchcase(name, pattern) for pattern in allowed)} == set()
 
 
 def test_unit_is_closed(tmp_path: Path) -> None:

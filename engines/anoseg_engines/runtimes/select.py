@@ -25,6 +25,9 @@ RUNTIMES = ("auto", "tensorrt", "cpu", *(f"cpu-{p}" for p in PRECISIONS))
 """auto: TensorRT where there are a GPU and a plan, else cpu. cpu: the fastest precision of this processor that passes the
 self-test. cpu-f32, …: that precision and no other."""
 
+MOST_WORKSPACE_MB, WORKSPACE_SHARE = 1024, 8
+"""The daemon's own build may use this much memory, and at most one part in so many of the GPU's memory, to try kernels."""
+
 
 @dataclass(frozen=True, slots=True)
 class SelectedRuntime:
@@ -93,7 +96,8 @@ def _tensorrt(bundle: Bundle, gpu: Gpu, build_with: PlanTest | None) -> Selected
         if build_with is None:
             raise
         # The build tests the plan before it stores it. Loading tests it again, as it does every engine.
-        description = build_plan(bundle, BuildOptions(library=found[0].name), self_test=build_with)
+        options = BuildOptions(library=found[0].name, workspace_mb=_workspace_mb(gpu))
+        description = build_plan(bundle, options, self_test=build_with)
         library, why = found[0], f"{gpu.name}, plan built now: {error.what}"
     store = PlanStore.of(bundle)
 
@@ -105,6 +109,11 @@ def _tensorrt(bundle: Bundle, gpu: Gpu, build_with: PlanTest | None) -> Selected
             store.mark_proved(description, gpu)
 
     return SelectedRuntime("tensorrt", f"{why}, {library.name} {library.version}", load, passed)
+
+
+def _workspace_mb(gpu: Gpu) -> int:
+    """Return the memory limit of a build beside a running line: on a Jetson, the GPU's memory is the machine's."""
+    return min(MOST_WORKSPACE_MB, gpu.memory_bytes // WORKSPACE_SHARE >> 20)
 
 
 def _plan_here(bundle: Bundle, gpu: Gpu, found: list[Library]) -> tuple[Library, PlanDescription]:

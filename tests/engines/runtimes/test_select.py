@@ -30,7 +30,7 @@ from anoseg_engines.runtimes.tensorrt.plan import PlanDescription
 from anoseg_engines.runtimes.tensorrt.plan_store import PlanStore
 from anoseg_engines.runtimes.tensorrt.runtime import TensorRTRuntime
 
-GPU = Gpu("GPU A", "8.9", 8 << 30)
+GPU = Gpu("GPU A", "8.9", 8 << 30, 46)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from anoseg_engines.runtimes.openvino_network import cpu_precisions
 from anoseg_trainer.config import NetworkConfig
 from anoseg_trainer.model.detector import SCORE_LIMIT, Detector, count_macs
 from anoseg_trainer.model.encoder import encoder_input, load_encoder, packaged_weights, rounded
-from anoseg_trainer.model.export import MAX_BATCH, half_precision, onnx_from_detector
+from anoseg_trainer.model.export import MAX_BATCH, OPSET, half_precision, onnx_from_detector
 from anoseg_trainer.model.fixed_filters import FixedFilters
 from anoseg_trainer.model.from_bundle import detector_from_bundle, detector_record
 from anoseg_trainer.model.memory import Features, Memory, MemoryConfig, standardise
@@ -309,3 +309,9 @@ def test_the_default_detector_fits_a_small_machine():
     whole = WholeImage((8, 16))
     assert count_macs(Detector(network, memory=memory, whole_image=whole), 256, 256) < 1.5e9
     assert sum(p.numel() for p in network.parameters() if p.requires_grad) < 1e6
+
+
+def test_the_operator_set_is_pinned(detectors):
+    """A newer PyTorch must not export operators that the parsers of installed TensorRT 10 cannot read (9 to 20)."""
+    (opset,) = onnx.load_from_string(onnx_from_detector(detectors["scratch"], SPEC)).opset_import
+    assert opset.version == OPSET == 20

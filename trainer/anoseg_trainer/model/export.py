@@ -25,6 +25,8 @@ from anoseg_trainer.model.whole_image import WholeImage
 
 MAX_BATCH = 16
 """Largest batch of the exported network."""
+OPSET = 20
+"""ONNX operator set of the exported network. TensorRT 10.1's parser reads 9 to 20."""
 
 
 class ExportedNetwork(nn.Module):
@@ -85,6 +87,7 @@ def onnx_from_detector(detector: Detector, spec: InputSpec) -> bytes:
             output_names=["anomaly_map", "score"],
             dynamic_shapes={"frames": {0: batch}, "coords": {0: batch}},
             dynamo=True,
+            opset_version=OPSET,
             external_data=False,
             verbose=False,
         )

@@ -1,6 +1,6 @@
 """Runs the build process: `build.py` starts `python -m anoseg_engines.runtimes.tensorrt.build_child` for each build.
 
-A build needs much memory. If memory runs out, the kernel kills only this process. stdin: a `BuildRequest` (JSON, one line),
+A build needs much memory. If memory runs out, the kernel kills this process first. stdin: a `BuildRequest` (JSON, one line),
 then the ONNX file. stdout: one `Report` on each line. The plan goes to an inherited file descriptor.
 """
 
@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,10 @@ import msgspec
 from anoseg_engines.errors import EngineError
 from anoseg_engines.runtimes.tensorrt.layers import Layer, count_types, layers_of
 from anoseg_engines.runtimes.tensorrt.library import find_library, log_collector
+
+OOM_SCORE_ADJ = Path("/proc/self/oom_score_adj")
+DIES_FIRST = "1000"
+"""With this value the kernel kills the process before all others when memory runs out."""
 
 
 class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,11 +78,18 @@ class Built(msgspec.Struct, frozen=True, tag="built"):
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
-    """The build failed, so there is no plan. `memory` and `space` say whether memory or disk space ran out."""
+    """The build failed, so there is no plan.
+
+    Attributes:
+        what: The reason.
+        memory, space: Whether memory or disk space ran out.
+        unexpected: Whether the reason is an exception that nobody foresaw.
+    """
 
     what: str
     memory: bool = False
     space: bool = False
+    unexpected: bool = False
 
 
 Report = PhaseStarted | StepDone | PhaseFinished | Built | Failed
@@ -85,6 +97,8 @@ Report = PhaseStarted | StepDone | PhaseFinished | Built | Failed
 
 def main() -> None:
     """Build the request on stdin, and report on stdout."""
+    with contextlib.suppress(OSError):
+        OOM_SCORE_ADJ.write_text(DIES_FIRST)
     request = msgspec.json.decode(sys.stdin.buffer.readline(), type=BuildRequest)
     _die_with(request.parent)
     model = sys.stdin.buffer.read()
@@ -103,6 +117,9 @@ def main() -> None:
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         report(Failed(f"the plan cannot be written ({error.strerror})", space=full))
+    except Exception as error:  # noqa: BLE001 - the end of the process: `build.py` raises what is reported here
+        traceback.print_exc()
+        report(Failed(f"the build failed with {type(error).__name__}: {error}", unexpected=True))
 
 
 def build(request: BuildRequest, model: bytes, report: Any) -> Built | Failed:

@@ -18,11 +18,24 @@ loads such a plan."""
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """A GPU: its name as from the driver, its compute capability such as "8.7", and its whole memory."""
+    """A GPU.
+
+    Attributes:
+        name: As from the driver. Unlike modules may share one: an Orin with 8 multiprocessors and one with 16 are both "Orin".
+        compute_capability: Such as "8.7".
+        memory_bytes: Its whole memory.
+        multiprocessors: Number of streaming multiprocessors.
+    """
 
     name: str
     compute_capability: str
     memory_bytes: int
+    multiprocessors: int
+
+    @property
+    def memory_gib(self) -> int:
+        """Memory in whole GiB. The exact size depends on what the driver reserves."""
+        return round(self.memory_bytes / (1 << 30))
 
 
 def find_gpu() -> Gpu:
@@ -38,7 +51,8 @@ def find_gpu() -> Gpu:
             raise EngineError("the CUDA driver shows no GPU", hint=GPU_EXTRA)
         device = cuda.Device(0)
         major, minor = device.compute_capability()
-        return Gpu(str(device.name()), f"{major}.{minor}", int(device.total_memory()))
+        multiprocessors = int(device.get_attribute(cuda.device_attribute.MULTIPROCESSOR_COUNT))
+        return Gpu(str(device.name()), f"{major}.{minor}", int(device.total_memory()), multiprocessors)
     except cuda.Error as error:
         raise EngineError(f"no GPU can be used ({error})", hint=GPU_EXTRA) from error
 

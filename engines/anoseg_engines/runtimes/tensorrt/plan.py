@@ -15,7 +15,7 @@ from anoseg_engines.runtimes.tensorrt.gpu import ANY_GPU, Gpu, platform_name
 from anoseg_engines.runtimes.tensorrt.layers import Layer
 from anoseg_engines.runtimes.tensorrt.library import Library
 
-SCHEMA_VERSION: Literal[1] = 1
+SCHEMA_VERSION: Literal[2] = 2
 
 
 class PlanDescription(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -23,6 +23,7 @@ class PlanDescription(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
 
     Attributes:
         gpu: The GPU's name. For a plan built without a GPU, this and `compute_capability` are `ANY_GPU`.
+        multiprocessors, memory_gib: Of that GPU. None without a GPU, and in descriptions of schema version 1, which lack them.
         height, width, min_batch, opt_batch, max_batch: The optimisation profile.
         workspace_mb: The memory limit of the build; None is the library's own.
         proved_on: The GPU on which the plan passed its self-test; None if it has not run on one.
@@ -30,13 +31,15 @@ class PlanDescription(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         fp32_layers: The layers in FP32, with the reason.
     """
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1, 2] = SCHEMA_VERSION
     bundle: str
     bundle_sha256: Sha256
     library: Literal["tensorrt", "tensorrt-rtx"]
     library_version: str
     gpu: str
     compute_capability: str
+    multiprocessors: int | None = None
+    memory_gib: int | None = None
     platform: str
     height: Annotated[int, Meta(ge=1)]
     width: Annotated[int, Meta(ge=1)]
@@ -77,6 +80,8 @@ class Machine:
     def stem(self) -> str:
         """The start of the file names of this machine's description and plan."""
         gpu = re.sub(r"[^a-z0-9]+", "-", self.gpu_name.lower()).strip("-")
+        if self.gpu:
+            gpu += f"-{self.gpu.multiprocessors}sm-{self.gpu.memory_gib}gib"
         return f"{gpu}-{self.library}-{self.library_version}"
 
 
@@ -97,6 +102,9 @@ def check_plan(description: PlanDescription, machine: Machine, bundle: Bundle) -
     if machine.gpu is not None and description.gpu != ANY_GPU:
         pairs.append(("GPU", description.gpu, machine.gpu.name))
         pairs.append(("compute capability", description.compute_capability, machine.gpu.compute_capability))
+        if description.multiprocessors is not None:
+            pairs.append(("GPU multiprocessors", f"{description.multiprocessors}", f"{machine.gpu.multiprocessors}"))
+            pairs.append(("GPU memory", f"{description.memory_gib} GiB", f"{machine.gpu.memory_gib} GiB"))
     for what, built_for, here in pairs:
         if built_for != here:
             raise EngineError(
