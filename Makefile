@@ -54,8 +54,9 @@ still-scenes: $(VENV)/.installed-dev ## inspect cameras before a still part for 
 soak: $(VENV)/.installed-dev ## run an hour at full rate with a fault a minute; memory, threads and descriptors may not grow
 	$(BIN)/python tests/stress/soak.py
 
-bench: $(VENV)/.installed-dev ## measure the daemon's speed against the engine alone (four minutes on a quiet machine)
+bench: $(VENV)/.installed-dev ## measure the daemon's speed, and a frame's way from capture to verdict, against the engine alone (quiet machine; about ten minutes)
 	$(BIN)/python tests/bench/line_bench.py
+	$(BIN)/python tests/bench/frames_bench.py
 
 gpu-check: $(VENV)/.installed-dev ## on a machine with a GPU: build, test and measure the TensorRT runtime; one table
 	@$(BIN)/python -c "import pycuda" 2>/dev/null || $(PIP_INSTALL) pycuda || echo "pycuda needs the CUDA toolkit to install"

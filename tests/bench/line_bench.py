@@ -127,7 +127,7 @@ def plain_script(bundle: str, folder: str) -> dict[str, float]:
 class Daemon:
     """One run of the daemon with `cameras` (lines of YAML), and a subscriber to its verdicts."""
 
-    def __init__(self, folder: Path, bundle: Path, cameras: str, *arguments: str) -> None:
+    def __init__(self, folder: Path, bundle: Path, cameras: str, *arguments: str, python: str = sys.executable) -> None:
         stamp = str(time.monotonic_ns())
         config = folder / f"{stamp}.yaml"
         config.write_text(
@@ -146,7 +146,7 @@ class Daemon:
             systemd.settimeout(60)
             began = time.monotonic()
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "anosegd", "run", str(config), *arguments],
+                [python, "-m", "anosegd", "run", str(config), *arguments],
                 stderr=subprocess.DEVNULL,
                 env={**os.environ, "NOTIFY_SOCKET": str(notify)},
             )

@@ -198,6 +198,28 @@ def test_grey_and_16_bit_images(line: Line) -> None:
     assert [v["outcome"] for v in line.listener.verdicts] == ["FAIL", "PASS"]
 
 
+def test_a_grey_camera_gives_the_verdicts_of_a_colour_camera(line: Line) -> None:
+    """Its frames stay one channel from the file to the network: also turned, and compared with the empty place."""
+    for kind in ("grey", "colour"):
+        folder = line.folder / kind
+        folder.mkdir()
+        for i, part in enumerate((bad_part(), good_part(), np.full((48, 80, 3), 10, np.uint8))):
+            cv2.imwrite(str(folder / f"{i}.png"), part[:, :, 0] if kind == "grey" else part)
+    cv2.imwrite(str(line.folder / "empty.png"), np.rot90(np.full((48, 80, 3), 10, np.uint8)))
+    camera = (
+        "  policy: wait\n  rotate: 90\n  region: {x: 4, y: 6, width: 40, height: 70}\n"
+        "  presence: {empty: empty.png, difference: 20, share: 0.05}\n"
+    )
+    both = "".join(f"{kind}:\n  source: {{kind: folder, path: {kind}}}\n{camera}" for kind in ("grey", "colour"))
+    daemon = line.run(line.config(both), "--once")
+    assert daemon.wait() == 0, daemon.log
+    line.listener.drain()
+    found = {kind: [v for v in line.listener.verdicts if v["camera"] == kind] for kind in ("grey", "colour")}
+    assert [v["outcome"] for v in found["grey"]] == ["FAIL", "PASS"]  # the third image shows the empty place
+    for grey, colour in zip(found["grey"], found["colour"], strict=True):
+        assert (grey["score"], grey["defects"]) == (colour["score"], colour["defects"])
+
+
 def test_region_beyond_the_image_is_unknown(line: Line) -> None:
     """A part that is smaller than the configured region is UNKNOWN, and the daemon goes on."""
     write_images(line.folder / "images", 3)
