@@ -1,9 +1,11 @@
-"""Everything that needs a GPU, in one command (`make gpu-check`): builds the plan, loads it with its self-test, measures it
-against PyTorch FP16 eager and compiled, and prints one table with the goals.
+"""Everything that needs a GPU, in one command (`make gpu-check`), and one table of what was found.
 
-    python tests/bench/gpu_check.py [--bundle DIR] [--data DIR] [--max-batch 32] [--json FILE]
+    python tests/bench/gpu_check.py [--bundle DIR] [--data DIR] [--max-batch 32] [--json FILE] [--device-only]
 
-Exits 0 if all was run and the self-test passed, 1 if it or another step failed, and 2 if something is missing, which it names.
+First the device layer alone: copies, a captured graph, its time on the device. This needs pycuda only. Then TensorRT: builds
+the plan, loads it with its self-test, and measures it. Where PyTorch has a GPU, it is measured too (FP16, eager and compiled).
+
+Exits 0 if all that could run did run and passed, 1 if a step failed, and 2 if the GPU, pycuda or TensorRT is missing.
 NOT RUN ON A GPU YET.
 """
 
@@ -14,10 +16,13 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from anoseg_engines.benchmark import RuntimeCandidate, measure
 from anoseg_engines.bundle import find_bundle, load_bundle
@@ -30,6 +35,7 @@ from anoseg_engines.loading import load_engine, plan_test
 from anoseg_engines.placement import Region
 from anoseg_engines.runtimes.select import select_runtimes
 from anoseg_engines.runtimes.tensorrt.build import BuildOptions, build_plan
+from anoseg_engines.runtimes.tensorrt.device import PycudaDevice
 from anoseg_engines.runtimes.tensorrt.gpu import find_gpu
 from anoseg_engines.runtimes.tensorrt.layers import inspected
 from anoseg_engines.runtimes.tensorrt.library import libraries
@@ -37,24 +43,77 @@ from anoseg_engines.runtimes.tensorrt.plan_store import PlanStore
 
 DEMO = Path(__file__).parents[2] / "engines" / "store" / "demo"
 TENSORRT, EAGER, COMPILED = "tensorrt", "pytorch eager f16 cuda", "pytorch compiled f16 cuda"
+COPIED_BYTES = 8 << 20
+LAUNCHES = 50
 
 
-def missing():
-    """List what this machine lacks, each with what to do."""
-    lacks = []
-    for look in (find_gpu, libraries):
-        try:
-            look()
-        except EngineError as error:
-            lacks.append(str(error))
+@dataclass
+class Row:
+    """What was to be shown, what was measured, and whether it is met: yes, NO, or not run."""
+
+    what: str
+    measured: str
+    met: str
+
+
+@dataclass
+class Report:
+    """The rows so far."""
+
+    console: Console
+    rows: list[Row] = field(default_factory=list)
+
+    def add(self, what, measured, met):
+        self.rows.append(Row(what, measured, "yes" if met else "NO"))
+
+    def not_run(self, what, why):
+        self.rows.append(Row(what, why, "not run"))
+
+    def show(self, title):
+        table = Table(title=title)
+        for head in ("what", "measured", "met"):
+            table.add_column(head, overflow="fold")
+        for row in self.rows:
+            table.add_row(row.what, Text(row.measured), row.met)  # messages contain brackets
+        self.console.print(table)
+
+
+def check_device(report):
+    """Copy to the device and back by a captured graph, launched several times, and compare what returns."""
+    device = PycudaDevice()
+    try:
+        with device.current():
+            first, second = device.allocate(COPIED_BYTES), device.allocate(COPIED_BYTES)
+            sent, back = device.pinned(COPIED_BYTES, np.uint8), device.pinned(COPIED_BYTES, np.uint8)
+            with device.capture() as graph:
+                device.upload(first, sent)
+                device.copy(second, first, COPIED_BYTES)
+                device.download(back, second)
+            whole = True
+            for seed in range(3):
+                sent[:] = np.random.default_rng(seed).integers(0, 256, COPIED_BYTES, np.uint8)
+                device.launch(graph)
+                device.synchronize()
+                whole &= bool((sent == back).all())
+            report.add("a captured graph of copies returns what was sent", f"{COPIED_BYTES >> 20} MiB, 3 launches", whole)
+            milliseconds = device.device_ms(graph, LAUNCHES)
+            report.add("CUDA events measure a launch", f"{milliseconds:.3f} ms on the device", milliseconds > 0)
+            del sent, back, graph
+    finally:
+        device.close()
+
+
+def pytorch_or_why():
+    """Return the trainer's PyTorch baseline, or why there is none."""
     try:
         import torch
 
-        if not torch.cuda.is_available():
-            lacks.append("PyTorch sees no GPU\n  install a CUDA build of PyTorch into this environment: it is the baseline")
-    except ImportError:
-        lacks.append("PyTorch is not installed\n  pip install 'anoseg-edge[train]', with a CUDA build of PyTorch")
-    return lacks
+        from anoseg_trainer.commands.bench import torch_candidates
+    except ImportError as error:
+        return None, f"PyTorch is not installed ({error.name})"
+    if not torch.cuda.is_available():
+        return None, "PyTorch sees no GPU: it needs a CUDA build"
+    return torch_candidates, ""
 
 
 def fp16_rate():
@@ -74,45 +133,18 @@ def fp16_rate():
     return side**3 * 20 / (start.elapsed_time(end) / 1e3)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--bundle", type=Path, default=DEMO)
-    parser.add_argument("--data", type=Path, help="a folder of images to inspect as well, for a run of real parts")
-    parser.add_argument("--max-batch", type=int, default=32)
-    parser.add_argument("--seconds", type=float, default=2.0)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    lacks = missing()
-    if lacks:
-        print("gpu-check cannot run here. Missing:", file=sys.stderr)
-        for lack in lacks:
-            print(f"- {lack}", file=sys.stderr)
-        print("The TensorRT runtime has NOT been run on a GPU by this check.", file=sys.stderr)
-        sys.exit(2)
-    try:
-        sys.exit(check(options))
-    except AnosegError as error:
-        print(f"gpu-check failed: {error}", file=sys.stderr)
-        sys.exit(1)
-
-
-def check(options):
-    """Build, load, test and measure. Returns the exit code."""
-    from anoseg_trainer.commands.bench import torch_candidates
-    from anoseg_trainer.model.detector import count_macs
-    from anoseg_trainer.model.from_bundle import detector_from_bundle
-
-    console = Console(width=None if sys.stdout.isatty() else 200)
-    gpu = find_gpu()
+def check_tensorrt(report, options):
+    """Build, load, test and measure."""
+    torch_candidates, why_not = pytorch_or_why()
     with tempfile.TemporaryDirectory() as store:
         folder = find_bundle(options.bundle)
-        shutil.copytree(folder, Path(store) / "checked" / folder.name)
-        bundle = load_bundle(Path(store) / "checked")
+        copied = shutil.copytree(folder, Path(store) / "checked" / folder.name)
+        bundle = load_bundle(copied)  # by its version: in the copied store nothing is released
         with BuildProgress() as progress:
             plan = build_plan(
                 bundle, BuildOptions(max_batch=options.max_batch), on_progress=progress.show, self_test=plan_test(bundle)
             )
-        console.print(plan_table(plan, str(PlanStore.of(bundle).folder / plan.plan)))
+        report.console.print(plan_table(plan, str(PlanStore.of(bundle).folder / plan.plan)))
         start = time.monotonic()
         engine = load_engine(bundle, runtime="tensorrt")
         load_s = time.monotonic() - start
@@ -121,12 +153,13 @@ def check(options):
             image = read_image(path)
             engine.inspect(image, engine.place(Region(0, 0, image.shape[1], image.shape[0])))
         engine.close()
+        report.add("self-test on the golden images", f"largest score difference {worst:.4f}, loaded in {load_s:.1f} s", True)
         runtime = select_runtimes(bundle, "tensorrt")[0].open()
-        baselines, skipped = torch_candidates(bundle)
+        baselines, skipped = torch_candidates(bundle) if torch_candidates else ([], {"pytorch": why_not})
         found = [*baselines, RuntimeCandidate.load(bundle, runtime, TENSORRT)]
         batches = [n for n in (1, 2, 4, 8, 16, 32) if n <= options.max_batch]
-        report = measure(bundle, found, skipped, batches=batches, seconds=options.seconds, baseline=EAGER)
-        console.print(bench_table(report))
+        figures = measure(bundle, found, skipped, batches=batches, seconds=options.seconds, baseline=EAGER)
+        report.console.print(bench_table(figures))
         device_ms = {}
         for n in (1, batches[-1]):
             found[-1].prepare(n)()
@@ -134,44 +167,80 @@ def check(options):
         kinds = Counter(
             str(layer.get("Precision", layer.get("LayerType", "?"))) for layer in inspected(runtime.layer_information)
         )
+        report.console.print(f"layers of the engine: {dict(kinds) or 'not named'}")
         for candidate in found:
             candidate.close()
-        macs = count_macs(detector_from_bundle(bundle), bundle.manifest.input.height, bundle.manifest.input.width)
-    rows = {row.name: row for row in report.rows}
-    ours, eager, rate = rows[TENSORRT], rows[EAGER].latency_ms_p50, fp16_rate()
-    largest = batches[-1]
-    achieved = macs * largest / (device_ms[largest] / 1e3)
-    pixels = bundle.manifest.input.height * bundle.manifest.input.width * 3
-    goals = [
-        ("self-test on the golden images", f"largest score difference {worst:.4f}", True),
-        ("bytes to the device a part = N·H·W·3", f"{ours.bytes_to_device} = {pixels}", ours.bytes_to_device == pixels),
-        (
-            "batch 1 at a third of PyTorch eager FP16 or less",
-            f"{ours.latency_ms_p50:.3f} ms, {eager:.3f} ms; compiled {rows[COMPILED].latency_ms_p50:.3f} ms",
-            ours.latency_ms_p50 <= eager / 3,
-        ),
-        (
-            "wall time within 15 % of the device's (CUDA events)",
-            f"{ours.latency_ms_p50:.3f} ms, {device_ms[1]:.3f} ms",
-            ours.latency_ms_p50 <= 1.15 * device_ms[1],
-        ),
-        (
-            f"batch {largest} at 70 % of the measured FP16 rate",
-            f"{achieved / 1e12:.1f} of {rate / 1e12:.1f} TMAC/s, {achieved / rate:.0%}",
-            achieved >= 0.7 * rate,
-        ),
-    ]
-    table = Table(title=f"{gpu.name}, compute capability {gpu.compute_capability}, {plan.library} {plan.library_version}")
-    for head in ("goal", "measured", "met"):
-        table.add_column(head)
-    for goal, measured, met in goals:
-        table.add_row(goal, measured, "yes" if met else "NO")
-    table.caption = f"loaded in {load_s:.1f} s; layers of the engine: {dict(kinds) or 'not named'}"
-    console.print(table)
+    rows = {row.name: row for row in figures.rows}
+    ours, spec = rows[TENSORRT], bundle.manifest.input
+    pixels = spec.height * spec.width * 3
+    report.add("bytes to the device a part = N·H·W·3", f"{ours.bytes_to_device} = {pixels}", ours.bytes_to_device == pixels)
+    report.add(
+        "wall time within 15 % of the device's (CUDA events)",
+        f"{ours.latency_ms_p50:.3f} ms, {device_ms[1]:.3f} ms",
+        ours.latency_ms_p50 <= 1.15 * device_ms[1],
+    )
+    compare_with_pytorch(report, rows, bundle, batches[-1], device_ms[batches[-1]], why_not or skipped.get("pytorch", ""))
+    return device_ms
+
+
+def compare_with_pytorch(report, rows, bundle, largest, device_ms, why_not):
+    """Add the rows that need PyTorch on the GPU."""
+    third, rate_reached = (
+        "batch 1 at a third of PyTorch eager FP16 or less",
+        f"batch {largest} at 70 % of the measured FP16 rate",
+    )
+    if EAGER not in rows:
+        report.not_run(third, why_not)
+        report.not_run(rate_reached, why_not)
+        return
+    from anoseg_trainer.model.detector import count_macs
+    from anoseg_trainer.model.from_bundle import detector_from_bundle
+
+    ours, eager, compiled = (rows[name].latency_ms_p50 for name in (TENSORRT, EAGER, COMPILED))
+    report.add(third, f"{ours:.3f} ms, {eager:.3f} ms; compiled {compiled:.3f} ms", ours <= eager / 3)
+    macs = count_macs(detector_from_bundle(bundle), bundle.manifest.input.height, bundle.manifest.input.width)
+    achieved, rate = macs * largest / (device_ms / 1e3), fp16_rate()
+    report.add(
+        rate_reached,
+        f"{achieved / 1e12:.1f} of {rate / 1e12:.1f} TMAC/s, {achieved / rate:.0%}",
+        achieved >= 0.7 * rate,
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", type=Path, default=DEMO)
+    parser.add_argument("--data", type=Path, help="a folder of images to inspect as well, for a run of real parts")
+    parser.add_argument("--max-batch", type=int, default=32)
+    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--device-only", action="store_true", help="only what needs no TensorRT")
+    options = parser.parse_args()
+    try:
+        gpu = find_gpu()
+    except EngineError as error:
+        print(f"gpu-check cannot run here. Missing:\n- {error}", file=sys.stderr)
+        print("The TensorRT runtime has NOT been run on a GPU by this check.", file=sys.stderr)
+        sys.exit(2)
+    report = Report(Console(width=None if sys.stdout.isatty() else 200))
+    device_ms, code, title = {}, 0, f"{gpu.name}, compute capability {gpu.compute_capability}"
+    title += f", {gpu.multiprocessors} multiprocessors, {gpu.memory_gib} GiB"
+    try:
+        check_device(report)
+        if options.device_only:
+            report.not_run("TensorRT", "--device-only")
+        else:
+            title += ", " + ", ".join(f"{library.name} {library.version}" for library in libraries()[:1])
+            device_ms = check_tensorrt(report, options)
+    except AnosegError as error:
+        code = 2 if str(error).startswith("no TensorRT is installed") else 1
+        print(f"gpu-check {'cannot go on' if code == 2 else 'failed'}: {error}", file=sys.stderr)
+        report.not_run("the rest", error.what)
+    report.show(title)
     if options.json:
-        figures = {"goals": [{"goal": g, "measured": m, "met": met} for g, m, met in goals], "device_ms": device_ms}
+        figures = {"gpu": asdict(gpu), "rows": [asdict(row) for row in report.rows], "device_ms": device_ms}
         options.json.write_text(json.dumps(figures, indent=1) + "\n")
-    return 0
+    sys.exit(code)
 
 
 if __name__ == "__main__":

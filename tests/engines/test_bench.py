@@ -85,6 +85,16 @@ def test_gpu_check_names_what_is_missing() -> None:
     assert "NOT been run on a GPU" in done.stderr
 
 
+def test_gpu_check_needs_no_pytorch() -> None:
+    """On a line without PyTorch, gpu-check loads, and says that the baseline is not measured."""
+    script = (
+        "import runpy, sys; sys.modules['torch'] = None; "
+        f"print(runpy.run_path({str(TESTS / 'bench' / 'gpu_check.py')!r}, run_name='checked')['pytorch_or_why']())"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout == "(None, 'PyTorch is not installed (torch)')\n", done.stderr
+
+
 def test_the_tables_keep_whole_names_at_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a terminal of 80 columns no cell is cut: the latency comes first, the throughput in a second table."""
     names = ("PyTorch, channels last", "openvino 2026.4.1 cpu bf16")

@@ -19,7 +19,7 @@ from anoseg_engines.errors import DataError
 from anoseg_engines.images import Image
 from anoseg_engines.placement import InputSpec
 from anoseg_trainer.detector_build import fit_map, fit_score
-from anoseg_trainer.model.detector import MEMORY, NETWORK, POOLS, WHOLE_IMAGE, Detector
+from anoseg_trainer.model.detector import MEMORY, NETWORK, WHOLE_IMAGE, Detector
 from anoseg_trainer.model.export import onnx_from_detector
 from anoseg_trainer.model.inference import predict_part
 from anoseg_trainer.thresholds import ScoreThreshold, conformal_threshold, describe_threshold, pixel_threshold
@@ -131,7 +131,7 @@ def create_bundle(
 def describe_score(detector: Detector) -> str:
     """Say how the score is defined, for the manifest: by the views and the pools that count in it."""
     used = detector.score_scale.bool()
-    pools = [f"{k} of {cell}×{cell} cells" for (cell, k), counts in zip(POOLS, used, strict=False) if counts]
+    pools = [f"{k} of {cell}×{cell} cells" for (cell, k), counts in zip(detector.pools, used, strict=False) if counts]
     words = {
         NETWORK: f"means of the network's largest map logits ({', '.join(pools)})",
         MEMORY: "how far the memory's largest mean over 3×3 places rises above the part's mean",

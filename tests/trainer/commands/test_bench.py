@@ -1,12 +1,16 @@
 """PyTorch in the benchmark computes the same as the bundle's runtimes."""
 
+import dataclasses
+
+import msgspec
 import numpy as np
 import torch
 
 from anoseg_engines.benchmark import example
 from anoseg_engines.bundle import load_bundle
 from anoseg_engines.runtimes.openvino import CpuRuntime
-from anoseg_trainer.commands.bench import TorchCandidate
+from anoseg_trainer.commands.bench import TorchCandidate, torch_candidates
+from anoseg_trainer.model.detector import POOLS
 from anoseg_trainer.model.from_bundle import detector_from_bundle
 
 
@@ -31,3 +35,25 @@ def test_both_precisions_run_at_every_batch(trained):
         maps, scores = TorchCandidate(bundle, dtype, "cpu").prepare(2)()
         assert maps.shape == (2, 96, 128)
         assert scores.shape == (2,)
+
+
+def test_the_pools_are_read_from_the_bundle(trained):
+    """A network whose map has other pools than this version's is rebuilt with those that its bundle names."""
+    bundle = load_bundle(trained[0])
+    assert detector_from_bundle(bundle).pools == POOLS
+    pools = [[2, 16], [8, 2], [16, 1], [32, 1]]
+    record = bundle.manifest.training["detector"] | {"pools": pools}
+    training = bundle.manifest.training | {"detector": record}
+    other = dataclasses.replace(bundle, manifest=msgspec.structs.replace(bundle.manifest, training=training))
+    assert detector_from_bundle(other).pools == tuple(map(tuple, pools))
+
+
+def test_a_bundle_that_pytorch_cannot_run_is_measured_without_it(trained):
+    """Its runtimes are measured all the same; the table says why PyTorch is missing."""
+    bundle = load_bundle(trained[0])
+    record = bundle.manifest.training["detector"] | {"pools": [[2, 16]]}
+    training = bundle.manifest.training | {"detector": record}
+    other = dataclasses.replace(bundle, manifest=msgspec.structs.replace(bundle.manifest, training=training))
+    found, missing = torch_candidates(other)
+    assert found == []
+    assert "PyTorch cannot run this bundle's network" in missing["pytorch"]

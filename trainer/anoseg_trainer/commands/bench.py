@@ -16,6 +16,7 @@ from torch import Tensor
 from anoseg_engines.benchmark import Candidate, candidates, example, measure
 from anoseg_engines.bundle import Bundle, load_bundle
 from anoseg_engines.commands.bench import show
+from anoseg_engines.errors import EngineError
 from anoseg_engines.result_files import try_file
 from anoseg_trainer.model.export import in_precision
 from anoseg_trainer.model.from_bundle import detector_from_bundle
@@ -36,7 +37,7 @@ def run(options: argparse.Namespace) -> None:
                 skipped | missing,
                 seconds=options.seconds,
                 threads=options.threads,
-                baseline=pytorch[0].name,
+                baseline=pytorch[0].name if pytorch else None,
                 on_progress=status.update,
             )
     finally:
@@ -108,7 +109,10 @@ def torch_candidates(bundle: Bundle, *, threads: int = 0) -> tuple[list[Candidat
     """
     if threads:
         torch.set_num_threads(threads)
-    found: list[Candidate] = [TorchCandidate(bundle, dtype, "cpu") for dtype in (torch.float32, torch.bfloat16)]
+    try:
+        found: list[Candidate] = [TorchCandidate(bundle, dtype, "cpu") for dtype in (torch.float32, torch.bfloat16)]
+    except EngineError as error:  # made by another version; its runtimes can be measured all the same
+        return [], {"pytorch": error.what}
     if not torch.cuda.is_available():
         return found, {"pytorch on a GPU": "PyTorch finds no GPU (its CPU build never does)"}
     found.append(TorchCandidate(bundle, torch.float16, "cuda"))

@@ -25,7 +25,8 @@ SCORE_LIMIT = 8.0
 """The logit of the score is held within ±8, so a score is between 0.0003 and 0.9997."""
 NO_LIMIT = 1e6
 """A logit that no view reaches."""
-POOLS = ((2, 16), (8, 4), (16, 2), (32, 1))
+Pools = tuple[tuple[int, int], ...]
+POOLS: Pools = ((2, 16), (8, 4), (16, 2), (32, 1))
 """The network's values are means of its map's largest logits: side in pixels of the cells that are averaged first, and how many
 of them are taken. Small and thin defects show in the first, faint and wide ones in the last."""
 FIRST_POOL = 0
@@ -47,6 +48,7 @@ class Detector(nn.Module):
         encoder: Computes the features that are compared with good parts, where the network's backbone does not.
         memory: The memory of good parts, or None.
         whole_image: The whole-image model, or None.
+        pools: The pools of the network's map, as `POOLS`.
         score_scale: Scale of each value, [number of values].
         score_offset: Logit of the score where all values are 0.
         view_limits: Largest logit that each view may add to the score, [number of views], in the order of `columns`.
@@ -68,14 +70,15 @@ class Detector(nn.Module):
         encoder: Encoder | FixedFilters | None = None,
         memory: Memory | None = None,
         whole_image: WholeImage | None = None,
+        pools: Pools = POOLS,
     ) -> None:
         super().__init__()
         """Join the views that are given. The features come from `encoder` if it is given, else from the network's backbone."""
         assert network is not None or encoder is not None
         self.network, self.encoder, self.memory, self.whole_image = network, encoder, memory, whole_image
-        pools = 0 if network is None else len(POOLS)
-        self.columns: dict[str, range] = {NETWORK: range(pools)} if pools else {}
-        count = pools
+        self.pools = pools
+        count = 0 if network is None else len(pools)
+        self.columns: dict[str, range] = {NETWORK: range(count)} if count else {}
         for name, view in ((MEMORY, memory), (WHOLE_IMAGE, whole_image)):
             if view is not None:
                 self.columns[name] = range(count, count + 1)
@@ -83,8 +86,8 @@ class Detector(nn.Module):
         self.register_buffer("score_scale", (torch.arange(count) == FIRST_POOL).float(), persistent=False)
         self.register_buffer("score_offset", torch.zeros(()), persistent=False)
         self.register_buffer("view_limits", torch.full((len(self.columns),), NO_LIMIT), persistent=False)
-        self.register_buffer("map_gain", torch.tensor(0.0 if pools else MEMORY_GAIN), persistent=False)
-        self.register_buffer("map_offset", torch.tensor(0.0 if pools else -MEMORY_GAIN), persistent=False)
+        self.register_buffer("map_gain", torch.tensor(MEMORY_GAIN if network is None else 0.0), persistent=False)
+        self.register_buffer("map_offset", torch.tensor(-MEMORY_GAIN if network is None else 0.0), persistent=False)
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -108,7 +111,7 @@ class Detector(nn.Module):
         """Return the anomaly map [N, H, W] and the values of all views [N, V], FP32."""
         valid = valid_pixels(coords)
         logits, memory_map, whole = self.parts(frames_NHWC, coords, valid)
-        values = [] if logits is None else [pooled(logits, valid)]
+        values = [] if logits is None else [pooled(logits, valid, self.pools)]
         if memory_map is not None:
             values.append(most_prominent(memory_map, valid)[:, None])
         if whole is not None:
@@ -153,16 +156,16 @@ class Detector(nn.Module):
         return torch.sigmoid(joined.clamp(-LOGIT_LIMIT, LOGIT_LIMIT)).to(dtype) * valid.to(dtype)
 
 
-def pooled(logits: Tensor, valid: Tensor) -> Tensor:
-    """Return the pooled logits [N, len(POOLS)], FP32, see `POOLS`; padding counts as surely normal."""
+def pooled(logits: Tensor, valid: Tensor, pools: Pools = POOLS) -> Tensor:
+    """Return the pooled logits [N, len(pools)], FP32, see `POOLS`; padding counts as surely normal."""
     masked = torch.where(valid, logits.float(), -LOGIT_LIMIT)[:, None]
     means: dict[tuple[int, int], Tensor] = {}
-    for cell in sorted({cell for cell, _ in POOLS}):
+    for cell in sorted({cell for cell, _ in pools}):
         averages = functional.avg_pool2d(masked, cell).flatten(1)
-        counts = [k for side, k in POOLS if side == cell]
+        counts = [k for side, k in pools if side == cell]
         largest = torch.topk(averages, min(max(counts), averages.shape[1]), dim=1).values
         means |= {(cell, k): largest[:, :k].mean(dim=1) for k in counts}
-    return torch.stack([means[pool] for pool in POOLS], dim=1)
+    return torch.stack([means[pool] for pool in pools], dim=1)
 
 
 def most_prominent(memory_map: Tensor, valid: Tensor) -> Tensor:

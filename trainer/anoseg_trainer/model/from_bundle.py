@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from anoseg_engines.bundle import Bundle
 from anoseg_engines.errors import EngineError
 from anoseg_trainer.config import NetworkConfig
-from anoseg_trainer.model.detector import Detector
+from anoseg_trainer.model.detector import POOLS, Detector
 from anoseg_trainer.model.encoder import STAGES, Encoder, stages_down_to
 from anoseg_trainer.model.fixed_filters import FixedFilters
 from anoseg_trainer.model.layers import ConvNorm
@@ -37,7 +37,8 @@ SET_LATER = ("view_limits", "memory.nearest.bias", "memory.floors")
 def detector_record(detector: Detector) -> dict[str, Any]:
     """Return what the ONNX file does not name, for the manifest: configurations and numbers that became constants."""
     memory, whole = detector.memory, detector.whole_image
-    numbers = {name: float(getattr(detector, name)) for name in NUMBERS}
+    numbers: dict[str, Any] = {name: float(getattr(detector, name)) for name in NUMBERS}
+    numbers["pools"] = [list(pool) for pool in detector.pools]
     if memory is None or whole is None:
         return {**numbers, "memory": None, "whole_image": None}
     return {
@@ -118,7 +119,9 @@ def _empty(training: Any, stored: dict[str, onnx.TensorProto]) -> Detector:
         # Bundles from before fixed filters could ignore the direction have no "turned".
         turned = bool(given.get("turned", False))
         whole = WholeImage(tuple(given["strides"]), given["even"], channels=channels, turned=turned)
-    return Detector(network, encoder=encoder, memory=memory, whole_image=whole)
+    # Bundles from before the record named the pools have those of this version, or cannot be run.
+    pools = tuple((int(cell), int(k)) for cell, k in record.get("pools", POOLS))
+    return Detector(network, encoder=encoder, memory=memory, whole_image=whole, pools=pools)
 
 
 def _is_needed(name: str, detector: Detector) -> bool:
