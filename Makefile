@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+JETPACK := $(wildcard /etc/nv_tegra_release)
 
 .PHONY: help demo test docs check format install uninstall torture faults losses real-cameras still-scenes soak bench gpu-check systemd-test demo-bundle clean
 .DEFAULT_GOAL := help
@@ -58,8 +59,7 @@ bench: $(VENV)/.installed-dev ## measure the daemon's speed, and a frame's way f
 	$(BIN)/python tests/bench/line_bench.py
 	$(BIN)/python tests/bench/frames_bench.py
 
-gpu-check: $(VENV)/.installed-dev ## on a machine with a GPU: build, test and measure the TensorRT runtime; one table
-	@$(BIN)/python -c "import pycuda" 2>/dev/null || $(PIP_INSTALL) pycuda || echo "pycuda needs the CUDA toolkit to install"
+gpu-check: $(VENV)/.installed-gpu ## on a machine with a GPU: build, test and measure the TensorRT runtime; one table
 	$(BIN)/python tests/bench/gpu_check.py
 
 systemd-test: $(VENV)/bin/python ## as root: install the service in a Debian tree, boot it, kill it, hang it (minutes; debootstrap, systemd-nspawn)
@@ -79,12 +79,17 @@ clean: ## remove the virtual environment and everything generated
 	rm -rf $(VENV) demo-out runs docs/_build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
 $(VENV)/bin/python:
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(if $(JETPACK),--system-site-packages) $(VENV)
 
 # Installed editable, so that the commands run this checkout. The base install is all that the line needs: no PyTorch.
 $(VENV)/.installed-base: $(VENV)/bin/python pyproject.toml constraints.txt
 	@echo "Installing into $(VENV) (a few minutes the first time) ..."
 	$(PIP_INSTALL) --editable .
+	@touch $@
+
+# No PyTorch: it is measured too where it is installed. A Jetson has its own TensorRT. pycuda compiles with CUDA's nvcc.
+$(VENV)/.installed-gpu: $(VENV)/.installed-base
+	PATH="$$PATH:/usr/local/cuda/bin" $(PIP_INSTALL) $(if $(JETPACK),pycuda,--editable '.[tensorrt]')
 	@touch $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed-base

@@ -2,7 +2,8 @@
 # Installs AnoSeg Edge as a service, or removes it: `make install`, `make uninstall`. For Debian, Ubuntu and JetPack.
 #   PREFIX   the virtual environment (/opt/anoseg)      PYTHON  the Python that creates it (python3)
 #   DESTDIR  install into this folder instead of the running system, for a package or an image
-#   EXTRAS   optional parts, for example EXTRAS=tensorrt
+#   EXTRAS   optional parts, separated by commas, for example EXTRAS=tensorrt
+#   ROOT     where JetPack and CUDA are looked for (/), for a test
 # Run it again to upgrade. Under /etc/anoseg it overwrites nothing but its two examples.
 set -eu
 umask 022
@@ -12,6 +13,7 @@ PREFIX=${PREFIX:-/opt/anoseg}
 DESTDIR=${DESTDIR:-}
 PYTHON=${PYTHON:-python3}
 EXTRAS=${EXTRAS:-}
+ROOT=${ROOT:-}
 COMMANDS="anosegd anoseg-engine"
 
 venv=$DESTDIR$PREFIX
@@ -39,7 +41,21 @@ check_target() {
     fi
 }
 
-on_jetpack() { [ -e /etc/nv_tegra_release ]; }
+on_jetpack() { [ -e "$ROOT/etc/nv_tegra_release" ]; }
+
+with_tensorrt() { case ",$EXTRAS," in *,tensorrt,*) ;; *) return 1 ;; esac; }
+
+# pycuda has no wheels. It compiles against the CUDA toolkit, whose folder is on no PATH, least of all sudo's.
+find_cuda() {
+    PATH=$PATH:$ROOT/usr/local/cuda/bin
+    export PATH
+    command -v nvcc >/dev/null ||
+        fail "TensorRT needs pycuda, which compiles against the CUDA toolkit, and nvcc is missing" \
+            "on a Jetson run: apt install nvidia-jetpack; elsewhere install cuda-toolkit; then this again"
+    "$PYTHON" -c 'import os, sysconfig; open(os.path.join(sysconfig.get_path("include"), "Python.h"))' 2>/dev/null ||
+        fail "TensorRT needs pycuda, which compiles against Python's headers, and they are missing" \
+            "run: apt install python3-dev g++, then this again"
+}
 
 make_environment() {
     "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
@@ -61,6 +77,9 @@ make_environment() {
 install_package() {
     pip="$venv/bin/python -m pip --disable-pip-version-check"
     constraints=constraints.txt
+    extras=$EXTRAS
+    # JetPack has TensorRT as Debian packages, for its own Python. What pip has is for other machines.
+    if on_jetpack && with_tensorrt; then extras=$(echo "$EXTRAS" | tr , '\n' | grep -vx tensorrt | paste -sd, -); fi
     # JetPack's OpenCV supports GStreamer and the Jetson's cameras. It is a Debian package, unknown to pip.
     system_cv=$(on_jetpack && "$PYTHON" -c 'import cv2; print(cv2.__version__)' 2>/dev/null || true)
     if [ -n "$system_cv" ]; then
@@ -71,7 +90,8 @@ install_package() {
     elif on_jetpack; then
         say "this JetPack has no OpenCV (apt install nvidia-opencv): the one from pip is used, without GStreamer"
     fi
-    $pip install --quiet --upgrade -c "$constraints" ".${EXTRAS:+[$EXTRAS]}"
+    $pip install --quiet --upgrade -c "$constraints" ".${extras:+[$extras]}"
+    if [ "$extras" != "$EXTRAS" ]; then $pip install --quiet --upgrade -c "$constraints" pycuda; fi
     $pip uninstall --quiet --yes openvino-telemetry  # it reports each start to OpenVINO's makers; OpenVINO works without it
     if [ -n "$system_cv" ]; then
         $pip uninstall --quiet --yes opencv-python  # it would hide the system's OpenCV
@@ -79,12 +99,25 @@ install_package() {
     fi
     "$venv/bin/python" -c 'import cv2' 2>"$venv/cv2.log" ||
         fail "OpenCV does not load: $(tail -1 "$venv/cv2.log")" "run: apt install libgl1 libglib2.0-0, then this again"
-    if on_jetpack && ! "$venv/bin/python" -c 'import tensorrt' 2>/dev/null; then
-        say "this JetPack has no TensorRT for Python (apt install nvidia-tensorrt)"
-    fi
+    if on_jetpack; then see_tensorrt; fi
     if [ -n "$DESTDIR" ]; then  # scripts contain the interpreter's path: make it the path on the target
         grep -rlIF "$venv" "$venv/bin" "$venv/pyvenv.cfg" | while read -r file; do sed -i "s|$venv|$PREFIX|g" "$file"; done
     fi
+}
+
+# Some systems keep TensorRT in a folder that no environment sees. Its path is then added to this one's, as the last.
+see_tensorrt() {
+    where='import os, tensorrt; print(os.path.dirname(os.path.dirname(os.path.abspath(tensorrt.__file__))))'
+    if ! "$venv/bin/python" -c "$where" >/dev/null 2>&1; then
+        folder=$("$PYTHON" -c "$where" 2>/dev/null) || {
+            say "this JetPack has no TensorRT for $PYTHON (apt install nvidia-tensorrt)"
+            return
+        }
+        echo "$folder" >"$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/jetpack-tensorrt.pth"
+    fi
+    "$venv/bin/python" -c "$where" >/dev/null 2>"$venv/tensorrt.log" ||
+        fail "the system's TensorRT does not load: $(tail -1 "$venv/tensorrt.log")" "give its Python: make install PYTHON=python3"
+    say "using the system's TensorRT $("$venv/bin/python" -c 'import tensorrt; print(tensorrt.__version__)')"
 }
 
 install_files() {
@@ -120,6 +153,7 @@ stations() {
 case ${1:-} in
 install)
     check_target install
+    if with_tensorrt; then find_cuda; fi
     make_environment
     install_package
     install_files

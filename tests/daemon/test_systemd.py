@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.paths import REPOSITORY
+from support.system_python import make_system_python
 
 from anosegd.config import load_config
 
@@ -83,6 +84,74 @@ def test_installer_refuses(tmp_path: Path, what: str, settings: dict[str, str], 
     assert done.returncode == 1
     assert said in done.stderr
     assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["mine", "mine/letters"]
+
+
+def installed(tmp_path: Path, *, jetpack: bool, tensorrt: bool = True, nvcc: bool = True) -> tuple[int, str, str, Path]:
+    """Run the installer with EXTRAS=tensorrt,plc on a system tree. Returns exit code, output, what pip was asked, the venv."""
+    system, target, log = tmp_path / "system", tmp_path / "target", tmp_path / "pip.log"
+    packages = system / "usr" / "lib" / "python3.10" / "dist-packages"
+    packages.mkdir(parents=True)
+    if jetpack:
+        (system / "etc").mkdir()
+        (system / "etc" / "nv_tegra_release").write_text("# R36 (release), REVISION: 4.0")
+    if tensorrt:
+        (packages / "tensorrt").mkdir()
+        (packages / "tensorrt" / "__init__.py").write_text("__version__ = '10.3.0'")
+    if nvcc:
+        compiler = system / "usr" / "local" / "cuda" / "bin" / "nvcc"
+        compiler.parent.mkdir(parents=True)
+        compiler.write_text("#!/bin/sh\n")
+        compiler.chmod(0o755)
+    make_system_python(system / "usr" / "bin" / "python3", packages, log)
+    environment = {
+        "PATH": f"{system}/usr/bin:/usr/bin:/bin",
+        "ROOT": str(system),
+        "DESTDIR": str(target),
+        "EXTRAS": "tensorrt,plc",
+    }
+    script = REPOSITORY / "systemd" / "install.sh"
+    done = subprocess.run([script, "install"], capture_output=True, text=True, env=environment, timeout=120)
+    asked = log.read_text() if log.exists() else ""
+    return done.returncode, done.stdout + done.stderr, asked, target / "opt" / "anoseg"
+
+
+def test_on_a_jetson_the_environment_sees_the_systems_tensorrt(tmp_path: Path) -> None:
+    """pip is asked for pycuda with CUDA's nvcc on the PATH, not for TensorRT or PyTorch. The environment imports TensorRT."""
+    code, said, asked, venv = installed(tmp_path, jetpack=True)
+    assert code == 0, said
+    assert "using the system's TensorRT 10.3.0" in said
+    assert " .[plc]\n" in asked
+    assert " pycuda\n" in asked
+    assert not re.search(r"(?m)^(?!nvcc).*\b(tensorrt|torch)\b", asked.replace("openvino-telemetry", ""))
+    assert f"nvcc: {tmp_path}/system/usr/local/cuda/bin/nvcc" in asked
+    found = subprocess.run([venv / "bin" / "python", "-c", "import tensorrt"], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+
+
+def test_a_jetson_without_tensorrt_is_installed_all_the_same(tmp_path: Path) -> None:
+    """The installer says how to get TensorRT."""
+    code, said, _, _ = installed(tmp_path, jetpack=True, tensorrt=False)
+    assert code == 0, said
+    assert "this JetPack has no TensorRT" in said
+
+
+def test_elsewhere_pip_brings_tensorrt(tmp_path: Path) -> None:
+    """A machine that is no Jetson gets pip's TensorRT, and not that of the system."""
+    code, said, asked, venv = installed(tmp_path, jetpack=False)
+    assert code == 0, said
+    assert " .[tensorrt,plc]\n" in asked
+    assert f"nvcc: {tmp_path}/system/usr/local/cuda/bin/nvcc" in asked
+    assert not list(venv.rglob("jetpack-tensorrt.pth"))
+
+
+@pytest.mark.skipif(Path("/usr/bin/nvcc").exists() or Path("/bin/nvcc").exists(), reason="this machine has a CUDA toolkit")
+def test_without_the_cuda_toolkit_nothing_is_installed(tmp_path: Path) -> None:
+    """pycuda could not be compiled. The installer says so before it makes an environment."""
+    code, said, asked, venv = installed(tmp_path, jetpack=True, nvcc=False)
+    assert code == 1
+    assert "nvcc is missing" in said
+    assert "apt install nvidia-jetpack" in said
+    assert (asked, venv.exists()) == ("", False)
 
 
 @pytest.mark.long
