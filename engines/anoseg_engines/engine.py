@@ -99,7 +99,7 @@ class Engine:
         self.why = why
         self._runtime = runtime
         self._alone = _Buffers(runtime)
-        self._free = deque(_Buffers(request) for request in runtime.parallel)
+        self._free = deque(self._alone if request is runtime else _Buffers(request) for request in runtime.parallel)
         self._threads = ThreadPoolExecutor(MAX_RUNNING, "network")  # the pool starts a thread only when a part needs it
         self._golden: list[GoldenSample] | None = None
 

@@ -51,6 +51,10 @@ class RuntimeFailedError(EngineError):
     """A runtime that failed while it ran a network that it had loaded, such as a GPU whose context is lost."""
 
 
+class GpuMemoryError(RuntimeFailedError):
+    """A GPU without enough free memory. Other programs on the GPU may have taken it."""
+
+
 class EngineLostError(AnosegError):
     """An engine that worked, and now fails on part after part. A restart of the program may help."""
 

@@ -14,6 +14,18 @@ from numpy.typing import DTypeLike, NDArray
 
 from anoseg_engines.errors import EngineError
 from anoseg_engines.runtimes.base import Traffic
+from anoseg_engines.runtimes.tensorrt.lane import Tensor
+
+
+TYPES = {"frames": np.uint8, "coords": np.float16, "anomaly_map": np.float32, "score": np.float32}
+
+
+def tiny_network(tensors: Mapping[str, NDArray[Any]]) -> None:
+    """Compute the network of `tiny_bundle` from its inputs, and write its outputs."""
+    grey = tensors["frames"].astype(np.float32).mean(axis=-1)
+    valid = np.abs(tensors["coords"]).max(axis=1) < 1.5
+    tensors["anomaly_map"][:] = np.abs(grey - 128) / 128 * valid
+    tensors["score"][:] = tensors["anomaly_map"].max(axis=(1, 2))
 
 
 class HostGraph:
@@ -22,74 +34,30 @@ class HostGraph:
         self.steps: list[Callable[[], None]] = []
 
 
-class HostDevice:
-    """A device that records what is asked of it.
+class HostStream:
+    """A stream that runs everything at once."""
 
-    Args:
-        fail_at: Number of the step that raises an error, from 0. None: no step does.
-
-    Attributes:
-        memory: What is allocated, by address.
-        steps: The names of the steps so far.
-        traffic: Bytes copied in each direction.
-        closed: How often it was closed.
-    """
-
-    stream = 7
-
-    def __init__(self, fail_at: int | None = None) -> None:
-        self.memory: dict[int, NDArray[np.uint8]] = {}
-        self.steps: list[str] = []
-        self.closed = 0
-        self.entered = 0
+    def __init__(self, device: "HostDevice") -> None:
+        self.handle = 7 + len(device.streams)
         self.traffic = Traffic()
+        self._device = device
         self._graph: HostGraph | None = None
-        self._next = 1 << 20
-        self._fail_at = fail_at
-
-    @contextlib.contextmanager
-    def current(self) -> Iterator[None]:
-        self.entered += 1
-        try:
-            yield
-        finally:
-            self.entered -= 1
-
-    def allocate(self, size: int) -> int:
-        self._note("allocate")
-        address, self._next = self._next, self._next + size + 4096
-        self.memory[address] = np.full(size, 0xFF, np.uint8)  # FF FF is a NaN in FP16
-        return address
-
-    def free(self, address: int) -> None:
-        del self.memory[address]
-
-    def pinned(self, size: int, dtype: DTypeLike) -> NDArray[Any]:
-        self._note("pinned")
-        return np.empty(size, dtype)
-
-    def at(self, address: int, size: int) -> NDArray[np.uint8]:
-        """The device memory that starts at an address."""
-        for start, block in self.memory.items():
-            if start <= address and address + size <= start + len(block):
-                return block[address - start : address - start + size]
-        raise EngineError(f"address {address} is not allocated")
 
     def upload(self, address: int, source: NDArray[Any]) -> None:
         def run() -> None:
-            self.at(address, source.nbytes)[:] = source.reshape(-1).view(np.uint8)
+            self._device.at(address, source.nbytes)[:] = source.reshape(-1).view(np.uint8)
 
         self._do("upload", run, Traffic(source.nbytes, 0))
 
     def download(self, target: NDArray[Any], address: int) -> None:
         def run() -> None:
-            target.reshape(-1).view(np.uint8)[:] = self.at(address, target.nbytes)
+            target.reshape(-1).view(np.uint8)[:] = self._device.at(address, target.nbytes)
 
         self._do("download", run, Traffic(0, target.nbytes))
 
     def copy(self, target: int, source: int, size: int) -> None:
         def run() -> None:
-            self.at(target, size)[:] = self.at(source, size)
+            self._device.at(target, size)[:] = self._device.at(source, size)
 
         self._do("copy", run, Traffic())
 
@@ -106,40 +74,120 @@ class HostDevice:
             self._graph = None
 
     def launch(self, graph: Any) -> None:
-        self._note("launch")
+        self._device.note("launch")
         for step in graph.steps:
             step()
-        self._count(graph.traffic)
+        self.traffic = self.traffic.plus(graph.traffic)
 
     def synchronize(self) -> None:
         pass
 
     def close(self) -> None:
-        self.closed += 1
-        self.memory.clear()
+        pass
 
     def _do(self, name: str, run: Callable[[], None], traffic: Traffic) -> None:
         if self._graph is not None:
             self._graph.steps.append(run)
-            old = self._graph.traffic
-            self._graph.traffic = Traffic(old.to_device + traffic.to_device, old.from_device + traffic.from_device)
+            self._graph.traffic = self._graph.traffic.plus(traffic)
             return
-        self._note(name)
+        self._device.note(name)
         run()
-        self._count(traffic)
+        self.traffic = self.traffic.plus(traffic)
 
-    def _count(self, more: Traffic) -> None:
-        self.traffic = Traffic(self.traffic.to_device + more.to_device, self.traffic.from_device + more.from_device)
 
-    def _note(self, step: str) -> None:
+class HostDevice:
+    """A device that records what is asked of it.
+
+    Args:
+        fail_at: Number of the step that raises an error, from 0. None: no step does.
+
+    Attributes:
+        memory: What is allocated, by address.
+        page_locked: Number of page-locked arrays that are not freed.
+        steps: The names of the steps so far.
+        streams: The streams that were opened.
+        closed: How often it was closed.
+    """
+
+    def __init__(self, fail_at: int | None = None) -> None:
+        self.memory: dict[int, NDArray[np.uint8]] = {}
+        self.page_locked = 0
+        self.steps: list[str] = []
+        self.streams: list[HostStream] = []
+        self.closed = 0
+        self.entered = 0
+        self._next = 1 << 20
+        self._fail_at = fail_at
+
+    @contextlib.contextmanager
+    def current(self) -> Iterator[None]:
+        self.entered += 1
+        try:
+            yield
+        finally:
+            self.entered -= 1
+
+    @property
+    def traffic(self) -> Traffic:
+        total = Traffic()
+        for stream in self.streams:
+            total = total.plus(stream.traffic)
+        return total
+
+    def open_stream(self) -> HostStream:
+        self.note("stream")
+        self.streams.append(HostStream(self))
+        return self.streams[-1]
+
+    def allocate(self, size: int) -> int:
+        self.note("allocate")
+        address, self._next = self._next, self._next + size + 4096
+        self.memory[address] = np.full(size, 0xFF, np.uint8)  # FF FF is a NaN in FP16
+        return address
+
+    def free(self, address: int) -> None:
+        del self.memory[address]
+
+    def pinned(self, size: int, dtype: DTypeLike) -> NDArray[Any]:
+        self.note("pinned")
+        self.page_locked += 1
+        return np.empty(size, dtype)
+
+    def unpin(self, array: NDArray[Any]) -> None:
+        self.page_locked -= 1
+
+    def at(self, address: int, size: int) -> NDArray[np.uint8]:
+        """The device memory that starts at an address."""
+        for start, block in self.memory.items():
+            if start <= address and address + size <= start + len(block):
+                return block[address - start : address - start + size]
+        raise EngineError(f"address {address} is not allocated")
+
+    def close(self) -> None:
+        self.closed += 1
+
+    def note(self, step: str) -> None:
         assert self.entered, f"{step}: the context is not current on this thread"
         if self._fail_at is not None and len(self.steps) == self._fail_at:
             raise EngineError(f"step {self._fail_at} ({step}) fails")
         self.steps.append(step)
 
 
+class _TinyEnqueue:
+    capturable = True
+
+    def __init__(self, run: Callable[[], None], stream: HostStream) -> None:
+        self._run = run
+        self._stream = stream
+
+    def __call__(self) -> None:
+        self._stream.put(self._run)
+
+
 class TinyNetwork:
     """The network of `tiny_bundle`, computed with NumPy. Reads and writes device memory."""
+
+    scratch_bytes = 1000
 
     def __init__(self, device: HostDevice, max_batch: int) -> None:
         self.max_batch = max_batch
@@ -147,23 +195,22 @@ class TinyNetwork:
         self._device = device
 
     def dtype(self, name: str) -> np.dtype[Any]:
-        return np.dtype({"anomaly_map": np.float16, "score": np.float32}[name])
+        return np.dtype(TYPES[name])
 
-    def prepare(self, n: int, shapes: Mapping[str, tuple[int, ...]], addresses: Mapping[str, int]) -> Callable[[], None]:
-        h, w = shapes["frames"][1:3]
-
-        def tensor(name: str, dtype: DTypeLike, *shape: int) -> NDArray[Any]:
-            size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-            return self._device.at(addresses[name], size).view(dtype).reshape(shape)
+    def prepare(self, tensors: Mapping[str, Tensor], stream: int, scratch: int) -> _TinyEnqueue:
+        def view(name: str) -> NDArray[Any]:
+            tensor, dtype = tensors[name], np.dtype(TYPES[name])
+            size = int(np.prod(tensor.shape)) * dtype.itemsize
+            return self._device.at(tensor.address, size).view(dtype).reshape(tensor.shape)
 
         def run() -> None:
-            grey = tensor("frames", np.uint8, n, h, w, 3).astype(np.float32).mean(axis=-1)
-            valid = np.abs(tensor("coords", np.float16, n, 2, h, w)).max(axis=1) < 1.5
-            maps = np.abs(grey - 128) / 128 * valid
-            tensor("anomaly_map", np.float16, n, h, w)[:] = maps
-            tensor("score", np.float32, n)[:] = maps.max(axis=(1, 2))
+            self._device.at(scratch, self.scratch_bytes)[:] = 0
+            tiny_network({name: view(name) for name in tensors})
 
-        return lambda: self._device.put(run)
+        return _TinyEnqueue(run, next(s for s in self._device.streams if s.handle == stream))
+
+    def prepared(self) -> None:
+        pass
 
     def close(self) -> None:
         self.closed += 1

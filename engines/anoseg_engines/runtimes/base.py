@@ -23,6 +23,10 @@ class Traffic:
     to_device: int = 0
     from_device: int = 0
 
+    def plus(self, more: Traffic) -> Traffic:
+        """The sum of both."""
+        return Traffic(self.to_device + more.to_device, self.from_device + more.from_device)
+
     def since(self, earlier: Traffic) -> Traffic:
         """The bytes copied after `earlier` was read."""
         return Traffic(self.to_device - earlier.to_device, self.from_device - earlier.from_device)
@@ -87,10 +91,10 @@ class Runtime(InferRequest, Protocol):
 
     @property
     def parallel(self) -> Sequence[InferRequest]:
-        """Further requests, of which `MAX_RUNNING` may run at the same time, each on its own thread.
+        """Requests, of which `MAX_RUNNING` may run at the same time, each on its own thread.
 
         They share the machine: each part takes longer, but more parts are finished a second. They never run at the same
-        time as the runtime's own request. Empty where the runtime has only one set of buffers.
+        time as the runtime's own request, which may be one of them.
         """
         ...
 

@@ -1,25 +1,31 @@
-"""Handles memory, copies and graphs on one stream of one GPU, through pycuda, for the TensorRT runtime.
+"""Handles memory, copies and graphs on streams of one GPU, through pycuda, for the TensorRT runtime.
 
-NOT RUN ON A GPU YET; `make gpu-check` runs it on one. One thread at a time uses this module, inside a `current` block. The
-block makes the device's context current on that thread. So one thread can load an engine and another thread can inspect with
-it. No context stays on a thread that ends.
+NOT RUN ON A GPU YET; `make gpu-check` runs it on one. Tests run it on a mock of the driver. Any thread uses a device inside a
+`current` block, which makes the device's context current on that thread. So one thread can load an engine and others can
+inspect with it. No context stays on a thread that ends. One thread at a time uses a stream.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from ctypes import byref, c_void_p
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from anoseg_engines.errors import EngineError, RuntimeFailedError
+from anoseg_engines.errors import EngineError, GpuMemoryError, RuntimeFailedError
 from anoseg_engines.runtimes.base import Traffic
+from anoseg_engines.runtimes.tensorrt.driver import DriverApi
 from anoseg_engines.runtimes.tensorrt.gpu import cuda_driver
-from anoseg_engines.runtimes.tensorrt.graph import CudaGraph, GraphApi
+from anoseg_engines.runtimes.tensorrt.graph import CudaGraph, begin_capture, end_capture
 
 STREAM_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: does not wait for the default stream of other libraries, nor they for it
+MEMORY_HINT = "close other programs on the GPU (nvidia-smi lists them), or build the plan again with a smaller --max-batch"
+WAIT_BLOCKING = 4
+"""CU_CTX_SCHED_BLOCKING_SYNC: a thread that waits for the GPU sleeps. The driver's own choice depends on the number of cores and
+contexts, and may be to spin, which takes a core from the cameras."""
 
 
 class Graph(Protocol):
@@ -28,53 +34,41 @@ class Graph(Protocol):
     traffic: Traffic
 
 
-class Device(Protocol):
-    """The operations of a GPU that the TensorRT runtime needs. Addresses are device addresses; sizes are bytes."""
-
-    def current(self) -> contextlib.AbstractContextManager[None]:
-        """Make the device's context current on this thread inside the block. Call all methods below in such a block."""
-        ...
+class Stream(Protocol):
+    """A queue of operations on a device. They run in order, beside those of other streams. Addresses are device addresses."""
 
     @property
-    def stream(self) -> int:
-        """Handle of the stream for all operations."""
+    def handle(self) -> int:
+        """The driver's handle."""
         ...
 
     @property
     def traffic(self) -> Traffic:
-        """Bytes copied between host and device so far. The copies in a graph count at each launch."""
-        ...
-
-    def allocate(self, size: int) -> int:
-        """Allocate device memory. `close` frees it."""
-        ...
-
-    def free(self, address: int) -> None:
-        """Free memory from `allocate`."""
-        ...
-
-    def pinned(self, size: int, dtype: DTypeLike) -> NDArray[Any]:
-        """Allocate a page-locked host array [size], which the GPU copies directly. `close` frees it."""
+        """Bytes that this stream copied between host and device so far. The copies in a graph count at each launch."""
         ...
 
     def upload(self, address: int, source: NDArray[Any]) -> None:
-        """Copy from host to device, on the stream."""
+        """Copy from page-locked host memory, which must stay unchanged until the stream has run."""
         ...
 
     def download(self, target: NDArray[Any], address: int) -> None:
-        """Copy from device to host, on the stream."""
+        """Copy to page-locked host memory."""
         ...
 
     def copy(self, target: int, source: int, size: int) -> None:
-        """Copy within the device, on the stream."""
+        """Copy within the device."""
         ...
 
     def capture(self) -> contextlib.AbstractContextManager[Graph]:
-        """Record the operations put on the stream inside the block, instead of running them. The graph is ready after it."""
+        """Record the operations put on the stream inside the block, instead of running them. The graph is ready after it.
+
+        Raises:
+            EngineError: Something in it cannot be captured.
+        """
         ...
 
     def launch(self, graph: Graph) -> None:
-        """Run a graph, on the stream."""
+        """Run a graph."""
         ...
 
     def synchronize(self) -> None:
@@ -82,7 +76,48 @@ class Device(Protocol):
         ...
 
     def close(self) -> None:
-        """Free everything and end the context, also after an error."""
+        """Wait for the stream, then destroy its graphs and the stream. Errors are ignored."""
+        ...
+
+
+class Device(Protocol):
+    """The operations of a GPU that the TensorRT runtime needs. Sizes are bytes."""
+
+    def current(self) -> contextlib.AbstractContextManager[None]:
+        """Make the device's context current on this thread inside the block. Call all methods below in such a block."""
+        ...
+
+    @property
+    def traffic(self) -> Traffic:
+        """Bytes copied between host and device so far, by all streams."""
+        ...
+
+    def open_stream(self) -> Stream:
+        """Make a stream. The caller closes it."""
+        ...
+
+    def allocate(self, size: int) -> int:
+        """Allocate device memory.
+
+        Raises:
+            GpuMemoryError: There is not enough.
+        """
+        ...
+
+    def free(self, address: int) -> None:
+        """Free memory from `allocate`. No work that uses it may be waiting."""
+        ...
+
+    def pinned(self, size: int, dtype: DTypeLike) -> NDArray[Any]:
+        """Allocate a page-locked host array [size], which the GPU copies directly."""
+        ...
+
+    def unpin(self, array: NDArray[Any]) -> None:
+        """Free an array from `pinned`. No view of it may be used afterwards."""
+        ...
+
+    def close(self) -> None:
+        """Free everything and leave the context, also after an error."""
         ...
 
 
@@ -94,47 +129,21 @@ class _PycudaGraph:
         self.handle: CudaGraph | None = None
 
 
-class PycudaDevice:
-    """`Device` with pycuda, in its own CUDA context. Ending the context frees everything allocated in it.
+class PycudaStream:
+    """`Stream` with pycuda."""
 
-    Raises:
-        EngineError: There is no GPU, or it has no memory left.
-    """
-
-    def __init__(self, index: int = 0) -> None:
-        self._cuda = cuda_driver()
-        self._allocations: dict[int, Any] = {}
-        self._pinned: list[NDArray[Any]] = []
+    def __init__(self, cuda: Any, api: DriverApi) -> None:
+        self._cuda = cuda
+        self._api = api
         self._graphs: list[_PycudaGraph] = []
         self._capturing: _PycudaGraph | None = None
         self._traffic = Traffic()
-        self._graph_api = GraphApi()
-        with self._errors_of("the GPU cannot be opened"):
-            self._cuda.init()
-            self._context = self._cuda.Device(index).make_context()
-            self._context.pop()
-        self._open = True
-        try:
-            with self.current(), self._errors_of("a stream cannot be made"):
-                self._stream = self._cuda.Stream(STREAM_NON_BLOCKING)
-        except BaseException:
-            self.close()
-            raise
-
-    @contextlib.contextmanager
-    def current(self) -> Iterator[None]:
-        """Push the context, and pop it afterwards. It takes about a microsecond."""
-        with self._errors_of("the GPU"):
-            self._context.push()
-        try:
-            yield
-        finally:
-            if self._open:  # `close` has ended the context and popped it
-                self._context.pop()
+        with errors_of(cuda, "a stream cannot be made"):
+            self._stream: Any = cuda.Stream(STREAM_NON_BLOCKING)
 
     @property
-    def stream(self) -> int:
-        """Handle of the stream."""
+    def handle(self) -> int:
+        """The driver's handle."""
         return int(self._stream.handle)
 
     @property
@@ -142,73 +151,55 @@ class PycudaDevice:
         """Bytes to and from the device so far."""
         return self._traffic
 
-    def allocate(self, size: int) -> int:
-        """Allocate device memory."""
-        with self._errors_of(f"{size} bytes on the GPU"):
-            allocation = self._cuda.mem_alloc(size)
-        self._allocations[int(allocation)] = allocation
-        return int(allocation)
-
-    def free(self, address: int) -> None:
-        """Free device memory."""
-        self._allocations.pop(address).free()
-
-    def pinned(self, size: int, dtype: DTypeLike) -> NDArray[Any]:
-        """Allocate page-locked host memory, which `close` frees."""
-        with self._errors_of(f"{size} page-locked values"):
-            array: NDArray[Any] = self._cuda.pagelocked_empty(size, dtype)
-        self._pinned.append(array)
-        return array
-
     def upload(self, address: int, source: NDArray[Any]) -> None:
         """Copy from host to device."""
-        with self._errors_of("copying to the GPU"):
+        with errors_of(self._cuda, "copying to the GPU"):
             self._cuda.memcpy_htod_async(address, source, self._stream)
         self._count(Traffic(source.nbytes, 0))
 
     def download(self, target: NDArray[Any], address: int) -> None:
         """Copy from device to host."""
-        with self._errors_of("copying from the GPU"):
+        with errors_of(self._cuda, "copying from the GPU"):
             self._cuda.memcpy_dtoh_async(target, address, self._stream)
         self._count(Traffic(0, target.nbytes))
 
     def copy(self, target: int, source: int, size: int) -> None:
         """Copy within the device."""
-        with self._errors_of("copying on the GPU"):
+        with errors_of(self._cuda, "copying on the GPU"):
             self._cuda.memcpy_dtod_async(target, source, size, self._stream)
 
     @contextlib.contextmanager
     def capture(self) -> Iterator[Graph]:
         """Record the operations put on the stream."""
         graph = _PycudaGraph()
-        self._graph_api.begin(self.stream)
+        begin_capture(self._api, self.handle)
         self._capturing = graph
         try:
             yield graph
         except BaseException:
             with contextlib.suppress(EngineError):  # the first error is the one to report
-                self._graph_api.end(self.stream).close()
+                end_capture(self._api, self.handle).close()
             raise
         finally:
             self._capturing = None
-        graph.handle = self._graph_api.end(self.stream)
+        graph.handle = end_capture(self._api, self.handle)
         self._graphs.append(graph)
 
     def launch(self, graph: Graph) -> None:
         """Run a graph."""
         assert isinstance(graph, _PycudaGraph)
         assert graph.handle is not None
-        graph.handle.launch(self.stream)
+        graph.handle.launch(self.handle)
         self._count(graph.traffic)
 
     def synchronize(self) -> None:
         """Wait for the stream."""
-        with self._errors_of("the GPU"):
+        with errors_of(self._cuda, "the GPU"):
             self._stream.synchronize()
 
     def device_ms(self, graph: Graph, times: int) -> float:
         """Return the milliseconds that a launch takes on the device. CUDA events measure `times` launches."""
-        with self._errors_of("timing"):
+        with errors_of(self._cuda, "timing"):
             start, end = self._cuda.Event(), self._cuda.Event()
             start.record(self._stream)
             for _ in range(times):
@@ -218,47 +209,143 @@ class PycudaDevice:
             return float(end.time_since(start)) / times
 
     def close(self) -> None:
-        """Free everything. Errors after an earlier GPU error are ignored, because the end of the context frees the rest."""
-        if not self._open:
+        """Wait, then destroy the graphs and the stream. After a GPU error the stream may still be busy."""
+        if self._stream is None:
             return
-        with contextlib.suppress(self._cuda.Error, EngineError), self.current():
-            for graph in self._graphs:
-                if graph.handle is not None:
-                    graph.handle.close()
-            for allocation in self._allocations.values():
-                with contextlib.suppress(self._cuda.Error):
-                    allocation.free()
-            for array in self._pinned:  # while the context is alive; no view of it is left
-                with contextlib.suppress(self._cuda.Error):
-                    array.base.free()  # type: ignore[union-attr]  # pycuda's owner of the memory
-            self._graphs.clear()
-            self._allocations.clear()
-            self._pinned.clear()
-            self._stream = None
-            self._open = False
-            self._context.detach()  # ends it, and pops it from this thread
-        self._open = False
+        with contextlib.suppress(EngineError):
+            self.synchronize()
+        for graph in self._graphs:
+            if graph.handle is not None:
+                graph.handle.close()
+        self._graphs.clear()
+        self._stream = None
 
     def _count(self, more: Traffic) -> None:
         if self._capturing is not None:
-            now = self._capturing.traffic
-            self._capturing.traffic = Traffic(now.to_device + more.to_device, now.from_device + more.from_device)
+            self._capturing.traffic = self._capturing.traffic.plus(more)
         else:
-            self._traffic = Traffic(self._traffic.to_device + more.to_device, self._traffic.from_device + more.from_device)
+            self._traffic = self._traffic.plus(more)
+
+
+class PycudaDevice:
+    """`Device` with pycuda, in the GPU's primary context, which TensorRT and all engines of this process share.
+
+    Each object retains the primary context, and the last one that is closed ends it. So everything is freed one by one.
+
+    Raises:
+        EngineError: There is no GPU.
+        GpuMemoryError: It has no memory left.
+    """
+
+    def __init__(self, index: int = 0) -> None:
+        self._cuda = cuda_driver()
+        self._api = DriverApi()
+        self._allocations: dict[int, Any] = {}
+        self._pinned: dict[int, NDArray[Any]] = {}
+        self._streams: list[PycudaStream] = []
+        with errors_of(self._cuda, "the GPU cannot be opened"):
+            self._cuda.init()
+            device = self._cuda.Device(index)
+            self._api.call("cuDevicePrimaryCtxSetFlags_v2", index, WAIT_BLOCKING)
+            self._context = device.retain_primary_context()
+        self._open = True
 
     @contextlib.contextmanager
-    def _errors_of(self, what: str) -> Iterator[None]:
+    def current(self) -> Iterator[None]:
+        """Push the context, and pop it afterwards. It takes about a microsecond."""
+        with errors_of(self._cuda, "the GPU"):
+            self._context.push()
         try:
             yield
-        except self._cuda.MemoryError as error:
-            raise RuntimeFailedError(
-                f"the GPU's memory is full: {what} ({error})",
-                hint="close other programs on the GPU, or rebuild with a smaller --max-batch",
-            ) from error
-        except self._cuda.Error as error:
-            raise RuntimeFailedError(f"CUDA failed: {what} ({error})") from error
+        finally:
+            self._context.pop()
+
+    @property
+    def traffic(self) -> Traffic:
+        """Bytes to and from the device so far."""
+        total = Traffic()
+        for stream in self._streams:
+            total = total.plus(stream.traffic)
+        return total
+
+    @property
+    def free_bytes(self) -> int:
+        """How much of the GPU's memory no process uses."""
+        with errors_of(self._cuda, "the GPU"):
+            return int(self._cuda.mem_get_info()[0])
+
+    def open_stream(self) -> PycudaStream:
+        """Make a stream."""
+        stream = PycudaStream(self._cuda, self._api)
+        self._streams.append(stream)
+        return stream
+
+    def allocate(self, size: int) -> int:
+        """Allocate device memory."""
+        with errors_of(self._cuda, f"{size / 1e6:.1f} MB more are needed"):
+            allocation = self._cuda.mem_alloc(size)
+        self._allocations[int(allocation)] = allocation
+        return int(allocation)
+
+    def free(self, address: int) -> None:
+        """Free device memory."""
+        with contextlib.suppress(self._cuda.Error):  # after a GPU error
+            self._allocations.pop(address).free()
+
+    def pinned(self, size: int, dtype: DTypeLike) -> NDArray[Any]:
+        """Allocate page-locked host memory."""
+        with errors_of(self._cuda, f"{size * np.dtype(dtype).itemsize / 1e6:.1f} MB of page-locked memory are needed"):
+            array: NDArray[Any] = self._cuda.pagelocked_empty(size, dtype)
+        self._pinned[id(array)] = array
+        return array
+
+    def unpin(self, array: NDArray[Any]) -> None:
+        """Free page-locked host memory."""
+        with contextlib.suppress(self._cuda.Error):  # after a GPU error
+            self._pinned.pop(id(array)).base.free()  # type: ignore[union-attr]  # pycuda's owner of the memory
+
+    def close(self) -> None:
+        """Free what is left, then release the primary context. Errors after an earlier GPU error are ignored.
+
+        `detach` of pycuda releases a primary context and leaves it current in the driver. So the driver pops it before.
+        """
+        if not self._open:
+            return
+        self._open = False
+        with contextlib.suppress(self._cuda.Error, EngineError):
+            self._context.push()
+            try:
+                for stream in self._streams:
+                    stream.close()
+                for address in list(self._allocations):
+                    self.free(address)
+                for array in list(self._pinned.values()):
+                    self.unpin(array)
+            finally:
+                self._api.call("cuCtxPopCurrent_v2", byref(c_void_p()))
+                self._context.detach()
 
 
-def as_bytes(array: NDArray[Any]) -> NDArray[np.uint8]:
-    """View a C-contiguous array as bytes."""
-    return array.reshape(-1).view(np.uint8)
+@contextlib.contextmanager
+def errors_of(cuda: Any, what: str) -> Iterator[None]:
+    """Report errors of pycuda as the runtime's errors."""
+    try:
+        yield
+    except cuda.MemoryError as error:
+        raise GpuMemoryError(f"the GPU's memory is full: {what} ({error})", hint=MEMORY_HINT) from error
+    except cuda.Error as error:
+        raise RuntimeFailedError(f"CUDA failed: {what} ({error})") from error
+
+
+def upload_now(device: Device, stream: Stream, address: int, source: NDArray[Any]) -> None:
+    """Copy any array to the device and wait for it, through page-locked memory that is freed again.
+
+    A copy from ordinary memory may still read it after the call that asked for the copy has returned.
+    """
+    staging: NDArray[np.uint8] = device.pinned(source.nbytes, np.uint8)
+    try:
+        staging[:] = np.ascontiguousarray(source).reshape(-1).view(np.uint8)
+        stream.upload(address, staging)
+        stream.synchronize()
+    finally:
+        device.unpin(staging)

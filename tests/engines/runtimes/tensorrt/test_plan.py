@@ -298,7 +298,7 @@ def test_a_plan_that_tensorrt_rejects_is_reported(bundle: Bundle) -> None:
     """If TensorRT makes no engine of a plan, the message has library and version, and nothing stays allocated."""
     device = HostDevice()
     with device.current(), pytest.raises(EngineError, match=rf"tensorrt-rtx {RTX.version} rejects the plan"):
-        TensorRTNetwork(RTX, b"vtrt" + b"\0" * 500, device, 4)
+        TensorRTNetwork(RTX, b"vtrt" + b"\0" * 500, max_batch=4)
     assert device.memory == {}
 
 

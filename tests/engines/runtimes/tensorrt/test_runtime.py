@@ -12,7 +12,8 @@ from anoseg_engines.errors import EngineError
 from anoseg_engines.golden import self_test
 from anoseg_engines.judgement import judge
 from anoseg_engines.placement import InputSpec, Region
-from anoseg_engines.runtimes.tensorrt.runtime import MAX_PLACEMENTS, TensorRTRuntime
+from anoseg_engines.runtimes.tensorrt.lane import MAX_PLACEMENTS
+from anoseg_engines.runtimes.tensorrt.runtime import TensorRTRuntime
 
 TILES = InputSpec(32, 32, "tile", 1.0, 8)
 
@@ -49,7 +50,7 @@ def test_a_part_sends_its_pixels_and_nothing_else(engine: Engine, device: HostDe
     assert device.steps[steps:] == ["launch"] * 10
     sent = engine.traffic.since(before)
     assert sent.to_device == 10 * 6 * 32 * 32 * 3
-    maps, scores = 6 * 32 * 32 * 2, 6 * 4
+    maps, scores = 6 * 32 * 32 * 4, 6 * 4
     assert sent.from_device == 10 * (maps + scores)  # the maps' size is a multiple of the alignment here
     engine.close()
 
@@ -93,22 +94,48 @@ def test_placements_do_not_fill_the_device(engine: Engine, device: HostDevice) -
     for width in range(8, 8 + 2 * MAX_PLACEMENTS):
         placement = engine.place(Region(0, 0, width, 16))
         engine.inspect(np.full((16, width, 3), 120, np.uint8), placement)
-    assert len(device.memory) <= 3 + MAX_PLACEMENTS
+    assert len(device.memory) <= 4 + MAX_PLACEMENTS
     engine.close()
 
 
+def loaded_and_used(device: HostDevice, network: TinyNetwork) -> None:
+    """Load a runtime, bind two sizes in all lanes, run, and close it whatever happens."""
+    runtime = TensorRTRuntime(TILES, device, network, "host")
+    try:
+        for lane in runtime.parallel:
+            for n in (1, 3):
+                lane.bind(np.zeros((n, 2, 32, 32), np.float16))
+                lane.infer()
+    finally:
+        runtime.close()
+
+
 def test_everything_is_freed_whatever_fails(device: HostDevice) -> None:
-    """Each step of loading fails once: the error is raised, network and device are closed, and no memory stays."""
-    steps = len(device.steps)
-    TensorRTRuntime(TILES, device, TinyNetwork(device, 3), "host").close()
-    total = len(device.steps) - steps
-    assert total > 8
+    """Each step of loading and running fails once: the error is raised, everything is closed once, and no memory stays."""
+    loaded_and_used(device, TinyNetwork(device, 3))
+    total = len(device.steps)
+    assert total > 40
     for fail_at in range(total):
         failing = HostDevice(fail_at)
         network = TinyNetwork(failing, 3)
         with pytest.raises(EngineError, match=f"step {fail_at} "):
-            TensorRTRuntime(TILES, failing, network, "host")
-        assert (failing.closed, network.closed, failing.memory) == (1, 1, {})
+            loaded_and_used(failing, network)
+        assert (failing.closed, network.closed, failing.memory, failing.page_locked) == (1, 1, {}, 0)
+
+
+def test_a_failed_size_can_be_tried_again(device: HostDevice) -> None:
+    """If the memory for a lane is missing, nothing of it stays, and the lane works as soon as there is memory."""
+    runtime = TensorRTRuntime(TILES, device, TinyNetwork(device, 3), "host")
+    coords = np.zeros((1, 2, 32, 32), np.float16)
+    device._fail_at = 3
+    with pytest.raises(EngineError, match="step 3"):
+        runtime.bind(coords)
+    assert (device.memory, device.page_locked) == ({}, 0)
+    device._fail_at = None
+    runtime.bind(coords)
+    runtime.infer()
+    runtime.close()
+    assert (device.memory, device.page_locked) == ({}, 0)
 
 
 def test_an_error_at_a_part_leaves_a_runtime_that_closes(tmp_path: Path) -> None:

@@ -1,0 +1,195 @@
+"""The TensorRT runtime: lanes, placements, several engines, threads, and memory that is missing at any moment."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.mock_gpu import Driver
+from support.mock_network import MockNetwork
+from support.tiny_bundle import bad_part, good_part, write_tiny_bundle
+
+from anoseg_engines.bundle import Bundle
+from anoseg_engines.engine import Engine
+from anoseg_engines.errors import EngineError, GpuMemoryError
+from anoseg_engines.golden import self_test
+from anoseg_engines.judgement import judge
+from anoseg_engines.placement import InputSpec, Region
+from anoseg_engines.runtimes.tensorrt.device import PycudaDevice
+from anoseg_engines.runtimes.tensorrt.lane import MAX_PLACEMENTS
+from anoseg_engines.runtimes.tensorrt.runtime import TensorRTRuntime
+
+TILES = InputSpec(32, 32, "tile", 1.0, 8)
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    return write_tiny_bundle(tmp_path / "tiny", TILES)
+
+
+def loaded(driver: Driver, bundle: Bundle, max_batch: int = 6, network: MockNetwork | None = None) -> Engine:
+    """An engine on the mock GPU. In tile mode a part of 80×48 is six tiles."""
+    runtime = TensorRTRuntime(bundle.manifest.input, PycudaDevice(), network or MockNetwork(driver, max_batch), "mock")
+    return Engine(bundle, runtime)
+
+
+def on_another_thread(run: Callable[[], object]) -> None:
+    """Run on a thread that ends, and raise its error here."""
+    errors: list[BaseException] = []
+
+    def catching() -> None:
+        try:
+            run()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=catching)
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+
+
+def test_it_passes_the_self_test_and_judges(driver: Driver, bundle: Bundle) -> None:
+    """Frames, coordinates, maps and scores go through the buffers of all lanes; each part is one launch."""
+    engine = loaded(driver, bundle)
+    self_test(engine)
+    placement = engine.place(Region(0, 0, 80, 48))
+    launches = driver.ledger.launches
+    parts = (good_part(), bad_part())
+    outcomes = [judge(engine.inspect(part, placement), engine.thresholds, placement).outcome for part in parts]
+    assert outcomes == ["PASS", "FAIL"]
+    assert driver.ledger.launches == launches + 2
+    assert driver.ledger.pageable_copies == 0
+    engine.close()
+
+
+def test_contexts_and_graphs_are_made_at_first_use(driver: Driver, bundle: Bundle) -> None:
+    """Loading makes none, the first part of a size makes one, and `keep_ready` one for each lane."""
+    network = MockNetwork(driver, 6)
+    engine = loaded(driver, bundle, network=network)
+    assert (network.sizes, driver.ledger.streams, driver.ledger.executables) == ([], 0, 0)
+    engine.place(Region(0, 0, 80, 48))
+    engine.place(Region(0, 0, 80, 40))
+    assert (network.sizes, driver.ledger.streams) == ([6], 1)
+    engine.keep_ready([Region(0, 0, 80, 48)])
+    engine.keep_ready([Region(0, 0, 80, 48)])
+    assert (network.sizes, driver.ledger.streams, driver.ledger.executables) == ([6, 6, 6], 3, 3)
+    engine.close()
+    assert network.closed == 1
+
+
+def test_one_thread_loads_one_inspects_one_closes(driver: Driver, bundle: Bundle) -> None:
+    """Each thread has the context only while it uses the engine."""
+    engine = loaded(driver, bundle)
+    placement = engine.place(Region(0, 0, 80, 48))
+    scores: list[float] = []
+    on_another_thread(lambda: scores.extend(engine.inspect(bad_part(), placement).score for _ in range(20)))
+    assert scores == [pytest.approx(127 / 128)] * 20
+    on_another_thread(engine.close)
+
+
+def test_parts_that_run_at_the_same_time_keep_their_results(driver: Driver, bundle: Bundle) -> None:
+    """Three parts of three cameras are in their lanes at once, on the engine's threads, and each gets its own score."""
+    engine = loaded(driver, bundle)
+    places = [engine.place(Region(0, 0, 80, 48)), engine.place(Region(0, 0, 40, 48)), engine.place(Region(0, 0, 80, 40))]
+    assert engine.parallel == 3
+    for turn in range(20):
+        greys = [(17 * turn + 50 * i) % 256 for i in range(3)]
+        running = [
+            engine.start(np.full((p.region.height, p.region.width, 3), grey, np.uint8), p)
+            for grey, p in zip(greys, places, strict=True)
+        ]
+        scores = [engine.finish(inference).score for inference in running]
+        assert scores == pytest.approx([abs(grey - 128) / 128 for grey in greys], abs=1e-3)
+    engine.close()
+
+
+def test_placements_do_not_fill_the_device(driver: Driver, bundle: Bundle) -> None:
+    """With ever new image sizes, only `MAX_PLACEMENTS` coordinates stay, and none is freed while a lane copies it."""
+    engine = loaded(driver, bundle)
+    for width in range(8, 8 + 2 * MAX_PLACEMENTS):
+        placement = engine.place(Region(0, 0, width, 16))
+        white = np.full((16, width, 3), 255, np.uint8)
+        running = [engine.start(white, placement) for _ in range(3)]
+        for inference in running:
+            assert (engine.finish(inference).anomaly_map > 0.9).all()
+    assert driver.ledger.device_blocks <= 3 * 4 + MAX_PLACEMENTS
+    engine.close()
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_two_engines_at_a_time(driver: Driver, bundle: Bundle, first: int) -> None:
+    """Two engines share the GPU. Closing one leaves the other working, whichever is closed first."""
+    engines = [loaded(driver, bundle, 2), loaded(driver, bundle, 2)]
+    places = [engine.place(Region(0, 0, 30, 30)) for engine in engines]
+    for engine, placement in zip(engines, places, strict=True):
+        assert engine.inspect(bad_part(), placement).score == pytest.approx(127 / 128)
+    engines[first].close()
+    other = 1 - first
+    assert engines[other].inspect(bad_part(), places[other]).score == pytest.approx(127 / 128)
+    engines[other].close()
+
+
+@pytest.mark.parametrize("refusal", ["asked", "at the capture"])
+def test_a_network_that_cannot_be_captured_runs_without_a_graph(driver: Driver, bundle: Bundle, refusal: str) -> None:
+    """Its parts are judged the same, every lane works, and the description says that it runs without graphs."""
+    network = MockNetwork(driver, 6)
+    network.capturable = refusal != "asked"
+    network.spoils_capture = refusal == "at the capture"
+    engine = loaded(driver, bundle, network=network)
+    self_test(engine)
+    placement = engine.place(Region(0, 0, 80, 48))
+    assert engine.inspect(bad_part(), placement).score == pytest.approx(127 / 128)
+    assert engine.runtime_description == "mock without CUDA graphs"
+    assert (driver.ledger.launches, driver.ledger.executables) == (0, 0)
+    engine.close()
+
+
+def use(engine: Engine) -> None:
+    """Run parts of two sizes in all lanes, and close the engine whatever happens."""
+    try:
+        for region in (Region(0, 0, 80, 48), Region(0, 0, 30, 30)):
+            placement = engine.place(region)
+            running = []
+            try:
+                running += [engine.start(bad_part(), placement) for _ in range(3)]
+            finally:
+                for inference in running:
+                    assert engine.finish(inference).score > 0.9
+    finally:
+        engine.close()
+
+
+def test_memory_that_is_missing_at_any_moment(driver: Driver, bundle: Bundle) -> None:
+    """Every allocation fails once, and all that follow: a clear error, nothing leaked, and the next load works."""
+    for number in range(1000):
+        driver.refuse(number, and_later=True)
+        try:
+            use(loaded(driver, bundle))
+        except GpuMemoryError as error:
+            assert "the GPU's memory is full" in error.what or "out of memory" in error.what
+            assert "nvidia-smi" in error.hint
+        else:
+            break
+        assert driver.left == {}, number
+    assert number > 30
+    driver.forget()
+    use(loaded(driver, bundle))
+
+
+def test_one_failed_allocation_is_survived_or_reported(driver: Driver, bundle: Bundle) -> None:
+    """pycuda frees what it can and tries again. Where that does not help, the error is clear and nothing leaks."""
+    failed = 0
+    for number in range(1000):
+        driver.refuse(number)
+        try:
+            use(loaded(driver, bundle))
+        except EngineError as error:
+            assert "out of memory" in error.what
+            failed += 1
+        assert driver.left == {}, number
+        if driver.ledger.allocations <= number:
+            break
+    assert failed >= 4
