@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from anoseg_engines.bundle import Bundle
 from anoseg_engines.engine import Engine
-from anoseg_engines.errors import PrecisionError, SelfTestError
+from anoseg_engines.errors import GpuMemoryError
 from anoseg_engines.golden import self_test
 from anoseg_engines.runtimes.select import SelectedRuntime, select_runtimes
 from anoseg_engines.runtimes.tensorrt.build import PlanTest
@@ -26,12 +26,13 @@ def load_engine(bundle: Bundle, *, runtime: str = "auto", threads: int = 0, buil
     """
     found = select_runtimes(bundle, runtime, threads=threads, build_with=plan_test(bundle) if build else None)
     *others, last = found
+    failure = ""
     for selected in others:
         try:
-            return _load(bundle, selected)
-        except (SelfTestError, PrecisionError):
-            continue  # the reason for the next runtime names this failure
-    return _load(bundle, last)
+            return _load(bundle, selected, failure)
+        except selected.instead as error:
+            failure = error.what if isinstance(error, GpuMemoryError) else failure  # the reasons of the CPU name the others
+    return _load(bundle, last, failure)
 
 
 def plan_test(bundle: Bundle) -> PlanTest:
@@ -47,8 +48,9 @@ def plan_test(bundle: Bundle) -> PlanTest:
     return test
 
 
-def _load(bundle: Bundle, selected: SelectedRuntime) -> Engine:
-    engine = Engine(bundle, selected.open(), name=selected.name, why=selected.why)
+def _load(bundle: Bundle, selected: SelectedRuntime, failure: str) -> Engine:
+    why = f"{failure}; {selected.why}" if failure else selected.why
+    engine = Engine(bundle, selected.open(), name=selected.name, why=why)
     try:
         self_test(engine)
     except BaseException:

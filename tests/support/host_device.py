@@ -16,7 +16,6 @@ from anoseg_engines.errors import EngineError
 from anoseg_engines.runtimes.base import Traffic
 from anoseg_engines.runtimes.tensorrt.lane import Tensor
 
-
 TYPES = {"frames": np.uint8, "coords": np.float16, "anomaly_map": np.float32, "score": np.float32}
 
 
@@ -37,7 +36,7 @@ class HostGraph:
 class HostStream:
     """A stream that runs everything at once."""
 
-    def __init__(self, device: "HostDevice") -> None:
+    def __init__(self, device: HostDevice) -> None:
         self.handle = 7 + len(device.streams)
         self.traffic = Traffic()
         self._device = device

@@ -7,14 +7,18 @@ other tests would find a GPU. `tests/engines/runtimes/tensorrt/test_on_mock_gpu.
 import ctypes
 import fcntl
 import hashlib
+import itertools
 import os
 import shutil
 import subprocess
 import sys
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 from support.paths import REPOSITORY
+
+from anoseg_engines.errors import AnosegError
 
 SOURCES = Path(__file__).parent / "mock_driver"
 HEADERS = ("nvidia-cuda-runtime", "nvidia-cuda-profiler-api")
@@ -117,6 +121,31 @@ class Driver:
     def take(self, size: int) -> None:
         """Have another process take so many bytes of the GPU's memory."""
         self.library.mock_take(size)
+
+
+def failing_allocations(
+    driver: Driver, use: Callable[[], None], expected: type[AnosegError], *, and_later: bool = True
+) -> list[AnosegError]:
+    """Run `use` with the first allocation failing, then the second, and so on, until it needs no more. Nothing may be leaked.
+
+    Args:
+        and_later: Whether the allocations after it fail too.
+
+    Returns:
+        The errors.
+    """
+    errors: list[AnosegError] = []
+    for number in itertools.count():
+        driver.refuse(number, and_later=and_later)
+        try:
+            use()
+        except expected as error:
+            errors.append(error.with_traceback(None))
+        assert driver.left == {}, f"after a failure of allocation {number}"
+        if driver.ledger.allocations <= number:
+            driver.refuse(-1)
+            return errors
+    raise AssertionError
 
 
 def _build_pycuda(folder: Path) -> None:

@@ -38,7 +38,7 @@ class MockEnqueue:
     def _run(self, _: object) -> None:
         try:
             tiny_network({name: _view(tensor, TYPES[name]) for name, tensor in self._tensors.items()})
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - shown when the network is closed
             self.failures.append(error)
 
 

@@ -77,7 +77,9 @@ class _Runtime:
     def deserialize_cuda_engine(self, plan: bytes) -> "_Engine | None":
         weights = self._trt.allocate(WEIGHT_BYTES)
         if weights is None:
-            self._log.log(_Logger.ERROR, "IRuntime::deserializeCudaEngine: Error Code 2: OutOfMemory (Requested size was 5000 bytes.)")
+            self._log.log(
+                _Logger.ERROR, "IRuntime::deserializeCudaEngine: Error Code 2: OutOfMemory (Requested size was 5000 bytes.)"
+            )
             return None
         if plan != PLAN:
             self._trt.driver.library.cuMemFree_v2(ctypes.c_void_p(weights))
@@ -206,4 +208,3 @@ class _Context:
         if self._enqueue is not None:
             assert self._enqueue.failures == []
         trt.driver.library.cuMemFree_v2(ctypes.c_void_p(self._memory))
-

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from anoseg_engines.bundle import Bundle
-from anoseg_engines.errors import ConfigError, EngineError
+from anoseg_engines.errors import ConfigError, EngineError, GpuMemoryError, PrecisionError, SelfTestError
 from anoseg_engines.runtimes.base import Runtime
 from anoseg_engines.runtimes.openvino import CpuRuntime
 from anoseg_engines.runtimes.openvino_network import PRECISIONS, cpu_precisions
@@ -37,21 +37,24 @@ class SelectedRuntime:
         name: One of `RUNTIMES`, but neither auto nor cpu.
         why: The reason for it in a few words, for the log.
         open: Loads it.
+        instead: The errors after which the next runtime is tried. Its reason then names the error.
         passed: The caller calls this when the runtime has passed the self-test.
     """
 
     name: str
     why: str
     open: Callable[[], Runtime]
+    instead: tuple[type[EngineError], ...] = (SelfTestError, PrecisionError)
     passed: Callable[[], None] = lambda: None
 
 
 def select_runtimes(
     bundle: Bundle, runtime: str = "auto", *, threads: int = 0, build_with: PlanTest | None = None
 ) -> list[SelectedRuntime]:
-    """List the runtimes to try, in order. The caller tries the next runtime if the one before fails the self-test.
+    """List the runtimes to try, in order. The caller tries the next runtime after an error that `instead` names.
 
-    There is more than one only on the CPU, where precisions are tried from the fastest to FP32.
+    On the CPU, precisions are tried from the fastest to FP32. If `auto` chose TensorRT, the CPU follows in case other programs
+    have taken the GPU's memory.
 
     Args:
         runtime: One of `RUNTIMES`.
@@ -74,8 +77,8 @@ def select_runtimes(
         except EngineError as error:
             return _cpu_in_order(bundle, threads, error.what)
         try:
-            return [_tensorrt(bundle, gpu, build_with)]
-        except NoPlanError as error:
+            return [_tensorrt(bundle, gpu, build_with), *_cpu_in_order(bundle, threads, "")]
+        except (NoPlanError, GpuMemoryError) as error:
             return _cpu_in_order(bundle, threads, f"{error.what}; {error.hint}")
     if runtime == "cpu":
         return _cpu_in_order(bundle, threads, "")
@@ -102,13 +105,13 @@ def _tensorrt(bundle: Bundle, gpu: Gpu, build_with: PlanTest | None) -> Selected
     store = PlanStore.of(bundle)
 
     def load() -> Runtime:
-        return TensorRTRuntime.open(bundle, store.load(description), description)
+        return TensorRTRuntime.open(bundle, store.load(description), description, cache=store.kernels(description))
 
     def passed() -> None:
         if description.proved_on != gpu.name:
             store.mark_proved(description, gpu)
 
-    return SelectedRuntime("tensorrt", f"{why}, {library.name} {library.version}", load, passed)
+    return SelectedRuntime("tensorrt", f"{why}, {library.name} {library.version}", load, (GpuMemoryError,), passed)
 
 
 def _workspace_mb(gpu: Gpu) -> int:

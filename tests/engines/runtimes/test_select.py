@@ -15,7 +15,7 @@ from support.paths import DEMO
 from support.tiny_bundle import write_tiny_bundle
 
 from anoseg_engines.bundle import Bundle, GoldenTolerance, load_bundle
-from anoseg_engines.errors import ConfigError, EngineError, SelfTestError
+from anoseg_engines.errors import ConfigError, EngineError, GpuMemoryError, SelfTestError
 from anoseg_engines.golden import self_test
 from anoseg_engines.loading import load_engine
 from anoseg_engines.placement import Placement, Region
@@ -54,7 +54,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pretend that there is a GPU, and run plans on the host."""
     pytest.importorskip("tensorrt_rtx")
 
-    def open_plan(bundle: Bundle, plan: bytes, description: PlanDescription) -> TensorRTRuntime:
+    def open_plan(bundle: Bundle, plan: bytes, description: PlanDescription, **_: object) -> TensorRTRuntime:
         device = HostDevice()
         return TensorRTRuntime(bundle.manifest.input, device, TinyNetwork(device, description.max_batch), "on the host")
 
@@ -116,6 +116,22 @@ def test_an_untested_plan_is_tested_at_its_first_load(bundle: Bundle, gpu: None,
     load_engine(bundle).close()
     (description,) = PlanStore.of(bundle).folder.glob("*.json")
     assert json.loads(description.read_bytes())["proved_on"] == "GPU A"
+
+
+def test_auto_takes_the_cpu_if_the_gpu_has_no_memory_left(bundle: Bundle, gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process has taken the GPU's memory: `auto` takes the CPU and says why, and a named `tensorrt` is an error."""
+    load_engine(bundle, build=True).close()
+
+    def full(*_: object, **__: object) -> TensorRTRuntime:
+        raise GpuMemoryError("the GPU's memory is full: 5.0 MB more are needed", hint="close other programs on the GPU")
+
+    monkeypatch.setattr(TensorRTRuntime, "open", full)
+    engine = load_engine(bundle)
+    assert engine.runtime_name == f"cpu-{cpu_precisions()[0]}"
+    assert engine.why.startswith("the GPU's memory is full: 5.0 MB more are needed; ")
+    engine.close()
+    with pytest.raises(GpuMemoryError, match="memory is full"):
+        load_engine(bundle, runtime="tensorrt")
 
 
 @pytest.mark.parametrize("named", [True, False])

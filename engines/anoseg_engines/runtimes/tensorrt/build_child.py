@@ -125,8 +125,8 @@ def main() -> None:
 def build(request: BuildRequest, model: bytes, report: Any) -> Built | Failed:
     """Build a plan from ONNX with TensorRT 10, 11 or TensorRT for RTX: strongly typed.
 
-    The plan has a profile for one input and, if there can be more, one for up to `max_batch`. With TensorRT for RTX it takes all
-    memory from the caller, because otherwise it could not be captured in a CUDA graph.
+    The plan has a profile for one input and, if there can be more, one for up to `max_batch`. With TensorRT for RTX it takes
+    all memory from the caller, because otherwise it could not be captured in a CUDA graph.
     """
     trt = find_library(request.library).api
     log = log_collector(trt)

@@ -22,10 +22,10 @@ from anoseg_engines.runtimes.tensorrt.gpu import cuda_driver
 from anoseg_engines.runtimes.tensorrt.graph import CudaGraph, begin_capture, end_capture
 
 STREAM_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: does not wait for the default stream of other libraries, nor they for it
-MEMORY_HINT = "close other programs on the GPU (nvidia-smi lists them), or build the plan again with a smaller --max-batch"
+MEMORY_HINT = "close other programs on the GPU (nvidia-smi lists them), or build the plan with a smaller --max-batch"
 WAIT_BLOCKING = 4
-"""CU_CTX_SCHED_BLOCKING_SYNC: a thread that waits for the GPU sleeps. The driver's own choice depends on the number of cores and
-contexts, and may be to spin, which takes a core from the cameras."""
+"""CU_CTX_SCHED_BLOCKING_SYNC: a thread that waits for the GPU sleeps. The driver's own choice depends on the number of cores
+and contexts. It may be to spin, which takes a core from the cameras."""
 
 
 class Graph(Protocol):
@@ -243,7 +243,7 @@ class PycudaDevice:
         self._allocations: dict[int, Any] = {}
         self._pinned: dict[int, NDArray[Any]] = {}
         self._streams: list[PycudaStream] = []
-        with errors_of(self._cuda, "the GPU cannot be opened"):
+        with errors_of(self._cuda, "the GPU cannot be opened", in_context=False):
             self._cuda.init()
             device = self._cuda.Device(index)
             self._api.call("cuDevicePrimaryCtxSetFlags_v2", index, WAIT_BLOCKING)
@@ -253,7 +253,7 @@ class PycudaDevice:
     @contextlib.contextmanager
     def current(self) -> Iterator[None]:
         """Push the context, and pop it afterwards. It takes about a microsecond."""
-        with errors_of(self._cuda, "the GPU"):
+        with errors_of(self._cuda, "the GPU", in_context=False):
             self._context.push()
         try:
             yield
@@ -327,12 +327,15 @@ class PycudaDevice:
 
 
 @contextlib.contextmanager
-def errors_of(cuda: Any, what: str) -> Iterator[None]:
+def errors_of(cuda: Any, what: str, *, in_context: bool = True) -> Iterator[None]:
     """Report errors of pycuda as the runtime's errors."""
     try:
         yield
     except cuda.MemoryError as error:
-        raise GpuMemoryError(f"the GPU's memory is full: {what} ({error})", hint=MEMORY_HINT) from error
+        left = ""
+        if in_context:
+            left = "; {:.0f} MB of {:.0f} MB are free".format(*(size / 1e6 for size in cuda.mem_get_info()))
+        raise GpuMemoryError(f"the GPU's memory is full: {what}{left} ({error})", hint=MEMORY_HINT) from error
     except cuda.Error as error:
         raise RuntimeFailedError(f"CUDA failed: {what} ({error})") from error
 

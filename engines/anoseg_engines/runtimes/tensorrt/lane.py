@@ -1,7 +1,7 @@
 """One lane of the TensorRT runtime: a stream with its own buffers, scratch memory and graphs.
 
-NOT RUN ON A GPU YET; `make gpu-check` runs it on one. Several lanes run at the same time, so that the upload, the network and the
-download of different parts overlap. One thread at a time uses a lane.
+NOT RUN ON A GPU YET; `make gpu-check` runs it on one. Several lanes run at the same time, so that the upload, the network and
+the download of different parts overlap. One thread at a time uses a lane.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class ResidentCoordinates:
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """One batch size: how to run it, and views of the page-locked host buffers. Without a graph, `enqueue` is called each time."""
+    """One batch size: how to run it, and views of the page-locked host buffers. Without a graph, `enqueue` runs each time."""
 
     enqueue: Enqueue
     graph: Graph | None
@@ -279,9 +279,7 @@ def _put(enqueue: Enqueue, buffers: _Buffers, frames: NDArray[np.uint8], results
     buffers.stream.download(results, buffers.results)
 
 
-def _captured(
-    enqueue: Enqueue, buffers: _Buffers, frames: NDArray[np.uint8], results: NDArray[np.uint8]
-) -> Graph | None:
+def _captured(enqueue: Enqueue, buffers: _Buffers, frames: NDArray[np.uint8], results: NDArray[np.uint8]) -> Graph | None:
     """Capture a part. None if the network cannot be captured, although it says that it can."""
     try:
         with buffers.stream.capture() as graph:

@@ -31,6 +31,8 @@ from anoseg_engines.runtimes.tensorrt.plan import SCHEMA_VERSION, Machine, PlanD
 MAX_PLAN_BYTES = 8 << 30
 MAX_DESCRIPTION_BYTES = 4 << 20
 TEMPORARY = ".building-"
+KERNELS = ".kernels"
+"""Added to a plan's name: the kernels that TensorRT for RTX compiled for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,10 @@ class PlanStore:
             raise EngineError(f"{path}: SHA-256 is {found}, its description says {description.plan_sha256}", hint=hint)
         return data
 
+    def kernels(self, description: PlanDescription) -> Path:
+        """The file in which TensorRT for RTX keeps the kernels that it compiled for a plan. It may be missing."""
+        return self.folder / f"{description.plan}{KERNELS}"
+
     @contextlib.contextmanager
     def temporary_plan(self) -> Iterator[TemporaryPlan]:
         """Make a file to build into. It is removed afterwards, unless `accept` has renamed it.
@@ -159,6 +165,7 @@ class PlanStore:
                 return
         for path in self.folder.glob("*.plan"):
             if path.name not in named:
+                self.folder.joinpath(f"{path.name}{KERNELS}").unlink(missing_ok=True)
                 _remove_unless_locked(path)  # the builder still locks a plan whose description comes next
 
     def _write(self, description: PlanDescription, stem: str) -> None:

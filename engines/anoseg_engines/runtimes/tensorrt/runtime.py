@@ -1,7 +1,7 @@
 """Runs a plan with TensorRT, in lanes (`lane.py`). Each part is one upload, one launch and one download.
 
-NOT RUN ON A GPU YET; `make gpu-check` runs it on one. Tests run it with the real pycuda on a mock of the CUDA driver. One thread
-at a time uses the runtime and each of its lanes.
+NOT RUN ON A GPU YET; `make gpu-check` runs it on one. Tests run it with the real pycuda on a mock of the CUDA driver. One
+thread at a time uses the runtime and each of its lanes.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.mock_gpu import Driver
+from support.mock_gpu import Driver, failing_allocations
 from support.mock_tensorrt import PLAN, MockTensorRT
 from support.tiny_bundle import bad_part, write_tiny_bundle
 
@@ -156,22 +156,17 @@ def test_an_engine_that_cannot_be_prepared_closes_in_order(
 
 def test_memory_that_is_missing_at_any_moment(driver: Driver, trt: MockTensorRT, bundle: Bundle) -> None:
     """Every allocation fails, TensorRT's own too: the error says that the GPU's memory is full, and everything is freed."""
-    for number in range(1000):
-        driver.refuse(number, and_later=True)
-        engine = None
+
+    def use() -> None:
+        engine = opened(bundle)
         try:
-            engine = opened(bundle)
             self_test(engine)
-        except GpuMemoryError as error:
-            assert "the GPU's memory is full" in error.what
-            assert "nvidia-smi" in error.hint
-        else:
-            break
         finally:
-            if engine is not None:
-                engine.close()
-        assert driver.left == {}, number
-    assert number > 30
+            engine.close()
+
+    failed = failing_allocations(driver, use, GpuMemoryError)
+    assert len(failed) > 30
+    assert all("the GPU's memory is full" in error.what and "nvidia-smi" in error.hint for error in failed)
 
 
 def test_two_engines_and_parts_of_a_swap(trt: MockTensorRT, bundle: Bundle) -> None:

@@ -1,12 +1,13 @@
 """The TensorRT runtime: lanes, placements, several engines, threads, and memory that is missing at any moment."""
 
-import threading
+import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
-from support.mock_gpu import Driver
+from support.mock_gpu import Driver, failing_allocations
 from support.mock_network import MockNetwork
 from support.tiny_bundle import bad_part, good_part, write_tiny_bundle
 
@@ -36,19 +37,8 @@ def loaded(driver: Driver, bundle: Bundle, max_batch: int = 6, network: MockNetw
 
 def on_another_thread(run: Callable[[], object]) -> None:
     """Run on a thread that ends, and raise its error here."""
-    errors: list[BaseException] = []
-
-    def catching() -> None:
-        try:
-            run()
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=catching)
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(run).result()
 
 
 def test_it_passes_the_self_test_and_judges(driver: Driver, bundle: Bundle) -> None:
@@ -164,32 +154,14 @@ def use(engine: Engine) -> None:
 
 def test_memory_that_is_missing_at_any_moment(driver: Driver, bundle: Bundle) -> None:
     """Every allocation fails once, and all that follow: a clear error, nothing leaked, and the next load works."""
-    for number in range(1000):
-        driver.refuse(number, and_later=True)
-        try:
-            use(loaded(driver, bundle))
-        except GpuMemoryError as error:
-            assert "the GPU's memory is full" in error.what or "out of memory" in error.what
-            assert "nvidia-smi" in error.hint
-        else:
-            break
-        assert driver.left == {}, number
-    assert number > 30
-    driver.forget()
+    failed = failing_allocations(driver, lambda: use(loaded(driver, bundle)), GpuMemoryError)
+    assert len(failed) > 30
+    assert all(re.search("memory is full|out of memory", error.what) and "nvidia-smi" in error.hint for error in failed)
     use(loaded(driver, bundle))
 
 
 def test_one_failed_allocation_is_survived_or_reported(driver: Driver, bundle: Bundle) -> None:
     """pycuda frees what it can and tries again. Where that does not help, the error is clear and nothing leaks."""
-    failed = 0
-    for number in range(1000):
-        driver.refuse(number)
-        try:
-            use(loaded(driver, bundle))
-        except EngineError as error:
-            assert "out of memory" in error.what
-            failed += 1
-        assert driver.left == {}, number
-        if driver.ledger.allocations <= number:
-            break
-    assert failed >= 4
+    failed = failing_allocations(driver, lambda: use(loaded(driver, bundle)), EngineError, and_later=False)
+    assert len(failed) >= 4
+    assert all("out of memory" in error.what for error in failed)
