@@ -85,18 +85,19 @@ def check_device(report):
         with device.current():
             first, second = device.allocate(COPIED_BYTES), device.allocate(COPIED_BYTES)
             sent, back = device.pinned(COPIED_BYTES, np.uint8), device.pinned(COPIED_BYTES, np.uint8)
-            with device.capture() as graph:
-                device.upload(first, sent)
-                device.copy(second, first, COPIED_BYTES)
-                device.download(back, second)
+            stream = device.open_stream()
+            with stream.capture() as graph:
+                stream.upload(first, sent)
+                stream.copy(second, first, COPIED_BYTES)
+                stream.download(back, second)
             whole = True
             for seed in range(3):
                 sent[:] = np.random.default_rng(seed).integers(0, 256, COPIED_BYTES, np.uint8)
-                device.launch(graph)
-                device.synchronize()
+                stream.launch(graph)
+                stream.synchronize()
                 whole &= bool((sent == back).all())
             report.add("a captured graph of copies returns what was sent", f"{COPIED_BYTES >> 20} MiB, 3 launches", whole)
-            milliseconds = device.device_ms(graph, LAUNCHES)
+            milliseconds = stream.device_ms(graph, LAUNCHES)
             report.add("CUDA events measure a launch", f"{milliseconds:.3f} ms on the device", milliseconds > 0)
             del sent, back, graph
     finally:
