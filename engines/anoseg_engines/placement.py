@@ -7,6 +7,7 @@ channels.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import cv2
@@ -146,13 +147,14 @@ class Placement:
             tile, tile_map = self.tiles[0], maps_NHW[0]
             top, left = max(0, -tile.y), max(0, -tile.x)
             return np.array(tile_map[top : top + self.part_height, left : left + self.part_width], np.float32)
+        window, weight = _blending(self.spec, self.part_height, self.part_width, self.tiles)
         part = np.zeros((self.part_height, self.part_width), np.float32)
-        weight = np.zeros_like(part)
-        window = _window(self.spec)
+        weighted = np.empty_like(window)
         for tile, tile_map in zip(self.tiles, maps_NHW, strict=True):
-            _add(part, tile_map.astype(np.float32) * window, tile)
-            _add(weight, window, tile)
-        return np.asarray(part / weight, np.float32)
+            np.multiply(tile_map, window, out=weighted)
+            _add(part, weighted, tile)
+        part /= weight
+        return part
 
 
 def cut_tile(part: Image, tile: Tile, out_HWC: NDArray[np.uint8]) -> None:
@@ -204,6 +206,18 @@ def _starts(part: int, tile: int, overlap: int) -> list[int]:
     last = -(-(part - tile) // phase) * phase
     count = 1 + -(-last // step)
     return [min(i * step, last) for i in range(count)]
+
+
+@lru_cache(maxsize=16)  # 7 MB for a part of 1469×1229
+def _blending(
+    spec: InputSpec, part_height: int, part_width: int, tiles: tuple[Tile, ...]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The window of a tile, and the sum of all windows in each pixel of the part. The same for every part of a placement."""
+    window = _window(spec)
+    weight = np.zeros((part_height, part_width), np.float32)
+    for tile in tiles:
+        _add(weight, window, tile)
+    return window, weight
 
 
 def _window(spec: InputSpec) -> NDArray[np.float32]:
