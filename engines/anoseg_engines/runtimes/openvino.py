@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from anoseg_engines.errors import EngineError, RuntimeFailedError
 from anoseg_engines.placement import InputSpec
 from anoseg_engines.runtimes.base import Traffic
-from anoseg_engines.runtimes.openvino_network import BufferedNetwork, Networks, last_line, ov, sets_of_buffers
+from anoseg_engines.runtimes.openvino_library import ov
+from anoseg_engines.runtimes.openvino_network import BufferedNetwork, Networks, last_line, sets_of_buffers
 
 
 class CpuRequest:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 import re
-import sys
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Collection, Mapping, Sequence
@@ -18,12 +17,8 @@ from numpy.typing import NDArray
 from anoseg_engines.errors import EngineError, PrecisionError
 from anoseg_engines.placement import InputSpec
 from anoseg_engines.runtimes.base import MAX_RUNNING
-
-# If `openvino_telemetry` is installed, importing OpenVINO reports to its makers. A production machine must not do that.
-sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-import openvino as ov  # noqa: E402
-
-__all__ = ["ov"]
+from anoseg_engines.runtimes.openvino_joins import split_joins
+from anoseg_engines.runtimes.openvino_library import ov
 
 PRECISIONS = ("f16", "bf16", "f32")
 """In order of preference: half the width is about twice as fast, and f16 rounds eight times finer than bf16."""
@@ -153,6 +148,7 @@ class Networks:
         h, w = self.spec.height, self.spec.width
         try:
             model.reshape({"frames": [n, h, w, 3], "coords": [n, 2, h, w]})
+            split_joins(model)
             precise = _precise_convolutions(model)
             model = _with_f32_map(model)
             pieces = _pieces(model, precise) if self.precision == "bf16" else (Piece(model, self.precision),)
