@@ -21,7 +21,7 @@ from anoseg_engines.errors import EngineError
 from anoseg_engines.images import Image
 from anoseg_engines.judgement import Inspection, Thresholds
 from anoseg_engines.placement import InputSpec, Placement, Region
-from anoseg_engines.runtimes.base import MAX_RUNNING, InferRequest, Releasable, Runtime, Traffic
+from anoseg_engines.runtimes.base import MAX_RUNNING, InferRequest, Releasable, Runtime, ScalesRegions, Traffic
 
 
 class _Output(NamedTuple):
@@ -48,6 +48,33 @@ class _Buffers:
             self._frames_NHWC = self._request.bind(placement.coords_N2HW)
             self._placement = placement
         return self._frames_NHWC
+
+    def make_ready(self, placement: Placement) -> None:
+        """Bind a placement, so that its first part does not have to wait for that."""
+        if self._bind_region(placement, 3) is None:
+            self.bind(placement)
+
+    def fill(self, image: Image, placement: Placement) -> None:
+        """Write the inputs of a camera image into the buffer. A device that scales regions gets the region as it is.
+
+        Raises:
+            ConfigError: The region reaches beyond the image.
+            EngineError: The runtime cannot take so many tiles.
+        """
+        region = placement.cut_region(image)
+        buffer = self._bind_region(placement, region.shape[2])
+        if buffer is None:
+            placement.fill(image, self.bind(placement))
+        else:
+            np.copyto(buffer, region)
+
+    def _bind_region(self, placement: Placement, channels: int) -> NDArray[np.uint8] | None:
+        if not isinstance(self._request, ScalesRegions):
+            return None
+        buffer = self._request.bind_region(placement, channels)
+        if buffer is not None:
+            self._frames_NHWC = self._placement = None
+        return buffer
 
     def unbind(self) -> None:
         """Drop the binding, so that the runtime can free what only this placement needed."""
@@ -158,7 +185,7 @@ class Engine:
         placement = Placement.of(self.spec, region)
         for buffers in self._free:  # otherwise each could keep a network of another size that the runtime has forgotten
             buffers.unbind()
-        self._alone.bind(placement)
+        self._alone.make_ready(placement)
         return placement
 
     def keep_ready(self, regions: Iterable[Region], *, others: int = 0) -> None:
@@ -196,7 +223,7 @@ class Engine:
             ConfigError: The region reaches beyond the image.
             EngineError: The runtime cannot take so many tiles.
         """
-        placement.fill(image, self._alone.bind(placement))
+        self._alone.fill(image, placement)
         return Inference(placement, self._alone, time.monotonic_ns())
 
     def start(self, image: Image, placement: Placement, when_done: Callable[[], None] = lambda: None) -> Inference:
@@ -210,7 +237,7 @@ class Engine:
         """
         assert self._free, "more parts are started than `parallel` allows"
         buffers = self._free[0]
-        placement.fill(image, buffers.bind(placement))
+        buffers.fill(image, placement)
         self._free.popleft()
         ready_ns = time.monotonic_ns()
         output = self._threads.submit(buffers.infer)

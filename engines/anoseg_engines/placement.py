@@ -117,8 +117,8 @@ class Placement:
         """Part-map pixels per camera pixel, along x and y."""
         return self.part_width / self.region.width, self.part_height / self.region.height
 
-    def scaled_part(self, image: Image) -> Image:
-        """Cut the region out of the camera image and scale it: uint8 [part_height, part_width, C], with the image's channels.
+    def cut_region(self, image: Image) -> Image:
+        """The region's pixels, a view of the camera image.
 
         Raises:
             ConfigError: The region reaches beyond the image.
@@ -129,8 +129,15 @@ class Placement:
             raise ConfigError(
                 f"region x={r.x} y={r.y} {r.width}×{r.height} reaches beyond the image of {width}×{height} pixels"
             )
-        region = image[r.y : r.y + r.height, r.x : r.x + r.width]
-        return scale_part(region, self.part_width, self.part_height, self.spec.shrink or "area")
+        return image[r.y : r.y + r.height, r.x : r.x + r.width]
+
+    def scaled_part(self, image: Image) -> Image:
+        """Cut the region out of the camera image and scale it: uint8 [part_height, part_width, C], with the image's channels.
+
+        Raises:
+            ConfigError: The region reaches beyond the image.
+        """
+        return scale_part(self.cut_region(image), self.part_width, self.part_height, self.spec.shrink or "area")
 
     def fill(self, image: Image, frames_NHWC: NDArray[np.uint8]) -> None:
         """Write the N network inputs of a camera image into the caller's buffer, uint8 [N, H, W, 3]."""

@@ -78,6 +78,12 @@ class HostStream:
             step()
         self.traffic = self.traffic.plus(graph.traffic)
 
+    def forget(self, graph: Any) -> None:
+        pass
+
+    def run_kernel(self, name: str, grid: Any, block: Any, arguments: Any) -> None:
+        raise AssertionError("a host device has no kernels")
+
     def synchronize(self) -> None:
         pass
 
@@ -154,6 +160,9 @@ class HostDevice:
 
     def unpin(self, array: NDArray[Any]) -> None:
         self.page_locked -= 1
+
+    def load_kernels(self, ptx: bytes, arguments: Mapping[str, str]) -> bool:
+        return False
 
     def at(self, address: int, size: int) -> NDArray[np.uint8]:
         """The device memory that starts at an address."""

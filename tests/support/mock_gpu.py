@@ -21,6 +21,8 @@ from support.paths import REPOSITORY
 from anoseg_engines.errors import AnosegError
 
 SOURCES = Path(__file__).parent / "mock_driver"
+KERNELS = REPOSITORY / "engines" / "anoseg_engines" / "runtimes" / "tensorrt" / "kernels"
+LINKED = ("-shared", "-Wl,-soname,libcuda.so.1", "-lpthread")
 HEADERS = ("nvidia-cuda-runtime", "nvidia-cuda-profiler-api")
 """The packages with cuda.h and cudaProfiler.h."""
 PYCUDA_OPTIONS = """\
@@ -45,7 +47,8 @@ def build(cache: Path) -> Path:
     Raises:
         UnavailableError: There is no C compiler, or a package cannot be had.
     """
-    recipe = [sys.version, PYCUDA_OPTIONS, (REPOSITORY / "constraints.txt").read_text()]
+    pins = (REPOSITORY / "constraints.txt").read_text().splitlines()
+    recipe = [sys.version, PYCUDA_OPTIONS, *(pin for pin in pins if pin.startswith(("numpy==", "nvidia-cuda-", "pycuda==")))]
     folder = cache / hashlib.sha256("".join(recipe).encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     if shutil.which("cc") is None or shutil.which("c++") is None:
@@ -164,13 +167,17 @@ def _build_pycuda(folder: Path) -> None:
 
 
 def _build_driver(folder: Path) -> None:
-    sources = sorted(SOURCES.glob("*.c"))
-    library = folder / "libcuda.so.1"
-    if library.exists() and library.stat().st_mtime > max(path.stat().st_mtime for path in SOURCES.iterdir()):
+    library, kernels = folder / "libcuda.so.1", folder / "kernels.o"
+    sources = [*SOURCES.iterdir(), *KERNELS.glob("*.cu")]
+    if library.exists() and library.stat().st_mtime > max(path.stat().st_mtime for path in sources):
         return
-    flags = ["-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", "-Wl,-soname,libcuda.so.1", "-lpthread"]
-    command = ["cc", *map(str, sources), *flags, "-I", str(_include(folder)), "-o", str(library)]
-    subprocess.run(command, check=True)
+    flags = ["-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", "-I", str(_include(folder))]
+    plain = ["-fno-exceptions", "-fno-rtti", "-Wno-unknown-pragmas", "-I", str(KERNELS)]
+    for command in (
+        ["c++", *flags, *plain, "-c", str(SOURCES / "kernels.cpp"), "-o", str(kernels)],
+        ["cc", *flags, *map(str, sorted(SOURCES.glob("*.c"))), str(kernels), *LINKED, "-o", str(library)],
+    ):
+        subprocess.run(command, check=True)
 
 
 def _include(folder: Path) -> Path:

@@ -12,6 +12,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from anoseg_engines.placement import Placement
+
 MAX_RUNNING = 3
 """How many of a runtime's parallel requests may run at the same time."""
 
@@ -68,6 +70,26 @@ class Releasable(Protocol):
 
     def release(self) -> None:
         """Drop the binding and that memory. `bind` makes the request ready again."""
+        ...
+
+
+@runtime_checkable
+class ScalesRegions(Protocol):
+    """A request whose device scales the region of a camera image, and cuts it into the network's inputs."""
+
+    def bind_region(self, placement: Placement, channels: int) -> NDArray[np.uint8] | None:
+        """Bind a placement for all parts until the next call, instead of `bind`.
+
+        Args:
+            channels: 1 for grey cameras, otherwise 3.
+
+        Returns:
+            The buffer for the camera's pixels in the region, uint8 [height, width, channels]. Fill it, then call `infer`. None
+            if this placement is not scaled on the device: use `bind`.
+
+        Raises:
+            EngineError: The runtime cannot take so many inputs.
+        """
         ...
 
 

@@ -66,7 +66,7 @@ struct CUevent_st {
     CUstream stream;
 };
 
-typedef void (*Kernel)(const void *parameters, const unsigned *block_index, const unsigned *thread_index);
+typedef void (*Kernel)(const void *parameters, const unsigned *block_index, const unsigned *thread_index, const unsigned *size);
 
 struct CUfunc_st {
     Kernel run;
@@ -95,8 +95,9 @@ Block *block_at(const void *address, size_t size, int on_device);
 void run_stream(CUstream stream);
 void check_unused(const Block *block);
 
-#define NEED_CONTEXT                                         \
-    CUcontext context = current_context(__func__);           \
+#define NEED_CONTEXT                                               \
+    CUcontext context = current_context(__func__);                 \
+    (void)context;                                                 \
     if (!context) return CUDA_ERROR_INVALID_CONTEXT
 #define NOT_WHILE_CAPTURING                                  \
     if (capture_forbids(__func__)) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED

@@ -74,7 +74,7 @@ static void run_kernel(const Op *op) {
             for (b[0] = 0; b[0] < op->grid[0]; b[0]++)
                 for (t[2] = 0; t[2] < op->block[2]; t[2]++)
                     for (t[1] = 0; t[1] < op->block[1]; t[1]++)
-                        for (t[0] = 0; t[0] < op->block[0]; t[0]++) op->kernel->run(op->argument, b, t);
+                        for (t[0] = 0; t[0] < op->block[0]; t[0]++) op->kernel->run(op->argument, b, t, op->block);
 }
 
 static void run(Op *op);

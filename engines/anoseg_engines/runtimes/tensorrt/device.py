@@ -8,7 +8,7 @@ inspect with it. No context stays on a thread that ends. One thread at a time us
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from ctypes import byref, c_void_p
 from typing import Any, Protocol
 
@@ -26,6 +26,9 @@ MEMORY_HINT = "close other programs on the GPU (nvidia-smi lists them), or build
 WAIT_BLOCKING = 4
 """CU_CTX_SCHED_BLOCKING_SYNC: a thread that waits for the GPU sleeps. The driver's own choice depends on the number of cores
 and contexts. It may be to spin, which takes a core from the cameras."""
+
+
+Grid = tuple[int, int, int]
 
 
 class Graph(Protocol):
@@ -69,6 +72,14 @@ class Stream(Protocol):
 
     def launch(self, graph: Graph) -> None:
         """Run a graph."""
+        ...
+
+    def forget(self, graph: Graph) -> None:
+        """Destroy a graph. No launch of it may be waiting."""
+        ...
+
+    def run_kernel(self, name: str, grid: Grid, block: Grid, arguments: Sequence[int]) -> None:
+        """Run a kernel that `Device.load_kernels` has loaded."""
         ...
 
     def synchronize(self) -> None:
@@ -116,6 +127,20 @@ class Device(Protocol):
         """Free an array from `pinned`. No view of it may be used afterwards."""
         ...
 
+    def load_kernels(self, ptx: bytes, arguments: Mapping[str, str]) -> bool:
+        """Have the driver compile kernels, which all streams of the device can then run.
+
+        Args:
+            arguments: By the kernel's name, the types of its arguments in the letters of `struct`.
+
+        Returns:
+            Whether the device runs kernels at all.
+
+        Raises:
+            EngineError: The driver refuses them.
+        """
+        ...
+
     def close(self) -> None:
         """Free everything and leave the context, also after an error."""
         ...
@@ -132,9 +157,10 @@ class _PycudaGraph:
 class PycudaStream:
     """`Stream` with pycuda."""
 
-    def __init__(self, cuda: Any, api: DriverApi) -> None:
+    def __init__(self, cuda: Any, api: DriverApi, kernels: Mapping[str, Any]) -> None:
         self._cuda = cuda
         self._api = api
+        self._kernels = kernels
         self._graphs: list[_PycudaGraph] = []
         self._capturing: _PycudaGraph | None = None
         self._traffic = Traffic()
@@ -192,6 +218,19 @@ class PycudaStream:
         graph.handle.launch(self.handle)
         self._count(graph.traffic)
 
+    def forget(self, graph: Graph) -> None:
+        """Destroy a graph. Calling it twice, or after `close`, does no harm."""
+        assert isinstance(graph, _PycudaGraph)
+        if graph in self._graphs:
+            self._graphs.remove(graph)
+        if graph.handle is not None:
+            graph.handle.close()
+
+    def run_kernel(self, name: str, grid: Grid, block: Grid, arguments: Sequence[int]) -> None:
+        """Run a kernel."""
+        with errors_of(self._cuda, "a kernel cannot be started"):
+            self._kernels[name].prepared_async_call(grid, block, self._stream, *arguments)
+
     def synchronize(self) -> None:
         """Wait for the stream."""
         with errors_of(self._cuda, "the GPU"):
@@ -243,6 +282,7 @@ class PycudaDevice:
         self._allocations: dict[int, Any] = {}
         self._pinned: dict[int, NDArray[Any]] = {}
         self._streams: list[PycudaStream] = []
+        self._kernels: dict[str, Any] = {}
         with errors_of(self._cuda, "the GPU cannot be opened", in_context=False):
             self._cuda.init()
             device = self._cuda.Device(index)
@@ -276,7 +316,7 @@ class PycudaDevice:
 
     def open_stream(self) -> PycudaStream:
         """Make a stream."""
-        stream = PycudaStream(self._cuda, self._api)
+        stream = PycudaStream(self._cuda, self._api, self._kernels)
         self._streams.append(stream)
         return stream
 
@@ -304,6 +344,13 @@ class PycudaDevice:
         with contextlib.suppress(self._cuda.Error):  # after a GPU error
             self._pinned.pop(id(array)).base.free()  # type: ignore[union-attr]  # pycuda's owner of the memory
 
+    def load_kernels(self, ptx: bytes, arguments: Mapping[str, str]) -> bool:
+        """Have the driver compile kernels. Only the device refers to them, so that `close` unloads them."""
+        with errors_of(self._cuda, "the driver refuses the kernels that scale images"):
+            module = self._cuda.module_from_buffer(ptx + b"\0")
+            self._kernels.update({name: module.get_function(name).prepare([*types]) for name, types in arguments.items()})
+        return True
+
     def close(self) -> None:
         """Free what is left, then release the primary context. Errors after an earlier GPU error are ignored.
 
@@ -321,6 +368,7 @@ class PycudaDevice:
                     self.free(address)
                 for array in list(self._pinned.values()):
                     self.unpin(array)
+                self._kernels.clear()
             finally:
                 self._api.call("cuCtxPopCurrent_v2", byref(c_void_p()))
                 self._context.detach()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anoseg_engines.errors import EngineError, GpuMemoryError
-from anoseg_engines.placement import InputSpec
+from anoseg_engines.placement import InputSpec, Placement
 from anoseg_engines.runtimes.tensorrt.device import Device, Graph, Stream, upload_now
+from anoseg_engines.runtimes.tensorrt.region_scaler import RegionBuffers, RegionScaler, ScaledPlacement
 
 MAX_PLACEMENTS = 32
 """The number of placements whose coordinates stay on the device. The one used longest ago is freed first."""
@@ -72,6 +73,14 @@ class Network(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What the lanes share. `scaler` is None if regions are scaled on the processor."""
+
+    coordinates: ResidentCoordinates
+    scaler: RegionScaler | None
+
+
 class ResidentCoordinates:
     """The coordinates of placements, on the device. The lanes share them."""
 
@@ -109,60 +118,90 @@ class ResidentCoordinates:
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """One batch size: how to run it, and views of the page-locked host buffers. Without a graph, `enqueue` runs each time."""
+    """One batch size: the network with its tensors, and views of the page-locked buffers."""
 
     enqueue: Enqueue
-    graph: Graph | None
     frames_NHWC: NDArray[np.uint8]
     maps_NHW: NDArray[np.floating]
     scores_N: NDArray[np.float32]
     results: NDArray[np.uint8]
 
 
-class Lane:
-    """A set of buffers, made when it is bound for the first time. Implements `InferRequest`."""
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """All that one part puts on the stream, from its upload to its download. Without a graph, `put` is called for each part."""
 
-    def __init__(self, spec: InputSpec, device: Device, network: Network, coordinates: ResidentCoordinates) -> None:
+    batch: _Batch
+    put: Callable[[], None]
+    graph: Graph | None
+
+
+@dataclass(frozen=True, slots=True)
+class _ScaledWork:
+    """The work of a placement whose region the GPU scales. The placement is kept, so that no other one can get its id."""
+
+    placement: Placement
+    scaled: ScaledPlacement
+    work: _Work
+
+
+class Lane:
+    """A set of buffers, made when it is bound for the first time. Implements `InferRequest` and `ScalesRegions`."""
+
+    def __init__(self, spec: InputSpec, device: Device, network: Network, shared: Shared) -> None:
         self._spec = spec
         self._device = device
         self._network = network
-        self._coordinates = coordinates
+        self._shared = shared
         self._buffers: _Buffers | None = None
-        self._batches: dict[int, _Batch] = {}
-        self._bound: _Batch | None = None
+        self._works: dict[int, _Work] = {}
+        self._region: RegionBuffers | None = None
+        self._scaled: OrderedDict[tuple[int, int], _ScaledWork] = OrderedDict()
+        self._bound: _Work | None = None
         self._bound_coords: NDArray[np.float16] | None = None
         self._making = threading.Lock()  # `keep_ready` comes from any thread
 
     @property
     def runs_without_graph(self) -> bool:
         """Whether a batch size could not be captured in a graph."""
-        return any(batch.graph is None for batch in self._batches.values())
+        return any(work.graph is None for work in self._works.values())
 
     def bind(self, coords_N2HW: NDArray[np.float16]) -> NDArray[np.uint8]:
         """Bind coordinates. The graphs read them at one fixed address, to which the device copies them for each placement."""
         self._bound = None
-        batch = self.make_ready(len(coords_N2HW))
-        if self._bound_coords is not coords_N2HW:
-            self._bound_coords = None
-            assert self._buffers is not None
-            with self._device.current():
-                self._coordinates.copy_to(self._buffers.coords, coords_N2HW, self._buffers.stream)
-            self._bound_coords = coords_N2HW
-        self._bound = batch
-        return batch.frames_NHWC
+        work = self.make_ready(len(coords_N2HW))
+        self._bind_coords(coords_N2HW)
+        self._bound = work
+        return work.batch.frames_NHWC
+
+    def bind_region(self, placement: Placement, channels: int) -> NDArray[np.uint8] | None:
+        """Bind a placement whose region the GPU scales."""
+        scaler, key = self._shared.scaler, (id(placement), channels)
+        needs = None if scaler is None else ScaledPlacement.needs(placement, channels)
+        if scaler is None or needs is None:
+            return None
+        self._bound = None
+        batch = self.make_ready(len(placement.tiles)).batch
+        self._bind_coords(placement.coords_N2HW)
+        if key not in self._scaled:
+            with self._making, self._device.current():
+                self._scaled[key] = self._make_scaled(scaler, placement, channels, needs, batch)
+        self._scaled.move_to_end(key)
+        self._bound = self._scaled[key].work
+        return self._scaled[key].scaled.region_HWC
 
     def infer(self) -> tuple[NDArray[np.floating], NDArray[np.float32]]:
         """Upload, run and download. The returned arrays are views of page-locked memory, valid until the next call."""
-        batch, buffers = self._bound, self._buffers
-        if batch is None or buffers is None:
+        work, buffers = self._bound, self._buffers
+        if work is None or buffers is None:
             raise EngineError("no coordinates are bound")
         with self._device.current():
-            if batch.graph is not None:
-                buffers.stream.launch(batch.graph)
+            if work.graph is not None:
+                buffers.stream.launch(work.graph)
             else:
-                _put(batch.enqueue, buffers, batch.frames_NHWC, batch.results)
+                work.put()
             buffers.stream.synchronize()
-        return batch.maps_NHW, batch.scores_N
+        return work.batch.maps_NHW, work.batch.scores_N
 
     def device_ms(self, times: int) -> float:
         """Return the milliseconds of one part on the device, copies included."""
@@ -174,7 +213,7 @@ class Lane:
         with self._device.current():
             return float(measure(self._bound.graph, times))
 
-    def make_ready(self, n: int) -> _Batch:
+    def make_ready(self, n: int) -> _Work:
         """Make the buffers and the graph for batches of N, if they are not there yet."""
         if n > self._network.max_batch:
             raise EngineError(
@@ -182,24 +221,34 @@ class Lane:
                 hint=f"rebuild it: anoseg-engine build BUNDLE --max-batch {n}",
             )
         with self._making:
-            if n not in self._batches:
+            if n not in self._works:
                 with self._device.current():
                     if self._buffers is None:
                         self._buffers = _Buffers(self._spec, self._device, self._network)
-                    self._batches[n] = self._make_batch(n, self._buffers)
+                    self._works[n] = self._make_work(n, self._buffers)
                     self._network.prepared()
-            return self._batches[n]
+            return self._works[n]
 
     def close(self) -> None:
         """Destroy the graphs and the stream, and free the buffers. The context must be current."""
         self._bound = self._bound_coords = None
-        self._batches.clear()
+        self._works.clear()
         if self._buffers is not None:
+            self._buffers.stream.close()
+            self._drop_scaled()
             self._buffers.close()
             self._buffers = None
 
-    def _make_batch(self, n: int, buffers: _Buffers) -> _Batch:
-        """Run the network once, so that it has allocated everything, then capture upload, network and download as one graph."""
+    def _bind_coords(self, coords: NDArray[np.float16]) -> None:
+        if self._bound_coords is coords:
+            return
+        self._bound_coords = None
+        assert self._buffers is not None
+        with self._device.current():
+            self._shared.coordinates.copy_to(self._buffers.coords, coords, self._buffers.stream)
+        self._bound_coords = coords
+
+    def _make_work(self, n: int, buffers: _Buffers) -> _Work:
         h, w = self._spec.height, self._spec.width
         scores_at = buffers.scores_offset(n)
         tensors = {
@@ -208,15 +257,45 @@ class Lane:
             "anomaly_map": Tensor(buffers.results, (n, h, w)),
             "score": Tensor(buffers.results + scores_at, (n,)),
         }
-        enqueue = self._network.prepare(tensors, buffers.stream.handle, buffers.scratch)
         frames = buffers.frames_host[: n * h * w * 3]
         results = buffers.results_host[: buffers.result_bytes(n)]
-        _put(enqueue, buffers, frames, results)
-        buffers.stream.synchronize()
-        graph = _captured(enqueue, buffers, frames, results) if enqueue.capturable else None
         maps = results[: n * h * w * buffers.map_dtype.itemsize].view(buffers.map_dtype).reshape(n, h, w)
-        scores = results[scores_at:].view(np.float32)
-        return _Batch(enqueue, graph, frames.reshape(n, h, w, 3), maps, scores, results)
+        enqueue = self._network.prepare(tensors, buffers.stream.handle, buffers.scratch)
+        batch = _Batch(enqueue, frames.reshape(n, h, w, 3), maps, results[scores_at:].view(np.float32), results)
+        return _work(batch, buffers, lambda: buffers.stream.upload(buffers.frames, frames))
+
+    def _make_scaled(
+        self, scaler: RegionScaler, placement: Placement, channels: int, needs: tuple[int, int], batch: _Batch
+    ) -> _ScaledWork:
+        buffers = self._buffers
+        assert buffers is not None
+        if self._region is None or not self._region.hold(*needs):
+            self._drop_scaled()
+            self._region = RegionBuffers(scaler, self._device, *needs)
+        if len(self._scaled) >= MAX_PLACEMENTS:
+            self._forget(self._scaled.popitem(last=False)[1])
+        scaled = ScaledPlacement(self._region, placement, channels=channels, stream=buffers.stream)
+        try:
+            scaled.region_HWC[:] = 0
+            work = _work(batch, buffers, lambda: scaled.put(buffers.stream, buffers.frames))
+        except BaseException:
+            buffers.stream.synchronize()
+            scaled.close()
+            raise
+        return _ScaledWork(placement, scaled, work)
+
+    def _drop_scaled(self) -> None:
+        while self._scaled:
+            self._forget(self._scaled.popitem()[1])
+        if self._region is not None:
+            self._region.close()
+            self._region = None
+
+    def _forget(self, old: _ScaledWork) -> None:
+        assert self._buffers is not None
+        if old.work.graph is not None:
+            self._buffers.stream.forget(old.work.graph)
+        old.scaled.close()
 
 
 class _Buffers:
@@ -273,19 +352,23 @@ class _Buffers:
         return self._arrays[-1]
 
 
-def _put(enqueue: Enqueue, buffers: _Buffers, frames: NDArray[np.uint8], results: NDArray[np.uint8]) -> None:
-    buffers.stream.upload(buffers.frames, frames)
-    enqueue()
-    buffers.stream.download(results, buffers.results)
+def _work(batch: _Batch, buffers: _Buffers, put_inputs: Callable[[], None]) -> _Work:
+    """Run a part once, so that the network has allocated everything, then capture it in a graph if it can be captured."""
 
+    def put() -> None:
+        put_inputs()
+        batch.enqueue()
+        buffers.stream.download(batch.results, buffers.results)
 
-def _captured(enqueue: Enqueue, buffers: _Buffers, frames: NDArray[np.uint8], results: NDArray[np.uint8]) -> Graph | None:
-    """Capture a part. None if the network cannot be captured, although it says that it can."""
+    put()
+    buffers.stream.synchronize()
+    if not batch.enqueue.capturable:
+        return _Work(batch, put, None)
     try:
         with buffers.stream.capture() as graph:
-            _put(enqueue, buffers, frames, results)
-        return graph
-    except EngineError as error:
-        if isinstance(error, GpuMemoryError):
-            raise
-        return None
+            put()
+    except GpuMemoryError:
+        raise
+    except EngineError:  # it cannot be captured, although it says that it can
+        return _Work(batch, put, None)
+    return _Work(batch, put, graph)

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 
 from anoseg_engines.bundle import Bundle
 from anoseg_engines.errors import EngineError
-from anoseg_engines.placement import InputSpec
+from anoseg_engines.placement import InputSpec, Placement
 from anoseg_engines.runtimes.base import MAX_RUNNING, InferRequest, Traffic
 from anoseg_engines.runtimes.tensorrt.device import Device, PycudaDevice
-from anoseg_engines.runtimes.tensorrt.lane import Lane, Network, ResidentCoordinates
+from anoseg_engines.runtimes.tensorrt.lane import Lane, Network, ResidentCoordinates, Shared
 from anoseg_engines.runtimes.tensorrt.library import find_library
 from anoseg_engines.runtimes.tensorrt.network import TensorRTNetwork
 from anoseg_engines.runtimes.tensorrt.plan import PlanDescription
+from anoseg_engines.runtimes.tensorrt.region_scaler import RegionScaler
 
 
 class TensorRTRuntime:
@@ -31,12 +32,14 @@ class TensorRTRuntime:
     graphs are made when they are used for the first time.
     """
 
-    def __init__(self, spec: InputSpec, device: Device, network: Network, description: str) -> None:
+    def __init__(
+        self, spec: InputSpec, device: Device, network: Network, description: str, *, scaler: RegionScaler | None = None
+    ) -> None:
         self._device = device
         self._network = network
         self._description = description
-        self._coordinates = ResidentCoordinates(device)
-        self._lanes = [Lane(spec, device, network, self._coordinates) for _ in range(MAX_RUNNING)]
+        self._shared = Shared(ResidentCoordinates(device), scaler)
+        self._lanes = [Lane(spec, device, network, self._shared) for _ in range(MAX_RUNNING)]
         self._closed = False
 
     @classmethod
@@ -54,17 +57,23 @@ class TensorRTRuntime:
         device = PycudaDevice()
         try:
             with device.current():
+                scaler = RegionScaler.open(device, bundle.manifest.input)
                 network = TensorRTNetwork(library, plan, max_batch=description.max_batch, cache=cache)
         except BaseException:
             device.close()
             raise
-        return cls(bundle.manifest.input, device, network, f"{library.name} {library.version} f16")
+        return cls(bundle.manifest.input, device, network, f"{library.name} {library.version} f16", scaler=scaler)
 
     @property
     def description(self) -> str:
         """Library, version and precision. If the network cannot be captured in a CUDA graph, that is added."""
         slow = any(lane.runs_without_graph for lane in self._lanes)
         return f"{self._description} without CUDA graphs" if slow else self._description
+
+    @property
+    def scales_regions(self) -> bool:
+        """Whether the GPU scales the regions of camera images."""
+        return self._shared.scaler is not None
 
     @property
     def precision(self) -> str:
@@ -84,6 +93,10 @@ class TensorRTRuntime:
     def bind(self, coords_N2HW: NDArray[np.float16]) -> NDArray[np.uint8]:
         """Bind coordinates. They are uploaded the first time, and then stay on the device."""
         return self._lanes[0].bind(coords_N2HW)
+
+    def bind_region(self, placement: Placement, channels: int) -> NDArray[np.uint8] | None:
+        """Bind a placement whose region the GPU scales."""
+        return self._lanes[0].bind_region(placement, channels)
 
     def infer(self) -> tuple[NDArray[np.floating], NDArray[np.float32]]:
         """Run one part. The returned arrays are views of page-locked memory, valid until the next call."""
@@ -114,5 +127,5 @@ class TensorRTRuntime:
             for lane in self._lanes:
                 lane.close()
             self._network.close()
-            self._coordinates.close()
+            self._shared.coordinates.close()
         self._device.close()

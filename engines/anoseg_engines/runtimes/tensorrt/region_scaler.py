@@ -1,0 +1,178 @@
+"""Scales the region of a camera image on the GPU, as two small matrix products (`kernels/scale.cu`), and cuts it into inputs.
+
+NOT RUN ON A GPU YET; `make gpu-check` runs it on one. Tests run the kernels on a mock of the CUDA driver. The lanes share a
+`RegionScaler`. One thread at a time uses a lane's `RegionBuffers`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anoseg_engines.errors import EngineError, GpuMemoryError
+from anoseg_engines.placement import InputSpec, Placement, Region
+from anoseg_engines.runtimes.tensorrt.device import Device, Stream, upload_now
+from anoseg_engines.scaling_weights import AxisWeights, scaling_weights
+
+KERNELS = ("scale_rows", "scale_columns")
+ARGUMENTS = "PPPPPPPPiiiiiiii"
+"""`struct Scaling` in scale.cu: eight pointers and eight integers."""
+BLOCK = 128
+CHECKED = Region(0, 0, 101, 79)
+"""The region with which the kernels are checked when they are loaded. Odd, so that blocks at the edges are narrower."""
+
+
+class RegionScaler:
+    """Runs the kernels of a device that has loaded them."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+
+    @classmethod
+    def open(cls, device: Device, spec: InputSpec) -> RegionScaler | None:
+        """Load the kernels, and check that they scale a picture as the processor does. The context must be current.
+
+        Returns:
+            None if the device has no kernels, or they give other grey values. Regions are then scaled on the processor.
+
+        Raises:
+            GpuMemoryError: There is not enough memory.
+        """
+        try:
+            ptx = resources.files(__package__).joinpath("kernels").joinpath("scale.ptx").read_bytes()
+            if not device.load_kernels(ptx, dict.fromkeys(KERNELS, ARGUMENTS)):
+                return None
+            scaler = cls(device)
+            return scaler if scaler._agrees(spec) else None
+        except GpuMemoryError:
+            raise
+        except EngineError:
+            return None
+
+    def put(self, stream: Stream, arguments: Sequence[int], grids: Sequence[tuple[int, int, int]]) -> None:
+        """Put both products on a stream."""
+        for name, grid in zip(KERNELS, grids, strict=True):
+            stream.run_kernel(name, grid, (BLOCK, 1, 1), arguments)
+
+    def _agrees(self, spec: InputSpec) -> bool:
+        """Scale noise on the GPU and on the processor, and compare within one grey value."""
+        placement = Placement.of(spec, CHECKED)
+        tables = _tables(placement)
+        if tables is None:
+            return True
+        noise = np.random.default_rng(0).integers(0, 256, (CHECKED.height, CHECKED.width, 3), np.uint8)
+        expected = np.empty((len(placement.tiles), spec.height, spec.width, 3), np.uint8)
+        placement.fill(noise, expected)
+        device = self._device
+        with contextlib.ExitStack() as stack:
+            buffers = RegionBuffers(self, device, noise.nbytes, placement.part_height * CHECKED.width * 3)
+            stack.callback(buffers.close)
+            address = device.allocate(expected.nbytes)
+            stack.callback(device.free, address)
+            found: NDArray[np.uint8] = device.pinned(expected.nbytes, np.uint8)
+            stack.callback(device.unpin, found)
+            stream = device.open_stream()
+            scaled = ScaledPlacement(buffers, placement, channels=3, stream=stream)
+            stack.callback(scaled.close)
+            stack.callback(stream.close)  # first of all: it waits for what uses the memory
+            scaled.region_HWC[:] = noise
+            scaled.put(stream, address)
+            stream.download(found, address)
+            stream.synchronize()
+            difference = found.reshape(expected.shape).astype(int) - expected
+        return bool(np.abs(difference).max() <= 1)
+
+
+class RegionBuffers:
+    """The memory of one lane for a region: page-locked for the camera's pixels, on the device for them and the scaled rows."""
+
+    def __init__(self, scaler: RegionScaler, device: Device, region_bytes: int, row_values: int) -> None:
+        self.scaler = scaler
+        self.device = device
+        self.region_bytes = region_bytes
+        self.row_values = row_values
+        self._addresses: list[int] = []
+        self.host: NDArray[np.uint8] = device.pinned(region_bytes, np.uint8)
+        try:
+            for size in (region_bytes, 2 * row_values):
+                self._addresses.append(device.allocate(size))
+        except BaseException:
+            self.close()
+            raise
+        self.region, self.rows = self._addresses
+
+    def hold(self, region_bytes: int, row_values: int) -> bool:
+        """Whether they are large enough."""
+        return region_bytes <= self.region_bytes and row_values <= self.row_values
+
+    def close(self) -> None:
+        """Free all. No work that uses it may be waiting."""
+        for address in self._addresses:
+            self.device.free(address)
+        self.device.unpin(self.host)
+
+
+class ScaledPlacement:
+    """How one placement is scaled in a lane.
+
+    Attributes:
+        region_HWC: Page-locked, uint8 [H, W, C]. Fill it with the camera's pixels before `put` runs.
+    """
+
+    def __init__(self, buffers: RegionBuffers, placement: Placement, *, channels: int, stream: Stream) -> None:
+        tables = _tables(placement)
+        assert tables is not None
+        y, x = tables
+        region, spec = placement.region, placement.spec
+        tiles = np.array([(tile.x, tile.y) for tile in placement.tiles], np.int32)
+        packed, offsets = _packed([y.starts_N, x.starts_N, y.weights_NT, x.weights_NT, tiles])
+        self._buffers = buffers
+        self.region_HWC = buffers.host[: region.height * region.width * channels].reshape(region.height, region.width, channels)
+        self._table = buffers.device.allocate(packed.nbytes)
+        try:
+            upload_now(buffers.device, stream, self._table, packed)
+        except BaseException:
+            self.close()
+            raise
+        taps = [axis.weights_NT.shape[1] for axis in (y, x)]
+        sizes = (region.width, channels, placement.part_height, placement.part_width, *taps, spec.height, spec.width)
+        self._tables = [self._table + offset for offset in offsets]
+        self._sizes = sizes
+        self._grids = [
+            (-(-region.width * channels // BLOCK), placement.part_height, 1),
+            (-(-spec.width // BLOCK), spec.height, len(placement.tiles)),
+        ]
+
+    @classmethod
+    def needs(cls, placement: Placement, channels: int) -> tuple[int, int] | None:
+        """The bytes of the region, and the number of values of its scaled rows. None if the GPU does not scale it."""
+        region = placement.region
+        if (region.width, region.height) == (placement.part_width, placement.part_height) or _tables(placement) is None:
+            return None
+        return region.height * region.width * channels, placement.part_height * region.width * channels
+
+    def put(self, stream: Stream, frames: int) -> None:
+        """Put the upload of the region and the scaling into `frames` on a stream."""
+        buffers = self._buffers
+        stream.upload(buffers.region, self.region_HWC)
+        buffers.scaler.put(stream, (buffers.region, buffers.rows, frames, *self._tables, *self._sizes), self._grids)
+
+    def close(self) -> None:
+        """Free the tables."""
+        self._buffers.device.free(self._table)
+
+
+def _tables(placement: Placement) -> tuple[AxisWeights, AxisWeights] | None:
+    region = (placement.region.height, placement.region.width)
+    return scaling_weights(region, (placement.part_height, placement.part_width), placement.spec.shrink or "area")
+
+
+def _packed(arrays: Sequence[NDArray[Any]]) -> tuple[NDArray[np.uint8], list[int]]:
+    """Put arrays of 4-byte numbers one behind the other. Returns the bytes, and where each array starts."""
+    parts = [np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in arrays]
+    return np.concatenate(parts), [sum(part.nbytes for part in parts[:i]) for i in range(len(parts))]

@@ -1,0 +1,96 @@
+"""Describes the scaling of `scaling.py` as two small matrices, so that a GPU can do it. Pure functions.
+
+A region X becomes the part A·X·Bᵀ. Each row of A and B has few weights that are not zero, and they are side by side.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anoseg_engines.scaling import Shrink, block_size
+
+
+@dataclass(frozen=True, slots=True)
+class AxisWeights:
+    """One of the matrices: which pixels of the region make a pixel of the part, along one axis.
+
+    Attributes:
+        starts_N: int32 [part], the first pixel of the region that counts. All `taps` pixels from there are in the region.
+        weights_NT: float32 [part, taps]. The sum of each row is 1.
+    """
+
+    starts_N: NDArray[np.int32]
+    weights_NT: NDArray[np.float32]
+
+    @property
+    def matrix(self) -> NDArray[np.float32]:
+        """The whole matrix [part, the pixels that are used]."""
+        parts, taps = self.weights_NT.shape
+        dense = np.zeros((parts, int(self.starts_N.max()) + taps), np.float32)
+        for row, (start, weights) in enumerate(zip(self.starts_N, self.weights_NT, strict=True)):
+            dense[row, start : start + taps] += weights
+        return dense
+
+
+@lru_cache(maxsize=64)
+def scaling_weights(region: tuple[int, int], part: tuple[int, int], shrink: Shrink) -> tuple[AxisWeights, AxisWeights] | None:
+    """Return the weights along y and x by which `scaling.scale_part` scales.
+
+    Its steps round to whole grey values, and the matrices do not. Otherwise both are the same.
+
+    Args:
+        region: Height and width of the region.
+        part: Height and width of the part.
+
+    Returns:
+        None if one axis grows and the other one shrinks, which rounding of the part's size can cause.
+    """
+    factors = [camera / scaled for camera, scaled in zip(region, part, strict=True)]
+    if all(factor <= 1 for factor in factors):
+        y, x = (_interpolating(camera, scaled) for camera, scaled in zip(region, part, strict=True))
+    elif all(factor >= 1 for factor in factors):
+        block = block_size(*factors) if shrink == "blocks" else 1
+        y, x = (_averaging(camera, scaled, block) for camera, scaled in zip(region, part, strict=True))
+    else:
+        return None
+    return y, x
+
+
+def _averaging(camera: int, part: int, block: int) -> AxisWeights:
+    """Weights of the mean over the pixels of each part pixel, where all pixels of a block count the same."""
+    blocks = -(-camera // block)
+    edges = np.arange(part + 1) * (camera / (part * block))  # in blocks
+    left = np.arange(blocks)
+    shares = np.clip(np.minimum(edges[1:, None], left + 1) - np.maximum(edges[:-1, None], left), 0, None)
+    shares[shares < 1e-6] = 0
+    sizes = np.minimum(block, camera - left * block)  # the last block may be narrower
+    pixels = np.repeat(shares / sizes, block, axis=1)[:, :camera]
+    return _packed(pixels)
+
+
+def _interpolating(camera: int, part: int) -> AxisWeights:
+    """Weights of linear interpolation between the centres of pixels."""
+    position = np.clip((np.arange(part) + 0.5) * (camera / part) - 0.5, 0, camera - 1)
+    first = np.minimum(position.astype(int), max(0, camera - 2))
+    pixels = np.zeros((part, camera))
+    rows = np.arange(part)
+    pixels[rows, first] = 1 - (position - first)
+    if camera > 1:
+        pixels[rows, first + 1] = position - first
+    return _packed(pixels)
+
+
+def _packed(pixels: NDArray[np.float64]) -> AxisWeights:
+    """Keep the weights that are not zero, and have each row add up to 1."""
+    camera = pixels.shape[1]
+    used = pixels > 0
+    first = used.argmax(axis=1)
+    last = camera - used[:, ::-1].argmax(axis=1)
+    taps = int((last - first).max())
+    starts = np.minimum(first, camera - taps)
+    weights = np.take_along_axis(pixels, starts[:, None] + np.arange(taps), axis=1)
+    return AxisWeights(starts.astype(np.int32), (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32))
