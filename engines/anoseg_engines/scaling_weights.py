@@ -36,9 +36,24 @@ class AxisWeights:
         return dense
 
 
+@dataclass(frozen=True, slots=True)
+class ScalingWeights:
+    """A·X·Bᵀ.
+
+    Attributes:
+        y, x: A and B.
+        offset: Grey values to add before the result is rounded. On the processor, each halving rounds a half up, which adds an
+            eighth on average.
+    """
+
+    y: AxisWeights
+    x: AxisWeights
+    offset: float
+
+
 @lru_cache(maxsize=64)
-def scaling_weights(region: tuple[int, int], part: tuple[int, int], shrink: Shrink) -> tuple[AxisWeights, AxisWeights] | None:
-    """Return the weights along y and x by which `scaling.scale_part` scales.
+def scaling_weights(region: tuple[int, int], part: tuple[int, int], shrink: Shrink) -> ScalingWeights | None:
+    """Return the matrices by which `scaling.scale_part` scales.
 
     Its steps round to whole grey values, and the matrices do not. Otherwise both are the same.
 
@@ -52,12 +67,13 @@ def scaling_weights(region: tuple[int, int], part: tuple[int, int], shrink: Shri
     factors = [camera / scaled for camera, scaled in zip(region, part, strict=True)]
     if all(factor <= 1 for factor in factors):
         y, x = (_interpolating(camera, scaled) for camera, scaled in zip(region, part, strict=True))
-    elif all(factor >= 1 for factor in factors):
-        block = block_size(*factors) if shrink == "blocks" else 1
-        y, x = (_averaging(camera, scaled, block) for camera, scaled in zip(region, part, strict=True))
-    else:
+        return ScalingWeights(y, x, 0.0)
+    if any(factor < 1 for factor in factors):
         return None
-    return y, x
+    block = block_size(*factors) if shrink == "blocks" else 1
+    y, x = (_averaging(camera, scaled, block) for camera, scaled in zip(region, part, strict=True))
+    halvings = block.bit_length() - 1
+    return ScalingWeights(y, x, min(halvings, 3) / 8)  # less than a half, so that an even grey stays as it is
 
 
 def _averaging(camera: int, part: int, block: int) -> AxisWeights:

@@ -27,9 +27,11 @@ def scaled(image: np.ndarray, part: tuple[int, int], shrink: Shrink) -> np.ndarr
     """A·X·Bᵀ, rounded."""
     found = scaling_weights(image.shape[:2], part, shrink)
     assert found is not None
-    rows, columns = (axis.matrix for axis in found)
+    rows, columns = found.y.matrix, found.x.matrix
     half = np.einsum("yi,ixc->yxc", rows, image[: rows.shape[1]].astype(np.float32), optimize=True)
-    return np.floor(np.einsum("xi,yic->yxc", columns, half[:, : columns.shape[1]], optimize=True) + 0.5).astype(int)
+    return np.floor(np.einsum("xi,yic->yxc", columns, half[:, : columns.shape[1]], optimize=True) + 0.5 + found.offset).astype(
+        int
+    )
 
 
 @pytest.mark.parametrize("shrink", ["area", "blocks"])
@@ -51,9 +53,15 @@ def test_every_size_has_matrices_that_stay_in_the_region(h: int, w: int, ph: int
     if found is None:
         assert (h - ph) * (w - pw) < 0
         return
-    for axis, camera, part in zip(found, (h, w), (ph, pw), strict=True):
+    for axis, camera, part in zip((found.y, found.x), (h, w), (ph, pw), strict=True):
         assert len(axis.starts_N) == len(axis.weights_NT) == part
         assert axis.starts_N.min() >= 0
         assert axis.starts_N.max() + axis.weights_NT.shape[1] <= camera
         assert axis.weights_NT.min() >= 0
         np.testing.assert_allclose(axis.weights_NT.sum(axis=1), 1, atol=1e-6)
+
+
+def test_an_even_grey_stays_as_it_is() -> None:
+    """The offset for the rounding of the processor does not change a picture of one grey."""
+    for grey in (0, 1, 128, 254, 255):
+        assert (scaled(np.full((1000, 1000, 1), grey, np.uint8), (50, 50), "blocks") == grey).all()

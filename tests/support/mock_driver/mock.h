@@ -70,6 +70,7 @@ typedef void (*Kernel)(const void *parameters, const unsigned *block_index, cons
 
 struct CUfunc_st {
     Kernel run;
+    size_t parameter_bytes;
 };
 
 // What exists now, and what was seen. Python reads this struct: `Ledger` in mock_gpu.py has the same fields.

@@ -216,6 +216,10 @@ CUresult cuLaunchKernel(CUfunction kernel, unsigned gx, unsigned gy, unsigned gz
     LOCKED;
     (void)shared_bytes, (void)parameters;
     size_t size = *(size_t *)extra[3];
+    if (size != kernel->parameter_bytes) {
+        violation("a kernel takes %zu bytes of parameters and got %zu", kernel->parameter_bytes, size);
+        return CUDA_ERROR_INVALID_VALUE;
+    }
     void *copy = memcpy(malloc(size), extra[1], size);  // CU_LAUNCH_PARAM_BUFFER_POINTER, pointer, …_SIZE, size
     return put(stream, (Op){.kind = LAUNCH_KERNEL, .kernel = kernel, .argument = copy, .grid = {gx, gy, gz}, .block = {bx, by, bz}});
 }

@@ -78,7 +78,7 @@ class Stream(Protocol):
         """Destroy a graph. No launch of it may be waiting."""
         ...
 
-    def run_kernel(self, name: str, grid: Grid, block: Grid, arguments: Sequence[int]) -> None:
+    def run_kernel(self, name: str, grid: Grid, block: Grid, arguments: Sequence[float]) -> None:
         """Run a kernel that `Device.load_kernels` has loaded."""
         ...
 
@@ -226,7 +226,7 @@ class PycudaStream:
         if graph.handle is not None:
             graph.handle.close()
 
-    def run_kernel(self, name: str, grid: Grid, block: Grid, arguments: Sequence[int]) -> None:
+    def run_kernel(self, name: str, grid: Grid, block: Grid, arguments: Sequence[float]) -> None:
         """Run a kernel."""
         with errors_of(self._cuda, "a kernel cannot be started"):
             self._kernels[name].prepared_async_call(grid, block, self._stream, *arguments)

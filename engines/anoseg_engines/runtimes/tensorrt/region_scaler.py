@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from anoseg_engines.errors import EngineError, GpuMemoryError
 from anoseg_engines.placement import InputSpec, Placement, Region
 from anoseg_engines.runtimes.tensorrt.device import Device, Stream, upload_now
-from anoseg_engines.scaling_weights import AxisWeights, scaling_weights
+from anoseg_engines.scaling_weights import ScalingWeights, scaling_weights
 
 KERNELS = ("scale_rows", "scale_columns")
-ARGUMENTS = "PPPPPPPPiiiiiiii"
-"""`struct Scaling` in scale.cu: eight pointers and eight integers."""
+ARGUMENTS = "PPPPPPPPiiiiiiiif"
+"""`struct Scaling` in scale.cu: eight pointers, eight integers and a float."""
 BLOCK = 128
 CHECKED = Region(0, 0, 101, 79)
 """The region with which the kernels are checked when they are loaded. Odd, so that blocks at the edges are narrower."""
@@ -54,7 +54,7 @@ class RegionScaler:
         except EngineError:
             return None
 
-    def put(self, stream: Stream, arguments: Sequence[int], grids: Sequence[tuple[int, int, int]]) -> None:
+    def put(self, stream: Stream, arguments: Sequence[float], grids: Sequence[tuple[int, int, int]]) -> None:
         """Put both products on a stream."""
         for name, grid in zip(KERNELS, grids, strict=True):
             stream.run_kernel(name, grid, (BLOCK, 1, 1), arguments)
@@ -127,7 +127,7 @@ class ScaledPlacement:
     def __init__(self, buffers: RegionBuffers, placement: Placement, *, channels: int, stream: Stream) -> None:
         tables = _tables(placement)
         assert tables is not None
-        y, x = tables
+        y, x = tables.y, tables.x
         region, spec = placement.region, placement.spec
         tiles = np.array([(tile.x, tile.y) for tile in placement.tiles], np.int32)
         packed, offsets = _packed([y.starts_N, x.starts_N, y.weights_NT, x.weights_NT, tiles])
@@ -140,7 +140,16 @@ class ScaledPlacement:
             self.close()
             raise
         taps = [axis.weights_NT.shape[1] for axis in (y, x)]
-        sizes = (region.width, channels, placement.part_height, placement.part_width, *taps, spec.height, spec.width)
+        sizes = (
+            region.width,
+            channels,
+            placement.part_height,
+            placement.part_width,
+            *taps,
+            spec.height,
+            spec.width,
+            0.5 + tables.offset,
+        )
         self._tables = [self._table + offset for offset in offsets]
         self._sizes = sizes
         self._grids = [
@@ -167,7 +176,7 @@ class ScaledPlacement:
         self._buffers.device.free(self._table)
 
 
-def _tables(placement: Placement) -> tuple[AxisWeights, AxisWeights] | None:
+def _tables(placement: Placement) -> ScalingWeights | None:
     region = (placement.region.height, placement.region.width)
     return scaling_weights(region, (placement.part_height, placement.part_width), placement.spec.shrink or "area")
 

@@ -11,6 +11,8 @@ struct Scaling {
     const float *weights_y, *weights_x;    // [part_height, taps_y] and [part_width, taps_x]
     const int *tiles;              // x and y of each tile in the part; negative: the tile starts with padding
     int region_width, channels, part_height, part_width, taps_y, taps_x, height, width;
+    float rounding;                // added to a grey value, of which the whole part is kept
+    int unused;                    // the struct's size is a multiple of eight
 };
 
 // Average along y. One thread for each column and channel (x) and part row (y).
@@ -49,6 +51,6 @@ extern "C" __global__ void scale_columns(Scaling s) {
         float sum = 0;
         #pragma unroll 1
         for (int k = 0; k < s.taps_x; k++) sum += weights[k] * row[k * s.channels + channel];
-        pixel[c] = (unsigned char)(sum * (1 / 256.0f) + 0.5f);
+        pixel[c] = (unsigned char)(sum * (1 / 256.0f) + s.rounding);
     }
 }
