@@ -29,9 +29,8 @@ def scaled(image: np.ndarray, part: tuple[int, int], shrink: Shrink) -> np.ndarr
     assert found is not None
     rows, columns = found.y.matrix, found.x.matrix
     half = np.einsum("yi,ixc->yxc", rows, image[: rows.shape[1]].astype(np.float32), optimize=True)
-    return np.floor(np.einsum("xi,yic->yxc", columns, half[:, : columns.shape[1]], optimize=True) + 0.5 + found.offset).astype(
-        int
-    )
+    whole = np.einsum("xi,yic->yxc", columns, half[:, : columns.shape[1]], optimize=True)
+    return np.floor(whole + 0.5 + found.offset).astype(int)
 
 
 @pytest.mark.parametrize("shrink", ["area", "blocks"])

@@ -20,8 +20,8 @@ from anoseg_engines.runtimes.tensorrt.device import Device, Stream, upload_now
 from anoseg_engines.scaling_weights import ScalingWeights, scaling_weights
 
 KERNELS = ("scale_rows", "scale_columns")
-ARGUMENTS = "PPPPPPPPiiiiiiiif"
-"""`struct Scaling` in scale.cu: eight pointers, eight integers and a float."""
+ARGUMENTS = "PPPPPPPPiiiiiiiifi"
+"""`struct Scaling` in scale.cu: eight pointers, eight integers, a float and padding."""
 BLOCK = 128
 CHECKED = Region(0, 0, 101, 79)
 """The region with which the kernels are checked when they are loaded. Odd, so that blocks at the edges are narrower."""
@@ -140,18 +140,9 @@ class ScaledPlacement:
             self.close()
             raise
         taps = [axis.weights_NT.shape[1] for axis in (y, x)]
-        sizes = (
-            region.width,
-            channels,
-            placement.part_height,
-            placement.part_width,
-            *taps,
-            spec.height,
-            spec.width,
-            0.5 + tables.offset,
-        )
+        part = (placement.part_height, placement.part_width)
+        self._sizes = (region.width, channels, *part, *taps, spec.height, spec.width, 0.5 + tables.offset, 0)
         self._tables = [self._table + offset for offset in offsets]
-        self._sizes = sizes
         self._grids = [
             (-(-region.width * channels // BLOCK), placement.part_height, 1),
             (-(-spec.width // BLOCK), spec.height, len(placement.tiles)),
