@@ -2,8 +2,9 @@
 
     python tests/bench/gpu_check.py [--bundle DIR] [--data DIR] [--max-batch 32] [--json FILE] [--device-only]
 
-First the device layer alone: copies, a captured graph, its time on the device. This needs pycuda only. Then TensorRT: builds
-the plan, loads it with its self-test, and measures it. Where PyTorch has a GPU, it is measured too (FP16, eager and compiled).
+First the device layer alone: copies, a captured graph, its time on the device, and scaling against the processor's. This needs
+pycuda only. Then TensorRT: builds the plan, loads it with its self-test, and measures it. Where PyTorch has a GPU, it is measured
+too (FP16, eager and compiled).
 
 Exits 0 if all that could run did run and passed, 1 if a step failed, and 2 if the GPU, pycuda or TensorRT is missing.
 NOT RUN ON A GPU YET.
@@ -15,7 +16,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -32,7 +33,7 @@ from anoseg_engines.errors import AnosegError, EngineError
 from anoseg_engines.golden import self_test
 from anoseg_engines.images import list_images, read_image
 from anoseg_engines.loading import load_engine, plan_test
-from anoseg_engines.placement import Region
+from anoseg_engines.placement import InputSpec, Placement, Region
 from anoseg_engines.runtimes.select import select_runtimes
 from anoseg_engines.runtimes.tensorrt.build import BuildOptions, build_plan
 from anoseg_engines.runtimes.tensorrt.device import PycudaDevice
@@ -40,11 +41,13 @@ from anoseg_engines.runtimes.tensorrt.gpu import find_gpu
 from anoseg_engines.runtimes.tensorrt.layers import inspected
 from anoseg_engines.runtimes.tensorrt.library import libraries
 from anoseg_engines.runtimes.tensorrt.plan_store import PlanStore
+from anoseg_engines.runtimes.tensorrt.region_scaler import RegionBuffers, RegionScaler, ScaledPlacement
 
 DEMO = Path(__file__).parents[2] / "engines" / "store" / "demo"
 TENSORRT, EAGER, COMPILED = "tensorrt", "pytorch eager f16 cuda", "pytorch compiled f16 cuda"
 COPIED_BYTES = 8 << 20
 LAUNCHES = 50
+CAMERAS = ((1280, 1024), (2448, 2048))
 
 
 @dataclass
@@ -104,6 +107,76 @@ def check_device(report):
         device.close()
 
 
+def check_scaling(report, cameras=CAMERAS, launches=LAUNCHES):
+    """Scale noise on the GPU and on the processor, for cameras of 1.3 and 5 megapixels, and compare grey values and times."""
+    spec = InputSpec(448, 448, shrink="blocks")
+    device = PycudaDevice()
+    try:
+        with device.current():
+            scaler = RegionScaler.open(device, spec)
+            if scaler is None:
+                report.add("the GPU scales regions", "the kernels do not load or give other grey values", False)
+                return
+            stream, frames = device.open_stream(), device.allocate(448 * 448 * 3)
+            back = device.pinned(448 * 448 * 3, np.uint8)
+            for width, height in cameras:
+                placement = Placement.of(spec, Region(0, 0, width, height))
+                noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+                expected = np.empty((1, 448, 448, 3), np.uint8)
+                start = time.perf_counter()
+                for _ in range(launches):
+                    placement.fill(noise, expected)
+                processor_ms = (time.perf_counter() - start) * 1e3 / launches
+                buffers = RegionBuffers(scaler, device, *ScaledPlacement.needs(placement, 3))
+                scaled = ScaledPlacement(buffers, placement, channels=3, stream=stream)
+                scaled.region_HWC[:] = noise
+                scaled.put(stream, frames)
+                stream.synchronize()  # the first run of the kernels is not captured
+                with stream.capture() as graph:
+                    scaled.put(stream, frames)
+                stream.launch(graph)
+                stream.download(back, frames)
+                stream.synchronize()
+                difference = int(np.abs(back.reshape(expected.shape).astype(int) - expected).max())
+                device_ms = stream.device_ms(graph, launches)
+                report.add(
+                    f"the GPU scales {width}×{height} → 448 as the processor does",
+                    f"{difference} grey values differ at most; {device_ms:.3f} ms on the device with the upload, "
+                    f"{processor_ms:.3f} ms on the processor",
+                    difference <= 1,
+                )
+                stream.forget(graph)
+                scaled.close()
+                buffers.close()
+            del back
+    finally:
+        device.close()
+
+
+def check_lanes(report, engine, seconds):
+    """Run parts one at a time, then in all lanes at a time, and compare the parts a second."""
+    sample = engine.golden_samples()[0]
+    height, width = sample.image.shape[:2]
+    placement = engine.place(Region(0, 0, width, height))
+    engine.keep_ready([placement.region])
+    rates = []
+    for at_a_time in (1, engine.parallel):
+        running, done, end = deque(), 0, time.monotonic() + seconds
+        while time.monotonic() < end:
+            if len(running) == at_a_time:
+                engine.finish(running.popleft())
+                done += 1
+            running.append(engine.start(sample.image, placement))
+        while running:
+            engine.finish(running.popleft())
+        rates.append(done / seconds)
+    report.add(
+        f"{engine.parallel} parts at a time are at least as fast as one",
+        f"{rates[1]:.0f} parts a second, one at a time {rates[0]:.0f}; {engine.runtime_description}",
+        rates[1] >= rates[0],
+    )
+
+
 def pytorch_or_why():
     """Return the trainer's PyTorch baseline, or why there is none."""
     try:
@@ -153,6 +226,7 @@ def check_tensorrt(report, options):
         for path in list_images(options.data) if options.data else []:
             image = read_image(path)
             engine.inspect(image, engine.place(Region(0, 0, image.shape[1], image.shape[0])))
+        check_lanes(report, engine, options.seconds)
         engine.close()
         report.add("self-test on the golden images", f"largest score difference {worst:.4f}, loaded in {load_s:.1f} s", True)
         runtime = select_runtimes(bundle, "tensorrt")[0].open()
@@ -228,6 +302,7 @@ def main():
     title += f", {gpu.multiprocessors} multiprocessors, {gpu.memory_gib} GiB"
     try:
         check_device(report)
+        check_scaling(report)
         if options.device_only:
             report.not_run("TensorRT", "--device-only")
         else:
