@@ -3,8 +3,8 @@
     python tests/bench/gpu_check.py [--bundle DIR] [--data DIR] [--max-batch 32] [--json FILE] [--device-only]
 
 First the device layer alone: copies, a captured graph, its time on the device, and scaling against the processor's. This needs
-pycuda only. Then TensorRT: builds the plan, loads it with its self-test, and measures it. Where PyTorch has a GPU, it is measured
-too (FP16, eager and compiled).
+pycuda only. Then TensorRT: builds the plan, loads it with its self-test, and measures it. Where PyTorch has a GPU, it is
+measured too (FP16, eager and compiled).
 
 Exits 0 if all that could run did run and passed, 1 if a step failed, and 2 if the GPU, pycuda or TensorRT is missing.
 NOT RUN ON A GPU YET.
