@@ -32,6 +32,7 @@ from anosegd.capture.config import (
 )
 from anosegd.config_addresses import refuse_addresses
 from anosegd.endpoint import check_endpoint, same_place
+from anosegd.evidence import EvidenceConfig
 from anosegd.journal import JournalConfig
 
 CameraName = Annotated[
@@ -77,6 +78,7 @@ class CameraConfig(CaptureConfig, frozen=True, forbid_unknown_fields=True, kw_on
         review_from: Score (with rules, map value) from which a part that does not fail is UNKNOWN: review.
         queue: Parts that may wait under policy `every`.
         deadline_ms: Longest time from software trigger, else capture, until the verdict is sent. None sets no deadline.
+        evidence: Whether its parts are kept as evidence, where the station keeps any.
     """
 
     region: Region | None = None
@@ -89,6 +91,7 @@ class CameraConfig(CaptureConfig, frozen=True, forbid_unknown_fields=True, kw_on
     review_from: Annotated[float, Meta(gt=0, lt=1)] | None = None
     queue: Annotated[int, Meta(ge=1, le=64)] = 2
     deadline_ms: Annotated[float, Meta(gt=0, le=86_400_000)] | None = None
+    evidence: bool = True
 
     def __post_init__(self) -> None:
         if len({rule.name for rule in self.rules}) < len(self.rules):
@@ -145,10 +148,11 @@ def _check_endpoint(endpoint: str) -> None:
 
 
 class PublishConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Holds the publisher's ZeroMQ address, and says whether anomaly maps are published too."""
+    """Holds the publisher's ZeroMQ address, and says whether anomaly maps and, to those who ask, pictures are published too."""
 
     endpoint: str = DEFAULT_ENDPOINT
     masks: bool = True
+    images: bool = True
 
     def __post_init__(self) -> None:
         _check_endpoint(self.endpoint)
@@ -174,6 +178,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         journal: None publishes without a journal; then nothing can be replayed.
         on_journal_failure: A verdict that cannot be committed is sent as UNKNOWN: journal, or (`continue`) unchanged but not
             durable.
+        evidence: None keeps no pictures of parts.
         control: None opens no control socket.
         exit_when_finished: Stop when every folder and file has been read to its end.
         drain_timeout_s: How long the inspection of captured parts may take when the daemon stops.
@@ -185,6 +190,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     publish: PublishConfig = PublishConfig()
     journal: JournalConfig | None = None
     on_journal_failure: Literal["unknown", "continue"] = "unknown"
+    evidence: EvidenceConfig | None = None
     control: ControlConfig | None = None
     exit_when_finished: bool = False
     drain_timeout_s: Annotated[float, Meta(gt=0, le=60)] = 5.0
@@ -228,10 +234,11 @@ def load_config(path: Path) -> Config:
     journal = config.journal and msgspec.structs.replace(config.journal, path=_absolute(config.journal.path, base))
     if journal is not None and os.path.realpath(journal.path) == os.path.realpath(path):
         raise ConfigError(f"{path}: journal.path is this configuration file itself", hint="give the path of a new file")
+    evidence = config.evidence and msgspec.structs.replace(config.evidence, folder=_absolute(config.evidence.folder, base))
     publish = msgspec.structs.replace(config.publish, endpoint=_numeric(config.publish.endpoint))
     control = config.control and msgspec.structs.replace(config.control, endpoint=_numeric(config.control.endpoint))
-    replaced = {"cameras": cameras, "engine": engine, "journal": journal, "publish": publish, "control": control}
-    return msgspec.structs.replace(config, **replaced)
+    replaced = {"cameras": cameras, "engine": engine, "journal": journal, "evidence": evidence}
+    return msgspec.structs.replace(config, publish=publish, control=control, **replaced)
 
 
 def _with_absolute_paths(camera: CameraConfig, base: Path) -> CameraConfig:

@@ -31,6 +31,7 @@ from anosegd.capture.sources.folder import images_of
 from anosegd.capture.sources.refusal import host_and_port
 from anosegd.config import Config
 from anosegd.endpoint import IPC, MAX_PORT, check_socket_place
+from anosegd.evidence import check_place as check_evidence_place
 from anosegd.inspection.ready import make_ready, naming
 from anosegd.journal import check_place
 
@@ -54,7 +55,8 @@ def check_surroundings(config: Config, *, journal: bool = True) -> None:
         journal: Whether the journal's folder must exist. A service creates it only when it starts.
 
     Raises:
-        ConfigError: A source, a socket's path, the journal's folder or an image of the empty place cannot be used.
+        ConfigError: A source, a socket's path, the journal's or the evidence's folder, or an image of the empty place cannot be
+            used.
     """
     check_sources(config)
     with naming("publish"):
@@ -64,6 +66,8 @@ def check_surroundings(config: Config, *, journal: bool = True) -> None:
             check_socket_place(config.control.endpoint)
     if journal and config.journal is not None:
         check_place(config.journal)
+    if config.evidence is not None:
+        check_evidence_place(config.evidence)
     for name, camera in config.cameras.items():
         if camera.presence is not None:
             with naming(f"cameras.{name}"):

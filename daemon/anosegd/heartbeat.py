@@ -14,6 +14,7 @@ from anoseg_engines.words import counted
 from anosegd import wire
 from anosegd.cameras import CameraSet, CameraSupervisor
 from anosegd.config import Config
+from anosegd.evidence import EvidenceKeeper
 from anosegd.inspection.inspector import Inspector, engine_name
 from anosegd.inspection.rule_calibration import rules_note
 from anosegd.inspection.score_thresholds import ScoreThresholds, threshold_note
@@ -47,12 +48,14 @@ class Heartbeat:
         swaps: Swaps,
         cameras: CameraSet,
         thresholds: ScoreThresholds,
+        evidence: EvidenceKeeper | None,
         notice: str | None,
     ) -> None:
         self.config, self.bundle, self.notice, self.stopping = config, bundle, notice, False
         self.version = installed_version()
         self._identity, self._journal, self._publisher = identity, journal, publisher
         self._inspector, self._swaps, self._cameras, self._thresholds = inspector, swaps, cameras, thresholds
+        self._evidence = evidence
         self._started = time.monotonic()
 
     def describe(self) -> wire.State:
@@ -73,6 +76,7 @@ class Heartbeat:
             masks_dropped=self._publisher.masks_dropped,
             engine=self._inspector.engine or engine_name(self.bundle, "not loaded yet"),
             journal=self._journal_health(),
+            evidence=self._evidence_health(),
             control=self.config.control.endpoint if self.config.control else None,
             cameras={camera.name: self._camera_health(camera) for camera in self._cameras},
         )
@@ -90,7 +94,7 @@ class Heartbeat:
         if self._journal is not None and not self._journal.stats().working:
             return "Error", "verdicts cannot be stored: the journal does not work"
         states = {camera.status.state for camera in self._cameras}
-        notice = self.notice or self._swap_notice() or self.bundle.passed_over
+        notice = self.notice or self._swap_notice() or self.bundle.passed_over or self._evidence_notice()
         if "running" in states:
             return "ContinuousExecution", notice
         if "starting" in states:
@@ -123,6 +127,13 @@ class Heartbeat:
             return None
         now, configured = self._swaps.bundle.label, self.bundle.label
         return f"{now} since a swap or a rollback; the next start uses {configured} from the configuration"
+
+    def _evidence_health(self) -> wire.EvidenceHealth | None:
+        return None if self._evidence is None else self._evidence.health
+
+    def _evidence_notice(self) -> str | None:
+        health = self._evidence_health()
+        return None if health is None or health.working else f"no pictures of parts are kept: {health.last_error}"
 
     def _journal_health(self) -> wire.JournalHealth | None:
         if self._journal is None:

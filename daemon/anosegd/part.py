@@ -66,7 +66,8 @@ class Frame:
     Attributes:
         part: The data about the part.
         image: uint8 [H, W, 3] BGR or [H, W, 1], a view of the capture process's slot. Valid until `release`; read-only.
-        release: Gives the slot back. The last holder calls it once: the inspector, or the camera that drops the frame.
+        release: Gives the slot back, or leaves it to those who need the picture. The last holder of the frame calls it once:
+            the inspector, or the camera that drops the frame.
     """
 
     part: Part

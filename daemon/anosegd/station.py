@@ -20,6 +20,7 @@ from anosegd.cameras import CameraSet, CameraSupervisor
 from anosegd.config import Config
 from anosegd.config_check import load_checked
 from anosegd.control import Control, ReloadRequest, SlowRequest, SwapRequest, Triggers
+from anosegd.evidence import EvidenceKeeper
 from anosegd.heartbeat import SILENT_S, Heartbeat
 from anosegd.inspection.history import History, Past
 from anosegd.inspection.inspector import Inspector
@@ -35,6 +36,8 @@ from anosegd.worker import NOBODY, Worker
 LOOP_S = 0.25
 STARTING_LOOP_S = 0.02
 """The pause is shorter until the engine has passed its self-test, because it delays the first verdict."""
+EVIDENCE_END_S = 3.0
+"""How long parts that wait to be kept may take when the daemon stops."""
 SAME_SIGNAL_S = 0.3
 """Some programs signal both the process and its group. A second signal within this time counts as a repetition."""
 MAX_TRIES = 3
@@ -153,7 +156,10 @@ class Station:
                 self._journal = Journal.open(config.journal, on_new_journal=lambda _: self._journal_changed.set())
             identity = Identity(journal_id=uuid.uuid4().hex, run_id=uuid.uuid4().hex)
             frames = InspectionQueue()
-            self._publisher = Publisher(config, identity, lambda _: self._heartbeat.describe(), self._journal)
+            self._evidence = None if config.evidence is None else EvidenceKeeper(config.evidence)
+            self._publisher = Publisher(
+                config, identity, lambda _: self._heartbeat.describe(), self._journal, evidence=self._evidence
+            )
             beside = None if self._journal is None else self._journal.path
             self._thresholds = ScoreThresholds(beside and beside.with_name(f"{beside.name}.thresholds"))
             self._threshold_changes = ThresholdChanges(self._thresholds, self._journal)
@@ -182,6 +188,7 @@ class Station:
                 swaps=self._swaps,
                 cameras=self._cameras,
                 thresholds=self._thresholds,
+                evidence=self._evidence,
                 notice=self._notice,
             )
             self._control: Control | None = None
@@ -210,6 +217,8 @@ class Station:
         label = self._heartbeat.bundle.label
         logs.info("daemon.starting", station=self._config.station, version=self._heartbeat.version, bundle=label)
         try:
+            if self._evidence is not None:
+                self._evidence.start()
             self._publisher.start()
             if self._control is not None:
                 self._control.start()
@@ -217,6 +226,7 @@ class Station:
         except BaseException:  # a thread that goes on would keep the process alive
             self._publisher.stop()
             self._publisher.join(2.0 + LINGER_MS / 1000)
+            self._stop_evidence(0.0)
             if self._control is not None:
                 self._control.stop()
                 self._control.join(2.0)
@@ -428,8 +438,9 @@ class Station:
         self._inspector.join(2.0)
         self._publisher.stop("engine" if self._inspector.failure else "shutdown")
         self._publisher.join(5.0 + LINGER_MS / 1000)
+        unfinished = self._stop_evidence(EVIDENCE_END_S)
         self._threshold_changes.close()
-        unfinished = [*self._reloads.close(2.0), *self._swaps.close(2.0)]
+        unfinished += [*self._reloads.close(2.0), *self._swaps.close(2.0)]
         if self._control is not None:
             self._control.stop()
             self._control.join(2.0)
@@ -449,6 +460,15 @@ class Station:
                     logs.warning("daemon.hurried", waiting_for=worker.thread_name)
                     return
             worker.join(0.1)
+
+    def _stop_evidence(self, timeout_s: float) -> list[Worker]:
+        """Have the parts that wait stored, for up to this time. Return the thread if it does not end."""
+        if self._evidence is None:
+            return []
+        self._evidence.stop()
+        self._evidence.join(timeout_s)
+        self._evidence.stop(abandon=True)
+        return [] if self._evidence.join(2.0) else [self._evidence]
 
     def _close_journal(self) -> None:
         if self._journal is not None and not self._journal.close():

@@ -1,8 +1,8 @@
 """Defines the published headers: the JSON of each topic. `anosegd schema` prints a JSON Schema of these types.
 
-Messages are multipart, `[topic, header, payload?]`, with the topics `verdict.<camera>`, `mask.<camera>` (payload: PNG) and
-`state`. A subscription is a prefix: `verdict.top` also receives `verdict.top2`. A subscriber to one of several cameras must
-compare the whole topic.
+Messages are multipart, `[topic, header, payload?]`, with the topics `verdict.<camera>`, `mask.<camera>` (payload: PNG),
+`image.<camera>` (payload: JPEG) and `state`. A subscription is a prefix: `verdict.top` also receives `verdict.top2`. A
+subscriber to one of several cameras must compare the whole topic.
 """
 
 from __future__ import annotations
@@ -173,6 +173,34 @@ class Mask(msgspec.Struct, frozen=True, kw_only=True):
     encoding: Literal["png"] = "png"
 
 
+class Image(msgspec.Struct, frozen=True, kw_only=True):
+    """Topic `image.<camera>`. The payload is the picture of the judged part's region, as JPEG. Sent while somebody subscribes.
+
+    Attributes:
+        station: Name of the station.
+        journal_id, seq: The verdict it belongs to.
+        camera: Name of the camera.
+        part_id: The part's name.
+        region: The part's place in camera pixels.
+        width, height: Size of the picture in pixels.
+        scale_x, scale_y: Its pixels per camera pixel.
+        encoding: Format of the payload.
+    """
+
+    schema: Literal["anoseg.image/1"] = "anoseg.image/1"
+    station: str
+    journal_id: str
+    seq: int
+    camera: str
+    part_id: str
+    region: Region
+    width: int
+    height: int
+    scale_x: float
+    scale_y: float
+    encoding: Literal["jpeg"] = "jpeg"
+
+
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
     """Counts the verdicts sent since the daemon started.
 
@@ -274,6 +302,24 @@ class JournalHealth(msgspec.Struct, frozen=True, kw_only=True):
     last_error: str | None = None
 
 
+class EvidenceHealth(msgspec.Struct, frozen=True, kw_only=True):
+    """Describes the state of the evidence.
+
+    Attributes:
+        working: Whether the last part was stored.
+        kept: Parts stored since the daemon started.
+        dropped: Parts that were to be kept and were not: too many came, or the disk did not take them.
+        size_mb: Size of the parts' files.
+        last_error: The latest error, even if it is over.
+    """
+
+    working: bool
+    kept: int = 0
+    dropped: int = 0
+    size_mb: float = 0.0
+    last_error: str | None = None
+
+
 class State(msgspec.Struct, frozen=True, kw_only=True):
     """Topic `state`: the heartbeat, sent every second and at every change.
 
@@ -291,6 +337,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
         masks_dropped: Anomaly maps that were not published for lack of time.
         engine: The engine that inspects.
         journal: None for a station without a journal.
+        evidence: None for a station that keeps no evidence.
         control: Endpoint of the control socket; None without one.
         cameras: The cameras by name.
     """
@@ -310,6 +357,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     masks_dropped: int
     engine: EngineName
     journal: JournalHealth | None = None
+    evidence: EvidenceHealth | None = None
     control: str | None = None
     cameras: dict[str, CameraHealth]
 
@@ -319,7 +367,7 @@ encode = msgspec.json.Encoder().encode
 
 def schemas() -> dict[str, Any]:
     """Return the JSON Schema of every header, by topic."""
-    return {"verdict": _schema(Verdict), "mask": _schema(Mask), "state": _schema(State)}
+    return {"verdict": _schema(Verdict), "mask": _schema(Mask), "image": _schema(Image), "state": _schema(State)}
 
 
 def utc(wall_ns: int) -> str:

@@ -15,6 +15,7 @@ from anosegd.config import (
     Config,
     ControlConfig,
     EngineConfig,
+    EvidenceConfig,
     JournalConfig,
     PublishConfig,
     load_config,
@@ -45,11 +46,14 @@ def test_reference_file_states_the_defaults() -> None:
     assert set(raw["publish"]) == set(PublishConfig.__struct_fields__)
     assert set(raw["journal"]) == set(JournalConfig.__struct_fields__)
     assert set(raw["control"]) == set(ControlConfig.__struct_fields__)
+    assert set(raw["evidence"]) == set(EvidenceConfig.__struct_fields__)
     assert config.journal is not None
+    assert config.evidence is not None
     assert config == Config(
         engine=EngineConfig(bundle=config.engine.bundle),
         cameras=config.cameras,
         journal=JournalConfig(path=config.journal.path),  # left out, there is neither journal nor control socket
+        evidence=EvidenceConfig(folder=config.evidence.folder),
         control=ControlConfig(),
     )
     assert set(raw["cameras"]["device"]) == set(CameraConfig.__struct_fields__)

@@ -62,9 +62,11 @@ def schemas() -> dict[str, Any]:
         ("Timings", "Timings"),
         ("Engine", "EngineName"),
         ("mask", "Mask"),
+        ("image", "Image"),
         ("state", "State"),
         ("Camera health", "CameraHealth"),
         ("Journal health", "JournalHealth"),
+        ("Evidence health", "EvidenceHealth"),
         ("Threshold", "ThresholdInUse"),
     ],
 )
@@ -156,4 +158,4 @@ def test_paths_of_the_design_page_exist() -> None:
 def test_schema_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     """`anosegd schema` prints the schema that the page names."""
     assert cli.run(["schema"]) == 0
-    assert set(json.loads(capsys.readouterr().out)) == {"verdict", "mask", "state"}
+    assert set(json.loads(capsys.readouterr().out)) == {"verdict", "mask", "image", "state"}

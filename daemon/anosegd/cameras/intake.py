@@ -6,6 +6,7 @@ Runs on the camera's thread.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import partial
 
 from anosegd import logs
@@ -18,6 +19,7 @@ from anosegd.config import CameraConfig
 from anosegd.inspection.queue import CameraQueue
 from anosegd.outcome import Unknown
 from anosegd.part import Frame, Part
+from anosegd.picture import HoldLimit, Picture
 from anosegd.publish import Publisher
 from anosegd.wire import Reason
 
@@ -46,6 +48,7 @@ class Intake:
         self.last_file: str | None = None
         self.size: tuple[int, int] | None = None
         self._name, self._queue, self._publisher = name, queue, publisher
+        self._pictures = HoldLimit(publisher.most_pictures)
         self._reading: Reading | None = None  # the file that is being decoded
         self._suspect: int | None = None  # position of the file at which the capture process ended before
         self._not_captured_log = logs.Throttle("part.not_captured")
@@ -72,9 +75,16 @@ class Intake:
             process.release(message.slot)
             return
         part = self._part(origin)
+        release: Callable[[], None] = partial(process.release, message.slot)
+        picture: Picture | None = None
+        if self._publisher.wants_picture(part):
+            picture = Picture(image, release, self._pictures)
+            release = picture.inspected
         if origin.trigger is None:
-            self._publisher.open_part(part)
-        displaced = self._queue.put(Frame(part, image, partial(process.release, message.slot)))
+            self._publisher.open_part(part, picture)
+        elif picture is not None:
+            self._publisher.add_picture(part, picture)
+        displaced = self._queue.put(Frame(part, image, release))
         if displaced is None:
             return
         displaced.release()

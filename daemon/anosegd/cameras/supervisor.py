@@ -331,7 +331,8 @@ class CameraSupervisor(Worker):
             camera = msgspec.structs.replace(camera, source=self._open_source)
         return Job(
             camera=camera,
-            slots=WAITING_SLOTS if config.policy == "wait" else self.queue.capacity + 4,
+            slots=(WAITING_SLOTS if config.policy == "wait" else self.queue.capacity + 4)
+            + self._publisher.picture_slots(config.policy),
             frame_bytes=config.max_frame_mb << 20,
             start_at=self._intake.position,
             after=self._intake.last_file,

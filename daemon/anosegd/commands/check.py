@@ -14,6 +14,7 @@ from anosegd.capture.sources.folder import not_read
 from anosegd.config import load_config
 from anosegd.config_check import check_ipc_folders, check_whole
 from anosegd.config_warnings import shared_devices, warnings_of
+from anosegd.evidence import EvidenceConfig, place_warning
 from anosegd.inspection.rule_calibration import DECIDE, rules_note
 from anosegd.inspection.score_thresholds import in_use, threshold_note
 from anosegd.journal import JournalConfig, check_content, check_place
@@ -59,9 +60,19 @@ def main(options: argparse.Namespace) -> int:
         engine.close()
     if journal is not None:
         lines.append(journal)
+    if config.evidence is not None:
+        lines += _evidence_lines(config.evidence)
     lines.append(f"  publishes at {config.publish.endpoint}")
     sys.stdout.write(mask_passwords("\n".join(lines)) + "\n")
     return 0
+
+
+def _evidence_lines(config: EvidenceConfig) -> list[str]:
+    limits = f"up to {config.keep_days:g} days, {config.max_gb:g} GiB, {config.min_free:.0%} of the disk left free"
+    lines = [f"  keeps pictures of parts in {shown_name(config.folder)}: {limits}"]
+    if (warning := place_warning(config)) is not None:
+        lines.append(f"    warning: {warning}")
+    return lines
 
 
 def _journal_line(config: JournalConfig, created: Path) -> str:

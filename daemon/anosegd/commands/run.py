@@ -101,7 +101,8 @@ def _run_successor(
 
 def _leave_if_stuck(error: BaseException, left: set[threading.Thread]) -> None:
     """If a thread that hangs would keep the process alive after this error, log the error and end the process."""
-    if not any(thread.is_alive() for thread in left):
+    left = {thread for thread in left if thread.is_alive() and not thread.daemon}  # pyzmq has a daemonic one
+    if not left:
         return
     logs.error("daemon.stuck", threads=",".join(sorted(thread.name for thread in left)))
     if isinstance(error, AnosegError):

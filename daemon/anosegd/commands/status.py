@@ -85,6 +85,10 @@ def _table(state: State, observed_notes: dict[str, str]) -> RenderableType:
     head.append(f"\nup {state.uptime_s:.0f} s, {engine.name}/{engine.version} on {engine.runtime}", style="default")
     if (journal := state.journal) is not None:
         head.append(f"\nin the journal {_counted(journal.stored)}{_since(journal.since)}", style="default")
+    if (evidence := state.evidence) is not None:
+        head.append(
+            f"\npictures kept {evidence.kept}, dropped {evidence.dropped}, {evidence.size_mb:.0f} MB in all", style="default"
+        )
     begun = moment_of(state.at) - timedelta(seconds=state.uptime_s)
     head.append(
         f"\nsent {_counted(counts)}, {counts.late} late, since the start at {begun.astimezone():{MINUTE}}", style="default"

@@ -20,6 +20,7 @@ from anosegd import logs, wire
 from anosegd.journal import Entry, Journal, JournalError, VerdictId
 from anosegd.outcome import Inspected, Outcome, Unknown
 from anosegd.part import Part
+from anosegd.picture import Picture
 from anosegd.publish.deadline import deadline_missed, overdue
 from anosegd.publish.verdict import unknown_instead
 
@@ -40,6 +41,7 @@ class Pending:
     part: Part
     outcome: Outcome
     verdict: wire.Verdict
+    picture: Picture | None = None
     answer: Answer | None = None
 
 
@@ -52,7 +54,7 @@ class Commits:
     Args:
         journal: Where verdicts are committed.
         on_failure: Whether a result that cannot be committed is sent as UNKNOWN: journal, or as it is (`continue`).
-        send: Called with each verdict, and with the result whose map belongs to it.
+        send: Called with each verdict, its part, the result whose map belongs to it, and the picture that `add` was given.
         late: Called with each part whose result was there but missed the deadline.
         wake: Called on the journal's thread when `send_due` may have something to send.
     """
@@ -62,7 +64,7 @@ class Commits:
         journal: Journal,
         *,
         on_failure: Literal["unknown", "continue"],
-        send: Callable[[wire.Verdict, Inspected | None], None],
+        send: Callable[[wire.Verdict, Part, Inspected | None, Picture | None], None],
         late: Callable[[Part], None],
         wake: Callable[[], None],
     ) -> None:
@@ -86,13 +88,13 @@ class Commits:
         """Return the number for the next verdict, which has to be added."""
         return self._journal.next_id()
 
-    def add(self, part: Part, outcome: Outcome, verdict: wire.Verdict) -> None:
+    def add(self, part: Part, outcome: Outcome, verdict: wire.Verdict, *, picture: Picture | None = None) -> None:
         """Have the verdict committed, and send it when it is its turn."""
         waiting = self._waiting[part.camera]
         if len(waiting) >= MAX_MAPS_WAITING and isinstance(outcome, Inspected):
             outcome = _without_map(outcome)
             self.maps_dropped += 1
-        pending = Pending(part, outcome, verdict)
+        pending = Pending(part, outcome, verdict, picture)
         waiting.append(pending)
         self._n_waiting += 1
 
@@ -155,7 +157,7 @@ class Commits:
             verdict = msgspec.structs.replace(verdict, durable=False)
         if error is not None:
             self._failures.warning(seq=verdict.seq, error=_first_line(error))
-        self._send_verdict(verdict, inspected)
+        self._send_verdict(verdict, part, inspected, pending.picture)
         self._journal.release(verdict.seq)
         self._n_waiting -= 1
 

@@ -6,18 +6,12 @@ import queue
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from anosegd import wire
+from anosegd.picture import encode_map
 from anosegd.worker import Worker
-
-FASTEST = [cv2.IMWRITE_PNG_COMPRESSION, 1]
-"""Maps are smooth, and this runs on the machine that inspects. PNG's row filters would take five times as long for no gain;
-OpenCV before 4.12 cannot switch them off."""
-if hasattr(cv2, "IMWRITE_PNG_FILTER"):
-    FASTEST += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +47,3 @@ class MaskEncoder(Worker):
         """Encode until asked to stop."""
         while (job := self._jobs.get()) is not None:
             self._deliver(job.header, encode_map(job.anomaly_map))
-
-
-def encode_map(anomaly_map: NDArray[np.float32]) -> bytes:
-    """8-bit grey PNG of a map 0…1: value × 255, rounded."""
-    grey = cv2.convertScaleAbs(np.maximum(anomaly_map, 0.0), alpha=255.0)  # rounds, and saturates at 255
-    ok, data = cv2.imencode(".png", grey, FASTEST)
-    if not ok:
-        raise RuntimeError(f"a map of shape {anomaly_map.shape} cannot be encoded as PNG")
-    return data.tobytes()

@@ -11,15 +11,17 @@ from dataclasses import dataclass
 
 from anosegd.outcome import Outcome, Unknown
 from anosegd.part import Part
+from anosegd.picture import Picture
 from anosegd.publish.deadline import overdue
 
 
 @dataclass(slots=True, eq=False)
 class OpenPart:
-    """A part that has no verdict yet; `outcome` is the first that was reported."""
+    """A part that has no verdict yet; `outcome` is the first that was reported, `picture` its picture if that is wanted."""
 
     part: Part
     outcome: Outcome | None = None
+    picture: Picture | None = None
 
 
 class OpenParts:
@@ -34,10 +36,10 @@ class OpenParts:
         with self._lock:
             return any(self._by_camera.values())
 
-    def open(self, part: Part, outcome: Outcome | None = None) -> None:
+    def open(self, part: Part, outcome: Outcome | None = None, *, picture: Picture | None = None) -> None:
         """Add a part behind the others of its camera, with its outcome if that is known already."""
         with self._lock:
-            self._by_camera.setdefault(part.camera, deque()).append(OpenPart(part, outcome))
+            self._by_camera.setdefault(part.camera, deque()).append(OpenPart(part, outcome, picture))
 
     def close(self, part: Part, outcome: Outcome) -> bool:
         """Report an outcome. Return False if the part already has an outcome or is no longer open. The first outcome counts."""
@@ -48,13 +50,23 @@ class OpenParts:
             entry.part, entry.outcome = part, outcome  # a triggered part was opened before its frame was captured
             return True
 
+    def add_picture(self, part: Part, picture: Picture) -> bool:
+        """Add the picture of a part that was opened before it was captured. Return False if the part is no longer open."""
+        with self._lock:
+            entry = self._find(part)
+            if entry is not None:
+                entry.picture = picture
+            return entry is not None
+
     def drop(self, part: Part) -> bool:
         """Remove a part, which then gets no verdict. Return False if the part is no longer open."""
         with self._lock:
             entry = self._find(part)
             if entry is not None:
                 self._by_camera[part.camera].remove(entry)
-            return entry is not None
+        if entry is not None and entry.picture is not None:
+            entry.picture.done()
+        return entry is not None
 
     def close_all(self, outcome: Unknown) -> None:
         """Report this outcome for every part that has none."""

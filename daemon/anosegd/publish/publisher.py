@@ -5,6 +5,7 @@ The thread owns the PUB socket. No other thread closes parts: cameras and inspec
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 import time
@@ -14,15 +15,20 @@ from dataclasses import dataclass
 
 import zmq
 
+from anoseg_engines.placement import Region
 from anosegd import endpoint, logs, wire
+from anosegd.capture.config import Policy
 from anosegd.config import Config
+from anosegd.evidence import EvidenceKeeper, Offered
 from anosegd.journal import Journal, VerdictId
 from anosegd.outcome import Inspected, Outcome, Unknown
 from anosegd.part import Part
+from anosegd.picture import Picture
 from anosegd.publish.commits import Commits
 from anosegd.publish.counts import CameraCounts
 from anosegd.publish.deadline import deadline_missed, overdue
-from anosegd.publish.masks import MaskEncoder
+from anosegd.publish.images import ImageEncoder, ImageJob, Subscriptions, region_in, topic_of
+from anosegd.publish.masks import MaskEncoder, MaskJob
 from anosegd.publish.open_parts import OpenParts
 from anosegd.publish.verdict import mask_job, verdict_of
 from anosegd.worker import Worker
@@ -34,6 +40,14 @@ LINGER_MS = 1000
 """How long unsent messages are kept when the daemon stops."""
 MASK_QUEUE = 8
 """Anomaly maps that may wait for encoding; further ones are dropped and counted."""
+EVIDENCE_PICTURES, LIVE_PICTURES = 8, 2
+"""Frames of one camera that are held for their pictures, with and without evidence."""
+PICTURE_USERS = 2
+"""Threads that may each be using one more frame, whose place was taken: "evidence" and "images"."""
+MAX_IMAGE_BYTES = 64 << 20
+"""Pictures that ZeroMQ may hold for subscribers that do not read them. While it holds more, no further ones are sent."""
+MAX_SUBSCRIPTION_MESSAGES = 1000
+"""Subscriptions that are looked at in one step, so that nobody can hold up verdicts with them."""
 MAX_SUBSCRIPTION_BYTES = 1024
 """A topic is a word and a camera's name; ZeroMQ's own handshake takes a few hundred bytes."""
 LAST_COMMITS_S = 4.0
@@ -64,6 +78,7 @@ class Publisher(Worker):
         identity: The run's identity.
         describe: Gives the station's state for the heartbeat; called on this thread.
         journal: Where verdicts are committed before they are sent.
+        evidence: Where parts are kept; None keeps none.
 
     Attributes:
         engine: Named in verdicts of parts that no engine judged; set before the first part.
@@ -78,6 +93,8 @@ class Publisher(Worker):
         identity: Identity,
         describe: Callable[[Publisher], wire.State],
         journal: Journal | None = None,
+        *,
+        evidence: EvidenceKeeper | None = None,
     ) -> None:
         super().__init__("publisher")
         self.identity = identity
@@ -104,6 +121,11 @@ class Publisher(Worker):
             )
         self._masks = MaskEncoder(MASK_QUEUE, self._mask_encoded)
         self._encoded: deque[tuple[wire.Mask, bytes]] = deque()
+        self._evidence = evidence
+        self._subscriptions = Subscriptions()
+        self._images = ImageEncoder(self._image_encoded)
+        self._encoded_images: deque[tuple[wire.Image, bytes]] = deque()
+        self._images_sent: deque[tuple[zmq.MessageTracker, int]] = deque()  # that ZeroMQ may still hold, with their sizes
         self._bound = threading.Event()
         self._late_log = logs.Throttles("verdict.late")
         for name in config.cameras:
@@ -124,11 +146,37 @@ class Publisher(Worker):
         if name not in self.counts:
             self.counts = self.counts | {name: CameraCounts()}
 
-    def open_part(self, part: Part) -> None:
-        """Open a part: it gets one verdict. Called on the camera's thread, in the order of capture."""
-        self._open.open(part)
+    @property
+    def most_pictures(self) -> int:
+        """How many frames of one camera may be held for their pictures."""
+        return EVIDENCE_PICTURES if self._evidence is not None else LIVE_PICTURES
+
+    def picture_slots(self, policy: Policy) -> int:
+        """Return how many slots a camera needs for held frames, so that the inspection is not short of any."""
+        if self._evidence is None and (policy == "wait" or not self._config.publish.images):
+            return 0  # a source that waits loses nothing if a frame is held
+        return self.most_pictures + PICTURE_USERS
+
+    def wants_picture(self, part: Part) -> bool:
+        """Return whether somebody may need the picture of this part."""
+        kept = self._evidence is not None and (part.settings is None or part.settings.evidence)
+        return kept or (self._config.publish.images and self._subscriptions.want(part.camera))
+
+    def open_part(self, part: Part, picture: Picture | None = None) -> None:
+        """Open a part: it gets one verdict. Called on the camera's thread, in the order of capture.
+
+        Args:
+            part: The part.
+            picture: Its picture, if it is wanted. The publisher becomes the holder.
+        """
+        self._open.open(part, picture=picture)
         if part.deadline_ns is not None:
             self._wake.set()
+
+    def add_picture(self, part: Part, picture: Picture) -> None:
+        """Add the picture of a triggered part, which was opened before. The publisher becomes the holder."""
+        if not self._open.add_picture(part, picture):
+            picture.done()
 
     def open_as_unknown(self, part: Part, unknown: Unknown) -> None:
         """Open a part whose outcome is known: it will not be inspected."""
@@ -179,14 +227,16 @@ class Publisher(Worker):
 
     def work(self) -> None:
         """Bind, then send until asked to stop."""
-        with zmq.Context() as context, context.socket(zmq.PUB) as socket:
+        with zmq.Context() as context, context.socket(zmq.XPUB) as socket:
             socket.sndhwm = SEND_HWM
             socket.linger = LINGER_MS
+            socket.copy_threshold = 0  # what is sent without a copy is counted, however small it is
             socket.maxmsgsize = MAX_SUBSCRIPTION_BYTES  # a subscriber that sends more loses its connection
             socket.rcvhwm = 100
             endpoint.bind(socket, self._config.publish.endpoint)
             self._socket = socket
             self._masks.start()
+            self._images.start()
             self._bound.set()
             try:
                 while self._stop_reason is None:
@@ -194,7 +244,9 @@ class Publisher(Worker):
                 self._end(self._stop_reason)
             finally:
                 self._masks.stop()
+                self._images.stop()
                 self._masks.join(2.0)
+                self._images.join(2.0)
             self._send_masks()
             self._send_state()
 
@@ -205,6 +257,8 @@ class Publisher(Worker):
         if self._commits is not None:
             self._commits.send_due()
         self._send_masks()
+        self._send_images()
+        self._take_subscriptions()
         self.answer()
         if self._state_changed or time.monotonic() >= self._heartbeat_at:
             if self._masks.failure is not None:
@@ -230,11 +284,12 @@ class Publisher(Worker):
                 self._count_late(part)
                 outcome = deadline_missed(part)
             if self._commits is not None:
-                self._commits.add(part, outcome, self._verdict(part, outcome, self._commits.next_id()))
+                verdict = self._verdict(part, outcome, self._commits.next_id())
+                self._commits.add(part, outcome, verdict, picture=entry.picture)
             else:
                 self._numbered += 1
                 verdict = self._verdict(part, outcome, VerdictId(self.identity.journal_id, self._numbered))
-                self._send_verdict(verdict, outcome if isinstance(outcome, Inspected) else None)
+                self._send_verdict(verdict, part, outcome if isinstance(outcome, Inspected) else None, entry.picture)
 
     def _verdict(self, part: Part, outcome: Outcome, verdict_id: VerdictId) -> wire.Verdict:
         assert self.engine is not None, "parts come after the engine"
@@ -260,13 +315,29 @@ class Publisher(Worker):
             self._step(give_up_at)
         self._commits.send_all()
 
-    def _send_verdict(self, verdict: wire.Verdict, inspected: Inspected | None) -> None:
+    def _send_verdict(self, verdict: wire.Verdict, part: Part, inspected: Inspected | None, picture: Picture | None) -> None:
         self._socket.send_multipart([f"verdict.{verdict.camera}".encode(), wire.encode(verdict)])
         self.last_seq = max(self.last_seq, verdict.seq)
         if (counts := self.counts.get(verdict.camera)) is not None:  # the camera may be one of an earlier run
             counts.sent(verdict)
-        if inspected is not None and inspected.inspection.anomaly_map.size and self._config.publish.masks:
-            self._masks.offer(mask_job(verdict, inspected))
+        mask = mask_job(verdict, inspected) if inspected is not None and inspected.inspection.anomaly_map.size else None
+        if mask is not None and self._config.publish.masks:
+            self._masks.offer(mask)
+        if picture is not None:
+            if inspected is not None:
+                region = inspected.placement.region
+            else:
+                region = region_in(picture.shape, None if part.settings is None else part.settings.region)
+            self._hand_on(picture, verdict, part, region=region, mask=mask)
+            picture.done()
+
+    def _hand_on(self, picture: Picture, verdict: wire.Verdict, part: Part, *, region: Region, mask: MaskJob | None) -> None:
+        """Offer a picture to those who keep it or show it."""
+        if self._evidence is not None and (part.settings is None or part.settings.evidence):
+            header, anomaly_map = (None, None) if mask is None else (mask.header, mask.anomaly_map)
+            self._evidence.offer(Offered(verdict, region, header, anomaly_map, picture))
+        if self._config.publish.images and self._subscriptions.want(verdict.camera):
+            self._images.offer(ImageJob(verdict, region, picture))
 
     def _count_late(self, part: Part) -> None:
         self.counts[part.camera].late()
@@ -280,6 +351,28 @@ class Publisher(Worker):
         while self._encoded:
             header, png = self._encoded.popleft()
             self._socket.send_multipart([f"mask.{header.camera}".encode(), wire.encode(header), png])
+
+    def _image_encoded(self, header: wire.Image, jpeg: bytes) -> None:
+        """On the encoder's thread."""
+        self._encoded_images.append((header, jpeg))
+        self._wake.set()
+
+    def _send_images(self) -> None:
+        """Send encoded pictures. A subscriber that does not read them must not fill the memory."""
+        while self._images_sent and self._images_sent[0][0].done:
+            self._images_sent.popleft()
+        while self._encoded_images:
+            header, jpeg = self._encoded_images.popleft()
+            if sum(size for _, size in self._images_sent) + len(jpeg) <= MAX_IMAGE_BYTES:
+                message = [topic_of(header.camera), wire.encode(header), jpeg]
+                tracker = self._socket.send_multipart(message, copy=False, track=True)
+                assert tracker is not None
+                self._images_sent.append((tracker, len(jpeg)))
+
+    def _take_subscriptions(self) -> None:
+        with contextlib.suppress(zmq.Again):
+            for _ in range(MAX_SUBSCRIPTION_MESSAGES):
+                self._subscriptions.take(self._socket.recv(zmq.DONTWAIT))
 
     def _send_state(self) -> None:
         self._state_changed = False

@@ -44,7 +44,7 @@ class Bench:
             wake=self.answers.release,
         )
 
-    def send(self, verdict: wire.Verdict, _: Inspected | None) -> None:
+    def send(self, verdict: wire.Verdict, *_: object) -> None:
         self.headers[verdict.seq] = verdict
         self._verdicts.append(verdict)
 

@@ -1,0 +1,120 @@
+"""The limits of the evidence folder: the oldest parts go first, and nothing else is touched."""
+
+import os
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from support.small_disk import mounted
+
+from anosegd.evidence import EvidenceConfig, EvidenceReader, PartName
+from anosegd.evidence.folder import EvidenceFolder, NoRoomError
+from anosegd.evidence.names import form
+
+NOW = datetime.now(timezone.utc)
+
+
+def name(seq: int, *, age_h: float = 0.0) -> PartName:
+    at = NOW - timedelta(hours=age_h) + timedelta(milliseconds=seq)
+    return PartName(form(at), seq, "top", "FAIL", None, "ab12")
+
+
+def kept(folder: Path) -> list[int]:
+    return [n.seq for n in EvidenceReader(folder).find()]
+
+
+def test_the_oldest_go_when_the_files_are_too_large(tmp_path: Path) -> None:
+    """max_gb holds after every part, whatever the order of the parts' own times."""
+    folder = EvidenceFolder(EvidenceConfig(folder=str(tmp_path), max_gb=10_000 / (1 << 30)))
+    for seq in range(1, 40):
+        folder.store(name(seq, age_h=30 if seq % 2 else 0), bytes(1000))
+        assert folder.size == sum(p.stat().st_size for p in tmp_path.rglob("*.zip")) <= 10_000
+    assert len(kept(tmp_path)) == 10
+    assert kept(tmp_path) == [39, *range(22, 39, 2)]  # parts of yesterday went before those of today
+    with pytest.raises(NoRoomError, match="max_gb"):
+        folder.store(name(50), bytes(10_001))
+    assert len(kept(tmp_path)) == 10
+
+
+def test_parts_go_when_they_are_too_old(tmp_path: Path) -> None:
+    """keep_days holds also while no new part comes; folders of days without parts go too."""
+    folder = EvidenceFolder(EvidenceConfig(folder=str(tmp_path), keep_days=2))
+    for seq, age_h in enumerate((100, 80, 47, 10), start=1):
+        (tmp_path / name(seq, age_h=age_h).day).mkdir(exist_ok=True)
+        (tmp_path / name(seq, age_h=age_h).day / name(seq, age_h=age_h).file_name).write_bytes(b"part")
+    folder.tidy()
+    assert kept(tmp_path) == [3, 4]
+    assert folder.size == 8
+    assert {p.name for p in tmp_path.iterdir()} == {name(3, age_h=47).day, name(4, age_h=10).day}
+
+
+def test_a_share_of_the_disk_stays_free(tmp_path: Path) -> None:
+    """Older parts make room. What another program has filled costs no part that is there."""
+    with mounted(tmp_path / "disk", "4m") as disk:
+        folder = EvidenceFolder(EvidenceConfig(folder=str(disk / "kept"), min_free=0.5))
+        for seq in range(1, 100):
+            folder.store(name(seq), bytes(100_000))
+            status = os.statvfs(disk)
+            assert status.f_bavail >= 0.5 * status.f_blocks
+        survivors = kept(disk / "kept")
+        assert survivors == list(range(survivors[0], 100))
+        assert 15 <= len(survivors) <= 21
+        (disk / "other").write_bytes(bytes(1_000_000))
+        folder.store(name(100), bytes(1000))
+        assert 5 <= len(kept(disk / "kept")) < len(survivors)
+        survivors = kept(disk / "kept")
+        (disk / "more").write_bytes(bytes(1_700_000))
+        with pytest.raises(NoRoomError, match="min_free"):
+            folder.store(name(101), bytes(1000))
+        assert kept(disk / "kept") == survivors
+
+
+def test_files_of_others_stay(tmp_path: Path) -> None:
+    """Only files with a part's name are counted and deleted."""
+    others = [tmp_path / "notes.txt", tmp_path / name(1).day / "picture.png", tmp_path / "20200101" / "x.zip"]
+    for path in others:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(bytes(5000))
+    folder = EvidenceFolder(EvidenceConfig(folder=str(tmp_path), max_gb=1000 / (1 << 30)))
+    for seq in range(1, 5):
+        folder.store(name(seq), bytes(900))
+    assert kept(tmp_path) == [4]
+    assert all(path.exists() for path in others)
+
+
+def test_parts_deleted_by_others_are_noticed(tmp_path: Path) -> None:
+    """Somebody who deletes parts by hand frees room for new ones."""
+    folder = EvidenceFolder(EvidenceConfig(folder=str(tmp_path), max_gb=10_000 / (1 << 30)))
+    for seq in range(1, 11):
+        folder.store(name(seq), bytes(1000))
+    for path in sorted(tmp_path.rglob("*.zip"))[:8]:
+        path.unlink()
+    for seq in range(11, 19):
+        folder.store(name(seq), bytes(1000))
+    assert folder.size <= 10_000
+    folder.store(name(19), bytes(1000))
+    assert len(kept(tmp_path)) >= 9
+
+
+def test_names_tell_parts_apart(tmp_path: Path) -> None:
+    """Parts are found by number, journal, time, camera and outcome; a file that was cut is named when it is read."""
+    folder = EvidenceFolder(EvidenceConfig(folder=str(tmp_path)))
+    parts = [
+        name(1, age_h=50),
+        name(2, age_h=20)._replace(camera="side-2", outcome="UNKNOWN", reason="image_quality"),
+        name(2, age_h=10)._replace(journal_id="cd34"),
+        name(123, age_h=1)._replace(outcome="PASS"),
+    ]
+    for part in parts:
+        folder.store(part, b"part")
+    reader = EvidenceReader(tmp_path)
+    assert list(reader.find()) == parts
+    assert list(reader.find(newest_first=True)) == parts[::-1]
+    assert list(reader.find(outcomes={"FAIL"}, cameras={"top"})) == [parts[0], parts[2]]
+    assert list(reader.find(outcomes={"image_quality"})) == [parts[1]]
+    assert list(reader.find(since=parts[1].moment, until=parts[3].moment)) == parts[1:3]
+    assert reader.by_seq(2) == parts[2]
+    assert reader.by_seq(2, "ab12") == parts[1]
+    assert reader.by_seq(123, at=parts[3].moment) == parts[3]
+    assert reader.by_seq(12) is None
+    assert list(EvidenceReader(tmp_path / "none").find()) == []
