@@ -25,7 +25,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import zmq
 
@@ -105,6 +105,18 @@ class Verdict(dict[str, Any]):
     def cursor(self) -> Cursor | None:
         """Where to continue after this verdict: `follow(after=verdict.cursor)`. None if the verdict is not durable."""
         return Cursor(self["journal_id"], self["seq"]) if self.get("durable") else None
+
+
+class Picture(NamedTuple):
+    """A picture or an anomaly map that was published.
+
+    Attributes:
+        header: The message's header. `journal_id` and `seq` say which verdict it belongs to.
+        data: JPEG of a picture, PNG of a map.
+    """
+
+    header: dict[str, Any]
+    data: bytes
 
 
 class Client:
@@ -288,6 +300,39 @@ class Client:
             socket.close(linger=0)
             with contextlib.suppress(ClientError, zmq.ZMQError):
                 acks.flush(force=True)
+
+    def pictures(
+        self, camera: str, *, topic: Literal["image", "mask"] = "image", idle_s: float | None = None
+    ) -> Iterator[Picture]:
+        """Yield the newest picture, or anomaly map, of a camera's parts as they are published. Older ones are passed over.
+
+        Args:
+            camera: Name of the camera.
+            topic: `image` for the pictures, `mask` for the anomaly maps.
+            idle_s: End after this long without one; None never ends.
+        """
+        name = f"{topic}.{camera}".encode()
+        socket = self._context.socket(zmq.SUB)
+        try:
+            socket.set(zmq.RCVHWM, 4)
+            socket.set(zmq.RECONNECT_IVL, 50)
+            socket.set(zmq.RECONNECT_IVL_MAX, 500)
+            socket.subscribe(name)
+            socket.set(zmq.IPV6, int("[" in self._publish))
+            socket.connect(self._publish)
+            last = time.monotonic()
+            while idle_s is None or time.monotonic() - last < idle_s:
+                self._on_wait()
+                newest: Picture | None = None
+                while socket.poll(0 if newest else 100):
+                    parts = socket.recv_multipart()
+                    if len(parts) == 3 and parts[0] == name:
+                        newest = Picture(json.loads(parts[1]), parts[2])
+                if newest is not None:
+                    last = time.monotonic()
+                    yield newest
+        finally:
+            socket.close(linger=0)
 
     def _receive(self, socket: zmq.Socket[bytes], position: _Position) -> Iterator[Verdict]:
         """Receive at most one message, and yield the verdicts it leads to: none, one, or a filled gap and then one."""

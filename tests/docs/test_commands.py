@@ -295,7 +295,7 @@ def test_programs_run(here: Path, tmp_path_factory: pytest.TempPathFactory) -> N
     with station(here, tmp_path_factory.mktemp("s")) as (publish, control):
         for block in programs:
             text = block.text.replace("tcp://127.0.0.1:5570", publish).replace("tcp://127.0.0.1:5571", control)
-            store = "def store(verdict):\n    print(verdict['seq'])\n"
+            store = "def store(verdict):\n    print(verdict['seq'])\ndef show(*what):\n    print(what[0])\n"
             process = subprocess.Popen(
                 [sys.executable, "-u", "-c", store + text],
                 stdout=subprocess.PIPE,
