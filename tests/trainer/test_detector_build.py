@@ -11,16 +11,19 @@ import numpy as np
 import pytest
 import torch
 
+from anoseg_engines.images import Image
 from anoseg_engines.placement import InputSpec
 from anoseg_trainer.bundle_creation import describe_score
 from anoseg_trainer.config import InputConfig, MemoryOptions, NetworkConfig, TrainConfig, VariationConfig, ViewsConfig
 from anoseg_trainer.data.part_store import PartStoreWriter
 from anoseg_trainer.data.split import Split
 from anoseg_trainer.detector_build import (
+    ANGLES,
     LEAST_SPREADS,
     MOST_UNITS,
     SAMPLE_INPUTS,
     FeatureReader,
+    _turned_parts,
     _varied_parts,
     features_of_good_parts,
     fit_map,
@@ -224,6 +227,41 @@ def test_the_memory_learns_noise_and_compression(tmp_path: Path) -> None:
     assert int((features(4.0, 0.3) != plain).flatten(1).any(dim=1).sum()) >= 36
     assert len(_varied_parts(range(40), VariationConfig(), seed=1)) == 12
     assert not _varied_parts(range(40), VariationConfig(noise=0.0, compression=0.0), seed=1)
+
+
+def test_few_parts_that_appear_any_way_round_are_learned_at_more_angles(tmp_path: Path) -> None:
+    """Each copy is turned by another angle, and always by the same; none is turned where parts appear one way round."""
+    image = np.full((64, 64, 3), 90, np.uint8)
+    image[8:56, 28:36] = 200  # a bar
+    with PartStoreWriter(tmp_path / "parts", SPEC) as writer:
+        for _ in range(7):
+            writer.add(Path("part.png"), image)
+        store = writer.finish()
+
+    def copies(rotation: float) -> list[Image]:
+        variation = VariationConfig(noise=0.0, compression=0.0, rotation_deg=rotation, flip_x=0.5)
+        parts = _turned_parts(range(7), variation, already=2)
+        reader = FeatureReader(
+            detector=detector(),
+            spec=SPEC,
+            store=store,
+            groups=np.arange(7),
+            strides=(8,),
+            arithmetic=Arithmetic(torch.device("cpu"), None),
+            variation=variation,
+            turn=True,
+            seed=1,
+        )
+        return [reader._part(index, number) for number, index in enumerate(parts)]
+
+    turned = copies(180.0)
+    assert len(turned) == ANGLES - 9
+    assert len({part.tobytes() for part in turned}) > 0.95 * len(
+        turned
+    )  # a bar turned by nearly equal angles may look the same
+    assert all((a == b).all() for a, b in zip(turned, copies(180.0), strict=True))
+    assert not copies(10.0)
+    assert not _turned_parts(range(ANGLES), VariationConfig(rotation_deg=180.0), already=0)
 
 
 def test_the_manifest_names_the_views_that_count() -> None:

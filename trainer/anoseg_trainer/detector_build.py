@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import msgspec
 import numpy as np
@@ -31,7 +32,7 @@ from anoseg_trainer.model.memory import Features, MemoryConfig, standardise
 from anoseg_trainer.model.memory_build import BuiltMemory, build_memory
 from anoseg_trainer.model.network import valid_pixels
 from anoseg_trainer.model.whole_image import WholeImage
-from anoseg_trainer.synthesis.variation import compressed, noisy
+from anoseg_trainer.synthesis.variation import compressed, noisy, turned
 from anoseg_trainer.thresholds import score_scale
 from anoseg_trainer.training.step import Arithmetic
 from anoseg_trainer.training_record import Product
@@ -47,6 +48,12 @@ RETURN_EVERY = 64
 """Free memory is returned to the system after this many parts."""
 VARIED_PARTS = 0.3
 """Share of the training parts that memory and whole image learn a second time, with noise or compression."""
+ANY_WAY = 180.0
+"""Parts that are rotated by up to this many degrees appear any way round."""
+ANGLES = 300
+"""Least number of parts and copies, where parts appear any way round: few good images do not show the part at every angle, so
+turned copies are added. With 20 images of mvtec_screw and no network, 47 instead of 116 of 119 defects then pass where 2 % of
+the good parts are rejected. With 230 images they help nothing."""
 MOST_UNITS = 5.0
 """Most that the memory and the whole-image model count beside a network, in units of their spread over good parts. A good part
 that only they find odd then sets no threshold that most defects pass. At the calibrated threshold, 0.41 instead of 0.50 of the
@@ -127,7 +134,8 @@ class FeatureReader:
         strides: Strides to keep; the other levels are left empty.
         arithmetic: The precision.
         variation: What counts as normal. Each part gets noise, compression, or both; None: parts are read as they are.
-        seed: Seed of noise and compression.
+        turn: Whether each part is turned by any angle as well.
+        seed: Seed of these changes.
     """
 
     detector: Detector
@@ -137,6 +145,7 @@ class FeatureReader:
     strides: tuple[int, ...]
     arithmetic: Arithmetic
     variation: VariationConfig | None = None
+    turn: bool = False
     seed: int = 0
 
     @torch.no_grad()
@@ -148,7 +157,7 @@ class FeatureReader:
         for done, index in enumerate(indices):
             if done % RETURN_EVERY == 0:
                 return_free_memory()
-            part = self._part(index)
+            part = self._part(index, done)
             placement = whole_placement(self.spec, part)
             tiles = np.empty((len(placement.tiles), self.spec.height, self.spec.width, 3), np.uint8)
             placement.fill(part, tiles)
@@ -161,12 +170,14 @@ class FeatureReader:
         if parts:
             yield self._encoded(frames, coords, parts)
 
-    def _part(self, index: int) -> Image:
-        """Return the scaled part at `index`, varied if the reader varies parts: always in the same way."""
+    def _part(self, index: int, copy: int) -> Image:
+        """Return the scaled part at `index`; if the reader varies parts, its copy of this number, always in the same way."""
         part: Image = self.store[index]
         if self.variation is None:
             return part
-        rng = np.random.default_rng([self.seed, 557, index])
+        rng = np.random.default_rng([self.seed, 557, index, copy] if self.turn else [self.seed, 557, index])
+        if self.turn:
+            part = turned(rng, part, self.variation)
         kind = rng.integers(3)  # noise, compression, both
         if self.variation.noise and (kind != 1 or not self.variation.compression):
             part = noisy(rng, part, self.variation.noise)
@@ -229,6 +240,9 @@ def with_good_parts(detector: Detector, product: Product) -> tuple[Detector, Bui
         arithmetic=Arithmetic.of(msgspec.structs.replace(config.training, device="cpu", precision="fp32")),
     )
     varied = dataclasses.replace(reader, variation=config.variation, seed=product.seed)
+    varied_parts = _varied_parts(split.train, config.variation, product.seed)
+    turned_parts = _turned_parts(split.train, config.variation, len(varied_parts))
+    copies = chain(varied.features(varied_parts), dataclasses.replace(varied, turn=True).features(turned_parts))
     measures: list[Tensor] = []
     measures_held_out: list[Tensor] = []
 
@@ -244,7 +258,7 @@ def with_good_parts(detector: Detector, product: Product) -> tuple[Detector, Bui
         chosen,
         images=reader.n_inputs(split.train),
         seed=product.seed,
-        varied=measured(varied.features(_varied_parts(split.train, config.variation, product.seed)), measures),
+        varied=measured(copies, measures),
         channels=detector.channels,
     )
     standardise(built.memory, measured(reader.features(split.validation), measures_held_out))
@@ -259,6 +273,19 @@ def _varied_parts(parts: Sequence[int], variation: VariationConfig, seed: int) -
         return ()
     chosen = np.random.default_rng([seed, 558]).permutation(parts)[: round(VARIED_PARTS * len(parts))]
     return sorted(int(index) for index in chosen)
+
+
+def _turned_parts(parts: Sequence[int], variation: VariationConfig, already: int) -> Sequence[int]:
+    """Choose the parts that are learned turned, one after the other until parts and copies are `ANGLES`.
+
+    Args:
+        parts: The training parts.
+        variation: What counts as normal; unless parts appear any way round, none is turned.
+        already: How many copies there are.
+    """
+    if (variation.rotation_deg or 0.0) < ANY_WAY:
+        return ()
+    return [parts[i % len(parts)] for i in range(ANGLES - len(parts) - already)]
 
 
 def _sample(parts: Sequence[int], reader: FeatureReader) -> Sequence[int]:

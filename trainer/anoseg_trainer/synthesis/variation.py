@@ -67,6 +67,15 @@ def varied_window(
     return relit(rng, np.asarray(moved, np.uint8), config), np.asarray(moved_label, np.float32)
 
 
+def turned(rng: Generator, part: Image, config: VariationConfig) -> Image:
+    """Return the part at another angle, and mirrored if that counts as normal. Beyond the part, its border is mirrored."""
+    height, width = part.shape[:2]
+    matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), rng.uniform(0, 360), 1.0)
+    moved = cv2.warpAffine(part, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+    mirrored = rng.random() < (config.flip_x or 0.0)
+    return np.ascontiguousarray(moved[:, ::-1] if mirrored else moved, np.uint8)
+
+
 def relit(rng: Generator, image: Image, config: VariationConfig) -> Image:
     """Return the image in another light: exposure, contrast, colour, a smooth field, sensor noise."""
     brightness, shading = config.brightness or 0.0, config.shading or 0.0
