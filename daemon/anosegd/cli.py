@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from anoseg_engines.commands.arguments import above_zero, positive, seed
 from anoseg_engines.completion import add_common_options
@@ -17,6 +18,9 @@ from anoseg_engines.program import program_output
 from anosegd import logs, signals
 from anosegd.commands.moments import moment
 from anosegd.commands.shown import shown
+
+if TYPE_CHECKING:
+    from anosegd.view.address import Address
 
 LONGEST_ERROR = 10_000
 
@@ -93,6 +97,14 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--since", type=moment, metavar="TIME", help="22:00, 8h, 2026-11-22T06:00 (the oldest kept)")
     export.add_argument("--until", type=moment, metavar="TIME", help="the same forms, a time of day after --since (now)")
 
+    view = add_client("view", "serve the operator's screen to browsers on this machine")
+    view.add_argument(
+        "--listen", type=_listen, default="127.0.0.1:8080", metavar="HOST:PORT", help="a loopback address (127.0.0.1:8080)"
+    )
+    view.add_argument(
+        "--stale-after", type=above_zero, default=10.0, metavar="S", help="show a verdict older than this as an old one (10)"
+    )
+
     add_client("drain", "finish the captured parts, then end the daemon with exit code 0", "send_request")
     reload = add_client("reload", "read the configuration again; print the reason if it is refused", "send_request")
     reload.add_argument("--wait", action="store_true", help="for systemd's ExecReload; reload always waits for the answer")
@@ -157,6 +169,15 @@ def _address(text: str) -> str:
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return text
+
+
+def _listen(text: str) -> Address:
+    from anosegd.view.address import listen_address
+
+    try:
+        return listen_address(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _threshold(text: str) -> float | None:

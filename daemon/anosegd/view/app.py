@@ -1,0 +1,175 @@
+"""Answers the browser: page files, the stream of events, pictures. Runs on the event loop's thread; only GET."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from importlib.resources import files
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from anosegd.view.board import Board, PictureKind, clock_ms
+from anosegd.view.event_log import FellBehindError, encoded
+
+MAX_STREAMS = 40
+SEND_LIMIT_S = 10.0
+GATHER_S = 0.05
+"""A page gets events at most this often, however many parts there are a second."""
+PAGES = {"": "index.html", "parts": "parts.html"}
+TYPES = {
+    "html": "text/html; charset=utf-8",
+    "css": "text/css; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "json": "application/json",
+    "svg": "image/svg+xml",
+}
+HEADERS = (
+    (
+        b"content-security-policy",
+        b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        b"base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    ),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+)
+SEQ = re.compile(r"\d{1,18}", re.ASCII)
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def build_app(board: Board, settings: dict[str, Any], more: dict[str, Endpoint]) -> Starlette:
+    """Return the application.
+
+    Args:
+        board: What the screen shows.
+        settings: What the pages need to know, such as `stale_after_ms`.
+        more: Further routes by path.
+    """
+    contents = _page_files()
+
+    async def page_file(request: Request) -> Response:
+        name = request.path_params.get("name", "")
+        name = PAGES.get(name, name)
+        if name not in contents:
+            return PlainTextResponse("not found\n", 404)
+        return Response(contents[name], media_type=TYPES[name.rpartition(".")[2]], headers={"cache-control": "no-cache"})
+
+    async def picture(request: Request) -> Response:
+        return _picture(board, request.path_params)
+
+    async def settings_of(request: Request) -> Response:
+        return JSONResponse(settings, headers={"cache-control": "no-store"})
+
+    routes = [
+        Route("/events", _Stream(board)),
+        Route("/settings", settings_of),
+        Route("/pictures/{journal}/{seq}/{kind}", picture),
+        *(Route(path, endpoint) for path, endpoint in more.items()),
+        Route("/", page_file),
+        Route("/{name}", page_file),
+    ]
+    middleware = [
+        Middleware(_Guard),
+        # Another site's name that leads to 127.0.0.1 would let that site read the screen.
+        Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]", "::1"], www_redirect=False),
+    ]
+    return Starlette(routes=routes, middleware=middleware)
+
+
+def _page_files() -> dict[str, bytes]:
+    """Read every page file once. A request can name only these: no path of the machine is ever made of a request."""
+    folder = files("anosegd.view") / "page"
+    return {entry.name: entry.read_bytes() for entry in folder.iterdir() if entry.name.rpartition(".")[2] in TYPES}
+
+
+def _picture(board: Board, path: dict[str, str]) -> Response:
+    kinds: dict[str, PictureKind] = {"map": "map", "image": "image"}
+    kind = kinds.get(path["kind"])
+    if kind is None or not SEQ.fullmatch(path["seq"]):
+        return PlainTextResponse("not found\n", 404)
+    pictures = board.pictures((path["journal"], int(path["seq"])))
+    if pictures is None or kind not in pictures.files:
+        return PlainTextResponse("this picture is not kept any more\n", 404, headers={"cache-control": "no-store"})
+    media_type, content = pictures.files[kind]
+    return Response(content, media_type=media_type, headers={"cache-control": "private, max-age=600, immutable"})
+
+
+class _Guard:
+    """Adds the security headers to every answer, and refuses all methods but GET and HEAD."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *HEADERS]
+            await send(message)
+
+        if scope["method"] not in ("GET", "HEAD"):
+            refusal = PlainTextResponse("this screen only shows\n", 405, headers={"allow": "GET, HEAD"})
+            await refusal(scope, receive, send_with_headers)
+            return
+        await self._app(scope, receive, send_with_headers)
+
+
+class _Stream:
+    """Sends one page its events until it leaves, or takes nothing for `SEND_LIMIT_S`."""
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        if scope["method"] == "HEAD" or self._board.pages >= MAX_STREAMS:
+            refusal = PlainTextResponse(f"{MAX_STREAMS} pages are open already\n", 503, headers={"retry-after": "5"})
+            await refusal(scope, receive, send)
+            return
+        after = request.headers.get("last-event-id") or request.query_params.get("after", "")
+        self._board.pages += 1
+        left = asyncio.ensure_future(_left(receive))
+        try:
+            await self._send_all(send, left, int(after) if SEQ.fullmatch(after) else None)
+        except (asyncio.TimeoutError, FellBehindError):
+            return  # too slow: uvicorn closes the connection, and the page connects again
+        finally:
+            self._board.pages -= 1
+            left.cancel()
+
+    async def _send_all(self, send: Send, left: asyncio.Future[None], after: int | None) -> None:
+        headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        events = self._board.events
+        chunk, place = encoded("hello", self._board.hello(after)), events.end
+        while not left.done() and not events.closed:
+            await asyncio.wait_for(send({"type": "http.response.body", "body": chunk, "more_body": True}), SEND_LIMIT_S)
+            await asyncio.wait({left}, timeout=GATHER_S)
+            waiting = asyncio.ensure_future(events.wait(place))
+            await asyncio.wait({left, waiting}, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
+            waiting.cancel()
+            chunk, place = events.read(place)
+            if not chunk:
+                chunk = tick()
+
+
+def tick() -> bytes:
+    """Return the event by which a page knows that its connection lives, and learns the screen's clock."""
+    return encoded("tick", {"now": clock_ms()})
+
+
+async def _left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,146 @@
+"""Holds what the screen shows now: state, newest verdicts, rejects, pictures; all bounded. The event loop's thread owns it."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from anosegd.client import Event
+from anosegd.view.event_log import EventLog
+
+REJECTS = 60
+FRESH_PICTURES = 64
+"""How many parts' pictures are kept beside those of the rejects."""
+MAX_PICTURE_BYTES = 8 << 20
+MAX_CAMERAS = 64
+
+PictureKind = Literal["map", "image"]
+MEDIA_TYPES: dict[str, str] = {"png": "image/png", "jpeg": "image/jpeg"}
+Key = tuple[str, int]
+"""A verdict's identity: journal_id and seq."""
+
+
+def clock_ms() -> float:
+    """Return the screen's own clock, which no one sets: the pages compute ages from it."""
+    return time.monotonic() * 1000
+
+
+@dataclass(slots=True)
+class Pictures:
+    """The pictures of one part.
+
+    Attributes:
+        camera: The part's camera.
+        region: The region that they show, in camera pixels.
+        files: Media type and content by kind.
+    """
+
+    camera: str
+    region: dict[str, Any]
+    files: dict[PictureKind, tuple[str, bytes]] = field(default_factory=dict)
+
+
+class Board:
+    """Is the present contents of the screen. Every change goes into the event log, too.
+
+    Attributes:
+        events: What the pages read.
+        pages: How many pages are connected.
+    """
+
+    def __init__(self, events: EventLog) -> None:
+        self.events = events
+        self.pages = 0
+        self._state: dict[str, Any] | None = None
+        self._state_at = clock_ms()  # before the first heartbeat: since when the screen waits for one
+        self._last: dict[str, dict[str, Any]] = {}
+        self._rejects: deque[dict[str, Any]] = deque()
+        self._reject_pictures: dict[Key, Pictures | None] = {}
+        self._fresh: OrderedDict[Key, Pictures] = OrderedDict()
+
+    def add_state(self, state: dict[str, Any]) -> None:
+        """Take a heartbeat."""
+        if self._state is not None and state["journal_id"] != self._state["journal_id"]:
+            self._last.clear()  # numbers of two journals cannot be compared
+        for camera in [camera for camera in self._last if camera not in state["cameras"]]:
+            del self._last[camera]
+        self._state, self._state_at = state, clock_ms()
+        self.events.add("state", self._heartbeat())
+
+    def add_verdict(self, shown: dict[str, Any]) -> None:
+        """Take a verdict, as `shown_verdict` gives it."""
+        before = self._last.get(shown["camera"])
+        if before is not None and before["journal_id"] == shown["journal_id"] and before["seq"] > shown["seq"]:
+            return  # a gap was filled late
+        if before is not None or len(self._last) < MAX_CAMERAS:
+            self._last[shown["camera"]] = shown
+        self._keep_reject(shown)
+        self.events.add("verdict", shown, shown["seq"])
+
+    def add_event(self, event: Event) -> None:
+        """Take a change in the stream of verdicts."""
+        if event.kind in ("missed", "gone"):
+            self.events.add("missed", {"first": event.first, "last": event.last})
+
+    def add_picture(self, header: dict[str, Any], kind: PictureKind, content: bytes) -> None:
+        """Take a map or an image."""
+        media_type = MEDIA_TYPES.get(str(header.get("encoding")))
+        if media_type is None or len(content) > MAX_PICTURE_BYTES:
+            return
+        key = (header["journal_id"], header["seq"])
+        pictures = self.pictures(key)
+        if pictures is None:
+            pictures = Pictures(header["camera"], header["region"])
+            if key in self._reject_pictures:
+                self._reject_pictures[key] = pictures
+            else:
+                self._fresh[key] = pictures
+                while len(self._fresh) > FRESH_PICTURES:
+                    self._fresh.popitem(last=False)
+        pictures.files[kind] = (media_type, content)
+        self.events.add("picture", self._announcement(key, pictures))
+
+    def pictures(self, key: Key) -> Pictures | None:
+        """Return a part's pictures; None if there are none (any more)."""
+        return self._reject_pictures.get(key) or self._fresh.get(key)
+
+    def hello(self, after: int | None) -> dict[str, Any]:
+        """Return all that a page shows at first. With `after`, leave out the rejects up to that number, which it has."""
+        newest = max((shown["seq"] for shown in self._last.values()), default=0)
+        known = after if after is not None and after <= newest else 0  # a higher number is one of another journal
+        keys = {(s["journal_id"], s["seq"]) for s in (*self._last.values(), *self._rejects)}
+        found = {key: pictures for key in keys if (pictures := self.pictures(key)) is not None}
+        return {
+            "now": clock_ms(),
+            "heartbeat": self._heartbeat(),
+            "last": list(self._last.values()),
+            "rejects": [shown for shown in self._rejects if shown["seq"] > known],
+            "resumed": known > 0,
+            "pictures": [self._announcement(key, pictures) for key, pictures in found.items()],
+        }
+
+    def _heartbeat(self) -> dict[str, Any]:
+        return {"at": self._state_at, "state": self._state}
+
+    def _announcement(self, key: Key, pictures: Pictures) -> dict[str, Any]:
+        return {
+            "journal_id": key[0],
+            "seq": key[1],
+            "camera": pictures.camera,
+            "region": pictures.region,
+            "kinds": sorted(pictures.files),
+        }
+
+    def _keep_reject(self, shown: dict[str, Any]) -> None:
+        key = (shown["journal_id"], shown["seq"])
+        if shown["outcome"] == "PASS":
+            return
+        if key in self._reject_pictures:  # the same verdict again, from the journal
+            return
+        self._rejects.append(shown)
+        self._reject_pictures[key] = self._fresh.pop(key, None)
+        while len(self._rejects) > REJECTS:
+            old = self._rejects.popleft()
+            self._reject_pictures.pop((old["journal_id"], old["seq"]), None)

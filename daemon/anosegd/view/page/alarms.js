@@ -1,0 +1,63 @@
+// The banners above everything: connection lost, daemon silent, station in error, camera lost. Each has its own sign and words.
+
+import * as clock from "./clock.js";
+import { element, setText, short } from "./elements.js";
+import { duration, t } from "./texts.js";
+
+export const HEARTBEAT_MS = 3000;  // the station sends a heartbeat every second
+
+export class Alarms {
+  constructor(root) {
+    this.root = root;
+    this.banners = new Map();
+  }
+
+  // Show what is wrong; return whether what the station said last can be trusted.
+  render(stream, heartbeat) {
+    const found = [];
+    const silence = heartbeat ? clock.age(heartbeat.at) : 0;
+    const connected = stream.alive;
+    const silent = connected && heartbeat !== null && silence > HEARTBEAT_MS;
+    if (!connected && (stream.connected || stream.silence > 1500)) {
+      found.push(["connection", "connection", t("alarm.connection"), t("alarm.connection.do", { age: duration(stream.silence) })]);
+    } else if (silent) {
+      const known = heartbeat.state !== null;
+      found.push(["silent", "silent", t("alarm.silent"), t(known ? "alarm.silent.do" : "alarm.never.do", { age: duration(silence) })]);
+    } else if (heartbeat?.state) {
+      const state = heartbeat.state;
+      if (state.state === "Error") found.push(["error", "error", t("alarm.error"), short(state.detail ?? "", 300)]);
+      if (state.journal && !state.journal.working) found.push(["journal", "error", t("alarm.journal"), short(state.journal.last_error ?? "", 300)]);
+      for (const [name, camera] of Object.entries(state.cameras)) {
+        if (camera.state === "lost") found.push([`camera ${name}`, "camera", t("alarm.camera", { name: short(name, 40) }), short(camera.last_error ?? "", 300)]);
+      }
+    }
+    this.show(found);
+    return connected && !silent && heartbeat !== null && heartbeat.state !== null;
+  }
+
+  show(found) {
+    const wanted = new Set(found.map(([key]) => key));
+    for (const [key, banner] of this.banners) {
+      if (wanted.has(key)) continue;
+      banner.root.remove();
+      this.banners.delete(key);
+    }
+    for (const [key, kind, title, text] of found) {
+      let banner = this.banners.get(key);
+      if (!banner) {
+        const root = element("div", `alarm ${kind}`);
+        const sign = element("span", "alarm-sign", { connection: "⇄̸", silent: "⏻", error: "!", camera: "⌁" }[kind]);
+        sign.setAttribute("aria-hidden", "true");
+        banner = { root, title: element("strong"), text: element("span", "alarm-text") };
+        banner.text.setAttribute("aria-live", "off");  // it counts seconds
+        const words = element("div");
+        words.append(banner.title, banner.text);
+        root.append(sign, words);
+        this.banners.set(key, banner);
+        this.root.append(root);
+      }
+      setText(banner.title, title);
+      setText(banner.text, text);
+    }
+  }
+}

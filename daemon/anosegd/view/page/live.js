@@ -1,0 +1,105 @@
+// The page "Live": one panel a camera, the alarms, the last rejects.
+
+import { Alarms } from "./alarms.js";
+import * as choices from "./choices.js";
+import { setText, short } from "./elements.js";
+import { keyOf, reasonText } from "./outcome.js";
+import { Panel } from "./panel.js";
+import { Rejects } from "./rejects.js";
+import { Stream } from "./stream.js";
+import * as station from "./station.js";
+import * as texts from "./texts.js";
+import { t } from "./texts.js";
+
+const SPEAK_EVERY_MS = 4000;
+const PICTURES_KNOWN = 200;
+
+await texts.load();
+choices.setUp();
+const settings = await (await fetch("settings")).json();
+const cameras = document.getElementById("cameras");
+const alarms = new Alarms(document.getElementById("alarms"));
+const rejects = new Rejects(document.getElementById("strip"), document.getElementById("no-rejects"), document.getElementById("detail"));
+const spoken = document.getElementById("spoken");
+const panels = new Map();
+const pictures = new Map();  // announcements by key
+const verdicts = new Map();  // newest verdicts by key, for pictures that come later
+let heartbeat = null;
+let said = new Map();
+let saidAt = 0;
+
+function panel(name) {
+  if (!panels.has(name)) {
+    const made = new Panel(name, settings.stale_after_ms);
+    panels.set(name, made);
+    cameras.append(made.root);
+    cameras.dataset.count = String(Math.min(panels.size, 5));
+  }
+  return panels.get(name);
+}
+
+function remember(map, key, value) {
+  map.set(key, value);
+  if (map.size > PICTURES_KNOWN) map.delete(map.keys().next().value);
+}
+
+const handlers = {
+  hello(data) {
+    if (!data.resumed) {
+      rejects.clear();
+      for (const one of panels.values()) one.verdict = one.announced = null;
+    }
+    for (const one of data.pictures) remember(pictures, keyOf(one), one);
+    handlers.state(data.heartbeat);
+    for (const verdict of data.last) take(verdict);
+    for (const verdict of data.rejects) rejects.add(verdict, pictures.get(keyOf(verdict)));
+  },
+  state(data) {
+    heartbeat = data;
+    if (!data.state) return;
+    for (const [name, health] of Object.entries(data.state.cameras)) panel(name).health = health;
+    for (const [name, one] of panels) {
+      if (name in data.state.cameras) continue;
+      one.root.remove();
+      panels.delete(name);
+    }
+    station.show(data.state);
+  },
+  verdict(data) {
+    take(data);
+    rejects.add(data, pictures.get(keyOf(data)));
+    render();
+  },
+  picture(data) {
+    const key = keyOf(data);
+    remember(pictures, key, data);
+    rejects.announce(key, data);
+    const verdict = verdicts.get(key);
+    if (verdict) panel(data.camera).announce(verdict, data);
+  },
+  check: () => render(),
+};
+
+function take(verdict) {
+  const key = keyOf(verdict);
+  remember(verdicts, key, verdict);
+  panel(verdict.camera).setVerdict(verdict, pictures.get(key));
+}
+
+function render() {
+  const trust = alarms.render(stream, heartbeat);
+  document.body.dataset.connection = stream.alive ? "alive" : "lost";
+  station.setTrust(trust);
+  for (const [name, one] of panels) speak(name, one.render(trust), one.verdict);
+}
+
+// Say changes to a screen reader, at most every few seconds: a fast line would never let it finish.
+function speak(name, look, verdict) {
+  if (said.get(name) === look || performance.now() - saidAt < SPEAK_EVERY_MS) return;
+  said.set(name, look);
+  saidAt = performance.now();
+  const word = ["pass", "fail", "unknown"].includes(look) ? t(`outcome.${verdict.outcome}`) : t(`look.${look}`);
+  setText(spoken, `${short(name, 40)}: ${word}. ${verdict && look === "unknown" ? reasonText(verdict) : ""}`);
+}
+
+const stream = new Stream(handlers);
