@@ -64,6 +64,7 @@ def bind(address: Address) -> socket.socket:
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNSENT_LIMIT_MS)
         listener.bind(address)
+        listener.listen(128)  # a browser that connects now waits until the screen answers
     except OSError as error:
         listener.close()
         where = f"{address.host}:{address.port}"

@@ -163,6 +163,8 @@ class _Stream:
             chunk, place = events.read(place)
             if not chunk:
                 chunk = tick()
+        if events.closed:
+            await asyncio.wait_for(send({"type": "http.response.body", "body": b""}), 1.0)
 
 
 def tick() -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
 import socket
 import sys
@@ -58,6 +59,7 @@ def serve(settings: ViewSettings) -> int:
 
 
 async def _serve(settings: ViewSettings, listener: socket.socket) -> int:
+    logging.getLogger("uvicorn.error").addFilter(lambda record: "without completing response" not in record.getMessage())
     loop = asyncio.get_running_loop()
     board = Board(EventLog())
     receiver = _OnLoop(board, loop)

@@ -34,7 +34,7 @@ def shown_verdict(verdict: Verdict, now_ms: float) -> dict[str, Any]:
         now_ms: The present time of the screen's own clock (`clock_ms`).
 
     Returns:
-        Some of its fields; `total_ms`; `bundle`; `boxes`, each with its place in camera pixels; and `at`, the time of capture by
+        Some of its fields; `total_ms`; `bundle`; `boxes`, with their places in camera pixels; and `at`, the time of capture by
         the screen's own clock.
     """
     total_ms = float(verdict["timings_ms"]["total"])

@@ -17,7 +17,9 @@ export class Panel {
     this.announced = null;  // the newest pictures there are
     this.root = element("section", "camera");
     this.root.setAttribute("aria-label", t("camera.label", { name }));
+    const layout = element("div", "panel");
     const words = element("div", "words");
+    const verdict = element("div", "verdict");
     this.title = element("h2", "", short(name, 40));
     this.sign = element("div", "sign");
     this.sign.setAttribute("aria-hidden", "true");
@@ -26,7 +28,10 @@ export class Panel {
     this.age = element("div", "age");
     this.facts = element("dl", "facts");
     this.note = element("p", "note");
-    words.append(this.title, this.sign, this.word, this.reason, this.age, this.facts, this.note);
+    const lines = element("div", "lines");
+    lines.append(this.reason, this.age);
+    verdict.append(this.sign, this.word, lines);
+    words.append(this.title, verdict, this.facts, this.note);
     const figure = element("figure");
     this.picture = new Picture();
     this.stamp = element("div", "stamp");
@@ -34,7 +39,8 @@ export class Panel {
     const view = element("div", "view");
     view.append(this.picture.root, this.stamp);
     figure.append(view, this.caption);
-    this.root.append(words, figure);
+    layout.append(words, figure);
+    this.root.append(layout);
     this.factsShown = "";
   }
 

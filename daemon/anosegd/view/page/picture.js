@@ -90,7 +90,7 @@ async function loaded(address) {
 function drawMap(canvas, map) {
   canvas.width = map.width;
   canvas.height = map.height;
-  const context = canvas.getContext("2d");
+  const context = canvas.getContext("2d", { willReadFrequently: true });
   context.drawImage(map, 0, 0);
   map.close();
   const pixels = context.getImageData(0, 0, canvas.width, canvas.height);

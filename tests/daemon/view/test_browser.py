@@ -1,0 +1,64 @@
+"""The screen in a real Chromium."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.anosegd_line import Line
+from support.browser import Browser
+from support.view_server import StartView
+
+from anosegd.client import Client
+
+TAB, ENTER, ESCAPE = 9, 13, 27
+SCRIPT = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Browser]:
+    browser = Browser(tmp_path)
+    try:
+        yield browser
+    finally:
+        browser.close()
+
+
+@pytest.mark.long
+def test_screen_shows_what_is(line: Line, config: Path, start_view: StartView, browser: Browser) -> None:
+    """Reject, script in a part id, keyboard, silent daemon and lost connection, as a person at the screen meets them."""
+    view = start_view()
+    daemon = line.run(config)
+    line.listener.wait_for_state(lambda state: state["cameras"].get("hand", {}).get("state") == "running")
+    browser.open(f"{view.url}?lang=en")
+    browser.wait_for("document.querySelector('.camera[aria-label=\"Camera top\"] .age')?.textContent.endsWith('ago')")
+    browser.wait_for("document.querySelector('.camera[data-picture=current]') !== null")
+
+    with Client(line.endpoint, line.endpoint.replace("pub", "control")) as client:
+        client.request("trigger", camera="hand", part_id=SCRIPT)
+    hand = "document.querySelector('.camera[aria-label=\"Camera hand\"]')"
+    browser.wait_for(f"{hand}.innerText.includes('<img src=x')")
+    assert browser.evaluate("document.title").startswith("test-station")
+    assert browser.evaluate("document.querySelectorAll('main script, main img[onerror]').length") == 0
+
+    assert browser.wait_for("document.querySelector('.reject img:not([hidden])') !== null")
+    browser.evaluate("document.querySelector('#theme').focus()")
+    browser.press("Tab", TAB)
+    while not browser.evaluate("document.activeElement.classList.contains('reject')"):
+        browser.press("Tab", TAB)
+    browser.press("Enter", ENTER)
+    browser.wait_for("document.querySelector('dialog[open] canvas:not([hidden])') !== null")
+    assert "Score" in browser.evaluate("document.querySelector('dialog').innerText")
+    browser.press("Escape", ESCAPE)
+    browser.wait_for("document.querySelector('dialog[open]') === null")
+    browser.wait_for("document.activeElement.classList.contains('reject')")
+
+    daemon.process.kill()
+    browser.wait_for("document.querySelector('.alarm.silent')?.innerText.toLowerCase().includes('does not answer')")
+    browser.wait_for("[...document.querySelectorAll('.camera')].every((one) => one.dataset.look === 'silent')")
+    assert "PASS\n" not in browser.evaluate("document.querySelector('main').innerText")
+    browser.wait_for("[...document.querySelectorAll('.camera')].every((one) => one.dataset.picture !== 'current')")
+
+    view.process.kill()
+    browser.wait_for("document.querySelector('.alarm.connection') !== null")
+    assert browser.evaluate("document.querySelectorAll('.alarm').length") == 1  # what was wrong before is not known now
+    assert browser.messages == []
