@@ -54,6 +54,7 @@ NOT_OURS = {
 PARSED_ONLY = {
     "anosegd run": "the station of this test is run so, once",
     "anosegd demo": "tests/daemon/demo runs it",
+    "anosegd view": "serves until it is stopped; tests/daemon/view runs it",
     "anosegd demo-images": "renders hundreds of images; tests/daemon/demo writes some",
     "--print-completion": "prints for a shell; the programs' own tests look at it",
     "anoseg-train fit": "trains for minutes",
