@@ -146,6 +146,15 @@ def _parser() -> argparse.ArgumentParser:
     cameras.add_argument("config", type=Path, nargs="?", metavar="CONFIG", help="try the cameras of this configuration")
     cameras.add_argument("--out", type=Path, default=Path("cameras"), metavar="DIR", help="folder for the images (cameras)")
 
+    collect = add("collect", "save training images from a camera of CONFIG, for `anoseg-train fit`; needs no bundle")
+    collect.add_argument("config", type=Path, metavar="CONFIG", help="the line's configuration; its bundle may not exist yet")
+    collect.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder for the images")
+    collect.add_argument("--camera", metavar="NAME", help="the camera, if there are several")
+    collect.add_argument("--count", type=positive, default=300, metavar="N", help="stop after N images (300)")
+    collect.add_argument("--every", type=positive, default=1, metavar="N", help="take one of N parts (1: every part)")
+    collect.add_argument("--every-frame", action="store_true", help="do not wait for triggers: every frame is a part")
+    _add_evidence(add("evidence", "list or export the pictures and verdicts of kept parts"))
+
     add("schema", "print the JSON Schema of the published headers")
 
     demo = add("demo", "inspect a simulated line and compare the verdicts with the truth")
@@ -159,6 +168,40 @@ def _parser() -> argparse.ArgumentParser:
     images = add("demo-images", "render the images from which the demo's bundle is trained")
     images.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
     return parser
+
+
+def _add_evidence(parser: argparse.ArgumentParser) -> None:
+    """Add the commands of `evidence` with their options."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    listed = actions.add_parser("list", help="print the kept parts, the oldest first")
+    export = actions.add_parser("export", help="copy kept parts into one archive, or into a data folder for the trainer")
+    for action in (listed, export):
+        place = action.add_mutually_exclusive_group(required=True)
+        place.add_argument("config", type=Path, nargs="?", metavar="CONFIG", help="the station's configuration file")
+        place.add_argument("--folder", type=Path, metavar="DIR", help="an evidence folder, instead of CONFIG")
+        action.add_argument("--since", type=moment, metavar="TIME", help="22:00, 8h, 2026-11-22T06:00 (the oldest kept)")
+        action.add_argument("--until", type=moment, metavar="TIME", help="the same forms, a time of day after --since (now)")
+        action.add_argument("--camera", action="append", metavar="NAME", help="only this camera; may be repeated")
+        action.add_argument(
+            "--outcome", action="append", type=_outcome, metavar="WHAT", help="PASS, FAIL, UNKNOWN or a reason; may be repeated"
+        )
+        action.add_argument("--part-id", metavar="ID", help="only parts of this id")
+        action.add_argument("--limit", type=positive, metavar="N", help="the newest N of them (all)")
+    listed.add_argument("--json", action="store_true", help="JSON lines instead of a table")
+    target = export.add_mutually_exclusive_group(required=True)
+    target.add_argument("--archive", type=Path, metavar="FILE", help="a new ZIP archive of the parts' files")
+    target.add_argument("--data", type=Path, metavar="DIR", help="a new folder of pictures, as `anoseg-train` takes it")
+
+
+def _outcome(text: str) -> str:
+    from typing import get_args
+
+    from anosegd.wire import Outcome, Reason  # takes time to load
+
+    known = (*get_args(Outcome), *get_args(Reason))
+    if text not in known:
+        raise argparse.ArgumentTypeError(f"'{text}' is none of {', '.join(known)}")
+    return text
 
 
 def _address(text: str) -> str:
