@@ -78,7 +78,7 @@ class CameraConfig(CaptureConfig, frozen=True, forbid_unknown_fields=True, kw_on
         review_from: Score (with rules, map value) from which a part that does not fail is UNKNOWN: review.
         queue: Parts that may wait under policy `every`.
         deadline_ms: Longest time from software trigger, else capture, until the verdict is sent. None sets no deadline.
-        evidence: Whether its parts are kept as evidence, where the station keeps any.
+        keep_evidence: Whether its parts are kept as evidence, where the station keeps any.
     """
 
     region: Region | None = None
@@ -91,7 +91,7 @@ class CameraConfig(CaptureConfig, frozen=True, forbid_unknown_fields=True, kw_on
     review_from: Annotated[float, Meta(gt=0, lt=1)] | None = None
     queue: Annotated[int, Meta(ge=1, le=64)] = 2
     deadline_ms: Annotated[float, Meta(gt=0, le=86_400_000)] | None = None
-    evidence: bool = True
+    keep_evidence: bool = True
 
     def __post_init__(self) -> None:
         if len({rule.name for rule in self.rules}) < len(self.rules):

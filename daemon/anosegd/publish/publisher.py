@@ -159,7 +159,7 @@ class Publisher(Worker):
 
     def wants_picture(self, part: Part) -> bool:
         """Return whether somebody may need the picture of this part."""
-        kept = self._evidence is not None and (part.settings is None or part.settings.evidence)
+        kept = self._evidence is not None and (part.settings is None or part.settings.keep_evidence)
         return kept or (self._config.publish.images and self._subscriptions.want(part.camera))
 
     def open_part(self, part: Part, picture: Picture | None = None) -> None:
@@ -333,7 +333,7 @@ class Publisher(Worker):
 
     def _hand_on(self, picture: Picture, verdict: wire.Verdict, part: Part, *, region: Region, mask: MaskJob | None) -> None:
         """Offer a picture to those who keep it or show it."""
-        if self._evidence is not None and (part.settings is None or part.settings.evidence):
+        if self._evidence is not None and (part.settings is None or part.settings.keep_evidence):
             header, anomaly_map = (None, None) if mask is None else (mask.header, mask.anomaly_map)
             self._evidence.offer(Offered(verdict, region, header, anomaly_map, picture))
         if self._config.publish.images and self._subscriptions.want(verdict.camera):

@@ -140,8 +140,8 @@ def test_parts_that_missed_their_deadline_are_kept(line: Line, images: dict[str,
 
 
 def test_a_camera_can_be_left_out(line: Line, images: dict[str, Any]) -> None:
-    """With `evidence: false` no part of this camera is kept."""
-    other = FOLDER.replace("top:", "side:") + "  evidence: false\n"
+    """With `keep_evidence: false` no part of this camera is kept."""
+    other = FOLDER.replace("top:", "side:") + "  keep_evidence: false\n"
     finished(line, line.run(line.config(FOLDER + other, more=evidence()), "--once"))
     assert {n.camera for n in reader(line).find()} == {"top"}
 
