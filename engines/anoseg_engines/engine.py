@@ -21,7 +21,7 @@ from anoseg_engines.errors import EngineError
 from anoseg_engines.images import Image
 from anoseg_engines.judgement import Inspection, Thresholds
 from anoseg_engines.placement import InputSpec, Placement, Region
-from anoseg_engines.runtimes.base import MAX_RUNNING, InferRequest, Releasable, Runtime, ScalesRegions, Traffic
+from anoseg_engines.runtimes.base import InferRequest, Releasable, Runtime, ScalesRegions, Traffic
 
 
 class _Output(NamedTuple):
@@ -127,7 +127,7 @@ class Engine:
         self._runtime = runtime
         self._alone = _Buffers(runtime)
         self._free = deque(self._alone if request is runtime else _Buffers(request) for request in runtime.parallel)
-        self._threads = ThreadPoolExecutor(MAX_RUNNING, "network")  # the pool starts a thread only when a part needs it
+        self._threads = ThreadPoolExecutor(runtime.running, "network")  # the pool starts a thread only when a part needs it
         self._golden: list[GoldenSample] | None = None
 
     @property

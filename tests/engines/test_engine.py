@@ -35,7 +35,7 @@ class _Request:
 
 
 class _OneParallelRequest(_Request):
-    precision, description, traffic = "f32", "fails", Traffic()
+    precision, description, traffic, running = "f32", "fails", Traffic(), 1
 
     def __init__(self) -> None:
         super().__init__()

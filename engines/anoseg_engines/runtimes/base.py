@@ -113,11 +113,16 @@ class Runtime(InferRequest, Protocol):
 
     @property
     def parallel(self) -> Sequence[InferRequest]:
-        """Requests, of which `MAX_RUNNING` may run at the same time, each on its own thread.
+        """Requests, of which `running` may run at the same time, each on its own thread.
 
         They share the machine: each part takes longer, but more parts are finished a second. They never run at the same
         time as the runtime's own request, which may be one of them.
         """
+        ...
+
+    @property
+    def running(self) -> int:
+        """How many of the parallel requests may run at the same time."""
         ...
 
     def keep_ready(self, sizes: Collection[int], others: int = 0) -> None:

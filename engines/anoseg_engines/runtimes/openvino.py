@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from anoseg_engines.errors import EngineError, RuntimeFailedError
 from anoseg_engines.placement import InputSpec
-from anoseg_engines.runtimes.base import Traffic
+from anoseg_engines.runtimes.base import MAX_RUNNING, Traffic
 from anoseg_engines.runtimes.openvino_library import ov
 from anoseg_engines.runtimes.openvino_network import BufferedNetwork, Networks, last_line, sets_of_buffers
 
@@ -78,6 +78,7 @@ class CpuRuntime(CpuRequest):
     def __init__(self, networks: Networks, layers: Counter[str]) -> None:
         super().__init__(networks, None)
         self.parallel = tuple(CpuRequest(networks, index) for index in range(networks.n_parallel))
+        self.running = MAX_RUNNING
         self.precision = networks.precision
         self.traffic = Traffic()
         self.layers = layers

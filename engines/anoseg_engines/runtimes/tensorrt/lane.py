@@ -1,27 +1,25 @@
-"""One lane of the TensorRT runtime: a stream with its own buffers, scratch memory and graphs.
+"""One lane of the TensorRT runtime: a stream, with device memory and execution contexts of its own.
 
-NOT RUN ON A GPU YET; `make gpu-check` runs it on one. Several lanes run at the same time, so that the upload, the network and
-the download of different parts overlap. One thread at a time uses a lane.
+NOT RUN ON A GPU YET; `make gpu-check` runs it on one. Lanes run at the same time, so that the upload, the network and the
+download of different parts overlap. Any thread uses a lane, one at a time (`use`). Parts that wait for a lane run together.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from anoseg_engines.errors import EngineError, GpuMemoryError
-from anoseg_engines.placement import InputSpec, Placement
+from anoseg_engines.placement import InputSpec
+from anoseg_engines.runtimes.tensorrt.coordinates import ResidentCoordinates
 from anoseg_engines.runtimes.tensorrt.device import Device, Graph, Stream, upload_now
-from anoseg_engines.runtimes.tensorrt.region_scaler import RegionBuffers, RegionScaler, ScaledPlacement
 
-MAX_PLACEMENTS = 32
-"""The number of placements whose coordinates stay on the device. The one used longest ago is freed first."""
 ALIGNMENT = 256  # bytes; TensorRT's requirement for addresses
 
 
@@ -74,232 +72,170 @@ class Network(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Shared:
-    """What the lanes share. `scaler` is None if regions are scaled on the processor."""
+class Work:
+    """What a launch puts on a lane's stream. Without a graph, `put` is called for each launch."""
 
-    coordinates: ResidentCoordinates
-    scaler: RegionScaler | None
-
-
-class ResidentCoordinates:
-    """The coordinates of placements, on the device. The lanes share them."""
-
-    def __init__(self, device: Device) -> None:
-        self._device = device
-        self._resident: OrderedDict[int, tuple[NDArray[np.float16], int]] = OrderedDict()
-
-    def copy_to(self, target: int, coords: NDArray[np.float16], stream: Stream) -> None:
-        """Copy the coordinates to a lane's buffer. They are uploaded the first time.
-
-        The array is kept, so that no other array can get its id. The copy has ended on return, so that another lane may free
-        the coordinates that were used longest ago.
-        """
-        key = id(coords)
-        if key not in self._resident:
-            if len(self._resident) >= MAX_PLACEMENTS:
-                _, (_, oldest) = self._resident.popitem(last=False)
-                self._device.free(oldest)
-            address = self._device.allocate(coords.nbytes)
-            try:
-                upload_now(self._device, stream, address, coords)
-            except BaseException:
-                self._device.free(address)
-                raise
-            self._resident[key] = (coords, address)
-        self._resident.move_to_end(key)
-        stream.copy(target, self._resident[key][1], coords.nbytes)
-        stream.synchronize()
-
-    def close(self) -> None:
-        """Free all."""
-        while self._resident:
-            self._device.free(self._resident.popitem()[1][1])
-
-
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    """One batch size: the network with its tensors, and views of the page-locked buffers."""
-
-    enqueue: Enqueue
-    frames_NHWC: NDArray[np.uint8]
-    maps_NHW: NDArray[np.floating]
-    scores_N: NDArray[np.float32]
-    results: NDArray[np.uint8]
-
-
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """All that one part puts on the stream, from its upload to its download. Without a graph, `put` is called for each part."""
-
-    batch: _Batch
     put: Callable[[], None]
     graph: Graph | None
 
 
-@dataclass(frozen=True, slots=True)
-class _ScaledWork:
-    """The work of a placement whose region the GPU scales. The placement is kept, so that no other one can get its id."""
+class Part(Protocol):
+    """A part whose inputs are in page-locked memory, and which runs alone or together with others."""
 
-    placement: Placement
-    scaled: ScaledPlacement
-    work: _Work
+    @property
+    def coords(self) -> NDArray[np.float16]:
+        """The coordinates, FP16 [n, 2, H, W]."""
+        ...
+
+    @property
+    def alone(self) -> Work:
+        """Upload, network and download, if the part runs alone."""
+        ...
+
+    def put_inputs(self, frames: int) -> None:
+        """Put the upload of the inputs to this address on the lane's stream."""
+        ...
+
+    def put_results(self, maps: int, scores: int) -> None:
+        """Put the download of maps and scores from these addresses on the lane's stream."""
+        ...
+
+
+AnyPart = TypeVar("AnyPart", bound=Part)
 
 
 class Lane:
-    """A set of buffers, made when it is bound for the first time. Implements `InferRequest` and `ScalesRegions`."""
+    """A stream and its device memory, made when it is used for the first time."""
 
-    def __init__(self, spec: InputSpec, device: Device, network: Network, shared: Shared) -> None:
+    def __init__(self, spec: InputSpec, device: Device, network: Network, coordinates: ResidentCoordinates) -> None:
+        self.device = device
+        self.network = network
         self._spec = spec
-        self._device = device
-        self._network = network
-        self._shared = shared
-        self._buffers: _Buffers | None = None
-        self._works: dict[int, _Work] = {}
-        self._region: RegionBuffers | None = None
-        self._scaled: OrderedDict[tuple[int, int], _ScaledWork] = OrderedDict()
-        self._bound: _Work | None = None
-        self._bound_coords: NDArray[np.float16] | None = None
-        self._making = threading.Lock()  # `keep_ready` comes from any thread
+        self._coordinates = coordinates
+        self._lock = threading.Lock()
+        self._memory: LaneMemory | None = None
+        self._enqueues: dict[int, Enqueue] = {}
+        self._together: dict[int, Work] = {}
+        self._layout: list[NDArray[np.float16]] = []
+        self.runs_without_graph = False
 
-    @property
-    def runs_without_graph(self) -> bool:
-        """Whether a batch size could not be captured in a graph."""
-        return any(work.graph is None for work in self._works.values())
+    @contextlib.contextmanager
+    def use(self) -> Iterator[LaneMemory]:
+        """Have the lane alone, with the device's context current.
 
-    def bind(self, coords_N2HW: NDArray[np.float16]) -> NDArray[np.uint8]:
-        """Bind coordinates. The graphs read them at one fixed address, to which the device copies them for each placement."""
-        self._bound = None
-        work = self.make_ready(len(coords_N2HW))
-        self._bind_coords(coords_N2HW)
-        self._bound = work
-        return work.batch.frames_NHWC
+        Raises:
+            GpuMemoryError: There is no memory for it.
+        """
+        with self._lock, self.device.current():
+            if self._memory is None:
+                self._memory = LaneMemory(self._spec, self.device, self.network)
+            yield self._memory
 
-    def bind_region(self, placement: Placement, channels: int) -> NDArray[np.uint8] | None:
-        """Bind a placement whose region the GPU scales."""
-        scaler, key = self._shared.scaler, (id(placement), channels)
-        needs = None if scaler is None else ScaledPlacement.needs(placement, channels)
-        if scaler is None or needs is None:
-            return None
-        self._bound = None
-        batch = self.make_ready(len(placement.tiles)).batch
-        self._bind_coords(placement.coords_N2HW)
-        if key not in self._scaled:
-            with self._making, self._device.current():
-                self._scaled[key] = self._make_scaled(scaler, placement, channels, needs, batch)
-        self._scaled.move_to_end(key)
-        self._bound = self._scaled[key].work
-        return self._scaled[key].scaled.region_HWC
+    def enqueue_for(self, n: int, memory: LaneMemory) -> Enqueue:
+        """Return the network for N inputs. Call it inside `use`.
 
-    def infer(self) -> tuple[NDArray[np.floating], NDArray[np.float32]]:
-        """Upload, run and download. The returned arrays are views of page-locked memory, valid until the next call."""
-        work, buffers = self._bound, self._buffers
-        if work is None or buffers is None:
-            raise EngineError("no coordinates are bound")
-        with self._device.current():
-            if work.graph is not None:
-                buffers.stream.launch(work.graph)
-            else:
-                work.put()
-            buffers.stream.synchronize()
-        return work.batch.maps_NHW, work.batch.scores_N
-
-    def device_ms(self, times: int) -> float:
-        """Return the milliseconds of one part on the device, copies included."""
-        if self._bound is None or self._bound.graph is None or self._buffers is None:
-            raise EngineError("nothing is bound on a GPU, or it runs without a graph")
-        measure: Any = getattr(self._buffers.stream, "device_ms", None)
-        if measure is None:
-            raise EngineError("this device measures no time")
-        with self._device.current():
-            return float(measure(self._bound.graph, times))
-
-    def make_ready(self, n: int) -> _Work:
-        """Make the buffers and the graph for batches of N, if they are not there yet."""
-        if n > self._network.max_batch:
+        Raises:
+            EngineError: The plan does not take so many.
+        """
+        if n > self.network.max_batch:
             raise EngineError(
-                f"the part has {n} tiles, the plan takes at most {self._network.max_batch}",
+                f"the part has {n} tiles, the plan takes at most {self.network.max_batch}",
                 hint=f"rebuild it: anoseg-engine build BUNDLE --max-batch {n}",
             )
-        with self._making:
-            if n not in self._works:
-                with self._device.current():
-                    if self._buffers is None:
-                        self._buffers = _Buffers(self._spec, self._device, self._network)
-                    self._works[n] = self._make_work(n, self._buffers)
-                    self._network.prepared()
-            return self._works[n]
+        if n not in self._enqueues:
+            self._enqueues[n] = self.network.prepare(memory.tensors(n), memory.stream.handle, memory.scratch)
+        return self._enqueues[n]
+
+    def work_of(self, put: Callable[[], None], enqueue: Enqueue, memory: LaneMemory) -> Work:
+        """Run something once, so that all is allocated, and capture it in a graph if that is possible. Call it inside `use`."""
+        put()
+        memory.stream.synchronize()
+        self.network.prepared()
+        try:
+            if enqueue.capturable:
+                with memory.stream.capture() as graph:
+                    put()
+                return Work(put, graph)
+        except GpuMemoryError:
+            raise
+        except EngineError:  # it cannot be captured, although it says that it can
+            pass
+        self.runs_without_graph = True
+        return Work(put, None)
+
+    def make_ready(self, n: int) -> None:
+        """Prepare the network for N inputs of several parts, so that parts which wait can run together."""
+        with self.use() as memory:
+            if n not in self._together:
+                enqueue = self.enqueue_for(n, memory)
+                self._together[n] = self.work_of(enqueue, enqueue, memory)
+
+    def fitting(self, first: AnyPart, others: Sequence[AnyPart]) -> list[AnyPart]:
+        """Choose which parts run together with the first: as many as there is a prepared network for."""
+        chosen, n, best = [first], len(first.coords), [first]
+        for part in others:
+            n += len(part.coords)
+            chosen.append(part)
+            if n in self._together:
+                best = list(chosen)
+        return best
+
+    def run(self, parts: Sequence[Part], memory: LaneMemory) -> None:
+        """Run parts together, and wait for the results. Call it inside `use`."""
+        self.place([part.coords for part in parts], memory)
+        if len(parts) == 1:
+            self._launch(parts[0].alone, memory)
+        else:
+            frames, maps, scores = memory.frames, memory.results, memory.results
+            n = sum(len(part.coords) for part in parts)
+            scores += memory.scores_offset(n)
+            for part in parts:
+                part.put_inputs(frames)
+                frames += memory.frame_bytes * len(part.coords)
+            self._launch(self._together[n], memory)
+            for part in parts:
+                part.put_results(maps, scores)
+                maps += memory.map_bytes * len(part.coords)
+                scores += 4 * len(part.coords)
+        memory.stream.synchronize()
+
+    def place(self, layout: list[NDArray[np.float16]], memory: LaneMemory) -> None:
+        """Have these coordinates behind one another in the lane's memory. Call it inside `use`."""
+        if len(layout) == len(self._layout) and all(a is b for a, b in zip(layout, self._layout, strict=True)):
+            return
+        self._layout = []  # unknown, if the next line raises
+        at = memory.coords
+        for coords in layout:
+            self._coordinates.copy_to(at, coords, memory.stream)
+            at += coords.nbytes
+        self._layout = layout
 
     def close(self) -> None:
-        """Destroy the graphs and the stream, and free the buffers. The context must be current."""
-        self._bound = self._bound_coords = None
-        self._works.clear()
-        if self._buffers is not None:
-            self._buffers.stream.close()
-            self._drop_scaled()
-            self._buffers.close()
-            self._buffers = None
+        """Destroy the graphs and the stream, and free the memory. The context must be current, and nothing may run."""
+        self._together.clear()
+        self._enqueues.clear()
+        if self._memory is not None:
+            self._memory.close()
+            self._memory = None
 
-    def _bind_coords(self, coords: NDArray[np.float16]) -> None:
-        if self._bound_coords is coords:
-            return
-        self._bound_coords = None
-        assert self._buffers is not None
-        with self._device.current():
-            self._shared.coordinates.copy_to(self._buffers.coords, coords, self._buffers.stream)
-        self._bound_coords = coords
+    @property
+    def stream(self) -> Stream | None:
+        """The stream; None if the lane was not used yet."""
+        return None if self._memory is None else self._memory.stream
 
-    def _make_work(self, n: int, buffers: _Buffers) -> _Work:
-        h, w = self._spec.height, self._spec.width
-        scores_at = buffers.scores_offset(n)
-        tensors = {
-            "frames": Tensor(buffers.frames, (n, h, w, 3)),
-            "coords": Tensor(buffers.coords, (n, 2, h, w)),
-            "anomaly_map": Tensor(buffers.results, (n, h, w)),
-            "score": Tensor(buffers.results + scores_at, (n,)),
-        }
-        frames = buffers.frames_host[: n * h * w * 3]
-        results = buffers.results_host[: buffers.result_bytes(n)]
-        maps = results[: n * h * w * buffers.map_dtype.itemsize].view(buffers.map_dtype).reshape(n, h, w)
-        enqueue = self._network.prepare(tensors, buffers.stream.handle, buffers.scratch)
-        batch = _Batch(enqueue, frames.reshape(n, h, w, 3), maps, results[scores_at:].view(np.float32), results)
-        return _work(batch, buffers, lambda: buffers.stream.upload(buffers.frames, frames))
-
-    def _make_scaled(
-        self, scaler: RegionScaler, placement: Placement, channels: int, needs: tuple[int, int], batch: _Batch
-    ) -> _ScaledWork:
-        buffers = self._buffers
-        assert buffers is not None
-        if self._region is None or not self._region.hold(*needs):
-            self._drop_scaled()
-            self._region = RegionBuffers(scaler, self._device, *needs)
-        if len(self._scaled) >= MAX_PLACEMENTS:
-            self._forget(self._scaled.popitem(last=False)[1])
-        scaled = ScaledPlacement(self._region, placement, channels=channels, stream=buffers.stream)
-        try:
-            scaled.region_HWC[:] = 0
-            work = _work(batch, buffers, lambda: scaled.put(buffers.stream, buffers.frames))
-        except BaseException:
-            buffers.stream.synchronize()
-            scaled.close()
-            raise
-        return _ScaledWork(placement, scaled, work)
-
-    def _drop_scaled(self) -> None:
-        while self._scaled:
-            self._forget(self._scaled.popitem()[1])
-        if self._region is not None:
-            self._region.close()
-            self._region = None
-
-    def _forget(self, old: _ScaledWork) -> None:
-        assert self._buffers is not None
-        if old.work.graph is not None:
-            self._buffers.stream.forget(old.work.graph)
-        old.scaled.close()
+    def _launch(self, work: Work, memory: LaneMemory) -> None:
+        if work.graph is not None:
+            memory.stream.launch(work.graph)
+        else:
+            work.put()
 
 
-class _Buffers:
-    """A stream and the memory of a lane, enough for the largest batch.
+class LaneMemory:
+    """A stream and device memory for the largest batch.
+
+    Attributes:
+        frames, coords, results, scratch: Addresses.
+        frame_bytes, map_bytes: The size of one input, and of one map.
 
     Raises:
         GpuMemoryError: There is not enough. What was allocated is freed.
@@ -307,29 +243,37 @@ class _Buffers:
 
     def __init__(self, spec: InputSpec, device: Device, network: Network) -> None:
         self._device = device
-        self._pixels = spec.height * spec.width
+        self._spec = spec
         self._addresses: list[int] = []
-        self._arrays: list[NDArray[np.uint8]] = []
         self.map_dtype = network.dtype("anomaly_map")
-        most = network.max_batch
+        pixels, most = spec.height * spec.width, network.max_batch
+        self.frame_bytes = pixels * 3
+        self.map_bytes = pixels * self.map_dtype.itemsize
         self.stream = device.open_stream()
         try:
-            self.frames = self._allocate(most * self._pixels * 3)
-            self.coords = self._allocate(most * self._pixels * 4)
+            self.frames = self._allocate(most * self.frame_bytes)
+            self.coords = self._allocate(most * pixels * 4)
             self.results = self._allocate(self.result_bytes(most))
             self.scratch = self._allocate(max(network.scratch_bytes, ALIGNMENT))
-            self.frames_host = self._pinned(most * self._pixels * 3)
-            self.results_host = self._pinned(self.result_bytes(most))
-            self.frames_host[:] = 0
             # Uninitialised memory could contain NaN coordinates.
-            upload_now(device, self.stream, self.coords, np.zeros(most * self._pixels * 2, np.float16))
+            upload_now(device, self.stream, self.coords, np.zeros(most * pixels * 2, np.float16))
         except BaseException:
             self.close()
             raise
 
+    def tensors(self, n: int) -> dict[str, Tensor]:
+        """Where the network reads and writes N inputs."""
+        h, w = self._spec.height, self._spec.width
+        return {
+            "frames": Tensor(self.frames, (n, h, w, 3)),
+            "coords": Tensor(self.coords, (n, 2, h, w)),
+            "anomaly_map": Tensor(self.results, (n, h, w)),
+            "score": Tensor(self.results + self.scores_offset(n), (n,)),
+        }
+
     def scores_offset(self, n: int) -> int:
         """Where the scores start behind N maps. Both are one block, so one download gets them."""
-        return -(-n * self._pixels * self.map_dtype.itemsize // ALIGNMENT) * ALIGNMENT
+        return -(-n * self.map_bytes // ALIGNMENT) * ALIGNMENT
 
     def result_bytes(self, n: int) -> int:
         """The size of N maps and scores."""
@@ -340,35 +284,7 @@ class _Buffers:
         self.stream.close()
         for address in self._addresses:
             self._device.free(address)
-        for array in self._arrays:
-            self._device.unpin(array)
 
     def _allocate(self, size: int) -> int:
         self._addresses.append(self._device.allocate(size))
         return self._addresses[-1]
-
-    def _pinned(self, size: int) -> NDArray[np.uint8]:
-        self._arrays.append(self._device.pinned(size, np.uint8))
-        return self._arrays[-1]
-
-
-def _work(batch: _Batch, buffers: _Buffers, put_inputs: Callable[[], None]) -> _Work:
-    """Run a part once, so that the network has allocated everything, then capture it in a graph if it can be captured."""
-
-    def put() -> None:
-        put_inputs()
-        batch.enqueue()
-        buffers.stream.download(batch.results, buffers.results)
-
-    put()
-    buffers.stream.synchronize()
-    if not batch.enqueue.capturable:
-        return _Work(batch, put, None)
-    try:
-        with buffers.stream.capture() as graph:
-            put()
-    except GpuMemoryError:
-        raise
-    except EngineError:  # it cannot be captured, although it says that it can
-        return _Work(batch, put, None)
-    return _Work(batch, put, graph)

@@ -1,4 +1,4 @@
-"""Runs a plan with TensorRT, in lanes (`lane.py`). Each part is one upload, one launch and one download.
+"""Runs a plan with TensorRT, in lanes (`lane.py`). A part that runs alone is one launch: upload, network and download.
 
 NOT RUN ON A GPU YET; `make gpu-check` runs it on one. Tests run it with the real pycuda on a mock of the CUDA driver. One
 thread at a time uses the runtime and each of its lanes.
@@ -16,20 +16,26 @@ from numpy.typing import NDArray
 from anoseg_engines.bundle import Bundle
 from anoseg_engines.errors import EngineError
 from anoseg_engines.placement import InputSpec, Placement
-from anoseg_engines.runtimes.base import MAX_RUNNING, InferRequest, Traffic
+from anoseg_engines.runtimes.base import InferRequest, Traffic
+from anoseg_engines.runtimes.tensorrt.coordinates import ResidentCoordinates
 from anoseg_engines.runtimes.tensorrt.device import Device, PycudaDevice
-from anoseg_engines.runtimes.tensorrt.lane import Lane, Network, ResidentCoordinates, Shared
+from anoseg_engines.runtimes.tensorrt.lane import Lane, Network
 from anoseg_engines.runtimes.tensorrt.library import find_library
 from anoseg_engines.runtimes.tensorrt.network import TensorRTNetwork
 from anoseg_engines.runtimes.tensorrt.plan import PlanDescription
 from anoseg_engines.runtimes.tensorrt.region_scaler import RegionScaler
+from anoseg_engines.runtimes.tensorrt.request import Queue, Request
+
+LANES = 3
+PARTS_PER_LANE = 3
+"""While a lane runs one part, two more can wait for it, and then run together."""
 
 
 class TensorRTRuntime:
     """A plan on a GPU. The CUDA context is current on a thread only while a method runs. It owns the device and the network.
 
-    The first lane is the runtime's own request; with the others it runs several parts at the same time. Buffers, contexts and
-    graphs are made when they are used for the first time.
+    The first request is the runtime's own. With the others it runs several parts at the same time. Memory, contexts and graphs
+    are made when they are used for the first time.
     """
 
     def __init__(
@@ -38,8 +44,11 @@ class TensorRTRuntime:
         self._device = device
         self._network = network
         self._description = description
-        self._shared = Shared(ResidentCoordinates(device), scaler)
-        self._lanes = [Lane(spec, device, network, self._shared) for _ in range(MAX_RUNNING)]
+        self._coordinates = ResidentCoordinates(device)
+        self._lanes = [Lane(spec, device, network, self._coordinates) for _ in range(LANES)]
+        queues = [Queue(lane) for lane in self._lanes]
+        self._requests = [Request(spec, queue, scaler) for _ in range(PARTS_PER_LANE) for queue in queues]
+        self._scaler = scaler
         self._closed = False
 
     @classmethod
@@ -73,7 +82,7 @@ class TensorRTRuntime:
     @property
     def scales_regions(self) -> bool:
         """Whether the GPU scales the regions of camera images."""
-        return self._shared.scaler is not None
+        return self._scaler is not None
 
     @property
     def precision(self) -> str:
@@ -87,30 +96,40 @@ class TensorRTRuntime:
 
     @property
     def parallel(self) -> tuple[InferRequest, ...]:
-        """The lanes. The runtime itself is the first one."""
-        return (self, *self._lanes[1:])
+        """The requests, of which neighbours use different lanes. The runtime itself is the first one."""
+        return (self, *self._requests[1:])
+
+    @property
+    def running(self) -> int:
+        """All requests may run at the same time."""
+        return len(self._requests)
 
     def bind(self, coords_N2HW: NDArray[np.float16]) -> NDArray[np.uint8]:
         """Bind coordinates. They are uploaded the first time, and then stay on the device."""
-        return self._lanes[0].bind(coords_N2HW)
+        return self._requests[0].bind(coords_N2HW)
 
     def bind_region(self, placement: Placement, channels: int) -> NDArray[np.uint8] | None:
         """Bind a placement whose region the GPU scales."""
-        return self._lanes[0].bind_region(placement, channels)
+        return self._requests[0].bind_region(placement, channels)
 
     def infer(self) -> tuple[NDArray[np.floating], NDArray[np.float32]]:
         """Run one part. The returned arrays are views of page-locked memory, valid until the next call."""
-        return self._lanes[0].infer()
+        return self._requests[0].infer()
 
     def keep_ready(self, sizes: Collection[int], others: int = 0) -> None:
-        """Make buffers and graphs for these batch sizes in all lanes. Every size stays ready once it was used."""
+        """Make memory and contexts for these batch sizes in all lanes, and for several parts of a size together.
+
+        Every size stays ready once it was used.
+        """
         for lane in self._lanes:
             for n in sizes:
-                lane.make_ready(n)
+                for parts in range(1, PARTS_PER_LANE + 1):
+                    if parts == 1 or parts * n <= self._network.max_batch:
+                        lane.make_ready(parts * n)
 
     def device_ms(self, times: int = 50) -> float:
         """Return the milliseconds of one part on the device, copies included. CUDA events measure the bound batch size."""
-        return self._lanes[0].device_ms(times)
+        return self._requests[0].device_ms(times)
 
     @property
     def layer_information(self) -> str:
@@ -126,6 +145,8 @@ class TensorRTRuntime:
         with contextlib.suppress(EngineError), self._device.current():
             for lane in self._lanes:
                 lane.close()
+            for request in self._requests:
+                request.close()
             self._network.close()
-            self._shared.coordinates.close()
+            self._coordinates.close()
         self._device.close()

@@ -12,7 +12,7 @@ from anoseg_engines.errors import EngineError
 from anoseg_engines.golden import self_test
 from anoseg_engines.judgement import judge
 from anoseg_engines.placement import InputSpec, Region
-from anoseg_engines.runtimes.tensorrt.lane import MAX_PLACEMENTS
+from anoseg_engines.runtimes.tensorrt.coordinates import MAX_PLACEMENTS
 from anoseg_engines.runtimes.tensorrt.runtime import TensorRTRuntime
 
 TILES = InputSpec(32, 32, "tile", 1.0, 8)

@@ -23,11 +23,11 @@ def test_what_needs_no_tensorrt_passes_the_check() -> None:
 
 
 def test_the_lanes_are_measured(driver: Driver, tmp_path: Path) -> None:
-    """Parts run one at a time and in three lanes; which is faster is not a matter of the mock."""
+    """Parts run one at a time and nine at a time; which is faster is not a matter of the mock."""
     report = Report(Console(file=io.StringIO()))
     bundle = write_tiny_bundle(tmp_path / "tiny")
     engine = Engine(bundle, TensorRTRuntime(bundle.manifest.input, PycudaDevice(), MockNetwork(driver, 2), "mock"))
     check_lanes(report, engine, 0.1)
     engine.close()
     (row,) = report.rows
-    assert row.what.startswith("3 parts at a time")
+    assert row.what.startswith("9 parts at a time")

@@ -18,8 +18,8 @@ from anoseg_engines.errors import GpuMemoryError
 from anoseg_engines.golden import self_test
 from anoseg_engines.judgement import judge
 from anoseg_engines.placement import InputSpec, Placement, Region
+from anoseg_engines.runtimes.tensorrt.coordinates import MAX_PLACEMENTS
 from anoseg_engines.runtimes.tensorrt.device import PycudaDevice
-from anoseg_engines.runtimes.tensorrt.lane import MAX_PLACEMENTS
 from anoseg_engines.runtimes.tensorrt.region_scaler import RegionBuffers, RegionScaler, ScaledPlacement
 from anoseg_engines.runtimes.tensorrt.runtime import TensorRTRuntime
 

@@ -1,6 +1,8 @@
 """The TensorRT runtime: lanes, placements, several engines, threads, and memory that is missing at any moment."""
 
+import dataclasses
 import re
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,12 +15,12 @@ from support.tiny_bundle import bad_part, good_part, write_tiny_bundle
 
 from anoseg_engines.bundle import Bundle
 from anoseg_engines.engine import Engine
-from anoseg_engines.errors import EngineError, GpuMemoryError
+from anoseg_engines.errors import EngineError, GpuMemoryError, RuntimeFailedError
 from anoseg_engines.golden import self_test
 from anoseg_engines.judgement import judge
 from anoseg_engines.placement import InputSpec, Region
+from anoseg_engines.runtimes.tensorrt.coordinates import MAX_PLACEMENTS
 from anoseg_engines.runtimes.tensorrt.device import PycudaDevice
-from anoseg_engines.runtimes.tensorrt.lane import MAX_PLACEMENTS
 from anoseg_engines.runtimes.tensorrt.runtime import TensorRTRuntime
 
 TILES = InputSpec(32, 32, "tile", 1.0, 8)
@@ -56,18 +58,77 @@ def test_it_passes_the_self_test_and_judges(driver: Driver, bundle: Bundle) -> N
 
 
 def test_contexts_and_graphs_are_made_at_first_use(driver: Driver, bundle: Bundle) -> None:
-    """Loading makes none, the first part of a size makes one, and `keep_ready` one for each lane."""
+    """Loading makes none, the first part of a size makes one, and `keep_ready` what all lanes need."""
     network = MockNetwork(driver, 6)
     engine = loaded(driver, bundle, network=network)
     assert (network.sizes, driver.ledger.streams, driver.ledger.executables) == ([], 0, 0)
     engine.place(Region(0, 0, 80, 48))
     engine.place(Region(0, 0, 80, 40))
-    assert (network.sizes, driver.ledger.streams) == ([6], 1)
+    assert (network.sizes, driver.ledger.streams, driver.ledger.executables) == ([6], 1, 1)
     engine.keep_ready([Region(0, 0, 80, 48)])
     engine.keep_ready([Region(0, 0, 80, 48)])
-    assert (network.sizes, driver.ledger.streams, driver.ledger.executables) == ([6, 6, 6], 3, 3)
+    assert (network.sizes, driver.ledger.streams) == ([6, 6, 6], 3)
+    engine.keep_ready([Region(0, 0, 30, 30)])
+    assert network.sizes == [6, 6, 6, *([1, 2, 3] * 3)]
     engine.close()
     assert network.closed == 1
+
+
+def test_parts_that_wait_for_a_lane_run_together(driver: Driver, bundle: Bundle) -> None:
+    """While a lane runs one part, two of other cameras wait, and then are one launch. Each gets its own map and score."""
+    network = MockNetwork(driver, 6)
+    engine = loaded(driver, bundle, network=network)
+    places = [engine.place(Region(0, 0, size, 30)) for size in (30, 20, 32)]
+    engine.keep_ready([places[0].region])
+    engine.place(places[0].region)
+    lane, greys = engine._runtime._lanes[0], (200, 20, 90)  # type: ignore[attr-defined]
+    images = [np.full((30, place.region.width, 3), grey, np.uint8) for grey, place in zip(greys, places, strict=True)]
+    requests = [engine._free[i] for i in (0, 3, 6)]  # of the first lane
+    for request, image, place in zip(requests, images, places, strict=True):
+        request.fill(image, place)
+    launches = driver.ledger.launches
+    with ThreadPoolExecutor(3) as pool:
+        with lane._lock:  # as if it ran another part
+            running = [pool.submit(request.infer) for request in requests]
+            while len(engine._runtime._requests[0]._queue._waiting) < 3:  # type: ignore[attr-defined]
+                time.sleep(0.001)
+        results = [one.result() for one in running]
+    assert driver.ledger.launches == launches + 1
+    for grey, place, result in zip(greys, places, results, strict=True):
+        expected = abs(grey - 128) / 128
+        assert float(result.scores_N[0]) == pytest.approx(expected, abs=1e-3)
+        np.testing.assert_allclose(place.stitch(result.maps_NHW), expected, atol=1e-3)
+    again = engine.inspect(images[1], places[1])  # alone, with its own coordinates again
+    assert again.score == pytest.approx(abs(20 - 128) / 128, abs=1e-3)
+    engine.close()
+
+
+def test_an_error_of_parts_that_ran_together_is_an_error_of_each(driver: Driver, bundle: Bundle) -> None:
+    """If their launch fails, no part gets the result of an earlier one, and the next parts work."""
+    engine = loaded(driver, bundle)
+    place = engine.place(Region(0, 0, 30, 30))
+    engine.keep_ready([place.region])
+    lane = engine._runtime._lanes[0]  # type: ignore[attr-defined]
+    requests = [engine._free[i] for i in (0, 3)]
+    for request in requests:
+        request.fill(bad_part()[:30, :30], place)
+    broken = lane._together.pop(2)
+    lane._together[2] = dataclasses.replace(broken, graph=None, put=_failing)
+    with ThreadPoolExecutor(2) as pool:
+        with lane._lock:
+            running = [pool.submit(request.infer) for request in requests]
+            while len(engine._runtime._requests[0]._queue._waiting) < 2:  # type: ignore[attr-defined]
+                time.sleep(0.001)
+        for one in running:
+            with pytest.raises(RuntimeFailedError, match="the launch fails"):
+                one.result()
+    lane._together[2] = broken
+    assert engine.inspect(bad_part()[:30, :30], place).score > 0.9
+    engine.close()
+
+
+def _failing() -> None:
+    raise RuntimeFailedError("the launch fails")
 
 
 def test_one_thread_loads_one_inspects_one_closes(driver: Driver, bundle: Bundle) -> None:
@@ -81,15 +142,15 @@ def test_one_thread_loads_one_inspects_one_closes(driver: Driver, bundle: Bundle
 
 
 def test_parts_that_run_at_the_same_time_keep_their_results(driver: Driver, bundle: Bundle) -> None:
-    """Three parts of three cameras are in their lanes at once, on the engine's threads, and each gets its own score."""
+    """Nine parts of three cameras are in the lanes at once, on the engine's threads, and each gets its own score."""
     engine = loaded(driver, bundle)
     places = [engine.place(Region(0, 0, 80, 48)), engine.place(Region(0, 0, 40, 48)), engine.place(Region(0, 0, 80, 40))]
-    assert engine.parallel == 3
+    assert engine.parallel == 9
     for turn in range(20):
-        greys = [(17 * turn + 50 * i) % 256 for i in range(3)]
+        greys = [(17 * turn + 50 * i) % 256 for i in range(9)]
         running = [
             engine.start(np.full((p.region.height, p.region.width, 3), grey, np.uint8), p)
-            for grey, p in zip(greys, places, strict=True)
+            for grey, p in zip(greys, places * 3, strict=True)
         ]
         scores = [engine.finish(inference).score for inference in running]
         assert scores == pytest.approx([abs(grey - 128) / 128 for grey in greys], abs=1e-3)
