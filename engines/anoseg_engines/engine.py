@@ -127,7 +127,7 @@ class Engine:
         self._runtime = runtime
         self._alone = _Buffers(runtime)
         self._free = deque(self._alone if request is runtime else _Buffers(request) for request in runtime.parallel)
-        self._threads = ThreadPoolExecutor(runtime.running, "network")  # the pool starts a thread only when a part needs it
+        self._threads = ThreadPoolExecutor(runtime.max_running, "network")  # the pool starts a thread only when a part needs it
         self._golden: list[GoldenSample] | None = None
 
     @property

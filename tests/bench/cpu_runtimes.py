@@ -41,7 +41,7 @@ class OrtRuntime:
 
     traffic = Traffic()
     parallel = ()
-    running = 1
+    max_running = 1
 
     def __init__(self, model, spec, *, single, threads):
         options = ort.SessionOptions()

@@ -35,7 +35,7 @@ class _Request:
 
 
 class _OneParallelRequest(_Request):
-    precision, description, traffic, running = "f32", "fails", Traffic(), 1
+    precision, description, traffic, max_running = "f32", "fails", Traffic(), 1
 
     def __init__(self) -> None:
         super().__init__()

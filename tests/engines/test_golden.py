@@ -13,7 +13,7 @@ from support.tiny_bundle import write_tiny_bundle
 from anoseg_engines.engine import Engine
 from anoseg_engines.errors import SelfTestError
 from anoseg_engines.golden import self_test, self_test_steps
-from anoseg_engines.runtimes.base import InferRequest, Traffic
+from anoseg_engines.runtimes.base import MAX_RUNNING, InferRequest, Traffic
 from anoseg_engines.runtimes.openvino import CpuRuntime
 
 
@@ -47,6 +47,7 @@ class _FaultyRuntime(_Watched):
     precision = "f32"
     traffic = Traffic()
     description = "faulty"
+    max_running = MAX_RUNNING
 
     def __init__(self, runtime: CpuRuntime) -> None:
         super().__init__(runtime, 0, self)

@@ -113,7 +113,7 @@ class Runtime(InferRequest, Protocol):
 
     @property
     def parallel(self) -> Sequence[InferRequest]:
-        """Requests, of which `running` may run at the same time, each on its own thread.
+        """Requests, of which `max_running` may run at the same time, each on its own thread.
 
         They share the machine: each part takes longer, but more parts are finished a second. They never run at the same
         time as the runtime's own request, which may be one of them.
@@ -121,7 +121,7 @@ class Runtime(InferRequest, Protocol):
         ...
 
     @property
-    def running(self) -> int:
+    def max_running(self) -> int:
         """How many of the parallel requests may run at the same time."""
         ...
 

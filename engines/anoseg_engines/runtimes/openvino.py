@@ -78,7 +78,7 @@ class CpuRuntime(CpuRequest):
     def __init__(self, networks: Networks, layers: Counter[str]) -> None:
         super().__init__(networks, None)
         self.parallel = tuple(CpuRequest(networks, index) for index in range(networks.n_parallel))
-        self.running = MAX_RUNNING
+        self.max_running = MAX_RUNNING
         self.precision = networks.precision
         self.traffic = Traffic()
         self.layers = layers

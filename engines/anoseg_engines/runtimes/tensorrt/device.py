@@ -347,7 +347,10 @@ class PycudaDevice:
     def load_kernels(self, ptx: bytes, arguments: Mapping[str, str]) -> bool:
         """Have the driver compile kernels. Only the device refers to them, so that `close` unloads them."""
         with errors_of(self._cuda, "the driver refuses the kernels that scale images"):
-            module = self._cuda.module_from_buffer(ptx + b"\0")
+            try:
+                module = self._cuda.module_from_buffer(ptx + b"\0")
+            except UnicodeDecodeError as error:  # pycuda shows the driver's log, which the driver may not have written
+                raise RuntimeFailedError("the driver refuses the kernels that scale images") from error
             self._kernels.update({name: module.get_function(name).prepare([*types]) for name, types in arguments.items()})
         return True
 

@@ -100,7 +100,7 @@ class TensorRTRuntime:
         return (self, *self._requests[1:])
 
     @property
-    def running(self) -> int:
+    def max_running(self) -> int:
         """All requests may run at the same time."""
         return len(self._requests)
 

@@ -32,6 +32,7 @@ def device() -> Iterator[PycudaDevice]:
 
 
 def loaded(driver: Driver, bundle: Bundle, network: MockNetwork | None = None) -> Engine:
+    """An engine whose regions the GPU scales. If there is no memory for the kernels, the processor scales."""
     spec = bundle.manifest.input
     device = PycudaDevice()
     try:
@@ -40,7 +41,6 @@ def loaded(driver: Driver, bundle: Bundle, network: MockNetwork | None = None) -
     except BaseException:
         device.close()
         raise
-    assert scaler is not None
     return Engine(bundle, TensorRTRuntime(spec, device, network or MockNetwork(driver, 6), "mock", scaler=scaler))
 
 
@@ -96,6 +96,7 @@ def bundle(tmp_path: Path) -> Bundle:
 def test_a_part_is_sent_as_it_is_and_judged_the_same(driver: Driver, bundle: Bundle) -> None:
     """The self-test passes in all lanes; a part is one launch, sends the pixels of its region, and nothing is allocated."""
     engine = loaded(driver, bundle)
+    assert engine._runtime.scales_regions  # type: ignore[attr-defined]
     self_test(engine)
     placement = engine.place(Region(0, 0, 80, 48))
     engine.inspect(good_part(), placement)
