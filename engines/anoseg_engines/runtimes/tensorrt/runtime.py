@@ -71,7 +71,8 @@ class TensorRTRuntime:
         except BaseException:
             device.close()
             raise
-        return cls(bundle.manifest.input, device, network, f"{library.name} {library.version} f16", scaler=scaler)
+        scaling = "" if scaler else ", regions scaled by the processor"
+        return cls(bundle.manifest.input, device, network, f"{library.name} {library.version} f16{scaling}", scaler=scaler)
 
     @property
     def description(self) -> str:

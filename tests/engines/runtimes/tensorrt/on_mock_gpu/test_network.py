@@ -94,6 +94,18 @@ def test_a_context_that_refuses_capture_is_enqueued(driver: Driver, trt: MockTen
     engine.close()
 
 
+def test_without_kernels_the_processor_scales_and_the_description_says_so(trt: MockTensorRT, bundle: Bundle) -> None:
+    """If the driver refuses the kernels that scale, the engine passes its self-test all the same."""
+    trt.driver.library.mock_spoil_kernels(1)
+    try:
+        engine = opened(bundle)
+    finally:
+        trt.driver.library.mock_spoil_kernels(0)
+    self_test(engine)
+    assert engine.runtime_description == "tensorrt-rtx 1.7 f16, regions scaled by the processor"
+    engine.close()
+
+
 def test_compiled_kernels_are_kept_beside_the_plan(trt: MockTensorRT, bundle: Bundle, tmp_path: Path) -> None:
     """They are stored after the first run of a batch size and loaded at the next start. A damaged file is replaced."""
     cache = tmp_path / "mock.plan.kernels"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -168,6 +169,30 @@ def test_placements_do_not_fill_the_device(driver: Driver, bundle: Bundle) -> No
             assert (engine.finish(inference).anomaly_map > 0.9).all()
     assert driver.ledger.device_blocks <= 3 * 4 + MAX_PLACEMENTS
     engine.close()
+
+
+def test_new_sizes_are_made_ready_while_parts_are_inspected(driver: Driver, bundle: Bundle) -> None:
+    """A reload prepares other sizes on its own thread. No stream is captured while a part runs on it."""
+
+    def prepare(engine: Engine) -> None:
+        for width in range(32, 256, 24):
+            engine.keep_ready([Region(0, 0, width, 30)])
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(5):
+            engine = loaded(driver, bundle, 12)
+            placement = engine.place(Region(0, 0, 80, 48))
+            with ThreadPoolExecutor(1) as pool:
+                ready = pool.submit(prepare, engine)
+                while not ready.done():
+                    running = [engine.start(bad_part(), placement) for _ in range(engine.parallel)]
+                    assert [engine.finish(inference).score for inference in running] == [pytest.approx(127 / 128)] * 9
+                ready.result()
+            engine.close()
+    finally:
+        sys.setswitchinterval(interval)
 
 
 @pytest.mark.parametrize("first", [0, 1])
