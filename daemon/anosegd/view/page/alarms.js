@@ -46,7 +46,7 @@ export class Alarms {
       let banner = this.banners.get(key);
       if (!banner) {
         const root = element("div", `alarm ${kind}`);
-        const sign = element("span", "alarm-sign", { connection: "⇄̸", silent: "⏻", error: "!", camera: "⌁" }[kind]);
+        const sign = element("span", "alarm-sign", { connection: "≠", silent: "?", error: "!", camera: "×" }[kind]);
         sign.setAttribute("aria-hidden", "true");
         banner = { root, title: element("strong"), text: element("span", "alarm-text") };
         banner.text.setAttribute("aria-live", "off");  // it counts seconds

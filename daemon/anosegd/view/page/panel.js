@@ -78,7 +78,7 @@ export class Panel {
     const verdict = this.verdict;
     setData(this.root, "look", look);
     const fresh = look === "pass" || look === "fail" || look === "unknown";
-    setText(this.sign, fresh ? SIGNS[verdict.outcome] : { lost: "⌁", silent: "–", old: "…", none: "…", stopped: "■" }[look]);
+    setText(this.sign, fresh ? SIGNS[verdict.outcome] : { lost: "×", silent: "–", old: "…", none: "…", stopped: "■" }[look]);
     setText(this.word, fresh ? t(`outcome.${verdict.outcome}`) : t(`look.${look}`));
     const last = verdict ? t("last.part", { outcome: t(`outcome.${verdict.outcome}`) }) : "";
     setText(this.reason, fresh ? reasonText(verdict) : look === "lost" ? short(this.health.last_error ?? "", 160) : last);
