@@ -113,6 +113,12 @@ class EventStream:
                 return sent
         raise AssertionError(f"no {kind} {values}; last: {self.received[-3:]}")
 
+    def wait_for_list(self, kind: str) -> list[Any]:
+        """Return the data of the next event of a kind whose data are a list."""
+        while (sent := self.next()).kind != kind:
+            pass
+        return list(sent.data)
+
     def close(self) -> None:
         self.answer.close()
         self._connection.close()

@@ -36,6 +36,7 @@ COLUMNS = (
     "recipe",
     "source",
 )
+HEAD = ("time", *COLUMNS, "bundle", "version", "digest", "defects")
 STDOUT = Path("-")
 
 
@@ -67,16 +68,17 @@ def main(options: argparse.Namespace) -> int:
 def _write(file: TextIO, past: Past, first: int, period: Period) -> int:
     """Write the rows and return their number. To the journal's end: after a clock was set back, later rows may be earlier."""
     writer = csv.writer(file)
-    writer.writerow(("time", *COLUMNS, "bundle", "version", "digest", "defects"))
+    writer.writerow(HEAD)
     rows = 0
     for verdict in past.replay(first):
         if period.has(verdict):
-            writer.writerow(_row(verdict))
+            writer.writerow(row(verdict))
             rows += 1
     return rows
 
 
-def _row(verdict: Verdict) -> list[Any]:
+def row(verdict: Verdict) -> list[Any]:
+    """Return the cells of a verdict, in the order of `HEAD`."""
     engine = verdict["engine"]
     local = moment_of(time_of(verdict)).astimezone().isoformat(timespec="milliseconds")
     values = [local, *(verdict.get(column) for column in COLUMNS), engine["name"], engine["version"], engine["digest"]]

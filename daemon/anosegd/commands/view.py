@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+from pathlib import Path
 
 from anoseg_engines.errors import ConfigError
 from anosegd import logs
+from anosegd.commands import export
 from anosegd.commands.connection import endpoints_of
+from anosegd.config import load_config
 
 
 def main(options: argparse.Namespace) -> int:
@@ -18,6 +21,7 @@ def main(options: argparse.Namespace) -> int:
         PublishError: The address is in use.
     """
     try:
+        from anosegd.view.past_parts import CsvForm
         from anosegd.view.server import ViewSettings, serve
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("starlette", "uvicorn"):
@@ -28,10 +32,13 @@ def main(options: argparse.Namespace) -> int:
         ) from error
     logs.set_up(journal=os.environ.get("JOURNAL_STREAM"))
     endpoints = endpoints_of(options)
+    kept = load_config(options.config).evidence if options.config is not None else None
     settings = ViewSettings(
         publish=endpoints.publish,
         control=endpoints.control,
         listen=options.listen,
         stale_after_s=options.stale_after,
+        evidence=None if kept is None else Path(kept.folder),
+        csv_form=CsvForm(export.HEAD, export.row),
     )
     return serve(settings)

@@ -13,6 +13,7 @@ from anosegd.view.event_log import EventLog
 REJECTS = 60
 FRESH_PICTURES = 64
 """How many parts' pictures are kept beside those of the rejects."""
+READY_PICTURES = 16
 MAX_PICTURE_BYTES = 8 << 20
 MAX_CAMERAS = 64
 
@@ -59,6 +60,7 @@ class Board:
         self._rejects: deque[dict[str, Any]] = deque()
         self._reject_pictures: dict[Key, Pictures | None] = {}
         self._fresh: OrderedDict[Key, Pictures] = OrderedDict()
+        self._ready: OrderedDict[Key, Pictures] = OrderedDict()
 
     def add_state(self, state: dict[str, Any]) -> None:
         """Take a heartbeat."""
@@ -78,6 +80,17 @@ class Board:
             self._last[shown["camera"]] = shown
         self._keep_reject(shown)
         self.events.add("verdict", shown, shown["seq"])
+
+    def add_past_rejects(self, past: list[dict[str, Any]]) -> None:
+        """Take the rejects from before the screen was started, the oldest first."""
+        live = list(self._rejects)
+        known = {(shown["journal_id"], shown["seq"]) for shown in live}
+        room = max(0, REJECTS - len(live))
+        older = [shown for shown in past if (shown["journal_id"], shown["seq"]) not in known]
+        older = older[len(older) - min(room, len(older)) :]
+        self._rejects = deque([*older, *live])
+        self._reject_pictures.update({(shown["journal_id"], shown["seq"]): None for shown in older})
+        self.events.add("rejects", list(self._rejects))
 
     def add_event(self, event: Event) -> None:
         """Take a change in the stream of verdicts."""
@@ -100,11 +113,30 @@ class Board:
                 while len(self._fresh) > FRESH_PICTURES:
                     self._fresh.popitem(last=False)
         pictures.files[kind] = (media_type, content)
-        self.events.add("picture", self._announcement(key, pictures))
+        self.events.add("picture", self.announcement(key, pictures))
 
     def pictures(self, key: Key) -> Pictures | None:
         """Return a part's pictures; None if there are none (any more)."""
-        return self._reject_pictures.get(key) or self._fresh.get(key)
+        return self._reject_pictures.get(key) or self._ready.get(key) or self._fresh.get(key)
+
+    def keep_ready(self, key: Key, pictures: Pictures) -> None:
+        """Keep pictures from the evidence for a moment: a page is about to fetch them."""
+        if key in self._reject_pictures:
+            self._reject_pictures[key] = pictures
+            return
+        self._ready[key] = pictures
+        while len(self._ready) > READY_PICTURES:
+            self._ready.popitem(last=False)
+
+    def announcement(self, key: Key, pictures: Pictures) -> dict[str, Any]:
+        """Return what a page must know to show a part's pictures."""
+        return {
+            "journal_id": key[0],
+            "seq": key[1],
+            "camera": pictures.camera,
+            "region": pictures.region,
+            "kinds": sorted(pictures.files),
+        }
 
     def hello(self, after: int | None) -> dict[str, Any]:
         """Return all that a page shows at first. With `after`, leave out the rejects up to that number, which it has."""
@@ -118,20 +150,11 @@ class Board:
             "last": list(self._last.values()),
             "rejects": [shown for shown in self._rejects if shown["seq"] > known],
             "resumed": known > 0,
-            "pictures": [self._announcement(key, pictures) for key, pictures in found.items()],
+            "pictures": [self.announcement(key, pictures) for key, pictures in found.items()],
         }
 
     def _heartbeat(self) -> dict[str, Any]:
         return {"at": self._state_at, "state": self._state}
-
-    def _announcement(self, key: Key, pictures: Pictures) -> dict[str, Any]:
-        return {
-            "journal_id": key[0],
-            "seq": key[1],
-            "camera": pictures.camera,
-            "region": pictures.region,
-            "kinds": sorted(pictures.files),
-        }
 
     def _keep_reject(self, shown: dict[str, Any]) -> None:
         key = (shown["journal_id"], shown["seq"])

@@ -10,20 +10,27 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import uvicorn
 
 from anoseg_engines.errors import PublishError
-from anosegd.client import Event
+from anosegd.client import ClientError, Event, RefusedError
 from anosegd.view.address import Address, bind
 from anosegd.view.app import build_app
-from anosegd.view.board import Board, PictureKind
+from anosegd.view.board import REJECTS, Board, PictureKind, clock_ms
 from anosegd.view.event_log import EventLog
+from anosegd.view.journal_search import JournalSearch, TooManyRequestsError, search
+from anosegd.view.kept_pictures import KeptPictures
+from anosegd.view.part_filter import PartFilter
+from anosegd.view.past_parts import CsvForm, PastParts
+from anosegd.view.shown_verdict import shown_verdict
 from anosegd.view.station_feed import PictureFeed, VerdictFeed, wait_for
 
 MAX_CONNECTIONS = 200
 STOP_S = 5.0
+FILL_S = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,12 +42,16 @@ class ViewSettings:
         control: Endpoint at which it answers requests; None without one.
         listen: Where the screen is served.
         stale_after_s: A verdict older than this is shown as an old one.
+        evidence: Folder of the station's evidence; None if there is none, or it is not known.
+        csv_form: How verdicts are exported.
     """
 
     publish: str
     control: str | None
     listen: Address
     stale_after_s: float
+    evidence: Path | None
+    csv_form: CsvForm
 
 
 def serve(settings: ViewSettings) -> int:
@@ -63,11 +74,14 @@ async def _serve(settings: ViewSettings, listener: socket.socket) -> int:
     loop = asyncio.get_running_loop()
     board = Board(EventLog())
     receiver = _OnLoop(board, loop)
+    journal = None if settings.control is None else JournalSearch(settings.publish, settings.control)
+    kept = None if settings.evidence is None else KeptPictures(settings.evidence)
+    past = PastParts(board, journal, kept, settings.csv_form)
     pages = {"stale_after_ms": settings.stale_after_s * 1000}
     server = _Server(
         board.events,
         uvicorn.Config(
-            build_app(board, pages, {}),
+            build_app(board, pages, past.routes),
             log_config=None,
             access_log=False,
             server_header=False,
@@ -87,16 +101,36 @@ async def _serve(settings: ViewSettings, listener: socket.socket) -> int:
     for worker in workers:
         worker.start()
     watch = asyncio.ensure_future(_stop_if_dead(workers, server))
+    filled = asyncio.ensure_future(_fill(board, journal)) if journal is not None else None
     try:
         await server.serve(sockets=[listener])
     finally:
         watch.cancel()
+        if filled is not None:
+            filled.cancel()
         for worker in workers:
             worker.stop()
         await asyncio.to_thread(wait_for, workers, STOP_S)
+        await asyncio.to_thread(past.stop)
     if (failure := next((worker.failure for worker in workers if worker.failure), None)) is not None:
         raise PublishError(f"the screen ended: {failure}", hint="its log has the details; start it again") from failure
     return 0
+
+
+async def _fill(board: Board, journal: JournalSearch) -> None:
+    """Show the last rejects from before the screen was started, as soon as the station answers."""
+    while True:
+        try:
+            found = await journal.ask(
+                lambda client: search(client, PartFilter(outcome="REJECT"), before=None, wanted=REJECTS, limit_s=FILL_S)
+            )
+        except RefusedError:
+            return  # it keeps no journal
+        except (ClientError, TooManyRequestsError):
+            await asyncio.sleep(2.0)
+            continue
+        board.add_past_rejects([shown_verdict(verdict, clock_ms()) for verdict in reversed(found.verdicts)])
+        return
 
 
 async def _stop_if_dead(workers: tuple[VerdictFeed, PictureFeed], server: _Server) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
@@ -48,7 +49,7 @@ def shown_verdict(verdict: Verdict, now_ms: float) -> dict[str, Any]:
     }
 
 
-def past_verdict(verdict: dict[str, Any]) -> dict[str, Any]:
+def past_verdict(verdict: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a list of past parts shows of a verdict."""
     engine = verdict["engine"]
     return {
@@ -59,7 +60,7 @@ def past_verdict(verdict: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def part_time(verdict: dict[str, Any]) -> str:
+def part_time(verdict: Mapping[str, Any]) -> str:
     """Return the time of a part, UTC: its capture, else its trigger, else the commit."""
     return str(verdict.get("captured_at") or verdict.get("triggered_at") or verdict["committed_at"])
 

@@ -53,6 +53,7 @@ const handlers = {
     handlers.state(data.heartbeat);
     for (const verdict of data.last) take(verdict);
     for (const verdict of data.rejects) rejects.add(verdict, pictures.get(keyOf(verdict)));
+    rejects.findPictures();
   },
   state(data) {
     heartbeat = data;
@@ -69,6 +70,12 @@ const handlers = {
     take(data);
     rejects.add(data, pictures.get(keyOf(data)));
     render();
+  },
+  // The rejects from before the screen was started, too.
+  rejects(data) {
+    rejects.clear();
+    for (const verdict of data) rejects.add(verdict, pictures.get(keyOf(verdict)));
+    rejects.findPictures();
   },
   picture(data) {
     const key = keyOf(data);

@@ -6,6 +6,7 @@ import { keyOf, reasonText, scoreText, SIGNS } from "./outcome.js";
 import { Picture } from "./picture.js";
 import { duration, milliseconds, number, percent, t } from "./texts.js";
 
+const OTHER_PICTURE_MS = 400;  // image and map of a part come one after the other
 const PICTURE_BEHIND_MS = 1500;  // a picture this much older than the verdict beside it is marked
 
 export class Panel {
@@ -14,6 +15,8 @@ export class Panel {
     this.staleAfter = staleAfter;
     this.verdict = null;
     this.health = null;
+    this.hasImages = false;
+    this.waiting = null;
     this.announced = null;  // the newest pictures there are
     this.root = element("section", "camera");
     this.root.setAttribute("aria-label", t("camera.label", { name }));
@@ -53,7 +56,11 @@ export class Panel {
   announce(verdict, pictures) {
     if (this.announced && this.announced.verdict.journal_id === verdict.journal_id && this.announced.verdict.seq > verdict.seq) return;
     this.announced = { verdict, pictures };
-    this.loadPicture();
+    this.hasImages ||= pictures.kinds.includes("image");
+    const complete = pictures.kinds.includes("map") && (pictures.kinds.includes("image") || !this.hasImages);
+    clearTimeout(this.waiting);
+    if (complete) this.loadPicture();
+    else this.waiting = setTimeout(() => this.loadPicture(), OTHER_PICTURE_MS);
   }
 
   async loadPicture() {

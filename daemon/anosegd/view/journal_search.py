@@ -1,0 +1,155 @@
+"""Asks the station's journal for the pages, on one thread, "journal". The work for one request is bounded.
+
+One thread, so that however many requests come, the station is asked one question at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from anosegd.client import BUSY_S, Client, RefusedError, Verdict
+from anosegd.view.part_filter import PartFilter, unix_ns
+
+T = TypeVar("T")
+
+MAX_WAITING = 20
+WINDOW = 256
+WIDEST_WINDOW = 1 << 24
+SEARCH_S = 0.2
+LATE_COMMIT_NS = 60_000_000_000
+"""A camera's stamp may be later than the commit, by the difference of two clocks."""
+LATE_VERDICT_NS = 600_000_000_000
+"""A part of a period is committed at most this long after the period's end."""
+
+
+class TooManyRequestsError(Exception):
+    """Too many requests wait for the journal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What one search gave.
+
+    Attributes:
+        verdicts: The chosen verdicts, the newest first.
+        before: Where to go on: the parts with lower numbers are not searched yet. None at the end.
+    """
+
+    verdicts: list[Verdict]
+    before: int | None
+
+
+class JournalSearch:
+    """Runs questions to the journal one after another. `stop` ends its thread."""
+
+    def __init__(self, publish: str, control: str) -> None:
+        self._publish, self._control = publish, control
+        self._client: Client | None = None
+        self._waiting = 0
+        self._thread = ThreadPoolExecutor(1, "journal")
+
+    async def ask(self, question: Callable[[Client], T]) -> T:
+        """Run a question on the journal's thread.
+
+        Raises:
+            TooManyRequestsError: Too many wait already.
+            ClientError: The station does not answer, or refuses.
+        """
+        if self._waiting >= MAX_WAITING:
+            raise TooManyRequestsError
+        self._waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, question)
+        finally:
+            self._waiting -= 1
+
+    def stop(self) -> None:
+        """End the thread when the present question is answered."""
+        self._thread.submit(self._close)
+        self._thread.shutdown(wait=True, cancel_futures=False)
+
+    def _run(self, question: Callable[[Client], T]) -> T:
+        if self._client is None:
+            self._client = Client(self._publish, self._control)
+        return question(self._client)
+
+    def _close(self) -> None:
+        if self._client is not None:
+            self._client.close()
+
+
+def search(client: Client, chosen: PartFilter, *, before: int | None, wanted: int, limit_s: float = SEARCH_S) -> Found:
+    """Search backwards from the newest parts, for a bounded time.
+
+    Args:
+        client: A client of the station.
+        chosen: Which parts.
+        before: Only parts with lower numbers; None begins with the newest, or with the end of the filter's period.
+        wanted: Stop at so many.
+        limit_s: Stop after this time. At least one question is asked.
+    """
+    give_up_at = time.monotonic() + limit_s
+    journal = client.status()["journal"]
+    if journal is None:
+        raise RefusedError("search", "no_journal", "this station keeps no journal")
+    first, highest = journal["first_kept"], journal["last_committed"]
+    if chosen.since is not None:
+        first = max(first, client.first_seq_since(max(0, unix_ns(chosen.since) - LATE_COMMIT_NS)))
+    if before is None and chosen.until is not None:
+        before = client.first_seq_since(unix_ns(chosen.until) + LATE_VERDICT_NS)
+    high = highest if before is None else min(before - 1, highest)
+    found: list[Verdict] = []
+    width = WINDOW
+    while high >= first and len(found) < wanted:
+        low = max(first, high - width + 1)
+        page = _page(client, low, high)
+        if page["next"] <= high and width > 1:  # more than one answer holds
+            width = max(1, width // 4)
+            continue
+        for header in reversed(page["verdicts"]):
+            if chosen.has(header):
+                found.append(Verdict(header, replayed=True))
+        high = low - 1
+        width = WINDOW if page["verdicts"] else min(width * 8, WIDEST_WINDOW)  # numbers that were never used take no time
+        if time.monotonic() > give_up_at:
+            break
+    if len(found) > wanted:
+        return Found(found[:wanted], found[wanted - 1]["seq"])
+    return Found(found, high + 1 if high >= first else None)
+
+
+def one_verdict(client: Client, seq: int) -> Verdict | None:
+    """Return the verdict of a number; None if there is none."""
+    verdicts = _page(client, seq, seq)["verdicts"]
+    return Verdict(verdicts[0], replayed=True) if verdicts else None
+
+
+def forward(client: Client, chosen: PartFilter, first: int | None) -> tuple[list[Verdict], int | None]:
+    """Return one page of the journal in order, and where to go on; None at the end.
+
+    Args:
+        client: A client of the station.
+        chosen: Which parts.
+        first: Where to begin; None begins with the filter's period.
+    """
+    if first is None:
+        first = 1 if chosen.since is None else client.first_seq_since(max(0, unix_ns(chosen.since) - LATE_COMMIT_NS))
+    page = _page(client, first, None)
+    rest = page["next"] if page["next"] > first and page["next"] <= page["last"] else None
+    return [Verdict(header, replayed=True) for header in page["verdicts"] if chosen.has(header)], rest
+
+
+def _page(client: Client, first: int, last: int | None) -> dict[str, Any]:
+    for pause in (BUSY_S, 2 * BUSY_S, 4 * BUSY_S):
+        try:
+            return client.request("replay", **{"from": first}, to=last, limit=1000)
+        except RefusedError as error:
+            if error.code != "busy":
+                raise
+            time.sleep(pause)
+    return client.request("replay", **{"from": first}, to=last, limit=1000)

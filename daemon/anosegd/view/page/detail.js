@@ -1,0 +1,98 @@
+// The dialog that shows one part: picture, score against the threshold, defects.
+
+import { element, facts, short } from "./elements.js";
+import { reasonText, scoreText, SIGNS } from "./outcome.js";
+import { Picture } from "./picture.js";
+import { dateAndTime, milliseconds, number, t } from "./texts.js";
+
+// A past part with its boxes, and which pictures of it there are; null if it cannot be had.
+export async function fetchPart(verdict) {
+  try {
+    const query = new URLSearchParams({ journal: verdict.journal_id, seq: verdict.seq });
+    const answer = await fetch(`part?${query}`);
+    return answer.ok ? await answer.json() : null;
+  } catch {
+    return null;
+  }
+}
+
+export class Detail {
+  constructor(dialog, step) {
+    this.dialog = dialog;
+    this.key = null;
+    this.opener = null;
+    dialog.addEventListener("close", () => {
+      this.key = null;
+      this.opener?.focus();
+    });
+    dialog.addEventListener("keydown", (event) => {
+      const by = { ArrowLeft: 1, ArrowRight: -1 }[event.key];
+      if (by && event.target.type !== "range") step(by);
+    });
+    this.build();
+  }
+
+  build() {
+    const words = element("div", "words");
+    this.title = element("h2");
+    this.title.id = "detail-title";
+    this.reason = element("p", "reason");
+    this.bar = element("div", "bar");
+    this.fill = element("div", "bar-fill");
+    this.mark = element("div", "bar-mark");
+    this.bar.append(this.fill, this.mark);
+    this.facts = element("dl", "facts");
+    this.defects = element("ol", "defects");
+    const close = element("button", "close", t("close"));
+    close.type = "button";
+    close.addEventListener("click", () => this.dialog.close());
+    words.append(this.title, this.reason, this.bar, this.facts, this.defects, close);
+    this.picture = new Picture();
+    this.missing = element("p", "missing", t("picture.gone"));
+    const view = element("div", "view");
+    view.append(this.picture.root, this.missing);
+    this.dialog.replaceChildren(view, words);
+  }
+
+  open(key, item) {
+    const verdict = item.verdict;
+    if (!this.dialog.open) this.opener = document.activeElement;
+    this.key = key;
+    this.dialog.dataset.outcome = verdict.outcome;
+    this.title.textContent = `${SIGNS[verdict.outcome]} ${t(`outcome.${verdict.outcome}`)}`;
+    this.reason.textContent = [reasonText(verdict), short(verdict.detail ?? "", 300)].filter(Boolean).join(": ");
+    const scored = verdict.score !== null && verdict.threshold !== null;
+    this.bar.hidden = !scored;
+    if (scored) {
+      this.fill.style.width = `${100 * Math.min(1, verdict.score)}%`;
+      this.mark.style.left = `${100 * Math.min(1, verdict.threshold)}%`;
+    }
+    facts(this.facts, [
+      [t("fact.score"), scoreText(verdict)],
+      [t("fact.part"), short(verdict.part_id, 200)],
+      [t("fact.camera"), verdict.camera],
+      [t("fact.captured"), dateAndTime(verdict.captured_at ?? verdict.committed_at)],
+      [t("fact.source"), verdict.source && short(verdict.source, 200)],
+      [t("fact.time"), milliseconds(verdict.total_ms)],
+      [t("fact.bundle"), verdict.bundle],
+      [t("fact.recipe"), verdict.recipe],
+      [t("fact.number"), number(verdict.seq)],
+    ]);
+    this.defects.replaceChildren(...(verdict.boxes ?? []).map((box) => element("li", "", t("defect", {
+      peak: number(box.peak, 2), width: number(box.width), height: number(box.height),
+    }))));
+    this.showPicture(item);
+    if (!this.dialog.open) this.dialog.showModal();
+  }
+
+  async showPicture(item) {
+    const key = this.key;
+    this.picture.clear();
+    this.missing.hidden = item.pictures !== null;
+    if (!item.pictures) return;
+    for (let tries = 0; this.picture.loading && tries < 20; tries++) await new Promise((done) => setTimeout(done, 50));
+    const done = await this.picture.show(item.verdict, item.pictures);
+    if (this.key !== key) return;
+    this.missing.hidden = done;
+  }
+}

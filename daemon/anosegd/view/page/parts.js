@@ -1,0 +1,161 @@
+// The page "Parts": past parts from the station's journal. The filter is in the address, so that it can be sent to somebody.
+
+import { Alarms } from "./alarms.js";
+import * as choices from "./choices.js";
+import { Detail, fetchPart } from "./detail.js";
+import { element, short } from "./elements.js";
+import { keyOf, reasonText, scoreText, SIGNS } from "./outcome.js";
+import { Stream } from "./stream.js";
+import * as station from "./station.js";
+import * as texts from "./texts.js";
+import { dateAndTime, has, number, t } from "./texts.js";
+
+const FILTERS = ["since", "until", "camera", "outcome", "part"];
+const COLUMNS = ["fact.captured", "fact.camera", "fact.part", "filter.outcome", "fact.score", "fact.defects", "fact.bundle", "fact.number"];
+
+await texts.load();
+choices.setUp();
+const query = new URLSearchParams(location.search);
+const form = document.getElementById("filter");
+const rows = document.getElementById("rows");
+const said = document.getElementById("said");
+const alarms = new Alarms(document.getElementById("alarms"));
+const items = new Map();
+const detail = new Detail(document.getElementById("detail"), step);
+let heartbeat = null;
+
+// A moment of the address as the field wants it: local time without an offset.
+function asField(iso) {
+  const moment = new Date(iso);
+  if (Number.isNaN(moment.getTime())) return "";
+  return new Date(moment.getTime() - moment.getTimezoneOffset() * 60000).toISOString().slice(0, 19);
+}
+
+function asked() {
+  const found = new URLSearchParams();
+  for (const name of FILTERS) {
+    const value = form.elements[name].value.trim();
+    if (value) found.set(name, name === "since" || name === "until" ? new Date(value).toISOString() : value);
+  }
+  return found;
+}
+
+function address(path, values, more = {}) {
+  const made = new URLSearchParams(values);
+  for (const [name, value] of Object.entries(more)) made.set(name, value);
+  return made.size ? `${path}?${made}` : path;
+}
+
+function present() {
+  return new URLSearchParams(FILTERS.filter((name) => query.get(name)).map((name) => [name, query.get(name)]));
+}
+
+function setUpForm() {
+  const outcomes = [["", t("filter.all")], ["REJECT", t("filter.rejects")], ...["FAIL", "UNKNOWN", "PASS"].map((one) => [one, t(`outcome.${one}`)])];
+  form.elements.outcome.replaceChildren(...outcomes.map(([value, text]) => new Option(text, value)));
+  setCameras(query.get("camera") ? [query.get("camera")] : []);
+  for (const name of ["outcome", "part", "camera"]) form.elements[name].value = query.get(name) ?? "";
+  for (const name of ["since", "until"]) if (query.get(name)) form.elements[name].value = asField(query.get(name));
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    location.assign(address("parts", asked()));
+  });
+  const recent = (id, hours) => document.getElementById(id).addEventListener("click", () => {
+    form.elements.since.value = asField(new Date(Date.now() - hours * 3600000).toISOString());
+    form.elements.until.value = "";
+    form.requestSubmit();
+  });
+  recent("last-hour", 1);
+  recent("last-shift", 8);
+  document.getElementById("csv").href = address("parts.csv", present());
+  document.getElementById("head").replaceChildren(...COLUMNS.map((key) => {
+    const cell = element("th", "", t(key));
+    cell.scope = "col";
+    return cell;
+  }));
+}
+
+function setCameras(names) {
+  const select = form.elements.camera;
+  const before = select.value;
+  const known = new Set([...select.options].map((option) => option.value));
+  if (!known.has("")) select.append(new Option(t("filter.all"), ""));
+  for (const name of names) if (!known.has(name)) select.append(new Option(name, name));
+  select.value = before;
+}
+
+async function load() {
+  said.textContent = t("parts.loading");
+  let answer;
+  try {
+    const more = query.get("before") ? { before: query.get("before") } : {};
+    answer = await (await fetch(address("journal", present(), more))).json();
+  } catch {
+    said.textContent = t("error.no_answer");
+    return;
+  }
+  if (answer.error) {
+    said.textContent = has(`error.${answer.error}`) ? t(`error.${answer.error}`) : answer.message;
+    return;
+  }
+  for (const part of answer.parts) addRow(part);
+  const range = answer.parts.length ? t("parts.range", { first: dateAndTime(answer.parts.at(-1).part_time), last: dateAndTime(answer.parts[0].part_time) }) : "";
+  said.textContent = [t("parts.found", { n: number(answer.parts.length) }), range, answer.before ? t("parts.more") : ""].filter(Boolean).join(" ");
+  show("older", answer.before !== null, { before: answer.before });
+  show("newest", query.has("before"), {});
+}
+
+function show(id, visible, more) {
+  const link = document.getElementById(id);
+  link.hidden = !visible;
+  if (visible) link.href = address("parts", present(), more);
+}
+
+function addRow(part) {
+  const row = element("tr");
+  row.dataset.outcome = part.outcome;
+  const key = keyOf(part);
+  const open = element("button", "link", short(part.part_id, 40));
+  open.type = "button";
+  open.addEventListener("click", () => openPart(key));
+  const id = element("td");
+  id.append(open);
+  const outcome = element("td");
+  outcome.append(element("span", "badge", `${SIGNS[part.outcome]} ${t(`outcome.${part.outcome}`)}`), " ", part.outcome === "UNKNOWN" ? reasonText(part) : "");
+  row.append(
+    element("td", "", dateAndTime(part.part_time)), element("td", "", part.camera), id, outcome,
+    element("td", "", scoreText(part)), element("td", "", part.score === null ? "" : number(part.defects)),
+    element("td", "", part.bundle), element("td", "", number(part.seq)),
+  );
+  rows.append(row);
+  items.set(key, part);
+}
+
+async function openPart(key) {
+  const part = items.get(key);
+  const found = await fetchPart(part);
+  if (found) detail.open(key, found);
+}
+
+function step(by) {
+  const keys = [...items.keys()].reverse();
+  const next = keys[keys.indexOf(detail.key) + by];
+  if (next) openPart(next);
+}
+
+setUpForm();
+load();
+const stream = new Stream({
+  hello(data) {
+    this.state(data.heartbeat);
+  },
+  state(data) {
+    heartbeat = data;
+    if (!data.state) return;
+    station.show(data.state);
+    setCameras(Object.keys(data.state.cameras));
+  },
+  check() {
+    station.setTrust(alarms.render(stream, heartbeat));
+  },
+});

@@ -1,0 +1,154 @@
+"""Answers questions about past parts: search, one part, CSV. On the event loop's thread; the work is done on others."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from anosegd.client import Client, ClientError, RefusedError, Verdict
+from anosegd.view.board import Board, Key, Pictures, clock_ms
+from anosegd.view.journal_search import Found, JournalSearch, TooManyRequestsError, forward, one_verdict, search
+from anosegd.view.kept_pictures import KeptPictures
+from anosegd.view.part_filter import PartFilter, part_filter
+from anosegd.view.shown_verdict import part_time, past_verdict, shown_verdict
+
+PARTS_A_PAGE = 50
+MAX_EXPORTS = 2
+NO_STORE = {"cache-control": "no-store"}
+SEQ = re.compile(r"[1-9]\d{0,17}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class CsvForm:
+    """How `anosegd export` writes verdicts: the head, and the cells of one."""
+
+    head: Sequence[str]
+    row: Callable[[Verdict], list[Any]]
+
+
+class PastParts:
+    """Serves past parts. `stop` ends its threads."""
+
+    def __init__(self, board: Board, journal: JournalSearch | None, kept: KeptPictures | None, form: CsvForm) -> None:
+        self._board, self._journal, self._kept, self._form = board, journal, kept, form
+        self._evidence = ThreadPoolExecutor(1, "evidence")
+        self._exports = 0
+
+    @property
+    def routes(self) -> dict[str, Callable[[Request], Awaitable[Response]]]:
+        """The endpoints by path."""
+        return {"/journal": self._search, "/part": self._part, "/parts.csv": self._export}
+
+    def stop(self) -> None:
+        """End the threads."""
+        if self._journal is not None:
+            self._journal.stop()
+        self._evidence.shutdown(wait=True, cancel_futures=True)
+
+    async def _search(self, request: Request) -> Response:
+        try:
+            chosen, before = part_filter(request.query_params), _number(request, "before")
+        except ValueError as error:
+            return _refusal(400, "bad_filter", str(error))
+        found = await self._ask(lambda client: search(client, chosen, before=before, wanted=PARTS_A_PAGE))
+        if isinstance(found, Response):
+            return found
+        assert isinstance(found, Found)
+        parts = [{**past_verdict(verdict), "part_time": part_time(verdict)} for verdict in found.verdicts]
+        return JSONResponse({"parts": parts, "before": found.before}, headers=NO_STORE)
+
+    async def _part(self, request: Request) -> Response:
+        """One part with its boxes, and which pictures there are; those of the evidence are kept ready for the next request."""
+        try:
+            seq = _number(request, "seq")
+        except ValueError as error:
+            return _refusal(400, "bad_number", str(error))
+        journal_id = request.query_params.get("journal", "")
+        if seq is None:
+            return _refusal(400, "bad_number", "seq: give the number of a verdict")
+        verdict = await self._ask(lambda client: one_verdict(client, seq))
+        if isinstance(verdict, Response):
+            return verdict
+        if verdict is None or verdict["journal_id"] != journal_id:
+            return _refusal(404, "not_kept", "the journal has no such verdict (any more)")
+        key = (journal_id, seq)
+        pictures = await self._pictures(key, part_time(verdict))
+        announced = None if pictures is None else self._board.announcement(key, pictures)
+        return JSONResponse({"verdict": shown_verdict(verdict, clock_ms()), "pictures": announced}, headers=NO_STORE)
+
+    async def _pictures(self, key: Key, at: str) -> Pictures | None:
+        pictures = self._board.pictures(key)
+        if self._kept is None or (pictures is not None and "image" in pictures.files):
+            return pictures
+        kept = await asyncio.get_running_loop().run_in_executor(self._evidence, self._kept.read, *key, at)
+        if kept is None:
+            return pictures
+        self._board.keep_ready(key, kept)
+        return kept
+
+    async def _export(self, request: Request) -> Response:
+        try:
+            chosen = part_filter(request.query_params)
+        except ValueError as error:
+            return _refusal(400, "bad_filter", str(error))
+        if self._exports >= MAX_EXPORTS:
+            return _refusal(503, "busy", f"{MAX_EXPORTS} exports are running already")
+        first = await self._ask(lambda client: forward(client, chosen, None))  # before the answer begins, so that it can fail
+        if isinstance(first, Response):
+            return first
+        headers = {**NO_STORE, "content-disposition": 'attachment; filename="parts.csv"'}
+        return StreamingResponse(self._lines(chosen, *first), media_type="text/csv; charset=utf-8", headers=headers)
+
+    async def _lines(self, chosen: PartFilter, verdicts: list[Verdict], rest: int | None) -> AsyncIterator[bytes]:
+        assert self._journal is not None
+        self._exports += 1
+        try:
+            yield b"\xef\xbb\xbf" + self._csv([self._form.head])  # a byte order mark, without which spreadsheets guess
+            while True:
+                if verdicts:
+                    yield self._csv([self._form.row(verdict) for verdict in verdicts])
+                if rest is None:
+                    return
+                start = rest
+                verdicts, rest = await self._journal.ask(lambda client: forward(client, chosen, start))  # noqa: B023
+        finally:
+            self._exports -= 1
+
+    @staticmethod
+    def _csv(rows: Sequence[Sequence[Any]]) -> bytes:
+        text = io.StringIO(newline="")
+        csv.writer(text).writerows(rows)
+        return text.getvalue().encode()
+
+    async def _ask(self, question: Callable[[Client], Any]) -> Any:
+        """Return the answer of the journal, or the response that says why there is none."""
+        if self._journal is None:
+            return _refusal(409, "no_control", "the station has no control socket: set `control` in its configuration")
+        try:
+            return await self._journal.ask(question)
+        except TooManyRequestsError:
+            return _refusal(503, "busy", "too many requests wait for the journal")
+        except RefusedError as error:
+            return _refusal(409, error.code, str(error))
+        except ClientError as error:
+            return _refusal(503, "no_answer", str(error))
+
+
+def _number(request: Request, name: str) -> int | None:
+    text = request.query_params.get(name, "")
+    if text and not SEQ.fullmatch(text):
+        raise ValueError(f"{name}: not the number of a verdict")
+    return int(text) if text else None
+
+
+def _refusal(status: int, code: str, message: str) -> JSONResponse:
+    return JSONResponse({"error": code, "message": message}, status, headers=NO_STORE)

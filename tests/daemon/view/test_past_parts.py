@@ -1,0 +1,163 @@
+"""Past parts: search from the newest, one part, CSV, all of a real station's journal and evidence."""
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+from support.anosegd_line import Line, run_anosegd
+from support.view_server import StartView, ViewServer
+
+from anosegd.client import Client, RefusedError, Verdict
+from anosegd.view.journal_search import WINDOW, search
+from anosegd.view.part_filter import PartFilter, part_filter
+
+STATION = (
+    "top: {source: {kind: demo, parts: 40, fps: 40}, policy: wait}\nhand: {source: {kind: demo}, trigger: {kind: software}}"
+)
+BAD_FILTERS = ("since=soon", "until=2026-13-01", "outcome=MAYBE", f"part={'x' * 5000}", "before=-1", "before=1e9")
+
+
+@pytest.fixture
+def config(line: Line) -> Path:
+    control = line.endpoint.replace("pub", "control")
+    kept = "evidence: {folder: evidence, good_share: 1, min_free: 0}"
+    return line.config(STATION, more=f"control: {{endpoint: '{control}'}}\njournal: {{path: verdicts.db}}\n{kept}")
+
+
+@pytest.fixture
+def past(line: Line, config: Path, start_view: StartView) -> ViewServer:
+    """A screen of a station that has inspected 40 parts."""
+    line.run(config)
+    line.listener.wait_for_verdicts(40)
+    view = start_view()
+    with Client(line.endpoint, line.endpoint.replace("pub", "control")) as client:
+        client.request("trigger", camera="hand", part_id='=<script>"A&B"')
+    line.listener.wait_for_verdicts(41)
+    return view
+
+
+def asked(view: ViewServer, path: str, **query: str) -> Any:
+    answer = view.get(f"/{path}?{urlencode(query)}")
+    assert answer.status == 200, answer.body
+    return answer.json()
+
+
+def test_parts_are_found_and_exported(past: ViewServer, config: Path) -> None:
+    """Filters choose as a program over the journal would; CSV equals `anosegd export`; pictures come from the evidence."""
+    out = run_anosegd("replay", str(config)).stdout
+    verdicts = [json.loads(line) for line in out.splitlines()]
+    newest = [verdict["seq"] for verdict in reversed(verdicts)]
+    assert [part["seq"] for part in asked(past, "journal")["parts"]] == newest
+    some = verdicts[10:20]
+    filters: list[dict[str, str]] = [
+        {"camera": "hand"},
+        {"part": "SCRIPT"},
+        {"outcome": "REJECT"},
+        {"outcome": "PASS", "camera": "top"},
+        {"since": some[0]["captured_at"], "until": some[-1]["captured_at"]},
+    ]
+    for query in filters:
+        chosen = part_filter(query)
+        expected = [verdict["seq"] for verdict in reversed(verdicts) if chosen.has(verdict)]
+        assert [part["seq"] for part in asked(past, "journal", **query)["parts"]] == expected, query
+    below = asked(past, "journal", before=str(newest[4]))["parts"]
+    assert [part["seq"] for part in below] == newest[5:]
+
+    exported = past.get("/parts.csv").body.decode("utf-8-sig")
+    assert exported == run_anosegd("export", str(config), "--csv", "-").stdout
+    rows = list(csv.DictReader(io.StringIO(past.get("/parts.csv?camera=hand").body.decode("utf-8-sig"))))
+    assert [row["part_id"] for row in rows] == ['\'=<script>"A&B"']
+
+    last = verdicts[3]
+    part = asked(past, "part", journal=last["journal_id"], seq=str(last["seq"]))
+    assert part["verdict"]["part_id"] == last["part_id"]
+    assert part["pictures"]["kinds"] == ["image", "map"]
+    for kind, start in (("image", b"\xff\xd8\xff"), ("map", b"\x89PNG")):
+        assert past.get(f"/pictures/{last['journal_id']}/{last['seq']}/{kind}").body.startswith(start)
+
+
+def test_bad_questions_are_refused(past: ViewServer) -> None:
+    """A filter that is not valid gives 400 and a reason; an unknown part gives 404."""
+    for query in BAD_FILTERS:
+        answer = past.get(f"/journal?{query}")
+        assert answer.status == 400, query
+        assert answer.json()["error"] == "bad_filter"
+    assert past.get("/part?journal=x&seq=1").status == 404
+    assert past.get("/part?journal=x&seq=../1").status == 400
+
+
+def test_screen_starts_with_the_last_rejects(line: Line, past: ViewServer, start_view: StartView) -> None:
+    """A screen that was restarted shows the rejects of before, from the journal."""
+    rejects = [verdict["seq"] for verdict in line.listener.verdicts if verdict["outcome"] != "PASS"]
+    stream = start_view().stream()
+    hello = stream.next().data["rejects"]
+    found = hello or stream.wait_for_list("rejects")
+    assert {reject["seq"] for reject in found} == set(rejects)
+    stream.close()
+
+
+class Journal(Client):
+    """Answers as a station does whose journal has these numbers, with holes between them."""
+
+    def __init__(self, seqs: list[int], page_limit: int = 1000) -> None:
+        super().__init__("ipc://nowhere", "ipc://nowhere")
+        self.seqs, self.page_limit, self.questions = seqs, page_limit, 0
+
+    def request(self, op: str, **arguments: Any) -> dict[str, Any]:
+        if op == "status":
+            return {"state": {"journal": {"first_kept": self.seqs[0], "last_committed": self.seqs[-1]}}}
+        self.questions += 1
+        first, last = arguments["from"], arguments["to"]
+        inside = [seq for seq in self.seqs if first <= seq <= last]
+        page = inside[: self.page_limit]
+        following = page[-1] + 1 if len(inside) > len(page) else last + 1
+        return {"verdicts": [verdict(seq) for seq in page], "void": [], "gone": None, "next": following, "last": self.seqs[-1]}
+
+
+def verdict(seq: int) -> Verdict:
+    fields = {"seq": seq, "camera": "top", "part_id": str(seq), "outcome": "PASS", "captured_at": "2026-11-27T06:00:00.000000Z"}
+    return Verdict(fields, replayed=True)
+
+
+@pytest.mark.parametrize("page_limit", [1000, 50, 1])
+def test_search_over_holes(page_limit: int) -> None:
+    """Pages that go on where the last one stopped give every part once, over a hole of a million numbers, in few questions."""
+    seqs = [*range(1, 40), *range(1_000_500, 1_000_500 + 2 * WINDOW)]
+    journal = Journal(seqs, page_limit)
+    found: list[int] = []
+    before: int | None = None
+    while True:
+        part = search(journal, PartFilter(), before=before, wanted=100)
+        found += [one["seq"] for one in part.verdicts]
+        before = part.before
+        if before is None:
+            break
+    assert found == seqs[::-1]
+    assert journal.questions < 60 + 8 * len(seqs) / page_limit
+    journal.close()
+
+
+def test_search_is_bounded() -> None:
+    """A search that finds nothing stops after its time and says where to go on."""
+    journal = Journal(list(range(1, 100_000)))
+    part = search(journal, PartFilter(camera="none"), before=None, wanted=10, limit_s=0.0)
+    assert part.verdicts == []
+    assert journal.questions == 1
+    assert part.before == 100_000 - WINDOW
+    journal.close()
+
+
+def test_station_without_a_journal_says_so(line: Line, start_view: StartView, config: Path) -> None:
+    """The page gets the reason as a word that its catalogue knows."""
+    control = line.endpoint.replace("pub", "control")
+    line.run(line.config("top: {source: {kind: demo, fps: 4}}", more=f"control: {{endpoint: '{control}'}}"))
+    line.listener.wait_for_verdicts(1)
+    view = start_view()
+    answer = view.get("/journal")
+    assert (answer.status, answer.json()["error"]) == (409, "no_journal")
+    with pytest.raises(RefusedError), Client(line.endpoint, control) as client:
+        search(client, PartFilter(), before=None, wanted=1)
