@@ -65,7 +65,7 @@ class Queue:
                 one.done, one.error = True, error
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class _Bound:
     """What a request is bound to. Implements `lane.Part`.
 
@@ -111,8 +111,8 @@ class Request:
                 stream.upload(frames, host.frames)
 
             if n not in self._plain:
-                self._plain[n] = self._alone(put_inputs, host, memory)
-            self._bind(coords_N2HW, self._plain[n], put_inputs, host, memory)
+                self._plain[n] = self._alone(put_inputs, host)
+            self._bind(coords_N2HW, self._plain[n], put_inputs, host)
         return host.frames_NHWC
 
     def bind_region(self, placement: Placement, channels: int) -> NDArray[np.uint8] | None:
@@ -125,12 +125,12 @@ class Request:
         with self._lane.use() as memory:
             host = self._host_memory(len(placement.tiles), memory)
             if key not in self._scaled:
-                scaled, work = self._make_scaled(self._scaler, placement, channels, needs, host, memory)
-                self._scaled[key] = (placement, scaled, work)
+                self._make_room(self._scaler, needs, memory)
+                self._scaled[key] = (placement, *self._make_scaled(placement, channels, host))
             self._scaled.move_to_end(key)
             _, scaled, work = self._scaled[key]
             stream = memory.stream
-            self._bind(placement.coords_N2HW, work, lambda frames: scaled.put(stream, frames), host, memory)
+            self._bind(placement.coords_N2HW, work, lambda frames: scaled.put(stream, frames), host)
         return scaled.region_HWC
 
     def infer(self) -> tuple[NDArray[np.floating], NDArray[np.float32]]:
@@ -158,15 +158,22 @@ class Request:
             host.close()
         self._host.clear()
 
-    def _bind(
-        self, coords: NDArray[np.float16], alone: Work, put: Callable[[int], None], host: _HostMemory, memory: LaneMemory
-    ) -> None:
-        def put_results(maps: int, scores: int) -> None:
-            memory.stream.download(host.maps, maps)
-            memory.stream.download(host.scores_N, scores)
+    def _bind(self, coords: NDArray[np.float16], alone: Work, put_inputs: Callable[[int], None], host: _HostMemory) -> None:
+        stream = host.lane_memory.stream
 
-        self._lane.place([coords], memory)
-        self._bound = _Bound(coords, alone, put, put_results, host.maps_NHW, host.scores_N)
+        def put_results(maps: int, scores: int) -> None:
+            stream.download(host.maps, maps)
+            stream.download(host.scores_N, scores)
+
+        self._lane.place([coords], host.lane_memory)
+        self._bound = _Bound(
+            coords=coords,
+            alone=alone,
+            put_inputs=put_inputs,
+            put_results=put_results,
+            maps_NHW=host.maps_NHW,
+            scores_N=host.scores_N,
+        )
 
     def _host_memory(self, n: int, memory: LaneMemory) -> _HostMemory:
         self._lane.enqueue_for(n, memory)  # refuses too many inputs before anything is allocated for them
@@ -174,7 +181,8 @@ class Request:
             self._host[n] = _HostMemory(self._spec, self._lane, n, memory)
         return self._host[n]
 
-    def _alone(self, put_inputs: Callable[[int], None], host: _HostMemory, memory: LaneMemory) -> Work:
+    def _alone(self, put_inputs: Callable[[int], None], host: _HostMemory) -> Work:
+        memory = host.lane_memory
         enqueue = self._lane.enqueue_for(host.n, memory)
 
         def put() -> None:
@@ -184,26 +192,23 @@ class Request:
 
         return self._lane.work_of(put, enqueue, memory)
 
-    def _make_scaled(
-        self,
-        scaler: RegionScaler,
-        placement: Placement,
-        channels: int,
-        needs: tuple[int, int],
-        host: _HostMemory,
-        memory: LaneMemory,
-    ) -> tuple[ScaledPlacement, Work]:
+    def _make_room(self, scaler: RegionScaler, needs: tuple[int, int], memory: LaneMemory) -> None:
+        """Have memory for a region of this size, and forget the placement that was used longest ago if there are too many."""
         if self._region is None or not self._region.hold(*needs):
             self._drop_scaled(memory)
             self._region = RegionBuffers(scaler, self._device, *needs)
         if len(self._scaled) >= MAX_PLACEMENTS:
             self._forget(self._scaled.popitem(last=False)[1], memory)
-        scaled = ScaledPlacement(self._region, placement, channels=channels, stream=memory.stream)
+
+    def _make_scaled(self, placement: Placement, channels: int, host: _HostMemory) -> tuple[ScaledPlacement, Work]:
+        assert self._region is not None
+        stream = host.lane_memory.stream
+        scaled = ScaledPlacement(self._region, placement, channels=channels, stream=stream)
         try:
             scaled.region_HWC[:] = 0
-            return scaled, self._alone(lambda frames: scaled.put(memory.stream, frames), host, memory)
+            return scaled, self._alone(lambda frames: scaled.put(stream, frames), host)
         except BaseException:
-            memory.stream.synchronize()
+            stream.synchronize()
             scaled.close()
             raise
 
@@ -223,10 +228,11 @@ class Request:
 
 
 class _HostMemory:
-    """Page-locked memory for N inputs and their results."""
+    """Page-locked memory for N inputs and their results, and the memory of the lane that runs them."""
 
     def __init__(self, spec: InputSpec, lane: Lane, n: int, memory: LaneMemory) -> None:
         self.n = n
+        self.lane_memory = memory
         self._device = lane.device
         self.frames: NDArray[np.uint8] = lane.device.pinned(n * memory.frame_bytes, np.uint8)
         try:

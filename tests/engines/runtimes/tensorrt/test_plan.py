@@ -19,10 +19,11 @@ from support.tiny_bundle import SIZE, write_tiny_bundle
 from anoseg_engines.bundle import Bundle, load_bundle
 from anoseg_engines.errors import AnosegError, EngineError
 from anoseg_engines.runtimes.tensorrt import build as build_module
+from anoseg_engines.runtimes.tensorrt import build_child
 from anoseg_engines.runtimes.tensorrt.build import BuildOptions, build_plan
 from anoseg_engines.runtimes.tensorrt.build_child import Built, PhaseStarted, Report, StepDone
 from anoseg_engines.runtimes.tensorrt.gpu import ANY_GPU, Gpu, platform_name
-from anoseg_engines.runtimes.tensorrt.library import libraries
+from anoseg_engines.runtimes.tensorrt.library import libraries, log_collector
 from anoseg_engines.runtimes.tensorrt.network import TensorRTNetwork
 from anoseg_engines.runtimes.tensorrt.plan import Machine, PlanDescription, check_plan
 from anoseg_engines.runtimes.tensorrt.plan_store import PlanStore
@@ -75,6 +76,21 @@ def test_the_demo_bundle_builds_up_to_batch_16_in_half_precision(tmp_path: Path)
     assert kinds["CONVOLUTION"] == 0
     assert kinds["MATRIX_MULTIPLY"] == 1
     assert {PhaseStarted, StepDone, Built} <= {type(report) for report in reports}
+
+
+def test_the_map_leaves_the_network_in_single_precision(bundle: Bundle) -> None:
+    """The outputs keep their names and shapes, and the map is FP32: the host does not have to convert it."""
+    trt = RTX.api
+    log = log_collector(trt)
+    builder = trt.Builder(log)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, log)
+    assert parser.parse(bundle.model_onnx)
+    before = {network.get_output(i).name: tuple(network.get_output(i).shape) for i in range(network.num_outputs)}
+    build_child._widen_map(trt, network)
+    outputs = [network.get_output(i) for i in range(network.num_outputs)]
+    assert {output.name: tuple(output.shape) for output in outputs} == before
+    assert {output.dtype for output in outputs} == {trt.DataType.FLOAT}
 
 
 def test_a_plan_built_without_a_gpu_is_stored_as_untested(bundle: Bundle) -> None:
