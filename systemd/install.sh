@@ -15,6 +15,7 @@ PYTHON=${PYTHON:-python3}
 EXTRAS=${EXTRAS:-}
 ROOT=${ROOT:-}
 COMMANDS="anosegd anoseg-engine"
+UNITS="anosegd@.service anosegd-view@.service"
 
 venv=$DESTDIR$PREFIX
 config=$DESTDIR/etc/anoseg
@@ -122,7 +123,7 @@ see_tensorrt() {
 
 install_files() {
     mkdir -p "$lib/systemd/system" "$lib/sysusers.d" "$lib/tmpfiles.d" "$bin" "$config" "$store"
-    sed "s|/opt/anoseg/|$PREFIX/|" 'systemd/anosegd@.service' >"$lib/systemd/system/anosegd@.service"
+    for unit in $UNITS; do sed "s|/opt/anoseg/|$PREFIX/|" "systemd/$unit" >"$lib/systemd/system/$unit"; done
     install -m 644 systemd/sysusers.conf "$lib/sysusers.d/anoseg.conf"
     install -m 644 systemd/tmpfiles.conf "$lib/tmpfiles.d/anoseg.conf"
     for command in $COMMANDS; do ln -sf "$PREFIX/bin/$command" "$bin/$command"; done
@@ -144,9 +145,10 @@ tell_system() {
 stations() {
     {
         if [ -d /run/systemd/system ]; then
-            systemctl list-units --plain --no-legend --state=active,activating,reloading 'anosegd@*.service'
+            systemctl list-units --plain --no-legend --state=active,activating,reloading 'anosegd@*.service' \
+                'anosegd-view@*.service'
         fi
-        find "$DESTDIR/etc/systemd/system" -path '*.wants/anosegd@*' -printf '%f\n' 2>/dev/null || true
+        find "$DESTDIR/etc/systemd/system" -path '*.wants/anosegd*@*' -printf '%f\n' 2>/dev/null || true
     } | awk '{print $1}' | sort -u
 }
 
@@ -171,7 +173,8 @@ uninstall)
     left=$(stations)
     [ -z "$left" ] || fail "stations are still enabled or running" "run: systemctl disable --now $(echo $left)"
     rm -rf "$venv"
-    rm -f "$lib/systemd/system/anosegd@.service" "$lib/sysusers.d/anoseg.conf" "$lib/tmpfiles.d/anoseg.conf"
+    for unit in $UNITS; do rm -f "$lib/systemd/system/$unit"; done
+    rm -f "$lib/sysusers.d/anoseg.conf" "$lib/tmpfiles.d/anoseg.conf"
     for command in $COMMANDS; do rm -f "$bin/$command"; done
     if [ -z "$DESTDIR" ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
     say "removed. Kept: configurations in $config, bundles in $store, journals in"

@@ -7,6 +7,7 @@ import getpass
 import os
 import sys
 from collections.abc import Callable
+from datetime import time
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -103,6 +104,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     view.add_argument(
         "--stale-after", type=above_zero, default=10.0, metavar="S", help="show a verdict older than this as an old one (10)"
+    )
+    view.add_argument(
+        "--shifts",
+        type=_shifts,
+        default="06:00,14:00,22:00",
+        metavar="TIMES",
+        help="when shifts begin, for their counts (06:00,14:00,22:00)",
     )
 
     add_client("drain", "finish the captured parts, then end the daemon with exit code 0", "send_request")
@@ -219,6 +227,15 @@ def _listen(text: str) -> Address:
 
     try:
         return listen_address(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _shifts(text: str) -> tuple[time, ...]:
+    from anosegd.view.shift import shift_starts  # takes time to load
+
+    try:
+        return shift_starts(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 

@@ -39,6 +39,7 @@ def main(options: argparse.Namespace) -> int:
         listen=options.listen,
         stale_after_s=options.stale_after,
         evidence=None if kept is None else Path(kept.folder),
+        shifts=options.shifts,
         csv_form=CsvForm(export.HEAD, export.row),
     )
     return serve(settings)

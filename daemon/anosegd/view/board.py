@@ -56,6 +56,7 @@ class Board:
         self.pages = 0
         self._state: dict[str, Any] | None = None
         self._state_at = clock_ms()  # before the first heartbeat: since when the screen waits for one
+        self._shift: dict[str, Any] | None = None
         self._last: dict[str, dict[str, Any]] = {}
         self._rejects: deque[dict[str, Any]] = deque()
         self._reject_pictures: dict[Key, Pictures | None] = {}
@@ -91,6 +92,11 @@ class Board:
         self._rejects = deque([*older, *live])
         self._reject_pictures.update({(shown["journal_id"], shown["seq"]): None for shown in older})
         self.events.add("rejects", list(self._rejects))
+
+    def set_shift(self, shift: dict[str, Any]) -> None:
+        """Take the counts of the shift."""
+        self._shift = shift
+        self.events.add("shift", shift)
 
     def add_event(self, event: Event) -> None:
         """Take a change in the stream of verdicts."""
@@ -147,6 +153,7 @@ class Board:
         return {
             "now": clock_ms(),
             "heartbeat": self._heartbeat(),
+            "shift": self._shift,
             "last": list(self._last.values()),
             "rejects": [shown for shown in self._rejects if shown["seq"] > known],
             "resumed": known > 0,

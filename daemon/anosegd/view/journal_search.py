@@ -97,7 +97,8 @@ def search(client: Client, chosen: PartFilter, *, before: int | None, wanted: in
     journal = client.status()["journal"]
     if journal is None:
         raise RefusedError("search", "no_journal", "this station keeps no journal")
-    first, highest = journal["first_kept"], journal["last_committed"]
+    first = journal["first_kept"]
+    highest = _page(client, max(1, journal["last_committed"]), None, limit=1)["last"]  # the status is up to a second old
     if chosen.since is not None:
         first = max(first, client.first_seq_since(max(0, unix_ns(chosen.since) - LATE_COMMIT_NS)))
     if before is None and chosen.until is not None:
@@ -137,19 +138,24 @@ def forward(client: Client, chosen: PartFilter, first: int | None) -> tuple[list
         chosen: Which parts.
         first: Where to begin; None begins with the filter's period.
     """
-    if first is None:
-        first = 1 if chosen.since is None else client.first_seq_since(max(0, unix_ns(chosen.since) - LATE_COMMIT_NS))
-    page = _page(client, first, None)
-    rest = page["next"] if page["next"] > first and page["next"] <= page["last"] else None
+    page = page_from(client, chosen, first)
+    rest = page["next"] if page["next"] <= page["last"] else None
     return [Verdict(header, replayed=True) for header in page["verdicts"] if chosen.has(header)], rest
 
 
-def _page(client: Client, first: int, last: int | None) -> dict[str, Any]:
+def page_from(client: Client, chosen: PartFilter, first: int | None) -> dict[str, Any]:
+    """Return the journal's answer to one question; the arguments are those of `forward`."""
+    if first is None:
+        first = 1 if chosen.since is None else client.first_seq_since(max(0, unix_ns(chosen.since) - LATE_COMMIT_NS))
+    return _page(client, first, None)
+
+
+def _page(client: Client, first: int, last: int | None, limit: int = 1000) -> dict[str, Any]:
     for pause in (BUSY_S, 2 * BUSY_S, 4 * BUSY_S):
         try:
-            return client.request("replay", **{"from": first}, to=last, limit=1000)
+            return client.request("replay", **{"from": first}, to=last, limit=limit)
         except RefusedError as error:
             if error.code != "busy":
                 raise
             time.sleep(pause)
-    return client.request("replay", **{"from": first}, to=last, limit=1000)
+    return client.request("replay", **{"from": first}, to=last, limit=limit)

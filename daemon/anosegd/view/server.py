@@ -10,6 +10,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import time
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from anosegd.view.journal_search import JournalSearch, TooManyRequestsError, sea
 from anosegd.view.kept_pictures import KeptPictures
 from anosegd.view.part_filter import PartFilter
 from anosegd.view.past_parts import CsvForm, PastParts
+from anosegd.view.shift import count_shifts
 from anosegd.view.shown_verdict import shown_verdict
 from anosegd.view.station_feed import PictureFeed, VerdictFeed, wait_for
 
@@ -44,6 +46,7 @@ class ViewSettings:
         stale_after_s: A verdict older than this is shown as an old one.
         evidence: Folder of the station's evidence; None if there is none, or it is not known.
         csv_form: How verdicts are exported.
+        shifts: The times of day at which shifts begin.
     """
 
     publish: str
@@ -52,6 +55,7 @@ class ViewSettings:
     stale_after_s: float
     evidence: Path | None
     csv_form: CsvForm
+    shifts: tuple[time, ...]
 
 
 def serve(settings: ViewSettings) -> int:
@@ -100,14 +104,15 @@ async def _serve(settings: ViewSettings, listener: socket.socket) -> int:
     )
     for worker in workers:
         worker.start()
-    watch = asyncio.ensure_future(_stop_if_dead(workers, server))
-    filled = asyncio.ensure_future(_fill(board, journal)) if journal is not None else None
+    tasks = [asyncio.ensure_future(_stop_if_dead(workers, server))]
+    if journal is not None:
+        tasks.append(asyncio.ensure_future(_fill(board, journal)))
+        tasks.append(asyncio.ensure_future(count_shifts(journal, settings.shifts, board.set_shift)))
     try:
         await server.serve(sockets=[listener])
     finally:
-        watch.cancel()
-        if filled is not None:
-            filled.cancel()
+        for task in tasks:
+            task.cancel()
         for worker in workers:
             worker.stop()
         await asyncio.to_thread(wait_for, workers, STOP_S)

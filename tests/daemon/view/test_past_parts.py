@@ -15,9 +15,10 @@ from anosegd.client import Client, RefusedError, Verdict
 from anosegd.view.journal_search import WINDOW, search
 from anosegd.view.part_filter import PartFilter, part_filter
 
-STATION = (
-    "top: {source: {kind: demo, parts: 40, fps: 40}, policy: wait}\nhand: {source: {kind: demo}, trigger: {kind: software}}"
-)
+STATION = """
+top: {source: {kind: demo, parts: 40, fps: 40}, policy: wait}
+hand: {source: {kind: demo}, trigger: {kind: software}, policy: every}
+"""
 BAD_FILTERS = ("since=soon", "until=2026-13-01", "outcome=MAYBE", f"part={'x' * 5000}", "before=-1", "before=1e9")
 
 
@@ -32,7 +33,7 @@ def config(line: Line) -> Path:
 def past(line: Line, config: Path, start_view: StartView) -> ViewServer:
     """A screen of a station that has inspected 40 parts."""
     line.run(config)
-    line.listener.wait_for_verdicts(40)
+    assert len(line.listener.wait_for_verdicts(40)) == 40
     view = start_view()
     with Client(line.endpoint, line.endpoint.replace("pub", "control")) as client:
         client.request("trigger", camera="hand", part_id='=<script>"A&B"')
@@ -111,9 +112,9 @@ class Journal(Client):
         if op == "status":
             return {"state": {"journal": {"first_kept": self.seqs[0], "last_committed": self.seqs[-1]}}}
         self.questions += 1
-        first, last = arguments["from"], arguments["to"]
+        first, last = arguments["from"], arguments["to"] or self.seqs[-1]
         inside = [seq for seq in self.seqs if first <= seq <= last]
-        page = inside[: self.page_limit]
+        page = inside[: min(self.page_limit, arguments["limit"])]
         following = page[-1] + 1 if len(inside) > len(page) else last + 1
         return {"verdicts": [verdict(seq) for seq in page], "void": [], "gone": None, "next": following, "last": self.seqs[-1]}
 
@@ -146,7 +147,7 @@ def test_search_is_bounded() -> None:
     journal = Journal(list(range(1, 100_000)))
     part = search(journal, PartFilter(camera="none"), before=None, wanted=10, limit_s=0.0)
     assert part.verdicts == []
-    assert journal.questions == 1
+    assert journal.questions == 2  # which is the newest, and one page
     assert part.before == 100_000 - WINDOW
     journal.close()
 

@@ -51,6 +51,7 @@ const handlers = {
     }
     for (const one of data.pictures) remember(pictures, keyOf(one), one);
     handlers.state(data.heartbeat);
+    if (data.shift) handlers.shift(data.shift);
     for (const verdict of data.last) take(verdict);
     for (const verdict of data.rejects) rejects.add(verdict, pictures.get(keyOf(verdict)));
     rejects.findPictures();
@@ -65,6 +66,10 @@ const handlers = {
       panels.delete(name);
     }
     station.show(data.state);
+  },
+  shift(data) {
+    station.showShift(data);
+    for (const [name, one] of panels) one.shift = data.cameras[name] ?? null;
   },
   verdict(data) {
     take(data);

@@ -15,6 +15,7 @@ export class Panel {
     this.staleAfter = staleAfter;
     this.verdict = null;
     this.health = null;
+    this.shift = null;  // its counts in the present shift, once they are known
     this.hasImages = false;
     this.waiting = null;
     this.announced = null;  // the newest pictures there are
@@ -97,13 +98,13 @@ export class Panel {
   }
 
   renderFacts(verdict) {
-    const counts = this.health?.counts;
+    const counts = this.shift ?? this.health?.counts;
     const judged = counts ? counts.passed + counts.failed : 0;
     const pairs = [
       [t("fact.part"), verdict ? short(verdict.part_id) : ""],
       [t("fact.score"), verdict ? scoreText(verdict) : ""],
       [t("fact.time"), verdict ? milliseconds(verdict.total_ms) : ""],
-      [t("fact.share"), judged ? `${percent(counts.failed / judged)} (${number(counts.failed)} / ${number(judged)})` : ""],
+      [t(this.shift ? "fact.share.shift" : "fact.share"), judged ? `${percent(counts.failed / judged)} (${number(counts.failed)} / ${number(judged)})` : ""],
     ];
     const key = JSON.stringify(pairs);
     if (key !== this.factsShown) facts(this.facts, pairs);

@@ -63,19 +63,20 @@ export class Rejects {
   open(key) {
     const item = this.items.get(key);
     if (item) this.detail.open(key, item);
-    if (item && !item.pictures) this.findPicture(key, item);
+    if (item) this.findPicture(key, item);
   }
 
   async findPictures() {
     for (const [key, item] of [...this.items].reverse().slice(0, LOOKED_FOR)) {
-      if (!item.pictures) await this.findPicture(key, item);
+      await this.findPicture(key, item);
     }
   }
 
   // The evidence may have what the screen's server does not remember.
   async findPicture(key, item) {
+    if (item.pictures?.kinds.includes("image")) return;
     const part = await fetchPart(item.verdict);
-    if (part?.pictures && !item.pictures) this.announce(key, part.pictures);
+    if (part?.pictures && part.pictures.kinds.length > (item.pictures?.kinds.length ?? 0)) this.announce(key, part.pictures);
   }
 
   // The next older (-1) or newer (+1) reject in the dialog.

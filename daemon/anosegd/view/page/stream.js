@@ -48,7 +48,7 @@ export class Stream {
       clock.heard(data.at);
       this.handlers.state(data);
     });
-    for (const kind of ["verdict", "picture", "rejects", "missed"]) on(kind, (data) => this.handlers[kind]?.(data));
+    for (const kind of ["verdict", "picture", "rejects", "shift", "missed"]) on(kind, (data) => this.handlers[kind]?.(data));
     source.onerror = () => {
       this.connected = false;
     };
