@@ -125,11 +125,8 @@ class Rig:
             self.expect(image is not None and np.array_equal(image, original), "a picture is not the camera's")
 
 
-def main() -> int:
-    """Run the rig and print what was found."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--minutes", type=float, default=10.0)
-    options = parser.parse_args()
+def full_rate(minutes: float, runs: int = RUNS) -> list[str]:
+    """Run the rig for so long, with a kill between two runs. Return what was wrong."""
     with tempfile.TemporaryDirectory(prefix="evidence") as made:
         folder = Path(made)
         disk = folder / "disk"
@@ -137,8 +134,8 @@ def main() -> int:
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "tmpfs", disk], check=True)
         try:
             rig = Rig(folder)
-            for number in range(RUNS):
-                rig.run(60 * options.minutes / RUNS, kill=number < RUNS - 1)
+            for number in range(runs):
+                rig.run(60 * minutes / runs, kill=number < runs - 1)
             left = [path.name for path in disk.rglob("*") if path.is_file() and path.suffix != ".zip"]
             rig.expect(not left, f"files are left: {left[:3]}")
             rig.listener.close()
@@ -146,13 +143,21 @@ def main() -> int:
             subprocess.run(["umount", disk], check=True)
     rig.expect(rig.largest_mb <= MAX_MB, "the files took more than max_gb")
     rig.expect(rig.least_free >= MIN_FREE, "less than min_free was free")
-    rig.expect(rig.kept > 100, "hardly anything was kept")
+    rig.expect(rig.kept > 50, "hardly anything was kept")
     verdicts = len(rig.published)
-    print(f"{verdicts} verdicts, {rig.kept} parts kept, {rig.dropped} dropped, {rig.read} files read, {RUNS - 1} kills")
+    print(f"{verdicts} verdicts, {rig.kept} parts kept, {rig.dropped} dropped, {rig.read} files read, {runs - 1} kills")
     print(f"largest size {rig.largest_mb:.1f} of {MAX_MB} MiB, least free {rig.least_free:.1%} of {MIN_FREE:.0%} asked for")
-    for what, n in rig.problems.items():
-        print(f"WRONG, {n} times: {what}")
-    return 1 if rig.problems else 0
+    return [f"{n} times: {what}" for what, n in rig.problems.items()]
+
+
+def main() -> int:
+    """Run the rig and print what was found."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--minutes", type=float, default=10.0)
+    wrong = full_rate(parser.parse_args().minutes)
+    for what in wrong:
+        print(f"WRONG, {what}")
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

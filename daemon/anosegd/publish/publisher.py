@@ -370,9 +370,11 @@ class Publisher(Worker):
                 self._images_sent.append((tracker, len(jpeg)))
 
     def _take_subscriptions(self) -> None:
+        """Note who subscribes to pictures. What is left of a flood is taken in the next step, which begins at once."""
         with contextlib.suppress(zmq.Again):
             for _ in range(MAX_SUBSCRIPTION_MESSAGES):
                 self._subscriptions.take(self._socket.recv(zmq.DONTWAIT))
+            self._wake.set()
 
     def _send_state(self) -> None:
         self._state_changed = False
