@@ -134,7 +134,7 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """
 
     bundle: NotEmpty
-    runtime: Literal["auto", "tensorrt", "cpu", "cpu-f32", "cpu-bf16", "cpu-f16"] = "auto"
+    runtime: Literal["auto", "tensorrt", "cpu", "cpu-f32", "cpu-bf16", "cpu-f16", "cpu-int8"] = "auto"
     build: bool = False
     threads: Annotated[int, Meta(ge=0, le=256)] = 0
     prove_every_min: Annotated[float, Meta(gt=0, le=525_600)] | None = 60.0

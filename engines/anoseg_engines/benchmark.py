@@ -165,14 +165,15 @@ def candidates(bundle: Bundle, *, threads: int = 0, names: Sequence[str] = ()) -
 
     Args:
         threads: Threads of the CPU runtime; 0 lets it decide.
-        names: The runtimes to load. If it is empty, TensorRT and all precisions of the CPU are loaded.
+        names: The runtimes to load. If it is empty, TensorRT and all precisions of the CPU that the bundle has are loaded.
 
     Returns:
         The loaded runtimes, and the reason for each that cannot run.
     """
     found: list[Candidate] = []
     skipped: dict[str, str] = {}
-    for name in names or ("tensorrt", *(f"cpu-{p}" for p in cpu_precisions())):
+    int8 = ["cpu-int8"] if bundle.int8 else []
+    for name in names or ("tensorrt", *int8, *(f"cpu-{p}" for p in cpu_precisions())):
         try:
             selected = select_runtimes(bundle, name, threads=threads)[0]
             found.append(RuntimeCandidate.load(bundle, selected.open(), selected.name))

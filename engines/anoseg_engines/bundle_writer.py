@@ -22,6 +22,7 @@ from msgspec import UNSET
 from numpy.typing import NDArray
 
 from anoseg_engines.bundle import (
+    INT8_MODEL,
     MANIFEST,
     MODEL,
     NAME,
@@ -31,6 +32,8 @@ from anoseg_engines.bundle import (
     GoldenImage,
     GoldenSample,
     GoldenTolerance,
+    Int8Golden,
+    Int8Network,
     Manifest,
     Origin,
     RuleCalibration,
@@ -46,11 +49,27 @@ from anoseg_engines.placement import InputSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Int8Draft:
+    """An INT8 network for a bundle.
+
+    Attributes:
+        golden: The bundle's golden images in order, with the maps and scores of this network.
+        image_auroc, image_auroc_of_first: As in the manifest.
+    """
+
+    model_onnx: bytes
+    golden: list[GoldenSample]
+    image_auroc: float
+    image_auroc_of_first: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BundleDraft:
     """The contents of a bundle that `write_bundle` is to write. The fields are the manifest's.
 
     Attributes:
         origin: With an origin, the bundle is a candidate until it is released.
+        int8: A second network, which computes in INT8.
     """
 
     product: str
@@ -66,10 +85,13 @@ class BundleDraft:
     rules: tuple[RuleCalibration, ...] = ()
     tolerance: GoldenTolerance = field(default_factory=GoldenTolerance)
     origin: Origin | None = None
+    int8: Int8Draft | None = None
 
     @classmethod
     def of(cls, bundle: Bundle) -> BundleDraft:
         """Copy a bundle's contents except its origin, to write its next version with some fields replaced.
+
+        The INT8 network is left out: its score is fitted to this version's threshold.
 
         Raises:
             EngineError: A golden file cannot be decoded.
@@ -114,7 +136,8 @@ def write_bundle(target: Path, draft: BundleDraft) -> Bundle:
         while True:
             version = next_version(target)
             write_synced(folder / MANIFEST, canonical_bytes(_manifest(draft, version, files)))
-            load_engine(load_bundle(folder), runtime="cpu").close()  # the self-test
+            for runtime in ("cpu", "cpu-int8") if draft.int8 else ("cpu",):
+                load_engine(load_bundle(folder), runtime=runtime).close()  # the self-test
             sync_folder(folder)
             try:
                 # Renaming onto an existing version fails, so two writers never share a number.
@@ -130,9 +153,21 @@ def write_bundle(target: Path, draft: BundleDraft) -> Bundle:
 def _contents(draft: BundleDraft) -> Iterator[tuple[str, bytes]]:
     yield MODEL, draft.model_onnx
     for i, sample in enumerate(draft.golden):
-        stored = np.round(np.clip(sample.anomaly_map, 0, 1) * 65535).astype(np.uint16)
         yield f"golden/{i:02d}.png", _encode_png(sample.image)
-        yield f"golden/{i:02d}.map.png", _encode_png(stored)
+        yield f"golden/{i:02d}.map.png", _encode_png(_stored(sample.anomaly_map))
+    if draft.int8:
+        yield INT8_MODEL, draft.int8.model_onnx
+        for i, sample in enumerate(draft.int8.golden):
+            yield _int8_map(i), _encode_png(_stored(sample.anomaly_map))
+
+
+def _stored(anomaly_map: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """Return a map as a bundle stores it."""
+    return np.round(np.clip(anomaly_map, 0, 1) * 65535).astype(np.uint16)
+
+
+def _int8_map(index: int) -> str:
+    return f"golden/{index:02d}.int8.map.png"
 
 
 def _manifest(draft: BundleDraft, version: int, files: dict[str, bytes]) -> Manifest:
@@ -147,7 +182,7 @@ def _manifest(draft: BundleDraft, version: int, files: dict[str, bytes]) -> Mani
     ]
     return sealed(
         Manifest(
-            schema_version=3 if draft.input.shrink else 1 if draft.origin is None else 2,
+            schema_version=4 if draft.int8 else 3 if draft.input.shrink else 1 if draft.origin is None else 2,
             origin=draft.origin or UNSET,
             product=draft.product,
             version=version,
@@ -160,11 +195,17 @@ def _manifest(draft: BundleDraft, version: int, files: dict[str, bytes]) -> Mani
             rules=list(draft.rules) or UNSET,
             golden=golden,
             golden_tolerance=draft.tolerance,
+            int8=_int8_network(draft.int8) if draft.int8 else UNSET,
             metrics=draft.metrics,
             training=draft.training,
             files={name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
         )
     )
+
+
+def _int8_network(draft: Int8Draft) -> Int8Network:
+    golden = [Int8Golden(anomaly_map=_int8_map(i), score=float(sample.score)) for i, sample in enumerate(draft.golden)]
+    return Int8Network(golden=golden, image_auroc=draft.image_auroc, image_auroc_of_first=draft.image_auroc_of_first)
 
 
 @contextlib.contextmanager

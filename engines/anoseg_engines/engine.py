@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from anoseg_engines.bundle import Bundle, GoldenSample
+from anoseg_engines.bundle import INT8, Bundle, GoldenSample, GoldenTolerance
 from anoseg_engines.errors import EngineError
 from anoseg_engines.images import Image
 from anoseg_engines.judgement import Inspection, Thresholds
@@ -156,6 +156,12 @@ class Engine:
         return self._runtime.precision
 
     @property
+    def golden_tolerance(self) -> GoldenTolerance:
+        """The largest differences from what was recorded for the golden images."""
+        int8 = self.bundle.int8 if self.precision == INT8 else None
+        return self.bundle.manifest.golden_tolerance if int8 is None else int8.golden_tolerance
+
+    @property
     def traffic(self) -> Traffic:
         """Bytes copied to and from the device so far."""
         return self._runtime.traffic
@@ -166,13 +172,13 @@ class Engine:
         return len(self._runtime.parallel)
 
     def golden_samples(self) -> list[GoldenSample]:
-        """The bundle's golden images, decoded once.
+        """The bundle's golden images with what was recorded for the network that runs, decoded once.
 
         Raises:
             EngineError: One cannot be decoded.
         """
         if self._golden is None:
-            self._golden = self.bundle.golden_samples()
+            self._golden = self.bundle.golden_samples(self.precision)
         return self._golden
 
     def place(self, region: Region) -> Placement:

@@ -121,7 +121,7 @@ def _compare(engine: Engine, sample: GoldenSample, inference: Inference) -> Gold
 
 def _checked(engine: Engine, index: int, result: GoldenResult) -> GoldenResult:
     bundle = engine.bundle
-    limit = bundle.manifest.golden_tolerance
+    limit = engine.golden_tolerance
     if result.holds(limit):
         return result
     raise SelfTestError(

@@ -279,12 +279,14 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         detector: If true, the image score joins all views, and all pools of the network's map. If false, it comes from the 16
             largest values of the network's map alone, and `memory` and `views` have no effect.
         false_reject: Share of good parts that may be rejected.
+        int8: Whether the bundle also gets a network that computes in INT8, if this network proves itself.
     """
 
     input: InputConfig = InputConfig()
     coordinates: bool = True
     detector: bool = True
     false_reject: Annotated[float, Meta(gt=0.0, lt=1.0)] = 0.01
+    int8: bool = False
     network: NetworkConfig = NetworkConfig()
     memory: MemoryOptions = MemoryOptions()
     views: ViewsConfig = ViewsConfig()

@@ -36,7 +36,7 @@ from anoseg_trainer.synthesis.variation import compressed, noisy, turned
 from anoseg_trainer.thresholds import score_scale
 from anoseg_trainer.training.step import Arithmetic
 from anoseg_trainer.training_record import Product
-from anoseg_trainer.validation import scaled_spec
+from anoseg_trainer.validation import Validation, scaled_spec, validate
 
 BATCH = 8
 """Inputs that are encoded together."""
@@ -292,6 +292,23 @@ def _sample(parts: Sequence[int], reader: FeatureReader) -> Sequence[int]:
     """Choose some of the parts, spread over all of them."""
     most = max(1, min(SAMPLE_PARTS, SAMPLE_INPUTS // reader.n_inputs(parts[:1])))
     return parts[:: -(-len(parts) // most)]
+
+
+def fit_views(detector: Detector, product: Product) -> tuple[Validation, Values]:
+    """Set the scales that join the views, of map and score, on the held-out parts.
+
+    Returns:
+        The validation with these scales, and the largest values of each good case, [n, V].
+    """
+    spec, config = product.config.input.spec, product.config
+    good_parts = [case.image for case in product.cases if case.label is None]
+    fit_map(detector, scaled_spec(spec), good_parts, config.views.memory_map)
+    found = validate(detector, spec, product.cases)
+    good, defective = (
+        np.stack([tiles.max(axis=0) for tiles in values]) for values in (found.good_values, found.defective_values)
+    )
+    fit_score(detector, good, defective, config)
+    return found.rescored(detector), good
 
 
 @torch.no_grad()

@@ -171,7 +171,7 @@ def fit(
                 comparison = Comparison(detector.memory, built.parts, torch.from_numpy(parts.numbers))
         if first and detector is not None and not resume:
             try:
-                created = create_bundle(target, product, detector, None, note if quick else on_note)
+                created = create_bundle(target, product, detector, None, note if quick else on_note, int8=quick and config.int8)
                 caught = created.bundle.manifest.metrics["synthetic_defects_caught"]
                 on_note(
                     f"{created.bundle.path}: a first version, without training, catches {caught:.0%} of the synthetic defects"
@@ -219,7 +219,7 @@ def fit(
             detector, _ = with_good_parts(trained, product)
         else:
             detector = Detector(result.network, memory=detector.memory, whole_image=detector.whole_image).eval()
-        created = create_bundle(target, product, detector, result, note)
+        created = create_bundle(target, product, detector, result, note, int8=config.int8)
         return _finished(data, product, created, result, work=work, notes=notes)
     finally:
         store.path.unlink(missing_ok=True)

@@ -189,10 +189,13 @@ def load_version(path: Path) -> tuple[Bundle, Path]:
 
 
 def plan_notes(before: Bundle) -> list[str]:
-    """Remind of the TensorRT plan, if the earlier version has one."""
-    if not PlanStore.of(before).folder.is_dir():
-        return []
-    return ["a TensorRT plan belongs to one version: run `anoseg-engine build` for the new one before a line uses it"]
+    """Remind of the TensorRT plan and of the INT8 network, if the earlier version has them: the new one does not."""
+    notes = []
+    if PlanStore.of(before).folder.is_dir():
+        notes.append("a TensorRT plan belongs to one version: run `anoseg-engine build` for the new one before a line uses it")
+    if before.int8 is not None:
+        notes.append("the new version has no INT8 network: it was fitted to the version before. Only `fit` makes one")
+    return notes
 
 
 def _held_out_by_training(bundle: Bundle) -> set[str]:

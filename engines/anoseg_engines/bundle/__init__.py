@@ -4,12 +4,15 @@
 """
 
 from anoseg_engines.bundle.manifest import (
+    INT8,
     MANIFEST,
     NAME,
     NOT_PROMISED,
     Calibration,
     GoldenImage,
     GoldenTolerance,
+    Int8Golden,
+    Int8Network,
     Manifest,
     Origin,
     RuleCalibration,
@@ -19,6 +22,7 @@ from anoseg_engines.bundle.manifest import (
     sealed,
 )
 from anoseg_engines.bundle.read import (
+    INT8_MODEL,
     MODEL,
     PLANS,
     Bundle,
@@ -40,6 +44,8 @@ from anoseg_engines.bundle.releases import (
 )
 
 __all__ = [
+    "INT8",
+    "INT8_MODEL",
     "MANIFEST",
     "MODEL",
     "NAME",
@@ -51,6 +57,8 @@ __all__ = [
     "GoldenImage",
     "GoldenSample",
     "GoldenTolerance",
+    "Int8Golden",
+    "Int8Network",
     "Manifest",
     "Origin",
     "Release",

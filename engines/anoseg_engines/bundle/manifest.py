@@ -11,11 +11,13 @@ from msgspec import UNSET, Meta, UnsetType
 
 from anoseg_engines.placement import InputSpec
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """The newest schema version that this program reads."""
 MANIFEST = "manifest.json"
 NOT_PROMISED = "nothing is promised about false rejects"
 """How every guarantee begins that promises nothing."""
+INT8 = "int8"
+"""The precision of the second network that a bundle may have."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
@@ -102,25 +104,52 @@ class GoldenTolerance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     margin: float = 0.05
 
 
+class Int8Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Map (as of a golden image) and score of the INT8 network, from the CPU runtime on which the trainer measured it.
+
+    PyTorch's results would not do: where two runtimes round one integer differently, all that follows differs a little.
+    """
+
+    anomaly_map: str
+    score: float
+
+
+class Int8Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A second network of the bundle, whose convolutions compute in INT8. Its verdicts on the golden images are the same.
+
+    Attributes:
+        golden: For each golden image of the bundle, in order.
+        golden_tolerance: The largest differences from `golden`.
+        image_auroc: Image AUROC on held-out images and synthetic defects.
+        image_auroc_of_first: The same of the bundle's first network.
+    """
+
+    golden: Annotated[list[Int8Golden], Meta(min_length=1)]
+    golden_tolerance: GoldenTolerance = GoldenTolerance(map_p999=0.1, score=0.03)
+    image_auroc: float
+    image_auroc_of_first: float
+
+
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Contents of manifest.json.
 
     Attributes:
-        schema_version: 3 if the input says how it shrinks, else 2 if there is an origin, else 1. So an older program reads what
-            it can understand, and says of the rest that it is too old.
+        schema_version: 4 if there is an INT8 network, else 3 if the input says how it shrinks, else 2 if there is an origin,
+            else 1. So an older program reads what it can understand, and says of the rest that it is too old.
         origin: What wrote the bundle. Omitted in bundles from before there were candidates.
         score: How the part's score is defined.
         score_threshold: A part with this score or more is FAIL.
         pixel_threshold: A pixel with this map value or more belongs to a defect.
         rules: A calibration for each set of region rules. The field is omitted if there are no calibrations. So the seals
             of older manifests, which do not have this field, stay valid.
+        int8: The INT8 network; omitted if there is none.
         training: Configuration, seed, data fingerprint, source commit and versions.
         files: SHA-256 by path inside the bundle, of every file except manifest.json.
         seal: SHA-256 of `canonical_bytes` of this manifest with an empty seal. The seal reveals a changed threshold, as the
             other hashes reveal a changed file.
     """
 
-    schema_version: Literal[1, 2, 3] = 1
+    schema_version: Literal[1, 2, 3, 4] = 1
     product: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
     version: Annotated[int, Meta(ge=1)]
     created: str
@@ -133,10 +162,15 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     rules: list[RuleCalibration] | UnsetType = UNSET
     golden: Annotated[list[GoldenImage], Meta(min_length=1)]
     golden_tolerance: GoldenTolerance = GoldenTolerance()
+    int8: Int8Network | UnsetType = UNSET
     metrics: dict[str, Any] = {}
     training: dict[str, Any] = {}
     files: dict[str, Sha256]
     seal: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?\Z")] = ""
+
+    def __post_init__(self) -> None:
+        if self.int8 and len(self.int8.golden) != len(self.golden):
+            raise ValueError("int8.golden: must have an entry for each golden image")
 
 
 def canonical_bytes(manifest: Manifest) -> bytes:

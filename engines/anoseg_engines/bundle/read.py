@@ -12,13 +12,24 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from anoseg_engines.bundle.manifest import MANIFEST, SCHEMA_VERSION, Manifest, Origin, RuleCalibration, canonical_bytes, sealed
+from anoseg_engines.bundle.manifest import (
+    INT8,
+    MANIFEST,
+    SCHEMA_VERSION,
+    Int8Network,
+    Manifest,
+    Origin,
+    RuleCalibration,
+    canonical_bytes,
+    sealed,
+)
 from anoseg_engines.bundle.releases import contained_version, odd_versions, released_versions, replaced_releases, versions
 from anoseg_engines.errors import ConfigError, EngineError
 from anoseg_engines.images import Image
 from anoseg_engines.judgement import Thresholds
 
 MODEL = "model.onnx"
+INT8_MODEL = "model.int8.onnx"
 PLANS = "plans"
 """The folder of a store that holds the engines built on this machine, and no bundle; see `tensorrt/plan_store.py`."""
 MAX_MANIFEST_BYTES = 4 << 20
@@ -71,6 +82,11 @@ class Bundle:
         return self.files[MODEL]
 
     @property
+    def int8(self) -> Int8Network | None:
+        """What the manifest says of the INT8 network; None if the bundle has none."""
+        return self.manifest.int8 or None
+
+    @property
     def thresholds(self) -> Thresholds:
         """Score and pixel threshold of the manifest."""
         return Thresholds(self.manifest.score_threshold, self.manifest.pixel_threshold)
@@ -90,20 +106,38 @@ class Bundle:
         """The measured false rejects of each set of region rules that was calibrated."""
         return tuple(self.manifest.rules or ())
 
-    def golden_samples(self) -> list[GoldenSample]:
-        """Decode the golden images and their recorded maps.
+    def model_of(self, precision: str) -> bytes:
+        """The network that a runtime of this precision runs, ONNX.
+
+        Raises:
+            EngineError: The bundle has none.
+        """
+        if precision != INT8:
+            return self.model_onnx
+        if self.int8 is None:
+            raise EngineError(
+                f"{self.path}: this bundle has no INT8 network",
+                hint="choose runtime cpu, or train with `int8: true`, which says why if a bundle gets none",
+            )
+        return self.files[INT8_MODEL]
+
+    def golden_samples(self, precision: str = "f32") -> list[GoldenSample]:
+        """Decode the golden images, and the maps that were recorded for the network of this precision.
 
         Raises:
             EngineError: A golden file cannot be decoded.
         """
         samples = []
-        for golden in self.manifest.golden:
+        recorded = [(golden.anomaly_map, golden.score) for golden in self.manifest.golden]
+        if self.int8 is not None and precision == INT8:
+            recorded = [(golden.anomaly_map, golden.score) for golden in self.int8.golden]
+        for golden, (map_file, score) in zip(self.manifest.golden, recorded, strict=True):
             image = _decode(self.files[golden.image], cv2.IMREAD_COLOR)
-            stored = _decode(self.files[golden.anomaly_map], cv2.IMREAD_UNCHANGED)
+            stored = _decode(self.files[map_file], cv2.IMREAD_UNCHANGED)
             if image is None or stored is None or stored.ndim != 2 or stored.dtype != np.uint16:
                 raise EngineError(f"{self.path}: golden image {golden.image} or its map does not decode", hint=_RESTORE)
             anomaly_map = (stored / 65535).astype(np.float32)
-            samples.append(GoldenSample(image.astype(np.uint8), anomaly_map, golden.score, golden.verdict))
+            samples.append(GoldenSample(image.astype(np.uint8), anomaly_map, score, golden.verdict))
         return samples
 
 
@@ -196,6 +230,8 @@ def load_bundle(path: Path) -> Bundle:
     manifest = _parse_manifest(folder, raw)
     files = {name: _read_verified(folder, name, digest) for name, digest in manifest.files.items()}
     needed = [MODEL, *(g.image for g in manifest.golden), *(g.anomaly_map for g in manifest.golden)]
+    if manifest.int8:
+        needed += [INT8_MODEL, *(g.anomaly_map for g in manifest.int8.golden)]
     for name in needed:
         if name not in files:
             raise EngineError(f"{folder}: the manifest does not list {name} among its files", hint=_RESTORE)

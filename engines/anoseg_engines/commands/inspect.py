@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from anoseg_engines.bundle import Bundle, load_bundle, manifest_schema, note_on_candidates
+from anoseg_engines.bundle import INT8, Bundle, load_bundle, manifest_schema, note_on_candidates
 from anoseg_engines.commands.arguments import Subparsers, add_bundle
 
 
@@ -48,6 +48,14 @@ def _origin(bundle: Bundle) -> str:
     return f" by {origin.command}{parent}"
 
 
+def _int8(bundle: Bundle) -> str:
+    int8 = bundle.int8
+    if int8 is None:
+        return "none"
+    auroc = f"image AUROC on synthetic defects {int8.image_auroc:.4f} (the other network: {int8.image_auroc_of_first:.4f})"
+    return f"{len(bundle.model_of(INT8)) / 1e6:.2f} MB ONNX; {auroc}; runtime cpu-int8"
+
+
 def bundle_table(bundle: Bundle) -> Table:
     """A table of the bundle's manifest."""
     manifest, spec = bundle.manifest, bundle.manifest.input
@@ -65,6 +73,7 @@ def bundle_table(bundle: Bundle) -> Table:
         **{f"rules {entry.digest[:12]}": entry.guarantee for entry in bundle.rule_calibrations},
         "golden images": ", ".join(f"{g.verdict} {g.score:.3f}" for g in manifest.golden),
         "network": f"{len(bundle.model_onnx) / 1e6:.2f} MB ONNX",
+        "INT8 network": _int8(bundle),
     }
     table = Table(title=bundle.label, show_header=False)
     for key, value in rows.items():

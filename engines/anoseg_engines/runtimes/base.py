@@ -103,7 +103,7 @@ class Runtime(InferRequest, Protocol):
 
     @property
     def precision(self) -> str:
-        """The precision that really runs: f32, f16 or bf16."""
+        """The precision that really runs: f32, f16, bf16 or int8."""
         ...
 
     @property

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from anoseg_engines.bundle import INT8
 from anoseg_engines.errors import EngineError, PrecisionError
 from anoseg_engines.placement import InputSpec
 from anoseg_engines.runtimes.base import MAX_RUNNING
@@ -95,7 +96,7 @@ class Networks:
     a folder may all differ in size, and each compiled network takes memory.
 
     Attributes:
-        precision: One of `PRECISIONS`.
+        precision: One of `PRECISIONS`, or `INT8` for a quantised network.
         threads: 0 lets OpenVINO decide.
         n_parallel: How many sets of buffers the shared network has; 0 if it is not needed.
         compiled: The compiled networks by batch size, the one used last at the end.
@@ -151,7 +152,9 @@ class Networks:
             split_joins(model)
             precise = _precise_convolutions(model)
             model = _with_f32_map(model)
-            pieces = _pieces(model, precise) if self.precision == "bf16" else (Piece(model, self.precision),)
+            # Of a quantised network, the convolutions run in INT8 and the rest in f32.
+            rest = "f32" if self.precision == INT8 else self.precision
+            pieces = _pieces(model, precise) if self.precision == "bf16" else (Piece(model, rest),)
             alone, *shared = self._compile_uses(pieces)
             buffered = self._buffered(alone, n)
             parallel = tuple(self._buffered(shared[0], n) for _ in range(self.n_parallel))
@@ -390,5 +393,6 @@ def _precisions_that_run(pieces: Sequence[ov.CompiledModel]) -> Counter[str]:
         for op in piece.get_runtime_model().get_ops():
             info = op.get_rt_info()
             if "layerType" in info and info["layerType"].astype(str) == "Convolution":
-                found[info["runtimePrecision"].astype(str)] += 1
+                precision = info["runtimePrecision"].astype(str)
+                found[INT8 if precision in ("i8", "u8") else precision] += 1
     return found or Counter([pieces[-1].get_property("INFERENCE_PRECISION_HINT").to_string()])

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from anoseg_engines.bundle import Bundle
+from anoseg_engines.bundle import INT8, Bundle
 from anoseg_engines.errors import ConfigError, EngineError, GpuMemoryError, PrecisionError, SelfTestError
 from anoseg_engines.runtimes.base import Runtime
 from anoseg_engines.runtimes.openvino import CpuRuntime
@@ -21,9 +21,9 @@ from anoseg_engines.runtimes.tensorrt.plan import Machine, PlanDescription, buil
 from anoseg_engines.runtimes.tensorrt.plan_store import PlanStore
 from anoseg_engines.runtimes.tensorrt.runtime import TensorRTRuntime
 
-RUNTIMES = ("auto", "tensorrt", "cpu", *(f"cpu-{p}" for p in PRECISIONS))
+RUNTIMES = ("auto", "tensorrt", "cpu", *(f"cpu-{p}" for p in PRECISIONS), f"cpu-{INT8}")
 """auto: TensorRT where there are a GPU and a plan, else cpu. cpu: the fastest precision of this processor that passes the
-self-test. cpu-f32, …: that precision and no other."""
+self-test, but never INT8, which must be asked for. cpu-f32, …: that precision and no other."""
 
 MOST_WORKSPACE_MB, WORKSPACE_SHARE = 1024, 8
 """The daemon's own build may use this much memory, and at most one part in so many of the GPU's memory, to try kernels."""
@@ -151,7 +151,9 @@ def _cpu_in_order(bundle: Bundle, threads: int, why: str) -> list[SelectedRuntim
 
 
 def _cpu(bundle: Bundle, precision: str, threads: int, why: str) -> SelectedRuntime:
+    model = bundle.model_of(precision)
+
     def load() -> Runtime:
-        return CpuRuntime.open(bundle.model_onnx, bundle.manifest.input, precision=precision, threads=threads)
+        return CpuRuntime.open(model, bundle.manifest.input, precision=precision, threads=threads)
 
     return SelectedRuntime(f"cpu-{precision}", why, load)

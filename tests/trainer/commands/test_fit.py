@@ -14,9 +14,11 @@ from support.anoseg_train_command import COMMAND, ENVIRONMENT, run
 from support.made_once import made_once
 
 from anoseg_engines.bundle import load_bundle
+from anoseg_engines.golden import self_test
 from anoseg_engines.loading import load_engine
 from anoseg_trainer.commands.fit import claim, default_work
 from anoseg_trainer.data.good_images import find_good_images, read_good_images
+from anoseg_trainer.int8_network import MOST_AUROC_LOST
 
 
 def assert_refused(done, code, *words):
@@ -376,6 +378,42 @@ def test_quick_ends_with_a_bundle_that_needs_no_training(product, tmp_path):
     figures = tmp_path / "figures.json"
     assert run("evaluate", "--bundle", bundle.path, "--data", product, "--json", figures).returncode == 0
     assert json.loads(figures.read_text())["overall"]["image_auroc"] > 0.9
+
+
+def test_int8_is_an_option_that_proves_itself(product, tmp_path):
+    """With `int8: true` the bundle has a second network, or the note says why not. It agrees on the golden images.
+
+    `inspect` shows it, `bench` measures it, and `calibrate` leaves it out and says so.
+    """
+    config, store = tmp_path / "train.yaml", tmp_path / "store" / "x"
+    config.write_text("input: {height: 96, width: 128}\nmemory: {vectors: 800}\nint8: true\n")
+    done = run("fit", "--data", product, "--out", store, "--config", config, "--work", tmp_path / "w", "--quick")
+    assert done.returncode == 0, done.stderr
+    bundle = load_bundle(store / "1")
+    assert "the bundle also has an INT8 network (runtime cpu-int8)" in done.stderr
+    assert bundle.int8.image_auroc >= bundle.int8.image_auroc_of_first - MOST_AUROC_LOST
+    engine = load_engine(bundle, runtime="cpu-int8")
+    assert all(result.verdict_equal for result in self_test(engine))
+    engine.close()
+    calibrated = run("calibrate", "--bundle", store / "1", "--data", product / "train" / "good")
+    assert calibrated.returncode == 0, calibrated.stderr
+    assert load_bundle(store / "2").int8 is None
+    assert "has no INT8 network" in calibrated.stderr
+
+
+def test_an_int8_network_that_is_worse_is_left_out(product, tmp_path):
+    """The bundle is written all the same; the note names both figures."""
+    script = (
+        "import sys; from anoseg_trainer import cli, int8_network; int8_network.MOST_AUROC_LOST = -1.0; sys.exit(cli.main())"
+    )
+    config = tmp_path / "train.yaml"
+    config.write_text("input: {height: 96, width: 128}\nmemory: {vectors: 800}\nint8: true\n")
+    store = tmp_path / "store" / "x"
+    options = ["fit", "--data", product, "--out", store, "--config", config, "--work", tmp_path / "w", "--quick"]
+    done = subprocess.run([sys.executable, "-c", script, *map(str, options)], capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stderr
+    assert "the bundle has no INT8 network: its image AUROC on held-out images and synthetic defects is" in done.stderr
+    assert load_bundle(store / "1").int8 is None
 
 
 def test_quick_without_pretrained_weights_is_refused(product, tiny_config, tmp_path):

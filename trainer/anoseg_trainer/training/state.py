@@ -171,6 +171,6 @@ def comparable(config: TrainConfig) -> str:
     for key in ("steps", "minutes", "patience", "threads", "workers", "checkpoint_every", "device", "precision"):
         plain["training"].pop(key)
     # Used after training. The layers that depend on them are compared by `pipeline.fit`.
-    for key in ("false_reject", "detector", "memory", "views"):
+    for key in ("false_reject", "detector", "memory", "views", "int8"):
         plain.pop(key)
     return msgspec.json.encode(plain).decode()
