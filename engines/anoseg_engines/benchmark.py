@@ -191,6 +191,7 @@ def measure(
     seconds: float = 2.0,
     threads: int = 0,
     baseline: str | None = None,
+    clock: Callable[[], float] = time.perf_counter,
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> BenchReport:
     """Run every candidate at every batch size, in turns.
@@ -199,6 +200,7 @@ def measure(
         seconds: About how long to measure each candidate at each batch size.
         threads: The number of threads that the report shows.
         baseline: The other candidates are compared with the latency of this one.
+        clock: Returns seconds.
     """
     times: dict[int, dict[str, list[float]]] = {}
     traffic: dict[str, tuple[int, int]] = {}
@@ -215,7 +217,7 @@ def measure(
             for candidate, run in runs:
                 on_progress(f"{candidate.name}, batch {n}")
                 run()  # refill the caches after the candidate before
-                times[n][candidate.name] += _time(run, seconds / ROUNDS)
+                times[n][candidate.name] += _time(run, seconds / ROUNDS, clock)
     latencies = times.get(1, {})
     base = float(np.median(latencies[baseline])) if baseline in latencies else None
     rows = [
@@ -277,14 +279,14 @@ def _prepared(found: Sequence[Candidate], n: int) -> list[tuple[Candidate, Calla
     return runs
 
 
-def _time(run: Callable[[], object], seconds: float) -> list[float]:
+def _time(run: Callable[[], object], seconds: float, clock: Callable[[], float]) -> list[float]:
     """Time at least two calls, for about `seconds` in all. Returns the seconds of each call."""
     seen: list[float] = []
-    end = time.perf_counter() + seconds
-    while len(seen) < 2 or time.perf_counter() < end:
-        start = time.perf_counter()
+    end = clock() + seconds
+    while len(seen) < 2 or clock() < end:
+        start = clock()
         run()
-        seen.append(time.perf_counter() - start)
+        seen.append(clock() - start)
     return seen
 
 

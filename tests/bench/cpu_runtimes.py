@@ -1,13 +1,15 @@
 """The measurement behind the choice of the CPU runtime: ONNX Runtime and OpenVINO, in one run, in the precisions that run here.
 
-    python tests/bench/cpu_runtimes.py [--threads 2] [--seconds 3] [--json FILE]
+    python tests/bench/cpu_runtimes.py [--threads 2] [--seconds 3] [--processor-time] [--json FILE]
 
 ONNX Runtime in FP32, with the same weights, is 1.0. It measures the demo's bundle and a network of about 3 GMAC, which takes
-minutes. For figures that count, nothing else may run on the machine.
+minutes. For figures that count, nothing else may run on the machine; with --threads 1 and --processor-time, other programs
+matter less. The INT8 networks are quantised here, for their speed alone: their results are not those of the bundle.
 """
 
 import argparse
 import tempfile
+import time
 from pathlib import Path
 
 import msgspec
@@ -18,7 +20,7 @@ import torch
 from onnx import TensorProto, numpy_helper
 from rich.console import Console
 
-from anoseg_engines.benchmark import RuntimeCandidate, measure
+from anoseg_engines.benchmark import RuntimeCandidate, example, measure
 from anoseg_engines.bundle import Calibration, GoldenSample, load_bundle
 from anoseg_engines.bundle_writer import BundleDraft, write_bundle
 from anoseg_engines.commands.bench import bench_table
@@ -29,7 +31,9 @@ from anoseg_engines.runtimes.openvino_network import cpu_precisions
 from anoseg_trainer.config import NetworkConfig
 from anoseg_trainer.model.detector import Detector, count_macs
 from anoseg_trainer.model.export import onnx_from_detector
+from anoseg_trainer.model.from_bundle import detector_from_bundle
 from anoseg_trainer.model.inference import predict_part
+from anoseg_trainer.model.int8 import int8_detector
 from anoseg_trainer.model.network import AnoSegNetwork
 
 DEMO = Path(__file__).parents[2] / "engines" / "store" / "demo"
@@ -94,7 +98,10 @@ def in_single(model):
 
 
 def large_bundle(folder):
-    """Write a bundle of a network of about 3 GMAC, with activations like a trained one and golden maps of its own in FP32."""
+    """Write a bundle of a network of about 3 GMAC, with activations like a trained one and golden maps of its own in FP32.
+
+    Returns the bundle and its detector.
+    """
     demo = load_bundle(DEMO)
     spec, images = demo.manifest.input, [sample.image for sample in demo.golden_samples()]
     torch.manual_seed(0)
@@ -120,18 +127,27 @@ def large_bundle(folder):
         golden=[GoldenSample(i, r.anomaly_map, r.score, "FAIL") for i, r in zip(images, readings, strict=True)],
     )
     print(f"large network: {count_macs(detector, spec.height, spec.width) / 1e9:.2f} GMAC")
-    return write_bundle(folder / "large", draft)
+    return write_bundle(folder / "large", draft), detector.eval()
+
+
+def int8_model(bundle, detector):
+    """Quantise the detector with ranges from the golden images, and export it."""
+    spec = bundle.manifest.input
+    frames = torch.from_numpy(np.stack([sample.image for sample in bundle.golden_samples()]))
+    return int8_detector(detector, [(frames, torch.zeros(len(frames), 2, spec.height, spec.width))]).onnx(spec)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--processor-time", action="store_true", help="count this process's processor time, not the clock")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     reports = []
     with tempfile.TemporaryDirectory() as folder:
-        for bundle in (load_bundle(DEMO), large_bundle(Path(folder))):
+        demo = load_bundle(DEMO)
+        for bundle, detector in ((demo, detector_from_bundle(demo)), large_bundle(Path(folder))):
             spec, model = bundle.manifest.input, bundle.model_onnx
             found, skipped = [], {}
             for single, name in ((True, BASELINE), (False, "onnxruntime f16 file")):
@@ -141,6 +157,8 @@ def main():
             for precision in reversed(cpu_precisions()):
                 runtime = CpuRuntime.open(model, spec, precision=precision, threads=options.threads)
                 found.append(RuntimeCandidate.load(bundle, runtime, f"openvino {precision}"))
+            runtime = CpuRuntime.open(int8_model(bundle, detector), spec, precision="int8", threads=options.threads)
+            found.append(RuntimeCandidate("openvino int8", "int8", golden="–", runtime=runtime, inputs=example(bundle)))
             for precision in sorted({"f16", "bf16"} - set(cpu_precisions())):
                 try:
                     CpuRuntime.open(model, spec, precision=precision)
@@ -154,6 +172,7 @@ def main():
                 seconds=options.seconds,
                 threads=options.threads,
                 baseline=BASELINE,
+                clock=time.process_time if options.processor_time else time.perf_counter,
             )
             reports.append(report)
             Console(width=200).print(bench_table(report), skipped)
