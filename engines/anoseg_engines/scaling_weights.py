@@ -70,34 +70,48 @@ def scaling_weights(region: tuple[int, int], part: tuple[int, int], shrink: Shri
         return ScalingWeights(y, x, 0.0)
     if any(factor < 1 for factor in factors):
         return None
-    block = block_size(*factors) if shrink == "blocks" else 1
-    y, x = (_averaging(camera, scaled, block) for camera, scaled in zip(region, part, strict=True))
-    halvings = block.bit_length() - 1
+    if shrink == "area" or min(factors) < 2:
+        y, x = (_averaging(camera, scaled) for camera, scaled in zip(region, part, strict=True))
+        return ScalingWeights(y, x, 0.0)
+    block = block_size(min(factors))
+    y, x = (_in_blocks(camera, scaled, block) for camera, scaled in zip(region, part, strict=True))
+    halvings = block.bit_length()
     return ScalingWeights(y, x, min(halvings, 3) / 8)  # less than a half, so that an even grey stays as it is
 
 
-def _averaging(camera: int, part: int, block: int) -> AxisWeights:
-    """Weights of the mean over the pixels of each part pixel, where all pixels of a block count the same."""
-    blocks = -(-camera // block)
-    edges = np.arange(part + 1) * (camera / (part * block))  # in blocks
-    left = np.arange(blocks)
+def _averaging(camera: int, part: int) -> AxisWeights:
+    """Weights of the mean over the pixels of each part pixel."""
+    edges = np.arange(part + 1) * (camera / part)
+    left = np.arange(camera)
     shares = np.clip(np.minimum(edges[1:, None], left + 1) - np.maximum(edges[:-1, None], left), 0, None)
     shares[shares < 1e-6] = 0
-    sizes = np.minimum(block, camera - left * block)  # the last block may be narrower
-    pixels = np.repeat(shares / sizes, block, axis=1)[:, :camera]
-    return _packed(pixels)
+    return _packed(shares)
+
+
+def _in_blocks(camera: int, part: int, block: int) -> AxisWeights:
+    """Weights of the means of blocks, interpolated to twice the part and averaged in pairs."""
+    left = np.arange(-(-camera // block)) * block
+    pixels = np.arange(camera)
+    inside = (pixels >= left[:, None]) & (pixels < left[:, None] + block)  # the last block may be narrower
+    doubled = _linear(len(left), 2 * part, camera / (2 * part * block)) @ (inside / inside.sum(axis=1, keepdims=True))
+    return _packed((doubled[0::2] + doubled[1::2]) / 2)
 
 
 def _interpolating(camera: int, part: int) -> AxisWeights:
     """Weights of linear interpolation between the centres of pixels."""
-    position = np.clip((np.arange(part) + 0.5) * (camera / part) - 0.5, 0, camera - 1)
-    first = np.minimum(position.astype(int), max(0, camera - 2))
-    pixels = np.zeros((part, camera))
-    rows = np.arange(part)
-    pixels[rows, first] = 1 - (position - first)
-    if camera > 1:
-        pixels[rows, first + 1] = position - first
-    return _packed(pixels)
+    return _packed(_linear(camera, part, camera / part))
+
+
+def _linear(pixels: int, size: int, step: float) -> NDArray[np.float64]:
+    """The matrix of linear interpolation between the centres of pixels, [size, pixels]; the results are `step` pixels apart."""
+    position = np.clip((np.arange(size) + 0.5) * step - 0.5, 0, pixels - 1)
+    first = np.minimum(position.astype(int), max(0, pixels - 2))
+    found = np.zeros((size, pixels))
+    rows = np.arange(size)
+    found[rows, first] = 1 - (position - first)
+    if pixels > 1:
+        found[rows, first + 1] = position - first
+    return found
 
 
 def _packed(pixels: NDArray[np.float64]) -> AxisWeights:

@@ -48,10 +48,10 @@ def test_a_block_is_the_mean_of_its_pixels(height: int, width: int, block: int, 
         assert (np.abs(found[y, x] - mean) <= 0.5 * max(1, block.bit_length() - 1)).all()
 
 
-@pytest.mark.parametrize(("factors", "size"), [((1.0, 1.0), 1), ((1.99, 5), 1), ((2.0, 2.3), 2), ((7.9, 9), 4), ((0.5, 4), 1)])
-def test_the_block_fits_both_factors(factors: tuple[float, float], size: int) -> None:
-    """A block is never larger than what one part pixel covers."""
-    assert block_size(*factors) == size
+@pytest.mark.parametrize(("factor", "size"), [(2.0, 1), (3.99, 1), (4.0, 2), (7.9, 2), (8.0, 4), (33.0, 16)])
+def test_two_to_four_blocks_make_a_part_pixel(factor: float, size: int) -> None:
+    """Larger blocks would blur the part."""
+    assert block_size(factor) == size
 
 
 @pytest.mark.parametrize("size", [(1280, 1024), (1281, 1023), (1283, 1021), (2447, 2047), (447, 300), (1000, 300)])
@@ -67,7 +67,7 @@ def test_a_part_of_blocks_is_close_to_the_exact_mean(size: tuple[int, int], part
         return
     difference = found - exact
     assert abs(float(difference.mean())) < 0.5
-    assert np.abs(difference).mean() < 1
+    assert np.abs(difference).mean() < 0.6
     assert np.abs(difference[-1]).mean() < 1.5  # the border
     assert np.abs(difference[:, -1]).mean() < 1.5
 
