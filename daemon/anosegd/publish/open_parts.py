@@ -41,14 +41,19 @@ class OpenParts:
         with self._lock:
             self._by_camera.setdefault(part.camera, deque()).append(OpenPart(part, outcome, picture))
 
-    def close(self, part: Part, outcome: Outcome) -> bool:
+    def close(self, part: Part, outcome: Outcome, *, keep_picture: bool = True) -> bool:
         """Report an outcome. Return False if the part already has an outcome or is no longer open. The first outcome counts."""
+        picture: Picture | None = None
         with self._lock:
             entry = self._find(part)
             if entry is None or entry.outcome is not None:
                 return False
             entry.part, entry.outcome = part, outcome  # a triggered part was opened before its frame was captured
-            return True
+            if not keep_picture:
+                picture, entry.picture = entry.picture, None
+        if picture is not None:
+            picture.done()
+        return True
 
     def add_picture(self, part: Part, picture: Picture) -> bool:
         """Add the picture of a part that was opened before it was captured. Return False if the part is no longer open."""

@@ -185,7 +185,7 @@ class Publisher(Worker):
 
     def report_outcome(self, part: Part, outcome: Outcome) -> None:
         """Report an open part's outcome; the publisher's thread closes the part. A late result is logged and counted."""
-        if self._open.close(part, outcome):
+        if self._open.close(part, outcome, keep_picture=self._needs_picture(part, outcome)):
             self._wake.set()
         elif isinstance(outcome, Inspected):
             self._count_late(part)
@@ -196,6 +196,16 @@ class Publisher(Worker):
                 score=outcome.judgement.score,
                 after_ms=(outcome.finished_ns - part.began_ns) / 1e6,
             )
+
+    def _needs_picture(self, part: Part, outcome: Outcome) -> bool:
+        """Return whether somebody needs the part's picture, now that its outcome is known.
+
+        Pictures of good parts must not take the places of others while their verdicts are committed.
+        """
+        if not isinstance(outcome, Inspected) or outcome.judgement.outcome != "PASS":
+            return True
+        sampled = self._evidence is not None and self._evidence.samples(part.camera, part.sequence)
+        return sampled or self._subscriptions.want(part.camera)
 
     def drop_part(self, part: Part) -> None:
         """Drop a part that a newer frame has replaced (policy latest). It gets no verdict."""
