@@ -27,9 +27,10 @@ export class Alarms {
       const state = heartbeat.state;
       if (state.state === "Error") found.push(["error", "error", t("alarm.error"), short(state.detail ?? "", 300)]);
       if (state.journal && !state.journal.working) found.push(["journal", "error", t("alarm.journal"), short(state.journal.last_error ?? "", 300)]);
-      for (const [name, camera] of Object.entries(state.cameras)) {
-        if (camera.state === "lost") found.push([`camera ${name}`, "camera", t("alarm.camera", { name: short(name, 40) }), short(camera.last_error ?? "", 300)]);
-      }
+      const lost = Object.entries(state.cameras).filter(([, camera]) => camera.state === "lost");
+      const names = lost.map(([name]) => short(name, 40)).join(", ");
+      const errors = lost.map(([, camera]) => camera.last_error ?? "").filter(Boolean);
+      if (lost.length) found.push(["cameras", "lost", t(lost.length > 1 ? "alarm.cameras" : "alarm.camera", { name: names }), short(errors[0] ?? "", 300)]);
     }
     this.show(found);
     return connected && !silent && heartbeat !== null && heartbeat.state !== null;
@@ -46,7 +47,7 @@ export class Alarms {
       let banner = this.banners.get(key);
       if (!banner) {
         const root = element("div", `alarm ${kind}`);
-        const sign = element("span", "alarm-sign", { connection: "≠", silent: "?", error: "!", camera: "×" }[kind]);
+        const sign = element("span", "alarm-sign", { connection: "≠", silent: "?", error: "!", lost: "×" }[kind]);
         sign.setAttribute("aria-hidden", "true");
         banner = { root, title: element("strong"), text: element("span", "alarm-text") };
         banner.text.setAttribute("aria-live", "off");  // it counts seconds

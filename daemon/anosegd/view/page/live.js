@@ -33,9 +33,14 @@ function panel(name) {
     const made = new Panel(name, settings.stale_after_ms);
     panels.set(name, made);
     cameras.append(made.root);
-    cameras.dataset.count = String(Math.min(panels.size, 5));
+    countPanels();
   }
   return panels.get(name);
+}
+
+// The layout depends on how many there are.
+function countPanels() {
+  cameras.dataset.count = panels.size > 4 ? "many" : String(panels.size);
 }
 
 function remember(map, key, value) {
@@ -64,6 +69,7 @@ const handlers = {
       if (name in data.state.cameras) continue;
       one.root.remove();
       panels.delete(name);
+      countPanels();
     }
     station.show(data.state);
   },
