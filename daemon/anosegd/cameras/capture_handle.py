@@ -110,8 +110,8 @@ class CaptureHandle:
                 data = self._link.recv(MAX_BYTES, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return messages
-            except ConnectionResetError:
-                data = b""
+            except ConnectionResetError:  # it ended and left messages of ours unread; what it sent is still there
+                continue
             if not data:
                 return messages or None
             try:
