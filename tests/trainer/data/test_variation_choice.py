@@ -41,6 +41,13 @@ def test_parts_that_lie_any_way_round_are_turned(tmp_path):
     assert any("any way round" in note for note in notes)
 
 
+def test_few_parts_that_lie_any_way_round_are_turned(tmp_path):
+    """A dozen images have no near neighbours at most angles, and still show that every angle is normal."""
+    angles = np.random.default_rng(3).uniform(0, 360, 12)
+    variation, _ = poses(tmp_path / "pins", [pin(float(angle)) for angle in angles])
+    assert variation.rotation_deg == 180
+
+
 def test_parts_that_always_lie_the_same_way_are_not_turned(tmp_path):
     """A fixed part keeps its pose: a small turn only, no mirror images."""
     variation, notes = poses(tmp_path / "pins", [pin(float(a)) for a in np.random.default_rng(0).normal(0, 0.5, 40)])
