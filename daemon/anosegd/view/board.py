@@ -15,6 +15,8 @@ FRESH_PICTURES = 64
 """How many parts' pictures are kept beside those of the rejects."""
 READY_PICTURES = 16
 MAX_PICTURE_BYTES = 8 << 20
+MAX_BYTES_OF_A_GROUP = 40 << 20
+"""Each of the three groups of pictures (rejects, fresh, ready) takes at most this much memory: 120 MB together."""
 MAX_CAMERAS = 64
 
 PictureKind = Literal["map", "image"]
@@ -41,6 +43,11 @@ class Pictures:
     camera: str
     region: dict[str, Any]
     files: dict[PictureKind, tuple[str, bytes]] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all pictures."""
+        return sum(len(content) for _, content in self.files.values())
 
 
 class Board:
@@ -116,9 +123,11 @@ class Board:
                 self._reject_pictures[key] = pictures
             else:
                 self._fresh[key] = pictures
-                while len(self._fresh) > FRESH_PICTURES:
-                    self._fresh.popitem(last=False)
         pictures.files[kind] = (media_type, content)
+        if key in self._reject_pictures:
+            self._limit_rejects(key)
+        else:
+            _limit(self._fresh, FRESH_PICTURES)
         self.events.add("picture", self.announcement(key, pictures))
 
     def pictures(self, key: Key) -> Pictures | None:
@@ -127,12 +136,13 @@ class Board:
 
     def keep_ready(self, key: Key, pictures: Pictures) -> None:
         """Keep pictures from the evidence for a moment: a page is about to fetch them."""
+        pictures.files = {kind: one for kind, one in pictures.files.items() if len(one[1]) <= MAX_PICTURE_BYTES}
         if key in self._reject_pictures:
             self._reject_pictures[key] = pictures
+            self._limit_rejects(key)
             return
         self._ready[key] = pictures
-        while len(self._ready) > READY_PICTURES:
-            self._ready.popitem(last=False)
+        _limit(self._ready, READY_PICTURES)
 
     def announcement(self, key: Key, pictures: Pictures) -> dict[str, Any]:
         """Return what a page must know to show a part's pictures."""
@@ -174,3 +184,23 @@ class Board:
         while len(self._rejects) > REJECTS:
             old = self._rejects.popleft()
             self._reject_pictures.pop((old["journal_id"], old["seq"]), None)
+        self._limit_rejects(key)
+
+    def _limit_rejects(self, newest: Key) -> None:
+        """Drop pictures of the oldest rejects, but not those of `newest`, until the rest fit the limit."""
+        size = sum(pictures.size for pictures in self._reject_pictures.values() if pictures is not None)
+        for shown in self._rejects:
+            key = (shown["journal_id"], shown["seq"])
+            pictures = self._reject_pictures.get(key)
+            if size <= MAX_BYTES_OF_A_GROUP:
+                return
+            if pictures is not None and key != newest:
+                self._reject_pictures[key] = None
+                size -= pictures.size
+
+
+def _limit(group: OrderedDict[Key, Pictures], most: int) -> None:
+    """Drop the oldest until number and size are within the limits."""
+    size = sum(pictures.size for pictures in group.values())
+    while len(group) > most or (size > MAX_BYTES_OF_A_GROUP and len(group) > 1):
+        size -= group.popitem(last=False)[1].size

@@ -10,10 +10,12 @@ import msgspec
 import numpy as np
 
 from anoseg_engines.errors import AnosegError
-from anosegd.evidence import EvidenceReader
+from anosegd.evidence import EvidenceReader, KeptPart
 from anosegd.view.board import Pictures
 
 JPEG_QUALITY = 90
+LONGEST_SIDE = 2048
+"""Larger pictures are scaled down to this many pixels: no screen shows more, and memory is limited."""
 
 
 class KeptPictures:
@@ -38,12 +40,25 @@ class KeptPictures:
             return None  # deleted meanwhile, or not whole
         region = part.region
         pictures = Pictures(name.camera, msgspec.to_builtins(region))
-        picture = cv2.imdecode(np.frombuffer(part.picture, np.uint8), cv2.IMREAD_UNCHANGED)
-        if picture is not None:
-            inside = picture[region.y : region.y + region.height, region.x : region.x + region.width]
-            done, jpeg = cv2.imencode(".jpg", inside, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-            if done:
-                pictures.files["image"] = ("image/jpeg", jpeg.tobytes())
+        if (jpeg := _for_the_screen(part)) is not None:
+            pictures.files["image"] = ("image/jpeg", jpeg)
         if part.map_png is not None:
             pictures.files["map"] = ("image/png", part.map_png)
         return pictures
+
+
+def _for_the_screen(part: KeptPart) -> bytes | None:
+    """Return the judged region of the picture as JPEG; None if there is no such picture."""
+    region = part.region
+    try:
+        picture = cv2.imdecode(np.frombuffer(part.picture, np.uint8), cv2.IMREAD_UNCHANGED)
+        if picture is None:
+            return None
+        inside = picture[region.y : region.y + region.height, region.x : region.x + region.width]
+        factor = LONGEST_SIDE / max(1, *inside.shape[:2])
+        if factor < 1:
+            inside = cv2.resize(inside, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
+        done, jpeg = cv2.imencode(".jpg", inside, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    except cv2.error:
+        return None  # the region is not in the picture, or a browser cannot show such pixels
+    return jpeg.tobytes() if done else None

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from anosegd.view import app
-from anosegd.view.board import FRESH_PICTURES, REJECTS, Board
+from anosegd.view.board import FRESH_PICTURES, MAX_BYTES_OF_A_GROUP, MAX_PICTURE_BYTES, READY_PICTURES, REJECTS, Board, Pictures
 from anosegd.view.event_log import EventLog, FellBehindError
 
 REGION = {"x": 0, "y": 0, "width": 8, "height": 8}
@@ -36,6 +36,27 @@ def test_everything_is_bounded() -> None:
     assert len(kept) == REJECTS + FRESH_PICTURES
     with pytest.raises(FellBehindError):
         board.events.read(0)
+
+
+def test_pictures_take_bounded_memory() -> None:
+    """Large pictures of good parts, of rejects and from the evidence: the oldest go when a group is full; the newest stay."""
+    board = Board(EventLog(100))
+    large = bytes(MAX_PICTURE_BYTES)
+    most = MAX_BYTES_OF_A_GROUP // len(large)
+    for seq in range(1, 41):
+        board.add_verdict(shown(seq, "FAIL" if seq % 2 else "PASS"))
+        board.add_picture(mask(seq), "map", large)
+    assert [seq for seq in range(1, 41) if board.pictures(("j", seq)) is not None] == list(range(41 - 2 * most, 41))
+    for seq in (1, *range(101, 101 + READY_PICTURES)):
+        board.keep_ready(("j", seq), Pictures("top", REGION, {"image": ("image/jpeg", large)}))
+    kept = [seq for seq in range(1, 200) if board.pictures(("j", seq)) is not None]
+    assert len(kept) == 3 * most
+    assert 1 in kept  # a page is about to fetch it
+    huge = Pictures("top", REGION, {"image": ("image/jpeg", bytes(MAX_PICTURE_BYTES + 1)), "map": ("image/png", b"png")})
+    board.keep_ready(("j", 300), huge)
+    found = board.pictures(("j", 300))
+    assert found is not None
+    assert found.files.keys() == {"map"}
 
 
 def test_picture_may_come_before_its_verdict() -> None:
