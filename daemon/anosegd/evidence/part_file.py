@@ -115,7 +115,7 @@ def read_part(path: Path) -> KeptPart:
         raise DataError(_not_whole(path))
     try:
         about = msgspec.json.decode(entries[ABOUT], type=About)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(_not_whole(path)) from error
     return KeptPart(
         verdict=_verdict(entries, path),
@@ -150,7 +150,7 @@ def _verdict(entries: dict[str, bytes], path: Path) -> dict[str, Any]:
         verdict = json.loads(entries[VERDICT])
         if isinstance(verdict, dict) and isinstance(verdict["part_id"], str) and isinstance(verdict["committed_at"], str):
             return verdict
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, RecursionError):
         pass
     raise DataError(_not_whole(path))
 

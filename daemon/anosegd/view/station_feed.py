@@ -118,7 +118,7 @@ class PictureFeed(Worker):
         try:
             header = json.loads(parts[1])
             str(header["journal_id"]), int(header["seq"]), str(header["camera"]), dict(header["region"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return  # not a station's message
         self._receiver.picture(header, kind, parts[2])
 
