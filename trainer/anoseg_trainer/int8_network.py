@@ -2,7 +2,8 @@
 
 The features of a quantised encoder differ from those in FP32, so a memory of good parts in FP32 would find every part odd. The
 memory, the whole-image model and all scales are therefore built again on the quantised features. The score is then moved so
-that its own conformal threshold is the bundle's: a threshold means the same for both networks. Runs on the main thread.
+that its own conformal threshold is a little below the bundle's: no more good parts may be rejected, although the runtime
+rounds. Runs on the main thread.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ RANGE_PARTS = 12
 RANGE_BATCH = 4
 MOST_AUROC_LOST = 0.005
 """The network is left out if it loses more image AUROC on held-out images and synthetic defects."""
+ROUNDED = 1e-4
+"""Shares in the metrics are rounded."""
 MARGIN = 0.05
 """Distance of the bundle's threshold from the conformal score of the quantised detector in PyTorch. In INT8, a runtime's scores
 differ more from PyTorch's than in half precision."""
@@ -55,8 +58,8 @@ def int8_network(detector: Detector, product: Product, draft: BundleDraft) -> In
         draft: The bundle.
 
     Raises:
-        NotProvedError: The network changes a golden verdict, loses too much image AUROC, would reject more good parts, or
-            cannot run here.
+        NotProvedError: The network changes a golden verdict, loses too much image AUROC, would reject more good parts, catches
+            fewer synthetic defects, or cannot run here.
     """
     config, split, store = product.config, product.split, product.store
     spec = config.input.spec
@@ -112,6 +115,13 @@ def _proved(model: bytes, runtime: CpuRuntime, product: Product, draft: BundleDr
     if auroc < first - MOST_AUROC_LOST:
         raise NotProvedError(
             f"its image AUROC on held-out images and synthetic defects is {auroc:.4f}, that of the other network {first:.4f}"
+        )
+    caught = float(np.mean(np.array(defective) >= draft.score_threshold))
+    caught_first = float(draft.metrics["synthetic_defects_caught"])
+    if caught < caught_first - ROUNDED:
+        raise NotProvedError(
+            f"at the score threshold {draft.score_threshold:.4f} it catches {caught:.1%} of the synthetic defects, "
+            f"the other network {caught_first:.1%}"
         )
     return Int8Draft(model_onnx=model, golden=golden, image_auroc=auroc, image_auroc_of_first=first)
 
