@@ -242,6 +242,7 @@ class Station:
             if reason := self._reason_to_stop((self._publisher, self._inspector, *self._helpers), STARTING_LOOP_S):
                 return reason
         self._publisher.engine = self._inspector.engine
+        self._publisher.parallel = self._inspector.parallel
         return None
 
     def _announce(self) -> None:

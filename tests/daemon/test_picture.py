@@ -1,8 +1,16 @@
 """A frame's slot that is shared: it is given back once, when nobody needs it, and never while somebody reads it."""
 
+from pathlib import Path
+
 import numpy as np
 
+from anosegd import wire
+from anosegd.capture.config import DemoSource
+from anosegd.config import CameraConfig, Config, EngineConfig
+from anosegd.evidence import EvidenceConfig, EvidenceKeeper
 from anosegd.picture import HoldLimit, Picture
+from anosegd.publish import Identity, Publisher
+from anosegd.publish.publisher import EVIDENCE_PICTURES, PICTURE_USERS
 
 IMAGE = np.zeros((2, 3, 3), np.uint8)
 
@@ -55,3 +63,22 @@ def test_pixels_stay_while_somebody_reads_them() -> None:
         assert released == []
     assert released == [1]
     assert not picture.there
+
+
+def test_parts_in_the_network_leave_the_places_of_the_others(tmp_path: Path) -> None:
+    """However many parts the engine runs at a time, each has its picture when its outcome is known."""
+    parallel = 9
+    config = Config(engine=EngineConfig(bundle="none"), cameras={"a": CameraConfig(source=DemoSource())})
+    keeper = EvidenceKeeper(EvidenceConfig(folder=str(tmp_path)))
+    publisher = Publisher(config, Identity("journal", "run"), never, evidence=keeper)
+    publisher.parallel = parallel
+    limit = HoldLimit(publisher.most_pictures)
+    pictures = [shared(limit)[0] for _ in range(parallel + EVIDENCE_PICTURES)]
+    for picture in pictures:
+        picture.inspected()  # the network has its copy
+    assert all(picture.there for picture in pictures)
+    assert publisher.picture_slots("every") == len(pictures) + PICTURE_USERS
+
+
+def never(_: Publisher) -> wire.State:
+    raise AssertionError("no thread runs")

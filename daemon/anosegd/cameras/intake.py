@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 
 from anosegd import logs
 from anosegd.cameras.capture_handle import CaptureHandle
@@ -48,10 +48,14 @@ class Intake:
         self.last_file: str | None = None
         self.size: tuple[int, int] | None = None
         self._name, self._queue, self._publisher = name, queue, publisher
-        self._pictures = HoldLimit(publisher.most_pictures)
         self._reading: Reading | None = None  # the file that is being decoded
         self._suspect: int | None = None  # position of the file at which the capture process ended before
         self._not_captured_log = logs.Throttle("part.not_captured")
+
+    @cached_property
+    def _pictures(self) -> HoldLimit:
+        """The limit of held frames, which depends on the engine; made with the first frame."""
+        return HoldLimit(self._publisher.most_pictures)
 
     def reading(self, message: Reading) -> None:
         """Note which file is being decoded."""

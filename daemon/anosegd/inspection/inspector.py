@@ -106,6 +106,11 @@ class Inspector(Worker):
     # ---- any thread
 
     @property
+    def parallel(self) -> int:
+        """How many parts the engine runs at a time; 0 if it runs them in turn, or is not loaded."""
+        return 0 if self._running is None else self._running.parallel
+
+    @property
     def regions(self) -> tuple[Region, ...]:
         """The regions that parts have had so far."""
         return self._placements.regions

@@ -41,7 +41,7 @@ LINGER_MS = 1000
 MASK_QUEUE = 8
 """Anomaly maps that may wait for encoding; further ones are dropped and counted."""
 EVIDENCE_PICTURES, LIVE_PICTURES = 8, 2
-"""Frames of one camera that are held for their pictures, with and without evidence."""
+"""Frames of one camera that are held for their pictures, with and without evidence, besides those in the network."""
 PICTURE_USERS = 2
 """Threads that may each be using one more frame, whose place was taken: "evidence" and "images"."""
 MAX_IMAGE_BYTES = 64 << 20
@@ -82,6 +82,7 @@ class Publisher(Worker):
 
     Attributes:
         engine: Named in verdicts of parts that no engine judged; set before the first part.
+        parallel: How many parts the engine runs at a time; set before the cameras start.
         counts: Per camera. The table is replaced, never changed, so that any thread may read it.
         last_seq: The highest number sent.
         last_state: The last state message.
@@ -102,6 +103,7 @@ class Publisher(Worker):
         self.last_seq = 0
         self.last_state = b"null"
         self.engine: wire.EngineName | None = None
+        self.parallel = 0
         self._config = config
         self._describe = describe
         self._numbered = 0  # without a journal
@@ -148,13 +150,18 @@ class Publisher(Worker):
 
     @property
     def most_pictures(self) -> int:
-        """How many frames of one camera may be held for their pictures."""
-        return EVIDENCE_PICTURES if self._evidence is not None else LIVE_PICTURES
+        """How many frames of one camera may be held for their pictures after the inspection has copied them.
+
+        All parts in the network may be of one camera. They must not take the places of those whose outcome is known.
+        """
+        return (EVIDENCE_PICTURES if self._evidence is not None else LIVE_PICTURES) + self.parallel
 
     def picture_slots(self, policy: Policy) -> int:
         """Return how many slots a camera needs for held frames, so that the inspection is not short of any."""
-        if self._evidence is None and (policy == "wait" or not self._config.publish.images):
-            return 0  # a source that waits loses nothing if a frame is held
+        if self._evidence is None and not self._config.publish.images:
+            return 0
+        if self._evidence is None and policy == "wait":
+            return self.parallel  # a source that waits loses nothing if a frame is held
         return self.most_pictures + PICTURE_USERS
 
     def wants_picture(self, part: Part) -> bool:
