@@ -165,15 +165,33 @@ def test_memory_that_is_missing_at_any_moment(driver: Driver, bundle: Bundle) ->
     assert all("memory is full" in error.what or "out of memory" in error.what for error in failed)
 
 
-@pytest.mark.parametrize("how", [1, 2])
-def test_kernels_that_do_not_work_are_not_used(driver: Driver, device: PycudaDevice, how: int) -> None:
-    """If the driver refuses the kernels, or they give other grey values, regions are scaled on the processor."""
-    driver.library.mock_spoil_kernels(how)
-    try:
-        with device.current():
-            assert RegionScaler.open(device, InputSpec(64, 64)) is None
-    finally:
-        driver.library.mock_spoil_kernels(0)
+@pytest.mark.parametrize(
+    ("how", "spec"),
+    [
+        (1, InputSpec(64, 64)),
+        (2, InputSpec(64, 64)),
+        (3, InputSpec(128, 128)),
+        (3, InputSpec(128, 128, shrink="blocks")),
+        (4, InputSpec(128, 128)),
+        (5, InputSpec(128, 128)),
+        (6, InputSpec(48, 48, "tile", 0.4, 16)),
+    ],
+)
+def test_kernels_that_do_not_work_are_not_used(driver: Driver, device: PycudaDevice, how: int, spec: InputSpec) -> None:
+    """If the driver refuses the kernels, or they give other grey values for some regions, the processor scales."""
+    with device.current():
+        assert RegionScaler.open(device, spec) is not None
+        driver.library.mock_spoil_kernels(how)
+        try:
+            assert RegionScaler.open(device, spec) is None
+        finally:
+            driver.library.mock_spoil_kernels(0)
+
+
+def test_kernels_that_could_not_be_checked_are_not_used(device: PycudaDevice) -> None:
+    """Tiles of a region that keeps its size are never scaled, so there is nothing to compare."""
+    with device.current():
+        assert RegionScaler.open(device, InputSpec(48, 48, "tile", 1.0, 16)) is None
 
 
 def test_the_compiled_kernels_are_those_of_the_source() -> None:
