@@ -13,6 +13,7 @@ from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from anosegd.client import Client, ClientError, RefusedError, Verdict
 from anosegd.view.board import Board, Key, Pictures, clock_ms
@@ -23,6 +24,7 @@ from anosegd.view.shown_verdict import part_time, past_verdict, shown_verdict
 
 PARTS_A_PAGE = 50
 MAX_EXPORTS = 2
+BUSY_PAUSE_S = 0.2
 NO_STORE = {"cache-control": "no-store"}
 SEQ = re.compile(r"[1-9]\d{0,17}", re.ASCII)
 
@@ -102,26 +104,37 @@ class PastParts:
             return _refusal(400, "bad_filter", str(error))
         if self._exports >= MAX_EXPORTS:
             return _refusal(503, "busy", f"{MAX_EXPORTS} exports are running already")
-        first = await self._ask(lambda client: forward(client, chosen, None))  # before the answer begins, so that it can fail
-        if isinstance(first, Response):
-            return first
-        headers = {**NO_STORE, "content-disposition": 'attachment; filename="parts.csv"'}
-        return StreamingResponse(self._lines(chosen, *first), media_type="text/csv; charset=utf-8", headers=headers)
+        self._exports += 1
+        response: Response | None = None
+        try:
+            first = await self._ask(lambda client: forward(client, chosen, None))  # before the answer begins: it may fail
+            if isinstance(first, Response):
+                return first
+            response = _CsvResponse(self._lines(chosen, *first), self._export_ended)
+            return response
+        finally:
+            if response is None:
+                self._export_ended()
+
+    def _export_ended(self) -> None:
+        self._exports -= 1
 
     async def _lines(self, chosen: PartFilter, verdicts: list[Verdict], rest: int | None) -> AsyncIterator[bytes]:
+        yield b"\xef\xbb\xbf" + self._csv([self._form.head])  # a byte order mark, without which spreadsheets guess
+        while True:
+            if verdicts:
+                yield self._csv([self._form.row(verdict) for verdict in verdicts])
+            if rest is None:
+                return
+            verdicts, rest = await self._next_page(chosen, rest)
+
+    async def _next_page(self, chosen: PartFilter, start: int) -> tuple[list[Verdict], int | None]:
         assert self._journal is not None
-        self._exports += 1
-        try:
-            yield b"\xef\xbb\xbf" + self._csv([self._form.head])  # a byte order mark, without which spreadsheets guess
-            while True:
-                if verdicts:
-                    yield self._csv([self._form.row(verdict) for verdict in verdicts])
-                if rest is None:
-                    return
-                start = rest
-                verdicts, rest = await self._journal.ask(lambda client: forward(client, chosen, start))  # noqa: B023
-        finally:
-            self._exports -= 1
+        while True:
+            try:
+                return await self._journal.ask(lambda client: forward(client, chosen, start))
+            except TooManyRequestsError:
+                await asyncio.sleep(BUSY_PAUSE_S)  # half a file would look like a whole one
 
     @staticmethod
     def _csv(rows: Sequence[Sequence[Any]]) -> bytes:
@@ -141,6 +154,21 @@ class PastParts:
             return _refusal(409, error.code, str(error))
         except ClientError as error:
             return _refusal(503, "no_answer", str(error))
+
+
+class _CsvResponse(StreamingResponse):
+    """Sends a CSV file, and calls `ended` however that ends, even if the browser left before the first line."""
+
+    def __init__(self, lines: AsyncIterator[bytes], ended: Callable[[], None]) -> None:
+        headers = {**NO_STORE, "content-disposition": 'attachment; filename="parts.csv"'}
+        super().__init__(lines, media_type="text/csv; charset=utf-8", headers=headers)
+        self._ended = ended
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._ended()
 
 
 def _number(request: Request, name: str) -> int | None:

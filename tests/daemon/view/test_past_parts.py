@@ -1,5 +1,7 @@
 """Past parts: search from the newest, one part, CSV, all of a real station's journal and evidence."""
 
+import asyncio
+import contextlib
 import csv
 import io
 import json
@@ -8,12 +10,17 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
+from starlette.requests import ClientDisconnect, Request
 from support.anosegd_line import Line, run_anosegd
 from support.view_server import StartView, ViewServer
 
 from anosegd.client import Client, RefusedError, Verdict
-from anosegd.view.journal_search import WINDOW, search
+from anosegd.view import past_parts
+from anosegd.view.board import Board
+from anosegd.view.event_log import EventLog
+from anosegd.view.journal_search import WINDOW, JournalSearch, TooManyRequestsError, search
 from anosegd.view.part_filter import PartFilter, part_filter
+from anosegd.view.past_parts import CsvForm, PastParts
 
 STATION = """
 top: {source: {kind: demo, parts: 40, fps: 40}, policy: wait}
@@ -150,6 +157,59 @@ def test_search_is_bounded() -> None:
     assert journal.questions == 2  # which is the newest, and one page
     assert part.before == 100_000 - WINDOW
     journal.close()
+
+
+class SlowJournal(JournalSearch):
+    """Gives one verdict a page, after a moment; the second question of every export finds the queue full once."""
+
+    def __init__(self) -> None:
+        super().__init__("ipc://nowhere", "ipc://nowhere")
+        self.questions = 0
+
+    async def ask(self, question: Any) -> Any:
+        self.questions += 1
+        await asyncio.sleep(0.02)
+        if self.questions in (3, 4):
+            raise TooManyRequestsError
+        return ([verdict(self.questions)], None if self.questions > 4 else 2)
+
+
+def test_exports_at_once_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of ten exports at once two run, to their end though the journal is busy; then the next may run, even if one left."""
+    monkeypatch.setattr(past_parts, "BUSY_PAUSE_S", 0.01)
+    journal = SlowJournal()
+    past = PastParts(Board(EventLog()), journal, None, CsvForm(["seq"], lambda one: [one["seq"]]))
+    scope = {"type": "http", "method": "GET", "headers": [], "query_string": b"", "path": "/parts.csv"}
+    bodies: list[bytes] = []
+
+    async def send(message: Any) -> None:
+        bodies.append(message.get("body", b""))
+
+    async def leave(message: Any) -> None:
+        raise OSError("the browser left")
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    async def export(send: Any) -> int:
+        response = await past.routes["/parts.csv"](Request(scope))
+        if response.status_code == 200:
+            with contextlib.suppress(OSError, ClientDisconnect):
+                await response(scope, receive, send)
+        return response.status_code
+
+    async def run() -> None:
+        assert sorted(await asyncio.gather(*(export(send) for _ in range(10)))) == [200] * 2 + [503] * 8
+        assert b"".join(bodies).count(b"seq") == 2
+        assert b"".join(bodies).splitlines()[-1].isdigit()
+        for _ in range(5):
+            assert await export(leave) == 200
+        assert await export(send) == 200
+
+    try:
+        asyncio.run(run())
+    finally:
+        past.stop()
 
 
 def test_station_without_a_journal_says_so(line: Line, start_view: StartView, config: Path) -> None:
