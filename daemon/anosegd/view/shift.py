@@ -18,7 +18,8 @@ from anosegd.view.part_filter import PartFilter
 from anosegd.wire import utc
 
 EVERY_S = 1.0
-BETWEEN_PAGES_S = 0.03
+BETWEEN_PAGES_S = 0.2
+"""A page has up to 1,000 verdicts, and the daemon answers other requests between two pages."""
 DEFAULT_STARTS = "06:00,14:00,22:00"
 NAMES = {"PASS": "passed", "FAIL": "failed", "UNKNOWN": "unknown"}
 
