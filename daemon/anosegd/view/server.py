@@ -17,6 +17,7 @@ from typing import Any
 import uvicorn
 
 from anoseg_engines.errors import PublishError
+from anosegd import logs
 from anosegd.client import ClientError, Event, RefusedError
 from anosegd.view.address import Address, bind
 from anosegd.view.app import build_app
@@ -108,6 +109,9 @@ async def _serve(settings: ViewSettings, listener: socket.socket) -> int:
     if journal is not None:
         tasks.append(asyncio.ensure_future(_fill(board, journal)))
         tasks.append(asyncio.ensure_future(count_shifts(journal, settings.shifts, board.set_shift)))
+    failed: list[BaseException] = []
+    for task in tasks:
+        task.add_done_callback(lambda task: _stop_if_failed(task, server, failed))
     try:
         await server.serve(sockets=[listener])
     finally:
@@ -117,7 +121,7 @@ async def _serve(settings: ViewSettings, listener: socket.socket) -> int:
             worker.stop()
         await asyncio.to_thread(wait_for, workers, STOP_S)
         await asyncio.to_thread(past.stop)
-    if (failure := next((worker.failure for worker in workers if worker.failure), None)) is not None:
+    if (failure := next((worker.failure for worker in workers if worker.failure), failed[0] if failed else None)) is not None:
         raise PublishError(f"the screen ended: {failure}", hint="its log has the details; start it again") from failure
     return 0
 
@@ -136,6 +140,14 @@ async def _fill(board: Board, journal: JournalSearch) -> None:
             continue
         board.add_past_rejects([shown_verdict(verdict, clock_ms()) for verdict in reversed(found.verdicts)])
         return
+
+
+def _stop_if_failed(task: asyncio.Future[None], server: _Server, failed: list[BaseException]) -> None:
+    """End the screen if a task failed: without it, what the screen shows would stand still and look current."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logs.error("screen.failed", exception=error)
+        failed.append(error)
+        server.stop()
 
 
 async def _stop_if_dead(workers: tuple[VerdictFeed, PictureFeed], server: _Server) -> None:
