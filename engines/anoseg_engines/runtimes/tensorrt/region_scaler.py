@@ -40,8 +40,8 @@ class RegionScaler:
         """Load the kernels, and check that they scale a picture as the processor does. The context must be current.
 
         Returns:
-            None if the device has no kernels, if they give other grey values, or if there is nothing to scale. The processor
-            then does what scaling there is.
+            None if the device has no kernels, they give other grey values, or they could not be checked. The processor then
+            scales regions.
 
         Raises:
             GpuMemoryError: There is not enough memory.
@@ -63,7 +63,9 @@ class RegionScaler:
             stream.run_kernel(name, grid, (BLOCK, 1, 1), arguments)
 
     def _agrees(self, spec: InputSpec) -> bool:
-        """Whether noise in grey and colour is scaled as on the processor. False if this bundle's parts are not scaled."""
+        """Whether noise in grey and colour is scaled as on the processor. False if no region could be compared."""
+        if spec.mode == "tile" and spec.scale == 1:
+            return True  # no region is scaled
         compared = [
             self._difference(placement, channels)
             for placement in (Placement.of(spec, region) for region in _checked_regions(spec))
