@@ -11,6 +11,8 @@ from anosegd import wire
 from anosegd.view.shown_verdict import part_time
 
 LONGEST_TEXT = 4000
+LAST_YEAR = 2200
+"""The journal's times are ns in 64 bits, which end in 2262."""
 OUTCOMES = (*get_args(wire.Outcome), "REJECT")
 """`REJECT` stands for FAIL and UNKNOWN."""
 
@@ -69,6 +71,9 @@ def unix_ns(utc: str) -> int:
 def _utc(name: str, text: str) -> str:
     try:
         moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
-        return moment.astimezone(timezone.utc).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        moment = moment.astimezone(timezone.utc)
+        if moment.year > LAST_YEAR:
+            raise ValueError
+        return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
     except (ValueError, OverflowError):
         raise ValueError(f"{name}: write a moment such as 2026-11-22T06:00:00Z") from None

@@ -26,7 +26,15 @@ STATION = """
 top: {source: {kind: demo, parts: 40, fps: 40}, policy: wait}
 hand: {source: {kind: demo}, trigger: {kind: software}, policy: every}
 """
-BAD_FILTERS = ("since=soon", "until=2026-13-01", "outcome=MAYBE", f"part={'x' * 5000}", "before=-1", "before=1e9")
+BAD_FILTERS = (
+    "since=soon",
+    "until=2026-13-01",
+    "since=9999-01-01T00:00:00Z",
+    "outcome=MAYBE",
+    f"part={'x' * 5000}",
+    "before=-1",
+    "before=1e9",
+)
 
 
 @pytest.fixture
