@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from anosegd.view.board import Board, PictureKind, clock_ms
+from anosegd.view.board import Board, Key, PictureKind, clock_ms, key_of
 from anosegd.view.event_log import FellBehindError, encoded
 
 MAX_STREAMS = 40
@@ -46,13 +46,14 @@ SEQ = re.compile(r"\d{1,18}", re.ASCII)
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def build_app(board: Board, settings: dict[str, Any], more: dict[str, Endpoint]) -> Starlette:
+def build_app(board: Board, settings: dict[str, Any], more: dict[str, Endpoint], *, host: str) -> Starlette:
     """Return the application.
 
     Args:
         board: What the screen shows.
         settings: What the pages need to know, such as `stale_after_ms`.
         more: Further routes by path.
+        host: The host at which the screen is served.
     """
     contents = _page_files()
 
@@ -80,7 +81,7 @@ def build_app(board: Board, settings: dict[str, Any], more: dict[str, Endpoint])
     middleware = [
         Middleware(_Guard),
         # Another site's name that leads to 127.0.0.1 would let that site read the screen.
-        Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]", "::1"], www_redirect=False),
+        Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]", "::1", host], www_redirect=False),
     ]
     return Starlette(routes=routes, middleware=middleware)
 
@@ -134,7 +135,10 @@ class _Stream:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        if scope["method"] == "HEAD" or self._board.pages >= MAX_STREAMS:
+        if scope["method"] == "HEAD":
+            await PlainTextResponse("ask with GET: this is a stream\n", 405, headers={"allow": "GET"})(scope, receive, send)
+            return
+        if self._board.pages >= MAX_STREAMS:
             refusal = PlainTextResponse(f"{MAX_STREAMS} pages are open already\n", 503, headers={"retry-after": "5"})
             await refusal(scope, receive, send)
             return
@@ -142,14 +146,14 @@ class _Stream:
         self._board.pages += 1
         left = asyncio.ensure_future(_left(receive))
         try:
-            await self._send_all(send, left, int(after) if SEQ.fullmatch(after) else None)
+            await self._send_all(send, left, key_of(after))
         except (asyncio.TimeoutError, FellBehindError):
             return  # too slow: uvicorn closes the connection, and the page connects again
         finally:
             self._board.pages -= 1
             left.cancel()
 
-    async def _send_all(self, send: Send, left: asyncio.Future[None], after: int | None) -> None:
+    async def _send_all(self, send: Send, left: asyncio.Future[None], after: Key | None) -> None:
         headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         events = self._board.events

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
@@ -23,6 +24,21 @@ PictureKind = Literal["map", "image"]
 MEDIA_TYPES: dict[str, str] = {"png": "image/png", "jpeg": "image/jpeg"}
 Key = tuple[str, int]
 """A verdict's identity: journal_id and seq."""
+
+
+_EVENT_ID = re.compile(r"([\w.-]{1,64}):(\d{1,18})", re.ASCII)
+
+
+def event_id(key: Key) -> str | None:
+    """Return the identity of a verdict's event; None if it would not fit a line of the stream."""
+    text = f"{key[0]}:{key[1]}"
+    return text if _EVENT_ID.fullmatch(text) else None
+
+
+def key_of(event: str) -> Key | None:
+    """Return which verdict an event's identity names; None if it names none."""
+    match = _EVENT_ID.fullmatch(event)
+    return (match[1], int(match[2])) if match else None
 
 
 def clock_ms() -> float:
@@ -87,7 +103,7 @@ class Board:
         if before is not None or len(self._last) < MAX_CAMERAS:
             self._last[shown["camera"]] = shown
         self._keep_reject(shown)
-        self.events.add("verdict", shown, shown["seq"])
+        self.events.add("verdict", shown, event_id((shown["journal_id"], shown["seq"])))
 
     def add_past_rejects(self, past: list[dict[str, Any]]) -> None:
         """Take the rejects from before the screen was started, the oldest first."""
@@ -154,10 +170,12 @@ class Board:
             "kinds": sorted(pictures.files),
         }
 
-    def hello(self, after: int | None) -> dict[str, Any]:
-        """Return all that a page shows at first. With `after`, leave out the rejects up to that number, which it has."""
-        newest = max((shown["seq"] for shown in self._last.values()), default=0)
-        known = after if after is not None and after <= newest else 0  # a higher number is one of another journal
+    def hello(self, after: Key | None) -> dict[str, Any]:
+        """Return all that a page shows at first. With `after`, leave out the rejects up to that verdict, which it has."""
+        journal_id, known = after or ("", 0)  # numbers of two journals cannot be compared
+        newest = max((shown["seq"] for shown in self._last.values() if shown["journal_id"] == journal_id), default=0)
+        if known > newest:
+            known = 0
         keys = {(s["journal_id"], s["seq"]) for s in (*self._last.values(), *self._rejects)}
         found = {key: pictures for key in keys if (pictures := self.pictures(key)) is not None}
         return {
@@ -165,7 +183,7 @@ class Board:
             "heartbeat": self._heartbeat(),
             "shift": self._shift,
             "last": list(self._last.values()),
-            "rejects": [shown for shown in self._rejects if shown["seq"] > known],
+            "rejects": [shown for shown in self._rejects if shown["journal_id"] != journal_id or shown["seq"] > known],
             "resumed": known > 0,
             "pictures": [self.announcement(key, pictures) for key, pictures in found.items()],
         }

@@ -34,9 +34,9 @@ class EventLog:
         self._events: deque[bytes] = deque(maxlen=capacity)
         self._changed = asyncio.Event()
 
-    def add(self, kind: str, data: Any, seq: int | None = None) -> None:
-        """Append an event and wake the readers. `seq` becomes its `id`."""
-        self._events.append(encoded(kind, data, seq))
+    def add(self, kind: str, data: Any, event_id: str | None = None) -> None:
+        """Append an event and wake the readers."""
+        self._events.append(encoded(kind, data, event_id))
         self.end += 1
         self._changed.set()
         self._changed = asyncio.Event()
@@ -67,7 +67,7 @@ class EventLog:
         return bytes(chunk), place
 
 
-def encoded(kind: str, data: Any, seq: int | None = None) -> bytes:
-    """Return one event as it is sent. JSON has no line ends, so it fits one `data` line."""
-    number = b"" if seq is None else b"id: %d\n" % seq
-    return b"event: " + kind.encode() + b"\n" + number + b"data: " + msgspec.json.encode(data) + b"\n\n"
+def encoded(kind: str, data: Any, event_id: str | None = None) -> bytes:
+    """Return one event as it is sent. JSON has no line ends, so it fits one `data` line; neither may `event_id` have any."""
+    identity = b"" if event_id is None else b"id: %s\n" % event_id.encode()
+    return b"event: " + kind.encode() + b"\n" + identity + b"data: " + msgspec.json.encode(data) + b"\n\n"

@@ -86,7 +86,7 @@ async def _serve(settings: ViewSettings, listener: socket.socket) -> int:
     server = _Server(
         board.events,
         uvicorn.Config(
-            build_app(board, pages, past.routes),
+            build_app(board, pages, past.routes, host=settings.listen.host),
             log_config=None,
             access_log=False,
             server_header=False,

@@ -6,7 +6,17 @@ from typing import Any
 import pytest
 
 from anosegd.view import app
-from anosegd.view.board import FRESH_PICTURES, MAX_BYTES_OF_A_GROUP, MAX_PICTURE_BYTES, READY_PICTURES, REJECTS, Board, Pictures
+from anosegd.view.board import (
+    FRESH_PICTURES,
+    MAX_BYTES_OF_A_GROUP,
+    MAX_PICTURE_BYTES,
+    READY_PICTURES,
+    REJECTS,
+    Board,
+    Pictures,
+    event_id,
+    key_of,
+)
 from anosegd.view.event_log import EventLog, FellBehindError
 
 REGION = {"x": 0, "y": 0, "width": 8, "height": 8}
@@ -80,6 +90,30 @@ def test_newer_verdict_stays() -> None:
     board.add_state(state("new"))
     board.add_verdict(shown(1, journal_id="new"))
     assert [last["seq"] for last in board.hello(None)["last"]] == [1]
+
+
+def test_page_resumes_in_the_same_journal_only() -> None:
+    """A page that slept gets what it lacks; after a restart without a journal, where numbers begin again, it gets all."""
+    board = Board(EventLog())
+    board.add_state(state("j"))
+    for seq in (1, 2, 3):
+        board.add_verdict(shown(seq, "FAIL"))
+    hello = board.hello(("j", 2))
+    assert (hello["resumed"], [one["seq"] for one in hello["rejects"]]) == (True, [3])
+    board.add_state(state("new"))
+    for seq in range(1, 10):
+        board.add_verdict(shown(seq, "FAIL", "new"))
+    hello = board.hello(("j", 3))
+    assert not hello["resumed"]
+    assert len(hello["rejects"]) == 12
+
+
+@pytest.mark.parametrize("journal_id", ["j\nevent: state", "j:1", "", "j" * 100])
+def test_identity_of_an_event_fits_its_line(journal_id: str) -> None:
+    """A journal's name cannot write lines into the stream, and what is no identity resumes nothing."""
+    assert event_id((journal_id, 1)) is None
+    assert key_of(f"{journal_id}:1") is None
+    assert key_of(str(event_id(("a-b", 12)))) == ("a-b", 12)
 
 
 def test_picture_of_another_kind_is_refused() -> None:

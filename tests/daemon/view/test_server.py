@@ -10,7 +10,30 @@ import pytest
 from anoseg_engines.errors import PublishError
 from anosegd.view import server
 from anosegd.view.address import Address
+from anosegd.view.app import build_app
+from anosegd.view.board import Board
+from anosegd.view.event_log import EventLog
 from anosegd.view.past_parts import CsvForm
+
+
+@pytest.mark.parametrize(
+    ("host", "status"), [("127.0.0.2:8080", 200), ("localhost", 200), ("127.0.0.3", 400), ("evil.example", 400)]
+)
+def test_screen_answers_under_its_own_address(host: str, status: int) -> None:
+    """Every loopback address that `--listen` accepts works in the browser; other names do not."""
+    screen = build_app(Board(EventLog()), {}, {}, host="127.0.0.2")
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    headers = [(b"host", host.encode())]
+    scope = {"type": "http", "method": "GET", "path": "/settings", "headers": headers, "query_string": b""}
+    asyncio.run(screen(scope, receive, send))
+    assert sent[0]["status"] == status
 
 
 @pytest.mark.parametrize("task", ["count_shifts", "_fill"])

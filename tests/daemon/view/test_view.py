@@ -40,7 +40,7 @@ def test_stream_shows_the_station(line: Line, config: Path, start_view: StartVie
     line.run(config)
     assert stream.wait_for("state").data["state"]["station"] == "test-station"
     verdict = stream.wait_for("verdict", camera="top")
-    assert verdict.id == str(verdict.data["seq"])
+    assert verdict.id == f"{verdict.data['journal_id']}:{verdict.data['seq']}"
     assert verdict.data["at"] <= stream.wait_for("state").data["at"]  # both by the screen's own clock
     picture = next(sent.data for sent in stream.received if sent.kind == "picture" and "map" in sent.data["kinds"])
     answer = view.get(f"/pictures/{picture['journal_id']}/{picture['seq']}/map")
@@ -151,6 +151,8 @@ def test_too_many_pages_are_refused(start_view: StartView) -> None:
     streams = [view.stream() for _ in range(40)]
     assert {stream.answer.status for stream in streams} == {200}
     assert view.get("/events").status == 503
+    head = view.get("/events", "HEAD")
+    assert (head.status, head.headers["allow"]) == (405, "GET")
     streams.pop().close()
     give_up_at = time.monotonic() + 20
     while (stream := view.stream()).answer.status != 200:

@@ -8,7 +8,7 @@ const RETRY_MS = 1000;
 export class Stream {
   constructor(handlers) {
     this.handlers = handlers;
-    this.lastSeq = null;
+    this.lastId = null;
     this.heardAt = performance.now();
     this.connected = false;
     this.source = null;
@@ -31,10 +31,10 @@ export class Stream {
     this.source?.close();
     this.openedAt = performance.now();
     // A new EventSource sends no Last-Event-ID; the address carries it instead.
-    const source = new EventSource(this.lastSeq === null ? "events" : `events?after=${this.lastSeq}`);
+    const source = new EventSource(this.lastId === null ? "events" : `events?after=${encodeURIComponent(this.lastId)}`);
     this.source = source;
     const on = (kind, handle) => source.addEventListener(kind, (event) => {
-      if (event.lastEventId) this.lastSeq = event.lastEventId;
+      if (event.lastEventId) this.lastId = event.lastEventId;
       this.heardAt = performance.now();
       handle(JSON.parse(event.data));
     });
