@@ -1,4 +1,4 @@
-// The banners above everything: connection lost, daemon silent, station in error, camera lost. Each has its own sign and words.
+// The banners above everything: connection lost, daemon silent, station in error, camera lost, messages of the station. Each has its own sign and words.
 
 import * as clock from "./clock.js";
 import { element, setText, short } from "./elements.js";
@@ -27,6 +27,11 @@ export class Alarms {
       const state = heartbeat.state;
       if (state.state === "Error") found.push(["error", "error", t("alarm.error"), short(state.detail ?? "", 300)]);
       if (state.journal && !state.journal.working) found.push(["journal", "error", t("alarm.journal"), short(state.journal.last_error ?? "", 300)]);
+      const kept = state.evidence;
+      if (kept && !kept.working) found.push(["evidence", "notice", t("alarm.evidence"), short(kept.last_error ?? "", 300)]);
+      // The detail repeats an error of the evidence in other words.
+      const repeated = kept && !kept.working && kept.last_error && state.detail?.includes(kept.last_error);
+      if (state.state !== "Error" && state.detail && !repeated) found.push(["notice", "notice", t("alarm.notice"), short(state.detail, 300)]);
       const lost = Object.entries(state.cameras).filter(([, camera]) => camera.state === "lost");
       const names = lost.map(([name]) => short(name, 40)).join(", ");
       const errors = lost.map(([, camera]) => camera.last_error ?? "").filter(Boolean);
@@ -47,7 +52,7 @@ export class Alarms {
       let banner = this.banners.get(key);
       if (!banner) {
         const root = element("div", `alarm ${kind}`);
-        const sign = element("span", "alarm-sign", { connection: "≠", silent: "?", error: "!", lost: "×" }[kind]);
+        const sign = element("span", "alarm-sign", { connection: "≠", silent: "?", error: "!", lost: "×", notice: "i" }[kind]);
         sign.setAttribute("aria-hidden", "true");
         banner = { root, title: element("strong"), text: element("span", "alarm-text") };
         banner.text.setAttribute("aria-live", "off");  // it counts seconds
