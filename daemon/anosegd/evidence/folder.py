@@ -9,16 +9,21 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import time
 from collections import deque
+from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from anosegd import logs
+from anosegd.age_clock import AgeClock
 from anosegd.evidence.config import EvidenceConfig
 from anosegd.evidence.names import PartName, form, is_day, parse
 
 TEMPORARY = ".tmp"
 GIB = 1 << 30
+REPORT_S = 600.0
+"""How often the log repeats that files cannot be deleted."""
 
 
 class NoRoomError(OSError):
@@ -28,16 +33,26 @@ class NoRoomError(OSError):
 class EvidenceFolder:
     """Stores parts within the limits of the configuration. Only one thread may use it; `size` may be read by any.
 
+    Args:
+        config: The limits.
+        wall_ns: The wall clock, for tests.
+
     Attributes:
         size: Bytes of all files of parts.
     """
 
-    def __init__(self, config: EvidenceConfig) -> None:
+    def __init__(self, config: EvidenceConfig, wall_ns: Callable[[], int] = time.time_ns) -> None:
         self.size = 0
         self._root = Path(config.folder)
         self._config = config
+        self._wall_ns = wall_ns
+        self._clock: AgeClock | None = None  # decides how old files are; set at the first scan
         self._scanned = False
+        self._device = self._mounts = 0  # where the folder was when it was last used
+        self._disk_gone = False
         self._oldest: deque[Path] = deque()  # files of the oldest day, the oldest first
+        self._undeletable: set[Path] = set()  # files, and folders of days that cannot be read
+        self._not_deleted = logs.Throttle("evidence.not_deleted", period_s=REPORT_S)
 
     def store(self, name: PartName, data: bytes) -> None:
         """Write a part's file, after the oldest ones have made room for it.
@@ -70,32 +85,66 @@ class EvidenceFolder:
         self._delete_old()
 
     def _make_root(self) -> None:
-        """Make sure that the folder is there and its size is known."""
+        """Make sure that the folder is there and its size is known.
+
+        Raises:
+            OSError: The disk that it was on is not mounted. Parts must not fill the disk below.
+        """
+        mounts = _mount_points(self._root)
+        if mounts < self._mounts:
+            if not self._disk_gone:
+                logs.warning("evidence.folder_lost", folder=self._root)
+            self._disk_gone = True
+            raise OSError("its disk is not mounted")
         if not self._root.is_dir():
             if self._scanned:
                 logs.warning("evidence.folder_lost", folder=self._root)
             self._root.mkdir(parents=True, exist_ok=True)
             self._scanned = False
-        if not self._scanned:
-            self.size = self._scan()
+        device = self._root.stat().st_dev
+        if not self._scanned or device != self._device:
             self._oldest.clear()
+            self._undeletable.clear()
+            self.size = self._scan()
             self._scanned = True
+        self._device, self._mounts, self._disk_gone = device, mounts, False
 
     def _scan(self) -> int:
         """Return the size of all parts' files. Removes what a killed daemon or a power failure left."""
-        size = 0
+        size, newest = 0, ""
+        soon = form(_moment(self._wall_ns()) + timedelta(days=1))  # a later name is of a clock that was wrong
         for day in self._days():
-            with os.scandir(day) as entries:
-                for entry in entries:
-                    is_part = parse(entry.name) is not None
-                    if not is_part and not (entry.name.startswith(".") and entry.name.endswith(TEMPORARY)):
-                        continue
+            for entry in self._entries(day):
+                is_part = parse(entry.name) is not None
+                if not is_part and not (entry.name.startswith(".") and entry.name.endswith(TEMPORARY)):
+                    continue
+                with contextlib.suppress(OSError):
                     found = entry.stat(follow_symlinks=False).st_size
                     if is_part and found:
                         size += found
+                        newest = max(newest, entry.name) if entry.name < soon else newest
                     else:
                         Path(entry.path).unlink(missing_ok=True)
+        if self._clock is None:
+            name = parse(newest)
+            newest_ns = None if name is None else round(name.moment.timestamp() * 1e9)
+            self._clock = AgeClock(newest_ns, self._wall_ns(), time.monotonic_ns)
         return size
+
+    def _entries(self, day: Path) -> list[os.DirEntry[str]]:
+        """Return what is in the folder of a day. One that cannot be read is left out from now on."""
+        try:
+            with os.scandir(day) as entries:
+                return list(entries)
+        except OSError as error:
+            self._leave(day, error)
+            return []
+
+    def _leave(self, path: Path, error: OSError) -> None:
+        """Leave alone what cannot be read or deleted, until the folder is looked through again."""
+        if not isinstance(error, FileNotFoundError):
+            self._undeletable.add(path)
+            self._not_deleted.warning(path=path, error=error.strerror or str(error))
 
     def _days(self) -> list[Path]:
         with os.scandir(self._root) as entries:
@@ -113,41 +162,62 @@ class EvidenceFolder:
             raise NoRoomError(f"one part takes {size / GIB:.3f} GiB, and max_gb is {self._config.max_gb:g}")
         while self.size + size > most and self._delete_oldest():
             pass
+        if self.size + size > most and self._undeletable:
+            raise NoRoomError("files that cannot be deleted take all of max_gb")
         disk = os.statvfs(self._root)
         missing = self._config.min_free * disk.f_blocks * disk.f_frsize + size - disk.f_bavail * disk.f_frsize
         if missing > self.size:  # another program has filled the disk: what was kept stays
             raise NoRoomError(f"the disk has less than {self._config.min_free:.0%} free, which min_free asks for")
         while missing > 0 and (deleted := self._delete_oldest()):
             missing -= deleted
+        if missing > 0 and self._undeletable:
+            raise NoRoomError("files that cannot be deleted take what min_free asks for")
 
     def _delete_old(self) -> None:
-        until = form(datetime.now(timezone.utc) - timedelta(days=self._config.keep_days))
+        assert self._clock is not None, "the folder was scanned"
+        now_ns = min(self._clock.now_ns(), self._wall_ns())  # the wall clock may have been ahead at the start
+        until = form(_moment(now_ns) - timedelta(days=self._config.keep_days))
         while (path := self._next_oldest()) is not None and path.name < until:
-            self._delete_oldest()
+            self._delete_next()
 
     def _delete_oldest(self) -> int:
-        """Delete the oldest file and return its size; 0 if there is none."""
-        while (path := self._next_oldest()) is not None:
-            self._oldest.popleft()
-            try:
-                size = path.stat().st_size
-                path.unlink()
-            except FileNotFoundError:  # somebody else has deleted it
-                self._scanned = False
-                continue
-            self.size = max(0, self.size - size)
-            return max(1, size)
+        """Delete the oldest file that can be deleted and return its size; 0 if there is none."""
+        while self._next_oldest() is not None:
+            if size := self._delete_next():
+                return size
         return 0
+
+    def _delete_next(self) -> int:
+        """Delete the file that `_next_oldest` has returned. Return its size, or 0 if it was not deleted.
+
+        Raises:
+            OSError: The disk is read-only.
+        """
+        path = self._oldest.popleft()
+        try:
+            size = path.stat().st_size
+            path.unlink()
+        except FileNotFoundError:  # somebody else has deleted it
+            self._scanned = False
+            return 0
+        except OSError as error:
+            if error.errno == errno.EROFS:
+                raise
+            self._leave(path, error)
+            return 0
+        self.size = max(0, self.size - size)
+        return max(1, size)
 
     def _next_oldest(self) -> Path | None:
         """Return the oldest file; None if there is none. Removes the folders of days without files."""
         if self._oldest:
             return self._oldest[0]
         for day in self._days():
-            with os.scandir(day) as entries:
-                names = sorted(entry.name for entry in entries if parse(entry.name) is not None)
-            if names:
-                self._oldest.extend(day / name for name in names)
+            if day in self._undeletable:
+                continue
+            names = sorted(entry.name for entry in self._entries(day) if parse(entry.name) is not None)
+            if left := [day / name for name in names if day / name not in self._undeletable]:
+                self._oldest.extend(left)
                 return self._oldest[0]
             with contextlib.suppress(OSError):  # it has files of somebody else
                 day.rmdir()
@@ -164,3 +234,13 @@ class EvidenceFolder:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
             raise
+
+
+def _mount_points(path: Path) -> int:
+    """Return how many mount points are on the way to a folder: fewer than before if its disk is no longer mounted."""
+    path = path.resolve()
+    return sum(os.path.ismount(folder) for folder in (path, *path.parents))
+
+
+def _moment(wall_ns: int) -> datetime:
+    return datetime.fromtimestamp(wall_ns / 1e9, timezone.utc)

@@ -17,10 +17,11 @@ from pathlib import Path
 
 from anoseg_engines.words import agreeing, counted
 from anosegd import logs
+from anosegd.age_clock import AgeClock
 from anosegd.journal.background import Background
 from anosegd.journal.numbers import SeqFile
 from anosegd.journal.reader import is_damage
-from anosegd.journal.retention import AgeClock, Retention
+from anosegd.journal.retention import Retention
 from anosegd.journal.store import VACUUM_PAGES, Store, Transaction, create_store, open_store, rename_damaged
 from anosegd.journal.types import (
     AcceptedTrigger,

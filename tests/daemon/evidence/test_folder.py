@@ -1,6 +1,8 @@
 """The limits of the evidence folder: the oldest parts go first, and nothing else is touched."""
 
+import errno
 import os
+import time
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -94,6 +96,90 @@ def test_parts_deleted_by_others_are_noticed(tmp_path: Path) -> None:
     assert folder.size <= 10_000
     folder.store(name(19), bytes(1000))
     assert len(kept(tmp_path)) >= 9
+
+
+def test_files_that_cannot_be_deleted_are_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next oldest go in their place, and parts are kept within the limit."""
+    folder = EvidenceFolder(EvidenceConfig(folder=str(tmp_path), max_gb=10_000 / (1 << 30)))
+    for seq in range(1, 4):
+        folder.store(name(seq, age_h=50), bytes(1000))
+    locked = tmp_path / name(1, age_h=50).day
+    unlink = Path.unlink
+
+    def refused(path: Path, missing_ok: bool = False) -> None:
+        if path.parent == locked:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refused)
+    for seq in range(4, 20):
+        folder.store(name(seq), bytes(1000))
+    assert kept(tmp_path) == [1, 2, 3, *range(13, 20)]
+    assert folder.size == 10_000
+    with pytest.raises(NoRoomError, match="cannot be deleted"):
+        folder.store(name(20), bytes(9000))
+
+
+def test_a_folder_that_cannot_be_read_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of a day that belongs to somebody else does not end the evidence."""
+    locked = tmp_path / name(1, age_h=50).day
+    locked.mkdir()
+    scandir = os.scandir
+
+    def refused(path: Path) -> object:
+        if path == locked:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    folder = EvidenceFolder(EvidenceConfig(folder=str(tmp_path), max_gb=2000 / (1 << 30)))
+    for seq in range(1, 5):
+        folder.store(name(seq), bytes(1000))
+    monkeypatch.undo()
+    assert kept(tmp_path) == [3, 4]
+
+
+def test_parts_wait_for_their_disk(tmp_path: Path) -> None:
+    """While its disk is not mounted, nothing is written to the disk below. Another disk in its place is taken."""
+    place = tmp_path / "disk"
+    folder = EvidenceFolder(EvidenceConfig(folder=str(place / "kept")))
+    with mounted(place, "4m"):
+        folder.store(name(1), bytes(1000))
+    for _ in range(2):
+        with pytest.raises(OSError, match="not mounted"):
+            folder.store(name(2), bytes(1000))
+    assert list(place.iterdir()) == []
+    place.rmdir()
+    with pytest.raises(OSError, match="not mounted"):
+        folder.tidy()
+    assert not place.exists()
+    with mounted(place, "4m"):
+        folder.store(name(3), bytes(500))
+        assert kept(place / "kept") == [3]
+        assert folder.size == 500
+
+
+def test_a_clock_that_jumps_deletes_nothing(tmp_path: Path) -> None:
+    """A clock that is ten years ahead at the start, or while the daemon runs, costs no part; nor do the parts of that time."""
+    config = EvidenceConfig(folder=str(tmp_path), keep_days=2)
+    ahead = timedelta(days=3650)
+    EvidenceFolder(config).store(name(1, age_h=1), b"part")
+    wrong = EvidenceFolder(config, lambda: time.time_ns() + ahead // timedelta(microseconds=1) * 1000)
+    wrong.store(name(2, age_h=-ahead / timedelta(hours=1)), b"part")
+    wrong.tidy()
+    EvidenceFolder(config).tidy()  # the clock is right again
+    assert kept(tmp_path) == [1, 2]
+
+
+def test_a_clock_that_is_set_back_deletes_nothing(tmp_path: Path) -> None:
+    """A daemon that started with a clock ten years ahead keeps what comes after the clock was set."""
+    clock = [time.time_ns() + 3650 * 86_400 * 10**9]
+    folder = EvidenceFolder(EvidenceConfig(folder=str(tmp_path), keep_days=2), lambda: clock[0])
+    folder.tidy()
+    clock[0] = time.time_ns()
+    folder.store(name(1), b"part")
+    folder.tidy()
+    assert kept(tmp_path) == [1]
 
 
 def test_names_tell_parts_apart(tmp_path: Path) -> None:
