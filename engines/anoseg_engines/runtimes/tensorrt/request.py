@@ -112,25 +112,28 @@ class Request:
 
             if n not in self._plain:
                 self._plain[n] = self._alone(put_inputs, host)
+            self._lane.place([coords_N2HW], memory)
             self._bind(coords_N2HW, self._plain[n], put_inputs, host)
         return host.frames_NHWC
 
     def bind_region(self, placement: Placement, channels: int) -> NDArray[np.uint8] | None:
-        """Bind a placement whose region the GPU scales."""
+        """Bind a placement whose region the GPU scales. Only its first part waits for what the lane runs."""
         needs = None if self._scaler is None else ScaledPlacement.needs(placement, channels)
         if self._scaler is None or needs is None:
             return None
         self._bound = None
         key = (id(placement), channels)
-        with self._lane.use() as memory:
-            host = self._host_memory(len(placement.tiles), memory)
-            if key not in self._scaled:
+        if key not in self._scaled:
+            with self._lane.use() as memory:
+                host = self._host_memory(len(placement.tiles), memory)
                 self._make_room(self._scaler, needs, memory)
                 self._scaled[key] = (placement, *self._make_scaled(placement, channels, host))
-            self._scaled.move_to_end(key)
-            _, scaled, work = self._scaled[key]
-            stream = memory.stream
-            self._bind(placement.coords_N2HW, work, lambda frames: scaled.put(stream, frames), host)
+                self._lane.place([placement.coords_N2HW], memory)
+        self._scaled.move_to_end(key)
+        _, scaled, work = self._scaled[key]
+        host = self._host[len(placement.tiles)]
+        stream = host.lane_memory.stream
+        self._bind(placement.coords_N2HW, work, lambda frames: scaled.put(stream, frames), host)
         return scaled.region_HWC
 
     def infer(self) -> tuple[NDArray[np.floating], NDArray[np.float32]]:
@@ -165,7 +168,6 @@ class Request:
             stream.download(host.maps, maps)
             stream.download(host.scores_N, scores)
 
-        self._lane.place([coords], host.lane_memory)
         self._bound = _Bound(
             coords=coords,
             alone=alone,

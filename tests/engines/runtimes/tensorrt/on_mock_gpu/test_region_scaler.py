@@ -1,9 +1,12 @@
 """Scaling a camera's region on the GPU: the kernels themselves, compiled for the mock GPU, in the runtime."""
 
+import contextlib
 import hashlib
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +16,7 @@ from support.mock_network import MockNetwork
 from support.tiny_bundle import bad_part, good_part, write_tiny_bundle
 
 from anoseg_engines.bundle import Bundle
-from anoseg_engines.engine import Engine
+from anoseg_engines.engine import Engine, Inference
 from anoseg_engines.errors import GpuMemoryError
 from anoseg_engines.golden import self_test
 from anoseg_engines.judgement import judge
@@ -130,6 +133,35 @@ def test_cameras_of_all_sizes_take_turns(driver: Driver, bundle: Bundle) -> None
         assert scores == pytest.approx([abs(grey - 128) / 128 for grey in greys], abs=0.01)
     assert driver.ledger.executables <= 3 * (1 + MAX_PLACEMENTS)
     engine.close()
+
+
+def test_parts_that_are_started_do_not_wait_for_a_busy_lane(driver: Driver, bundle: Bundle) -> None:
+    """While a lane runs a part, three parts of two cameras are started for it. Then they run together."""
+    engine = loaded(driver, bundle)
+    places = [engine.place(Region(0, 0, 80, 48)), engine.place(Region(0, 0, 300, 200))]
+    engine.keep_ready([places[0].region])
+
+    def started(turn: int) -> list[Inference]:
+        cameras = [places[(i // 3 + turn) % 2] for i in range(9)]
+        images = [np.full((p.region.height, p.region.width, 3), 28 * i, np.uint8) for i, p in enumerate(cameras)]
+        return [engine.start(image, place) for image, place in zip(images, cameras, strict=True)]
+
+    def scores(running: list[Inference]) -> list[float]:
+        return [engine.finish(inference).score for inference in running]
+
+    expected = pytest.approx([abs(28 * i - 128) / 128 for i in range(9)], abs=0.01)
+    for turn in range(4):  # each request has had both cameras' parts since its memory holds the larger ones
+        assert scores(started(turn)) == expected
+    lane = engine._runtime._lanes[0]  # type: ignore[attr-defined]
+    queue = engine._runtime._requests[0]._queue  # type: ignore[attr-defined]
+    with contextlib.closing(engine), ThreadPoolExecutor(1) as pool:
+        with lane._lock:  # as if it ran another part
+            running = pool.submit(started, 0).result(10)
+            while len(queue._waiting) < 3 or sum(inference.done for inference in running) < 6:
+                time.sleep(0.001)
+            launches = driver.ledger.launches
+        assert scores(running) == expected
+        assert driver.ledger.launches == launches + 1
 
 
 def test_without_graphs_regions_are_scaled_too(driver: Driver, bundle: Bundle) -> None:
