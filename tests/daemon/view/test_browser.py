@@ -62,3 +62,38 @@ def test_screen_shows_what_is(line: Line, config: Path, start_view: StartView, b
     browser.wait_for("document.querySelector('.alarm.connection') !== null")
     assert browser.evaluate("document.querySelectorAll('.alarm').length") == 1  # what was wrong before is not known now
     assert browser.messages == []
+
+
+BANNERS = """(async () => {
+  const { Alarms } = await import("./alarms.js");
+  const root = document.createElement("div");
+  const stream = { alive: true, connected: true, silence: 0 };
+  await (await import("./texts.js")).load();
+  const shown = (state) => {
+    new Alarms(root).render(stream, { at: 1e15, state: { cameras: {}, ...state } });
+    const texts = (banner) => [...banner.querySelectorAll("strong, .alarm-text")].map((one) => one.textContent);
+    const found = [...root.children].map(texts);
+    root.replaceChildren();
+    return found;
+  };
+  const full = { working: false, last_error: "disk full" };
+  return [
+    shown({ state: "ContinuousExecution", detail: null, evidence: { working: true, last_error: "over" } }),
+    shown({ state: "ContinuousExecution", detail: "no pictures of parts are kept: disk full", evidence: full }),
+    shown({ state: "ContinuousExecution", detail: "line.yaml was not loaded", evidence: null }),
+    shown({ state: "Error", detail: "the self-test fails", evidence: full }),
+  ];
+})()"""
+
+
+def test_banners_say_what_the_station_wants_known(start_view: StartView, browser: Browser) -> None:
+    """Failing evidence and the station's detail have banners of their own, each fact once."""
+    browser.open(f"{start_view().url}?lang=en")
+    browser.wait_for("document.querySelector('#theme') !== null")
+    evidence = ["Pictures of parts are not kept", "disk full"]
+    assert browser.evaluate(BANNERS) == [
+        [],
+        [evidence],
+        [["Message from the station", "line.yaml was not loaded"]],
+        [["The station reports an error", "the self-test fails"], evidence],
+    ]
