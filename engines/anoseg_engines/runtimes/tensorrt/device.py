@@ -373,8 +373,10 @@ class PycudaDevice:
                     self.unpin(array)
                 self._kernels.clear()
             finally:
-                self._api.call("cuCtxPopCurrent_v2", byref(c_void_p()))
-                self._context.detach()
+                try:
+                    self._api.call("cuCtxPopCurrent_v2", byref(c_void_p()))
+                finally:
+                    self._context.detach()
 
 
 @contextlib.contextmanager
@@ -385,7 +387,8 @@ def errors_of(cuda: Any, what: str, *, in_context: bool = True) -> Iterator[None
     except cuda.MemoryError as error:
         left = ""
         if in_context:
-            left = "; {:.0f} MB of {:.0f} MB are free".format(*(size / 1e6 for size in cuda.mem_get_info()))
+            with contextlib.suppress(cuda.Error):  # after a GPU error, this call fails too
+                left = "; {:.0f} MB of {:.0f} MB are free".format(*(size / 1e6 for size in cuda.mem_get_info()))
         raise GpuMemoryError(f"the GPU's memory is full: {what}{left} ({error})", hint=MEMORY_HINT) from error
     except cuda.Error as error:
         raise RuntimeFailedError(f"CUDA failed: {what} ({error})") from error

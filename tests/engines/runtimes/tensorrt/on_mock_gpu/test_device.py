@@ -144,3 +144,32 @@ def test_a_full_gpu_is_named(driver: Driver) -> None:
             device.allocate(5_000_000)
         device.free(device.allocate(500))
     device.close()
+
+
+def test_a_full_gpu_that_does_not_say_how_full(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the driver fails again when it is asked for the free memory, the error is still a `GpuMemoryError`."""
+    device = PycudaDevice()
+
+    def failing() -> None:
+        raise device._cuda.LogicError("cuMemGetInfo failed")
+
+    driver.take((8 << 30) - 1000)
+    with device.current():
+        monkeypatch.setattr(device._cuda, "mem_get_info", failing)
+        with pytest.raises(GpuMemoryError, match=r"full: 5\.0 MB more are needed \("):
+            device.allocate(5_000_000)
+    device.close()
+
+
+def test_the_context_is_released_if_popping_it_reports_an_error(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver call may also report the error of an earlier launch. The context does not stay alive then."""
+    device = PycudaDevice()
+    pop = device._api.call
+
+    def failing(name: str, *arguments: object) -> None:
+        pop(name, *arguments)
+        raise RuntimeFailedError(f"{name} failed")
+
+    monkeypatch.setattr(device._api, "call", failing)
+    device.close()
+    assert driver.ledger.contexts == 0
