@@ -306,7 +306,7 @@ class EvidenceHealth(msgspec.Struct, frozen=True, kw_only=True):
     """Describes the state of the evidence.
 
     Attributes:
-        working: Whether the last part was stored.
+        working: Whether the last use of the folder succeeded. A part that is dropped because too many came does not count.
         kept: Parts stored since the daemon started.
         dropped: Parts that were to be kept and were not: too many came, or the disk did not take them.
         size_mb: Size of the parts' files.

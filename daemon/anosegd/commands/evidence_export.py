@@ -38,7 +38,7 @@ def export_archive(reader: EvidenceReader, names: Iterator[PartName], path: Path
     temporary = path.with_name(f".{path.name}.tmp")
     n = 0
     try:
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, strict_timestamps=False) as archive:
             for name in names:
                 with contextlib.suppress(FileNotFoundError):  # the daemon has just deleted it
                     archive.write(reader.path(name), f"{name.day}/{name.file_name}")

@@ -33,6 +33,7 @@ REPORT_S = 10.0
 NICE = 5
 """Encoding pictures takes the time of a processor that the inspection may need."""
 TOO_FAST = "parts to keep come faster than they are stored"
+ENDED = "the thread that stores them has ended"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,6 +68,7 @@ class EvidenceKeeper(Worker):
         self._dropped = 0
         self._count_lock = threading.Lock()
         self._working = True
+        self._tidy_failed = False  # whether tidying was the reason that it does not work
         self._last_error: str | None = None
         self._failures = logs.Throttle("evidence.dropped", period_s=REPORT_S)
 
@@ -100,7 +102,10 @@ class EvidenceKeeper(Worker):
         """Keep this part if it is to be kept. Never waits."""
         if part.verdict.outcome == "PASS" and not self.samples(part.verdict.camera, part.verdict.sequence):
             return
-        if not part.picture.there or not self.alive:
+        if not self.alive:
+            self._drop(ENDED)
+            return
+        if not part.picture.there:
             self._drop(TOO_FAST)
             return
         part.picture.share()
@@ -149,6 +154,7 @@ class EvidenceKeeper(Worker):
             self._folder.store(name_of(part.verdict), data)
         except (OSError, MemoryError, RuntimeError, cv2.error) as error:
             self._failed(error)
+            self._tidy_failed = False  # only a part that is stored shows that it works again
             self._drop(self._last_error or "")
             return
         self._kept += 1
@@ -159,7 +165,11 @@ class EvidenceKeeper(Worker):
             self._folder.tidy()
         except OSError as error:
             self._failed(error)
+            self._tidy_failed = True
             logs.warning("evidence.failing", folder=self._config.folder, error=self._last_error)
+            return
+        if self._tidy_failed:  # while no parts come, nothing else would show that it works again
+            self._works()
 
     def _failed(self, error: Exception) -> None:
         what = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
@@ -168,7 +178,7 @@ class EvidenceKeeper(Worker):
 
     def _works(self) -> None:
         if not self._working:
-            self._working = True
+            self._working, self._tidy_failed = True, False
             logs.info("evidence.working", folder=self._config.folder)
 
     def _drop(self, why: str) -> None:

@@ -7,9 +7,10 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
+from support.anosegd_line import wait_until
 from support.small_disk import mounted
 
-from anosegd.evidence import EvidenceConfig, EvidenceReader, PartName
+from anosegd.evidence import EvidenceConfig, EvidenceKeeper, EvidenceReader, PartName
 from anosegd.evidence.folder import EvidenceFolder, NoRoomError
 from anosegd.evidence.names import form
 
@@ -204,3 +205,19 @@ def test_names_tell_parts_apart(tmp_path: Path) -> None:
     assert reader.by_seq(123, at=parts[3].moment) == parts[3]
     assert reader.by_seq(12) is None
     assert list(EvidenceReader(tmp_path / "none").find()) == []
+
+
+def test_the_health_says_when_a_lost_folder_is_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While no parts come, tidying alone finds out that the folder can be used again."""
+    monkeypatch.setattr("anosegd.evidence.keeper.TIDY_S", 0.02)
+    blocked = tmp_path / "kept"
+    blocked.write_bytes(b"a file")
+    keeper = EvidenceKeeper(EvidenceConfig(folder=str(blocked)))
+    keeper.start()
+    try:
+        wait_until(lambda: not keeper.health.working, "the folder cannot be made")
+        blocked.unlink()
+        wait_until(lambda: keeper.health.working, "it can be made")
+    finally:
+        keeper.stop()
+        assert keeper.join(10)
