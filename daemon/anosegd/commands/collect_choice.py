@@ -46,7 +46,7 @@ class Choice:
     def left_out(self) -> str:
         """What was left out, in words; empty if nothing was."""
         counts = {
-            "duplicate or still": self.duplicates,
+            "of an unchanged scene": self.duplicates,
             "dark, bright or blurred": self.unsuitable,
             "without a part": self.empty,
             "unreadable": self.unreadable,

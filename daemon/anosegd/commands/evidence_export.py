@@ -89,7 +89,7 @@ def export_data(reader: EvidenceReader, names: Iterator[PartName], folder: Path)
     if left_out:
         lines.append(f"left out: {counted(left_out, 'part')} not inspected, or deleted meanwhile")
     if set(written) - {GOOD}:
-        lines.append("rejected and review are the station's word: look at these pictures before you measure with them")
+        lines.append("the station may have judged parts wrongly: look at these pictures before you measure with them")
     return "\n".join(lines or ["no kept parts: nothing was written"]) + "\n"
 
 

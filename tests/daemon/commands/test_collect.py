@@ -65,7 +65,7 @@ def test_duplicates_and_unsuitable_images_are_left_out(images: Path) -> None:
     done = collect(config(images, "{kind: folder, path: images}", more))
     assert done.returncode == 0, done.stderr
     assert "22 images of camera top" in done.stdout
-    assert "4 duplicate or still, 4 dark, bright or blurred" in done.stdout
+    assert "4 of an unchanged scene, 4 dark, bright or blurred" in done.stdout
     assert f"next: anoseg-train fit --data {images / 'data'} --out {images / 'store' / 'none'}" in done.stdout
     saved = find_good_images(images / "data")
     expected = [np.rot90(textured(i), -1)[10:160, 20:100] for i in range(30) if i not in LEFT_OUT]
