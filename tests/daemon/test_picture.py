@@ -69,7 +69,7 @@ def test_parts_in_the_network_leave_the_places_of_the_others(tmp_path: Path) -> 
     """However many parts the engine runs at a time, each has its picture when its outcome is known."""
     parallel = 9
     config = Config(engine=EngineConfig(bundle="none"), cameras={"a": CameraConfig(source=DemoSource())})
-    keeper = EvidenceKeeper(EvidenceConfig(folder=str(tmp_path)))
+    keeper = EvidenceKeeper(EvidenceConfig(folder=str(tmp_path), min_free=0))
     publisher = Publisher(config, Identity("journal", "run"), never, evidence=keeper)
     publisher.parallel = parallel
     limit = HoldLimit(publisher.most_pictures)

@@ -20,7 +20,7 @@ CAMERAS = (
     "top:\n  source: {kind: folder, path: images, fps: 20}\n  policy: wait\n  review_from: 0.15\n"
     "  region: {x: 10, y: 5, width: 60, height: 40}\n"
 )
-KEEP = "evidence: {folder: kept, good_share: 1}"
+KEEP = "evidence: {folder: kept, good_share: 1, min_free: 0}"
 TRIGGERED = "top:\n  source: {kind: folder, path: images, loop: true}\n  trigger: {kind: software}\n  policy: every\n"
 
 

@@ -28,7 +28,7 @@ def kept(folder: Path) -> list[int]:
 
 def test_the_oldest_go_when_the_files_are_too_large(tmp_path: Path) -> None:
     """max_gb holds after every part, whatever the order of the parts' own times."""
-    folder = EvidenceFolder(EvidenceConfig(folder=str(tmp_path), max_gb=10_000 / (1 << 30)))
+    folder = EvidenceFolder(EvidenceConfig(folder=str(tmp_path), min_free=0, max_gb=10_000 / (1 << 30)))
     for seq in range(1, 40):
         folder.store(name(seq, age_h=30 if seq % 2 else 0), bytes(1000))
         assert folder.size == sum(p.stat().st_size for p in tmp_path.rglob("*.zip")) <= 10_000
@@ -41,7 +41,7 @@ def test_the_oldest_go_when_the_files_are_too_large(tmp_path: Path) -> None:
 
 def test_parts_go_when_they_are_too_old(tmp_path: Path) -> None:
     """keep_days holds also while no new part comes; folders of days without parts go too."""
-    folder = EvidenceFolder(EvidenceConfig(folder=str(tmp_path), keep_days=2))
+    folder = EvidenceFolder(EvidenceConfig(folder=str(tmp_path), min_free=0, keep_days=2))
     for seq, age_h in enumerate((100, 80, 47, 10), start=1):
         (tmp_path / name(seq, age_h=age_h).day).mkdir(exist_ok=True)
         (tmp_path / name(seq, age_h=age_h).day / name(seq, age_h=age_h).file_name).write_bytes(b"part")
@@ -78,7 +78,7 @@ def test_files_of_others_stay(tmp_path: Path) -> None:
     for path in others:
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(bytes(5000))
-    folder = EvidenceFolder(EvidenceConfig(folder=str(tmp_path), max_gb=1000 / (1 << 30)))
+    folder = EvidenceFolder(EvidenceConfig(folder=str(tmp_path), min_free=0, max_gb=1000 / (1 << 30)))
     for seq in range(1, 5):
         folder.store(name(seq), bytes(900))
     assert kept(tmp_path) == [4]
@@ -87,7 +87,7 @@ def test_files_of_others_stay(tmp_path: Path) -> None:
 
 def test_parts_deleted_by_others_are_noticed(tmp_path: Path) -> None:
     """Somebody who deletes parts by hand frees room for new ones."""
-    folder = EvidenceFolder(EvidenceConfig(folder=str(tmp_path), max_gb=10_000 / (1 << 30)))
+    folder = EvidenceFolder(EvidenceConfig(folder=str(tmp_path), min_free=0, max_gb=10_000 / (1 << 30)))
     for seq in range(1, 11):
         folder.store(name(seq), bytes(1000))
     for path in sorted(tmp_path.rglob("*.zip"))[:8]:
@@ -101,7 +101,7 @@ def test_parts_deleted_by_others_are_noticed(tmp_path: Path) -> None:
 
 def test_files_that_cannot_be_deleted_are_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next oldest go in their place, and parts are kept within the limit."""
-    folder = EvidenceFolder(EvidenceConfig(folder=str(tmp_path), max_gb=10_000 / (1 << 30)))
+    folder = EvidenceFolder(EvidenceConfig(folder=str(tmp_path), min_free=0, max_gb=10_000 / (1 << 30)))
     for seq in range(1, 4):
         folder.store(name(seq, age_h=50), bytes(1000))
     locked = tmp_path / name(1, age_h=50).day
@@ -133,7 +133,7 @@ def test_a_folder_that_cannot_be_read_is_left(tmp_path: Path, monkeypatch: pytes
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refused)
-    folder = EvidenceFolder(EvidenceConfig(folder=str(tmp_path), max_gb=2000 / (1 << 30)))
+    folder = EvidenceFolder(EvidenceConfig(folder=str(tmp_path), min_free=0, max_gb=2000 / (1 << 30)))
     for seq in range(1, 5):
         folder.store(name(seq), bytes(1000))
     monkeypatch.undo()
@@ -143,7 +143,7 @@ def test_a_folder_that_cannot_be_read_is_left(tmp_path: Path, monkeypatch: pytes
 def test_parts_wait_for_their_disk(tmp_path: Path) -> None:
     """While its disk is not mounted, nothing is written to the disk below. Another disk in its place is taken."""
     place = tmp_path / "disk"
-    folder = EvidenceFolder(EvidenceConfig(folder=str(place / "kept")))
+    folder = EvidenceFolder(EvidenceConfig(folder=str(place / "kept"), min_free=0))
     with mounted(place, "4m"):
         folder.store(name(1), bytes(1000))
     for _ in range(2):
@@ -162,7 +162,7 @@ def test_parts_wait_for_their_disk(tmp_path: Path) -> None:
 
 def test_a_clock_that_jumps_deletes_nothing(tmp_path: Path) -> None:
     """A clock that is ten years ahead at the start, or while the daemon runs, costs no part; nor do the parts of that time."""
-    config = EvidenceConfig(folder=str(tmp_path), keep_days=2)
+    config = EvidenceConfig(folder=str(tmp_path), min_free=0, keep_days=2)
     ahead = timedelta(days=3650)
     EvidenceFolder(config).store(name(1, age_h=1), b"part")
     wrong = EvidenceFolder(config, lambda: time.time_ns() + ahead // timedelta(microseconds=1) * 1000)
@@ -175,7 +175,7 @@ def test_a_clock_that_jumps_deletes_nothing(tmp_path: Path) -> None:
 def test_a_clock_that_is_set_back_deletes_nothing(tmp_path: Path) -> None:
     """A daemon that started with a clock ten years ahead keeps what comes after the clock was set."""
     clock = [time.time_ns() + 3650 * 86_400 * 10**9]
-    folder = EvidenceFolder(EvidenceConfig(folder=str(tmp_path), keep_days=2), lambda: clock[0])
+    folder = EvidenceFolder(EvidenceConfig(folder=str(tmp_path), min_free=0, keep_days=2), lambda: clock[0])
     folder.tidy()
     clock[0] = time.time_ns()
     folder.store(name(1), b"part")
@@ -185,7 +185,7 @@ def test_a_clock_that_is_set_back_deletes_nothing(tmp_path: Path) -> None:
 
 def test_names_tell_parts_apart(tmp_path: Path) -> None:
     """Parts are found by number, journal, time, camera and outcome; a file that was cut is named when it is read."""
-    folder = EvidenceFolder(EvidenceConfig(folder=str(tmp_path)))
+    folder = EvidenceFolder(EvidenceConfig(folder=str(tmp_path), min_free=0))
     parts = [
         name(1, age_h=50),
         name(2, age_h=20)._replace(camera="side-2", outcome="UNKNOWN", reason="image_quality"),
@@ -212,7 +212,7 @@ def test_the_health_says_when_a_lost_folder_is_back(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("anosegd.evidence.keeper.TIDY_S", 0.02)
     blocked = tmp_path / "kept"
     blocked.write_bytes(b"a file")
-    keeper = EvidenceKeeper(EvidenceConfig(folder=str(blocked)))
+    keeper = EvidenceKeeper(EvidenceConfig(folder=str(blocked), min_free=0))
     keeper.start()
     try:
         wait_until(lambda: not keeper.health.working, "the folder cannot be made")
