@@ -178,7 +178,7 @@ import sqlite3
 from anosegd.commands import export
 from anosegd.cli import main
 
-row = export._row
+row = export.row
 
 def slow(verdict):
     db = sqlite3.connect({str(path)!r})
@@ -187,7 +187,7 @@ def slow(verdict):
     db.close()
     return row(verdict)
 
-export._row = slow
+export.row = slow
 main()
 """
     target = station.folder / "shift.csv"
