@@ -208,7 +208,7 @@ def _outcome(text: str) -> str:
 
     known = (*get_args(Outcome), *get_args(Reason))
     if text not in known:
-        raise argparse.ArgumentTypeError(f"'{text}' is none of {', '.join(known)}")
+        raise argparse.ArgumentTypeError(f"'{text}' is unknown: give one of {', '.join(known)}")
     return text
 
 

@@ -166,7 +166,7 @@ class EvidenceFolder:
             raise NoRoomError("files that cannot be deleted take all of max_gb")
         disk = os.statvfs(self._root)
         missing = self._config.min_free * disk.f_blocks * disk.f_frsize + size - disk.f_bavail * disk.f_frsize
-        if missing > self.size:  # another program has filled the disk: what was kept stays
+        if missing > self.size:  # another program has filled the disk, and deleting evidence would not help
             raise NoRoomError(f"the disk has less than {self._config.min_free:.0%} free, which min_free asks for")
         while missing > 0 and (deleted := self._delete_oldest()):
             missing -= deleted
@@ -181,7 +181,7 @@ class EvidenceFolder:
             self._delete_next()
 
     def _delete_oldest(self) -> int:
-        """Delete the oldest file that can be deleted and return its size; 0 if there is none."""
+        """Delete the oldest file that can be deleted. Return its size, or 0 if no file can be deleted."""
         while self._next_oldest() is not None:
             if size := self._delete_next():
                 return size
@@ -209,7 +209,7 @@ class EvidenceFolder:
         return max(1, size)
 
     def _next_oldest(self) -> Path | None:
-        """Return the oldest file; None if there is none. Removes the folders of days without files."""
+        """Return the oldest file, or None if the folder has no files. Remove the folders of days without files."""
         if self._oldest:
             return self._oldest[0]
         for day in self._days():

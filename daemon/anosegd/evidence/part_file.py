@@ -78,7 +78,7 @@ def packed(*, verdict: bytes, about: About, picture: bytes, picture_type: str, m
         about: Describes the pictures.
         picture: The camera's picture.
         picture_type: `png` or `jpeg`.
-        map_png: The anomaly map; None if there is none.
+        map_png: The anomaly map, or None if the part was not inspected.
     """
     entries = [
         (VERDICT, verdict),
@@ -128,7 +128,7 @@ def read_part(path: Path) -> KeptPart:
 
 
 def _entries(path: Path, names: Sequence[str]) -> dict[str, bytes]:
-    """Return those of the entries that there are, checked against their checksums.
+    """Return the entries of these names that the file has. Reading them compares their checksums.
 
     Raises:
         DataError: As `read_part`.
@@ -142,6 +142,7 @@ def _entries(path: Path, names: Sequence[str]) -> dict[str, bytes]:
     except OSError as error:
         raise DataError(f"{shown_name(path)}: cannot be read ({error.strerror})") from error
     except (zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError, ValueError) as error:
+        # RuntimeError: encrypted. NotImplementedError: a feature of ZIP that Python does not read, so not a file of ours.
         raise DataError(_not_whole(path)) from error
 
 

@@ -125,7 +125,7 @@ def search(client: Client, chosen: PartFilter, *, before: int | None, wanted: in
 
 
 def one_verdict(client: Client, seq: int) -> Verdict | None:
-    """Return the verdict of a number; None if there is none."""
+    """Return the verdict with this number, or None if the journal has no such verdict."""
     verdicts = _page(client, seq, seq)["verdicts"]
     return Verdict(verdicts[0], replayed=True) if verdicts else None
 

@@ -143,7 +143,7 @@ class PastParts:
         return text.getvalue().encode()
 
     async def _ask(self, question: Callable[[Client], Any]) -> Any:
-        """Return the answer of the journal, or the response that says why there is none."""
+        """Return the journal's answer, or a response that says why the journal did not answer."""
         if self._journal is None:
             return _refusal(409, "no_control", "the station has no control socket: set `control` in its configuration")
         try:

@@ -45,7 +45,7 @@ class ViewSettings:
         control: Endpoint at which it answers requests; None without one.
         listen: Where the screen is served.
         stale_after_s: A verdict older than this is shown as an old one.
-        evidence: Folder of the station's evidence; None if there is none, or it is not known.
+        evidence: Folder of the station's evidence, or None if the station keeps none or the folder is not known.
         csv_form: How verdicts are exported.
         shifts: The times of day at which shifts begin.
     """

@@ -168,7 +168,7 @@ def test_what_cannot_be_asked(line: Line, config: Path) -> None:
     for arguments, said in {
         (str(without),): "keeps no evidence",
         ("--folder", str(line.folder / "nowhere")): "no such folder",
-        (str(config), "--outcome", "BAD"): "'BAD' is none of PASS, FAIL, UNKNOWN",
+        (str(config), "--outcome", "BAD"): "'BAD' is unknown: give one of PASS, FAIL, UNKNOWN",
     }.items():
         asked = run_anosegd("evidence", "list", *arguments)
         assert asked.returncode == 2
