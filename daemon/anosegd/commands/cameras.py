@@ -27,6 +27,9 @@ RATE_FRAMES = 20
 RATE_S = 3.0
 """The frame rate is measured over this many frames or seconds, whichever is less."""
 
+UNUSABLE_FRAMES = 3
+"""After this many unusable frames a camera counts as failed. A GigE camera's first frame is often incomplete."""
+
 
 def main(options: argparse.Namespace) -> int:
     """List the cameras; with CONFIG, save an image of each of its cameras. Return 1 if a camera gives none.
@@ -84,6 +87,7 @@ class Probed:
         description: The camera as its source describes it.
         width, height: Size of the image in pixels, after rotation.
         captured_ns: Time of each frame.
+        unusable: Why the frames before the first image could not be used.
     """
 
     path: Path
@@ -91,6 +95,7 @@ class Probed:
     width: int = 0
     height: int = 0
     captured_ns: list[int] = field(default_factory=list)
+    unusable: list[str] = field(default_factory=list)
 
     @property
     def fps(self) -> float | None:
@@ -114,6 +119,8 @@ def probe(name: str, camera: CameraConfig, folder: Path) -> Probed:
         _watch(process, probed, camera.open_timeout_s)
     finally:
         process.kill()
+    if probed.unusable and not probed.captured_ns:
+        raise CameraError(probed.unusable[-1])
     if not probed.captured_ns:
         raise CameraError(f"no image within {camera.open_timeout_s:g} s", hint="is it on, and is its address right?")
     return probed
@@ -151,7 +158,9 @@ def _watch(process: CaptureHandle, probed: Probed, open_timeout_s: float) -> Non
                 elif isinstance(message, Failed):
                     raise (LoginRefusedError if message.login_refused else CameraError)(message.error)
                 elif isinstance(message, Uncaptured) and not probed.captured_ns:
-                    raise CameraError(message.detail)
+                    probed.unusable.append(message.detail)
+                    if len(probed.unusable) == UNUSABLE_FRAMES:
+                        return
                 elif isinstance(message, Captured):
                     if not probed.captured_ns:
                         probed.height, probed.width, _ = message.shape

@@ -50,7 +50,7 @@ def test_a_genicam_camera_is_listed_and_set_up(line: Line) -> None:
         camera.stop()
     assert f"genicam Aravis-Fake-{SERIAL}: Aravis Fake, GigEVision at 127.0.0.1, serial {SERIAL}" in listed.stdout
     assert done.returncode == 1
-    assert f"id: GenICam Aravis Fake, serial {SERIAL}, 512×512, BayerRG8: 512×512" in done.stdout
+    assert f"id: GenICam Aravis Fake, serial {SERIAL}, 512×512, BayerRG8: 512×512" in done.stdout, done.stderr
     assert f"serial: GenICam Aravis Fake, serial {SERIAL}, 512×512, Mono16: 512×512" in done.stdout
     assert f"is the camera {SERIAL}; source.serial: OTHER" in done.stderr
     assert "accepts a gain of 0 to 10, not 99" in done.stderr

@@ -173,12 +173,10 @@ class Genicam:
     def _opened(self, config: GenicamSource) -> Any:
         # Aravis also tries an unknown name as a host name: a name server that does not answer must not delay it.
         os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:1 no-tld-query")
-        name = config.camera
-        if not set(name) & set("-.:"):  # neither an id nor an address: a serial number
-            name = next((camera.id for camera in listed_by(self._aravis) if camera.serial == name), "")
-            if not name:
-                raise CameraError(f"{self.description} cannot be opened: no camera with this serial number answers")
-        camera = self._aravis.Camera.new(name)
+        try:
+            camera = self._searched(config.camera)
+        except (CameraError, self._glib_error):  # its answer to the search can have been lost
+            camera = self._searched(config.camera)
         serial = camera.get_device_serial_number()
         if config.serial is not None and serial != config.serial:
             raise CameraError(f"{self.description} is the camera {serial}; source.serial: {config.serial}")
@@ -188,6 +186,15 @@ class Genicam:
         device.connect("control-lost", lambda *_: self._lost.set())
         self.description = f"GenICam {camera.get_vendor_name()} {camera.get_model_name()}, serial {serial}"
         return camera
+
+    def _searched(self, name: str) -> Any:
+        """Return Aravis' camera with this id, serial number or address."""
+        if not set(name) & set("-.:"):  # neither an id nor an address: a serial number
+            id_of = {camera.serial: camera.id for camera in listed_by(self._aravis)}
+            if name not in id_of:
+                raise CameraError(f"{self.description} cannot be opened: no camera with this serial number answers")
+            name = id_of[name]
+        return self._aravis.Camera.new(name)
 
     def _set_up(self, config: GenicamSource) -> None:
         camera, off = self._camera, self._aravis.Auto.OFF
