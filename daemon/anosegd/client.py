@@ -34,6 +34,8 @@ PAGE = 500
 MAX_REQUEST_BYTES = 32 << 10
 BUSY_S = 0.1
 """The pause after a station has answered that requests come too fast."""
+WAIT_S = 0.1
+"""Longest wait between two calls of `on_wait`."""
 
 
 class ClientError(Exception):
@@ -44,12 +46,14 @@ class RefusedError(ClientError):
     """The station refuses a request.
 
     Attributes:
-        code: The reason for programs, such as `no_journal`. The message is for people.
+        code: The reason for programs, such as `no_journal`.
+        message: The reason for people.
     """
 
     def __init__(self, op: str, code: str, message: str) -> None:
         super().__init__(f"{op}: {code}: {message}")
         self.code = code
+        self.message = message
 
 
 class NoAnswerError(ClientError):
@@ -140,7 +144,7 @@ class Client:
             control: Endpoint where it answers requests. With None, gaps are reported as `missed` events.
             on_event: Called with each `Event`, on the caller's thread.
             on_state: Called with each heartbeat, on the caller's thread.
-            on_wait: Called at least ten times a second while `follow` waits for verdicts, on the caller's thread.
+            on_wait: Called at least ten times a second while the client waits, on the caller's thread.
             down_after_s: Without a heartbeat for this long the station counts as down. It sends one every second.
             request_timeout_s: How long one request may wait for its answer.
         """
@@ -194,7 +198,10 @@ class Client:
             self._control.connect(self._control_endpoint)
         self._control.send(request)
         end = time.monotonic() + self._request_timeout_s
-        while (left := end - time.monotonic()) > 0 and self._control.poll(int(left * 1000) + 1):
+        while (left := end - time.monotonic()) > 0:
+            self._on_wait()
+            if not self._control.poll(int(min(left, WAIT_S) * 1000) + 1):
+                continue
             reply = json.loads(self._control.recv())
             if reply.get("id") != self._request_id:
                 continue  # the late answer to an earlier request that timed out

@@ -167,7 +167,7 @@ def decode(payload: bytes) -> Request:
     try:
         request: Request = msgspec.json.decode(payload, type=Request)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise RefusedError("bad_request", _in_words(str(error))) from error
+        raise RefusedError("bad_request", in_words(str(error))) from error
     for name in request.__struct_fields__:
         value = getattr(request, name)
         if isinstance(value, str) and "\0" in value:  # many programs take it for the end of the text
@@ -207,8 +207,8 @@ _WORDS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
 """What the decoder says, and the same for people who send requests."""
 
 
-def _in_words(said: str) -> str:
-    """Return a refusal of the decoder in words for people who send requests."""
+def in_words(said: str) -> str:
+    """Return a refusal of msgspec's decoder in words for people who send requests."""
     return next((words(match) for pattern, words in _WORDS if (match := pattern.fullmatch(said))), said)
 
 

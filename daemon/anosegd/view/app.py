@@ -1,4 +1,4 @@
-"""Answers the browser: page files, the stream of events, pictures. Runs on the event loop's thread; only GET."""
+"""Answers the browser: page files, the stream of events, pictures, and what `posts` has. Runs on the event loop's thread."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from anosegd.view.board import Board, Key, PictureKind, clock_ms, key_of
 from anosegd.view.event_log import FellBehindError, encoded
+from anosegd.view.people import Access, NoLogin
+from anosegd.view.same_site import is_own_page
 
 MAX_STREAMS = 40
 SEND_LIMIT_S = 10.0
@@ -46,7 +48,15 @@ SEQ = re.compile(r"\d{1,18}", re.ASCII)
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def build_app(board: Board, settings: dict[str, Any], more: dict[str, Endpoint], *, host: str) -> Starlette:
+def build_app(
+    board: Board,
+    settings: dict[str, Any],
+    more: dict[str, Endpoint],
+    *,
+    host: str,
+    access: Access | None = None,
+    posts: dict[str, Endpoint] | None = None,
+) -> Starlette:
     """Return the application.
 
     Args:
@@ -54,7 +64,10 @@ def build_app(board: Board, settings: dict[str, Any], more: dict[str, Endpoint],
         settings: What the pages need to know, such as `stale_after_ms`.
         more: Further routes by path.
         host: The host at which the screen is served.
+        access: Says who sends a request; None lets everybody do everything.
+        posts: Routes that take POST, and only from this screen's own pages.
     """
+    access, posts = access or NoLogin(), posts or {}
     contents = _page_files()
 
     async def page_file(request: Request) -> Response:
@@ -68,20 +81,24 @@ def build_app(board: Board, settings: dict[str, Any], more: dict[str, Endpoint],
         return _picture(board, request.path_params)
 
     async def settings_of(request: Request) -> Response:
-        return JSONResponse(settings, headers={"cache-control": "no-store"})
+        person = access.person(request)
+        known = None if person is None else {"name": person.name, "role": person.role}
+        return JSONResponse({**settings, "person": known}, headers={"cache-control": "no-store"})
 
     routes = [
         Route("/events", _Stream(board)),
         Route("/settings", settings_of),
         Route("/pictures/{journal}/{seq}/{kind}", picture),
         *(Route(path, endpoint) for path, endpoint in more.items()),
+        *(Route(path, endpoint, methods=["POST"]) for path, endpoint in posts.items()),
         Route("/", page_file),
         Route("/{name}", page_file),
     ]
     middleware = [
-        Middleware(_Guard),
+        Middleware(_SecurityHeaders),
         # Another site's name that leads to 127.0.0.1 would let that site read the screen.
         Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]", "::1", host], www_redirect=False),
+        Middleware(_Guard, posts=tuple(path.partition("{")[0] for path in posts)),
     ]
     return Starlette(routes=routes, middleware=middleware)
 
@@ -104,27 +121,39 @@ def _picture(board: Board, path: dict[str, str]) -> Response:
     return Response(content, media_type=media_type, headers={"cache-control": "private, max-age=600, immutable"})
 
 
-class _Guard:
-    """Adds the security headers to every answer, and refuses all methods but GET and HEAD."""
+class _SecurityHeaders:
+    """Adds the security headers to every answer."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], *HEADERS]
             await send(message)
 
-        if scope["method"] not in ("GET", "HEAD"):
-            refusal = PlainTextResponse("this screen only shows\n", 405, headers={"allow": "GET, HEAD"})
-            await refusal(scope, receive, send_with_headers)
-            return
         await self._app(scope, receive, send_with_headers)
+
+
+class _Guard:
+    """Refuses all methods but GET and HEAD, and POST where `posts` takes it and a page of this screen sends it.
+
+    The middleware before it has checked the name in `Host`.
+    """
+
+    def __init__(self, app: ASGIApp, posts: tuple[str, ...]) -> None:
+        self._app, self._posts = app, posts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refusal: Response | None = None
+        if scope["type"] == "http" and scope["method"] not in ("GET", "HEAD"):
+            if scope["method"] != "POST" or not scope["path"].startswith(self._posts):
+                refusal = PlainTextResponse("this address only shows\n", 405, headers={"allow": "GET, HEAD"})
+            elif not is_own_page(HTTPConnection(scope)):
+                message = "only the screen's own pages may change something"
+                refusal = JSONResponse({"error": "other_site", "message": message}, 403, headers={"cache-control": "no-store"})
+        await (refusal or self._app)(scope, receive, send)
 
 
 class _Stream:

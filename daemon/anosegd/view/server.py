@@ -22,14 +22,17 @@ from anosegd.client import ClientError, Event, RefusedError
 from anosegd.view.address import Address, bind
 from anosegd.view.app import build_app
 from anosegd.view.board import REJECTS, Board, PictureKind, clock_ms
+from anosegd.view.changes import Changes
 from anosegd.view.event_log import EventLog
 from anosegd.view.journal_search import JournalSearch, TooManyRequestsError, search
 from anosegd.view.kept_pictures import KeptPictures
 from anosegd.view.part_filter import PartFilter
 from anosegd.view.past_parts import CsvForm, PastParts
+from anosegd.view.people import NoLogin
 from anosegd.view.shift import count_shifts
 from anosegd.view.shown_verdict import shown_verdict
 from anosegd.view.station_feed import PictureFeed, VerdictFeed, wait_for
+from anosegd.view.station_requests import StationRequests
 
 MAX_CONNECTIONS = 200
 STOP_S = 5.0
@@ -82,11 +85,15 @@ async def _serve(settings: ViewSettings, listener: socket.socket) -> int:
     journal = None if settings.control is None else JournalSearch(settings.publish, settings.control)
     kept = None if settings.evidence is None else KeptPictures(settings.evidence)
     past = PastParts(board, journal, kept, settings.csv_form)
+    access = NoLogin()
+    changes = Changes(access, StationRequests(settings.publish, settings.control))
     pages = {"stale_after_ms": settings.stale_after_s * 1000}
     server = _Server(
         board.events,
         uvicorn.Config(
-            build_app(board, pages, past.routes, host=settings.listen.host),
+            build_app(
+                board, pages, past.routes, host=settings.listen.host, access=access, posts={"/changes/{name}": changes.make}
+            ),
             log_config=None,
             access_log=False,
             server_header=False,
@@ -120,6 +127,7 @@ async def _serve(settings: ViewSettings, listener: socket.socket) -> int:
         for worker in workers:
             worker.stop()
         await asyncio.to_thread(wait_for, workers, STOP_S)
+        await asyncio.to_thread(changes.stop)
         await asyncio.to_thread(past.stop)
     if (failure := next((worker.failure for worker in workers if worker.failure), failed[0] if failed else None)) is not None:
         raise PublishError(f"the screen ended: {failure}", hint="its log has the details; start it again") from failure

@@ -1,8 +1,10 @@
 // What the person in front of this screen has chosen: language, light or dark, how strongly the map covers the picture.
 
+import * as person from "./person.js";
 import * as texts from "./texts.js";
 
 export function setUp() {
+  person.setUp();
   const language = document.getElementById("language");
   language.value = texts.language;
   language.addEventListener("change", () => texts.choose(language.value));

@@ -6,6 +6,7 @@ import { setText, short } from "./elements.js";
 import { keyOf, reasonText } from "./outcome.js";
 import { Panel } from "./panel.js";
 import { Rejects } from "./rejects.js";
+import { settings } from "./settings.js";
 import { Stream } from "./stream.js";
 import * as station from "./station.js";
 import * as texts from "./texts.js";
@@ -16,7 +17,6 @@ const PICTURES_KNOWN = 200;
 
 await texts.load();
 choices.setUp();
-const settings = await (await fetch("settings")).json();
 const cameras = document.getElementById("cameras");
 const alarms = new Alarms(document.getElementById("alarms"));
 const rejects = new Rejects(document.getElementById("strip"), document.getElementById("no-rejects"), document.getElementById("detail"));
