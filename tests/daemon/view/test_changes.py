@@ -149,11 +149,11 @@ def test_a_thousand_changes_a_second(line: Line, config: Path, start_view: Start
     stream = view.stream()
     stream.wait_for("verdict")
     began = time.monotonic()
-    with ThreadPoolExecutor(8) as pool:
+    with ThreadPoolExecutor(64) as pool:  # the station takes its time for each change
         send = {"who": "Ada", "values": {**THRESHOLD, "camera": "none"}}
         statuses = list(pool.map(lambda _: view.post("/changes/set_threshold", send).status, range(1000)))
     took = time.monotonic() - began
-    assert set(statuses) <= {409, 429, 503}
+    assert set(statuses) == {409, 429}
     assert 1 <= len(statuses) - statuses.count(429) <= AT_ONCE + 5 * took + 1
     stream.wait_for("verdict")
     stream.close()
