@@ -112,6 +112,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="TIMES",
         help="when shifts begin, for their counts (06:00,14:00,22:00)",
     )
+    view.add_argument("--users", type=Path, metavar="FILE", help="let only these users in, see anosegd user (everybody)")
+    _add_user(add("user", "add, revoke or list the users of a screen"))
 
     add_client("drain", "finish the captured parts, then end the daemon with exit code 0", "send_request")
     reload = add_client("reload", "read the configuration again; print the reason if it is refused", "send_request")
@@ -176,6 +178,23 @@ def _parser() -> argparse.ArgumentParser:
     images = add("demo-images", "render the images from which the demo's bundle is trained")
     images.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
     return parser
+
+
+def _add_user(parser: argparse.ArgumentParser) -> None:
+    """Add the commands of `user` with their options."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    new = actions.add_parser("add", help="make a user, and print the token, which is shown only this once")
+    revoke = actions.add_parser("revoke", help="remove a user; open pages end within seconds")
+    for action in (new, revoke, actions.add_parser("list", help="print the users")):
+        place = action.add_mutually_exclusive_group()
+        place.add_argument("config", type=Path, nargs="?", metavar="CONFIG", help="the station's configuration file")
+        place.add_argument("--users", type=Path, metavar="FILE", help="the file of users (beside CONFIG: LINE.users.json)")
+    for action in (new, revoke):
+        action.add_argument("name", metavar="NAME", help="the user's name, which the station notes with changes")
+    new.add_argument(
+        "--role", required=True, choices=("see", "mark", "change"), help="may only look; may mark parts, too; may do everything"
+    )
+    new.add_argument("--days", type=positive, metavar="N", help="the token ends after N days (never)")
 
 
 def _add_evidence(parser: argparse.ArgumentParser) -> None:

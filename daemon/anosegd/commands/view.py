@@ -41,5 +41,6 @@ def main(options: argparse.Namespace) -> int:
         evidence=None if kept is None else Path(kept.folder),
         shifts=options.shifts,
         csv_form=CsvForm(export.HEAD, export.row),
+        users=options.users,
     )
     return serve(settings)

@@ -16,16 +16,19 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from anosegd.view import login
 from anosegd.view.board import Board, Key, PictureKind, clock_ms, key_of
 from anosegd.view.event_log import FellBehindError, encoded
 from anosegd.view.people import Access, NoLogin
 from anosegd.view.same_site import is_own_page
+from anosegd.view.sessions import Sessions
 
 MAX_STREAMS = 40
 SEND_LIMIT_S = 10.0
 GATHER_S = 0.05
 """A page gets events at most this often, however many parts there are a second."""
 PAGES = {"": "index.html", "parts": "parts.html"}
+LOGIN_PAGE = {login.PAGE: "login.html"}
 TYPES = {
     "html": "text/html; charset=utf-8",
     "css": "text/css; charset=utf-8",
@@ -54,7 +57,7 @@ def build_app(
     more: dict[str, Endpoint],
     *,
     host: str,
-    access: Access | None = None,
+    sessions: Sessions | None = None,
     posts: dict[str, Endpoint] | None = None,
 ) -> Starlette:
     """Return the application.
@@ -64,15 +67,20 @@ def build_app(
         settings: What the pages need to know, such as `stale_after_ms`.
         more: Further routes by path.
         host: The host at which the screen is served.
-        access: Says who sends a request; None lets everybody do everything.
+        sessions: Who is logged in; None lets everybody do everything.
         posts: Routes that take POST, and only from this screen's own pages.
     """
-    access, posts = access or NoLogin(), posts or {}
-    contents = _page_files()
+    access: Access = sessions or NoLogin()
+    posts = posts or {}
+    contents, pages = _page_files(), PAGES
+    if sessions is not None:
+        pages = PAGES | LOGIN_PAGE
+        answers = login.Login(sessions)
+        posts = {**posts, "/login": answers.log_in, "/logout": answers.log_out}
 
     async def page_file(request: Request) -> Response:
         name = request.path_params.get("name", "")
-        name = PAGES.get(name, name)
+        name = pages.get(name, name)
         if name not in contents:
             return PlainTextResponse("not found\n", 404)
         return Response(contents[name], media_type=TYPES[name.rpartition(".")[2]], headers={"cache-control": "no-cache"})
@@ -86,11 +94,11 @@ def build_app(
         return JSONResponse({**settings, "person": known}, headers={"cache-control": "no-store"})
 
     routes = [
+        *(Route(path, endpoint, methods=["POST"]) for path, endpoint in posts.items()),
         Route("/events", _Stream(board)),
         Route("/settings", settings_of),
         Route("/pictures/{journal}/{seq}/{kind}", picture),
         *(Route(path, endpoint) for path, endpoint in more.items()),
-        *(Route(path, endpoint, methods=["POST"]) for path, endpoint in posts.items()),
         Route("/", page_file),
         Route("/{name}", page_file),
     ]
@@ -100,6 +108,10 @@ def build_app(
         Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]", "::1", host], www_redirect=False),
         Middleware(_Guard, posts=tuple(path.partition("{")[0] for path in posts)),
     ]
+    if sessions is not None:
+        assets = {f"/{name}" for name in contents if not name.endswith(".html")}
+        public = frozenset(assets | {"/login", "/logout"})
+        middleware.append(Middleware(login.UsersOnly, sessions, public, frozenset(f"/{name}" for name in PAGES)))
     return Starlette(routes=routes, middleware=middleware)
 
 

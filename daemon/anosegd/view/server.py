@@ -29,6 +29,7 @@ from anosegd.view.kept_pictures import KeptPictures
 from anosegd.view.part_filter import PartFilter
 from anosegd.view.past_parts import CsvForm, PastParts
 from anosegd.view.people import NoLogin
+from anosegd.view.sessions import Sessions
 from anosegd.view.shift import count_shifts
 from anosegd.view.shown_verdict import shown_verdict
 from anosegd.view.station_feed import PictureFeed, VerdictFeed, wait_for
@@ -51,6 +52,7 @@ class ViewSettings:
         evidence: Folder of the station's evidence, or None if the station keeps none or the folder is not known.
         csv_form: How verdicts are exported.
         shifts: The times of day at which shifts begin.
+        users: File of the users; None lets everybody who reaches the screen do everything.
     """
 
     publish: str
@@ -60,6 +62,7 @@ class ViewSettings:
     evidence: Path | None
     csv_form: CsvForm
     shifts: tuple[time, ...]
+    users: Path | None = None
 
 
 def serve(settings: ViewSettings) -> int:
@@ -67,17 +70,20 @@ def serve(settings: ViewSettings) -> int:
 
     Raises:
         PublishError: The address is in use, or a thread has died.
-        ConfigError: The address cannot be used.
+        ConfigError: The address, or the file of users, cannot be used.
     """
+    sessions = None if settings.users is None else Sessions(settings.users, secure=False)
+    if sessions is not None:
+        sessions.load()
     listener = bind(settings.listen)
     with listener:
         host, port = listener.getsockname()[:2]
         sys.stdout.write(f"the screen is at {Address(host, port).url}\n")
         sys.stdout.flush()
-        return asyncio.run(_serve(settings, listener))
+        return asyncio.run(_serve(settings, listener, sessions))
 
 
-async def _serve(settings: ViewSettings, listener: socket.socket) -> int:
+async def _serve(settings: ViewSettings, listener: socket.socket, sessions: Sessions | None = None) -> int:
     logging.getLogger("uvicorn.error").addFilter(lambda record: "without completing response" not in record.getMessage())
     loop = asyncio.get_running_loop()
     board = Board(EventLog())
@@ -85,20 +91,20 @@ async def _serve(settings: ViewSettings, listener: socket.socket) -> int:
     journal = None if settings.control is None else JournalSearch(settings.publish, settings.control)
     kept = None if settings.evidence is None else KeptPictures(settings.evidence)
     past = PastParts(board, journal, kept, settings.csv_form)
-    access = NoLogin()
-    changes = Changes(access, StationRequests(settings.publish, settings.control))
+    changes = Changes(sessions or NoLogin(), StationRequests(settings.publish, settings.control))
     pages = {"stale_after_ms": settings.stale_after_s * 1000}
     server = _Server(
         board.events,
         uvicorn.Config(
             build_app(
-                board, pages, past.routes, host=settings.listen.host, access=access, posts={"/changes/{name}": changes.make}
+                board, pages, past.routes, host=settings.listen.host, sessions=sessions, posts={"/changes/{name}": changes.make}
             ),
             log_config=None,
             access_log=False,
             server_header=False,
             lifespan="off",
             ws="none",
+            proxy_headers=False,
             limit_concurrency=MAX_CONNECTIONS,
             timeout_keep_alive=30,
             timeout_graceful_shutdown=1,
@@ -116,6 +122,8 @@ async def _serve(settings: ViewSettings, listener: socket.socket) -> int:
     if journal is not None:
         tasks.append(asyncio.ensure_future(_fill(board, journal)))
         tasks.append(asyncio.ensure_future(count_shifts(journal, settings.shifts, board.set_shift)))
+    if sessions is not None:
+        tasks.append(asyncio.ensure_future(sessions.follow_file()))
     failed: list[BaseException] = []
     for task in tasks:
         task.add_done_callback(lambda task: _stop_if_failed(task, server, failed))
@@ -128,6 +136,8 @@ async def _serve(settings: ViewSettings, listener: socket.socket) -> int:
             worker.stop()
         await asyncio.to_thread(wait_for, workers, STOP_S)
         await asyncio.to_thread(changes.stop)
+        if sessions is not None:
+            await asyncio.to_thread(sessions.stop)
         await asyncio.to_thread(past.stop)
     if (failure := next((worker.failure for worker in workers if worker.failure), failed[0] if failed else None)) is not None:
         raise PublishError(f"the screen ended: {failure}", hint="its log has the details; start it again") from failure

@@ -1,6 +1,7 @@
 // The one way in which a page changes anything: `await change(name, values)`.
 
 import { nameToSend } from "./person.js";
+import { checkLogin } from "./settings.js";
 import { has, t } from "./texts.js";
 
 // A change that was not made. `message` is in the language of the page; `code` is "cancelled" if the person gave no name.
@@ -26,6 +27,7 @@ export async function change(name, values) {
   } catch {
     throw new ChangeError("not_known", t("error.not_known"));
   }
+  if (answer.error === "no_login") checkLogin();
   if (answer.error) throw new ChangeError(answer.error, has(`error.${answer.error}`) ? t(`error.${answer.error}`) : answer.message);
   return answer.answer;
 }

@@ -1,13 +1,28 @@
 // The person in front of the screen: the user, or without login the name that the person gives once and the browser keeps.
 
-import { element } from "./elements.js";
+import { element, short } from "./elements.js";
 import { settings } from "./settings.js";
 import { t } from "./texts.js";
 
 const KEPT = "who";
 
 export function setUp() {
-  show();
+  if (!settings.person) return;  // the page of login
+  if (settings.person.name) showUser();
+  else show();
+}
+
+function showUser() {
+  const place = element("p", "", `${short(settings.person.name, 24)} `);
+  place.title = `${settings.person.name}: ${t(`role.${settings.person.role}`)}`;
+  const out = element("button", "", t("login.out"));
+  out.type = "button";
+  out.addEventListener("click", async () => {
+    await fetch("logout", { method: "POST" });
+    location.assign("login");
+  });
+  place.append(out);
+  document.querySelector(".choices").append(place);
 }
 
 // The name that goes with a change: "" with login, where the server knows it; null if the person gives none.
@@ -20,7 +35,7 @@ function show() {
   const name = localStorage.getItem(KEPT);
   document.getElementById("person")?.remove();
   if (settings.person?.name || !name) return;
-  const other = element("button", "", t("person.name", { name }));
+  const other = element("button", "", t("person.name", { name: short(name, 24) }));
   other.id = "person";
   other.type = "button";
   other.title = t("person.other");

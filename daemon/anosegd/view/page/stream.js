@@ -1,6 +1,7 @@
 // The one stream of events of a page. It connects again without end, and says when it was last alive.
 
 import * as clock from "./clock.js";
+import { checkLogin } from "./settings.js";
 
 const SILENT_MS = 3000;  // the server sends something every second
 const RETRY_MS = 1000;
@@ -51,6 +52,7 @@ export class Stream {
     for (const kind of ["verdict", "picture", "rejects", "shift", "missed"]) on(kind, (data) => this.handlers[kind]?.(data));
     source.onerror = () => {
       this.connected = false;
+      if (source.readyState === EventSource.CLOSED) checkLogin();
     };
   }
 
