@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import getpass
 import os
+import re
 import sys
 from collections.abc import Callable
 from datetime import time
@@ -98,9 +99,13 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--since", type=moment, metavar="TIME", help="22:00, 8h, 2026-11-22T06:00 (the oldest kept)")
     export.add_argument("--until", type=moment, metavar="TIME", help="the same forms, a time of day after --since (now)")
 
-    view = add_client("view", "serve the operator's screen to browsers on this machine")
+    view = add_client("view", "serve the operator's screen to browsers")
     view.add_argument(
-        "--listen", type=_listen, default="127.0.0.1:8080", metavar="HOST:PORT", help="a loopback address (127.0.0.1:8080)"
+        "--listen",
+        type=_listen,
+        default="127.0.0.1:8080",
+        metavar="HOST:PORT",
+        help="an address of this machine; any but a loopback address needs users (127.0.0.1:8080)",
     )
     view.add_argument(
         "--stale-after", type=above_zero, default=10.0, metavar="S", help="show a verdict older than this as an old one (10)"
@@ -113,6 +118,16 @@ def _parser() -> argparse.ArgumentParser:
         help="when shifts begin, for their counts (06:00,14:00,22:00)",
     )
     view.add_argument("--users", type=Path, metavar="FILE", help="let only these users in, see anosegd user (everybody)")
+    view.add_argument("--certificate", type=Path, metavar="FILE", help="serve with TLS: a certificate, PEM (one that it makes)")
+    view.add_argument("--key", type=Path, metavar="FILE", help="the certificate's key, PEM (in the file of the certificate)")
+    view.add_argument(
+        "--name",
+        type=_host,
+        action="append",
+        default=[],
+        metavar="HOST",
+        help="a further name or address under which browsers reach the screen; may be repeated",
+    )
     _add_user(add("user", "add, revoke or list the users of a screen"))
 
     add_client("drain", "finish the captured parts, then end the daemon with exit code 0", "send_request")
@@ -248,6 +263,12 @@ def _listen(text: str) -> Address:
         return listen_address(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _host(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*", text):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a host: give a name such as line.example, or an address")
+    return text.lower()
 
 
 def _shifts(text: str) -> tuple[time, ...]:

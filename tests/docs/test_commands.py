@@ -55,6 +55,7 @@ PARSED_ONLY = {
     "anosegd run": "the station of this test is run so, once",
     "anosegd demo": "tests/daemon/demo runs it",
     "anosegd view": "serves until it is stopped; tests/daemon/view runs it",
+    "anosegd user": "changes a file of users; tests/daemon/view runs it",
     "anosegd collect": "takes as long as the parts need; tests/daemon/commands runs it",
     "anosegd demo-images": "renders hundreds of images; tests/daemon/demo writes some",
     "--print-completion": "prints for a shell; the programs' own tests look at it",

@@ -1,4 +1,4 @@
-"""Runs `anosegd view`: serves the operator's screen to browsers on this machine."""
+"""Runs `anosegd view`: serves the operator's screen to browsers."""
 
 from __future__ import annotations
 
@@ -11,20 +11,23 @@ from anosegd import logs
 from anosegd.commands import export
 from anosegd.commands.connection import endpoints_of
 from anosegd.config import load_config
+from anosegd.view.address import Address
+from anosegd.view.users import certificate_beside, load_users, users_beside
 
 
 def main(options: argparse.Namespace) -> int:
     """Serve the screen until stopped.
 
     Raises:
-        ConfigError: The configuration or the address is refused, or the web server is not installed.
+        ConfigError: The configuration, address, users or certificate are refused, or the web server is not installed.
         PublishError: The address is in use.
     """
     try:
         from anosegd.view.past_parts import CsvForm
         from anosegd.view.server import ViewSettings, serve
+        from anosegd.view.tls import load_certificate, own_certificate
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ("starlette", "uvicorn"):
+        if (error.name or "").partition(".")[0] not in ("starlette", "uvicorn", "cryptography"):
             raise
         raise ConfigError(
             f"anosegd view needs the package {error.name}, which is not installed",
@@ -33,6 +36,19 @@ def main(options: argparse.Namespace) -> int:
     logs.set_up(journal=os.environ.get("JOURNAL_STREAM"))
     endpoints = endpoints_of(options)
     kept = load_config(options.config).evidence if options.config is not None else None
+    listen: Address = options.listen
+    users, certificate = options.users, None
+    if not listen.is_loopback and users is None:
+        if options.config is None:
+            raise ConfigError(f"{listen.host}:{listen.port}: who may see the screen?", hint="give CONFIG or --users FILE")
+        users = users_beside(options.config)
+    if options.certificate is not None:
+        certificate = load_certificate(options.certificate, options.key)
+    elif options.key is not None:
+        raise ConfigError(f"--key {options.key} is given without its certificate", hint="add --certificate FILE")
+    elif not listen.is_loopback:
+        load_users(users)  # before a certificate is made for nobody
+        certificate = own_certificate(certificate_beside(users), {*options.name, *(() if listen.is_every else (listen.host,))})
     settings = ViewSettings(
         publish=endpoints.publish,
         control=endpoints.control,
@@ -41,6 +57,8 @@ def main(options: argparse.Namespace) -> int:
         evidence=None if kept is None else Path(kept.folder),
         shifts=options.shifts,
         csv_form=CsvForm(export.HEAD, export.row),
-        users=options.users,
+        users=users,
+        certificate=certificate,
+        names=tuple(options.name),
     )
     return serve(settings)

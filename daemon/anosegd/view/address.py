@@ -1,4 +1,4 @@
-"""Parses and binds the address at which the screen is served: loopback only, because there are no users and no TLS yet."""
+"""Parses and binds the address at which the screen is served."""
 
 from __future__ import annotations
 
@@ -18,36 +18,42 @@ _ADDRESS = re.compile(r"(\[[^\[\]]+\]|[^\[\]:\s]+):(\d{1,5})")
 
 
 class Address(NamedTuple):
-    """A loopback address. `host` is without brackets."""
+    """An address of this machine. `host` is without brackets."""
 
     host: str
     port: int
 
     @property
-    def url(self) -> str:
-        """Where a browser finds the screen."""
-        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}/"
+    def is_loopback(self) -> bool:
+        """Whether only this machine reaches it."""
+        return self.host == "localhost" or ipaddress.ip_address(self.host).is_loopback
+
+    @property
+    def is_every(self) -> bool:
+        """Whether it stands for all addresses of this machine."""
+        return self.host != "localhost" and ipaddress.ip_address(self.host).is_unspecified
+
+    def url(self, scheme: str = "http") -> str:
+        """Return where a browser finds the screen."""
+        host = socket.gethostname() if self.is_every else self.host
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}/"
 
 
 def listen_address(text: str) -> Address:
     """Parse HOST:PORT. Port 0 stands for any free port.
 
     Raises:
-        ValueError: It is no address, or other machines could reach it.
+        ValueError: It is no IP address with a port, and not `localhost`.
     """
     match = _ADDRESS.fullmatch(text)
     if not match or int(match[2]) > MAX_PORT:
         raise ValueError(f"{text}: not an address; write 127.0.0.1:8080")
     host = match[1].strip("[]")
-    try:
-        local = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        local = False
-    if not local:
-        raise ValueError(
-            f"{text}: only loopback addresses (127.0.0.1, [::1], localhost) are allowed: at any other address, everyone in the "
-            "network could watch. That needs users and encryption, which this version does not support"
-        )
+    if host != "localhost":
+        try:
+            ipaddress.ip_address(host)
+        except ValueError:
+            raise ValueError(f"{text}: give an IP address, such as 127.0.0.1:8080, or 0.0.0.0:8443 for all networks") from None
     return Address(host, int(match[2]))
 
 

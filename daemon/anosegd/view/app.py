@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from importlib.resources import files
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
@@ -19,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from anosegd.view import login
 from anosegd.view.board import Board, Key, PictureKind, clock_ms, key_of
 from anosegd.view.event_log import FellBehindError, encoded
+from anosegd.view.hosts import OwnHost
 from anosegd.view.people import Access, NoLogin
 from anosegd.view.same_site import is_own_page
 from anosegd.view.sessions import Sessions
@@ -56,7 +56,8 @@ def build_app(
     settings: dict[str, Any],
     more: dict[str, Endpoint],
     *,
-    host: str,
+    hosts: Iterable[str],
+    any_address: bool = False,
     sessions: Sessions | None = None,
     posts: dict[str, Endpoint] | None = None,
 ) -> Starlette:
@@ -66,7 +67,8 @@ def build_app(
         board: What the screen shows.
         settings: What the pages need to know, such as `stale_after_ms`.
         more: Further routes by path.
-        host: The host at which the screen is served.
+        hosts: The names and addresses at which the screen is served.
+        any_address: Whether every address may be asked for.
         sessions: Who is logged in; None lets everybody do everything.
         posts: Routes that take POST, and only from this screen's own pages.
     """
@@ -104,8 +106,7 @@ def build_app(
     ]
     middleware = [
         Middleware(_SecurityHeaders),
-        # Another site's name that leads to 127.0.0.1 would let that site read the screen.
-        Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]", "::1", host], www_redirect=False),
+        Middleware(OwnHost, hosts, any_address=any_address),
         Middleware(_Guard, posts=tuple(path.partition("{")[0] for path in posts)),
     ]
     if sessions is not None:

@@ -24,6 +24,7 @@ from anosegd.view.app import build_app
 from anosegd.view.board import REJECTS, Board, PictureKind, clock_ms
 from anosegd.view.changes import Changes
 from anosegd.view.event_log import EventLog
+from anosegd.view.http_protocol import ImpatientProtocol
 from anosegd.view.journal_search import JournalSearch, TooManyRequestsError, search
 from anosegd.view.kept_pictures import KeptPictures
 from anosegd.view.part_filter import PartFilter
@@ -34,6 +35,7 @@ from anosegd.view.shift import count_shifts
 from anosegd.view.shown_verdict import shown_verdict
 from anosegd.view.station_feed import PictureFeed, VerdictFeed, wait_for
 from anosegd.view.station_requests import StationRequests
+from anosegd.view.tls import Certificate
 
 MAX_CONNECTIONS = 200
 STOP_S = 5.0
@@ -53,6 +55,8 @@ class ViewSettings:
         csv_form: How verdicts are exported.
         shifts: The times of day at which shifts begin.
         users: File of the users; None lets everybody who reaches the screen do everything.
+        certificate: The certificate for TLS; None serves without.
+        names: Further names and addresses under which browsers reach the screen.
     """
 
     publish: str
@@ -63,6 +67,14 @@ class ViewSettings:
     csv_form: CsvForm
     shifts: tuple[time, ...]
     users: Path | None = None
+    certificate: Certificate | None = None
+    names: tuple[str, ...] = ()
+
+    @property
+    def hosts(self) -> set[str]:
+        """The names and addresses at which the screen is served."""
+        found = {self.listen.host, *self.names}
+        return found if self.certificate is None else found | self.certificate.names | {socket.gethostname()}
 
 
 def serve(settings: ViewSettings) -> int:
@@ -72,37 +84,51 @@ def serve(settings: ViewSettings) -> int:
         PublishError: The address is in use, or a thread has died.
         ConfigError: The address, or the file of users, cannot be used.
     """
-    sessions = None if settings.users is None else Sessions(settings.users, secure=False)
+    sessions = None if settings.users is None else Sessions(settings.users, secure=settings.certificate is not None)
     if sessions is not None:
         sessions.load()
     listener = bind(settings.listen)
     with listener:
         host, port = listener.getsockname()[:2]
-        sys.stdout.write(f"the screen is at {Address(host, port).url}\n")
+        certificate = settings.certificate
+        sys.stdout.write(f"the screen is at {Address(host, port).url('http' if certificate is None else 'https')}\n")
+        if certificate is not None:
+            sys.stdout.write(f"its certificate ends on {certificate.ends:%Y-%m-%d}; SHA-256 {certificate.fingerprint}\n")
         sys.stdout.flush()
         return asyncio.run(_serve(settings, listener, sessions))
 
 
 async def _serve(settings: ViewSettings, listener: socket.socket, sessions: Sessions | None = None) -> int:
-    logging.getLogger("uvicorn.error").addFilter(lambda record: "without completing response" not in record.getMessage())
+    web = logging.getLogger("uvicorn.error")
+    web.setLevel(logging.ERROR)  # its warnings are about what anybody may send
+    web.addFilter(lambda record: "without completing response" not in record.getMessage())
     loop = asyncio.get_running_loop()
     board = Board(EventLog())
     receiver = _OnLoop(board, loop)
     journal = None if settings.control is None else JournalSearch(settings.publish, settings.control)
     kept = None if settings.evidence is None else KeptPictures(settings.evidence)
     past = PastParts(board, journal, kept, settings.csv_form)
+    certificate = settings.certificate
     changes = Changes(sessions or NoLogin(), StationRequests(settings.publish, settings.control))
     pages = {"stale_after_ms": settings.stale_after_s * 1000}
     server = _Server(
         board.events,
         uvicorn.Config(
             build_app(
-                board, pages, past.routes, host=settings.listen.host, sessions=sessions, posts={"/changes/{name}": changes.make}
+                board,
+                pages,
+                past.routes,
+                hosts=settings.hosts,
+                any_address=settings.certificate is not None,
+                sessions=sessions,
+                posts={"/changes/{name}": changes.make},
             ),
+            ssl_context_factory=None if certificate is None else lambda *_: certificate.context,
             log_config=None,
             access_log=False,
             server_header=False,
             lifespan="off",
+            http=ImpatientProtocol,
             ws="none",
             proxy_headers=False,
             limit_concurrency=MAX_CONNECTIONS,

@@ -76,7 +76,7 @@ class Sessions:
         if not any(user.is_valid(time.time()) for user in users):
             raise ConfigError(
                 f"{self._path}: names nobody who may log in",
-                hint="make a user on this machine: anosegd user add NAME --role change",
+                hint=f"make a user on this machine: anosegd user add --users {self._path} NAME --role change",
             )
         self._users = {user.name: user for user in users}
 

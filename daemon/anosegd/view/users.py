@@ -14,7 +14,6 @@ import os
 import re
 import secrets
 import stat
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,8 +21,8 @@ from pathlib import Path
 import msgspec
 
 from anoseg_engines.errors import ConfigError
-from anoseg_engines.files import sync_folder
 from anosegd.view.people import Role
+from anosegd.view.private_file import write_private
 
 NAME = re.compile(r"\w(?:[\w .@-]{0,62}[\w.])?")
 LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
@@ -70,6 +69,11 @@ def users_beside(config: Path) -> Path:
     return config.with_name(f"{config.stem}.users.json")
 
 
+def certificate_beside(users: Path) -> Path:
+    """Return the file of the certificate that a screen makes: LINE.tls.pem beside LINE.users.json."""
+    return users.with_name(f"{users.name.removesuffix('users.json')}tls.pem")
+
+
 def load_users(path: Path) -> tuple[User, ...]:
     """Read the users.
 
@@ -82,7 +86,8 @@ def load_users(path: Path) -> tuple[User, ...]:
             content = file.read(MAX_FILE_BYTES + 1)
     except FileNotFoundError:
         raise ConfigError(
-            f"{path}: there are no users yet", hint="make the first one on this machine: anosegd user add NAME --role change"
+            f"{path}: there are no users yet",
+            hint=f"make the first one on this machine: anosegd user add --users {path} NAME --role change",
         ) from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})", hint="the user of the screen must own it") from error
@@ -186,23 +191,9 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _write(path: Path, users: tuple[User, ...]) -> None:
-    """Replace the file at once; only its owner may read it. Written by root, it keeps its owner, or gets its folder's owner."""
     content = msgspec.json.format(msgspec.json.encode(_File(users)), indent=2) + b"\n"
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                if os.geteuid() == 0:
-                    owner = (path if path.exists() else path.parent).stat()
-                    os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)  # noqa: PTH105
-        except BaseException:
-            os.unlink(temporary)  # noqa: PTH108
-            raise
-        sync_folder(path.parent)
+        write_private(path, content)
     except OSError as error:
         raise ConfigError(
             f"{path}: cannot be written ({error.strerror})", hint="may this user write into its folder?"

@@ -185,7 +185,7 @@ def ask(person: Person | None, role: Role, body: Any) -> tuple[int, Any]:
         return [who, values.n]
 
     changes = Changes(Somebody(person), StationRequests("tcp://127.0.0.1:9", None), (Change("one", role, Values, make),))
-    app = build_app(Board(EventLog()), {}, {}, host="127.0.0.1", posts={"/changes/{name}": changes.make})
+    app = build_app(Board(EventLog()), {}, {}, hosts=[], posts={"/changes/{name}": changes.make})
     sent: list[Any] = []
 
     async def send(message: Any) -> None:

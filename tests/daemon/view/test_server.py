@@ -21,7 +21,7 @@ from anosegd.view.past_parts import CsvForm
 )
 def test_screen_answers_under_its_own_address(host: str, status: int) -> None:
     """Every loopback address that `--listen` accepts works in the browser; other names do not."""
-    screen = build_app(Board(EventLog()), {}, {}, host="127.0.0.2")
+    screen = build_app(Board(EventLog()), {}, {}, hosts=["127.0.0.2"])
     sent: list[Any] = []
 
     async def send(message: Any) -> None:

@@ -10,16 +10,25 @@ from support.view_server import StartView
 
 from anosegd.client import Client
 
-OUTSIDE = ("0.0.0.0:8080", "192.168.1.5:8080", "[::]:8080", "example.org:8080", "127.0.0.1", "127.0.0.1:99999", "")
+NO_ADDRESSES = ("example.org:8080", "127.0.0.1", "127.0.0.1:99999", "300.0.0.1:80", "")
+OUTSIDE = ("0.0.0.0:8080", "192.168.1.5:8080", "[::]:8080")
 SCRIPT = "<script>alert(1)</script>"
 
 
-@pytest.mark.parametrize("address", OUTSIDE)
-def test_other_addresses_than_loopback_are_refused(address: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("address", NO_ADDRESSES)
+def test_what_is_no_address_is_refused(address: str) -> None:
     """The command names the address and ends with exit code 2."""
     done = run_anosegd("view", "--listen", address)
     assert done.returncode == 2
     assert f"argument --listen: {address}:" in done.stderr
+
+
+@pytest.mark.parametrize("address", OUTSIDE)
+def test_other_addresses_than_loopback_are_refused_without_users(address: str) -> None:
+    """The command names the address and ends with exit code 2. With users: test_tls.py."""
+    done = run_anosegd("view", "--listen", address)
+    assert done.returncode == 2
+    assert address.replace("[", "").replace("]", "") in done.stderr
 
 
 def test_address_in_use_is_an_error(config: Path, start_view: StartView) -> None:
