@@ -20,6 +20,8 @@ from anoseg_engines.placement import InputSpec
 from anoseg_engines.runtimes.base import MAX_RUNNING
 from anoseg_engines.runtimes.openvino_joins import split_joins
 from anoseg_engines.runtimes.openvino_library import ov
+from anoseg_engines.runtimes.openvino_memory import multiply_memory_in_bf16
+from anoseg_engines.runtimes.openvino_resizes import multiply_resizes
 
 PRECISIONS = ("f16", "bf16", "f32")
 """In order of preference: half the width is about twice as fast, and f16 rounds eight times finer than bf16."""
@@ -34,7 +36,7 @@ OTHER_SIZES = 2
 
 PRECISE = re.compile(r"\b(encoder|memory)\.")
 """Names of weights that bf16 would round too far: those of the features that are compared with good parts, and of the
-comparison. A bf16 encoder moves a map by up to 0.12."""
+comparison. A bf16 encoder moves a map by up to 0.12. Of the comparison, `openvino_memory` computes in bf16 what may be."""
 _CAPABILITY = {"f16": "FP16", "bf16": "BF16", "f32": "FP32"}
 
 
@@ -150,9 +152,12 @@ class Networks:
         try:
             model.reshape({"frames": [n, h, w, 3], "coords": [n, 2, h, w]})
             split_joins(model)
+            multiply_resizes(model)
+            if self.precision in ("bf16", INT8) and "bf16" in cpu_precisions():
+                multiply_memory_in_bf16(model)
             precise = _precise_convolutions(model)
             model = _with_f32_map(model)
-            # Of a quantised network, the convolutions run in INT8 and the rest in f32.
+            # Of a quantised network, the convolutions run in INT8 and the rest in f32, except for the memory's products.
             rest = "f32" if self.precision == INT8 else self.precision
             pieces = _pieces(model, precise) if self.precision == "bf16" else (Piece(model, rest),)
             alone, *shared = self._compile_uses(pieces)
@@ -255,8 +260,8 @@ def _pieces(model: ov.Model, precise: set[str]) -> tuple[Piece, ...]:
     """Split the network into pieces of f32, bf16 and f32. The first and the last piece may be missing.
 
     bf16 has only 8 bits. So f32 computes what subtracts numbers of nearly the same size: grey values before the first
-    convolution; the features that are compared with those of good parts, and the comparison; and at the end, whatever the
-    network itself converts to f32.
+    convolution; the features that are compared with those of good parts, and the comparison, whose products are in bf16 where
+    the model says so; and at the end, whatever the network itself converts to f32.
 
     Args:
         model: The network.

@@ -18,7 +18,7 @@ from anoseg_trainer.model.encoder import encoder_input, load_encoder, packaged_w
 from anoseg_trainer.model.export import MAX_BATCH, OPSET, half_precision, onnx_from_detector
 from anoseg_trainer.model.fixed_filters import FixedFilters
 from anoseg_trainer.model.from_bundle import detector_from_bundle, detector_record
-from anoseg_trainer.model.memory import Features, Memory, MemoryConfig, standardise
+from anoseg_trainer.model.memory import CHUNK, Features, Memory, MemoryConfig, standardise
 from anoseg_trainer.model.memory_build import build_memory
 from anoseg_trainer.model.network import AnoSegNetwork
 from anoseg_trainer.model.whole_image import WholeImage
@@ -134,8 +134,9 @@ def test_fp16_onnx_on_the_cpu_runtime_equals_the_fp32_detector(exported, plate, 
 
 @pytest.mark.skipif("bf16" not in cpu_precisions(), reason="the processor does not compute in bf16")
 @pytest.mark.parametrize("kind", ["all views", "fixed filters"])
-def test_in_bf16_features_and_memory_stay_f32(detectors, plate, kind):
-    """Only the trained network runs in bf16: its convolutions are counted, and map and score stay near those of FP32."""
+def test_in_bf16_features_stay_f32(detectors, plate, kind):
+    """Only the trained network and the memory's products run in bf16: their convolutions are counted, and map and score stay
+    near those of FP32."""
     detector = detectors[kind]
     frames, coords = inputs(plate, 2, np.random.default_rng(8))
     with torch.no_grad():
@@ -152,7 +153,8 @@ def test_in_bf16_features_and_memory_stay_f32(detectors, plate, kind):
     # Joined inputs are convolved one by one: three of the stem, and two of the layer that brings each level to its width.
     backbone = detector.network.backbone
     split = 2 + len(backbone.from_filters if kind == "fixed filters" else backbone.lateral)
-    assert layers["bf16"] == len(trained) + split
+    products = -(-len(detector.memory.nearest.weight) // CHUNK)
+    assert layers["bf16"] == len(trained) + split + products
     assert layers["f32"] >= 10
     assert np.abs(got_maps - maps.numpy()).mean() <= 0.02
     assert np.abs(got_scores - scores.numpy()).max() <= 0.05
