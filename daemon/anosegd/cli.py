@@ -151,7 +151,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     threshold.add_argument("--who", required=True, type=_words, metavar="NAME", help="who sets it, for the journal")
     threshold.add_argument("--why", required=True, type=_words, metavar="TEXT", help="the reason, for the journal")
-    changes = add_client("changes", "show who changed thresholds and bundles, when and why")
+    pause = add_client("pause", "inspect nothing for a time: every part is UNKNOWN: paused; it ends by itself")
+    pause.add_argument("--minutes", required=True, type=_pause_minutes, metavar="N", help="how long, 1 to 480")
+    resume = add_client("resume", "inspect again before a pause has ended", "pause")
+    for command in (pause, resume):
+        command.add_argument("--camera", type=_not_empty, metavar="NAME", help="only this camera (all)")
+        command.add_argument("--who", required=True, type=_words, metavar="NAME", help="who asks, for the journal")
+        command.add_argument("--why", default="", metavar="TEXT", help="the reason, for the journal")
+    changes = add_client("changes", "show who changed thresholds and bundles or paused the inspection, when and why")
     changes.add_argument("--limit", type=_changes, default=20, metavar="N", help="the newest N changes (20; at most 200)")
     changes.add_argument("--json", action="store_true", help="JSON lines instead of a table")
     add_client("prove", "run the golden images again, between parts; print what is wrong, if anything", "send_request")
@@ -291,6 +298,14 @@ def _threshold(text: str) -> float | None:
     if not 0 < value <= 1:
         raise argparse.ArgumentTypeError(f"'{text}' is not a threshold: give a number above 0, up to 1, or the word calibrated")
     return value
+
+
+def _pause_minutes(text: str) -> float:
+    from anosegd.control.requests import MAX_PAUSE_MIN  # takes time to load
+
+    if not 1 <= (minutes := above_zero(text)) <= MAX_PAUSE_MIN:
+        raise argparse.ArgumentTypeError(f"must be from 1 to {MAX_PAUSE_MIN} minutes")
+    return minutes
 
 
 def _changes(text: str) -> int:

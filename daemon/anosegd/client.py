@@ -235,8 +235,42 @@ class Client:
         reply = self.request("set_threshold", camera=camera, value=value, who=who, why=why)
         return {"old": reply["old"], "new": reply["new"]}
 
+    def pause(self, minutes: float, *, who: str, why: str = "", camera: str | None = None) -> dict[str, Any]:
+        """Inspect nothing for a time: every part is UNKNOWN: paused. It ends by itself.
+
+        Args:
+            minutes: How long, from 1 to 480.
+            who, why: Who asks, and the reason. Both go into the station's journal.
+            camera: Name of the camera; None pauses all.
+
+        Returns:
+            `cameras`, the names of the paused ones, and `until`, the time in UTC.
+
+        Raises:
+            RefusedError: The station refuses.
+            NoAnswerError: No answer arrived in time; the pause may have begun.
+        """
+        reply = self.request("pause", minutes=minutes, camera=camera, who=who, why=why)
+        return {"cameras": reply["cameras"], "until": reply["until"]}
+
+    def resume(self, *, who: str, why: str = "", camera: str | None = None) -> list[str]:
+        """Inspect again before a pause has ended.
+
+        Args:
+            who, why: As in `pause`.
+            camera: Name of the camera; None resumes all.
+
+        Returns:
+            The cameras that were paused.
+
+        Raises:
+            RefusedError: The station refuses.
+            NoAnswerError: No answer arrived in time.
+        """
+        return list(self.request("resume", camera=camera, who=who, why=why)["cameras"])
+
     def changes(self, limit: int = 20) -> list[dict[str, Any]]:
-        """Return the newest changes of thresholds and bundles, the oldest of them first."""
+        """Return the newest changes of thresholds, bundles and pauses, the oldest of them first."""
         return list(self.request("changes", limit=limit)["changes"])
 
     def first_seq_since(self, time_ns: int) -> int:

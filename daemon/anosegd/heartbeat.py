@@ -16,6 +16,7 @@ from anosegd.cameras import CameraSet, CameraSupervisor
 from anosegd.config import Config
 from anosegd.evidence import EvidenceKeeper
 from anosegd.inspection.inspector import Inspector, engine_name
+from anosegd.inspection.pauses import Pauses
 from anosegd.inspection.rule_calibration import rules_note
 from anosegd.inspection.score_thresholds import ScoreThresholds, threshold_note
 from anosegd.inspection.swap import Swaps
@@ -48,6 +49,7 @@ class Heartbeat:
         swaps: Swaps,
         cameras: CameraSet,
         thresholds: ScoreThresholds,
+        pauses: Pauses,
         evidence: EvidenceKeeper | None,
         notice: str | None,
     ) -> None:
@@ -55,7 +57,7 @@ class Heartbeat:
         self.version = installed_version()
         self._identity, self._journal, self._publisher = identity, journal, publisher
         self._inspector, self._swaps, self._cameras, self._thresholds = inspector, swaps, cameras, thresholds
-        self._evidence = evidence
+        self._evidence, self._pauses = evidence, pauses
         self._started = time.monotonic()
 
     def describe(self) -> wire.State:
@@ -96,7 +98,12 @@ class Heartbeat:
         states = {camera.status.state for camera in self._cameras}
         notice = self.notice or self._swap_notice() or self.bundle.passed_over or self._evidence_notice()
         if "running" in states:
-            return "ContinuousExecution", notice
+            paused = [camera.name for camera in self._cameras if self._pauses.of(camera.name) is not None]
+            if not paused:
+                return "ContinuousExecution", notice
+            all_paused = len(paused) == len(self._cameras.all)
+            words = f"paused: {'every part' if all_paused else 'every part of ' + ', '.join(paused)} is UNKNOWN"
+            return "Ready" if all_paused else "ContinuousExecution", notice or words
         if "starting" in states:
             return "Initialized", notice
         if states == {"finished"}:
@@ -154,6 +161,7 @@ class Heartbeat:
     def _camera_health(self, camera: CameraSupervisor) -> wire.CameraHealth:
         status, counts = camera.status, self._publisher.counts[camera.name]
         threshold = self._thresholds.of(camera.name, camera.config, self._swaps.bundle)
+        pause = self._pauses.of(camera.name)
         notes = [*status.remarks, rules_note(camera.config, self._swaps.bundle), threshold_note(threshold)]
         return wire.CameraHealth(
             state=status.state,
@@ -169,6 +177,7 @@ class Heartbeat:
             counts=counts.published,
             stored=None if self._journal is None else _stored(self._journal.stats().stored, camera.name),
             threshold=threshold,
+            pause=None if pause is None else pause.shown,
         )
 
 

@@ -24,6 +24,7 @@ from anosegd.evidence import EvidenceKeeper
 from anosegd.heartbeat import SILENT_S, Heartbeat
 from anosegd.inspection.history import History, Past
 from anosegd.inspection.inspector import Inspector
+from anosegd.inspection.pauses import Pauses
 from anosegd.inspection.queue import InspectionQueue
 from anosegd.inspection.score_thresholds import ScoreThresholds, ThresholdChanges
 from anosegd.inspection.swap import Swaps, report_passed_over
@@ -163,6 +164,7 @@ class Station:
             beside = None if self._journal is None else self._journal.path
             self._thresholds = ScoreThresholds(beside and beside.with_name(f"{beside.name}.thresholds"))
             self._threshold_changes = ThresholdChanges(self._thresholds, self._journal)
+            self._pauses = Pauses(self._journal)
             self._inspector = Inspector(
                 config, bundle, frames, self._publisher, loaded=self._loaded, thresholds=self._thresholds
             )
@@ -173,6 +175,7 @@ class Station:
                 config.cameras,
                 queue=frames,
                 publisher=self._publisher,
+                pauses=self._pauses,
                 environment=self._environment,
                 max_tries=max_tries,
             )
@@ -188,6 +191,7 @@ class Station:
                 swaps=self._swaps,
                 cameras=self._cameras,
                 thresholds=self._thresholds,
+                pauses=self._pauses,
                 evidence=self._evidence,
                 notice=self._notice,
             )
@@ -204,6 +208,7 @@ class Station:
                     swap=self._swaps.swap,
                     roll_back=self._swaps.roll_back,
                     set_threshold=self._threshold_changes.ask,
+                    pause=self._pauses.ask,
                     trigger=self._triggers.accept,
                     prove=self._inspector.self_test.ask,
                 )
@@ -255,6 +260,7 @@ class Station:
         self._notifier.ready(f"ready, {label} on {runtime}, publishing at {endpoint}")
         self._publisher.state_changed()
         self._history.save()
+        self._pauses.end_earlier()
         if self._history.last is not None:
             self._swaps.note("start", self._history.last, NOBODY)
         self._threshold_changes.note_configured(self._config.cameras, self._swaps.bundle, "read at a start")
@@ -286,6 +292,8 @@ class Station:
         if self.ready:
             self._swaps.look_after()
             if self._threshold_changes.look_after(self._config.cameras, self._swaps.bundle):
+                self._publisher.state_changed()
+            if self._pauses.look_after(list(self._config.cameras)):
                 self._publisher.state_changed()
             self._triggers.answer_owed()
             if (reloaded := self._reloads.accepted()) is not None:
@@ -441,6 +449,7 @@ class Station:
         self._publisher.join(5.0 + LINGER_MS / 1000)
         unfinished = self._stop_evidence(EVIDENCE_END_S)
         self._threshold_changes.close()
+        self._pauses.close()
         unfinished += [*self._reloads.close(2.0), *self._swaps.close(2.0)]
         if self._control is not None:
             self._control.stop()

@@ -30,6 +30,7 @@ Reason = Literal[
     "journal",
     "shutdown",
     "restart",
+    "paused",
 ]
 """Why a part is neither PASS nor FAIL:
 
@@ -46,6 +47,7 @@ region          the configured region reaches beyond the image
 journal         the verdict could not be committed
 shutdown        the daemon stopped before the part was inspected
 restart         the daemon crashed after it had accepted the trigger
+paused          a person has paused the camera
 """
 
 ThresholdOrigin = Literal["calibration", "configuration", "person"]
@@ -243,6 +245,22 @@ class ThresholdInUse(msgspec.Struct, frozen=True, kw_only=True):
     at: str | None = None
 
 
+class Pause(msgspec.Struct, frozen=True, kw_only=True):
+    """Describes a camera's pause. Every part meanwhile is UNKNOWN: paused.
+
+    Attributes:
+        since, until: When it began and will end by itself, UTC in ISO 8601.
+        left_s: Seconds until it ends.
+        who, why: Who asked for it, and the reason given, which may be empty.
+    """
+
+    since: str
+    until: str
+    left_s: float
+    who: str
+    why: str = ""
+
+
 class CameraHealth(msgspec.Struct, frozen=True, kw_only=True):
     """Describes the state of one camera.
 
@@ -260,6 +278,7 @@ class CameraHealth(msgspec.Struct, frozen=True, kw_only=True):
         counts: Its verdicts since the daemon started.
         stored: Its verdicts in the journal; None without a journal.
         threshold: Its score threshold; None if region rules decide.
+        pause: Its pause; None if it is not paused.
     """
 
     state: CameraState
@@ -275,6 +294,7 @@ class CameraHealth(msgspec.Struct, frozen=True, kw_only=True):
     counts: Counts = Counts()
     stored: Stored | None = None
     threshold: ThresholdInUse | None = None
+    pause: Pause | None = None
 
 
 class JournalHealth(msgspec.Struct, frozen=True, kw_only=True):

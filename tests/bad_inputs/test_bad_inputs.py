@@ -81,6 +81,7 @@ def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
         swap=unused,
         roll_back=unused,
         set_threshold=unused,
+        pause=unused,
         prove=unused,
         trigger=unused,
     )

@@ -68,6 +68,7 @@ def schemas() -> dict[str, Any]:
         ("Journal health", "JournalHealth"),
         ("Evidence health", "EvidenceHealth"),
         ("Threshold", "ThresholdInUse"),
+        ("Pause", "Pause"),
     ],
 )
 def test_header_fields_equal_the_code(schemas: dict[str, Any], heading: str, struct: str) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from anosegd.cameras.logins import Logins
 from anosegd.cameras.supervisor import CameraSupervisor
 from anosegd.config import CameraConfig
+from anosegd.inspection.pauses import Pauses
 from anosegd.inspection.queue import InspectionQueue
 from anosegd.publish import Publisher
 
@@ -22,6 +23,7 @@ class CameraSet:
         configs: The cameras' configurations by name.
         queue: Where frames wait for inspection.
         publisher: Where parts are opened.
+        pauses: Which cameras are paused.
         environment: The environment of the capture processes.
         max_tries: As of `CameraSupervisor`.
     """
@@ -32,11 +34,12 @@ class CameraSet:
         *,
         queue: InspectionQueue,
         publisher: Publisher,
+        pauses: Pauses,
         environment: Mapping[str, str],
         max_tries: int | None,
     ) -> None:
         self._queue, self._publisher, self._environment, self._max_tries = queue, publisher, environment, max_tries
-        self._logins = Logins()
+        self._pauses, self._logins = pauses, Logins()
         self.all: tuple[CameraSupervisor, ...] = tuple(self._make(name, config) for name, config in configs.items())
 
     def __iter__(self) -> Iterator[CameraSupervisor]:
@@ -122,6 +125,7 @@ class CameraSet:
             config,
             queue=self._queue.add(config.policy, config.queue),
             publisher=self._publisher,
+            pause=lambda: self._pauses.of(name),
             environment=self._environment,
             logins=self._logins,
             max_tries=self._max_tries,

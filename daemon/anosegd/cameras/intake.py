@@ -16,6 +16,7 @@ from anosegd.cameras.presence import Presence
 from anosegd.cameras.triggered_parts import TriggeredParts
 from anosegd.capture.protocol import Captured, Origin, Reading, Uncaptured
 from anosegd.config import CameraConfig
+from anosegd.inspection.pauses import Pause
 from anosegd.inspection.queue import CameraQueue
 from anosegd.outcome import Unknown
 from anosegd.part import Frame, Part
@@ -39,15 +40,22 @@ class Intake:
         size: Height and width of a live camera's first frame.
     """
 
-    def __init__(self, name: str, config: CameraConfig, queue: CameraQueue, publisher: Publisher) -> None:
+    def __init__(
+        self,
+        name: str,
+        config: CameraConfig,
+        queue: CameraQueue,
+        publisher: Publisher,
+        pause: Callable[[], Pause | None],
+    ) -> None:
         self.parts = PartMaker(name, config)
-        self.triggered = TriggeredParts(self.parts, publisher)
+        self.triggered = TriggeredParts(self.parts, publisher, pause)
         self.presence: Presence | None = None
         self.lost = self.empty = self.repeated = 0
         self.position = 0
         self.last_file: str | None = None
         self.size: tuple[int, int] | None = None
-        self._name, self._queue, self._publisher = name, queue, publisher
+        self._name, self._queue, self._publisher, self._pause = name, queue, publisher, pause
         self._reading: Reading | None = None  # the file that is being decoded
         self._suspect: int | None = None  # position of the file at which the capture process ended before
         self._not_captured_log = logs.Throttle("part.not_captured")
@@ -79,6 +87,10 @@ class Intake:
             process.release(message.slot)
             return
         part = self._part(origin)
+        if (pause := self._pause()) is not None:
+            process.release(message.slot)
+            self._close_part(part, origin, pause.unknown)
+            return
         release: Callable[[], None] = partial(process.release, message.slot)
         picture: Picture | None = None
         if self._publisher.wants_picture(part):
@@ -104,13 +116,13 @@ class Intake:
             CameraError: The message is invalid.
         """
         part = self._part(message.origin)
+        if (pause := self._pause()) is not None:
+            self._close_part(part, message.origin, pause.unknown)
+            return
         unknown = Unknown(_reason(message), message.detail)
         if unknown.reason != "overrun":  # which is counted
             self._not_captured_log.warning(camera=self._name, part=part.part_id, reason=unknown.reason, error=message.detail)
-        if message.origin.trigger is None:
-            self._publisher.open_as_unknown(part, unknown)
-        else:
-            self._publisher.report_outcome(part, unknown)
+        self._close_part(part, message.origin, unknown)
 
     def count_lost(self, lost: int) -> None:
         """Count frames that the capture process discarded."""
@@ -135,6 +147,13 @@ class Intake:
         )
         detail = f"{reading.source}: reading it failed twice: {what}"
         self._publisher.open_as_unknown(self._part(origin), Unknown("unreadable", detail))
+
+    def _close_part(self, part: Part, origin: Origin, unknown: Unknown) -> None:
+        """Report a part that will not be inspected. A trigger has opened its part before."""
+        if origin.trigger is None:
+            self._publisher.open_as_unknown(part, unknown)
+        else:
+            self._publisher.report_outcome(part, unknown)
 
     def _part(self, origin: Origin) -> Part:
         self.position, self.last_file = origin.position + 1, origin.source

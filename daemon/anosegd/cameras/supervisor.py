@@ -10,7 +10,7 @@ import os
 import random
 import select
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -39,6 +39,7 @@ from anosegd.capture.protocol import (
     Uncaptured,
 )
 from anosegd.config import CameraConfig
+from anosegd.inspection.pauses import Pause
 from anosegd.inspection.queue import CameraQueue
 from anosegd.publish import Publisher
 from anosegd.wire import CameraState
@@ -103,6 +104,7 @@ class CameraSupervisor(Worker):
         config: Its configuration.
         queue: Where its frames wait for inspection.
         publisher: Where its parts are opened.
+        pause: Returns the pause that it is in; None if it is inspected.
         environment: The environment of the capture process.
         logins: Shared by all cameras: how often a password may be tried.
         max_tries: Give up after so many attempts in a row without a frame; None never gives up.
@@ -115,6 +117,7 @@ class CameraSupervisor(Worker):
         *,
         queue: CameraQueue,
         publisher: Publisher,
+        pause: Callable[[], Pause | None],
         environment: Mapping[str, str],
         logins: Logins | None = None,
         max_tries: int | None = None,
@@ -133,7 +136,7 @@ class CameraSupervisor(Worker):
         self._max_tries = max_tries
         self._wake_fd = -1  # eventfd: readable when there is a trigger, or `stop`
         self._stopping = False
-        self._intake = Intake(name, config, queue, publisher)
+        self._intake = Intake(name, config, queue, publisher, pause)
         self._state: CameraState = "starting"
         self._restarts = 0
         self._last_error: str | None = None

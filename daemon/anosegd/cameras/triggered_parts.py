@@ -6,6 +6,7 @@ Runs on the camera's thread. No function here waits.
 from __future__ import annotations
 
 import queue
+from collections.abc import Callable
 from dataclasses import replace
 
 from anoseg_engines.errors import CameraError
@@ -13,6 +14,7 @@ from anosegd.cameras.capture_handle import CaptureHandle
 from anosegd.cameras.parts import PartMaker, Trigger
 from anosegd.capture.config import SoftwareTrigger
 from anosegd.capture.protocol import Origin, TakeFrame
+from anosegd.inspection.pauses import Pause
 from anosegd.outcome import Unknown
 from anosegd.part import Part
 from anosegd.publish import Publisher
@@ -21,8 +23,8 @@ from anosegd.publish import Publisher
 class TriggeredParts:
     """Keeps the parts of software triggers. Runs on the camera's thread, but any thread may call `put`."""
 
-    def __init__(self, parts: PartMaker, publisher: Publisher) -> None:
-        self._parts, self._publisher = parts, publisher
+    def __init__(self, parts: PartMaker, publisher: Publisher, pause: Callable[[], Pause | None]) -> None:
+        self._parts, self._publisher, self._pause = parts, publisher, pause
         self._triggers: queue.SimpleQueue[Trigger] = queue.SimpleQueue()
         self._awaited: dict[int, Part] = {}  # parts that wait for their frame, by sequence
         self._given_up: set[int] = set()  # parts answered when the camera fell silent: a later frame is discarded
@@ -46,6 +48,9 @@ class TriggeredParts:
         while not self._triggers.empty():
             trigger = self._triggers.get_nowait()
             part = self._parts.of_trigger(trigger)
+            if (pause := self._pause()) is not None:
+                self._publisher.open_as_unknown(part, pause.unknown)
+                continue
             if len(self._awaited) >= room:
                 overrun = Unknown("overrun", "triggers come faster than parts are inspected")
                 self._publisher.open_as_unknown(part, overrun)
@@ -55,10 +60,11 @@ class TriggeredParts:
             process.send(TakeFrame(part.sequence, trigger.at_ns + round(config.delay_ms * 1e6)))
 
     def refuse_new(self, why: str) -> None:
-        """Answer new triggers as UNKNOWN: camera_lost."""
+        """Answer new triggers as UNKNOWN: camera_lost, or as paused."""
         while not self._triggers.empty():
             part = self._parts.of_trigger(self._triggers.get_nowait())
-            self._publisher.open_as_unknown(part, Unknown("camera_lost", why))
+            pause = self._pause()
+            self._publisher.open_as_unknown(part, Unknown("camera_lost", why) if pause is None else pause.unknown)
 
     def give_up(self) -> None:
         """Answer parts that wait for a frame as UNKNOWN: camera_lost."""

@@ -1,4 +1,4 @@
-"""Runs `anosegd changes`: shows who changed thresholds and bundles, when and why."""
+"""Runs `anosegd changes`: shows who changed thresholds and bundles or paused the inspection, when and why."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def main(options: argparse.Namespace) -> int:
     elif changes:
         Console().print(_table(changes))
     else:
-        sys.stdout.write("nobody has changed a threshold or a bundle since this journal began\n")
+        sys.stdout.write("nobody has changed a threshold or a bundle, or paused the inspection, since this journal began\n")
     return 0
 
 
@@ -49,7 +49,7 @@ def _table(changes: list[dict[str, Any]]) -> Table:
         table.add_column(column, overflow="fold", min_width=WIDTHS.get(column))
     for change in changes:
         what = change["kind"] + (f" {change['camera']}" if change["camera"] else "")
-        short = _threshold if change["kind"] == "threshold" else _bundle
+        short = SHORT.get(change["kind"], _bundle)
         cells = (local_time(change["at"]), what, short(change["old"]), short(change["new"]), change["who"], change["why"])
         table.add_row(*(Text(shown(cell)) for cell in cells))
     return table
@@ -58,6 +58,15 @@ def _table(changes: list[dict[str, Any]]) -> Table:
 def _threshold(value: str) -> str:
     number, _, origin = value.partition(" ")
     return f"{float(number):g} {ORIGINS.get(origin, origin)}"
+
+
+def _pause(value: str) -> str:
+    words, _, until = value.rpartition(" ")
+    return f"{words} {local_time(until, '%H:%M:%S')}" if until.endswith("Z") else value
+
+
+SHORT = {"threshold": _threshold, "pause": _pause, "resume": _pause}
+"""How the values of a kind of change are shown; all others are bundles."""
 
 
 def _bundle(value: str) -> str:

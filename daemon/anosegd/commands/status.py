@@ -6,6 +6,7 @@ import argparse
 import sys
 import time
 from datetime import timedelta
+from math import ceil
 
 import msgspec
 import zmq
@@ -21,7 +22,7 @@ from anosegd.commands.shown import local_time, moment_of, shown
 from anosegd.endpoint import answers
 from anosegd.inspection.rule_calibration import is_worrying
 from anosegd.inspection.score_thresholds import NO_PROMISE, PROMISE_LOST, threshold_note
-from anosegd.wire import Counts, State, Stored
+from anosegd.wire import Counts, Pause, State, Stored
 
 MINUTE = "%Y-%m-%d %H:%M"
 IN_ERROR = 4
@@ -104,9 +105,11 @@ def _table(state: State, observed_notes: dict[str, str]) -> RenderableType:
     for name, c in state.cameras.items():
         verdicts = c.stored or c.counts
         numbers = (verdicts.passed, verdicts.failed, verdicts.unknown, c.frames, c.dropped, c.repeated, c.overruns, c.restarts)
-        table.add_row(name, c.state, *map(str, numbers))
+        table.add_row(name, "paused" if c.pause and c.state == "running" else c.state, *map(str, numbers))
         if c.note:
             errors.append(f"{name}: {shown(c.note)}\n", style="yellow" if _is_worrying(c.note) else "dim")
+        if c.pause is not None:
+            errors.append(f"{name}: {pause_note(c.pause)}\n", style="bold yellow")
         if (found := c.threshold) is not None and found.who is not None:
             why = f"{name}: {shown(found.who)} set the threshold at {local_time(found.at or '')}: {shown(found.why or '')}\n"
             errors.append(why, style="yellow")
@@ -115,6 +118,13 @@ def _table(state: State, observed_notes: dict[str, str]) -> RenderableType:
         if c.last_error:
             errors.append(f"{name}: last error: {shown(c.last_error)}\n", style="yellow" if c.state == "lost" else "dim")
     return Group(head, table, errors)
+
+
+def pause_note(pause: Pause) -> str:
+    """Say that a camera is paused, for how long, and by whom."""
+    why = f": {shown(pause.why)}" if pause.why else ""
+    left = f"{ceil(pause.left_s / 60)} min left"
+    return f"paused until {local_time(pause.until, '%H:%M:%S')} ({left}) by {shown(pause.who)}{why}; every part is UNKNOWN"
 
 
 def _counted(counts: Counts | Stored) -> str:

@@ -180,7 +180,8 @@ class Board:
         head.append(f"  {state.engine.name}/{state.engine.version} on {state.engine.runtime}", style="dim")
         lines = [head]
         for name, camera in sorted(state.cameras.items(), key=lambda item: item[1].state != "lost"):
-            text = f"{name}: {camera.state}, {counted(camera.frames, 'frame')}, {camera.dropped} dropped"
+            doing = "paused" if camera.pause is not None and camera.state == "running" else camera.state
+            text = f"{name}: {doing}, {counted(camera.frames, 'frame')}, {camera.dropped} dropped"
             if camera.overruns:
                 text += f", {counted(camera.overruns, 'overrun')}"
             if camera.state == "lost":

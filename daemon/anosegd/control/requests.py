@@ -14,6 +14,7 @@ from anoseg_engines.passwords import mask_passwords
 MAX_PAGE = 1000
 MAX_CHANGES = 200
 MAX_TEXT = 200
+MAX_PAUSE_MIN = 480
 MAX_PART_ID = 4000
 """Letters. Escaped in JSON, they fit into a request, and into a verdict that the journal takes."""
 NOT_BLANK = r"\S"
@@ -117,8 +118,36 @@ class SetThresholdRequest(_Request, frozen=True, tag="set_threshold"):
     why: Annotated[str, Meta(min_length=1, max_length=MAX_TEXT, pattern=NOT_BLANK)]
 
 
+class PauseRequest(_Request, frozen=True, tag="pause"):
+    """Inspect nothing for a time: every part is UNKNOWN: paused. It ends by itself; a new pause replaces the one before.
+
+    Attributes:
+        minutes: How long.
+        camera: Name of the camera; None pauses all.
+        who, why: Who asks, and the reason, for the journal. The reason may be empty.
+    """
+
+    minutes: Annotated[float, Meta(ge=1, le=MAX_PAUSE_MIN)]
+    who: Annotated[str, Meta(min_length=1, max_length=MAX_TEXT, pattern=NOT_BLANK)]
+    camera: Annotated[str, Meta(max_length=63)] | None = None
+    why: Text = ""
+
+
+class ResumeRequest(_Request, frozen=True, tag="resume"):
+    """Inspect again before a pause has ended. Nothing happens if there is none.
+
+    Attributes:
+        camera: Name of the camera; None resumes all.
+        who, why: As in `PauseRequest`.
+    """
+
+    who: Annotated[str, Meta(min_length=1, max_length=MAX_TEXT, pattern=NOT_BLANK)]
+    camera: Annotated[str, Meta(max_length=63)] | None = None
+    why: Text = ""
+
+
 class ChangesRequest(_Request, frozen=True, tag="changes"):
-    """The newest changes of thresholds and bundles that the journal noted, the oldest of them first."""
+    """The newest changes of thresholds, bundles and pauses that the journal noted, the oldest of them first."""
 
     limit: Annotated[int, Meta(ge=1, le=MAX_CHANGES)] = 20
 
@@ -142,7 +171,16 @@ class TriggerRequest(_Request, frozen=True, tag="trigger"):
     request_id: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
 
 
-SlowRequest = ReloadRequest | SwapRequest | RollbackRequest | ProveRequest | TriggerRequest | SetThresholdRequest
+SlowRequest = (
+    ReloadRequest
+    | SwapRequest
+    | RollbackRequest
+    | ProveRequest
+    | TriggerRequest
+    | SetThresholdRequest
+    | PauseRequest
+    | ResumeRequest
+)
 """Requests that other threads carry out; they are answered later."""
 QuickRequest = (
     ReplayRequest | SinceRequest | ChangesRequest | ConsumerRequest | AckRequest | ForgetRequest | StatusRequest | DrainRequest

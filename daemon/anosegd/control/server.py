@@ -26,11 +26,13 @@ from anosegd.control.requests import (
     DrainRequest,
     ForgetRequest,
     Id,
+    PauseRequest,
     ProveRequest,
     QuickRequest,
     RefusedError,
     ReloadRequest,
     ReplayRequest,
+    ResumeRequest,
     RollbackRequest,
     SetThresholdRequest,
     SinceRequest,
@@ -42,6 +44,7 @@ from anosegd.control.requests import (
     error_reply,
     id_of,
 )
+from anosegd.inspection.pauses import PauseRequest as PauseOrResume
 from anosegd.inspection.score_thresholds import Request as ThresholdRequest
 from anosegd.journal import Change, Journal, JournalReader
 from anosegd.wire import EngineName, utc
@@ -76,6 +79,7 @@ class Control(Worker):
         swap: Callable[[str, bool, Answer, Asker], None],
         roll_back: Callable[[Answer, Asker], None],
         set_threshold: Callable[[ThresholdRequest], None],
+        pause: Callable[[PauseOrResume], None],
         prove: Callable[[Answer], None],
         trigger: Callable[[str, str | None, str | None, TriggerAnswer], None],
     ) -> None:
@@ -92,6 +96,7 @@ class Control(Worker):
             roll_back: As `reload`, and with who asks.
             swap: As `roll_back`, and with the bundle's path and whether it may be of another product.
             set_threshold: Asks the station for another threshold.
+            pause: Asks the station for a pause, or for its end.
             trigger: As `reload`, and with camera, part id and request id. Raises ValueError if the trigger is refused.
         """
         super().__init__("control")
@@ -99,7 +104,7 @@ class Control(Worker):
         self._journal = journal
         self._state, self._drain, self._reload = state, drain, reload
         self._swap, self._roll_back, self._prove, self._trigger = swap, roll_back, prove, trigger
-        self._set_threshold = set_threshold
+        self._set_threshold, self._pause = set_threshold, pause
         self._engine, self._warning = engine, warning
         self._reader: JournalReader | None = None
         self._rates = _Rates()
@@ -205,11 +210,17 @@ class Control(Worker):
             if error is not None:
                 self._late_replies.put((number, error_reply(request.id, "refused", error)))
             else:
-                done = {"ok": True, "engine": self._engine(), "warning": self._warning(request)}
-                self._late_replies.put((number, {key: value for key, value in done.items() if key != "warning" or value}))
+                found = {"ok": True, "engine": self._engine(), "warning": self._warning(request)}
+                self._late_replies.put((number, {key: value for key, value in found.items() if key != "warning" or value}))
 
         def accepted(details: dict[str, Any]) -> None:
             self._late_replies.put((number, {"ok": True, **details}))
+
+        def done(result: dict[str, Any] | str) -> None:
+            if isinstance(result, str):
+                answer(result)
+            else:
+                accepted(result)
 
         match request:
             case TriggerRequest():
@@ -227,14 +238,11 @@ class Control(Worker):
             case RollbackRequest():
                 self._roll_back(answer, Asker(request.who, request.why))
             case SetThresholdRequest():
-                self._set_threshold(
-                    ThresholdRequest(
-                        request.camera,
-                        request.value,
-                        Asker(request.who, request.why),
-                        lambda result: answer(result) if isinstance(result, str) else accepted(result),
-                    )
-                )
+                asker = Asker(request.who, request.why)
+                self._set_threshold(ThresholdRequest(request.camera, request.value, asker, done))
+            case PauseRequest() | ResumeRequest():
+                minutes = request.minutes if isinstance(request, PauseRequest) else None
+                self._pause(PauseOrResume(request.camera, minutes, Asker(request.who, request.why), done))
 
     def _answer_now(self, request: QuickRequest) -> dict[str, Any]:
         match request:

@@ -1,17 +1,33 @@
-"""Notes in the journal what has changed at a running station, where nobody waits for the answer."""
+"""Notes in the journal what has changed at a running station, where the change is made in any case."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from anosegd import logs
 from anosegd.journal import Change, Journal, JournalError
 
 
-def note_change(journal: Journal, change: Change) -> bool:
-    """Have a change recorded. A failure is logged. Return False if it is known at once."""
-    try:
-        journal.note(change, _log_failure)
-    except JournalError as error:
+def note_change(journal: Journal, change: Change, done: Callable[[bool], None] = lambda noted: None) -> bool:
+    """Have a change recorded. A failure is logged.
+
+    Args:
+        journal: Where it is recorded.
+        change: The change.
+        done: Called once, on any thread, with whether it was recorded.
+
+    Returns:
+        False if it is known at once that it cannot be recorded.
+    """
+
+    def end(error: Exception | None) -> None:
         _log_failure(error)
+        done(error is None)
+
+    try:
+        journal.note(change, end)
+    except JournalError as error:
+        end(error)
         return False
     return True
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections import OrderedDict, deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -44,6 +45,11 @@ def key_of(event: str) -> Key | None:
 def clock_ms() -> float:
     """Return the screen's own clock, which no one sets: the pages compute ages from it."""
     return time.monotonic() * 1000
+
+
+def is_reject(shown: Mapping[str, Any]) -> bool:
+    """Return whether a verdict is among the last rejects. The parts of a pause would push out all others."""
+    return shown["outcome"] != "PASS" and shown.get("reason") != "paused"
 
 
 @dataclass(slots=True)
@@ -193,7 +199,7 @@ class Board:
 
     def _keep_reject(self, shown: dict[str, Any]) -> None:
         key = (shown["journal_id"], shown["seq"])
-        if shown["outcome"] == "PASS":
+        if not is_reject(shown):
             return
         if key in self._reject_pictures:  # the same verdict again, from the journal
             return

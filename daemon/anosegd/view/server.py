@@ -21,7 +21,7 @@ from anosegd import logs
 from anosegd.client import ClientError, Event, RefusedError
 from anosegd.view.address import Address, bind
 from anosegd.view.app import build_app
-from anosegd.view.board import REJECTS, Board, PictureKind, clock_ms
+from anosegd.view.board import REJECTS, Board, PictureKind, clock_ms, is_reject
 from anosegd.view.changes import Changes
 from anosegd.view.event_log import EventLog
 from anosegd.view.http_protocol import ImpatientProtocol
@@ -182,7 +182,9 @@ async def _fill(board: Board, journal: JournalSearch) -> None:
         except (ClientError, TooManyRequestsError):
             await asyncio.sleep(2.0)
             continue
-        board.add_past_rejects([shown_verdict(verdict, clock_ms()) for verdict in reversed(found.verdicts)])
+        board.add_past_rejects(
+            [shown_verdict(verdict, clock_ms()) for verdict in reversed(found.verdicts) if is_reject(verdict)]
+        )
         return
 
 

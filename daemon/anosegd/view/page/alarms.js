@@ -2,9 +2,29 @@
 
 import * as clock from "./clock.js";
 import { element, setText, short } from "./elements.js";
-import { duration, t } from "./texts.js";
+import { duration, t, timeOfDay } from "./texts.js";
 
 export const HEARTBEAT_MS = 3000;  // the station sends a heartbeat every second
+
+// One banner for each pause; one that holds for all cameras names none.
+function pauses(cameras) {
+  const groups = new Map();
+  for (const [name, camera] of Object.entries(cameras)) {
+    if (!camera.pause) continue;
+    const key = `${camera.pause.since} ${camera.pause.until}`;
+    groups.set(key, { names: [...(groups.get(key)?.names ?? []), name], pause: camera.pause });
+  }
+  const all = Object.keys(cameras).length;
+  return [...groups].map(([key, { names, pause }]) => {
+    const title = names.length === all ? t("alarm.paused") : t("alarm.paused.some", { name: names.map((name) => short(name, 40)).join(", ") });
+    return [`paused ${key}`, title, pause];
+  });
+}
+
+export function pauseText(pause) {
+  const values = { left: duration(pause.left_s * 1000), until: timeOfDay(pause.until), who: short(pause.who, 60) };
+  return t("alarm.paused.do", values) + (pause.why ? ` ${short(pause.why, 200)}` : "");
+}
 
 export class Alarms {
   constructor(root) {
@@ -31,7 +51,9 @@ export class Alarms {
       if (kept && !kept.working) found.push(["evidence", "notice", t("alarm.evidence"), short(kept.last_error ?? "", 300)]);
       // The detail repeats an error of the evidence in other words.
       const repeated = kept && !kept.working && kept.last_error && state.detail?.includes(kept.last_error);
-      if (state.state !== "Error" && state.detail && !repeated) found.push(["notice", "notice", t("alarm.notice"), short(state.detail, 300)]);
+      for (const [key, title, pause] of pauses(state.cameras)) found.push([key, "paused", title, pauseText(pause)]);
+      const said = Object.values(state.cameras).some((camera) => camera.pause) && state.detail?.startsWith("paused");
+      if (state.state !== "Error" && state.detail && !repeated && !said) found.push(["notice", "notice", t("alarm.notice"), short(state.detail, 300)]);
       const lost = Object.entries(state.cameras).filter(([, camera]) => camera.state === "lost");
       const names = lost.map(([name]) => short(name, 40)).join(", ");
       const errors = lost.map(([, camera]) => camera.last_error ?? "").filter(Boolean);
@@ -52,7 +74,7 @@ export class Alarms {
       let banner = this.banners.get(key);
       if (!banner) {
         const root = element("div", `alarm ${kind}`);
-        const sign = element("span", "alarm-sign", { connection: "≠", silent: "?", error: "!", lost: "×", notice: "i" }[kind]);
+        const sign = element("span", "alarm-sign", { connection: "≠", silent: "?", error: "!", lost: "×", notice: "i", paused: "‖" }[kind]);
         sign.setAttribute("aria-hidden", "true");
         banner = { root, title: element("strong"), text: element("span", "alarm-text") };
         banner.text.setAttribute("aria-live", "off");  // it counts seconds

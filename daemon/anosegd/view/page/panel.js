@@ -71,11 +71,12 @@ export class Panel {
     if (this.announced !== wanted) setTimeout(() => this.loadPicture(), 100);
   }
 
-  // What the panel says: pass, fail, unknown; or why it cannot say anything: none, old, lost, stopped, silent.
+  // What the panel says: pass, fail, unknown; or why it cannot say anything: none, old, lost, paused, stopped, silent.
   look(trust) {
     if (!trust) return "silent";
     const state = this.health?.state;
     if (state === "lost") return "lost";
+    if (this.health?.pause) return "paused";
     if (!this.verdict) return "none";
     if (state === "stopped" || state === "finished") return "stopped";
     return clock.age(this.verdict.at) > this.staleAfter ? "old" : this.verdict.outcome.toLowerCase();
@@ -86,11 +87,12 @@ export class Panel {
     const verdict = this.verdict;
     setData(this.root, "look", look);
     const fresh = look === "pass" || look === "fail" || look === "unknown";
-    setText(this.sign, fresh ? SIGNS[verdict.outcome] : { lost: "×", silent: "–", old: "…", none: "…", stopped: "■" }[look]);
+    setText(this.sign, fresh ? SIGNS[verdict.outcome] : { lost: "×", silent: "–", old: "…", none: "…", stopped: "■", paused: "‖" }[look]);
     setText(this.word, fresh ? t(`outcome.${verdict.outcome}`) : t(`look.${look}`));
     const last = verdict ? t("last.part", { outcome: t(`outcome.${verdict.outcome}`) }) : "";
-    setText(this.reason, fresh ? reasonText(verdict) : look === "lost" ? short(this.health.last_error ?? "", 160) : last);
-    setText(this.age, verdict ? t("age", { age: duration(clock.age(verdict.at)) }) : "");
+    const why = { lost: () => short(this.health.last_error ?? "", 160), paused: () => t("paused.left", { left: duration(this.health.pause.left_s * 1000) }) };
+    setText(this.reason, fresh ? reasonText(verdict) : look in why ? why[look]() : last);
+    setText(this.age, verdict && look !== "paused" ? t("age", { age: duration(clock.age(verdict.at)) }) : "");
     this.renderFacts(fresh && verdict);
     setText(this.note, trust && this.health?.note ? short(this.health.note, 200) : "");
     this.renderPicture(fresh);

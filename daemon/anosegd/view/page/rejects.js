@@ -25,7 +25,7 @@ export class Rejects {
 
   add(verdict, pictures) {
     const key = keyOf(verdict);
-    if (verdict.outcome === "PASS" || this.items.has(key)) return;
+    if (verdict.outcome === "PASS" || verdict.reason === "paused" || this.items.has(key)) return;
     const entry = element("li");
     const button = element("button", "reject");
     button.type = "button";
