@@ -1,4 +1,4 @@
-"""Deletes the oldest verdicts: those older than `keep_days`, and those for which `keep_mb` has no room.
+"""Deletes the oldest verdicts: those older than `keep_days`, and those for which `keep_mb` has no room; removes old names.
 
 Works in steps of a few milliseconds between commits, on the journal's thread.
 """
@@ -14,6 +14,8 @@ from anosegd.journal.types import JournalConfig
 LOG_BYTES = 36 << 20
 """The share of keep_mb for the write-ahead log (20 MiB, and what is written between two checks) and for free pages."""
 
+NAMES_EVERY_S = 3600.0
+
 
 class Retention:
     """Decides when a step of retention is due, and deletes the oldest verdicts.
@@ -26,6 +28,7 @@ class Retention:
         self.clock = clock
         self._config = config
         self._due_at = 0.0
+        self._names_due_at = 0.0
         self._bytes_written = 0
 
     @property
@@ -60,3 +63,13 @@ class Retention:
         """
         oldest_ns = self.clock.now_ns() - int(self._config.keep_days * DAY_NS)
         return store.expire(before_kept_ns=oldest_ns, max_bytes=(self._config.keep_mb << 20) - LOG_BYTES) > 0
+
+    def forget_names(self, store: Store) -> None:
+        """Remove the names of persons that are older than `keep_names_days`, once an hour.
+
+        Raises:
+            sqlite3.Error: The file cannot be written.
+        """
+        if time.monotonic() >= self._names_due_at:
+            store.forget_names(self.clock.now_ns() - int(self._config.keep_names_days * DAY_NS))
+            self._names_due_at = time.monotonic() + NAMES_EVERY_S

@@ -54,6 +54,8 @@ _INSERT = """INSERT INTO entry (seq, camera, outcome, captured_ns, committed_ns,
 _REMARK = "UPDATE mark SET latest_ns = max(latest_ns, ?) WHERE seq = (SELECT min(seq) FROM mark WHERE seq >= ?)"
 _FORGET_REQUESTS = "DELETE FROM request WHERE number < (SELECT number FROM request ORDER BY number DESC LIMIT 1 OFFSET ?)"
 _FORGET_CHANGES = "DELETE FROM change WHERE number <= (SELECT max(number) FROM change) - ?"
+_FORGET_NAMES = ("UPDATE change SET who = '' WHERE at_ns < ? AND who NOT IN ('', 'configuration')",)
+"""For each table with names of persons: removes those from before a moment."""
 _CHANGE = "INSERT INTO change (at_ns, kind, camera, old, new, who, why) VALUES (?, ?, ?, ?, ?, ?, ?)"
 _VOID_BEFORE = "SELECT first, last FROM void WHERE first < ? ORDER BY first DESC LIMIT 1"
 _AMEND = "UPDATE entry SET camera = ?, outcome = ?, captured_ns = ?, committed_ns = ?, crc = ?, header = ? WHERE seq = ?"
@@ -230,6 +232,12 @@ class Store:
             self.stored = stored
             self.extent = self.extent._replace(first_kept=first_kept)
         return count
+
+    def forget_names(self, before_ns: int) -> None:
+        """Remove the names of persons who changed something before a moment (Unix time). What they changed stays."""
+        with in_transaction(self._db):
+            for forget in _FORGET_NAMES:
+                self._db.execute(forget, (before_ns,))
 
     def shrink(self) -> bool:
         """Give some free pages back to the file system if there are many. Returns whether it did."""

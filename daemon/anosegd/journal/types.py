@@ -28,12 +28,14 @@ class JournalConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             `full`, the disk is synced before a verdict is sent.
         keep_days: Verdicts older than this are deleted.
         keep_mb: The oldest verdicts are deleted when the journal's files would exceed this size, in MiB.
+        keep_names_days: Names of persons who changed something are removed after this time; the changes stay.
     """
 
     path: Annotated[str, Meta(min_length=1)]
     sync: Literal["normal", "full"] = "normal"
     keep_days: Annotated[float, Meta(gt=0, le=36_500)] = 90.0
     keep_mb: Annotated[int, Meta(ge=64, le=1 << 20)] = 1024
+    keep_names_days: Annotated[float, Meta(ge=0, le=36_500)] = 365.0
 
 
 class JournalError(AnosegError):

@@ -343,6 +343,7 @@ class Writer:
             if store.moved:
                 self._on_damage("it was moved or deleted")
                 return False
+            self._retention.forget_names(store)
             more = self._retention.delete_oldest(store)
             if not more and (more := store.shrink()) and not store.may_shrink:
                 self._background.copy_log(store.extent.journal_id)  # only this makes the file smaller

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from support.journal_tools import Contents, commit, config, eventually, open_journal, read_all, walk
 
-from anosegd.journal import Range
+from anosegd.journal import Change, Range
+from anosegd.journal import retention as journal_retention
 from anosegd.journal import store as journal_store
 from anosegd.journal import writer as journal_writer
 
@@ -199,3 +200,29 @@ def test_a_lower_keep_mb_shrinks_the_file(tmp_path: Path) -> None:
     assert not [notice for notice in journal.notices if "another program" in notice]  # SQLite itself has cut the file
     assert journal.close()
     assert path.stat().st_size <= 64 << 20
+
+
+def test_names_are_removed_and_changes_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After `keep_names_days` the journal says what was changed and why, and no longer who; the configuration is no person."""
+    monkeypatch.setattr(journal_writer, "RETRY_S", 0.05)
+    monkeypatch.setattr(journal_retention, "NAMES_EVERY_S", 0.0)
+    station = Station(tmp_path / "journal.db", keep_days=1.0, keep_names_days=20.0)
+    try:
+        station.commit(1)
+        for who in ("ada", "configuration"):
+            station.journal.note(Change(station.clocks.wall, "threshold", "top", "0.5", "0.6", who, "a reason"), lambda _: None)
+        station.clocks.forward(19 * DAY_NS)
+        station.journal.note(Change(station.clocks.wall, "bundle", None, "a", "b", "eve", ""), lambda _: None)
+        station.kept()
+
+        def names() -> list[str]:
+            with station.journal.reader() as reader:
+                return [change.who for change in reader.changes()]
+
+        assert names() == ["ada", "configuration", "eve"]
+        station.clocks.forward(2 * DAY_NS)
+        eventually(lambda: names() == ["", "configuration", "eve"])
+        with station.journal.reader() as reader:
+            assert reader.changes()[0].why == "a reason"
+    finally:
+        assert station.journal.close()
