@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 from support.anosegd_line import Line
+from support.browser import Browser
 from support.view_server import StartView, ViewServer
 
 STATION = """
@@ -32,3 +33,12 @@ def start_view(config: Path, tmp_path: Path) -> Iterator[StartView]:
     finally:
         for view in started:
             view.close()
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Browser]:
+    browser = Browser(tmp_path)
+    try:
+        yield browser
+    finally:
+        browser.close()

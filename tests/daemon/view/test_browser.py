@@ -1,6 +1,5 @@
 """The screen in a real Chromium."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,15 +11,6 @@ from anosegd.client import Client
 
 TAB, ENTER, ESCAPE = 9, 13, 27
 SCRIPT = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
-
-
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Browser]:
-    browser = Browser(tmp_path)
-    try:
-        yield browser
-    finally:
-        browser.close()
 
 
 @pytest.mark.long

@@ -15,6 +15,9 @@ function next() {
   return found.origin === location.origin ? found.href : "./";
 }
 
+// Before this, the browser would send the form itself, and not as the server takes it.
+form.querySelector("fieldset").disabled = false;
+form.elements.token.focus();
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
   said.textContent = "";
