@@ -285,7 +285,7 @@ def test_commands_of_engine_and_trainer_run(
 ) -> None:
     """Each `anoseg-engine` and `anoseg-train` line that can run does."""
     found = {c.line: c for c in commands() if c.program not in (None, "anosegd") and why_not_run(c) is None}
-    assert {c.words[1] for c in found.values()} == {"verify", "inspect", "bench", "evaluate", "list", "release"}
+    assert {c.words[1] for c in found.values()} == {"verify", "inspect", "bench", "evaluate", "compare", "list", "release"}
     wrong = [what for command in found.values() if (what := run(command, monkeypatch, capsys)) is not None]
     assert not wrong, "\n".join(wrong)
     assert (here / "test.html").is_file()

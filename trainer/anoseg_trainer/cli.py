@@ -56,6 +56,14 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     _add_fit(commands.add_parser("fit", help="train on good images and write a finished bundle"))
     _add_evaluate(commands.add_parser("evaluate", help="measure a bundle on test images with masks"))
+    _add_compare(
+        commands.add_parser(
+            "compare",
+            help="run two bundles on the same images, and show which parts change sides",
+            description="Run two bundles on the same images: escapes and false rejects at each one's own score threshold, "
+            "image AUROC, and the parts that one rejects and the other passes. Images of one part count once.",
+        )
+    )
     _add_calibrate(
         commands.add_parser(
             "calibrate",
@@ -104,6 +112,25 @@ def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     )
     evaluate.add_argument("--report", type=Path, metavar="FILE", help="write figures, curves and pictures as one HTML file")
     evaluate.add_argument("--runtime", default="auto", help=RUNTIME_HELP)
+
+
+def _add_compare(compare: argparse.ArgumentParser) -> None:
+    compare.add_argument("a", type=Path, metavar="A", help=f"{BUNDLE_HELP}: the one in use, say")
+    compare.add_argument("b", type=Path, metavar="B", help="the one that may take its place")
+    compare.add_argument(
+        "--data", type=Path, required=True, metavar="DIR", help="MVTec AD layout (no masks needed), or a folder of good images"
+    )
+    compare.add_argument("--json", type=Path, metavar="FILE", help="write all figures and every part's scores")
+    compare.add_argument("--report", type=Path, metavar="FILE", help="write figures and pictures as one HTML file")
+    compare.add_argument(
+        "--group",
+        type=_pattern,
+        metavar="REGEX",
+        help="over file names: images with equal matches show the same part; '.+' if each image shows another part (default: "
+        "holdout.group of the training)",
+    )
+    compare.add_argument("--any-product", action="store_true", help="A and B may be bundles of different products")
+    compare.add_argument("--runtime", default="auto", help=RUNTIME_HELP)
 
 
 def _add_calibrate(calibrate: argparse.ArgumentParser) -> None:

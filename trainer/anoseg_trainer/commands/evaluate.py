@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> None:
             found = evaluate(engine, options.data, lambda n, total: progress.update(task, completed=n, total=total))
         print_result(found, Console())
         if options.json:
-            _write_json(options.json, msgspec.to_builtins(found))
+            write_json(options.json, msgspec.to_builtins(found))
         if options.report:
             from anoseg_trainer.report.evaluation_report import evaluation_report
 
@@ -76,7 +76,12 @@ def _figure(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write figures as a JSON file.
+
+    Raises:
+        AnosegError: The file cannot be written.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

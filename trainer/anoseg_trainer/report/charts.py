@@ -78,6 +78,31 @@ def histogram(groups: Mapping[str, Sequence[float]], x_label: str, marks: Mappin
     return _svg(draw, marks)
 
 
+def scatter(
+    groups: Mapping[str, Sequence[tuple[float, float]]], x_label: str, y_label: str, thresholds: tuple[float, float]
+) -> str:
+    """Draw pairs of scores in 0…1 as SVG, with a dashed line at the threshold of each axis.
+
+    Args:
+        groups: Name of each group to its (x, y) points. Empty groups are left out.
+        x_label: Label of the x axis.
+        y_label: Label of the y axis.
+        thresholds: Of x and of y.
+    """
+    filled = {name: points for name, points in groups.items() if points}
+    if not filled:
+        return NOTHING
+
+    def draw(axes: Axes) -> None:
+        for marker, (name, points) in zip("o^", filled.items(), strict=False):
+            x, y = zip(*points, strict=True)
+            axes.plot(x, y, marker, label=name, markersize=4, alpha=0.6)
+        axes.axhline(thresholds[1], color="black", linestyle="--", linewidth=1)
+        axes.set(xlabel=x_label, ylabel=y_label, xlim=(0, 1), ylim=(0, 1))
+
+    return _svg(draw, {"threshold": thresholds[0]})
+
+
 def _svg(draw: Callable[[Axes], None], marks: Mapping[str, float]) -> str:
     """Draw one chart with a legend below it and return its `<svg>` element."""
     import matplotlib as mpl
