@@ -84,7 +84,11 @@ def serve(settings: ViewSettings) -> int:
         PublishError: The address is in use, or a thread has died.
         ConfigError: The address, or the file of users, cannot be used.
     """
-    sessions = None if settings.users is None else Sessions(settings.users, secure=settings.certificate is not None)
+    sessions = (
+        None
+        if settings.users is None
+        else Sessions(settings.users, secure=settings.certificate is not None, port=settings.listen.port)
+    )
     if sessions is not None:
         sessions.load()
     listener = bind(settings.listen)

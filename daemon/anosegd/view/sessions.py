@@ -52,11 +52,12 @@ class Sessions:
     Args:
         users: The file of users.
         secure: Whether browsers reach the screen through TLS only.
+        port: The port of the screen. A browser sends a cookie to all ports of a host, so each screen needs its own name for it.
     """
 
-    def __init__(self, users: Path, *, secure: bool) -> None:
+    def __init__(self, users: Path, *, secure: bool, port: int) -> None:
         self.secure = secure
-        self.cookie = "__Host-session" if secure else "session"
+        self.cookie = f"{'__Host-' if secure else ''}session-{port}"
         self._path = users
         self._users: dict[str, User] = {}
         self._sessions: OrderedDict[bytes, _Session] = OrderedDict()

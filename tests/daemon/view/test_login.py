@@ -11,6 +11,7 @@ from support.anosegd_line import LIMIT_S, Line, run_anosegd
 from support.view_server import EventStream, ViewServer
 
 from anosegd.view.people import Role
+from anosegd.view.sessions import Sessions
 from anosegd.view.users import add_user, revoke_user
 
 THRESHOLD = {"camera": "top", "value": 0.75, "why": "a test"}
@@ -66,7 +67,7 @@ def wait_for_end(stream: EventStream) -> None:
 def test_nobody_sees_without_login(view: ViewServer, tokens: dict[Role, str]) -> None:
     """Pages lead to the page of login and back, everything else is refused; the page of login works."""
     for path in PROTECTED:
-        for cookie in ("", "session=", "session=x", "session=" + "a" * 4000, "session=\xe9"):
+        for cookie in ("", "session-0=", "session-0=x", "session-0=" + "a" * 4000, "session-0=\xe9"):
             answer = view.get(path, **({"Cookie": cookie} if cookie else {}))
             assert (answer.status, answer.json()["error"]) == (401, "no_login"), path
     for path, back in (("/", ""), ("/parts?camera=top&part=a%26b", "parts%3Fcamera%3Dtop%26part%3Da%2526b")):
@@ -191,10 +192,16 @@ def test_no_users_no_screen(config: Path, users: Path) -> None:
     """Without a user who may log in, the command says how to make the first one."""
     done = run_anosegd("view", str(config), "--listen", "127.0.0.1:0", "--users", str(users))
     assert done.returncode == 2
-    assert "anosegd user add NAME --role change" in done.stderr
+    assert f"anosegd user add --users {users} NAME --role change" in done.stderr
     add_user(users, "ada", "see", expires_s=1)
     done = run_anosegd("view", str(config), "--listen", "127.0.0.1:0", "--users", str(users))
     assert (done.returncode, "names nobody who may log in" in done.stderr) == (2, True)
     users.chmod(0o644)
     done = run_anosegd("view", str(config), "--listen", "127.0.0.1:0", "--users", str(users))
     assert (done.returncode, "others may use this file (mode 0644)" in done.stderr) == (2, True)
+
+
+def test_screens_of_one_machine_do_not_share_a_session(tmp_path: Path) -> None:
+    """A browser sends cookies to every port of a host: a second screen must not overwrite the first one's."""
+    names = {Sessions(tmp_path, secure=secure, port=port).cookie for secure in (True, False) for port in (8443, 8444)}
+    assert len(names) == 4

@@ -95,7 +95,7 @@ def test_own_certificate_serves(view: ViewServer, config: Path, token: str) -> N
     cookie, *flags = [part.strip() for part in headers["set-cookie"].split(";")]
     assert status == 200
     assert {flag.lower() for flag in flags} == {"httponly", "samesite=strict", "path=/", "secure"}
-    assert cookie.startswith("__Host-session=")
+    assert cookie.startswith("__Host-session-0=")
     status, _, content = ask(view, context, host, path="/settings", Cookie=cookie)
     assert (status, json.loads(content)["person"]["name"]) == (200, "ada")
     assert ask(view, context, host, path="/settings")[0] == 401
