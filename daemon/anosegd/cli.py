@@ -8,7 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from datetime import time
+from datetime import date, time
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -74,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--control", type=_address, metavar="ENDPOINT", help="where it answers requests (tcp://127.0.0.1:5571)"
         )
+        command.add_argument("--key", type=Path, metavar="FILE", help="this client's key, for a station that asks for one")
         return command
 
     check = add("check", "validate a configuration and its bundle without opening a camera")
@@ -187,6 +188,7 @@ def _parser() -> argparse.ArgumentParser:
     collect.add_argument("--every-frame", action="store_true", help="do not wait for triggers: every frame is a part")
     _add_evidence(add("evidence", "list or export the pictures and verdicts of kept parts"))
 
+    _add_keygen(add("keygen", "make keys: one for the station, and one for each client"))
     add("schema", "print the JSON Schema of the published headers")
 
     demo = add("demo", "inspect a simulated line and compare the verdicts with the truth")
@@ -217,6 +219,29 @@ def _add_user(parser: argparse.ArgumentParser) -> None:
         "--role", required=True, choices=("see", "mark", "change"), help="may only look; may mark parts, too; may do everything"
     )
     new.add_argument("--days", type=positive, metavar="N", help="the token ends after N days (never)")
+
+
+def _add_keygen(parser: argparse.ArgumentParser) -> None:
+    """Add the commands of `keygen` with their options."""
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
+    station = kinds.add_parser("station", help="make the station's key: a secret file that stays on its machine")
+    station.add_argument("file", type=Path, metavar="FILE", help="a new file")
+    client = kinds.add_parser("client", help="make a client's key, and authorise it")
+    client.add_argument("name", metavar="NAME", help="the client's name, for logs and the journal")
+    client.add_argument("--station", type=Path, required=True, metavar="FILE", help="the station's key file")
+    client.add_argument(
+        "--clients", type=Path, required=True, metavar="DIR", help="keys.clients of the station's configuration"
+    )
+    client.add_argument("--out", type=Path, required=True, metavar="FILE", help="a new file: the client's key, for its machine")
+    client.add_argument("--control", action="store_true", help="the client may command the station, not only listen and read")
+    client.add_argument("--expires", type=_day, metavar="DAY", help="the last day on which it is accepted, 2027-11-30 (none)")
+
+
+def _day(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a day: write it as 2027-11-30") from None
 
 
 def _add_evidence(parser: argparse.ArgumentParser) -> None:

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
@@ -65,6 +66,51 @@ class RequestError(ClientError):
 
     def __init__(self, op: str, why: str) -> None:
         super().__init__(f"{op}: the request was not sent: {why}")
+
+
+class KeyFileError(ClientError):
+    """The file of the client's key cannot be used."""
+
+
+class Key(NamedTuple):
+    """A client's key, for a station that asks for one.
+
+    Attributes:
+        name: The name under which the station knows it.
+        public, secret: The client's key pair, as ZeroMQ writes it.
+        station: The station's public key: no other station can answer.
+    """
+
+    name: str
+    public: str
+    secret: str
+    station: str
+
+    def __repr__(self) -> str:
+        """Leave the secret out."""
+        return f"Key({self.name!r}, {self.public!r})"
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Key:
+        """Read the file that `anosegd keygen client` made for this client.
+
+        Raises:
+            KeyFileError: It cannot be read, is another file, or other users of the machine may read it.
+        """
+        path = os.fspath(path)
+        try:
+            with open(path, "rb") as file:  # noqa: PTH123 - this file needs no other module
+                if os.fstat(file.fileno()).st_mode & 0o027:
+                    raise KeyFileError(f"{path}: other users may read or change this secret key; run: chmod 600 {path}")
+                content = json.loads(file.read(4096))
+            key = cls(*(content[field] for field in cls._fields))
+            if content["kind"] != "client" or any(len(value) != 40 for value in key[1:]):
+                raise ValueError
+        except OSError as error:
+            raise KeyFileError(f"{path}: cannot be read ({error.strerror})") from error
+        except (ValueError, KeyError, TypeError, RecursionError):  # without `from`: it could show a part of the secret
+            raise KeyFileError(f"{path}: is not the key of a client; make it with: anosegd keygen client") from None
+        return key
 
 
 class Cursor(NamedTuple):
@@ -131,6 +177,7 @@ class Client:
         publish: str = "tcp://127.0.0.1:5570",
         control: str | None = "tcp://127.0.0.1:5571",
         *,
+        key: Key | None = None,
         on_event: Callable[[Event], None] | None = None,
         on_state: Callable[[dict[str, Any]], None] | None = None,
         on_wait: Callable[[], None] | None = None,
@@ -142,6 +189,7 @@ class Client:
         Args:
             publish: Endpoint where the station publishes.
             control: Endpoint where it answers requests. With None, gaps are reported as `missed` events.
+            key: This client's key, where the station asks for one; see `Key.read`.
             on_event: Called with each `Event`, on the caller's thread.
             on_state: Called with each heartbeat, on the caller's thread.
             on_wait: Called at least ten times a second while the client waits, on the caller's thread.
@@ -150,7 +198,7 @@ class Client:
         """
         self._context = zmq.Context()
         self._context.linger = 0
-        self._publish, self._control_endpoint = publish, control
+        self._publish, self._control_endpoint, self._key = publish, control, key
         self._on_event = on_event or (lambda event: None)
         self._on_state = on_state or (lambda state: None)
         self._on_wait = on_wait or (lambda: None)
@@ -194,8 +242,7 @@ class Client:
             raise RequestError(op, f"it has {len(request)} bytes, and a request may have {MAX_REQUEST_BYTES}")
         if self._control is None:
             self._control = self._context.socket(zmq.DEALER)
-            self._control.set(zmq.IPV6, int("[" in self._control_endpoint))
-            self._control.connect(self._control_endpoint)
+            connect(self._control, self._control_endpoint, self._key)
         self._control.send(request)
         end = time.monotonic() + self._request_timeout_s
         while (left := end - time.monotonic()) > 0:
@@ -269,6 +316,41 @@ class Client:
         """
         return list(self.request("resume", camera=camera, who=who, why=why)["cameras"])
 
+    def trigger(self, camera: str, *, part_id: str | None = None, request_id: str | None = None) -> dict[str, Any]:
+        """Report a part in front of a camera with software triggers. Its verdict is published; it is not waited for.
+
+        Args:
+            camera: Name of the camera.
+            part_id: The part's name in its verdict; None lets the station choose one.
+            request_id: A name for this request: sent again, it gets the same answer and makes no second part.
+
+        Returns:
+            `camera`, `part_id` and `triggered_at`, as in the verdict that follows.
+
+        Raises:
+            RefusedError: The station refuses.
+            NoAnswerError: No answer arrived in time. Send the same request_id again; without one, the trigger may count.
+        """
+        given = {"part_id": part_id, "request_id": request_id}
+        return self.request("trigger", camera=camera, **{name: value for name, value in given.items() if value is not None})
+
+    def swap(self, bundle: str, *, other_product: bool = False, who: str = "", why: str = "") -> dict[str, Any]:
+        """Inspect with another bundle from the next part on. Give the client a `request_timeout_s` of a minute for this.
+
+        Args:
+            bundle: Absolute path, on the station's machine, of STORE/NAME or STORE/NAME/VERSION.
+            other_product: Whether a bundle of another product is accepted.
+            who, why: Who asks, and the reason. Both go into the station's journal.
+
+        Returns:
+            `engine`, and `warning` if there is something that an operator should know.
+
+        Raises:
+            RefusedError: The bundle is refused; nothing has changed.
+            NoAnswerError: No answer arrived in time; the bundle may have been taken.
+        """
+        return self.request("swap", bundle=bundle, other_product=other_product, who=who, why=why)
+
     def changes(self, limit: int = 20) -> list[dict[str, Any]]:
         """Return the newest changes of thresholds, bundles and pauses, the oldest of them first."""
         return list(self.request("changes", limit=limit)["changes"])
@@ -321,8 +403,7 @@ class Client:
             socket.set(zmq.RECONNECT_IVL_MAX, 500)
             socket.subscribe(b"verdict.")
             socket.subscribe(b"state")
-            socket.set(zmq.IPV6, int("[" in self._publish))
-            socket.connect(self._publish)
+            connect(socket, self._publish, self._key)
             self._last_heartbeat = time.monotonic()
             last_verdict = time.monotonic()
             if consumer is not None:
@@ -359,8 +440,7 @@ class Client:
             socket.set(zmq.RECONNECT_IVL, 50)
             socket.set(zmq.RECONNECT_IVL_MAX, 500)
             socket.subscribe(name)
-            socket.set(zmq.IPV6, int("[" in self._publish))
-            socket.connect(self._publish)
+            connect(socket, self._publish, self._key)
             last = time.monotonic()
             while idle_s is None or time.monotonic() - last < idle_s:
                 self._on_wait()
@@ -478,6 +558,16 @@ class Client:
         if self._up is not up:
             self._up = up
             self._on_event(Event("up" if up else "down", detail))
+
+
+def connect(socket: zmq.Socket[bytes], endpoint: str, key: Key | None = None) -> None:
+    """Connect a socket to a station, with the key that the station asks for."""
+    socket.set(zmq.IPV6, int("[" in endpoint))
+    if key is not None:
+        socket.set(zmq.CURVE_SERVERKEY, key.station.encode())
+        socket.set(zmq.CURVE_PUBLICKEY, key.public.encode())
+        socket.set(zmq.CURVE_SECRETKEY, key.secret.encode())
+    socket.connect(endpoint)
 
 
 def _parse(parts: list[bytes]) -> tuple[bytes, dict[str, Any], str, int] | None:

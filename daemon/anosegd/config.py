@@ -31,9 +31,10 @@ from anosegd.capture.config import (
     SoftwareTrigger,
 )
 from anosegd.config_addresses import refuse_addresses
-from anosegd.endpoint import check_endpoint, same_place
+from anosegd.endpoint import check_endpoint, check_local, same_place
 from anosegd.evidence import EvidenceConfig
 from anosegd.journal import JournalConfig
+from anosegd.keys import KeysConfig
 
 CameraName = Annotated[
     str,
@@ -147,6 +148,13 @@ def _check_endpoint(endpoint: str) -> None:
         raise ValueError(f"endpoint: {error}") from error
 
 
+def _check_local(section: str, endpoint: str) -> None:
+    try:
+        check_local(endpoint)
+    except ValueError as error:
+        raise ValueError(f"{section}.endpoint: {error}") from error
+
+
 class PublishConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Holds the publisher's ZeroMQ address, and says whether anomaly maps and, to those who ask, pictures are published too."""
 
@@ -180,6 +188,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             durable.
         evidence: None keeps no pictures of parts.
         control: None opens no control socket.
+        keys: None needs none, and allows connections from this machine only.
         exit_when_finished: Stop when every folder and file has been read to its end.
         drain_timeout_s: How long the inspection of captured parts may take when the daemon stops.
     """
@@ -192,6 +201,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     on_journal_failure: Literal["unknown", "continue"] = "unknown"
     evidence: EvidenceConfig | None = None
     control: ControlConfig | None = None
+    keys: KeysConfig | None = None
     exit_when_finished: bool = False
     drain_timeout_s: Annotated[float, Meta(gt=0, le=60)] = 5.0
 
@@ -199,6 +209,10 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         triggered = [name for name, camera in self.cameras.items() if isinstance(camera.trigger, SoftwareTrigger)]
         if triggered and self.control is None:
             raise ValueError(f"cameras.{triggered[0]}: it waits for triggers at the control socket: set control")
+        if self.keys is None:
+            for name, section in (("publish", self.publish), ("control", self.control)):
+                if section is not None:
+                    _check_local(name, section.endpoint)
         if self.control is not None and same_place(self.publish.endpoint, self.control.endpoint):
             raise ValueError(f"control.endpoint is publish.endpoint ({self.publish.endpoint}): give each its own")
 
@@ -237,7 +251,12 @@ def load_config(path: Path) -> Config:
     evidence = config.evidence and msgspec.structs.replace(config.evidence, folder=_absolute(config.evidence.folder, base))
     publish = msgspec.structs.replace(config.publish, endpoint=_numeric(config.publish.endpoint))
     control = config.control and msgspec.structs.replace(config.control, endpoint=_numeric(config.control.endpoint))
-    replaced = {"cameras": cameras, "engine": engine, "journal": journal, "evidence": evidence}
+    keys = config.keys and msgspec.structs.replace(
+        config.keys,
+        clients=_absolute(config.keys.clients, base),
+        station=config.keys.station and _absolute(config.keys.station, base),
+    )
+    replaced = {"keys": keys, "cameras": cameras, "engine": engine, "journal": journal, "evidence": evidence}
     return msgspec.structs.replace(config, publish=publish, control=control, **replaced)
 
 

@@ -6,6 +6,7 @@ calls `check_surroundings`; the inspector loads the bundle then.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import cv2
@@ -34,6 +35,7 @@ from anosegd.endpoint import IPC, MAX_PORT, check_socket_place
 from anosegd.evidence import check_place as check_evidence_place
 from anosegd.inspection.ready import make_ready, naming
 from anosegd.journal import check_place
+from anosegd.keys import CREDENTIALS, keyring_of
 
 
 def check_sources(config: Config) -> None:
@@ -55,8 +57,8 @@ def check_surroundings(config: Config, *, journal: bool = True) -> None:
         journal: Whether the journal's folder must exist. A service creates it only when it starts.
 
     Raises:
-        ConfigError: A source, a socket's path, the journal's or the evidence's folder, or an image of the empty place cannot be
-            used.
+        ConfigError: A source, a socket's path, the keys, the journal's or the evidence's folder, or an image of the empty
+            place cannot be used.
     """
     check_sources(config)
     with naming("publish"):
@@ -64,6 +66,8 @@ def check_surroundings(config: Config, *, journal: bool = True) -> None:
     if config.control is not None:
         with naming("control"):
             check_socket_place(config.control.endpoint)
+    if config.keys is not None and (config.keys.station is not None or CREDENTIALS in os.environ):
+        keyring_of(config.keys)
     if journal and config.journal is not None:
         check_place(config.journal)
     if config.evidence is not None:

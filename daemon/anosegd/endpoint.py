@@ -1,4 +1,4 @@
-"""Checks and binds the addresses at which the daemon listens: only loopback TCP and ipc, until keys are supported."""
+"""Checks and binds the addresses at which the daemon listens: without keys, only loopback TCP and ipc."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def check_address(endpoint: str) -> None:
 
 
 def check_endpoint(endpoint: str) -> None:
-    """Accept loopback TCP and ipc only.
+    """Check an address at which the daemon is to listen.
 
     Raises:
-        ValueError: The endpoint is invalid, or other machines could reach it.
+        ValueError: The endpoint is invalid.
     """
     if endpoint.startswith(IPC):
         path = endpoint[len(IPC) :]
@@ -51,13 +51,24 @@ def check_endpoint(endpoint: str) -> None:
     if not match or not 0 < int(match[2]) <= MAX_PORT:
         raise ValueError(f"{endpoint}: not an endpoint; write tcp://127.0.0.1:PORT or ipc:///PATH")
     try:
-        local = match[1] == "localhost" or ipaddress.ip_address(match[1].strip("[]")).is_loopback
+        match[1] == "localhost" or ipaddress.ip_address(match[1].strip("[]"))
     except ValueError:
-        local = False
-    if not local:
+        raise ValueError(f"{endpoint}: give the IP address at which to listen, not a name; 0.0.0.0 is every address") from None
+
+
+def check_local(endpoint: str) -> None:
+    """Check that no other machine can reach a valid endpoint.
+
+    Raises:
+        ValueError: One could.
+    """
+    if endpoint.startswith(IPC):
+        return
+    host = endpoint.removeprefix("tcp://").rpartition(":")[0]
+    if host != "localhost" and not ipaddress.ip_address(host.strip("[]")).is_loopback:
         raise ValueError(
-            f"{endpoint}: only loopback addresses (127.0.0.1, [::1], localhost) and ipc are allowed: at any other address, "
-            "everyone in the network could listen. That needs keys, which this version does not support"
+            f"{endpoint}: only loopback addresses (127.0.0.1, [::1], localhost) and ipc are allowed without keys: at any other "
+            "address, everyone in the network could listen. Set `keys`"
         )
 
 

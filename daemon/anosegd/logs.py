@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any, TextIO
 
@@ -128,7 +129,7 @@ def _text(value: Any) -> str:
 
 
 class Throttle:
-    """Counts warnings that every frame may cause, and logs at most one line per second. Any thread."""
+    """Counts events that every frame may cause, and logs at most one line per second. Any thread."""
 
     def __init__(self, event: str, *, period_s: float = 1.0) -> None:
         self._event = event
@@ -139,6 +140,13 @@ class Throttle:
 
     def warning(self, **fields: Any) -> None:
         """Log, or only count. The next line says how many were not logged."""
+        self._log(warning, fields)
+
+    def info(self, **fields: Any) -> None:
+        """As `warning`, for a normal event."""
+        self._log(info, fields)
+
+    def _log(self, log: Callable[..., None], fields: dict[str, Any]) -> None:
         with self._lock:
             now = time.monotonic()
             if now < self._next_at:
@@ -146,7 +154,7 @@ class Throttle:
                 return
             self._next_at = now + self._period_s
             held_back, self._held_back = self._held_back, 0
-        warning(self._event, **fields, more=held_back or None)
+        log(self._event, **fields, more=held_back or None)
 
 
 class Throttles:

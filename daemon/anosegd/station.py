@@ -29,6 +29,7 @@ from anosegd.inspection.queue import InspectionQueue
 from anosegd.inspection.score_thresholds import ScoreThresholds, ThresholdChanges
 from anosegd.inspection.swap import Swaps, report_passed_over
 from anosegd.journal import Journal
+from anosegd.keys import Guard, keyring_of
 from anosegd.publish import LINGER_MS, Identity, Publisher
 from anosegd.reload import Reloaded, Reloads
 from anosegd.systemd import Notifier
@@ -158,8 +159,14 @@ class Station:
             identity = Identity(journal_id=uuid.uuid4().hex, run_id=uuid.uuid4().hex)
             frames = InspectionQueue()
             self._evidence = None if config.evidence is None else EvidenceKeeper(config.evidence)
+            self._guard = None if config.keys is None else Guard(keyring_of(config.keys))
             self._publisher = Publisher(
-                config, identity, lambda _: self._heartbeat.describe(), self._journal, evidence=self._evidence
+                config,
+                identity,
+                lambda _: self._heartbeat.describe(),
+                self._journal,
+                evidence=self._evidence,
+                guard=self._guard,
             )
             beside = None if self._journal is None else self._journal.path
             self._thresholds = ScoreThresholds(beside and beside.with_name(f"{beside.name}.thresholds"))
@@ -211,6 +218,7 @@ class Station:
                     pause=self._pauses.ask,
                     trigger=self._triggers.accept,
                     prove=self._inspector.self_test.ask,
+                    guard=self._guard,
                 )
         except BaseException:
             self._close_journal()  # its threads would keep the process alive; its lock would stop the next station
@@ -224,6 +232,8 @@ class Station:
         try:
             if self._evidence is not None:
                 self._evidence.start()
+            if self._guard is not None:
+                self._guard.start()
             self._publisher.start()
             if self._control is not None:
                 self._control.start()
@@ -232,9 +242,7 @@ class Station:
             self._publisher.stop()
             self._publisher.join(2.0 + LINGER_MS / 1000)
             self._stop_evidence(0.0)
-            if self._control is not None:
-                self._control.stop()
-                self._control.join(2.0)
+            self._stop_control()
             self._close_journal()
             self._cameras.close()
             self._inspector.discard()
@@ -306,8 +314,8 @@ class Station:
     @property
     def _helpers(self) -> tuple[Worker, ...]:
         """The threads besides inspector and publisher whose end ends the station."""
-        control = (self._control,) if self._control is not None else ()
-        return (*control, *self._journal.workers) if self._journal is not None else control
+        helpers = [worker for worker in (self._control, self._guard) if worker is not None]
+        return (*helpers, *(self._journal.workers if self._journal is not None else ()))
 
     def _notify_systemd(self) -> None:
         """Feed the watchdog while inspector and publisher answer; update the status line."""
@@ -451,9 +459,7 @@ class Station:
         self._threshold_changes.close()
         self._pauses.close()
         unfinished += [*self._reloads.close(2.0), *self._swaps.close(2.0)]
-        if self._control is not None:
-            self._control.stop()
-            self._control.join(2.0)
+        self._stop_control()
         self._close_journal()
         self._cameras.close()
         return self._end(reason, [self._publisher, self._inspector, *self._helpers, *self._cameras, *unfinished])
@@ -479,6 +485,13 @@ class Station:
         self._evidence.join(timeout_s)
         self._evidence.stop(abandon=True)
         return [] if self._evidence.join(2.0) else [self._evidence]
+
+    def _stop_control(self) -> None:
+        """Close the control socket; then nobody asks for keys any more."""
+        for worker in (self._control, self._guard):
+            if worker is not None:
+                worker.stop()
+                worker.join(2.0)
 
     def _close_journal(self) -> None:
         if self._journal is not None and not self._journal.close():

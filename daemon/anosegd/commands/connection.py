@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,9 +16,10 @@ import zmq
 
 from anoseg_engines.errors import ConfigError, PublishError
 from anoseg_engines.files import shown_json
-from anosegd.client import Client, ClientError, Event, NoAnswerError, RefusedError, RequestError, Verdict
+from anosegd.client import Client, ClientError, Event, Key, KeyFileError, NoAnswerError, RefusedError, RequestError, Verdict
 from anosegd.config import DEFAULT_CONTROL, DEFAULT_ENDPOINT, load_config
 from anosegd.endpoint import answers
+from anosegd.keys import CLIENT_CREDENTIAL, CREDENTIALS, keep_out_of_core_dumps
 
 T = TypeVar("T")
 
@@ -25,12 +27,13 @@ T = TypeVar("T")
 class Endpoints(NamedTuple):
     """Holds a station's addresses, and the configuration that they come from, if one was given.
 
-    `control` is None for a station without a control socket.
+    `control` is None for a station without a control socket. `key` is that of this client, where the station asks for one.
     """
 
     publish: str
     control: str | None
     config: Path | None = None
+    key: Key | None = None
 
     @property
     def is_down(self) -> bool:
@@ -51,11 +54,29 @@ def endpoints_of(options: argparse.Namespace) -> Endpoints:
     Raises:
         ConfigError: CONFIG is invalid.
     """
+    key = _client_key(options.key)
     if options.config is not None:
         config = load_config(options.config)
-        return Endpoints(config.publish.endpoint, config.control.endpoint if config.control else None, options.config)
+        if config.keys is not None and key is None:
+            raise ConfigError(
+                f"{options.config}: this station asks for a key", hint="give --key FILE; anosegd keygen client makes it"
+            )
+        return Endpoints(config.publish.endpoint, config.control.endpoint if config.control else None, options.config, key)
     control = options.control or (None if options.connect else DEFAULT_CONTROL)
-    return Endpoints(options.connect or DEFAULT_ENDPOINT, control)
+    return Endpoints(options.connect or DEFAULT_ENDPOINT, control, key=key)
+
+
+def _client_key(given: Path | None) -> Key | None:
+    """Read the key of this client: the file that is given, or the credential that systemd passes to a service."""
+    credential = Path(os.environ.get(CREDENTIALS, "/nonexistent"), CLIENT_CREDENTIAL)
+    path = given or (credential if credential.is_file() else None)
+    if path is None:
+        return None
+    keep_out_of_core_dumps()
+    try:
+        return Key.read(path)
+    except KeyFileError as error:
+        raise ConfigError(str(error)) from error
 
 
 def refuse_if_down(endpoints: Endpoints) -> None:
@@ -90,11 +111,11 @@ def connect(
         ConfigError: An endpoint is invalid, or a request cannot be sent.
         PublishError: The station does not answer, or refuses a request.
     """
-    publish, control, _ = endpoints
     try:
         with Client(
-            publish,
-            control,
+            endpoints.publish,
+            endpoints.control,
+            key=endpoints.key,
             on_event=on_event,
             on_state=on_state,
             on_wait=on_wait,
@@ -102,11 +123,16 @@ def connect(
         ) as client:
             yield client
     except zmq.ZMQError as error:
-        raise invalid_endpoint(publish, error) from error
+        raise invalid_endpoint(endpoints.publish, error) from error
     except RefusedError as error:
         raise PublishError(str(error)) from error
     except NoAnswerError as error:
-        raise PublishError(str(error), hint="is it just starting, or does it hang? See its log") from error
+        hint = "is it just starting, or does it hang? See its log"
+        if endpoints.key is None:
+            hint += ". Or does it ask for a key (--key)?"
+        else:
+            hint += f", which also says if it refuses the key of {endpoints.key.name}"
+        raise PublishError(str(error), hint=hint) from error
     except RequestError as error:
         raise ConfigError(str(error)) from error
     except ClientError as error:

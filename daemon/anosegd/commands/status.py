@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from anoseg_engines.errors import PublishError
+from anosegd.client import connect as connect_socket
 from anosegd.commands.connection import Endpoints, connect, decoded, endpoints_of, invalid_endpoint
 from anosegd.commands.observed import observed, observed_note
 from anosegd.commands.shown import local_time, moment_of, shown
@@ -62,10 +63,9 @@ def _receive(endpoints: Endpoints, timeout_s: float) -> State:
     endpoint = endpoints.publish
     with zmq.Context() as context, context.socket(zmq.SUB) as socket:
         socket.linger = 0
-        socket.setsockopt(zmq.IPV6, int("[" in endpoint))
         socket.subscribe(b"state")
         try:
-            socket.connect(endpoint)
+            connect_socket(socket, endpoint, endpoints.key)
         except zmq.ZMQError as error:
             raise invalid_endpoint(endpoint, error) from error
         give_up_at = time.monotonic() + timeout_s
@@ -74,7 +74,7 @@ def _receive(endpoints: Endpoints, timeout_s: float) -> State:
                 topic, *rest = socket.recv_multipart()
                 if topic == b"state" and rest:
                     return decoded(rest[0], State)
-    starting = "a program has this endpoint: the daemon is just starting, or hangs; see its log"
+    starting = "a program has this endpoint: the daemon is just starting, hangs, or refuses this client's key; see its log"
     hint = starting if answers(endpoint) else endpoints.hint_to_start
     raise PublishError(f"{endpoint}: no heartbeat within {timeout_s:g} s: the station is down", hint=hint)
 

@@ -18,6 +18,7 @@ from anoseg_engines.errors import PublishError
 from anoseg_engines.files import shown_json
 from anoseg_engines.words import counted
 from anosegd.client import Client, RefusedError
+from anosegd.client import connect as connect_socket
 from anosegd.commands.connection import Endpoints, connect, endpoints_of, refuse_if_down
 from anosegd.commands.moments import unix_ns
 from anosegd.commands.shown import shown
@@ -76,10 +77,9 @@ def _verdicts(endpoints: Endpoints, camera: str, timeout_s: float) -> Iterator[I
     """
     with zmq.Context() as context, context.socket(zmq.SUB) as socket:
         socket.linger = 0
-        socket.setsockopt(zmq.IPV6, int("[" in endpoints.publish))
         socket.subscribe(f"verdict.{camera}")
         socket.subscribe("state")
-        socket.connect(endpoints.publish)
+        connect_socket(socket, endpoints.publish, endpoints.key)
         if not socket.poll(round(TIMEOUT_S * 1000)):  # from the first heartbeat on, no verdict is missed
             raise PublishError(
                 f"{endpoints.publish}: nothing is published there", hint="is this the station's publish.endpoint?"

@@ -52,6 +52,7 @@ def main(options: argparse.Namespace) -> int:
     settings = ViewSettings(
         publish=endpoints.publish,
         control=endpoints.control,
+        key=endpoints.key,
         listen=options.listen,
         stale_after_s=options.stale_after,
         evidence=None if kept is None else Path(kept.folder),

@@ -32,6 +32,7 @@ from anosegd.control.requests import (
     RefusedError,
     ReloadRequest,
     ReplayRequest,
+    Request,
     ResumeRequest,
     RollbackRequest,
     SetThresholdRequest,
@@ -47,6 +48,7 @@ from anosegd.control.requests import (
 from anosegd.inspection.pauses import PauseRequest as PauseOrResume
 from anosegd.inspection.score_thresholds import Request as ThresholdRequest
 from anosegd.journal import Change, Journal, JournalReader
+from anosegd.keys import Guard, Peer, new_socket
 from anosegd.wire import EngineName, utc
 from anosegd.worker import Answer, Asker, Worker
 
@@ -59,6 +61,10 @@ MAX_PENDING = 256
 """Slow requests that may wait for their answers."""
 MAX_QUEUED = 16
 """Requests of one peer kept in memory; further ones wait on the peer's side."""
+EVERYONE = Peer("", control=True)
+"""Any client of a station without keys."""
+READS = (ReplayRequest, SinceRequest, ChangesRequest, ConsumerRequest, AckRequest, StatusRequest)
+"""Requests that change nothing on the line. All others need a key that is marked for control."""
 ENDING = "the daemon is ending; whether this was done is not known"
 TriggerAnswer = Callable[[dict[str, Any]], None]
 
@@ -82,6 +88,7 @@ class Control(Worker):
         pause: Callable[[PauseOrResume], None],
         prove: Callable[[Answer], None],
         trigger: Callable[[str, str | None, str | None, TriggerAnswer], None],
+        guard: Guard | None = None,
     ) -> None:
         """Prepare; `start` opens the socket.
 
@@ -98,6 +105,7 @@ class Control(Worker):
             set_threshold: Asks the station for another threshold.
             pause: Asks the station for a pause, or for its end.
             trigger: As `reload`, and with camera, part id and request id. Raises ValueError if the trigger is refused.
+            guard: Admits clients by their keys; None admits every one, to everything.
         """
         super().__init__("control")
         self._address = address
@@ -106,9 +114,11 @@ class Control(Worker):
         self._swap, self._roll_back, self._prove, self._trigger = swap, roll_back, prove, trigger
         self._set_threshold, self._pause = set_threshold, pause
         self._engine, self._warning = engine, warning
+        self._guard = guard
         self._reader: JournalReader | None = None
         self._rates = _Rates()
         self._refused = logs.Throttle("request.refused")
+        self._commands = logs.Throttle("request.command")
         self._bound = threading.Event()
         self._stopping = threading.Event()
         self._number = itertools.count()
@@ -131,7 +141,7 @@ class Control(Worker):
 
     def work(self) -> None:
         """Bind, then answer requests until asked to stop."""
-        with zmq.Context() as context, context.socket(zmq.ROUTER) as socket:
+        with new_socket(zmq.ROUTER, self._guard) as socket:
             socket.set(zmq.MAXMSGSIZE, MAX_REQUEST_BYTES)
             socket.set(zmq.RCVHWM, MAX_QUEUED)
             socket.set(zmq.SNDHWM, 10)  # a peer that reads no answers loses them; it does not fill our memory
@@ -158,7 +168,8 @@ class Control(Worker):
             _send(socket, address, error_reply(request_id, "ending", ENDING))
 
     def _receive(self, socket: zmq.Socket[bytes]) -> None:
-        peer, *rest = socket.recv_multipart()
+        frames = socket.recv_multipart(copy=False)
+        peer, *rest = (frame.bytes for frame in frames)
         if not rest:
             return
         *envelope, payload = rest
@@ -166,7 +177,7 @@ class Control(Worker):
             return  # neither a REQ nor a DEALER socket sends this; no answer can reach the sender
         address = [peer, *envelope]
         if self._rates.allows(peer, time.monotonic()):
-            reply = self._reply(payload, address)
+            reply = self._reply(payload, address, EVERYONE if self._guard is None else self._guard.peer(frames[-1]))
         else:
             reply = error_reply(id_of(payload), "busy", f"more than {RATE:.0f} requests a second")
         if reply is not None:
@@ -182,12 +193,13 @@ class Control(Worker):
 
     # ---- dispatch
 
-    def _reply(self, payload: bytes, address: list[bytes]) -> dict[str, Any] | None:
+    def _reply(self, payload: bytes, address: list[bytes], client: Peer | None) -> dict[str, Any] | None:
         """Return the answer, or None if it follows later."""
         request_id: Id = None
         try:
             request = decode(payload)
             request_id = request.id
+            self._check_key(request, client)
             if isinstance(request, SlowRequest):
                 self._begin(request, address)
                 return None
@@ -198,6 +210,22 @@ class Control(Worker):
         except AnosegError as error:  # the journal cannot be read at the moment
             self._refused.warning(code="failed", error=str(error))
             return error_reply(request_id, "failed", str(error))
+
+    def _check_key(self, request: Request, client: Peer | None) -> None:
+        """Check that the client's key allows the request, and log commands.
+
+        Raises:
+            RefusedError: It does not.
+        """
+        if client is None:
+            raise RefusedError("forbidden", "this key is not authorised any more")
+        if isinstance(request, READS) or client is EVERYONE:
+            return
+        op = type(request).__struct_config__.tag
+        if not client.control:
+            why = f"the key {client.name} may listen and read; {op} needs a key that is marked for control"
+            raise RefusedError("forbidden", why)
+        self._commands.info(op=op, key=client.name)
 
     def _begin(self, request: SlowRequest, address: list[bytes]) -> None:
         """Hand a slow request to the thread that carries it out."""

@@ -21,6 +21,7 @@ from anosegd.capture.config import Policy
 from anosegd.config import Config
 from anosegd.evidence import EvidenceKeeper, Offered
 from anosegd.journal import Journal, VerdictId
+from anosegd.keys import Guard, new_socket
 from anosegd.outcome import Inspected, Outcome, Unknown
 from anosegd.part import Part
 from anosegd.picture import Picture
@@ -79,6 +80,7 @@ class Publisher(Worker):
         describe: Gives the station's state for the heartbeat; called on this thread.
         journal: Where verdicts are committed before they are sent.
         evidence: Where parts are kept; None keeps none.
+        guard: Admits subscribers by their keys; None admits every one.
 
     Attributes:
         engine: Named in verdicts of parts that no engine judged; set before the first part.
@@ -96,8 +98,10 @@ class Publisher(Worker):
         journal: Journal | None = None,
         *,
         evidence: EvidenceKeeper | None = None,
+        guard: Guard | None = None,
     ) -> None:
         super().__init__("publisher")
+        self._guard = guard
         self.identity = identity
         self.counts: dict[str, CameraCounts] = {}
         self.last_seq = 0
@@ -244,7 +248,7 @@ class Publisher(Worker):
 
     def work(self) -> None:
         """Bind, then send until asked to stop."""
-        with zmq.Context() as context, context.socket(zmq.XPUB) as socket:
+        with new_socket(zmq.XPUB, self._guard) as socket:
             socket.sndhwm = SEND_HWM
             socket.linger = LINGER_MS
             socket.copy_threshold = 0  # what is sent without a copy is counted, however small it is
@@ -390,7 +394,10 @@ class Publisher(Worker):
         """Note who subscribes to pictures. What is left of a flood is taken in the next step, which begins at once."""
         with contextlib.suppress(zmq.Again):
             for _ in range(MAX_SUBSCRIPTION_MESSAGES):
-                self._subscriptions.take(self._socket.recv(zmq.DONTWAIT))
+                frame = self._socket.recv(zmq.DONTWAIT, copy=False)
+                ended = frame.bytes[:1] == b"\0"  # libzmq makes this message itself when a subscriber is gone
+                if ended or self._guard is None or self._guard.peer(frame) is not None:
+                    self._subscriptions.take(frame.bytes)
             self._wake.set()
 
     def _send_state(self) -> None:

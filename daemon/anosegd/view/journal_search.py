@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from anosegd.client import BUSY_S, Client, RefusedError, Verdict
+from anosegd.client import BUSY_S, Client, Key, RefusedError, Verdict
 from anosegd.view.part_filter import PartFilter, unix_ns
 
 T = TypeVar("T")
@@ -47,8 +47,8 @@ class Found:
 class JournalSearch:
     """Runs questions to the journal one after another. `stop` ends its thread."""
 
-    def __init__(self, publish: str, control: str) -> None:
-        self._publish, self._control = publish, control
+    def __init__(self, publish: str, control: str, *, key: Key | None = None) -> None:
+        self._publish, self._control, self._key = publish, control, key
         self._client: Client | None = None
         self._waiting = 0
         self._thread = ThreadPoolExecutor(1, "journal")
@@ -75,7 +75,7 @@ class JournalSearch:
 
     def _run(self, question: Callable[[Client], T]) -> T:
         if self._client is None:
-            self._client = Client(self._publish, self._control)
+            self._client = Client(self._publish, self._control, key=self._key)
         return question(self._client)
 
     def _close(self) -> None:

@@ -18,7 +18,7 @@ import uvicorn
 
 from anoseg_engines.errors import PublishError
 from anosegd import logs
-from anosegd.client import ClientError, Event, RefusedError
+from anosegd.client import ClientError, Event, Key, RefusedError
 from anosegd.view.address import Address, bind
 from anosegd.view.app import build_app
 from anosegd.view.board import REJECTS, Board, PictureKind, clock_ms, is_reject
@@ -49,6 +49,7 @@ class ViewSettings:
     Attributes:
         publish: Endpoint at which the station publishes.
         control: Endpoint at which it answers requests; None without one.
+        key: The screen's key, where the station asks for one.
         listen: Where the screen is served.
         stale_after_s: A verdict older than this is shown as an old one.
         evidence: Folder of the station's evidence, or None if the station keeps none or the folder is not known.
@@ -61,6 +62,7 @@ class ViewSettings:
 
     publish: str
     control: str | None
+    key: Key | None
     listen: Address
     stale_after_s: float
     evidence: Path | None
@@ -109,7 +111,7 @@ async def _serve(settings: ViewSettings, listener: socket.socket, sessions: Sess
     loop = asyncio.get_running_loop()
     board = Board(EventLog())
     receiver = _OnLoop(board, loop)
-    journal = None if settings.control is None else JournalSearch(settings.publish, settings.control)
+    journal = None if settings.control is None else JournalSearch(settings.publish, settings.control, key=settings.key)
     kept = None if settings.evidence is None else KeptPictures(settings.evidence)
     past = PastParts(board, journal, kept, settings.csv_form)
     certificate = settings.certificate
@@ -143,8 +145,8 @@ async def _serve(settings: ViewSettings, listener: socket.socket, sessions: Sess
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, server.stop)
     workers = (
-        VerdictFeed(settings.publish, settings.control, receiver),
-        PictureFeed(settings.publish, receiver, lambda: board.pages > 0),
+        VerdictFeed(settings.publish, settings.control, receiver, key=settings.key),
+        PictureFeed(settings.publish, receiver, lambda: board.pages > 0, key=settings.key),
     )
     for worker in workers:
         worker.start()

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import zmq
 
-from anosegd.client import Client, ClientError, Event, Verdict
+from anosegd.client import Client, ClientError, Event, Key, Verdict, connect
 from anosegd.view.board import PictureKind, clock_ms
 from anosegd.view.shown_verdict import shown_verdict
 from anosegd.worker import Worker
@@ -47,9 +47,9 @@ class _StoppedError(Exception):
 class VerdictFeed(Worker):
     """Follows the station's verdicts without a gap."""
 
-    def __init__(self, publish: str, control: str | None, receiver: Receiver) -> None:
+    def __init__(self, publish: str, control: str | None, receiver: Receiver, *, key: Key | None = None) -> None:
         super().__init__("station")
-        self._publish, self._control, self._receiver = publish, control, receiver
+        self._publish, self._control, self._key, self._receiver = publish, control, key, receiver
         self._stopping = threading.Event()
 
     def stop(self) -> None:
@@ -69,7 +69,12 @@ class VerdictFeed(Worker):
     def _follow(self) -> None:
         receiver = self._receiver
         with Client(
-            self._publish, self._control, on_event=receiver.event, on_state=receiver.state, on_wait=self._check
+            self._publish,
+            self._control,
+            key=self._key,
+            on_event=receiver.event,
+            on_state=receiver.state,
+            on_wait=self._check,
         ) as client:
             for verdict in client.follow():
                 self._check()
@@ -84,9 +89,9 @@ class VerdictFeed(Worker):
 class PictureFeed(Worker):
     """Receives maps always, and images while a page is open: the station encodes images only while somebody subscribes."""
 
-    def __init__(self, publish: str, receiver: Receiver, wanted: Callable[[], bool]) -> None:
+    def __init__(self, publish: str, receiver: Receiver, wanted: Callable[[], bool], *, key: Key | None = None) -> None:
         super().__init__("pictures")
-        self._publish, self._receiver, self._wanted = publish, receiver, wanted
+        self._publish, self._key, self._receiver, self._wanted = publish, key, receiver, wanted
         self._stopping = threading.Event()
 
     def stop(self) -> None:
@@ -99,9 +104,8 @@ class PictureFeed(Worker):
             socket.linger = 0
             socket.rcvhwm = 32
             socket.reconnect_ivl, socket.reconnect_ivl_max = 50, 500
-            socket.ipv6 = "[" in self._publish
             socket.subscribe(b"mask.")
-            socket.connect(self._publish)
+            connect(socket, self._publish, self._key)
             subscribed = False
             while not self._stopping.is_set():
                 self.answer()

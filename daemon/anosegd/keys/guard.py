@@ -1,0 +1,172 @@
+"""Admits clients with an authorised key, and closes the connections of those whose key is authorised no more.
+
+The thread "keys" answers libzmq, which asks for every new connection (ZAP, ZeroMQ RFC 27). The sockets of a station with keys
+are made in the guard's context, because libzmq asks within a context. Without an answer nobody is admitted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import socket as socketlib
+import threading
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import zmq
+from zmq.utils import z85
+from zmq.utils.monitor import recv_monitor_message
+
+from anosegd import logs
+from anosegd.keys.keyring import Keyring
+from anosegd.worker import Worker
+
+ZAP_ADDRESS = "inproc://zeromq.zap.01"
+DOMAIN = b"anosegd"
+ACCEPTED, NOT_NOW = b"200", b"300"
+"""Status codes. 300 closes the connection, and the client tries again: it is admitted once its key is authorised. After 400, a
+client of libzmq would never try again."""
+HANDSHAKE_MS = 3000
+"""A connection that is not admitted by then is closed. libzmq leaves some refused ones open (4.3.5)."""
+POLL_MS = 200
+CLOSE_EVERY_S = 1.0
+CRYPTOGRAPHIC, MECHANISM = 0x11000001, 0x11000002
+"""What libzmq reports of handshakes that fail before it asks."""
+FAILED, UNFINISHED = zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+WHY = {CRYPTOGRAPHIC: "the client has another station's public key", MECHANISM: "the client uses no key"}
+
+
+class Peer(NamedTuple):
+    """A client that sent something.
+
+    Attributes:
+        name: The name of its key.
+        control: Whether it may command the station.
+    """
+
+    name: str
+    control: bool
+
+
+@contextlib.contextmanager
+def new_socket(kind: int, guard: Guard | None) -> Iterator[zmq.Socket[bytes]]:
+    """Open a socket for clients for the length of a `with` block, protected if there is a guard."""
+    if guard is None:
+        with zmq.Context() as context, context.socket(kind) as socket:
+            yield socket
+    else:
+        with guard.context.socket(kind) as socket:
+            guard.protect(socket)
+            yield socket
+
+
+class Guard(Worker):
+    """Owns the context of the station's sockets and the thread that admits their clients."""
+
+    def __init__(self, keyring: Keyring) -> None:
+        super().__init__("keys")
+        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._keyring = keyring
+        self._refused = logs.Throttles("key.refused")
+        self._unfinished = logs.Throttle("key.unfinished")
+        self._bound = threading.Event()
+        self._stopping = threading.Event()
+        self._new_monitors: queue.SimpleQueue[zmq.Socket[bytes]] = queue.SimpleQueue()
+        self._connections: dict[int, tuple[int, str]] = {}  # by file descriptor: the socket's inode, the client's public key
+
+    def start(self) -> None:
+        """Start the thread; from then on sockets can be protected."""
+        self.start_until(self._bound)
+
+    def stop(self) -> None:
+        """Ask the thread to end. The protected sockets must be closed, or be closed soon. Any thread."""
+        self._stopping.set()
+
+    def protect(self, socket: zmq.Socket[bytes]) -> None:
+        """Let the socket accept nothing but encrypted connections of authorised clients. Call it before binding."""
+        station = self._keyring.station
+        assert station is not None, "the keyring is loaded"
+        socket.set(zmq.ZAP_DOMAIN, DOMAIN)
+        socket.set(zmq.ZAP_ENFORCE_DOMAIN, 1)  # or libzmq admits everyone when nobody answers it
+        socket.set(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
+        socket.set(zmq.CURVE_SERVER, 1)
+        socket.set(zmq.CURVE_SECRETKEY, station.secret.encode())
+        if socket.get(zmq.TYPE) == zmq.XPUB:
+            socket.set(zmq.XPUB_VERBOSE, 1)  # so that every subscriber is seen, not only the first of a topic
+        self._new_monitors.put(socket.get_monitor_socket(FAILED | UNFINISHED))
+
+    def peer(self, frame: zmq.Frame) -> Peer | None:
+        """Return the client that sent a frame; None if its key is authorised no more. Called by the sockets' threads."""
+        try:
+            public, descriptor = str(frame.get("User-Id")), int(frame.get(zmq.SRCFD))
+        except zmq.ZMQError:  # not sent by a client
+            return None
+        with contextlib.suppress(OSError):  # the connection is closed already
+            self._connections[descriptor] = os.fstat(descriptor).st_ino, public
+        client = self._keyring.client(public)
+        return None if client is None else Peer(client.name, client.control)
+
+    def work(self) -> None:
+        """Answer libzmq until asked to stop."""
+        monitors: list[zmq.Socket[bytes]] = []
+        poller = zmq.Poller()
+        zap = self.context.socket(zmq.REP)
+        try:
+            zap.linger = 0
+            zap.bind(ZAP_ADDRESS)
+            poller.register(zap, zmq.POLLIN)
+            self._bound.set()
+            close_at = 0.0
+            while not self._stopping.is_set():
+                self.answer()
+                while not self._new_monitors.empty():
+                    monitors.append(self._new_monitors.get_nowait())
+                    poller.register(monitors[-1], zmq.POLLIN)
+                for socket, _ in poller.poll(POLL_MS):
+                    if socket is zap:
+                        self._decide(zap)
+                    else:
+                        self._report(socket)
+                if time.monotonic() >= close_at:
+                    close_at = time.monotonic() + CLOSE_EVERY_S
+                    self._close_revoked()
+        finally:
+            while not self._new_monitors.empty():
+                monitors.append(self._new_monitors.get_nowait())
+            for socket in (zap, *monitors):
+                socket.close(linger=0)
+            self.context.term()  # waits until the protected sockets are closed
+
+    def _decide(self, zap: zmq.Socket[bytes]) -> None:
+        version, request_id, _, address, _, mechanism, *credentials = zap.recv_multipart()
+        public = z85.encode(credentials[0]).decode() if mechanism == b"CURVE" and len(credentials) == 1 else ""
+        client = self._keyring.client(public)
+        if client is None:
+            self._refuse(self._keyring.why_refused(public), address=address.decode(), public=public)
+        status = (NOT_NOW, b"not authorised", b"") if client is None else (ACCEPTED, b"OK", public.encode())
+        zap.send_multipart([version, request_id, *status, b""])
+
+    def _report(self, monitor: zmq.Socket[bytes]) -> None:
+        event = recv_monitor_message(monitor)
+        endpoint = event["endpoint"].decode()
+        if event["event"] == FAILED:
+            self._refuse(WHY.get(event["value"], "it is no ZeroMQ client"), endpoint=endpoint)
+        elif event["event"] == UNFINISHED:
+            # A client without a key that was the first to close, or one that looked whether anything listens.
+            self._unfinished.info(endpoint=endpoint)
+
+    def _refuse(self, why: str, **where: str) -> None:
+        self._refused.of(why).warning(why=why, **where)
+
+    def _close_revoked(self) -> None:
+        for descriptor, (inode, public) in list(self._connections.items()):
+            if self._keyring.client(public) is not None:
+                continue
+            self._connections.pop(descriptor, None)
+            with contextlib.suppress(OSError):
+                if os.fstat(descriptor).st_ino == inode:
+                    with socketlib.socket(fileno=os.dup(descriptor)) as connection:
+                        connection.shutdown(socketlib.SHUT_RDWR)
+                    self._refuse(f"connection closed: {self._keyring.why_refused(public)}", public=public)

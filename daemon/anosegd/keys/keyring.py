@@ -1,0 +1,126 @@
+"""Knows which client keys are authorised now. Reads their folder once a second, so that no restart is needed. Any thread."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+
+from anoseg_engines.errors import ConfigError
+from anosegd import logs
+from anosegd.keys.config import CREDENTIAL, CREDENTIALS, KeysConfig
+from anosegd.keys.files import ClientKey, StationKey, keep_out_of_core_dumps, read_key
+
+READ_EVERY_S = 1.0
+READ_FOR_UNKNOWN_S = 0.05
+"""The folder is read again for an unknown key, so that a new one is accepted at once, but not more often than this."""
+MAX_CLIENTS = 1000
+SUFFIX = ".pub"
+
+
+class Keyring:
+    """The station's key and the authorised clients.
+
+    Attributes:
+        station: The station's own key.
+    """
+
+    def __init__(self, station: Path, clients: Path) -> None:
+        self._station_path, self._folder = station, clients
+        self._lock = threading.Lock()
+        self._clients: dict[str, ClientKey] = {}
+        self._revoked: dict[str, str] = {}  # names of those that were authorised before
+        self._read_at = float("-inf")
+        self._files: dict[Path, tuple[int, int, int]] = {}
+        self.station: StationKey | None = None
+
+    def load(self) -> None:
+        """Read the station's key and the folder of clients.
+
+        Raises:
+            ConfigError: The station's key or the folder cannot be used.
+        """
+        keep_out_of_core_dumps()
+        self.station = read_key(self._station_path, StationKey)
+        try:
+            list(self._folder.iterdir())
+        except OSError as error:
+            hint = "create it; `anosegd keygen client` writes into it"
+            raise ConfigError(f"keys.clients: {self._folder}: cannot be read ({error.strerror})", hint=hint) from error
+        self._refresh()
+
+    def client(self, public: str) -> ClientKey | None:
+        """Return the client with this public key, if it is authorised now; None refuses it."""
+        with self._lock:
+            if time.monotonic() - self._read_at > (READ_EVERY_S if public in self._clients else READ_FOR_UNKNOWN_S):
+                self._refresh()
+            found = self._clients.get(public)
+        return found if found is not None and not _expired(found) else None
+
+    def why_refused(self, public: str) -> str:
+        """Say why a public key is not authorised now."""
+        with self._lock:
+            found, revoked = self._clients.get(public), self._revoked.get(public)
+        if found is None:
+            return "the key is not authorised" if revoked is None else f"the key of {revoked} was revoked"
+        return f"the key of {found.name} expired on {found.expires}" if _expired(found) else "the key is authorised now"
+
+    def _refresh(self) -> None:
+        """Read files that are new or have changed. A file that cannot be read authorises nobody."""
+        self._read_at = time.monotonic()
+        try:
+            paths = sorted(path for path in self._folder.iterdir() if path.suffix == SUFFIX)[:MAX_CLIENTS]
+        except OSError as error:
+            if self._clients:
+                logs.error("keys.unreadable", path=str(self._folder), error=error.strerror)
+            self._clients, self._files = {}, {}
+            return
+        files, known = {}, {key.public: key for key in self._clients.values()}
+        for path in paths:
+            try:
+                status = path.stat()
+            except OSError:
+                continue
+            files[path] = (status.st_ino, status.st_mtime_ns, status.st_size)
+        if files == self._files:
+            return
+        clients: dict[str, ClientKey] = {}
+        for path in files:
+            try:
+                key = read_key(path, ClientKey)
+            except ConfigError as error:
+                if self._files.get(path) != files[path]:
+                    logs.warning("keys.unreadable", path=str(path), error=error.what)
+                continue
+            clients[key.public] = key
+        if self._files:  # not at the start
+            for public in clients.keys() - known.keys():
+                logs.info("keys.authorised", key=clients[public].name, control=clients[public].control)
+            for public in known.keys() - clients.keys():
+                logs.info("keys.revoked", key=known[public].name)
+        self._revoked |= {public: key.name for public, key in known.items()}
+        self._clients, self._files = clients, files
+
+
+def _expired(key: ClientKey) -> bool:
+    return key.expires is not None and datetime.now(timezone.utc).date() > key.expires
+
+
+def keyring_of(config: KeysConfig) -> Keyring:
+    """Read the keys that the configuration names.
+
+    Raises:
+        ConfigError: They cannot be used.
+    """
+    station = config.station
+    if station is None:
+        folder = os.environ.get(CREDENTIALS)
+        if folder is None:
+            what = "keys.station: not given, and systemd passes no credentials"
+            raise ConfigError(what, hint="give the file that `anosegd keygen station` made, or use the unit's LoadCredential=")
+        station = f"{folder}/{CREDENTIAL}"
+    keyring = Keyring(Path(station), Path(config.clients))
+    keyring.load()
+    return keyring

@@ -1,0 +1,250 @@
+"""Who is admitted to a protected socket, over real connections. Refusals are proved beside a client that is admitted."""
+
+import json
+import socket as socketlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+import zmq
+
+from anosegd.client import Key, connect
+from anosegd.keys import Guard, Keyring
+from anosegd.keys.files import new_client_key, new_station_key, write_key
+from anosegd.keys.guard import new_socket
+
+LIMIT_S = 30.0
+REFUSED_S = 1.5
+"""A client that is admitted receives within a few milliseconds; see `receives`, which tries again until the limit."""
+
+
+class Station:
+    """A keyring in a folder, a guard, and a publisher that repeats one message."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "clients").mkdir()
+        self.secret = new_station_key()
+        write_key(folder / "station.key", self.secret)
+        self.keyring = Keyring(folder / "station.key", folder / "clients")
+        self.guard = Guard(self.keyring)
+        self.port = 0
+        self._bound, self._stopping = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._publish)
+
+    def start(self, *, guard: bool = True) -> None:
+        self.keyring.load()
+        if guard:
+            self.guard.start()
+        self._thread.start()
+        self._bound.wait(LIMIT_S)
+
+    def stop(self) -> None:
+        self._stopping.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+        if not self.guard.alive:
+            self.guard.start()  # to close what it would have closed
+        self.guard.stop()
+        assert self.guard.join(LIMIT_S)
+        assert self.guard.failure is None
+
+    def client(self, name: str, days: int | None = None) -> Key:
+        expires = None if days is None else datetime.now(timezone.utc).date() + timedelta(days)
+        secret, authorised = new_client_key(name, self.secret.public, control=False, expires=expires)
+        write_key(self.folder / "clients" / f"{name}.pub", authorised)
+        write_key(self.folder / f"{name}.key", secret)
+        return Key.read(self.folder / f"{name}.key")
+
+    def revoke(self, name: str) -> None:
+        (self.folder / "clients" / f"{name}.pub").unlink()
+
+    def _publish(self) -> None:
+        with new_socket(zmq.XPUB, self.guard) as socket:
+            socket.bind("tcp://127.0.0.1:0")
+            self.port = int(socket.get(zmq.LAST_ENDPOINT).rpartition(b":")[2].rstrip(b"\0"))
+            self._bound.set()
+            while not self._stopping.wait(0.02):
+                while socket.poll(0):
+                    frame = socket.recv(copy=False)
+                    if frame.bytes[:1] == b"\1":
+                        self.guard.peer(frame)
+                socket.send(b"verdict secret-part-id")
+
+
+@pytest.fixture
+def station(tmp_path: Path) -> Iterator[Station]:
+    station = Station(tmp_path)
+    try:
+        yield station
+    finally:
+        station.stop()
+
+
+@contextmanager
+def subscriber(set_up: Callable[[zmq.Socket[bytes]], None]) -> Iterator[zmq.Socket[bytes]]:
+    with zmq.Context() as context, context.socket(zmq.SUB) as socket:
+        socket.linger = 0
+        socket.subscribe(b"")
+        set_up(socket)
+        yield socket
+
+
+def receives(station: Station, key: Key, timeout_s: float = LIMIT_S) -> bool:
+    with subscriber(lambda socket: connect(socket, f"tcp://127.0.0.1:{station.port}", key)) as socket:
+        return bool(socket.poll(timeout_s * 1000))
+
+
+def test_a_client_with_an_authorised_key_receives(station: Station) -> None:
+    key = station.client("screen")
+    station.start()
+    assert receives(station, key)
+
+
+def _no_key(_: zmq.Socket[bytes]) -> None:
+    pass
+
+
+def _plain(socket: zmq.Socket[bytes]) -> None:
+    socket.plain_username, socket.plain_password = b"screen", b"password"
+
+
+@pytest.mark.parametrize("set_up", [_no_key, _plain])
+def test_a_client_without_a_key_receives_nothing(
+    station: Station, set_up: Callable[[zmq.Socket[bytes]], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "anosegd")
+    key = station.client("screen")
+    station.start()
+    with subscriber(set_up) as socket:
+        socket.connect(f"tcp://127.0.0.1:{station.port}")
+        assert receives(station, key)
+        assert not socket.poll(REFUSED_S * 1000)
+    said = [(record.getMessage(), record.fields.get("why")) for record in caplog.records]  # type: ignore[attr-defined]
+    # Which of the two depends on who closes the connection first.
+    assert ("key.refused", "the client uses no key") in said or ("key.unfinished", None) in said
+
+
+def test_a_key_that_is_not_authorised_receives_nothing_until_it_is(station: Station, caplog: pytest.LogCaptureFixture) -> None:
+    station.start()
+    stranger, authorised = new_client_key("late", station.secret.public, control=False, expires=None)
+    key = Key(stranger.name, stranger.public, stranger.secret, stranger.station)
+    with subscriber(lambda socket: connect(socket, f"tcp://127.0.0.1:{station.port}", key)) as socket:
+        assert receives(station, station.client("screen"))
+        assert not socket.poll(REFUSED_S * 1000)
+        refused = [record.fields for record in caplog.records if record.getMessage() == "key.refused"]  # type: ignore[attr-defined]
+        assert {"address": "127.0.0.1", "public": key.public, "why": "the key is not authorised"}.items() <= refused[0].items()
+        write_key(station.folder / "clients" / "late.pub", authorised)
+        assert socket.poll(LIMIT_S * 1000)  # without a restart of either side
+
+
+def test_the_key_of_another_station_receives_nothing(station: Station, caplog: pytest.LogCaptureFixture) -> None:
+    key = station.client("screen")
+    station.start()
+    other = key._replace(station=new_station_key().public)
+    assert receives(station, key)
+    assert not receives(station, other, REFUSED_S)
+    assert "the client has another station's public key" in [record.fields.get("why") for record in caplog.records]  # type: ignore[attr-defined]
+
+
+def test_a_key_is_accepted_up_to_its_last_day(station: Station, caplog: pytest.LogCaptureFixture) -> None:
+    today, yesterday = station.client("today", days=0), station.client("yesterday", days=-1)
+    station.start()
+    assert receives(station, today)
+    assert not receives(station, yesterday, REFUSED_S)
+    assert any("the key of yesterday expired on" in str(record.fields.get("why")) for record in caplog.records)  # type: ignore[attr-defined]
+
+
+def test_a_revoked_key_loses_its_open_connection_and_no_other_does(station: Station) -> None:
+    kept, revoked = station.client("kept"), station.client("revoked")
+    station.start()
+    url = f"tcp://127.0.0.1:{station.port}"
+    with (
+        subscriber(lambda socket: connect(socket, url, kept)) as stays,
+        subscriber(lambda socket: connect(socket, url, revoked)) as goes,
+    ):
+        assert stays.poll(LIMIT_S * 1000)
+        assert goes.poll(LIMIT_S * 1000)
+        events = stays.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        station.revoke("revoked")
+        give_up_at = time.monotonic() + LIMIT_S
+        while goes.poll(REFUSED_S * 1000):  # until nothing comes for this long
+            goes.recv()
+            assert time.monotonic() < give_up_at
+        stays.recv()
+        assert stays.poll(LIMIT_S * 1000)
+        assert not events.poll(0)
+        stays.disable_monitor()
+        events.close()
+
+
+def test_two_keys_of_one_client_are_accepted_while_they_are_changed(station: Station) -> None:
+    old, new = station.client("screen"), station.client("screen-2")
+    station.start()
+    assert receives(station, old)
+    assert receives(station, new)
+
+
+def test_without_the_guards_answer_nobody_is_admitted(station: Station) -> None:
+    """libzmq would admit every key if nobody answered it and the socket did not insist."""
+    key = station.client("screen")
+    station.start(guard=False)
+    assert not receives(station, key, REFUSED_S)
+
+
+def test_what_is_sent_cannot_be_read_on_the_wire(station: Station) -> None:
+    key = station.client("screen")
+    station.start()
+    seen = bytearray()
+    with closing(socketlib.create_server(("127.0.0.1", 0))) as listener:
+        tap = threading.Thread(target=_relay, args=(listener, station.port, seen))
+        tap.start()
+        url = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+        with subscriber(lambda socket: connect(socket, url, key)) as socket:
+            assert socket.poll(LIMIT_S * 1000)
+            assert b"secret-part-id" in socket.recv()
+        tap.join(LIMIT_S)
+    assert len(seen) > 200
+    assert b"secret-part-id" not in seen
+    assert key.secret.encode() not in seen
+
+
+def _relay(listener: socketlib.socket, port: int, seen: bytearray) -> None:
+    """Pass bytes on between a client and the station until one of them closes, and remember those of the station."""
+    client, _ = listener.accept()
+    server = socketlib.create_connection(("127.0.0.1", port))
+
+    def pump(source: socketlib.socket, target: socketlib.socket, kept: bytearray) -> None:
+        try:
+            while data := source.recv(65536):
+                kept += data
+                target.sendall(data)
+        except OSError:
+            pass
+        for end in (source, target):
+            with suppress(OSError):
+                end.shutdown(socketlib.SHUT_RDWR)
+
+    up = threading.Thread(target=pump, args=(client, server, bytearray()))
+    up.start()
+    pump(server, client, seen)
+    up.join()
+    client.close()
+    server.close()
+
+
+def test_a_file_that_is_no_authorisation_authorises_nobody_and_harms_nobody(
+    station: Station, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = station.client("screen")
+    (station.folder / "clients" / "broken.pub").write_text('{"kind": "authorised", "name": "x"')
+    (station.folder / "clients" / "secret.pub").write_text(json.dumps({"kind": "client", "name": "x", "secret": "y" * 40}))
+    (station.folder / "clients" / "folder.pub").mkdir()
+    station.start()
+    assert receives(station, key)
+    assert receives(station, station.client("more"))  # the folder was read again
+    assert "y" * 40 not in caplog.text

@@ -1,0 +1,102 @@
+"""A whole station with keys, and the commands that talk to it."""
+
+import socket
+from pathlib import Path
+
+import cv2
+import pytest
+from support.anosegd_line import Line, run_anosegd, wait_until
+from support.tiny_bundle import good_part
+
+from anosegd.client import Client, Key, NoAnswerError, RefusedError
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _write_part(folder: Path) -> None:
+    (folder / "parts").mkdir()
+    cv2.imwrite(str(folder / "parts" / "0.png"), good_part())
+
+
+def test_a_station_with_keys_serves_and_obeys_the_right_clients(line: Line) -> None:
+    """Another machine's address is allowed with keys. Reading, commanding, revoking, and what the log says of each."""
+    folder = line.folder
+    (folder / "clients").mkdir()
+    assert run_anosegd("keygen", "station", str(folder / "station.key")).returncode == 0
+    for name, more in (("screen", ()), ("plc", ("--control",))):
+        where = ("--station", folder / "station.key", "--clients", folder / "clients", "--out", folder / f"{name}.key")
+        assert run_anosegd("keygen", "client", name, *map(str, where), *more).returncode == 0
+    _write_part(folder)
+    line.endpoint = f"tcp://0.0.0.0:{free_port()}"
+    control = f"tcp://127.0.0.1:{free_port()}"
+    source = "{kind: folder, path: parts, loop: true}"
+    config = line.config(
+        f"eye: {{source: {source}, policy: every, trigger: {{kind: software, within_ms: 20000}}}}",
+        more=f"control: {{endpoint: '{control}'}}\njournal: {{path: verdicts.db}}\n"
+        "keys: {station: station.key, clients: clients}",
+    )
+    daemon = line.run(config)
+    publish = line.endpoint.replace("0.0.0.0", "127.0.0.1")
+    screen, plc = (Key.read(folder / f"{name}.key") for name in ("screen", "plc"))
+    wait_until(lambda: "camera.running" in daemon.log, "the camera runs")
+
+    with Client(publish, control, key=plc, request_timeout_s=20) as client:
+        assert client.trigger("eye", part_id="first")["part_id"] == "first"
+    with Client(publish, control, key=screen, request_timeout_s=20) as client:
+        assert [verdict["part_id"] for verdict in client.replay(1)] in ([], ["first"])
+        with pytest.raises(RefusedError, match="the key screen may listen and read; trigger needs a key"):
+            client.trigger("eye")
+        with pytest.raises(RefusedError, match="set_threshold needs a key"):
+            client.set_threshold("eye", 0.5, who="somebody", why="none")
+        assert next(client.follow(first=1))["part_id"] == "first"
+        (folder / "clients" / "screen.pub").unlink()
+        wait_until(lambda: "keys.revoked" in daemon.log, "the key is revoked")
+        with pytest.raises((NoAnswerError, RefusedError)):
+            client.status()
+    with Client(publish, control, request_timeout_s=2) as client, pytest.raises(NoAnswerError):
+        client.status()
+
+    without = run_anosegd("status", str(config))
+    assert (without.returncode, "this station asks for a key" in without.stderr) == (2, True)
+    done = run_anosegd("trigger", str(config), "--camera", "eye", "--key", str(folder / "plc.key"), "--wait", process=True)
+    assert (done.returncode, "PASS" in done.stdout) == (0, True), done.stderr
+    assert daemon.terminate() == 0
+    said = [(event["event"], event.get("key"), event.get("op"), event.get("why")) for event in daemon.events]
+    assert ("request.command", "plc", "trigger", None) in said
+    assert ("keys.revoked", "screen", None, None) in said
+    assert {("key.refused", None, None, "the client uses no key"), ("key.unfinished", None, None, None)} & set(said)
+    secrets = [
+        line.split('"')[3] for path in folder.glob("*.key") for line in path.read_text().splitlines() if '"secret"' in line
+    ]
+    assert len(secrets) == 3
+    assert not any(secret in daemon.log + done.stdout + done.stderr + without.stderr for secret in secrets)
+
+
+def test_without_keys_other_machines_are_refused_and_with_a_missing_key_nothing_starts(line: Line) -> None:
+    _write_part(line.folder)
+    cameras = f"eye: {{source: {{kind: folder, path: {line.folder}/parts}}, policy: wait}}"
+    line.endpoint = "tcp://0.0.0.0:5570"
+    done = run_anosegd("check", str(line.config(cameras)))
+    assert (done.returncode, "are allowed without keys" in done.stderr, "Set `keys`" in done.stderr) == (2, True, True)
+    config = line.config(cameras, more="keys: {station: station.key, clients: clients}")
+    for command in ("check", "run"):
+        done = run_anosegd(command, str(config))
+        assert done.returncode == 2
+        assert f"{line.folder / 'station.key'}: cannot be read (No such file or directory)" in done.stderr
+        assert "anosegd keygen" in done.stderr
+    config = line.config(cameras, more="keys: {clients: clients}")
+    done = run_anosegd("run", str(config))
+    assert (done.returncode, "LoadCredential=" in done.stderr) == (2, True)
+
+
+def test_a_clients_own_key_comes_from_systemd(line: Line, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A service finds its key among the credentials that systemd passes to it."""
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    (tmp_path / "client.key").write_text("no key")
+    (tmp_path / "client.key").chmod(0o400)
+    done = run_anosegd("status", "--connect", "tcp://127.0.0.1:1", process=True)
+    assert (done.returncode, "client.key: is not the key of a client" in done.stderr) == (2, True)
