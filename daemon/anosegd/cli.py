@@ -120,7 +120,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     view.add_argument("--users", type=Path, metavar="FILE", help="let only these users in, see anosegd user (everybody)")
     view.add_argument("--certificate", type=Path, metavar="FILE", help="serve with TLS: a certificate, PEM (one that it makes)")
-    view.add_argument("--key", type=Path, metavar="FILE", help="the certificate's key, PEM (in the file of the certificate)")
+    view.add_argument(
+        "--certificate-key", type=Path, metavar="FILE", help="the certificate's key, PEM (in the file of the certificate)"
+    )
     view.add_argument(
         "--name",
         type=_host,

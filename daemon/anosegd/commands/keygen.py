@@ -56,8 +56,6 @@ def _make_client(options: argparse.Namespace) -> None:
 
 def _free_place(folder: Path, name: str) -> Path:
     """Return a free file name. A second key of one name serves a change of keys: both are accepted until one is deleted."""
-    if not folder.is_dir():
-        raise ConfigError(f"--clients {folder}: no such folder", hint="create it")
     place, number = folder / f"{name}{SUFFIX}", 1
     while place.exists():
         number += 1

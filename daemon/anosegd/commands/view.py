@@ -43,9 +43,11 @@ def main(options: argparse.Namespace) -> int:
             raise ConfigError(f"{listen.host}:{listen.port}: who may see the screen?", hint="give CONFIG or --users FILE")
         users = users_beside(options.config)
     if options.certificate is not None:
-        certificate = load_certificate(options.certificate, options.key)
-    elif options.key is not None:
-        raise ConfigError(f"--key {options.key} is given without its certificate", hint="add --certificate FILE")
+        certificate = load_certificate(options.certificate, options.certificate_key)
+    elif options.certificate_key is not None:
+        raise ConfigError(
+            f"--certificate-key {options.certificate_key} is given without its certificate", hint="add --certificate FILE"
+        )
     elif not listen.is_loopback:
         load_users(users)  # before a certificate is made for nobody
         certificate = own_certificate(certificate_beside(users), {*options.name, *(() if listen.is_every else (listen.host,))})

@@ -119,7 +119,7 @@ def own_certificate(path: Path, subjects: Iterable[str], *, now: datetime | None
     except OSError as error:
         raise ConfigError(
             f"{path}: the certificate cannot be written ({error.strerror})",
-            hint="give one of your own: --certificate and --key",
+            hint="give one of your own: --certificate and --certificate-key",
         ) from error
     return load_certificate(path)
 

@@ -171,10 +171,10 @@ def test_bad_certificates_are_refused(config: Path, token: str, tmp_path: Path) 
     ):
         with pytest.raises(ConfigError, match=said):
             load_certificate(*given)
-    done = run_anosegd("view", str(config), "--listen", "0.0.0.0:0", "--certificate", str(pem), "--key", str(other))
+    done = run_anosegd("view", str(config), "--listen", "0.0.0.0:0", "--certificate", str(pem), "--certificate-key", str(other))
     assert done.returncode == 2
     assert "is not the key of" in done.stderr
-    done = run_anosegd("view", str(config), "--listen", "127.0.0.1:0", "--key", str(other))
+    done = run_anosegd("view", str(config), "--listen", "127.0.0.1:0", "--certificate-key", str(other))
     assert (done.returncode, "--certificate FILE" in done.stderr) == (2, True)
 
 
@@ -186,7 +186,7 @@ def test_given_certificate_serves(config: Path, token: str, tmp_path: Path) -> N
     (tmp_path / "cert.pem").write_text(head)
     (tmp_path / "key.pem").write_text(mark + key)
     (tmp_path / "key.pem").chmod(0o640)
-    options = ("--certificate", str(tmp_path / "cert.pem"), "--key", str(tmp_path / "key.pem"))
+    options = ("--certificate", str(tmp_path / "cert.pem"), "--certificate-key", str(tmp_path / "key.pem"))
     view = ViewServer(tmp_path, str(config), *options)
     try:
         assert view.url.startswith("https://127.0.0.1:")
