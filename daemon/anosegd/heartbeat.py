@@ -5,7 +5,11 @@ The heartbeat only reads other threads' data. `describe` runs on the publisher's
 
 from __future__ import annotations
 
+import hashlib
 import time
+from typing import Any
+
+import msgspec
 
 from anoseg_engines.bundle import Bundle
 from anoseg_engines.passwords import mask_passwords
@@ -58,6 +62,7 @@ class Heartbeat:
         self._identity, self._journal, self._publisher = identity, journal, publisher
         self._inspector, self._swaps, self._cameras, self._thresholds = inspector, swaps, cameras, thresholds
         self._evidence, self._pauses = evidence, pauses
+        self._digest_of: tuple[Config, str] | None = None
         self._started = time.monotonic()
 
     def describe(self) -> wire.State:
@@ -77,6 +82,8 @@ class Heartbeat:
             counts=self.counts(),
             masks_dropped=self._publisher.masks_dropped,
             engine=self._inspector.engine or engine_name(self.bundle, "not loaded yet"),
+            rollback_to=self._swaps.rollback_to,
+            settings=self._settings(),
             journal=self._journal_health(),
             evidence=self._evidence_health(),
             control=self.config.control.endpoint if self.config.control else None,
@@ -129,6 +136,13 @@ class Heartbeat:
             late=sum(counts.late for counts in cameras),
         )
 
+    def _settings(self) -> str:
+        config = self.config
+        if self._digest_of is None or self._digest_of[0] is not config:
+            text = msgspec.json.encode(_without_passwords(msgspec.to_builtins(config)), order="sorted")
+            self._digest_of = config, hashlib.sha256(text).hexdigest()
+        return self._digest_of[1]
+
     def _swap_notice(self) -> str | None:
         if self._swaps.bundle.digest == self.bundle.digest:
             return None
@@ -178,7 +192,16 @@ class Heartbeat:
             stored=None if self._journal is None else _stored(self._journal.stats().stored, camera.name),
             threshold=threshold,
             pause=None if pause is None else pause.shown,
+            recipe=camera.config.recipe,
         )
+
+
+def _without_passwords(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_passwords(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_passwords(inner) for inner in value]
+    return mask_passwords(value, value) if isinstance(value, str) else value
 
 
 def _masked(text: str | None) -> str | None:

@@ -279,6 +279,7 @@ class CameraHealth(msgspec.Struct, frozen=True, kw_only=True):
         stored: Its verdicts in the journal; None without a journal.
         threshold: Its score threshold; None if region rules decide.
         pause: Its pause; None if it is not paused.
+        recipe: The recipe in its verdicts.
     """
 
     state: CameraState
@@ -295,6 +296,7 @@ class CameraHealth(msgspec.Struct, frozen=True, kw_only=True):
     stored: Stored | None = None
     threshold: ThresholdInUse | None = None
     pause: Pause | None = None
+    recipe: str = ""
 
 
 class JournalHealth(msgspec.Struct, frozen=True, kw_only=True):
@@ -356,6 +358,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
         counts: Verdicts of all cameras.
         masks_dropped: Anomaly maps that were not published for lack of time.
         engine: The engine that inspects.
+        rollback_to: Product and version of the bundle that a rollback would return to; None if there is none.
+        settings: SHA-256 of the configuration in use, without passwords.
         journal: None for a station without a journal.
         evidence: None for a station that keeps no evidence.
         control: Endpoint of the control socket; None without one.
@@ -376,6 +380,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     counts: Counts
     masks_dropped: int
     engine: EngineName
+    rollback_to: str | None = None
+    settings: str = ""
     journal: JournalHealth | None = None
     evidence: EvidenceHealth | None = None
     control: str | None = None

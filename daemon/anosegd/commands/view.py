@@ -35,7 +35,8 @@ def main(options: argparse.Namespace) -> int:
         ) from error
     logs.set_up(journal=os.environ.get("JOURNAL_STREAM"))
     endpoints = endpoints_of(options)
-    kept = load_config(options.config).evidence if options.config is not None else None
+    config = load_config(options.config) if options.config is not None else None
+    kept = None if config is None else config.evidence
     listen: Address = options.listen
     users, certificate = options.users, None
     if not listen.is_loopback and users is None:
@@ -62,6 +63,7 @@ def main(options: argparse.Namespace) -> int:
         csv_form=CsvForm(export.HEAD, export.row),
         users=users,
         certificate=certificate,
+        bundle=None if config is None else Path(config.engine.bundle),
         names=tuple(options.name),
     )
     return serve(settings)

@@ -69,6 +69,12 @@ class Swaps:
         self._requests: queue.SimpleQueue[_Request] = queue.SimpleQueue()
         self._swap: _Swap | None = None
 
+    @property
+    def rollback_to(self) -> str | None:
+        """Product and version of the bundle that a rollback would return to. Any thread."""
+        before = self._history.before
+        return before[-1].label if before else None
+
     def swap(self, path: str, other_product: bool, answer: Answer, asker: Asker) -> None:
         """Request that the bundle at `path` inspects. One of another product is refused unless `other_product`."""
         self._requests.put(_Request(answer, path=Path(path), other_product=other_product, asker=asker))

@@ -27,7 +27,14 @@ MAX_STREAMS = 40
 SEND_LIMIT_S = 10.0
 GATHER_S = 0.05
 """A page gets events at most this often, however many parts there are a second."""
-PAGES = {"": "index.html", "parts": "parts.html"}
+PAGES = {
+    "": "index.html",
+    "parts": "parts.html",
+    "trend": "trend.html",
+    "what-if": "what-if.html",
+    "report": "report.html",
+    "bundle": "bundle.html",
+}
 LOGIN_PAGE = {login.PAGE: "login.html"}
 TYPES = {
     "html": "text/html; charset=utf-8",

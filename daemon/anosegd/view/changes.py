@@ -23,7 +23,7 @@ from anosegd.view.people import Access, Person
 from anosegd.view.rate_limit import RateLimit
 from anosegd.view.station_requests import StationRequests
 
-CHANGES: tuple[Change, ...] = (station_changes.SET_THRESHOLD,)
+CHANGES: tuple[Change, ...] = (station_changes.SET_THRESHOLD, station_changes.PAUSE, station_changes.RESUME)
 MAX_BODY_BYTES = 32 << 10
 BODY_LIMIT_S = 10.0
 A_SECOND, AT_ONCE = 5.0, 20

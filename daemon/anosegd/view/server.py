@@ -20,10 +20,13 @@ from anoseg_engines.errors import PublishError
 from anosegd import logs
 from anosegd.client import ClientError, Event, Key, RefusedError
 from anosegd.view.address import Address, bind
+from anosegd.view.analysis import Analysis
 from anosegd.view.app import build_app
 from anosegd.view.board import REJECTS, Board, PictureKind, clock_ms, is_reject
-from anosegd.view.changes import Changes
+from anosegd.view.bundle_store import BundleStore
+from anosegd.view.changes import CHANGES, Changes
 from anosegd.view.event_log import EventLog
+from anosegd.view.history import History
 from anosegd.view.http_protocol import ImpatientProtocol
 from anosegd.view.journal_search import JournalSearch, TooManyRequestsError, search
 from anosegd.view.kept_pictures import KeptPictures
@@ -57,6 +60,7 @@ class ViewSettings:
         shifts: The times of day at which shifts begin.
         users: File of the users; None lets everybody who reaches the screen do everything.
         certificate: The certificate for TLS; None serves without.
+        bundle: `engine.bundle` of the station's configuration; None without one.
         names: Further names and addresses under which browsers reach the screen.
     """
 
@@ -70,6 +74,7 @@ class ViewSettings:
     shifts: tuple[time, ...]
     users: Path | None = None
     certificate: Certificate | None = None
+    bundle: Path | None = None
     names: tuple[str, ...] = ()
 
     @property
@@ -115,15 +120,19 @@ async def _serve(settings: ViewSettings, listener: socket.socket, sessions: Sess
     kept = None if settings.evidence is None else KeptPictures(settings.evidence)
     past = PastParts(board, journal, kept, settings.csv_form)
     certificate = settings.certificate
-    changes = Changes(sessions or NoLogin(), StationRequests(settings.publish, settings.control))
+    store = BundleStore(settings.bundle)
+    requests = StationRequests(settings.publish, settings.control)
+    changes = Changes(sessions or NoLogin(), requests, (*CHANGES, *store.changes))
     pages = {"stale_after_ms": settings.stale_after_s * 1000}
+    history = None if journal is None else History(journal)
+    analysis = Analysis(history, journal, settings.shifts)
     server = _Server(
         board.events,
         uvicorn.Config(
             build_app(
                 board,
                 pages,
-                past.routes,
+                {**past.routes, **analysis.routes, "/bundles.json": store.list},
                 hosts=settings.hosts,
                 any_address=settings.certificate is not None,
                 sessions=sessions,
@@ -151,8 +160,9 @@ async def _serve(settings: ViewSettings, listener: socket.socket, sessions: Sess
     for worker in workers:
         worker.start()
     tasks = [asyncio.ensure_future(_stop_if_dead(workers, server))]
-    if journal is not None:
+    if journal is not None and history is not None:
         tasks.append(asyncio.ensure_future(_fill(board, journal)))
+        tasks.append(asyncio.ensure_future(history.keep()))
         tasks.append(asyncio.ensure_future(count_shifts(journal, settings.shifts, board.set_shift)))
     if sessions is not None:
         tasks.append(asyncio.ensure_future(sessions.follow_file()))

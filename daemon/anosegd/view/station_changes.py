@@ -29,4 +29,38 @@ async def _set_threshold(station: StationRequests, who: str, values: Threshold) 
     return {"old": answer["old"], "new": answer["new"]}
 
 
+class Pause(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A pause of a camera.
+
+    Attributes:
+        minutes: How long.
+        camera: Name of the camera; None for all.
+        why: The reason, for the journal; may be empty.
+    """
+
+    minutes: float
+    camera: str | None = None
+    why: str = ""
+
+
+class Resume(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The end of a pause; the attributes are those of `Pause`."""
+
+    camera: str | None = None
+    why: str = ""
+
+
+async def _pause(station: StationRequests, who: str, values: Pause) -> dict[str, Any]:
+    minutes, camera, why = values.minutes, values.camera, values.why
+    answer = await station.ask("pause", minutes=minutes, camera=camera, who=who, why=why)
+    return {"cameras": answer["cameras"], "until": answer["until"]}
+
+
+async def _resume(station: StationRequests, who: str, values: Resume) -> dict[str, Any]:
+    answer = await station.ask("resume", who=who, camera=values.camera, why=values.why)
+    return {"cameras": answer["cameras"]}
+
+
+PAUSE = Change("pause", "change", Pause, _pause)
+RESUME = Change("resume", "change", Resume, _resume)
 SET_THRESHOLD = Change("set_threshold", "change", Threshold, _set_threshold)

@@ -179,13 +179,14 @@ def released_versions(store_name: Path) -> list[int]:
     return found
 
 
-def release_version(store_name: Path, version: int, digest: str) -> Release | None:
+def release_version(store_name: Path, version: int, digest: str, by: str | None = None) -> Release | None:
     """Make a version current: STORE/NAME means this version from now on.
 
     Args:
         store_name: STORE/NAME.
         version: A whole version under it.
         digest: Its digest.
+        by: Who releases it; None for the user of this process.
 
     Returns:
         The release that was current before, None if there was none.
@@ -200,7 +201,7 @@ def release_version(store_name: Path, version: int, digest: str) -> Release | No
         current = before[-1] if before else None
         if log is None or current is None or (current.version, current.digest) != (version, digest):
             kept = before if log is None else log.releases
-            entry = Release(version=version, digest=digest, at=_now(), by=_login())
+            entry = Release(version=version, digest=digest, at=_now(), by=by or _login())
             _write_log(store_name, _Log(releases=[*kept, entry]))
         return current
 

@@ -12,7 +12,7 @@ from anosegd import wire
 
 PAGE = Path(anosegd.view.__file__).parent / "page"
 LANGUAGES = {path.stem: json.loads(path.read_text()) for path in PAGE.glob("*.json")}
-SCRIPTS = "\n".join(path.read_text() for path in PAGE.glob("*.js"))
+SCRIPTS = "\n".join(path.read_text() for path in PAGE.glob("*.js") if path.name != "uplot.js")
 HTML = sorted(PAGE.glob("*.html"))
 
 

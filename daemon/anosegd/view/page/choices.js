@@ -1,10 +1,12 @@
 // What the person in front of this screen has chosen: language, light or dark, how strongly the map covers the picture.
 
+import * as navigation from "./navigation.js";
 import * as person from "./person.js";
 import * as texts from "./texts.js";
 
 export function setUp() {
   person.setUp();
+  navigation.setUp();
   const language = document.getElementById("language");
   language.value = texts.language;
   language.addEventListener("change", () => texts.choose(language.value));

@@ -4,6 +4,7 @@ import { Alarms } from "./alarms.js";
 import * as choices from "./choices.js";
 import { setText, short } from "./elements.js";
 import { keyOf, reasonText } from "./outcome.js";
+import * as pause from "./pause.js";
 import { Panel } from "./panel.js";
 import { Rejects } from "./rejects.js";
 import { settings } from "./settings.js";
@@ -21,6 +22,7 @@ const cameras = document.getElementById("cameras");
 const alarms = new Alarms(document.getElementById("alarms"));
 const rejects = new Rejects(document.getElementById("strip"), document.getElementById("no-rejects"), document.getElementById("detail"));
 const spoken = document.getElementById("spoken");
+pause.setUp(document.querySelector(".choices"), document.getElementById("said"));
 const panels = new Map();
 const pictures = new Map();  // announcements by key
 const verdicts = new Map();  // newest verdicts by key, for pictures that come later
@@ -72,6 +74,7 @@ const handlers = {
       countPanels();
     }
     station.show(data.state);
+    pause.show(data.state.cameras);
   },
   shift(data) {
     station.showShift(data);

@@ -65,3 +65,9 @@ export function timeOfDay(iso) {
 export function dateAndTime(iso) {
   return new Intl.DateTimeFormat(language, { dateStyle: "short", timeStyle: "medium" }).format(new Date(iso));
 }
+
+// A time for an axis: with the day if the period is long.
+export function shortTime(ms, withDay) {
+  const form = withDay ? { weekday: "short", hour: "2-digit", minute: "2-digit" } : { hour: "2-digit", minute: "2-digit" };
+  return new Intl.DateTimeFormat(language, form).format(new Date(ms));
+}

@@ -1,0 +1,133 @@
+"""Knows the store of the station's bundle, if the screen runs on its machine: versions, candidates, releases."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from anoseg_engines.bundle import MANIFEST, load_bundle, read_releases, release_version, store_of, versions
+from anoseg_engines.errors import AnosegError
+from anosegd.view.change import Change, ChangeRefusedError
+from anosegd.view.station_requests import StationRequests
+
+NO_STORE = {"cache-control": "no-store"}
+LOAD_TIMEOUT_S = 300.0
+"""The station loads a bundle and runs its self-test before it answers."""
+
+
+class _Head(msgspec.Struct, frozen=True):
+    version: int
+    created: str = ""
+    score_threshold: float = 0.0
+
+
+class VersionNumber(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A version in the store, and why it is to be taken. The reason may be empty."""
+
+    version: int
+    why: str = ""
+
+
+class Reason(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Why something is to be done; may be empty."""
+
+    why: str = ""
+
+
+class BundleStore:
+    """Lists versions, and has the changes of them.
+
+    Args:
+        bundle: `engine.bundle` of the station's configuration; None if the screen has no configuration.
+    """
+
+    def __init__(self, bundle: Path | None) -> None:
+        self._bundle = bundle
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """Swap, rollback and release."""
+        return (
+            Change("swap", "change", VersionNumber, self._swap),
+            Change("rollback", "change", Reason, _roll_back),
+            Change("release", "change", VersionNumber, self._release),
+        )
+
+    async def list(self, request: Request) -> Response:
+        """Answer with the versions under STORE/NAME."""
+        try:
+            return JSONResponse(await asyncio.to_thread(self._listed), headers=NO_STORE)
+        except ChangeRefusedError as error:
+            return JSONResponse({"error": error.code, "message": str(error)}, error.status, headers=NO_STORE)
+
+    def _folder(self) -> Path:
+        """Return STORE/NAME.
+
+        Raises:
+            ChangeRefusedError: The screen does not know it.
+        """
+        if self._bundle is None:
+            raise ChangeRefusedError("no_store", "the screen was started without the station's configuration")
+        folder = self._bundle.absolute()
+        if (folder / MANIFEST).is_file():
+            folder = folder.resolve().parent
+        if not versions(folder):
+            raise ChangeRefusedError("no_store", f"{folder}: no bundles are there; does the screen run on another machine?")
+        return folder
+
+    def _listed(self) -> dict[str, Any]:
+        folder = self._folder()
+        try:
+            releases = read_releases(folder)
+        except AnosegError as error:
+            raise ChangeRefusedError("bad_store", str(error)) from error
+        current = releases[-1].version if releases else None
+        released = {entry.version: entry for entry in releases}
+        found = []
+        for number in versions(folder):
+            data = (folder / str(number) / MANIFEST).read_bytes()
+            try:
+                head = msgspec.json.decode(data, type=_Head)
+            except msgspec.DecodeError:
+                continue  # `anosegd swap` says what is wrong with it
+            entry = released.get(number)
+            found.append(
+                {
+                    "version": number,
+                    "digest": hashlib.sha256(data).hexdigest(),
+                    "created": head.created,
+                    "score_threshold": head.score_threshold,
+                    "released": entry is not None,
+                    "by": entry.by if entry is not None else None,
+                    "current": number == current,
+                }
+            )
+        return {"folder": str(folder), "current": current, "versions": found}
+
+    async def _swap(self, station: StationRequests, who: str, values: VersionNumber) -> dict[str, Any]:
+        folder = await asyncio.to_thread(self._folder)
+        bundle = str(folder / str(values.version))
+        answer = await station.ask("swap", timeout_s=LOAD_TIMEOUT_S, bundle=bundle, who=who, why=values.why)
+        return {"engine": answer["engine"]}
+
+    async def _release(self, _: StationRequests, who: str, values: VersionNumber) -> dict[str, Any]:
+        return await asyncio.to_thread(self._released, who, values.version)
+
+    def _released(self, who: str, version: int) -> dict[str, Any]:
+        try:
+            bundle = load_bundle(self._folder() / str(version))
+            before = release_version(store_of(bundle), version, bundle.digest, by=who)
+        except AnosegError as error:
+            raise ChangeRefusedError("not_released", str(error)) from error
+        return {"version": version, "before": None if before is None else before.version}
+
+
+async def _roll_back(station: StationRequests, who: str, values: Reason) -> dict[str, Any]:
+    answer = await station.ask("rollback", timeout_s=LOAD_TIMEOUT_S, who=who, why=values.why)
+    return {"engine": answer["engine"]}

@@ -1,0 +1,65 @@
+"""Keeps the table of past verdicts up to date with the station's journal. A task on the event loop's thread."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+from anosegd.client import Client, ClientError, RefusedError
+from anosegd.view.journal_search import JournalSearch, TooManyRequestsError, page_from
+from anosegd.view.part_filter import PartFilter
+from anosegd.view.verdict_table import MAX_ROWS, Row, VerdictTable, rows_of
+from anosegd.wire import utc
+
+KEPT_S = 8 * 24 * 3600.0
+"""A week, and the shift in which it begins."""
+EVERY_S = 1.0
+BETWEEN_PAGES_S = 0.02
+"""The station answers other requests between two pages. Twelve hours of five parts a second take half a minute."""
+
+
+def _read_page(client: Client, start: int | None) -> tuple[dict[str, Any], list[Row]]:
+    """Return the journal's next page and its rows. Runs on the journal's thread."""
+    if start is None:
+        since = PartFilter(since=utc(int((time.time() - KEPT_S) * 1e9)))
+        page = page_from(client, since, None)
+        newest = page["last"] - MAX_ROWS
+        if newest > page["next"]:
+            page = page_from(client, PartFilter(), newest)
+    else:
+        page = page_from(client, PartFilter(), start)
+    return page, rows_of(page["verdicts"])
+
+
+class History:
+    """Reads the journal into `table`."""
+
+    def __init__(self, journal: JournalSearch) -> None:
+        self.table = VerdictTable.empty()
+        self._journal = journal
+
+    async def keep(self) -> None:
+        """Read without end, or until the station says that it keeps no journal."""
+        while True:
+            try:
+                await self._step()
+            except RefusedError as error:
+                if error.code == "no_journal":
+                    return
+                self.table.complete = False
+            except (ClientError, TooManyRequestsError):
+                pass  # down, or busy: the next second tries again
+            table = self.table
+            await asyncio.sleep(EVERY_S if table.complete or table.next is None else BETWEEN_PAGES_S)
+
+    async def _step(self) -> None:
+        table = self.table
+        start = table.next
+        page, rows = await self._journal.ask(lambda client: _read_page(client, start))
+        if table.journal_id not in (None, page["journal_id"]):
+            self.table = VerdictTable.empty()  # numbers of two journals cannot be compared
+            return
+        table.add(rows)
+        table.journal_id, table.next = page["journal_id"], page["next"]
+        table.complete = page["next"] > page["last"]

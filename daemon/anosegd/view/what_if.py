@@ -1,0 +1,58 @@
+"""Says what another threshold would have made of past parts. Pure functions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anosegd.view.verdict_table import FAIL, PASS, UNKNOWN, VerdictTable
+
+BINS = 100
+"""Of the histogram, over scores from 0 to 1."""
+LISTED = 24
+"""Parts whose verdict would change that are listed, the newest of each kind."""
+
+
+def what_if(rows: NDArray[Any], table: VerdictTable, *, bundle: str, tried: float) -> dict[str, Any]:
+    """Compare the verdicts of past parts with those of another threshold.
+
+    Args:
+        rows: The parts of a camera and a period.
+        table: Where the rows are from.
+        bundle: Digest of the bundle that inspects. Scores of two bundles cannot be compared.
+        tried: The threshold.
+
+    Returns:
+        `parts`, how many were judged by the score threshold of this bundle, and how many of them `failed`; `would_fail` and
+        `would_pass`, how many verdicts would change; their numbers in `fail_seqs` and `pass_seqs`, the newest first;
+        `review`, parts for a person, which stay what they are; `other_bundle` and `by_rules`, parts to which the
+        threshold does not apply; and the histogram of scores by verdict.
+    """
+    numbers = [number for number, name in enumerate(table.bundles.all) if name.endswith(f" {bundle}")]
+    scored = rows[~np.isnan(rows["score"])]
+    ours = scored[np.isin(scored["bundle"], numbers)]
+    by_score = ours[~np.isnan(ours["threshold"])]
+    judged = by_score[by_score["outcome"] != UNKNOWN]
+    failed = judged["outcome"] == FAIL
+    above = judged["score"] >= np.float32(tried)
+    would_fail, would_pass = judged[above & ~failed], judged[~above & failed]
+    return {
+        "parts": len(judged),
+        "failed": int(failed.sum()),
+        "would_fail": len(would_fail),
+        "would_pass": len(would_pass),
+        "fail_seqs": would_fail["seq"][::-1][:LISTED].tolist(),
+        "pass_seqs": would_pass["seq"][::-1][:LISTED].tolist(),
+        "review": int((by_score["outcome"] == UNKNOWN).sum()),
+        "other_bundle": len(scored) - len(ours),
+        "by_rules": len(ours) - len(by_score),
+        "bins": BINS,
+        "passed_scores": _histogram(judged[judged["outcome"] == PASS]["score"]),
+        "failed_scores": _histogram(judged[failed]["score"]),
+    }
+
+
+def _histogram(scores: NDArray[Any]) -> list[int]:
+    return [int(count) for count in np.histogram(scores, bins=BINS, range=(0.0, 1.0))[0]]
