@@ -41,12 +41,7 @@ class Analysis:
     async def _trend(self, request: Request) -> Response:
         def compute(history: History, chosen: PartFilter) -> Any:
             since, until = self._period(chosen)
-            table = history.table
-            cameras = {
-                name: trend(table.of_period(since, until, name), since=since, until=until)
-                for name in table.cameras.all
-                if chosen.camera in (None, name)
-            }
+            cameras = self._trends(history, since, until, chosen.camera)
             return {"since": since, "until": until, "cameras": cameras}
 
         return self._answer(request, compute)
@@ -89,7 +84,7 @@ class Analysis:
         def compute(history: History, chosen: PartFilter) -> Any:
             since, until = self._period(chosen)
             table = history.table
-            cameras = {name: trend(table.of_period(since, until, name), since=since, until=until) for name in table.cameras.all}
+            cameras = self._trends(history, since, until)
             found = totals(table, table.of_period(since, until))
             return {"since": since, "until": until, **found, "trend": {name: cameras[name] for name in found["cameras"]}}
 
@@ -114,6 +109,15 @@ class Analysis:
         except ValueError as error:
             return _refusal(400, "bad_filter", str(error))
         return JSONResponse({**self._about(self._history), **found}, headers=NO_STORE)
+
+    @staticmethod
+    def _trends(history: History, since: float, until: float, camera: str | None = None) -> dict[str, Any]:
+        """Return the trend of each camera, or of one, from the oldest part that is known."""
+        table = history.table
+        names = [name for name in table.cameras.all if camera in (None, name)]
+        rows = {name: table.of_period(since, until, name) for name in names}
+        begins = min((float(found["at"].min()) for found in rows.values() if len(found)), default=since)
+        return {name: trend(found, since=begins, until=until) for name, found in rows.items() if len(found)}
 
     @staticmethod
     def _about(history: History) -> dict[str, Any]:

@@ -53,6 +53,17 @@ def test_pages_hold_no_code(path: Path) -> None:
     assert re.findall(r"https?://", text) == []
 
 
+@pytest.mark.parametrize("path", sorted(PAGE.glob("*.css")), ids=lambda path: path.name)
+def test_style_sheets_close_what_they_open(path: Path) -> None:
+    """Every block is closed, where it was opened at the margin: else the rules below hold for one width of window only."""
+    depth = 0
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        if re.match(r"[.#a-z:@*]", line) and line.rstrip().endswith(("{", "}")):
+            assert depth == 0, f"line {number} is inside a block that begins above"
+        depth += line.count("{") - line.count("}")
+    assert depth == 0
+
+
 def test_scripts_make_no_html_from_text() -> None:
     """Text from the line reaches the page through textContent only."""
     assert re.findall(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", SCRIPTS) == []

@@ -7,7 +7,7 @@ import uPlot from "./uplot.js";
 const DASHES = { solid: [], dashed: [8, 5], dotted: [2, 4] };
 const redraws = new Set();
 for (const target of [document.getElementById("theme"), matchMedia("(prefers-color-scheme: dark)")]) {
-  target?.addEventListener("change", () => setTimeout(() => redraws.forEach((redraw) => redraw())));
+  target?.addEventListener("change", () => setTimeout(redrawAll));
 }
 
 function color(name) {
@@ -51,11 +51,11 @@ export function chart({ title, x, xText, series, valueText, log = false, marks =
       height,
       legend: { show: false },
       cursor: { show: false },
-      scales: { x: { time: false }, y: log ? { distr: 3 } : { range: (u, low, high) => range ? [Math.min(range[0], low ?? range[0]), Math.max(range[1], high ?? range[1])] : [low, high] } },
-      axes: [{ ...axis, values: (u, found) => found.map(xText) }, { ...axis, size: 64, values: (u, found) => found.map((value) => value === null ? "" : valueText(value)) }],
+      scales: { x: { time: false }, y: log ? { distr: 3, range: (u, low, high) => [0.5, Math.max(10, high ?? 0) * 1.3] } : { range: (u, low, high) => range ? [Math.min(range[0], low ?? range[0]), Math.max(range[1], high ?? range[1])] : [low, high] } },
+      axes: [{ ...axis, values: (u, found) => found.map(xText) }, { ...axis, size: 76, values: (u, found) => found.map((value) => value === null ? "" : valueText(value)) }],
       series: [{}, ...series.map((one) => ({
         stroke: color(one.color), fill: one.look === "bars" ? color(one.color) : undefined, width: one.look === "bars" ? 0 : 2, dash: DASHES[one.look],
-        points: { show: false }, spanGaps: false, paths: one.look === "bars" ? uPlot.paths.bars({ size: [0.9, Infinity, 1] }) : undefined,
+        points: { show: one.look !== "bars", size: 5, fill: color(one.color), stroke: color(one.color), filter: () => alone(one.values) }, spanGaps: false, paths: one.look === "bars" ? uPlot.paths.bars({ size: [0.9, Infinity, 1] }) : undefined,
       }))],
       hooks: { draw: [(u) => marks.forEach((mark) => drawMark(u, mark, color(mark.color)))] },
     }, [x, ...series.map((one) => one.values)], place);
@@ -63,6 +63,15 @@ export function chart({ title, x, xText, series, valueText, log = false, marks =
   redraws.add(draw);
   new ResizeObserver(draw).observe(place);
   return root;
+}
+
+// Places of values whose neighbours are missing: no line would show them.
+function alone(values) {
+  return values.flatMap((value, i) => value !== null && (values[i - 1] ?? null) === null && (values[i + 1] ?? null) === null ? [i] : []);
+}
+
+export function redrawAll() {
+  for (const redraw of redraws) redraw();
 }
 
 function drawMark(plot, mark, stroke) {

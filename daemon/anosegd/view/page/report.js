@@ -2,7 +2,7 @@
 
 import { aboutText, ask, errorText } from "./answers.js";
 import { changesTable } from "./changes_table.js";
-import { table } from "./chart.js";
+import { redrawAll, table } from "./chart.js";
 import * as choices from "./choices.js";
 import { fetchPart } from "./detail.js";
 import { element, facts, short } from "./elements.js";
@@ -107,6 +107,17 @@ async function rejects(parts) {
   return list;
 }
 
+// Paper is white, also for somebody who works in the dark.
+let theme = "";
+addEventListener("beforeprint", () => {
+  theme = document.documentElement.dataset.theme;
+  document.documentElement.dataset.theme = "light";
+  redrawAll();
+});
+addEventListener("afterprint", () => {
+  document.documentElement.dataset.theme = theme;
+  redrawAll();
+});
 document.getElementById("print").addEventListener("click", () => print());
 // The shift before the one that is shown ends where it begins.
 document.querySelector("[data-shift=before]").addEventListener("click", async () => {
