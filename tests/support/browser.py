@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import select
@@ -80,6 +81,10 @@ class Browser:
         text = {"text": "\r"} if key == "Enter" else {}
         self._ask("Input.dispatchKeyEvent", type="keyDown", key=key, code=key, windowsVirtualKeyCode=code, **text)
         self._ask("Input.dispatchKeyEvent", type="keyUp", key=key, code=key, windowsVirtualKeyCode=code)
+
+    def print_pdf(self) -> bytes:
+        """Print the page, on the paper that its style sheet asks for."""
+        return base64.b64decode(self._ask("Page.printToPDF", preferCSSPageSize=True)["data"])
 
     def close(self) -> None:
         if self.process.poll() is None:

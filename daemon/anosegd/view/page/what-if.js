@@ -22,6 +22,7 @@ choices.setUp();
 const period = new Period(document.getElementById("filter"), { allCameras: false });
 const form = document.getElementById("try");
 const said = document.getElementById("said");
+const done = document.getElementById("done");
 const notes = document.getElementById("notes");
 const setButton = document.getElementById("set");
 const items = new Map();
@@ -183,10 +184,10 @@ async function set() {
   const values = await confirm({ title: t("whatif.ask.title"), texts: lines, yes: t("whatif.ask.yes", names), fields: [reasonField(true)] });
   if (!values) return;
   try {
-    const done = await change("set_threshold", { camera: camera(), value, why: values.why.trim() });
-    said.textContent = t("whatif.done", { camera: camera(), old: digits(done.old.value), value: digits(done.new.value) });
+    const found = await change("set_threshold", { camera: camera(), value, why: values.why.trim() });
+    done.textContent = t("whatif.done", { camera: camera(), old: digits(found.old.value), value: digits(found.new.value) });
   } catch (error) {
-    said.textContent = error.message;
+    done.textContent = error.message;
   }
 }
 
