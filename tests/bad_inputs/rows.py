@@ -281,9 +281,9 @@ STATION = [
     *(
         top(f"publish: {{endpoint: '{endpoint}'}}", "publish.endpoint", *words)
         for endpoint, *words in [
-            ("tcp://0.0.0.0:5570", "needs keys"),
-            ("tcp://*:5570", "only loopback"),
-            ("tcp://camera:5570", "only loopback"),
+            ("tcp://0.0.0.0:5570", "only loopback", "Set `keys`"),
+            ("tcp://*:5570", "give the IP address"),
+            ("tcp://camera:5570", "give the IP address"),
             ("tcp://127.0.0.1", "not an endpoint"),
             ("tcp://127.0.0.1:0", "not an endpoint"),
             ("tcp://127.0.0.1:99999", "not an endpoint"),

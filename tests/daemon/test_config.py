@@ -129,7 +129,7 @@ def test_everything_set_is_read(tmp_path: Path) -> None:
         (("policy: wait", "policy: wait\n    region: {x: 0, y: 0, width: 0, height: 4}"), ["line 5: cameras.top.region: "]),
         (
             ("engine:", "publish: {endpoint: 'tcp://0.0.0.0:5570'}\nengine:"),
-            ["line 1: publish.endpoint: tcp://0.0.0.0:5570", "needs keys"],
+            ["line 1: publish.endpoint: tcp://0.0.0.0:5570", "without keys", "Set `keys`"],
         ),
         (("engine:", "publish: {endpoint: 'tcp://*:5570'}\nengine:"), ["publish.endpoint: tcp://*:5570"]),
         (("engine:", "publish: {endpoint: 'tcp://127.0.0.1'}\nengine:"), ["not an endpoint"]),

@@ -1,11 +1,16 @@
 """A whole station with keys, and the commands that talk to it."""
 
+import select
 import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import cv2
 import pytest
-from support.anosegd_line import Line, run_anosegd, wait_until
+from support.anosegd_line import LIMIT_S, Line, run_anosegd, wait_until
+from support.documentation import DOCS, blocks
 from support.tiny_bundle import good_part
 
 from anosegd.client import Client, Key, NoAnswerError, RefusedError
@@ -20,6 +25,24 @@ def free_port() -> int:
 def _write_part(folder: Path) -> None:
     (folder / "parts").mkdir()
     cv2.imwrite(str(folder / "parts" / "0.png"), good_part())
+
+
+def _printed(program: str, folder: Path, station: tuple[str, str, Key]) -> str:
+    """The first line of a program that waits for verdicts; triggers until it comes."""
+    publish, control, key = station
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-u", "-c", program], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    try:
+        assert process.stdout is not None
+        with Client(publish, control, key=key, request_timeout_s=20) as client:
+            give_up_at = time.monotonic() + LIMIT_S
+            while not select.select([process.stdout], [], [], 0.5)[0] and time.monotonic() < give_up_at:
+                client.trigger("eye")
+        return process.stdout.readline().decode()
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_a_station_with_keys_serves_and_obeys_the_right_clients(line: Line) -> None:
@@ -53,6 +76,9 @@ def test_a_station_with_keys_serves_and_obeys_the_right_clients(line: Line) -> N
         with pytest.raises(RefusedError, match="set_threshold needs a key"):
             client.set_threshold("eye", 0.5, who="somebody", why="none")
         assert next(client.follow(first=1))["part_id"] == "first"
+        for program in blocks("python", page=DOCS / "keys.md"):
+            text = program.text.replace("tcp://192.168.7.20:5570", publish).replace("tcp://192.168.7.20:5571", control)
+            assert "PASS" in _printed(text, folder, (publish, control, plc)), program.place
         (folder / "clients" / "screen.pub").unlink()
         wait_until(lambda: "keys.revoked" in daemon.log, "the key is revoked")
         with pytest.raises((NoAnswerError, RefusedError)):
