@@ -153,8 +153,8 @@ def test_a_thousand_changes_a_second(line: Line, config: Path, start_view: Start
         send = {"who": "Ada", "values": {**THRESHOLD, "camera": "none"}}
         statuses = list(pool.map(lambda _: view.post("/changes/set_threshold", send).status, range(1000)))
     took = time.monotonic() - began
-    assert set(statuses) == {409, 429}
-    assert 1 <= len(statuses) - statuses.count(429) <= AT_ONCE + 5 * took + 1
+    assert {409, 429} <= set(statuses) <= {409, 429, 503}  # 503: a slow station has too many waiting
+    assert len(statuses) - statuses.count(429) <= AT_ONCE + 5 * took + 1
     stream.wait_for("verdict")
     stream.close()
     assert alive(daemon.process.pid)
