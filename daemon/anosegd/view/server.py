@@ -66,7 +66,7 @@ class ViewSettings:
 
     publish: str
     control: str | None
-    key: Key | None
+    key: Key | None = None
     listen: Address
     stale_after_s: float
     evidence: Path | None
@@ -121,7 +121,7 @@ async def _serve(settings: ViewSettings, listener: socket.socket, sessions: Sess
     past = PastParts(board, journal, kept, settings.csv_form)
     certificate = settings.certificate
     store = BundleStore(settings.bundle)
-    requests = StationRequests(settings.publish, settings.control)
+    requests = StationRequests(settings.publish, settings.control, key=settings.key)
     changes = Changes(sessions or NoLogin(), requests, (*CHANGES, *store.changes))
     pages = {"stale_after_ms": settings.stale_after_s * 1000}
     history = None if journal is None else History(journal)

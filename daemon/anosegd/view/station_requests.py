@@ -7,7 +7,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from anosegd.client import Client, ClientError, RefusedError
+from anosegd.client import Client, ClientError, Key, RefusedError
 from anosegd.view.journal_search import TooManyRequestsError
 
 MAX_AT_ONCE = 4
@@ -19,8 +19,8 @@ TIMEOUT_S = 10.0
 class StationRequests:
     """Asks the station. `stop` ends the threads; requests that still wait for their answers are given up."""
 
-    def __init__(self, publish: str, control: str | None) -> None:
-        self._publish, self._control = publish, control
+    def __init__(self, publish: str, control: str | None, *, key: Key | None = None) -> None:
+        self._publish, self._control, self._key = publish, control, key
         self._waiting = 0
         self._stopping = threading.Event()
         self._threads = ThreadPoolExecutor(MAX_AT_ONCE, "change")
@@ -53,7 +53,7 @@ class StationRequests:
         self._threads.shutdown(wait=True, cancel_futures=True)
 
     def _request(self, op: str, timeout_s: float, arguments: dict[str, Any]) -> dict[str, Any]:
-        with Client(self._publish, self._control, request_timeout_s=timeout_s, on_wait=self._check) as client:
+        with Client(self._publish, self._control, key=self._key, request_timeout_s=timeout_s, on_wait=self._check) as client:
             return client.request(op, **arguments)
 
     def _check(self) -> None:

@@ -9,11 +9,12 @@ from typing import Any
 
 import msgspec
 import pytest
+import zmq
 from starlette.requests import HTTPConnection
 from support.anosegd_line import Line, alive
 from support.view_server import StartView
 
-from anosegd.client import Client
+from anosegd.client import Client, Key
 from anosegd.view.app import build_app
 from anosegd.view.board import Board
 from anosegd.view.change import Change
@@ -248,3 +249,24 @@ def test_rate_is_limited_for_each_name() -> None:
     for n in range(5000):
         rate.allows(str(n), 1.0)
     assert len(rate._buckets) <= 1024
+
+
+def test_change_reaches_a_station_with_keys() -> None:
+    """A station that asks for a key gets the screen's."""
+    (station, station_secret), (screen, screen_secret) = zmq.curve_keypair(), zmq.curve_keypair()
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as socket:
+        socket.linger = 0
+        socket.curve_server, socket.curve_secretkey = True, station_secret
+        port = socket.bind_to_random_port("tcp://127.0.0.1")
+        key = Key("screen", screen.decode(), screen_secret.decode(), station.decode())
+        requests = StationRequests("tcp://127.0.0.1:9", f"tcp://127.0.0.1:{port}", key=key)
+
+        async def asked() -> dict[str, Any]:
+            answer = asyncio.ensure_future(requests.ask("resume"))
+            assert await asyncio.to_thread(socket.poll, 10_000)
+            peer, request = socket.recv_multipart()
+            socket.send_multipart([peer, json.dumps({"id": json.loads(request)["id"], "ok": True}).encode()])
+            return await answer
+
+        assert asyncio.run(asked())["ok"]
+        requests.stop()
