@@ -10,6 +10,8 @@ import pytest
 from support.anosegd_line import LIMIT_S, Line, run_anosegd
 from support.view_server import EventStream, ViewServer
 
+from anosegd.view.analysis import Analysis
+from anosegd.view.app import PAGES
 from anosegd.view.people import Role
 from anosegd.view.sessions import Sessions
 from anosegd.view.users import add_user, revoke_user
@@ -73,6 +75,12 @@ def test_nobody_sees_without_login(view: ViewServer, tokens: dict[Role, str]) ->
     for path, back in (("/", ""), ("/parts?camera=top&part=a%26b", "parts%3Fcamera%3Dtop%26part%3Da%2526b")):
         answer = view.get(path)
         assert (answer.status, answer.headers["location"]) == (303, f"/login?to={back}")
+    for name in PAGES:
+        assert view.get(f"/{name}").status == 303, name
+    routes = [*Analysis(None, None, ()).routes, "/bundles.json"]
+    assert len(routes) > 3
+    for path in routes:
+        assert view.get(path).status == 401, path
     assert view.get("/?lang=de&x=1").headers["location"] == "/login?to=%3Flang%3Dde%26x%3D1&lang=de"
     for path in PUBLIC:
         assert view.get(path).status == 200
