@@ -38,6 +38,13 @@ PAGES = {
     "no parts": Page("parts?part=there-is-none", "document.querySelector('#said')?.textContent"),
     "a reject": Page("", REJECT, f"{REJECT}.closest('.reject')", "document.querySelector('dialog[open] canvas:not([hidden])')"),
     "a past part": Page("parts", ROW, f"{ROW}.querySelector('button')", "document.querySelector('#detail[open]')"),
+    "trend": Page("trend", "document.querySelectorAll('canvas').length > 1"),
+    "what if": Page("what-if?camera=top&threshold=1", "document.querySelectorAll('.flipped .reject').length"),
+    "report": Page("report", "document.body?.dataset.report"),
+    "bundle": Page("bundle", "document.querySelector('#versions table')"),
+    "pause": Page(
+        "", "document.querySelector('#pause')", "document.querySelector('#pause')", "document.querySelector('dialog.ask[open]')"
+    ),
 }
 """The pages of a station that inspects. A new page is one more line."""
 

@@ -1,6 +1,5 @@
 """Pause, what if, bundle and report in a real Chromium, with the keyboard."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,15 +10,6 @@ from support.view_server import StartView
 from anosegd.client import Client
 
 TAB, ENTER = 9, 13
-
-
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Browser]:
-    browser = Browser(tmp_path)
-    try:
-        yield browser
-    finally:
-        browser.close()
 
 
 def reach(browser: Browser, selector: str) -> None:

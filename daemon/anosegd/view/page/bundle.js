@@ -50,7 +50,7 @@ async function load() {
   said.textContent = t("bundle.folder", { folder: store.folder });
   const head = ["bundle.version", "bundle.state", "fact.threshold", "bundle.made", "bundle.digest"].map((key) => t(key));
   const rows = [...store.versions].reverse().map((version) => [number(version.version), stateOf(version), number(version.score_threshold, 4), version.created ? dateAndTime(version.created) : "", version.digest.slice(0, SHORT), buttons(version)]);
-  document.getElementById("versions").replaceChildren(table([...head, ""], rows, { open: true }));
+  document.getElementById("versions").replaceChildren(table([...head, t("bundle.actions")], rows, { open: true }));
 }
 
 function stateOf(version) {
