@@ -25,7 +25,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import zmq
@@ -145,16 +145,25 @@ class Verdict(dict[str, Any]):
 
     Attributes:
         replayed: It came from the journal. A replayed verdict must never drive a PLC output.
+        mark: What a person said about it, as an answer to `marks`; None if nobody has, and for a verdict that is new.
     """
 
-    def __init__(self, header: dict[str, Any], *, replayed: bool) -> None:
+    def __init__(self, header: dict[str, Any], *, replayed: bool, mark: dict[str, Any] | None = None) -> None:
         super().__init__(header)
         self.replayed = replayed
+        self.mark = mark
 
     @property
     def cursor(self) -> Cursor | None:
         """Where to continue after this verdict: `follow(after=verdict.cursor)`. None if the verdict is not durable."""
         return Cursor(self["journal_id"], self["seq"]) if self.get("durable") else None
+
+
+def with_marks(page: dict[str, Any]) -> Iterator[Verdict]:
+    """Yield the verdicts in an answer to `replay`, each with its mark."""
+    marks = {mark["seq"]: mark for mark in page.get("marks", ())}
+    for header in page["verdicts"]:
+        yield Verdict(header, replayed=True, mark=marks.get(header["seq"]))
 
 
 class Picture(NamedTuple):
@@ -355,6 +364,61 @@ class Client:
         """Return the newest changes of thresholds, bundles and pauses, the oldest of them first."""
         return list(self.request("changes", limit=limit)["changes"])
 
+    def feedback(self, journal_id: str, seqs: Sequence[int], mark: str, *, who: str, comment: str = "") -> dict[str, Any]:
+        """Say whether the verdicts of parts are right. All of them are marked, or none. Repeated, it changes nothing more.
+
+        Args:
+            journal_id: `journal_id` of these verdicts.
+            seqs: Their numbers, at most 200.
+            mark: `right`, `false_reject`, `missed_defect` or `unsure`.
+            who: The person.
+            comment: In the person's words.
+
+        Returns:
+            `change`, the number with which it can be taken back, and `seqs`.
+
+        Raises:
+            RefusedError: The station refuses: there is no such part, or the mark makes no sense for it.
+            NoAnswerError: No answer arrived in time; the parts may have been marked.
+        """
+        reply = self.request("feedback", journal_id=journal_id, seqs=list(seqs), mark=mark, who=who, comment=comment)
+        return {"change": reply["change"], "seqs": reply["seqs"]}
+
+    def undo_feedback(self, journal_id: str, *, who: str, change: int | None = None) -> list[int]:
+        """Take feedback back: the marks from before count again.
+
+        Args:
+            journal_id: The journal in which it was noted.
+            who: The person.
+            change: The number that `feedback` returned; repeated, it changes nothing more. None takes the last feedback of
+                this person, each time an earlier one.
+
+        Returns:
+            The numbers of the parts concerned.
+
+        Raises:
+            RefusedError: There is nothing to take back, or the station refuses.
+            NoAnswerError: No answer arrived in time; it may have been taken back.
+        """
+        return list(self.request("undo_feedback", journal_id=journal_id, who=who, change=change)["seqs"])
+
+    def marks(self) -> Iterator[dict[str, Any]]:
+        """Yield what people said about parts, the newest parts first.
+
+        Each has `journal_id`, `seq`, `mark`, `comment`, `who`, `at`, and `change`, the number with which it can be taken back.
+
+        Raises:
+            ClientError: The station does not answer.
+        """
+        before: int | None = None
+        while True:
+            answer = self.request("marks", before=before, limit=PAGE)
+            page = answer["marks"]
+            yield from ({"journal_id": answer["journal_id"], **mark} for mark in page)
+            if len(page) < PAGE:
+                return
+            before = page[-1]["seq"]
+
     def first_seq_since(self, time_ns: int) -> int:
         """Return the first number whose verdict was committed at or after `time_ns` (Unix time)."""
         return int(self.request("since", time_ns=time_ns)["seq"])
@@ -528,8 +592,7 @@ class Client:
             self._on_event(Event("gone", "older than the journal keeps", first, last))
         for first, last in page["void"]:
             self._on_event(Event("void", "no verdict was committed under these numbers", first, last))
-        for header in page["verdicts"]:
-            yield Verdict(header, replayed=True)
+        yield from with_marks(page)
 
     def _consumer_position(self, name: str) -> _Position:
         while True:

@@ -391,6 +391,11 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 encode = msgspec.json.Encoder().encode
 
 
+def reason_of(header: bytes) -> str | None:
+    """Return why the outcome of a verdict's header is UNKNOWN; None for another outcome."""
+    return msgspec.json.decode(header, type=_Reason).reason
+
+
 def schemas() -> dict[str, Any]:
     """Return the JSON Schema of every header, by topic."""
     return {"verdict": _schema(Verdict), "mask": _schema(Mask), "image": _schema(Image), "state": _schema(State)}
@@ -401,6 +406,10 @@ def utc(wall_ns: int) -> str:
     seconds, ns = divmod(wall_ns, 1_000_000_000)
     moment = datetime.fromtimestamp(seconds, timezone.utc).replace(microsecond=ns // 1000)
     return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+class _Reason(msgspec.Struct, frozen=True):
+    reason: str | None = None
 
 
 def _schema(kind: type[msgspec.Struct]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Runs `anosegd evidence list` and `export`: kept parts, for people and programs. The daemon may run or not."""
+"""Runs `anosegd evidence list`, `export` and `dataset`: kept parts, for people and programs. The daemon may run or not."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ from rich.text import Text
 from anoseg_engines.errors import ConfigError, DataError
 from anoseg_engines.files import shown_json
 from anoseg_engines.words import counted
+from anosegd.commands.evidence_dataset import export_dataset, marks_by_part, outcomes_in
 from anosegd.commands.evidence_export import export_archive, export_data
 from anosegd.commands.moments import Period, period_of
+from anosegd.commands.past import open_past
 from anosegd.commands.shown import local_time, shown
 from anosegd.config import load_config
 from anosegd.evidence import EvidenceReader, PartName
@@ -34,6 +36,11 @@ def main(options: argparse.Namespace) -> int:
         AnosegError: The export cannot be written.
     """
     reader = EvidenceReader(_folder(options))
+    if options.action == "dataset":
+        with open_past(options) as past:
+            marks = marks_by_part(past.marks())
+            sys.stdout.write(export_dataset(reader, marks, options.data, outcomes_in(past), options.camera))
+        return 0
     period = period_of(options.since, options.until)
     names = _chosen(reader, options, period)
     if options.action == "list":

@@ -76,12 +76,14 @@ def export_data(reader: EvidenceReader, names: Iterator[PartName], folder: Path)
             if below is None or part is None:
                 left_out += 1
                 continue
-            data, suffix = _cut(part)
+            data, suffix = cut_to_region(part)
             path = folder / below / f"{name.camera}-{name.at}-{name.seq:012d}{suffix}"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
             if below != GOOD:
-                _write_empty_mask(folder / below.replace("test", "ground_truth", 1) / f"{path.stem}_mask.png", data)
+                mask = folder / below.replace("test", "ground_truth", 1) / f"{path.stem}_mask.png"
+                mask.parent.mkdir(parents=True, exist_ok=True)
+                mask.write_bytes(empty_mask(data) or b"")
             written[below] += 1
     except OSError as error:
         raise AnosegError(f"--data {shown_name(folder)}: cannot be written ({error.strerror})") from error
@@ -93,12 +95,10 @@ def export_data(reader: EvidenceReader, names: Iterator[PartName], folder: Path)
     return "\n".join(lines or ["no kept parts: nothing was written"]) + "\n"
 
 
-def _write_empty_mask(path: Path, picture: bytes) -> None:
-    """Write the mask of a picture in which nobody has marked a defect. The trainer wants one for each."""
+def empty_mask(picture: bytes) -> bytes | None:
+    """Return the mask of a picture in which nobody has marked a defect. The trainer wants one for each."""
     image = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_UNCHANGED)
-    if image is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encode_png(np.zeros((*image.shape[:2], 1), np.uint8)))
+    return None if image is None else encode_png(np.zeros((*image.shape[:2], 1), np.uint8))
 
 
 def _read(reader: EvidenceReader, name: PartName) -> KeptPart | None:
@@ -108,7 +108,7 @@ def _read(reader: EvidenceReader, name: PartName) -> KeptPart | None:
         return None
 
 
-def _cut(part: KeptPart) -> tuple[bytes, str]:
+def cut_to_region(part: KeptPart) -> tuple[bytes, str]:
     """Return the picture of the part's region as a file's content, and the file's suffix. A whole picture stays as it is."""
     image = cv2.imdecode(np.frombuffer(part.picture, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None or part.region == Region(0, 0, image.shape[1], image.shape[0]):

@@ -36,7 +36,8 @@ COLUMNS = (
     "recipe",
     "source",
 )
-HEAD = ("time", *COLUMNS, "bundle", "version", "digest", "defects")
+MARK_COLUMNS = ("mark", "comment", "who", "at")
+HEAD = ("time", *COLUMNS, "bundle", "version", "digest", "defects", "mark", "comment", "marked_by", "marked_at")
 STDOUT = Path("-")
 
 
@@ -82,7 +83,9 @@ def row(verdict: Verdict) -> list[Any]:
     engine = verdict["engine"]
     local = moment_of(time_of(verdict)).astimezone().isoformat(timespec="milliseconds")
     values = [local, *(verdict.get(column) for column in COLUMNS), engine["name"], engine["version"], engine["digest"]]
-    return [*(as_text(value) if isinstance(value, str) else value for value in values), len(verdict["defects"])]
+    mark = verdict.mark or {}
+    values += [len(verdict["defects"]), *(mark.get(column) for column in MARK_COLUMNS)]
+    return [as_text(value) if isinstance(value, str) else value for value in values]
 
 
 def as_text(value: str) -> str:

@@ -14,6 +14,7 @@ from anoseg_engines.errors import PublishError
 from anosegd.client import Event, Verdict
 from anosegd.commands.connection import connect, endpoints_of, refuse_if_down
 from anosegd.config import load_config
+from anosegd.control.feedback import shown_mark
 from anosegd.journal import JournalReader, offline_reader
 from anosegd.wire import utc
 
@@ -26,6 +27,9 @@ class Past(Protocol):
 
     def first_seq_since(self, time_ns: int) -> int:
         """Return the first number whose verdict was committed at or after `time_ns` (Unix time)."""
+
+    def marks(self) -> Iterator[dict[str, Any]]:
+        """Yield what people said about parts, the newest parts first, as `anosegd.client.Client.marks`."""
 
     def changes(self, limit: int = 20) -> list[dict[str, Any]]:
         """Return the newest changes of thresholds and bundles, the oldest of them first."""
@@ -49,8 +53,10 @@ class JournalFile:
                 self._on_event(Event("gone", "older than the journal keeps", *page.gone))
             for void in page.voids:
                 self._on_event(Event("void", "no verdict was committed under these numbers", *void))
+            found = self._reader.marks(page.entries[0].seq, page.entries[-1].seq) if page.entries else []
+            marks = {mark.seq: shown_mark(mark) for mark in found}
             for entry in page.entries:
-                yield Verdict(json.loads(entry.header), replayed=True)
+                yield Verdict(json.loads(entry.header), replayed=True, mark=marks.get(entry.seq))
             if page.next <= first:
                 return
             first = page.next
@@ -58,6 +64,12 @@ class JournalFile:
     def first_seq_since(self, time_ns: int) -> int:
         """As `Past.first_seq_since`."""
         return self._reader.find_since(time_ns)
+
+    def marks(self) -> Iterator[dict[str, Any]]:
+        """As `Past.marks`."""
+        found = self._reader.marks(1, None, newest_first=True)
+        journal_id = self._reader.page(1, limit=1).journal_id
+        return ({"journal_id": journal_id, **shown_mark(mark)} for mark in found)
 
     def changes(self, limit: int = 20) -> list[dict[str, Any]]:
         """As `Past.changes`."""

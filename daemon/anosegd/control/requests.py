@@ -10,10 +10,14 @@ import msgspec
 from msgspec import Meta
 
 from anoseg_engines.passwords import mask_passwords
+from anosegd.journal import Mark
 
 MAX_PAGE = 1000
 MAX_CHANGES = 200
 MAX_TEXT = 200
+MAX_COMMENT = 500
+MAX_PARTS_MARKED = 200
+MAX_MARKS = 1000
 MAX_PAUSE_MIN = 480
 MAX_PART_ID = 4000
 """Letters. Escaped in JSON, they fit into a request, and into a verdict that the journal takes."""
@@ -21,6 +25,7 @@ NOT_BLANK = r"\S"
 OPTIONAL_NAMES = ("part_id", "request_id")
 """Fields of a trigger that may be left out, but not be empty."""
 Text = Annotated[str, Meta(max_length=MAX_TEXT)]
+Person = Annotated[str, Meta(min_length=1, max_length=MAX_TEXT, pattern=NOT_BLANK)]
 Seq = Annotated[int, Meta(ge=0, le=1 << 62)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
 Id = Annotated[str, Meta(max_length=64)] | Annotated[int, Meta(ge=-(1 << 53), le=1 << 53)] | None
@@ -146,6 +151,50 @@ class ResumeRequest(_Request, frozen=True, tag="resume"):
     why: Text = ""
 
 
+class FeedbackRequest(_Request, frozen=True, tag="feedback"):
+    """Say whether the verdicts of parts are right. All of them are marked, or none. Repeated, it changes nothing more.
+
+    Attributes:
+        journal_id: The journal of these verdicts.
+        seqs: The numbers of the verdicts.
+        mark: What is said.
+        who: The person.
+        comment: In the person's words; may be empty.
+    """
+
+    journal_id: Annotated[str, Meta(max_length=64)]
+    seqs: Annotated[list[Annotated[int, Meta(ge=1, le=1 << 62)]], Meta(min_length=1, max_length=MAX_PARTS_MARKED)]
+    mark: Mark
+    who: Person
+    comment: Annotated[str, Meta(max_length=MAX_COMMENT)] = ""
+
+
+class UndoFeedbackRequest(_Request, frozen=True, tag="undo_feedback"):
+    """Take feedback back: the marks from before count again.
+
+    Attributes:
+        journal_id: The journal in which it was noted.
+        who: The person.
+        change: The number that `feedback` was answered with; None takes the last feedback of this person.
+    """
+
+    journal_id: Annotated[str, Meta(max_length=64)]
+    who: Person
+    change: Seq | None = None
+
+
+class MarksRequest(_Request, frozen=True, tag="marks"):
+    """The newest marks that count, by the numbers of their parts.
+
+    Attributes:
+        before: Only parts with lower numbers; None begins with the newest.
+        limit: The most marks.
+    """
+
+    before: Seq | None = None
+    limit: Annotated[int, Meta(ge=1, le=MAX_MARKS)] = 500
+
+
 class ChangesRequest(_Request, frozen=True, tag="changes"):
     """The newest changes of thresholds, bundles and pauses that the journal noted, the oldest of them first."""
 
@@ -180,10 +229,20 @@ SlowRequest = (
     | SetThresholdRequest
     | PauseRequest
     | ResumeRequest
+    | FeedbackRequest
+    | UndoFeedbackRequest
 )
 """Requests that other threads carry out; they are answered later."""
 QuickRequest = (
-    ReplayRequest | SinceRequest | ChangesRequest | ConsumerRequest | AckRequest | ForgetRequest | StatusRequest | DrainRequest
+    ReplayRequest
+    | SinceRequest
+    | MarksRequest
+    | ChangesRequest
+    | ConsumerRequest
+    | AckRequest
+    | ForgetRequest
+    | StatusRequest
+    | DrainRequest
 )
 Request = SlowRequest | QuickRequest
 
@@ -208,11 +267,15 @@ def decode(payload: bytes) -> Request:
         raise RefusedError("bad_request", in_words(str(error))) from error
     for name in request.__struct_fields__:
         value = getattr(request, name)
+        if isinstance(request, FeedbackRequest | UndoFeedbackRequest) and isinstance(value, str) and _CONTROLS.search(value):
+            raise RefusedError("bad_request", f"{name} contains a control character: leave it out")
         if isinstance(value, str) and "\0" in value:  # many programs take it for the end of the text
             raise RefusedError("bad_request", f"{name} contains a NUL character (U+0000): leave it out")
     return request
 
 
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Among them the characters that turn the direction of writing, and halves of characters."""
 _KINDS = {"str": "text", "int": "a whole number", "float": "a number", "null": "nothing", "bool": "true or false"}
 _BOUNDS = {"<=": "at most", ">=": "at least", "<": "below", ">": "above"}
 
@@ -230,6 +293,10 @@ _WORDS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
     (
         re.compile(r"Expected `str` of length <= (\d+) - at `\$\.(\w+)`"),
         lambda m: f"{m[2]} is too long: at most {m[1]} characters",
+    ),
+    (
+        re.compile(r"Expected `array` of length (<=|>=) (\d+) - at `\$\.(\w+)`"),
+        lambda m: f"{m[3]} must have {_BOUNDS[m[1]]} {m[2]} entries",
     ),
     (
         re.compile(r"Expected `str` of length >= 1 - at `\$\.(\w+)`"),

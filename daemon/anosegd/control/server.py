@@ -19,13 +19,16 @@ import zmq
 
 from anoseg_engines.errors import AnosegError
 from anosegd import endpoint, logs
+from anosegd.control.feedback import note_feedback, shown_mark
 from anosegd.control.requests import (
     AckRequest,
     ChangesRequest,
     ConsumerRequest,
     DrainRequest,
+    FeedbackRequest,
     ForgetRequest,
     Id,
+    MarksRequest,
     PauseRequest,
     ProveRequest,
     QuickRequest,
@@ -41,6 +44,7 @@ from anosegd.control.requests import (
     StatusRequest,
     SwapRequest,
     TriggerRequest,
+    UndoFeedbackRequest,
     decode,
     error_reply,
     id_of,
@@ -268,6 +272,20 @@ class Control(Worker):
             case SetThresholdRequest():
                 asker = Asker(request.who, request.why)
                 self._set_threshold(ThresholdRequest(request.camera, request.value, asker, done))
+            case FeedbackRequest() | UndoFeedbackRequest():
+
+                def noted(result: dict[str, Any] | RefusedError) -> None:
+                    if isinstance(result, RefusedError):
+                        self._late_replies.put((number, error_reply(request.id, result.code, str(result))))
+                    else:
+                        accepted(result)
+
+                try:
+                    journal = self._journal_in_use()
+                    note_feedback(journal, self._journal_reader(journal), request, noted)
+                except BaseException:
+                    del self._pending[number]
+                    raise
             case PauseRequest() | ResumeRequest():
                 minutes = request.minutes if isinstance(request, PauseRequest) else None
                 self._pause(PauseOrResume(request.camera, minutes, Asker(request.who, request.why), done))
@@ -279,10 +297,12 @@ class Control(Worker):
             case DrainRequest():
                 self._drain()
                 return {}
-        journal = self._journal
-        if journal is None:
-            raise RefusedError("no_journal", "this station keeps no journal: set `journal` in its configuration")
+        journal = self._journal_in_use()
         match request:
+            case MarksRequest():
+                last = None if request.before is None else request.before - 1
+                found = self._journal_reader(journal).marks(1, last, newest_first=True, limit=request.limit)
+                return {"journal_id": journal.journal_id, "marks": [shown_mark(mark) for mark in found]}
             case ReplayRequest():
                 return self._replay(journal, request)
             case SinceRequest():
@@ -300,11 +320,19 @@ class Control(Worker):
                 journal.forget(request.name)
         return {}
 
+    def _journal_in_use(self) -> Journal:
+        if self._journal is None:
+            raise RefusedError("no_journal", "this station keeps no journal: set `journal` in its configuration")
+        return self._journal
+
     def _replay(self, journal: Journal, request: ReplayRequest) -> dict[str, Any]:
-        page = self._journal_reader(journal).page(request.first, request.last, limit=request.limit, max_bytes=MAX_PAGE_BYTES)
+        reader = self._journal_reader(journal)
+        page = reader.page(request.first, request.last, limit=request.limit, max_bytes=MAX_PAGE_BYTES)
+        marks = reader.marks(page.entries[0].seq, page.entries[-1].seq) if page.entries else []
         return {
             "journal_id": page.journal_id,
             "verdicts": [msgspec.Raw(entry.header) for entry in page.entries],
+            "marks": [shown_mark(mark) for mark in marks],
             "void": page.voids,
             "gone": page.gone,
             "next": page.next,

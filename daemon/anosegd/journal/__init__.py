@@ -3,9 +3,11 @@
 `journal` makes the promise, has the API and runs the thread. `writer` does that thread's work on the file. `store` is the
 SQLite file, `format` its tables and versions, and `retention` deletes the oldest verdicts. `place` checks that a journal may be
 at its path. `numbers` reserves verdict numbers. `reader` reads pages for a replay, `offline` those of a station that is down.
+`feedback` stores what people say about parts.
 `background` does slow work on a second thread. `types` has the values that these modules exchange.
 """
 
+from anosegd.journal.feedback import MARKS, FeedbackChange, Mark, PartMark
 from anosegd.journal.journal import Journal
 from anosegd.journal.offline import offline_reader
 from anosegd.journal.place import check_content, check_place
@@ -24,15 +26,19 @@ from anosegd.journal.types import (
 )
 
 __all__ = [
+    "MARKS",
     "Change",
     "ChangeKind",
     "Entry",
+    "FeedbackChange",
     "Journal",
     "JournalConfig",
     "JournalDamagedError",
     "JournalError",
     "JournalReader",
+    "Mark",
     "Page",
+    "PartMark",
     "Range",
     "Tally",
     "VerdictId",

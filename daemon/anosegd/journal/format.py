@@ -14,12 +14,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from anosegd import logs
+from anosegd.journal import feedback
 from anosegd.journal.numbers import sync_folder
 from anosegd.journal.reader import uri
 from anosegd.journal.types import JournalDamagedError, JournalNewerError
 
 APPLICATION_ID = 0x414E4F53  # "ANOS"
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 _REQUESTS = """CREATE TABLE request (number INTEGER PRIMARY KEY, request_id TEXT NOT NULL, camera TEXT NOT NULL,
     part_id TEXT NOT NULL, at_ns INTEGER NOT NULL)"""
 _CHANGES = """CREATE TABLE change (number INTEGER PRIMARY KEY, at_ns INTEGER NOT NULL, kind TEXT NOT NULL, camera TEXT,
@@ -54,10 +55,13 @@ SCHEMA = (
     _CHANGES,
     # How many entries each camera has, by outcome. The triggers keep it equal to the entries.
     *_TALLY,
+    # What people said about parts.
+    *feedback.TABLE,
 )
 UPGRADES: dict[int, tuple[str, ...]] = {
     1: (_REQUESTS,),
     2: (_CHANGES, *_TALLY, "INSERT INTO tally SELECT camera, outcome, count(*) FROM entry GROUP BY camera, outcome"),
+    3: feedback.TABLE,
 }
 """For each earlier version, the statements that make the next version of it."""
 

@@ -31,6 +31,7 @@ from pathlib import Path
 
 from anoseg_engines.words import agreeing, counted
 from anosegd.journal.background import Background
+from anosegd.journal.feedback import FeedbackChange
 from anosegd.journal.numbers import Numbers, SeqFile
 from anosegd.journal.place import check_content, check_place
 from anosegd.journal.reader import JournalReader
@@ -60,12 +61,13 @@ CONSUMER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 @dataclass(frozen=True, slots=True)
 class _Queued:
-    """Holds verdicts to commit together, or a trigger or change to record. `answer` is called with the result."""
+    """Holds verdicts to commit together, or a trigger, change or feedback to record. `answer` is called with the result."""
 
     entries: Sequence[Entry]
     triggers: Sequence[AcceptedTrigger]
     answer: Callable[[Exception | None], None]
     changes: Sequence[Change] = ()
+    feedback: Sequence[FeedbackChange] = ()
 
     @property
     def size(self) -> int:
@@ -304,11 +306,26 @@ class Journal(Worker):
         Raises:
             JournalError: The journal is closed or too much waits. `done` is not called.
         """
+        self._record(_Queued((), (), done, (change,)))
+
+    def note_feedback(self, said: FeedbackChange, done: Callable[[Exception | None], None]) -> None:
+        """Record what somebody said about parts, or take it back.
+
+        Args:
+            said: The change. It gets its results before `done` is called without an error.
+            done: As for `note`.
+
+        Raises:
+            JournalError: As `note`.
+        """
+        self._record(_Queued((), (), done, (), (said,)))
+
+    def _record(self, item: _Queued) -> None:
         with self._changed:
             self._check_open()
             if len(self._queue) >= MAX_WAITING:
                 raise JournalError(f"{len(self._queue)} verdicts and triggers wait to be written")
-            self._queue.append(_Queued((), (), done, (change,)))
+            self._queue.append(item)
             self._wake()
 
     # ---- durable consumers
@@ -480,6 +497,7 @@ class Journal(Worker):
             entries.update((e.seq, self._amends.get(e.seq, e)) for e in item.entries)
             transaction.triggers += item.triggers
             transaction.changes += item.changes
+            transaction.feedback += item.feedback
             size += item.size
         transaction.entries += entries.values()
         if numbers.journal_id is not None and (batch.taken or retry):

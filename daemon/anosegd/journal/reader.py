@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import sqlite3
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
+from anosegd.journal.feedback import PartMark, current_marks
 from anosegd.journal.types import MAX_SEQ, Change, Entry, JournalDamagedError, JournalError, Page, Range, merged, missing
 
 BUSY_S = 2.0
 
 _ENTRIES = """SELECT seq, CAST(camera AS BLOB), CAST(outcome AS BLOB), captured_ns, committed_ns, kept_ns, crc, header
     FROM entry WHERE seq BETWEEN ? AND ? ORDER BY seq LIMIT ?"""
+_ENTRY = _ENTRIES.replace("BETWEEN ? AND ? ORDER BY seq LIMIT ?", "= ?")
 _VOIDS = """SELECT first, last FROM void WHERE first >= coalesce((SELECT max(first) FROM void WHERE first <= ?), 0)
     AND first <= ? AND last >= ? ORDER BY first"""
 _SINCE = """SELECT min(seq) FROM entry WHERE committed_ns >= ? AND seq > coalesce((SELECT max(seq) FROM mark WHERE seq <
@@ -130,6 +132,39 @@ class JournalReader:
             if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'change'").fetchone() is None:
                 return []  # the file of an earlier version, read while its station is down
             return [Change(*row) for row in db.execute(newest, (limit,))][::-1]
+
+    def entries(self, seqs: Sequence[int]) -> list[Entry]:
+        """Return the verdicts with these numbers. Numbers without a verdict that may be read are left out.
+
+        Raises:
+            JournalDamagedError: As for `page`.
+            JournalError: As for `page`.
+        """
+        with self._open() as db, snapshot(db):
+            extent = read_extent(db)
+            stop = self._stop_before()
+            settled_to = extent.settled_to if stop is None else min(extent.settled_to, stop - 1)
+            rows = (db.execute(_ENTRY, (seq,)).fetchone() for seq in seqs if seq <= settled_to)
+            return [checked_entry(extent.journal_id, row) for row in rows if row is not None]
+
+    def marks(self, first: int, last: int | None, *, newest_first: bool = False, limit: int = -1) -> list[PartMark]:
+        """Return what people said about the parts with the numbers from `first` to `last`; only what counts now.
+
+        Args:
+            first: The first number.
+            last: The last number; None reads to the end.
+            newest_first: The other order.
+            limit: The most marks; -1 returns all.
+
+        Raises:
+            JournalDamagedError: As for `page`.
+            JournalError: As for `page`.
+        """
+        with self._open() as db:
+            if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'feedback'").fetchone() is None:
+                return []  # the file of an earlier version, read while its station is down
+            end = MAX_SEQ if last is None else last
+            return current_marks(db, first, end, newest_first=newest_first, limit=limit)
 
     def close(self) -> None:
         """Close the connection. The next call opens it again."""

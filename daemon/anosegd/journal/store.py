@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
+from anosegd.journal import feedback
 from anosegd.journal.file_guard import FileGuard
 from anosegd.journal.format import (
     APPLICATION_ID,
@@ -54,7 +55,7 @@ _INSERT = """INSERT INTO entry (seq, camera, outcome, captured_ns, committed_ns,
 _REMARK = "UPDATE mark SET latest_ns = max(latest_ns, ?) WHERE seq = (SELECT min(seq) FROM mark WHERE seq >= ?)"
 _FORGET_REQUESTS = "DELETE FROM request WHERE number < (SELECT number FROM request ORDER BY number DESC LIMIT 1 OFFSET ?)"
 _FORGET_CHANGES = "DELETE FROM change WHERE number <= (SELECT max(number) FROM change) - ?"
-_FORGET_NAMES = ("UPDATE change SET who = '' WHERE at_ns < ? AND who NOT IN ('', 'configuration')",)
+_FORGET_NAMES = ("UPDATE change SET who = '' WHERE at_ns < ? AND who NOT IN ('', 'configuration')", feedback.FORGET_NAMES)
 """For each table with names of persons: removes those from before a moment."""
 _CHANGE = "INSERT INTO change (at_ns, kind, camera, old, new, who, why) VALUES (?, ?, ?, ?, ?, ?, ?)"
 _VOID_BEFORE = "SELECT first, last FROM void WHERE first < ? ORDER BY first DESC LIMIT 1"
@@ -72,6 +73,7 @@ class Transaction:
         cursors: How far durable consumers have come; None removes a consumer.
         triggers: Accepted triggers.
         changes: What somebody changed.
+        feedback: What somebody said about parts. Each gets its results.
         barrier: The first number given out that stays pending, if any.
     """
 
@@ -81,11 +83,13 @@ class Transaction:
     cursors: dict[str, int | None] = field(default_factory=dict)
     triggers: list[AcceptedTrigger] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
+    feedback: list[feedback.FeedbackChange] = field(default_factory=list)
     barrier: int | None = None
 
     def __bool__(self) -> bool:
         """Return whether there is anything to write."""
-        return bool(self.entries or self.amends or self.voids or self.cursors or self.triggers or self.changes)
+        written = (self.entries, self.amends, self.voids, self.cursors, self.triggers, self.changes, self.feedback)
+        return any(written)
 
 
 class Store:
@@ -198,6 +202,9 @@ class Store:
                     self._db.execute("DELETE FROM consumer WHERE name = ?", (name,))
                 else:
                     self._db.execute("INSERT OR REPLACE INTO consumer VALUES (?, ?, ?)", (name, seq, wall_ns))
+            for said in t.feedback:
+                if said.journal_id == self.extent.journal_id:
+                    feedback.write_feedback(self._db, said)
             if barrier != self.extent.barrier:
                 self._db.execute("UPDATE journal SET barrier = ?", (barrier,))
             stored = self._tally() if t.entries or t.amends else self.stored
@@ -224,6 +231,7 @@ class Store:
             first_kept = int(rows[count - 1][0]) + 1
             with in_transaction(self._db):
                 self._db.execute("DELETE FROM entry WHERE seq < ?", (first_kept,))
+                self._db.execute(feedback.EXPIRE, (first_kept,))
                 self._db.execute("DELETE FROM mark WHERE seq < ?", (first_kept,))
                 self._db.execute("DELETE FROM void WHERE last < ?", (first_kept,))
                 self._db.execute("UPDATE void SET first = ? WHERE first < ?", (first_kept, first_kept))
