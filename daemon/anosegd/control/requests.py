@@ -307,7 +307,7 @@ _WORDS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
         lambda m: f"{m[3]} must be {_kinds(m[1])}, not {_kinds(m[2])}",
     ),
     (re.compile(r"Object missing required field `(\w+)`"), lambda m: f"{m[1]} is missing"),
-    (re.compile(r"Invalid value (.*) - at `\$\.(\w+)`"), lambda m: f"{m[2]} {m[1]} is unknown"),
+    (re.compile(r"Invalid (?:enum )?value (.*) - at `\$\.(\w+)`"), lambda m: f"{m[2]} {m[1]} is unknown"),
 )
 """What the decoder says, and the same for people who send requests."""
 

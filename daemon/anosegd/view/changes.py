@@ -16,14 +16,20 @@ from starlette.responses import JSONResponse, Response
 from anosegd import logs
 from anosegd.client import ClientError, NoAnswerError, RefusedError, RequestError
 from anosegd.control.requests import MAX_TEXT, in_words
-from anosegd.view import station_changes
+from anosegd.view import part_feedback, station_changes
 from anosegd.view.change import Change, ChangeRefusedError
 from anosegd.view.journal_search import TooManyRequestsError
 from anosegd.view.people import Access, Person
 from anosegd.view.rate_limit import RateLimit
 from anosegd.view.station_requests import StationRequests
 
-CHANGES: tuple[Change, ...] = (station_changes.SET_THRESHOLD, station_changes.PAUSE, station_changes.RESUME)
+CHANGES: tuple[Change, ...] = (
+    station_changes.SET_THRESHOLD,
+    station_changes.PAUSE,
+    station_changes.RESUME,
+    part_feedback.FEEDBACK,
+    part_feedback.UNDO_FEEDBACK,
+)
 MAX_BODY_BYTES = 32 << 10
 BODY_LIMIT_S = 10.0
 A_SECOND, AT_ONCE = 5.0, 20

@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from anosegd.client import BUSY_S, Client, Key, RefusedError, Verdict
-from anosegd.view.part_filter import PartFilter, unix_ns
+from anosegd.client import BUSY_S, Client, Key, RefusedError, Verdict, with_marks
+from anosegd.view.part_filter import MARKED, UNMARKED, PartFilter, unix_ns
 
 T = TypeVar("T")
 
@@ -104,6 +104,8 @@ def search(client: Client, chosen: PartFilter, *, before: int | None, wanted: in
     if before is None and chosen.until is not None:
         before = client.first_seq_since(unix_ns(chosen.until) + LATE_VERDICT_NS)
     high = highest if before is None else min(before - 1, highest)
+    if chosen.feedback not in (None, UNMARKED):
+        return _search_marks(client, chosen, (first, high), wanted, give_up_at)
     found: list[Verdict] = []
     width = WINDOW
     while high >= first and len(found) < wanted:
@@ -112,9 +114,7 @@ def search(client: Client, chosen: PartFilter, *, before: int | None, wanted: in
         if page["next"] <= high and width > 1:  # more than one answer holds
             width = max(1, width // 4)
             continue
-        for header in reversed(page["verdicts"]):
-            if chosen.has(header):
-                found.append(Verdict(header, replayed=True))
+        found += (verdict for verdict in reversed(list(with_marks(page))) if chosen.has(verdict))
         high = low - 1
         width = WINDOW if page["verdicts"] else min(width * 8, WIDEST_WINDOW)  # numbers that were never used take no time
         if time.monotonic() > give_up_at:
@@ -124,10 +124,26 @@ def search(client: Client, chosen: PartFilter, *, before: int | None, wanted: in
     return Found(found, high + 1 if high >= first else None)
 
 
+def _search_marks(client: Client, chosen: PartFilter, within: tuple[int, int], wanted: int, give_up_at: float) -> Found:
+    """Search as `search`, by the few parts that are marked instead of by all."""
+    first, before = within[0], within[1] + 1
+    found: list[Verdict] = []
+    while True:
+        marks = client.request("marks", before=before, limit=wanted)["marks"]
+        for mark in marks:
+            before = mark["seq"]
+            if before < first or len(found) == wanted or time.monotonic() > give_up_at:
+                return Found(found, before + 1 if before >= first else None)
+            verdict = one_verdict(client, before) if chosen.feedback in (MARKED, mark["mark"]) else None
+            if verdict is not None and chosen.has(verdict):
+                found.append(verdict)
+        if len(marks) < wanted:
+            return Found(found, None)
+
+
 def one_verdict(client: Client, seq: int) -> Verdict | None:
     """Return the verdict with this number, or None if the journal has no such verdict."""
-    verdicts = _page(client, seq, seq)["verdicts"]
-    return Verdict(verdicts[0], replayed=True) if verdicts else None
+    return next(with_marks(_page(client, seq, seq)), None)
 
 
 def forward(client: Client, chosen: PartFilter, first: int | None) -> tuple[list[Verdict], int | None]:
@@ -140,7 +156,7 @@ def forward(client: Client, chosen: PartFilter, first: int | None) -> tuple[list
     """
     page = page_from(client, chosen, first)
     rest = page["next"] if page["next"] <= page["last"] else None
-    return [Verdict(header, replayed=True) for header in page["verdicts"] if chosen.has(header)], rest
+    return [verdict for verdict in with_marks(page) if chosen.has(verdict)], rest
 
 
 def page_from(client: Client, chosen: PartFilter, first: int | None) -> dict[str, Any]:

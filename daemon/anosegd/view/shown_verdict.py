@@ -49,7 +49,7 @@ def shown_verdict(verdict: Verdict, now_ms: float) -> dict[str, Any]:
     }
 
 
-def past_verdict(verdict: Mapping[str, Any]) -> dict[str, Any]:
+def past_verdict(verdict: Verdict) -> dict[str, Any]:
     """Return what a list of past parts shows of a verdict."""
     engine = verdict["engine"]
     return {
@@ -57,6 +57,7 @@ def past_verdict(verdict: Mapping[str, Any]) -> dict[str, Any]:
         "total_ms": verdict["timings_ms"]["total"],
         "bundle": f"{engine['name']}/{engine['version']}",
         "defects": len(verdict["defects"]),
+        "mark": verdict.mark,
     }
 
 

@@ -8,11 +8,15 @@ import msgspec
 import numpy as np
 import pytest
 from support.anoseg_train_command import run
+from support.anosegd_line import Line, Listener, run_anosegd
+from support.browser import Browser
 from support.made_once import made_once
 from support.tiny_bundle import write_tiny_bundle
+from support.view_server import ViewServer
 
 from anoseg_engines.bundle import GoldenSample, load_bundle, versions
 from anoseg_engines.bundle_writer import BundleDraft, write_bundle
+from anoseg_engines.cli import main as release_main
 from anoseg_engines.errors import DataError, EngineError
 from anoseg_engines.images import read_image
 from anoseg_engines.loading import load_engine
@@ -365,3 +369,45 @@ def test_the_network_says_what_looks_like_a_defect(trained, product):
 
     assert (alone("spot") >= threshold).mean() > 0.5
     assert (alone("good") < threshold).mean() > 0.8
+
+
+@pytest.mark.long
+def test_feedback_on_the_screen_changes_the_verdict(store, labelled, tmp_path, tmp_path_factory):
+    """Rejected parts are marked as false rejects in a browser; dataset, learn-good, release: the same parts pass."""
+    endpoint = f"ipc://{tmp_path_factory.mktemp('s')}/pub"
+    line = Line(tmp_path, store, endpoint, Listener(endpoint), [])
+    view = browser = None
+    try:
+        more = "journal: {path: verdicts.db}\nevidence: {folder: evidence, min_free: 0}"
+        more += f"\ncontrol: {{endpoint: '{endpoint.replace('pub', 'control')}'}}"
+        config = line.config("top: {policy: wait, source: {kind: folder, path: rejected}}", more=more)
+        daemon = line.run(config)
+        rejected = {v["part_id"] for v in line.listener.wait_for_verdicts(5) if v["outcome"] == "FAIL"}
+        assert len(rejected) == 4
+        view = ViewServer(tmp_path, str(config))
+        browser = Browser(tmp_path)
+        browser.open(view.url + "parts?outcome=FAIL&lang=en")
+        browser.wait_for("document.querySelectorAll('#rows tr').length === 4")
+        browser.evaluate("localStorage.setItem('who', 'Anna')")
+        browser.evaluate("document.querySelector('#head input').click()")
+        browser.evaluate(
+            "[...document.querySelectorAll('#mark button')].find((one) => one.textContent === 'False reject').click()"
+        )
+        browser.wait_for("[...document.querySelectorAll('td.mark')].every((cell) => cell.textContent === 'False reject')")
+        assert browser.messages == []
+        data = tmp_path / "marked"
+        assert run_anosegd("evidence", "dataset", str(config), "--data", str(data)).stdout == f"{data}/train/good: 4 pictures\n"
+        assert daemon.terminate() == 0
+        assert learn(store, data).returncode == 0
+        assert release_main(["release", str(store / "2")]) == 0
+        line.run(config, "--once")
+        again = line.listener.wait_for(lambda m: m.topic == "verdict.top" and m.header["engine"]["version"] == 2).header
+        found = {again["part_id"]: again["outcome"]}
+        while len(found) < 5:
+            header = line.listener.wait_for(lambda m: m.topic == "verdict.top").header
+            found[header["part_id"]] = header["outcome"]
+        assert {found[part] for part in rejected} == {"PASS"}
+    finally:
+        for one in (browser, view, *line.daemons, line.listener):
+            if one is not None:
+                one.close()

@@ -1,6 +1,7 @@
 // The dialog that shows one part: picture, score against the threshold, defects.
 
 import { element, facts, short } from "./elements.js";
+import { Feedback, markDetails, sensible } from "./feedback.js";
 import { reasonText, scoreText, SIGNS } from "./outcome.js";
 import { Picture } from "./picture.js";
 import { dateAndTime, milliseconds, number, t } from "./texts.js";
@@ -17,7 +18,8 @@ export async function fetchPart(verdict) {
 }
 
 export class Detail {
-  constructor(dialog, step) {
+  constructor(dialog, step, marked = () => {}) {
+    this.marked = marked;
     this.dialog = dialog;
     this.key = null;
     this.opener = null;
@@ -27,7 +29,7 @@ export class Detail {
     });
     dialog.addEventListener("keydown", (event) => {
       const by = { ArrowLeft: 1, ArrowRight: -1 }[event.key];
-      if (by && event.target.type !== "range") step(by);
+      if (by && event.target.localName !== "input") step(by);
     });
     this.build();
   }
@@ -46,7 +48,13 @@ export class Detail {
     const close = element("button", "close", t("close"));
     close.type = "button";
     close.addEventListener("click", () => this.dialog.close());
-    words.append(this.title, this.reason, this.bar, this.facts, this.defects, close);
+    this.feedback = new Feedback({
+      parts: () => (this.verdict ? [this.verdict] : []),
+      last: () => this.verdict?.mark && { journal_id: this.verdict.journal_id, change: this.verdict.mark.change },
+      done: () => this.readMark(),
+    });
+    this.mark = element("p", "mark");
+    words.append(this.title, this.reason, this.bar, this.mark, this.feedback.root, this.facts, this.defects, close);
     this.picture = new Picture();
     this.missing = element("p", "missing", t("picture.gone"));
     const view = element("div", "view");
@@ -59,6 +67,10 @@ export class Detail {
     if (!this.dialog.open) this.opener = document.activeElement;
     this.key = key;
     this.dialog.dataset.outcome = verdict.outcome;
+    this.verdict = verdict;
+    this.feedback.clear();
+    this.showMark();
+    if (verdict.mark === undefined && sensible(verdict).length) this.readMark();
     this.title.textContent = `${SIGNS[verdict.outcome]} ${t(`outcome.${verdict.outcome}`)}`;
     this.reason.textContent = [reasonText(verdict), short(verdict.detail ?? "", 300)].filter(Boolean).join(": ");
     const scored = verdict.score !== null && verdict.threshold !== null;
@@ -83,6 +95,24 @@ export class Detail {
     }))));
     this.showPicture(item);
     if (!this.dialog.open) this.dialog.showModal();
+  }
+
+  showMark() {
+    const mark = this.verdict.mark;
+    this.mark.textContent = markDetails(mark);
+    this.mark.hidden = !mark;
+    this.feedback.back.disabled = !mark;
+    this.feedback.refresh();
+  }
+
+  // Somebody may have marked the part at another screen, too.
+  async readMark() {
+    const verdict = this.verdict;
+    const found = await fetchPart(verdict);
+    if (!found) return;
+    verdict.mark = found.verdict.mark;
+    this.marked(verdict);
+    if (this.verdict === verdict) this.showMark();
   }
 
   async showPicture(item) {

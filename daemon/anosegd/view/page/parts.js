@@ -4,14 +4,15 @@ import { Alarms } from "./alarms.js";
 import * as choices from "./choices.js";
 import { Detail, fetchPart } from "./detail.js";
 import { element, short } from "./elements.js";
+import { Feedback, markDetails, MARKS, markText, sensible } from "./feedback.js";
 import { keyOf, reasonText, scoreText, SIGNS } from "./outcome.js";
 import { Stream } from "./stream.js";
 import * as station from "./station.js";
 import * as texts from "./texts.js";
 import { dateAndTime, has, number, t } from "./texts.js";
 
-const FILTERS = ["since", "until", "camera", "outcome", "part"];
-const COLUMNS = ["fact.captured", "fact.camera", "fact.part", "filter.outcome", "fact.score", "fact.defects", "fact.bundle", "fact.number"];
+const FILTERS = ["since", "until", "camera", "outcome", "part", "feedback"];
+const COLUMNS = ["fact.captured", "fact.camera", "fact.part", "filter.outcome", "fact.score", "fact.defects", "fact.bundle", "fact.number", "filter.feedback"];
 
 await texts.load();
 choices.setUp();
@@ -21,7 +22,13 @@ const rows = document.getElementById("rows");
 const said = document.getElementById("said");
 const alarms = new Alarms(document.getElementById("alarms"));
 const items = new Map();
-const detail = new Detail(document.getElementById("detail"), step);
+const cells = new Map();  // by the same keys: the boxes for choosing parts, and the cells of their marks
+const detail = new Detail(document.getElementById("detail"), step, showMark);
+const feedback = new Feedback({
+  parts: () => [...items.values()].filter((part) => cells.get(keyOf(part)).box.checked),
+  last: () => items.size ? { journal_id: items.values().next().value.journal_id, change: null } : null,
+  done: readMarks,
+});
 let heartbeat = null;
 
 // A moment of the address as the field wants it: local time without an offset.
@@ -53,8 +60,10 @@ function present() {
 function setUpForm() {
   const outcomes = [["", t("filter.all")], ["REJECT", t("filter.rejects")], ...["FAIL", "UNKNOWN", "PASS"].map((one) => [one, t(`outcome.${one}`)])];
   form.elements.outcome.replaceChildren(...outcomes.map(([value, text]) => new Option(text, value)));
+  const marks = [["", t("filter.all")], ["marked", t("filter.marked")], ["unmarked", t("filter.unmarked")], ...MARKS.map((one) => [one, t(`mark.${one}`)])];
+  form.elements.feedback.replaceChildren(...marks.map(([value, text]) => new Option(text, value)));
   setCameras(query.get("camera") ? [query.get("camera")] : []);
-  for (const name of ["outcome", "part", "camera"]) form.elements[name].value = query.get(name) ?? "";
+  for (const name of ["outcome", "part", "camera", "feedback"]) form.elements[name].value = query.get(name) ?? "";
   for (const name of ["since", "until"]) if (query.get(name)) form.elements[name].value = asField(query.get(name));
   form.addEventListener("submit", (event) => {
     event.preventDefault();
@@ -73,6 +82,52 @@ function setUpForm() {
     cell.scope = "col";
     return cell;
   }));
+  const all = box(t("feedback.all"));
+  all.addEventListener("change", () => {
+    for (const { box: one } of cells.values()) one.checked = all.checked && !one.disabled;
+    feedback.refresh();
+  });
+  const first = element("th");
+  first.append(all);
+  document.getElementById("head").prepend(first);
+  document.getElementById("mark").append(feedback.root);
+}
+
+function box(label) {
+  const made = element("input");
+  made.type = "checkbox";
+  made.setAttribute("aria-label", label);
+  return made;
+}
+
+function showMark(part) {
+  const cell = cells.get(keyOf(part))?.mark;
+  if (!cell) return;
+  items.get(keyOf(part)).mark = part.mark;
+  cell.textContent = markText(part.mark);
+  cell.title = markDetails(part.mark);
+}
+
+// The marks of the parts on this page, after a change.
+async function readMarks() {
+  const query = new URLSearchParams({ feedback: "marked" });
+  const [newest] = items.values();
+  if (!newest) return;
+  for (let before = newest.seq + 1, found = new Map(); before; ) {
+    query.set("before", before);
+    let answer;
+    try {
+      answer = await (await fetch(`journal?${query}`)).json();
+    } catch {
+      return;
+    }
+    if (answer.error) return;
+    for (const part of answer.parts) found.set(keyOf(part), part.mark);
+    const oldest = [...items.values()].at(-1).seq;
+    before = answer.before > oldest ? answer.before : 0;
+    if (!before) for (const [key, part] of items) showMark({ ...part, mark: found.get(key) ?? null });
+  }
+  for (const { box: one } of cells.values()) one.checked = false;
 }
 
 function setCameras(names) {
@@ -122,13 +177,21 @@ function addRow(part) {
   id.append(open);
   const outcome = element("td");
   outcome.append(element("span", "badge", `${SIGNS[part.outcome]} ${t(`outcome.${part.outcome}`)}`), " ", part.outcome === "UNKNOWN" ? reasonText(part) : "");
+  const chosen = box(t("feedback.choose", { part: short(part.part_id, 40) }));
+  chosen.disabled = !sensible(part).length;
+  chosen.addEventListener("change", () => feedback.refresh());
+  const choice = element("td");
+  choice.append(chosen);
+  const mark = element("td", "mark");
+  cells.set(key, { box: chosen, mark });
   row.append(
-    element("td", "", dateAndTime(part.part_time)), element("td", "", part.camera), id, outcome,
+    choice, element("td", "", dateAndTime(part.part_time)), element("td", "", part.camera), id, outcome,
     element("td", "", scoreText(part)), element("td", "", part.score === null ? "" : number(part.defects)),
-    element("td", "", part.bundle), element("td", "", number(part.seq)),
+    element("td", "", part.bundle), element("td", "", number(part.seq)), mark,
   );
   rows.append(row);
   items.set(key, part);
+  showMark(part);
 }
 
 async function openPart(key) {

@@ -2,6 +2,7 @@
 
 import { Detail, fetchPart } from "./detail.js";
 import { element, short } from "./elements.js";
+import { markText } from "./feedback.js";
 import { keyOf, SIGNS } from "./outcome.js";
 import { t, timeOfDay } from "./texts.js";
 
@@ -13,7 +14,7 @@ export class Rejects {
     this.strip = strip;
     this.none = none;
     this.items = new Map();  // by key, the oldest first
-    this.detail = new Detail(dialog, (step) => this.step(step));
+    this.detail = new Detail(dialog, (step) => this.step(step), (verdict) => this.showMark(verdict));
     strip.addEventListener("keydown", (event) => this.move(event));
   }
 
@@ -36,7 +37,8 @@ export class Rejects {
     const label = element("span", "reject-label", `${SIGNS[verdict.outcome]} ${t(`outcome.${verdict.outcome}`)}`);
     const name = element("span", "reject-part", short(verdict.part_id, 24));
     const when = element("span", "reject-time", `${timeOfDay(verdict.captured_at ?? verdict.committed_at)} · ${short(verdict.camera, 16)}`);
-    button.append(thumb, label, name, when);
+    const mark = element("span", "reject-mark", markText(verdict.mark));
+    button.append(thumb, label, name, when, mark);
     button.addEventListener("click", () => this.open(key));
     entry.append(button);
     this.strip.prepend(entry);
@@ -58,6 +60,11 @@ export class Rejects {
     item.thumb.src = `pictures/${encodeURIComponent(item.verdict.journal_id)}/${item.verdict.seq}/${kind}`;
     item.thumb.hidden = false;
     if (this.detail.key === key) this.detail.showPicture(item);
+  }
+
+  showMark(verdict) {
+    const mark = this.items.get(keyOf(verdict))?.button.querySelector(".reject-mark");
+    if (mark) mark.textContent = markText(verdict.mark);
   }
 
   open(key) {
