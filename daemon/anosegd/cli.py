@@ -274,6 +274,7 @@ def _add_evidence(parser: argparse.ArgumentParser) -> None:
     dataset.add_argument("config", type=Path, metavar="CONFIG", help="the station's configuration file")
     dataset.add_argument("--camera", action="append", metavar="NAME", help="only this camera")
     dataset.add_argument("--data", type=Path, required=True, metavar="DIR", help="a folder; what is new is added")
+    dataset.add_argument("--key", type=Path, metavar="FILE", help="this client's key, for a station that asks for one")
     dataset.set_defaults(folder=None, connect=None, control=None)
     listed.add_argument("--json", action="store_true", help="JSON lines instead of a table")
     target = export.add_mutually_exclusive_group(required=True)

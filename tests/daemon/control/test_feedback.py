@@ -9,8 +9,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from support.anosegd_line import Daemon, Line, run_anosegd
+from support.anosegd_line import Daemon, Line, run_anosegd, wait_until
 
+from anoseg_trainer.data.evaluation_images import find_evaluation_images
+from anoseg_trainer.data.good_images import find_good_images
 from anosegd.client import Client, RefusedError
 from anosegd.control.requests import MAX_COMMENT
 
@@ -36,6 +38,7 @@ class Station:
         self.config = line.config("line: {policy: wait, source: {kind: folder, path: images}}", more=more)
         self.daemon = self.start()
         self.client = Client(line.endpoint, control)
+        wait_until(lambda: self.client.status()["journal"]["last_committed"] >= N + 2, "all parts committed")
         self.journal_id = str(self.client.status()["journal_id"])
 
     def start(self) -> Daemon:
@@ -135,3 +138,47 @@ def test_the_command_marks_and_takes_back(station: Station) -> None:
     assert "taken back before" in run_anosegd("feedback", str(station.config), "--undo", change, "--who", WHO).stdout
     assert station.marks() == {}
     assert run_anosegd("feedback", str(station.config), "--seq", "1", "--who", WHO).returncode == 2
+
+
+def test_the_dataset_follows_the_marks(station: Station, tmp_path: Path) -> None:
+    """The trainer finds good and defective parts. A second run adds what is new and moves what is marked differently. What has
+    no picture is listed. Another person's folder stays as it is."""
+    client, journal, data = station.client, station.journal_id, tmp_path / "marked"
+
+    def dataset() -> str:
+        done = run_anosegd("evidence", "dataset", str(station.config), "--data", str(data))
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def pictures() -> dict[str, list[int]]:
+        found: dict[str, list[int]] = {}
+        for path in sorted(data.rglob("*.png")):
+            place = path.parent.relative_to(data).as_posix()
+            found.setdefault(place, []).append(int(path.stem.removesuffix("_mask").rsplit("-", 2)[1]))
+        return found
+
+    client.feedback(journal, [2, 3, 4, 6, 7], "right", who=WHO)
+    client.feedback(journal, [1], "false_reject", who=WHO)
+    client.feedback(journal, [5], "right", who=WHO)
+    change = client.feedback(journal, [8], "missed_defect", who=WHO)["change"]
+    assert dataset().count("\n") == 3
+    first = {"train/good": [1, 2, 3, 4, 7], "test/good": [6], "test/defective": [5, 8], "ground_truth/defective": [5, 8]}
+    assert pictures() == first
+    assert {len(find_good_images(data, least=1)), len(find_evaluation_images(data))} == {5, 3}
+    assert "nothing new" in dataset()
+    client.undo_feedback(journal, who=WHO, change=change)
+    client.feedback(journal, [5], "false_reject", who=WHO)
+    for name in (station.line.folder / "evidence").rglob("*.000000000009.*"):
+        name.unlink()
+    client.feedback(journal, [9, 10], "unsure", who=WHO)
+    client.feedback(journal, [9], "right", who=WHO)
+    assert "without a picture in the evidence: 9\n" in dataset()
+    assert pictures() == {"train/good": [1, 2, 3, 4, 5, 7], "test/good": [6], "not_used": [8]}
+    client.feedback(journal, [8], "right", who=WHO)
+    dataset()
+    assert sorted(pictures()["train/good"]) == [1, 2, 3, 4, 5, 7, 8]
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "notes.txt").write_text("mine")
+    refused = run_anosegd("evidence", "dataset", str(station.config), "--data", str(other))
+    assert (refused.returncode, [path.name for path in other.iterdir()]) == (2, ["notes.txt"])
