@@ -1,12 +1,15 @@
 """What if, trend and report: what is computed from past verdicts."""
 
 import time
+from typing import Any, cast
 
 import pytest
 from support.anosegd_line import Line, wait_until
 from support.view_server import StartView
 
+from anosegd.client import Client
 from anosegd.view import verdict_table
+from anosegd.view.history import read_page
 from anosegd.view.trend import totals, trend
 from anosegd.view.verdict_table import FAIL, PASS, UNKNOWN, Row, VerdictTable
 from anosegd.view.what_if import what_if
@@ -70,6 +73,30 @@ def test_table_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(table.rows) <= 10_000 + 4096
     seqs = table.rows["seq"]
     assert (seqs[-1], len(seqs) >= 9000, bool((seqs[1:] - seqs[:-1] == 1).all())) == (49_999, True, True)
+
+
+class _Station:
+    """Answers as a station whose journal has a few verdicts, and whose numbers have a wide gap."""
+
+    def __init__(self) -> None:
+        self.pages: list[int] = []
+
+    def status(self) -> dict[str, Any]:
+        return {"journal": {"stored": {"passed": 3, "failed": 0, "unknown": 0}}}
+
+    def first_seq_since(self, _: int) -> int:
+        return 1
+
+    def request(self, _: str, **fields: Any) -> dict[str, Any]:
+        self.pages.append(fields["from"])
+        return {"journal_id": "j", "verdicts": [], "next": 4, "last": 5_000_000}
+
+
+def test_numbers_that_were_never_used_hide_no_parts() -> None:
+    """The journal is read from the oldest part of the week, if it has no more verdicts than the table holds."""
+    station = _Station()
+    read_page(cast("Client", station), None)
+    assert station.pages == [1]
 
 
 def test_half_a_day_answers_at_once() -> None:
