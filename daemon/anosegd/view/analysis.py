@@ -16,10 +16,12 @@ from anosegd.view.part_filter import PartFilter, part_filter, unix_ns
 from anosegd.view.shift import shift_start
 from anosegd.view.shown_verdict import part_time, past_verdict
 from anosegd.view.trend import totals, trend
-from anosegd.view.what_if import what_if
+from anosegd.view.what_if import of_marked, what_if
 
 NO_STORE = {"cache-control": "no-store"}
 MAX_CHANGES = 200
+MAX_MARKS = 1000
+"""Of the newest parts that persons marked."""
 
 
 class Analysis:
@@ -70,15 +72,20 @@ class Analysis:
         found = compute(self._history, part_filter(request.query_params))
         seqs = sorted([*found["fail_seqs"], *found["pass_seqs"]], reverse=True)
 
-        def read(client: Client) -> list[dict[str, Any]]:
+        def read(client: Client) -> tuple[list[dict[str, Any]], dict[int, str]]:
             verdicts = [one_verdict(client, seq) for seq in seqs]
-            return [{**past_verdict(one), "part_time": part_time(one)} for one in verdicts if one is not None]
+            marks = client.request("marks", limit=MAX_MARKS)["marks"]
+            parts = [{**past_verdict(one), "part_time": part_time(one)} for one in verdicts if one is not None]
+            return parts, {mark["seq"]: mark["mark"] for mark in marks}
 
         try:
-            listed = await self._journal.ask(read)
+            listed, marks = await self._journal.ask(read)
         except (ClientError, TooManyRequestsError) as error:
             return _refusal(503, "no_answer", str(error))
-        return JSONResponse({**self._about(self._history), **found, "listed": listed}, headers=NO_STORE)
+        query, table = request.query_params, self._history.table
+        rows = table.of_period(found["since"], found["until"], query.get("camera", ""))
+        marked = of_marked(rows, table, marks, bundle=query.get("bundle", ""), tried=float(query["threshold"]))
+        return JSONResponse({**self._about(self._history), **found, "listed": listed, "marked": marked}, headers=NO_STORE)
 
     async def _report(self, request: Request) -> Response:
         def compute(history: History, chosen: PartFilter) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,46 @@ BINS = 100
 """Of the histogram, over scores from 0 to 1."""
 LISTED = 24
 """Parts whose verdict would change that are listed, the newest of each kind."""
+
+
+def of_marked(
+    rows: NDArray[Any], table: VerdictTable, marks: Mapping[int, str], *, bundle: str, tried: float
+) -> dict[str, int]:
+    """Say what another threshold would have made of the parts that persons marked. The arguments are those of `what_if`.
+
+    Args:
+        rows, table, bundle, tried: As of `what_if`.
+        marks: The marks by the number of the verdict.
+
+    Returns:
+        `good` parts and `defective` ones; how many of the good ones were and would be rejected (`good_failed`,
+        `good_would_fail`); how many of the defective ones passed and would pass (`defective_passed`,
+        `defective_would_pass`).
+    """
+    judged = _judged(rows, table, bundle)
+    judged = judged[np.isin(judged["seq"], list(marks))]
+    found = dict.fromkeys(
+        ("good", "good_failed", "good_would_fail", "defective", "defective_passed", "defective_would_pass"), 0
+    )
+    for seq, score, outcome in zip(judged["seq"].tolist(), judged["score"], judged["outcome"].tolist(), strict=True):
+        mark, above = marks[seq], bool(score >= np.float32(tried))
+        if mark == "false_reject" or (mark == "right" and outcome == PASS):
+            found["good"] += 1
+            found["good_failed"] += outcome == FAIL
+            found["good_would_fail"] += above
+        elif mark in ("missed_defect", "right"):
+            found["defective"] += 1
+            found["defective_passed"] += outcome == PASS
+            found["defective_would_pass"] += not above
+    return found
+
+
+def _judged(rows: NDArray[Any], table: VerdictTable, bundle: str) -> NDArray[Any]:
+    """Return the rows that this bundle judged PASS or FAIL by the score threshold."""
+    numbers = [number for number, name in enumerate(table.bundles.all) if name.endswith(f" {bundle}")]
+    by_score = ~np.isnan(rows["score"]) & ~np.isnan(rows["threshold"])
+    judged: NDArray[Any] = rows[by_score & np.isin(rows["bundle"], numbers) & (rows["outcome"] != UNKNOWN)]
+    return judged
 
 
 def what_if(rows: NDArray[Any], table: VerdictTable, *, bundle: str, tried: float) -> dict[str, Any]:

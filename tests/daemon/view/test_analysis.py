@@ -12,7 +12,7 @@ from anosegd.view import verdict_table
 from anosegd.view.history import read_page
 from anosegd.view.trend import totals, trend
 from anosegd.view.verdict_table import FAIL, PASS, UNKNOWN, Row, VerdictTable
-from anosegd.view.what_if import what_if
+from anosegd.view.what_if import of_marked, what_if
 
 NAN = float("nan")
 
@@ -47,6 +47,21 @@ def test_another_threshold() -> None:
     higher = what_if(table.rows, table, bundle="abc", tried=0.7)
     assert (higher["would_fail"], higher["would_pass"], higher["pass_seqs"]) == (0, 1, [3])
     assert (sum(higher["passed_scores"]), sum(higher["failed_scores"])) == (2, 2)
+
+
+def test_marked_parts() -> None:
+    """Parts marked as good count by whether they are rejected, defective ones by whether they pass; others are no evidence."""
+    table = table_of([row(1, 0.2, PASS), row(2, 0.4, PASS), row(3, 0.6, FAIL), row(4, 0.9, FAIL), row(5, 0.7, FAIL)])
+    marks = {1: "right", 2: "missed_defect", 3: "false_reject", 4: "right", 5: "unsure", 9: "right"}
+    found = of_marked(table.rows, table, marks, bundle="abc", tried=0.3)
+    assert found == {
+        "good": 2,
+        "good_failed": 1,
+        "good_would_fail": 1,
+        "defective": 2,
+        "defective_passed": 1,
+        "defective_would_pass": 0,
+    }
 
 
 def test_trend_and_totals() -> None:

@@ -30,6 +30,7 @@ const detail = new Detail(document.getElementById("detail"), step);
 let state = null;
 let waiting = null;
 let asked = 0;
+let marked = null;  // what the threshold that was tried last makes of the marked parts
 
 const camera = () => period.form.elements.camera.value;
 const inUse = () => state?.cameras[camera()]?.threshold ?? null;
@@ -99,6 +100,9 @@ function noteTexts(answer, threshold) {
   if (threshold.value !== threshold.calibrated || tried() !== threshold.calibrated) lines.push(t(threshold.promised ? "whatif.promise" : "whatif.nopromise", { value: digits(threshold.calibrated) }));
   if (answer.other_bundle) lines.push(t("whatif.bundle", { n: number(answer.other_bundle) }));
   if (answer.by_rules) lines.push(t("whatif.byrules", { n: number(answer.by_rules) }));
+  if (answer.marked) marked = answer.marked;
+  if (marked?.good) lines.push(t("whatif.good", { n: number(marked.good), now: number(marked.good_failed), then: number(marked.good_would_fail) }));
+  if (marked?.defective) lines.push(t("whatif.defective", { n: number(marked.defective), now: number(marked.defective_passed), then: number(marked.defective_would_pass) }));
   if (answer.review) lines.push(t("whatif.review", { n: number(answer.review) }));
   return lines;
 }
@@ -203,6 +207,7 @@ form.elements.value.addEventListener("input", () => {
 period.form.elements.camera.addEventListener("change", () => period.go());
 
 function tryValue(value, field) {
+  marked = null;
   if (field) field.value = String(value);
   clearTimeout(waiting);
   load(false);
