@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from anoseg_engines.bundle import Bundle
 from anoseg_engines.engine import Engine
 from anoseg_engines.errors import ConfigError, DataError
@@ -189,11 +191,11 @@ def check_comparable(bundles: tuple[Bundle, Bundle], *, any_product: bool) -> li
             f"{a.label} and {b.label} are bundles of different products",
             hint="name two versions of one product, or add --any-product if both inspect the same parts",
         )
-    inputs = [each.manifest.input for each in bundles]
-    if inputs[0] == inputs[1]:
+    first, second = ({"shrink": "area", **msgspec.to_builtins(each.manifest.input)} for each in bundles)
+    differing = [f"{key} {first[key]} (A), {second[key]} (B)" for key in first if first[key] != second[key]]
+    if not differing:
         return []
-    shown = [f"{spec.width}×{spec.height}, {spec.mode}" for spec in inputs]
-    return [f"the bundles have different inputs: A {shown[0]}, B {shown[1]}; each scales the images for itself"]
+    return [f"the bundles have different inputs: {'; '.join(differing)}. Each scales the images for itself"]
 
 
 def find_compared_images(data: Path) -> list[EvaluationImage]:

@@ -7,9 +7,10 @@ import cv2
 import numpy as np
 import pytest
 from support.anoseg_train_command import run
-from support.tiny_bundle import good_part, tiny_draft
+from support.tiny_bundle import SIZE, good_part, tiny_draft
 
 from anoseg_engines.bundle_writer import write_bundle
+from anoseg_engines.placement import InputSpec
 
 LENIENT, STRICT = 0.5, 0.3
 
@@ -134,6 +135,14 @@ def test_different_products_can_be_compared_if_asked(store, data, tmp_path):
     write_bundle(tmp_path / "store" / "other", dataclasses.replace(tiny_draft(), product="other"))
     found, _ = compared(tmp_path, store / "1", tmp_path / "store" / "other", data, "--any-product", *BY_NAME)
     assert [each["bundle"] for each in found["bundles"]] == ["tiny/1", "other/1"]
+
+
+def test_other_inputs_are_said(store, data, tmp_path):
+    """What differs is named, and the comparison goes on: a version with tiles may follow one without."""
+    draft = tiny_draft(InputSpec(SIZE, SIZE, mode="tile", scale=1.0, overlap=16))
+    write_bundle(store, draft)
+    _, printed = compared(tmp_path, store / "1", store / "3", data, *BY_NAME)
+    assert "different inputs: mode resize (A), tile (B); overlap 0 (A), 16 (B). Each scales" in printed
 
 
 @pytest.mark.parametrize("missing", ["no folder", "no images"])
