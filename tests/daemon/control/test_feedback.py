@@ -39,6 +39,7 @@ class Station:
         self.daemon = self.start()
         self.client = Client(line.endpoint, control)
         wait_until(lambda: self.client.status()["journal"]["last_committed"] >= N + 2, "all parts committed")
+        wait_until(lambda: self.client.status()["evidence"]["kept"] >= N, "all pictures kept")
         self.journal_id = str(self.client.status()["journal_id"])
 
     def start(self) -> Daemon:

@@ -61,7 +61,7 @@ def test_what_a_page_may_not_send(station: Client, start_view: StartView) -> Non
         ({"seqs": ["1"]}, (400, "bad_values")),
         ({"seqs": [-1]}, (409, "bad_request")),
         ({"journal_id": "x"}, (409, "other_journal")),
-        ({"who": "Eve"}, (400, "bad_values")),
+        ({"by": "Eve"}, (400, "bad_values")),
     ):
         assert mark(view, "Ada", **{**good, **more}) == expected, more
     assert list(station.marks()) == []

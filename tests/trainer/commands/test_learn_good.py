@@ -10,13 +10,14 @@ import pytest
 from support.anoseg_train_command import run
 from support.anosegd_line import Line, Listener, run_anosegd
 from support.browser import Browser
+from support.commands import run_here
 from support.made_once import made_once
 from support.tiny_bundle import write_tiny_bundle
 from support.view_server import ViewServer
 
 from anoseg_engines.bundle import GoldenSample, load_bundle, versions
 from anoseg_engines.bundle_writer import BundleDraft, write_bundle
-from anoseg_engines.cli import main as release_main
+from anoseg_engines.cli import main as engine_main
 from anoseg_engines.errors import DataError, EngineError
 from anoseg_engines.images import read_image
 from anoseg_engines.loading import load_engine
@@ -399,7 +400,7 @@ def test_feedback_on_the_screen_changes_the_verdict(store, labelled, tmp_path, t
         assert run_anosegd("evidence", "dataset", str(config), "--data", str(data)).stdout == f"{data}/train/good: 4 pictures\n"
         assert daemon.terminate() == 0
         assert learn(store, data).returncode == 0
-        assert release_main(["release", str(store / "2")]) == 0
+        assert run_here(engine_main, "anoseg-engine", "release", str(store / "2")).returncode == 0
         line.run(config, "--once")
         again = line.listener.wait_for(lambda m: m.topic == "verdict.top" and m.header["engine"]["version"] == 2).header
         found = {again["part_id"]: again["outcome"]}
