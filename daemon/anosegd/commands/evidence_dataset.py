@@ -62,7 +62,7 @@ def export_dataset(
             dataset.add(reader, name)
     except OSError as error:
         raise AnosegError(f"--data {shown_name(folder)}: cannot be written ({error.strerror})") from error
-    without = [seq for journal_id, seq in marks if (journal_id, seq) not in kept and (journal_id, seq) not in dataset.files]
+    without = [key[1] for key, mark in marks.items() if mark != "unsure" and key not in kept and key not in dataset.files]
     return "\n".join(_said(folder, dataset.written, sorted([*without, *dataset.unreadable]))) + "\n"
 
 

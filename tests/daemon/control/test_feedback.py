@@ -35,7 +35,7 @@ class Station:
         (images / "998.png").write_bytes(b"no picture")
         evidence = "evidence: {folder: evidence, good_share: 1, min_free: 0}"
         more = f"control: {{endpoint: '{control}'}}\njournal: {{path: verdicts.db}}\n{evidence}"
-        self.config = line.config("line: {policy: wait, source: {kind: folder, path: images}}", more=more)
+        self.config = line.config("line: {policy: wait, source: {kind: folder, path: images, fps: 20}}", more=more)
         self.daemon = self.start()
         self.client = Client(line.endpoint, control)
         wait_until(lambda: self.client.status()["journal"]["last_committed"] >= N + 2, "all parts committed")
