@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from anosegd.view.address import Address
 
 LONGEST_ERROR = 10_000
+MOST_DAYS = 36_500
+"""For which the token of a user can be valid: a hundred years."""
 
 
 def main() -> None:
@@ -227,7 +229,15 @@ def _add_user(parser: argparse.ArgumentParser) -> None:
     new.add_argument(
         "--role", required=True, choices=("see", "mark", "change"), help="may only look; may mark parts, too; may do everything"
     )
-    new.add_argument("--days", type=positive, metavar="N", help="the token ends after N days (never)")
+    new.add_argument("--days", type=_days, metavar="N", help="the token ends after N days (never)")
+
+
+def _days(text: str) -> int:
+    """A number of days, as an argument's type."""
+    number = positive(text)
+    if number > MOST_DAYS:
+        raise argparse.ArgumentTypeError(f"must be at most {MOST_DAYS}, not {text}")
+    return number
 
 
 def _add_keygen(parser: argparse.ArgumentParser) -> None:

@@ -55,8 +55,8 @@ def export_dataset(
     if len(found) > 1:
         what = f"the marked parts come from several cameras: {', '.join(found)}"
         raise ConfigError(what, hint="a bundle learns one camera's picture: choose one with --camera")
-    dataset = _Dataset(folder, marks)
     try:
+        dataset = _Dataset(folder, marks)
         dataset.sort_again(outcome_of)
         for name in sorted(chosen):
             dataset.add(reader, name)
@@ -67,7 +67,7 @@ def export_dataset(
 
 
 class _Dataset:
-    """A data folder. Its methods may raise OSError.
+    """A data folder. Its constructor reads it; it and the methods may raise OSError.
 
     Attributes:
         files: Its pictures by journal_id and number.

@@ -11,7 +11,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from anoseg_engines.bundle import MANIFEST, load_bundle, read_releases, release_version, store_of, versions
+from anoseg_engines.bundle import MANIFEST, Bundle, load_bundle, read_releases, release_version, store_of, versions
 from anoseg_engines.errors import AnosegError
 from anosegd.view.change import Change, ChangeRefusedError
 from anosegd.view.station_requests import StationRequests
@@ -120,10 +120,14 @@ class BundleStore:
         return await asyncio.to_thread(self._released, who, values.version)
 
     def _released(self, who: str, version: int) -> dict[str, Any]:
+        bundle: Bundle | None = None
         try:
             bundle = load_bundle(self._folder() / str(version))
             before = release_version(store_of(bundle), version, bundle.digest, by=who)
         except AnosegError as error:
+            if isinstance(error.__cause__, OSError) and bundle is not None:
+                what = f"{error.what}: on the station's machine, run: sudo anoseg-engine release {bundle.path}"
+                raise ChangeRefusedError("not_released", what) from error
             raise ChangeRefusedError("not_released", str(error)) from error
         return {"version": version, "before": None if before is None else before.version}
 

@@ -47,8 +47,10 @@ class History:
     async def keep(self) -> None:
         """Read without end, or until the station says that it keeps no journal."""
         while True:
+            failed = True
             try:
                 await self._step()
+                failed = False
             except RefusedError as error:
                 if error.code == "no_journal":
                     return
@@ -56,7 +58,7 @@ class History:
             except (ClientError, TooManyRequestsError):
                 pass  # down, or busy: the next second tries again
             table = self.table
-            await asyncio.sleep(EVERY_S if table.complete or table.next is None else BETWEEN_PAGES_S)
+            await asyncio.sleep(EVERY_S if failed or table.complete or table.next is None else BETWEEN_PAGES_S)
 
     async def _step(self) -> None:
         table = self.table

@@ -183,3 +183,5 @@ def test_the_dataset_follows_the_marks(station: Station, tmp_path: Path) -> None
     (other / "notes.txt").write_text("mine")
     refused = run_anosegd("evidence", "dataset", str(station.config), "--data", str(other))
     assert (refused.returncode, [path.name for path in other.iterdir()]) == (2, ["notes.txt"])
+    refused = run_anosegd("evidence", "dataset", str(station.config), "--data", str(other / "notes.txt"))
+    assert (refused.returncode, "Traceback" in refused.stderr) == (1, False)

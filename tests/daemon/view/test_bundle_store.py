@@ -1,6 +1,8 @@
 """Bundles from the screen: versions, candidates, release, swap and rollback, with the real daemon."""
 
+import asyncio
 import dataclasses
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,12 @@ from support.anosegd_line import Line
 from support.tiny_bundle import tiny_draft
 from support.view_server import Answer, ViewServer
 
+from anoseg_engines.bundle import releases
 from anoseg_engines.bundle_writer import write_bundle
 from anosegd.client import Client
+from anosegd.view.bundle_store import BundleStore, VersionNumber
+from anosegd.view.change import ChangeRefusedError
+from anosegd.view.station_requests import StationRequests
 
 CAMERAS = "top: {source: {kind: demo, fps: 4}, policy: every}"
 
@@ -52,3 +58,22 @@ def test_release_swap_and_rollback(line: Line, tmp_path: Path, tmp_path_factory:
             ]
     finally:
         view.close()
+
+
+def test_a_store_that_the_screen_may_not_write_names_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A release that the file system refuses, as under systemd, tells the person which command to run instead."""
+    store = tmp_path / "tiny"
+    write_bundle(store, tiny_draft())
+    write_bundle(store, dataclasses.replace(tiny_draft(), score_threshold=0.4))
+
+    def refuse(path: Path, *_: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(releases, "_locked", refuse)  # root may write everywhere, so a mode proves nothing
+    release = next(one for one in BundleStore(store / "1").changes if one.name == "release")
+    requests = StationRequests("ipc:///unused", None)
+    try:
+        with pytest.raises(ChangeRefusedError, match=f"Read-only file system.*anoseg-engine release {store}/2$"):
+            asyncio.run(release.make(requests, "Anna", VersionNumber(2)))
+    finally:
+        requests.stop()

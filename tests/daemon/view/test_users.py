@@ -26,6 +26,7 @@ def test_commands_make_and_remove_users(tmp_path: Path) -> None:
     path = users_beside(config)
     assert path == tmp_path / "line.users.json"
     assert run_anosegd("user", "add", str(config), "eve", "--role", "see", "--days", "3").returncode == 0
+    assert run_anosegd("user", "add", str(config), "max", "--role", "see", "--days", "4000000").returncode == 2
     listed = run_anosegd("user", "list", "--users", str(path)).stdout
     assert re.search(r"ada +change", listed)
     assert re.search(r"eve +see", listed)
