@@ -34,9 +34,11 @@ FORGET_NAMES = "UPDATE feedback SET who = '' WHERE at_ns < ? AND who <> ''"
 EXPIRE = "DELETE FROM feedback WHERE seq < ?"
 
 _COUNTS = "f.undoes IS NULL AND NOT EXISTS (SELECT 1 FROM feedback u WHERE u.undoes = f.number)"
+# The limit is inside, so that a page of marks does not read the whole table.
 _CURRENT = f"""SELECT seq, mark, comment, who, at_ns, change FROM feedback WHERE number IN (
-    SELECT max(f.number) FROM feedback f WHERE f.seq BETWEEN ? AND ? AND {_COUNTS} GROUP BY f.seq)"""
-_LAST_OF_PERSON = f"SELECT max(f.change) FROM feedback f WHERE f.who = ? AND {_COUNTS}"
+    SELECT max(f.number) FROM feedback f WHERE f.seq BETWEEN ? AND ? AND {_COUNTS} GROUP BY f.seq ORDER BY f.seq {{order}}
+    LIMIT ?) ORDER BY seq {{order}}"""
+_LAST_OF_PERSON = f"SELECT f.change FROM feedback f WHERE f.who = ? AND {_COUNTS} ORDER BY f.number DESC LIMIT 1"
 _OF_CHANGE = f"SELECT f.number, f.seq FROM feedback f WHERE f.change = ? AND {_COUNTS}"
 _KNOWN = "SELECT 1 FROM feedback WHERE change = ? AND undoes IS NULL"
 # By the clock, so that the number of a deleted change is not used again. Microseconds: JavaScript reads them exactly.
@@ -119,7 +121,8 @@ def _mark(db: sqlite3.Connection, wanted: FeedbackChange) -> None:
 def _undo(db: sqlite3.Connection, wanted: FeedbackChange) -> None:
     change = wanted.undo
     if change is None:
-        change = db.execute(_LAST_OF_PERSON, (wanted.who,)).fetchone()[0]
+        last = db.execute(_LAST_OF_PERSON, (wanted.who,)).fetchone()
+        change = None if last is None else last[0]
     if change is None or db.execute(_KNOWN, (change,)).fetchone() is None:
         return
     rows = db.execute(_OF_CHANGE, (change,)).fetchall()
@@ -139,5 +142,5 @@ def current_marks(
         sqlite3.Error: The file cannot be read.
     """
     order = "DESC" if newest_first else "ASC"
-    rows = db.execute(f"{_CURRENT} ORDER BY seq {order} LIMIT ?", (first, last, limit))
+    rows = db.execute(_CURRENT.format(order=order), (first, last, limit))
     return [PartMark(*row) for row in rows]
