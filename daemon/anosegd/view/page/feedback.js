@@ -34,7 +34,6 @@ export class Feedback {
     this.last = last;
     this.done = done;
     this.root = element("form", "feedback");
-    this.root.setAttribute("role", "group");
     this.root.setAttribute("aria-label", t("feedback.label"));
     this.root.hidden = !may("mark");
     const label = element("label", "", `${t("feedback.comment")} `);
