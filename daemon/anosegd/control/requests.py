@@ -22,6 +22,8 @@ MAX_PAUSE_MIN = 480
 MAX_PART_ID = 4000
 """Letters. Escaped in JSON, they fit into a request, and into a verdict that the journal takes."""
 NOT_BLANK = r"\S"
+SHOWN_TO_PEOPLE = ("who", "why", "comment")
+"""Fields that screens and logs show: without control characters."""
 OPTIONAL_NAMES = ("part_id", "request_id")
 """Fields of a trigger that may be left out, but not be empty."""
 Text = Annotated[str, Meta(max_length=MAX_TEXT)]
@@ -267,7 +269,7 @@ def decode(payload: bytes) -> Request:
         raise RefusedError("bad_request", in_words(str(error))) from error
     for name in request.__struct_fields__:
         value = getattr(request, name)
-        if isinstance(request, FeedbackRequest | UndoFeedbackRequest) and isinstance(value, str) and _CONTROLS.search(value):
+        if name in SHOWN_TO_PEOPLE and isinstance(value, str) and _CONTROLS.search(value):
             raise RefusedError("bad_request", f"{name} contains a control character: leave it out")
         if isinstance(value, str) and "\0" in value:  # many programs take it for the end of the text
             raise RefusedError("bad_request", f"{name} contains a NUL character (U+0000): leave it out")

@@ -50,7 +50,8 @@ class Pause:
     @property
     def unknown(self) -> Unknown:
         """The outcome of every part meanwhile."""
-        return Unknown("paused", f"paused {self._by}")
+        # Without the person's name: verdicts are kept longer than names (`journal.keep_names_days`).
+        return Unknown("paused", "the inspection is paused" + (f": {self.asker.why}" if self.asker.why else ""))
 
     @property
     def in_words(self) -> str:
@@ -67,10 +68,6 @@ class Pause:
             who=self.asker.who,
             why=self.asker.why,
         )
-
-    @property
-    def _by(self) -> str:
-        return f"by {self.asker.who}" + (f": {self.asker.why}" if self.asker.why else "")
 
 
 @dataclass(frozen=True, slots=True)

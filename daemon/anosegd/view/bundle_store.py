@@ -91,11 +91,11 @@ class BundleStore:
         released = {entry.version: entry for entry in releases}
         found = []
         for number in versions(folder):
-            data = (folder / str(number) / MANIFEST).read_bytes()
             try:
+                data = (folder / str(number) / MANIFEST).read_bytes()
                 head = msgspec.json.decode(data, type=_Head)
-            except msgspec.DecodeError:
-                continue  # `anosegd swap` says what is wrong with it
+            except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+                continue  # deleted meanwhile, or damaged; `anosegd swap` says what is wrong with it
             entry = released.get(number)
             found.append(
                 {

@@ -71,7 +71,11 @@ def test_every_part_of_a_pause_is_unknown(station: Station) -> None:
     assert (found["pause"]["who"], found["pause"]["why"]) == ("Anna", "cleaning")
     assert 1700 < found["pause"]["left_s"] <= 1800
     verdict = station.next_verdict("top", found["pause"]["since"])
-    assert (verdict["outcome"], verdict["reason"], verdict["detail"]) == ("UNKNOWN", "paused", "paused by Anna: cleaning")
+    assert (verdict["outcome"], verdict["reason"], verdict["detail"]) == (
+        "UNKNOWN",
+        "paused",
+        "the inspection is paused: cleaning",
+    )
     assert (verdict["score"], verdict["durable"]) == (None, True)
     with station.client() as client:
         client.request("trigger", camera="hand", part_id="4711")
