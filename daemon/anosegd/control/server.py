@@ -67,7 +67,7 @@ MAX_QUEUED = 16
 """Requests of one peer kept in memory; further ones wait on the peer's side."""
 EVERYONE = Peer("", control=True)
 """Any client of a station without keys."""
-READS = (ReplayRequest, SinceRequest, ChangesRequest, ConsumerRequest, AckRequest, StatusRequest)
+READS = (ReplayRequest, SinceRequest, ChangesRequest, ConsumerRequest, AckRequest, MarksRequest, StatusRequest)
 """Requests that change nothing on the line. All others need a key that is marked for control."""
 ENDING = "the daemon is ending; whether this was done is not known"
 TriggerAnswer = Callable[[dict[str, Any]], None]
@@ -223,7 +223,12 @@ class Control(Worker):
         """
         if client is None:
             raise RefusedError("forbidden", "this key is not authorised any more")
-        if isinstance(request, READS) or client is EVERYONE:
+        if client is EVERYONE:
+            return
+        if isinstance(request, ConsumerRequest | AckRequest) and not client.control and request.name != client.name:
+            what = f"the key {client.name} may read and acknowledge as the consumer {client.name} only"
+            raise RefusedError("forbidden", f"{what}; other names need a key that is marked for control")
+        if isinstance(request, READS):
             return
         op = type(request).__struct_config__.tag
         if not client.control:

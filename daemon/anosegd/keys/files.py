@@ -115,9 +115,9 @@ def read_key(path: Path, kind: type[T]) -> T:
         ConfigError: It cannot be read, is of another kind, or its secret is open to others. No message contains a secret.
     """
     try:
-        with path.open("rb") as file:
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # a pipe must not block
             mode = os.fstat(file.fileno()).st_mode
-            content = file.read(MAX_FILE_BYTES + 1)
+            content = file.read(MAX_FILE_BYTES + 1) if stat.S_ISREG(mode) else b""
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})", hint="make it with: anosegd keygen") from error
     if kind is not ClientKey and mode & (stat.S_IRWXO | stat.S_IWGRP):

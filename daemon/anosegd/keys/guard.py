@@ -137,7 +137,8 @@ class Guard(Worker):
                 monitors.append(self._new_monitors.get_nowait())
             for socket in (zap, *monitors):
                 socket.close(linger=0)
-            self.context.term()  # waits until the protected sockets are closed
+            if self._stopping.is_set():  # otherwise the station has to notice that this thread has died
+                self.context.term()  # waits until the protected sockets are closed
 
     def _decide(self, zap: zmq.Socket[bytes]) -> None:
         version, request_id, _, address, _, mechanism, *credentials = zap.recv_multipart()

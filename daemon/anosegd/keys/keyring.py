@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -18,6 +19,9 @@ READ_FOR_UNKNOWN_S = 0.05
 """The folder is read again for an unknown key, so that a new one is accepted at once, but not more often than this."""
 MAX_CLIENTS = 1000
 SUFFIX = ".pub"
+NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
+Fingerprint = tuple[int, int, int, int]
+"""Inode, times of change of content and of permissions, size."""
 
 
 class Keyring:
@@ -33,7 +37,8 @@ class Keyring:
         self._clients: dict[str, ClientKey] = {}
         self._revoked: dict[str, str] = {}  # names of those that were authorised before
         self._read_at = float("-inf")
-        self._files: dict[Path, tuple[int, int, int]] = {}
+        self._files: dict[Path, tuple[Fingerprint | None, ClientKey | None]] = {}
+        self._loaded = False
         self.station: StationKey | None = None
 
     def load(self) -> None:
@@ -50,6 +55,7 @@ class Keyring:
             hint = "create it; `anosegd keygen client` writes into it"
             raise ConfigError(f"keys.clients: {self._folder}: cannot be read ({error.strerror})", hint=hint) from error
         self._refresh()
+        self._loaded = True
 
     def client(self, public: str) -> ClientKey | None:
         """Return the client with this public key, if it is authorised now; None refuses it."""
@@ -72,36 +78,52 @@ class Keyring:
         self._read_at = time.monotonic()
         try:
             paths = sorted(path for path in self._folder.iterdir() if path.suffix == SUFFIX)[:MAX_CLIENTS]
+            files = {path: self._read(path) for path in paths}
         except OSError as error:
+            if error.errno in NO_DESCRIPTORS:  # too many connections must not take the keys from those who have one
+                return
             if self._clients:
                 logs.error("keys.unreadable", path=str(self._folder), error=error.strerror)
-            self._clients, self._files = {}, {}
-            return
-        files, known = {}, {key.public: key for key in self._clients.values()}
-        for path in paths:
-            try:
-                status = path.stat()
-            except OSError:
-                continue
-            files[path] = (status.st_ino, status.st_mtime_ns, status.st_size)
-        if files == self._files:
-            return
+            files = {}
         clients: dict[str, ClientKey] = {}
-        for path in files:
-            try:
-                key = read_key(path, ClientKey)
-            except ConfigError as error:
-                if self._files.get(path) != files[path]:
-                    logs.warning("keys.unreadable", path=str(path), error=error.what)
+        for path, (_, key) in files.items():
+            if key is None:
+                continue
+            if key.public in clients:  # the first file's rights count
+                if path not in self._files:
+                    logs.warning("keys.unreadable", path=str(path), error="another file authorises the same key")
                 continue
             clients[key.public] = key
-        if self._files:  # not at the start
-            for public in clients.keys() - known.keys():
-                logs.info("keys.authorised", key=clients[public].name, control=clients[public].control)
-            for public in known.keys() - clients.keys():
-                logs.info("keys.revoked", key=known[public].name)
-        self._revoked |= {public: key.name for public, key in known.items()}
+        for public, key in clients.items() if self._loaded else ():
+            if key != self._clients.get(public):
+                until = None if key.expires is None else str(key.expires)
+                logs.info("keys.authorised", key=key.name, control=key.control, expires=until)
+        for public in self._clients.keys() - clients.keys():
+            logs.info("keys.revoked", key=self._clients[public].name)
+        self._revoked |= {public: key.name for public, key in self._clients.items()}
         self._clients, self._files = clients, files
+
+    def _read(self, path: Path) -> tuple[Fingerprint | None, ClientKey | None]:
+        """Return what tells whether the file has changed, None to read it again next time, and its key, if it has one.
+
+        Raises:
+            OSError: The process has no free file descriptor.
+        """
+        known = self._files.get(path)
+        try:
+            status = path.stat()
+        except OSError:
+            return None, None
+        fingerprint = (status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
+        if known is not None and known[0] == fingerprint:
+            return known
+        try:
+            return fingerprint, read_key(path, ClientKey)
+        except ConfigError as error:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno in NO_DESCRIPTORS:
+                raise error.__cause__ from None
+            logs.warning("keys.unreadable", path=str(path), error=error.what)
+            return fingerprint, None
 
 
 def _expired(key: ClientKey) -> bool:

@@ -1,6 +1,8 @@
 """Who is admitted to a protected socket, over real connections. Refusals are proved beside a client that is admitted."""
 
+import errno
 import json
+import os
 import socket as socketlib
 import threading
 import time
@@ -244,7 +246,52 @@ def test_a_file_that_is_no_authorisation_authorises_nobody_and_harms_nobody(
     (station.folder / "clients" / "broken.pub").write_text('{"kind": "authorised", "name": "x"')
     (station.folder / "clients" / "secret.pub").write_text(json.dumps({"kind": "client", "name": "x", "secret": "y" * 40}))
     (station.folder / "clients" / "folder.pub").mkdir()
+    os.mkfifo(station.folder / "clients" / "pipe.pub")  # opening one waits for a writer
     station.start()
     assert receives(station, key)
     assert receives(station, station.client("more"))  # the folder was read again
     assert "y" * 40 not in caplog.text
+
+
+def test_without_free_descriptors_known_keys_stay_authorised(station: Station, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too many connections must not throw out the clients that have a key."""
+    key, gone = station.client("screen"), station.client("gone")
+    station.keyring.load()
+    station.revoke("gone")
+
+    def no_descriptors(*_: object) -> list[Path]:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "iterdir", no_descriptors)
+        time.sleep(1.1)
+        assert station.keyring.client(key.public) is not None
+    time.sleep(1.1)
+    assert station.keyring.client(gone.public) is None
+    assert station.keyring.client(key.public) is not None
+
+
+def test_a_file_whose_permissions_change_is_read_again(station: Station) -> None:
+    key = station.client("screen")
+    file = station.folder / "clients" / "screen.pub"
+    content = file.read_text()
+    file.write_text("half")
+    station.keyring.load()
+    assert station.keyring.client(key.public) is None
+    file.write_text(content)
+    time.sleep(0.1)
+    assert station.keyring.client(key.public) is not None
+
+
+def test_a_dead_guard_ends_its_thread(station: Station, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The station looks for dead threads; one that waits for its sockets forever would go unnoticed."""
+    key = station.client("screen")
+    station.start()
+    assert receives(station, key)
+    dead = Guard(station.keyring)
+    monkeypatch.setattr(dead, "_close_revoked", lambda: 1 / 0)
+    dead.start_until(dead._bound)
+    with dead.context.socket(zmq.PULL):  # a socket that stays open
+        assert dead.join(LIMIT_S)
+    assert isinstance(dead.failure, ZeroDivisionError)
+    dead.context.term()

@@ -76,6 +76,10 @@ def test_a_station_with_keys_serves_and_obeys_the_right_clients(line: Line) -> N
         with pytest.raises(RefusedError, match="set_threshold needs a key"):
             client.set_threshold("eye", 0.5, who="somebody", why="none")
         assert next(client.follow(first=1))["part_id"] == "first"
+        with pytest.raises(RefusedError, match="acknowledge as the consumer screen only"):
+            client.request("ack", name="archive", journal_id="x", seq=1)
+        assert client.request("consumer", name="screen")["ok"]
+        assert list(client.marks()) == []
         for program in blocks("python", page=DOCS / "keys.md"):
             text = program.text.replace("tcp://192.168.7.20:5570", publish).replace("tcp://192.168.7.20:5571", control)
             assert "PASS" in _printed(text, folder, (publish, control, plc)), program.place
