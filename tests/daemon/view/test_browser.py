@@ -87,3 +87,29 @@ def test_banners_say_what_the_station_wants_known(start_view: StartView, browser
         [["Message from the station", "line.yaml was not loaded"]],
         [["The station reports an error", "the self-test fails"], evidence],
     ]
+
+
+STREAM = """(async () => {
+  const { Stream } = await import("./stream.js");
+  const heard = [];
+  window.hide = (hidden) => {
+    Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+    document.dispatchEvent(new Event("visibilitychange"));
+  };
+  window.stream = new Stream({ hello: () => heard.push("hello"), state: () => {}, check: () => {} });
+  window.heard = heard;
+})()"""
+
+
+@pytest.mark.long
+def test_a_hidden_tab_gives_its_connection_back(line: Line, config: Path, start_view: StartView, browser: Browser) -> None:
+    """A browser opens six connections to one address. Tabs that nobody sees must not use them up."""
+    view = start_view()
+    line.run(config)
+    browser.open(f"{view.url}?lang=en")
+    browser.evaluate(STREAM)
+    browser.wait_for("window.heard?.length === 1 && stream.alive")
+    browser.evaluate("hide(true)")
+    browser.wait_for("stream.source.readyState === EventSource.CLOSED && !stream.alive")
+    browser.evaluate("hide(false)")
+    browser.wait_for("heard.length === 2 && stream.alive")

@@ -5,6 +5,7 @@ import { checkLogin } from "./settings.js";
 
 const SILENT_MS = 3000;  // the server sends something every second
 const RETRY_MS = 1000;
+const HIDDEN_MS = 5000;  // a tab that nobody sees gives its connection back after this: browsers open only six to one address
 
 export class Stream {
   constructor(handlers) {
@@ -14,6 +15,11 @@ export class Stream {
     this.connected = false;
     this.source = null;
     this.openedAt = 0;
+    this.hiddenAt = document.hidden ? performance.now() : null;
+    document.addEventListener("visibilitychange", () => {
+      this.hiddenAt = document.hidden ? performance.now() : null;
+      if (!document.hidden && this.source.readyState === EventSource.CLOSED) this.open();
+    });
     setInterval(() => this.check(), 250);
     this.open();
   }
@@ -57,6 +63,11 @@ export class Stream {
   }
 
   check() {
+    if (this.hiddenAt !== null && performance.now() - this.hiddenAt > HIDDEN_MS) {
+      this.source.close();
+      this.connected = false;
+      return;
+    }
     const waiting = performance.now() - this.openedAt;
     const dead = this.source.readyState === EventSource.CLOSED ? waiting > RETRY_MS : this.silence > 5000 && waiting > 5000;
     if (dead) this.open();
