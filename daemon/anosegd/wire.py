@@ -358,7 +358,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
         counts: Verdicts of all cameras.
         masks_dropped: Anomaly maps that were not published for lack of time.
         engine: The engine that inspects.
-        rollback_to: Product and version of the bundle that a rollback would return to; None if there is none.
+        rollback_to: Product and version of the bundle that a rollback would return to; None if no other bundle has inspected.
         settings: SHA-256 of the configuration in use, without passwords.
         journal: None for a station without a journal.
         evidence: None for a station that keeps no evidence.

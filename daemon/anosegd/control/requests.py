@@ -141,7 +141,7 @@ class PauseRequest(_Request, frozen=True, tag="pause"):
 
 
 class ResumeRequest(_Request, frozen=True, tag="resume"):
-    """Inspect again before a pause has ended. Nothing happens if there is none.
+    """End a pause early. A camera that is not paused is left as it is.
 
     Attributes:
         camera: Name of the camera; None resumes all.

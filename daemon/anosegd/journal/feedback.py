@@ -78,7 +78,7 @@ class FeedbackChange:
         who: The person.
         seqs, mark, comment: The parts, and what is said about them; no mark takes a change back.
         undo: The change to take back; None takes the last one of this person.
-        change: Result: the number of the change that was made or taken back; None if there is none.
+        change: The number of the change that was made or taken back, set by the journal; None if nothing was changed.
         parts: Result: the parts concerned.
     """
 

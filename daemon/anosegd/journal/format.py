@@ -55,7 +55,7 @@ SCHEMA = (
     _CHANGES,
     # How many entries each camera has, by outcome. The triggers keep it equal to the entries.
     *_TALLY,
-    # What people said about parts.
+    # The marks that persons gave to parts.
     *feedback.TABLE,
 )
 UPGRADES: dict[int, tuple[str, ...]] = {

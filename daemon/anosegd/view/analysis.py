@@ -25,7 +25,7 @@ MAX_MARKS = 1000
 
 
 class Analysis:
-    """Serves what is computed from past verdicts."""
+    """Answers the pages What if, Trend and Report from past verdicts."""
 
     def __init__(self, history: History | None, journal: JournalSearch | None, shifts: tuple[time, ...]) -> None:
         self._history, self._journal, self._shifts = history, journal, shifts

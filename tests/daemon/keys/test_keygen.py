@@ -1,4 +1,4 @@
-"""`anosegd keygen` and the files of keys: what is written, what is refused, and that no message shows a secret."""
+"""`anosegd keygen` writes and refuses the right files, and no message shows a secret."""
 
 import json
 import stat

@@ -1,4 +1,4 @@
-"""What if, trend and report: what is computed from past verdicts."""
+"""The figures of the pages What if, Trend and Report."""
 
 import time
 from typing import Any, cast
