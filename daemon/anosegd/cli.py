@@ -246,7 +246,7 @@ def _add_keygen(parser: argparse.ArgumentParser) -> None:
     station = kinds.add_parser("station", help="make the station's key: a secret file that stays on its machine")
     station.add_argument("file", type=Path, metavar="FILE", help="a new file")
     client = kinds.add_parser("client", help="make a client's key, and authorise it")
-    client.add_argument("name", metavar="NAME", help="the client's name, for logs and the journal")
+    client.add_argument("name", metavar="NAME", help="the client's name, for logs and refusals")
     client.add_argument("--station", type=Path, required=True, metavar="FILE", help="the station's key file")
     client.add_argument(
         "--clients", type=Path, required=True, metavar="DIR", help="keys.clients of the station's configuration"

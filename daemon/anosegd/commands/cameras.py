@@ -28,7 +28,7 @@ RATE_S = 3.0
 """The frame rate is measured over this many frames or seconds, whichever is less."""
 
 UNUSABLE_FRAMES = 3
-"""After this many unusable frames a camera counts as failed. A GigE camera's first frame is often incomplete."""
+"""After this many unusable frames a camera counts as failed. The first frame of a stream can be incomplete."""
 
 
 def main(options: argparse.Namespace) -> int:

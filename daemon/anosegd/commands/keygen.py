@@ -9,10 +9,16 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from anoseg_engines.errors import ConfigError
-from anosegd.keys.files import StationKey, keep_out_of_core_dumps, new_client_key, new_station_key, read_key, write_key
+from anosegd.keys.files import (
+    NAME,
+    StationKey,
+    keep_out_of_core_dumps,
+    new_client_key,
+    new_station_key,
+    read_key,
+    write_key,
+)
 from anosegd.keys.keyring import SUFFIX
-
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def main(options: argparse.Namespace) -> int:
@@ -32,7 +38,7 @@ def main(options: argparse.Namespace) -> int:
 
 
 def _make_client(options: argparse.Namespace) -> None:
-    if not NAME.fullmatch(options.name):
+    if not re.match(NAME, options.name):
         what = f"{options.name!r}: a key's name has 1 to 64 letters, digits, points, - and _"
         raise ConfigError(what, hint="the first character is a letter or a digit")
     if options.expires is not None and options.expires < datetime.now(timezone.utc).date():

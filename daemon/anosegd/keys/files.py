@@ -23,7 +23,8 @@ MAX_FILE_BYTES = 4096
 PR_SET_DUMPABLE = 4
 Z85 = Annotated[str, Meta(pattern=r"^[0-9a-zA-Z.:+=^!/*?&<>()\[\]{}@%$#-]{40}\Z")]
 """A key of 32 bytes as ZeroMQ writes it."""
-KeyName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z"
+KeyName = Annotated[str, Meta(pattern=NAME)]
 
 
 class StationKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="station"):
@@ -54,7 +55,7 @@ class ClientKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """Authorises a client.
 
     Attributes:
-        name: The client's name, for logs and the journal.
+        name: The client's name, for logs and refusals.
         public: Its public key.
         control: Whether it may command the station, not only listen and read.
         expires: The last day on which it is accepted, in UTC; None never ends.

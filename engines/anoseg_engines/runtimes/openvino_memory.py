@@ -34,7 +34,7 @@ def multiply_memory_in_bf16(model: ov.Model) -> None:
         lengthened, half_length = prepared[name]
         nearest = _like(convolution, lengthened, _with_lengths_of_vectors(weights))
         reduced = ov.opset13.reduce_max(nearest, largest.input_value(1), largest.get_attributes()["keep_dims"])
-        # Later layers subtract |z|² from the largest z·m − |m|² / 2, so it is added here.
+        # Later layers expect the largest z·m − |m|² / 2, so |z|² / 2 is added back.
         wide = ov.opset13.add(ov.opset13.convert(reduced, WIDE), half_length)
         largest.output(0).replace(ov.opset13.convert(wide, largest.get_output_element_type(0)).output(0))
 
