@@ -10,12 +10,12 @@ from anosegd.control.requests import FeedbackRequest, RefusedError, UndoFeedback
 from anosegd.journal import Entry, FeedbackChange, Journal, JournalReader, PartMark
 from anosegd.wire import reason_of, utc
 
-SENSIBLE = {
+MARKS = {
     "PASS": ("right", "missed_defect", "unsure"),
     "FAIL": ("right", "false_reject", "unsure"),
     "review": ("right", "false_reject", "unsure"),
 }
-"""The marks that make sense, by outcome. A part for review was rejected, as every UNKNOWN."""
+"""The marks that a part takes, by its outcome. A part for review was rejected, as every UNKNOWN."""
 NAMED = 10
 """The most numbers that a refusal names."""
 
@@ -35,7 +35,7 @@ def note_feedback(
         done: Called on the journal's thread with the answer's fields, or with why nothing was noted.
 
     Raises:
-        RefusedError: A part does not exist, is of another journal, or the mark makes no sense for it.
+        RefusedError: A part does not exist, is of another journal, or the mark does not fit its verdict.
         JournalError: The journal cannot do it now.
     """
     if request.journal_id != journal.journal_id:
@@ -76,15 +76,17 @@ def _check(mark: str, seqs: Sequence[int], entries: Sequence[Entry]) -> None:
     missing = sorted(set(seqs) - {entry.seq for entry in entries})
     if missing:
         raise RefusedError("no_such_part", f"the journal has no verdict (any more) with the number {_named(missing)}")
-    senseless: dict[str, list[int]] = {}
+    unfit: dict[str, list[int]] = {}
     for entry in entries:
         reason = reason_of(entry.header) if entry.outcome == "UNKNOWN" else None
-        if mark not in SENSIBLE.get(reason or entry.outcome, ()):
-            senseless.setdefault(f"UNKNOWN: {reason}" if reason else entry.outcome, []).append(entry.seq)
-    for outcome, parts in senseless.items():
-        marks = SENSIBLE.get(outcome.removeprefix("UNKNOWN: "))
+        if mark not in MARKS.get(reason or entry.outcome, ()):
+            unfit.setdefault(f"UNKNOWN: {reason}" if reason else entry.outcome, []).append(entry.seq)
+    for outcome, parts in unfit.items():
+        marks = MARKS.get(outcome.removeprefix("UNKNOWN: "))
         what = f"takes {', '.join(marks[:-1])} or {marks[-1]}" if marks else "was not inspected, so it takes no mark"
-        raise RefusedError("senseless_mark", f"{mark} makes no sense for {_named(parts)}: a part with {outcome} {what}")
+        raise RefusedError(
+            "senseless_mark", f"{mark} does not fit the verdict of {_named(parts)}: a part with {outcome} {what}"
+        )
 
 
 def _none(request: FeedbackRequest | UndoFeedbackRequest) -> str:

@@ -1,7 +1,7 @@
 """Decides who may listen to the station and who may command it, by keys (CURVE, ZeroMQ's encryption).
 
 `files` reads and writes the files of keys, `keyring` knows which keys are authorised now, and `guard` is the thread that
-admits and closes connections. Clients read their own key file in `client.py`.
+admits and closes connections. Clients read their own key file in `client/key.py`.
 """
 
 from anosegd.keys.config import CLIENT_CREDENTIAL, CREDENTIALS, KeysConfig

@@ -150,7 +150,7 @@ def test_a_replay_waits_while_the_station_is_busy(station: Station, monkeypatch:
     station.wait_until_committed(12)
     refused = []
     with station.client() as client:
-        ask = client.request
+        ask = client._connection.request
 
         def counted(op: str, **arguments: object) -> dict[str, object]:
             try:
@@ -159,11 +159,11 @@ def test_a_replay_waits_while_the_station_is_busy(station: Station, monkeypatch:
                 refused.append(error.code)
                 raise
 
-        monkeypatch.setattr(client, "request", counted)
+        monkeypatch.setattr(client._connection, "request", counted)
         client.status()
-        assert client._control is not None
+        assert client._connection._socket is not None
         for _ in range(3 * round(RATE)):
-            client._control.send(b'{"id": -1, "op": "status"}')
+            client._connection._socket.send(b'{"id": -1, "op": "status"}')
         assert [v["seq"] for v in client.replay(1)] == list(range(1, 13))
     assert set(refused) == {"busy"}
 

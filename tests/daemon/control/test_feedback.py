@@ -107,7 +107,7 @@ BAD: tuple[tuple[Callable[[Client, str], object], str], ...] = (
 )
 
 
-def test_what_makes_no_sense_is_refused_and_nothing_is_noted(station: Station) -> None:
+def test_what_does_not_fit_is_refused_and_nothing_is_noted(station: Station) -> None:
     """Each refusal says why, and no part is marked, also not those of the same request that could be."""
     for request, said in BAD:
         with pytest.raises(RefusedError) as refused:
