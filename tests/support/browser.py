@@ -27,14 +27,19 @@ def find_browser() -> str:
 
 
 class Browser:
-    """One headless Chromium with one page."""
+    """One headless Chromium with one page.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: For its profile and its log.
+        before: A program that runs it, such as `nice`.
+    """
+
+    def __init__(self, folder: Path, *, before: tuple[str, ...] = ()) -> None:
         program = find_browser()
         to_read, self._write = os.pipe()
         self._read, to_write = os.pipe()
         options = ("--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", "--no-first-run")
-        command = [program, *options, f"--user-data-dir={folder / 'browser'}", "--window-size=1280,720", "about:blank"]
+        command = [*before, program, *options, f"--user-data-dir={folder / 'browser'}", "--window-size=1280,720", "about:blank"]
         # The browser reads its file descriptor 3 and writes 4.
         shell = f'exec 3<&{to_read} 4>&{to_write}; exec "$@"'
         with (folder / "browser.log").open("wb") as log:

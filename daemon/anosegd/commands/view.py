@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from anosegd.commands.connection import endpoints_of
 from anosegd.config import load_config
 from anosegd.view.address import Address
 from anosegd.view.users import certificate_beside, load_users, users_beside
+
+NICE = 10
+"""Drawing a screen must not take processor time that the inspection needs."""
 
 
 def main(options: argparse.Namespace) -> int:
@@ -66,4 +70,6 @@ def main(options: argparse.Namespace) -> int:
         bundle=None if config is None else Path(config.engine.bundle),
         names=tuple(options.name),
     )
+    with contextlib.suppress(OSError):
+        os.nice(max(0, NICE - os.nice(0)))
     return serve(settings)

@@ -1,5 +1,6 @@
 """The screen's server: a real process that is a client of a real station."""
 
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,6 +30,11 @@ def test_other_addresses_than_loopback_are_refused_without_users(address: str) -
     done = run_anosegd("view", "--listen", address)
     assert done.returncode == 2
     assert address.replace("[", "").replace("]", "") in done.stderr
+
+
+def test_inspection_comes_before_the_screen(start_view: StartView) -> None:
+    """Where processors are scarce, the screen waits: it lowers its own priority."""
+    assert os.getpriority(os.PRIO_PROCESS, start_view().process.pid) >= 10
 
 
 def test_address_in_use_is_an_error(config: Path, start_view: StartView) -> None:
