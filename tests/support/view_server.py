@@ -19,13 +19,13 @@ from support.anosegd_line import LIMIT_S
 
 
 class ViewServer:
-    """`anosegd view` in a process of its own, at a free port."""
+    """`anosegd view` in a process of its own, at a free port. `prefix` is a command that runs it."""
 
-    def __init__(self, folder: Path, *arguments: str, listen: str = "127.0.0.1:0") -> None:
+    def __init__(self, folder: Path, *arguments: str, listen: str = "127.0.0.1:0", prefix: tuple[str, ...] = ()) -> None:
         self._log = folder / "view.log"
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "anosegd", "view", "--listen", listen, *arguments],
+                [*prefix, sys.executable, "-m", "anosegd", "view", "--listen", listen, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,

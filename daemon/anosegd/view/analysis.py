@@ -129,7 +129,7 @@ class Analysis:
     @staticmethod
     def _about(history: History) -> dict[str, Any]:
         rows = history.table.rows
-        oldest = float(rows["at"].min()) if len(rows) else None
+        oldest = float(rows["at"].min()) if len(rows) and not history.table.from_beginning else None
         return {
             "complete": history.table.complete,
             "oldest": oldest,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ class BundleStore:
                     "current": number == current,
                 }
             )
-        return {"folder": str(folder), "current": current, "versions": found}
+        return {"folder": str(folder), "current": current, "may_release": _may_write(folder), "versions": found}
 
     async def _swap(self, station: StationRequests, who: str, values: VersionNumber) -> dict[str, Any]:
         folder = await asyncio.to_thread(self._folder)
@@ -130,6 +131,11 @@ class BundleStore:
                 raise ChangeRefusedError("not_released", what) from error
             raise ChangeRefusedError("not_released", str(error)) from error
         return {"version": version, "before": None if before is None else before.version}
+
+
+def _may_write(folder: Path) -> bool:
+    """Return whether this process may release a version: the unit anosegd-view@ sees the store read-only."""
+    return os.access(folder, os.W_OK | os.X_OK)
 
 
 async def _roll_back(station: StationRequests, who: str, values: Reason) -> dict[str, Any]:

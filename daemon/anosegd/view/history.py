@@ -10,7 +10,6 @@ from anosegd.client import Client, ClientError, RefusedError
 from anosegd.view.journal_search import JournalSearch, TooManyRequestsError, page_from
 from anosegd.view.part_filter import PartFilter
 from anosegd.view.verdict_table import MAX_ROWS, Row, VerdictTable, rows_of
-from anosegd.wire import utc
 
 KEPT_S = 8 * 24 * 3600.0
 """A week, and the shift in which it begins."""
@@ -19,22 +18,23 @@ BETWEEN_PAGES_S = 0.02
 """The station answers other requests between two pages. Twelve hours of five parts a second take half a minute."""
 
 
-def read_page(client: Client, start: int | None) -> tuple[dict[str, Any], list[Row]]:
-    """Return the journal's next page and its rows. Runs on the journal's thread."""
-    if start is None:
-        since = PartFilter(since=utc(int((time.time() - KEPT_S) * 1e9)))
-        page = page_from(client, since, None)
-        newest = page["last"] - MAX_ROWS
-        if newest > page["next"] and _stored(client) > MAX_ROWS:  # numbers alone say little: many may never have been used
-            page = page_from(client, PartFilter(), newest)
-    else:
-        page = page_from(client, PartFilter(), start)
+def read_page(client: Client, start: int) -> tuple[dict[str, Any], list[Row]]:
+    """Return the journal's page from this number on, and its rows. Runs on the journal's thread."""
+    page = page_from(client, PartFilter(), start)
     return page, rows_of(page["verdicts"])
 
 
-def _stored(client: Client) -> int:
-    """Return how many verdicts the journal has."""
-    return sum(client.status()["journal"]["stored"].values())
+def beginning(client: Client) -> tuple[int, bool]:
+    """Return the number at which the table begins, and whether the journal never had a verdict before it. As `read_page`."""
+    journal = client.status()["journal"]
+    if journal is None:
+        raise RefusedError("replay", "no_journal", "this station keeps no journal")
+    oldest = client.first_seq_since(0)
+    start = client.first_seq_since(time.time_ns() - int(KEPT_S * 1e9))
+    newest = journal["last_committed"] - MAX_ROWS
+    if newest > start and sum(journal["stored"].values()) > MAX_ROWS:  # numbers alone say little: many may never have been used
+        start = newest
+    return start, start <= oldest and journal["first_kept"] <= 1
 
 
 class History:
@@ -63,6 +63,8 @@ class History:
     async def _step(self) -> None:
         table = self.table
         start = table.next
+        if start is None:
+            start, table.from_beginning = await self._journal.ask(beginning)
         page, rows = await self._journal.ask(lambda client: read_page(client, start))
         if table.journal_id not in (None, page["journal_id"]):
             self.table = VerdictTable.empty()  # numbers of two journals cannot be compared

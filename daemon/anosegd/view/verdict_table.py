@@ -92,12 +92,14 @@ class VerdictTable:
         journal_id: The journal that it was read from; None before the first answer.
         next: The first number that was not read; None before the first answer.
         complete: Whether everything up to a moment ago is in it.
+        from_beginning: Whether it has the first verdict of the journal. Else there were parts before its first row.
         cameras, bundles, reasons: The names behind the numbers in the columns. A bundle is `NAME/VERSION DIGEST`.
     """
 
     journal_id: str | None
     next: int | None
     complete: bool
+    from_beginning: bool
     cameras: Names
     bundles: Names
     reasons: Names
@@ -107,7 +109,7 @@ class VerdictTable:
     @classmethod
     def empty(cls) -> VerdictTable:
         """Return a table without rows."""
-        return cls(None, None, False, Names(), Names(), Names(), np.empty(4096, _COLUMNS), 0)
+        return cls(None, None, False, False, Names(), Names(), Names(), np.empty(4096, _COLUMNS), 0)
 
     @property
     def rows(self) -> NDArray[Any]:
@@ -120,6 +122,7 @@ class VerdictTable:
             return
         if self._count + len(rows) > len(self._rows):
             kept = self.rows[max(0, self._count + len(rows) - MAX_ROWS * 9 // 10) :] if self._count >= MAX_ROWS else self.rows
+            self.from_beginning &= len(kept) == self._count
             grown = np.empty(min(MAX_ROWS + 4096, max(2 * len(kept), len(kept) + len(rows))), _COLUMNS)
             grown[: len(kept)] = kept
             self._rows, self._count = grown, len(kept)

@@ -9,7 +9,7 @@ from support.view_server import StartView
 
 from anosegd.client import Client
 from anosegd.view import verdict_table
-from anosegd.view.history import read_page
+from anosegd.view.history import beginning
 from anosegd.view.trend import totals, trend
 from anosegd.view.verdict_table import FAIL, PASS, UNKNOWN, Row, VerdictTable
 from anosegd.view.what_if import of_marked, what_if
@@ -93,25 +93,25 @@ def test_table_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 class _Station:
     """Answers as a station whose journal has a few verdicts, and whose numbers have a wide gap."""
 
-    def __init__(self) -> None:
-        self.pages: list[int] = []
+    def __init__(self, first_kept: int = 1) -> None:
+        self.first_kept = first_kept
 
     def status(self) -> dict[str, Any]:
-        return {"journal": {"stored": {"passed": 3, "failed": 0, "unknown": 0}}}
+        stored = {"passed": 3, "failed": 0, "unknown": 0}
+        return {"journal": {"stored": stored, "first_kept": self.first_kept, "last_committed": 5_000_000}}
 
     def first_seq_since(self, _: int) -> int:
-        return 1
-
-    def request(self, _: str, **fields: Any) -> dict[str, Any]:
-        self.pages.append(fields["from"])
-        return {"journal_id": "j", "verdicts": [], "next": 4, "last": 5_000_000}
+        return self.first_kept
 
 
 def test_numbers_that_were_never_used_hide_no_parts() -> None:
     """The journal is read from the oldest part of the week, if it has no more verdicts than the table holds."""
-    station = _Station()
-    read_page(cast("Client", station), None)
-    assert station.pages == [1]
+    assert beginning(cast("Client", _Station())) == (1, True)
+
+
+def test_a_new_station_has_no_parts_before() -> None:
+    """Earlier parts may exist where the journal has deleted some, not where it has every verdict it ever had."""
+    assert beginning(cast("Client", _Station(first_kept=7))) == (7, False)
 
 
 def test_half_a_day_answers_at_once() -> None:
@@ -136,6 +136,7 @@ def test_pages_get_what_the_journal_has(line: Line, config: object, start_view: 
     view = start_view()
     wait_until(lambda: view.get("/report.json").json().get("complete") is True, "the journal is read")
     report = view.get("/report.json").json()
+    assert report["oldest"] is None  # the journal has every part of this station
     counts = report["cameras"]["top"]
     assert counts["passed"] + counts["failed"] >= 7
     assert report["trend"]["top"]["median"].count(None) < 96

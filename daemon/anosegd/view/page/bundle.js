@@ -17,11 +17,14 @@ const SHORT = 12;
 await texts.load();
 choices.setUp();
 const said = document.getElementById("said");
+const done = document.getElementById("done");
+const howToRelease = document.getElementById("how-to-release");
 const rollback = document.getElementById("rollback");
 rollback.hidden = true;
 let state = null;
 let shown = "";
 let current = null;  // the version that is released
+let mayRelease = false;  // whether this screen can write to the store
 
 function showRunning() {
   const engine = state.engine;
@@ -43,10 +46,14 @@ async function load() {
   document.getElementById("changes").replaceChildren(changes.error ? errorText(changes) : changesTable(changes.changes.slice(-20).reverse()));
   if (store.error) {
     said.textContent = errorText(store);
+    howToRelease.hidden = true;
     document.getElementById("versions").replaceChildren();
     return;
   }
   current = store.current && `${state.engine.name}/${store.current}`;
+  mayRelease = store.may_release;
+  howToRelease.hidden = mayRelease || !may("change") || store.versions.every((version) => version.current);
+  howToRelease.textContent = t("bundle.release.how", { folder: store.folder });
   said.textContent = t("bundle.folder", { folder: store.folder });
   const head = ["bundle.version", "bundle.state", "fact.threshold", "bundle.made", "bundle.digest"].map((key) => t(key));
   const rows = [...store.versions].reverse().map((version) => [number(version.version), stateOf(version), number(version.score_threshold, 4), version.created ? dateAndTime(version.created) : "", version.digest.slice(0, SHORT), buttons(version)]);
@@ -69,22 +76,30 @@ function buttons(version) {
     place.append(button);
   };
   if (version.digest !== state?.engine.digest) add("bundle.swap", () => swap(version));
-  if (!version.current) add("bundle.release", () => release(version));
+  if (!version.current && mayRelease) add("bundle.release", () => release(version));
   return place;
 }
 
 async function make(name, values, texts, yes) {
   const answer = await confirm({ title: yes, texts, yes, fields: [reasonField(false)] });
   if (!answer) return;
-  said.textContent = t("bundle.wait");
+  const now = label(state.engine);
+  done.textContent = t(name === "release" ? "bundle.wait.release" : "bundle.wait");
+  done.focus();  // the buttons of the table are made again
   let result;
   try {
     result = doneText(name, await change(name, { ...values, why: answer.why.trim() }));
   } catch (error) {
-    result = error.message;
+    result = refusedText(name, now, error);
   }
   await load();
-  said.textContent = result;
+  done.textContent = result;
+}
+
+// What the station says about a bundle that it refuses is in English, and names files: it comes after what matters.
+function refusedText(name, now, error) {
+  if (!["refused", "not_released"].includes(error.code)) return error.message;
+  return t(name === "release" ? "bundle.refused.release" : "bundle.refused", { now, reason: error.message });
 }
 
 function doneText(name, answer) {
