@@ -96,12 +96,15 @@ class Pauses:
 
     def __init__(self, journal: Journal | None) -> None:
         self._journal = journal
-        self._paused: dict[str, Pause] = {}  # replaced, never changed: any thread reads it
+        # By camera; under None the pause of all, which holds for cameras without an entry: also for those that a reload adds.
+        # A camera that is inspected meanwhile has the entry None. Replaced, never changed: any thread reads it.
+        self._paused: dict[str | None, Pause | None] = {}
         self._requests: queue.SimpleQueue[PauseRequest] = queue.SimpleQueue()
 
     def of(self, camera: str) -> Pause | None:
         """Return the pause of a camera; None if it is inspected. Any thread."""
-        pause = self._paused.get(camera)
+        paused = self._paused
+        pause = paused.get(camera, paused.get(None))
         return None if pause is None or pause.left_s <= 0 else pause
 
     def ask(self, request: PauseRequest) -> None:
@@ -150,7 +153,7 @@ class Pauses:
         before = {name: pause for name in names if (pause := self.of(name)) is not None}
         old = ", ".join(dict.fromkeys(pause.in_words for pause in before.values())) or INSPECTING
         if request.minutes is None:
-            self._paused = {name: pause for name, pause in self._paused.items() if name not in before}
+            self._paused = {} if request.camera is None else {**self._paused, request.camera: None}
             if not before:
                 request.answer({"cameras": []})
                 return False
@@ -159,17 +162,17 @@ class Pauses:
             return True
         seconds, now_ns = request.minutes * 60, time.time_ns()
         pause = Pause(request.camera, request.asker, now_ns, now_ns + round(seconds * 1e9), time.monotonic() + seconds)
-        self._paused = {**self._paused, **dict.fromkeys(names, pause)}
+        self._paused = {None: pause} if request.camera is None else {**self._paused, request.camera: pause}
         begun = {"cameras": sorted(names), "until": wire.utc(pause.until_ns)}
         self._note("pause", request.camera, old, pause.in_words, request.asker, lambda _: request.answer(begun))
         return True
 
     def _end_those_that_are_over(self) -> bool:
-        over = {id(pause): pause for pause in self._paused.values() if pause.left_s <= 0}
+        over = [pause for pause in self._paused.values() if pause is not None and pause.left_s <= 0]
         if not over:
             return False
-        self._paused = {name: pause for name, pause in self._paused.items() if id(pause) not in over}
-        for pause in over.values():
+        self._paused = {name: pause for name, pause in self._paused.items() if pause not in over}
+        for pause in over:
             self._note("resume", pause.camera, pause.in_words, INSPECTING, NOBODY._replace(why="its time is over"))
         return True
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
 import re
 import socket
+from collections.abc import Collection
 from typing import NamedTuple
 
 from anoseg_engines.errors import ConfigError, PublishError
@@ -33,10 +35,26 @@ class Address(NamedTuple):
         """Whether it stands for all addresses of this machine."""
         return self.host != "localhost" and ipaddress.ip_address(self.host).is_unspecified
 
-    def url(self, scheme: str = "http") -> str:
-        """Return where a browser finds the screen."""
-        host = socket.gethostname() if self.is_every else self.host
+    def url(self, scheme: str = "http", names: Collection[str] = ()) -> str:
+        """Return where a browser finds the screen.
+
+        Args:
+            scheme: `http` or `https`.
+            names: Those of the certificate. One with a domain is shown instead of an address, if all addresses are served.
+        """
+        host = self.host
+        if self.is_every:
+            full = sorted(name for name in names if "." in name and not name.startswith("*") and not name.endswith(".local"))
+            host = full[0] if full else network_address() or socket.gethostname()
         return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}/"
+
+
+def network_address() -> str | None:
+    """Return the address of this machine's network card; None without a network."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))  # sends nothing; chooses the network card
+        return str(probe.getsockname()[0])
+    return None
 
 
 def listen_address(text: str) -> Address:

@@ -65,7 +65,8 @@ class History:
         start = table.next
         if start is None:
             start, table.from_beginning = await self._journal.ask(beginning)
-        page, rows = await self._journal.ask(lambda client: read_page(client, start))
+        first = start
+        page, rows = await self._journal.ask(lambda client: read_page(client, first))
         if table.journal_id not in (None, page["journal_id"]):
             self.table = VerdictTable.empty()  # numbers of two journals cannot be compared
             return

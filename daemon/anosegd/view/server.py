@@ -102,8 +102,11 @@ def serve(settings: ViewSettings) -> int:
     with listener:
         host, port = listener.getsockname()[:2]
         certificate = settings.certificate
-        sys.stdout.write(f"the screen is at {Address(host, port).url('http' if certificate is None else 'https')}\n")
-        if certificate is not None:
+        address = Address(host, port)
+        if certificate is None:
+            sys.stdout.write(f"the screen is at {address.url()}\n")
+        else:
+            sys.stdout.write(f"the screen is at {address.url('https', certificate.names)}\n")
             sys.stdout.write(f"its certificate ends on {certificate.ends:%Y-%m-%d}; SHA-256 {certificate.fingerprint}\n")
         sys.stdout.flush()
         return asyncio.run(_serve(settings, listener, sessions))

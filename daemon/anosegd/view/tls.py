@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from anoseg_engines.errors import ConfigError
+from anosegd.view.address import network_address
 from anosegd.view.private_file import write_private
 
 VALID = timedelta(days=825)
@@ -153,9 +154,8 @@ def _subjects_of_this_machine() -> set[str]:
         with contextlib.suppress(ValueError):
             x509.DNSName(name)
             found.add(name)
-    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect(("192.0.2.1", 9))  # sends nothing; chooses the address of the network card
-        found.add(probe.getsockname()[0])
+    if (address := network_address()) is not None:
+        found.add(address)
     return found
 
 

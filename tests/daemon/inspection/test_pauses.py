@@ -135,3 +135,23 @@ def test_it_ends_by_itself() -> None:
     assert pauses.of("top") is None
     assert pauses.look_after(["top", "side"])
     assert not pauses.look_after(["top", "side"])
+
+
+def test_a_pause_of_all_holds_for_cameras_that_come_later() -> None:
+    """A camera that a reload adds is paused with the others. Each can be inspected again by itself, and all together."""
+    pauses = Pauses(None)
+    answers: list[Any] = []
+
+    def ask(camera: str | None, minutes: float | None) -> None:
+        pauses.ask(PauseRequest(camera, minutes, Asker("Anna"), answers.append))
+        assert pauses.look_after(["top", "side"])
+
+    ask(None, 60)
+    assert pauses.of("added") is not None
+    ask("top", None)
+    assert (pauses.of("top"), pauses.of("side") is None, pauses.of("added") is None) == (None, False, False)
+    ask(None, None)
+    assert [pauses.of(camera) for camera in ("top", "side", "added")] == [None, None, None]
+    ask("top", 60)
+    assert pauses.of("added") is None
+    assert [answer["cameras"] for answer in answers] == [["side", "top"], ["top"], ["side"], ["top"]]

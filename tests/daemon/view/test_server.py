@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from anoseg_engines.errors import PublishError
-from anosegd.view import server
+from anosegd.view import address, server
 from anosegd.view.address import Address
 from anosegd.view.app import build_app
 from anosegd.view.board import Board
@@ -55,3 +55,20 @@ def test_failed_task_ends_the_screen(task: str, monkeypatch: pytest.MonkeyPatch)
     )
     with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(PublishError, match="verdicts"):
         asyncio.run(asyncio.wait_for(server._serve(settings, listener), 20))
+
+
+@pytest.mark.parametrize(
+    ("listen", "names", "url"),
+    [
+        ("127.0.0.1", (), "https://127.0.0.1:8443/"),
+        ("::1", (), "https://[::1]:8443/"),
+        ("0.0.0.0", ("localhost", "press-4", "press-4.local"), "https://192.0.2.7:8443/"),
+        ("0.0.0.0", ("*.plant.example", "press-4.plant.example"), "https://press-4.plant.example:8443/"),
+    ],
+)
+def test_printed_address_leads_to_the_screen(
+    listen: str, names: tuple[str, ...], url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other machines do not know this machine's bare name: its address is printed, or a name with a domain."""
+    monkeypatch.setattr(address, "network_address", lambda: "192.0.2.7")
+    assert Address(listen, 8443).url("https", names) == url

@@ -23,7 +23,7 @@ function pauses(cameras) {
 
 export function pauseText(pause) {
   const values = { left: duration(pause.left_s * 1000), until: timeOfDay(pause.until), who: short(pause.who, 60) };
-  return t("alarm.paused.do", values) + (pause.why ? ` ${short(pause.why, 200)}` : "");
+  return t("alarm.paused.do", values) + (pause.why ? ` ${t("alarm.paused.why", { why: short(pause.why, 200) })}` : "");
 }
 
 export class Alarms {

@@ -1,10 +1,11 @@
 // Draws charts with uPlot. Each has its lines named below it, and its numbers as a table for those who cannot see it.
 
-import { element } from "./elements.js";
+import { cell, element } from "./elements.js";
 import { t } from "./texts.js";
 import uPlot from "./uplot.js";
 
 const DASHES = { solid: [], dashed: [8, 5], dotted: [2, 4] };
+const TIME_WIDTH = 120;  // the place that a label with a day and seconds needs
 const redraws = new Set();
 for (const target of [document.getElementById("theme"), matchMedia("(prefers-color-scheme: dark)")]) {
   target?.addEventListener("change", () => setTimeout(redrawAll));
@@ -20,12 +21,12 @@ function color(name) {
 }
 
 // Draws lines and bars.
-//   x: places; xText: writes one of them
+//   x: places; xText(place, step): writes one of those that are `step` apart; xSteps: what `step` may be, if not every number
 //   series: [{ label, values, look: solid | dashed | dotted | bars, color }]
 //   valueText: writes a value; log: whether the axis of values is logarithmic
 //   marks: [{ at, label, look }] upright lines
 //   range: the least range of values; rows: cells of the table, with `head`
-export function chart({ title, x, xText, series, valueText, log = false, marks = [], range = null, head = [], rows = [], height = 210 }) {
+export function chart({ title, x, xText, xSteps = undefined, series, valueText, log = false, marks = [], range = null, head = [], rows = [], height = 210 }) {
   const root = element("figure", "chart");
   const place = element("div", "plot");
   place.setAttribute("role", "img");
@@ -52,7 +53,7 @@ export function chart({ title, x, xText, series, valueText, log = false, marks =
       legend: { show: false },
       cursor: { show: false },
       scales: { x: { time: false }, y: log ? { distr: 3, range: (u, low, high) => [0.5, Math.max(10, high ?? 0) * 1.3] } : { range: (u, low, high) => range ? [Math.min(range[0], low ?? range[0]), Math.max(range[1], high ?? range[1])] : [low, high] } },
-      axes: [{ ...axis, values: (u, found) => found.map(xText) }, { ...axis, size: 76, values: (u, found) => found.map((value) => value === null ? "" : valueText(value)) }],
+      axes: [{ ...axis, ...(xSteps ? { incrs: xSteps, space: TIME_WIDTH } : {}), values: (u, found, axis, space, step) => found.map((at) => xText(at, step)) }, { ...axis, size: 76, values: (u, found) => found.map((value) => value === null ? "" : valueText(value)) }],
       series: [{}, ...series.map((one) => ({
         stroke: color(one.color), fill: one.look === "bars" ? color(one.color) : undefined, width: one.look === "bars" ? 0 : 2, dash: DASHES[one.look],
         points: { show: one.look !== "bars", size: 5, fill: color(one.color), stroke: color(one.color), filter: () => alone(one.values) }, spanGaps: false, paths: one.look === "bars" ? uPlot.paths.bars({ size: [0.9, Infinity, 1] }) : undefined,
@@ -101,14 +102,7 @@ export function table(head, rows, { open = false } = {}) {
   const tbody = element("tbody");
   tbody.append(...rows.map((cells) => {
     const row = element("tr");
-    row.append(...cells.map((cell) => {
-      if (cell instanceof Node) {
-        const made = element("td");
-        made.append(cell);
-        return made;
-      }
-      return element("td", "", String(cell));
-    }));
+    row.append(...cells.map((content) => cell(content instanceof Node ? content : String(content))));
     return row;
   }));
   made.append(thead, tbody);

@@ -21,6 +21,16 @@ export function short(text, longest = 60) {
   return text.length > longest ? `${text.slice(0, longest - 20)}…${text.slice(-18)}` : text;
 }
 
+const LONG_WORD = /\S{20}/;
+
+// A cell of a table. One that holds a very long word may break it.
+export function cell(...content) {
+  const made = element("td");
+  made.append(...content);
+  if (LONG_WORD.test(made.textContent)) made.className = "long";
+  return made;
+}
+
 // Pairs of name and value as a description list.
 export function facts(list, pairs) {
   const rows = pairs.filter(([, value]) => value !== null && value !== undefined && value !== "");

@@ -3,7 +3,7 @@
 import { Alarms } from "./alarms.js";
 import * as choices from "./choices.js";
 import { Detail, fetchPart } from "./detail.js";
-import { element, short } from "./elements.js";
+import { cell, element, short } from "./elements.js";
 import { Feedback, markDetails, MARKS, markText, sensible } from "./feedback.js";
 import { keyOf, reasonText, scoreText, SIGNS } from "./outcome.js";
 import { Stream } from "./stream.js";
@@ -173,21 +173,15 @@ function addRow(part) {
   const open = element("button", "link", short(part.part_id, 40));
   open.type = "button";
   open.addEventListener("click", () => openPart(key));
-  const id = element("td");
-  id.append(open);
-  const outcome = element("td");
-  outcome.append(element("span", "badge", `${SIGNS[part.outcome]} ${t(`outcome.${part.outcome}`)}`), " ", part.outcome === "UNKNOWN" ? reasonText(part) : "");
+  const badge = element("span", "badge", `${SIGNS[part.outcome]} ${t(`outcome.${part.outcome}`)}`);
   const chosen = box(t("feedback.choose", { part: short(part.part_id, 40) }));
   chosen.disabled = !sensible(part).length;
   chosen.addEventListener("change", () => feedback.refresh());
-  const choice = element("td");
-  choice.append(chosen);
   const mark = element("td", "mark");
   cells.set(key, { box: chosen, mark });
   row.append(
-    choice, element("td", "", dateAndTime(part.part_time)), element("td", "", part.camera), id, outcome,
-    element("td", "", scoreText(part)), element("td", "", part.score === null ? "" : number(part.defects)),
-    element("td", "", part.bundle), element("td", "", number(part.seq)), mark,
+    cell(chosen), cell(dateAndTime(part.part_time)), cell(short(part.camera, 40)), cell(open), cell(badge, " ", part.outcome === "UNKNOWN" ? reasonText(part) : ""),
+    cell(scoreText(part)), cell(part.score === null ? "" : number(part.defects)), cell(part.bundle), cell(number(part.seq)), mark,
   );
   rows.append(row);
   items.set(key, part);

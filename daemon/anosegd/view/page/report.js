@@ -83,9 +83,10 @@ function thresholds() {
   const rows = Object.entries(state.cameras).map(([name, camera]) => {
     const one = camera.threshold;
     if (!one) return [short(name, 40), t("bundle.rules"), "", "", ""];
-    return [short(name, 40), number(one.value, 4), t(`origin.${one.origin}`), number(one.calibrated, 4), one.who ? `${short(one.who, 60)}, ${dateAndTime(one.at)}: ${short(one.why ?? "", 120)}` : ""];
+    const details = one.at ? [dateAndTime(one.at), short(one.why ?? "", 120)].filter(Boolean).join(": ") : "";
+    return [short(name, 40), number(one.value, 4), t(`setter.${one.origin}`, { who: short(one.who ?? "", 60) }), number(one.calibrated, 4), details];
   });
-  return table([t("fact.camera"), t("fact.threshold"), t("report.origin"), t("report.calibrated"), t("changes.who")], rows, { open: true });
+  return table([t("fact.camera"), t("fact.threshold"), t("report.origin"), t("report.calibrated"), t("report.details")], rows, { open: true });
 }
 
 async function rejects(parts) {

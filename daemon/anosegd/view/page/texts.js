@@ -1,6 +1,7 @@
 // The texts of the page in the chosen language, and numbers and times as that language writes them.
 
 const LANGUAGES = ["en", "de"];
+const DAY_S = 86400;
 let texts = {};
 export let language = "en";
 
@@ -66,8 +67,12 @@ export function dateAndTime(iso) {
   return new Intl.DateTimeFormat(language, { dateStyle: "short", timeStyle: "medium" }).format(new Date(iso));
 }
 
-// A time for an axis: with the day if the period is long.
-export function shortTime(ms, withDay) {
-  const form = withDay ? { weekday: "short", hour: "2-digit", minute: "2-digit" } : { hour: "2-digit", minute: "2-digit" };
+// One of several times that are `stepS` seconds apart, in a period of `lengthS`: so precise that two of them differ.
+export function axisTime(ms, stepS, lengthS) {
+  const form = { hour: "2-digit", minute: "2-digit" };
+  if (lengthS > 6 * DAY_S) Object.assign(form, { day: "numeric", month: "numeric" });
+  else if (lengthS > 1.5 * DAY_S) form.weekday = "short";
+  if (stepS < 60) form.second = "2-digit";
+  if (stepS < 1) form.fractionalSecondDigits = 1;
   return new Intl.DateTimeFormat(language, form).format(new Date(ms));
 }

@@ -1,19 +1,22 @@
 // The two charts of a camera's trend: scores with the threshold, and the share of rejects.
 
 import { chart } from "./chart.js";
-import { number, percent, shortTime, t } from "./texts.js";
+import { axisTime, number, percent, t } from "./texts.js";
+
+const HOUR_S = 3600;
+const STEPS_S = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, ...[1, 2, 3, 6, 12, 24, 48, 120, 240].map((hours) => hours * HOUR_S)];
 
 export function trendCharts(name, data, { since, until, tables = true }) {
-  const long = until - since > 36 * 3600;
-  const time = (at) => shortTime(at * 1000, long);
+  const step = data.at[1] - data.at[0];
+  const time = (at, apart) => axisTime(at * 1000, apart, until - since);
   const score = (value) => value === null ? "" : number(value, 3);
   const filled = data.at.map((at, i) => i).filter((i) => data.passed[i] + data.failed[i] + data.unknown[i] > 0);
-  const rows = (cells) => tables ? filled.map((i) => [time(data.at[i]), ...cells(i)]) : [];
+  const rows = (cells) => tables ? filled.map((i) => [time(data.at[i], step), ...cells(i)]) : [];
   const count = (i) => number(data.passed[i] + data.failed[i] + data.unknown[i]);
   return [
     chart({
       title: t("trend.scores", { name }),
-      x: data.at, xText: time, valueText: (value) => number(value, 2), range: [0, 0.1],
+      x: data.at, xText: time, xSteps: STEPS_S, valueText: (value) => number(value, 2), range: [0, 0.1],
       series: [
         { label: t("trend.median"), values: data.median, look: "solid", color: "quiet" },
         { label: t("trend.high"), values: data.p95, look: "dotted", color: "ink" },
@@ -24,7 +27,7 @@ export function trendCharts(name, data, { since, until, tables = true }) {
     }),
     chart({
       title: t("trend.share", { name }),
-      x: data.at, xText: time, valueText: percent, range: [0, 0.01], height: 160,
+      x: data.at, xText: time, xSteps: STEPS_S, valueText: percent, range: [0, 0.01], height: 160,
       series: [{ label: t("fact.share"), values: data.share, look: "bars", color: "fail" }],
       head: [t("trend.time"), t("fact.share"), t("outcome.FAIL"), t("outcome.UNKNOWN"), t("trend.parts")],
       rows: rows((i) => [data.share[i] === null ? "" : percent(data.share[i]), number(data.failed[i]), number(data.unknown[i]), count(i)]),
