@@ -62,11 +62,10 @@ class History:
 
     async def _step(self) -> None:
         table = self.table
-        start = table.next
-        if start is None:
-            start, table.from_beginning = await self._journal.ask(beginning)
-        first = start
-        page, rows = await self._journal.ask(lambda client: read_page(client, first))
+        if table.next is None:
+            table.next, table.from_beginning = await self._journal.ask(beginning)
+        start: int = table.next
+        page, rows = await self._journal.ask(lambda client: read_page(client, start))
         if table.journal_id not in (None, page["journal_id"]):
             self.table = VerdictTable.empty()  # numbers of two journals cannot be compared
             return
