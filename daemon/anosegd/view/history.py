@@ -62,9 +62,7 @@ class History:
 
     async def _step(self) -> None:
         table = self.table
-        if table.next is None:
-            table.next, table.from_beginning = await self._journal.ask(beginning)
-        start: int = table.next
+        start = await self._begin(table) if table.next is None else table.next
         page, rows = await self._journal.ask(lambda client: read_page(client, start))
         if table.journal_id not in (None, page["journal_id"]):
             self.table = VerdictTable.empty()  # numbers of two journals cannot be compared
@@ -72,3 +70,7 @@ class History:
         table.add(rows)
         table.journal_id, table.next = page["journal_id"], page["next"]
         table.complete = page["next"] > page["last"]
+
+    async def _begin(self, table: VerdictTable) -> int:
+        start, table.from_beginning = await self._journal.ask(beginning)
+        return start
