@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 JETPACK := $(wildcard /etc/nv_tegra_release)
 
-.PHONY: help demo test docs check format install uninstall torture faults losses real-cameras still-scenes evidence soak bench clients-bench gpu-check systemd-test demo-bundle clean
+.PHONY: help demo test docs check format install uninstall torture faults losses real-cameras still-scenes evidence soak bench clients-bench pixel-bench gpu-check systemd-test demo-bundle clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -64,6 +64,9 @@ bench: $(VENV)/.installed-dev ## measure the daemon's speed, and a frame's way f
 
 clients-bench: $(VENV)/.installed-dev ## measure what nine clients, Chromium and the evidence cost a part at half the engine's rate (quiet machine; five minutes; Chromium)
 	$(BIN)/python tests/bench/clients_cost.py
+
+pixel-bench: $(VENV)/.installed-dev ## measure how long it takes until a reject or an alarm is drawn in Chromium, with a plain subscriber beside it (three minutes)
+	$(BIN)/python tests/bench/to_pixel.py
 
 gpu-check: $(VENV)/.installed-gpu ## on a machine with a GPU: build, test and measure the TensorRT runtime; one table
 	$(BIN)/python tests/bench/gpu_check.py
