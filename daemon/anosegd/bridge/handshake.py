@@ -1,0 +1,409 @@
+"""Models the handshake between a station and a PLC. No sockets, no threads and no clock: events come in with their time.
+
+A handshake is open from the moment in which `enable` rises until the PLC lowers it, the station falls silent or restarts, a
+verdict is lost, or too many results are left unread. While it is open, every part gets exactly one result, in order. When it
+closes, everything that was under way is forgotten: the PLC rejects each part that it has no result of. It opens again only
+after the PLC has lowered `enable` and raised it again, so that PLC and bridge agree about where they are, whichever of them was
+restarted.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, replace
+
+from anosegd.bridge.tags import Controls, ErrorCode, Outcome, Outputs, Result, Statistics
+
+HEARTBEAT_S = 1.0
+"""The station's heartbeat, and the bridge's."""
+SILENT_S = 2 * HEARTBEAT_S + 0.1
+SETTLED_S = 0.9 * HEARTBEAT_S
+"""Heartbeats must arrive for this long before they count: what was queued in a suspended connection arrives all at once."""
+HEARTBEATS_KEPT = 10
+LAST_NUMBER = 65_534
+"""Even, so that the toggle changes when the numbers begin again."""
+WORKING = {"Ready", "SingleExecution", "ContinuousExecution"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Settings of a handshake.
+
+    Attributes:
+        triggered: The PLC triggers each part. Otherwise the camera has a trigger of its own, and each verdict is a part's.
+        window_s: A result that is not there so long after its trigger, or else after its capture, is UNKNOWN: late.
+        capacity: How many parts may be without an acknowledged result.
+    """
+
+    triggered: bool
+    window_s: float
+    capacity: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heartbeat:
+    """What the model needs of a station's heartbeat.
+
+    Attributes:
+        run_id: Which run of the station.
+        at_s: When it was sent, by the station's clock.
+        state: The station's state.
+        camera_runs: Whether the camera gives frames.
+        recipe: The camera's recipe.
+        settings: The first 32 bits of the checksum of the settings.
+    """
+
+    run_id: str
+    at_s: float
+    state: str
+    camera_runs: bool = True
+    recipe: str = ""
+    settings: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """What the model needs of a verdict of its camera.
+
+    Attributes:
+        run_id: Which run of the station.
+        replayed: It came from the journal.
+        part_id, triggered_at: Together the identity of a trigger; `triggered_at` is None without one.
+        since_s: When the part was triggered or else captured, by the station's clock.
+        result: What the PLC is to learn.
+    """
+
+    run_id: str
+    replayed: bool
+    part_id: str
+    triggered_at: str | None
+    since_s: float
+    result: Result
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerRequest:
+    """Asks the station to take a part. `number` identifies the request in the answer."""
+
+    number: int
+    part_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeRequest:
+    """Asks the station for another recipe. `number` identifies the request in the answer."""
+
+    number: int
+    recipe: str
+
+
+Request = TriggerRequest | RecipeRequest
+
+
+@dataclass(slots=True)
+class _Part:
+    """A part that was taken and whose result is not acknowledged. `since` is by the bridge's clock."""
+
+    number: int
+    since: float
+    part_id: str
+    triggered_at: str | None = None
+    result: Result | None = None
+
+
+class Handshake:
+    """Takes events and gives `outputs`. Every event carries `now`, monotonic seconds, and the times never fall."""
+
+    def __init__(self, settings: Settings, now: float) -> None:
+        self._settings = settings
+        self._started = now
+        self._now = now
+        self._controls = Controls()
+        self._armed = False  # the PLC's last word before it raised `enable` was to lower it
+        self._opened: float | None = None
+        self._parts: deque[_Part] = deque()
+        self._early: dict[tuple[str, str], Judged] = {}  # verdicts that overtook the answer to their trigger
+        self._taken_one = False  # a verdict of this opening: later ones are not of parts from before it
+        self._number = 0  # of requests
+        self._result_number = 0
+        self._valid = False
+        self._trigger_acknowledge = False
+        self._overrun = False
+        self._error = ErrorCode.NONE
+        self._recipe_request: int | None = None
+        self._recipe_acknowledge = self._recipe_refused = False
+        self._statistics = Statistics()
+        self._requests: list[Request] = []
+        self._station: Heartbeat | None = None  # None while it is not heard
+        self._heard_at = self._heard_since = now
+        self._online = False
+        self._offsets: deque[float] = deque(maxlen=HEARTBEATS_KEPT)
+
+    # ---- events
+
+    def tick(self, now: float) -> None:
+        """Let time pass. To be called at `due`, or earlier."""
+        self._now = now
+        if self._station is not None and now - self._heard_at > SILENT_S:
+            self._lose_station(ErrorCode.STATION_SILENT)
+        for part in self._parts:
+            if part.result is None and now >= part.since + self._settings.window_s:
+                part.result = Result(reason="late", part_id=part.part_id)
+        self._go_on()
+
+    def heartbeat(self, now: float, beat: Heartbeat) -> None:
+        """Take a heartbeat of the station."""
+        self.tick(now)
+        if self._station is not None and self._station.run_id != beat.run_id:
+            self._lose_station(ErrorCode.STATION_RESTARTED)
+        if self._station is None:
+            self._heard_since = now
+            self._offsets.clear()
+        self._station, self._heard_at = beat, now
+        self._offsets.append(now - beat.at_s)
+        self._online = now - self._heard_since >= SETTLED_S and beat.state in WORKING
+        self._go_on()
+
+    def verdict(self, now: float, judged: Judged) -> None:
+        """Take a verdict of the camera. A replayed one changes nothing."""
+        self.tick(now)
+        if judged.replayed or self._opened is None or self._station is None:
+            return
+        if judged.run_id != self._station.run_id:
+            self._lose_station(ErrorCode.STATION_RESTARTED)
+        elif not self._settings.triggered:
+            self._take_part(judged)
+        elif judged.triggered_at is not None:
+            key = (judged.part_id, judged.triggered_at)
+            part = next((part for part in self._parts if (part.part_id, part.triggered_at) == key), None)
+            if part is not None:
+                self._finish(part, judged.result)
+            elif any(part.triggered_at is None and part.result is None for part in self._parts):
+                self._early[key] = judged
+                if len(self._early) > self._settings.capacity:
+                    del self._early[next(iter(self._early))]
+        self._go_on()
+
+    def verdict_lost(self, now: float) -> None:
+        """Take note that a number is missing among the verdicts: the parts can no longer be told apart by their order."""
+        self.tick(now)
+        if not self._settings.triggered and self._opened is not None:
+            self._close(ErrorCode.VERDICT_LOST)
+
+    def trigger_answered(self, now: float, number: int, part_id: str, triggered_at: str) -> None:
+        """Take the station's answer to a trigger: the verdict will have this part id and this time."""
+        self.tick(now)
+        part = next((part for part in self._parts if part.number == number), None)
+        if part is not None and part.result is None:
+            part.part_id, part.triggered_at = part_id, triggered_at
+            if (judged := self._early.pop((part_id, triggered_at), None)) is not None:
+                self._finish(part, judged.result)
+        self._go_on()
+
+    def trigger_refused(self, now: float, number: int) -> None:
+        """Take the station's refusal of a trigger."""
+        self.tick(now)
+        part = next((part for part in self._parts if part.number == number), None)
+        if part is not None and part.result is None:
+            self._fail_trigger(part, "refused", ErrorCode.TRIGGER_REFUSED)
+        self._go_on()
+
+    def recipe_answered(self, now: float, number: int, *, accepted: bool) -> None:
+        """Take the station's answer to a recipe change; no answer is a refusal."""
+        self.tick(now)
+        if number == self._recipe_request:
+            self._recipe_request = None
+            self._recipe_acknowledge = self._controls.recipe_change
+            self._recipe_refused = not accepted
+            if not accepted:
+                self._error = ErrorCode.RECIPE_REFUSED
+        self._go_on()
+
+    def write(self, now: float, controls: Controls) -> None:
+        """Take what the PLC has written: all of it, changed or not."""
+        self.tick(now)
+        before, self._controls = self._controls, controls
+        was_open = self._opened is not None
+        if controls.enable is False:
+            if was_open:
+                self._close(ErrorCode.NONE)
+            self._armed, self._overrun, self._error = True, False, ErrorCode.NONE
+        self._go_on()
+        if was_open and self._opened is not None and self._settings.triggered:
+            if controls.trigger and not before.trigger:
+                self._take_trigger()
+            elif not controls.trigger:
+                self._trigger_acknowledge = False
+        if controls.recipe_change and not before.recipe_change and self._recipe_request is None:
+            self._ask_for_recipe()
+        elif not controls.recipe_change:
+            self._recipe_acknowledge = self._recipe_refused = False
+        self._go_on()
+
+    # ---- what follows
+
+    @property
+    def outputs(self) -> Outputs:
+        """What the PLC reads now."""
+        station, parts, valid = self._station, self._parts, self._valid
+        return Outputs(
+            heartbeat=int((self._now - self._started) / HEARTBEAT_S) % 2 == 1,
+            online=self._online,
+            idle=self._armed and self._opened is None,
+            enabled=self._opened is not None,
+            trigger_ready=self._can_trigger and not self._controls.trigger and not self._trigger_acknowledge,
+            trigger_acknowledge=self._trigger_acknowledge,
+            busy=self._recipe_request is not None or any(part.result is None for part in parts),
+            result_valid=valid,
+            result_toggle=self._result_number % 2 == 1,
+            result_number=self._result_number,
+            results_waiting=sum(part.result is not None for part in parts) - valid,
+            overrun=self._overrun,
+            recipe_acknowledge=self._recipe_acknowledge,
+            recipe_refused=self._recipe_refused,
+            error_code=self._error,
+            station_state="" if station is None else station.state,
+            recipe="" if station is None else station.recipe,
+            settings=0 if station is None else station.settings,
+            result=(parts[0].result if valid else None) or Result(),
+            statistics=self._statistics,
+        )
+
+    @property
+    def due(self) -> float:
+        """When `tick` must be called, at the latest."""
+        times = [part.since + self._settings.window_s for part in self._parts if part.result is None]
+        if self._station is not None:
+            times.append(self._heard_at + SILENT_S + 0.001)
+        beats = int((self._now - self._started) / HEARTBEAT_S) + 1
+        return min(*times, self._started + beats * HEARTBEAT_S) if times else self._started + beats * HEARTBEAT_S
+
+    def take_requests(self) -> list[Request]:
+        """Return the requests to send to the station since the last call."""
+        requests, self._requests = self._requests, []
+        return requests
+
+    @property
+    def _can_trigger(self) -> bool:
+        return (
+            self._settings.triggered
+            and self._opened is not None
+            and self._online
+            and self._station is not None
+            and self._station.camera_runs
+            and self._recipe_request is None
+            and len(self._parts) < self._settings.capacity
+        )
+
+    def _go_on(self) -> None:
+        """Open the handshake if it may open, and show the next result if there is one and the PLC is ready for it."""
+        controls = self._controls
+        if self._opened is None and controls.enable and self._armed and self._online:
+            self._armed, self._opened, self._taken_one = False, self._now, False
+        if self._valid and controls.result_acknowledge:
+            self._valid = False
+            self._parts.popleft()
+        shown = self._parts[0] if self._parts else None
+        if shown is not None and shown.result is not None and not self._valid and not controls.result_acknowledge:
+            age_ms = max(0.0, self._now - shown.since) * 1000
+            shown.result = replace(shown.result, age_ms=age_ms)
+            self._valid = True
+            self._result_number = self._result_number % LAST_NUMBER + 1
+            self._count(shown.result)
+
+    def _close(self, error: ErrorCode) -> None:
+        """Close the handshake and forget what was under way."""
+        self._opened, self._armed = None, False
+        self._discard(len(self._parts) - self._valid)
+        self._valid = self._trigger_acknowledge = False
+        self._parts.clear()
+        self._early.clear()
+        self._requests = [request for request in self._requests if isinstance(request, RecipeRequest)]
+        if error is not ErrorCode.NONE:
+            self._error = error
+
+    def _lose_station(self, error: ErrorCode) -> None:
+        self._station, self._online = None, False
+        self._offsets.clear()
+        if self._opened is not None:
+            self._close(error)
+
+    def _take_trigger(self) -> None:
+        self._statistics = replace(self._statistics, triggers=self._statistics.triggers + 1)
+        if len(self._parts) >= self._settings.capacity:
+            self._run_over()
+            return
+        can_trigger = self._can_trigger
+        self._number += 1
+        part = _Part(self._number, self._now, self._controls.part_id)
+        self._parts.append(part)
+        self._trigger_acknowledge = True
+        if can_trigger:
+            self._requests.append(TriggerRequest(part.number, part.part_id))
+        else:
+            self._fail_trigger(part, "not_ready", ErrorCode.TRIGGER_NOT_READY)
+
+    def _fail_trigger(self, part: _Part, reason: str, error: ErrorCode) -> None:
+        part.result = Result(reason=reason, part_id=part.part_id)
+        self._error = error
+        self._statistics = replace(self._statistics, trigger_errors=self._statistics.trigger_errors + 1)
+
+    def _ask_for_recipe(self) -> None:
+        self._recipe_refused = False
+        if not self._online or not self._controls.recipe:
+            self._recipe_acknowledge = self._recipe_refused = True
+            self._error = ErrorCode.RECIPE_REFUSED
+            return
+        self._number += 1
+        self._recipe_request = self._number
+        self._requests.append(RecipeRequest(self._number, self._controls.recipe))
+
+    def _take_part(self, judged: Judged) -> None:
+        """Take the verdict of a part that the PLC did not trigger."""
+        assert self._opened is not None
+        # The smallest delay of the latest heartbeats is taken for the difference of the two clocks.
+        since = min(self._now, judged.since_s + min(self._offsets))
+        if since < self._opened and not self._taken_one:
+            return  # The PLC opened the handshake after this part. Verdicts are in the order of capture.
+        self._taken_one = True
+        if len(self._parts) >= self._settings.capacity:
+            self._run_over()
+            return
+        part = _Part(0, since, judged.part_id)
+        self._parts.append(part)
+        late = self._now - since > self._settings.window_s
+        self._finish(part, judged.result if not late else _late(judged.result))
+
+    def _finish(self, part: _Part, result: Result) -> None:
+        if part.result is None:
+            part.result = result
+
+    def _run_over(self) -> None:
+        """Close the handshake because the PLC leaves too many results unread."""
+        self._statistics = replace(self._statistics, overruns=self._statistics.overruns + 1)
+        self._discard(1)
+        self._close(ErrorCode.OVERRUN)
+        self._overrun = True
+
+    def _discard(self, parts: int) -> None:
+        self._statistics = replace(self._statistics, discarded=self._statistics.discarded + parts)
+
+    def _count(self, result: Result) -> None:
+        old = self._statistics
+        n = old.passed + old.failed + old.unknown
+        self._statistics = replace(
+            old,
+            passed=old.passed + (result.outcome == "PASS"),
+            failed=old.failed + (result.outcome == "FAIL"),
+            unknown=old.unknown + (result.outcome == "UNKNOWN"),
+            late=old.late + (result.reason == "late"),
+            min_ms=min(old.min_ms, result.age_ms) if n else result.age_ms,
+            mean_ms=(old.mean_ms * n + result.age_ms) / (n + 1),
+            max_ms=max(old.max_ms, result.age_ms),
+        )
+
+
+def _late(result: Result) -> Result:
+    """Return the result of a part whose verdict came too late; an UNKNOWN keeps its own reason."""
+    outcome: Outcome = "UNKNOWN"
+    return result if result.outcome == outcome else replace(result, outcome=outcome, reason="late")

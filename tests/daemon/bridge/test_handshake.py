@@ -1,0 +1,465 @@
+"""The handshake between a station and a PLC: what each event does, and what holds whatever happens in whatever order."""
+
+from dataclasses import replace
+from typing import get_args
+
+from hypothesis import settings, strategies
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from anosegd import wire
+from anosegd.bridge.handshake import (
+    HEARTBEAT_S,
+    SILENT_S,
+    Handshake,
+    Heartbeat,
+    Judged,
+    RecipeRequest,
+    Settings,
+    TriggerRequest,
+)
+from anosegd.bridge.tags import REASONS, Controls, ErrorCode, Outcome, Result
+from anosegd.publish import publisher
+
+BEAT = Heartbeat(run_id="run", at_s=0.0, state="ContinuousExecution", recipe="bolt", settings=7)
+PASS = Result(outcome="PASS", score=0.1)
+
+
+class Line:
+    """A handshake with a clock. The station's clock is the same one."""
+
+    def __init__(self, *, triggered: bool = True, capacity: int = 4, window_s: float = 0.2) -> None:
+        self.now = 100.0
+        self.model = Handshake(Settings(triggered=triggered, window_s=window_s, capacity=capacity), self.now)
+        self.controls = Controls()
+
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+        self.model.tick(self.now)
+
+    def beat(self, **changed: object) -> None:
+        self.model.heartbeat(self.now, replace(BEAT, at_s=self.now, **changed))  # type: ignore[arg-type]
+
+    def write(self, **changed: object) -> None:
+        self.controls = replace(self.controls, **changed)  # type: ignore[arg-type]
+        self.model.write(self.now, self.controls)
+
+    def open(self) -> None:
+        self.beat()
+        self.wait(1.0)
+        self.beat()
+        self.write(enable=False)
+        self.write(enable=True)
+        assert self.outputs.enabled
+
+    def verdict(self, part_id: str, triggered_at: str | None, result: Result = PASS, **changed: object) -> None:
+        judged = Judged(
+            run_id="run", replayed=False, part_id=part_id, triggered_at=triggered_at, since_s=self.now, result=result
+        )
+        self.model.verdict(self.now, replace(judged, **changed))  # type: ignore[arg-type]
+
+    def trigger(self, part_id: str = "4711") -> TriggerRequest:
+        """Trigger as a PLC does; return what is asked of the station."""
+        self.write(trigger=True, part_id=part_id)
+        assert self.outputs.trigger_acknowledge
+        self.write(trigger=False)
+        (request,) = self.model.take_requests()
+        assert isinstance(request, TriggerRequest)
+        return request
+
+    @property
+    def outputs(self):  # type: ignore[no-untyped-def]
+        return self.model.outputs
+
+
+def test_every_reason_has_a_number() -> None:
+    """A PLC can tell all reasons of a verdict from one another."""
+    assert set(get_args(wire.Reason)) <= set(REASONS)
+    assert len(set(REASONS.values())) == len(REASONS)
+
+
+def test_the_heartbeat_is_the_stations() -> None:
+    """Two heartbeats of silence are two of the station's."""
+    assert HEARTBEAT_S == publisher.HEARTBEAT_S
+
+
+def test_a_part_is_triggered_judged_and_acknowledged() -> None:
+    """The whole of one part's handshake, from ready to ready."""
+    line = Line()
+    line.open()
+    assert line.outputs.trigger_ready
+    request = line.trigger()
+    assert line.outputs.busy
+    line.model.trigger_answered(line.now, request.number, "4711", "t1")
+    line.wait(0.05)
+    line.verdict("4711", "t1")
+    out = line.outputs
+    assert (out.result_valid, out.result_toggle, out.result_number) == (True, True, 1)
+    assert (out.result.outcome, round(out.result.age_ms)) == ("PASS", 50)
+    line.write(result_acknowledge=True)
+    assert (line.outputs.result_valid, line.outputs.result) == (False, Result())
+    line.write(result_acknowledge=False)
+    assert (line.outputs.trigger_ready, line.outputs.busy, line.outputs.result_toggle) == (True, False, True)
+    assert line.outputs.statistics.passed == 1
+
+
+def test_a_verdict_may_overtake_the_answer_to_its_trigger() -> None:
+    """The two come over different sockets."""
+    line = Line()
+    line.open()
+    request = line.trigger()
+    line.verdict("4711", "t1")
+    assert not line.outputs.result_valid
+    line.model.trigger_answered(line.now, request.number, "4711", "t1")
+    assert line.outputs.result.outcome == "PASS"
+
+
+def test_another_part_of_the_same_name_is_not_the_triggered_one() -> None:
+    """A part id is a label: only the trigger's time makes the verdict its own."""
+    line = Line()
+    line.open()
+    request = line.trigger()
+    line.model.trigger_answered(line.now, request.number, "4711", "t2")
+    line.verdict("4711", "t1")
+    line.verdict("4711", None)
+    assert not line.outputs.result_valid
+    line.verdict("4711", "t2", Result(outcome="FAIL"))
+    assert line.outputs.result.outcome == "FAIL"
+
+
+def test_what_is_not_there_in_time_is_unknown_late() -> None:
+    """The verdict that comes after the window changes nothing, and is not the next part's."""
+    line = Line(window_s=0.1)
+    line.open()
+    request = line.trigger("1")
+    line.model.trigger_answered(line.now, request.number, "1", "t1")
+    line.wait(0.1)
+    assert (line.outputs.result.outcome, line.outputs.result.reason, line.outputs.result.part_id) == ("UNKNOWN", "late", "1")
+    line.verdict("1", "t1")
+    assert line.outputs.result.outcome == "UNKNOWN"
+    line.write(result_acknowledge=True)
+    line.write(result_acknowledge=False)
+    assert not line.outputs.result_valid
+
+
+def test_a_verdict_of_a_camera_with_its_own_trigger_is_late_by_its_age() -> None:
+    """A verdict that was under way for too long is UNKNOWN: late, even though nobody waited for it."""
+    line = Line(triggered=False)
+    line.open()
+    line.wait(1.0)
+    line.verdict("1", None, since_s=line.now - 0.19)
+    assert line.outputs.result.outcome == "PASS"
+    line.write(result_acknowledge=True)
+    line.write(result_acknowledge=False)
+    line.verdict("2", None, since_s=line.now - 0.21)
+    assert (line.outputs.result.outcome, line.outputs.result.reason) == ("UNKNOWN", "late")
+
+
+def test_a_clock_that_is_wrong_does_not_make_verdicts_late() -> None:
+    """Only the difference of the clocks' courses counts, not what they show."""
+    line = Line(triggered=False)
+    ahead = 5000.0
+    for _ in range(3):
+        line.wait(1.0)
+        line.model.heartbeat(line.now + 0.001, replace(BEAT, at_s=line.now + ahead))
+    line.write(enable=False)
+    line.write(enable=True)
+    line.wait(0.5)
+    line.verdict("1", None, since_s=line.now + ahead - 0.1)
+    assert line.outputs.result.outcome == "PASS"
+
+
+def test_parts_from_before_the_opening_get_no_result() -> None:
+    """A part that was captured before the PLC raised `enable` is not one that it waits for."""
+    line = Line(triggered=False)
+    line.open()
+    line.wait(0.01)
+    line.verdict("old", None, since_s=line.now - 0.02)
+    assert not line.outputs.result_valid
+    line.verdict("new", None)
+    assert line.outputs.result_valid
+
+
+def test_replayed_verdicts_drive_nothing() -> None:
+    """Neither with triggers nor without."""
+    for triggered in (True, False):
+        line = Line(triggered=triggered)
+        line.open()
+        if triggered:
+            request = line.trigger()
+            line.model.trigger_answered(line.now, request.number, "4711", "t1")
+        line.verdict("4711", "t1", replayed=True)
+        assert not line.outputs.result_valid
+
+
+def test_a_silent_station_takes_the_result_away() -> None:
+    """After two heartbeats: result_valid falls, the outcome reads UNKNOWN, and nothing old comes back with the station."""
+    line = Line(triggered=False)
+    line.open()
+    line.verdict("1", None)
+    line.verdict("2", None)
+    line.wait(SILENT_S + 0.01)
+    out = line.outputs
+    assert (out.online, out.enabled, out.result_valid, out.result.outcome) == (False, False, False, "UNKNOWN")
+    assert out.error_code is ErrorCode.STATION_SILENT
+    number = out.result_number
+    for _ in range(3):
+        line.beat()
+        line.wait(1.0)
+    assert (line.outputs.online, line.outputs.enabled, line.outputs.result_valid) == (True, False, False)
+    line.write(enable=False)
+    line.write(enable=True)
+    assert (line.outputs.enabled, line.outputs.result_valid, line.outputs.result_number) == (True, False, number)
+
+
+def test_a_restarted_station_closes_the_handshake() -> None:
+    """Even if it was silent for less than two heartbeats."""
+    line = Line()
+    line.open()
+    line.trigger()
+    line.beat(run_id="another")
+    assert (line.outputs.enabled, line.outputs.busy) == (False, False)
+    assert line.outputs.error_code is ErrorCode.STATION_RESTARTED
+
+
+def test_heartbeats_that_were_queued_do_not_bring_the_station_back() -> None:
+    """A bridge that was suspended gets them all at once; they say nothing about now."""
+    line = Line()
+    line.open()
+    line.now += 30
+    for ago in range(30, 0, -1):
+        line.model.heartbeat(line.now, replace(BEAT, at_s=line.now - ago))
+    assert not line.outputs.online
+    line.wait(1.0)
+    line.beat()
+    assert line.outputs.online
+
+
+def test_a_bridge_that_was_restarted_opens_only_after_enable_was_low() -> None:
+    """A PLC that keeps writing `enable` reads first that the handshake is closed."""
+    line = Line()
+    line.beat()
+    line.wait(1.0)
+    line.beat()
+    line.write(part_id="4711")
+    assert not line.outputs.idle  # `enable` is low only because nobody has written it yet
+    line.write(enable=True, result_acknowledge=True, trigger=True)
+    assert not line.outputs.enabled
+    assert not line.outputs.idle
+    line.write(enable=False, result_acknowledge=False, trigger=False)
+    assert line.outputs.idle
+    line.write(enable=True)
+    assert line.outputs.enabled
+
+
+def test_a_plc_that_was_restarted_gets_no_old_result() -> None:
+    """It lowers `enable` first, and what was shown to it before is gone."""
+    line = Line(triggered=False)
+    line.open()
+    line.verdict("1", None)
+    line.verdict("2", None)
+    line.controls = Controls(enable=False)
+    line.write()
+    assert (line.outputs.result_valid, line.outputs.results_waiting) == (False, 0)
+    line.write(enable=True)
+    assert not line.outputs.result_valid
+    assert line.outputs.statistics.discarded == 1
+
+
+def test_the_next_result_waits_for_both_edges_of_the_acknowledge() -> None:
+    """A poll that is lost between two results cannot make the PLC miss that there are two."""
+    line = Line(triggered=False)
+    line.open()
+    line.verdict("1", None)
+    line.verdict("2", None)
+    assert line.outputs.results_waiting == 1
+    line.write(result_acknowledge=True)
+    line.wait(1.0)
+    assert (line.outputs.result_valid, line.outputs.results_waiting) == (False, 1)
+    line.write(result_acknowledge=False)
+    assert (line.outputs.result.part_id, line.outputs.result_toggle) == ("", False)
+    assert line.outputs.result_number == 2
+
+
+def test_unread_results_are_an_overrun() -> None:
+    """Dropping one of them would give the next one to the wrong part: the handshake closes instead."""
+    line = Line(triggered=False, capacity=2)
+    line.open()
+    for n in range(3):
+        line.verdict(f"{n}", None)
+    out = line.outputs
+    assert (out.overrun, out.enabled, out.result_valid, out.error_code) == (True, False, False, ErrorCode.OVERRUN)
+    line.write(enable=False)
+    assert (line.outputs.overrun, line.outputs.error_code) == (False, ErrorCode.NONE)
+
+
+def test_a_lost_verdict_closes_the_handshake_where_order_counts() -> None:
+    """With triggers the part is UNKNOWN: late; without, nobody knows whose verdict was lost."""
+    line = Line(triggered=False)
+    line.open()
+    line.model.verdict_lost(line.now)
+    assert (line.outputs.enabled, line.outputs.error_code) == (False, ErrorCode.VERDICT_LOST)
+    line = Line(triggered=True)
+    line.open()
+    line.model.verdict_lost(line.now)
+    assert line.outputs.enabled
+
+
+def test_a_trigger_that_cannot_be_carried_out_gets_a_result() -> None:
+    """Refused by the station, or raised while it was not ready: the part is UNKNOWN, and the PLC's order stays right."""
+    line = Line()
+    line.open()
+    request = line.trigger("1")
+    line.model.trigger_refused(line.now, request.number)
+    assert (line.outputs.result.reason, line.outputs.error_code) == ("refused", ErrorCode.TRIGGER_REFUSED)
+    line.beat(camera_runs=False)
+    assert not line.outputs.trigger_ready
+    line.write(trigger=True, part_id="2")
+    assert line.outputs.trigger_acknowledge
+    assert line.model.take_requests() == []
+    line.write(trigger=False, result_acknowledge=True)
+    line.write(result_acknowledge=False)
+    assert (line.outputs.result.reason, line.outputs.result.part_id) == ("not_ready", "2")
+
+
+def test_a_trigger_that_was_high_before_the_opening_is_none() -> None:
+    """It must rise while the handshake is open."""
+    line = Line()
+    line.beat()
+    line.wait(1.0)
+    line.beat()
+    line.write(enable=False, trigger=True)
+    line.write(enable=True)
+    line.write()
+    assert (line.outputs.enabled, line.outputs.trigger_acknowledge) == (True, False)
+    assert line.model.take_requests() == []
+
+
+def test_a_recipe_is_changed_and_refused() -> None:
+    """Acknowledged when the station has answered; no trigger meanwhile."""
+    line = Line()
+    line.open()
+    assert line.outputs.recipe == "bolt"
+    for accepted in (True, False):
+        line.write(recipe_change=True, recipe="nut")
+        (request,) = line.model.take_requests()
+        assert isinstance(request, RecipeRequest)
+        assert (request.recipe, line.outputs.busy, line.outputs.trigger_ready) == ("nut", True, False)
+        line.model.recipe_answered(line.now, request.number, accepted=accepted)
+        out = line.outputs
+        assert (out.recipe_acknowledge, out.recipe_refused, out.busy, out.trigger_ready) == (True, not accepted, False, True)
+        line.write(recipe_change=False)
+        assert not line.outputs.recipe_acknowledge
+
+
+def test_the_numbers_begin_again_with_a_toggle() -> None:
+    """After 65,534 comes 1: the number fits a register, and its lowest bit always changes."""
+    line = Line(triggered=False)
+    line.open()
+    before = 0
+    for n in range(65_600):
+        if n % 1000 == 0:
+            line.beat()
+        line.verdict("", None)
+        assert line.outputs.result_toggle is (before % 2 == 0)
+        before = line.outputs.result_number
+        assert 0 < before <= 65_534
+        line.write(result_acknowledge=True)
+        line.write(result_acknowledge=False)
+
+
+# ---- in any order
+
+
+class AnyOrder(RuleBasedStateMachine):
+    """Events in any order, with any delays between them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.line = Line(capacity=3)
+        self.asked: list[TriggerRequest] = []
+        self.answered: dict[str, TriggerRequest] = {}
+        self.fresh: dict[str, Outcome] = {}
+        self.n = 0
+        self.before = self.line.outputs
+        self.shown: list[str] = []
+
+    @rule(seconds=strategies.sampled_from((0.0, 0.01, 0.1, 0.2, 0.9, 1.0, 3.0)))
+    def wait(self, seconds: float) -> None:
+        self.line.wait(seconds)
+
+    @rule(run=strategies.sampled_from(("run", "run", "run", "other")), runs=strategies.booleans())
+    def beat(self, run: str, runs: bool) -> None:
+        self.line.beat(run_id=run, camera_runs=runs)
+
+    @rule()
+    def open(self) -> None:
+        line = self.line
+        opening = (
+            line.beat,
+            lambda: line.wait(1.0),
+            line.beat,
+            lambda: line.write(enable=False),
+            lambda: line.write(enable=True, trigger=False, result_acknowledge=False),
+        )
+        for event in opening:
+            event()
+            self.holds()
+
+    @rule(enable=strategies.booleans(), trigger=strategies.booleans(), acknowledge=strategies.booleans())
+    def write(self, enable: bool, trigger: bool, acknowledge: bool) -> None:
+        self.n += 1
+        self.line.write(enable=enable, trigger=trigger, result_acknowledge=acknowledge, part_id=f"{self.n}")
+
+    @rule()
+    def take_requests(self) -> None:
+        self.asked += [request for request in self.line.model.take_requests() if isinstance(request, TriggerRequest)]
+
+    @precondition(lambda self: self.asked)
+    @rule(pick=strategies.integers(0, 9), accepted=strategies.booleans())
+    def answer(self, pick: int, accepted: bool) -> None:
+        request = self.asked.pop(pick % len(self.asked))
+        if accepted:
+            self.line.model.trigger_answered(self.line.now, request.number, request.part_id, f"at {request.number}")
+            self.answered[request.part_id] = request
+        else:
+            self.line.model.trigger_refused(self.line.now, request.number)
+
+    @precondition(lambda self: self.answered)
+    @rule(pick=strategies.integers(0, 9), outcome=strategies.sampled_from(("PASS", "FAIL")), replayed=strategies.booleans())
+    def verdict(self, pick: int, outcome: Outcome, replayed: bool) -> None:
+        part_id = sorted(self.answered)[pick % len(self.answered)]
+        if not replayed:
+            self.fresh.setdefault(part_id, outcome)
+        at = f"at {self.answered[part_id].number}"
+        self.line.verdict(part_id, at, Result(outcome=outcome, part_id=part_id), replayed=replayed)
+
+    @rule()
+    def write_again(self) -> None:
+        before = replace(self.line.outputs, result=Result())
+        self.line.write()
+        assert replace(self.line.outputs, result=Result()) == before
+
+    @invariant()
+    def holds(self) -> None:
+        out, before = self.line.outputs, self.before
+        assert out.result_toggle is (out.result_number % 2 == 1)
+        if not out.enabled:
+            assert not out.result_valid
+            assert not out.trigger_ready
+        if not out.result_valid:
+            assert out.result == Result()
+        if out.result_number != before.result_number:
+            assert out.result_number == before.result_number + 1
+            assert out.result_valid
+            if out.result.outcome != "UNKNOWN":
+                assert self.fresh[out.result.part_id] == out.result.outcome
+                assert out.result.age_ms <= (self.line.now - 100.0) * 1000
+            assert out.result.part_id not in self.shown
+            self.shown.append(out.result.part_id)
+            assert [int(part) for part in self.shown] == sorted(int(part) for part in self.shown)
+        assert self.line.model.due > self.line.now
+        self.before = out
+
+
+TestAnyOrder = AnyOrder.TestCase
+TestAnyOrder.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
