@@ -10,7 +10,6 @@ import itertools
 import queue
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +19,7 @@ import zmq
 from anoseg_engines.errors import AnosegError
 from anosegd import endpoint, logs
 from anosegd.control.feedback import note_feedback, shown_mark
+from anosegd.control.rates import RATE, Rates
 from anosegd.control.requests import (
     AckRequest,
     ChangesRequest,
@@ -58,9 +58,6 @@ from anosegd.worker import Answer, Asker, Worker
 
 MAX_REQUEST_BYTES = 32 << 10
 MAX_PAGE_BYTES = 256 << 10
-RATE = 200.0
-"""Requests per second that one peer may send on average, and in one burst. Further ones are answered `busy`."""
-MAX_PEERS = 1024
 MAX_PENDING = 256
 """Slow requests that may wait for their answers."""
 MAX_QUEUED = 16
@@ -120,9 +117,9 @@ class Control(Worker):
         self._engine, self._warning = engine, warning
         self._guard = guard
         self._reader: JournalReader | None = None
-        self._rates = _Rates()
-        self._refused = logs.Throttle("request.refused")
-        self._commands = logs.Throttle("request.command")
+        self._rates = Rates()
+        self._refused = logs.Throttles("request.refused")
+        self._commands = logs.Throttles("request.command")
         self._bound = threading.Event()
         self._stopping = threading.Event()
         self._number = itertools.count()
@@ -180,10 +177,15 @@ class Control(Worker):
         if envelope not in ([], [b""]):
             return  # neither a REQ nor a DEALER socket sends this; no answer can reach the sender
         address = [peer, *envelope]
-        if self._rates.allows(peer, time.monotonic()):
-            reply = self._reply(payload, address, EVERYONE if self._guard is None else self._guard.peer(frames[-1]))
+        client = EVERYONE if self._guard is None else self._guard.peer(frames[-1])
+        # All connections of one key share its rate, and so do those whose key is authorised no more.
+        sender = peer if client is EVERYONE else "" if client is None else client.name
+        if self._rates.allows(sender, time.monotonic()):
+            reply = self._reply(payload, address, client)
         else:
-            reply = error_reply(id_of(payload), "busy", f"more than {RATE:.0f} requests a second")
+            error = RefusedError("busy", f"more than {RATE:.0f} requests a second")
+            self._log_refused(error.code, error, client)
+            reply = error_reply(id_of(payload), error.code, str(error))
         if reply is not None:
             _send(socket, address, reply)
 
@@ -209,11 +211,15 @@ class Control(Worker):
                 return None
             return {"id": request_id, "ok": True, **self._answer_now(request)}
         except RefusedError as error:
-            self._refused.warning(code=error.code, error=str(error))
+            self._log_refused(error.code, error, client)
             return error_reply(request_id or id_of(payload), error.code, str(error))
         except AnosegError as error:  # the journal cannot be read at the moment
-            self._refused.warning(code="failed", error=str(error))
+            self._log_refused("failed", error, client)
             return error_reply(request_id, "failed", str(error))
+
+    def _log_refused(self, code: str, error: Exception, client: Peer | None) -> None:
+        name = "" if client is None else client.name
+        self._refused.of(name).warning(code=code, error=str(error), key=name or None)
 
     def _check_key(self, request: Request, client: Peer | None) -> None:
         """Check that the client's key allows the request, and log commands.
@@ -234,7 +240,7 @@ class Control(Worker):
         if not client.control:
             why = f"the key {client.name} may listen and read; {op} needs a key that is marked for control"
             raise RefusedError("forbidden", why)
-        self._commands.info(op=op, key=client.name)
+        self._commands.of(f"{client.name} {op}").info(op=op, key=client.name)  # no command can hide another
 
     def _begin(self, request: SlowRequest, address: list[bytes]) -> None:
         """Hand a slow request to the thread that carries it out."""
@@ -352,21 +358,6 @@ class Control(Worker):
 
 def _fields(change: Change) -> dict[str, str | None]:
     return {name: getattr(change, name) for name in ("kind", "camera", "old", "new", "who", "why")}
-
-
-class _Rates:
-    """A token bucket for each peer. The peer that has been silent longest is forgotten first."""
-
-    def __init__(self) -> None:
-        self._buckets: OrderedDict[bytes, tuple[float, float]] = OrderedDict()
-
-    def allows(self, peer: bytes, now: float) -> bool:
-        tokens, then = self._buckets.pop(peer, (RATE, now))
-        tokens = min(RATE, tokens + (now - then) * RATE)
-        self._buckets[peer] = (max(0.0, tokens - 1), now)
-        if len(self._buckets) > MAX_PEERS:
-            self._buckets.popitem(last=False)
-        return tokens >= 1
 
 
 def _send(socket: zmq.Socket[bytes], address: list[bytes], reply: dict[str, Any]) -> None:

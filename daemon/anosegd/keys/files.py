@@ -93,7 +93,7 @@ def write_key(path: Path, key: StationKey | ClientSecret | ClientKey) -> None:
     mode = 0o644 if isinstance(key, ClientKey) else 0o600
     part = path.with_name(f".{path.name}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)  # others may not write, whatever the umask
         part.unlink(missing_ok=True)
         with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
             file.write(msgspec.json.format(msgspec.json.encode(key), indent=2) + b"\n")
@@ -110,10 +110,10 @@ def write_key(path: Path, key: StationKey | ClientSecret | ClientKey) -> None:
 
 
 def read_key(path: Path, kind: type[T]) -> T:
-    """Read a file of this kind. A file with a secret that other users may read is refused.
+    """Read a file of this kind. Refused are a secret that other users may read, and an authorisation that they may change.
 
     Raises:
-        ConfigError: It cannot be read, is of another kind, or its secret is open to others. No message contains a secret.
+        ConfigError: It cannot be read, is of another kind, or is open to others. No message contains a secret.
     """
     try:
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # a pipe must not block
@@ -123,6 +123,8 @@ def read_key(path: Path, kind: type[T]) -> T:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})", hint="make it with: anosegd keygen") from error
     if kind is not ClientKey and mode & (stat.S_IRWXO | stat.S_IWGRP):
         raise ConfigError(f"{path}: other users may read or change this secret key", hint=f"run: chmod 600 {path}")
+    if kind is ClientKey and mode & (stat.S_IWOTH | stat.S_IWGRP):
+        raise ConfigError(f"{path}: other users may change this authorisation", hint=f"run: chmod go-w {path}")
     try:
         if len(content) > MAX_FILE_BYTES:
             raise ValueError

@@ -10,6 +10,7 @@ import contextlib
 import os
 import queue
 import socket as socketlib
+import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -50,6 +51,19 @@ class Peer(NamedTuple):
     control: bool
 
 
+class _Connection(NamedTuple):
+    """An open connection.
+
+    Attributes:
+        socket: Device and inode: they tell its socket from others that get the same descriptor later.
+        publics: The client's public key. A message that its client left behind when it closed may count for the next one with
+            its descriptor; then there are two. It is closed when one of them is revoked, and the other one connects again.
+    """
+
+    socket: tuple[int, int]
+    publics: frozenset[str]
+
+
 @contextlib.contextmanager
 def new_socket(kind: int, guard: Guard | None) -> Iterator[zmq.Socket[bytes]]:
     """Open a socket for clients for the length of a `with` block, protected if there is a guard."""
@@ -74,7 +88,7 @@ class Guard(Worker):
         self._bound = threading.Event()
         self._stopping = threading.Event()
         self._new_monitors: queue.SimpleQueue[zmq.Socket[bytes]] = queue.SimpleQueue()
-        self._connections: dict[int, tuple[int, str]] = {}  # by file descriptor: the socket's inode, the client's public key
+        self._connections: dict[int, _Connection] = {}  # by file descriptor
 
     def start(self) -> None:
         """Start the thread; from then on sockets can be protected."""
@@ -103,8 +117,11 @@ class Guard(Worker):
             public, descriptor = str(frame.get("User-Id")), int(frame.get(zmq.SRCFD))
         except zmq.ZMQError:  # not sent by a client
             return None
-        with contextlib.suppress(OSError):  # the connection is closed already
-            self._connections[descriptor] = os.fstat(descriptor).st_ino, public
+        found = _socket_at(descriptor)
+        if found is not None:
+            known = self._connections.get(descriptor)
+            publics = known.publics if known is not None and known.socket == found else frozenset()
+            self._connections[descriptor] = _Connection(found, publics | {public})
         client = self._keyring.client(public)
         return None if client is None else Peer(client.name, client.control)
 
@@ -162,12 +179,36 @@ class Guard(Worker):
         self._refused.of(why).warning(why=why, **where)
 
     def _close_revoked(self) -> None:
-        for descriptor, (inode, public) in list(self._connections.items()):
-            if self._keyring.client(public) is not None:
+        for descriptor, known in list(self._connections.items()):
+            public = next((public for public in known.publics if self._keyring.client(public) is None), None)
+            if public is None:
                 continue
             self._connections.pop(descriptor, None)
-            with contextlib.suppress(OSError):
-                if os.fstat(descriptor).st_ino == inode:
-                    with socketlib.socket(fileno=os.dup(descriptor)) as connection:
-                        connection.shutdown(socketlib.SHUT_RDWR)
-                    self._refuse(f"connection closed: {self._keyring.why_refused(public)}", public=public)
+            if _shut_down(descriptor, known.socket):
+                self._refuse(f"connection closed: {self._keyring.why_refused(public)}", public=public)
+
+
+def _socket_at(descriptor: int) -> tuple[int, int] | None:
+    """Return device and inode of the socket with this descriptor; None if it is closed, or no socket."""
+    try:
+        status = os.fstat(descriptor)
+    except OSError:
+        return None
+    return (status.st_dev, status.st_ino) if stat.S_ISSOCK(status.st_mode) else None
+
+
+def _shut_down(descriptor: int, wanted: tuple[int, int]) -> bool:
+    """Shut a connection down and return whether it was still the wanted one.
+
+    libzmq may close the descriptor at any moment, and the next connection takes its number. A duplicate stays what it is.
+    """
+    try:
+        duplicate = os.dup(descriptor)
+    except OSError:
+        return False
+    if _socket_at(duplicate) != wanted:
+        os.close(duplicate)
+        return False
+    with socketlib.socket(fileno=duplicate) as connection, contextlib.suppress(OSError):  # its other end may be gone
+        connection.shutdown(socketlib.SHUT_RDWR)
+    return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import threading
 import time
 from datetime import datetime, timezone
@@ -18,8 +19,10 @@ READ_EVERY_S = 1.0
 READ_FOR_UNKNOWN_S = 0.05
 """The folder is read again for an unknown key, so that a new one is accepted at once, but not more often than this."""
 MAX_CLIENTS = 1000
+"""Files that are read."""
 SUFFIX = ".pub"
 NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
+OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 Fingerprint = tuple[int, int, int, int]
 """Inode, times of change of content and of permissions, size."""
 
@@ -39,6 +42,8 @@ class Keyring:
         self._read_at = float("-inf")
         self._files: dict[Path, tuple[Fingerprint | None, ClientKey | None]] = {}
         self._loaded = False
+        self._too_many = 0  # files that were too many when it was last logged
+        self._writable = False
         self.station: StationKey | None = None
 
     def load(self) -> None:
@@ -51,9 +56,13 @@ class Keyring:
         self.station = read_key(self._station_path, StationKey)
         try:
             list(self._folder.iterdir())
+            mode = self._folder.stat().st_mode
         except OSError as error:
             hint = "create it; `anosegd keygen client` writes into it"
             raise ConfigError(f"keys.clients: {self._folder}: cannot be read ({error.strerror})", hint=hint) from error
+        if mode & OTHERS_WRITE:
+            what = f"keys.clients: {self._folder}: other users may write in this folder, and so admit clients"
+            raise ConfigError(what, hint=f"run: chmod go-w {self._folder}")
         self._refresh()
         self._loaded = True
 
@@ -77,8 +86,9 @@ class Keyring:
         """Read files that are new or have changed. A file that cannot be read authorises nobody."""
         self._read_at = time.monotonic()
         try:
-            paths = sorted(path for path in self._folder.iterdir() if path.suffix == SUFFIX)[:MAX_CLIENTS]
-            files = {path: self._read(path) for path in paths}
+            paths = sorted(path for path in self._folder.iterdir() if path.suffix == SUFFIX)
+            self._report(paths, writable=bool(self._folder.stat().st_mode & OTHERS_WRITE))
+            files = {path: self._read(path) for path in paths[:MAX_CLIENTS]}
         except OSError as error:
             if error.errno in NO_DESCRIPTORS:  # too many connections must not take the keys from those who have one
                 return
@@ -103,6 +113,17 @@ class Keyring:
         self._revoked |= {public: key.name for public, key in self._clients.items()}
         self._clients, self._files = clients, files
 
+    def _report(self, paths: list[Path], *, writable: bool) -> None:
+        """Log it when the folder has more files than are read, or when others may write in it."""
+        too_many = max(0, len(paths) - MAX_CLIENTS)
+        if too_many and too_many != self._too_many:
+            first = paths[MAX_CLIENTS].name
+            logs.warning("keys.too_many", path=str(self._folder), files=len(paths), read=MAX_CLIENTS, first_not_read=first)
+        if writable and not self._writable:
+            error = "other users may write in this folder: new and changed files are not read until you run chmod go-w"
+            logs.error("keys.writable", path=str(self._folder), error=error)
+        self._too_many, self._writable = too_many, writable
+
     def _read(self, path: Path) -> tuple[Fingerprint | None, ClientKey | None]:
         """Return what tells whether the file has changed, None to read it again next time, and its key, if it has one.
 
@@ -117,6 +138,8 @@ class Keyring:
         fingerprint = (status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
         if known is not None and known[0] == fingerprint:
             return known
+        if self._writable:
+            return None, None
         try:
             return fingerprint, read_key(path, ClientKey)
         except ConfigError as error:

@@ -15,6 +15,7 @@ import pytest
 import zmq
 from support.anosegd_line import wait_until
 
+from anoseg_engines.errors import ConfigError
 from anosegd.client import Key, connect
 from anosegd.keys import Guard, Keyring
 from anosegd.keys.files import new_client_key, new_station_key, write_key
@@ -30,7 +31,7 @@ class Station:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        (folder / "clients").mkdir()
+        (folder / "clients").mkdir(mode=0o755)
         self.secret = new_station_key()
         write_key(folder / "station.key", self.secret)
         self.keyring = Keyring(folder / "station.key", folder / "clients")
@@ -301,3 +302,128 @@ def test_a_dead_guard_ends_its_thread(station: Station, monkeypatch: pytest.Monk
         assert dead.join(LIMIT_S)
     assert isinstance(dead.failure, ZeroDivisionError)
     dead.context.term()
+
+
+class Frame:
+    """A message of a client, whose connection may be closed already."""
+
+    def __init__(self, public: str, descriptor: int) -> None:
+        self._values = {"User-Id": public, zmq.SRCFD: descriptor}
+
+    def get(self, name: object) -> object:
+        return self._values[name]  # type: ignore[index]
+
+
+def _is_open(end: socketlib.socket) -> bool:
+    end.setblocking(False)
+    try:
+        return end.recv(1) != b""
+    except BlockingIOError:
+        return True
+
+
+def test_a_descriptor_that_is_used_again_is_not_taken_for_the_connection_before(
+    station: Station, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """libzmq closes a revoked client's connection, and another one gets its number, while the guard looks at it."""
+    revoked = station.client("revoked")
+    station.keyring.load()
+    guard = station.guard
+    connection, its_client = socketlib.socketpair()
+    other, other_client = socketlib.socketpair()
+    assert guard.peer(Frame(revoked.public, connection.fileno())) is not None  # type: ignore[arg-type]
+    station.revoke("revoked")
+    time.sleep(1.1)
+    look = os.fstat
+
+    def look_and_use_again(descriptor: int) -> os.stat_result:
+        seen = look(descriptor)
+        os.dup2(other.fileno(), connection.fileno())
+        return seen
+
+    with connection, its_client, other, other_client:
+        with monkeypatch.context() as patched:
+            patched.setattr("anosegd.keys.guard.os.fstat", look_and_use_again)
+            guard._close_revoked()
+        assert _is_open(other_client)
+        assert not _is_open(its_client)
+
+
+def test_a_message_of_a_closed_connection_does_not_hide_the_client_that_has_its_descriptor_now(station: Station) -> None:
+    """A message may be read after its connection was closed and another client got the descriptor."""
+    kept, revoked = station.client("kept"), station.client("revoked")
+    station.keyring.load()
+    connection, its_client = socketlib.socketpair()
+    with connection, its_client:
+        for public in (revoked.public, kept.public):
+            assert station.guard.peer(Frame(public, connection.fileno())) is not None  # type: ignore[arg-type]
+        station.revoke("revoked")
+        time.sleep(1.1)
+        station.guard._close_revoked()
+        assert not _is_open(its_client)
+
+
+def test_a_file_with_a_connections_descriptor_is_left_alone(station: Station, tmp_path: Path) -> None:
+    revoked = station.client("revoked")
+    station.keyring.load()
+    with (tmp_path / "verdicts.db").open("wb") as file:
+        station.guard.peer(Frame(revoked.public, file.fileno()))  # type: ignore[arg-type]
+        station.revoke("revoked")
+        time.sleep(1.1)
+        before = set(Path("/proc/self/fd").iterdir())
+        station.guard._close_revoked()
+        assert set(Path("/proc/self/fd").iterdir()) == before
+        file.write(b"verdict")
+
+
+def logged(caplog: pytest.LogCaptureFixture, event: str) -> list[dict[str, object]]:
+    return [record.__dict__["fields"] for record in caplog.records if record.getMessage() == event]
+
+
+def test_files_that_are_not_read_because_there_are_too_many_are_named(
+    station: Station, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The limit is lowered, so that the test writes few files."""
+    monkeypatch.setattr("anosegd.keys.keyring.MAX_CLIENTS", 2)
+    keys = [station.client(name) for name in ("a", "b", "c", "d")]
+    station.keyring.load()
+    assert [station.keyring.client(key.public) is not None for key in keys] == [True, True, False, False]
+    (said,) = logged(caplog, "keys.too_many")
+    assert said.items() >= {"files": 4, "read": 2, "first_not_read": "c.pub"}.items()
+    station.revoke("a")
+    time.sleep(1.1)
+    assert station.keyring.client(keys[2].public) is not None
+    assert [said["files"] for said in logged(caplog, "keys.too_many")] == [4, 3]
+
+
+@pytest.mark.parametrize("mode", [0o775, 0o757])
+def test_a_folder_in_which_others_may_write_starts_no_station(station: Station, mode: int) -> None:
+    """As ssh refuses a file of authorised keys that others may write."""
+    (station.folder / "clients").chmod(mode)
+    with pytest.raises(ConfigError, match="other users may write in this folder") as refused:
+        station.keyring.load()
+    assert refused.value.hint == f"run: chmod go-w {station.folder / 'clients'}"
+
+
+def test_while_others_may_write_in_the_folder_nobody_new_is_admitted_and_the_line_goes_on(
+    station: Station, caplog: pytest.LogCaptureFixture
+) -> None:
+    known, gone = station.client("known"), station.client("gone")
+    station.keyring.load()
+    (station.folder / "clients").chmod(0o777)
+    new = station.client("new")
+    station.revoke("gone")
+    time.sleep(1.1)
+    assert [station.keyring.client(key.public) is not None for key in (known, gone, new)] == [True, False, False]
+    assert len(logged(caplog, "keys.writable")) == 1
+    (station.folder / "clients").chmod(0o755)
+    time.sleep(0.1)
+    assert station.keyring.client(new.public) is not None
+
+
+def test_a_file_that_others_may_change_authorises_nobody(station: Station, caplog: pytest.LogCaptureFixture) -> None:
+    key = station.client("screen")
+    (station.folder / "clients" / "screen.pub").chmod(0o664)
+    station.keyring.load()
+    assert station.keyring.client(key.public) is None
+    assert "other users may change this authorisation" in str(logged(caplog, "keys.unreadable"))

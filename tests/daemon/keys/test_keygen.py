@@ -13,7 +13,7 @@ from anosegd.keys.files import ClientKey, StationKey, new_client_key, new_statio
 
 
 def make(folder: Path, *more: str, name: str = "screen") -> str:
-    (folder / "clients").mkdir(exist_ok=True)
+    (folder / "clients").mkdir(mode=0o755, exist_ok=True)
     if not (folder / "station.key").exists():
         assert run_anosegd("keygen", "station", str(folder / "station.key")).returncode == 0
     where = ("--station", folder / "station.key", "--clients", folder / "clients", "--out", folder / f"{name}.key")

@@ -48,7 +48,7 @@ def _printed(program: str, folder: Path, station: tuple[str, str, Key]) -> str:
 def test_a_station_with_keys_serves_and_obeys_the_right_clients(line: Line) -> None:
     """Another machine's address is allowed with keys. Reading, commanding, revoking, and what the log says of each."""
     folder = line.folder
-    (folder / "clients").mkdir()
+    (folder / "clients").mkdir(mode=0o755)
     assert run_anosegd("keygen", "station", str(folder / "station.key")).returncode == 0
     for name, more in (("screen", ()), ("plc", ("--control",))):
         where = ("--station", folder / "station.key", "--clients", folder / "clients", "--out", folder / f"{name}.key")
