@@ -197,6 +197,10 @@ def _parser() -> argparse.ArgumentParser:
     collect.add_argument("--count", type=positive, default=300, metavar="N", help="stop after N images (300)")
     collect.add_argument("--every", type=positive, default=1, metavar="N", help="take one of N parts (1: every part)")
     collect.add_argument("--every-frame", action="store_true", help="do not wait for triggers: every frame is a part")
+    collect.add_argument("--view", action="store_true", help="show the camera's picture in a browser meanwhile")
+    collect.add_argument(
+        "--listen", type=_listen, default="127.0.0.1:0", metavar="HOST:PORT", help="where --view is served (any free port)"
+    )
     _add_evidence(add("evidence", "list or export the pictures and verdicts of kept parts"))
 
     _add_keygen(add("keygen", "make keys: one for the station, and one for each client"))

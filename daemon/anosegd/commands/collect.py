@@ -10,7 +10,9 @@ import contextlib
 import itertools
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from anoseg_engines.errors import AnosegError, ConfigError
 from anoseg_engines.files import shown_name
@@ -20,9 +22,14 @@ from anoseg_engines.words import counted
 from anosegd.cameras import Presence
 from anosegd.commands.collect_camera import CameraReader, capture_of
 from anosegd.commands.collect_choice import Choice
+from anosegd.commands.collect_status import CollectStatus
+from anosegd.commands.view import web_server
 from anosegd.config import CameraConfig, Config, load_config
 from anosegd.config_check import check_sources
 from anosegd.picture import encode_png
+
+if TYPE_CHECKING:
+    from anosegd.view.address import Address
 
 CLEAR = "\r\x1b[K"
 """Empties the line of a terminal."""
@@ -47,21 +54,57 @@ def main(options: argparse.Namespace) -> int:
         raise ConfigError(f"--out {shown_name(options.out)}: is not empty", hint="give a new folder")
     presence = None if camera.presence is None else Presence.load(camera.presence, camera.region)
     choice = Choice(options.every, camera.quality)
-    progress = _Progress(options.count, choice)
-    reader = CameraReader(capture, camera, choice, say=progress.say, idle=progress.show)
-    n = 0
-    try:
-        with contextlib.closing(reader.parts(presence)) as parts, contextlib.closing(choice.of(parts)) as chosen:
-            for n, image in enumerate(itertools.islice(chosen, options.count), start=1):
-                _save(image, options.out / f"{name}-{n:05d}.png")
-                progress.saved(n)
-    finally:
-        progress.end()
-        sys.stdout.write(f"{counted(n, 'image')} of camera {name} in {shown_name(options.out)}{choice.left_out}\n")
+    status = CollectStatus(name, options.out, options.count, options.every, choice)
+    data, bundle = shown_name(options.out), shown_name(config.engine.bundle)
+    fit = f"anoseg-train fit --data {data} --out {bundle} --release"
+    with _page(status, options.listen if options.view else None):
+        ended = "failed"
+        progress = _Progress(status)
+        reader = CameraReader(capture, camera, choice, say=progress.say, idle=progress.show)
+        try:
+            with contextlib.closing(reader.parts(presence)) as parts, contextlib.closing(choice.of(parts)) as chosen:
+                for n, image in enumerate(itertools.islice(chosen, options.count), start=1):
+                    _save(image, options.out / f"{name}-{n:05d}.png")
+                    progress.saved(n)
+            ended = "done"
+        except KeyboardInterrupt:
+            ended = "stopped"
+            raise
+        finally:
+            progress.end()
+            n = status.saved
+            sys.stdout.write(f"{counted(n, 'image')} of camera {name} in {data}{choice.left_out}\n")
+            status.next, status.ended = fit if n else "", ended
     if n:
-        data, bundle = shown_name(options.out), shown_name(config.engine.bundle)
-        sys.stdout.write(f"next: anoseg-train fit --data {data} --out {bundle} --release\n")
+        sys.stdout.write(f"next: {fit}\n")
     return 0 if n else 1
+
+
+@contextlib.contextmanager
+def _page(status: CollectStatus, listen: Address | None) -> Iterator[None]:
+    """Serve the page of the collection meanwhile, if an address is given.
+
+    Raises:
+        ConfigError: The address is not of this machine alone, or the web server is not installed.
+        PublishError: The address is in use.
+    """
+    if listen is None:
+        yield
+        return
+    if not listen.is_loopback:
+        raise ConfigError(
+            f"--listen {listen.host}: everybody who reaches this address could see the part",
+            hint="give a loopback address such as 127.0.0.1:8090, and use a tunnel: ssh -L 8090:127.0.0.1:8090 THIS-MACHINE",
+        )
+    with web_server("anosegd collect --view"):
+        from anosegd.view.collect_page import CollectPage
+    page = CollectPage(status)
+    sys.stdout.write(f"the camera's picture is at {page.start(listen)}\n")
+    sys.stdout.flush()
+    try:
+        yield
+    finally:
+        page.stop()
 
 
 def _camera(config: Config, name: str | None) -> tuple[str, CameraConfig]:
@@ -89,22 +132,20 @@ def _save(image: Image, path: Path) -> None:
 class _Progress:
     """Shows on stderr how far the collection is: on one line of a terminal, else a line from time to time."""
 
-    def __init__(self, count: int, choice: Choice) -> None:
-        self._count, self._choice = count, choice
-        self._n = 0
+    def __init__(self, status: CollectStatus) -> None:
+        self._status = status
         self._terminal = sys.stderr.isatty()
         self._at = 0.0
-        self._shown = ""
 
     def saved(self, n: int) -> None:
         """Note the number of saved images."""
-        self._n = n
+        self._status.saved = n
         self.show()
 
     def say(self, text: str) -> None:
         """Print a line of its own, unless it was the last one."""
-        if text != self._shown:
-            self._shown = text
+        if text != self._status.news:
+            self._status.news = text
             sys.stderr.write(f"{CLEAR if self._terminal else ''}anosegd: {text}\n")
 
     def show(self) -> None:
@@ -112,7 +153,8 @@ class _Progress:
         period_s = 0.2 if self._terminal else PROGRESS_S
         if time.monotonic() - self._at >= period_s:
             self._at = time.monotonic()
-            line = f"{self._n} of {self._count} saved{self._choice.left_out}"
+            status = self._status
+            line = f"{status.saved} of {status.count} saved{status.choice.left_out}"
             sys.stderr.write(f"{CLEAR}{line}" if self._terminal else f"{line}\n")
             sys.stderr.flush()
 

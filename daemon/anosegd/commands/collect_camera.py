@@ -139,12 +139,13 @@ class CameraReader:
         self._limit_s = self._capture.longest_read_s
         image = process.image(message)
         try:
+            part = self._cut(image)
             if presence is None or presence(image):
-                return self._cut(image)
+                return part
         finally:
             del image
             process.release(message.slot)
-        self._choice.empty += 1
+        self._choice.leave_out("empty", part)
         return None
 
     def _note(self, message: FromCapture) -> None:
@@ -154,9 +155,9 @@ class CameraReader:
             CameraError: The camera cannot be read.
         """
         if isinstance(message, Repeated):
-            self._choice.duplicates += 1
+            self._choice.leave_out("unchanged")
         elif isinstance(message, Uncaptured):
-            self._choice.unreadable += 1
+            self._choice.leave_out("unreadable")
         elif isinstance(message, Opened):
             self._limit_s = self._capture.open_timeout_s
             self._say(mask_passwords(message.description))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from anoseg_engines.errors import ConfigError
@@ -19,6 +20,24 @@ NICE = 10
 """Drawing a screen must not take processor time that the inspection needs."""
 
 
+@contextlib.contextmanager
+def web_server(command: str) -> Iterator[None]:
+    """Say what to install if an import in this context lacks the web server.
+
+    Raises:
+        ConfigError: It is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("starlette", "uvicorn", "cryptography"):
+            raise
+        raise ConfigError(
+            f"{command} needs the package {error.name}, which is not installed",
+            hint="pip install -c constraints.txt '.[view]', or make install EXTRAS=view",
+        ) from error
+
+
 def main(options: argparse.Namespace) -> int:
     """Serve the screen until stopped.
 
@@ -26,17 +45,10 @@ def main(options: argparse.Namespace) -> int:
         ConfigError: The configuration, address, users or certificate are refused, or the web server is not installed.
         PublishError: The address is in use.
     """
-    try:
+    with web_server("anosegd view"):
         from anosegd.view.past_parts import CsvForm
         from anosegd.view.server import ViewSettings, serve
         from anosegd.view.tls import load_certificate, own_certificate
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ("starlette", "uvicorn", "cryptography"):
-            raise
-        raise ConfigError(
-            f"anosegd view needs the package {error.name}, which is not installed",
-            hint="pip install -c constraints.txt '.[view]', or make install EXTRAS=view",
-        ) from error
     logs.set_up(journal=os.environ.get("JOURNAL_STREAM"))
     endpoints = endpoints_of(options)
     config = load_config(options.config) if options.config is not None else None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Iterable
-from importlib.resources import files
 from typing import Any
 
 from starlette.applications import Starlette
@@ -13,12 +12,13 @@ from starlette.middleware import Middleware
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from anosegd.view import login
 from anosegd.view.board import Board, Key, PictureKind, clock_ms, key_of
 from anosegd.view.event_log import FellBehindError, encoded
 from anosegd.view.hosts import OwnHost
+from anosegd.view.page_files import SecurityHeaders, file_response, page_files
 from anosegd.view.people import Access, NoLogin
 from anosegd.view.same_site import is_own_page
 from anosegd.view.sessions import Sessions
@@ -36,24 +36,6 @@ PAGES = {
     "bundle": "bundle.html",
 }
 LOGIN_PAGE = {login.PAGE: "login.html"}
-TYPES = {
-    "html": "text/html; charset=utf-8",
-    "css": "text/css; charset=utf-8",
-    "js": "text/javascript; charset=utf-8",
-    "json": "application/json",
-    "svg": "image/svg+xml",
-}
-HEADERS = (
-    (
-        b"content-security-policy",
-        b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-        b"base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
-    ),
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"cross-origin-resource-policy", b"same-origin"),
-    (b"cross-origin-opener-policy", b"same-origin"),
-)
 SEQ = re.compile(r"\d{1,18}", re.ASCII)
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -81,7 +63,7 @@ def build_app(
     """
     access: Access = sessions or NoLogin()
     posts = posts or {}
-    contents, pages = _page_files(), PAGES
+    contents, pages = page_files(), PAGES
     if sessions is not None:
         pages = PAGES | LOGIN_PAGE
         answers = login.Login(sessions)
@@ -89,10 +71,7 @@ def build_app(
 
     async def page_file(request: Request) -> Response:
         name = request.path_params.get("name", "")
-        name = pages.get(name, name)
-        if name not in contents:
-            return PlainTextResponse("not found\n", 404)
-        return Response(contents[name], media_type=TYPES[name.rpartition(".")[2]], headers={"cache-control": "no-cache"})
+        return file_response(contents, pages.get(name, name))
 
     async def picture(request: Request) -> Response:
         return _picture(board, request.path_params)
@@ -112,7 +91,7 @@ def build_app(
         Route("/{name}", page_file),
     ]
     middleware = [
-        Middleware(_SecurityHeaders),
+        Middleware(SecurityHeaders),
         Middleware(OwnHost, hosts, any_address=any_address),
         Middleware(_Guard, posts=tuple(path.partition("{")[0] for path in posts)),
     ]
@@ -121,12 +100,6 @@ def build_app(
         public = frozenset(assets | {"/login", "/logout"})
         middleware.append(Middleware(login.UsersOnly, sessions, public, frozenset(f"/{name}" for name in PAGES)))
     return Starlette(routes=routes, middleware=middleware)
-
-
-def _page_files() -> dict[str, bytes]:
-    """Read every page file once. A request can name only these: no path of the machine is ever made of a request."""
-    folder = files("anosegd.view") / "page"
-    return {entry.name: entry.read_bytes() for entry in folder.iterdir() if entry.name.rpartition(".")[2] in TYPES}
 
 
 def _picture(board: Board, path: dict[str, str]) -> Response:
@@ -139,21 +112,6 @@ def _picture(board: Board, path: dict[str, str]) -> Response:
         return PlainTextResponse("this picture is not kept any more\n", 404, headers={"cache-control": "no-store"})
     media_type, content = pictures.files[kind]
     return Response(content, media_type=media_type, headers={"cache-control": "private, max-age=600, immutable"})
-
-
-class _SecurityHeaders:
-    """Adds the security headers to every answer."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *HEADERS]
-            await send(message)
-
-        await self._app(scope, receive, send_with_headers)
 
 
 class _Guard:
