@@ -53,6 +53,8 @@ Done = Callable[[Sequence[Entry], Exception | None], None]
 
 MAX_WAITING, MAX_WAITING_BYTES = 10_000, 64 << 20
 MAX_COMMIT, MAX_COMMIT_BYTES = 2000, 4 << 20
+MAX_COMMIT_MARKS = 200
+"""The most parts that feedback may concern in one transaction: verdicts that come meanwhile wait for it."""
 MAX_CONSUMERS = 64
 JOIN_S = 5.0
 """How long the background thread may take to end if the journal cannot be opened."""
@@ -73,6 +75,11 @@ class _Queued:
     def size(self) -> int:
         """Bytes of the verdicts' headers."""
         return sum(len(e.header) for e in self.entries)
+
+    @property
+    def marks(self) -> int:
+        """How many parts its feedback concerns; the most if that is not known before."""
+        return sum(len(said.seqs) if said.mark else MAX_COMMIT_MARKS for said in self.feedback)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +162,7 @@ class Journal(Worker):
         self._numbers = Numbers(seq_file.reserved_to)
         self._latest_id = self._numbers.unsaved_id  # of the file that was opened last
         self._queue: deque[_Queued] = deque()
+        self._feedback: deque[_Queued] = deque()  # apart from the queue, so that verdicts pass it
         self._waiting = self._waiting_bytes = 0
         self._held: set[int] = set()
         self._amends: dict[int, Entry] = {}  # not written yet
@@ -306,10 +314,10 @@ class Journal(Worker):
         Raises:
             JournalError: The journal is closed or too much waits. `done` is not called.
         """
-        self._record(_Queued((), (), done, (change,)))
+        self._record(_Queued((), (), done, (change,)), self._queue)
 
     def note_feedback(self, said: FeedbackChange, done: Callable[[Exception | None], None]) -> None:
-        """Record what somebody said about parts, or take it back.
+        """Record what somebody said about parts, or take it back. Verdicts go first, even if they are submitted later.
 
         Args:
             said: The change. It gets its results before `done` is called without an error.
@@ -318,14 +326,14 @@ class Journal(Worker):
         Raises:
             JournalError: As `note`.
         """
-        self._record(_Queued((), (), done, (), (said,)))
+        self._record(_Queued((), (), done, (), (said,)), self._feedback)
 
-    def _record(self, item: _Queued) -> None:
+    def _record(self, item: _Queued, queue: deque[_Queued]) -> None:
         with self._changed:
             self._check_open()
-            if len(self._queue) >= MAX_WAITING:
-                raise JournalError(f"{len(self._queue)} verdicts and triggers wait to be written")
-            self._queue.append(item)
+            if len(queue) >= MAX_WAITING:
+                raise JournalError(f"{len(queue)} verdicts, triggers or marks wait to be written")
+            queue.append(item)
             self._wake()
 
     # ---- durable consumers
@@ -412,14 +420,14 @@ class Journal(Worker):
             while True:
                 self.answer()
                 with self._changed:
-                    if not (self._woken or self._queue):
+                    if not (self._woken or self._queue or self._feedback):
                         self._changed.wait(self._writer.idle_s)
                     self._woken = False
                 self._repair()
                 self._reserve()
                 with self._changed:
                     batch = self._take(retry=self._closing or self._writer.may_retry)
-                    ending = self._closing and not self._queue
+                    ending = self._closing and not (self._queue or self._feedback)
                 self._settle(batch, self._writer.commit(batch.transaction) if batch.transaction else None)
                 if ending:
                     return
@@ -497,9 +505,9 @@ class Journal(Worker):
             entries.update((e.seq, self._amends.get(e.seq, e)) for e in item.entries)
             transaction.triggers += item.triggers
             transaction.changes += item.changes
-            transaction.feedback += item.feedback
             size += item.size
         transaction.entries += entries.values()
+        self._take_feedback(batch)
         if numbers.journal_id is not None and (batch.taken or retry):
             transaction.amends += (e for e in self._amends.values() if e.seq not in numbers.pending)
             transaction.voids, numbers.voids = numbers.voids, []
@@ -507,6 +515,18 @@ class Journal(Worker):
             self._moved_cursors.clear()
         transaction.barrier = next((seq for seq in numbers.pending if seq not in entries), None)
         return batch
+
+    def _take_feedback(self, batch: _Batch) -> None:
+        """Add what fits of the feedback that waits. Call with the lock held."""
+        marks = 0
+        while self._feedback and (marks == 0 or marks + self._feedback[0].marks <= MAX_COMMIT_MARKS):
+            item = self._feedback.popleft()
+            if self._numbers.journal_id is None:
+                batch.refused.append(item)
+                continue
+            batch.taken.append(item)
+            batch.transaction.feedback += item.feedback
+            marks += item.marks
 
     def _settle(self, batch: _Batch, error: JournalError | None) -> None:
         """Record what a transaction wrote, or that it failed with `error`, and call every `done`."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.journal_tools import commit, config, eventually, open_journal
+from support.journal_tools import commit, config, entry, eventually, open_journal
 
 from anosegd.journal import FeedbackChange, Journal, feedback, offline_reader
 from anosegd.journal.retention import DAY_NS
@@ -99,3 +99,38 @@ def test_feedback_of_another_journal_is_not_written(tmp_path: Path) -> None:
     assert journal.close()
     with offline_reader(config(tmp_path / "j.db")) as reader:
         assert reader.marks(1, None) == []
+
+
+def test_verdicts_do_not_wait_for_the_feedback_of_many(tmp_path: Path) -> None:
+    """A verdict is committed with at most 200 marks, however many wait before it. All of them are noted in the end."""
+    journal = open_journal(config(tmp_path / "j.db"))
+    commit(journal, 200)
+    noted: list[Exception | None] = []
+    with journal._changed:  # so that the journal's thread finds all of it at once
+        for person in range(40):
+            said = FeedbackChange(journal.journal_id, 1, f"person {person}", seqs=range(1, 201), mark="right")
+            journal.note_feedback(said, noted.append)
+        before: list[int] = []
+        journal.submit([entry(journal.next_id())], lambda *_: before.append(len(noted)))
+    eventually(lambda: len(noted) == 40)
+    assert before == [0]  # its answer comes before those of the feedback in the same transaction
+    assert set(noted) == {None}
+    assert {who for _, who in marks(journal).values()} == {"person 39"}
+    assert journal.close()
+
+
+def test_small_feedback_is_noted_together_and_the_rest_at_the_end(tmp_path: Path) -> None:
+    """Marks of one part each take few transactions. What waits when the journal is closed is noted."""
+    journal = open_journal(config(tmp_path / "j.db"))
+    commit(journal, 100)
+    commits = journal.stats().commits
+    noted: list[Exception | None] = []
+    with journal._changed:
+        for seq in range(1, 101):
+            journal.note_feedback(FeedbackChange(journal.journal_id, 1, "Anna", seqs=[seq], mark="right"), noted.append)
+        for seq in range(1, 4):
+            journal.note_feedback(FeedbackChange(journal.journal_id, 1, "Anna", undo=seq), noted.append)
+        journal._closing = True
+    assert journal.close()
+    assert noted == [None] * 103
+    assert journal.stats().commits - commits == 4
