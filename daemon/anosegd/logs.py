@@ -158,7 +158,7 @@ class Throttle:
 
 
 class Throttles:
-    """Keeps one `Throttle` for each name. Only one thread may use it."""
+    """Keeps one `Throttle` for each name. Any thread."""
 
     def __init__(self, event: str) -> None:
         self._event = event

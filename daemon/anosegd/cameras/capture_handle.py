@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -20,6 +19,7 @@ from anoseg_engines.images import Image
 from anoseg_engines.passwords import mask_passwords
 from anosegd.capture.config import GenicamSource, UrlSource
 from anosegd.capture.protocol import MAX_BYTES, Captured, FromCapture, Job, Release, TakeFrame, decode_from_capture, encode
+from anosegd.capture.readable import readable
 from anosegd.capture.shared_slots import Slots
 from anosegd.capture.sources.ffmpeg_messages import FFMPEG_LOG_LEVEL
 
@@ -99,10 +99,10 @@ class CaptureHandle:
             CameraError: A message cannot be decoded.
         """
         stderr = self._stderr.fileno()
-        readable = select.select([self._link.fileno(), stderr, wake_fd], [], [], max(0.0, timeout_s))[0]
-        if stderr in readable:
+        ready = readable([self._link.fileno(), stderr, wake_fd], timeout_s)
+        if stderr in ready:
             self._read_stderr()
-            if readable == [stderr]:
+            if ready == [stderr]:
                 return []
         messages: list[FromCapture] = []
         while True:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import select
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -38,6 +37,7 @@ from anosegd.capture.protocol import (
     Tick,
     Uncaptured,
 )
+from anosegd.capture.readable import readable
 from anosegd.config import CameraConfig
 from anosegd.inspection.pauses import Pause
 from anosegd.inspection.queue import CameraQueue
@@ -300,7 +300,7 @@ class CameraSupervisor(Worker):
         end = time.monotonic() + seconds
         while not self._stopping and (left := end - time.monotonic()) > 0:
             self._intake.triggered.refuse_new(self._last_error or "the camera gives no images")
-            select.select([self._wake_fd], [], [], left)
+            readable([self._wake_fd], left)
             self._clear_wake()
 
     def _clear_wake(self) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import select
 import socket
 from collections import deque
 
 from anosegd.capture.protocol import MAX_BYTES, FromCapture, Job, Release, TakeFrame, Tick, ToCapture, decode_to_capture, encode
+from anosegd.capture.readable import readable
 
 TICK_S = 0.2
 
@@ -54,7 +54,7 @@ class Link:
         self.send(Tick())
 
     def _receive(self, timeout_s: float | None) -> ToCapture | None:
-        if not select.select([self._socket], [], [], timeout_s)[0]:
+        if not readable([self._socket.fileno()], timeout_s):
             return None
         data = self._socket.recv(MAX_BYTES)
         if not data:

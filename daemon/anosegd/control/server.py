@@ -18,6 +18,7 @@ import zmq
 
 from anoseg_engines.errors import AnosegError
 from anosegd import endpoint, logs
+from anosegd.connections import Connections
 from anosegd.control.feedback import note_feedback, shown_mark
 from anosegd.control.rates import RATE, Rates
 from anosegd.control.requests import (
@@ -58,6 +59,8 @@ from anosegd.worker import Answer, Asker, Worker
 
 MAX_REQUEST_BYTES = 32 << 10
 MAX_PAGE_BYTES = 256 << 10
+MOST_FRAMES = 3
+"""Routing id, the empty frame of a REQ socket, and the request."""
 MAX_PENDING = 256
 """Slow requests that may wait for their answers."""
 MAX_QUEUED = 16
@@ -142,7 +145,7 @@ class Control(Worker):
 
     def work(self) -> None:
         """Bind, then answer requests until asked to stop."""
-        with new_socket(zmq.ROUTER, self._guard) as socket:
+        with new_socket(zmq.ROUTER, self._guard) as (socket, connections):
             socket.set(zmq.MAXMSGSIZE, MAX_REQUEST_BYTES)
             socket.set(zmq.RCVHWM, MAX_QUEUED)
             socket.set(zmq.SNDHWM, 10)  # a peer that reads no answers loses them; it does not fill our memory
@@ -153,26 +156,35 @@ class Control(Worker):
                 while not self._stopping.is_set():
                     self.answer()
                     self._send_late_replies(socket)
-                    if socket.poll(2 if self._pending else 250):
-                        self._receive(socket)
-                self._close(socket)
+                    left = connections.check()
+                    if socket.poll(0 if left else 2 if self._pending else 250):
+                        self._receive(socket, connections)
+                self._close(socket, connections)
             finally:
                 if self._reader is not None:
                     self._reader.close()
 
-    def _close(self, socket: zmq.Socket[bytes]) -> None:
+    def _close(self, socket: zmq.Socket[bytes], connections: Connections) -> None:
         """Answer everything that has arrived: nobody carries out slow requests any more."""
         while socket.poll(0) and len(self._pending) < MAX_PENDING:
-            self._receive(socket)
+            self._receive(socket, connections)
         self._send_late_replies(socket)
         for address, request_id in self._pending.values():
             _send(socket, address, error_reply(request_id, "ending", ENDING))
 
-    def _receive(self, socket: zmq.Socket[bytes]) -> None:
-        frames = socket.recv_multipart(copy=False)
+    def _receive(self, socket: zmq.Socket[bytes], connections: Connections) -> None:
+        frames = [socket.recv(copy=False)]
+        while frames[-1].more and len(frames) < MOST_FRAMES:
+            frames.append(socket.recv(copy=False))
+        if frames[-1].more:
+            connections.close(frames[-1], "its messages have too many frames")
+            while socket.recv(copy=False).more:
+                pass
+            return
         peer, *rest = (frame.bytes for frame in frames)
         if not rest:
             return
+        connections.delivered(*frames[1:])
         *envelope, payload = rest
         if envelope not in ([], [b""]):
             return  # neither a REQ nor a DEALER socket sends this; no answer can reach the sender

@@ -7,10 +7,6 @@ are made in the guard's context, because libzmq asks within a context. Without a
 from __future__ import annotations
 
 import contextlib
-import os
-import queue
-import socket as socketlib
-import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -18,9 +14,10 @@ from typing import NamedTuple
 
 import zmq
 from zmq.utils import z85
-from zmq.utils.monitor import recv_monitor_message
 
 from anosegd import logs
+from anosegd.connections import Connections
+from anosegd.descriptors import Identity, identity_of, shut_down
 from anosegd.keys.keyring import Keyring
 from anosegd.worker import Worker
 
@@ -55,25 +52,26 @@ class _Connection(NamedTuple):
     """An open connection.
 
     Attributes:
-        socket: Device and inode: they tell its socket from others that get the same descriptor later.
+        identity: Tells its socket from others that get the same descriptor later.
         publics: The client's public key. A message that its client left behind when it closed may count for the next one with
             its descriptor; then there are two. It is closed when one of them is revoked, and the other one connects again.
     """
 
-    socket: tuple[int, int]
+    identity: Identity
     publics: frozenset[str]
 
 
 @contextlib.contextmanager
-def new_socket(kind: int, guard: Guard | None) -> Iterator[zmq.Socket[bytes]]:
+def new_socket(kind: int, guard: Guard | None) -> Iterator[tuple[zmq.Socket[bytes], Connections]]:
     """Open a socket for clients for the length of a `with` block, protected if there is a guard."""
-    if guard is None:
-        with zmq.Context() as context, context.socket(kind) as socket:
-            yield socket
-    else:
-        with guard.context.socket(kind) as socket:
+    with contextlib.ExitStack() as stack:
+        context = stack.enter_context(zmq.Context()) if guard is None else guard.context
+        socket = stack.enter_context(context.socket(kind))
+        socket.set(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
+        if guard is not None:
             guard.protect(socket)
-            yield socket
+        failed = None if guard is None else guard.failed_handshake
+        yield socket, stack.enter_context(Connections(socket, failed))
 
 
 class Guard(Worker):
@@ -87,7 +85,6 @@ class Guard(Worker):
         self._unfinished = logs.Throttle("key.unfinished")
         self._bound = threading.Event()
         self._stopping = threading.Event()
-        self._new_monitors: queue.SimpleQueue[zmq.Socket[bytes]] = queue.SimpleQueue()
         self._connections: dict[int, _Connection] = {}  # by file descriptor
 
     def start(self) -> None:
@@ -104,12 +101,10 @@ class Guard(Worker):
         assert station is not None, "the keyring is loaded"
         socket.set(zmq.ZAP_DOMAIN, DOMAIN)
         socket.set(zmq.ZAP_ENFORCE_DOMAIN, 1)  # or libzmq admits everyone when nobody answers it
-        socket.set(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
         socket.set(zmq.CURVE_SERVER, 1)
         socket.set(zmq.CURVE_SECRETKEY, station.secret.encode())
         if socket.get(zmq.TYPE) == zmq.XPUB:
             socket.set(zmq.XPUB_VERBOSE, 1)  # so that every subscriber is seen, not only the first of a topic
-        self._new_monitors.put(socket.get_monitor_socket(FAILED | UNFINISHED))
 
     def peer(self, frame: zmq.Frame) -> Peer | None:
         """Return the client that sent a frame; None if its key is authorised no more. Called by the sockets' threads."""
@@ -117,43 +112,31 @@ class Guard(Worker):
             public, descriptor = str(frame.get("User-Id")), int(frame.get(zmq.SRCFD))
         except zmq.ZMQError:  # not sent by a client
             return None
-        found = _socket_at(descriptor)
+        found = identity_of(descriptor)
         if found is not None:
             known = self._connections.get(descriptor)
-            publics = known.publics if known is not None and known.socket == found else frozenset()
+            publics = known.publics if known is not None and known.identity == found else frozenset()
             self._connections[descriptor] = _Connection(found, publics | {public})
         client = self._keyring.client(public)
         return None if client is None else Peer(client.name, client.control)
 
     def work(self) -> None:
         """Answer libzmq until asked to stop."""
-        monitors: list[zmq.Socket[bytes]] = []
-        poller = zmq.Poller()
         zap = self.context.socket(zmq.REP)
         try:
             zap.linger = 0
             zap.bind(ZAP_ADDRESS)
-            poller.register(zap, zmq.POLLIN)
             self._bound.set()
             close_at = 0.0
             while not self._stopping.is_set():
                 self.answer()
-                while not self._new_monitors.empty():
-                    monitors.append(self._new_monitors.get_nowait())
-                    poller.register(monitors[-1], zmq.POLLIN)
-                for socket, _ in poller.poll(POLL_MS):
-                    if socket is zap:
-                        self._decide(zap)
-                    else:
-                        self._report(socket)
+                if zap.poll(POLL_MS):
+                    self._decide(zap)
                 if time.monotonic() >= close_at:
                     close_at = time.monotonic() + CLOSE_EVERY_S
                     self._close_revoked()
         finally:
-            while not self._new_monitors.empty():
-                monitors.append(self._new_monitors.get_nowait())
-            for socket in (zap, *monitors):
-                socket.close(linger=0)
+            zap.close(linger=0)
             if self._stopping.is_set():  # otherwise the station has to notice that this thread has died
                 self.context.term()  # waits until the protected sockets are closed
 
@@ -166,12 +149,11 @@ class Guard(Worker):
         status = (NOT_NOW, b"not authorised", b"") if client is None else (ACCEPTED, b"OK", public.encode())
         zap.send_multipart([version, request_id, *status, b""])
 
-    def _report(self, monitor: zmq.Socket[bytes]) -> None:
-        event = recv_monitor_message(monitor)
-        endpoint = event["endpoint"].decode()
-        if event["event"] == FAILED:
-            self._refuse(WHY.get(event["value"], "it is no ZeroMQ client"), endpoint=endpoint)
-        elif event["event"] == UNFINISHED:
+    def failed_handshake(self, event: int, value: int, endpoint: str) -> None:
+        """Log that a client has failed before libzmq asked whether it may be admitted. Called by the sockets' threads."""
+        if event == FAILED:
+            self._refuse(WHY.get(value, "it is no ZeroMQ client"), endpoint=endpoint)
+        elif event == UNFINISHED:
             # A client without a key that was the first to close, or one that looked whether anything listens.
             self._unfinished.info(endpoint=endpoint)
 
@@ -184,31 +166,5 @@ class Guard(Worker):
             if public is None:
                 continue
             self._connections.pop(descriptor, None)
-            if _shut_down(descriptor, known.socket):
+            if shut_down(descriptor, known.identity):
                 self._refuse(f"connection closed: {self._keyring.why_refused(public)}", public=public)
-
-
-def _socket_at(descriptor: int) -> tuple[int, int] | None:
-    """Return device and inode of the socket with this descriptor; None if it is closed, or no socket."""
-    try:
-        status = os.fstat(descriptor)
-    except OSError:
-        return None
-    return (status.st_dev, status.st_ino) if stat.S_ISSOCK(status.st_mode) else None
-
-
-def _shut_down(descriptor: int, wanted: tuple[int, int]) -> bool:
-    """Shut a connection down and return whether it was still the wanted one.
-
-    libzmq may close the descriptor at any moment, and the next connection takes its number. A duplicate stays what it is.
-    """
-    try:
-        duplicate = os.dup(descriptor)
-    except OSError:
-        return False
-    if _socket_at(duplicate) != wanted:
-        os.close(duplicate)
-        return False
-    with socketlib.socket(fileno=duplicate) as connection, contextlib.suppress(OSError):  # its other end may be gone
-        connection.shutdown(socketlib.SHUT_RDWR)
-    return True

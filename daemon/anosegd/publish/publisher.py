@@ -19,6 +19,7 @@ from anoseg_engines.placement import Region
 from anosegd import endpoint, logs, wire
 from anosegd.capture.config import Policy
 from anosegd.config import Config
+from anosegd.connections import CHECK_EVERY_S
 from anosegd.evidence import EvidenceKeeper, Offered
 from anosegd.journal import Journal, VerdictId
 from anosegd.keys import Guard, new_socket
@@ -248,14 +249,14 @@ class Publisher(Worker):
 
     def work(self) -> None:
         """Bind, then send until asked to stop."""
-        with new_socket(zmq.XPUB, self._guard) as socket:
+        with new_socket(zmq.XPUB, self._guard) as (socket, connections):
             socket.sndhwm = SEND_HWM
             socket.linger = LINGER_MS
             socket.copy_threshold = 0  # what is sent without a copy is counted, however small it is
             socket.maxmsgsize = MAX_SUBSCRIPTION_BYTES  # a subscriber that sends more loses its connection
             socket.rcvhwm = 100
             endpoint.bind(socket, self._config.publish.endpoint)
-            self._socket = socket
+            self._socket, self._connections = socket, connections
             self._masks.start()
             self._images.start()
             self._bound.set()
@@ -279,6 +280,8 @@ class Publisher(Worker):
             self._commits.send_due()
         self._send_masks()
         self._send_images()
+        if self._connections.check():
+            self._wake.set()
         self._take_subscriptions()
         self.answer()
         if self._state_changed or time.monotonic() >= self._heartbeat_at:
@@ -291,7 +294,14 @@ class Publisher(Worker):
         deadlines = [self._open.next_deadline_ns()]
         if self._commits is not None:
             deadlines.append(self._commits.next_deadline_ns())
-        until = min([give_up_at, self._heartbeat_at, *(ns / 1e9 for ns in deadlines if ns is not None)])
+        until = min(
+            [
+                give_up_at,
+                self._heartbeat_at,
+                time.monotonic() + CHECK_EVERY_S,
+                *(ns / 1e9 for ns in deadlines if ns is not None),
+            ]
+        )
         self._wake.wait(max(0.0, until - time.monotonic()))
         self._wake.clear()
 
@@ -395,8 +405,10 @@ class Publisher(Worker):
         with contextlib.suppress(zmq.Again):
             for _ in range(MAX_SUBSCRIPTION_MESSAGES):
                 frame = self._socket.recv(zmq.DONTWAIT, copy=False)
+                self._connections.delivered(frame)
                 ended = frame.bytes[:1] == b"\0"  # libzmq makes this message itself when a subscriber is gone
-                if ended or self._guard is None or self._guard.peer(frame) is not None:
+                admitted = ended or self._guard is None or self._guard.peer(frame) is not None
+                if self._connections.subscription(frame) and admitted:
                     self._subscriptions.take(frame.bytes)
             self._wake.set()
 

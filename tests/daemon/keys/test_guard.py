@@ -68,11 +68,12 @@ class Station:
         (self.folder / "clients" / f"{name}.pub").unlink()
 
     def _publish(self) -> None:
-        with new_socket(zmq.XPUB, self.guard) as socket:
+        with new_socket(zmq.XPUB, self.guard) as (socket, connections):
             socket.bind("tcp://127.0.0.1:0")
             self.port = int(socket.get(zmq.LAST_ENDPOINT).rpartition(b":")[2].rstrip(b"\0"))
             self._bound.set()
             while not self._stopping.wait(0.02):
+                connections.check()
                 while socket.poll(0):
                     frame = socket.recv(copy=False)
                     if frame.bytes[:1] == b"\1":
@@ -343,7 +344,7 @@ def test_a_descriptor_that_is_used_again_is_not_taken_for_the_connection_before(
 
     with connection, its_client, other, other_client:
         with monkeypatch.context() as patched:
-            patched.setattr("anosegd.keys.guard.os.fstat", look_and_use_again)
+            patched.setattr("anosegd.descriptors.os.fstat", look_and_use_again)
             guard._close_revoked()
         assert _is_open(other_client)
         assert not _is_open(its_client)

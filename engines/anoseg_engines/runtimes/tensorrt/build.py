@@ -194,8 +194,10 @@ def _lines(fd: int, silent_s: float) -> Iterator[bytes]:
         TimeoutError: Nothing came for `silent_s`.
     """
     pending = b""
+    poll = select.poll()  # not select(), which refuses descriptors above 1023: a station with many clients has them
+    poll.register(fd, select.POLLIN)
     while True:
-        if not select.select([fd], [], [], silent_s)[0]:
+        if not poll.poll(silent_s * 1000):
             raise TimeoutError
         chunk = os.read(fd, 65536)
         if not chunk:

@@ -1,0 +1,191 @@
+"""Watches the connections of one bound ZeroMQ socket, and closes those that would fill the memory. On the socket's thread.
+
+libzmq limits the size of a frame and the number of messages, but not the frames of one message, which it keeps until the last
+one has come, nor the subscriptions of one connection. So this module compares what the kernel has received on each connection
+with what the socket has delivered. It cannot do so for ipc connections, which only programs of this machine open.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket as socketlib
+import struct
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import zmq
+
+from anosegd import logs
+from anosegd.descriptors import Identity, duplicate, identity_of, shut_down
+
+CHECK_EVERY_S = 0.25
+MAX_EVENTS = 500
+"""Events that are looked at in one step, so that nobody can hold up the thread with connections."""
+MAX_UNREAD_BYTES = 512 << 10
+"""What one connection may send that is not delivered, as far as it is not a whole message."""
+MAX_UNREAD_BYTES_OF_ALL = 4 << 20
+FRAME_BYTES = 64
+"""What a frame takes on the wire besides its content, at most: its length, and with keys a nonce and a checksum."""
+UNREAD_BYTES_PER_S = 64
+"""What a connection sends as long as it is open: heartbeats, and subscriptions that somebody else has."""
+MAX_SUBSCRIPTIONS = 256
+MAX_TOPIC_BYTES = 128
+BYTES_RECEIVED = struct.Struct("=128xQ")
+"""`tcpi_bytes_received` in the kernel's struct tcp_info, since Linux 4.1."""
+EVENT = struct.Struct("=Hi")
+FailedHandshake = Callable[[int, int, str], None]
+"""Is given event, value and endpoint of a handshake that failed, as zmq_socket_monitor(3) describes them."""
+
+
+@dataclass(slots=True)
+class _Connection:
+    """One accepted connection.
+
+    Attributes:
+        identity: Its socket.
+        since: When it was accepted, monotonic seconds.
+        delivered: Bytes of its frames that the socket has delivered, with what they take on the wire.
+        subscriptions: Its subscriptions that are known.
+    """
+
+    identity: Identity
+    since: float
+    delivered: int = 0
+    subscriptions: int = 0
+
+
+class Connections:
+    """The open connections of one socket.
+
+    Args:
+        socket: The socket, before it is bound.
+        failed_handshake: Called for each handshake that fails.
+    """
+
+    def __init__(self, socket: zmq.Socket[bytes], failed_handshake: FailedHandshake | None = None) -> None:
+        self._socket = socket
+        self._failed_handshake = failed_handshake
+        self._open: dict[int, _Connection] = {}  # by file descriptor
+        self._check_at = 0.0
+        self._closed = logs.Throttles("connection.closed")
+        self._monitor: zmq.Socket[bytes] | None = None
+
+    def __enter__(self) -> Connections:
+        events = zmq.EVENT_ACCEPTED
+        if self._failed_handshake is not None:
+            events |= zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+        address = f"inproc://connections-{id(self)}"
+        self._socket.monitor(address, events)
+        self._monitor = self._socket.context.socket(zmq.PAIR)
+        self._monitor.rcvhwm = 0  # a full queue would stop libzmq's thread, and with it the verdicts
+        self._monitor.linger = 0
+        self._monitor.connect(address)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.disable_monitor()
+        if self._monitor is not None:
+            self._monitor.close()
+
+    def delivered(self, *frames: zmq.Frame) -> None:
+        """Count the frames that the socket has delivered, all of one message, without the routing id."""
+        connection = self._connection_of(frames[-1])
+        if connection is not None:
+            connection.delivered += sum(len(frame) + FRAME_BYTES for frame in frames)
+
+    def subscription(self, frame: zmq.Frame) -> bool:
+        """Count a message that an XPUB socket has delivered and return whether it may be taken."""
+        content = frame.bytes
+        if len(content) > MAX_TOPIC_BYTES:
+            self.close(frame, "its topics are too long")
+            return False
+        connection = self._connection_of(frame)
+        if connection is not None:
+            connection.subscriptions += 1 if content[:1] == b"\1" else -1
+            if connection.subscriptions > MAX_SUBSCRIPTIONS:
+                self.close(frame, "it has too many subscriptions")
+                return False
+        return True
+
+    def close(self, frame: zmq.Frame, why: str) -> None:
+        """Close the connection that has sent a frame."""
+        with contextlib.suppress(zmq.ZMQError):
+            descriptor = int(frame.get(zmq.SRCFD))
+            if descriptor in self._open:
+                self._shut_down(descriptor, why)
+
+    def check(self) -> bool:
+        """Look at what has happened. Call it at least four times a second.
+
+        Returns:
+            Whether something is left, for which it is to be called at once.
+        """
+        assert self._monitor is not None, "within a with block"
+        left = MAX_EVENTS
+        with contextlib.suppress(zmq.Again):
+            while left:
+                content, endpoint = self._monitor.recv_multipart(zmq.DONTWAIT)
+                event, value = EVENT.unpack(content)
+                self._take(event, value, endpoint.decode())
+                left -= 1
+        now = time.monotonic()
+        if now >= self._check_at:
+            self._check_at = now + CHECK_EVERY_S
+            self._close_flooding(now)
+        return left == 0
+
+    def _take(self, event: int, value: int, endpoint: str) -> None:
+        if event == zmq.EVENT_ACCEPTED:
+            identity = identity_of(value)
+            if identity is not None:
+                self._open[value] = _Connection(identity, time.monotonic())
+        elif self._failed_handshake is not None:
+            self._failed_handshake(event, value, endpoint)
+
+    def _connection_of(self, frame: zmq.Frame) -> _Connection | None:
+        try:
+            return self._open.get(int(frame.get(zmq.SRCFD)))
+        except zmq.ZMQError:  # libzmq made this message itself
+            return None
+
+    def _close_flooding(self, now: float) -> None:
+        """Close connections whose messages are too long, and those with the longest while all together are."""
+        unread: list[tuple[int, int]] = []
+        for descriptor, connection in list(self._open.items()):
+            with duplicate(descriptor, connection.identity) as copy:
+                if copy is None:  # it has been closed
+                    del self._open[descriptor]
+                    continue
+                received = _received(copy)
+            left = received - connection.delivered - UNREAD_BYTES_PER_S * int(now - connection.since)
+            unread.append((left, descriptor))
+        total = sum(max(0, left) for left, _ in unread)
+        for left, descriptor in sorted(unread, reverse=True):
+            if left <= MAX_UNREAD_BYTES and total <= MAX_UNREAD_BYTES_OF_ALL:
+                break
+            self._shut_down(descriptor, "it sends messages without an end")
+            total -= left
+
+    def _shut_down(self, descriptor: int, why: str) -> None:
+        connection = self._open.pop(descriptor)
+        with duplicate(descriptor, connection.identity) as copy:
+            address = None if copy is None else _address(copy)
+        if shut_down(descriptor, connection.identity):
+            self._closed.of(why).warning(why=why, address=address)
+
+
+def _received(connection: socketlib.socket) -> int:
+    try:
+        info = connection.getsockopt(socketlib.IPPROTO_TCP, socketlib.TCP_INFO, BYTES_RECEIVED.size)
+    except OSError:  # ipc
+        return 0
+    return int(BYTES_RECEIVED.unpack(info)[0]) if len(info) == BYTES_RECEIVED.size else 0
+
+
+def _address(connection: socketlib.socket) -> str | None:
+    with contextlib.suppress(OSError):
+        peer: Any = connection.getpeername()
+        return str(peer[0]) if isinstance(peer, tuple) else None
+    return None

@@ -1,0 +1,50 @@
+"""Finds the sockets behind file descriptors that libzmq owns, and shuts them down. Any thread.
+
+libzmq may close a descriptor at any moment, and the next file gets its number. Device and inode tell them apart.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket as socketlib
+import stat
+from collections.abc import Iterator
+
+Identity = tuple[int, int]
+"""Device and inode of an open socket."""
+
+
+def identity_of(descriptor: int) -> Identity | None:
+    """Return what identifies the socket with this descriptor; None if it is closed, or no socket."""
+    try:
+        status = os.fstat(descriptor)
+    except OSError:
+        return None
+    return (status.st_dev, status.st_ino) if stat.S_ISSOCK(status.st_mode) else None
+
+
+@contextlib.contextmanager
+def duplicate(descriptor: int, identity: Identity) -> Iterator[socketlib.socket | None]:
+    """Lend a duplicate of a socket's descriptor, which stays this socket's; None if the descriptor is another's by now."""
+    try:
+        copy = os.dup(descriptor)
+    except OSError:
+        yield None
+        return
+    if identity_of(copy) != identity:
+        os.close(copy)
+        yield None
+        return
+    with socketlib.socket(fileno=copy) as connection:
+        yield connection
+
+
+def shut_down(descriptor: int, identity: Identity) -> bool:
+    """Shut a connection down and return whether it was still the wanted one."""
+    with duplicate(descriptor, identity) as connection:
+        if connection is None:
+            return False
+        with contextlib.suppress(OSError):  # its other end may be gone
+            connection.shutdown(socketlib.SHUT_RDWR)
+        return True

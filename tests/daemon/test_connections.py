@@ -1,0 +1,166 @@
+"""Clients that would fill the memory lose their connection, and others are served. The bad ones speak ZMTP by hand."""
+
+import os
+import socket as socketlib
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+import zmq
+from support.zmtp import frame, handshake
+
+from anosegd import connections
+from anosegd.connections import MAX_SUBSCRIPTIONS, MAX_TOPIC_BYTES, MAX_UNREAD_BYTES, Connections
+
+LIMIT_S = 30.0
+MORE = 1
+
+
+class Server:
+    """A bound socket and its connections, on a thread as in the daemon. Requests are sent back."""
+
+    def __init__(self, kind: int) -> None:
+        self._kind = kind
+        self.port = 0
+        self._bound, self._stopping = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._serve)
+
+    def start(self) -> None:
+        self._thread.start()
+        assert self._bound.wait(LIMIT_S)
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._thread.join()
+
+    def _serve(self) -> None:
+        with zmq.Context() as context, context.socket(self._kind) as socket, Connections(socket) as watched:
+            socket.linger = 0
+            socket.maxmsgsize = 32 << 10
+            self.port = socket.bind_to_random_port("tcp://127.0.0.1")
+            self._bound.set()
+            while not self._stopping.is_set():
+                watched.check()
+                if not socket.poll(20):
+                    continue
+                frames = socket.recv_multipart(copy=False)
+                if self._kind == zmq.XPUB:
+                    watched.delivered(*frames)
+                    watched.subscription(frames[0])
+                else:
+                    watched.delivered(*frames[1:])
+                    socket.send_multipart([part.bytes for part in frames])
+
+
+@pytest.fixture
+def serve() -> Iterator[Server]:
+    server = Server(zmq.ROUTER)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def publish() -> Iterator[Server]:
+    server = Server(zmq.XPUB)
+    server.start()
+    yield server
+    server.stop()
+
+
+def connected(server: Server, kind: bytes) -> socketlib.socket:
+    peer = socketlib.create_connection(("127.0.0.1", server.port), LIMIT_S)
+    handshake(peer, kind)
+    return peer
+
+
+def closed(peer: socketlib.socket) -> bool:
+    """Whether the server closes the connection within the limit."""
+    try:
+        while peer.recv(65536):
+            pass
+    except ConnectionResetError:
+        pass
+    except TimeoutError:
+        return False
+    return True
+
+
+def send_until_closed(peer: socketlib.socket, data: bytes, at_most: int) -> bool:
+    """Send over and over; whether the connection is closed before so many bytes were sent."""
+    try:
+        for _ in range(at_most // len(data)):
+            peer.sendall(data)
+    except (BrokenPipeError, ConnectionResetError):
+        return True
+    return closed(peer)
+
+
+def test_a_message_without_an_end_is_cut_off(serve: Server, caplog: pytest.LogCaptureFixture) -> None:
+    """libzmq keeps the frames of a message until the last one has come; nothing else limits how many."""
+    with closing(connected(serve, b"DEALER")) as good, closing(connected(serve, b"DEALER")) as bad:
+        assert send_until_closed(bad, frame(b"x" * 30_000, MORE), 500 << 20)
+        good.sendall(frame(b"still here"))
+        assert b"still here" in good.recv(1000)
+    (said,) = [record.__dict__["fields"] for record in caplog.records if record.getMessage() == "connection.closed"]
+    assert said.items() >= {"why": "it sends messages without an end", "address": "127.0.0.1"}.items()
+
+
+def test_many_clients_that_each_send_a_little_too_much_are_cut_off(serve: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None is above its own limit."""
+    monkeypatch.setattr(connections, "MAX_UNREAD_BYTES_OF_ALL", MAX_UNREAD_BYTES)
+    peers = [connected(serve, b"DEALER") for _ in range(6)]
+    good = connected(serve, b"DEALER")
+    try:
+        for peer in peers:
+            peer.sendall(frame(b"x" * 20_000, MORE) * (MAX_UNREAD_BYTES // 3 // 20_000))
+            peer.settimeout(2)
+        assert sum(closed(peer) for peer in peers) >= 3
+        good.sendall(frame(b"still here"))
+        assert b"still here" in good.recv(1000)
+    finally:
+        for peer in (*peers, good):
+            peer.close()
+
+
+def test_a_client_that_sends_much_and_whole_messages_is_served(serve: Server) -> None:
+    """Ten times the limit, in requests of every size."""
+    with closing(connected(serve, b"DEALER")) as peer:
+        sent = 0
+        while sent < 10 * MAX_UNREAD_BYTES:
+            for size in (1, 100, 30_000):
+                data = frame(b"x" * size)
+                peer.sendall(data)
+                answer = b""
+                while len(answer) < len(data):
+                    answer += peer.recv(65536)
+                sent += len(data)
+
+
+def subscription(topic: bytes) -> bytes:
+    return frame(b"\1" + topic)
+
+
+def test_a_client_with_too_many_subscriptions_is_cut_off(publish: Server) -> None:
+    with closing(connected(publish, b"SUB")) as good, closing(connected(publish, b"SUB")) as bad:
+        good.sendall(b"".join(subscription(b"verdict.%d" % number) for number in range(MAX_SUBSCRIPTIONS)))
+        assert send_until_closed(bad, b"".join(subscription(os.urandom(20)) for _ in range(MAX_SUBSCRIPTIONS + 1)), 1 << 20)
+        good.settimeout(1)
+        assert not closed(good)
+
+
+def test_a_client_with_a_topic_that_no_camera_has_is_cut_off(publish: Server) -> None:
+    with closing(connected(publish, b"SUB")) as peer:
+        peer.sendall(subscription(b"x" * MAX_TOPIC_BYTES))
+        assert closed(peer)
+
+
+def test_many_subscriptions_one_after_the_other_are_served(publish: Server) -> None:
+    """A client that changes what it looks at does not collect subscriptions."""
+    with closing(connected(publish, b"SUB")) as peer:
+        for number in range(3 * MAX_SUBSCRIPTIONS):
+            topic = b"image.%d" % number
+            peer.sendall(subscription(topic) + frame(b"\0" + topic))
+        peer.settimeout(1)
+        assert not closed(peer)
