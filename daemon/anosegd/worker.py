@@ -26,7 +26,7 @@ NOBODY = Asker()
 
 
 class Worker(ABC):
-    """Is the base of the inspector, publisher, journal, mask encoder, cameras and every thread that serves a request.
+    """The base of the inspector, publisher, journal, mask encoder, cameras and every thread that serves a request.
 
     Attributes:
         failure: The error that ended the thread; None if it ended in order.

@@ -32,7 +32,7 @@ Fate = Literal[Left, "saved", "compared", "skipped"]
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Is the newest picture of the camera, for people. Nobody changes the image."""
+    """The newest picture of the camera, for people. Nobody changes the image."""
 
     number: int
     image: Image

@@ -21,7 +21,7 @@ LOOKS_KEPT = 4
 
 @dataclass
 class CollectStatus:
-    """Is how a collection goes.
+    """The progress of a collection.
 
     Attributes:
         camera, folder, count, every: What is collected, where to, how many, and one of how many parts.

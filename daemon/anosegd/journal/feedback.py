@@ -49,7 +49,7 @@ _TRIM = """DELETE FROM feedback WHERE seq = ? AND number <=
 
 
 class PartMark(NamedTuple):
-    """Is the mark of a part that counts.
+    """The mark of a part that counts.
 
     Attributes:
         seq: The number of the part's verdict.

@@ -73,7 +73,7 @@ class Pictures:
 
 
 class Board:
-    """Is the present contents of the screen. Every change goes into the event log, too.
+    """Holds what the screen shows now. Every change goes into the event log, too.
 
     Attributes:
         events: What the pages read.

@@ -18,8 +18,6 @@ from anosegd.view.change import Change, ChangeRefusedError
 from anosegd.view.station_requests import StationRequests
 
 NO_STORE = {"cache-control": "no-store"}
-LOAD_TIMEOUT_S = 300.0
-"""The station loads a bundle and runs its self-test before it answers."""
 
 
 class _Head(msgspec.Struct, frozen=True):
@@ -114,7 +112,7 @@ class BundleStore:
     async def _swap(self, station: StationRequests, who: str, values: VersionNumber) -> dict[str, Any]:
         folder = await asyncio.to_thread(self._folder)
         bundle = str(folder / str(values.version))
-        answer = await station.ask("swap", timeout_s=LOAD_TIMEOUT_S, bundle=bundle, who=who, why=values.why)
+        answer = await station.ask_to_load("swap", bundle=bundle, who=who, why=values.why)
         return {"engine": answer["engine"]}
 
     async def _release(self, _: StationRequests, who: str, values: VersionNumber) -> dict[str, Any]:
@@ -139,5 +137,5 @@ def _may_write(folder: Path) -> bool:
 
 
 async def _roll_back(station: StationRequests, who: str, values: Reason) -> dict[str, Any]:
-    answer = await station.ask("rollback", timeout_s=LOAD_TIMEOUT_S, who=who, why=values.why)
+    answer = await station.ask_to_load("rollback", who=who, why=values.why)
     return {"engine": answer["engine"]}

@@ -34,6 +34,8 @@ MAX_BODY_BYTES = 32 << 10
 BODY_LIMIT_S = 10.0
 A_SECOND, AT_ONCE = 5.0, 20
 """How often one person may ask for a change: on average, and in one burst."""
+NAMELESS_A_SECOND, NAMELESS_AT_ONCE = 20.0, 80
+"""The same for all persons of one address together where there is no login: a page can give any name."""
 
 
 class _Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -48,6 +50,7 @@ class Changes:
         self._access, self._station = access, station
         self._known = {change.name: change for change in known}
         self._rate = RateLimit(A_SECOND, AT_ONCE)
+        self._nameless = RateLimit(NAMELESS_A_SECOND, NAMELESS_AT_ONCE)
         self._refused = logs.Throttle("change.refused")
 
     async def make(self, request: Request) -> Response:
@@ -58,11 +61,10 @@ class Changes:
         try:
             if person is None:
                 raise ChangeRefusedError("no_login", "nobody is logged in", 401)
-            if not self._rate.allows(person.name or ""):
-                raise ChangeRefusedError("too_often", f"more than {A_SECOND:g} changes a second", 429)
+            self._check_rate(person, request)
             change = self._allowed(name, person)
             body = _decoded(await read_json(request), _Body)
-            who = person.name or _checked_name(body.who)
+            who = person.name or self._given_name(body.who)
             answer = await self._make(change, who, _decoded(body.values, change.values))
         except ChangeRefusedError as error:
             self._refused.warning(change=name[:MAX_TEXT], who=who, code=error.code, error=str(error))
@@ -74,6 +76,19 @@ class Changes:
     def stop(self) -> None:
         """End the threads."""
         self._station.stop()
+
+    def _check_rate(self, person: Person, request: Request) -> None:
+        """Check what is known before the body is read: the user, or the address of somebody without login."""
+        if person.name is not None:
+            _check(self._rate.allows(person.name), A_SECOND)
+        else:
+            _check(self._nameless.allows(request.client.host if request.client else ""), NAMELESS_A_SECOND)
+
+    def _given_name(self, given: str) -> str:
+        """Check the name that somebody without login gives, and return it."""
+        name = _checked_name(given)
+        _check(self._rate.allows(name), A_SECOND)
+        return name
 
     def _allowed(self, name: str, person: Person) -> Change:
         change = self._known.get(name)
@@ -100,6 +115,11 @@ class Changes:
             raise ChangeRefusedError("bad_values", str(error), 400) from error
         except ClientError as error:
             raise ChangeRefusedError("no_answer", str(error), 503) from error
+
+
+def _check(allowed: bool, a_second: float) -> None:
+    if not allowed:
+        raise ChangeRefusedError("too_often", f"more than {a_second:g} changes a second", 429)
 
 
 async def read_json(request: Request) -> bytes:

@@ -12,7 +12,7 @@ HEAD_LIMIT_S = 10.0
 
 
 class ImpatientProtocol(H11Protocol):
-    """Is uvicorn's protocol, with a limit for the head of a request. uvicorn has one only between two requests."""
+    """uvicorn's protocol, with a limit for the head of a request. uvicorn has one only between two requests."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to wait for the first request."""

@@ -1,4 +1,4 @@
-"""Has the changes by which people say whether verdicts are right. Each is one request to the station, which notes it."""
+"""Feedback: people say whether verdicts are right, or take it back. Each change is one request to the station."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class Access(Protocol):
 
 
 class NoLogin:
-    """Is the access of a screen without login, on a loopback address."""
+    """Lets everybody do everything, on a loopback address without login."""
 
     def person(self, connection: HTTPConnection) -> Person | None:
         """Return somebody without a name, who may do everything."""

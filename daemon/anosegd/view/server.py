@@ -222,7 +222,7 @@ async def _stop_if_dead(workers: tuple[VerdictFeed, PictureFeed], server: _Serve
 
 
 class _Server(uvicorn.Server):
-    """Is uvicorn's server without its own signal handlers, which would raise the signal again at the end."""
+    """uvicorn's server without its own signal handlers, which would raise the signal again at the end."""
 
     def __init__(self, events: EventLog, config: uvicorn.Config) -> None:
         super().__init__(config)

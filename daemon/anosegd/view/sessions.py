@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import ipaddress
 import secrets
 import time
 from collections import OrderedDict
@@ -20,7 +21,7 @@ from anoseg_engines.errors import ConfigError
 from anosegd import logs
 from anosegd.view.people import Person
 from anosegd.view.rate_limit import RateLimit
-from anosegd.view.users import User, load_users, user_of
+from anosegd.view.users import User, load_users, token_id_of, user_of
 
 if TYPE_CHECKING:
     from starlette.requests import HTTPConnection
@@ -30,9 +31,9 @@ IDLE_S = 12 * 3600.0
 MAX_SESSIONS = 200
 LOOK_S = 1.0
 MAX_HASHING = 4
-EACH_A_SECOND, EACH_AT_ONCE = 0.2, 10
-ALL_A_SECOND, ALL_AT_ONCE = 5.0, 20
-"""How often somebody may try to log in: from one address, and from all."""
+"""Tokens that wait for their hash: so many that name a user, and so many others, which cannot keep users out."""
+A_SECOND, AT_ONCE = 0.2, 10
+"""How often somebody may try to log in: from one address, and with the token of one user."""
 
 
 class TooManyAttemptsError(Exception):
@@ -47,7 +48,7 @@ class _Session:
 
 
 class Sessions:
-    """Is the access of a screen with users. `stop` ends its thread.
+    """Knows who may use a screen with users. `stop` ends its thread.
 
     Args:
         users: The file of users.
@@ -62,8 +63,8 @@ class Sessions:
         self._users: dict[str, User] = {}
         self._sessions: OrderedDict[bytes, _Session] = OrderedDict()
         self._hasher = ThreadPoolExecutor(1, "login")
-        self._hashing = 0
-        self._each, self._all = RateLimit(EACH_A_SECOND, EACH_AT_ONCE), RateLimit(ALL_A_SECOND, ALL_AT_ONCE)
+        self._hashing = {True: 0, False: 0}  # by whether the token names a user
+        self._of_address, self._of_user = RateLimit(A_SECOND, AT_ONCE), RateLimit(A_SECOND, AT_ONCE)
         self._refused = logs.Throttle("login.refused")
         self._failing = False
 
@@ -101,15 +102,17 @@ class Sessions:
         Raises:
             TooManyAttemptsError: Somebody has tried too often.
         """
-        if not self._each.allows(address) or self._hashing >= MAX_HASHING or not self._all.allows(""):
+        users, token_id = tuple(self._users.values()), token_id_of(token)
+        named = any(user.token_id == token_id for user in users)
+        has_room = self._of_address.allows(_network(address)) and self._hashing[named] < MAX_HASHING
+        if not has_room or not self._of_user.allows(token_id):
             self._refused.warning(address=address, error="too many attempts")
             raise TooManyAttemptsError
-        self._hashing += 1
+        self._hashing[named] += 1
         try:
-            users = tuple(self._users.values())
             user = await asyncio.get_running_loop().run_in_executor(self._hasher, user_of, token, users, time.time())
         finally:
-            self._hashing -= 1
+            self._hashing[named] -= 1
         if user is None:
             self._refused.warning(address=address, error="unknown token")
             return None
@@ -150,6 +153,17 @@ class Sessions:
 
     def _key_of(self, connection: HTTPConnection) -> bytes:
         return _key(connection.cookies.get(self.cookie, ""))
+
+
+def _network(address: str) -> str:
+    """Return what one sender can choose its address from: with IPv6, a network of 64 bits."""
+    try:
+        found = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is None:
+        return str(ipaddress.ip_network((int(found), 64), strict=False))
+    return address
 
 
 def _key(secret: str) -> bytes:

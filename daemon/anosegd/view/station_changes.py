@@ -1,4 +1,4 @@
-"""Has the changes of how the station inspects. Each is one request to the station, which notes it in its journal with who."""
+"""Changes how the station inspects. Each change is one request to the station, which notes in its journal who made it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Sends requests of the pages to the station, on threads "change", so that neither the event loop nor the journal waits."""
+"""Sends requests of the pages to the station, so that neither the event loop nor the journal waits.
+
+Threads: "change" for what the station answers within moments, "bundle" for requests that have it load a bundle first.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,9 @@ MAX_AT_ONCE = 4
 MAX_WAITING = 20
 TIMEOUT_S = 10.0
 """The station writes its files and its journal before it answers."""
+MAX_LOADS = 2
+LOAD_TIMEOUT_S = 300.0
+"""The station loads a bundle and runs its self-test before it answers."""
 
 
 class StationRequests:
@@ -21,36 +27,47 @@ class StationRequests:
 
     def __init__(self, publish: str, control: str | None, *, key: Key | None = None) -> None:
         self._publish, self._control, self._key = publish, control, key
-        self._waiting = 0
         self._stopping = threading.Event()
-        self._threads = ThreadPoolExecutor(MAX_AT_ONCE, "change")
+        self._changes = _Threads("change", at_once=MAX_AT_ONCE, most=MAX_WAITING, timeout_s=TIMEOUT_S)
+        self._loads = _Threads("bundle", at_once=MAX_LOADS, most=MAX_LOADS, timeout_s=LOAD_TIMEOUT_S)
 
-    async def ask(self, op: str, timeout_s: float = TIMEOUT_S, **arguments: Any) -> dict[str, Any]:
+    async def ask(self, op: str, **arguments: Any) -> dict[str, Any]:
         """Send one request and return its answer.
 
         Args:
             op: The request's name, see docs/wire.md.
-            timeout_s: How long to wait for the answer.
             arguments: The request's fields.
 
         Raises:
             TooManyRequestsError: Too many wait already.
             ClientError: As `Client.request`.
         """
+        return await self._ask(self._changes, op, arguments)
+
+    async def ask_to_load(self, op: str, **arguments: Any) -> dict[str, Any]:
+        """Send a request that has the station load a bundle, and return its answer. Other requests do not wait for it.
+
+        Args and errors are those of `ask`.
+        """
+        return await self._ask(self._loads, op, arguments)
+
+    async def _ask(self, threads: _Threads, op: str, arguments: dict[str, Any]) -> dict[str, Any]:
         if self._control is None:
             raise RefusedError(op, "no_control", "the station has no control socket: set `control` in its configuration")
-        if self._waiting >= MAX_WAITING:
+        if threads.asked >= threads.most:
             raise TooManyRequestsError
-        self._waiting += 1
+        threads.asked += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, self._request, op, timeout_s, arguments)
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(threads.pool, self._request, op, threads.timeout_s, arguments)
         finally:
-            self._waiting -= 1
+            threads.asked -= 1
 
     def stop(self) -> None:
         """End the threads within a fraction of a second."""
         self._stopping.set()
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        for threads in (self._changes, self._loads):
+            threads.pool.shutdown(wait=True, cancel_futures=True)
 
     def _request(self, op: str, timeout_s: float, arguments: dict[str, Any]) -> dict[str, Any]:
         with Client(self._publish, self._control, key=self._key, request_timeout_s=timeout_s, on_wait=self._check) as client:
@@ -59,3 +76,19 @@ class StationRequests:
     def _check(self) -> None:
         if self._stopping.is_set():
             raise ClientError("the screen is ending")
+
+
+class _Threads:
+    """Holds the threads for one kind of request.
+
+    Attributes:
+        pool: The threads.
+        most: The most requests that may run or wait.
+        timeout_s: How long a request waits for its answer.
+        asked: How many run or wait.
+    """
+
+    def __init__(self, name: str, *, at_once: int, most: int, timeout_s: float) -> None:
+        self.pool = ThreadPoolExecutor(at_once, name)
+        self.most, self.timeout_s = most, timeout_s
+        self.asked = 0

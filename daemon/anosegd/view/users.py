@@ -154,14 +154,22 @@ def revoke_user(path: Path, name: str) -> None:
 
 def user_of(token: str, users: tuple[User, ...], now_s: float) -> User | None:
     """Return whose token this is; None if it is nobody's, or has expired. Takes the same time for every token (about 50 ms)."""
-    letters = re.sub(r"[\s-]", "", token[:MAX_TOKEN]).lower()
-    token_id, secret = letters[:ID_LETTERS], letters[ID_LETTERS:]
+    token_id, secret = token_id_of(token), _letters_of(token)[ID_LETTERS:]
     user = next((user for user in users if user.token_id == token_id), None)
     salt = base64.b64decode(user.salt) if user is not None else b"no such user"
     found = _hash(secret, salt)
     if user is None or not hmac.compare_digest(found, base64.b64decode(user.hash)) or not user.is_valid(now_s):
         return None
     return user
+
+
+def token_id_of(token: str) -> str:
+    """Return the first letters of a token, which find its user and are not secret."""
+    return _letters_of(token)[:ID_LETTERS]
+
+
+def _letters_of(token: str) -> str:
+    return re.sub(r"[\s-]", "", token[:MAX_TOKEN]).lower()
 
 
 def _letters(n: int) -> str:

@@ -86,7 +86,7 @@ class Names:
 
 @dataclass(slots=True)
 class VerdictTable:
-    """Is the table.
+    """Columns of past verdicts, for charts and comparisons.
 
     Attributes:
         journal_id: The journal that it was read from; None before the first answer.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +19,10 @@ LISTED = 24
 def of_marked(
     rows: NDArray[Any], table: VerdictTable, marks: Mapping[int, str], *, bundle: str, tried: float
 ) -> dict[str, int]:
-    """Say what another threshold would have made of the parts that persons marked. The arguments are those of `what_if`.
+    """Say what another threshold would have made of the parts that persons marked.
 
     Args:
-        rows, table, bundle, tried: As of `what_if`.
+        rows, table, bundle, tried: The arguments of `what_if`.
         marks: The marks by the number of the verdict.
 
     Returns:
@@ -30,7 +30,7 @@ def of_marked(
         `good_would_fail`); how many of the defective ones passed and would pass (`defective_passed`,
         `defective_would_pass`).
     """
-    judged = _judged(rows, table, bundle)
+    judged = _sorted(rows, table, bundle).judged
     judged = judged[np.isin(judged["seq"], list(marks))]
     found = dict.fromkeys(
         ("good", "good_failed", "good_would_fail", "defective", "defective_passed", "defective_would_pass"), 0
@@ -48,14 +48,6 @@ def of_marked(
     return found
 
 
-def _judged(rows: NDArray[Any], table: VerdictTable, bundle: str) -> NDArray[Any]:
-    """Return the rows that this bundle judged PASS or FAIL by the score threshold."""
-    numbers = [number for number, name in enumerate(table.bundles.all) if name.endswith(f" {bundle}")]
-    by_score = ~np.isnan(rows["score"]) & ~np.isnan(rows["threshold"])
-    judged: NDArray[Any] = rows[by_score & np.isin(rows["bundle"], numbers) & (rows["outcome"] != UNKNOWN)]
-    return judged
-
-
 def what_if(rows: NDArray[Any], table: VerdictTable, *, bundle: str, tried: float) -> dict[str, Any]:
     """Compare the verdicts of past parts with those of another threshold.
 
@@ -71,11 +63,7 @@ def what_if(rows: NDArray[Any], table: VerdictTable, *, bundle: str, tried: floa
         `review`, parts for a person, which stay what they are; `other_bundle` and `by_rules`, parts to which the
         threshold does not apply; and the histogram of scores by verdict.
     """
-    numbers = [number for number, name in enumerate(table.bundles.all) if name.endswith(f" {bundle}")]
-    scored = rows[~np.isnan(rows["score"])]
-    ours = scored[np.isin(scored["bundle"], numbers)]
-    by_score = ours[~np.isnan(ours["threshold"])]
-    judged = by_score[by_score["outcome"] != UNKNOWN]
+    judged, review, by_rules, other_bundle = _sorted(rows, table, bundle)
     failed = judged["outcome"] == FAIL
     above = judged["score"] >= np.float32(tried)
     would_fail, would_pass = judged[above & ~failed], judged[~above & failed]
@@ -86,13 +74,38 @@ def what_if(rows: NDArray[Any], table: VerdictTable, *, bundle: str, tried: floa
         "would_pass": len(would_pass),
         "fail_seqs": would_fail["seq"][::-1][:LISTED].tolist(),
         "pass_seqs": would_pass["seq"][::-1][:LISTED].tolist(),
-        "review": int((by_score["outcome"] == UNKNOWN).sum()),
-        "other_bundle": len(scored) - len(ours),
-        "by_rules": len(ours) - len(by_score),
+        "review": review,
+        "other_bundle": other_bundle,
+        "by_rules": by_rules,
         "bins": BINS,
         "passed_scores": _histogram(judged[judged["outcome"] == PASS]["score"]),
         "failed_scores": _histogram(judged[failed]["score"]),
     }
+
+
+class _Sorted(NamedTuple):
+    """Holds parts that have a score, by what decided.
+
+    Attributes:
+        judged: The rows that this bundle judged PASS or FAIL by the score threshold.
+        review: How many parts of this bundle are for a person.
+        by_rules: How many parts of this bundle region rules decided.
+        other_bundle: How many parts another bundle inspected.
+    """
+
+    judged: NDArray[Any]
+    review: int
+    by_rules: int
+    other_bundle: int
+
+
+def _sorted(rows: NDArray[Any], table: VerdictTable, bundle: str) -> _Sorted:
+    numbers = [number for number, name in enumerate(table.bundles.all) if name.endswith(f" {bundle}")]
+    scored = rows[~np.isnan(rows["score"])]
+    ours = scored[np.isin(scored["bundle"], numbers)]
+    by_score = ours[~np.isnan(ours["threshold"])]
+    judged = by_score[by_score["outcome"] != UNKNOWN]
+    return _Sorted(judged, len(by_score) - len(judged), len(ours) - len(by_score), len(scored) - len(ours))
 
 
 def _histogram(scores: NDArray[Any]) -> list[int]:

@@ -14,12 +14,13 @@ from starlette.requests import HTTPConnection
 from support.anosegd_line import Line, alive
 from support.view_server import StartView
 
-from anosegd.client import Client, Key
+from anosegd.client import Client, ClientError, Key
 from anosegd.view.app import build_app
 from anosegd.view.board import Board
 from anosegd.view.change import Change
 from anosegd.view.changes import AT_ONCE, MAX_BODY_BYTES, Changes
 from anosegd.view.event_log import EventLog
+from anosegd.view.journal_search import TooManyRequestsError
 from anosegd.view.people import Person, Role
 from anosegd.view.rate_limit import RateLimit
 from anosegd.view.station_requests import StationRequests
@@ -162,6 +163,21 @@ def test_a_thousand_changes_a_second(line: Line, config: Path, start_view: Start
     assert len(view.log.splitlines()) <= took + 2
 
 
+def test_one_person_without_login_does_not_keep_others_from_changing(start_view: StartView) -> None:
+    """Each name has its own limit, and all of an address have one together, whatever names they give."""
+    view = start_view()
+
+    def refused(who: str) -> int:
+        return view.post("/changes/resume", {"who": who, "values": {"nothing": 1}}).status
+
+    with ThreadPoolExecutor(16) as pool:
+        statuses = list(pool.map(lambda _: refused("Eve"), range(40)))
+        assert statuses.count(429) >= 5
+        assert refused("Ada") == 400
+        statuses = list(pool.map(lambda n: refused(f"Eve {n}"), range(500)))
+    assert statuses.count(429) >= 50
+
+
 # ---- in the process of the test
 
 
@@ -249,6 +265,35 @@ def test_rate_is_limited_for_each_name() -> None:
     for n in range(5000):
         rate.allows(str(n), 1.0)
     assert len(rate._buckets) <= 1024
+
+
+def test_a_pause_does_not_wait_for_swaps() -> None:
+    """While the station loads bundles, other changes reach it at once. A third swap is refused, and does not wait."""
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as socket:
+        socket.linger = 0
+        port = socket.bind_to_random_port("tcp://127.0.0.1")
+        requests = StationRequests("tcp://127.0.0.1:9", f"tcp://127.0.0.1:{port}")
+
+        def received() -> tuple[bytes, dict[str, Any]]:
+            assert socket.poll(10_000)
+            peer, request = socket.recv_multipart()
+            return peer, json.loads(request)
+
+        async def asked() -> None:
+            swaps = [asyncio.ensure_future(requests.ask_to_load("swap", bundle=f"line/{n}")) for n in range(2)]
+            assert {(await asyncio.to_thread(received))[1]["op"] for _ in swaps} == {"swap"}
+            with pytest.raises(TooManyRequestsError):
+                await requests.ask_to_load("rollback")
+            pause = asyncio.ensure_future(requests.ask("pause", minutes=5))
+            peer, request = await asyncio.to_thread(received)
+            assert request["op"] == "pause"
+            socket.send_multipart([peer, json.dumps({"id": request["id"], "ok": True}).encode()])
+            assert (await pause)["ok"]
+            assert not any(swap.done() for swap in swaps)
+            requests.stop()
+            assert all(isinstance(one, ClientError) for one in await asyncio.gather(*swaps, return_exceptions=True))
+
+        asyncio.run(asked())
 
 
 def test_change_reaches_a_station_with_keys() -> None:

@@ -1,9 +1,10 @@
 """Log-in, sessions and roles over real HTTP."""
 
+import asyncio
 import contextlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from support.view_server import EventStream, ViewServer
 from anosegd.view.analysis import Analysis
 from anosegd.view.app import PAGES
 from anosegd.view.people import Role
-from anosegd.view.sessions import Sessions
+from anosegd.view.sessions import Sessions, TooManyAttemptsError
 from anosegd.view.users import add_user, revoke_user
 
 THRESHOLD = {"camera": "top", "value": 0.75, "why": "a test"}
@@ -130,6 +131,49 @@ def test_attempts_are_limited(view: ViewServer, tokens: dict[Role, str]) -> None
     answer = view.post("/login", {"token": tokens["see"]})
     assert (answer.status, answer.json()["error"]) == (429, "too_many_attempts")
     assert view.get("/settings", Cookie=cookie).status == 200
+
+
+def logged_in(sessions: Sessions, attempts: Iterable[tuple[str, str]]) -> list[str | None]:
+    """Try each token from its address, all at once. Return the cookies; "refused" where somebody has tried too often."""
+
+    async def attempt(token: str, address: str) -> str | None:
+        try:
+            return await sessions.log_in(token, address)
+        except TooManyAttemptsError:
+            return "refused"
+
+    async def all_of_them() -> list[str | None]:
+        return await asyncio.gather(*(attempt(*one) for one in attempts))
+
+    return asyncio.run(all_of_them())
+
+
+@pytest.fixture
+def sessions(users: Path, tokens: dict[Role, str]) -> Iterator[Sessions]:
+    sessions = Sessions(users, secure=True, port=8443)
+    sessions.load()
+    yield sessions
+    sessions.stop()
+
+
+def test_attempts_from_many_addresses_lock_nobody_out(sessions: Sessions, tokens: dict[Role, str]) -> None:
+    """Whoever guesses tokens, from however many addresses, does not keep others from logging in."""
+    guesses = [(f"{n:04d}-guess", f"10.0.{n // 100}.{n % 100}") for n in range(200)]
+    found = logged_in(sessions, [*guesses, (tokens["see"], "192.168.1.5")])
+    assert found[-1] not in (None, "refused")
+    assert "refused" in found  # so many at once cannot all be hashed
+
+
+def test_attempts_are_limited_for_each_user_and_network(sessions: Sessions, tokens: dict[Role, str]) -> None:
+    """Guesses at one user's token are limited over all addresses. A network of IPv6 addresses counts as one address."""
+    for n in range(12):
+        found = logged_in(sessions, [(tokens["see"][:-1], f"10.0.0.{n}")])
+        assert found == (["refused"] if n >= 10 else [None])
+    assert logged_in(sessions, [(tokens["mark"], "10.0.0.99")]) not in (["refused"], [None])
+    for n in range(12):
+        found = logged_in(sessions, [(f"{n:04d}-guess", f"2001:db8::{n + 1}")])
+        assert found == (["refused"] if n >= 10 else [None])
+    assert logged_in(sessions, [(tokens["mark"], "2001:db8:0:1::1")]) not in (["refused"], [None])
 
 
 def test_role_decides(line: Line, config: Path, view: ViewServer, tokens: dict[Role, str]) -> None:

@@ -115,7 +115,7 @@ class Source(Protocol):
 
 
 class StillSource:
-    """Is the base of sources that are not cameras. They lose no frames and leave nothing behind when the process ends."""
+    """The base of sources that are not cameras. They lose no frames and leave nothing behind when the process ends."""
 
     live = False
     inter_coded = False
