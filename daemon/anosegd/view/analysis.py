@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from datetime import datetime, time, timedelta
+from functools import partial
 from typing import Any
 
+from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from anosegd.client import Client, ClientError, RefusedError
 from anosegd.view.history import KEPT_S, History
-from anosegd.view.journal_search import JournalSearch, TooManyRequestsError, one_verdict
+from anosegd.view.journal_search import JournalSearch, TooManyRequestsError, marks_between, verdicts_of
 from anosegd.view.part_filter import PartFilter, part_filter, unix_ns
 from anosegd.view.shift import shift_start
 from anosegd.view.shown_verdict import part_time, past_verdict
@@ -20,8 +22,6 @@ from anosegd.view.what_if import of_marked, what_if
 
 NO_STORE = {"cache-control": "no-store"}
 MAX_CHANGES = 200
-MAX_MARKS = 1000
-"""Of the newest parts that persons marked."""
 
 
 class Analysis:
@@ -46,46 +46,33 @@ class Analysis:
             cameras = self._trends(history, since, until, chosen.camera)
             return {"since": since, "until": until, "cameras": cameras}
 
-        return self._answer(request, compute)
+        return _answer(self._found(request, compute))
 
     async def _what_if(self, request: Request) -> Response:
         query = request.query_params
+        bundle = query.get("bundle", "")
+        rows: Any = None
 
         def compute(history: History, chosen: PartFilter) -> Any:
+            nonlocal rows
             tried = float(query.get("threshold") or "nan")
             if not 0 < tried <= 1:
                 raise ValueError("threshold: write a number above 0, up to 1")
             since, until = self._period(chosen)
             rows = history.table.of_period(since, until, chosen.camera or "")
-            found = what_if(rows, history.table, bundle=query.get("bundle", ""), tried=tried)
+            found = what_if(rows, history.table, bundle=bundle, tried=tried)
             return {"since": since, "until": until, "journal_id": history.table.journal_id, **found}
 
-        answer = self._answer(request, compute)
-        if isinstance(answer, JSONResponse) and answer.status_code == 200 and query.get("parts") == "yes":
-            return await self._with_parts(request, compute)
-        return answer
-
-    async def _with_parts(self, request: Request, compute: Callable[[History, PartFilter], Any]) -> Response:
-        """Add the parts whose verdicts would change."""
-        assert self._history is not None
-        assert self._journal is not None
-        found = compute(self._history, part_filter(request.query_params))
-        seqs = sorted([*found["fail_seqs"], *found["pass_seqs"]], reverse=True)
-
-        def read(client: Client) -> tuple[list[dict[str, Any]], dict[int, str]]:
-            verdicts = [one_verdict(client, seq) for seq in seqs]
-            marks = client.request("marks", limit=MAX_MARKS)["marks"]
-            parts = [{**past_verdict(one), "part_time": part_time(one)} for one in verdicts if one is not None]
-            return parts, {mark["seq"]: mark["mark"] for mark in marks}
-
-        try:
-            listed, marks = await self._journal.ask(read)
-        except (ClientError, TooManyRequestsError) as error:
-            return _refusal(503, "no_answer", str(error))
-        query, table = request.query_params, self._history.table
-        rows = table.of_period(found["since"], found["until"], query.get("camera", ""))
-        marked = of_marked(rows, table, marks, bundle=query.get("bundle", ""), tried=float(query["threshold"]))
-        return JSONResponse({**self._about(self._history), **found, "listed": listed, "marked": marked}, headers=NO_STORE)
+        found = self._found(request, compute)
+        if query.get("parts") == "yes" and isinstance(found, dict) and self._journal is not None and self._history is not None:
+            seqs = sorted([*found["fail_seqs"], *found["pass_seqs"]], reverse=True)
+            table, threshold = self._history.table, float(query["threshold"])
+            try:
+                parts, marks = await self._journal.ask(partial(_parts_and_marks, seqs=seqs, among=rows["seq"]))
+            except (ClientError, TooManyRequestsError) as error:
+                return _refusal(503, "no_answer", str(error))
+            found |= {"listed": parts, "marked": of_marked(rows, table, marks, bundle=bundle, tried=threshold)}
+        return _answer(found)
 
     async def _report(self, request: Request) -> Response:
         def compute(history: History, chosen: PartFilter) -> Any:
@@ -95,7 +82,7 @@ class Analysis:
             found = totals(table, table.of_period(since, until))
             return {"since": since, "until": until, **found, "trend": {name: cameras[name] for name in found["cameras"]}}
 
-        return self._answer(request, compute)
+        return _answer(self._found(request, compute))
 
     async def _changes(self, request: Request) -> Response:
         if self._journal is None:
@@ -108,14 +95,17 @@ class Analysis:
             return _refusal(503, "no_answer", str(error))
         return JSONResponse({"changes": found}, headers=NO_STORE)
 
-    def _answer(self, request: Request, compute: Callable[[History, PartFilter], Any]) -> Response:
+    def _found(
+        self, request: Request, compute: Callable[[History, PartFilter], dict[str, Any]]
+    ) -> dict[str, Any] | JSONResponse:
+        """Return what `compute` finds, with what is said about every answer; or a refusal."""
         if self._history is None:
             return _refusal(409, "no_control", "the station has no control socket: set `control` in its configuration")
         try:
             found = compute(self._history, part_filter(request.query_params))
         except ValueError as error:
             return _refusal(400, "bad_filter", str(error))
-        return JSONResponse({**self._about(self._history), **found}, headers=NO_STORE)
+        return {**self._about(self._history), **found}
 
     @staticmethod
     def _trends(history: History, since: float, until: float, camera: str | None = None) -> dict[str, Any]:
@@ -149,6 +139,16 @@ class Analysis:
         if not since < until <= since + 4 * KEPT_S:
             raise ValueError("the period must end after it begins, and may have 32 days")
         return since, until
+
+
+def _parts_and_marks(client: Client, *, seqs: list[int], among: NDArray[Any]) -> tuple[list[dict[str, Any]], dict[int, str]]:
+    """Return the parts with these numbers, and all marks among others. Runs on the journal's thread."""
+    parts = [{**past_verdict(one), "part_time": part_time(one)} for one in verdicts_of(client, seqs)]
+    return parts, marks_between(client, int(among.min()), int(among.max())) if len(among) else {}
+
+
+def _answer(found: dict[str, Any] | JSONResponse) -> Response:
+    return JSONResponse(found, headers=NO_STORE) if isinstance(found, dict) else found
 
 
 def _refusal(status: int, code: str, message: str) -> JSONResponse:

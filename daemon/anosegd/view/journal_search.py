@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -21,6 +21,9 @@ MAX_WAITING = 20
 WINDOW = 256
 WIDEST_WINDOW = 1 << 24
 SEARCH_S = 0.2
+MARKS_A_PAGE = 1000
+NEAR = 32
+"""Verdicts whose numbers differ by at most this are read together."""
 LATE_COMMIT_NS = 60_000_000_000
 """A camera's stamp may be later than the commit, by the difference of two clocks."""
 LATE_VERDICT_NS = 600_000_000_000
@@ -75,7 +78,7 @@ class JournalSearch:
 
     def _run(self, question: Callable[[Client], T]) -> T:
         if self._client is None:
-            self._client = Client(self._publish, self._control, key=self._key)
+            self._client = _PatientClient(self._publish, self._control, key=self._key)
         return question(self._client)
 
     def _close(self) -> None:
@@ -127,23 +130,52 @@ def search(client: Client, chosen: PartFilter, *, before: int | None, wanted: in
 def _search_marks(client: Client, chosen: PartFilter, within: tuple[int, int], wanted: int, give_up_at: float) -> Found:
     """Search as `search`, by the few parts that are marked instead of by all."""
     first, before = within[0], within[1] + 1
+    limit = wanted if chosen.feedback == MARKED else MARKS_A_PAGE
     found: list[Verdict] = []
     while True:
-        marks = client.request("marks", before=before, limit=wanted)["marks"]
-        for mark in marks:
-            before = mark["seq"]
-            if before < first or len(found) == wanted or time.monotonic() > give_up_at:
-                return Found(found, before + 1 if before >= first else None)
-            verdict = one_verdict(client, before) if chosen.feedback in (MARKED, mark["mark"]) else None
-            if verdict is not None and chosen.has(verdict):
-                found.append(verdict)
-        if len(marks) < wanted:
+        marks = client.request("marks", before=before, limit=limit)["marks"]
+        seqs = [mark["seq"] for mark in marks if mark["seq"] >= first and chosen.feedback in (MARKED, mark["mark"])]
+        for start in range(0, len(seqs), wanted):
+            some = seqs[start : start + wanted]
+            found += (verdict for verdict in verdicts_of(client, some) if chosen.has(verdict))
+            if len(found) >= wanted:
+                return Found(found[:wanted], found[wanted - 1]["seq"])
+            if time.monotonic() > give_up_at:
+                return Found(found, some[-1])
+        if len(marks) < limit or marks[-1]["seq"] <= first:
             return Found(found, None)
+        before = marks[-1]["seq"]
+        if time.monotonic() > give_up_at:
+            return Found(found, before)
+
+
+def marks_between(client: Client, first: int, last: int) -> dict[int, str]:
+    """Return the marks that count of the verdicts with these numbers, by number."""
+    found: dict[int, str] = {}
+    before = last + 1
+    while True:
+        marks = client.request("marks", before=before, limit=MARKS_A_PAGE)["marks"]
+        found.update((mark["seq"], mark["mark"]) for mark in marks if mark["seq"] >= first)
+        if len(marks) < MARKS_A_PAGE or (before := marks[-1]["seq"]) <= first:
+            return found
 
 
 def one_verdict(client: Client, seq: int) -> Verdict | None:
     """Return the verdict with this number, or None if the journal has no such verdict."""
-    return next(with_marks(_page(client, seq, seq)), None)
+    return next(iter(verdicts_of(client, [seq])), None)
+
+
+def verdicts_of(client: Client, seqs: Sequence[int]) -> list[Verdict]:
+    """Return the verdicts with these numbers, in this order, without those that the journal does not have."""
+    wanted = sorted(seqs)
+    found: dict[int, Verdict] = {}
+    while wanted:
+        # One answer with what is between two numbers comes sooner than two answers, if they are near.
+        near = next((i for i in range(1, len(wanted)) if wanted[i] - wanted[i - 1] > NEAR), len(wanted))
+        page = _page(client, wanted[0], wanted[near - 1])
+        found.update((verdict["seq"], verdict) for verdict in with_marks(page))
+        wanted = [seq for seq in wanted if seq >= max(page["next"], wanted[0] + 1)]
+    return [found[seq] for seq in seqs if seq in found]
 
 
 def forward(client: Client, chosen: PartFilter, first: int | None) -> tuple[list[Verdict], int | None]:
@@ -167,11 +199,19 @@ def page_from(client: Client, chosen: PartFilter, first: int | None) -> dict[str
 
 
 def _page(client: Client, first: int, last: int | None, limit: int = 1000) -> dict[str, Any]:
-    for pause in (BUSY_S, 2 * BUSY_S, 4 * BUSY_S):
-        try:
-            return client.request("replay", **{"from": first}, to=last, limit=limit)
-        except RefusedError as error:
-            if error.code != "busy":
-                raise
-            time.sleep(pause)
     return client.request("replay", **{"from": first}, to=last, limit=limit)
+
+
+class _PatientClient(Client):
+    """Asks again if the station is busy: it takes 200 requests a second from one client."""
+
+    def request(self, op: str, **arguments: Any) -> dict[str, Any]:
+        """Send one request as `Client.request`."""
+        for pause in (BUSY_S, 2 * BUSY_S, 4 * BUSY_S):
+            try:
+                return super().request(op, **arguments)
+            except RefusedError as error:
+                if error.code != "busy":
+                    raise
+                time.sleep(pause)
+        return super().request(op, **arguments)
