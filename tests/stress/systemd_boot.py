@@ -35,6 +35,7 @@ SUITE, SUITE_PYTHON = "bookworm", (3, 11)
 BASE = "systemd,systemd-sysv,dbus"
 PREREQUISITES = "python3,python3-venv,make,libgl1,libglib2.0-0"  # what the README tells the user to install
 CHECKOUT = "/srv/anoseg-edge"
+EXTRAS = "view"
 UNIT = "anosegd@line"
 CONFIG = "/etc/anoseg/line.yaml"
 CANNOT_RUN = 77
@@ -137,7 +138,7 @@ def tree(cache: Path, limit_s: float) -> Path:
 
 def wheels(cache: Path, limit_s: float) -> Path:
     """The wheels that pip needs to install this checkout without network."""
-    key = b"".join((REPOSITORY / name).read_bytes() for name in ("pyproject.toml", "constraints.txt"))
+    key = EXTRAS.encode() + b"".join((REPOSITORY / name).read_bytes() for name in ("pyproject.toml", "constraints.txt"))
     made = cache / f"wheels-{hashlib.sha256(key).hexdigest()[:12]}"
     if not made.exists():
         for old in cache.glob("wheels*"):
@@ -146,7 +147,7 @@ def wheels(cache: Path, limit_s: float) -> Path:
         requires = re.search(r'^requires = \["(.+)"\]', (REPOSITORY / "pyproject.toml").read_text(), re.MULTILINE)
         assert requires is not None
         pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--wheel-dir", str(new), "-c", "constraints.txt"]
-        attempt("the wheels", [*pip, ".", *requires[1].split('", "')], limit_s, cwd=REPOSITORY)
+        attempt("the wheels", [*pip, f".[{EXTRAS}]", *requires[1].split('", "')], limit_s, cwd=REPOSITORY)
         new.rename(made)
     return made
 
@@ -236,8 +237,12 @@ class Machine:
 
     def journal(self, more: str = "") -> str:
         """The station's lines in systemd's journal."""
+        return self.journal_of(UNIT, more)
+
+    def journal_of(self, unit: str, more: str = "") -> str:
+        """The lines of a unit in systemd's journal."""
         self.run("journalctl --sync", check=False)
-        return self.run(f"journalctl --no-pager --output=short-precise --unit={UNIT} {more}")
+        return self.run(f"journalctl --no-pager --output=short-precise --unit={unit} {more}")
 
     def stop(self) -> None:
         """Shut the machine down, by force if necessary."""
@@ -352,6 +357,7 @@ class Checks:
             self.hang(tail)
         finally:
             tail.close()
+        self.screen()
         self.exit_codes()
         self.journal()
         self.uninstall()
@@ -474,6 +480,54 @@ class Checks:
         demand("prepare_or_hang" in said, f"the journal does not say where it hung: {said}")
         held("watchdog: aborted, restarted, inspecting again; the journal shows where the thread hung", took_s)
         machine.run(f"rm -r /run/systemd/system/{UNIT}.service.d && systemctl daemon-reload && systemctl stop {UNIT}")
+
+    def screen(self) -> None:
+        """The screen as a service: on loopback, then for other machines, as docs/deployment.md says."""
+        machine, unit, folder = self.machine, "anosegd-view@line", "/var/lib/anoseg-view/line"
+        machine.run(f"systemctl start {UNIT}")
+        with timed("make install EXTRAS=view"):
+            machine.run(f"cd {CHECKOUT} && make install EXTRAS={EXTRAS}")
+        said = machine.run(f"systemd-analyze verify {unit}.service 2>&1")
+        demand(said == "", said)
+        with timed("the screen starts, and shows the station on loopback without a login"):
+            machine.run(f"systemctl enable --now {unit} 2>&1")
+            wait_for(lambda: self.browse("http://127.0.0.1:8080", check=False).get("event") == "hello", "the stream begins")
+        token = machine.run(f"anosegd user add --users {folder}/users.json alice --role change 2>/dev/null").split()[-1]
+        settings = ("LISTEN=0.0.0.0:8443", f'"MORE=--users {folder}/users.json"')
+        drop_in = "\\n".join(["[Service]", *(f"Environment={one}" for one in settings), "IPAddressAllow=192.168.7.0/24", ""])
+        place = f"/etc/systemd/system/{unit}.service.d"
+        machine.run(f"mkdir -p {place} && printf '{drop_in}' >{place}/override.conf && systemctl daemon-reload")
+        origin, prints = "https://127.0.0.1:8443", list[str]()
+        for what in ("the network form", "after a restart"):
+            machine.run(f"systemctl restart {unit}")
+            with timed(f"{what}: TLS with the printed certificate, nothing without a login, the user logs in"):
+                wait_for(lambda: bool(self.browse(origin, token, check=False)), "the screen answers")
+                found = self.browse(origin, token)
+            said = machine.journal_of(unit)
+            prints.append(re.findall(r"SHA-256 ([0-9A-F:]+)", said)[-1])
+            demand(found["fingerprint"] == prints[-1], f"another certificate than the printed one: {found}")
+            demand((found["without"], found["wrong"], found["who"]) == (401, 403, "alice"), str(found))
+            demand("the screen is at https://press-4:8443/" in said, said)
+        demand(len(set(prints)) == 1, f"the restart made another certificate: {prints}")
+        held("the certificate and the users survive a restart")
+        for name in ("users.json", "tls.pem"):
+            machine.run(f"test $(stat -c '%U-%a' {folder}/{name}) = anoseg-600")
+        held("users and certificate belong to anoseg alone")
+        listed = self.browse(origin, token, path="/bundles.json")["body"]
+        demand(listed["may_release"] is False, str(listed))
+        held("the unit may not write to the store, and the page says so")
+        machine.run(f"anosegd user revoke --users {folder}/users.json alice")
+        time.sleep(5)  # asked once only: after ten attempts there is a pause
+        demand(self.browse(origin, token)["who"] is None, "the revoked user is still in")
+        held("a revoked user is out")
+        machine.run(f"systemctl disable --now {unit} 2>&1; rm -r {place}; systemctl daemon-reload; systemctl stop {UNIT}")
+
+    def browse(self, origin: str, token: str = "", *, path: str = "/settings", check: bool = True) -> dict[str, Any]:
+        """Ask the screen from inside the machine, as a browser does. Returns what it answered; empty if it does not answer."""
+        visitor = f"{CHECKOUT}/tests/support/screen_visitor.py"
+        code, said = self.machine.attempt(f"/opt/anoseg/bin/python {visitor} {origin} {path} {token}")
+        demand(code == 0 or not check, said)
+        return dict(json.loads(said)) if code == 0 else {}
 
     def exit_codes(self) -> None:
         machine, store = self.machine, "/var/lib/anoseg/engines"

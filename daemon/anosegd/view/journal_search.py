@@ -20,7 +20,7 @@ T = TypeVar("T")
 MAX_WAITING = 20
 WINDOW = 256
 WIDEST_WINDOW = 1 << 24
-SEARCH_S = 0.2
+SEARCH_S = 0.15
 MARKS_A_PAGE = 1000
 NEAR = 32
 """Verdicts whose numbers differ by at most this are read together."""

@@ -10,12 +10,15 @@ import msgspec
 import numpy as np
 
 from anoseg_engines.errors import AnosegError
-from anosegd.evidence import EvidenceReader, KeptPart
+from anosegd.evidence import EvidenceReader, KeptPart, PartName
 from anosegd.view.board import Pictures
 
 JPEG_QUALITY = 90
 LONGEST_SIDE = 2048
 """Larger pictures are scaled down to this many pixels: no screen shows more, and memory is limited."""
+
+
+THUMBNAIL_SIDE = 160
 
 
 class KeptPictures:
@@ -31,23 +34,31 @@ class KeptPictures:
             journal_id, seq: The verdict's identity.
             at: The part's own time, UTC in the form of the headers.
         """
-        try:
-            name = self._reader.by_seq(seq, journal_id, at=datetime.fromisoformat(at.replace("Z", "+00:00")))
-            if name is None:
-                return None
-            part = self._reader.read(name)
-        except (AnosegError, ValueError):
-            return None  # deleted meanwhile, or not whole
-        region = part.region
-        pictures = Pictures(name.camera, msgspec.to_builtins(region))
+        found = self._part(journal_id, seq, at)
+        if found is None:
+            return None
+        name, part = found
+        pictures = Pictures(name.camera, msgspec.to_builtins(part.region))
         if (jpeg := _for_the_screen(part)) is not None:
             pictures.files["image"] = ("image/jpeg", jpeg)
         if part.map_png is not None:
             pictures.files["map"] = ("image/png", part.map_png)
         return pictures
 
+    def thumbnail(self, journal_id: str, seq: int, at: str) -> bytes | None:
+        """Return a small picture of a part as JPEG; the arguments are those of `read`."""
+        found = self._part(journal_id, seq, at)
+        return None if found is None else _for_the_screen(found[1], THUMBNAIL_SIDE)
 
-def _for_the_screen(part: KeptPart) -> bytes | None:
+    def _part(self, journal_id: str, seq: int, at: str) -> tuple[PartName, KeptPart] | None:
+        try:
+            name = self._reader.by_seq(seq, journal_id, at=datetime.fromisoformat(at.replace("Z", "+00:00")))
+            return None if name is None else (name, self._reader.read(name))
+        except (AnosegError, ValueError):
+            return None  # deleted meanwhile, or not whole
+
+
+def _for_the_screen(part: KeptPart, longest_side: int = LONGEST_SIDE) -> bytes | None:
     """Return the judged region of the picture as JPEG; None if there is no such picture."""
     region = part.region
     try:
@@ -55,7 +66,7 @@ def _for_the_screen(part: KeptPart) -> bytes | None:
         if picture is None:
             return None
         inside = picture[region.y : region.y + region.height, region.x : region.x + region.width]
-        factor = LONGEST_SIDE / max(1, *inside.shape[:2])
+        factor = longest_side / max(1, *inside.shape[:2])
         if factor < 1:
             inside = cv2.resize(inside, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
         done, jpeg = cv2.imencode(".jpg", inside, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])

@@ -24,6 +24,8 @@ from anosegd.view.shown_verdict import part_time, past_verdict, shown_verdict
 
 PARTS_A_PAGE = 50
 MAX_EXPORTS = 2
+MAX_THUMBNAILS = 4 * PARTS_A_PAGE
+"""Small pictures that wait to be read."""
 BUSY_PAUSE_S = 0.2
 NO_STORE = {"cache-control": "no-store"}
 SEQ = re.compile(r"[1-9]\d{0,17}", re.ASCII)
@@ -43,18 +45,21 @@ class PastParts:
     def __init__(self, board: Board, journal: JournalSearch | None, kept: KeptPictures | None, form: CsvForm) -> None:
         self._board, self._journal, self._kept, self._form = board, journal, kept, form
         self._evidence = ThreadPoolExecutor(1, "evidence")
+        self._thumbnails = ThreadPoolExecutor(1, "thumbnails")  # of a whole page: one large picture must not wait for them
+        self._thumbnails_waiting = 0
         self._exports = 0
 
     @property
     def routes(self) -> dict[str, Callable[[Request], Awaitable[Response]]]:
         """The endpoints by path."""
-        return {"/journal": self._search, "/part": self._part, "/parts.csv": self._export}
+        return {"/journal": self._search, "/part": self._part, "/thumbnail": self._thumbnail, "/parts.csv": self._export}
 
     def stop(self) -> None:
         """End the threads."""
         if self._journal is not None:
             self._journal.stop()
-        self._evidence.shutdown(wait=True, cancel_futures=True)
+        for thread in (self._evidence, self._thumbnails):
+            thread.shutdown(wait=True, cancel_futures=True)
 
     async def _search(self, request: Request) -> Response:
         try:
@@ -86,6 +91,27 @@ class PastParts:
         pictures = await self._pictures(key, part_time(verdict))
         announced = None if pictures is None else self._board.announcement(key, pictures)
         return JSONResponse({"verdict": shown_verdict(verdict, clock_ms()), "pictures": announced}, headers=NO_STORE)
+
+    async def _thumbnail(self, request: Request) -> Response:
+        """Answer with a small picture of a part from the evidence, which the browser keeps. `at` is the part's own time."""
+        query = request.query_params
+        try:
+            seq = _number(request, "seq")
+        except ValueError as error:
+            return _refusal(400, "bad_number", str(error))
+        if self._kept is None or seq is None:
+            return _refusal(404, "not_kept", "there is no picture of this part")
+        if self._thumbnails_waiting >= MAX_THUMBNAILS:
+            return _refusal(503, "busy", "too many requests wait for pictures")
+        self._thumbnails_waiting += 1
+        try:
+            what = (query.get("journal", ""), seq, query.get("at", ""))
+            jpeg = await asyncio.get_running_loop().run_in_executor(self._thumbnails, self._kept.thumbnail, *what)
+        finally:
+            self._thumbnails_waiting -= 1
+        if jpeg is None:
+            return _refusal(404, "not_kept", "there is no picture of this part")
+        return Response(jpeg, media_type="image/jpeg", headers={"cache-control": "private, max-age=3600, immutable"})
 
     async def _pictures(self, key: Key, at: str) -> Pictures | None:
         pictures = self._board.pictures(key)

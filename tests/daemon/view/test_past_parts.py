@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+import cv2
+import numpy as np
 import pytest
 from starlette.requests import ClientDisconnect, Request
-from support.anosegd_line import Line, run_anosegd
+from support.anosegd_line import Line, run_anosegd, wait_until
 from support.view_server import StartView, ViewServer
 
 from anosegd.client import Client, RefusedError, Verdict
@@ -19,6 +21,7 @@ from anosegd.view import past_parts
 from anosegd.view.board import Board
 from anosegd.view.event_log import EventLog
 from anosegd.view.journal_search import WINDOW, JournalSearch, TooManyRequestsError, search
+from anosegd.view.kept_pictures import THUMBNAIL_SIDE
 from anosegd.view.part_filter import PartFilter, part_filter
 from anosegd.view.past_parts import CsvForm, PastParts
 
@@ -230,3 +233,17 @@ def test_station_without_a_journal_says_so(line: Line, start_view: StartView, co
     assert (answer.status, answer.json()["error"]) == (409, "no_journal")
     with pytest.raises(RefusedError), Client(line.endpoint, control) as client:
         search(client, PartFilter(), before=None, wanted=1)
+
+
+def test_small_pictures_of_a_page_of_parts(past: ViewServer) -> None:
+    """A kept part has a small JPEG; one that is not kept, another journal's and a nonsense time have none."""
+    part = next(one for one in asked(past, "journal", camera="top")["parts"] if one["seq"])
+    wanted = {"journal": part["journal_id"], "seq": str(part["seq"]), "at": part["part_time"]}
+    wait_until(lambda: past.get(f"/thumbnail?{urlencode(wanted)}").status == 200, "the part is kept")
+    answer = past.get(f"/thumbnail?{urlencode(wanted)}")
+    picture = cv2.imdecode(np.frombuffer(answer.body, np.uint8), cv2.IMREAD_COLOR)
+    assert picture is not None
+    assert max(picture.shape) == THUMBNAIL_SIDE
+    for other in ({"journal": "0" * 32}, {"seq": "999999"}, {"at": "never"}, {"at": "../../etc"}):
+        assert past.get(f"/thumbnail?{urlencode({**wanted, **other})}").status == 404
+    assert past.get(f"/thumbnail?{urlencode({**wanted, 'seq': '1e9'})}").status == 400

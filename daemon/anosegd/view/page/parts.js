@@ -180,12 +180,21 @@ function addRow(part) {
   const mark = element("td", "mark");
   cells.set(key, { box: chosen, mark });
   row.append(
-    cell(chosen), cell(dateAndTime(part.part_time)), cell(short(part.camera, 40)), cell(open), cell(badge, " ", part.outcome === "UNKNOWN" ? reasonText(part) : ""),
+    cell(chosen), cell(dateAndTime(part.part_time)), cell(short(part.camera, 40)), cell(thumbnail(part), open), cell(badge, " ", part.outcome === "UNKNOWN" ? reasonText(part) : ""),
     cell(scoreText(part)), cell(part.score === null ? "" : number(part.defects)), cell(part.bundle), cell(number(part.seq)), mark,
   );
   rows.append(row);
   items.set(key, part);
   showMark(part);
+}
+
+// A small picture, if the evidence has one. The browser asks for it when the row comes into sight.
+function thumbnail(part) {
+  const picture = element("img", "thumbnail");
+  Object.assign(picture, { alt: "", loading: "lazy", width: 64, height: 48 });
+  picture.addEventListener("error", () => picture.remove());
+  picture.src = `thumbnail?${new URLSearchParams({ journal: part.journal_id, seq: part.seq, at: part.part_time })}`;
+  return picture;
 }
 
 async function openPart(key) {
