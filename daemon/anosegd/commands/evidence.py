@@ -19,7 +19,7 @@ from rich.text import Text
 from anoseg_engines.errors import ConfigError, DataError
 from anoseg_engines.files import shown_json
 from anoseg_engines.words import counted
-from anosegd.commands.evidence_dataset import export_dataset, marks_by_part, outcomes_in
+from anosegd.commands.evidence_dataset import export_dataset, marks_by_part, verdicts_in
 from anosegd.commands.evidence_export import export_archive, export_data
 from anosegd.commands.moments import Period, period_of
 from anosegd.commands.past import open_past
@@ -39,7 +39,7 @@ def main(options: argparse.Namespace) -> int:
     if options.action == "dataset":
         with open_past(options) as past:
             marks = marks_by_part(past.marks())
-            sys.stdout.write(export_dataset(reader, marks, options.data, outcomes_in(past), options.camera))
+            sys.stdout.write(export_dataset(reader, marks, options.data, verdicts_in(past), options.camera))
         return 0
     period = period_of(options.since, options.until)
     names = _chosen(reader, options, period)

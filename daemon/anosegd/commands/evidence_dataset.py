@@ -27,13 +27,15 @@ NAMED = 20
 
 Marks = Mapping[tuple[str, int], str]
 """What was said about parts, by journal_id and number."""
+FindVerdict = Callable[[str, int], Mapping[str, Any] | None]
+"""Finds the verdict with this journal_id and number; None if the journal does not have it."""
 
 
 def export_dataset(
     reader: EvidenceReader,
     marks: Marks,
     folder: Path,
-    outcome_of: Callable[[str, int], str | None],
+    verdict_of: FindVerdict,
     cameras: Collection[str] | None = None,
 ) -> str:
     """Write the marked parts into the folder, and return what to print.
@@ -42,7 +44,7 @@ def export_dataset(
         reader: The evidence.
         marks: What was said about parts.
         folder: A new folder, or one that this command made.
-        outcome_of: Returns the outcome of the verdict with this journal_id and number; None if the journal does not have it.
+        verdict_of: Finds verdicts.
         cameras: Only these; None takes all.
 
     Raises:
@@ -57,13 +59,15 @@ def export_dataset(
         raise ConfigError(what, hint="a bundle learns one camera's picture: choose one with --camera")
     try:
         dataset = _Dataset(folder, marks)
-        dataset.sort_again(outcome_of)
+        dataset.sort_again(verdict_of)
         for name in sorted(chosen):
             dataset.add(reader, name)
     except OSError as error:
         raise AnosegError(f"--data {shown_name(folder)}: cannot be written ({error.strerror})") from error
-    without = [key[1] for key, mark in marks.items() if mark != "unsure" and key not in kept and key not in dataset.files]
-    return "\n".join(_said(folder, dataset.written, sorted([*without, *dataset.unreadable]))) + "\n"
+    without = [key for key, mark in marks.items() if mark != "unsure" and key not in kept and key not in dataset.files]
+    if cameras is not None:
+        without = [key for key in without if (verdict := verdict_of(*key)) is None or verdict["camera"] in cameras]
+    return "\n".join(_said(folder, dataset.written, sorted([*(seq for _, seq in without), *dataset.unreadable]))) + "\n"
 
 
 class _Dataset:
@@ -85,11 +89,12 @@ class _Dataset:
         self.unreadable: list[int] = []
         self._counts = Counter(self._place_of(path) for path in self.files.values())
 
-    def sort_again(self, outcome_of: Callable[[str, int], str | None]) -> None:
+    def sort_again(self, verdict_of: FindVerdict) -> None:
         """Move the pictures of parts that are marked differently now. Without a verdict, nobody knows, and they stay."""
         for key, path in self.files.items():
-            if (outcome := outcome_of(*key)) is None:
+            if (verdict := verdict_of(*key)) is None:
                 continue
+            outcome = verdict["outcome"]
             good = _is_good(outcome, self._marks.get(key))
             was = self._place_of(path)
             if was != NOT_USED if good is None else was not in ((TRAIN, TEST) if good else (DEFECTIVE,)):
@@ -194,10 +199,6 @@ def marks_by_part(marks: Iterable[Mapping[str, Any]]) -> dict[tuple[str, int], s
     return {(mark["journal_id"], mark["seq"]): mark["mark"] for mark in marks}
 
 
-def outcomes_in(past: Past) -> Callable[[str, int], str | None]:
-    """Return a function that finds the outcome of a verdict in the journal."""
-
-    def outcome_of(journal_id: str, seq: int) -> str | None:
-        return next((v["outcome"] for v in past.replay(seq, seq) if v["journal_id"] == journal_id), None)
-
-    return outcome_of
+def verdicts_in(past: Past) -> FindVerdict:
+    """Return a function that finds verdicts in the journal."""
+    return lambda journal_id, seq: next((v for v in past.replay(seq, seq) if v["journal_id"] == journal_id), None)

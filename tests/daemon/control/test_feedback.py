@@ -146,8 +146,8 @@ def test_the_dataset_follows_the_marks(station: Station, tmp_path: Path) -> None
     no picture is listed. Another person's folder stays as it is."""
     client, journal, data = station.client, station.journal_id, tmp_path / "marked"
 
-    def dataset() -> str:
-        done = run_anosegd("evidence", "dataset", str(station.config), "--data", str(data))
+    def dataset(*arguments: str) -> str:
+        done = run_anosegd("evidence", "dataset", str(station.config), "--data", str(data), *arguments)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -174,6 +174,8 @@ def test_the_dataset_follows_the_marks(station: Station, tmp_path: Path) -> None
     client.feedback(journal, [9, 10], "unsure", who=WHO)
     client.feedback(journal, [9], "right", who=WHO)
     assert "without a picture in the evidence: 9\n" in dataset()
+    assert "without a picture in the evidence: 9\n" in dataset("--camera", "line")
+    assert "without a picture" not in dataset("--camera", "another")  # it is not a part of that camera
     assert pictures() == {"train/good": [1, 2, 3, 4, 5, 7], "test/good": [6], "not_used": [8]}
     client.feedback(journal, [8], "right", who=WHO)
     dataset()
