@@ -54,7 +54,7 @@ def endpoints_of(options: argparse.Namespace) -> Endpoints:
     Raises:
         ConfigError: CONFIG is invalid.
     """
-    key = _client_key(options.key)
+    key = client_key(options.key)
     if options.config is not None:
         config = load_config(options.config)
         if config.keys is not None and key is None:
@@ -66,7 +66,7 @@ def endpoints_of(options: argparse.Namespace) -> Endpoints:
     return Endpoints(options.connect or DEFAULT_ENDPOINT, control, key=key)
 
 
-def _client_key(given: Path | None) -> Key | None:
+def client_key(given: Path | None) -> Key | None:
     """Read the key of this client: the file that is given, or the credential that systemd passes to a service."""
     credential = Path(os.environ.get(CREDENTIALS, "/nonexistent"), CLIENT_CREDENTIAL)
     path = given or (credential if credential.is_file() else None)

@@ -1,0 +1,38 @@
+"""Defines what a kind of bridge is: a protocol that a PLC speaks. Everything runs on the event loop's thread."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from anosegd.bridge.tags import Controls, Outputs
+
+
+class Handle(Protocol):
+    """What a kind may ask of the bridge."""
+
+    def write(self, controls: Controls) -> None:
+        """Take what the PLC has written: all of it."""
+
+    def refresh(self) -> None:
+        """Let time pass in the handshake, before something is read. It calls `show` if anything has changed."""
+
+
+class Kind(Protocol):
+    """One protocol. It maps `Outputs` to what the PLC reads, and what the PLC writes to `Controls`."""
+
+    @property
+    def place(self) -> str:
+        """Where a PLC finds it, for people."""
+
+    async def start(self, handle: Handle) -> None:
+        """Begin to serve.
+
+        Raises:
+            AnosegError: It cannot.
+        """
+
+    def show(self, outputs: Outputs) -> None:
+        """Let the PLC read these outputs from now on."""
+
+    async def stop(self) -> None:
+        """End."""

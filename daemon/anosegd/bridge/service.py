@@ -1,0 +1,160 @@
+"""Runs a bridge. The event loop of the main thread owns the handshake and the kind; `station_link.py` has the other threads."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from anoseg_engines.errors import PublishError
+from anosegd import logs
+from anosegd.bridge.config import Target
+from anosegd.bridge.handshake import Handshake, Settings
+from anosegd.bridge.kind import Kind
+from anosegd.bridge.station_link import Change, StationRequests, VerdictFeed
+from anosegd.bridge.tags import Controls, Outputs
+from anosegd.systemd import Notifier
+from anosegd.worker import Worker
+
+STOP_S = 5.0
+WAITING_S = 5.0
+"""Without a station for this long, the log says so."""
+
+
+def run_bridge(kind: Kind, target: Target, settings: Settings, environment: Mapping[str, str], pid: int) -> int:
+    """Serve until SIGINT or SIGTERM; return the exit code.
+
+    Raises:
+        AnosegError: The kind cannot serve, or a thread has died.
+    """
+    notifier = Notifier.from_environment(environment, pid=pid)
+    try:
+        return asyncio.run(Bridge(kind, target, settings, notifier).run())
+    finally:
+        notifier.close()
+
+
+class Bridge:
+    """Owns a handshake. Everything but `give` runs on the event loop's thread."""
+
+    def __init__(self, kind: Kind, target: Target, settings: Settings, notifier: Notifier) -> None:
+        self._kind, self._target, self._notifier = kind, target, notifier
+        self._model = Handshake(settings, time.monotonic())
+        self._shown = Outputs()
+        self._due: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._requests = StationRequests(target, self.give)
+        self._workers: tuple[VerdictFeed | StationRequests, ...] = (VerdictFeed(target, self.give), self._requests)
+
+    async def run(self) -> int:
+        """Serve until a signal comes.
+
+        Raises:
+            AnosegError: The kind cannot serve, or a thread has died.
+        """
+        self._loop = asyncio.get_running_loop()
+        stopping = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._loop.add_signal_handler(number, stopping.set)
+        self._kind.show(self._shown)
+        await self._kind.start(self)
+        logs.info("bridge.listening", place=self._kind.place, camera=self._target.camera, station=self._target.publish)
+        self._notifier.ready(f"listening at {self._kind.place}")
+        try:
+            for worker in self._workers:
+                worker.start()
+            self._proceed()
+            await self._watch(stopping)
+        finally:
+            self._notifier.stopping()
+            for worker in self._workers:
+                worker.stop()
+            await self._kind.stop()
+            if self._due is not None:
+                self._due.cancel()
+            await asyncio.to_thread(_join, self._workers)
+        return 0
+
+    def give(self, change: Change) -> None:
+        """Have the handshake take an event. Any thread."""
+        loop = self._loop
+        if loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(self._take, change)
+
+    def write(self, controls: Controls) -> None:
+        """Take what the PLC has written."""
+        self._take(lambda model, now: model.write(now, controls))
+
+    def refresh(self) -> None:
+        """Let time pass in the handshake."""
+        self._take(lambda model, now: model.tick(now))
+
+    def _take(self, change: Change) -> None:
+        change(self._model, time.monotonic())
+        self._proceed()
+
+    def _proceed(self) -> None:
+        """Send what the handshake wants to have sent, show its outputs, and set the time at which it goes on by itself."""
+        assert self._loop is not None
+        for request in self._model.take_requests():
+            self._requests.send(request)
+        outputs = self._model.outputs
+        if outputs != self._shown:
+            before, self._shown = self._shown, outputs
+            self._kind.show(outputs)
+            self._report(before, outputs)
+        if self._due is not None:
+            self._due.cancel()
+        self._due = self._loop.call_later(max(0.0, self._model.due - time.monotonic()), self.refresh)
+
+    def _report(self, before: Outputs, now: Outputs) -> None:
+        """Log what has changed between station and PLC."""
+        if now.online and not before.online:
+            logs.info("bridge.station_heard", station=self._target.publish, state=now.station_state)
+        elif before.online and not now.online:
+            logs.warning("bridge.station_lost", station=self._target.publish, state=now.station_state or None)
+        if now.enabled and not before.enabled:
+            logs.info("bridge.opened", camera=self._target.camera)
+        elif before.enabled and not now.enabled:
+            discarded = now.statistics.discarded - before.statistics.discarded
+            fields: dict[str, Any] = {"camera": self._target.camera, "parts_without_result": discarded or None}
+            if now.error_code:
+                logs.warning("bridge.closed", why=now.error_code.name.lower(), **fields)
+            else:
+                logs.info("bridge.closed", why="enable is low", **fields)
+        if (now.online, now.enabled) != (before.online, before.enabled):
+            self._notifier.status(
+                f"{'station heard' if now.online else 'no station'}, handshake {'open' if now.enabled else 'closed'}"
+            )
+
+    async def _watch(self, stopping: asyncio.Event) -> None:
+        """Wait for a signal; meanwhile, look after the threads, and say so if no station is heard."""
+        silent_since: float | None = time.monotonic()  # None: the log says so already
+        while not stopping.is_set():
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(stopping.wait(), 1.0)
+            self._notifier.watchdog()
+            for worker in self._workers:
+                if not worker.alive and not stopping.is_set():
+                    raise PublishError(f"the bridge ended: {worker.failure}", hint="its log has the details; start it again")
+            if self._shown.online:
+                silent_since = time.monotonic()
+            elif silent_since is not None and time.monotonic() - silent_since > WAITING_S:
+                silent_since = None
+                logs.warning("bridge.waiting", station=self._target.publish, hint=self._hint)
+
+    @property
+    def _hint(self) -> str:
+        if self._target.key is None:
+            return "no heartbeat: is the station running? Or does it ask for a key?"
+        return f"no heartbeat: is the station running? Its log says if it refuses the key {self._target.key.name}"
+
+
+def _join(workers: tuple[Worker, ...]) -> None:
+    end = time.monotonic() + STOP_S
+    for worker in workers:
+        worker.join(end - time.monotonic())

@@ -1,0 +1,189 @@
+"""Connects a bridge to its station, on two threads: "verdicts" receives what it publishes, "requests" sends what the PLC wants.
+
+Both hand everything to the event loop's thread, which owns the handshake. They wait for a station that is down.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+from uuid import uuid4
+
+from anosegd import logs
+from anosegd.bridge.config import Target
+from anosegd.bridge.handshake import Handshake, RecipeRequest, Request, TriggerRequest
+from anosegd.bridge.messages import checksum, heartbeat_of, judged_of
+from anosegd.client import Client, ClientError, Event, RefusedError
+from anosegd.worker import Worker
+
+Change = Callable[[Handshake, float], None]
+"""Tells the handshake about an event, with its time."""
+Give = Callable[[Change], None]
+"""Hands a change to the event loop's thread. Any thread may call it."""
+
+RETRY_S = 0.5
+ANSWER_S = 0.5
+"""The shortest time to wait for the answer to a trigger."""
+RECIPE_S = 60.0
+"""How long a change of the recipe may take."""
+
+
+class _StoppedError(Exception):
+    """The thread was asked to stop."""
+
+
+class VerdictFeed(Worker):
+    """Receives heartbeats and verdicts. It has no journal to ask: a verdict that is late must not drive anything."""
+
+    def __init__(self, target: Target, give: Give) -> None:
+        super().__init__("verdicts")
+        self._target, self._give = target, give
+        self._settings = 0
+        self._stopping = threading.Event()
+        self._strange = logs.Throttle("bridge.not_understood", period_s=60.0)
+
+    def stop(self) -> None:
+        """Ask the thread to end."""
+        self._stopping.set()
+
+    def work(self) -> None:
+        """Receive until asked to stop."""
+        target = self._target
+        while not self._stopping.is_set():
+            try:
+                with Client(
+                    target.publish,
+                    None,
+                    key=target.key,
+                    on_event=self._event,
+                    on_state=self._state,
+                    on_wait=self._check,
+                ) as client:
+                    for verdict in client.follow():
+                        self._check()
+                        if verdict.get("camera") == target.camera:
+                            self._verdict(verdict, replayed=verdict.replayed)
+            except _StoppedError:
+                return
+            except ClientError:
+                self._stopping.wait(RETRY_S)
+
+    def _state(self, state: dict[str, Any]) -> None:
+        try:
+            beat = heartbeat_of(state, self._target.camera)
+            self._settings = checksum(state.get("settings"))
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            self._strange.warning(topic="state", error=f"{type(error).__name__} {error}")
+            return
+        self._give(lambda model, now: model.heartbeat(now, beat))
+
+    def _verdict(self, verdict: dict[str, Any], *, replayed: bool) -> None:
+        try:
+            judged = judged_of(verdict, replayed=replayed, settings=self._settings)
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            self._strange.warning(topic="verdict", error=f"{type(error).__name__} {error}")
+            self._give(lambda model, now: model.verdict_lost(now))
+            return
+        self._give(lambda model, now: model.verdict(now, judged))
+
+    def _event(self, event: Event) -> None:
+        if event.kind == "missed":
+            self._give(lambda model, now: model.verdict_lost(now))
+
+    def _check(self) -> None:
+        self.answer()
+        if self._stopping.is_set():
+            raise _StoppedError
+
+
+class StationRequests(Worker):
+    """Sends triggers and recipe changes, one after another."""
+
+    def __init__(self, target: Target, give: Give) -> None:
+        super().__init__("requests")
+        self._target, self._give = target, give
+        self._queue: queue.SimpleQueue[tuple[float, Request] | None] = queue.SimpleQueue()
+        self._name = f"bridge-{uuid4().hex[:12]}"
+        self._stopping = threading.Event()
+        self._refused = logs.Throttle("bridge.request_refused")
+
+    def send(self, request: Request) -> None:
+        """Have a request sent. Any thread."""
+        self._queue.put((time.monotonic(), request))
+
+    def stop(self) -> None:
+        """Ask the thread to end."""
+        self._stopping.set()
+        self._queue.put(None)
+
+    def work(self) -> None:
+        """Send until asked to stop."""
+        with contextlib.suppress(_StoppedError):
+            self._work()
+
+    def _work(self) -> None:
+        target = self._target
+        with self._client(max(ANSWER_S, target.window_s)) as client:
+            while (item := self._queue.get()) is not None:
+                asked_at, request = item
+                if isinstance(request, RecipeRequest):
+                    self._change_recipe(request)
+                elif time.monotonic() - asked_at > target.window_s:
+                    self._refuse(request, "the request waited for too long; its part has moved on")
+                else:
+                    self._trigger(client, request)
+
+    def _client(self, request_timeout_s: float) -> Client:
+        target = self._target
+        return Client(
+            target.publish,
+            target.control,
+            key=target.key,
+            on_wait=self._check,
+            request_timeout_s=request_timeout_s,
+        )
+
+    def _check(self) -> None:
+        if self._stopping.is_set():
+            raise _StoppedError
+
+    def _trigger(self, client: Client, request: TriggerRequest) -> None:
+        number = request.number
+        try:
+            answer = client.trigger(self._target.camera, part_id=request.part_id or None, request_id=f"{self._name}-{number}")
+            part_id, triggered_at = str(answer["part_id"]), str(answer["triggered_at"])
+        except (ClientError, KeyError) as error:
+            self._refuse(request, error)
+            return
+        self._give(lambda model, now: model.trigger_answered(now, number, part_id, triggered_at))
+
+    def _refuse(self, request: TriggerRequest, error: object) -> None:
+        self._refused.warning(request="trigger", part_id=request.part_id, error=error)
+        self._give(lambda model, now: model.trigger_refused(now, request.number))
+
+    def _change_recipe(self, request: RecipeRequest) -> None:
+        accepted = False
+        try:
+            with self._client(RECIPE_S) as client:
+                change_recipe(client, request.recipe)
+            accepted = True
+        except ClientError as error:
+            self._refused.warning(request="recipe", recipe=request.recipe, error=_in_words(error))
+        self._give(lambda model, now: model.recipe_answered(now, request.number, accepted=accepted))
+
+
+def change_recipe(client: Client, recipe: str) -> None:
+    """Ask the station for another recipe; return when it is in use.
+
+    Raises:
+        ClientError: The station refuses, or does not answer.
+    """
+    client.request("recipe", recipe=recipe, who="PLC")
+
+
+def _in_words(error: ClientError) -> str:
+    return error.message if isinstance(error, RefusedError) else str(error)

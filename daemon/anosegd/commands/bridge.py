@@ -1,0 +1,65 @@
+"""Runs `anosegd bridge KIND CONFIG`: connects a PLC to one camera of a station."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from anoseg_engines.errors import ConfigError
+from anoseg_engines.files import shown_name
+from anosegd import logs
+from anosegd.bridge.config import BridgeConfig, Target, load_bridge_config
+from anosegd.commands.connection import client_key
+
+
+def main(options: argparse.Namespace) -> int:
+    """Serve the PLC until stopped; with --check, print the map and open nothing.
+
+    Raises:
+        ConfigError: The configuration, the key or the address is refused, or a package is not installed.
+        PublishError: The address is in use.
+    """
+    config = load_bridge_config(options.config)
+    key = client_key(options.key or (Path(config.station.key) if config.station.key else None))
+    if options.check:
+        _print_map(options.config, config)
+        return 0
+    try:
+        from anosegd.bridge.modbus.server import ModbusServer
+        from anosegd.bridge.service import run_bridge
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "pymodbus":
+            raise
+        raise ConfigError(
+            f"anosegd bridge {options.kind} needs the package {error.name}, which is not installed",
+            hint="pip install -c constraints.txt '.[plc]', or make install EXTRAS=plc",
+        ) from error
+    logs.set_up(journal=os.environ.get("JOURNAL_STREAM"))
+    target = Target(
+        camera=config.camera,
+        publish=config.station.publish,
+        control=config.station.control,
+        key=key,
+        window_s=config.handshake.window_s,
+    )
+    return run_bridge(ModbusServer(config.modbus), target, config.handshake, os.environ, os.getpid())
+
+
+def _print_map(path: Path, config: BridgeConfig) -> None:
+    from anosegd.bridge.modbus.registers import CONTROL_BITS, MIRROR, STATUS_BITS, RegisterMap
+
+    modbus, registers = config.modbus, RegisterMap(config.modbus)
+    lines = [f"{shown_name(path)}: valid", f"  camera {config.camera} of the station at {config.station.publish}"]
+    lines.append(f"  Modbus TCP at {modbus.listen}; addresses count from 0; texts are UTF-8")
+    if not modbus.is_loopback:
+        who = ", ".join(modbus.clients) or "whoever reaches this address"
+        lines.append(f"  warning: Modbus has no keys: {who} can read and write")
+    lines.append(f"  discrete inputs 0–15, and the bits of input register 0: {', '.join(STATUS_BITS)}")
+    lines.append(f"  input registers (the same as holding registers from {MIRROR} on, read-only):")
+    lines += [f"    {field.address:4}  {field.registers:2}  {field.kind:6}  {field.name}" for field in registers.outputs]
+    lines.append(f"  coils 0–{len(CONTROL_BITS) - 1}, and the bits of holding register 0: {', '.join(CONTROL_BITS)}")
+    lines.append("  holding registers:")
+    lines += [f"    {field.address:4}  {field.registers:2}  {field.kind:6}  {field.name}" for field in registers.controls]
+    sys.stdout.write("\n".join(lines) + "\n")

@@ -1,0 +1,312 @@
+"""A whole bridge between a real station and Modbus masters: a plain socket, mbpoll and modbus-serial."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.anosegd_line import LIMIT_S, wait_until
+from support.bridge_process import Bridged
+from support.made_once import made_once
+from support.plc import ENABLED, FAIL, HEARTBEAT, IDLE, ONLINE, PASS, READY, TAKEN, VALID, ModbusError, Plc, Registers, Seen
+from support.plc import registers_of as text_registers
+
+
+@pytest.fixture
+def registers(bridged: Bridged) -> Iterator[Registers]:
+    """A master of a bridge whose station is not there."""
+    bridged.start_bridge()
+    master = Registers(bridged.port)
+    yield master
+    master.close()
+
+
+def wait_for_bit(master: Registers, bit: int, value: bool = True) -> None:
+    wait_until(lambda: master.read_bits(bit, 1)[0] is value, f"status bit {bit} is {value}")
+
+
+def test_parts_are_triggered_and_acted_on_by_their_own_results(bridged: Bridged) -> None:
+    """Twenty parts of a good and a bad kind in turn, through the program that docs/plc.md describes."""
+    bridged.start_station()
+    bridge = bridged.start_bridge()
+    acted: list[tuple[str, str]] = []
+    plc = Plc(bridged.port, lambda part, action, seen: acted.append((part, action)), gate_s=LIMIT_S)
+    offered = 0
+    give_up_at = time.monotonic() + LIMIT_S
+    while len(acted) < 20:
+        assert time.monotonic() < give_up_at, bridge.log
+        plc.cycle()
+        if offered < 20 and plc.free:
+            offered += 1
+            plc.offer(f"part-{offered}")
+    plc.close()
+    assert acted == [(f"part-{n}", "pass" if n % 2 else "reject") for n in range(1, 21)]
+    assert bridge.terminate() == 0
+    assert [event["event"] for event in bridge.events][:3] == ["bridge.listening", "bridge.station_heard", "bridge.opened"]
+
+
+def test_a_station_that_is_killed_takes_the_result_away(bridged: Bridged) -> None:
+    """result_valid falls and the outcome reads UNKNOWN; the next station's life begins with nothing."""
+    bridged.start_station()
+    bridged.start_bridge()
+    master = Registers(bridged.port)
+    wait_for_bit(master, ONLINE)
+    master.write(0, [0])
+    master.write(0, [1])
+    wait_for_bit(master, READY)
+    master.write(0, [3, *text_registers("4711")])
+    wait_for_bit(master, TAKEN)
+    master.write(0, [1])
+    wait_for_bit(master, VALID)
+    assert master.read(4, 1) == [1]
+    number = master.read(2, 1)
+    bridged.line.daemons[-1].process.send_signal(signal.SIGKILL)
+    wait_for_bit(master, ONLINE, False)
+    assert master.read_bits(0, 16)[ENABLED : ENABLED + 7] == [False] * 5 + [bool(number[0] % 2), False]
+    assert master.read(4, 1) == [0]
+    bridged.start_station()
+    wait_for_bit(master, ONLINE)
+    assert master.read_bits(VALID, 1) == [False]
+    assert master.read(2, 1) == number
+    master.close()
+
+
+def test_a_bridge_without_a_station_waits_and_says_so(bridged: Bridged) -> None:
+    """The PLC sees that the station is not there; its own heartbeat goes on."""
+    bridge = bridged.start_bridge()
+    master = Registers(bridged.port)
+    master.write(0, [0])
+    master.write(0, [1])
+    assert master.read_bits(ONLINE, 3) == [False, True, False]
+    for value in (True, False):
+        wait_for_bit(master, HEARTBEAT, value)
+    bridge.wait_for("bridge.waiting")
+    assert "is the station running?" in bridge.log
+    bridged.start_station()
+    wait_for_bit(master, ENABLED)
+    master.close()
+
+
+def test_every_function_code_works(registers: Registers) -> None:
+    """Bits and registers, singly, together, masked, and read and written in one request."""
+    assert registers.read_bits(0, 16, function=1) == [False] * 16
+    assert len(registers.read(0, 88)) == 88
+    assert registers.read(1000, 88, function=3)[12:] == registers.read(12, 76)
+    registers.write_bit(1, True)
+    assert registers.read(0, 1, function=3) == [2]
+    registers.ask(struct.pack(">BHH", 6, 0, 4))
+    assert registers.read_bits(0, 4, function=1) == [False, False, True, False]
+    registers.ask(struct.pack(">BHHBB", 15, 0, 4, 1, 0b1000))
+    assert registers.read(0, 1, function=3) == [8]
+    registers.ask(struct.pack(">BHHH", 22, 0, 0xFFF3, 0x0004))  # and, or
+    assert registers.read(0, 1, function=3) == [4]
+    answer = registers.ask(struct.pack(">BHHHHBHH", 23, 1, 2, 1, 2, 4, 0x3437, 0x3131))
+    assert answer == struct.pack(">BHH", 4, 0x3437, 0x3131)
+    assert registers.read(1, 2, function=3) == [0x3437, 0x3131]
+
+
+def test_what_is_not_there_is_refused(registers: Registers) -> None:
+    """Addresses without a meaning, outputs that a PLC would write, and functions that there are none of."""
+    for pdu in (
+        struct.pack(">BHH", 4, 88, 1),
+        struct.pack(">BHH", 4, 80, 9),
+        struct.pack(">BHH", 3, 33, 1),
+        struct.pack(">BHH", 2, 0, 40),
+        struct.pack(">BHH", 6, 1000, 1),
+        struct.pack(">BHH", 5, 20, 0xFF00),
+        b"\x63",
+    ):
+        with pytest.raises(ModbusError):
+            registers.ask(pdu)
+    assert len(registers.read(0, 1)) == 1
+
+
+def test_requests_in_one_packet_are_all_answered(registers: Registers) -> None:
+    """Some masters send the next request before they have the answer."""
+    frame = struct.pack(">HHHBBHH", 7, 0, 6, 1, 4, 12, 2)
+    registers.socket.sendall(frame * 5)
+    assert registers._take(5 * 13) == struct.pack(">HHHBBBHH", 7, 0, 7, 1, 4, 4, 0, 1) * 5
+
+
+def test_only_those_who_are_named_may_connect(bridged: Bridged) -> None:
+    """The connection of anybody else is closed, and the log names the address."""
+    bridge = bridged.start_bridge(modbus=", clients: [192.0.2.1]")
+    master = Registers(bridged.port)
+    with pytest.raises(OSError):  # noqa: PT011 - closed or reset
+        master.read(0, 1)
+    master.close()
+    bridge.wait_for("its address is not in modbus.clients")
+
+
+def test_a_client_that_does_not_read_costs_nothing(registers: Registers, bridged: Bridged) -> None:
+    """Its connection is closed before its answers fill the memory; others are served."""
+    greedy = Registers(bridged.port)
+    greedy.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    frame = struct.pack(">HHHBBHH", 7, 0, 6, 1, 4, 0, 88)
+
+    def ask_more() -> bool:
+        try:
+            greedy.socket.sendall(frame * 20)
+        except OSError:
+            return True
+        assert len(registers.read(0, 1)) == 1
+        return False
+
+    wait_until(ask_more, "the connection is closed")
+    greedy.close()
+    assert len(registers.read(0, 1)) == 1
+
+
+def test_rubbish_ends_its_connection_only(registers: Registers, bridged: Bridged) -> None:
+    """A web browser, a frame that is too long, one that is cut off."""
+    for rubbish in (
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"\0\1\0\0\xff\xff\1\3",
+        b"\0\1\0\0\0\1\1",
+        b"\0\1\0\0\0\2\1\x80",
+        os.urandom(300),
+    ):
+        other = Registers(bridged.port)
+        other.socket.sendall(rubbish)
+        other.close()
+        assert len(registers.read(0, 1)) == 1
+    assert "Traceback" not in bridged.bridges[-1].log
+
+
+def test_the_key_that_the_station_does_not_know(bridged: Bridged, tmp_path: Path) -> None:
+    """The bridge waits, and says which key may be the reason; the key's secret is nowhere."""
+    key = tmp_path / "plc.key"
+    key.write_text(json.dumps({"kind": "client", "name": "plc", "public": "a" * 40, "secret": "b" * 40, "station": "c" * 40}))
+    key.chmod(0o600)
+    bridge = bridged.start_bridge("--key", str(key))
+    bridge.wait_for("bridge.waiting")
+    assert "refuses the key plc" in bridge.log
+    assert "bbbb" not in bridge.log
+
+
+# ---- strangers
+
+
+def mbpoll(port: int, *arguments: str) -> str:
+    """Run mbpoll once. -0: addresses count from 0; -1: read once."""
+    command = ["mbpoll", "-m", "tcp", "-0", "-1", "-q", "-p", str(port), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def mbpoll_read(port: int, kind: int, address: int, count: int) -> list[int]:
+    printed = mbpoll(port, "-t", str(kind), "-r", str(address), "-c", str(count), "127.0.0.1")
+    return [int(line.split()[1]) for line in printed.splitlines() if line.startswith("[")]
+
+
+@pytest.mark.skipif(shutil.which("mbpoll") is None, reason="no mbpoll here (apt install mbpoll)")
+def test_mbpoll_triggers_a_part_and_reads_its_result(bridged: Bridged) -> None:
+    """The worked example of docs/plc.md."""
+    bridged.start_station()
+    bridged.start_bridge()
+    port = bridged.port
+
+    def bit(number: int) -> bool:
+        return bool(mbpoll_read(port, 1, number, 1)[0])
+
+    wait_until(lambda: bit(ONLINE), "the station is heard")
+    mbpoll(port, "-t", "0", "-r", "0", "127.0.0.1", "0")
+    assert bit(IDLE)
+    mbpoll(port, "-t", "0", "-r", "0", "127.0.0.1", "1")
+    assert bit(ENABLED)
+    wait_until(lambda: bit(READY), "ready")
+    mbpoll(port, "-t", "4", "-r", "1", "127.0.0.1", *map(str, text_registers("4711")))
+    mbpoll(port, "-t", "0", "-r", "1", "127.0.0.1", "1")
+    assert bit(TAKEN)
+    mbpoll(port, "-t", "0", "-r", "1", "127.0.0.1", "0")
+    wait_until(lambda: bit(VALID), "the result is there")
+    assert bit(PASS)
+    assert not bit(FAIL)
+    assert mbpoll_read(port, 3, 40, 2) == text_registers("4711", 2)
+    assert mbpoll_read(port, 4, 1040, 2) == text_registers("4711", 2)
+    mbpoll(port, "-t", "0", "-r", "2", "127.0.0.1", "1")
+    assert not bit(VALID)
+
+
+SCRIPT = """
+const ModbusRTU = require("modbus-serial");
+const master = new ModbusRTU();
+const bit = async (n) => (await master.readDiscreteInputs(n, 1)).data[0];
+const until = async (n, value = true) => { while (await bit(n) !== value) await new Promise(r => setTimeout(r, 20)); };
+(async () => {
+  await master.connectTCP("127.0.0.1", { port: +process.argv[1] });
+  master.setID(1);
+  master.setTimeout(5000);
+  await until(1);
+  await master.writeRegister(0, 0);
+  await master.writeRegister(0, 1);
+  const outcomes = [];
+  for (let n = 0; n < 4; n++) {
+    await until(4);
+    await master.writeRegisters(0, [3, 0x3730 + n, ...Array(15).fill(0)]);
+    await until(5);
+    await master.writeCoil(1, false);
+    await until(7);
+    const all = await Promise.all([master.readInputRegisters(0, 88), master.readHoldingRegisters(1000, 88)]);
+    outcomes.push([all[0].data[4], all[1].data[40]]);
+    await master.writeCoil(2, true);
+    await until(7, false);
+    await master.writeCoil(2, false);
+  }
+  console.log(JSON.stringify(outcomes));
+  process.exit(0);
+})().catch(error => { console.error(error); process.exit(1); });
+"""
+
+
+@pytest.fixture(scope="session")
+def modbus_serial(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with npm's modbus-serial. Skips the test where it cannot be installed."""
+    if shutil.which("npm") is None or shutil.which("node") is None:
+        pytest.skip("no Node here")
+
+    def make(folder: Path) -> None:
+        subprocess.run(
+            ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "modbus-serial@8"],
+            cwd=folder,
+            capture_output=True,
+            timeout=200,
+        )
+
+    folder = made_once(tmp_path_factory, "modbus-serial", make)
+    if not (folder / "node_modules" / "modbus-serial").exists():
+        pytest.skip("modbus-serial cannot be installed here")
+    return folder
+
+
+def test_modbus_serial_triggers_parts_and_reads_their_results(bridged: Bridged, modbus_serial: Path) -> None:
+    """npm's library, which sends several requests at once."""
+    bridged.start_station()
+    bridged.start_bridge()
+    done = subprocess.run(
+        ["node", "-e", SCRIPT, "--", str(bridged.port)],
+        cwd=modbus_serial,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [[1 + n % 2, 0x3730 + n] for n in range(4)]
+
+
+def test_the_plc_of_the_tests_can_be_wrong() -> None:
+    """The PLC that the tests use reports what it saw: it does not pass what it has no result of."""
+    acted: list[tuple[str, str, Seen | None]] = []
+    plc = Plc(1, lambda *what: acted.append(what))
+    plc._step = 2
+    plc.offer("1")
+    plc.cycle()
+    assert acted == [("1", "reject", None)]
