@@ -129,7 +129,7 @@ install_files() {
     for command in $COMMANDS; do ln -sf "$PREFIX/bin/$command" "$bin/$command"; done
     install -m 644 configs/line.yaml "$config/example.yaml"
     install -m 644 configs/reference.yaml "$config/reference.yaml"
-    install -m 644 configs/bridge.yaml "$config/bridge-reference.yaml"
+    install -m 644 configs/bridge.yaml "$config/bridge.yaml"
     rm -rf "$store/.demo"
     cp -R engines/store/demo "$store/.demo"
     rm -rf "$store/demo"
