@@ -152,7 +152,9 @@ def _parser() -> argparse.ArgumentParser:
     rollback = add_client(
         "rollback", "return to the bundle that inspected before; repeated, it goes further back", "send_request"
     )
-    for command in (swap, rollback):
+    recipe = add_client("recipe", "inspect by another recipe from the next part on; print the reason if it is refused")
+    recipe.add_argument("name", type=_not_empty, metavar="NAME", help="the recipe's name in the configuration")
+    for command in (swap, rollback, recipe):
         command.add_argument("--who", default=_user(), metavar="NAME", help="who asks, for the journal (your user name)")
         command.add_argument("--why", default="", metavar="TEXT", help="the reason, for the journal")
     threshold = add_client("set-threshold", "judge a camera's parts by another score threshold, until it is set again")
@@ -176,7 +178,7 @@ def _parser() -> argparse.ArgumentParser:
     feedback.add_argument("--who", required=True, type=_words, metavar="NAME", help="who says it, for the journal")
     feedback.add_argument("--undo", type=positive, nargs="?", const=0, metavar="CHANGE", help="take this back (your last one)")
     feedback.add_argument("--journal-id", metavar="ID", help="the journal of these verdicts (the present one)")
-    changes = add_client("changes", "show who changed thresholds and bundles or paused the inspection, when and why")
+    changes = add_client("changes", "show who changed thresholds, bundles and recipes or paused the inspection, when and why")
     changes.add_argument("--limit", type=_changes, default=20, metavar="N", help="the newest N changes (20; at most 200)")
     changes.add_argument("--json", action="store_true", help="JSON lines instead of a table")
     add_client("prove", "run the golden images again, between parts; print what is wrong, if anything", "send_request")
@@ -187,6 +189,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     trigger.add_argument(
         "--request-id", type=_not_empty, metavar="ID", help="a name for this request: sent again, it makes no second part"
+    )
+    trigger.add_argument(
+        "--recipe", type=_not_empty, metavar="NAME", help="if another recipe is in force, the part is UNKNOWN: recipe"
     )
     trigger.add_argument("--wait", action="store_true", help="wait for the verdict and print it")
     trigger.add_argument("--timeout", type=above_zero, default=60.0, metavar="S", help="seconds that --wait waits (60)")

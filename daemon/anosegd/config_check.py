@@ -33,9 +33,10 @@ from anosegd.capture.sources.refusal import host_and_port
 from anosegd.config import Config
 from anosegd.endpoint import IPC, MAX_PORT, check_socket_place
 from anosegd.evidence import check_place as check_evidence_place
-from anosegd.inspection.ready import make_ready, naming
+from anosegd.inspection.ready import cameras_at, make_ready, naming
 from anosegd.journal import check_place
 from anosegd.keys import CREDENTIALS, keyring_of
+from anosegd.recipe import Recipe, recipes_of
 
 
 def check_sources(config: Config) -> None:
@@ -72,10 +73,11 @@ def check_surroundings(config: Config, *, journal: bool = True) -> None:
         check_place(config.journal)
     if config.evidence is not None:
         check_evidence_place(config.evidence)
-    for name, camera in config.cameras.items():
-        if camera.presence is not None:
-            with naming(f"cameras.{name}"):
-                Presence.load(camera.presence, camera.region)
+    for recipe in recipes_of(config).values():
+        for name, camera in recipe.cameras.items():
+            if camera.presence is not None:
+                with naming(f"{recipe.at}.{name}"):
+                    Presence.load(camera.presence, camera.region)
 
 
 def check_ipc_folders(config: Config, *, created: Path | None = None) -> None:
@@ -110,15 +112,37 @@ def check_whole(config: Config, *, journal: bool = True) -> Engine:
         EngineError: The bundle is refused.
     """
     check_surroundings(config, journal=journal)
-    return load_checked(config, load_bundle(Path(config.engine.bundle)), build=False)
+    default = next(iter(recipes_of(config).values()))
+    check_other_recipes(config, default.slot, build=False)
+    return load_checked(config, default, load_bundle(Path(default.bundle)), build=False)
 
 
-def load_checked(config: Config, bundle: Bundle, *, build: bool) -> Engine:
-    """Load the configuration's engine, run its self-test, make it ready for the cameras and check their rules.
+def check_other_recipes(config: Config, slot: str, *, build: bool) -> None:
+    """Load the engines of all recipes that do not share the engine of `slot`, one after the other, as `load_checked` does.
+
+    Raises:
+        ConfigError, EngineError: A recipe cannot be used. The message names it.
+    """
+    tested = {slot}
+    for recipe in recipes_of(config).values():
+        if recipe.slot not in tested:
+            tested.add(recipe.slot)
+            with naming(f"recipes.{recipe.key}.bundle" if recipe.key else "engine.bundle"):
+                bundle = load_bundle(Path(recipe.bundle))
+                engine = load_engine(bundle, runtime=config.engine.runtime, threads=config.engine.threads, build=build)
+            try:
+                make_ready(engine, cameras_at(recipes_of(config).values(), recipe.slot))
+            finally:
+                engine.close()
+
+
+def load_checked(config: Config, recipe: Recipe, bundle: Bundle, *, build: bool) -> Engine:
+    """Load the engine of a recipe, run its self-test, make it ready for the cameras and check their rules.
 
     Args:
         config: A loaded configuration.
-        bundle: The bundle that it names.
+        recipe: One of its recipes.
+        bundle: The bundle of this recipe.
         build: Whether to build a missing TensorRT plan, which takes minutes.
 
     Returns:
@@ -130,7 +154,7 @@ def load_checked(config: Config, bundle: Bundle, *, build: bool) -> Engine:
     """
     engine = load_engine(bundle, runtime=config.engine.runtime, threads=config.engine.threads, build=build)
     try:
-        make_ready(engine, config.cameras)
+        make_ready(engine, cameras_at(recipes_of(config).values(), recipe.slot))
     except BaseException:
         engine.close()
         raise

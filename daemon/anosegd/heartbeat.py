@@ -5,11 +5,7 @@ The heartbeat only reads other threads' data. `describe` runs on the publisher's
 
 from __future__ import annotations
 
-import hashlib
 import time
-from typing import Any
-
-import msgspec
 
 from anoseg_engines.bundle import Bundle
 from anoseg_engines.passwords import mask_passwords
@@ -19,13 +15,16 @@ from anosegd import wire
 from anosegd.cameras import CameraSet, CameraSupervisor
 from anosegd.config import Config
 from anosegd.evidence import EvidenceKeeper
-from anosegd.inspection.inspector import Inspector, engine_name
+from anosegd.inspection.inspector import Inspector
+from anosegd.inspection.loaded_engines import engine_name
 from anosegd.inspection.pauses import Pauses
 from anosegd.inspection.rule_calibration import rules_note
 from anosegd.inspection.score_thresholds import ScoreThresholds, threshold_note
+from anosegd.inspection.settings_in_force import SettingsInForce
 from anosegd.inspection.swap import Swaps
 from anosegd.journal import Journal, Tally
 from anosegd.publish import Identity, Publisher
+from anosegd.recipes import RecipeSwitches
 
 SILENT_S = 10.0
 """A thread that has not answered for this long hangs."""
@@ -51,6 +50,7 @@ class Heartbeat:
         publisher: Publisher,
         inspector: Inspector,
         swaps: Swaps,
+        recipes: RecipeSwitches,
         cameras: CameraSet,
         thresholds: ScoreThresholds,
         pauses: Pauses,
@@ -61,8 +61,8 @@ class Heartbeat:
         self.version = installed_version()
         self._identity, self._journal, self._publisher = identity, journal, publisher
         self._inspector, self._swaps, self._cameras, self._thresholds = inspector, swaps, cameras, thresholds
-        self._evidence, self._pauses = evidence, pauses
-        self._digest_of: tuple[Config, str] | None = None
+        self._evidence, self._pauses, self._recipes = evidence, pauses, recipes
+        self._settings = SettingsInForce(thresholds)
         self._started = time.monotonic()
 
     def describe(self) -> wire.State:
@@ -83,7 +83,9 @@ class Heartbeat:
             masks_dropped=self._publisher.masks_dropped,
             engine=self._inspector.engine or engine_name(self.bundle, "not loaded yet"),
             rollback_to=self._swaps.rollback_to,
-            settings=self._settings(),
+            recipe=self._recipes.in_force.name,
+            recipes=self._recipes.describe(),
+            settings=self._settings.of(self._recipes.in_force, self._swaps.bundle).checksum,
             journal=self._journal_health(),
             evidence=self._evidence_health(),
             control=self.config.control.endpoint if self.config.control else None,
@@ -98,8 +100,8 @@ class Heartbeat:
             return "Preoperational", "the engine is being loaded and tested"
         if self._inspector.silent_s > SILENT_S:
             return "Error", f"the inspector has not answered for {self._inspector.silent_s:.0f} s"
-        if self._inspector.self_test.alarm is not None:
-            return "Error", f"the golden images fail the self-test: {self._inspector.self_test.alarm}"
+        if self._inspector.alarm is not None:
+            return "Error", f"the golden images fail the self-test: {self._inspector.alarm}"
         if self._journal is not None and not self._journal.stats().working:
             return "Error", "verdicts cannot be stored: the journal does not work"
         states = {camera.status.state for camera in self._cameras}
@@ -136,13 +138,6 @@ class Heartbeat:
             late=sum(counts.late for counts in cameras),
         )
 
-    def _settings(self) -> str:
-        config = self.config
-        if self._digest_of is None or self._digest_of[0] is not config:
-            text = msgspec.json.encode(_without_passwords(msgspec.to_builtins(config)), order="sorted")
-            self._digest_of = config, hashlib.sha256(text).hexdigest()
-        return self._digest_of[1]
-
     def _swap_notice(self) -> str | None:
         if self._swaps.bundle.digest == self.bundle.digest:
             return None
@@ -174,7 +169,7 @@ class Heartbeat:
 
     def _camera_health(self, camera: CameraSupervisor) -> wire.CameraHealth:
         status, counts = camera.status, self._publisher.counts[camera.name]
-        threshold = self._thresholds.of(camera.name, camera.config, self._swaps.bundle)
+        threshold = self._thresholds.of(camera.name, camera.config, self._swaps.bundle, camera.in_force.recipe.key)
         pause = self._pauses.of(camera.name)
         notes = [*status.remarks, rules_note(camera.config, self._swaps.bundle), threshold_note(threshold)]
         return wire.CameraHealth(
@@ -194,14 +189,6 @@ class Heartbeat:
             pause=None if pause is None else pause.shown,
             recipe=camera.config.recipe,
         )
-
-
-def _without_passwords(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _without_passwords(inner) for name, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_passwords(inner) for inner in value]
-    return mask_passwords(value, value) if isinstance(value, str) else value
 
 
 def _masked(text: str | None) -> str | None:

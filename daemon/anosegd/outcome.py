@@ -19,6 +19,7 @@ class Inspected:
         placement: Where in the camera image the map is.
         engine: The engine that judged the part.
         threshold_from: Who chose the score's threshold; None if region rules decided.
+        settings: Checksum of the settings that judged the part.
         started_ns, finished_ns: Monotonic times before placement and after judgement.
     """
 
@@ -29,6 +30,7 @@ class Inspected:
     started_ns: int
     finished_ns: int
     threshold_from: wire.ThresholdOrigin | None = None
+    settings: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

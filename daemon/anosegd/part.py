@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from anoseg_engines.images import Image
 from anosegd.config import CameraConfig
+from anosegd.recipe import Recipe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +29,8 @@ class Part:
         trigger: The trigger's number in the journal.
         deadline_ns: The verdict must be sent by then; None without a deadline.
         source: The file that the frame comes from.
+        recipe: The recipe that was in force when it began; None for a part of an earlier run.
+        recipe_asked: The recipe that its trigger asked for; None if it asked for none.
         settings: The camera's configuration when it was captured; None for a camera that no longer exists.
     """
 
@@ -42,6 +45,8 @@ class Part:
     trigger: int | None = None
     deadline_ns: int | None = None
     source: str | None = None
+    recipe: Recipe | None = None
+    recipe_asked: str | None = None
     settings: CameraConfig | None = None
 
     @property

@@ -6,13 +6,22 @@ A bundle is read, and its self-test run, once: an engine that is to take over is
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
-from anoseg_engines.bundle import Bundle
+import msgspec
+
+from anoseg_engines.bundle import Bundle, load_bundle
 from anoseg_engines.engine import Engine
+from anoseg_engines.errors import ConfigError
 from anosegd import logs
 from anosegd.config import Config
+from anosegd.config_check import check_other_recipes, load_checked
+from anosegd.inspection.inspector import Inspector
+from anosegd.inspection.ready import cameras_at
+from anosegd.inspection.swap import report_passed_over
+from anosegd.recipe import Recipe, recipes_of
 from anosegd.worker import Answer, Worker
 
 
@@ -54,6 +63,11 @@ class Reloads:
         self._reread, self._load = reread, load
         self._requests: queue.SimpleQueue[Answer] = queue.SimpleQueue()
         self._check: _Check | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a check is requested or under way."""
+        return self._check is not None or not self._requests.empty()
 
     def ask(self, answer: Answer = no_answer) -> None:
         """Request a reload. Returns at once."""
@@ -115,3 +129,57 @@ class _Check(Worker):
     def answer_all(self, error: str | None) -> None:
         for answer in self._answers:
             answer(error)
+
+
+def needs_restart(config: Config, now: Config, in_force: Recipe) -> bool:
+    """Return whether more than cameras, recipes and bundle has changed, or the recipe in force is gone or has another slot."""
+    same_engine = msgspec.structs.replace(config.engine, bundle=now.engine.bundle)
+    same = msgspec.structs.replace(config, cameras=now.cameras, recipes=now.recipes, engine=same_engine) == now
+    recipe = recipe_after(recipes_of(config), in_force)
+    return not same or recipe.key != in_force.key or recipe.slot != in_force.slot
+
+
+def recipe_after(recipes: Mapping[str, Recipe], in_force: Recipe) -> Recipe:
+    """Return the recipe of a new configuration that comes into force: the one of before, or the default one if that is gone."""
+    default, *others = recipes.values()
+    return next((recipe for recipe in others if recipe.key == in_force.key), default)
+
+
+def load_reloaded(
+    config: Config, now: Config, inspector: Inspector, inspecting: Bundle, configured: Bundle
+) -> tuple[Bundle, Engine | None]:
+    """Load the bundle that a new configuration has in force, and run its self-test. The reload's thread.
+
+    If the engine stays, it is made ready here for the new cameras: their parts must not wait for that.
+
+    Args:
+        config: The new configuration.
+        now: The one in use.
+        inspector: The inspector.
+        inspecting: The bundle that inspects.
+        configured: The bundle that the configuration in use names.
+
+    Returns:
+        The bundle, and the engine if it is to take over.
+
+    Raises:
+        ConfigError: The configuration cannot work.
+        EngineError: A bundle is refused.
+    """
+    recipes = recipes_of(config)
+    recipe = recipe_after(recipes, inspector.recipe)
+    bundle = load_bundle(Path(recipe.bundle))
+    report_passed_over(bundle)
+    product, ours = bundle.manifest.product, inspecting.manifest.product
+    if recipe.bundle == inspector.recipe.bundle and product not in (ours, configured.manifest.product):
+        raise ConfigError(
+            f"{recipe.bundle}: this is now a bundle for the product '{product}', the station inspects '{ours}'",
+            hint="if the line makes the other product now, run `anosegd swap` with --other-product first",
+        )
+    check_other_recipes(config, recipe.slot, build=config.engine.build)
+    engine = load_checked(config, recipe, bundle, build=config.engine.build)
+    if bundle.digest != inspecting.digest or needs_restart(config, now, inspector.recipe):
+        return bundle, engine
+    engine.close()
+    inspector.keep_ready(cameras_at(recipes.values(), recipe.slot))
+    return bundle, None

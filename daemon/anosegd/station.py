@@ -7,31 +7,35 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 
 from anoseg_engines.bundle import Bundle, load_bundle
 from anoseg_engines.engine import Engine
-from anoseg_engines.errors import AnosegError, CameraError, ConfigError
+from anoseg_engines.errors import AnosegError, CameraError
 from anosegd import logs, signals
-from anosegd.cameras import CameraSet, CameraSupervisor
+from anosegd.cameras import CameraSet, CameraSupervisor, InForce
 from anosegd.config import Config
-from anosegd.config_check import load_checked
 from anosegd.control import Control, ReloadRequest, SlowRequest, SwapRequest, Triggers
 from anosegd.evidence import EvidenceKeeper
 from anosegd.heartbeat import SILENT_S, Heartbeat
-from anosegd.inspection.history import History, Past
+from anosegd.inspection.history import History, Inspected
 from anosegd.inspection.inspector import Inspector
 from anosegd.inspection.pauses import Pauses
 from anosegd.inspection.queue import InspectionQueue
 from anosegd.inspection.score_thresholds import ScoreThresholds, ThresholdChanges
+from anosegd.inspection.settings_in_force import SettingsInForce
 from anosegd.inspection.swap import Swaps, report_passed_over
 from anosegd.journal import Journal
 from anosegd.keys import Guard, keyring_of
 from anosegd.publish import LINGER_MS, Identity, Publisher
-from anosegd.reload import Reloaded, Reloads
+from anosegd.recipe import Recipe, recipes_of
+from anosegd.recipes import RecipeSwitches, RememberedRecipe, Shelf, Switched
+from anosegd.reload import Reloaded, Reloads, load_reloaded, needs_restart, recipe_after
+from anosegd.station_end import End as End
+from anosegd.station_end import Successor as Successor
 from anosegd.systemd import Notifier
 from anosegd.worker import NOBODY, Worker
 
@@ -44,36 +48,6 @@ SAME_SIGNAL_S = 0.3
 """Some programs signal both the process and its group. A second signal within this time counts as a repetition."""
 MAX_TRIES = 3
 """With `exit_when_finished`, the run ends when a camera has failed to open this often. Otherwise the daemon never gives up."""
-
-
-@dataclass(frozen=True, slots=True)
-class Successor:
-    """Says what the next station begins with.
-
-    Attributes:
-        config: Its configuration.
-        engine: Its engine, which has passed the self-test; None lets the station load it. The station closes it.
-        inspected: The bundles that inspected, the last one at the end.
-    """
-
-    config: Config
-    engine: Engine | None = None
-    inspected: tuple[Past, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """Says how a station ended.
-
-    Attributes:
-        exit_code: The process's exit code.
-        stuck: A thread did not end; the process must exit without it.
-        successor: After a reload, what the next station begins with.
-    """
-
-    exit_code: int
-    stuck: bool
-    successor: Successor | None = None
 
 
 class Station:
@@ -92,7 +66,8 @@ class Station:
         *,
         notice: str | None = None,
         engine: Engine | None = None,
-        inspected: tuple[Past, ...] | None = None,
+        inspected: Inspected | None = None,
+        recipe: str | None = None,
     ) -> None:
         """Prepare; `run` opens everything.
 
@@ -102,14 +77,14 @@ class Station:
             environment: Inherited by capture processes.
             reread: Loads the configuration from disk, checked as at the start.
             notice: A fact about the last reload that an operator should know.
-            engine, inspected: As in `Successor`.
+            engine, inspected, recipe: As in `Successor`.
         """
         self.ready = False
         self._config = config
         self._notifier = notifier
         self._environment = environment
         self._notice = notice
-        self._loaded, self._inspected = engine, inspected
+        self._loaded, self._inspected, self._begin_with = engine, inspected, recipe
         self._reloads = Reloads(reread, self._load_reloaded)
         self._successor: Successor | None = None
         self._asked_to_drain = threading.Event()
@@ -146,11 +121,14 @@ class Station:
         Raises:
             AnosegError: Bundle, journal or the image of an empty place cannot be used.
         """
-        config = self._config
+        config, recipes = self._config, recipes_of(self._config)
+        beside = None if config.journal is None else Path(config.journal.path)
+        remembered = RememberedRecipe(beside and beside.with_name(f"{beside.name}.recipe"))
+        recipe = remembered.among(recipes, self._begin_with)
         if self._loaded is not None:
             bundle = self._loaded.bundle
         else:
-            bundle = load_bundle(Path(config.engine.bundle))
+            bundle = load_bundle(Path(recipe.bundle))
             report_passed_over(bundle)
         self._journal: Journal | None = None
         try:
@@ -168,18 +146,28 @@ class Station:
                 evidence=self._evidence,
                 guard=self._guard,
             )
-            beside = None if self._journal is None else self._journal.path
             self._thresholds = ScoreThresholds(beside and beside.with_name(f"{beside.name}.thresholds"))
             self._threshold_changes = ThresholdChanges(self._thresholds, self._journal)
             self._pauses = Pauses(self._journal)
+            self._settings = SettingsInForce(self._thresholds)
             self._inspector = Inspector(
-                config, bundle, frames, self._publisher, loaded=self._loaded, thresholds=self._thresholds
+                config.engine,
+                recipes,
+                bundle,
+                frames,
+                self._publisher,
+                recipe=recipe,
+                thresholds=self._thresholds,
+                loaded=self._loaded,
             )
-            self._history = History(beside and beside.with_name(f"{beside.name}.bundles"), bundle, self._inspected)
+            file = beside and beside.with_name(f"{beside.name}.bundles")
+            self._history = History(file, recipe.slot, bundle, self._inspected)
             self._swaps = Swaps(config.engine, bundle, self._inspector, self._history, journal=self._journal)
             max_tries = MAX_TRIES if config.exit_when_finished else None
+            shelf = Shelf(config.engine, self._inspector, self._publisher, {})
+            self._recipes = RecipeSwitches(recipes, shelf, self._use_recipe, remembered=remembered, journal=self._journal)
             self._cameras = CameraSet(
-                config.cameras,
+                recipe,
                 queue=frames,
                 publisher=self._publisher,
                 pauses=self._pauses,
@@ -196,6 +184,7 @@ class Station:
                 publisher=self._publisher,
                 inspector=self._inspector,
                 swaps=self._swaps,
+                recipes=self._recipes,
                 cameras=self._cameras,
                 thresholds=self._thresholds,
                 pauses=self._pauses,
@@ -217,7 +206,8 @@ class Station:
                     set_threshold=self._threshold_changes.ask,
                     pause=self._pauses.ask,
                     trigger=self._triggers.accept,
-                    prove=self._inspector.self_test.ask,
+                    recipe=self._recipes.ask,
+                    prove=self._inspector.prove,
                     guard=self._guard,
                 )
         except BaseException:
@@ -271,7 +261,8 @@ class Station:
         self._pauses.end_earlier()
         if self._history.last is not None:
             self._swaps.note("start", self._history.last, NOBODY)
-        self._threshold_changes.note_configured(self._config.cameras, self._swaps.bundle, "read at a start")
+        self._recipes.begin()
+        self._threshold_changes.note_configured(self._inspector.recipe, self._swaps.bundle, "read at a start")
         self._triggers.begin()
 
     # ---- main loop
@@ -298,17 +289,26 @@ class Station:
             self._journal_changed.clear()
             self._publisher.state_changed()
         if self.ready:
-            self._swaps.look_after()
-            if self._threshold_changes.look_after(self._config.cameras, self._swaps.bundle):
+            if self._threshold_changes.look_after(self._inspector.recipe, self._swaps.bundle):
                 self._publisher.state_changed()
             if self._pauses.look_after(list(self._config.cameras)):
                 self._publisher.state_changed()
             self._triggers.answer_owed()
-            if (reloaded := self._reloads.accepted()) is not None:
-                return self._continue_with(reloaded)
+            if reason := self._change_engines():
+                return reason
         for worker in workers:
             if not worker.alive and not _is_done(worker):
                 return "failure"
+        return None
+
+    def _change_engines(self) -> str | None:
+        """Carry out swaps and reloads, and switches of recipes in turn with these. Return a reason to stop."""
+        if not self._recipes.busy:
+            self._swaps.look_after()
+            if (reloaded := self._reloads.accepted()) is not None:
+                return self._continue_with(reloaded)
+        if self._recipes.busy or not (self._swaps.busy or self._reloads.busy):
+            return self._recipes.look_after()
         return None
 
     @property
@@ -333,50 +333,22 @@ class Station:
     # ---- reload
 
     def _load_reloaded(self, config: Config) -> tuple[Bundle, Engine | None]:
-        """Load the bundle that a new configuration names, and run its self-test. The reload's thread.
-
-        If the engine stays, it is made ready here for the new cameras: their parts must not wait for that.
-
-        Returns:
-            The bundle, and the engine if it is to take over.
-
-        Raises:
-            ConfigError: The configuration cannot work.
-            EngineError: The bundle is refused.
-        """
-        bundle = load_bundle(Path(config.engine.bundle))
-        report_passed_over(bundle)
-        product, ours = bundle.manifest.product, self._swaps.bundle.manifest.product
-        same_path = config.engine.bundle == self._config.engine.bundle
-        if same_path and product not in (ours, self._heartbeat.bundle.manifest.product):
-            raise ConfigError(
-                f"{config.engine.bundle}: this is now a bundle for the product '{product}', the station inspects '{ours}'",
-                hint="if the line makes the other product now, run `anosegd swap` with --other-product first",
-            )
-        engine = load_checked(config, bundle, build=config.engine.build)
-        if bundle.digest != self._swaps.bundle.digest or self._needs_restart(config):
-            return bundle, engine
-        engine.close()
-        self._inspector.keep_ready(config.cameras)
-        return bundle, None
-
-    def _needs_restart(self, config: Config) -> bool:
-        """Whether more than cameras and bundle has changed."""
-        now = self._config
-        same_engine = msgspec.structs.replace(config.engine, bundle=now.engine.bundle)
-        return msgspec.structs.replace(config, cameras=now.cameras, engine=same_engine) != now
+        """Load the bundle of a new configuration, as `load_reloaded`. The reload's thread."""
+        return load_reloaded(config, self._config, self._inspector, self._swaps.bundle, self._heartbeat.bundle)
 
     def _continue_with(self, reloaded: Reloaded) -> str | None:
         """Exchange cameras and bundle while the rest goes on. Return a reason to stop if more has changed, or on failure."""
-        config, now = reloaded.config, self._config
+        config, now, recipe = reloaded.config, self._config, self._inspector.recipe
         logs.info("reload.accepted", changed=reloaded.engine is not None or config != now)
-        if self._needs_restart(config):
-            self._successor = Successor(config, reloaded.engine, self._history.all)
+        if needs_restart(config, now, recipe):
+            self._successor = Successor(config, reloaded.engine, self._history.all, recipe.key)
             reloaded.answer(None)
             return "reload"
         self._notifier.reloading()
         try:
-            changed, stuck = self._cameras.change(config.cameras, self._triggers.set_cameras, self._notify_systemd)
+            recipes = recipes_of(config)
+            recipe = recipe_after(recipes, recipe)
+            changed, stuck = self._cameras.change(recipe, self._triggers.set_cameras, self._notify_systemd)
         except AnosegError as error:  # a file has changed since the reload was checked
             self._go_on_as_before(reloaded, str(error))
             return None
@@ -385,7 +357,9 @@ class Station:
             return "failure"
         self._heartbeat.notice = None
         self._use(msgspec.structs.replace(config, engine=now.engine))
-        self._threshold_changes.note_configured(config.cameras, self._swaps.bundle, "read at a reload")
+        self._inspector.recipes, self._inspector.recipe = recipes, recipe
+        self._recipes.reloaded(recipes)
+        self._threshold_changes.note_configured(recipe, self._swaps.bundle, "read at a reload")
         if changed:
             logs.info("reload.cameras", changed=",".join(changed))
         if reloaded.engine is not None:
@@ -430,7 +404,17 @@ class Station:
 
     def _use(self, config: Config) -> None:
         self._config = self._heartbeat.config = config
-        self._inspector.cameras = config.cameras
+
+    def _use_recipe(self, recipe: Recipe, bundle: Bundle, prepared: Mapping[str, InForce]) -> Switched:
+        """Put a recipe into force, whose engine is loaded. Raises ConfigError, as `CameraSet.switch`."""
+        cameras, stuck = self._cameras.switch(recipe, prepared, self._triggers.set_cameras, self._notify_systemd)
+        self._inspector.use(recipe)
+        self._publisher.engine = self._inspector.engine
+        self._swaps.switched(recipe, bundle)
+        self._heartbeat.bundle = bundle
+        self._threshold_changes.note_configured(recipe, bundle, "read with the recipe")
+        self._publisher.state_changed()
+        return Switched(cameras, self._settings.of(recipe, bundle).checksum, list(stuck))
 
     # ---- shutdown
 
@@ -458,7 +442,7 @@ class Station:
         unfinished = self._stop_evidence(EVIDENCE_END_S)
         self._threshold_changes.close()
         self._pauses.close()
-        unfinished += [*self._reloads.close(2.0), *self._swaps.close(2.0)]
+        unfinished += [*self._reloads.close(2.0), *self._swaps.close(2.0), *self._recipes.close(2.0)]
         self._stop_control()
         self._close_journal()
         self._cameras.close()

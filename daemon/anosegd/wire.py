@@ -31,6 +31,7 @@ Reason = Literal[
     "shutdown",
     "restart",
     "paused",
+    "recipe",
 ]
 """Why a part is neither PASS nor FAIL:
 
@@ -48,6 +49,7 @@ journal         the verdict could not be committed
 shutdown        the daemon stopped before the part was inspected
 restart         the daemon crashed after it had accepted the trigger
 paused          a person has paused the camera
+recipe          its trigger asked for another recipe than the one in force, or its recipe's engine was no longer loaded
 """
 
 ThresholdOrigin = Literal["calibration", "configuration", "person"]
@@ -114,7 +116,9 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
             that there are defects.
         threshold_from: Who chose the threshold; None where `threshold` is None.
         defects: The defects found, in camera pixels. A PASS lists none.
-        recipe: Name of the camera's inspection job.
+        recipe: The recipe that judged the part, or that was in force when the part began.
+        recipe_asked: The recipe that its trigger asked for; None if it asked for none.
+        settings: Checksum of the settings that judged the part, as `State.settings`; None if it was not judged.
         engine: The engine that inspects.
         source: The file from which the part was read.
         durable: Whether the verdict is in the journal.
@@ -141,6 +145,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     threshold_from: ThresholdOrigin | None = None
     defects: tuple[Defect, ...] = ()
     recipe: str
+    recipe_asked: str | None = None
+    settings: str | None = None
     engine: EngineName
     source: str | None = None
     durable: bool
@@ -342,6 +348,31 @@ class EvidenceHealth(msgspec.Struct, frozen=True, kw_only=True):
     last_error: str | None = None
 
 
+RecipeState = Literal["in_force", "warm", "cold", "waiting", "refused"]
+"""What a switch to a recipe would find:
+
+in_force  it inspects
+warm      its engine is loaded: a switch takes milliseconds
+cold      its engine has passed the self-test on this machine, but is not loaded: a switch takes seconds
+waiting   its engine has not been tested yet
+refused   its bundle cannot be used: a switch tries again
+"""
+
+
+class RecipeHealth(msgspec.Struct, frozen=True, kw_only=True):
+    """Describes one recipe.
+
+    Attributes:
+        state: What a switch to it would find.
+        bundle: Product and version, or the configured path if it was not loaded yet.
+        error: Why it is refused; None if it is not.
+    """
+
+    state: RecipeState
+    bundle: str
+    error: str | None = None
+
+
 class State(msgspec.Struct, frozen=True, kw_only=True):
     """Topic `state`: the heartbeat, sent every second and at every change.
 
@@ -359,7 +390,10 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
         masks_dropped: Anomaly maps that were not published for lack of time.
         engine: The engine that inspects.
         rollback_to: Product and version of the bundle that a rollback would return to; None if no other bundle has inspected.
-        settings: SHA-256 of the configuration in use, without passwords.
+        recipe: The recipe in force. Without `recipes` in the configuration, the names that the cameras have.
+        recipes: All recipes by name; empty if there is only one.
+        settings: SHA-256 of everything that decides about a part: the cameras' settings without passwords, the thresholds and
+            the engine's digest.
         journal: None for a station without a journal.
         evidence: None for a station that keeps no evidence.
         control: Endpoint of the control socket; None without one.
@@ -381,6 +415,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     masks_dropped: int
     engine: EngineName
     rollback_to: str | None = None
+    recipe: str = ""
+    recipes: dict[str, RecipeHealth] = {}
     settings: str = ""
     journal: JournalHealth | None = None
     evidence: EvidenceHealth | None = None

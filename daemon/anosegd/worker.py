@@ -6,13 +6,16 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from anoseg_engines.errors import AnosegError
 from anosegd import logs
 
 Answer = Callable[[str | None], None]
 """Answers a request made to a worker: called once, on any thread, with None for success or with the reason for a refusal."""
+
+DetailedAnswer = Callable[[dict[str, Any] | str], None]
+"""Answers a request once, on any thread, with the fields of the answer or with the reason for a refusal."""
 
 
 class Asker(NamedTuple):

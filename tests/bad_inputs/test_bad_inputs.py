@@ -84,6 +84,7 @@ def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
         pause=unused,
         prove=unused,
         trigger=unused,
+        recipe=unused,
     )
     control.start()
 

@@ -12,7 +12,6 @@ import pytest
 from support.anosegd_line import Line
 from support.tiny_bundle import good_part, write_tiny_bundle
 
-from anoseg_engines.engine import Engine
 from anoseg_engines.errors import ConfigError, EngineError, PublishError
 from anoseg_engines.loading import load_engine
 from anoseg_engines.placement import InputSpec
@@ -20,7 +19,8 @@ from anoseg_engines.runtimes.openvino_network import CompiledNetwork, Networks
 from anosegd import logs
 from anosegd.config import load_config
 from anosegd.heartbeat import SILENT_S
-from anosegd.inspection.inspector import Inspector, engine_name
+from anosegd.inspection.inspector import Inspector
+from anosegd.inspection.loaded_engines import LoadedEngine, engine_name
 from anosegd.inspection.queue import InspectionQueue
 from anosegd.part import Frame, Part
 from anosegd.publish.masks import MaskEncoder
@@ -41,7 +41,7 @@ def config(line: Line) -> Path:
 def test_death_of_the_inspector_is_an_orderly_stop(line: Line, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If the inspector's thread dies of a bug, the daemon ends with exit code 1 and the remaining parts are UNKNOWN: engine."""
 
-    def broken(self: Inspector, engine: object, frame: Frame) -> None:
+    def broken(self: Inspector, frame: Frame) -> None:
         raise RuntimeError("a fault of ours")
 
     monkeypatch.setattr(Inspector, "_inspect", broken)
@@ -134,7 +134,7 @@ def test_an_inspector_that_refuses_part_after_part_answers(config: Path, monkeyp
     part = Frame(Part(camera="top", sequence=1, part_id="", captured_ns=0, captured_wall_ns=0), good_part(), lambda: None)
     silent_s: list[float] = []
 
-    def refuse(self: Inspector, engine: Engine, frame: Frame, *, start: bool) -> None:
+    def refuse(self: Inspector, loaded: LoadedEngine, frame: Frame, *, start: bool) -> None:
         silent_s.append(self.silent_s)
         time.sleep(0.01)
 
@@ -142,7 +142,9 @@ def test_an_inspector_that_refuses_part_after_part_answers(config: Path, monkeyp
     monkeypatch.setattr(InspectionQueue, "take_ahead", lambda _: part if len(silent_s) < 60 else None)
     engine = load_engine(station._heartbeat.bundle, runtime="cpu", threads=2)
     station._inspector.answer()
-    station._inspector._inspect_concurrently(engine, part)
+    loaded = LoadedEngine.of(engine, {}, None)
+    station._inspector.loaded.put("", loaded)
+    station._inspector._inspect_concurrently(loaded, part)
     engine.close()
     assert len(silent_s) == 60
     assert max(silent_s) < 0.5
@@ -227,7 +229,7 @@ def test_a_reload_compiles_for_new_regions_before_its_cameras_start(line: Line) 
     station = Station(config, Notifier(), {}, lambda: config)
     station.open()
     engine = load_engine(station._heartbeat.bundle, runtime="cpu", threads=1)
-    station._inspector._running = engine
+    station._inspector.add("", engine, {})
     changed = load_config(line.config(FOLDER + region % 256, store=store, name="changed.yaml"))
     assert station._load_reloaded(changed)[1] is None
     assert 4 in engine._runtime._networks.compiled  # type: ignore[attr-defined]

@@ -69,6 +69,7 @@ def schemas() -> dict[str, Any]:
         ("Evidence health", "EvidenceHealth"),
         ("Threshold", "ThresholdInUse"),
         ("Pause", "Pause"),
+        ("Recipe health", "RecipeHealth"),
     ],
 )
 def test_header_fields_equal_the_code(schemas: dict[str, Any], heading: str, struct: str) -> None:

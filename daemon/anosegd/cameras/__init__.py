@@ -8,9 +8,9 @@ of each software trigger. `presence` finds out whether a frame shows a part.
 from anosegd.cameras.camera_set import CameraSet
 from anosegd.cameras.capture_handle import CaptureHandle
 from anosegd.cameras.logins import Login, login_of, without_login
-from anosegd.cameras.parts import Trigger
+from anosegd.cameras.parts import InForce, Trigger
 from anosegd.cameras.presence import Presence
-from anosegd.cameras.supervisor import SPAWN_TIMEOUT_S, WAITING_SLOTS, CameraSupervisor
+from anosegd.cameras.supervisor import SPAWN_TIMEOUT_S, WAITING_SLOTS, CameraSupervisor, in_force
 
 __all__ = [
     "SPAWN_TIMEOUT_S",
@@ -18,9 +18,11 @@ __all__ = [
     "CameraSet",
     "CameraSupervisor",
     "CaptureHandle",
+    "InForce",
     "Login",
     "Presence",
     "Trigger",
+    "in_force",
     "login_of",
     "without_login",
 ]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from anosegd.cameras.logins import Logins
+from anosegd.cameras.parts import InForce
 from anosegd.cameras.supervisor import CameraSupervisor
 from anosegd.config import CameraConfig
 from anosegd.inspection.pauses import Pauses
 from anosegd.inspection.queue import InspectionQueue
 from anosegd.publish import Publisher
+from anosegd.recipe import Recipe
 
 END_S = 4.0
 """How long a camera's thread may take to end. Its process is killed, so no camera can hold it longer."""
@@ -20,7 +23,7 @@ class CameraSet:
     """Holds the cameras. Any thread may read `all`, because it is replaced and never changed.
 
     Args:
-        configs: The cameras' configurations by name.
+        recipe: The recipe in force, which has the cameras' configurations.
         queue: Where frames wait for inspection.
         publisher: Where parts are opened.
         pauses: Which cameras are paused.
@@ -30,7 +33,7 @@ class CameraSet:
 
     def __init__(
         self,
-        configs: Mapping[str, CameraConfig],
+        recipe: Recipe,
         *,
         queue: InspectionQueue,
         publisher: Publisher,
@@ -40,7 +43,7 @@ class CameraSet:
     ) -> None:
         self._queue, self._publisher, self._environment, self._max_tries = queue, publisher, environment, max_tries
         self._pauses, self._logins = pauses, Logins()
-        self.all: tuple[CameraSupervisor, ...] = tuple(self._make(name, config) for name, config in configs.items())
+        self.all: tuple[CameraSupervisor, ...] = tuple(self._make(name, recipe) for name in recipe.cameras)
 
     def __iter__(self) -> Iterator[CameraSupervisor]:
         return iter(self.all)
@@ -68,9 +71,42 @@ class CameraSet:
         for camera in self.all:
             camera.close()
 
+    def switch(
+        self,
+        recipe: Recipe,
+        prepared: Mapping[str, InForce],
+        hand_over: Callable[[tuple[CameraSupervisor, ...]], None],
+        meanwhile: Callable[[], None],
+    ) -> tuple[list[str], list[CameraSupervisor]]:
+        """Make the parts that begin from now on by another recipe. Cameras that it reads otherwise are opened again.
+
+        Args:
+            recipe: The recipe.
+            prepared: What `in_force` returned for each camera.
+            hand_over, meanwhile: As of `change`.
+
+        Returns:
+            As `change`.
+
+        Raises:
+            ConfigError: As `change`. Nothing has changed.
+        """
+        going_on = [camera for camera in self.all if not reads_otherwise(camera.config, recipe.cameras[camera.name])]
+        before = {camera.name: camera.in_force for camera in going_on}
+        for camera in going_on:
+            camera.use(prepared[camera.name])
+        if len(going_on) == len(self.all):
+            return [], []
+        try:
+            return self.change(recipe, hand_over, meanwhile)
+        except BaseException:
+            for camera in going_on:
+                camera.use(before[camera.name])
+            raise
+
     def change(
         self,
-        configs: Mapping[str, CameraConfig],
+        recipe: Recipe,
         hand_over: Callable[[tuple[CameraSupervisor, ...]], None],
         meanwhile: Callable[[], None],
     ) -> tuple[list[str], list[CameraSupervisor]]:
@@ -79,7 +115,7 @@ class CameraSet:
         Frames that wait are inspected with the configuration under which they were captured.
 
         Args:
-            configs: The new configurations.
+            recipe: The recipe in force, with the new configurations.
             hand_over: Called with the new cameras; after it has returned, triggers go to these only.
             meanwhile: Called repeatedly while cameras end.
 
@@ -89,10 +125,10 @@ class CameraSet:
         Raises:
             ConfigError: A file that a new configuration names cannot be used. Nothing has changed.
         """
-        before = {camera.name: camera for camera in self.all}
+        before, configs = {camera.name: camera for camera in self.all}, recipe.cameras
         ending = [camera for camera in self.all if configs.get(camera.name) != camera.config]
         fresh = {
-            name: self._make(name, config)
+            name: self._make(name, recipe)
             for name, config in configs.items()
             if name not in before or before[name].config != config
         }
@@ -103,6 +139,9 @@ class CameraSet:
             for camera in fresh.values():
                 self._queue.retire(camera.queue)
             raise
+        for name, camera in before.items():
+            if name in configs and name not in fresh:
+                camera.use(replace(camera.in_force, recipe=recipe))
         self.all = tuple(fresh.get(name) or before[name] for name in configs)
         hand_over(self.all)
         _end(ending, meanwhile)
@@ -118,11 +157,12 @@ class CameraSet:
             camera.start()
         return sorted({camera.name for camera in ending} | set(fresh)), []
 
-    def _make(self, name: str, config: CameraConfig) -> CameraSupervisor:
+    def _make(self, name: str, recipe: Recipe) -> CameraSupervisor:
         self._publisher.add_camera(name)
+        config = recipe.cameras[name]
         return CameraSupervisor(
             name,
-            config,
+            recipe,
             queue=self._queue.add(config.policy, config.queue),
             publisher=self._publisher,
             pause=lambda: self._pauses.of(name),
@@ -130,6 +170,11 @@ class CameraSet:
             logins=self._logins,
             max_tries=self._max_tries,
         )
+
+
+def reads_otherwise(before: CameraConfig, after: CameraConfig) -> bool:
+    """Return whether a camera has to be opened again for other settings of its source."""
+    return before.source != after.source
 
 
 def _end(cameras: Sequence[CameraSupervisor], meanwhile: Callable[[], None]) -> None:

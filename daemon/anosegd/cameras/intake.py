@@ -12,16 +12,15 @@ from functools import cached_property, partial
 from anosegd import logs
 from anosegd.cameras.capture_handle import CaptureHandle
 from anosegd.cameras.parts import PartMaker
-from anosegd.cameras.presence import Presence
 from anosegd.cameras.triggered_parts import TriggeredParts
 from anosegd.capture.protocol import Captured, Origin, Reading, Uncaptured
-from anosegd.config import CameraConfig
 from anosegd.inspection.pauses import Pause
 from anosegd.inspection.queue import CameraQueue
 from anosegd.outcome import Unknown
 from anosegd.part import Frame, Part
 from anosegd.picture import HoldLimit, Picture
 from anosegd.publish import Publisher
+from anosegd.recipe import Recipe
 from anosegd.wire import Reason
 
 
@@ -31,7 +30,6 @@ class Intake:
     Attributes:
         parts: Makes the parts.
         triggered: Software triggers.
-        presence: Whether a frame shows a part; None makes every frame a part.
         lost: Frames that the capture process discarded (policy latest).
         empty: Frames without a part.
         repeated: Frames that equal the one of the part before and are no new part.
@@ -43,14 +41,13 @@ class Intake:
     def __init__(
         self,
         name: str,
-        config: CameraConfig,
+        recipe: Recipe,
         queue: CameraQueue,
         publisher: Publisher,
         pause: Callable[[], Pause | None],
     ) -> None:
-        self.parts = PartMaker(name, config)
+        self.parts = PartMaker(name, recipe)
         self.triggered = TriggeredParts(self.parts, publisher, pause)
-        self.presence: Presence | None = None
         self.lost = self.empty = self.repeated = 0
         self.position = 0
         self.last_file: str | None = None
@@ -81,7 +78,8 @@ class Intake:
             return
         self.count_lost(message.lost)
         self.size = self.size or message.shape[:2]
-        if self.presence is not None and not self.presence(image):
+        presence = self.parts.at(origin.captured_ns).presence
+        if presence is not None and not presence(image):
             self.position, self.last_file = origin.position + 1, origin.source
             self.empty += 1
             process.release(message.slot)

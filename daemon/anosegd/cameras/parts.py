@@ -1,12 +1,15 @@
-"""Gives a camera's parts their sequence number, part id and deadline. Runs on the camera's thread."""
+"""Gives a camera's parts their sequence number, part id, deadline and recipe. Runs on the camera's thread."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 
+from anosegd.cameras.presence import Presence
 from anosegd.capture.protocol import Origin
 from anosegd.config import CameraConfig
 from anosegd.part import Part
+from anosegd.recipe import Recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,24 +20,62 @@ class Trigger:
         part_id: The name of the part to make.
         at_ns, at_wall_ns: The time of the trigger; monotonic clock and Unix time.
         number: Its number in the journal, None if it could not be recorded.
+        recipe: The recipe that it asks for; None if it asks for none.
     """
 
     part_id: str
     at_ns: int
     at_wall_ns: int
     number: int | None
+    recipe: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InForce:
+    """Holds a recipe as one camera uses it.
+
+    Attributes:
+        config: The camera's configuration.
+        presence: Whether a frame shows a part; None makes every frame a part.
+        since_ns: When it came into force; monotonic. `PartMaker` sets it.
+    """
+
+    recipe: Recipe
+    config: CameraConfig
+    presence: Presence | None = None
+    since_ns: int = 0
 
 
 class PartMaker:
-    """Makes a camera's parts in order. `frames` counts the parts and the lost frames from 1."""
+    """Makes a camera's parts in order. A part belongs to the recipe that was in force at its trigger, else at its capture.
 
-    def __init__(self, name: str, config: CameraConfig) -> None:
+    Attributes:
+        frames: Counts the parts and the lost frames from 1.
+        in_force: The recipe in force. Any thread may read it.
+    """
+
+    def __init__(self, name: str, recipe: Recipe) -> None:
         self.frames = 0
-        self._name, self._config = name, config
+        self.in_force = self._before = InForce(recipe, recipe.cameras[name])
+        self._name = name
+
+    def begin(self, in_force: InForce) -> None:
+        """Make all parts by this recipe. Before the first part."""
+        self._before = self.in_force = in_force
+
+    def use(self, in_force: InForce) -> None:
+        """Make the parts that begin from now on by this recipe. Main thread."""
+        self._before, self.in_force = self.in_force, replace(in_force, since_ns=time.monotonic_ns())
+
+    def at(self, moment_ns: int) -> InForce:
+        """Return the recipe that was in force at this moment, if that is not long ago."""
+        now = self.in_force
+        return now if moment_ns >= now.since_ns else self._before
 
     def of_trigger(self, trigger: Trigger) -> Part:
         """Make the part of a software trigger. It has no frame yet."""
         self.frames += 1
+        then = self.at(trigger.at_ns)
         return Part(
             camera=self._name,
             sequence=self.frames,
@@ -43,12 +84,15 @@ class PartMaker:
             triggered_ns=trigger.at_ns,
             triggered_wall_ns=trigger.at_wall_ns,
             trigger=trigger.number,
-            settings=self._config,
+            recipe=then.recipe,
+            recipe_asked=trigger.recipe,
+            settings=then.config,
         )
 
     def of_frame(self, origin: Origin) -> Part:
         """Make the part of a frame that has no software trigger."""
         self.frames += 1
+        then = self.at(origin.captured_ns)
         return Part(
             camera=self._name,
             sequence=self.frames,
@@ -58,9 +102,10 @@ class PartMaker:
             read_wall_ns=origin.read_wall_ns,
             deadline_ns=self._deadline_ns(origin.captured_ns),
             source=origin.source,
-            settings=self._config,
+            recipe=then.recipe,
+            settings=then.config,
         )
 
     def _deadline_ns(self, began_ns: int) -> int | None:
-        deadline_ms = self._config.deadline_ms
+        deadline_ms = self.in_force.config.deadline_ms  # equal in all recipes
         return None if deadline_ms is None else began_ns + round(deadline_ms * 1e6)

@@ -19,7 +19,7 @@ from anosegd import logs
 from anosegd.cameras.capture_handle import CaptureHandle
 from anosegd.cameras.intake import Intake
 from anosegd.cameras.logins import PAUSE_S, Login, Logins, login_of, requests_of, without_login
-from anosegd.cameras.parts import Trigger
+from anosegd.cameras.parts import InForce, Trigger
 from anosegd.cameras.presence import Presence
 from anosegd.capture.config import LIVE, CaptureConfig, HardwareTrigger, SoftwareTrigger
 from anosegd.capture.protocol import (
@@ -42,6 +42,7 @@ from anosegd.config import CameraConfig
 from anosegd.inspection.pauses import Pause
 from anosegd.inspection.queue import CameraQueue
 from anosegd.publish import Publisher
+from anosegd.recipe import Recipe
 from anosegd.wire import CameraState
 from anosegd.worker import Worker
 
@@ -101,7 +102,7 @@ class CameraSupervisor(Worker):
 
     Args:
         name: The camera's name.
-        config: Its configuration.
+        recipe: The recipe in force, which has its configuration.
         queue: Where its frames wait for inspection.
         publisher: Where its parts are opened.
         pause: Returns the pause that it is in; None if it is inspected.
@@ -113,7 +114,7 @@ class CameraSupervisor(Worker):
     def __init__(
         self,
         name: str,
-        config: CameraConfig,
+        recipe: Recipe,
         *,
         queue: CameraQueue,
         publisher: Publisher,
@@ -124,8 +125,8 @@ class CameraSupervisor(Worker):
     ) -> None:
         super().__init__(f"camera-{name}")
         self.name = name
-        self.config = config
         self.queue = queue
+        config = recipe.cameras[name]
         self._publisher = publisher
         self._environment = environment
         self._logins = logins or Logins()
@@ -136,7 +137,7 @@ class CameraSupervisor(Worker):
         self._max_tries = max_tries
         self._wake_fd = -1  # eventfd: readable when there is a trigger, or `stop`
         self._stopping = False
-        self._intake = Intake(name, config, queue, publisher, pause)
+        self._intake = Intake(name, recipe, queue, publisher, pause)
         self._state: CameraState = "starting"
         self._restarts = 0
         self._last_error: str | None = None
@@ -148,6 +149,16 @@ class CameraSupervisor(Worker):
         self._opened_at: float | None = None  # monotonic; None until this capture process has opened the camera
 
     # ---- any thread
+
+    @property
+    def in_force(self) -> InForce:
+        """The recipe by which the parts are made that begin now."""
+        return self._intake.parts.in_force
+
+    @property
+    def config(self) -> CameraConfig:
+        """Its configuration in the recipe in force."""
+        return self.in_force.config
 
     @property
     def status(self) -> CameraStatus:
@@ -193,12 +204,16 @@ class CameraSupervisor(Worker):
         Raises:
             ConfigError: The image of the empty place cannot be used.
         """
-        if self.config.presence is not None:
-            self._intake.presence = Presence.load(self.config.presence, self.config.region)
+        self._intake.parts.begin(in_force(self.name, self.in_force.recipe))
+
+    def use(self, recipe: InForce) -> None:
+        """Make the parts that begin from now on by this recipe, for which the camera need not be opened again."""
+        self._intake.parts.use(recipe)
 
     def start(self) -> None:
         """Start the thread."""
-        assert self.config.presence is None or self._intake.presence is not None, "`load` comes before the start"
+        loaded = self.in_force
+        assert loaded.config.presence is None or loaded.presence is not None, "`load` comes before the start"
         self._wake_fd = os.eventfd(1, os.EFD_CLOEXEC | os.EFD_NONBLOCK)  # 1: a trigger may have come before
         super().start()
 
@@ -438,6 +453,17 @@ class CameraSupervisor(Worker):
             self._logged_error = error.what
             logs.warning("camera.lost", camera=self.name, error=error.what, next_attempt_s=pause_s)
         self._publisher.state_changed()
+
+
+def in_force(name: str, recipe: Recipe) -> InForce:
+    """Read the files that a recipe names for a camera. It comes into force now.
+
+    Raises:
+        ConfigError: The image of the empty place cannot be used.
+    """
+    config = recipe.cameras[name]
+    presence = None if config.presence is None else Presence.load(config.presence, config.region)
+    return InForce(recipe, config, presence)
 
 
 def _in_words(remarks: Remarks) -> tuple[str, ...]:

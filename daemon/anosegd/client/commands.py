@@ -83,13 +83,17 @@ class Commands:
         """
         return list(self.request("resume", camera=camera, who=who, why=why)["cameras"])
 
-    def trigger(self, camera: str, *, part_id: str | None = None, request_id: str | None = None) -> dict[str, Any]:
+    def trigger(
+        self, camera: str, *, part_id: str | None = None, request_id: str | None = None, recipe: str | None = None
+    ) -> dict[str, Any]:
         """Report a part in front of a camera with software triggers. Its verdict is published; it is not waited for.
 
         Args:
             camera: Name of the camera.
             part_id: The part's name in its verdict; None lets the station choose one.
             request_id: A name for this request: sent again, it gets the same answer and makes no second part.
+            recipe: The recipe that has to judge the part; it switches nothing. If another recipe is in force when the part is
+                inspected, the part is UNKNOWN: recipe. None asks for none.
 
         Returns:
             `camera`, `part_id` and `triggered_at`, as in the verdict that follows.
@@ -98,7 +102,7 @@ class Commands:
             RefusedError: The station refuses.
             NoAnswerError: No answer arrived in time. Send the same request_id again; without one, the trigger may count.
         """
-        given = {"part_id": part_id, "request_id": request_id}
+        given = {"part_id": part_id, "request_id": request_id, "recipe": recipe}
         return self.request("trigger", camera=camera, **{name: value for name, value in given.items() if value is not None})
 
     def swap(self, bundle: str, *, other_product: bool = False, who: str = "", why: str = "") -> dict[str, Any]:
@@ -117,6 +121,28 @@ class Commands:
             NoAnswerError: No answer arrived in time; the bundle may have been taken.
         """
         return self.request("swap", bundle=bundle, other_product=other_product, who=who, why=why)
+
+    def recipe(self, name: str, *, who: str = "", why: str = "") -> dict[str, Any]:
+        """Inspect by another recipe from the next part on, also after a restart. The answer comes when it is in force.
+
+        A recipe whose engine is loaded answers in milliseconds, another one in seconds: give the client a
+        `request_timeout_s` of a minute for this. A recipe that is in force already is answered at once.
+
+        Args:
+            name: The recipe's name in the station's configuration.
+            who, why: Who asks, and the reason. Both go into the station's journal.
+
+        Returns:
+            `recipe` and `before`, the names of the recipe in force and the one before; `engine`, as in a verdict; `settings`,
+            the checksum of the settings, as in a verdict; and `cameras`, the names of the cameras that were opened again.
+
+        Raises:
+            RefusedError: There is no such recipe, or its bundle is refused. The recipe before stays in force.
+            NoAnswerError: No answer arrived in time; the recipe may have been taken. `status()["recipe"]` says which one is in
+                force.
+        """
+        reply = self.request("recipe", name=name, who=who, why=why)
+        return {key: reply[key] for key in ("recipe", "before", "engine", "settings", "cameras")}
 
     def changes(self, limit: int = 20) -> list[dict[str, Any]]:
         """Return the newest changes of thresholds, bundles and pauses, the oldest of them first."""

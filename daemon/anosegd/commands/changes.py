@@ -1,4 +1,4 @@
-"""Runs `anosegd changes`: shows who changed thresholds and bundles or paused the inspection, when and why."""
+"""Runs `anosegd changes`: shows who changed thresholds, bundles and recipes or paused the inspection, when and why."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def main(options: argparse.Namespace) -> int:
     elif changes:
         Console().print(_table(changes))
     else:
-        sys.stdout.write("nobody has changed a threshold or a bundle, or paused the inspection, since this journal began\n")
+        sys.stdout.write("nobody has changed a threshold, a bundle or a recipe, or paused the inspection, since this journal began\n")
     return 0
 
 
@@ -65,7 +65,7 @@ def _pause(value: str) -> str:
     return f"{words} {local_time(until, '%H:%M:%S')}" if until.endswith("Z") else value
 
 
-SHORT = {"threshold": _threshold, "pause": _pause, "resume": _pause}
+SHORT = {"threshold": _threshold, "pause": _pause, "resume": _pause, "recipe": str}
 """How the values of a kind of change are shown; all others are bundles."""
 
 

@@ -60,13 +60,16 @@ def run(config: Config, environment: Mapping[str, str], reread: Callable[[], Con
     try:
         end = Station(config, notifier, environment, reread).run()
         while end.successor is not None and not end.stuck:
-            previous, config, inspected = config, end.successor.config, end.successor.inspected
+            previous, config, last = config, end.successor.config, end.successor
             end, failure = _run_successor(end.successor, notifier, environment, reread)
             if failure is not None and not end.stuck:
                 logs.error("reload.failed", error=failure, going_on="with the configuration before")
                 notice = f"the last reload failed, the configuration before it runs: {failure}"
                 config = previous
-                end = Station(config, notifier, environment, reread, notice=notice, inspected=inspected).run()
+                station = Station(
+                    config, notifier, environment, reread, notice=notice, inspected=last.inspected, recipe=last.recipe
+                )
+                end = station.run()
     except BaseException as error:
         _leave_if_stuck(error, set(threading.enumerate()) - threads_before)
         raise
@@ -88,7 +91,15 @@ def _run_successor(
     Raises:
         AnosegError: The station failed after it had become ready.
     """
-    station = Station(successor.config, notifier, environment, reread, engine=successor.engine, inspected=successor.inspected)
+    station = Station(
+        successor.config,
+        notifier,
+        environment,
+        reread,
+        engine=successor.engine,
+        inspected=successor.inspected,
+        recipe=successor.recipe,
+    )
     try:
         end = station.run()
     except AnosegError as error:

@@ -35,7 +35,7 @@ def main(options: argparse.Namespace) -> int:
     """
     endpoints = endpoints_of(options)
     refuse_if_down(endpoints)
-    arguments = {"camera": options.camera, "part_id": options.part_id, "request_id": options.request_id}
+    arguments = {name: getattr(options, name) for name in ("camera", "part_id", "request_id", "recipe")}
     with contextlib.ExitStack() as opened:
         client = opened.enter_context(connect(endpoints, request_timeout_s=TIMEOUT_S))
         arriving = opened.enter_context(_verdicts(endpoints, options.camera, options.timeout)) if options.wait else None

@@ -24,7 +24,7 @@ MAX_PART_ID = 4000
 NOT_BLANK = r"\S"
 SHOWN_TO_PEOPLE = ("who", "why", "comment")
 """Fields that screens and logs show: without control characters."""
-OPTIONAL_NAMES = ("part_id", "request_id")
+OPTIONAL_NAMES = ("part_id", "request_id", "recipe")
 """Fields of a trigger that may be left out, but not be empty."""
 Text = Annotated[str, Meta(max_length=MAX_TEXT)]
 Person = Annotated[str, Meta(min_length=1, max_length=MAX_TEXT, pattern=NOT_BLANK)]
@@ -106,6 +106,19 @@ class RollbackRequest(_Request, frozen=True, tag="rollback"):
         who, why: Who asks, and the reason, for the journal. Both may be empty.
     """
 
+    who: Text = ""
+    why: Text = ""
+
+
+class RecipeRequest(_Request, frozen=True, tag="recipe"):
+    """Inspect by another recipe from the next part on, also after a restart. If the recipe is refused, nothing changes.
+
+    Attributes:
+        name: The recipe's name in the configuration.
+        who, why: Who asks, and the reason, for the journal. Both may be empty.
+    """
+
+    name: Annotated[str, Meta(min_length=1, max_length=256)]
     who: Text = ""
     why: Text = ""
 
@@ -215,11 +228,13 @@ class TriggerRequest(_Request, frozen=True, tag="trigger"):
         part_id: The part's name in its verdict; None lets the station choose one.
         request_id: A name for this request, so that it may be sent again: a repetition gets the same answer and makes no
             second part.
+        recipe: The recipe that has to judge the part. If another one is in force, the part is UNKNOWN: recipe.
     """
 
     camera: Annotated[str, Meta(max_length=63)]
     part_id: Annotated[str, Meta(min_length=1, max_length=MAX_PART_ID)] | None = None
     request_id: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
+    recipe: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
 
 
 SlowRequest = (
@@ -228,6 +243,7 @@ SlowRequest = (
     | RollbackRequest
     | ProveRequest
     | TriggerRequest
+    | RecipeRequest
     | SetThresholdRequest
     | PauseRequest
     | ResumeRequest

@@ -17,7 +17,7 @@ import msgspec
 import zmq
 
 from anoseg_engines.errors import AnosegError
-from anosegd import endpoint, logs
+from anosegd import endpoint, logs, signals
 from anosegd.connections import Connections
 from anosegd.control.feedback import note_feedback, shown_mark
 from anosegd.control.rates import RATE, Rates
@@ -33,6 +33,7 @@ from anosegd.control.requests import (
     PauseRequest,
     ProveRequest,
     QuickRequest,
+    RecipeRequest,
     RefusedError,
     ReloadRequest,
     ReplayRequest,
@@ -55,7 +56,7 @@ from anosegd.inspection.score_thresholds import Request as ThresholdRequest
 from anosegd.journal import Change, Journal, JournalReader
 from anosegd.keys import Guard, Peer, new_socket
 from anosegd.wire import EngineName, utc
-from anosegd.worker import Answer, Asker, Worker
+from anosegd.worker import Answer, Asker, DetailedAnswer, Worker
 
 MAX_REQUEST_BYTES = 32 << 10
 MAX_PAGE_BYTES = 256 << 10
@@ -91,7 +92,8 @@ class Control(Worker):
         set_threshold: Callable[[ThresholdRequest], None],
         pause: Callable[[PauseOrResume], None],
         prove: Callable[[Answer], None],
-        trigger: Callable[[str, str | None, str | None, TriggerAnswer], None],
+        trigger: Callable[[TriggerRequest, TriggerAnswer], None],
+        recipe: Callable[[str, Asker, DetailedAnswer], None],
         guard: Guard | None = None,
     ) -> None:
         """Prepare; `start` opens the socket.
@@ -108,7 +110,8 @@ class Control(Worker):
             swap: As `roll_back`, and with the bundle's path and whether it may be of another product.
             set_threshold: Asks the station for another threshold.
             pause: Asks the station for a pause, or for its end.
-            trigger: As `reload`, and with camera, part id and request id. Raises ValueError if the trigger is refused.
+            trigger: Takes a trigger, and names the function to call with the answer. Raises ValueError if it is refused.
+            recipe: Asks the station for another recipe.
             guard: Admits clients by their keys; None admits every one, to everything.
         """
         super().__init__("control")
@@ -116,7 +119,7 @@ class Control(Worker):
         self._journal = journal
         self._state, self._drain, self._reload = state, drain, reload
         self._swap, self._roll_back, self._prove, self._trigger = swap, roll_back, prove, trigger
-        self._set_threshold, self._pause = set_threshold, pause
+        self._set_threshold, self._pause, self._recipe = set_threshold, pause, recipe
         self._engine, self._warning = engine, warning
         self._guard = guard
         self._reader: JournalReader | None = None
@@ -280,7 +283,7 @@ class Control(Worker):
         match request:
             case TriggerRequest():
                 try:
-                    self._trigger(request.camera, request.part_id, request.request_id, accepted)
+                    self._trigger(request, accepted)
                 except ValueError as error:
                     del self._pending[number]
                     raise RefusedError("bad_request", str(error)) from error
@@ -292,6 +295,8 @@ class Control(Worker):
                 self._swap(request.bundle, request.other_product, answer, Asker(request.who, request.why))
             case RollbackRequest():
                 self._roll_back(answer, Asker(request.who, request.why))
+            case RecipeRequest():
+                self._recipe(request.name, Asker(request.who, request.why), done)
             case SetThresholdRequest():
                 asker = Asker(request.who, request.why)
                 self._set_threshold(ThresholdRequest(request.camera, request.value, asker, done))
@@ -312,6 +317,8 @@ class Control(Worker):
             case PauseRequest() | ResumeRequest():
                 minutes = request.minutes if isinstance(request, PauseRequest) else None
                 self._pause(PauseOrResume(request.camera, minutes, Asker(request.who, request.why), done))
+        if not isinstance(request, TriggerRequest | FeedbackRequest | UndoFeedbackRequest):
+            signals.wake()  # the main thread carries it out
 
     def _answer_now(self, request: QuickRequest) -> dict[str, Any]:
         match request:

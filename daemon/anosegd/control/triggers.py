@@ -15,6 +15,7 @@ from typing import Any
 
 from anosegd import logs, wire
 from anosegd.cameras import CameraSupervisor, Trigger
+from anosegd.control.requests import TriggerRequest
 from anosegd.journal import Journal, JournalError
 from anosegd.outcome import Unknown
 from anosegd.part import Part
@@ -96,13 +97,12 @@ class Triggers:
         if locked:
             self._accepting.release()
 
-    def accept(self, name: str, part_id: str | None, request_id: str | None, answer: Answer) -> None:
+    def accept(self, asked: TriggerRequest, answer: Answer) -> None:
         """Take a trigger. The camera captures the part while the trigger is being noted.
 
         Args:
-            name: The camera.
-            part_id: The part's name. It is a label: the same name again is another part.
-            request_id: The sender's name for this request. If it was sent before, no part is made and the answer is repeated.
+            asked: The request. A request id that was sent before makes no part, and its answer is repeated. A part id is a
+                label: the same one again is another part.
             answer: Called once, on any thread.
 
         Raises:
@@ -110,9 +110,10 @@ class Triggers:
                 request id was used for another trigger.
         """
         with self._accepting:
-            self._accept(name, part_id, request_id, answer)
+            self._accept(asked, answer)
 
-    def _accept(self, name: str, part_id: str | None, request_id: str | None, answer: Answer) -> None:
+    def _accept(self, asked: TriggerRequest, answer: Answer) -> None:
+        name, part_id, request_id = asked.camera, asked.part_id, asked.request_id
         at_ns, at_wall_ns = time.monotonic_ns(), time.time_ns()
         if name not in self._cameras:
             raise ValueError(f"there is no camera '{name}'; there are: {', '.join(self._cameras)}")
@@ -146,7 +147,7 @@ class Triggers:
                 number = self._journal.accept(name, part_id, at_wall_ns, noted, request_id=request_id).number
             except JournalError:  # the part is inspected without the journal; answer and verdict both say so
                 request.noted()
-        self._cameras[name].trigger(Trigger(part_id, at_ns, at_wall_ns, number))
+        self._cameras[name].trigger(Trigger(part_id, at_ns, at_wall_ns, number, asked.recipe))
 
     def _remember(self, request_id: str, request: _Request) -> None:
         self._requests[request_id] = request

@@ -1,11 +1,12 @@
 """Remembers which bundles inspected, so that a rollback finds the one before, also after a restart. Runs on the main thread.
 
-The list is in a file beside the journal. Bundles of this run are in memory, too: a rollback to one of them needs no folder.
+The lists are in a file beside the journal, one for each slot (`Recipe.slot`). Bundles of this run are in memory, too: a
+rollback to one of them needs no folder.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -30,6 +31,7 @@ class _Entry(msgspec.Struct, frozen=True, kw_only=True):
 class _File(msgspec.Struct, frozen=True, kw_only=True):
     schema_version: Literal[1] = 1
     bundles: list[_Entry]
+    slots: dict[str, list[_Entry]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,40 +73,57 @@ class Past:
         return found
 
 
+Inspected = Mapping[str, tuple[Past, ...]]
+"""The bundles that inspected, by slot."""
+
+
 class History:
-    """Knows the bundle that inspects, and those before it.
+    """Knows the bundle that inspects, and those that were in its slot before.
 
     Attributes:
         now: The bundle that inspects.
         before: Those before it, the last one at the end.
-        last: The bundle that inspected last, before this run or station began; None if not known.
+        last: The bundle that was in the slot last, before this run or station began; None if not known.
     """
 
-    def __init__(self, file: Path | None, bundle: Bundle, before: Sequence[Past] | None = None) -> None:
+    def __init__(self, file: Path | None, slot: str, bundle: Bundle, before: Inspected | None = None) -> None:
         """Begin with `bundle`. Reads the file unless `before` is given.
 
         Args:
-            file: Where the list is kept; None keeps it in memory only.
+            file: Where the lists are kept; None keeps them in memory only.
+            slot: The slot of the recipe in force.
             bundle: The bundle that inspects.
-            before: Those before it, and perhaps itself at the end.
+            before: What `all` was when the station before ended.
         """
-        self.now = Past.of(bundle)
         self._file = file
-        self.before = tuple(self._read() if before is None else before)
+        self._slots = dict(self._read() if before is None else before)
+        self._begin(slot, bundle)
+
+    def _begin(self, slot: str, bundle: Bundle) -> None:
+        self._slot, self.before = slot, self._slots.get(slot, ())
         self.last = self.before[-1] if self.before else None
+        self.now = self._known(bundle)
         while self.before and self.before[-1].digest == bundle.digest:
             self.before = self.before[:-1]
 
+    def switched(self, slot: str, bundle: Bundle) -> None:
+        """Note that a recipe has come into force, whose engine has this bundle. Bundles of other slots leave the memory."""
+        if slot == self._slot:
+            return
+        self._slots = {other: tuple(replace(past, bundle=None) for past in pasts) for other, pasts in self.all.items()}
+        self._begin(slot, bundle)
+        self.save()
+
     @property
-    def all(self) -> tuple[Past, ...]:
-        """The bundles in the order in which they inspected, up to the one that does now."""
-        return (*self.before, self.now)
+    def all(self) -> Inspected:
+        """The bundles of each slot in the order in which they inspected, up to the present one."""
+        return {**self._slots, self._slot: (*self.before, self.now)}
 
     def took_over(self, bundle: Bundle) -> None:
         """Note that another bundle inspects now. The oldest ones are forgotten."""
         if bundle.digest == self.now.digest:
             return
-        self.before, self.now = self.all[-KEPT:], self._known(bundle)
+        self.before, self.now = (*self.before, self.now)[-KEPT:], self._known(bundle)
         self.save()
 
     def went_back(self, bundle: Bundle) -> None:
@@ -116,10 +135,14 @@ class History:
         """Write the file. A disk that fails is logged: the list then holds for this run."""
         if self._file is None:
             return
-        entries = [_Entry(label=past.label, digest=past.digest, folder=str(past.folder)) for past in self.all]
+        slots = {
+            slot: [_Entry(label=past.label, digest=past.digest, folder=str(past.folder)) for past in pasts]
+            for slot, pasts in self.all.items()
+        }
+        content = _File(bundles=slots.pop("", []), slots=slots)
         new = self._file.with_name(self._file.name + ".new")
         try:
-            write_synced(new, msgspec.json.encode(_File(bundles=entries)) + b"\n")
+            write_synced(new, msgspec.json.encode(content) + b"\n")
             new.rename(self._file)
             sync_folder(self._file.parent)
         except OSError as error:
@@ -129,12 +152,15 @@ class History:
         """Return the entry of this bundle, so that each is in memory once."""
         return next((past for past in self.before if past.digest == bundle.digest and past.bundle), Past.of(bundle))
 
-    def _read(self) -> list[Past]:
+    def _read(self) -> Inspected:
         if self._file is None or not self._file.exists():
-            return []
+            return {}
         try:
-            entries = msgspec.json.decode(self._file.read_bytes(), type=_File).bundles
+            found = msgspec.json.decode(self._file.read_bytes(), type=_File)
         except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             logs.warning("bundles.not_remembered", error=f"{self._file}: {error}")
-            return []
-        return [Past(entry.label, entry.digest, Path(entry.folder)) for entry in entries][-KEPT:]
+            return {}
+        return {
+            slot: tuple(Past(entry.label, entry.digest, Path(entry.folder)) for entry in entries)[-KEPT:]
+            for slot, entries in {"": found.bundles, **found.slots}.items()
+        }

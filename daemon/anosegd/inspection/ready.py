@@ -6,7 +6,7 @@ A network is compiled for each number of tiles, which takes seconds. Parts must 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
@@ -16,6 +16,12 @@ from anoseg_engines.judgement import RuleMaps
 from anoseg_engines.placement import Placement, Region
 from anosegd.capture.config import DeviceSource
 from anosegd.config import CameraConfig
+from anosegd.recipe import Recipe
+
+
+def cameras_at(recipes: Iterable[Recipe], slot: str) -> dict[str, CameraConfig]:
+    """Return the cameras of all recipes that share an engine, by their place in the configuration (`cameras.top`)."""
+    return {f"{r.at}.{name}": camera for r in recipes if r.slot == slot for name, camera in r.cameras.items()}
 
 
 def known_regions(cameras: Mapping[str, CameraConfig]) -> dict[str, Region]:
@@ -27,6 +33,10 @@ def known_regions(cameras: Mapping[str, CameraConfig]) -> dict[str, Region]:
 def make_ready(engine: Engine, cameras: Mapping[str, CameraConfig]) -> dict[Region, Placement]:
     """Compile for every region that is known, keep that ready, and check the rules there.
 
+    Args:
+        engine: The engine.
+        cameras: The cameras by their place in the configuration, as `cameras_at` returns them.
+
     Returns:
         The placements of these regions.
 
@@ -37,7 +47,7 @@ def make_ready(engine: Engine, cameras: Mapping[str, CameraConfig]) -> dict[Regi
     regions = known_regions(cameras)
     placements: dict[Region, Placement] = {}
     for name, region in regions.items():
-        with naming(f"cameras.{name}"):
+        with naming(name):
             if region not in placements:
                 engine.keep_ready([*placements, region])
                 placements[region] = engine.place(region)

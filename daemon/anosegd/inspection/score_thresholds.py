@@ -1,8 +1,8 @@
 """Knows which score threshold decides for each camera, and who chose it. A person may move it while the line runs.
 
 What a person sets counts before the configuration, and the configuration before the bundle's calibration. It holds only for the
-bundle that inspected then, because scores of two bundles cannot be compared. Settings are in a file beside the journal.
-`ScoreThresholds.of` may be called on any thread, everything else runs on the main thread.
+bundle that inspected then, because scores of two bundles cannot be compared, and only for the recipe that was in force then.
+Settings are in a file beside the journal. `ScoreThresholds.of` may be called on any thread, everything else runs on the main thread.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from anosegd import logs, wire
 from anosegd.config import CameraConfig
 from anosegd.inspection.change_notes import note_change
 from anosegd.journal import Change, Journal, JournalError
+from anosegd.recipe import Recipe
 from anosegd.worker import Asker
 
 KEPT = 200
@@ -34,12 +35,17 @@ Answer = Callable[[dict[str, Any] | str], None]
 """Takes the fields of an answer, or the text of a refusal."""
 
 
+_Key = tuple[str, str, str]
+"""A camera, the digest of a bundle and the key of a recipe."""
+
+
 class Setting(msgspec.Struct, frozen=True, kw_only=True):
     """Holds a threshold that a person set.
 
     Attributes:
         camera: The camera that it is for.
         digest: The bundle that it is for.
+        recipe: The recipe that it is for (`Recipe.key`).
         bundle: The bundle's product and version.
         value: A part with this score or more is FAIL.
         who, why, at_ns: Who set it, for what reason, and when (Unix time).
@@ -47,11 +53,17 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
 
     camera: str
     digest: str
+    recipe: str = ""
     bundle: str
     value: Annotated[float, Meta(gt=0, le=1)]
     who: str
     why: str
     at_ns: int
+
+    @property
+    def key(self) -> _Key:
+        """What it is for."""
+        return self.camera, self.digest, self.recipe
 
 
 SCHEMA_VERSION = 1
@@ -65,6 +77,7 @@ class _File(msgspec.Struct, frozen=True, kw_only=True):
     schema_version: int = SCHEMA_VERSION
     settings: list[Setting]
     configured: dict[str, float] = {}
+    configured_by_recipe: dict[str, dict[str, float]] = {}
 
 
 def in_use(camera: CameraConfig, bundle: Bundle, setting: Setting | None = None) -> wire.ThresholdInUse | None:
@@ -110,7 +123,7 @@ NO_PROMISE = "the calibration promised nothing about good parts"
 
 
 class ScoreThresholds:
-    """The thresholds that persons set, by camera and bundle."""
+    """The thresholds that persons set, by camera, bundle and recipe."""
 
     def __init__(self, file: Path | None) -> None:
         """Read the file.
@@ -122,20 +135,30 @@ class ScoreThresholds:
             ConfigError: The file cannot be read. Parts would be judged by a threshold that nobody chose.
         """
         self._file = file
-        self._settings: dict[tuple[str, str], Setting] = {}
         kept = self._read()
-        for setting in kept.settings:
-            self._settings[setting.camera, setting.digest] = setting
-        self._configured = kept.configured  # by camera, as when the journal was last compared with the configuration
+        self.version: Mapping[_Key, Setting] = {setting.key: setting for setting in kept.settings}
+        # By recipe and camera, as when the journal was last compared with the configuration.
+        self._configured = {"": kept.configured, **kept.configured_by_recipe}
 
-    def of(self, name: str, camera: CameraConfig, bundle: Bundle) -> wire.ThresholdInUse | None:
-        """Return the threshold that decides for a camera; None if region rules decide. Any thread."""
-        return in_use(camera, bundle, self._settings.get((name, bundle.digest)))
+    def of(
+        self, name: str, camera: CameraConfig, bundle: Bundle, recipe: str, version: Mapping[_Key, Setting] | None = None
+    ) -> wire.ThresholdInUse | None:
+        """Return the threshold that decides for a camera; None if region rules decide. Any thread.
+
+        Args:
+            name: The camera's name.
+            camera: The camera's configuration in the recipe.
+            bundle: The bundle that inspects.
+            recipe: The recipe's key.
+            version: The `version` to read; None reads the present one.
+        """
+        found = self.version if version is None else version
+        return in_use(camera, bundle, found.get((name, bundle.digest, recipe)))
 
     @property
     def settings(self) -> tuple[Setting, ...]:
         """All settings, the oldest first."""
-        return tuple(self._settings.values())
+        return tuple(self.version.values())
 
     def save(self, settings: tuple[Setting, ...]) -> None:
         """Write these settings to the file. They count only after `use`.
@@ -145,36 +168,39 @@ class ScoreThresholds:
         """
         assert self._file is not None, "a station without a journal takes no thresholds"
         new = self._file.with_name(self._file.name + ".new")
-        content = _File(settings=list(settings), configured=self._configured)
+        others = {recipe: values for recipe, values in self._configured.items() if recipe}
+        content = _File(settings=list(settings), configured=self._configured.get("", {}), configured_by_recipe=others)
         write_synced(new, msgspec.json.format(msgspec.json.encode(content)) + b"\n")
         new.rename(self._file)
         sync_folder(self._file.parent)
 
     def use(self, settings: tuple[Setting, ...]) -> None:
         """Judge by these settings from the next part on."""
-        self._settings = {(setting.camera, setting.digest): setting for setting in settings}
+        self.version = {setting.key: setting for setting in settings}
 
-    def moved_by(
-        self, cameras: Mapping[str, CameraConfig], bundle: Bundle
-    ) -> list[tuple[str, wire.ThresholdInUse, wire.ThresholdInUse]]:
-        """Return the cameras whose threshold this configuration has changed, with the old and the new one."""
-        found = []
-        for name, camera in cameras.items():
-            before = msgspec.structs.replace(camera, score_threshold=self._configured.get(name))
-            old, new = self.of(name, before, bundle), self.of(name, camera, bundle)
+    def moved_by(self, recipe: Recipe, bundle: Bundle) -> list[tuple[str, wire.ThresholdInUse, wire.ThresholdInUse]]:
+        """Return the cameras whose threshold in this recipe the configuration has changed, with the old and the new one."""
+        found: list[tuple[str, wire.ThresholdInUse, wire.ThresholdInUse]] = []
+        if recipe.key not in self._configured:
+            return found  # it is new
+        for name, camera in recipe.cameras.items():
+            before = msgspec.structs.replace(camera, score_threshold=self._configured[recipe.key].get(name))
+            old, new = self.of(name, before, bundle, recipe.key), self.of(name, camera, bundle, recipe.key)
             if old is not None and new is not None and (old.value, old.origin) != (new.value, new.origin):
                 found.append((name, old, new))
         return found
 
-    def remember_configured(self, cameras: Mapping[str, CameraConfig]) -> None:
-        """Keep the thresholds of this configuration, so that `moved_by` finds the next change.
+    def remember_configured(self, recipe: Recipe) -> None:
+        """Keep the configured thresholds of this recipe, so that `moved_by` finds the next change.
 
         Raises:
             OSError: They cannot be written.
         """
-        configured = {name: camera.score_threshold for name, camera in cameras.items() if camera.score_threshold is not None}
-        if configured != self._configured:
-            self._configured = configured
+        configured = {
+            name: camera.score_threshold for name, camera in recipe.cameras.items() if camera.score_threshold is not None
+        }
+        if configured != self._configured.get(recipe.key):
+            self._configured = {**self._configured, recipe.key: configured}
             self.save(self.settings)
 
     def _read(self) -> _File:
@@ -218,7 +244,7 @@ class ThresholdChanges:
         """Request another threshold. The answer says which one decides then."""
         self._requests.put(request)
 
-    def look_after(self, cameras: Mapping[str, CameraConfig], bundle: Bundle) -> bool:
+    def look_after(self, recipe: Recipe, bundle: Bundle) -> bool:
         """Begin a requested change, or finish one that the journal has noted. Called often.
 
         Returns:
@@ -229,26 +255,26 @@ class ThresholdChanges:
                 return False
             return self._finish(self._pending, self._noted.get_nowait())
         if not self._requests.empty():
-            self._begin(self._requests.get_nowait(), cameras, bundle)
+            self._begin(self._requests.get_nowait(), recipe, bundle)
         return False
 
-    def note_configured(self, cameras: Mapping[str, CameraConfig], bundle: Bundle, why: str) -> None:
+    def note_configured(self, recipe: Recipe, bundle: Bundle, why: str) -> None:
         """Note in the journal which thresholds the configuration has moved. Nobody knows who wrote it.
 
         Args:
-            cameras: The cameras of the configuration in use.
+            recipe: The recipe in force.
             bundle: The bundle that inspects.
             why: On what occasion the configuration was read.
         """
         if self._journal is None:
             return
-        for name, old, new in self._thresholds.moved_by(cameras, bundle):
+        for name, old, new in self._thresholds.moved_by(recipe, bundle):
             change = Change(time.time_ns(), "threshold", name, _in_words(old), _in_words(new), CONFIGURATION, why)
             _log_set(change)
             if not note_change(self._journal, change):
                 return  # the next start notes it
         try:
-            self._thresholds.remember_configured(cameras)
+            self._thresholds.remember_configured(recipe)
         except OSError as error:
             logs.warning("threshold.not_kept", error=error.strerror, consequence="the next start notes these thresholds again")
 
@@ -260,12 +286,12 @@ class ThresholdChanges:
         for request in waiting:
             request.answer("the daemon is ending; whether the threshold was set is not known")
 
-    def _begin(self, request: Request, cameras: Mapping[str, CameraConfig], bundle: Bundle) -> None:
-        journal, camera = self._journal, cameras.get(request.camera)
+    def _begin(self, request: Request, recipe: Recipe, bundle: Bundle) -> None:
+        journal, camera = self._journal, recipe.cameras.get(request.camera)
         if camera is None:
-            request.answer(f"there is no camera '{request.camera}'; there are: {', '.join(cameras)}")
+            request.answer(f"there is no camera '{request.camera}'; there are: {', '.join(recipe.cameras)}")
             return
-        old = self._thresholds.of(request.camera, camera, bundle)
+        old = self._thresholds.of(request.camera, camera, bundle, recipe.key)
         if old is None:
             request.answer(
                 f"camera '{request.camera}' has region rules, which alone decide: change the thresholds of the rules"
@@ -280,6 +306,7 @@ class ThresholdChanges:
             setting = Setting(
                 camera=request.camera,
                 digest=bundle.digest,
+                recipe=recipe.key,
                 bundle=bundle.label,
                 value=request.value,
                 who=request.asker.who,
@@ -289,7 +316,7 @@ class ThresholdChanges:
         new = in_use(camera, bundle, setting)
         assert new is not None
         before = self._thresholds.settings
-        others = tuple(s for s in before if (s.camera, s.digest) != (request.camera, bundle.digest))
+        others = tuple(s for s in before if s.key != (request.camera, bundle.digest, recipe.key))
         after = (*others, setting)[-KEPT:] if setting is not None else others
         change = Change(
             time.time_ns(), "threshold", request.camera, _in_words(old), _in_words(new), request.asker.who, request.asker.why

@@ -70,6 +70,13 @@ class SelfTest:
                 self._requests.put(answer)
             self._answers = []
 
+    def hand_over(self, to: SelfTest) -> None:
+        """Have another engine's self-test answer the requests. A run that is under way ends: it begins again when it is due."""
+        self._take_requests()
+        answers, self._answers, self._run = self._answers, [], None
+        for answer in answers:
+            to.ask(answer)
+
     def close(self) -> None:
         """Answer the requests that still wait."""
         self._take_requests()

@@ -22,8 +22,9 @@ from anosegd.config import EngineConfig
 from anosegd.inspection.change_notes import note_change
 from anosegd.inspection.history import History, Past
 from anosegd.inspection.inspector import Inspector
-from anosegd.inspection.ready import make_ready, warm_up
+from anosegd.inspection.ready import cameras_at, make_ready, warm_up
 from anosegd.journal import Change, ChangeKind, Journal
+from anosegd.recipe import Recipe
 from anosegd.worker import NOBODY, Answer, Asker, Worker
 
 
@@ -47,6 +48,8 @@ class _Request:
 class Swaps:
     """Runs one swap at a time. Any thread calls `swap`, `roll_back` and `use`; everything else belongs to the main thread.
 
+    A swap changes the engine of the recipe in force, and of all recipes that share it.
+
     Args:
         config: How engines are loaded.
         bundle: The bundle that inspects.
@@ -68,6 +71,16 @@ class Swaps:
         self._inspector = inspector
         self._requests: queue.SimpleQueue[_Request] = queue.SimpleQueue()
         self._swap: _Swap | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a swap is under way."""
+        return self._swap is not None
+
+    def switched(self, recipe: Recipe, bundle: Bundle) -> None:
+        """Note that a recipe has come into force, whose engine has this bundle. No swap may be under way."""
+        self.bundle = bundle
+        self._history.switched(recipe.slot, bundle)
 
     @property
     def rollback_to(self) -> str | None:
@@ -203,13 +216,15 @@ class _Swap(Worker):
         bundle = engine.bundle
         logs.info("engine.loaded", engine=bundle.label, runtime=engine.runtime_description, why=engine.why)
         try:
+            slot = self._inspector.recipe.slot
             placements = {region: engine.place(region) for region in self._inspector.regions}
-            placements |= make_ready(engine, self._inspector.cameras)
+            placements |= make_ready(engine, cameras_at(self._inspector.recipes.values(), slot))
             for placement in placements.values():
                 warm_up(engine, placement)
-            old = self._inspector.exchange(engine, placements)
+            old = self._inspector.exchange(slot, engine, placements)
         except BaseException:
             engine.close()
             raise
         self.bundle = bundle
-        old.close()
+        if old is not None:
+            old.close()

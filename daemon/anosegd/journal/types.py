@@ -16,7 +16,7 @@ MAX_SEQ = 1 << 62
 """The limit of numbers and times."""
 
 
-ChangeKind = Literal["threshold", "swap", "rollback", "reload", "start", "pause", "resume"]
+ChangeKind = Literal["threshold", "swap", "rollback", "reload", "start", "pause", "resume", "recipe"]
 
 
 class JournalConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

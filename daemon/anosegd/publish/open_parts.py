@@ -73,6 +73,12 @@ class OpenParts:
             entry.picture.done()
         return entry is not None
 
+    def any_of(self, slot: str) -> bool:
+        """Return whether a part waits for the engine of this slot."""
+        with self._lock:
+            entries = (entry for parts in self._by_camera.values() for entry in parts if entry.outcome is None)
+            return any(entry.part.recipe is not None and entry.part.recipe.slot == slot for entry in entries)
+
     def close_all(self, outcome: Unknown) -> None:
         """Report this outcome for every part that has none."""
         with self._lock:

@@ -235,6 +235,10 @@ class Publisher(Worker):
         self._stop_reason = reason
         self._wake.set()
 
+    def awaits(self, slot: str) -> bool:
+        """Return whether an open part began in a recipe whose engine has this slot."""
+        return self._open.any_of(slot)
+
     @property
     def masks_dropped(self) -> int:
         """Maps that were dropped because too many waited."""

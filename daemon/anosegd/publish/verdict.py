@@ -55,6 +55,8 @@ def verdict_of(
         threshold_from=inspected.threshold_from if inspected else None,
         defects=defects,
         recipe=camera.recipe if camera is not None else "default",
+        recipe_asked=part.recipe_asked,
+        settings=inspected.settings if inspected else None,
         engine=inspected.engine if inspected else engine,
         source=part.source,
         durable=durable,
@@ -73,6 +75,7 @@ def unknown_instead(verdict: wire.Verdict, part: Part, unknown: Unknown) -> wire
         score=None,
         threshold=None,
         threshold_from=None,
+        settings=None,
         defects=(),
         timings_ms=_timings(part, None),
     )
