@@ -32,7 +32,7 @@ def main(options: argparse.Namespace) -> int:
     elif changes:
         Console().print(_table(changes))
     else:
-        sys.stdout.write("nobody has changed a threshold, a bundle or a recipe, or paused the inspection, since this journal began\n")
+        sys.stdout.write("nobody has changed a threshold, bundle or recipe or paused the inspection since this journal began\n")
     return 0
 
 
@@ -65,7 +65,11 @@ def _pause(value: str) -> str:
     return f"{words} {local_time(until, '%H:%M:%S')}" if until.endswith("Z") else value
 
 
-SHORT = {"threshold": _threshold, "pause": _pause, "resume": _pause, "recipe": str}
+def _recipe(value: str) -> str:
+    return value
+
+
+SHORT = {"threshold": _threshold, "pause": _pause, "resume": _pause, "recipe": _recipe}
 """How the values of a kind of change are shown; all others are bundles."""
 
 

@@ -2,7 +2,8 @@
 
 What a person sets counts before the configuration, and the configuration before the bundle's calibration. It holds only for the
 bundle that inspected then, because scores of two bundles cannot be compared, and only for the recipe that was in force then.
-Settings are in a file beside the journal. `ScoreThresholds.of` may be called on any thread, everything else runs on the main thread.
+Settings are in a file beside the journal. `ScoreThresholds.of` may be called on any thread, everything else runs on the main
+thread.
 """
 
 from __future__ import annotations
