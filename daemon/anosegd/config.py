@@ -18,8 +18,9 @@ from anoseg_engines.files import shown_name
 from anoseg_engines.strict_yaml import Removed, read_yaml
 from anosegd.capture.config import DeviceSource, FileSource, FolderSource, NotEmpty, SoftwareTrigger
 from anosegd.config_addresses import refuse_addresses
-from anosegd.config_cameras import ONE_LINE, ONE_LINE_SAID, CameraName
+from anosegd.config_cameras import ONE_LINE, ONE_LINE_SAID
 from anosegd.config_cameras import CameraConfig as CameraConfig
+from anosegd.config_cameras import CameraName as CameraName
 from anosegd.config_cameras import PresenceConfig as PresenceConfig
 from anosegd.config_recipes import RecipeConfig, RecipeName, check_recipes, inspected_by
 from anosegd.endpoint import check_endpoint, check_local, same_place
