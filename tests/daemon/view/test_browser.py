@@ -66,12 +66,18 @@ BANNERS = """(async () => {
     root.replaceChildren();
     return found;
   };
+  const pause = { since: "2026-11-28T10:00:00Z", until: "2026-11-28T10:30:00Z", left_s: 1740, who: "Anna", why: "new lens" };
+  const side = { state: "running" };
   const full = { working: false, last_error: "disk full" };
   return [
     shown({ state: "ContinuousExecution", detail: null, evidence: { working: true, last_error: "over" } }),
     shown({ state: "ContinuousExecution", detail: "no pictures of parts are kept: disk full", evidence: full }),
     shown({ state: "ContinuousExecution", detail: "line.yaml was not loaded", evidence: null }),
     shown({ state: "Error", detail: "the self-test fails", evidence: full }),
+    shown({ state: "ContinuousExecution", detail: null, journal: full }),
+    shown({ state: "ContinuousExecution", detail: null, cameras: { top: { state: "lost", last_error: "no route" }, side } }),
+    shown({ state: "Ready", detail: "paused: every part is UNKNOWN", cameras: { top: { ...side, pause } } }),
+    shown({ state: "ContinuousExecution", detail: null, cameras: { top: { ...side, pause: { ...pause, why: "" } }, side } }),
   ];
 })()"""
 
@@ -81,11 +87,16 @@ def test_banners_say_what_the_station_wants_known(start_view: StartView, browser
     browser.open(f"{start_view().url}?lang=en")
     browser.wait_for("document.querySelector('#theme') !== null")
     evidence = ["Pictures of parts are not kept", "disk full"]
+    until = browser.evaluate("new Intl.DateTimeFormat('en', { timeStyle: 'medium' }).format(new Date('2026-11-28T10:30:00Z'))")
     assert browser.evaluate(BANNERS) == [
         [],
         [evidence],
         [["Message from the station", "line.yaml was not loaded"]],
         [["The station reports an error", "the self-test fails"], evidence],
+        [["Verdicts cannot be stored", "disk full"]],
+        [["Camera top is lost", "no route"]],
+        [["The inspection is paused", f"Every part is UNKNOWN. 29 min left, until {until}. Paused by Anna. Reason: new lens"]],
+        [["Paused: top", f"Every part is UNKNOWN. 29 min left, until {until}. Paused by Anna."]],
     ]
 
 

@@ -95,6 +95,7 @@ def test_other_pages_draw_and_print(line: Line, config: Path, start_view: StartV
     browser.wait_for("document.querySelector('#versions table')?.innerText.includes('inspects now')")
     browser.open(f"{view.url}report?lang=en")
     browser.wait_for("document.body?.dataset.report === 'ready'")
+    assert browser.evaluate("document.querySelector('#csv').href").startswith(f"{view.url}parts.csv?since=")
     printed = browser.print_pdf()
     assert printed.startswith(b"%PDF")
     assert b"/MediaBox [0 0 59" in printed  # 595 points: A4

@@ -35,7 +35,9 @@ async function load() {
     setTimeout(load, READING_MS);
     return;
   }
-  const asked = new URLSearchParams({ since: iso(answer.since), until: iso(answer.until), outcome: "REJECT" });
+  const asked = new URLSearchParams({ since: iso(answer.since), until: iso(answer.until) });
+  document.getElementById("csv").href = `parts.csv?${asked}`;
+  asked.set("outcome", "REJECT");
   const [found, noted] = [await ask("journal", asked), await ask("changes.json")];
   const changes = (noted.changes ?? []).filter((one) => between(Date.parse(one.at) / 1000, answer));
   content.replaceChildren(
