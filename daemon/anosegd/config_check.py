@@ -7,6 +7,7 @@ calls `check_surroundings`; the inspector loads the bundle then.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -97,15 +98,17 @@ def check_ipc_folders(config: Config, *, created: Path | None = None) -> None:
             raise ConfigError(f"{key}.endpoint: {folder}: no such folder", hint="create it, writable for the daemon's user")
 
 
-def check_whole(config: Config, *, journal: bool = True) -> Engine:
-    """Check the surroundings, run the bundle's self-test and check each camera's rules. Builds no TensorRT plan.
+Passed = Callable[[Engine, list[Recipe]], None]
+"""Takes an engine that passed its self-test, and the recipes that use it. The engine is closed afterwards."""
+
+
+def check_whole(config: Config, *, journal: bool = True, passed: Passed = lambda engine, recipes: None) -> None:
+    """Check the surroundings, run the self-test of each bundle and check each camera's rules. Builds no TensorRT plan.
 
     Args:
         config: A loaded configuration.
         journal: As in `check_surroundings`.
-
-    Returns:
-        The engine that passed the self-test. The caller closes it.
+        passed: Called for each bundle, that of the default recipe first.
 
     Raises:
         ConfigError: The configuration cannot work.
@@ -113,27 +116,37 @@ def check_whole(config: Config, *, journal: bool = True) -> Engine:
     """
     check_surroundings(config, journal=journal)
     default = next(iter(recipes_of(config).values()))
-    check_other_recipes(config, default.slot, build=False)
-    return load_checked(config, default, load_bundle(Path(default.bundle)), build=False)
+    engine = load_checked(config, default, load_bundle(Path(default.bundle)), build=False)
+    try:
+        passed(engine, [recipe for recipe in recipes_of(config).values() if recipe.slot == default.slot])
+    finally:
+        engine.close()
+    check_other_recipes(config, default.slot, build=False, passed=passed)
 
 
-def check_other_recipes(config: Config, slot: str, *, build: bool) -> None:
+def check_other_recipes(config: Config, slot: str, *, build: bool, passed: Passed = lambda engine, recipes: None) -> None:
     """Load the engines of all recipes that do not share the engine of `slot`, one after the other, as `load_checked` does.
+
+    Args:
+        config: A loaded configuration.
+        slot: The slot that is checked elsewhere.
+        build: As in `load_checked`.
+        passed: As in `check_whole`.
 
     Raises:
         ConfigError, EngineError: A recipe cannot be used. The message names it.
     """
-    tested = {slot}
-    for recipe in recipes_of(config).values():
-        if recipe.slot not in tested:
-            tested.add(recipe.slot)
-            with naming(f"recipes.{recipe.key}.bundle" if recipe.key else "engine.bundle"):
-                bundle = load_bundle(Path(recipe.bundle))
-                engine = load_engine(bundle, runtime=config.engine.runtime, threads=config.engine.threads, build=build)
-            try:
-                make_ready(engine, cameras_at(recipes_of(config).values(), recipe.slot))
-            finally:
-                engine.close()
+    recipes = recipes_of(config)
+    for other in dict.fromkeys(recipe.slot for recipe in recipes.values() if recipe.slot != slot):
+        sharing = [recipe for recipe in recipes.values() if recipe.slot == other]
+        with naming(f"recipes.{sharing[0].key}.bundle" if other else "engine.bundle"):
+            bundle = load_bundle(Path(sharing[0].bundle))
+            engine = load_engine(bundle, runtime=config.engine.runtime, threads=config.engine.threads, build=build)
+        try:
+            make_ready(engine, cameras_at(recipes.values(), other))
+            passed(engine, sharing)
+        finally:
+            engine.close()
 
 
 def load_checked(config: Config, recipe: Recipe, bundle: Bundle, *, build: bool) -> Engine:

@@ -150,6 +150,7 @@ class Station:
             self._threshold_changes = ThresholdChanges(self._thresholds, self._journal)
             self._pauses = Pauses(self._journal)
             self._settings = SettingsInForce(self._thresholds)
+            self._configured = {recipe.slot: bundle}  # by slot: the bundle that the configuration names
             self._inspector = Inspector(
                 config.engine,
                 recipes,
@@ -373,6 +374,7 @@ class Station:
         """Finish a reload: its bundle inspects, or an error has prevented that."""
         if error is None:
             self._heartbeat.bundle = reloaded.bundle
+            self._configured = {self._inspector.recipe.slot: reloaded.bundle}
             self._use(msgspec.structs.replace(self._config, engine=reloaded.config.engine))
         else:
             self._heartbeat.notice = (
@@ -411,7 +413,7 @@ class Station:
         self._inspector.use(recipe)
         self._publisher.engine = self._inspector.engine
         self._swaps.switched(recipe, bundle)
-        self._heartbeat.bundle = bundle
+        self._heartbeat.bundle = self._configured.setdefault(recipe.slot, replace(bundle, files={}))
         self._threshold_changes.note_configured(recipe, bundle, "read with the recipe")
         self._publisher.state_changed()
         return Switched(cameras, self._settings.of(recipe, bundle).checksum, list(stuck))
@@ -442,7 +444,7 @@ class Station:
         unfinished = self._stop_evidence(EVIDENCE_END_S)
         self._threshold_changes.close()
         self._pauses.close()
-        unfinished += [*self._reloads.close(2.0), *self._swaps.close(2.0), *self._recipes.close(2.0)]
+        unfinished += [*self._reloads.close(2.0), *self._swaps.close(2.0), *self._recipes.close(5.0)]
         self._stop_control()
         self._close_journal()
         self._cameras.close()

@@ -84,6 +84,10 @@ def _table(state: State, observed_notes: dict[str, str]) -> RenderableType:
     head = Text(f"{shown(state.station)}  {state.state}", style="red" if state.state == "Error" else "bold green")
     head.append(f"\n{shown(state.detail)}" if state.detail else "", style="yellow")
     head.append(f"\nup {state.uptime_s:.0f} s, {engine.name}/{engine.version} on {engine.runtime}", style="default")
+    if state.recipes:
+        refused = [f"{shown(name)}: {shown(found.error)}" for name, found in state.recipes.items() if found.error is not None]
+        head.append(f"\nrecipe {shown(state.recipe)}, one of {len(state.recipes)}", style="default")
+        head.append("".join(f"\nrecipe refused: {text}" for text in refused), style="yellow")
     if (journal := state.journal) is not None:
         head.append(f"\nin the journal {_counted(journal.stored)}{_since(journal.since)}", style="default")
     if (evidence := state.evidence) is not None:

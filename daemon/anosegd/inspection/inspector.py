@@ -136,8 +136,9 @@ class Inspector(Worker):
 
     def use(self, recipe: Recipe) -> None:
         """Take a recipe whose engine is loaded for the recipe in force. Parts are judged by the recipe in which they began."""
-        self.recipe = recipe
+        self.loaded.touch(self.recipe.slot)
         self.loaded.touch(recipe.slot)
+        self.recipe = recipe
         in_force = self.in_force
         assert in_force is not None, "the engine is loaded"
         self.engine = in_force.name

@@ -87,8 +87,17 @@ class Shelf:
             while self.publisher.awaits(slot) and time.monotonic() < give_up_at:
                 time.sleep(0.01)
             if (engine := self.inspector.remove(slot)) is not None:
+                self.known[slot] = replace(Past.of(engine.bundle), bundle=None)  # a swap may have changed it
                 logs.info("engine.unloaded", engine=engine.bundle.label, why="other recipes were used since")
                 engine.close()
+
+    def clear(self) -> None:
+        """Close the engines that are left, if the inspector has ended."""
+        if self.inspector.alive:
+            return
+        for slot in self.inspector.loaded.slots:
+            if (loaded := self.inspector.loaded.take(slot)) is not None:
+                loaded.engine.close()
 
     def _open(self, recipe: Recipe) -> Engine:
         known = self.known.get(recipe.slot)
@@ -136,10 +145,10 @@ class Preparation(Worker):
 class Unloading(Worker):
     """Unloads engines for which there is no room any more."""
 
-    def __init__(self, shelf: Shelf) -> None:
+    def __init__(self, shelf: Shelf, most: int) -> None:
         super().__init__("recipe")
-        self._shelf = shelf
+        self._shelf, self._most = shelf, most
 
     def work(self) -> None:
         """Unload them."""
-        self._shelf.make_room(self._shelf.config.warm)
+        self._shelf.make_room(self._most)
