@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from anoseg_trainer.model.detector import LEVEL, most_prominent
+from anoseg_trainer.model.detector import LEVEL, level_of, most_prominent
 
 
 def memory_map() -> torch.Tensor:
@@ -15,12 +15,31 @@ def memory_map() -> torch.Tensor:
 
 
 def test_a_spot_stands_out_from_the_part() -> None:
-    """A value is the spot's height above a share of the part's mean, so a map that is raised everywhere changes little."""
+    """A value is the spot's height above a share of the part's level, so a map that is raised everywhere changes little."""
     valid = torch.ones(1, 64, 64, dtype=torch.bool)
     plain, raised = memory_map(), memory_map() + 2
     value = most_prominent(plain, valid)
-    torch.testing.assert_close(value, 5.0 - LEVEL * plain.mean()[None])
+    torch.testing.assert_close(value, 5.0 - LEVEL * torch.tensor([1 + 4 * 4 / 9]))  # the seventh largest of 64 means
     torch.testing.assert_close(most_prominent(raised, valid) - value, torch.tensor([2 * (1 - LEVEL)]))
+
+
+def test_a_defect_of_any_size_stands_out() -> None:
+    """However much of a part is unlike good ones, a share of its height remains; a part that is odd everywhere, too."""
+    valid = torch.ones(1, 64, 64, dtype=torch.bool)
+    for rows in range(1, 9):
+        found = torch.zeros(1, 8, 8)
+        found[0, :rows] = 4.0
+        assert float(most_prominent(found, valid)) >= 2.0 * (1 - LEVEL) - 1e-6  # one row alone has means of 2
+
+
+def test_the_level_is_of_the_part_alone() -> None:
+    """The level is the value that a tenth of the part's places exceed, in each image of a batch; 0 if no place shows the part."""
+    found = torch.arange(200.0).reshape(2, 10, 10) % 100
+    inside = torch.zeros(2, 10, 10)
+    inside[0] = 1
+    inside[1, :2] = 1  # it reads 0 to 19
+    torch.testing.assert_close(level_of(found, inside), torch.tensor([89.0, 17.0]))
+    torch.testing.assert_close(level_of(found, torch.zeros(2, 10, 10)), torch.zeros(2))
 
 
 def test_padding_does_not_count() -> None:

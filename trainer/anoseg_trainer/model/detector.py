@@ -32,10 +32,14 @@ of them are taken. Small and thin defects show in the first, faint and wide ones
 FIRST_POOL = 0
 """The pool that alone is the score until the detector is fitted."""
 LEVEL = 0.75
-"""Share of the memory's mean that is taken off its largest place. On magnetic_tile by tile, 1 lets 169 of 392 defects pass,
-0.75 193, and 0 210; but where the test shows the tiles of the training, 1 loses 0.015 of image AUROC (EXPERIMENTS.md)."""
+"""Share of the memory's level on a part that is taken off its largest place. On magnetic_tile by tile, more is better. But where
+the test shows the tiles of the training, and for defects that cover much of a part, less is better (EXPERIMENTS.md)."""
+ABOVE_LEVEL = 0.1
+"""The level is the value that this share of the part's places exceeds."""
 NOWHERE = 0.0
 """Value of the memory for an input that shows no part."""
+NO_PLACE = -1e4
+"""Lower than any place of the memory's map."""
 MEMORY_GAIN = 4.0
 """Logits of the map for each unit of the memory's map, where there is no network: a good part's largest value is 0.5."""
 
@@ -169,9 +173,9 @@ def pooled(logits: Tensor, valid: Tensor, pools: Pools = POOLS) -> Tensor:
 
 
 def most_prominent(memory_map: Tensor, valid: Tensor) -> Tensor:
-    """Return how far the largest 3×3 mean of a map [N, h, w] rises above the part's mean, FP32 [N].
+    """Return how far the largest 3×3 mean of a map [N, h, w] rises above the part's level, FP32 [N].
 
-    Another lot or another light raises the whole map. `LEVEL` of the part's mean is therefore taken off. A place counts if most
+    Another lot, light or texture raises the whole map. `LEVEL` of the part's level is therefore taken off. A place counts if most
     of it shows the part. If no place does, because the part is slim, those that show most of it count.
 
     Args:
@@ -184,8 +188,16 @@ def most_prominent(memory_map: Tensor, valid: Tensor) -> Tensor:
     counts = functional.avg_pool2d(inside, 3, 1, 1)
     means = functional.avg_pool2d(memory_map.float()[:, None] * inside, 3, 1, 1) / counts.clamp(min=0.05)
     largest = torch.where(inside > 0, means, NOWHERE).amax(dim=(1, 2, 3))
-    level = (memory_map.float()[:, None] * inside).sum(dim=(1, 2, 3)) / inside.sum(dim=(1, 2, 3)).clamp(min=1)
-    return largest - LEVEL * level
+    return largest - LEVEL * level_of(means[:, 0], inside[:, 0])
+
+
+def level_of(memory_map: Tensor, inside: Tensor) -> Tensor:
+    """Return the value that `ABOVE_LEVEL` of the places of a map [N, h, w] exceed, [N]; only places with `inside` 1 count."""
+    candidates = int(ABOVE_LEVEL * memory_map[0].numel()) + 1
+    highest = torch.topk(torch.where(inside > 0, memory_map, NO_PLACE).flatten(1), candidates, dim=1).values
+    places = inside.sum(dim=(1, 2))
+    above = (ABOVE_LEVEL * places).long().clamp(max=candidates - 1)
+    return torch.where(places > 0, torch.gather(highest, 1, above[:, None])[:, 0], NOWHERE)
 
 
 @torch.no_grad()
