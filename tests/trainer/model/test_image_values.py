@@ -33,7 +33,7 @@ def test_a_defect_of_any_size_stands_out() -> None:
 
 
 def test_the_level_is_of_the_part_alone() -> None:
-    """The level is the value that a tenth of the part's places exceed, in each image of a batch; 0 if no place shows the part."""
+    """A tenth of the part's places exceed the level, in each image of a batch; it is 0 if no place shows the part."""
     found = torch.arange(200.0).reshape(2, 10, 10) % 100
     inside = torch.zeros(2, 10, 10)
     inside[0] = 1

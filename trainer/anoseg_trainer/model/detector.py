@@ -32,8 +32,8 @@ of them are taken. Small and thin defects show in the first, faint and wide ones
 FIRST_POOL = 0
 """The pool that alone is the score until the detector is fitted."""
 LEVEL = 0.75
-"""Share of the memory's level on a part that is taken off its largest place. On magnetic_tile by tile, more is better. But where
-the test shows the tiles of the training, and for defects that cover much of a part, less is better (EXPERIMENTS.md)."""
+"""Share of the memory's level on a part that is taken off its largest place. On magnetic_tile by tile, more is better. Where the
+test shows the tiles of the training, and for defects that cover much of a part, less is better (EXPERIMENTS.md)."""
 ABOVE_LEVEL = 0.1
 """The level is the value that this share of the part's places exceeds."""
 NOWHERE = 0.0
@@ -175,8 +175,8 @@ def pooled(logits: Tensor, valid: Tensor, pools: Pools = POOLS) -> Tensor:
 def most_prominent(memory_map: Tensor, valid: Tensor) -> Tensor:
     """Return how far the largest 3×3 mean of a map [N, h, w] rises above the part's level, FP32 [N].
 
-    Another lot, light or texture raises the whole map. `LEVEL` of the part's level is therefore taken off. A place counts if most
-    of it shows the part. If no place does, because the part is slim, those that show most of it count.
+    Another lot, light or texture raises the whole map. `LEVEL` of the part's level is therefore taken off. A place counts if
+    most of it shows the part. If no place does, because the part is slim, those that show most of it count.
 
     Args:
         memory_map: The map.
