@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 JETPACK := $(wildcard /etc/nv_tegra_release)
 
-.PHONY: help demo test docs check format install uninstall torture faults losses real-cameras still-scenes handshake evidence soak bench clients-bench pixel-bench gpu-check systemd-test demo-bundle clean
+.PHONY: help demo test docs check format install uninstall torture floods faults losses real-cameras still-scenes handshake evidence soak bench clients-bench pixel-bench gpu-check systemd-test demo-bundle clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -39,6 +39,10 @@ uninstall: ## as root: remove the service; configurations, bundles and journals 
 
 torture: $(VENV)/.installed-dev ## kill the daemon and an archiving client 50 times each; no verdict may be lost (minutes)
 	$(BIN)/python tests/stress/torture.py
+
+floods: $(VENV)/.installed-dev ## attack both sockets with 100,000 malformed frames, without and with keys (four minutes)
+	$(BIN)/python tests/stress/floods.py
+	$(BIN)/python tests/stress/floods.py --keys
 
 faults: $(VENV)/.installed-dev ## cause every fault of a line for real and print the outcomes of the parts (five minutes)
 	$(BIN)/python tests/stress/faults.py

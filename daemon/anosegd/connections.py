@@ -3,6 +3,9 @@
 libzmq limits the size of a frame and the number of messages, but not the frames of one message, which it keeps until the last
 one has come, nor the subscriptions of one connection. So this module compares what the kernel has received on each connection
 with what the socket has delivered. It cannot do so for ipc connections, which only programs of this machine open.
+
+A message says on which descriptor it came. By the time it is read, that descriptor may be the next client's. So no connection
+is closed for more than the kernel has received on it.
 """
 
 from __future__ import annotations
@@ -31,7 +34,8 @@ FRAME_BYTES = 64
 UNREAD_BYTES_PER_S = 64
 """What a connection sends as long as it is open: heartbeats, and subscriptions that somebody else has."""
 MAX_SUBSCRIPTIONS = 256
-MAX_TOPIC_BYTES = 128
+MAX_TOPIC_BYTES = 16 << 10
+"""Of all subscriptions of one connection."""
 BYTES_RECEIVED = struct.Struct("=128xQ")
 """`tcpi_bytes_received` in the kernel's struct tcp_info, since Linux 4.1."""
 EVENT = struct.Struct("=Hi")
@@ -47,13 +51,14 @@ class _Connection:
         identity: Its socket.
         since: When it was accepted, monotonic seconds.
         delivered: Bytes of its frames that the socket has delivered, with what they take on the wire.
-        subscriptions: Its subscriptions that are known.
+        subscriptions, topic_bytes: Its subscriptions that are known, and the length of their topics.
     """
 
     identity: Identity
     since: float
     delivered: int = 0
     subscriptions: int = 0
+    topic_bytes: int = 0
 
 
 class Connections:
@@ -95,26 +100,22 @@ class Connections:
         if connection is not None:
             connection.delivered += sum(len(frame) + FRAME_BYTES for frame in frames)
 
-    def subscription(self, frame: zmq.Frame) -> bool:
-        """Count a message that an XPUB socket has delivered and return whether it may be taken."""
-        content = frame.bytes
-        if len(content) > MAX_TOPIC_BYTES:
-            self.close(frame, "its topics are too long")
-            return False
+    def subscription(self, frame: zmq.Frame) -> None:
+        """Count a message that an XPUB socket has delivered. A connection with too many subscriptions is closed."""
         connection = self._connection_of(frame)
-        if connection is not None:
-            connection.subscriptions += 1 if content[:1] == b"\1" else -1
-            if connection.subscriptions > MAX_SUBSCRIPTIONS:
-                self.close(frame, "it has too many subscriptions")
-                return False
-        return True
-
-    def close(self, frame: zmq.Frame, why: str) -> None:
-        """Close the connection that has sent a frame."""
-        with contextlib.suppress(zmq.ZMQError):
+        if connection is None:
+            return
+        change = 1 if frame.bytes[:1] == b"\1" else -1
+        connection.subscriptions += change
+        connection.topic_bytes += change * len(frame)
+        if connection.subscriptions > MAX_SUBSCRIPTIONS or connection.topic_bytes > MAX_TOPIC_BYTES:
             descriptor = int(frame.get(zmq.SRCFD))
-            if descriptor in self._open:
-                self._shut_down(descriptor, why)
+            with duplicate(descriptor, connection.identity) as copy:
+                received = None if copy is None else _received(copy)
+            if received is None or received >= connection.topic_bytes:
+                self._shut_down(descriptor, "it has too many subscriptions")
+            else:  # they are of the client that had this descriptor before
+                connection.subscriptions = connection.topic_bytes = 0
 
     def check(self) -> bool:
         """Look at what has happened. Call it at least four times a second.
@@ -159,6 +160,9 @@ class Connections:
                     del self._open[descriptor]
                     continue
                 received = _received(copy)
+            if received is None:
+                continue
+            connection.delivered = min(connection.delivered, received)
             left = received - connection.delivered - UNREAD_BYTES_PER_S * int(now - connection.since)
             unread.append((left, descriptor))
         total = sum(max(0, left) for left, _ in unread)
@@ -176,12 +180,13 @@ class Connections:
             self._closed.of(why).warning(why=why, address=address)
 
 
-def _received(connection: socketlib.socket) -> int:
+def _received(connection: socketlib.socket) -> int | None:
+    """Return how many bytes the kernel has received; None for ipc."""
     try:
         info = connection.getsockopt(socketlib.IPPROTO_TCP, socketlib.TCP_INFO, BYTES_RECEIVED.size)
-    except OSError:  # ipc
-        return 0
-    return int(BYTES_RECEIVED.unpack(info)[0]) if len(info) == BYTES_RECEIVED.size else 0
+    except OSError:
+        return None
+    return int(BYTES_RECEIVED.unpack(info)[0]) if len(info) == BYTES_RECEIVED.size else None
 
 
 def _address(connection: socketlib.socket) -> str | None:

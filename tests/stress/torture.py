@@ -27,7 +27,7 @@ import zmq
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from support.tiny_bundle import write_tiny_bundle
 
-from anosegd.client import Client, Cursor
+from anosegd.client import Client, Cursor, Key
 
 PATIENCE_S = 60.0
 
@@ -144,10 +144,10 @@ def torture(verdicts: int, kills: int, rate: float | None, seed: int) -> list[st
             recorder.join()
 
 
-def wait_for_state(control: str) -> None:
+def wait_for_state(control: str, key: Key | None = None) -> None:
     """Wait until the station answers."""
     end = time.monotonic() + PATIENCE_S
-    with Client(control=control) as station:
+    with Client(control=control, key=key) as station:
         while True:
             try:
                 station.status()

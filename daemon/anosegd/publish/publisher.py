@@ -410,9 +410,9 @@ class Publisher(Worker):
             for _ in range(MAX_SUBSCRIPTION_MESSAGES):
                 frame = self._socket.recv(zmq.DONTWAIT, copy=False)
                 self._connections.delivered(frame)
+                self._connections.subscription(frame)
                 ended = frame.bytes[:1] == b"\0"  # libzmq makes this message itself when a subscriber is gone
-                admitted = ended or self._guard is None or self._guard.peer(frame) is not None
-                if self._connections.subscription(frame) and admitted:
+                if ended or self._guard is None or self._guard.peer(frame) is not None:
                     self._subscriptions.take(frame.bytes)
             self._wake.set()
 
