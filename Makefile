@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 JETPACK := $(wildcard /etc/nv_tegra_release)
 
-.PHONY: help demo test docs check format install uninstall torture floods faults losses real-cameras still-scenes handshake evidence soak bench clients-bench pixel-bench gpu-check systemd-test demo-bundle clean
+.PHONY: help demo test docs check format install uninstall torture floods faults losses real-cameras still-scenes handshake plc-kills evidence soak bench clients-bench pixel-bench gpu-check systemd-test demo-bundle clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -58,6 +58,10 @@ still-scenes: $(VENV)/.installed-dev ## inspect cameras before a still part for 
 
 handshake: $(VENV)/.installed-dev ## 100,000 parts between a station, a PLC bridge and a PLC, restarted at random, in virtual time (half a minute)
 	$(BIN)/python tests/stress/plc_handshake.py
+
+plc-kills: $(VENV)/.installed-dev ## kill a station, a Modbus bridge and a PLC 20 times each; then 100,000 malformed frames (ten minutes)
+	$(BIN)/python tests/stress/plc_kills.py
+	$(BIN)/python tests/stress/modbus_rubbish.py
 
 evidence: $(VENV)/.installed-dev ## keep rejected parts at full rate on a small disk, with kills; the limits hold and every file is whole (ten minutes; root)
 	$(BIN)/python tests/stress/evidence.py
