@@ -64,11 +64,11 @@ class Bridged:
         cv2.imwrite(str(parts / "1.png"), bad_part())
         self.control = line.endpoint.replace("/pub", "/control")
 
-    def start_station(self) -> None:
+    def start_station(self, more: str = "") -> None:
         source = "{kind: folder, path: parts, loop: true, preload: true}"
         config = self.line.config(
             f"eye: {{source: {source}, policy: every, trigger: {{kind: software, within_ms: 20000}}, queue: 8}}",
-            more=f"control: {{endpoint: '{self.control}'}}\njournal: {{path: verdicts.db}}",
+            more=f"control: {{endpoint: '{self.control}'}}\njournal: {{path: verdicts.db}}\n{more}",
         )
         self.line.run(config)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 STATUS, RESULT = 0, 40
-HEARTBEAT, ONLINE, IDLE, ENABLED, READY, TAKEN, BUSY, VALID, TOGGLE, PASS, FAIL, OVERRUN = range(12)
+HEARTBEAT, ONLINE, IDLE, ENABLED, READY, TAKEN, BUSY, VALID, TOGGLE, PASS, FAIL, OVERRUN, RECIPE_DONE = range(13)
 
 
 class ModbusError(Exception):

@@ -83,10 +83,11 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class TriggerRequest:
-    """Asks the station to take a part. `number` identifies the request in the answer."""
+    """Asks the station to take a part. `number` identifies the request in the answer; the texts may be empty."""
 
     number: int
     part_id: str
+    recipe: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,7 +340,7 @@ class Handshake:
         self._parts.append(part)
         self._trigger_acknowledge = True
         if can_trigger:
-            self._requests.append(TriggerRequest(part.number, part.part_id))
+            self._requests.append(TriggerRequest(part.number, part.part_id, self._controls.recipe))
         else:
             self._fail_trigger(part, "not_ready", ErrorCode.TRIGGER_NOT_READY)
 

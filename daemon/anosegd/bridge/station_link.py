@@ -154,7 +154,12 @@ class StationRequests(Worker):
     def _trigger(self, client: Client, request: TriggerRequest) -> None:
         number = request.number
         try:
-            answer = client.trigger(self._target.camera, part_id=request.part_id or None, request_id=f"{self._name}-{number}")
+            answer = client.trigger(
+                self._target.camera,
+                part_id=request.part_id or None,
+                request_id=f"{self._name}-{number}",
+                recipe=request.recipe or None,
+            )
             part_id, triggered_at = str(answer["part_id"]), str(answer["triggered_at"])
         except (ClientError, KeyError) as error:
             self._refuse(request, error)
@@ -169,20 +174,11 @@ class StationRequests(Worker):
         accepted = False
         try:
             with self._client(RECIPE_S) as client:
-                change_recipe(client, request.recipe)
+                client.recipe(request.recipe, who="PLC")
             accepted = True
         except ClientError as error:
             self._refused.warning(request="recipe", recipe=request.recipe, error=_in_words(error))
         self._give(lambda model, now: model.recipe_answered(now, request.number, accepted=accepted))
-
-
-def change_recipe(client: Client, recipe: str) -> None:
-    """Ask the station for another recipe; return when it is in use.
-
-    Raises:
-        ClientError: The station refuses, or does not answer.
-    """
-    client.request("recipe", recipe=recipe, who="PLC")
 
 
 def _in_words(error: ClientError) -> str:

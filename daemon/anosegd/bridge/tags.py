@@ -26,6 +26,7 @@ REASONS: dict[str, int] = {
     "shutdown": 12,
     "restart": 13,
     "paused": 14,
+    "recipe": 15,
     "late": 100,
     "refused": 101,
     "not_ready": 102,
@@ -161,7 +162,7 @@ class Controls:
         part_id: The label of that part; empty lets the station choose one.
         result_acknowledge: The result was used; raised while `result_valid` is high, lowered after that has fallen.
         recipe_change: Change to `recipe`; raised, and lowered after `recipe_acknowledge`.
-        recipe: The recipe's name.
+        recipe: The recipe's name. If it is not empty, a trigger asks for it, too: judged by another one, the part is UNKNOWN.
     """
 
     enable: bool | None = None

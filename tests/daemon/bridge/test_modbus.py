@@ -15,7 +15,23 @@ import pytest
 from support.anosegd_line import LIMIT_S, wait_until
 from support.bridge_process import Bridged
 from support.made_once import made_once
-from support.plc import ENABLED, FAIL, HEARTBEAT, IDLE, ONLINE, PASS, READY, TAKEN, VALID, ModbusError, Plc, Registers, Seen
+from support.plc import (
+    ENABLED,
+    FAIL,
+    HEARTBEAT,
+    IDLE,
+    ONLINE,
+    PASS,
+    READY,
+    RECIPE_DONE,
+    TAKEN,
+    VALID,
+    ModbusError,
+    Plc,
+    Registers,
+    Seen,
+    text_of,
+)
 from support.plc import registers_of as text_registers
 
 
@@ -75,6 +91,35 @@ def test_a_station_that_is_killed_takes_the_result_away(bridged: Bridged) -> Non
     wait_for_bit(master, ONLINE)
     assert master.read_bits(VALID, 1) == [False]
     assert master.read(2, 1) == number
+    master.close()
+
+
+def test_the_recipe_is_changed_and_asked_for(bridged: Bridged) -> None:
+    """By the PLC: done, refused; and a part for which it asks for another recipe is not judged."""
+    bridged.start_station(f"recipes: {{lid: {{bundle: '{bridged.line.store}', cameras: {{eye: {{}}}}}}}}")
+    bridge = bridged.start_bridge()
+    master = Registers(bridged.port)
+    wait_for_bit(master, ONLINE)
+    master.write(0, [0])
+    master.write(0, [1])
+    for name, refused in (("lid", False), ("nut", True)):
+        master.write(17, text_registers(name))
+        master.write_bit(3, True)
+        wait_for_bit(master, RECIPE_DONE)
+        assert master.read_bits(RECIPE_DONE + 1, 1) == [refused], bridge.log
+        master.write_bit(3, False)
+        assert master.read_bits(RECIPE_DONE, 2) == [False, False]
+        wait_until(lambda: text_of(master.read(72, 16)) == "lid", "the recipe is in the heartbeat")
+    for name, reason in (("nut", 15), ("lid", 0)):
+        master.write(17, text_registers(name))
+        wait_for_bit(master, READY)
+        master.write_bit(1, True)
+        wait_for_bit(master, VALID)
+        assert master.read(5, 1) == [reason]
+        assert text_of(master.read(56, 16)) == "lid"
+        assert master.read(10, 2) == master.read(14, 2) != [0, 0]
+        master.write(0, [5])
+        master.write(0, [1])
     master.close()
 
 
