@@ -17,7 +17,7 @@ from anoseg_engines.bundle_writer import write_bundle
 from anosegd.client import Client, RefusedError
 
 FREE = "{kind: folder, path: images, loop: true, fps: 40}"
-CALLED = "{kind: folder, path: images, loop: true}, trigger: {kind: software, within_ms: 20000}"
+CALLED = "{kind: folder, path: images, loop: true}, trigger: {kind: software, delay_ms: 60, within_ms: 20000}"
 LEFT = "region: {x: 0, y: 0, width: 20, height: 48}"
 """Every image is defective, but not in this region: what judged a part shows in its outcome."""
 RECIPES = {"lid": ("lid", 0.5, "FAIL"), "base": ("base", 0.4, "PASS"), "small": ("lid", 0.3, "PASS")}
@@ -38,7 +38,7 @@ class Station:
             cv2.imwrite(str(line.folder / "images" / f"{i}.png"), bad_part())
         self.config = line.config(
             f"free: {{source: {FREE}, policy: every, queue: 16, recipe: lid}}\n"
-            f"called: {{source: {CALLED}, policy: every, queue: 16, recipe: lid}}",
+            f"called: {{source: {CALLED}, policy: every, queue: 64, recipe: lid}}",
             more=f"control: {{endpoint: '{self.control}'}}\njournal: {{path: verdicts.db}}\nrecipes:\n"
             f"  base: {{bundle: {self.store}/base, cameras: {{free: {{{LEFT}}}, called: {{{LEFT}}}}}}}\n"
             f"  small: {{cameras: {{free: {{{LEFT}, score_threshold: 0.3}}, called: {{{LEFT}, score_threshold: 0.3}}}}}}\n",
@@ -101,7 +101,10 @@ def as_named(recipe: str) -> tuple[str, str, float, str]:
 
 
 def test_a_switch_under_full_rate_loses_no_part(station: Station) -> None:
-    """Every part has one verdict, and was judged by the bundle, region and threshold of the recipe that it names."""
+    """Every part has one verdict, and was judged by the bundle, region and threshold of the recipe that it names.
+
+    Triggered parts are captured only when the next recipe is in force already.
+    """
     daemon = station.start()
     station.wait_for_recipes("in_force", "warm", "warm")
     asked: dict[str, str] = {}
