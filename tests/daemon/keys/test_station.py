@@ -69,12 +69,15 @@ def test_a_station_with_keys_serves_and_obeys_the_right_clients(line: Line) -> N
 
     with Client(publish, control, key=plc, request_timeout_s=20) as client:
         assert client.trigger("eye", part_id="first")["part_id"] == "first"
+        assert client.recipe("default")["before"] == "default"
     with Client(publish, control, key=screen, request_timeout_s=20) as client:
         assert [verdict["part_id"] for verdict in client.replay(1)] in ([], ["first"])
         with pytest.raises(RefusedError, match="the key screen may listen and read; trigger needs a key"):
             client.trigger("eye")
         with pytest.raises(RefusedError, match="set_threshold needs a key"):
             client.set_threshold("eye", 0.5, who="somebody", why="none")
+        with pytest.raises(RefusedError, match="recipe needs a key"):
+            client.recipe("default")
         assert next(client.follow(first=1))["part_id"] == "first"
         with pytest.raises(RefusedError, match="acknowledge as the consumer screen only"):
             client.request("ack", name="archive", journal_id="x", seq=1)
@@ -87,8 +90,10 @@ def test_a_station_with_keys_serves_and_obeys_the_right_clients(line: Line) -> N
         wait_until(lambda: "keys.revoked" in daemon.log, "the key is revoked")
         with pytest.raises((NoAnswerError, RefusedError)):
             client.status()
-    with Client(publish, control, request_timeout_s=2) as client, pytest.raises(NoAnswerError):
-        client.status()
+    with Client(publish, control, request_timeout_s=2) as client:
+        for request in (client.status, lambda: client.recipe("default")):
+            with pytest.raises(NoAnswerError):
+                request()
 
     without = run_anosegd("status", str(config))
     assert (without.returncode, "this station asks for a key" in without.stderr) == (2, True)
@@ -96,7 +101,7 @@ def test_a_station_with_keys_serves_and_obeys_the_right_clients(line: Line) -> N
     assert (done.returncode, "PASS" in done.stdout) == (0, True), done.stderr
     assert daemon.terminate() == 0
     said = [(event["event"], event.get("key"), event.get("op"), event.get("why")) for event in daemon.events]
-    assert ("request.command", "plc", "trigger", None) in said
+    assert {("request.command", "plc", op, None) for op in ("trigger", "recipe")} <= set(said)
     assert ("keys.revoked", "screen", None, None) in said
     assert {("key.refused", None, None, "the client uses no key"), ("key.unfinished", None, None, None)} & set(said)
     secrets = [
