@@ -32,8 +32,8 @@ of them are taken. Small and thin defects show in the first, faint and wide ones
 FIRST_POOL = 0
 """The pool that alone is the score until the detector is fitted."""
 LEVEL = 0.75
-"""Share of the memory's level on a part that is taken off its largest place. On magnetic_tile by tile, more is better. Where the
-test shows the tiles of the training, and for defects that cover much of a part, less is better (EXPERIMENTS.md)."""
+"""Share of the memory's level on a part that is taken off its largest place. On magnetic_tile by tile, more is better. Where
+the test shows the tiles of the training, and for defects that cover much of a part, less is better (EXPERIMENTS.md)."""
 ABOVE_LEVEL = 0.1
 """The level is the value that this share of the part's places exceeds."""
 NOWHERE = 0.0
