@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 JETPACK := $(wildcard /etc/nv_tegra_release)
 
-.PHONY: help demo test docs check format install uninstall torture floods faults losses real-cameras still-scenes handshake plc-kills evidence soak bench clients-bench pixel-bench gpu-check systemd-test demo-bundle clean
+.PHONY: help demo test docs check format install uninstall torture floods faults losses real-cameras still-scenes handshake plc-kills evidence soak bench clients-bench pixel-bench page-times gpu-check systemd-test demo-bundle clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -78,6 +78,9 @@ clients-bench: $(VENV)/.installed-dev ## measure what nine clients, Chromium and
 
 pixel-bench: $(VENV)/.installed-dev ## measure how long it takes until a reject or an alarm is drawn in Chromium, with a plain subscriber beside it (three minutes)
 	$(BIN)/python tests/bench/to_pixel.py
+
+page-times: $(VENV)/.installed-dev ## measure how long every answer of the screen takes with twelve hours of verdicts behind it (three minutes)
+	$(BIN)/python tests/bench/page_times.py
 
 gpu-check: $(VENV)/.installed-gpu ## on a machine with a GPU: build, test and measure the TensorRT runtime; one table
 	$(BIN)/python tests/bench/gpu_check.py

@@ -1,0 +1,156 @@
+"""From a click on the screen to another verdict, with a trained bundle and real images; a few minutes. Needs Chromium.
+
+    python tests/stress/feedback_loop.py --bundle STORE/NAME/VERSION --data DIR [--defects 60]
+
+DIR has the MVTec AD layout, and the bundle was trained on its train/good. The real daemon inspects test/good and some defective
+parts. The good parts that it rejects are marked as false rejects in Chromium. Then, with the commands of the documentation:
+`evidence dataset`, `learn-good`, `release`, and the daemon inspects the same parts again. Nothing is written to
+the bundle's own store.
+
+It prints one line a step. Exit code 0 if the marked parts pass then, and no defective part passes that was rejected before.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from support.anosegd_line import Daemon
+from support.browser import Browser
+from support.view_server import ViewServer
+
+from anosegd.client import Client, ClientError
+
+MARK = """(() => {
+  document.querySelector("#head input").click();
+  [...document.querySelectorAll("#mark button")].find((one) => one.textContent === "False reject").click();
+})()"""
+MARKED = "[...document.querySelectorAll('td.mark')].every((cell) => cell.textContent === 'False reject')"
+PARTS_LIMIT_S = 600
+
+
+def command(program: str, *arguments: str | Path) -> str:
+    """Run one of our commands; return what it printed."""
+    line = [str(Path(sys.executable).with_name(program)), *map(str, arguments)]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    print(f"  {program} {' '.join(map(str, arguments))}", flush=True)
+    if done.returncode != 0:
+        sys.exit(f"ended with {done.returncode}: {done.stdout}{done.stderr}")
+    return done.stdout
+
+
+class Line:
+    """The station, in a folder of its own."""
+
+    def __init__(self, folder: Path, bundle: Path) -> None:
+        self.folder, self.store = folder, folder / "store" / "part"
+        shutil.copytree(bundle, self.store / bundle.name)
+        self.endpoint = f"ipc://{folder}/pub"
+        self.config = folder / "line.yaml"
+        self.config.write_text(
+            f"station: loop\nengine: {{bundle: {self.store}}}\npublish: {{endpoint: '{self.endpoint}'}}\n"
+            f"control: {{endpoint: 'ipc://{folder}/control'}}\njournal: {{path: verdicts.db}}\n"
+            "evidence: {folder: evidence, good_share: 0, min_free: 0}\n"
+            "cameras:\n  top: {policy: wait, source: {kind: folder, path: images}}\n"
+        )
+
+    def add_images(self, data: Path, defects: int) -> int:
+        """Put the images in front of the camera; return how many there are."""
+        images = self.folder / "images"
+        images.mkdir()
+        for path in sorted((data / "test" / "good").iterdir()):
+            shutil.copy(path, images / f"good-{path.name}")
+        defective = [
+            path for kind in sorted((data / "test").iterdir()) if kind.name != "good" for path in sorted(kind.iterdir())
+        ]
+        for path in defective[:: max(1, len(defective) // defects)]:
+            shutil.copy(path, images / f"defect-{path.parent.name}-{path.name}")
+        return len(list(images.iterdir()))
+
+    @contextmanager
+    def inspecting(self, parts: int) -> Iterator[dict[str, str]]:
+        """Run the daemon until it has inspected so many parts. Yields the outcome of each, by its name."""
+        daemon = Daemon(self.config)
+        try:
+            with Client(self.endpoint, f"ipc://{self.folder}/control") as client:
+                give_up_at = time.monotonic() + PARTS_LIMIT_S
+                while inspected(client) < parts:
+                    assert time.monotonic() < give_up_at, "the parts are not inspected"
+                    time.sleep(0.5)
+                run_id = client.status()["run_id"]
+                verdicts = [verdict for verdict in client.replay(1) if verdict["run_id"] == run_id]
+            yield {verdict["part_id"]: verdict["outcome"] for verdict in verdicts}
+        finally:
+            daemon.terminate()
+
+
+def inspected(client: Client) -> int:
+    """Return how many parts the daemon has inspected; 0 before it answers."""
+    try:
+        return sum(client.status()["counts"][outcome] for outcome in ("passed", "failed", "unknown"))
+    except ClientError:
+        return 0
+
+
+def mark(line: Line, rejected: list[str]) -> None:
+    """Mark the good parts that were rejected, in the browser."""
+    view = ViewServer(line.folder, str(line.config))
+    browser = Browser(line.folder)
+    try:
+        browser.open(f"{view.url}parts?outcome=FAIL&part=good-&lang=en")
+        browser.wait_for(f"document.querySelectorAll('#rows tr').length === {min(50, len(rejected))}")
+        browser.evaluate("localStorage.setItem('who', 'Anna'); true")
+        browser.evaluate(f"{MARK} ?? true")
+        browser.wait_for(MARKED)
+        assert browser.messages == []
+    finally:
+        browser.close()
+        view.close()
+
+
+def main() -> int:
+    """Go round the loop once."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--bundle", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--defects", type=int, default=60)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as made:
+        line = Line(Path(made), options.bundle.resolve())
+        parts = line.add_images(options.data, options.defects)
+        with line.inspecting(parts) as before:
+            rejected = [name for name, outcome in before.items() if outcome == "FAIL" and name.startswith("good-")][:50]
+            caught = [name for name, outcome in before.items() if outcome == "FAIL" and name.startswith("defect-")]
+            good = sum(name.startswith("good-") for name in before)
+            print(
+                f"before: {len(rejected)} of {good} good parts rejected, {len(caught)} of {parts - good} defective ones",
+                flush=True,
+            )
+            if not rejected:
+                sys.exit("no good part is rejected: there is nothing to mark")
+            mark(line, rejected)
+            print(f"marked in the browser: {len(rejected)} false rejects", flush=True)
+        data = line.folder / "marked"
+        print(command("anosegd", "evidence", "dataset", line.config, "--data", data), end="", flush=True)
+        said = command("anoseg-train", "learn-good", line.store, "--data", data, "--held-out", options.data / "train" / "good")
+        print("\n".join(f"    {text}" for text in said.splitlines()[-6:]), flush=True)
+        command("anoseg-engine", "release", line.store / str(int(options.bundle.name) + 1))
+        with line.inspecting(parts) as after:
+            pass
+    turned = [name for name in rejected if after[name] == "PASS"]
+    escaped = [name for name in caught if after[name] != "FAIL"]
+    others = sum(outcome == "FAIL" for name, outcome in after.items() if name.startswith("good-"))
+    print(f"after: {len(turned)} of the {len(rejected)} marked parts pass, {others} good parts are rejected")
+    print(f"after: {len(caught) - len(escaped)} of the {len(caught)} defective parts that were rejected are rejected")
+    return 0 if len(turned) == len(rejected) and not escaped else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
