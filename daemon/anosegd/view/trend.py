@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from anosegd.view.verdict_table import FAIL, PASS, UNKNOWN, VerdictTable
+from anosegd.view.verdict_table import OUTCOMES, UNKNOWN, VerdictTable
 
 POINTS = 96
 
@@ -26,7 +26,8 @@ def trend(rows: NDArray[Any], *, since: float, until: float) -> dict[str, Any]:
         A value is None where there is no such part.
     """
     edges = np.linspace(since, until, POINTS + 1)
-    rows = rows[np.argsort(rows["at"], kind="stable")]
+    if np.any(np.diff(rows["at"]) < 0):
+        rows = rows[np.argsort(rows["at"], kind="stable")]
     cuts = np.searchsorted(rows["at"], edges)
     found: dict[str, list[Any]] = {name: [] for name in ("median", "p95", "threshold", "share", "passed", "failed", "unknown")}
     for first, end in pairwise(cuts):
@@ -34,7 +35,7 @@ def trend(rows: NDArray[Any], *, since: float, until: float) -> dict[str, Any]:
         scores = step["score"][~np.isnan(step["score"])]
         thresholds = step["threshold"][~np.isnan(step["threshold"])]
         median, p95 = np.percentile(scores, (50, 95)).tolist() if len(scores) else (None, None)
-        passed, failed, unknown = (int((step["outcome"] == outcome).sum()) for outcome in (PASS, FAIL, UNKNOWN))
+        passed, failed, unknown = np.bincount(step["outcome"], minlength=len(OUTCOMES)).tolist()
         found["median"].append(median)
         found["p95"].append(p95)
         found["threshold"].append(float(thresholds[-1]) if len(thresholds) else None)
@@ -53,11 +54,11 @@ def totals(table: VerdictTable, rows: NDArray[Any]) -> dict[str, Any]:
     """
     cameras = {}
     for number, name in enumerate(table.cameras.all):
-        ours = rows[rows["camera"] == number]
-        if not len(ours):
+        ours = rows["camera"] == number
+        if not ours.any():
             continue
-        passed, failed, unknown = (int((ours["outcome"] == outcome).sum()) for outcome in (PASS, FAIL, UNKNOWN))
-        reasons, counts = np.unique(ours["reason"][ours["outcome"] == UNKNOWN], return_counts=True)
+        passed, failed, unknown = np.bincount(rows["outcome"][ours], minlength=len(OUTCOMES)).tolist()
+        reasons, counts = np.unique(rows["reason"][ours & (rows["outcome"] == UNKNOWN)], return_counts=True)
         by_reason = {table.reasons.all[reason]: int(count) for reason, count in zip(reasons, counts, strict=True)}
         cameras[name] = {"passed": passed, "failed": failed, "unknown": unknown, "reasons": by_reason}
     judged = rows["bundle"][~np.isnan(rows["score"])]
