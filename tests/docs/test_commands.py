@@ -131,8 +131,11 @@ def test_other_commands_are_known(command: Command) -> None:
 
 
 def test_every_block_has_a_known_language() -> None:
-    """No block escapes these tests for want of a language; text shows folders and drawings, ini a unit's setting."""
-    known = {"shell", "python", "yaml", "json", "ini", "{toctree}", "{include}", "{literalinclude}", "text"}
+    """No block escapes these tests for want of a language.
+
+    text shows folders and drawings, ini a unit's setting; tests/daemon/keys runs js.
+    """
+    known = {"shell", "python", "js", "yaml", "json", "ini", "{toctree}", "{include}", "{literalinclude}", "text"}
     assert not [block.place for block in blocks() if block.language not in known]
     assert not [block.place for block in blocks("text") if re.search(r"^(make|anoseg\S*) ", block.text, flags=re.MULTILINE)]
 

@@ -14,7 +14,7 @@ from support.paths import REPOSITORY
 
 from anosegd import cli, wire
 from anosegd.config import REMOVED
-from anosegd.control import requests
+from anosegd.control import requests, server
 
 WIRE = DOCS / "wire.md"
 OPERATING = DOCS / "operating.md"
@@ -107,6 +107,20 @@ def test_requests_equal_the_code() -> None:
         known[str(request.__struct_config__.tag)] = fields
     documented = {row[0].strip("`"): re.findall(r"`(\w+)`", row[1]) for row in table(WIRE, "Requests")}
     assert documented == known
+
+
+def test_requests_name_the_key_that_they_need() -> None:
+    """docs/wire.md says of every request which key may send it."""
+    reads = {str(request.__struct_config__.tag) for request in server.READS}
+    documented = {row[0].strip("`"): row[2] for row in table(WIRE, "Requests")}
+    assert documented == {op: "any" if op in reads else "control" for op in documented}
+
+
+def test_fields_of_requests_are_explained() -> None:
+    """docs/wire.md says of every field what its values are."""
+    known = {field.encode_name for request in get_args(requests.Request) for field in msgspec.structs.fields(request)}
+    explained = {name for row in table(WIRE, "Fields of requests") for name in re.findall(r"`(\w+)`", row[0])}
+    assert explained == known - {"id"}
 
 
 def test_error_codes_equal_the_code() -> None:

@@ -40,9 +40,12 @@ from anosegd.control.rates import RATE
 from anosegd.keys.files import new_client_key, new_station_key, write_key
 
 PARTS_PER_S = 20
-GROWTH_MB = 25.0
+CROWD_MB = 50.0
+"""What hundreds of connections may take, once."""
+GROWTH_MB = 10.0
+"""What more may be taken after the first tenth of the attack."""
 PEAK_MB = 250.0
-"""A flood may take memory until the next check of its connection."""
+"""What a flood may take until the next check of its connection."""
 LINES_PER_S = 25
 MORE = 1
 TLS = bytes.fromhex("16030100750100007103035355e6")
@@ -174,8 +177,9 @@ def send_subscriptions(rng: random.Random, station: Station, context: zmq.Contex
         with suppress(zmq.Again):
             for _ in range(100):
                 first = rng.choice((b"\x01", b"\x00", b"\x02", b""))
-                parts = [first + rng.randbytes(rng.choice((0, 1, 30, 90, 200, 2000)))] * rng.choice((1, 1, 1, 500))
-                peer.send_multipart(parts)
+                content = first + rng.randbytes(rng.choice((0, 1, 30, 90, 200, 2000)))
+                # Of several frames, libzmq leaves out ends of subscriptions that it does not have, and then ends this program.
+                peer.send_multipart([content] * (rng.choice((1, 500)) if content[:1] > b"\x01" else 1))
                 sent += 1
     return sent
 
@@ -297,11 +301,14 @@ def floods(frames: int, *, half_open: int, clients: int, keys: bool, seed: int, 
             with (folder / "watched").open("w") as out:
                 watching = subprocess.Popen([sys.executable, __file__, "--watch", *urls], stdout=out)
             time.sleep(settle_s)
-            before_mb, before_files, began, peak_mb = resident_mb(daemon.pid), open_files(daemon.pid), time.monotonic(), 0.0
+            before_mb, before_files, began = resident_mb(daemon.pid), open_files(daemon.pid), time.monotonic()
+            peak_mb = early_mb = 0.0
 
             def step(sent: int) -> None:
-                nonlocal peak_mb
+                nonlocal peak_mb, early_mb
                 peak_mb = max(peak_mb, resident_mb(daemon.pid))
+                if sent < frames / 10:
+                    early_mb = peak_mb
                 show(f"{sent} frames, daemon {resident_mb(daemon.pid):.0f} MB, {open_files(daemon.pid)} files")
 
             threads = [threading.Thread(target=come_and_go, args=(station, stop, wrong)) for _ in range(clients)]
@@ -347,7 +354,7 @@ def floods(frames: int, *, half_open: int, clients: int, keys: bool, seed: int, 
         wrong.append("the good client missed verdicts, or got some twice")
     if rate(attacked) < 0.9 * rate(calm):
         wrong.append(f"{rate(attacked):.1f} verdicts a second instead of {rate(calm):.1f}")
-    if after_mb > before_mb + GROWTH_MB or peak_mb > before_mb + PEAK_MB:
+    if after_mb > min(early_mb + GROWTH_MB, before_mb + CROWD_MB) or peak_mb > before_mb + PEAK_MB:
         wrong.append(f"memory: {before_mb:.0f} MB before, {peak_mb:.0f} at most, {after_mb:.0f} after")
     if after_files > before_files + 4:
         wrong.append(f"files: {before_files} before, {after_files} after")

@@ -1,15 +1,17 @@
 """A whole station with keys, and the commands that talk to it."""
 
 import select
+import shutil
 import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
 import pytest
-from support.anosegd_line import LIMIT_S, Line, run_anosegd, wait_until
+from support.anosegd_line import LIMIT_S, Daemon, Line, run_anosegd, wait_until
 from support.documentation import DOCS, blocks
 from support.tiny_bundle import good_part
 
@@ -45,8 +47,8 @@ def _printed(program: str, folder: Path, station: tuple[str, str, Key]) -> str:
         process.communicate()
 
 
-def test_a_station_with_keys_serves_and_obeys_the_right_clients(line: Line) -> None:
-    """Another machine's address is allowed with keys. Reading, commanding, revoking, and what the log says of each."""
+def _start(line: Line) -> tuple[Daemon, Path, str, str]:
+    """Start a station with the clients "screen", which may listen, and "plc". Returns its configuration and endpoints, too."""
     folder = line.folder
     (folder / "clients").mkdir(mode=0o755)
     assert run_anosegd("keygen", "station", str(folder / "station.key")).returncode == 0
@@ -64,8 +66,15 @@ def test_a_station_with_keys_serves_and_obeys_the_right_clients(line: Line) -> N
     )
     daemon = line.run(config)
     publish = line.endpoint.replace("0.0.0.0", "127.0.0.1")
-    screen, plc = (Key.read(folder / f"{name}.key") for name in ("screen", "plc"))
     wait_until(lambda: "camera.running" in daemon.log, "the camera runs")
+    return daemon, config, publish, control
+
+
+def test_a_station_with_keys_serves_and_obeys_the_right_clients(line: Line) -> None:
+    """Another machine's address is allowed with keys. Reading, commanding, revoking, and what the log says of each."""
+    daemon, config, publish, control = _start(line)
+    folder = line.folder
+    screen, plc = (Key.read(folder / f"{name}.key") for name in ("screen", "plc"))
 
     with Client(publish, control, key=plc, request_timeout_s=20) as client:
         assert client.trigger("eye", part_id="first")["part_id"] == "first"
@@ -109,6 +118,32 @@ def test_a_station_with_keys_serves_and_obeys_the_right_clients(line: Line) -> N
     ]
     assert len(secrets) == 3
     assert not any(secret in daemon.log + done.stdout + done.stderr + without.stderr for secret in secrets)
+
+
+@pytest.fixture(scope="session")
+def zeromq(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with npm's zeromq. Skips the test where it cannot be installed."""
+    if shutil.which("npm") is None or shutil.which("node") is None:
+        pytest.skip("no Node here")
+    folder = tmp_path_factory.mktemp("zeromq")
+    install = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "zeromq@6"]
+    with suppress(subprocess.TimeoutExpired):
+        subprocess.run(install, cwd=folder, capture_output=True, timeout=200, check=False)
+    if subprocess.run(["node", "-e", "require('zeromq')"], cwd=folder, capture_output=True, check=False).returncode:
+        pytest.skip("zeromq cannot be installed here")
+    return folder
+
+
+def test_a_client_in_another_language_follows_the_page_alone(line: Line, zeromq: Path) -> None:
+    """The program in docs/wire.md triggers and gets its verdict; with a key that may only listen, it is refused."""
+    _, _, publish, control = _start(line)
+    (block,) = blocks("js", page=DOCS / "wire.md")
+    text = block.text.replace("tcp://192.168.7.20:5570", publish).replace("tcp://192.168.7.20:5571", control)
+    (zeromq / "program.js").write_text(text.replace("receiveTimeout: 2000", "receiveTimeout: 20000"))
+    for key, code, said in (("plc", 0, "verdict 1 PASS"), ("screen", 1, "forbidden: the key screen may listen and read")):
+        shutil.copy(line.folder / f"{key}.key", zeromq / "bridge.key")
+        done = subprocess.run(["node", "program.js"], cwd=zeromq, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+        assert (done.returncode, said in done.stdout + done.stderr) == (code, True), done.stdout + done.stderr
 
 
 def test_without_keys_other_machines_are_refused_and_with_a_missing_key_nothing_starts(line: Line) -> None:
