@@ -210,7 +210,7 @@ def _parser() -> argparse.ArgumentParser:
     collect.add_argument("--every-frame", action="store_true", help="do not wait for triggers: every frame is a part")
     collect.add_argument("--view", action="store_true", help="show the camera's picture in a browser meanwhile")
     collect.add_argument(
-        "--listen", type=_listen, default="127.0.0.1:0", metavar="HOST:PORT", help="where --view is served (any free port)"
+        "--listen", type=_listen, metavar="HOST:PORT", help="as --view, at this loopback address (any free port)"
     )
     _add_evidence(add("evidence", "list or export the pictures and verdicts of kept parts"))
 

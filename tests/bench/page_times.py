@@ -193,7 +193,8 @@ def main() -> int:
         view = ViewServer(folder, str(folder / "station.yaml"))
         try:
             began = time.monotonic()
-            wait_until(lambda: view.get("/report.json").json().get("complete") is True, "the journal is read")
+            while view.get("/report.json").json().get("complete") is not True:
+                time.sleep(1)
             print(f"the journal was read after {time.monotonic() - began:.0f} s")
             for name, path in addresses(view).items():
                 took, answer = [], view.get(path)

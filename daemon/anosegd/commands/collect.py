@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from anoseg_engines.errors import AnosegError, ConfigError
 from anoseg_engines.files import shown_name
@@ -27,12 +26,11 @@ from anosegd.commands.view import web_server
 from anosegd.config import CameraConfig, Config, load_config
 from anosegd.config_check import check_sources
 from anosegd.picture import encode_png
-
-if TYPE_CHECKING:
-    from anosegd.view.address import Address
+from anosegd.view.address import Address
 
 CLEAR = "\r\x1b[K"
 """Empties the line of a terminal."""
+ANY_PORT = Address("127.0.0.1", 0)
 PROGRESS_S = 5.0
 """How often a line of progress is written where there is no terminal."""
 
@@ -57,7 +55,7 @@ def main(options: argparse.Namespace) -> int:
     status = CollectStatus(name, options.out, options.count, options.every, choice)
     data, bundle = shown_name(options.out), shown_name(config.engine.bundle)
     fit = f"anoseg-train fit --data {data} --out {bundle} --release"
-    with _page(status, options.listen if options.view else None):
+    with _page(status, options.listen or (ANY_PORT if options.view else None)):
         ended = "failed"
         progress = _Progress(status)
         reader = CameraReader(capture, camera, choice, say=progress.say, idle=progress.show)

@@ -1,5 +1,6 @@
 """The page of `anosegd collect --view` in a real Chromium."""
 
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -84,10 +85,23 @@ def test_the_page_says_how_the_collection_ended(tmp_path: Path, browser: Browser
     assert len(list((tmp_path / "data").glob("*.png"))) == 60
 
 
+@pytest.mark.long
+def test_ctrl_c_is_no_failure_to_the_page(tmp_path: Path, browser: Browser) -> None:
+    """A person who ends the collection finds on the page how many images there are."""
+    with mjpeg_server(0, picture) as port:
+        path = config(tmp_path, f"{{kind: url, url: 'http://127.0.0.1:{port}/'}}")
+        with collecting(path, "--count", "100000") as (process, url):
+            browser.open(f"{url}?lang=en")
+            browser.wait_for(f"parseInt({SAID.format('#saved')}) > 5")
+            process.send_signal(signal.SIGINT)
+            browser.wait_for("document.querySelector('.alarm.notice')?.innerText.includes('The collection was stopped: ')")
+            assert process.wait(LIMIT_S) == 130
+
+
 def test_only_this_machine_may_see_the_part(tmp_path: Path) -> None:
     """The page has no login, so an address that others reach is refused."""
     path = config(tmp_path, "{kind: demo}")
-    done = run_anosegd("collect", str(path), "--out", str(tmp_path / "data"), "--view", "--listen", "0.0.0.0:0", process=True)
+    done = run_anosegd("collect", str(path), "--out", str(tmp_path / "data"), "--listen", "0.0.0.0:0", process=True)
     assert done.returncode == 2
     assert "everybody who reaches this address could see the part" in done.stderr
     assert not (tmp_path / "data").exists()
