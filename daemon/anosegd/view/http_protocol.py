@@ -1,4 +1,7 @@
-"""Closes connections on which no request arrives: each takes one of the places that the server has. Event loop's thread."""
+"""Closes connections that only take one of the places that the server has. Event loop's thread.
+
+These are connections on which no request arrives, and those whose other end reads nothing of what is sent to it.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,28 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEAD_LIMIT_S = 10.0
 """How long a new connection may take until the head of its first request is complete."""
+LOOK_S = 5.0
+"""A connection is closed if what waits to be read has not become less in this time."""
 
 
 class ImpatientProtocol(H11Protocol):
-    """uvicorn's protocol, with a limit for the head of a request. uvicorn has one only between two requests."""
+    """uvicorn's protocol, with two limits more.
+
+    uvicorn limits the time between two requests, but not the time for the head of a request. When it closes a connection, it
+    first waits until the other end has read everything, however long that takes.
+    """
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to wait for the first request."""
         super().connection_made(cast(asyncio.Transport, transport))
         self._close_in(HEAD_LIMIT_S)
+        self._unread = 0
+        self._look = self.loop.call_later(LOOK_S, self._check_reader)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self._look.cancel()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Take data. A head that comes in pieces gets no more time than one in one piece."""
@@ -29,3 +45,11 @@ class ImpatientProtocol(H11Protocol):
 
     def _close_in(self, after_s: float) -> None:
         self.timeout_keep_alive_task = self.loop.call_later(max(0.0, after_s), self.timeout_keep_alive_handler)
+
+    def _check_reader(self) -> None:
+        unread = self.transport.get_write_buffer_size()
+        if 0 < self._unread <= unread:
+            self.transport.abort()
+            return
+        self._unread = unread
+        self._look = self.loop.call_later(LOOK_S, self._check_reader)
