@@ -277,6 +277,44 @@ SOURCES = [
     live("{kind: url, url: 'rtsp://user:ge'}", 0, "warning: source.url has a port that is not a number"),
 ]
 
+RECIPES = [
+    top("recipes: {b: {bundle: store}}", "recipes.b", "'cameras' is missing"),
+    top("recipes: {b: {bundel: store, cameras: {a: {}}}}", "recipes.b.bundel", "did you mean 'bundle'?"),
+    top("recipes: {b: {cameras: {}}}", "recipes.b.cameras", "camera 'a' is missing"),
+    top("recipes: {b: {cameras: {a: {}, aa: {}}}}", "recipes.b.cameras.aa", "no such camera", "did you mean 'a'?"),
+    top("recipes: {b: {cameras: {a: {regoin: null}}}}", "recipes.b.cameras.a.regoin", "did you mean 'region'?"),
+    top("recipes: {b: {cameras: {a: {deadline_ms: 5}}}}", "recipes.b.cameras.a.deadline_ms", "unknown key"),
+    top(
+        "recipes: {b: {cameras: {a: {source: {exposure: 3}}}}}",
+        "recipes.b.cameras.a.source.exposure",
+        "kind folder has no such",
+    ),
+    top("recipes: {b: {cameras: {a: {source: {width: 640}}}}}", "recipes.b.cameras.a.source.width", "unknown key"),
+    top("recipes: {b: {cameras: {a: {region: {x: -1, y: 0, width: 1, height: 1}}}}}", "b.cameras.a.region", "at least 0"),
+    top("recipes: {b: {cameras: {a: {rules: [{name: x, ignore: true}]}}}}", "recipes.b.cameras.a", "every part would pass"),
+    top("recipes: {default: {cameras: {a: {}}}}", "recipes.default", "the default recipe has this name"),
+    top('recipes: {"b\\n": {cameras: {a: {}}}}', "recipes", "control characters"),
+    top("recipes: {'': {cameras: {a: {}}}}", "recipes", "must not be empty"),
+    config(f"{CAMERA}    recipe: ''\nrecipes: {{b: {{cameras: {{a: {{}}}}}}}}\n", "the default recipe needs a name"),
+    config(
+        f"{CAMERA}  c: {{source: {{kind: demo}}, recipe: x}}\nrecipes: {{b: {{cameras: {{a: {{}}, c: {{}}}}}}}}\n",
+        "cameras.c.recipe",
+        "all cameras have the same one",
+    ),
+    checked(
+        f"{CAMERA}recipes: {{b: {{bundle: stor, cameras: {{a: {{}}}}}}}}\n", 2, "recipes.b.bundle", "did you mean 'store'?"
+    ),
+    checked(
+        f"{CAMERA}recipes: {{b: {{cameras: {{a: {{presence: {{empty: none.png}}}}}}}}}}\n", 2, "recipes.b.cameras.a", "none.png"
+    ),
+    checked(
+        f"{CAMERA}recipes: {{b: {{cameras: {{a: {{region: {{x: 0, y: 0, width: 900, height: 9}}}}}}}}}}\n",
+        0,
+        "recipe b",
+        "camera a: warning: the region reaches beyond",
+    ),
+]
+
 STATION = [
     *(
         top(f"publish: {{endpoint: '{endpoint}'}}", "publish.endpoint", *words)
@@ -585,8 +623,11 @@ MESSAGES = [
     message(TRIGGER | {"part_id": "x" * (MAX_PART_ID + 1)}, "bad_request", "part_id", str(MAX_PART_ID)),
     message(TRIGGER | {"part_id": "a\0b"}, "bad_request", "part_id", "NUL"),
     message(TRIGGER | {"part": "7"}, "bad_request", "part"),
+    message(TRIGGER | {"recipe": ""}, "bad_request", "recipe is empty: leave it out, or give a name"),
+    message({"op": "recipe", "id": 1}, "bad_request", "name is missing"),
+    message({"op": "recipe", "id": 1, "name": "base", "who": "a\nb"}, "bad_request", "who contains a control character"),
     message('{"op": "trigger", "camera": "a", "part_id": "\\ud800"}', "bad_request"),
     message(TRIGGER | {"request_id": ""}, "bad_request", "request_id is empty: leave it out"),
 ]
 
-ROWS = [*YAML, *CAMERAS, *SOURCES, *STATION, *TRAINING, *COMMANDS, *BUNDLES, *DATA, *MESSAGES]
+ROWS = [*YAML, *CAMERAS, *SOURCES, *RECIPES, *STATION, *TRAINING, *COMMANDS, *BUNDLES, *DATA, *MESSAGES]

@@ -23,6 +23,7 @@ from anosegd.inspection.loaded_engines import LoadedEngine, LoadedEngines
 from anosegd.inspection.placement_cache import region_of
 from anosegd.inspection.queue import InspectionQueue
 from anosegd.inspection.ready import cameras_at, keep_ready, make_ready, warm_up
+from anosegd.inspection.recipe_of_part import recipe_of, unloaded
 from anosegd.inspection.score_thresholds import ScoreThresholds
 from anosegd.inspection.settings_in_force import SettingsInForce
 from anosegd.outcome import Inspected, Unknown
@@ -294,23 +295,15 @@ class Inspector(Worker):
 
     def _engine_for(self, frame: Frame) -> tuple[Frame, LoadedEngine] | None:
         """Return the frame with the recipe that judges its part, and the engine. None: there is none; the part is closed."""
-        part, now = frame.part, self.recipe
-        recipe, asked = part.recipe or now, part.recipe_asked
-        if asked not in (None, recipe.name):
-            camera = now.cameras.get(part.camera)
-            if asked != now.name or camera is None or part.settings is None or camera.source != part.settings.source:
-                self._not_inspected(part, "recipe", f"the trigger asked for the recipe {asked}; {now.name} is in force")
-                frame.release()
-                return None
-            recipe, part = now, replace(part, recipe=now, settings=camera)  # switched while the frame was captured
-            frame = replace(frame, part=part)
-        loaded = self.loaded.get(recipe.slot)
-        if loaded is None:
-            what = f"the station has switched from the recipe {recipe.name} to {now.name}, and has unloaded its engine"
-            self._not_inspected(part, "recipe", what)
-            frame.release()
-            return None
-        return frame, loaded
+        found = recipe_of(frame.part, self.recipe)
+        if isinstance(found, Part) and found.recipe is not None:
+            if (loaded := self.loaded.get(found.recipe.slot)) is not None:
+                return replace(frame, part=found), loaded
+            found = unloaded(found.recipe, self.recipe)
+        assert isinstance(found, Unknown)
+        self._not_inspected(frame.part, found.reason, found.detail or "")
+        frame.release()
+        return None
 
     def _inspect_concurrently(self, loaded: LoadedEngine, first: Frame) -> Frame | None:
         """Inspect several parts at a time as long as any wait: while the network runs some, one is prepared or judged.

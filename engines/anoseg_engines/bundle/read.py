@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -25,6 +27,7 @@ from anoseg_engines.bundle.manifest import (
 )
 from anoseg_engines.bundle.releases import contained_version, odd_versions, released_versions, replaced_releases, versions
 from anoseg_engines.errors import ConfigError, EngineError
+from anoseg_engines.files import shown_name
 from anoseg_engines.images import Image
 from anoseg_engines.judgement import Thresholds
 
@@ -154,12 +157,21 @@ def find_bundle(path: Path) -> Path:
     return _find(path)[0]
 
 
+def _nearest(path: Path) -> str:
+    """Return the question whether another folder beside this one was meant; empty if none has a similar name."""
+    with contextlib.suppress(OSError):
+        beside = [found.name for found in path.parent.iterdir() if found.is_dir()]
+        if near := difflib.get_close_matches(path.name, beside, n=1):
+            return f"did you mean {shown_name(near[0])!r}?"
+    return ""
+
+
 def _find(path: Path) -> tuple[Path, str | None]:
     """Return the folder, and a remark if later versions were passed over, or the folder contains another version."""
     if (path / MANIFEST).is_file():
         return path, _remark_on(path)
     if not path.is_dir():
-        raise ConfigError(f"{path}: no such bundle", hint=_WHICH)
+        raise ConfigError(f"{path}: no such bundle", hint=_nearest(path) or _WHICH)
     replaced = replaced_releases(path)
     damaged = next((path / str(n) for n in replaced if not _has_whole_manifest(path / str(n))), None)
     if damaged is not None:

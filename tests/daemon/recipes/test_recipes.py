@@ -326,3 +326,21 @@ def test_without_recipes_the_labels_of_the_cameras_stay(line: Line, tmp_path_fac
         assert (state["recipe"], state["recipes"]) == ("one, default", {})
         with pytest.raises(RefusedError, match="there is no recipe 'one'"):
             client.recipe("one")
+
+
+def test_a_reload_may_give_the_recipe_in_force_another_bundle(station: Station) -> None:
+    """The station restarts within the process, in the same recipe; a broken bundle of any recipe is refused before."""
+    write_bundle(station.store / "base-2", dataclasses.replace(tiny_draft(), product="base", score_threshold=0.45))
+    daemon = station.start()
+    station.ask("recipe", "base")
+    station.edit(f"{station.store}/base,", f"{station.store}/base-2,")
+    station.edit("  small:", f"  other: {{bundle: {station.store}/bas, cameras: {{free: {{}}, called: {{}}}}}}\n  small:")
+    assert "recipes.other.bundle" in station.refused("reload")
+    assert station.inspects() == as_named("base")
+    station.edit(f"{station.store}/bas,", f"{station.store}/base,")
+    assert "inspecting with base/1" in station.ask("reload")
+    station.line.listener.wait_for(lambda m: m.topic == "verdict.free" and m.header["threshold"] == 0.45)
+    assert station.inspects() == ("base", "base", 0.45, "PASS")
+    assert station.changes()[:1] == [("lid", "base", station.changes()[0][2])]
+    assert daemon.terminate() == 0
+    assert sum(e["event"] == "daemon.ready" for e in daemon.events) == 2
