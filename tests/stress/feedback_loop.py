@@ -52,41 +52,44 @@ class Line:
     def __init__(self, folder: Path, bundle: Path) -> None:
         self.folder, self.store = folder, folder / "store" / "part"
         shutil.copytree(bundle, self.store / bundle.name)
+        command("anoseg-engine", "release", self.store / bundle.name)
         self.endpoint = f"ipc://{folder}/pub"
         self.config = folder / "line.yaml"
         self.config.write_text(
             f"station: loop\nengine: {{bundle: {self.store}}}\npublish: {{endpoint: '{self.endpoint}'}}\n"
             f"control: {{endpoint: 'ipc://{folder}/control'}}\njournal: {{path: verdicts.db}}\n"
             "evidence: {folder: evidence, good_share: 0, min_free: 0}\n"
-            "cameras:\n  top: {policy: wait, source: {kind: folder, path: images}}\n"
+            "cameras:\n"
+            + "".join(f"  {name}: {{policy: wait, source: {{kind: folder, path: {name}}}}}\n" for name in ("good", "defective"))
         )
 
     def add_images(self, data: Path, defects: int) -> int:
-        """Put the images in front of the camera; return how many there are."""
-        images = self.folder / "images"
-        images.mkdir()
-        for path in sorted((data / "test" / "good").iterdir()):
-            shutil.copy(path, images / f"good-{path.name}")
+        """Put the images in front of the cameras; return how many there are."""
+        for name in ("good", "defective"):
+            (self.folder / name).mkdir()
+        for path in (data / "test" / "good").iterdir():
+            shutil.copy(path, self.folder / "good")
         defective = [
             path for kind in sorted((data / "test").iterdir()) if kind.name != "good" for path in sorted(kind.iterdir())
         ]
         for path in defective[:: max(1, len(defective) // defects)]:
-            shutil.copy(path, images / f"defect-{path.parent.name}-{path.name}")
-        return len(list(images.iterdir()))
+            shutil.copy(path, self.folder / "defective" / f"{path.parent.name}-{path.name}")
+        return sum(len(list((self.folder / name).iterdir())) for name in ("good", "defective"))
 
     @contextmanager
-    def inspecting(self, parts: int) -> Iterator[dict[str, str]]:
-        """Run the daemon until it has inspected so many parts. Yields the outcome of each, by its name."""
+    def inspecting(self, parts: int) -> Iterator[dict[tuple[str, str], str]]:
+        """Run the daemon until it has inspected so many parts. Yields the outcome of each, by camera and file."""
         daemon = Daemon(self.config)
         try:
             with Client(self.endpoint, f"ipc://{self.folder}/control") as client:
                 give_up_at = time.monotonic() + PARTS_LIMIT_S
                 while inspected(client) < parts:
+                    assert daemon.process.poll() is None, daemon.log
                     assert time.monotonic() < give_up_at, "the parts are not inspected"
                     time.sleep(0.5)
                 run_id = client.status()["run_id"]
                 verdicts = [verdict for verdict in client.replay(1) if verdict["run_id"] == run_id]
-            yield {verdict["part_id"]: verdict["outcome"] for verdict in verdicts}
+            yield {(verdict["camera"], Path(verdict["source"]).name): verdict["outcome"] for verdict in verdicts}
         finally:
             daemon.terminate()
 
@@ -99,13 +102,13 @@ def inspected(client: Client) -> int:
         return 0
 
 
-def mark(line: Line, rejected: list[str]) -> None:
-    """Mark the good parts that were rejected, in the browser."""
+def mark(line: Line, count: int) -> None:
+    """Mark the good parts that were rejected, in the browser: so many are there."""
     view = ViewServer(line.folder, str(line.config))
     browser = Browser(line.folder)
     try:
-        browser.open(f"{view.url}parts?outcome=FAIL&part=good-&lang=en")
-        browser.wait_for(f"document.querySelectorAll('#rows tr').length === {min(50, len(rejected))}")
+        browser.open(f"{view.url}parts?outcome=FAIL&camera=good&lang=en")
+        browser.wait_for(f"document.querySelectorAll('#rows tr').length === {count}")
         browser.evaluate("localStorage.setItem('who', 'Anna'); true")
         browser.evaluate(f"{MARK} ?? true")
         browser.wait_for(MARKED)
@@ -126,16 +129,16 @@ def main() -> int:
         line = Line(Path(made), options.bundle.resolve())
         parts = line.add_images(options.data, options.defects)
         with line.inspecting(parts) as before:
-            rejected = [name for name, outcome in before.items() if outcome == "FAIL" and name.startswith("good-")][:50]
-            caught = [name for name, outcome in before.items() if outcome == "FAIL" and name.startswith("defect-")]
-            good = sum(name.startswith("good-") for name in before)
+            rejected = [name for name, outcome in before.items() if outcome == "FAIL" and name[0] == "good"][:50]
+            caught = [name for name, outcome in before.items() if outcome == "FAIL" and name[0] == "defective"]
+            good = sum(name[0] == "good" for name in before)
             print(
                 f"before: {len(rejected)} of {good} good parts rejected, {len(caught)} of {parts - good} defective ones",
                 flush=True,
             )
             if not rejected:
                 sys.exit("no good part is rejected: there is nothing to mark")
-            mark(line, rejected)
+            mark(line, len(rejected))
             print(f"marked in the browser: {len(rejected)} false rejects", flush=True)
         data = line.folder / "marked"
         print(command("anosegd", "evidence", "dataset", line.config, "--data", data), end="", flush=True)
@@ -146,7 +149,7 @@ def main() -> int:
             pass
     turned = [name for name in rejected if after[name] == "PASS"]
     escaped = [name for name in caught if after[name] != "FAIL"]
-    others = sum(outcome == "FAIL" for name, outcome in after.items() if name.startswith("good-"))
+    others = sum(outcome == "FAIL" for name, outcome in after.items() if name[0] == "good")
     print(f"after: {len(turned)} of the {len(rejected)} marked parts pass, {others} good parts are rejected")
     print(f"after: {len(caught) - len(escaped)} of the {len(caught)} defective parts that were rejected are rejected")
     return 0 if len(turned) == len(rejected) and not escaped else 1
