@@ -136,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_user(add("user", "add, revoke or list the users of a screen"))
 
     bridge = add("bridge", "connect a PLC to one camera of a station")
-    bridge.add_argument("kind", choices=("modbus",), metavar="KIND", help="what the PLC speaks: modbus")
+    bridge.add_argument("kind", choices=("modbus", "mqtt"), metavar="KIND", help="what the other side speaks: modbus, mqtt")
     bridge.add_argument("config", type=Path, metavar="CONFIG", help="the bridge's YAML file, see configs/bridge.yaml")
     bridge.add_argument("--key", type=Path, metavar="FILE", help="this client's key (station.key of CONFIG)")
     bridge.add_argument("--check", action="store_true", help="validate CONFIG and print the map; open nothing")

@@ -50,6 +50,7 @@ NOT_OURS = {
     "cp": "files of an installed service: make systemd-test does it",
     "git": "updates a checkout",
     "mbpoll": "a Modbus master; tests/daemon/bridge runs it",
+    "mosquitto_sub": "an MQTT subscriber; tests/daemon/bridge runs it",
 }
 """Why commands of other programs are not run."""
 

@@ -1,5 +1,7 @@
 """docs/plc.md is the map that the bridge serves."""
 
+import json
+import re
 from typing import get_args
 
 from support.documentation import DOCS, table
@@ -7,7 +9,8 @@ from support.documentation import DOCS, table
 from anosegd.bridge.config import ModbusConfig
 from anosegd.bridge.modbus import RegisterMap
 from anosegd.bridge.modbus.registers import CONTROL_BITS, STATES, STATUS_BITS
-from anosegd.bridge.tags import OTHER_REASON, OUTCOMES, REASONS, ErrorCode
+from anosegd.bridge.mqtt.payloads import result_of, state_of
+from anosegd.bridge.tags import OTHER_REASON, OUTCOMES, REASONS, ErrorCode, Outputs
 from anosegd.wire import StationState
 
 PAGE = DOCS / "plc.md"
@@ -38,3 +41,13 @@ def test_numbers_equal_the_code() -> None:
     assert {state: states[state] for state in get_args(StationState)} == {state: STATES[state] for state in STATES if state}
     outcomes = next(row[3] for row in table(PAGE, "Outputs") if row[2] == "`outcome`")
     assert outcomes == ", ".join(f"{number} {name}" for name, number in OUTCOMES.items())
+
+
+def test_messages_of_the_mirror_equal_the_code() -> None:
+    """The names in the JSON of each topic."""
+    documented = {
+        row[0].strip("`").rpartition("/")[2]: re.findall(r"`(\w+)`", row[2])
+        for row in table(PAGE, "Mirror results at an MQTT broker")
+    }
+    made = {"state": state_of(Outputs()), "result": result_of(Outputs())}
+    assert documented == {name: list(json.loads(payload)) for name, payload in made.items()}

@@ -20,13 +20,13 @@ def free_port() -> int:
 
 
 class BridgeProcess:
-    """`anosegd bridge modbus` in a process of its own."""
+    """`anosegd bridge` in a process of its own."""
 
-    def __init__(self, config: Path, *arguments: str) -> None:
+    def __init__(self, config: Path, *arguments: str, kind: str = "modbus") -> None:
         self._log = config.with_suffix(".log")
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "anosegd", "bridge", "modbus", str(config), *arguments], stdout=log, stderr=log
+                [sys.executable, "-m", "anosegd", "bridge", kind, str(config), *arguments], stdout=log, stderr=log
             )
 
     @property

@@ -6,7 +6,7 @@ import ipaddress
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -17,11 +17,13 @@ from anosegd.client import Key
 from anosegd.config import DEFAULT_CONTROL, DEFAULT_ENDPOINT, CameraName
 from anosegd.endpoint import MAX_PORT, check_address
 
+T = TypeVar("T", bound=msgspec.Struct)
 Order = Literal["big", "little"]
+NotEmpty = Annotated[str, Meta(min_length=1)]
 TextLength = Annotated[int, Meta(ge=2, le=120, multiple_of=2)]
 """Characters of a text in registers, two in each."""
 
-_LISTEN = re.compile(r"(\[[^\[\]]+\]|[^\[\]:\s]+):(\d{1,5})")
+_LISTEN = _BROKER = re.compile(r"(\[[^\[\]]+\]|[^\[\]:\s]+):(\d{1,5})")
 
 
 class StationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -35,7 +37,7 @@ class StationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
     publish: str = DEFAULT_ENDPOINT
     control: str | None = DEFAULT_CONTROL
-    key: Annotated[str, Meta(min_length=1)] | None = None
+    key: NotEmpty | None = None
 
     def __post_init__(self) -> None:
         for name, endpoint in (("publish", self.publish), ("control", self.control)):
@@ -95,6 +97,58 @@ class ModbusConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         return not self.clients or any(address in ipaddress.ip_network(client) for client in self.clients)
 
 
+class TlsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Says how the broker is checked, and how the bridge shows who it is.
+
+    Attributes:
+        ca: PEM file of the authority that signed the broker's certificate; None takes the system's authorities.
+        certificate, key: PEM files of the bridge's own certificate, for a broker that asks for one; one file may have both.
+    """
+
+    ca: NotEmpty | None = None
+    certificate: NotEmpty | None = None
+    key: NotEmpty | None = None
+
+
+class MqttConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Says where results and state are mirrored.
+
+    Attributes:
+        broker: Host and port.
+        topic: Topics begin with it and the camera's name.
+        user, password_file: For a broker that asks for them; the file has one line.
+        tls: None connects without TLS, which only a broker on this machine may.
+    """
+
+    broker: str = "127.0.0.1:1883"
+    topic: Annotated[str, Meta(pattern=r"^[^#+\x00/][^#+\x00]*\Z", description="a topic without # and +")] = "anoseg"
+    user: NotEmpty | None = None
+    password_file: NotEmpty | None = None
+    tls: TlsConfig | None = None
+
+    def __post_init__(self) -> None:
+        match = _BROKER.fullmatch(self.broker)
+        if not match or not 0 < int(match[2]) <= MAX_PORT:
+            raise ValueError(f"broker: {self.broker}: not an address; write 127.0.0.1:1883 or broker.example:8883")
+        if self.password_file is not None and self.user is None:
+            raise ValueError("password_file: it belongs to a user: set user, too")
+        if self.tls is None and not _is_loopback(self.address[0]):
+            raise ValueError(f"tls: without it, everyone between here and {self.broker} could read: set tls: {{}}")
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host, without brackets, and port."""
+        host, _, port = self.broker.rpartition(":")
+        return host.strip("[]"), int(port)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def _check_ip(host: str, message: str) -> None:
     try:
         ipaddress.ip_address(host)
@@ -111,7 +165,7 @@ class BridgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         trigger: Who triggers a part: the PLC through the bridge, or the camera by itself (input, interval, every frame).
         result_window_ms: A result that is not there so long after its trigger, or else after its capture, is UNKNOWN: late.
         results: How many parts may be without an acknowledged result before that is an overrun.
-        modbus: For the kind modbus.
+        modbus, mqtt: For the kind of this name.
     """
 
     camera: CameraName
@@ -120,6 +174,7 @@ class BridgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     result_window_ms: Annotated[float, Meta(ge=10, le=60_000)] = 200.0
     results: Annotated[int, Meta(ge=1, le=256)] = 8
     modbus: ModbusConfig = ModbusConfig()
+    mqtt: MqttConfig = MqttConfig()
 
     def __post_init__(self) -> None:
         if self.trigger == "plc" and self.station.control is None:
@@ -148,7 +203,12 @@ def load_bridge_config(path: Path) -> BridgeConfig:
         ConfigError: The file cannot be read, or a value is invalid. The message names file, line and key.
     """
     config = read_yaml(path, BridgeConfig)
-    if config.station.key is None:
-        return config
-    key = str(path.absolute().parent / os.path.expanduser(config.station.key))  # noqa: PTH111 - as in `load_config`
-    return msgspec.structs.replace(config, station=msgspec.structs.replace(config.station, key=key))
+    tls = config.mqtt.tls and _with_absolute_paths(config.mqtt.tls, path, "ca", "certificate", "key")
+    mqtt = msgspec.structs.replace(_with_absolute_paths(config.mqtt, path, "password_file"), tls=tls)
+    return msgspec.structs.replace(config, station=_with_absolute_paths(config.station, path, "key"), mqtt=mqtt)
+
+
+def _with_absolute_paths(struct: T, file: Path, *names: str) -> T:
+    base = file.absolute().parent
+    given = {name: path for name in names if (path := getattr(struct, name)) is not None}
+    return msgspec.structs.replace(struct, **{name: str(base / os.path.expanduser(path)) for name, path in given.items()})  # noqa: PTH111 - as in `load_config`

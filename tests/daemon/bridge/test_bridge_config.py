@@ -10,7 +10,7 @@ from support.paths import CONFIGS
 
 from anoseg_engines.errors import ConfigError
 from anoseg_engines.strict_yaml import FORMAT
-from anosegd.bridge.config import BridgeConfig, ModbusConfig, StationConfig, load_bridge_config
+from anosegd.bridge.config import BridgeConfig, ModbusConfig, MqttConfig, StationConfig, load_bridge_config
 
 
 def refused(tmp_path: Path, text: str) -> str:
@@ -28,6 +28,7 @@ def test_the_shipped_file_states_the_defaults() -> None:
     assert set(raw) == set(BridgeConfig.__struct_fields__)
     assert set(raw["station"]) == set(StationConfig.__struct_fields__)
     assert set(raw["modbus"]) == set(ModbusConfig.__struct_fields__)
+    assert set(raw["mqtt"]) == set(MqttConfig.__struct_fields__)
     assert load_bridge_config(CONFIGS / "bridge.yaml") == BridgeConfig(camera="top")
 
 

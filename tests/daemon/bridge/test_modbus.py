@@ -355,3 +355,77 @@ def test_the_plc_of_the_tests_can_be_wrong() -> None:
     plc.offer("1")
     plc.cycle()
     assert acted == [("1", "reject", None)]
+
+
+HAL = """[MB2HAL_INIT]
+INIT_DEBUG=1
+VERSION=1.1
+HAL_MODULE_NAME=mb2hal
+SLOWDOWN=0.0
+TOTAL_TRANSACTIONS=3
+[TRANSACTION_00]
+LINK_TYPE=tcp
+TCP_IP=127.0.0.1
+TCP_PORT={port}
+MB_SLAVE_ID=1
+FIRST_ELEMENT=0
+NELEMENTS=16
+MAX_UPDATE_RATE=50.0
+MB_TX_CODE=fnct_02_read_discrete_inputs
+MB_RESPONSE_TIMEOUT_MS=500
+MB_BYTE_TIMEOUT_MS=500
+HAL_TX_NAME=status
+DEBUG=1
+[TRANSACTION_01]
+MB_TX_CODE=fnct_04_read_input_registers
+FIRST_ELEMENT=0
+NELEMENTS=56
+HAL_TX_NAME=outputs
+DEBUG=1
+[TRANSACTION_02]
+MB_TX_CODE=fnct_15_write_multiple_coils
+FIRST_ELEMENT=0
+NELEMENTS=3
+HAL_TX_NAME=control
+DEBUG=1
+"""
+
+
+@pytest.mark.skipif(shutil.which("mb2hal") is None, reason="no mb2hal here (apt install linuxcnc-uspace)")
+def test_linuxcnc_triggers_a_part_and_reads_its_result(bridged: Bridged) -> None:
+    """mb2hal, LinuxCNC's Modbus master: it reads and writes in a cycle, as a PLC does."""
+    (bridged.line.folder / "mb2hal.ini").write_text(HAL.format(port=bridged.port))
+    bridged.start_station()
+    bridged.start_bridge()
+    hal = subprocess.Popen(
+        ["halrun", "-s"], cwd=bridged.line.folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    assert hal.stdin is not None
+    other = Registers(bridged.port)  # looks on: halrun prints nothing before its end
+
+    def tell(command: str) -> None:
+        assert hal.stdin is not None
+        hal.stdin.write(command.encode() + b"\n")
+        hal.stdin.flush()
+
+    try:
+        tell("loadusr -W mb2hal config=mb2hal.ini")
+        wait_for_bit(other, ONLINE)
+        wait_for_bit(other, IDLE)
+        tell("setp mb2hal.control.00.bit 1")
+        wait_for_bit(other, READY)
+        tell("setp mb2hal.control.01.bit 1")
+        wait_for_bit(other, VALID)
+        time.sleep(1)
+        tell("getp mb2hal.status.07.bit")
+        tell("getp mb2hal.outputs.04.int")
+        tell("setp mb2hal.control.02.bit 1")
+        wait_for_bit(other, VALID, False)
+        printed, _ = hal.communicate(b"exit\n", timeout=LIMIT_S)
+        assert printed.split() == [b"TRUE", b"1"]
+    finally:
+        other.close()
+        if hal.poll() is None:
+            hal.kill()
+            hal.communicate()
+            subprocess.run(["halrun", "-U"], capture_output=True, timeout=LIMIT_S)
