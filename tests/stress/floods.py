@@ -43,7 +43,7 @@ PARTS_PER_S = 20
 CROWD_MB = 50.0
 """What hundreds of connections may take, once."""
 GROWTH_MB = 10.0
-"""What more may be taken after the first tenth of the attack."""
+"""What more may be taken after the first third of the attack."""
 PEAK_MB = 250.0
 """What a flood may take until the next check of its connection."""
 LINES_PER_S = 25
@@ -255,8 +255,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def attack(station: Station, frames: int, seed: int, on_step: Callable[[int], None]) -> int:
-    """Send malformed frames until there were enough. Returns how many."""
+def attack(publish: int, control: int, key: str, seed: int, frames: int) -> None:
+    """Be the attackers: send so many malformed frames, and print how many after each step."""
+    station = Station(publish, control, Key.read(key) if key else None)
     rng, sent = random.Random(seed), 0
     with zmq.Context() as context:
         while sent < frames:
@@ -269,7 +270,29 @@ def attack(station: Station, frames: int, seed: int, on_step: Callable[[int], No
                 sent += send_subscriptions(rng, station, context)
             else:
                 sent += send_without_an_end(rng, station)
-            on_step(sent)
+            print(sent, flush=True)
+
+
+def run_attackers(station: Station, key: str, frames: int, seed: int, on_step: Callable[[int], None]) -> int:
+    """Run attackers until there were enough malformed frames. Returns how many.
+
+    libzmq 4.3.5 may end their process (session_base.cpp:233) when it closes a socket and the station closes the connection, in
+    the middle of a message of many frames. Then others take over.
+    """
+    sent = 0
+    while sent < frames:
+        seed += 1
+        ports = (str(station.publish), str(station.control))
+        command = [sys.executable, __file__, "--attack", *ports, key, str(seed), str(frames - sent)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+            assert process.stdout is not None
+            before = sent
+            try:
+                for line in process.stdout:
+                    sent = before + int(line)
+                    on_step(sent)
+            finally:
+                process.kill()
     return sent
 
 
@@ -307,7 +330,7 @@ def floods(frames: int, *, half_open: int, clients: int, keys: bool, seed: int, 
             def step(sent: int) -> None:
                 nonlocal peak_mb, early_mb
                 peak_mb = max(peak_mb, resident_mb(daemon.pid))
-                if sent < frames / 10:
+                if sent < frames / 3:
                     early_mb = peak_mb
                 show(f"{sent} frames, daemon {resident_mb(daemon.pid):.0f} MB, {open_files(daemon.pid)} files")
 
@@ -315,7 +338,7 @@ def floods(frames: int, *, half_open: int, clients: int, keys: bool, seed: int, 
             threads.append(threading.Thread(target=hold_half_open, args=(station, half_open, stop)))
             for thread in threads:
                 thread.start()
-            sent = attack(station, frames, seed, step)
+            sent = run_attackers(station, str(folder / "attacker.key") if keys else "", frames, seed, step)
             ended = time.monotonic()
             stop.set()
             for thread in threads:
@@ -346,7 +369,8 @@ def floods(frames: int, *, half_open: int, clients: int, keys: bool, seed: int, 
     seqs = [seq for seq, _, _ in verdicts]
     calm, attacked = ([v for v in verdicts if low <= v[2] < high] for low, high in ((began - settle_s, began), (began, ended)))
     show(
-        f"{sent} frames in {took:.0f} s; {before_mb:.0f} MB before, {peak_mb:.0f} at most, {after_mb:.0f} after; "
+        f"{sent} frames in {took:.0f} s; {before_mb:.0f} MB before, {early_mb:.0f} after a third, {peak_mb:.0f} at most, "
+        f"{after_mb:.0f} after; "
         f"{before_files} files before, {after_files} after; {rate(calm):.1f} verdicts/s before, {rate(attacked):.1f} in it, "
         f"{sum(old for _, old, _ in attacked)} of {len(attacked)} from the journal; {len(lines) / took:.1f} log lines/s\n"
     )
@@ -378,7 +402,12 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--settle", type=float, default=8, metavar="S", help="seconds of rest before and after (8)")
     parser.add_argument("--watch", nargs="+", help=argparse.SUPPRESS)
+    parser.add_argument("--attack", nargs=5, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.attack:
+        publish, control, key, seed, frames = options.attack
+        attack(int(publish), int(control), key, int(seed), int(frames))
+        return 0
     if options.watch:
         watch(options.watch[0], options.watch[1], options.watch[2] if len(options.watch) > 2 else None)
         return 0
