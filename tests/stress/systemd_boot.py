@@ -359,6 +359,7 @@ class Checks:
             tail.close()
         self.screen()
         self.exit_codes()
+        self.keys()
         self.journal()
         self.uninstall()
 
@@ -547,6 +548,40 @@ class Checks:
         machine.run("systemctl stop holder")
         with timed("exit code 1 (port in use): restarted until it is free"):
             wait_for(lambda: machine.unit("ActiveState") == "active", "active once the port is free")
+
+    def keys(self) -> None:
+        """As docs/keys.md says: the station's key comes from systemd, and appears nowhere else."""
+        machine, folder = self.machine, "/etc/anoseg/keys"
+        machine.run(f"cp {CONFIG} /var/tmp/good.yaml; anosegd keygen station {folder}/station.key")
+        where = f"--station {folder}/station.key --clients {folder}/clients"
+        machine.run(f"anosegd keygen client plc {where} --out /root/plc.key --control")
+        machine.run(f"anosegd keygen client screen {where} --out /root/screen.key")
+        machine.run(f"echo 'keys: {{clients: {folder}/clients}}' >>{CONFIG}")
+        machine.run(f"systemctl stop {UNIT}")
+        demand(machine.attempt(f"systemctl start {UNIT}")[0] != 0, "it starts without its key")
+        demand("LoadCredential=" in machine.journal("--lines=5"), "the journal does not say what is missing")
+        held("keys: without the station's key the start fails, and the journal says which setting is missing")
+        drop_in = f"/run/systemd/system/{UNIT}.service.d"
+        credential = f"[Service]\\nLoadCredential=station.key:{folder}/station.key\\n"
+        machine.run(f"mkdir -p {drop_in} && printf '{credential}' >{drop_in}/keys.conf && systemctl daemon-reload")
+        with timed("keys: LoadCredential gives the station its key"):
+            machine.run(f"systemctl start {UNIT}")
+        demand(
+            machine.attempt(f"setpriv --reuid=anoseg --clear-groups cat {folder}/station.key")[0] != 0, "the key can be read"
+        )
+        demand(machine.attempt(f"anosegd status {CONFIG}")[0] == 2, "a client without a key is served")
+        said = machine.run(f"anosegd status --json --key /root/screen.key {CONFIG}")
+        demand('"state"' in said, said)
+        code, said = machine.attempt(f"anosegd pause {CONFIG} --minutes 5 --who me --key /root/screen.key")
+        demand(code != 0 and "may listen and read" in said, said)
+        held("keys: served with a key, not without; a key that may listen commands nothing")
+        pid, limits = machine.unit("MainPID"), machine.unit("LimitNOFILE")
+        demand(limits == "16384", f"LimitNOFILE={limits}")
+        shown = machine.journal() + machine.run(f"systemctl show {UNIT}; tr '\\0' '\\n' </proc/{pid}/environ; ps -ef")
+        for name in (f"{folder}/station.key", "/root/plc.key", "/root/screen.key"):
+            demand(json.loads(machine.run(f"cat {name}"))["secret"] not in shown, f"the secret of {name} is shown")
+        held("keys: no secret in the journal, the unit, the environment and the arguments")
+        machine.run(f"rm -r {drop_in}; cp /var/tmp/good.yaml {CONFIG}; systemctl daemon-reload; systemctl restart {UNIT}")
 
     def journal(self) -> None:
         ours = [line for line in self.machine.journal().splitlines() if "anosegd[" in line]
