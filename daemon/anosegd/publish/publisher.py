@@ -1,11 +1,10 @@
 """Closes parts, gives verdicts their numbers and sends them and the heartbeat, on the thread "publisher".
 
-The thread owns the PUB socket. No other thread closes parts: cameras and inspector report outcomes.
+The thread owns the PUB socket (`outlet`). No other thread closes parts: cameras and inspector report outcomes.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
 import threading
 import time
@@ -13,16 +12,14 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import zmq
-
 from anoseg_engines.placement import Region
-from anosegd import endpoint, logs, wire
+from anosegd import logs, wire
 from anosegd.capture.config import Policy
 from anosegd.config import Config
 from anosegd.connections import CHECK_EVERY_S
 from anosegd.evidence import EvidenceKeeper, Offered
 from anosegd.journal import Journal, VerdictId
-from anosegd.keys import Guard, new_socket
+from anosegd.keys import Guard
 from anosegd.outcome import Inspected, Outcome, Unknown
 from anosegd.part import Part
 from anosegd.picture import Picture
@@ -32,26 +29,17 @@ from anosegd.publish.deadline import deadline_missed, overdue
 from anosegd.publish.images import ImageEncoder, ImageJob, Subscriptions, region_in, topic_of
 from anosegd.publish.masks import MaskEncoder, MaskJob
 from anosegd.publish.open_parts import OpenParts
+from anosegd.publish.outlet import open_outlet
 from anosegd.publish.verdict import mask_job, verdict_of
 from anosegd.worker import Worker
 
 HEARTBEAT_S = 1.0
-SEND_HWM = 2000
-"""Messages kept for one slow subscriber before it loses some. Each takes about 160 bytes; the content is shared."""
-LINGER_MS = 1000
-"""How long unsent messages are kept when the daemon stops."""
 MASK_QUEUE = 8
 """Anomaly maps that may wait for encoding; further ones are dropped and counted."""
 EVIDENCE_PICTURES, LIVE_PICTURES = 8, 2
 """Frames of one camera that are held for their pictures, with and without evidence, besides those in the network."""
 PICTURE_USERS = 2
 """Threads that may each be using one more frame, whose place was taken: "evidence" and "images"."""
-MAX_IMAGE_BYTES = 64 << 20
-"""Pictures that ZeroMQ may hold for subscribers that do not read them. While it holds more, no further ones are sent."""
-MAX_SUBSCRIPTION_MESSAGES = 1000
-"""Subscriptions that are looked at in one step, so that nobody can hold up verdicts with them."""
-MAX_SUBSCRIPTION_BYTES = 1024
-"""A topic is a word and a camera's name; ZeroMQ's own handshake takes a few hundred bytes."""
 LAST_COMMITS_S = 4.0
 """How long the end waits for verdicts that are being committed."""
 
@@ -132,7 +120,6 @@ class Publisher(Worker):
         self._subscriptions = Subscriptions()
         self._images = ImageEncoder(self._image_encoded)
         self._encoded_images: deque[tuple[wire.Image, bytes]] = deque()
-        self._images_sent: deque[tuple[zmq.MessageTracker, int]] = deque()  # that ZeroMQ may still hold, with their sizes
         self._bound = threading.Event()
         self._late_log = logs.Throttles("verdict.late")
         for name in config.cameras:
@@ -253,14 +240,7 @@ class Publisher(Worker):
 
     def work(self) -> None:
         """Bind, then send until asked to stop."""
-        with new_socket(zmq.XPUB, self._guard) as (socket, connections):
-            socket.sndhwm = SEND_HWM
-            socket.linger = LINGER_MS
-            socket.copy_threshold = 0  # what is sent without a copy is counted, however small it is
-            socket.maxmsgsize = MAX_SUBSCRIPTION_BYTES  # a subscriber that sends more loses its connection
-            socket.rcvhwm = 100
-            endpoint.bind(socket, self._config.publish.endpoint)
-            self._socket, self._connections = socket, connections
+        with open_outlet(self._config.publish.endpoint, self._guard, self._subscriptions) as self._outlet:
             self._masks.start()
             self._images.start()
             self._bound.set()
@@ -284,9 +264,8 @@ class Publisher(Worker):
             self._commits.send_due()
         self._send_masks()
         self._send_images()
-        if self._connections.check():
+        if self._outlet.hear():
             self._wake.set()
-        self._take_subscriptions()
         self.answer()
         if self._state_changed or time.monotonic() >= self._heartbeat_at:
             if self._masks.failure is not None:
@@ -351,7 +330,7 @@ class Publisher(Worker):
         self._commits.send_all()
 
     def _send_verdict(self, verdict: wire.Verdict, part: Part, inspected: Inspected | None, picture: Picture | None) -> None:
-        self._socket.send_multipart([f"verdict.{verdict.camera}".encode(), wire.encode(verdict)])
+        self._outlet.send(f"verdict.{verdict.camera}", wire.encode(verdict))
         self.last_seq = max(self.last_seq, verdict.seq)
         if (counts := self.counts.get(verdict.camera)) is not None:  # the camera may be one of an earlier run
             counts.sent(verdict)
@@ -385,7 +364,7 @@ class Publisher(Worker):
     def _send_masks(self) -> None:
         while self._encoded:
             header, png = self._encoded.popleft()
-            self._socket.send_multipart([f"mask.{header.camera}".encode(), wire.encode(header), png])
+            self._outlet.send(f"mask.{header.camera}", wire.encode(header), png)
 
     def _image_encoded(self, header: wire.Image, jpeg: bytes) -> None:
         """On the encoder's thread."""
@@ -394,30 +373,12 @@ class Publisher(Worker):
 
     def _send_images(self) -> None:
         """Send encoded pictures. A subscriber that does not read them must not fill the memory."""
-        while self._images_sent and self._images_sent[0][0].done:
-            self._images_sent.popleft()
         while self._encoded_images:
             header, jpeg = self._encoded_images.popleft()
-            if sum(size for _, size in self._images_sent) + len(jpeg) <= MAX_IMAGE_BYTES:
-                message = [topic_of(header.camera), wire.encode(header), jpeg]
-                tracker = self._socket.send_multipart(message, copy=False, track=True)
-                assert tracker is not None
-                self._images_sent.append((tracker, len(jpeg)))
-
-    def _take_subscriptions(self) -> None:
-        """Note who subscribes to pictures. What is left of a flood is taken in the next step, which begins at once."""
-        with contextlib.suppress(zmq.Again):
-            for _ in range(MAX_SUBSCRIPTION_MESSAGES):
-                frame = self._socket.recv(zmq.DONTWAIT, copy=False)
-                self._connections.delivered(frame)
-                self._connections.subscription(frame)
-                ended = frame.bytes[:1] == b"\0"  # libzmq makes this message itself when a subscriber is gone
-                if ended or self._guard is None or self._guard.peer(frame) is not None:
-                    self._subscriptions.take(frame.bytes)
-            self._wake.set()
+            self._outlet.send_image(topic_of(header.camera), wire.encode(header), jpeg)
 
     def _send_state(self) -> None:
         self._state_changed = False
         self._heartbeat_at = time.monotonic() + HEARTBEAT_S
         self.last_state = wire.encode(self._describe(self))
-        self._socket.send_multipart([b"state", self.last_state])
+        self._outlet.send("state", self.last_state)

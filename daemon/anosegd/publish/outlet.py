@@ -1,0 +1,89 @@
+"""Owns the PUB socket: sends messages through it, and hears what subscribers ask for. On the thread "publisher"."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Iterator
+
+import zmq
+
+from anosegd import endpoint
+from anosegd.connections import Connections
+from anosegd.keys import Guard, new_socket
+from anosegd.publish.images import Subscriptions
+
+SEND_HWM = 2000
+"""Messages kept for one slow subscriber before it loses some. Each takes about 160 bytes; the content is shared."""
+LINGER_MS = 1000
+"""How long unsent messages are kept when the daemon stops."""
+MAX_IMAGE_BYTES = 64 << 20
+"""Pictures that ZeroMQ may hold for subscribers that do not read them. While it holds more, no further ones are sent."""
+MAX_SUBSCRIPTION_MESSAGES = 1000
+"""Subscriptions that are looked at in one step, so that nobody can hold up verdicts with them."""
+MAX_SUBSCRIPTION_BYTES = 1024
+"""A topic is a word and a camera's name; ZeroMQ's own handshake takes a few hundred bytes."""
+
+
+class Outlet:
+    """The bound socket. `open_outlet` makes it."""
+
+    def __init__(
+        self, socket: zmq.Socket[bytes], connections: Connections, guard: Guard | None, subscriptions: Subscriptions
+    ) -> None:
+        self._socket, self._connections, self._guard = socket, connections, guard
+        self._subscriptions = subscriptions
+        self._images: deque[tuple[zmq.MessageTracker, int]] = deque()  # that ZeroMQ may still hold, with their sizes
+
+    def send(self, topic: str, *frames: bytes) -> None:
+        """Send a message to everybody who subscribes to its topic."""
+        self._socket.send_multipart([topic.encode(), *frames])
+
+    def send_image(self, topic: bytes, header: bytes, jpeg: bytes) -> None:
+        """Send a picture, unless too many wait for subscribers that do not read them: they must not fill the memory."""
+        while self._images and self._images[0][0].done:
+            self._images.popleft()
+        if sum(size for _, size in self._images) + len(jpeg) <= MAX_IMAGE_BYTES:
+            tracker = self._socket.send_multipart([topic, header, jpeg], copy=False, track=True)
+            assert tracker is not None
+            self._images.append((tracker, len(jpeg)))
+
+    def hear(self) -> bool:
+        """Note who subscribes to pictures, and close connections that would fill the memory.
+
+        Returns:
+            Whether something of a flood is left, for which it is to be called at once.
+        """
+        left = self._connections.check()
+        with contextlib.suppress(zmq.Again):
+            for _ in range(MAX_SUBSCRIPTION_MESSAGES):
+                frame = self._socket.recv(zmq.DONTWAIT, copy=False)
+                self._connections.delivered(frame)
+                self._connections.subscription(frame)
+                ended = frame.bytes[:1] == b"\0"  # libzmq makes this message itself when a subscriber is gone
+                if ended or self._guard is None or self._guard.peer(frame) is not None:
+                    self._subscriptions.take(frame.bytes)
+            return True
+        return left
+
+
+@contextlib.contextmanager
+def open_outlet(address: str, guard: Guard | None, subscriptions: Subscriptions) -> Iterator[Outlet]:
+    """Bind the socket for the length of a `with` block.
+
+    Args:
+        address: Endpoint to bind.
+        guard: Admits subscribers by their keys; None admits every one.
+        subscriptions: Gets what is subscribed to.
+
+    Raises:
+        PublishError: The endpoint cannot be bound.
+    """
+    with new_socket(zmq.XPUB, guard) as (socket, connections):
+        socket.sndhwm = SEND_HWM
+        socket.linger = LINGER_MS
+        socket.copy_threshold = 0  # what is sent without a copy is counted, however small it is
+        socket.maxmsgsize = MAX_SUBSCRIPTION_BYTES  # a subscriber that sends more loses its connection
+        socket.rcvhwm = 100
+        endpoint.bind(socket, address)
+        yield Outlet(socket, connections, guard, subscriptions)
