@@ -577,7 +577,8 @@ class Checks:
         held("keys: served with a key, not without; a key that may listen commands nothing")
         pid, limits = machine.unit("MainPID"), machine.unit("LimitNOFILE")
         demand(limits == "16384", f"LimitNOFILE={limits}")
-        shown = machine.journal() + machine.run(f"systemctl show {UNIT}; tr '\\0' '\\n' </proc/{pid}/environ; ps -ef")
+        texts = f"/proc/{pid}/environ /proc/[0-9]*/cmdline"
+        shown = machine.journal() + machine.run(f"systemctl show {UNIT}; cat {texts} 2>/dev/null | tr '\\0' '\\n'")
         for name in (f"{folder}/station.key", "/root/plc.key", "/root/screen.key"):
             demand(json.loads(machine.run(f"cat {name}"))["secret"] not in shown, f"the secret of {name} is shown")
         held("keys: no secret in the journal, the unit, the environment and the arguments")
