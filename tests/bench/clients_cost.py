@@ -49,9 +49,10 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench.evidence_cost import engine_ms
-from support.anosegd_line import Daemon, children_of
+from support.anosegd_line import Daemon
 from support.browser import Browser
 from support.paths import DEMO
+from support.processors import on_cores, processor_s
 from support.view_server import ViewServer
 
 from anosegd.client import Client
@@ -141,32 +142,6 @@ def write_parts(folder: Path) -> None:
         cv2.imwrite(str(folder / f"{i:03}.bmp"), image)
 
 
-@contextlib.contextmanager
-def on_cores(cores: set[int]) -> Iterator[None]:
-    """Let the programs that are started in this context use these cores only."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cores)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
-
-
-def processes_of(pid: int) -> list[int]:
-    """Return a process and all below it."""
-    return [pid, *(found for child in children_of(pid) for found in processes_of(child))]
-
-
-def processor_s(pid: int) -> float:
-    """Return how many seconds of processor time a process, and all below it, have used."""
-    ticks = 0
-    for one in processes_of(pid):
-        with contextlib.suppress(OSError):
-            fields = Path(f"/proc/{one}/stat").read_text().rsplit(")", 1)[1].split()
-            ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK")
-
-
 @dataclass(frozen=True)
 class Place:
     """Says which cores the line has, and which the others."""
@@ -204,6 +179,7 @@ def run(folder: Path, images: Path, *, fps: float, seconds: float, place: Place,
         "    policy: every\n"
     )
     with contextlib.ExitStack() as stack:
+        stack.enter_context(on_cores(place.others))
         with on_cores(place.line):
             daemon = Daemon(config)
         stack.callback(daemon.close)
@@ -219,15 +195,14 @@ def run(folder: Path, images: Path, *, fps: float, seconds: float, place: Place,
         measured.wait()
         clients, browser = [], None
         if crowd:
-            with on_cores(place.others):
-                for number, kind in enumerate(CLIENTS):
-                    command = [sys.executable, __file__, "--client", kind, f"client-{number}", publish, control]
-                    clients.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
-                    stack.callback(clients[-1].kill)
-                view = ViewServer(folder, str(config))
-                stack.callback(view.close)
-                browser = Browser(folder, before=NICE_BROWSER)
-                stack.callback(browser.close)
+            view = ViewServer(folder, str(config))
+            stack.callback(view.close)
+            for number, kind in enumerate(CLIENTS):
+                command = [sys.executable, __file__, "--client", kind, f"client-{number}", publish, control]
+                clients.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+                stack.callback(clients[-1].kill)
+            browser = Browser(folder, before=NICE_BROWSER if place.others == place.line else ())
+            stack.callback(browser.close)
             programs |= {"view": [view.process.pid], "browser": [browser.process.pid], "clients": [c.pid for c in clients]}
             browser.open(view.url)
             browser.wait_for("document.querySelector('.camera[data-picture=current]') !== null")

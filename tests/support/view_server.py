@@ -34,7 +34,9 @@ class ViewServer:
         assert self.process.stdout is not None
         ready, _, _ = select.select([self.process.stdout], [], [], LIMIT_S)
         said = self.process.stdout.readline() if ready else ""
-        assert said.startswith("the screen is at "), said + self.log
+        if not said.startswith("the screen is at "):
+            self.close()
+            raise AssertionError(f"the screen does not start: {said}{self.log}")
         self.url = said.split()[-1]
         self.port = int(urlsplit(self.url).port or 0)
 

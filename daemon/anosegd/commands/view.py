@@ -16,8 +16,8 @@ from anosegd.config import load_config
 from anosegd.view.address import Address
 from anosegd.view.users import certificate_beside, load_users, users_beside
 
-NICE = 10
-"""Drawing a screen must not take processor time that the inspection needs."""
+NICE = 5
+"""The inspection comes first. Even if it takes all processors, the screen gets about a quarter of one."""
 
 
 @contextlib.contextmanager
