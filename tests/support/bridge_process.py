@@ -24,6 +24,7 @@ class BridgeProcess:
 
     def __init__(self, config: Path, *arguments: str, kind: str = "modbus") -> None:
         self._log = config.with_suffix(".log")
+        self._from = self._log.stat().st_size if self._log.exists() else 0  # of an earlier process with this configuration
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "anosegd", "bridge", kind, str(config), *arguments], stdout=log, stderr=log
@@ -34,12 +35,16 @@ class BridgeProcess:
         return self._log.read_text()
 
     @property
+    def _own_log(self) -> str:
+        return self._log.read_bytes()[self._from :].decode()
+
+    @property
     def events(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.log.splitlines() if line.startswith("{")]
 
     def wait_for(self, event: str) -> None:
-        wait_until(lambda: event in self.log or self.process.poll() is not None, event)
-        assert event in self.log, self.log
+        wait_until(lambda: event in self._own_log or self.process.poll() is not None, event)
+        assert event in self._own_log, self.log
 
     def terminate(self) -> int:
         self.process.send_signal(signal.SIGTERM)

@@ -33,6 +33,7 @@ class Registers:
         answer = self._take(length - 1)
         assert (number, protocol) == (self._n, 0)
         if answer[0] & 0x80:
+            assert answer[0] == pdu[0] | 0x80
             raise ModbusError(f"exception {answer[1]}")
         assert answer[0] == pdu[0]
         return answer[1:]

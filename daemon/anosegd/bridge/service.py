@@ -46,6 +46,8 @@ class Bridge:
         self._shown = Outputs()
         self._due: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        # One line a second: a client may open and close the handshake as often as it likes.
+        self._opened, self._closed = logs.Throttle("bridge.opened"), logs.Throttle("bridge.closed")
         self._requests = StationRequests(target, self.give)
         self._workers: tuple[VerdictFeed | StationRequests, ...] = (VerdictFeed(target, self.give), self._requests)
 
@@ -118,14 +120,14 @@ class Bridge:
         elif before.online and not now.online:
             logs.warning("bridge.station_lost", station=self._target.publish, state=now.station_state or None)
         if now.enabled and not before.enabled:
-            logs.info("bridge.opened", camera=self._target.camera)
+            self._opened.info(camera=self._target.camera)
         elif before.enabled and not now.enabled:
             discarded = now.statistics.discarded - before.statistics.discarded
             fields: dict[str, Any] = {"camera": self._target.camera, "parts_without_result": discarded or None}
             if now.error_code:
-                logs.warning("bridge.closed", why=now.error_code.name.lower(), **fields)
+                self._closed.warning(why=now.error_code.name.lower(), **fields)
             else:
-                logs.info("bridge.closed", why="enable is low", **fields)
+                self._closed.info(why="enable is low", **fields)
         if (now.online, now.enabled) != (before.online, before.enabled):
             self._notifier.status(
                 f"{'station heard' if now.online else 'no station'}, handshake {'open' if now.enabled else 'closed'}"

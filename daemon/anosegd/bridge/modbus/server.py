@@ -34,10 +34,14 @@ IDLE_S = 60.0
 MBAP = 6
 """Bytes of a frame up to and with its length."""
 MAX_FRAME = 260
+ERROR = 0x80
+"""The bit that makes a function code one of an error."""
 MAX_WAITING = 16 * MAX_FRAME
 """Bytes of requests that a client may send before it has taken the answers."""
 UNSENT_LIMIT_MS = 20_000
 """The kernel closes a connection whose client has taken nothing for this long."""
+FUNCTIONS = (1, 2, 3, 4, 5, 6, 15, 16, 22, 23)
+"""The others that pymodbus knows could change how it serves, and no PLC needs them."""
 ANY_UNIT = 0
 """The server answers requests to every unit number."""
 
@@ -156,6 +160,7 @@ class _Server(ModbusTcpServer):  # type: ignore[misc] # `follow_imports` in pypr
 
     def __init__(self, device: SimDevice, config: ModbusConfig) -> None:
         super().__init__(device, framer=FramerType.SOCKET, address=config.address)
+        self.decoder.pdu_table = {code: kinds for code, kinds in self.decoder.pdu_table.items() if code in FUNCTIONS}
         self.config = config
         self.peers: set[_Peer] = set()
         self.refused = logs.Throttle("bridge.client_refused")
@@ -191,6 +196,7 @@ class _Peer(ServerRequestHandler):  # type: ignore[misc]
         self._owner = server
         self._unread = b""
         self._answering = False
+        self._function = 0
         self.asked_at = time.monotonic()
         self.host: str | None = None
 
@@ -223,6 +229,8 @@ class _Peer(ServerRequestHandler):  # type: ignore[misc]
     def server_send(self, pdu: Any, addr: Any) -> None:
         """Send an answer, and go on with the next request."""
         if self.transport is not None:
+            if pdu.function_code == ERROR:  # pymodbus does not say which function it does not know
+                pdu.function_code |= self._function
             super().server_send(pdu, addr)
         self._answering = False
         self._go_on()
@@ -247,7 +255,7 @@ class _Peer(ServerRequestHandler):  # type: ignore[misc]
             return
         frame, self._unread = self._unread[:length], self._unread[length:]
         self.asked_at = time.monotonic()
-        self._answering = True
+        self._answering, self._function = True, frame[MBAP + 1]
         self.recv_buffer = b""
         try:
             super().data_received(frame)
