@@ -5,6 +5,7 @@ import contextlib
 import csv
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -97,6 +98,19 @@ def test_parts_are_found_and_exported(past: ViewServer, config: Path) -> None:
     assert part["pictures"]["kinds"] == ["image", "map"]
     for kind, start in (("image", b"\xff\xd8\xff"), ("map", b"\x89PNG")):
         assert past.get(f"/pictures/{last['journal_id']}/{last['seq']}/{kind}").body.startswith(start)
+
+
+def test_evidence_is_deleted_while_the_screen_runs(line: Line, past: ViewServer) -> None:
+    """Past parts are still found, without pictures; the screen goes on and says nothing of this machine."""
+    first, second = line.listener.verdicts[:2]
+    known = {"journal": first["journal_id"], "seq": str(first["seq"])}
+    wait_until(lambda: asked(past, "part", **known)["pictures"] is not None, "the evidence is written")
+    shutil.rmtree(line.folder / "evidence")
+    part = asked(past, "part", journal=second["journal_id"], seq=str(second["seq"]))
+    assert (part["verdict"]["part_id"], part["pictures"]) == (second["part_id"], None)
+    assert len(asked(past, "journal")["parts"]) == 41
+    assert str(line.folder) not in json.dumps(part)
+    assert "Traceback" not in past.log
 
 
 def test_bad_questions_are_refused(past: ViewServer) -> None:
