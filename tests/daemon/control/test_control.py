@@ -344,7 +344,7 @@ def test_what_is_asked_for_while_the_daemon_ends_is_answered(tmp_path: Path) -> 
     """Reloads, swaps, self-tests and triggers requested while the daemon ends are answered at once, without a time-out."""
     never = {
         op: lambda *_: None
-        for op in ("drain", "engine", "reload", "swap", "roll_back", "set_threshold", "pause", "prove", "trigger")
+        for op in ("drain", "engine", "reload", "swap", "roll_back", "set_threshold", "pause", "prove", "trigger", "recipe")
     }
     control = Control(f"ipc://{tmp_path}/ctl", None, state=lambda: b"{}", **never)
     control.start()

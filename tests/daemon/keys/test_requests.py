@@ -15,6 +15,7 @@ from support.anosegd_line import LIMIT_S
 
 from anosegd.client import Client, Key, RefusedError
 from anosegd.control import Control
+from anosegd.control.requests import TriggerRequest
 from anosegd.keys import Guard, Keyring
 from anosegd.keys.files import new_client_key, new_station_key, write_key
 
@@ -36,7 +37,7 @@ class Station:
         def unused(*_: object) -> None:
             raise AssertionError("this request is not sent")
 
-        def trigger(_camera: str, _part: str | None, _request: str | None, accepted: Callable[[dict[str, Any]], None]) -> None:
+        def trigger(_request: TriggerRequest, accepted: Callable[[dict[str, Any]], None]) -> None:
             accepted({"part_id": "1"})
 
         self.control = Control(
@@ -52,6 +53,7 @@ class Station:
             pause=unused,
             prove=unused,
             trigger=trigger,
+            recipe=unused,
             guard=self.guard,
         )
 
