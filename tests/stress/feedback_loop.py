@@ -1,6 +1,6 @@
 """From a click on the screen to another verdict, with a trained bundle and real images; a few minutes. Needs Chromium.
 
-    python tests/stress/feedback_loop.py --bundle STORE/NAME/VERSION --data DIR [--defects 60]
+    python tests/stress/feedback_loop.py --bundle STORE/NAME/VERSION --data DIR [--defects 60] [--threshold T]
 
 DIR has the MVTec AD layout, and the bundle was trained on its train/good. The real daemon inspects test/good and some defective
 parts. The good parts that it rejects are marked as false rejects in Chromium. Then, with the commands of the documentation:
@@ -49,18 +49,19 @@ def command(program: str, *arguments: str | Path) -> str:
 class Line:
     """The station, in a folder of its own."""
 
-    def __init__(self, folder: Path, bundle: Path) -> None:
+    def __init__(self, folder: Path, bundle: Path, threshold: float | None) -> None:
         self.folder, self.store = folder, folder / "store" / "part"
         shutil.copytree(bundle, self.store / bundle.name)
         command("anoseg-engine", "release", self.store / bundle.name)
         self.endpoint = f"ipc://{folder}/pub"
         self.config = folder / "line.yaml"
+        decides = "" if threshold is None else f"score_threshold: {threshold}, "
+        camera = "{{policy: wait, " + decides + "source: {{kind: folder, path: {}}}}}"
         self.config.write_text(
             f"station: loop\nengine: {{bundle: {self.store}}}\npublish: {{endpoint: '{self.endpoint}'}}\n"
             f"control: {{endpoint: 'ipc://{folder}/control'}}\njournal: {{path: verdicts.db}}\n"
             "evidence: {folder: evidence, good_share: 0, min_free: 0}\n"
-            "cameras:\n"
-            + "".join(f"  {name}: {{policy: wait, source: {{kind: folder, path: {name}}}}}\n" for name in ("good", "defective"))
+            "cameras:\n" + "".join(f"  {name}: {camera.format(name)}\n" for name in ("good", "defective"))
         )
 
     def add_images(self, data: Path, defects: int) -> int:
@@ -124,9 +125,10 @@ def main() -> int:
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--defects", type=int, default=60)
+    parser.add_argument("--threshold", type=float, metavar="T", help="lower than the calibrated one, for more false rejects")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as made:
-        line = Line(Path(made), options.bundle.resolve())
+        line = Line(Path(made), options.bundle.resolve(), options.threshold)
         parts = line.add_images(options.data, options.defects)
         with line.inspecting(parts) as before:
             rejected = [name for name, outcome in before.items() if outcome == "FAIL" and name[0] == "good"][:50]
