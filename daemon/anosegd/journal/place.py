@@ -18,7 +18,13 @@ from anosegd.journal.types import JournalConfig
 SQLITE = b"SQLite format 3\0"
 _TABLES = {"journal", "entry", "void"}
 _LOG = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
-_BEGINNINGS = {"-wal": _LOG, ".seq": (b"\0", b"anoseg-seq"), ".bundles": (b"{",), ".thresholds": (b"{",)}
+_BEGINNINGS = {
+    "-wal": _LOG,
+    ".seq": (b"\0", b"anoseg-seq"),
+    ".bundles": (b"{",),
+    ".thresholds": (b"{",),
+    ".recipe": (b"{",),
+}
 _WRITTEN = (".new", ".copying")
 """A new journal and a copy are written under these names, and what is there is deleted first."""
 _CHOOSE = "give the path of a new file, in a folder that only this station uses"
@@ -70,12 +76,7 @@ def check_content(path: Path) -> None:
         what = f"journal.path: {path} is an empty file, and no journal was here before"
         raise ConfigError(what, hint=f"delete the file if nobody needs it, or {_CHOOSE}")
     if not known and not _is_journal(path):
-        for suffix, kinds in {
-            "-wal": _LOG,
-            ".seq": (b"\0", b"anoseg-seq"),
-            ".bundles": (b"{",),
-            ".thresholds": (b"{",),
-        }.items():
+        for suffix, kinds in _BEGINNINGS.items():
             name = beside(path, suffix)
             if (found := _head(name)) and not found.startswith(kinds):
                 raise ConfigError(f"journal.path: {name} belongs to another program", hint=_CHOOSE)
@@ -117,5 +118,6 @@ def _companions(path: Path) -> list[Path]:
         beside(path, ".seq"),
         beside(path, ".bundles"),
         beside(path, ".thresholds"),
+        beside(path, ".recipe"),
         *(name for suffix in _WRITTEN for name in files_of(beside(path, suffix))),
     ]
