@@ -21,7 +21,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
-import re
 import threading
 import time
 from collections import deque
@@ -31,6 +30,7 @@ from pathlib import Path
 
 from anoseg_engines.words import agreeing, counted
 from anosegd.journal.background import Background
+from anosegd.journal.consumers import Consumers
 from anosegd.journal.feedback import FeedbackChange
 from anosegd.journal.numbers import Numbers, SeqFile
 from anosegd.journal.place import check_content, check_place
@@ -55,10 +55,8 @@ MAX_WAITING, MAX_WAITING_BYTES = 10_000, 64 << 20
 MAX_COMMIT, MAX_COMMIT_BYTES = 2000, 4 << 20
 MAX_COMMIT_MARKS = 200
 """The most parts that feedback may concern in one transaction: verdicts that come meanwhile wait for it."""
-MAX_CONSUMERS = 64
 JOIN_S = 5.0
 """How long the background thread may take to end if the journal cannot be opened."""
-CONSUMER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,8 +164,7 @@ class Journal(Worker):
         self._waiting = self._waiting_bytes = 0
         self._held: set[int] = set()
         self._amends: dict[int, Entry] = {}  # not written yet
-        self._cursors: dict[str, int] = {}
-        self._moved_cursors: set[str] = set()  # not written yet
+        self._consumers = Consumers()
         self._owed: list[AcceptedTrigger] = []
         self._requests: list[AcceptedTrigger] = []
         self._damage: str | None = None
@@ -344,15 +341,10 @@ class Journal(Worker):
         Raises:
             JournalError: The name or the number is invalid, or there are too many consumers.
         """
-        _check_name(consumer)
         with self._changed:
             if not 0 <= seq <= self._numbers.highest:
                 raise JournalError(f"{consumer}: number {seq} was never given out")
-            if consumer not in self._cursors and len(self._cursors) >= MAX_CONSUMERS:
-                what = f"{consumer}: there are {MAX_CONSUMERS} consumers already"
-                raise JournalError(what, hint="forget a consumer that is no longer used")
-            self._cursors[consumer] = max(seq, self._cursors.get(consumer, 0))
-            self._moved_cursors.add(consumer)
+            self._consumers.ack(consumer, seq)
 
     def consumer(self, name: str) -> int:
         """Return a durable consumer's cursor. The cursor of an unknown consumer is just before the oldest verdict kept.
@@ -360,14 +352,14 @@ class Journal(Worker):
         Raises:
             JournalError: The name is invalid.
         """
-        _check_name(name)
-        return self._cursors.get(name, max(self._writer.stats.first_kept - 1, 0))
+        with self._changed:
+            cursor = self._consumers.cursor(name)
+        return max(self._writer.stats.first_kept - 1, 0) if cursor is None else cursor
 
     def forget(self, consumer: str) -> None:
         """Remove a durable consumer."""
         with self._changed:
-            if self._cursors.pop(consumer, None) is not None:
-                self._moved_cursors.add(consumer)
+            self._consumers.forget(consumer)
 
     # ---- readers, state, end
 
@@ -467,8 +459,7 @@ class Journal(Worker):
             self._openings += 1
             if is_new:  # otherwise the file also lists triggers of this run, whose parts are still being inspected
                 self._owed, self._requests = opened.owed, opened.requests
-                self._cursors = opened.cursors
-                self._moved_cursors.clear()
+                self._consumers.begin(opened.cursors)
                 self._amends.clear()
                 self._held.clear()
         self._reserve()
@@ -511,8 +502,7 @@ class Journal(Worker):
         if numbers.journal_id is not None and (batch.taken or retry):
             transaction.amends += (e for e in self._amends.values() if e.seq not in numbers.pending)
             transaction.voids, numbers.voids = numbers.voids, []
-            transaction.cursors.update((name, self._cursors.get(name)) for name in self._moved_cursors)
-            self._moved_cursors.clear()
+            transaction.cursors.update(self._consumers.take())
         transaction.barrier = next((seq for seq in numbers.pending if seq not in entries), None)
         return batch
 
@@ -543,7 +533,7 @@ class Journal(Worker):
                     self._amends.pop(seq, None)
                 self._numbers.void(seqs)
                 self._numbers.voids = merged([*self._numbers.voids, *transaction.voids])
-                self._moved_cursors.update(transaction.cursors)
+                self._consumers.put_back(transaction.cursors)
             for item in (*batch.taken, *batch.refused):
                 self._waiting -= len(item.entries)
                 self._waiting_bytes -= item.size
@@ -574,9 +564,3 @@ class Journal(Worker):
         """Let the journal's thread work at once. Call with the lock held."""
         self._woken = True
         self._changed.notify()
-
-
-def _check_name(name: str) -> None:
-    if not CONSUMER_NAME.fullmatch(name):
-        hint = "use 1 to 64 letters, digits, '.', '_' or '-'"
-        raise JournalError(f"{name[:80]!r} is not a valid consumer name", hint=hint)

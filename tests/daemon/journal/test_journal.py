@@ -30,6 +30,7 @@ from anosegd.journal import journal as journal_module
 from anosegd.journal import numbers as journal_numbers
 from anosegd.journal import store as journal_store
 from anosegd.journal import writer as journal_writer
+from anosegd.journal.consumers import MAX_CONSUMERS
 
 Opener = Callable[..., Journal]
 
@@ -330,7 +331,7 @@ def test_cursors_of_consumers_never_go_back_and_survive_a_restart(opened: Opener
     journal.close()
     journal = opened()
     assert (journal.consumer("other"), journal.consumer("archive")) == (0, 7)
-    for n in range(journal_module.MAX_CONSUMERS - 1):
+    for n in range(MAX_CONSUMERS - 1):
         journal.ack(f"consumer-{n}", 1)
     with pytest.raises(JournalError):
         journal.ack("one-more", 1)
