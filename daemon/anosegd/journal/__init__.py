@@ -1,10 +1,11 @@
 """Commits every verdict before it is sent, and gives past verdicts to readers. The daemon uses `Journal`.
 
-`journal` makes the promise, has the API and runs the thread. `writer` does that thread's work on the file. `store` is the
-SQLite file, `format` its tables and versions, and `retention` deletes the oldest verdicts. `place` checks that a journal may be
-at its path. `numbers` reserves verdict numbers. `reader` reads pages for a replay, `offline` those of a station that is down.
-`feedback` stores what people say about parts, `consumers` has the cursors of durable consumers.
-`background` does slow work on a second thread. `types` has the values that these modules exchange.
+`journal` makes the promise, has the API and runs the thread. `writer` does that thread's work on the file. `store` writes the
+SQLite file, and `transaction` is what it writes at once. `store_file` creates, opens and checks it, `format` has its tables
+and versions, and `retention` deletes the oldest verdicts. `place` checks that a journal may be at its path. `numbers` reserves
+verdict numbers. `reader` reads pages for a replay, `offline` those of a station that is down. `feedback` stores what people say
+about parts, `consumers` has the cursors of durable consumers. `background` does slow work on a second thread. `types` has the
+values that these modules exchange.
 """
 
 from anosegd.journal.feedback import MARKS, FeedbackChange, Mark, PartMark

@@ -35,7 +35,7 @@ from anosegd.journal.feedback import FeedbackChange
 from anosegd.journal.numbers import Numbers, SeqFile
 from anosegd.journal.place import check_content, check_place
 from anosegd.journal.reader import JournalReader
-from anosegd.journal.store import Transaction
+from anosegd.journal.transaction import Transaction
 from anosegd.journal.types import (
     AcceptedTrigger,
     Change,

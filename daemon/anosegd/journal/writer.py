@@ -22,7 +22,9 @@ from anosegd.journal.background import Background
 from anosegd.journal.numbers import SeqFile
 from anosegd.journal.reader import is_damage
 from anosegd.journal.retention import Retention
-from anosegd.journal.store import VACUUM_PAGES, Store, Transaction, create_store, open_store, rename_damaged
+from anosegd.journal.store import VACUUM_PAGES, Store
+from anosegd.journal.store_file import create_store, open_store, rename_damaged
+from anosegd.journal.transaction import Transaction
 from anosegd.journal.types import (
     AcceptedTrigger,
     JournalConfig,

@@ -29,7 +29,7 @@ from support.paths import SUPPORT
 from anoseg_engines.errors import AnosegError
 from anosegd.journal import Journal, JournalDamagedError, JournalError, JournalReader, Page
 from anosegd.journal import background as journal_background
-from anosegd.journal import store as journal_store
+from anosegd.journal import store_file as journal_file
 from anosegd.journal import writer as journal_writer
 from anosegd.journal.format import APPLICATION_ID
 from anosegd.journal.numbers import SeqFile
@@ -266,7 +266,7 @@ def test_only_the_newest_damaged_files_are_kept(path: Path) -> None:
         journal = open_journal(config(path))
         commit(journal)
         assert journal.close()
-    assert len(aside(path)) == journal_store.ASIDE_KEPT
+    assert len(aside(path)) == journal_file.ASIDE_KEPT
 
 
 # ---- found while the daemon runs
@@ -276,8 +276,8 @@ def test_only_the_newest_damaged_files_are_kept(path: Path) -> None:
 def unchecked(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A journal with a damaged old entry, so large that only its newest entries are checked at the start."""
     change("UPDATE entry SET header = 'x' || header WHERE seq = 5")(path)
-    monkeypatch.setattr(journal_store, "WHOLE_CHECK_BYTES", 0)
-    monkeypatch.setattr(journal_store, "NEWEST_CHECKED", 50)
+    monkeypatch.setattr(journal_file, "WHOLE_CHECK_BYTES", 0)
+    monkeypatch.setattr(journal_file, "NEWEST_CHECKED", 50)
     return path
 
 
@@ -322,8 +322,8 @@ def test_damage_is_found_without_a_reader(unchecked: Path, monkeypatch: pytest.M
 
 def test_a_large_undamaged_journal_is_checked_once_and_kept(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The background check ends, finds nothing, and the journal stays."""
-    monkeypatch.setattr(journal_store, "WHOLE_CHECK_BYTES", 0)
-    monkeypatch.setattr(journal_store, "NEWEST_CHECKED", 50)
+    monkeypatch.setattr(journal_file, "WHOLE_CHECK_BYTES", 0)
+    monkeypatch.setattr(journal_file, "NEWEST_CHECKED", 50)
     monkeypatch.setattr(journal_background, "CHECK_EVERY_S", 0.005)
     begun: list[str] = []
     journal = open_journal(config(path), on_new_journal=begun.append)
@@ -471,7 +471,7 @@ def test_a_new_journal_has_its_id_from_its_first_byte_on(tmp_path: Path, monkeyp
             return done
 
     monkeypatch.setattr(sqlite3, "connect", lambda *names, **more: connect(*names, factory=Watched, **more))
-    journal_store.create_store(path, journal_id="j", first=1, sync="normal", now_ns=1).close()
+    journal_file.create_store(path, journal_id="j", first=1, sync="normal", now_ns=1).close()
     assert heads == {b"", APPLICATION_ID.to_bytes(4, "big")}
     with closing(connect(path)) as db:
         assert db.execute("PRAGMA auto_vacuum").fetchone() == (2,)

@@ -29,6 +29,7 @@ from anosegd.journal import Entry, Journal, JournalError, JournalReader, Verdict
 from anosegd.journal import journal as journal_module
 from anosegd.journal import numbers as journal_numbers
 from anosegd.journal import store as journal_store
+from anosegd.journal import store_file as journal_file
 from anosegd.journal import writer as journal_writer
 from anosegd.journal.consumers import MAX_CONSUMERS
 
@@ -297,7 +298,7 @@ def test_numbers_stay_close_to_the_file_while_commits_fail(opened: Opener, path:
     """This bounds how many numbers must be left out if the .seq file is lost. Verdicts still get identities."""
     monkeypatch.setattr(journal_writer, "MAX_UNCOMMITTED", 600)
     monkeypatch.setattr(journal_writer, "RETRY_S", 0.05)
-    monkeypatch.setattr(journal_store, "BUSY_S", 0.05)
+    monkeypatch.setattr(journal_file, "BUSY_S", 0.05)
     journal = opened()
     commit(journal)
     used: list[Entry] = []

@@ -15,7 +15,9 @@ from anosegd.journal import Entry, JournalError, JournalReader, Range, VerdictId
 from anosegd.journal import numbers as journal_numbers
 from anosegd.journal import store as journal_store
 from anosegd.journal.numbers import Numbers
-from anosegd.journal.store import Store, Transaction, create_store, open_store
+from anosegd.journal.store import Store
+from anosegd.journal.store_file import create_store, open_store
+from anosegd.journal.transaction import Transaction
 from anosegd.journal.types import merged, missing
 
 ID = "0123456789abcdef" * 2

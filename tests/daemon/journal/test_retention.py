@@ -11,6 +11,7 @@ from support.journal_tools import Contents, commit, config, eventually, open_jou
 from anosegd.journal import Change, Range
 from anosegd.journal import retention as journal_retention
 from anosegd.journal import store as journal_store
+from anosegd.journal import store_file as journal_file
 from anosegd.journal import writer as journal_writer
 
 DAY_NS = 86_400_000_000_000
@@ -167,7 +168,7 @@ def test_the_files_stay_within_their_size(tmp_path: Path) -> None:
 def test_a_program_that_keeps_reading_is_reported_and_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its snapshot makes the log grow, but verdicts are committed. When it has gone, the log is cut."""
     monkeypatch.setattr(journal_writer, "CUT_RETRY_S", 0.0)
-    monkeypatch.setattr(journal_store, "BUSY_S", 0.05)
+    monkeypatch.setattr(journal_file, "BUSY_S", 0.05)
     path = tmp_path / "journal.db"
     journal = open_journal(config(path, keep_mb=64))
     commit(journal)

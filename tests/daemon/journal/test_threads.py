@@ -10,7 +10,7 @@ from support.journal_tools import config, entry, open_journal, read_all, writing
 
 from anosegd.journal import Journal, VerdictId
 from anosegd.journal import journal as journal_module
-from anosegd.journal import store as journal_store
+from anosegd.journal import store_file as journal_file
 from anosegd.journal import writer as journal_writer
 
 SECONDS = 2.0
@@ -58,7 +58,7 @@ def test_every_number_is_accounted_for_when_many_threads_use_the_journal(
     """Each submitted verdict is answered once; those answered without an error are stored as last amended, others are void."""
     for module in (journal_module, journal_writer):
         monkeypatch.setattr(module, "RETRY_S", 0.05)
-    monkeypatch.setattr(journal_store, "BUSY_S", 0.03)
+    monkeypatch.setattr(journal_file, "BUSY_S", 0.03)
     path = tmp_path / "journal.db"
     journal = open_journal(config(path))
     threads = [Publishing(journal, seed, time.monotonic() + SECONDS) for seed in range(4)]
