@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, replace
 
-from anosegd.bridge.tags import Controls, ErrorCode, Outcome, Outputs, Result, Statistics
+from anosegd.bridge.tags import Controls, ErrorCode, Outputs, Result, Statistics
 
 HEARTBEAT_S = 1.0
 """The station's heartbeat, and the bridge's."""
@@ -178,7 +178,7 @@ class Handshake:
             key = (judged.part_id, judged.triggered_at)
             part = next((part for part in self._parts if (part.part_id, part.triggered_at) == key), None)
             if part is not None:
-                self._finish(part, judged.result)
+                part.result = part.result or judged.result
             elif any(part.triggered_at is None and part.result is None for part in self._parts):
                 self._early[key] = judged
                 if len(self._early) > self._settings.capacity:
@@ -198,7 +198,7 @@ class Handshake:
         if part is not None and part.result is None:
             part.part_id, part.triggered_at = part_id, triggered_at
             if (judged := self._early.pop((part_id, triggered_at), None)) is not None:
-                self._finish(part, judged.result)
+                part.result = judged.result
         self._go_on()
 
     def trigger_refused(self, now: float, number: int) -> None:
@@ -370,14 +370,9 @@ class Handshake:
         if len(self._parts) >= self._settings.capacity:
             self._run_over()
             return
-        part = _Part(0, since, judged.part_id)
-        self._parts.append(part)
-        late = self._now - since > self._settings.window_s
-        self._finish(part, judged.result if not late else _late(judged.result))
-
-    def _finish(self, part: _Part, result: Result) -> None:
-        if part.result is None:
-            part.result = result
+        is_late = self._now - since > self._settings.window_s
+        result = _late(judged.result) if is_late else judged.result
+        self._parts.append(_Part(0, since, judged.part_id, result=result))
 
     def _run_over(self) -> None:
         """Close the handshake because the PLC leaves too many results unread."""
@@ -406,5 +401,4 @@ class Handshake:
 
 def _late(result: Result) -> Result:
     """Return the result of a part whose verdict came too late; an UNKNOWN keeps its own reason."""
-    outcome: Outcome = "UNKNOWN"
-    return result if result.outcome == outcome else replace(result, outcome=outcome, reason="late")
+    return result if result.outcome == "UNKNOWN" else replace(result, outcome="UNKNOWN", reason="late")

@@ -20,6 +20,7 @@ from anosegd.systemd import Notifier
 from anosegd.worker import Worker
 
 STOP_S = 5.0
+HINT = "its log has the details; start it again"
 WAITING_S = 5.0
 """Without a station for this long, the log says so."""
 
@@ -46,8 +47,11 @@ class Bridge:
         self._shown = Outputs()
         self._due: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopping = asyncio.Event()
+        self._failure: BaseException | None = None
         # One line a second: a client may open and close the handshake as often as it likes.
         self._opened, self._closed = logs.Throttle("bridge.opened"), logs.Throttle("bridge.closed")
+        self._refused = logs.Throttle("bridge.client_refused")
         self._requests = StationRequests(target, self.give)
         self._workers: tuple[VerdictFeed | StationRequests, ...] = (VerdictFeed(target, self.give), self._requests)
 
@@ -58,9 +62,9 @@ class Bridge:
             AnosegError: The kind cannot serve, or a thread has died.
         """
         self._loop = asyncio.get_running_loop()
-        stopping = asyncio.Event()
+        self._loop.set_exception_handler(self._fail)
         for number in (signal.SIGINT, signal.SIGTERM):
-            self._loop.add_signal_handler(number, stopping.set)
+            self._loop.add_signal_handler(number, self._stopping.set)
         self._kind.show(self._shown)
         await self._kind.start(self)
         logs.info("bridge.listening", place=self._kind.place, camera=self._target.camera, station=self._target.publish)
@@ -69,7 +73,7 @@ class Bridge:
             for worker in self._workers:
                 worker.start()
             self._proceed()
-            await self._watch(stopping)
+            await self._watch()
         finally:
             self._notifier.stopping()
             for worker in self._workers:
@@ -78,7 +82,19 @@ class Bridge:
             if self._due is not None:
                 self._due.cancel()
             await asyncio.to_thread(_join, self._workers)
+        if self._failure is not None:
+            raise PublishError(f"the bridge ended: {self._failure}", hint=HINT) from self._failure
         return 0
+
+    def _fail(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Take an error that nothing else has taken. It ends the bridge: a PLC must not act on what may be wrong."""
+        error = context.get("exception")
+        if isinstance(error, OSError):  # of a connection
+            self._refused.warning(why=str(error))
+            return
+        logs.error("thread.died", exception=error, thread="main", what=context.get("message"))
+        self._failure = error or RuntimeError(context.get("message"))
+        self._stopping.set()
 
     def give(self, change: Change) -> None:
         """Have the handshake take an event. Any thread."""
@@ -133,16 +149,16 @@ class Bridge:
                 f"{'station heard' if now.online else 'no station'}, handshake {'open' if now.enabled else 'closed'}"
             )
 
-    async def _watch(self, stopping: asyncio.Event) -> None:
+    async def _watch(self) -> None:
         """Wait for a signal; meanwhile, look after the threads, and say so if no station is heard."""
         silent_since: float | None = time.monotonic()  # None: the log says so already
-        while not stopping.is_set():
+        while not self._stopping.is_set():
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(stopping.wait(), 1.0)
+                await asyncio.wait_for(self._stopping.wait(), 1.0)
             self._notifier.watchdog()
             for worker in self._workers:
-                if not worker.alive and not stopping.is_set():
-                    raise PublishError(f"the bridge ended: {worker.failure}", hint="its log has the details; start it again")
+                if not worker.alive and not self._stopping.is_set():
+                    raise PublishError(f"the bridge ended: {worker.failure}", hint=HINT)
             if self._shown.online:
                 silent_since = time.monotonic()
             elif silent_since is not None and time.monotonic() - silent_since > WAITING_S:
