@@ -100,9 +100,9 @@ def from_sending(folder: Path, parts: int) -> list[float]:
                     verdict = wire.Verdict(
                         **names, **times, seq=n, sequence=n, outcome="PASS", recipe="r", engine=NAME, durable=True
                     )
-                    seq = n
                     begin = time.perf_counter()
                     send("verdict.top", verdict)
+                    seq = n
                     while not master.read(0, 56)[0] >> VALID & 1:
                         pass
                     taken.append((time.perf_counter() - begin) * 1000)

@@ -17,7 +17,7 @@ import random
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from anosegd.bridge.handshake import Handshake, Heartbeat, Judged, RecipeRequest, Settings, TriggerRequest
 from anosegd.bridge.tags import Controls, Outcome, Outputs, Result
@@ -100,7 +100,7 @@ class Station:
         self.world = world
         self.run = 0
         self.up = False
-        self.seq = 0
+        self.seq = self.last_sent = self.sequence = 0
         self.parts: dict[str, Part] = {}
         self._owed: list[tuple[Part, str]] = []
         self._old: deque[Judged] = deque(maxlen=50)
@@ -108,6 +108,8 @@ class Station:
     def start(self) -> None:
         self.run += 1
         self.up = True
+        self.seq += self.world.random.randrange(1, 100)  # numbers that were reserved and not used
+        self.last_sent = self.sequence = 0
         self._beat(self.run)
         for part, triggered_at in self._owed:  # live verdicts, as a station sends them after a crash
             self._publish(part, triggered_at, Result(reason="restart", part_id=part.name), self.run)
@@ -122,20 +124,14 @@ class Station:
         world = self.world
         if not self.up or run != self.run:
             return
-        beat = Heartbeat(run_id=str(run), at_s=world.now + STATION_CLOCK_S, state="ContinuousExecution")
+        beat = Heartbeat(
+            run_id=str(run), at_s=world.now + STATION_CLOCK_S, state="ContinuousExecution", last_seq=self.last_sent
+        )
         if not world.chance(0.005):
-            seq = self.seq
-            world.after(world.between(0.0001, 0.003), lambda: world.bridge.receive_beat(beat, seq))
+            world.bridge.receive(lambda model, now: model.heartbeat(now, beat))
         if world.chance(0.05) and self._old:
             old = world.random.choice(self._old)
-            repeated = Judged(
-                run_id=old.run_id,
-                replayed=True,
-                part_id=old.part_id,
-                triggered_at=old.triggered_at,
-                since_s=old.since_s,
-                result=old.result,
-            )
+            repeated = replace(old, replayed=True)
             world.after(0.001, lambda: world.bridge.deliver(lambda model, now: model.verdict(now, repeated)))
         world.after(1.0 + world.between(0, 0.02), lambda: self._beat(run))
 
@@ -185,9 +181,13 @@ class Station:
     def _publish(self, part: Part, triggered_at: str | None, result: Result, run: int, since: float | None = None) -> None:
         world = self.world
         self.seq += 1
+        self.sequence += 1
+        self.last_sent = self.seq
         judged = Judged(
             run_id=str(run),
             replayed=False,
+            seq=self.seq,
+            sequence=self.sequence,
             part_id=part.name,
             triggered_at=triggered_at,
             since_s=world.now + STATION_CLOCK_S if since is None else since,
@@ -196,8 +196,7 @@ class Station:
         self._old.append(judged)
         if world.chance(0.002):
             return  # lost
-        seq = self.seq
-        world.after(world.between(0.0001, 0.003), lambda: world.bridge.receive_verdict(judged, seq))
+        world.bridge.receive(lambda model, now: model.verdict(now, judged))
 
 
 class Bridge:
@@ -207,12 +206,10 @@ class Bridge:
         self.world = world
         self.model: Handshake | None = None
         self._inbox: list[Callable[[Handshake, float], None]] | None = None  # a list while suspended
-        self._next_seq: int | None = None
-        self._sequential = 0.0  # messages of one connection do not overtake one another
+        self._arrival = 0.0  # messages of one connection do not overtake one another
 
     def start(self) -> None:
         self.model = Handshake(Settings(triggered=self.world.triggered, window_s=WINDOW_S, capacity=8), self.world.now)
-        self._next_seq = None
         self._inbox = None
         self._wake(self.model)
 
@@ -244,28 +241,11 @@ class Bridge:
         event(self.model, self.world.now)
         self._send()
 
-    def receive_verdict(self, judged: Judged, seq: int) -> None:
-        def take(model: Handshake, now: float) -> None:
-            if self._next_seq is not None and seq > self._next_seq:
-                model.verdict_lost(now)
-            if self._next_seq is None or seq >= self._next_seq:
-                self._next_seq = seq + 1
-                model.verdict(now, judged)
-
-        self._in_order(take)
-
-    def receive_beat(self, beat: Heartbeat, seq: int) -> None:
-        def take(model: Handshake, now: float) -> None:
-            if self._next_seq is not None and seq >= self._next_seq:
-                model.verdict_lost(now)
-                self._next_seq = seq + 1
-            model.heartbeat(now, beat)
-
-        self._in_order(take)
-
-    def _in_order(self, take: Callable[[Handshake, float], None]) -> None:
-        self._sequential = max(self._sequential + 1e-7, self.world.now)
-        self.world.after(self._sequential - self.world.now, lambda: self.deliver(take))
+    def receive(self, event: Callable[[Handshake, float], None]) -> None:
+        """Take a message of the station's, in the order of sending, after a short while."""
+        world = self.world
+        self._arrival = max(self._arrival + 1e-7, world.now + world.between(0.0001, 0.003))
+        world.after(self._arrival - world.now, lambda: self.deliver(event))
 
     def read(self) -> Outputs | None:
         if self.model is None or self._inbox is not None:

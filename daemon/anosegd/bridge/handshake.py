@@ -48,6 +48,7 @@ class Heartbeat:
         run_id: Which run of the station.
         at_s: When it was sent, by the station's clock.
         state: The station's state.
+        last_seq: Number of the last verdict sent in this run; 0 before the first.
         camera_runs: Whether the camera gives frames.
         recipe: The camera's recipe.
         settings: The first 32 bits of the checksum of the settings.
@@ -56,6 +57,7 @@ class Heartbeat:
     run_id: str
     at_s: float
     state: str
+    last_seq: int
     camera_runs: bool = True
     recipe: str = ""
     settings: int = 0
@@ -68,6 +70,7 @@ class Judged:
     Attributes:
         run_id: Which run of the station.
         replayed: It came from the journal.
+        seq, sequence: The numbers of the verdict: among those of the station, and among those of the camera in this run.
         part_id, triggered_at: Together the identity of a trigger; `triggered_at` is None without one.
         since_s: When the part was triggered or else captured, by the station's clock.
         result: What the PLC is to learn.
@@ -75,6 +78,8 @@ class Judged:
 
     run_id: str
     replayed: bool
+    seq: int
+    sequence: int
     part_id: str
     triggered_at: str | None
     since_s: float
@@ -139,6 +144,8 @@ class Handshake:
         self._heard_at = self._heard_since = now
         self._online = False
         self._offsets: deque[float] = deque(maxlen=HEARTBEATS_KEPT)
+        self._next_seq: int | None = None  # of the next verdict; None: not known
+        self._awaits_first = False  # no verdict of this run is sent yet: the camera's first one has sequence 1
 
     # ---- events
 
@@ -159,20 +166,29 @@ class Handshake:
             self._lose_station(ErrorCode.STATION_RESTARTED)
         if self._station is None:
             self._heard_since = now
-            self._offsets.clear()
+            self._awaits_first = beat.last_seq == 0
         self._station, self._heard_at = beat, now
         self._offsets.append(now - beat.at_s)
         self._online = now - self._heard_since >= SETTLED_S and beat.state in WORKING
+        if beat.last_seq and (self._next_seq is None or beat.last_seq >= self._next_seq):
+            self._take_number(beat.last_seq, ends=True)
         self._go_on()
 
     def verdict(self, now: float, judged: Judged) -> None:
         """Take a verdict of the camera. A replayed one changes nothing."""
         self.tick(now)
-        if judged.replayed or self._opened is None or self._station is None:
+        if judged.replayed or self._station is None:
             return
         if judged.run_id != self._station.run_id:
             self._lose_station(ErrorCode.STATION_RESTARTED)
-        elif not self._settings.triggered:
+            return
+        self._take_number(judged.seq)
+        if self._awaits_first and judged.sequence != 1:
+            self._lose_verdict()
+        self._awaits_first = False
+        if self._opened is None:
+            return
+        if not self._settings.triggered:
             self._take_part(judged)
         elif judged.triggered_at is not None:
             key = (judged.part_id, judged.triggered_at)
@@ -185,11 +201,15 @@ class Handshake:
                     del self._early[next(iter(self._early))]
         self._go_on()
 
-    def verdict_lost(self, now: float) -> None:
-        """Take note that a number is missing among the verdicts: the parts can no longer be told apart by their order."""
+    def other_verdict(self, now: float, seq: int) -> None:
+        """Take note of the number of another camera's verdict."""
         self.tick(now)
-        if not self._settings.triggered and self._opened is not None:
-            self._close(ErrorCode.VERDICT_LOST)
+        self._take_number(seq)
+
+    def verdict_lost(self, now: float) -> None:
+        """Take note that a verdict did not arrive, or cannot be read."""
+        self.tick(now)
+        self._lose_verdict()
 
     def trigger_answered(self, now: float, number: int, part_id: str, triggered_at: str) -> None:
         """Take the station's answer to a trigger: the verdict will have this part id and this time."""
@@ -323,8 +343,19 @@ class Handshake:
         if error is not ErrorCode.NONE:
             self._error = error
 
+    def _take_number(self, seq: int, *, ends: bool = False) -> None:
+        """Notice that a verdict is missing before this number; with `ends`, up to it."""
+        if self._next_seq is not None and (ends or seq != self._next_seq):
+            self._lose_verdict()
+        self._next_seq = seq + 1
+
+    def _lose_verdict(self) -> None:
+        """Close the handshake where parts are told apart by their order alone."""
+        if not self._settings.triggered and self._opened is not None:
+            self._close(ErrorCode.VERDICT_LOST)
+
     def _lose_station(self, error: ErrorCode) -> None:
-        self._station, self._online = None, False
+        self._station, self._online, self._next_seq = None, False, None
         self._offsets.clear()
         if self._opened is not None:
             self._close(error)

@@ -23,6 +23,7 @@ def heartbeat_of(state: Mapping[str, Any], camera: str) -> Heartbeat:
         run_id=str(state["run_id"]),
         at_s=_unix_s(state["at"]),
         state=str(state["state"]),
+        last_seq=int(state["last_seq"]),
         camera_runs=health is not None and health["state"] == "running",
         recipe="" if health is None else str(health.get("recipe") or ""),
         settings=checksum(state.get("settings")),
@@ -44,6 +45,8 @@ def judged_of(verdict: Mapping[str, Any], *, replayed: bool, settings: int) -> J
     return Judged(
         run_id=str(verdict["run_id"]),
         replayed=replayed,
+        seq=int(verdict["seq"]),
+        sequence=int(verdict["sequence"]),
         part_id=str(verdict["part_id"]),
         triggered_at=verdict.get("triggered_at"),
         since_s=_unix_s(verdict.get("triggered_at") or verdict["captured_at"] or verdict["committed_at"]),

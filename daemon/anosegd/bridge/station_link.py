@@ -17,7 +17,7 @@ from anosegd import logs
 from anosegd.bridge.config import Target
 from anosegd.bridge.handshake import Handshake, RecipeRequest, Request, TriggerRequest
 from anosegd.bridge.messages import checksum, heartbeat_of, judged_of
-from anosegd.client import Client, ClientError, Event, RefusedError
+from anosegd.client import Client, ClientError, RefusedError
 from anosegd.worker import Worker
 
 Change = Callable[[Handshake, float], None]
@@ -59,14 +59,12 @@ class VerdictFeed(Worker):
                     target.publish,
                     None,
                     key=target.key,
-                    on_event=self._event,
                     on_state=self._state,
                     on_wait=self._check,
                 ) as client:
                     for verdict in client.follow():
                         self._check()
-                        if verdict.get("camera") == target.camera:
-                            self._verdict(verdict, replayed=verdict.replayed)
+                        self._verdict(verdict, replayed=verdict.replayed)
             except _StoppedError:
                 return
             except ClientError:
@@ -83,16 +81,16 @@ class VerdictFeed(Worker):
 
     def _verdict(self, verdict: dict[str, Any], *, replayed: bool) -> None:
         try:
+            if verdict["camera"] != self._target.camera:
+                seq = int(verdict["seq"])
+                self._give(lambda model, now: model.other_verdict(now, seq))
+                return
             judged = judged_of(verdict, replayed=replayed, settings=self._settings)
         except (KeyError, ValueError, TypeError, AttributeError) as error:
             self._strange.warning(topic="verdict", error=f"{type(error).__name__} {error}")
             self._give(lambda model, now: model.verdict_lost(now))
             return
         self._give(lambda model, now: model.verdict(now, judged))
-
-    def _event(self, event: Event) -> None:
-        if event.kind == "missed":
-            self._give(lambda model, now: model.verdict_lost(now))
 
     def _check(self) -> None:
         self.answer()

@@ -1,5 +1,6 @@
 """The handshake between a station and a PLC: what each event does, and what holds whatever happens in whatever order."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import get_args
 
@@ -20,7 +21,7 @@ from anosegd.bridge.handshake import (
 from anosegd.bridge.tags import REASONS, Controls, ErrorCode, Outcome, Result
 from anosegd.publish import publisher
 
-BEAT = Heartbeat(run_id="run", at_s=0.0, state="ContinuousExecution", recipe="bolt", settings=7)
+BEAT = Heartbeat(run_id="run", at_s=0.0, state="ContinuousExecution", last_seq=1, recipe="bolt", settings=7)
 PASS = Result(outcome="PASS", score=0.1)
 
 
@@ -31,13 +32,14 @@ class Line:
         self.now = 100.0
         self.model = Handshake(Settings(triggered=triggered, window_s=window_s, capacity=capacity), self.now)
         self.controls = Controls()
+        self.seq = 1  # of the last verdict sent
 
     def wait(self, seconds: float) -> None:
         self.now += seconds
         self.model.tick(self.now)
 
     def beat(self, **changed: object) -> None:
-        self.model.heartbeat(self.now, replace(BEAT, at_s=self.now, **changed))  # type: ignore[arg-type]
+        self.model.heartbeat(self.now, replace(BEAT, **{"at_s": self.now, "last_seq": self.seq, **changed}))  # type: ignore[arg-type]
 
     def write(self, **changed: object) -> None:
         self.controls = replace(self.controls, **changed)  # type: ignore[arg-type]
@@ -52,8 +54,16 @@ class Line:
         assert self.outputs.enabled
 
     def verdict(self, part_id: str, triggered_at: str | None, result: Result = PASS, **changed: object) -> None:
+        self.seq += not changed.get("replayed")
         judged = Judged(
-            run_id="run", replayed=False, part_id=part_id, triggered_at=triggered_at, since_s=self.now, result=result
+            run_id="run",
+            replayed=False,
+            seq=self.seq,
+            sequence=self.seq,
+            part_id=part_id,
+            triggered_at=triggered_at,
+            since_s=self.now,
+            result=result,
         )
         self.model.verdict(self.now, replace(judged, **changed))  # type: ignore[arg-type]
 
@@ -294,14 +304,40 @@ def test_unread_results_are_an_overrun() -> None:
 
 def test_a_lost_verdict_closes_the_handshake_where_order_counts() -> None:
     """With triggers the part is UNKNOWN: late; without, nobody knows whose verdict was lost."""
+    events: list[Callable[[Line], None]] = [
+        lambda line: line.model.verdict_lost(line.now),
+        lambda line: line.verdict("2", None, seq=3),
+        lambda line: line.model.other_verdict(line.now, 4),
+        lambda line: line.beat(last_seq=2),
+    ]
+    for triggered in (False, True):
+        for event in events:
+            line = Line(triggered=triggered)
+            line.open()
+            event(line)
+            assert line.outputs.enabled is triggered
+            assert not line.outputs.result_valid
+            assert triggered or line.outputs.error_code is ErrorCode.VERDICT_LOST
+
+
+def test_numbers_of_other_cameras_are_no_gap() -> None:
+    """A station counts the verdicts of all its cameras."""
     line = Line(triggered=False)
     line.open()
-    line.model.verdict_lost(line.now)
-    assert (line.outputs.enabled, line.outputs.error_code) == (False, ErrorCode.VERDICT_LOST)
-    line = Line(triggered=True)
-    line.open()
-    line.model.verdict_lost(line.now)
-    assert line.outputs.enabled
+    line.model.other_verdict(line.now, 2)
+    line.beat(last_seq=2)
+    line.verdict("1", None, seq=3)
+    assert line.outputs.result_valid
+
+
+def test_the_first_verdict_of_a_run_can_be_missed() -> None:
+    """Before it, no number says what comes next; but the camera's first part has number 1."""
+    for sequence in (1, 2):
+        line = Line(triggered=False)
+        line.seq = 0
+        line.open()
+        line.verdict("1", None, seq=1000, sequence=sequence)
+        assert line.outputs.result_valid is (sequence == 1)
 
 
 def test_a_trigger_that_cannot_be_carried_out_gets_a_result() -> None:
