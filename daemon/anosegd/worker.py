@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -28,8 +26,6 @@ class Asker(NamedTuple):
 
 
 NOBODY = Asker()
-LATER = 10
-"""The nice value of threads whose work can wait. Next to the inspection, they get a tenth of a processor."""
 
 
 class Worker(ABC):
@@ -48,13 +44,6 @@ class Worker(ABC):
     @abstractmethod
     def work(self) -> None:
         """Run the thread until it is asked to stop. Calls `answer` at least every second while idle."""
-
-    @staticmethod
-    def let_others_go_first() -> None:
-        """Lower the priority of the calling thread. On Linux, a thread has a priority of its own."""
-        with contextlib.suppress(OSError):
-            own = threading.get_native_id()
-            os.setpriority(os.PRIO_PROCESS, own, max(LATER, os.getpriority(os.PRIO_PROCESS, own)))
 
     def start(self) -> None:
         """Start the thread."""

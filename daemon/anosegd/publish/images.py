@@ -84,7 +84,6 @@ class ImageEncoder(Worker):
 
     def work(self) -> None:
         """Encode until asked to stop."""
-        self.let_others_go_first()
         while (job := self._next()) is not None:
             try:
                 with job.picture.use() as image:

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import os
 import shutil
 import time
 from pathlib import Path
@@ -148,17 +147,6 @@ def test_a_camera_can_be_left_out(line: Line, images: dict[str, Any]) -> None:
     other = FOLDER.replace("top:", "side:") + "  keep_evidence: false\n"
     finished(line, line.run(line.config(FOLDER + other, more=evidence()), "--once"))
     assert {n.camera for n in reader(line).find()} == {"top"}
-
-
-def test_pictures_wait_for_the_inspection(line: Line, images: dict[str, Any]) -> None:
-    """The threads that encode pictures, and the one that checks the journal, have a lower priority than all others."""
-    only_bad(line)
-    daemon = line.run(line.config(LOOP, more=f"{evidence()}\njournal: {{path: verdicts.db}}"))
-    line.listener.wait_for_state(lambda s: s["evidence"]["kept"] > 3)
-    tasks = Path(f"/proc/{daemon.process.pid}/task").iterdir()
-    priorities = [os.getpriority(os.PRIO_PROCESS, int(task.name)) for task in tasks]
-    own = os.getpriority(os.PRIO_PROCESS, 0)
-    assert sorted(priorities)[-4:] == [own, *[max(own, 10)] * 3]
 
 
 def test_a_restart_goes_on_with_what_is_there(line: Line, images: dict[str, Any]) -> None:
