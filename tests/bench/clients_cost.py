@@ -287,7 +287,7 @@ class _Measured:
         if not self._state:
             return {}
         cameras, evidence = self._state["cameras"].values(), self._state["evidence"] or {}
-        lost = sum(camera["overruns"] + camera["dropped"] for camera in cameras)
+        lost = sum(camera["dropped"] for camera in cameras)  # an overrun has a verdict, which is counted as UNKNOWN
         return {
             "late": self._state["counts"]["late"],
             "lost": lost,
