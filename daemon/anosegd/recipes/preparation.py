@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -81,15 +81,25 @@ class Shelf:
 
     def make_room(self, most: int) -> None:
         """Unload the engines used longest ago until at most `most` are loaded. The one in force stays."""
+        for slot, bundle in self._unload(most, "other recipes were used since"):
+            self.known[slot] = replace(Past.of(bundle), bundle=None)  # a swap may have changed it
+
+    def start_over(self) -> None:
+        """Unload all engines but the one in force, after a reload: their recipes get the bundles that the configuration names."""
+        self.known.clear()
+        for _ in self._unload(1, "the configuration was reloaded"):
+            pass
+
+    def _unload(self, most: int, why: str) -> Iterator[tuple[str, Bundle]]:
         slots = [slot for slot in self.inspector.loaded.slots if slot != self.inspector.recipe.slot]
         for slot in slots[: max(0, len(self.inspector.loaded.slots) - most)]:
             give_up_at = time.monotonic() + LEAVE_S
             while self.publisher.awaits(slot) and time.monotonic() < give_up_at:
                 time.sleep(0.01)
             if (engine := self.inspector.remove(slot)) is not None:
-                self.known[slot] = replace(Past.of(engine.bundle), bundle=None)  # a swap may have changed it
-                logs.info("engine.unloaded", engine=engine.bundle.label, why="other recipes were used since")
+                logs.info("engine.unloaded", engine=engine.bundle.label, why=why)
                 engine.close()
+                yield slot, engine.bundle
 
     def clear(self) -> None:
         """Close the engines that are left, if the inspector has ended."""
@@ -143,12 +153,15 @@ class Preparation(Worker):
 
 
 class Unloading(Worker):
-    """Unloads engines for which there is no room any more."""
+    """Unloads engines for which there is no room any more, or all that wait for their recipes after a reload."""
 
-    def __init__(self, shelf: Shelf, most: int) -> None:
+    def __init__(self, shelf: Shelf, *, reloaded: bool) -> None:
         super().__init__("recipe")
-        self._shelf, self._most = shelf, most
+        self._shelf, self._reloaded = shelf, reloaded
 
     def work(self) -> None:
         """Unload them."""
-        self._shelf.make_room(self._most)
+        if self._reloaded:
+            self._shelf.start_over()
+        else:
+            self._shelf.make_room(self._shelf.config.warm)

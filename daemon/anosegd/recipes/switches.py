@@ -88,7 +88,7 @@ class RecipeSwitches:
         self._request: Request | None = None  # that the preparation is for
         self._work: Preparation | Unloading | None = None
         self._tested: Mapping[str, _Tested] = {}  # by slot; replaced, never changed
-        self._most = shelf.config.warm  # engines; after a reload 1, until the others are unloaded
+        self._reloaded = False  # and engines of the configuration before may still be loaded
 
     @property
     def in_force(self) -> Recipe:
@@ -119,10 +119,12 @@ class RecipeSwitches:
         self._remembered.save(recipe)
 
     def reloaded(self, recipes: Mapping[str, Recipe]) -> None:
-        """Take the recipes of a new configuration, with which its bundle inspects. The others are loaded and tested again."""
+        """Take the recipes of a new configuration, with which its bundle inspects.
+
+        The other engines are unloaded before the next request is carried out. Then they are loaded and tested again.
+        """
         self._recipes, self._tested = recipes, {}
-        self._shelf.known.clear()
-        self._most = 1
+        self._reloaded = True
 
     def look_after(self) -> str | None:
         """Begin a request, or finish one. Called often, while no swap and no reload is under way.
@@ -163,12 +165,14 @@ class RecipeSwitches:
         return []
 
     def _begin_next(self) -> None:
-        if not self._requests.empty():
+        if self._reloaded:
+            self._reloaded = False
+            self._start(Unloading(self._shelf, reloaded=True))
+        elif not self._requests.empty():
             self._begin(self._requests.get_nowait())
-        elif len(self._shelf.inspector.loaded.slots) > self._most:
-            self._start(Unloading(self._shelf, self._most))
+        elif len(self._shelf.inspector.loaded.slots) > self._shelf.config.warm:
+            self._start(Unloading(self._shelf, reloaded=False))
         else:
-            self._most = self._shelf.config.warm
             untested = next((recipe for recipe in self._recipes.values() if recipe.slot not in self._tested), None)
             if untested is not None:
                 self._start(Preparation(self._shelf, untested, switch=False))

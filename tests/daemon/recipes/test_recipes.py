@@ -4,6 +4,9 @@ import dataclasses
 import itertools
 import json
 import shutil
+import signal
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -344,3 +347,42 @@ def test_a_reload_may_give_the_recipe_in_force_another_bundle(station: Station) 
     assert station.changes()[:1] == [("lid", "base", station.changes()[0][2])]
     assert daemon.terminate() == 0
     assert sum(e["event"] == "daemon.ready" for e in daemon.events) == 2
+
+
+def test_after_a_reload_every_recipe_has_the_bundle_that_the_configuration_names(station: Station) -> None:
+    """A release of a recipe that is not in force, and another bundle for the default recipe while another one is in force."""
+    write_bundle(station.store / "lid-2", dataclasses.replace(tiny_draft(), product="lid", score_threshold=0.55))
+    daemon = station.start()
+    station.wait_for_recipes("in_force", "warm", "warm")
+    write_bundle(station.store / "base", dataclasses.replace(tiny_draft(), product="base", score_threshold=0.45))
+    station.ask("reload")
+    station.ask("recipe", "base")
+    assert station.inspects() == ("base", "base", 0.45, "PASS")
+    station.edit(f"{station.store}/lid", f"{station.store}/lid-2")
+    station.ask("reload")
+    station.ask("recipe", "lid")
+    assert station.inspects() == ("lid", "lid", 0.55, "FAIL")
+    assert daemon.terminate() == 0
+
+
+def test_a_switch_that_was_requested_during_a_reload_gets_a_new_engine(station: Station) -> None:
+    """The recipe's new region is ready, and its new bundle inspects: the engine of before is unloaded first."""
+    daemon = station.start()
+    station.wait_for_recipes("in_force", "warm", "warm")
+    write_bundle(station.store / "base", dataclasses.replace(tiny_draft(), product="base", score_threshold=0.45))
+    done = threading.Thread(target=station.ask, args=("reload",))
+    daemon.process.send_signal(signal.SIGSTOP)  # so that both requests wait when it goes on
+    try:
+        with station.client() as client:
+            done.start()
+            time.sleep(1.0)
+            switch = threading.Thread(target=client.recipe, args=("base",))
+            switch.start()
+            time.sleep(0.5)
+            daemon.process.send_signal(signal.SIGCONT)
+            switch.join()
+    finally:
+        daemon.process.send_signal(signal.SIGCONT)
+        done.join()
+    assert station.inspects() == ("base", "base", 0.45, "PASS")
+    assert daemon.terminate() == 0
