@@ -85,7 +85,7 @@ class Shelf:
             self.known[slot] = replace(Past.of(bundle), bundle=None)  # a swap may have changed it
 
     def start_over(self) -> None:
-        """Unload all engines but the one in force, after a reload: their recipes get the bundles that the configuration names."""
+        """Unload all engines but the one in force, after a reload: their recipes get the bundles that are configured now."""
         self.known.clear()
         for _ in self._unload(1, "the configuration was reloaded"):
             pass
