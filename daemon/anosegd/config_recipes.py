@@ -22,7 +22,9 @@ RecipeName = Annotated[str, Meta(min_length=1, max_length=256, pattern=ONE_LINE,
 
 
 class RecipeSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Holds the settings of a camera's source that a recipe may change; None leaves a setting as the camera has it.
+    """Holds the settings of a camera's source that a recipe may change; None leaves a setting as `cameras` has it.
+
+    A device keeps its last exposure and gain. So a recipe may change only what `cameras` sets, too.
 
     Attributes:
         exposure: Of a `device`, in the driver's unit.
@@ -82,6 +84,8 @@ def inspected_by(camera: CameraConfig, recipe: str, settings: RecipeCameraConfig
     for name in changed:
         if not isinstance(source, (DeviceSource, GenicamSource)) or name not in source.__struct_fields__:
             raise ValueError(f"source.{name}: a source of kind {source.__struct_config__.tag} has no such setting")
+        if getattr(source, name) is None:  # the device would keep this recipe's value in all recipes without one
+            raise ValueError(f"source.{name}: the camera has none to go back to: set {name} of its source in cameras, too")
     return msgspec.structs.replace(
         camera,
         recipe=recipe,

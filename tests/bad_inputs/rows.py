@@ -289,6 +289,12 @@ RECIPES = [
         "recipes.b.cameras.a.source.exposure",
         "kind folder has no such",
     ),
+    config(
+        "engine: {bundle: store}\ncameras: {a: {source: {kind: device, device: 0, gain: 3}}}\n"
+        "recipes: {b: {cameras: {a: {source: {exposure: 3}}}}}\n",
+        "recipes.b.cameras.a.source.exposure",
+        "set exposure of its source in cameras",
+    ),
     top("recipes: {b: {cameras: {a: {source: {width: 640}}}}}", "recipes.b.cameras.a.source.width", "unknown key"),
     top("recipes: {b: {cameras: {a: {region: {x: -1, y: 0, width: 1, height: 1}}}}}", "b.cameras.a.region", "at least 0"),
     top("recipes: {b: {cameras: {a: {rules: [{name: x, ignore: true}]}}}}", "recipes.b.cameras.a", "every part would pass"),

@@ -34,7 +34,7 @@ def test_no_part_passes_while_the_camera_is_opened_again(
 ) -> None:
     """Triggers meanwhile are answered as UNKNOWN, and every later part has the recipe's exposure and name."""
     control = f"ipc://{tmp_path_factory.mktemp('c')}/ctl"
-    source = camera.source.replace("RGB8", "Mono8")
+    source = camera.source.replace("RGB8", "Mono8").replace("}", ", exposure_us: 20000}")
     config = line.config(
         f"eye: {{source: {source}, policy: every, queue: 16, repeats: allowed, recipe: light,\n"
         "  trigger: {kind: software, within_ms: 1000}}",
