@@ -3,7 +3,8 @@
     python tests/stress/plc_handshake.py
 
 The station, the bridge and the PLC are restarted at random, and the bridge is suspended at times. Messages are lost, late and
-repeated. The PLC follows docs/plc.md and tells parts apart by their order alone.
+repeated. A camera with a trigger of its own is lost at times and misses parts, and some of its parts get no verdict. The PLC
+follows docs/plc.md and tells parts apart by their order alone.
 
 What must hold: no part is acted on twice, none by another part's result, and none passes that was not judged PASS in time.
 """
@@ -87,7 +88,10 @@ class World:
         self.after(self.between(1, 40), self._restart)
 
     def _restart(self) -> None:
-        what = self.random.choice((self.station.restart, self.bridge.restart, self.plc.restart, self.bridge.suspend))
+        kinds = [self.station.restart, self.bridge.restart, self.plc.restart, self.bridge.suspend]
+        if not self.triggered:
+            kinds.append(self.station.lose_camera)
+        what = self.random.choice(kinds)
         self.report.counts[what.__qualname__] += 1
         what()
         self._restart_later()
@@ -102,6 +106,8 @@ class Station:
         self.up = False
         self.seq = self.last_sent = self.sequence = 0
         self.parts: dict[str, Part] = {}
+        self.camera_up = self.camera_runs = True  # whether it gives frames, and whether the station says so
+        self.restarts = self.dropped = 0
         self._owed: list[tuple[Part, str]] = []
         self._old: deque[Judged] = deque(maxlen=50)
 
@@ -110,9 +116,11 @@ class Station:
         self.up = True
         self.seq += self.world.random.randrange(1, 100)  # numbers that were reserved and not used
         self.last_sent = self.sequence = 0
+        self.camera_up = self.camera_runs = True
+        self.restarts = self.dropped = 0
         self._beat(self.run)
         for part, triggered_at in self._owed:  # live verdicts, as a station sends them after a crash
-            self._publish(part, triggered_at, Result(reason="restart", part_id=part.name), self.run)
+            self._publish(part, triggered_at, Result(reason="restart", part_id=part.name), self.run, 0)
         self._owed = []
 
     def restart(self) -> None:
@@ -120,15 +128,42 @@ class Station:
             self.up = False
             self.world.after(self.world.between(0.1, 6), self.start)
 
+    def lose_camera(self) -> None:
+        """Lose the camera. The station notices it a little later, and says so."""
+        world, run = self.world, self.run
+        if not self.up or not self.camera_up:
+            return
+        self.camera_up = False
+
+        def set_state(*, runs: bool) -> None:
+            if self.up and run == self.run:
+                self.restarts += not runs
+                self.camera_up = self.camera_runs = runs
+                self._say(run)
+
+        noticed_s = world.between(0, 1)
+        world.after(noticed_s, lambda: set_state(runs=False))
+        world.after(noticed_s + world.between(0.1, 4), lambda: set_state(runs=True))
+
+    def _say(self, run: int) -> None:
+        beat = Heartbeat(
+            run_id=str(run),
+            at_s=self.world.now + STATION_CLOCK_S,
+            state="ContinuousExecution",
+            last_seq=self.last_sent,
+            camera_runs=self.camera_runs,
+            frames=self.sequence,
+            restarts=self.restarts,
+            dropped=self.dropped,
+        )
+        self.world.bridge.receive(lambda model, now: model.heartbeat(now, beat))
+
     def _beat(self, run: int) -> None:
         world = self.world
         if not self.up or run != self.run:
             return
-        beat = Heartbeat(
-            run_id=str(run), at_s=world.now + STATION_CLOCK_S, state="ContinuousExecution", last_seq=self.last_sent
-        )
         if not world.chance(0.005):
-            world.bridge.receive(lambda model, now: model.heartbeat(now, beat))
+            self._say(run)
         if world.chance(0.05) and self._old:
             old = world.random.choice(self._old)
             repeated = replace(old, replayed=True)
@@ -156,6 +191,15 @@ class Station:
         world, run = self.world, self.run
         if not self.up:
             return
+        if not self.camera_up and triggered_at is None:
+            world.report.counts["not captured"] += 1
+            return
+        self.sequence += 1
+        sequence = self.sequence
+        if triggered_at is None and world.chance(0.005):
+            self.dropped += 1
+            world.report.counts["dropped"] += 1
+            return
         since = world.now + STATION_CLOCK_S
         owed = (part, triggered_at or "")
         if triggered_at is not None:
@@ -168,7 +212,7 @@ class Station:
                 self._owed.remove(owed)
             part.judged = part.truth
             result = Result(outcome=part.truth, reason="review" if part.truth == "UNKNOWN" else "", part_id=part.name)
-            self._publish(part, triggered_at, result, run, since)
+            self._publish(part, triggered_at, result, run, sequence, since)
 
         # In the order of capture: the engine is one queue.
         slow = world.chance(0.01)
@@ -178,16 +222,17 @@ class Station:
 
     _last_ready = 0.0
 
-    def _publish(self, part: Part, triggered_at: str | None, result: Result, run: int, since: float | None = None) -> None:
+    def _publish(
+        self, part: Part, triggered_at: str | None, result: Result, run: int, sequence: int, since: float | None = None
+    ) -> None:
         world = self.world
         self.seq += 1
-        self.sequence += 1
         self.last_sent = self.seq
         judged = Judged(
             run_id=str(run),
             replayed=False,
             seq=self.seq,
-            sequence=self.sequence,
+            sequence=sequence,
             part_id=part.name,
             triggered_at=triggered_at,
             since_s=world.now + STATION_CLOCK_S if since is None else since,

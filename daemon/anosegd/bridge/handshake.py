@@ -1,10 +1,10 @@
 """Models the handshake between a station and a PLC. No sockets, no threads and no clock: events come in with their time.
 
-A handshake is open from the moment in which `enable` rises until the PLC lowers it, the station falls silent or restarts, a
-verdict is lost, or too many results are left unread. While it is open, every part gets exactly one result, in order. When it
-closes, everything that was under way is forgotten: the PLC rejects each part that it has no result of. It opens again only
-after the PLC has lowered `enable` and raised it again, so that PLC and bridge agree about where they are, whichever of them was
-restarted.
+A handshake is open from the moment in which `enable` rises until the PLC lowers it, the station falls silent or restarts, or
+too many results are left unread. Where parts are told apart by their order alone, it also closes when a verdict is lost, a part
+gets none, or the camera is lost. While it is open, every part gets exactly one result, in order. When it closes, everything
+that was under way is forgotten: the PLC rejects each part that it has no result of. It opens again only after the PLC has
+lowered `enable` and raised it again, so that PLC and bridge agree about where they are, whichever of them was restarted.
 """
 
 from __future__ import annotations
@@ -33,11 +33,13 @@ class Settings:
         triggered: The PLC triggers each part. Otherwise the camera has a trigger of its own, and each verdict is a part's.
         window_s: A result that is not there so long after its trigger, or else after its capture, is UNKNOWN: late.
         capacity: How many parts may be without an acknowledged result.
+        mirror: Nobody acts on the order of the results: parts may be missing.
     """
 
     triggered: bool
     window_s: float
     capacity: int
+    mirror: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +52,9 @@ class Heartbeat:
         state: The station's state.
         last_seq: Number of the last verdict sent in this run; 0 before the first.
         camera_runs: Whether the camera gives frames.
+        frames: Number of the camera's last part in this run; parts without a verdict count.
+        restarts: How often the camera was lost and opened again.
+        dropped: Frames that got no verdict because a newer one came.
         recipe: The camera's recipe.
         settings: The first 32 bits of the checksum of the settings.
     """
@@ -59,6 +64,9 @@ class Heartbeat:
     state: str
     last_seq: int
     camera_runs: bool = True
+    frames: int = 0
+    restarts: int = 0
+    dropped: int = 0
     recipe: str = ""
     settings: int = 0
 
@@ -70,7 +78,9 @@ class Judged:
     Attributes:
         run_id: Which run of the station.
         replayed: It came from the journal.
-        seq, sequence: The numbers of the verdict: among those of the station, and among those of the camera in this run.
+        seq: The number among the verdicts of the station.
+        sequence: The number among the camera's parts in this run, from 1, those without a verdict included; 0 for a part of an
+            earlier run.
         part_id, triggered_at: Together the identity of a trigger; `triggered_at` is None without one.
         since_s: When the part was triggered or else captured, by the station's clock.
         result: What the PLC is to learn.
@@ -145,7 +155,8 @@ class Handshake:
         self._online = False
         self._offsets: deque[float] = deque(maxlen=HEARTBEATS_KEPT)
         self._next_seq: int | None = None  # of the next verdict; None: not known
-        self._awaits_first = False  # no verdict of this run is sent yet: the camera's first one has sequence 1
+        self._last_sequence: int | None = None  # of the camera's last verdict; None: not known, 0: before its first
+        self._frames_before = 0  # of the camera, when the station was first heard
 
     # ---- events
 
@@ -166,7 +177,14 @@ class Handshake:
             self._lose_station(ErrorCode.STATION_RESTARTED)
         if self._station is None:
             self._heard_since = now
-            self._awaits_first = beat.last_seq == 0
+            self._last_sequence = 0 if beat.last_seq == 0 else None
+            self._frames_before = beat.frames
+        elif beat.dropped > self._station.dropped:
+            self._miss_part(ErrorCode.VERDICT_LOST)
+        elif beat.restarts > self._station.restarts:
+            self._miss_part(ErrorCode.CAMERA_LOST)
+        if not beat.camera_runs:
+            self._miss_part(ErrorCode.CAMERA_LOST)
         self._station, self._heard_at = beat, now
         self._offsets.append(now - beat.at_s)
         self._online = now - self._heard_since >= SETTLED_S and beat.state in WORKING
@@ -183,9 +201,16 @@ class Handshake:
             self._lose_station(ErrorCode.STATION_RESTARTED)
             return
         self._take_number(judged.seq)
-        if self._awaits_first and judged.sequence != 1:
-            self._lose_verdict()
-        self._awaits_first = False
+        if judged.sequence:
+            if self._last_sequence is None:
+                is_next = judged.sequence <= self._frames_before + 1
+            else:
+                is_next = judged.sequence == self._last_sequence + 1
+            if not is_next:
+                self._miss_part(ErrorCode.VERDICT_LOST)
+            self._last_sequence = judged.sequence
+        elif not self._settings.triggered:
+            return
         if self._opened is None:
             return
         if not self._settings.triggered:
@@ -305,6 +330,17 @@ class Handshake:
         return requests
 
     @property
+    def _can_open(self) -> bool:
+        """Whether the station inspects; where only the order counts, a camera that does not run would miss parts."""
+        runs = self._station is not None and self._station.camera_runs
+        return self._online and (runs or not self._by_order)
+
+    @property
+    def _by_order(self) -> bool:
+        """Whether parts are told apart by their order alone."""
+        return not self._settings.triggered and not self._settings.mirror
+
+    @property
     def _can_trigger(self) -> bool:
         return (
             self._settings.triggered
@@ -319,7 +355,7 @@ class Handshake:
     def _go_on(self) -> None:
         """Open the handshake if it may open, and show the next result if there is one and the PLC is ready for it."""
         controls = self._controls
-        if self._opened is None and controls.enable and self._armed and self._online:
+        if self._opened is None and controls.enable and self._armed and self._can_open:
             self._armed, self._opened, self._taken_one = False, self._now, False
         if self._valid and controls.result_acknowledge:
             self._valid = False
@@ -353,6 +389,11 @@ class Handshake:
         """Close the handshake where parts are told apart by their order alone."""
         if not self._settings.triggered and self._opened is not None:
             self._close(ErrorCode.VERDICT_LOST)
+
+    def _miss_part(self, error: ErrorCode) -> None:
+        """Close the handshake where a part that gets no verdict would shift all later results."""
+        if self._by_order and self._opened is not None:
+            self._close(error)
 
     def _lose_station(self, error: ErrorCode) -> None:
         self._station, self._online, self._next_seq = None, False, None

@@ -25,6 +25,9 @@ def heartbeat_of(state: Mapping[str, Any], camera: str) -> Heartbeat:
         state=str(state["state"]),
         last_seq=int(state["last_seq"]),
         camera_runs=health is not None and health["state"] == "running",
+        frames=0 if health is None else int(health.get("frames", 0)),
+        restarts=0 if health is None else int(health.get("restarts", 0)),
+        dropped=0 if health is None else int(health.get("dropped", 0)),
         recipe="" if health is None else str(health.get("recipe") or ""),
         settings=checksum(state.get("settings")),
     )

@@ -47,6 +47,7 @@ class ErrorCode(IntEnum):
     TRIGGER_NOT_READY = 5
     TRIGGER_REFUSED = 6
     RECIPE_REFUSED = 7
+    CAMERA_LOST = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from anoseg_engines.errors import ConfigError
@@ -48,7 +49,8 @@ def main(options: argparse.Namespace) -> int:
         key=key,
         window_s=config.handshake.window_s,
     )
-    return run_bridge(kind, target, config.handshake, os.environ, os.getpid())
+    settings = replace(config.handshake, mirror=options.kind == "mqtt")
+    return run_bridge(kind, target, settings, os.environ, os.getpid())
 
 
 def _kind(name: str, config: BridgeConfig) -> Kind:

@@ -21,16 +21,17 @@ from anosegd.bridge.handshake import (
 from anosegd.bridge.tags import REASONS, Controls, ErrorCode, Outcome, Result
 from anosegd.publish import publisher
 
-BEAT = Heartbeat(run_id="run", at_s=0.0, state="ContinuousExecution", last_seq=1, recipe="bolt", settings=7)
+BEAT = Heartbeat(run_id="run", at_s=0.0, state="ContinuousExecution", last_seq=1, frames=1, recipe="bolt", settings=7)
 PASS = Result(outcome="PASS", score=0.1)
 
 
 class Line:
     """A handshake with a clock. The station's clock is the same one."""
 
-    def __init__(self, *, triggered: bool = True, capacity: int = 4, window_s: float = 0.2) -> None:
+    def __init__(self, *, triggered: bool = True, capacity: int = 4, window_s: float = 0.2, mirror: bool = False) -> None:
         self.now = 100.0
-        self.model = Handshake(Settings(triggered=triggered, window_s=window_s, capacity=capacity), self.now)
+        options = Settings(triggered=triggered, window_s=window_s, capacity=capacity, mirror=mirror)
+        self.model = Handshake(options, self.now)
         self.controls = Controls()
         self.seq = 1  # of the last verdict sent
 
@@ -338,6 +339,80 @@ def test_the_first_verdict_of_a_run_can_be_missed() -> None:
         line.open()
         line.verdict("1", None, seq=1000, sequence=sequence)
         assert line.outputs.result_valid is (sequence == 1)
+
+
+def test_a_part_without_a_verdict_closes_the_handshake_where_order_counts() -> None:
+    """Policy `latest` displaces a part: the next one's PASS must not be taken for it. A mirror loses only that part."""
+    events: list[Callable[[Line], None]] = [
+        lambda line: line.verdict("3", None, sequence=4),
+        lambda line: line.beat(dropped=1),
+    ]
+    for settings_of in ({"triggered": False}, {"triggered": True}, {"triggered": False, "mirror": True}):
+        for event in events:
+            line = Line(**settings_of)  # type: ignore[arg-type]
+            line.open()
+            line.verdict("1", None)
+            assert line.outputs.enabled
+            event(line)
+            closes = settings_of == {"triggered": False}
+            assert line.outputs.enabled is not closes
+            assert line.outputs.error_code is (ErrorCode.VERDICT_LOST if closes else ErrorCode.NONE)
+            assert not closes or not line.outputs.result_valid
+
+
+def test_a_part_without_a_verdict_before_the_first_that_is_seen_closes_the_handshake() -> None:
+    """A bridge that comes to a running station knows the number of the camera's last part."""
+    for sequence in (4, 5, 6, 7):
+        line = Line(triggered=False)
+        line.beat(frames=5)
+        line.open()
+        line.verdict("1", None, sequence=sequence)
+        assert line.outputs.enabled is (sequence <= 6)
+
+
+def test_parts_that_were_missing_before_the_opening_close_nothing_later() -> None:
+    """The numbers go on from the last verdict that was seen, open or not; and a count counts only when it rises."""
+    line = Line(triggered=False)
+    line.open()
+    line.verdict("1", None)
+    line.verdict("3", None, sequence=4)
+    line.beat(dropped=1)
+    line.write(enable=False)
+    line.write(enable=True)
+    line.verdict("4", None, sequence=5)
+    line.beat(dropped=1)
+    assert (line.outputs.enabled, line.outputs.result.outcome) == (True, "PASS")
+
+
+def test_a_part_of_an_earlier_run_is_no_result_where_order_counts() -> None:
+    """A station answers the triggers that a crash left open when its journal is back, with sequence 0."""
+    line = Line(triggered=False)
+    line.open()
+    line.verdict("1", None)
+    line.verdict("old", None, Result(reason="restart"), sequence=0)
+    line.verdict("2", None, sequence=3)
+    assert (line.outputs.enabled, line.outputs.results_waiting) == (True, 1)
+
+
+def test_a_lost_camera_closes_the_handshake_where_order_counts() -> None:
+    """It misses parts meanwhile. The handshake opens when it runs again; a loss between two heartbeats shows in the count."""
+    for lost in ({"camera_runs": False}, {"restarts": 1}):
+        line = Line(triggered=False)
+        line.open()
+        line.verdict("1", None)
+        line.beat(**lost)
+        assert (line.outputs.enabled, line.outputs.result_valid) == (False, False)
+        assert (line.outputs.online, line.outputs.error_code) == (True, ErrorCode.CAMERA_LOST)
+        line.write(enable=False)
+        line.write(enable=True)
+        assert line.outputs.enabled is ("restarts" in lost)
+        line.beat(restarts=1)
+        assert line.outputs.enabled is True
+    for others in ({"triggered": True}, {"triggered": False, "mirror": True}):
+        line = Line(**others)  # type: ignore[arg-type]
+        line.open()
+        line.beat(camera_runs=False)
+        assert line.outputs.enabled
 
 
 def test_a_trigger_that_cannot_be_carried_out_gets_a_result() -> None:

@@ -12,3 +12,6 @@ def test_no_part_is_acted_on_wrongly(triggered: bool) -> None:
     assert report.counts["PASS"] > 2500
     for what in ("Station.restart", "Bridge.restart", "Plc.restart", "Bridge.suspend"):
         assert report.counts[what] > 3
+    if not triggered:
+        for what in ("Station.lose_camera", "not captured", "dropped"):
+            assert report.counts[what] > 3
