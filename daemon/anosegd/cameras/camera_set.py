@@ -101,7 +101,7 @@ class CameraSet:
             return self.change(recipe, hand_over, meanwhile)
         except BaseException:
             for camera in going_on:
-                camera.use(before[camera.name])
+                camera.undo(before[camera.name])
             raise
 
     def change(

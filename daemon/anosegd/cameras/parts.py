@@ -46,31 +46,46 @@ class InForce:
     since_ns: int = 0
 
 
+KEPT = 16
+"""Recipes of before that a camera knows, for frames that were captured in them and are taken in later."""
+
+
 class PartMaker:
     """Makes a camera's parts in order. A part belongs to the recipe that was in force at its trigger, else at its capture.
 
     Attributes:
         frames: Counts the parts and the lost frames from 1.
-        in_force: The recipe in force. Any thread may read it.
     """
 
     def __init__(self, name: str, recipe: Recipe) -> None:
         self.frames = 0
-        self.in_force = self._before = InForce(recipe, recipe.cameras[name])
+        self._known: tuple[InForce, ...] = (InForce(recipe, recipe.cameras[name]),)  # the last one is in force; replaced
         self._name = name
+
+    @property
+    def in_force(self) -> InForce:
+        """The recipe in force. Any thread."""
+        return self._known[-1]
 
     def begin(self, in_force: InForce) -> None:
         """Make all parts by this recipe. Before the first part."""
-        self._before = self.in_force = in_force
+        self._known = (in_force,)
 
     def use(self, in_force: InForce) -> None:
         """Make the parts that begin from now on by this recipe. Main thread."""
-        self._before, self.in_force = self.in_force, replace(in_force, since_ns=time.monotonic_ns())
+        self._known = (*self._known, replace(in_force, since_ns=time.monotonic_ns()))[-KEPT:]
+
+    def undo(self, before: InForce) -> None:
+        """Take back what came into force after this, also for frames that were captured since. Main thread."""
+        known = self._known
+        while len(known) > 1 and known[-1] is not before:
+            known = known[:-1]
+        self._known = known
 
     def at(self, moment_ns: int) -> InForce:
-        """Return the recipe that was in force at this moment, if that is not long ago."""
-        now = self.in_force
-        return now if moment_ns >= now.since_ns else self._before
+        """Return the recipe that was in force at this moment. The oldest one that is known, if that is long ago."""
+        known = self._known
+        return next((then for then in reversed(known) if moment_ns >= then.since_ns), known[0])
 
     def of_trigger(self, trigger: Trigger) -> Part:
         """Make the part of a software trigger. It has no frame yet."""
