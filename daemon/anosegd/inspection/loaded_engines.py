@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -49,24 +50,26 @@ class LoadedEngines:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._by_slot: dict[str, LoadedEngine] = {}  # the one used last at the end
+        self._by_slot: OrderedDict[str, LoadedEngine] = OrderedDict()  # the one used last at the end
 
     def get(self, slot: str) -> LoadedEngine | None:
         """Return the engine of a slot; None if it is not loaded."""
-        return self._by_slot.get(slot)
+        with self._lock:
+            return self._by_slot.get(slot)
 
     def put(self, slot: str, loaded: LoadedEngine) -> LoadedEngine | None:
         """Replace the engine of a slot. Return the one before."""
         with self._lock:
-            before = self._by_slot.pop(slot, None)
+            before = self._by_slot.get(slot)
             self._by_slot[slot] = loaded
+            self._by_slot.move_to_end(slot)
             return before
 
     def touch(self, slot: str) -> None:
         """Note that the engine of this slot is used."""
         with self._lock:
             if slot in self._by_slot:
-                self._by_slot[slot] = self._by_slot.pop(slot)
+                self._by_slot.move_to_end(slot)
 
     def take(self, slot: str) -> LoadedEngine | None:
         """Remove the engine of a slot, and return it."""
