@@ -28,8 +28,8 @@ from anosegd.journal import Change, Journal, JournalError
 from anosegd.recipe import Recipe
 from anosegd.worker import Asker
 
-KEPT = 200
-"""Settings that are remembered, for all cameras and bundles."""
+KEPT = 20
+"""Bundles for which a camera's settings in one recipe are remembered: more than a rollback goes back to."""
 CONFIGURATION = "configuration"
 """Who moved a threshold in the configuration."""
 Answer = Callable[[dict[str, Any] | str], None]
@@ -138,6 +138,7 @@ class ScoreThresholds:
         self._file = file
         kept = self._read()
         self.version: Mapping[_Key, Setting] = {setting.key: setting for setting in kept.settings}
+        self._saved = self.settings  # what the file has: perhaps settings that do not count yet
         # By recipe and camera, as when the journal was last compared with the configuration.
         self._configured = {"": kept.configured, **kept.configured_by_recipe}
 
@@ -173,6 +174,7 @@ class ScoreThresholds:
         content = _File(settings=list(settings), configured=self._configured.get("", {}), configured_by_recipe=others)
         write_synced(new, msgspec.json.format(msgspec.json.encode(content)) + b"\n")
         new.rename(self._file)
+        self._saved = settings
         sync_folder(self._file.parent)
 
     def use(self, settings: tuple[Setting, ...]) -> None:
@@ -202,7 +204,7 @@ class ScoreThresholds:
         }
         if configured != self._configured.get(recipe.key):
             self._configured = {**self._configured, recipe.key: configured}
-            self.save(self.settings)
+            self.save(self._saved)
 
     def _read(self) -> _File:
         if self._file is None or not self._file.exists():
@@ -317,8 +319,9 @@ class ThresholdChanges:
         new = in_use(camera, bundle, setting)
         assert new is not None
         before = self._thresholds.settings
-        others = tuple(s for s in before if s.key != (request.camera, bundle.digest, recipe.key))
-        after = (*others, setting)[-KEPT:] if setting is not None else others
+        after = tuple(s for s in before if s.key != (request.camera, bundle.digest, recipe.key))
+        if setting is not None:
+            after = (*_without_oldest(after, setting), setting)
         change = Change(
             time.time_ns(), "threshold", request.camera, _in_words(old), _in_words(new), request.asker.who, request.asker.why
         )
@@ -361,6 +364,13 @@ class _Pending:
     old: wire.ThresholdInUse
     new: wire.ThresholdInUse
     change: Change
+
+
+def _without_oldest(settings: tuple[Setting, ...], new: Setting) -> tuple[Setting, ...]:
+    """Leave out what the same camera and recipe had for the oldest bundles, if there is no room for a new setting."""
+    same = [s for s in settings if (s.camera, s.recipe) == (new.camera, new.recipe)]
+    dropped = {s.key for s in same[: max(0, len(same) - KEPT + 1)]}
+    return tuple(s for s in settings if s.key not in dropped)
 
 
 def _log_set(change: Change) -> None:
