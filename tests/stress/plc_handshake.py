@@ -4,9 +4,10 @@
 
 The station, the bridge and the PLC are restarted at random, and the bridge is suspended at times. Messages are lost, late and
 repeated. A camera with a trigger of its own is lost at times and misses parts, and some of its parts get no verdict. The PLC
-follows docs/plc.md and tells parts apart by their order alone.
+changes the recipe, and at times gives up before the answer. It follows docs/plc.md and tells parts apart by their order alone.
 
-What must hold: no part is acted on twice, none by another part's result, and none passes that was not judged PASS in time.
+What must hold: no part is acted on twice or by another part's result. None passes that was not judged PASS in time, and by the
+recipe that the PLC has written. A recipe that is acknowledged and not refused is in force.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ TRAVEL_S = 1.2
 """From the camera to the gate, where a part without a result is rejected."""
 STATION_CLOCK_S = 1_000_000.0
 """The station's clock is ahead of the bridge's by this."""
+RECIPES = ("bolt", "nut", "cap")
 DOWN_AFTER_S = 1.0
 """A PLC that could not read for this long takes the bridge for down."""
 
@@ -108,6 +110,8 @@ class Station:
         self.parts: dict[str, Part] = {}
         self.camera_up = self.camera_runs = True  # whether it gives frames, and whether the station says so
         self.restarts = self.dropped = 0
+        self.recipe = RECIPES[0]
+        self._changed_at = 0.0  # the last change of the recipe; one after the other
         self._owed: list[tuple[Part, str]] = []
         self._old: deque[Judged] = deque(maxlen=50)
 
@@ -127,6 +131,19 @@ class Station:
         if self.up:
             self.up = False
             self.world.after(self.world.between(0.1, 6), self.start)
+
+    def change_recipe(self, name: str, answer: Callable[[bool], None]) -> None:
+        """A request: carried out after a while, unless the station is down by then."""
+        world, run = self.world, self.run
+        self._changed_at = max(self._changed_at, world.now) + (world.between(0.05, 0.5) if world.chance(0.7) else 3)
+
+        def change() -> None:
+            done = self.up and run == self.run and not world.chance(0.1)
+            if done:
+                self.recipe = name
+            answer(done)
+
+        world.after(self._changed_at - world.now, change)
 
     def lose_camera(self) -> None:
         """Lose the camera. The station notices it a little later, and says so."""
@@ -200,7 +217,7 @@ class Station:
             self.dropped += 1
             world.report.counts["dropped"] += 1
             return
-        since = world.now + STATION_CLOCK_S
+        since, recipe = world.now + STATION_CLOCK_S, self.recipe
         owed = (part, triggered_at or "")
         if triggered_at is not None:
             self._owed.append(owed)
@@ -211,7 +228,8 @@ class Station:
             if owed in self._owed:
                 self._owed.remove(owed)
             part.judged = part.truth
-            result = Result(outcome=part.truth, reason="review" if part.truth == "UNKNOWN" else "", part_id=part.name)
+            reason = "review" if part.truth == "UNKNOWN" else ""
+            result = Result(outcome=part.truth, reason=reason, part_id=part.name, recipe=recipe)
             self._publish(part, triggered_at, result, run, sequence, since)
 
         # In the order of capture: the engine is one queue.
@@ -299,9 +317,11 @@ class Bridge:
         self._send()
         return self.model.outputs
 
-    def write(self, controls: Controls) -> None:
-        if self.model is not None and self._inbox is None:
-            self.deliver(lambda model, now: model.write(now, controls))
+    def write(self, controls: Controls) -> bool:
+        if self.model is None or self._inbox is not None:
+            return False
+        self.deliver(lambda model, now: model.write(now, controls))
+        return True
 
     def _wake(self, model: Handshake) -> None:
         if self.model is model:
@@ -315,6 +335,7 @@ class Bridge:
         assert model is not None
         for request in model.take_requests():
             if isinstance(request, RecipeRequest):
+                self._change_recipe(model, request)
                 continue
 
             def answered(name: str | None, at: str, request: TriggerRequest = request) -> None:
@@ -333,6 +354,15 @@ class Bridge:
                 lambda request=request, answered=answered: world.station.trigger(request.part_id, answered),
             )
 
+    def _change_recipe(self, model: Handshake, request: RecipeRequest) -> None:
+        def take(found: Handshake, now: float, accepted: bool) -> None:
+            if found is model:
+                found.recipe_answered(now, request.number, accepted=accepted)
+
+        self.world.station.change_recipe(
+            request.recipe, lambda accepted: self.deliver(lambda found, now: take(found, now, accepted))
+        )
+
 
 class Plc:
     """Runs the program of docs/plc.md in cycles; reads and writes are lost at times."""
@@ -350,6 +380,9 @@ class Plc:
         self.waiting: Part | None = None  # at the camera, to be triggered
         self.trigger = self.acknowledge = False
         self.part_id = ""
+        self.recipe, self.recipe_change = "", False
+        self.named = ""  # the recipe that the bridge knows of
+        self.give_up_at = 0.0
         self.heard_at = self.world.now
 
     def start(self) -> None:
@@ -418,12 +451,39 @@ class Plc:
             self._give_up()
         if not world.chance(0.01):
             enable = self.step > 0
-            world.bridge.write(
-                Controls(enable=enable, trigger=self.trigger, part_id=self.part_id, result_acknowledge=self.acknowledge)
+            delivered = world.bridge.write(
+                Controls(
+                    enable=enable,
+                    trigger=self.trigger,
+                    part_id=self.part_id,
+                    result_acknowledge=self.acknowledge,
+                    recipe_change=self.recipe_change,
+                    recipe=self.recipe,
+                )
             )
+            self.named = self.recipe if delivered else self.named
         world.after(world.between(0.005, 0.03), lambda: self._cycle(life))
 
+    def _look_after_recipe(self, outputs: Outputs) -> None:
+        """Change the recipe now and then; give up after a second."""
+        world = self.world
+        if self.recipe_change and outputs.recipe_acknowledge:
+            self.recipe_change = False
+            world.report.counts["recipe refused" if outputs.recipe_refused else "recipe changed"] += 1
+            if not outputs.recipe_refused and world.station.up and world.station.recipe != self.recipe:
+                world.report.wrong.append(f"{world.now}: {self.recipe} is acknowledged, {world.station.recipe} is in force")
+        elif self.recipe_change and world.now > self.give_up_at:
+            self.recipe_change = False
+            world.report.counts["recipe given up"] += 1
+        elif outputs.result_valid or self.recipe_change or outputs.recipe_acknowledge:
+            pass  # a result that is shown stays as it is
+        elif outputs.busy or world.chance(0.001):
+            self.recipe, self.recipe_change = world.random.choice(RECIPES), True
+            self.give_up_at = world.now + 1
+
     def _think(self, outputs: Outputs) -> None:
+        if not self.world.triggered:  # the rig's triggers ask for no recipe
+            self._look_after_recipe(outputs)
         if self.step == 2 and not outputs.enabled:
             self.world.report.counts["closed"] += 1
             self._give_up()
@@ -476,6 +536,8 @@ class Plc:
                 report.wrong.append(f"{self.world.now}: {part} is acted on by another's result")
             if by.outcome != "UNKNOWN" and part.judged != by.outcome:
                 report.wrong.append(f"{self.world.now}: {part} has a result that the station did not give")
+        if action == "pass" and by is not None and self.named not in ("", by.recipe):
+            report.wrong.append(f"{self.world.now}: {part} passes by another recipe than {self.named}")
         if action == "pass" and (by is None or by.outcome != "PASS"):
             report.wrong.append(f"{self.world.now}: {part} passes unjudged")
         report.counts[action] += 1

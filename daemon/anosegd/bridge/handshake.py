@@ -147,6 +147,7 @@ class Handshake:
         self._overrun = False
         self._error = ErrorCode.NONE
         self._recipe_request: int | None = None
+        self._recipe_withdrawn = False  # `recipe_change` fell before the answer, which is then none to what the PLC wants
         self._recipe_acknowledge = self._recipe_refused = False
         self._statistics = Statistics()
         self._requests: list[Request] = []
@@ -259,10 +260,10 @@ class Handshake:
         self.tick(now)
         if number == self._recipe_request:
             self._recipe_request = None
-            self._recipe_acknowledge = self._controls.recipe_change
-            self._recipe_refused = not accepted
-            if not accepted:
-                self._error = ErrorCode.RECIPE_REFUSED
+            if not self._recipe_withdrawn:
+                self._acknowledge_recipe(accepted=accepted)
+            elif self._controls.recipe_change:
+                self._ask_for_recipe()
         self._go_on()
 
     def write(self, now: float, controls: Controls) -> None:
@@ -284,6 +285,7 @@ class Handshake:
             self._ask_for_recipe()
         elif not controls.recipe_change:
             self._recipe_acknowledge = self._recipe_refused = False
+            self._recipe_withdrawn = True
         self._go_on()
 
     # ---- what follows
@@ -362,6 +364,8 @@ class Handshake:
             self._parts.popleft()
         shown = self._parts[0] if self._parts else None
         if shown is not None and shown.result is not None and not self._valid and not controls.result_acknowledge:
+            if not self._settings.triggered and controls.recipe not in ("", shown.result.recipe):
+                shown.result = _reject(shown.result, "recipe")  # a trigger asks for the recipe itself
             age_ms = max(0.0, self._now - shown.since) * 1000
             shown.result = replace(shown.result, age_ms=age_ms)
             self._valid = True
@@ -422,14 +426,18 @@ class Handshake:
         self._statistics = replace(self._statistics, trigger_errors=self._statistics.trigger_errors + 1)
 
     def _ask_for_recipe(self) -> None:
-        self._recipe_refused = False
+        self._recipe_withdrawn = False
         if not self._online or not self._controls.recipe:
-            self._recipe_acknowledge = self._recipe_refused = True
-            self._error = ErrorCode.RECIPE_REFUSED
+            self._acknowledge_recipe(accepted=False)
             return
         self._number += 1
         self._recipe_request = self._number
         self._requests.append(RecipeRequest(self._number, self._controls.recipe))
+
+    def _acknowledge_recipe(self, *, accepted: bool) -> None:
+        self._recipe_acknowledge, self._recipe_refused = True, not accepted
+        if not accepted:
+            self._error = ErrorCode.RECIPE_REFUSED
 
     def _take_part(self, judged: Judged) -> None:
         """Take the verdict of a part that the PLC did not trigger."""
@@ -443,7 +451,7 @@ class Handshake:
             self._run_over()
             return
         is_late = self._now - since > self._settings.window_s
-        result = _late(judged.result) if is_late else judged.result
+        result = _reject(judged.result, "late") if is_late else judged.result
         self._parts.append(_Part(0, since, judged.part_id, result=result))
 
     def _run_over(self) -> None:
@@ -471,6 +479,6 @@ class Handshake:
         )
 
 
-def _late(result: Result) -> Result:
-    """Return the result of a part whose verdict came too late; an UNKNOWN keeps its own reason."""
-    return result if result.outcome == "UNKNOWN" else replace(result, outcome="UNKNOWN", reason="late")
+def _reject(result: Result, reason: str) -> Result:
+    """Return the result as UNKNOWN for this reason; one that is UNKNOWN already keeps its own."""
+    return result if result.outcome == "UNKNOWN" else replace(result, outcome="UNKNOWN", reason=reason)

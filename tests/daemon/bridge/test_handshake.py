@@ -462,6 +462,60 @@ def test_a_recipe_is_changed_and_refused() -> None:
         assert not line.outputs.recipe_acknowledge
 
 
+def test_a_recipe_is_acknowledged_only_if_the_plc_still_asks_for_it() -> None:
+    """The PLC asks for one, gives up, and asks for another: the answer to the first is none to the second."""
+    line = Line()
+    line.open()
+    line.write(recipe_change=True, recipe="nut")
+    (first,) = line.model.take_requests()
+    line.write(recipe_change=False)
+    line.write(recipe_change=True, recipe="cap")
+    assert line.model.take_requests() == []
+    line.model.recipe_answered(line.now, first.number, accepted=True)
+    assert (line.outputs.recipe_acknowledge, line.outputs.busy, line.outputs.trigger_ready) == (False, True, False)
+    (second,) = line.model.take_requests()
+    assert isinstance(second, RecipeRequest)
+    assert second.recipe == "cap"
+    line.model.recipe_answered(line.now, second.number, accepted=True)
+    assert (line.outputs.recipe_acknowledge, line.outputs.recipe_refused, line.outputs.trigger_ready) == (True, False, True)
+
+
+def test_a_recipe_that_the_plc_no_longer_asks_for_is_not_acknowledged() -> None:
+    """Nor refused: both would be taken for the answer to the next request."""
+    for accepted in (True, False):
+        line = Line()
+        line.open()
+        line.write(recipe_change=True, recipe="nut")
+        (request,) = line.model.take_requests()
+        line.write(recipe_change=False)
+        line.model.recipe_answered(line.now, request.number, accepted=accepted)
+        assert (line.outputs.recipe_acknowledge, line.outputs.recipe_refused) == (False, False)
+        assert (line.outputs.busy, line.outputs.error_code) == (False, ErrorCode.NONE)
+
+
+def test_a_part_of_another_recipe_is_unknown_where_the_camera_triggers() -> None:
+    """As long as the PLC names one, also if the result has waited. An UNKNOWN keeps its reason."""
+    for wanted, result, expected in (
+        ("", PASS, ("PASS", "")),
+        ("nut", replace(PASS, recipe="nut"), ("PASS", "")),
+        ("nut", replace(PASS, recipe="bolt"), ("UNKNOWN", "recipe")),
+        ("nut", Result(outcome="FAIL"), ("UNKNOWN", "recipe")),
+        ("nut", Result(reason="review", recipe="bolt"), ("UNKNOWN", "review")),
+    ):
+        line = Line(triggered=False)
+        line.open()
+        line.write(recipe=wanted)
+        line.verdict("1", None, result)
+        assert (line.outputs.result.outcome, line.outputs.result.reason) == expected
+    line = Line(triggered=False)
+    line.open()
+    line.verdict("1", None, replace(PASS, recipe="bolt"))
+    line.verdict("2", None, replace(PASS, recipe="bolt"))
+    line.write(recipe="nut", result_acknowledge=True)
+    line.write(result_acknowledge=False)
+    assert (line.outputs.result.outcome, line.outputs.result.reason) == ("UNKNOWN", "recipe")
+
+
 def test_the_numbers_begin_again_with_a_toggle() -> None:
     """After 65,534 comes 1: the number fits a register, and its lowest bit always changes."""
     line = Line(triggered=False)

@@ -13,5 +13,5 @@ def test_no_part_is_acted_on_wrongly(triggered: bool) -> None:
     for what in ("Station.restart", "Bridge.restart", "Plc.restart", "Bridge.suspend"):
         assert report.counts[what] > 3
     if not triggered:
-        for what in ("Station.lose_camera", "not captured", "dropped"):
+        for what in ("Station.lose_camera", "not captured", "dropped", "recipe changed", "recipe given up", "UNKNOWN recipe"):
             assert report.counts[what] > 3
