@@ -256,7 +256,7 @@ class Handshake:
         self._go_on()
 
     def recipe_answered(self, now: float, number: int, *, accepted: bool) -> None:
-        """Take the station's answer to a recipe change; no answer is a refusal."""
+        """Take the end of a recipe change: `accepted` if the recipe is in force."""
         self.tick(now)
         if number == self._recipe_request:
             self._recipe_request = None

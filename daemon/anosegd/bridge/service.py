@@ -52,8 +52,9 @@ class Bridge:
         # One line a second: a client may open and close the handshake as often as it likes.
         self._opened, self._closed = logs.Throttle("bridge.opened"), logs.Throttle("bridge.closed")
         self._refused = logs.Throttle("bridge.client_refused")
-        self._requests = StationRequests(target, self.give)
-        self._workers: tuple[VerdictFeed | StationRequests, ...] = (VerdictFeed(target, self.give), self._requests)
+        feed = VerdictFeed(target, self.give)
+        self._requests = StationRequests(target, self.give, lambda: feed.run_id)
+        self._workers: tuple[VerdictFeed | StationRequests, ...] = (feed, self._requests)
 
     async def run(self) -> int:
         """Serve until a signal comes.

@@ -17,7 +17,7 @@ from anosegd import logs
 from anosegd.bridge.config import Target
 from anosegd.bridge.handshake import Handshake, RecipeRequest, Request, TriggerRequest
 from anosegd.bridge.messages import checksum, heartbeat_of, judged_of
-from anosegd.client import Client, ClientError, RefusedError
+from anosegd.client import Client, ClientError, NoAnswerError, RefusedError
 from anosegd.worker import Worker
 
 Change = Callable[[Handshake, float], None]
@@ -28,19 +28,29 @@ Give = Callable[[Change], None]
 RETRY_S = 0.5
 ANSWER_S = 0.5
 """The shortest time to wait for the answer to a trigger."""
-RECIPE_S = 60.0
-"""How long a change of the recipe may take."""
+RECIPE_S = 900.0
+"""How long a change of the recipe may take: a TensorRT plan may have to be built for it."""
+STATUS_S = 2.0
 
 
 class _StoppedError(Exception):
     """The thread was asked to stop."""
 
 
+class _RestartedError(ClientError):
+    """The station has restarted: it will not answer what an earlier run was asked."""
+
+
 class VerdictFeed(Worker):
-    """Receives heartbeats and verdicts. It has no journal to ask: a verdict that is late must not drive anything."""
+    """Receives heartbeats and verdicts. It has no journal to ask: a verdict that is late must not drive anything.
+
+    Attributes:
+        run_id: The run of the station that was heard last; None before the first. Any thread may read it.
+    """
 
     def __init__(self, target: Target, give: Give) -> None:
         super().__init__("verdicts")
+        self.run_id: str | None = None
         self._target, self._give = target, give
         self._settings = 0
         self._stopping = threading.Event()
@@ -77,6 +87,7 @@ class VerdictFeed(Worker):
         except (KeyError, ValueError, TypeError, AttributeError) as error:
             self._strange.warning(topic="state", error=f"{type(error).__name__} {error}")
             return
+        self.run_id = beat.run_id
         self._give(lambda model, now: model.heartbeat(now, beat))
 
     def _verdict(self, verdict: dict[str, Any], *, replayed: bool) -> None:
@@ -99,11 +110,17 @@ class VerdictFeed(Worker):
 
 
 class StationRequests(Worker):
-    """Sends triggers and recipe changes, one after another."""
+    """Sends triggers and recipe changes, one after another.
 
-    def __init__(self, target: Target, give: Give) -> None:
+    Args:
+        target: The station and its camera.
+        give: Takes the answers.
+        run_id: Returns the run of the station that was heard last.
+    """
+
+    def __init__(self, target: Target, give: Give, run_id: Callable[[], str | None]) -> None:
         super().__init__("requests")
-        self._target, self._give = target, give
+        self._target, self._give, self._run_id = target, give, run_id
         self._queue: queue.SimpleQueue[tuple[float, Request] | None] = queue.SimpleQueue()
         self._name = f"bridge-{uuid4().hex[:12]}"
         self._stopping = threading.Event()
@@ -135,13 +152,13 @@ class StationRequests(Worker):
                 else:
                     self._trigger(client, request)
 
-    def _client(self, request_timeout_s: float) -> Client:
+    def _client(self, request_timeout_s: float, check: Callable[[], None] | None = None) -> Client:
         target = self._target
         return Client(
             target.publish,
             target.control,
             key=target.key,
-            on_wait=self._check,
+            on_wait=check or self._check,
             request_timeout_s=request_timeout_s,
         )
 
@@ -169,14 +186,33 @@ class StationRequests(Worker):
         self._give(lambda model, now: model.trigger_refused(now, request.number))
 
     def _change_recipe(self, request: RecipeRequest) -> None:
+        asked = self._run_id()
+
+        def check() -> None:
+            self._check()
+            if self._run_id() != asked:
+                raise _RestartedError("the station has restarted")
+
         accepted = False
         try:
-            with self._client(RECIPE_S) as client:
+            with self._client(RECIPE_S, check) as client:
                 client.recipe(request.recipe, who="PLC")
             accepted = True
+        except (NoAnswerError, _RestartedError) as error:
+            in_force = self._recipe_in_force()
+            accepted = in_force == request.recipe
+            self._refused.warning(request="recipe", recipe=request.recipe, error=error, in_force=in_force or "unknown")
         except ClientError as error:
             self._refused.warning(request="recipe", recipe=request.recipe, error=_in_words(error))
         self._give(lambda model, now: model.recipe_answered(now, request.number, accepted=accepted))
+
+    def _recipe_in_force(self) -> str | None:
+        """Ask the station for its recipe; None if it does not say."""
+        try:
+            with self._client(STATUS_S) as client:
+                return str(client.status()["recipe"])
+        except (ClientError, KeyError):
+            return None
 
 
 def _in_words(error: ClientError) -> str:

@@ -121,7 +121,7 @@ class Outputs:
         results_waiting: Results behind the one that is shown.
         overrun: The PLC left too many results unread, which closed the handshake.
         recipe_acknowledge: The recipe change has ended.
-        recipe_refused: It has failed: the recipe before is in use.
+        recipe_refused: It has failed, or no answer came and another recipe is in force; `recipe` says which one.
         error_code: What went wrong last.
         station_state: The state of OPC 40100-1; empty while the station is not heard.
         recipe: The recipe that the camera's next part is judged by.
