@@ -166,7 +166,14 @@ class Station:
             self._swaps = Swaps(config.engine, bundle, self._inspector, self._history, journal=self._journal)
             max_tries = MAX_TRIES if config.exit_when_finished else None
             shelf = Shelf(config.engine, self._inspector, self._publisher, {})
-            self._recipes = RecipeSwitches(recipes, shelf, self._use_recipe, remembered=remembered, journal=self._journal)
+            self._recipes = RecipeSwitches(
+                recipes,
+                shelf,
+                self._use_recipe,
+                remembered=remembered,
+                journal=self._journal,
+                test=not config.exit_when_finished,
+            )
             self._cameras = CameraSet(
                 recipe,
                 queue=frames,
@@ -488,13 +495,14 @@ class Station:
         stuck = [worker.thread_name for worker in workers if worker.alive]
         if stuck:
             logs.error("daemon.stuck", threads=",".join(stuck))
+        unended = bool(stuck) or self._recipes.abandoned
         if reason != "finished":  # a camera that was given up is then no reason why the station ends
             workers = [worker for worker in workers if worker.alive or not _is_done(worker)]
         failures = [worker.failure for worker in workers if worker.failure is not None]
         known = next((failure for failure in failures if isinstance(failure, AnosegError)), None)
-        for worker in workers:  # `main` reports `known` if nothing is stuck
+        for worker in workers:  # `main` reports `known` if every thread has ended
             logged = isinstance(worker, CameraSupervisor)  # as `camera.failed`
-            if isinstance(worker.failure, AnosegError) and not logged and (stuck or worker.failure is not known):
+            if isinstance(worker.failure, AnosegError) and not logged and (unended or worker.failure is not known):
                 logs.error("thread.failed", thread=worker.thread_name, error=str(worker.failure))
         exit_code = 0
         if failures or reason == "failure" or (stuck and reason == "reload"):
@@ -510,9 +518,9 @@ class Station:
         )
         if failures or self._asked_to_drain.is_set():
             self._drop_successor()
-        if known is not None and not stuck:
+        if known is not None and not unended:
             raise known
-        return End(exit_code, bool(stuck), self._successor)
+        return End(exit_code, unended, self._successor)
 
     def _drop_successor(self) -> None:
         successor, self._successor = self._successor, None

@@ -32,7 +32,7 @@ class End:
 
     Attributes:
         exit_code: The process's exit code.
-        stuck: A thread did not end; the process must exit without it.
+        stuck: A thread did not end, or still loads an engine; the process must exit without it.
         successor: After a reload, what the next station begins with.
     """
 

@@ -5,6 +5,7 @@ Files in FOLDER switch the faults on. The product has no such switches.
 engine-fails    While it exists, the engine raises an error on every part.
 runtime-lost    While it exists, the runtime raises an error whenever it runs the network, as with a lost GPU context.
 engine-drifts   While it exists, every score is 0.2 too high.
+recipe-loads    While it exists, the engine of a recipe that is not in force is being loaded.
 clock           Seconds to add to the wall clock.
 leak            Bytes to leak for every part; read at the start.
 """
@@ -19,10 +20,12 @@ from anoseg_engines.engine import Engine
 from anoseg_engines.errors import EngineError, RuntimeFailedError
 from anoseg_engines.runtimes.openvino import CpuRequest
 from anosegd.cli import main
+from anosegd.recipes import preparation
 
 FOLDER = Path(sys.argv[1])
 LEAK = int((FOLDER / "leak").read_text()) if (FOLDER / "leak").exists() else 0
 _finish, _infer, _time_ns = Engine.finish, CpuRequest.infer, time.time_ns
+_load_engine = preparation.load_engine
 _kept: list[bytearray] = []
 
 
@@ -41,6 +44,12 @@ def infer(self: CpuRequest) -> Any:
     return _infer(self)
 
 
+def load_engine(*arguments: Any, **more: Any) -> Engine:
+    while (FOLDER / "recipe-loads").exists():
+        time.sleep(0.05)
+    return _load_engine(*arguments, **more)
+
+
 def time_ns() -> int:
     try:
         return _time_ns() + int(float((FOLDER / "clock").read_text()) * 1e9)
@@ -51,5 +60,6 @@ def time_ns() -> int:
 Engine.finish = finish  # type: ignore[method-assign]
 CpuRequest.infer = infer  # type: ignore[method-assign]
 time.time_ns = time_ns
+preparation.load_engine = load_engine
 del sys.argv[1]
 main()

@@ -26,6 +26,9 @@ from anosegd.recipes.preparation import Preparation, Shelf, Unloading
 from anosegd.recipes.remembered import GONE, RememberedRecipe
 from anosegd.worker import NOBODY, Asker, DetailedAnswer, Worker
 
+LOAD_END_S = 1.0
+"""How long the station's end waits for an engine that is being loaded."""
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -71,6 +74,10 @@ class RecipeSwitches:
         use: Puts a recipe into force, whose engine is loaded. Raises ConfigError if it cannot, and nothing has changed then.
         remembered: Keeps the recipe in force for the next start.
         journal: Where changes are noted; None for a station without one.
+        test: Whether recipes are loaded before they are requested, to know whether they can be used.
+
+    Attributes:
+        abandoned: Whether an engine is still being loaded after `close`: nothing can interrupt that, so the process must exit.
     """
 
     def __init__(
@@ -81,8 +88,10 @@ class RecipeSwitches:
         *,
         remembered: RememberedRecipe,
         journal: Journal | None,
+        test: bool = True,
     ) -> None:
-        self._recipes, self._shelf, self._use = recipes, shelf, use
+        self.abandoned = False
+        self._recipes, self._shelf, self._use, self._test = recipes, shelf, use, test
         self._remembered, self._journal = remembered, journal
         self._requests: queue.SimpleQueue[Request] = queue.SimpleQueue()
         self._request: Request | None = None  # that the preparation is for
@@ -152,15 +161,17 @@ class RecipeSwitches:
         return self._take(request, work)
 
     def close(self, timeout_s: float) -> list[Worker]:
-        """Refuse requests that still wait. Return the thread if it does not end. After the inspector's end."""
+        """Refuse requests that still wait. Return the thread if it is stuck. After the inspector's end."""
         waiting = [] if self._request is None else [self._request]
         while not self._requests.empty():
             waiting.append(self._requests.get_nowait())
         for request in waiting:
             request.answer("the daemon is ending")
         work, self._work = self._work, None
-        if work is not None and not work.join(timeout_s):
-            return [work]
+        loads = isinstance(work, Preparation)  # which takes minutes with some runtimes
+        if work is not None and not work.join(min(LOAD_END_S, timeout_s) if loads else timeout_s):
+            self.abandoned = loads
+            return [] if loads else [work]
         self._shelf.clear()
         return []
 
@@ -172,7 +183,7 @@ class RecipeSwitches:
             self._begin(self._requests.get_nowait())
         elif len(self._shelf.inspector.loaded.slots) > self._shelf.config.warm:
             self._start(Unloading(self._shelf, reloaded=False))
-        else:
+        elif self._test:
             untested = next((recipe for recipe in self._recipes.values() if recipe.slot not in self._tested), None)
             if untested is not None:
                 self._start(Preparation(self._shelf, untested, switch=False))

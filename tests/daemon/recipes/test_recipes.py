@@ -14,6 +14,7 @@ from typing import Any
 import cv2
 import pytest
 from support.anosegd_line import Daemon, Line, run_anosegd, wait_until
+from support.paths import SUPPORT
 from support.tiny_bundle import bad_part, good_part, tiny_draft
 
 from anoseg_engines.bundle_writer import write_bundle
@@ -386,3 +387,44 @@ def test_a_switch_that_was_requested_during_a_reload_gets_a_new_engine(station: 
         done.join()
     assert station.inspects() == ("base", "base", 0.45, "PASS")
     assert daemon.terminate() == 0
+
+
+@pytest.mark.parametrize("requested", [False, True])
+def test_the_daemon_ends_in_order_while_an_engine_is_loaded(station: Station, requested: bool) -> None:
+    """A load may take minutes: the end does not wait for it, and no thread is reported as stuck."""
+    if requested:
+        station.edit("cameras:\n  free", "exit_when_finished: true\ncameras:\n  free")  # nothing is loaded without a request
+    (station.line.folder / "recipe-loads").touch()
+    daemon = station.line.run(station.config, program=(str(SUPPORT / "faulty_daemon.py"), str(station.line.folder)))
+    station.line.listener.wait_for(lambda m: m.topic == "verdict.free")
+    refused: list[str] = []
+    with station.client() as client:
+
+        def switch() -> None:
+            with pytest.raises(RefusedError) as caught:
+                client.recipe("base")
+            refused.append(str(caught.value))
+
+        if requested:
+            request = threading.Thread(target=switch)
+            request.start()
+            time.sleep(0.5)
+        assert daemon.terminate() == 0
+        if requested:
+            request.join()
+    assert "daemon.stuck" not in [e["event"] for e in daemon.events]
+    assert daemon.events[-1]["event"] == "daemon.stopped"
+    assert all("the daemon is ending" in text for text in refused)
+
+
+def test_a_run_that_ends_with_its_files_loads_no_engine_without_a_request(station: Station) -> None:
+    """It would often end before the engine is loaded. A recipe is loaded when it is requested."""
+    station.edit("cameras:\n  free", "exit_when_finished: true\ncameras:\n  free")
+    daemon = station.start()
+    station.line.listener.wait_for_verdicts(40)
+    station.wait_for_recipes("in_force", "waiting", "warm")
+    station.ask("recipe", "base")
+    assert station.inspects() == as_named("base")
+    assert daemon.terminate() == 0
+    assert [e["event"] for e in daemon.events].count("engine.loaded") == 2
+    assert "recipe.tested" not in [e["event"] for e in daemon.events]
