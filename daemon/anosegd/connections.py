@@ -22,6 +22,7 @@ import zmq
 
 from anosegd import logs
 from anosegd.descriptors import Identity, duplicate, identity_of, shut_down
+from anosegd.tcp_counters import tcp_counters
 
 CHECK_EVERY_S = 0.25
 MAX_EVENTS = 500
@@ -36,8 +37,6 @@ UNREAD_BYTES_PER_S = 64
 MAX_SUBSCRIPTIONS = 256
 MAX_TOPIC_BYTES = 16 << 10
 """Of all subscriptions of one connection."""
-BYTES_RECEIVED = struct.Struct("=128xQ")
-"""`tcpi_bytes_received` in the kernel's struct tcp_info, since Linux 4.1."""
 EVENT = struct.Struct("=Hi")
 FailedHandshake = Callable[[int, int, str], None]
 """Is given event, value and endpoint of a handshake that failed, as zmq_socket_monitor(3) describes them."""
@@ -182,11 +181,8 @@ class Connections:
 
 def _received(connection: socketlib.socket) -> int | None:
     """Return how many bytes the kernel has received; None for ipc."""
-    try:
-        info = connection.getsockopt(socketlib.IPPROTO_TCP, socketlib.TCP_INFO, BYTES_RECEIVED.size)
-    except OSError:
-        return None
-    return int(BYTES_RECEIVED.unpack(info)[0]) if len(info) == BYTES_RECEIVED.size else None
+    counters = tcp_counters(connection)
+    return None if counters is None else counters.received
 
 
 def _address(connection: socketlib.socket) -> str | None:

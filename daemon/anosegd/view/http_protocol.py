@@ -10,10 +10,16 @@ from typing import cast
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from anosegd.tcp_counters import tcp_counters
+
 HEAD_LIMIT_S = 10.0
 """How long a new connection may take until the head of its first request is complete."""
 LOOK_S = 5.0
-"""A connection is closed if what waits to be read has not become less in this time."""
+"""A connection is closed if data waited to be sent all this time and the other end took nothing.
+
+How much waits says nothing about a slow reader: an answer is produced as fast as it is read. And what the kernel takes from the
+server comes in steps of a megabyte. So the kernel's count of acknowledged bytes decides.
+"""
 
 
 class ImpatientProtocol(H11Protocol):
@@ -27,7 +33,7 @@ class ImpatientProtocol(H11Protocol):
         """Begin to wait for the first request."""
         super().connection_made(cast(asyncio.Transport, transport))
         self._close_in(HEAD_LIMIT_S)
-        self._unread = 0
+        self._waited, self._taken = False, 0
         self._look = self.loop.call_later(LOOK_S, self._check_reader)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -47,9 +53,10 @@ class ImpatientProtocol(H11Protocol):
         self.timeout_keep_alive_task = self.loop.call_later(max(0.0, after_s), self.timeout_keep_alive_handler)
 
     def _check_reader(self) -> None:
-        unread = self.transport.get_write_buffer_size()
-        if 0 < self._unread <= unread:
+        counters = tcp_counters(self.transport.get_extra_info("socket"))
+        waits, taken = self.transport.get_write_buffer_size() > 0, 0 if counters is None else counters.acknowledged
+        if waits and self._waited and taken == self._taken:
             self.transport.abort()
             return
-        self._unread = unread
+        self._waited, self._taken = waits, taken
         self._look = self.loop.call_later(LOOK_S, self._check_reader)

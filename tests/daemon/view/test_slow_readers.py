@@ -3,10 +3,12 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 
 import pytest
 import uvicorn
+from starlette.responses import StreamingResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from anosegd.view import http_protocol
 from anosegd.view.app import build_app
@@ -21,8 +23,17 @@ Address = tuple[str, int]
 @asynccontextmanager
 async def screen(board: Board) -> AsyncIterator[tuple[uvicorn.Server, Address]]:
     """Serve a board."""
+    async with serving(build_app(board, {}, {}, hosts=[])) as served:
+        try:
+            yield served
+        finally:
+            board.events.close()
+
+
+@asynccontextmanager
+async def serving(app: ASGIApp) -> AsyncIterator[tuple[uvicorn.Server, Address]]:
+    """Serve an application as the screen is served."""
     listener = socket.create_server(("127.0.0.1", 0))
-    app = build_app(board, {}, {}, hosts=[])
     server = uvicorn.Server(
         uvicorn.Config(
             app,
@@ -34,14 +45,13 @@ async def screen(board: Board) -> AsyncIterator[tuple[uvicorn.Server, Address]]:
             timeout_graceful_shutdown=1,
         )
     )
-    serving = asyncio.ensure_future(server.serve(sockets=[listener]))
+    task = asyncio.ensure_future(server.serve(sockets=[listener]))
     try:
         await until(lambda: server.started)
         yield server, listener.getsockname()
     finally:
-        board.events.close()
         server.should_exit = True
-        await serving
+        await task
         listener.close()
 
 
@@ -103,6 +113,32 @@ def test_a_slow_reader_keeps_its_connection(monkeypatch: pytest.MonkeyPatch) -> 
                 await asyncio.sleep(0.01)
             assert got > size
             writer.close()
+
+    asyncio.run(run())
+
+
+def test_a_reader_that_is_slower_than_the_answer_grows_keeps_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flow control keeps about as much waiting as before at every look, as of a CSV file over a bad Wi-Fi."""
+    monkeypatch.setattr(http_protocol, "LOOK_S", 0.2)
+
+    async def export(scope: Scope, receive: Receive, send: Send) -> None:
+        async def rows() -> AsyncIterator[bytes]:
+            while True:
+                yield b"1,top,pass\n" * 100
+                await asyncio.sleep(0)  # after the end, nothing else lets the event loop go on
+
+        await StreamingResponse(rows(), media_type="text/csv")(scope, receive, send)
+
+    async def run() -> None:
+        async with serving(export) as (server, address):
+            with closing(ask(address, "/")) as slow:
+                slow.setblocking(False)
+                loop = asyncio.get_running_loop()
+                end = loop.time() + 6
+                while loop.time() < end:
+                    assert await asyncio.wait_for(loop.sock_recv(slow, 2048), LIMIT_S)
+                    assert len(server.server_state.connections) == 1  # the kernel sends for a while after it has been closed
+                    await asyncio.sleep(0.02)
 
     asyncio.run(run())
 
