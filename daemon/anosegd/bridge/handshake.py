@@ -146,7 +146,7 @@ class Handshake:
         self._trigger_acknowledge = False
         self._overrun = False
         self._error = ErrorCode.NONE
-        self._recipe_request: int | None = None
+        self._recipe_request: RecipeRequest | None = None
         self._recipe_withdrawn = False  # `recipe_change` fell before the answer, which is then none to what the PLC wants
         self._recipe_acknowledge = self._recipe_refused = False
         self._statistics = Statistics()
@@ -258,9 +258,11 @@ class Handshake:
     def recipe_answered(self, now: float, number: int, *, accepted: bool) -> None:
         """Take the end of a recipe change: `accepted` if the recipe is in force."""
         self.tick(now)
-        if number == self._recipe_request:
+        request = self._recipe_request
+        if request is not None and number == request.number:
             self._recipe_request = None
-            if not self._recipe_withdrawn:
+            # A write that was lost may have hidden that `recipe_change` was low.
+            if not self._recipe_withdrawn and request.recipe == self._controls.recipe:
                 self._acknowledge_recipe(accepted=accepted)
             elif self._controls.recipe_change:
                 self._ask_for_recipe()
@@ -431,8 +433,8 @@ class Handshake:
             self._acknowledge_recipe(accepted=False)
             return
         self._number += 1
-        self._recipe_request = self._number
-        self._requests.append(RecipeRequest(self._number, self._controls.recipe))
+        self._recipe_request = RecipeRequest(self._number, self._controls.recipe)
+        self._requests.append(self._recipe_request)
 
     def _acknowledge_recipe(self, *, accepted: bool) -> None:
         self._recipe_acknowledge, self._recipe_refused = True, not accepted
