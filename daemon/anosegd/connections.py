@@ -15,7 +15,7 @@ import socket as socketlib
 import struct
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import zmq
@@ -32,8 +32,11 @@ MAX_UNREAD_BYTES = 512 << 10
 MAX_UNREAD_BYTES_OF_ALL = 4 << 20
 FRAME_BYTES = 64
 """What a frame takes on the wire besides its content, at most: its length, and with keys a nonce and a checksum."""
-UNREAD_BYTES_PER_S = 64
-"""What a connection sends as long as it is open: heartbeats, and subscriptions that somebody else has."""
+UNREAD_BYTES_PER_S = 1024
+"""What a connection may send besides: ZeroMQ's heartbeats, and subscriptions that somebody else has. No message delivers them.
+
+With keys, a heartbeat every 0.2 s takes 210 bytes a second. A message that never ends may grow as slowly as that: by 88 MB a day.
+"""
 MAX_SUBSCRIPTIONS = 256
 MAX_TOPIC_BYTES = 16 << 10
 """Of all subscriptions of one connection."""
@@ -48,16 +51,18 @@ class _Connection:
 
     Attributes:
         identity: Its socket.
-        since: When it was accepted, monotonic seconds.
+        looked_at: When what it had sent was looked at last, monotonic seconds.
         delivered: Bytes of its frames that the socket has delivered, with what they take on the wire.
-        subscriptions, topic_bytes: Its subscriptions that are known, and the length of their topics.
+        allowed: Bytes that were not delivered and are taken for heartbeats. What is not used up is not saved for later.
+        topics: Its subscriptions that are known. libzmq tells only of the first subscriber to a topic and the last that leaves, so
+            a topic may stay here that another connection has ended.
     """
 
     identity: Identity
-    since: float
+    looked_at: float
     delivered: int = 0
-    subscriptions: int = 0
-    topic_bytes: int = 0
+    allowed: float = 0.0
+    topics: set[bytes] = field(default_factory=set)
 
 
 class Connections:
@@ -104,17 +109,20 @@ class Connections:
         connection = self._connection_of(frame)
         if connection is None:
             return
-        change = 1 if frame.bytes[:1] == b"\1" else -1
-        connection.subscriptions += change
-        connection.topic_bytes += change * len(frame)
-        if connection.subscriptions > MAX_SUBSCRIPTIONS or connection.topic_bytes > MAX_TOPIC_BYTES:
+        topic = frame.bytes[1:]
+        if frame.bytes[:1] != b"\1":
+            connection.topics.discard(topic)  # a client may end what it does not have, which must not count
+            return
+        connection.topics.add(topic)
+        topic_bytes = sum(map(len, connection.topics))
+        if len(connection.topics) > MAX_SUBSCRIPTIONS or topic_bytes > MAX_TOPIC_BYTES:
             descriptor = int(frame.get(zmq.SRCFD))
             with duplicate(descriptor, connection.identity) as copy:
                 received = None if copy is None else _received(copy)
-            if received is None or received >= connection.topic_bytes:
+            if received is None or received >= topic_bytes:
                 self._shut_down(descriptor, "it has too many subscriptions")
             else:  # they are of the client that had this descriptor before
-                connection.subscriptions = connection.topic_bytes = 0
+                connection.topics.clear()
 
     def check(self) -> bool:
         """Look at what has happened. Call it at least four times a second.
@@ -152,7 +160,7 @@ class Connections:
 
     def _close_flooding(self, now: float) -> None:
         """Close connections whose messages are too long, and those with the longest while all together are."""
-        unread: list[tuple[int, int]] = []
+        unread: list[tuple[float, int]] = []
         for descriptor, connection in list(self._open.items()):
             with duplicate(descriptor, connection.identity) as copy:
                 if copy is None:  # it has been closed
@@ -162,9 +170,11 @@ class Connections:
             if received is None:
                 continue
             connection.delivered = min(connection.delivered, received)
-            left = received - connection.delivered - UNREAD_BYTES_PER_S * int(now - connection.since)
-            unread.append((left, descriptor))
-        total = sum(max(0, left) for left, _ in unread)
+            more = UNREAD_BYTES_PER_S * (now - connection.looked_at)
+            connection.looked_at = now
+            connection.allowed = min(connection.allowed + more, received - connection.delivered)
+            unread.append((received - connection.delivered - connection.allowed, descriptor))
+        total = sum(left for left, _ in unread)
         for left, descriptor in sorted(unread, reverse=True):
             if left <= MAX_UNREAD_BYTES and total <= MAX_UNREAD_BYTES_OF_ALL:
                 break

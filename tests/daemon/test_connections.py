@@ -3,12 +3,13 @@
 import os
 import socket as socketlib
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
 import zmq
-from support.zmtp import frame, handshake
+from support.zmtp import command, frame, handshake
 
 from anosegd import connections
 from anosegd.connections import MAX_SUBSCRIPTIONS, MAX_TOPIC_BYTES, MAX_UNREAD_BYTES, Connections
@@ -176,3 +177,43 @@ def test_many_subscriptions_one_after_the_other_are_served(publish: Server) -> N
             peer.sendall(subscription(topic) + frame(b"\0" + topic))
         peer.settimeout(1)
         assert not closed(peer)
+
+
+def test_subscriptions_that_two_clients_share_are_not_counted_twice(publish: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The socket delivers a topic's first subscription, of one client, and its last end, of the other."""
+    monkeypatch.setattr(connections, "MAX_SUBSCRIPTIONS", 8)
+    begin, end = subscription(b"image.top"), frame(b"\0image.top")
+    with closing(connected(publish, b"SUB")) as one, closing(connected(publish, b"SUB")) as other:
+        for _ in range(30):
+            for peer, data in ((one, begin), (other, begin), (one, end), (other, end)):
+                peer.sendall(data)
+                time.sleep(0.02)  # until it has been taken
+        one.settimeout(1)
+        assert not closed(one)
+
+
+def test_the_end_of_a_subscription_that_nobody_has_makes_no_room(publish: Server) -> None:
+    with closing(connected(publish, b"SUB")) as peer:
+        data = b"".join(subscription(os.urandom(20)) + frame(b"\0nothing") for _ in range(MAX_SUBSCRIPTIONS + 1))
+        peer.settimeout(5)
+        assert send_until_closed(peer, data, len(data))
+
+
+def test_a_client_with_frequent_heartbeats_is_served(publish: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As much as one every 0.2 s with keys. Nothing delivers them."""
+    monkeypatch.setattr(connections, "MAX_UNREAD_BYTES", 400)
+    ping = command(b"PING", bytes(2 + 11))
+    with closing(connected(publish, b"SUB")) as peer:
+        for _ in range(50):
+            peer.sendall(ping)
+            time.sleep(0.1)
+        peer.settimeout(1)
+        assert not closed(peer)
+
+
+def test_a_connection_does_not_save_up_what_it_may_send(serve: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "UNREAD_BYTES_PER_S", MAX_UNREAD_BYTES)
+    with closing(connected(serve, b"DEALER")) as peer:
+        time.sleep(3)
+        peer.settimeout(1)
+        assert send_until_closed(peer, frame(b"x" * 20_000, MORE) * (2 * MAX_UNREAD_BYTES // 20_000), 2 * MAX_UNREAD_BYTES)
