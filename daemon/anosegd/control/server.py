@@ -18,7 +18,7 @@ import zmq
 
 from anoseg_engines.errors import AnosegError
 from anosegd import endpoint, logs, signals
-from anosegd.connections import Connections
+from anosegd.connection_limits import ConnectionLimits
 from anosegd.control.feedback import note_feedback, shown_mark
 from anosegd.control.rates import RATE, Rates
 from anosegd.control.requests import (
@@ -148,7 +148,7 @@ class Control(Worker):
 
     def work(self) -> None:
         """Bind, then answer requests until asked to stop."""
-        with new_socket(zmq.ROUTER, self._guard) as (socket, connections):
+        with new_socket(zmq.ROUTER, self._guard) as (socket, limits):
             socket.set(zmq.MAXMSGSIZE, MAX_REQUEST_BYTES)
             socket.set(zmq.RCVHWM, MAX_QUEUED)
             socket.set(zmq.SNDHWM, 10)  # a peer that reads no answers loses them; it does not fill our memory
@@ -159,23 +159,23 @@ class Control(Worker):
                 while not self._stopping.is_set():
                     self.answer()
                     self._send_late_replies(socket)
-                    left = connections.check()
+                    left = limits.check()
                     if socket.poll(0 if left else 2 if self._pending else 250):
-                        self._receive(socket, connections)
-                self._close(socket, connections)
+                        self._receive(socket, limits)
+                self._close(socket, limits)
             finally:
                 if self._reader is not None:
                     self._reader.close()
 
-    def _close(self, socket: zmq.Socket[bytes], connections: Connections) -> None:
+    def _close(self, socket: zmq.Socket[bytes], limits: ConnectionLimits) -> None:
         """Answer everything that has arrived: nobody carries out slow requests any more."""
         while socket.poll(0) and len(self._pending) < MAX_PENDING:
-            self._receive(socket, connections)
+            self._receive(socket, limits)
         self._send_late_replies(socket)
         for address, request_id in self._pending.values():
             _send(socket, address, error_reply(request_id, "ending", ENDING))
 
-    def _receive(self, socket: zmq.Socket[bytes], connections: Connections) -> None:
+    def _receive(self, socket: zmq.Socket[bytes], limits: ConnectionLimits) -> None:
         frames = [socket.recv(copy=False)]
         while frames[-1].more and len(frames) < MOST_FRAMES:
             frames.append(socket.recv(copy=False))
@@ -186,7 +186,7 @@ class Control(Worker):
         peer, *rest = (frame.bytes for frame in frames)
         if not rest:
             return
-        connections.delivered(*frames[1:])
+        limits.delivered(*frames[1:])
         *envelope, payload = rest
         if envelope not in ([], [b""]):
             return  # neither a REQ nor a DEALER socket sends this; no answer can reach the sender

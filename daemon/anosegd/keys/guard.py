@@ -16,7 +16,7 @@ import zmq
 from zmq.utils import z85
 
 from anosegd import logs
-from anosegd.connections import Connections
+from anosegd.connection_limits import ConnectionLimits
 from anosegd.descriptors import Identity, identity_of, shut_down
 from anosegd.keys.keyring import Keyring
 from anosegd.worker import Worker
@@ -62,7 +62,7 @@ class _Connection(NamedTuple):
 
 
 @contextlib.contextmanager
-def new_socket(kind: int, guard: Guard | None) -> Iterator[tuple[zmq.Socket[bytes], Connections]]:
+def new_socket(kind: int, guard: Guard | None) -> Iterator[tuple[zmq.Socket[bytes], ConnectionLimits]]:
     """Open a socket for clients for the length of a `with` block, protected if there is a guard."""
     with contextlib.ExitStack() as stack:
         context = stack.enter_context(zmq.Context()) if guard is None else guard.context
@@ -71,7 +71,7 @@ def new_socket(kind: int, guard: Guard | None) -> Iterator[tuple[zmq.Socket[byte
         if guard is not None:
             guard.protect(socket)
         failed = None if guard is None else guard.failed_handshake
-        yield socket, stack.enter_context(Connections(socket, failed))
+        yield socket, stack.enter_context(ConnectionLimits(socket, failed))
 
 
 class Guard(Worker):

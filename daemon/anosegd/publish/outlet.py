@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import zmq
 
 from anosegd import endpoint
-from anosegd.connections import Connections
+from anosegd.connection_limits import ConnectionLimits
 from anosegd.keys import Guard, new_socket
 from anosegd.publish.images import Subscriptions
 
@@ -29,9 +29,9 @@ class Outlet:
     """The bound socket. `open_outlet` makes it."""
 
     def __init__(
-        self, socket: zmq.Socket[bytes], connections: Connections, guard: Guard | None, subscriptions: Subscriptions
+        self, socket: zmq.Socket[bytes], limits: ConnectionLimits, guard: Guard | None, subscriptions: Subscriptions
     ) -> None:
-        self._socket, self._connections, self._guard = socket, connections, guard
+        self._socket, self._limits, self._guard = socket, limits, guard
         self._subscriptions = subscriptions
         self._images: deque[tuple[zmq.MessageTracker, int]] = deque()  # that ZeroMQ may still hold, with their sizes
 
@@ -54,12 +54,12 @@ class Outlet:
         Returns:
             Whether something of a flood is left, for which it is to be called at once.
         """
-        left = self._connections.check()
+        left = self._limits.check()
         with contextlib.suppress(zmq.Again):
             for _ in range(MAX_SUBSCRIPTION_MESSAGES):
                 frame = self._socket.recv(zmq.DONTWAIT, copy=False)
-                self._connections.delivered(frame)
-                self._connections.subscription(frame)
+                self._limits.delivered(frame)
+                self._limits.subscription(frame)
                 ended = frame.bytes[:1] == b"\0"  # libzmq makes this message itself when a subscriber is gone
                 if ended or self._guard is None or self._guard.peer(frame) is not None:
                     self._subscriptions.take(frame.bytes)
@@ -79,11 +79,11 @@ def open_outlet(address: str, guard: Guard | None, subscriptions: Subscriptions)
     Raises:
         PublishError: The endpoint cannot be bound.
     """
-    with new_socket(zmq.XPUB, guard) as (socket, connections):
+    with new_socket(zmq.XPUB, guard) as (socket, limits):
         socket.sndhwm = SEND_HWM
         socket.linger = LINGER_MS
         socket.copy_threshold = 0  # what is sent without a copy is counted, however small it is
         socket.maxmsgsize = MAX_SUBSCRIPTION_BYTES  # a subscriber that sends more loses its connection
         socket.rcvhwm = 100
         endpoint.bind(socket, address)
-        yield Outlet(socket, connections, guard, subscriptions)
+        yield Outlet(socket, limits, guard, subscriptions)

@@ -16,7 +16,7 @@ from anoseg_engines.placement import Region
 from anosegd import logs, wire
 from anosegd.capture.config import Policy
 from anosegd.config import Config
-from anosegd.connections import CHECK_EVERY_S
+from anosegd.connection_limits import CHECK_EVERY_S
 from anosegd.evidence import EvidenceKeeper, Offered
 from anosegd.journal import Journal, VerdictId
 from anosegd.keys import Guard

@@ -68,12 +68,12 @@ class Station:
         (self.folder / "clients" / f"{name}.pub").unlink()
 
     def _publish(self) -> None:
-        with new_socket(zmq.XPUB, self.guard) as (socket, connections):
+        with new_socket(zmq.XPUB, self.guard) as (socket, limits):
             socket.bind("tcp://127.0.0.1:0")
             self.port = int(socket.get(zmq.LAST_ENDPOINT).rpartition(b":")[2].rstrip(b"\0"))
             self._bound.set()
             while not self._stopping.wait(0.02):
-                connections.check()
+                limits.check()
                 while socket.poll(0):
                     frame = socket.recv(copy=False)
                     if frame.bytes[:1] == b"\1":

@@ -11,8 +11,8 @@ import pytest
 import zmq
 from support.zmtp import command, frame, handshake
 
-from anosegd import connections
-from anosegd.connections import MAX_SUBSCRIPTIONS, MAX_TOPIC_BYTES, MAX_UNREAD_BYTES, Connections
+from anosegd import connection_limits
+from anosegd.connection_limits import MAX_SUBSCRIPTIONS, MAX_TOPIC_BYTES, MAX_UNREAD_BYTES, ConnectionLimits
 
 LIMIT_S = 30.0
 MORE = 1
@@ -36,21 +36,21 @@ class Server:
         self._thread.join()
 
     def _serve(self) -> None:
-        with zmq.Context() as context, context.socket(self._kind) as socket, Connections(socket) as watched:
+        with zmq.Context() as context, context.socket(self._kind) as socket, ConnectionLimits(socket) as limits:
             socket.linger = 0
             socket.maxmsgsize = 32 << 10
             self.port = socket.bind_to_random_port("tcp://127.0.0.1")
             self._bound.set()
             while not self._stopping.is_set():
-                watched.check()
+                limits.check()
                 if not socket.poll(20):
                     continue
                 frames = socket.recv_multipart(copy=False)
                 if self._kind == zmq.XPUB:
-                    watched.delivered(*frames)
-                    watched.subscription(frames[0])
+                    limits.delivered(*frames)
+                    limits.subscription(frames[0])
                 else:
-                    watched.delivered(*frames[1:])
+                    limits.delivered(*frames[1:])
                     socket.send_multipart([part.bytes for part in frames])
 
 
@@ -110,7 +110,7 @@ def test_a_message_without_an_end_is_cut_off(serve: Server, caplog: pytest.LogCa
 
 def test_many_clients_that_each_send_a_little_too_much_are_cut_off(serve: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """None is above its own limit."""
-    monkeypatch.setattr(connections, "MAX_UNREAD_BYTES_OF_ALL", MAX_UNREAD_BYTES)
+    monkeypatch.setattr(connection_limits, "MAX_UNREAD_BYTES_OF_ALL", MAX_UNREAD_BYTES)
     peers = [connected(serve, b"DEALER") for _ in range(6)]
     good = connected(serve, b"DEALER")
     try:
@@ -181,7 +181,7 @@ def test_many_subscriptions_one_after_the_other_are_served(publish: Server) -> N
 
 def test_subscriptions_that_two_clients_share_are_not_counted_twice(publish: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """The socket delivers a topic's first subscription, of one client, and its last end, of the other."""
-    monkeypatch.setattr(connections, "MAX_SUBSCRIPTIONS", 8)
+    monkeypatch.setattr(connection_limits, "MAX_SUBSCRIPTIONS", 8)
     begin, end = subscription(b"image.top"), frame(b"\0image.top")
     with closing(connected(publish, b"SUB")) as one, closing(connected(publish, b"SUB")) as other:
         for _ in range(30):
@@ -201,7 +201,7 @@ def test_the_end_of_a_subscription_that_nobody_has_makes_no_room(publish: Server
 
 def test_a_client_with_frequent_heartbeats_is_served(publish: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """As much as one every 0.2 s with keys. Nothing delivers them."""
-    monkeypatch.setattr(connections, "MAX_UNREAD_BYTES", 400)
+    monkeypatch.setattr(connection_limits, "MAX_UNREAD_BYTES", 400)
     ping = command(b"PING", bytes(2 + 11))
     with closing(connected(publish, b"SUB")) as peer:
         for _ in range(50):
@@ -212,7 +212,7 @@ def test_a_client_with_frequent_heartbeats_is_served(publish: Server, monkeypatc
 
 
 def test_a_connection_does_not_save_up_what_it_may_send(serve: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "UNREAD_BYTES_PER_S", MAX_UNREAD_BYTES)
+    monkeypatch.setattr(connection_limits, "UNREAD_BYTES_PER_S", MAX_UNREAD_BYTES)
     with closing(connected(serve, b"DEALER")) as peer:
         time.sleep(3)
         peer.settimeout(1)

@@ -1,4 +1,4 @@
-"""Watches the connections of one bound ZeroMQ socket, and closes those that would fill the memory. On the socket's thread.
+"""Limits what each connection of one ZeroMQ socket may keep in memory, and closes those that exceed it. Socket's thread.
 
 libzmq limits the size of a frame and the number of messages, but not the frames of one message, which it keeps until the last
 one has come, nor the subscriptions of one connection. So this module compares what the kernel has received on each connection
@@ -35,7 +35,7 @@ FRAME_BYTES = 64
 UNREAD_BYTES_PER_S = 1024
 """What a connection may send besides: ZeroMQ's heartbeats, and subscriptions that somebody else has. No message delivers them.
 
-With keys, a heartbeat every 0.2 s takes 210 bytes a second. A message that never ends may grow as slowly as that: by 88 MB a day.
+With keys, a heartbeat every 0.2 s takes 210 bytes a second. A message that never ends may grow at this rate: by 88 MB a day.
 """
 MAX_SUBSCRIPTIONS = 256
 MAX_TOPIC_BYTES = 16 << 10
@@ -54,8 +54,8 @@ class _Connection:
         looked_at: When what it had sent was looked at last, monotonic seconds.
         delivered: Bytes of its frames that the socket has delivered, with what they take on the wire.
         allowed: Bytes that were not delivered and are taken for heartbeats. What is not used up is not saved for later.
-        topics: Its subscriptions that are known. libzmq tells only of the first subscriber to a topic and the last that leaves, so
-            a topic may stay here that another connection has ended.
+        topics: Its subscriptions that are known. libzmq delivers only the first subscription to a topic and the end of the last
+            one, so a topic may stay here although this connection has ended it.
     """
 
     identity: Identity
@@ -65,8 +65,8 @@ class _Connection:
     topics: set[bytes] = field(default_factory=set)
 
 
-class Connections:
-    """The open connections of one socket.
+class ConnectionLimits:
+    """The open connections of one socket, and what each may use.
 
     Args:
         socket: The socket, before it is bound.
@@ -81,7 +81,7 @@ class Connections:
         self._closed = logs.Throttles("connection.closed")
         self._monitor: zmq.Socket[bytes] | None = None
 
-    def __enter__(self) -> Connections:
+    def __enter__(self) -> ConnectionLimits:
         events = zmq.EVENT_ACCEPTED
         if self._failed_handshake is not None:
             events |= zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
