@@ -130,19 +130,24 @@ class ConnectionLimits:
         Returns:
             Whether something is left, for which it is to be called at once.
         """
-        assert self._monitor is not None, "within a with block"
-        left = MAX_EVENTS
-        with contextlib.suppress(zmq.Again):
-            while left:
-                content, endpoint = self._monitor.recv_multipart(zmq.DONTWAIT)
-                event, value = EVENT.unpack(content)
-                self._take(event, value, endpoint.decode())
-                left -= 1
+        more = self._take_events()
         now = time.monotonic()
         if now >= self._check_at:
             self._check_at = now + CHECK_EVERY_S
             self._close_flooding(now)
-        return left == 0
+        return more
+
+    def _take_events(self) -> bool:
+        """Look at events, at most `MAX_EVENTS`. Return whether some may be left."""
+        assert self._monitor is not None, "within a with block"
+        for _ in range(MAX_EVENTS):
+            try:
+                content, endpoint = self._monitor.recv_multipart(zmq.DONTWAIT)
+            except zmq.Again:
+                return False
+            event, value = EVENT.unpack(content)
+            self._take(event, value, endpoint.decode())
+        return True
 
     def _take(self, event: int, value: int, endpoint: str) -> None:
         if event == zmq.EVENT_ACCEPTED:
@@ -154,9 +159,12 @@ class ConnectionLimits:
 
     def _connection_of(self, frame: zmq.Frame) -> _Connection | None:
         try:
-            return self._open.get(int(frame.get(zmq.SRCFD)))
+            descriptor = int(frame.get(zmq.SRCFD))
         except zmq.ZMQError:  # libzmq made this message itself
             return None
+        if descriptor not in self._open:  # its first message may come before the event of its connection was looked at
+            self._take_events()
+        return self._open.get(descriptor)
 
     def _close_flooding(self, now: float) -> None:
         """Close connections whose messages are too long, and those with the longest while all together are."""

@@ -9,10 +9,13 @@ import contextlib
 import os
 import socket as socketlib
 import stat
+import struct
 from collections.abc import Iterator
 
 Identity = tuple[int, int]
 """Device and inode of an open socket."""
+RESET = struct.pack("ii", 1, 0)
+"""For SO_LINGER: closing the socket resets the connection."""
 
 
 def identity_of(descriptor: int) -> Identity | None:
@@ -46,5 +49,8 @@ def shut_down(descriptor: int, identity: Identity) -> bool:
         if connection is None:
             return False
         with contextlib.suppress(OSError):  # its other end may be gone
+            # Otherwise a sender whose data finds no room would not learn that the connection was closed.
+            connection.setsockopt(socketlib.SOL_SOCKET, socketlib.SO_LINGER, RESET)
+        with contextlib.suppress(OSError):
             connection.shutdown(socketlib.SHUT_RDWR)
         return True
