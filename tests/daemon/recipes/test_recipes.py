@@ -1,6 +1,7 @@
 """Several products on one line: `anosegd recipe` against the real daemon."""
 
 import dataclasses
+import functools
 import itertools
 import json
 import shutil
@@ -121,6 +122,8 @@ def test_a_switch_under_full_rate_loses_no_part(station: Station) -> None:
             for k in range(3):
                 part = client.trigger("called", part_id=f"{i}-{k}", recipe=name if k else None)["part_id"]
                 asked[part] = asked[early] = name
+            if i <= len(RECIPES):  # once, each recipe lasts until the other camera has had a part in it
+                wait_until(functools.partial(_judged_free, station, name), "a part of the other camera is judged")
         wait_until(lambda: _seen(station, asked), "every trigger has its verdict")
     assert daemon.terminate() == 0
     station.line.listener.drain()
@@ -142,6 +145,11 @@ def test_a_switch_under_full_rate_loses_no_part(station: Station) -> None:
             assert v["recipe"] == asked[v["part_id"]]
             assert v["recipe_asked"] == (None if v["part_id"].endswith("-0") else v["recipe"])
     assert {v["recipe"] for v in judged if v["camera"] == "free"} == set(RECIPES)
+
+
+def _judged_free(station: Station, recipe: str) -> bool:
+    station.line.listener.take()
+    return any(v["camera"] == "free" and v["recipe"] == recipe and v["reason"] is None for v in station.line.listener.verdicts)
 
 
 def _seen(station: Station, parts: dict[str, str]) -> bool:
