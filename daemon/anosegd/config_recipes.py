@@ -1,7 +1,7 @@
 """Says how the cameras inspect another product: `recipes.NAME` of the configuration. Pure data.
 
-A recipe says completely how a part is inspected: what it leaves out has its default and is not taken from `cameras`. So a
-threshold or a rule of one product never judges another one. What belongs to the camera itself stays as `cameras` has it.
+A recipe is complete: a setting that it leaves out has its default value, not the value in `cameras`. So a threshold or a rule
+of one product never judges another product. Settings of the camera itself stay as `cameras` has them.
 """
 
 from __future__ import annotations

@@ -554,8 +554,8 @@ class Checks:
         machine, folder = self.machine, "/etc/anoseg/keys"
         machine.run(f"cp {CONFIG} /var/tmp/good.yaml; anosegd keygen station {folder}/station.key")
         where = f"--station {folder}/station.key --clients {folder}/clients"
-        machine.run(f"anosegd keygen client plc {where} --out /root/plc.key --control")
-        machine.run(f"anosegd keygen client screen {where} --out /root/screen.key")
+        machine.run(f"anosegd keygen client plc {where} --out /var/tmp/plc.key --control")
+        machine.run(f"anosegd keygen client screen {where} --out /var/tmp/screen.key")
         machine.run(f"echo 'keys: {{clients: {folder}/clients}}' >>{CONFIG}")
         machine.run(f"systemctl stop {UNIT}")
         demand(machine.attempt(f"systemctl start {UNIT}")[0] != 0, "it starts without its key")
@@ -570,16 +570,16 @@ class Checks:
             machine.attempt(f"setpriv --reuid=anoseg --clear-groups cat {folder}/station.key")[0] != 0, "the key can be read"
         )
         demand(machine.attempt(f"anosegd status {CONFIG}")[0] == 2, "a client without a key is served")
-        said = machine.run(f"anosegd status --json --key /root/screen.key {CONFIG}")
+        said = machine.run(f"anosegd status --json --key /var/tmp/screen.key {CONFIG}")
         demand('"state"' in said, said)
-        code, said = machine.attempt(f"anosegd pause {CONFIG} --minutes 5 --who me --key /root/screen.key")
+        code, said = machine.attempt(f"anosegd pause {CONFIG} --minutes 5 --who me --key /var/tmp/screen.key")
         demand(code != 0 and "may listen and read" in said, said)
         held("keys: served with a key, not without; a key that may listen commands nothing")
         pid, limits = machine.unit("MainPID"), machine.unit("LimitNOFILE")
         demand(limits == "16384", f"LimitNOFILE={limits}")
         texts = f"/proc/{pid}/environ /proc/[0-9]*/cmdline"
         shown = machine.journal() + machine.run(f"systemctl show {UNIT}; cat {texts} 2>/dev/null | tr '\\0' '\\n'")
-        for name in (f"{folder}/station.key", "/root/plc.key", "/root/screen.key"):
+        for name in (f"{folder}/station.key", "/var/tmp/plc.key", "/var/tmp/screen.key"):
             demand(json.loads(machine.run(f"cat {name}"))["secret"] not in shown, f"the secret of {name} is shown")
         held("keys: no secret in the journal, the unit, the environment and the arguments")
         machine.run(f"rm -r {drop_in}; cp /var/tmp/good.yaml {CONFIG}; systemctl daemon-reload; systemctl restart {UNIT}")

@@ -1,10 +1,12 @@
 """Models the handshake between a station and a PLC. No sockets, no threads and no clock: events come in with their time.
 
-A handshake is open from the moment in which `enable` rises until the PLC lowers it, the station falls silent or restarts, or
-too many results are left unread. Where parts are told apart by their order alone, it also closes when a verdict is lost, a part
-gets none, or the camera is lost. While it is open, every part gets exactly one result, in order. When it closes, everything
-that was under way is forgotten: the PLC rejects each part that it has no result of. It opens again only after the PLC has
-lowered `enable` and raised it again, so that PLC and bridge agree about where they are, whichever of them was restarted.
+A handshake opens when `enable` rises. It closes when the PLC lowers `enable`, the station falls silent or restarts, or too many
+results are left unread. If only their order says which result belongs to which part, it also closes when a verdict is lost, a
+part gets none, or the camera is lost.
+
+While the handshake is open, every part gets exactly one result, in order. When it closes, everything under way is forgotten:
+the PLC rejects each part for which it has no result. The handshake opens again only after the PLC has lowered `enable` and
+raised it again. So PLC and bridge agree on where they are, whichever of them was restarted.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ HEARTBEAT_S = 1.0
 """The station's heartbeat, and the bridge's."""
 SILENT_S = 2 * HEARTBEAT_S + 0.1
 SETTLED_S = 0.9 * HEARTBEAT_S
-"""Heartbeats must arrive for this long before they count: what was queued in a suspended connection arrives all at once."""
+"""Heartbeats count only after they have arrived for this long: those that waited in a suspended connection arrive together."""
 HEARTBEATS_KEPT = 10
 LAST_NUMBER = 65_534
 """Even, so that the toggle changes when the numbers begin again."""
@@ -341,7 +343,7 @@ class Handshake:
 
     @property
     def _by_order(self) -> bool:
-        """Whether parts are told apart by their order alone."""
+        """Whether only their order says which result belongs to which part."""
         return not self._settings.triggered and not self._settings.mirror
 
     @property
@@ -392,7 +394,7 @@ class Handshake:
         self._next_seq = seq + 1
 
     def _lose_verdict(self) -> None:
-        """Close the handshake where parts are told apart by their order alone."""
+        """Close the handshake, unless the PLC triggers the parts."""
         if not self._settings.triggered and self._opened is not None:
             self._close(ErrorCode.VERDICT_LOST)
 

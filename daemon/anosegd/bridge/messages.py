@@ -67,7 +67,7 @@ def judged_of(verdict: Mapping[str, Any], *, replayed: bool, settings: int) -> J
 
 
 def checksum(digest: Any) -> int:
-    """Return the first 32 bits of a checksum in hexadecimal digits; 0 if there is none."""
+    """Return the first 32 bits of a checksum, which is a text of hexadecimal digits; 0 for no checksum."""
     return int(digest[:8], 16) if isinstance(digest, str) and digest else 0
 
 

@@ -294,7 +294,7 @@ class Inspector(Worker):
             frame = None
 
     def _engine_for(self, frame: Frame) -> tuple[Frame, LoadedEngine] | None:
-        """Return the frame with the recipe that judges its part, and the engine. None: there is none; the part is closed."""
+        """Return the frame with the recipe that judges its part, and the engine; None if the part was closed as UNKNOWN."""
         found = recipe_of(frame.part, self.recipe)
         if isinstance(found, Part) and found.recipe is not None:
             if (loaded := self.loaded.get(found.recipe.slot)) is not None:

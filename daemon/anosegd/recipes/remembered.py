@@ -28,7 +28,7 @@ class RememberedRecipe:
         file: Where it is kept; None for a station without a journal, which begins with the default recipe.
 
     Attributes:
-        gone: The name of a recipe that was in force, and that the configuration has no more; None if there is none.
+        gone: The recipe that was in force before, if the configuration no longer has it; otherwise None.
     """
 
     def __init__(self, file: Path | None) -> None:

@@ -21,7 +21,7 @@ from starlette.routing import Route
 
 from anosegd.view.address import Address, bind
 from anosegd.view.hosts import OwnHost
-from anosegd.view.http_protocol import ImpatientProtocol
+from anosegd.view.http_protocol import SERVER_OPTIONS
 from anosegd.view.page_files import SecurityHeaders, file_response, page_files
 
 NO_STORE = {"cache-control": "no-store"}
@@ -71,15 +71,8 @@ class CollectPage:
         web.setLevel(logging.ERROR)  # its warnings are about what anybody may send
         config = uvicorn.Config(
             self._app(listen.host),
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            lifespan="off",
-            http=ImpatientProtocol,
-            ws="none",
-            proxy_headers=False,
             limit_concurrency=MAX_CONNECTIONS,
-            timeout_graceful_shutdown=1,
+            **SERVER_OPTIONS,
         )
         self._server = uvicorn.Server(config)
         server = self._server

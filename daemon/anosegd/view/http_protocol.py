@@ -6,7 +6,7 @@ These are connections on which no request arrives, and those whose other end rea
 from __future__ import annotations
 
 import asyncio
-from typing import cast
+from typing import Any, cast
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -60,3 +60,16 @@ class ImpatientProtocol(H11Protocol):
             return
         self._waited, self._taken = waits, taken
         self._look = self.loop.call_later(LOOK_S, self._check_reader)
+
+
+SERVER_OPTIONS: dict[str, Any] = {
+    "log_config": None,
+    "access_log": False,
+    "server_header": False,
+    "lifespan": "off",
+    "http": ImpatientProtocol,
+    "ws": "none",
+    "proxy_headers": False,
+    "timeout_graceful_shutdown": 1,
+}
+"""uvicorn's options of every server here."""

@@ -27,7 +27,7 @@ from anosegd.view.bundle_store import BundleStore
 from anosegd.view.changes import CHANGES, Changes
 from anosegd.view.event_log import EventLog
 from anosegd.view.history import History
-from anosegd.view.http_protocol import ImpatientProtocol
+from anosegd.view.http_protocol import SERVER_OPTIONS
 from anosegd.view.journal_search import JournalSearch, TooManyRequestsError, search
 from anosegd.view.kept_pictures import KeptPictures
 from anosegd.view.part_filter import PartFilter
@@ -142,16 +142,9 @@ async def _serve(settings: ViewSettings, listener: socket.socket, sessions: Sess
                 posts={"/changes/{name}": changes.make},
             ),
             ssl_context_factory=None if certificate is None else lambda *_: certificate.context,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            lifespan="off",
-            http=ImpatientProtocol,
-            ws="none",
-            proxy_headers=False,
             limit_concurrency=MAX_CONNECTIONS,
             timeout_keep_alive=30,
-            timeout_graceful_shutdown=1,
+            **SERVER_OPTIONS,
         ),
     )
     for number in (signal.SIGINT, signal.SIGTERM):
