@@ -58,6 +58,7 @@ class Heartbeat:
         restarts: How often the camera was lost and opened again.
         dropped: Frames that got no verdict because a newer one came.
         recipe: The camera's recipe.
+        has_recipes: Whether the station has others.
         settings: The first 32 bits of the checksum of the settings.
     """
 
@@ -70,6 +71,7 @@ class Heartbeat:
     restarts: int = 0
     dropped: int = 0
     recipe: str = ""
+    has_recipes: bool = False
     settings: int = 0
 
 
@@ -362,13 +364,16 @@ class Handshake:
         """Open the handshake if it may open, and show the next result if there is one and the PLC is ready for it."""
         controls = self._controls
         if self._opened is None and controls.enable and self._armed and self._can_open:
-            self._armed, self._opened, self._taken_one = False, self._now, False
+            if controls.recipe is None and self._station is not None and self._station.has_recipes:
+                self._error = ErrorCode.RECIPE_NOT_WRITTEN
+            else:
+                self._armed, self._opened, self._taken_one = False, self._now, False
         if self._valid and controls.result_acknowledge:
             self._valid = False
             self._parts.popleft()
         shown = self._parts[0] if self._parts else None
         if shown is not None and shown.result is not None and not self._valid and not controls.result_acknowledge:
-            if not self._settings.triggered and controls.recipe not in ("", shown.result.recipe):
+            if not self._settings.triggered and controls.recipe not in (None, "", shown.result.recipe):
                 shown.result = _reject(shown.result, "recipe")  # a trigger asks for the recipe itself
             age_ms = max(0.0, self._now - shown.since) * 1000
             shown.result = replace(shown.result, age_ms=age_ms)
@@ -420,7 +425,7 @@ class Handshake:
         self._parts.append(part)
         self._trigger_acknowledge = True
         if can_trigger:
-            self._requests.append(TriggerRequest(part.number, part.part_id, self._controls.recipe))
+            self._requests.append(TriggerRequest(part.number, part.part_id, self._controls.recipe or ""))
         else:
             self._fail_trigger(part, "not_ready", ErrorCode.TRIGGER_NOT_READY)
 

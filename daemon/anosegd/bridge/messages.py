@@ -29,6 +29,7 @@ def heartbeat_of(state: Mapping[str, Any], camera: str) -> Heartbeat:
         restarts=0 if health is None else int(health.get("restarts", 0)),
         dropped=0 if health is None else int(health.get("dropped", 0)),
         recipe="" if health is None else str(health.get("recipe") or ""),
+        has_recipes=len(state.get("recipes") or ()) > 1,
         settings=checksum(state.get("settings")),
     )
 

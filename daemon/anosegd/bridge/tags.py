@@ -48,6 +48,7 @@ class ErrorCode(IntEnum):
     TRIGGER_REFUSED = 6
     RECIPE_REFUSED = 7
     CAMERA_LOST = 8
+    RECIPE_NOT_WRITTEN = 9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,6 +165,7 @@ class Controls:
         result_acknowledge: The result was used; raised while `result_valid` is high, lowered after that has fallen.
         recipe_change: Change to `recipe`; raised, and lowered after `recipe_acknowledge`.
         recipe: The recipe's name. If it is not empty, a trigger asks for it, too: judged by another one, the part is UNKNOWN.
+            None: never written. A bridge that was restarted must not take that for a PLC that wants any recipe.
     """
 
     enable: bool | None = None
@@ -171,4 +173,4 @@ class Controls:
     part_id: str = ""
     result_acknowledge: bool = False
     recipe_change: bool = False
-    recipe: str = ""
+    recipe: str | None = ""

@@ -445,6 +445,26 @@ def test_a_trigger_that_was_high_before_the_opening_is_none() -> None:
     assert line.model.take_requests() == []
 
 
+def test_where_there_are_recipes_the_handshake_opens_only_once_one_was_written() -> None:
+    """A bridge that was restarted has forgotten the name; without it, parts of another product would pass."""
+    for has_recipes in (False, True):
+        line = Line()
+        for _ in range(2):
+            line.beat(has_recipes=has_recipes)
+            line.wait(1.0)
+        line.beat(has_recipes=has_recipes)
+        line.write(enable=False, recipe=None)
+        line.write(enable=True)
+        assert line.outputs.enabled is not has_recipes
+        assert line.outputs.error_code == (ErrorCode.RECIPE_NOT_WRITTEN if has_recipes else ErrorCode.NONE)
+    line.write(recipe="")
+    assert line.outputs.enabled
+    line.write(trigger=True)
+    (request,) = line.model.take_requests()
+    assert isinstance(request, TriggerRequest)
+    assert request.recipe == ""
+
+
 def test_a_recipe_is_changed_and_refused() -> None:
     """Acknowledged when the station has answered; no trigger meanwhile."""
     line = Line()

@@ -82,13 +82,15 @@ def test_what_a_plc_writes_is_read_again(order: str, bits: list[bool], part_id: 
     data = part_id.encode().ljust(32, b"\0")
     words = [int.from_bytes(data[n : n + 2], order) for n in range(0, 32, 2)]  # type: ignore[arg-type]
     registers = [word_of(bits), *words, *[0] * 16]
-    found = map_.controls_of(registers, enable_written=True)
+    found = map_.controls_of(registers, range(map_.n_controls))
     assert [getattr(found, name) for name in CONTROL_BITS] == bits
     assert found.part_id == part_id.rstrip()
-    assert map_.controls_of(registers, enable_written=False).enable is None
+    assert map_.controls_of(registers, ()).enable is None
+    assert map_.controls_of(registers, range(17)).recipe is None
+    assert found.recipe == ""
 
 
 def test_rubbish_is_some_text() -> None:
     """A PLC may write anything."""
     map_ = RegisterMap(ModbusConfig())
-    assert isinstance(map_.controls_of([0xFFFF] * map_.n_controls, enable_written=True), Controls)
+    assert isinstance(map_.controls_of([0xFFFF] * map_.n_controls, range(map_.n_controls)), Controls)

@@ -7,7 +7,7 @@ holding registers; their first word has the control bits, which are coils, too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, get_args
 
@@ -152,22 +152,23 @@ class RegisterMap:
             registers[field.address : field.address + field.registers] = self._encoded(values[field.name], field)
         return registers
 
-    def controls_of(self, registers: Sequence[int], *, enable_written: bool) -> Controls:
+    def controls_of(self, registers: Sequence[int], written: Collection[int]) -> Controls:
         """Return what the holding registers mean.
 
         Args:
             registers: Those that a PLC writes.
-            enable_written: Whether the PLC has written its control word since the bridge started.
+            written: The addresses that it has written since the bridge started.
         """
         fields = {field.name: registers[field.address : field.address + field.registers] for field in self.controls}
+        addresses = {field.name: field.address for field in self.controls}
         bits = dict(zip(CONTROL_BITS, bits_of(fields["control"][0]), strict=False))
         return Controls(
-            enable=bits["enable"] if enable_written else None,
+            enable=bits["enable"] if addresses["control"] in written else None,
             trigger=bits["trigger"],
             part_id=self._text_of(fields["part_id"]),
             result_acknowledge=bits["result_acknowledge"],
             recipe_change=bits["recipe_change"],
-            recipe=self._text_of(fields["recipe"]),
+            recipe=self._text_of(fields["recipe"]) if addresses["recipe"] in written else None,
         )
 
     def _encoded(self, value: int | str, field: Field) -> list[int]:

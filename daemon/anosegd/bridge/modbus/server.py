@@ -58,7 +58,7 @@ class ModbusServer:
         self._outputs = [0] * self._map.n_outputs
         self._status = 0
         self._controls = [0] * self._map.n_controls
-        self._enable_written = False
+        self._written_at: set[int] = set()  # since the start
         self._sweeping: asyncio.Task[None] | None = None
 
     @property
@@ -146,12 +146,9 @@ class ModbusServer:
             bits = bits_of(self._controls[0])
             bits[address : address + len(values)] = [bool(value) for value in values]
             address, values = 0, [word_of(bits)]
-            touched = True
-        else:
-            touched = address == 0
         self._controls[address : address + len(values)] = [int(value) for value in values]
-        self._enable_written |= touched
-        self._handle.write(self._map.controls_of(self._controls, enable_written=self._enable_written))
+        self._written_at.update(range(address, address + len(values)))
+        self._handle.write(self._map.controls_of(self._controls, self._written_at))
         return None
 
 
