@@ -87,6 +87,8 @@ class VerdictFeed(Worker):
         except (KeyError, ValueError, TypeError, AttributeError) as error:
             self._strange.warning(topic="state", error=f"{type(error).__name__} {error}")
             return
+        if self.run_id != beat.run_id and self._target.camera not in state["cameras"]:
+            logs.warning("bridge.no_such_camera", camera=self._target.camera, cameras=",".join(state["cameras"]))
         self.run_id = beat.run_id
         self._give(lambda model, now: model.heartbeat(now, beat))
 

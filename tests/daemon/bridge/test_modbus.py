@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from support.anosegd_line import LIMIT_S, Line, run_anosegd, wait_until
-from support.bridge_process import Bridged
+from support.bridge_process import Bridged, BridgeProcess
 from support.made_once import made_once
 from support.plc import (
     ENABLED,
@@ -138,6 +138,18 @@ def test_a_bridge_without_a_station_waits_and_says_so(bridged: Bridged) -> None:
     bridged.start_station()
     wait_for_bit(master, ENABLED)
     master.close()
+
+
+def test_a_camera_that_the_station_does_not_have_is_said(bridged: Bridged) -> None:
+    """A PLC would wait without an end, and nobody would know why."""
+    config = bridged.write_config()
+    config.write_text(config.read_text().replace("camera: eye", "camera: eve"))
+    bridge = BridgeProcess(config)
+    bridged.bridges.append(bridge)
+    bridged.start_station()
+    bridge.wait_for("bridge.no_such_camera")
+    (said,) = [event for event in bridge.events if event["event"] == "bridge.no_such_camera"]
+    assert (said["camera"], said["cameras"]) == ("eve", "eye")
 
 
 def test_every_function_code_works(registers: Registers) -> None:
