@@ -117,7 +117,7 @@ def test_rows_are_chosen_by_their_own_time_when_the_clock_was_set(station: Stati
 def test_nothing_is_changed_where_the_journal_is(station: Station) -> None:
     """The commands of a station that is down write, rename and make no file, as any user, whatever the last daemon left."""
     station.add("2026-11-28T06:00:00+01:00", "lot-1")
-    station.journal.note(Change(1, "threshold", "top", "0.5 calibration", "0.4 person", "Anna", "why"))
+    station.journal.note(Change(time.time_ns(), "threshold", "top", "0.5 calibration", "0.4 person", "Anna", "why"))
     station.close()
     before = station.files()
     assert ids(station.export()) == ["lot-1"]

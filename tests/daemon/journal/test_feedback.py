@@ -2,6 +2,7 @@
 
 import sqlite3
 import threading
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from anosegd.journal.retention import DAY_NS
 
 def note(journal: Journal, **fields: Any) -> FeedbackChange:
     """Note one change, and return it with its results."""
-    said = FeedbackChange(**{"journal_id": journal.journal_id, "at_ns": 1, "who": "Anna", **fields})
+    said = FeedbackChange(**{"journal_id": journal.journal_id, "at_ns": time.time_ns(), "who": "Anna", **fields})
     errors: list[Exception | None] = []
     done = threading.Event()
     journal.note_feedback(said, lambda error: _keep(error, errors, done))
@@ -108,7 +109,7 @@ def test_verdicts_do_not_wait_for_the_feedback_of_many(tmp_path: Path) -> None:
     noted: list[Exception | None] = []
     with journal._changed:  # so that the journal's thread finds all of it at once
         for person in range(40):
-            said = FeedbackChange(journal.journal_id, 1, f"person {person}", seqs=range(1, 201), mark="right")
+            said = FeedbackChange(journal.journal_id, time.time_ns(), f"person {person}", seqs=range(1, 201), mark="right")
             journal.note_feedback(said, noted.append)
         before: list[int] = []
         journal.submit([entry(journal.next_id())], lambda *_: before.append(len(noted)))
@@ -125,11 +126,12 @@ def test_small_feedback_is_noted_together_and_the_rest_at_the_end(tmp_path: Path
     commit(journal, 100)
     commits = journal.stats().commits
     noted: list[Exception | None] = []
+    now = time.time_ns()
     with journal._changed:
         for seq in range(1, 101):
-            journal.note_feedback(FeedbackChange(journal.journal_id, 1, "Anna", seqs=[seq], mark="right"), noted.append)
+            journal.note_feedback(FeedbackChange(journal.journal_id, now, "Anna", seqs=[seq], mark="right"), noted.append)
         for seq in range(1, 4):
-            journal.note_feedback(FeedbackChange(journal.journal_id, 1, "Anna", undo=seq), noted.append)
+            journal.note_feedback(FeedbackChange(journal.journal_id, now, "Anna", undo=seq), noted.append)
         journal._closing = True
     assert journal.close()
     assert noted == [None] * 103

@@ -3,6 +3,7 @@
 import dataclasses
 import sqlite3
 import threading
+import time
 import zlib
 from contextlib import closing
 from pathlib import Path
@@ -187,7 +188,8 @@ def test_changes_are_kept_and_the_oldest_are_forgotten(tmp_path: Path, monkeypat
     path = tmp_path / "journal.db"
     journal = open_journal(config(path))
     noted = threading.Semaphore(0)
-    changes = [Change(n, "threshold", "top" if n else None, f"0.{n}", f"0.{n + 1}", "Jörg", "[/b]\n\x1b=1") for n in range(5)]
+    now, why = time.time_ns(), "[/b]\n\x1b=1"  # retention removes old names
+    changes = [Change(now + n, "threshold", "top" if n else None, f"0.{n}", f"0.{n + 1}", "Jörg", why) for n in range(5)]
     for change in changes:
         journal.note(change, lambda error: noted.release())
         assert noted.acquire(timeout=30)
