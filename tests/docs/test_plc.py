@@ -7,8 +7,8 @@ from typing import get_args
 from support.documentation import DOCS, table
 
 from anosegd.bridge.config import ModbusConfig
+from anosegd.bridge.encoding import CONTROL_BITS, STATES, STATUS_BITS
 from anosegd.bridge.modbus import RegisterMap
-from anosegd.bridge.modbus.registers import CONTROL_BITS, STATES, STATUS_BITS
 from anosegd.bridge.mqtt.payloads import result_of, state_of
 from anosegd.bridge.tags import OTHER_REASON, OUTCOMES, REASONS, ErrorCode, Outputs
 from anosegd.wire import StationState

@@ -84,7 +84,8 @@ def _mqtt_lines(config: BridgeConfig) -> list[str]:
 
 
 def _modbus_lines(modbus: ModbusConfig) -> list[str]:
-    from anosegd.bridge.modbus.registers import CONTROL_BITS, MIRROR, STATUS_BITS, RegisterMap
+    from anosegd.bridge.encoding import CONTROL_BITS, STATUS_BITS
+    from anosegd.bridge.modbus.registers import MIRROR, RegisterMap
 
     registers = RegisterMap(modbus)
     lines = [f"  Modbus TCP at {modbus.listen}; addresses count from 0; texts are UTF-8"]

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anosegd.bridge.config import ModbusConfig
+from anosegd.bridge.encoding import CONTROL_BITS, STATUS_BITS, bits_of, status_bits, word_of
 from anosegd.bridge.modbus import RegisterMap
-from anosegd.bridge.modbus.registers import CONTROL_BITS, STATUS_BITS, bits_of, status_bits, word_of
 from anosegd.bridge.tags import Controls, ErrorCode, Outputs, Result, Statistics
 
 SHOWN = Outputs(

@@ -9,37 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 from anosegd.bridge.config import ModbusConfig
-from anosegd.bridge.tags import OTHER_REASON, OUTCOMES, REASONS, Controls, Outputs
-from anosegd.wire import StationState
+from anosegd.bridge.encoding import CONTROL_BITS, WORD, bits_of, status_bits, utf8, values_of, word_of
+from anosegd.bridge.tags import Controls, Outputs
 
-MAP_VERSION = 1
 MIRROR = 1000
-STATES = {"": 0, **{state: n for n, state in enumerate(get_args(StationState), 1)}}
-"""Numbers of the station's states; 0 while it is not heard."""
-
-STATUS_BITS = (
-    "heartbeat",
-    "online",
-    "idle",
-    "enabled",
-    "trigger_ready",
-    "trigger_acknowledge",
-    "busy",
-    "result_valid",
-    "result_toggle",
-    "result_pass",
-    "result_fail",
-    "overrun",
-    "recipe_acknowledge",
-    "recipe_refused",
-    "error",
-    "spare",
-)
-CONTROL_BITS = ("enable", "trigger", "result_acknowledge", "recipe_change")
-WORD = 16
 TEXTS = 40
 """Where the texts of the outputs begin."""
 
@@ -116,37 +92,9 @@ class RegisterMap:
 
     def registers_of(self, outputs: Outputs) -> list[int]:
         """Return the input registers."""
-        result, statistics = outputs.result, outputs.statistics
-        values: dict[str, int | str] = {
-            "status": word_of(status_bits(outputs)),
-            "error_code": outputs.error_code,
-            "result_number": outputs.result_number,
-            "results_waiting": outputs.results_waiting,
-            "outcome": OUTCOMES[result.outcome],
-            "reason": REASONS.get(result.reason, OTHER_REASON) if result.reason else 0,
-            "defects": result.defects,
-            "score": round(result.score * 10_000),
-            "threshold": round(result.threshold * 10_000),
-            "age_ms": round(result.age_ms),
-            "result_settings": result.settings,
-            "station_state": STATES.get(outputs.station_state, 0),
-            "map_version": MAP_VERSION,
-            "settings": outputs.settings,
-            "passed": statistics.passed,
-            "failed": statistics.failed,
-            "unknown": statistics.unknown,
-            "late": statistics.late,
-            "discarded": statistics.discarded,
-            "triggers": statistics.triggers,
-            "trigger_errors": statistics.trigger_errors,
-            "overruns": statistics.overruns,
-            "min_ms": round(statistics.min_ms),
-            "mean_ms": round(statistics.mean_ms),
-            "max_ms": round(statistics.max_ms),
-            "part_id": result.part_id,
-            "result_recipe": result.recipe,
-            "recipe": outputs.recipe,
-        }
+        values = values_of(outputs)
+        scaled = {name: round(float(values[name]) * 10_000) for name in ("score", "threshold")}
+        values |= {"status": word_of(status_bits(outputs)), **scaled}
         registers = [0] * self.n_outputs
         for field in self.outputs:
             registers[field.address : field.address + field.registers] = self._encoded(values[field.name], field)
@@ -171,44 +119,22 @@ class RegisterMap:
             recipe=self._text_of(fields["recipe"]) if addresses["recipe"] in written else None,
         )
 
-    def _encoded(self, value: int | str, field: Field) -> list[int]:
+    def _encoded(self, value: float | str, field: Field) -> list[int]:
         if isinstance(value, str):
             return self._text(value, field.registers)
         if field.registers == 1:
-            return [min(max(value, 0), 0xFFFF)]
-        halves = [value >> WORD & 0xFFFF, value & 0xFFFF]
+            return [min(max(int(value), 0), 0xFFFF)]
+        halves = [int(value) >> WORD & 0xFFFF, int(value) & 0xFFFF]
         return halves if self.config.word_order == "big" else halves[::-1]
 
     def _text(self, text: str, registers: int) -> list[int]:
         """Return UTF-8 bytes, cut between two characters, with NUL behind them."""
-        data = text.encode("utf-8", "replace")[: registers * 2].decode("utf-8", "ignore").encode()
-        data = data.ljust(registers * 2, b"\0")
+        data = utf8(text, registers * 2).ljust(registers * 2, b"\0")
         return [int.from_bytes(data[n : n + 2], self.config.byte_order) for n in range(0, len(data), 2)]
 
     def _text_of(self, registers: Sequence[int]) -> str:
         data = b"".join(register.to_bytes(2, self.config.byte_order) for register in registers)
         return data.partition(b"\0")[0].decode("utf-8", "replace").rstrip()
-
-
-def status_bits(outputs: Outputs) -> list[bool]:
-    """Return the status bits in the order of `STATUS_BITS`."""
-    derived = {
-        "result_pass": outputs.result_valid and outputs.result.outcome == "PASS",
-        "result_fail": outputs.result_valid and outputs.result.outcome == "FAIL",
-        "error": outputs.error_code != 0,
-        "spare": False,
-    }
-    return [derived[name] if name in derived else bool(getattr(outputs, name)) for name in STATUS_BITS]
-
-
-def word_of(bits: Sequence[bool]) -> int:
-    """Return up to 16 bits as a word, the first one as the lowest bit."""
-    return sum(bit << n for n, bit in enumerate(bits))
-
-
-def bits_of(word: int) -> list[bool]:
-    """Return the 16 bits of a word, the lowest one first."""
-    return [bool(word >> n & 1) for n in range(WORD)]
 
 
 def _placed(fields: Sequence[tuple[str, str]], address: int) -> Iterator[Field]:

@@ -23,8 +23,9 @@ from pymodbus.simulator import DataType, SimData, SimDevice
 from anoseg_engines.errors import ConfigError, PublishError
 from anosegd import logs
 from anosegd.bridge.config import ModbusConfig
+from anosegd.bridge.encoding import WORD, bits_of, status_bits, word_of
 from anosegd.bridge.kind import Handle
-from anosegd.bridge.modbus.registers import MIRROR, WORD, RegisterMap, bits_of, status_bits, word_of
+from anosegd.bridge.modbus.registers import MIRROR, RegisterMap
 from anosegd.bridge.tags import Outputs
 
 MAX_CLIENTS = 128
