@@ -6,10 +6,11 @@ from typing import get_args
 
 from support.documentation import DOCS, table
 
-from anosegd.bridge.config import ModbusConfig
+from anosegd.bridge.config import ModbusConfig, S7Config
 from anosegd.bridge.encoding import CONTROL_BITS, STATES, STATUS_BITS
 from anosegd.bridge.modbus import RegisterMap
 from anosegd.bridge.mqtt.payloads import result_of, state_of
+from anosegd.bridge.s7 import Block
 from anosegd.bridge.tags import OTHER_REASON, OUTCOMES, REASONS, ErrorCode, Outputs
 from anosegd.wire import StationState
 
@@ -51,3 +52,26 @@ def test_messages_of_the_mirror_equal_the_code() -> None:
     }
     made = {"state": state_of(Outputs()), "result": result_of(Outputs())}
     assert documented == {name: list(json.loads(payload)) for name, payload in made.items()}
+
+
+def test_the_data_block_equals_the_code() -> None:
+    """Every bit and value with its offset, with the default lengths."""
+    page, block = DOCS / "plc-s7.md", Block(S7Config())
+    for heading, fields in (("Written by the PLC", block.controls), ("Written by the bridge", block.outputs)):
+        expected = []
+        for field in fields:
+            expected += [(f"{field.offset + n // 8}.{n % 8}", "BOOL", bit) for n, bit in enumerate(field.bits)]
+            expected += [] if field.bits else [(f"{field.offset}.0", field.kind, field.name)]
+        assert [(row[0], row[1], row[2].strip("`")) for row in table(page, heading)] == expected
+
+
+def test_lines_for_a_polled_plc_use_names_of_the_code() -> None:
+    """Every tag in the program of docs/plc-s7.md is in the data block."""
+    block = Block(S7Config())
+    names = {
+        part: {bit for field in fields for bit in (field.bits or (field.name,))}
+        for part, fields in (("control", block.controls), ("status", block.outputs))
+    }
+    used = re.findall(r'"AnoSeg"\.(control|status)\.(\w+)', (DOCS / "plc-s7.md").read_text(encoding="utf-8"))
+    assert len(used) > 20
+    assert [(part, name) for part, name in used if name not in names[part]] == []

@@ -7,10 +7,13 @@ import struct
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 STATUS, RESULT = 0, 40
 HEARTBEAT, ONLINE, IDLE, ENABLED, READY, TAKEN, BUSY, VALID, TOGGLE, PASS, FAIL, OVERRUN, RECIPE_DONE = range(13)
+
+STILL_S = 3.0
+"""A heartbeat that has not changed for so long is none."""
 
 
 class ModbusError(Exception):
@@ -181,3 +184,37 @@ class Plc:
         self._waiting = None
         self._step = 0
         self._trigger = self._acknowledge = False
+
+
+class Memory(Protocol):
+    """The memory of a PLC whose bridge is a client."""
+
+    def status(self) -> int:
+        """The status word."""
+
+    def result(self) -> tuple[str, int, int]:
+        """Part id, reason and age of the result that is shown."""
+
+    def write(self, control: int, part_id: str) -> None:
+        """Write the part id, then the control bits."""
+
+
+class PolledPlc(Plc):
+    """The same program in a PLC that the bridge polls: it also copies the heartbeat, and misses it when it stands still."""
+
+    def __init__(self, memory: Memory, act: Callable[[str, str, Seen | None], None], *, gate_s: float = 3.0) -> None:
+        super().__init__(0, act, gate_s=gate_s)
+        self._memory = memory
+        self._beat, self._beat_at = False, time.monotonic()
+
+    def cycle(self) -> None:
+        """Read, think, write."""
+        status = self._memory.status()  # first: `result_valid` says that the result is whole
+        seen = Seen(status, *self._memory.result()) if status >> VALID & 1 else Seen(status, "", 0, 0)
+        if seen.bit(HEARTBEAT) != self._beat:
+            self._beat, self._beat_at = seen.bit(HEARTBEAT), time.monotonic()
+        if self._step and time.monotonic() > self._beat_at + STILL_S:
+            self._give_up()
+        self._think(seen)
+        control = (self._step > 0) | self._trigger << 1 | self._acknowledge << 2 | self._beat << 4
+        self._memory.write(control, self._part_id)

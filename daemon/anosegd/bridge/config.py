@@ -23,7 +23,8 @@ NotEmpty = Annotated[str, Meta(min_length=1)]
 TextLength = Annotated[int, Meta(ge=2, le=120, multiple_of=2)]
 """Characters of a text in registers, two in each."""
 
-_LISTEN = _BROKER = re.compile(r"(\[[^\[\]]+\]|[^\[\]:\s]+):(\d{1,5})")
+_LISTEN = _HOST = re.compile(r"(\[[^\[\]]+\]|[^\[\]:\s]+):(\d{1,5})")
+_PLC = re.compile(r"([^\[\]:\s]+)(?::(\d{1,5}))?")
 
 
 class StationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -127,7 +128,7 @@ class MqttConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     tls: TlsConfig | None = None
 
     def __post_init__(self) -> None:
-        match = _BROKER.fullmatch(self.broker)
+        match = _HOST.fullmatch(self.broker)
         if not match or not 0 < int(match[2]) <= MAX_PORT:
             raise ValueError(f"broker: {self.broker}: not an address; write 127.0.0.1:1883 or broker.example:8883")
         if self.password_file is not None and self.user is None:
@@ -140,6 +141,54 @@ class MqttConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         """Host, without brackets, and port."""
         host, _, port = self.broker.rpartition(":")
         return host.strip("[]"), int(port)
+
+
+PollMs = Annotated[float, Meta(ge=5, le=1000)]
+S7TextLength = Annotated[int, Meta(ge=1, le=254)]
+
+
+class S7Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Says which data block of which Siemens PLC the bridge reads and writes.
+
+    Attributes:
+        plc: Host and port; None for a bridge of another kind.
+        rack, slot: Of the CPU.
+        db: Number of the data block.
+        poll_ms: The pause between two reads.
+        part_id_length, recipe_length: Lengths of these STRINGs.
+    """
+
+    plc: str | None = None
+    rack: Annotated[int, Meta(ge=0, le=7)] = 0
+    slot: Annotated[int, Meta(ge=0, le=31)] = 1
+    db: Annotated[int, Meta(ge=1, le=65_535)] = 100
+    poll_ms: PollMs = 20.0
+    part_id_length: S7TextLength = 32
+    recipe_length: S7TextLength = 32
+
+    def __post_init__(self) -> None:
+        if self.plc is not None:
+            _check_plc(self.plc, S7_PORT)
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port of the PLC."""
+        return _plc_address(self.plc, S7_PORT)
+
+
+S7_PORT = 102
+
+
+def _check_plc(plc: str, port: int) -> None:
+    match = _PLC.fullmatch(plc)
+    if not match or not 0 < int(match[2] or port) <= MAX_PORT:
+        raise ValueError(f"plc: {plc}: not an address; write 192.168.7.30 or 192.168.7.30:{port}")
+
+
+def _plc_address(plc: str | None, port: int) -> tuple[str, int]:
+    assert plc is not None  # `commands/bridge.py` has checked that
+    host, _, given = plc.partition(":")
+    return host, int(given or port)
 
 
 def _is_loopback(host: str) -> bool:
@@ -165,7 +214,7 @@ class BridgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         trigger: Who triggers a part: the PLC through the bridge, or the camera by itself (input, interval, every frame).
         result_window_ms: A result that is not there so long after its trigger, or else after its capture, is UNKNOWN: late.
         results: How many parts may be without an acknowledged result before that is an overrun.
-        modbus, mqtt: For the kind of this name.
+        modbus, mqtt, s7: For the kind of this name.
     """
 
     camera: CameraName
@@ -175,6 +224,7 @@ class BridgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     results: Annotated[int, Meta(ge=1, le=256)] = 8
     modbus: ModbusConfig = ModbusConfig()
     mqtt: MqttConfig = MqttConfig()
+    s7: S7Config = S7Config()
 
     def __post_init__(self) -> None:
         if self.trigger == "plc" and self.station.control is None:

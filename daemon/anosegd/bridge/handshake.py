@@ -1,8 +1,8 @@
 """Models the handshake between a station and a PLC. No sockets, no threads and no clock: events come in with their time.
 
-A handshake opens when `enable` rises. It closes when the PLC lowers `enable`, the station falls silent or restarts, or too many
-results are left unread. If only their order says which result belongs to which part, it also closes when a verdict is lost, a
-part gets none, or the camera is lost.
+A handshake opens when `enable` rises. It closes when the PLC lowers `enable` or is lost, the station falls silent or restarts,
+or too many results are left unread. If only their order says which result belongs to which part, it also closes when a verdict
+is lost, a part gets none, or the camera is lost.
 
 While the handshake is open, every part gets exactly one result, in order. When it closes, everything under way is forgotten:
 the PLC rejects each part for which it has no result. The handshake opens again only after the PLC has lowered `enable` and
@@ -292,6 +292,15 @@ class Handshake:
         elif not controls.recipe_change:
             self._recipe_acknowledge = self._recipe_refused = False
             self._recipe_withdrawn = True
+        self._go_on()
+
+    def plc_lost(self, now: float) -> None:
+        """Take note that the PLC is not reached, stands still, or lost its memory: what it wrote before counts no more."""
+        self.tick(now)
+        self._controls, self._armed = Controls(), False
+        self._recipe_acknowledge = self._recipe_refused = False
+        if self._opened is not None:
+            self._close(ErrorCode.PLC_LOST)
         self._go_on()
 
     # ---- what follows

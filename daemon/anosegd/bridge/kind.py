@@ -13,6 +13,9 @@ class Handle(Protocol):
     def write(self, controls: Controls) -> None:
         """Take what the PLC has written: all of it."""
 
+    def plc_lost(self) -> None:
+        """Take note that the PLC is not reached, or is not the one that it was. For a kind that notices this."""
+
     def refresh(self) -> None:
         """Let time pass in the handshake, before something is read. It calls `show` if anything has changed."""
 

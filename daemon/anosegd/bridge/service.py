@@ -108,6 +108,10 @@ class Bridge:
         """Take what the PLC has written."""
         self._take(lambda model, now: model.write(now, controls))
 
+    def plc_lost(self) -> None:
+        """Take note that the PLC is lost."""
+        self._take(lambda model, now: model.plc_lost(now))
+
     def refresh(self) -> None:
         """Let time pass in the handshake."""
         self._take(lambda model, now: model.tick(now))

@@ -49,6 +49,7 @@ class ErrorCode(IntEnum):
     RECIPE_REFUSED = 7
     CAMERA_LOST = 8
     RECIPE_NOT_WRITTEN = 9
+    PLC_LOST = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,13 +11,13 @@ from pathlib import Path
 from anoseg_engines.errors import ConfigError
 from anoseg_engines.files import shown_name
 from anosegd import logs
-from anosegd.bridge.config import BridgeConfig, ModbusConfig, Target, load_bridge_config
+from anosegd.bridge.config import BridgeConfig, ModbusConfig, S7Config, Target, load_bridge_config
 from anosegd.bridge.kind import Kind
 from anosegd.commands.connection import client_key
 
 
 def main(options: argparse.Namespace) -> int:
-    """Serve the PLC until stopped; with --check, print the map and open nothing.
+    """Serve the PLC until stopped; with --check or --plc-source, print the map and open nothing.
 
     Raises:
         ConfigError: The configuration, the key or the address is refused, or a package is not installed.
@@ -26,6 +26,11 @@ def main(options: argparse.Namespace) -> int:
     config = load_bridge_config(options.config)
     if options.kind == "mqtt" and config.trigger != "camera":
         raise ConfigError(f"{options.config}: trigger: a mirror triggers nothing", hint="set trigger: camera")
+    if options.kind == "s7" and config.s7.plc is None:
+        raise ConfigError(f"{options.config}: s7.plc is missing", hint="give the PLC's address, such as 192.168.7.30")
+    if options.plc_source:
+        sys.stdout.write(_source(options.kind, config))
+        return 0
     key = client_key(options.key or (Path(config.station.key) if config.station.key else None))
     if options.check:
         _print_map(options.config, options.kind, config)
@@ -35,7 +40,7 @@ def main(options: argparse.Namespace) -> int:
 
         kind = _kind(options.kind, config)
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ("pymodbus", "paho"):
+        if (error.name or "").partition(".")[0] not in ("pymodbus", "paho", "snap7"):
             raise
         raise ConfigError(
             f"anosegd bridge {options.kind} needs the package {error.name}, which is not installed",
@@ -63,6 +68,11 @@ def _kind(name: str, config: BridgeConfig) -> Kind:
         from anosegd.bridge.modbus.server import ModbusServer
 
         return ModbusServer(config.modbus)
+    if name == "s7":
+        from anosegd.bridge.polling import PollingKind
+        from anosegd.bridge.s7.memory import S7Memory
+
+        return PollingKind(S7Memory(config.s7), config.s7.poll_ms / 1000)
     from anosegd.bridge.mqtt.mirror import MqttMirror
 
     return MqttMirror(config.mqtt, config.camera)
@@ -70,7 +80,12 @@ def _kind(name: str, config: BridgeConfig) -> Kind:
 
 def _print_map(path: Path, kind: str, config: BridgeConfig) -> None:
     lines = [f"{shown_name(path)}: valid", f"  camera {config.camera} of the station at {config.station.publish}"]
-    lines += _modbus_lines(config.modbus) if kind == "modbus" else _mqtt_lines(config)
+    if kind == "modbus":
+        lines += _modbus_lines(config.modbus)
+    elif kind == "s7":
+        lines += _s7_lines(config.s7)
+    else:
+        lines += _mqtt_lines(config)
     sys.stdout.write("\n".join(lines) + "\n")
 
 
@@ -81,6 +96,33 @@ def _mqtt_lines(config: BridgeConfig) -> list[str]:
         f"  {topic}/state   retained, and the last will",
         f"  {topic}/result  each result",
     ]
+
+
+def _source(kind: str, config: BridgeConfig) -> str:
+    """Return the declaration of what a PLC must have in its memory.
+
+    Raises:
+        ConfigError: A PLC of this kind needs none.
+    """
+    if kind == "s7":
+        from anosegd.bridge.s7 import Block
+
+        return Block(config.s7).declaration()
+    raise ConfigError(f"--plc-source: a PLC needs no declaration for {kind}", hint="see --check for the map")
+
+
+def _s7_lines(s7: S7Config) -> list[str]:
+    from anosegd.bridge.s7 import Block
+
+    block = Block(s7)
+    lines = [f"  DB{s7.db} of the S7 PLC at {s7.plc}, {block.size} bytes; texts are UTF-8"]
+    for title, fields in (("written by the PLC", block.controls), ("written by the bridge", block.outputs)):
+        lines.append(f"  {title}:")
+        for field in fields:
+            names = [(f"{field.offset + n // 8}.{n % 8}", "BOOL", bit) for n, bit in enumerate(field.bits)]
+            names = names or [(f"{field.offset}.0", field.kind, field.name)]
+            lines += [f"    {offset:>6}  {kind:10}  {name}" for offset, kind, name in names]
+    return lines
 
 
 def _modbus_lines(modbus: ModbusConfig) -> list[str]:

@@ -1,0 +1,149 @@
+"""Decides what passes between the handshake and the memory of a PLC, for kinds that are clients of the PLC. Pure.
+
+The PLC's program copies the heartbeat bit of the status word to its control word. A PLC that runs therefore changes that bit
+once a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from anosegd.bridge.encoding import CONTROL_BITS, STATUS_BITS, bits_of, status_bits, values_of, word_of
+from anosegd.bridge.tags import Controls, Outputs
+
+POLLED_BITS = (*CONTROL_BITS, "heartbeat")
+"""The control bits of a PLC that is polled."""
+STILL_S = 3.0
+"""A PLC whose heartbeat bit has not changed for so long does not run."""
+
+RESULT = word_of([name in ("result_valid", "result_pass", "result_fail") for name in STATUS_BITS])
+TOGGLE = word_of([name == "result_toggle" for name in STATUS_BITS])
+
+Value = float | str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What the bridge found in the PLC's memory.
+
+    Attributes:
+        control: The word with the control bits.
+        status: The word with the status bits, as the memory has it.
+        part_id, recipe: What the PLC has written there.
+    """
+
+    control: int
+    status: int
+    part_id: str
+    recipe: str
+
+    @property
+    def bits(self) -> dict[str, bool]:
+        """The control bits by name."""
+        return dict(zip(POLLED_BITS, bits_of(self.control), strict=False))
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """What the PLC is to read: the status word, and all other values by name."""
+
+    status: int
+    values: Mapping[str, Value]
+
+    @classmethod
+    def of(cls, outputs: Outputs) -> Image:
+        """Return the image of the handshake's outputs."""
+        return cls(word_of(status_bits(outputs)), values_of(outputs))
+
+
+@dataclass(frozen=True, slots=True)
+class StatusWrite:
+    """Writes the status word."""
+
+    word: int
+
+
+@dataclass(frozen=True, slots=True)
+class ValuesWrite:
+    """Writes values; `changed` has the names of those that differ from what the memory has."""
+
+    values: Mapping[str, Value]
+    changed: frozenset[str]
+
+
+def writes(before: Image | None, now: Image) -> list[StatusWrite | ValuesWrite]:
+    """Return the writes that bring a PLC's memory up to date, in their order.
+
+    A PLC may read between any two of them. It never finds `result_valid` or a new toggle beside values of another result: they
+    fall before the values change, and rise after that.
+
+    Args:
+        before: What the memory has; None if that is not known.
+        now: What it is to have.
+    """
+    changed = frozenset(name for name, value in now.values.items() if before is None or before.values[name] != value)
+    status = None if before is None else before.status
+    found: list[StatusWrite | ValuesWrite] = []
+    if changed:
+        if before is None:
+            status = now.status & ~RESULT
+            found.append(StatusWrite(status))
+        elif before.status & RESULT:
+            status = before.status & now.status & ~(RESULT | TOGGLE) | before.status & TOGGLE
+            found.append(StatusWrite(status))
+        found.append(ValuesWrite(now.values, changed))
+    if status != now.status:
+        found.append(StatusWrite(now.status))
+    return found
+
+
+@dataclass(slots=True)
+class Watch:
+    """Follows what a PLC writes, and notices when it is not the one that it was. One for each connection.
+
+    Attributes:
+        runs: Whether the PLC's program runs. What it has written counts only then.
+    """
+
+    runs: bool = False
+    _beat: bool | None = None
+    _beat_at: float = 0.0
+    _still: bool = False  # reported
+    _control: int = 0
+    _taken: Controls | None = None
+
+    def raised(self, seen: Seen) -> bool:
+        """Whether a bit has risen. Then the texts must be read again: the PLC writes them first, and they were read with it."""
+        return bool(seen.control & ~self._control & ~word_of([name == "heartbeat" for name in POLLED_BITS]))
+
+    def loss(self, now: float, seen: Seen, written: int | None) -> str | None:
+        """Take what was found; return why the PLC is lost, or None.
+
+        Args:
+            now: Monotonic seconds.
+            seen: What was found.
+            written: The status word that the bridge wrote last; None before the first.
+        """
+        beat = seen.bits["heartbeat"]
+        if beat != self._beat:
+            self.runs = self._beat is not None  # the first look says nothing
+            self._beat, self._beat_at, self._still = beat, now, False
+        self._control = seen.control
+        if not self._still and now - self._beat_at > STILL_S:
+            self.runs, self._taken, self._still = False, None, True
+            return f"its heartbeat bit has not changed for {STILL_S:g} s"
+        if written is not None and seen.status != written:
+            self._taken = None
+            return "its status word has changed: it was restarted, or another program writes there"
+        return None
+
+    def news(self, seen: Seen) -> Controls | None:
+        """Return what the PLC has written, if its program runs and that has changed."""
+        bits = seen.bits
+        del bits["heartbeat"]
+        controls = Controls(**bits, part_id=seen.part_id, recipe=seen.recipe)
+        if not self.runs or controls == self._taken:
+            return None
+        self._taken = controls
+        return controls

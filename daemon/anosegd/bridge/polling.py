@@ -1,0 +1,163 @@
+"""Is the part of a kind that is the same for every PLC whose memory the bridge reads and writes as a client.
+
+The event loop's thread decides (`exchange.py`); the calls that wait for the PLC run one after another on a thread of their own,
+`plc`. A lost connection closes the handshake: what the PLC has read of the last writes is not known.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from typing import Protocol, TypeVar
+
+from anosegd import logs
+from anosegd.bridge.exchange import Image, Seen, StatusWrite, Value, Watch, writes
+from anosegd.bridge.kind import Handle
+from anosegd.bridge.tags import Outputs
+
+T = TypeVar("T")
+
+RETRY_S = 0.5
+LONGEST_RETRY_S = 8.0
+STOP_S = 2.0
+
+
+class PlcError(Exception):
+    """The PLC cannot be reached, or refuses a request. The text is for people."""
+
+
+class Memory(Protocol):
+    """The memory of a PLC. Every call waits for the PLC, for a few seconds at most, and raises `PlcError`."""
+
+    @property
+    def place(self) -> str:
+        """Which PLC, and where in its memory."""
+
+    def connect(self) -> None:
+        """Connect, and check that the memory has the map of the bridge. Writes nothing."""
+
+    def read(self) -> Seen:
+        """Read what the PLC has written, and the status word. The control word is read first, or at the same time."""
+
+    def write_status(self, word: int) -> None:
+        """Write the status word, in one request."""
+
+    def write_values(self, values: dict[str, Value], changed: frozenset[str]) -> None:
+        """Write at least the changed ones."""
+
+    def close(self) -> None:
+        """Disconnect, if connected. Raises nothing."""
+
+
+class PollingKind:
+    """Polls a PLC's memory, and keeps it up to date."""
+
+    def __init__(self, memory: Memory, poll_s: float) -> None:
+        self._memory, self._poll_s = memory, poll_s
+        self._outputs = Outputs()
+        self._changed = asyncio.Event()
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="plc")
+        self._task: asyncio.Task[None] | None = None
+        self._connected = False
+        self._not_the_same = logs.Throttle("bridge.plc_lost")
+
+    @property
+    def place(self) -> str:
+        """Which PLC the bridge serves."""
+        return self._memory.place
+
+    async def start(self, handle: Handle) -> None:
+        """Begin to look for the PLC."""
+        self._task = asyncio.get_running_loop().create_task(self._stay_connected(handle))
+        self._task.add_done_callback(_report_failure)
+
+    def show(self, outputs: Outputs) -> None:
+        """Let the PLC read these outputs from now on."""
+        self._outputs = outputs
+        self._changed.set()
+
+    async def stop(self) -> None:
+        """Say that the bridge has ended, and end."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        if self._connected:
+            with contextlib.suppress(PlcError, asyncio.TimeoutError):
+                await asyncio.wait_for(self._call(partial(self._memory.write_status, 0)), STOP_S)
+        self._executor.submit(self._memory.close)
+        self._executor.shutdown(wait=False)
+
+    async def _stay_connected(self, handle: Handle) -> None:
+        """Connect to the PLC again and again, until cancelled."""
+        pause_s, said = RETRY_S, ""
+        while True:
+            try:
+                await self._call(self._memory.connect)
+                logs.info("bridge.plc_connected", plc=self.place)
+                self._connected, pause_s, said = True, RETRY_S, ""
+                await self._exchange(handle)
+            except PlcError as error:
+                why = str(error)
+            self._connected = False
+            handle.plc_lost()
+            await self._call(self._memory.close)
+            if why != said:
+                logs.warning("bridge.plc_lost", plc=self.place, why=why)
+                said = why
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, LONGEST_RETRY_S)
+
+    async def _exchange(self, handle: Handle) -> None:
+        """Read and write until the connection is lost.
+
+        Raises:
+            PlcError: It is lost.
+        """
+        watch, written = Watch(), None
+        memory = self._memory
+        while True:
+            seen = await self._call(memory.read)
+            if watch.raised(seen):
+                again = await self._call(memory.read)
+                seen = replace(seen, part_id=again.part_id, recipe=again.recipe)
+            if why := watch.loss(time.monotonic(), seen, None if written is None else written.status):
+                self._not_the_same.warning(plc=self.place, why=why)
+                handle.plc_lost()
+                written = None
+            if controls := watch.news(seen):
+                handle.write(controls)
+            self._changed.clear()
+            now = Image.of(self._outputs)
+            for write in writes(written, now):
+                if isinstance(write, StatusWrite):
+                    await self._call(partial(memory.write_status, write.word))
+                else:
+                    await self._call(partial(memory.write_values, dict(write.values), write.changed))
+            written = now
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), self._poll_s)
+
+    async def _call(self, call: Callable[[], T]) -> T:
+        """Make a call that waits for the PLC, on the thread `plc`.
+
+        Raises:
+            PlcError: The PLC cannot be reached, or its answer cannot be used.
+        """
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._executor, call)
+        except PlcError:
+            raise
+        except Exception as error:
+            raise PlcError(f"{type(error).__name__}: {error}") from error
+
+
+def _report_failure(task: asyncio.Task[None]) -> None:
+    """Hand an error of the task to the loop's handler, which ends the bridge."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        task.get_loop().call_exception_handler({"message": "polling the PLC failed", "exception": error})

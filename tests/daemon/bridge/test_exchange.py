@@ -1,0 +1,163 @@
+"""What passes between the handshake and a PLC that is polled: the order of writes, and which of the PLC's words count."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anosegd.bridge.encoding import STATUS_BITS, bits_of
+from anosegd.bridge.exchange import POLLED_BITS, STILL_S, Image, Seen, StatusWrite, Watch, writes
+from anosegd.bridge.handshake import Handshake, Heartbeat, Settings
+from anosegd.bridge.tags import Controls, ErrorCode, Outcome, Outputs, Result
+
+HEARTBEAT = 1 << POLLED_BITS.index("heartbeat")
+ENABLE = 1 << POLLED_BITS.index("enable")
+
+
+def shown(number: int, outcome: Outcome) -> Outputs:
+    return Outputs(
+        enabled=True,
+        result_valid=True,
+        result_toggle=number % 2 == 1,
+        result_number=number,
+        result=Result(outcome=outcome, part_id=f"part {number}"),
+    )
+
+
+OUTPUTS = st.one_of(
+    st.builds(shown, st.integers(1, 6), st.sampled_from(["PASS", "FAIL", "UNKNOWN"])),
+    st.builds(Outputs, enabled=st.booleans(), heartbeat=st.booleans(), result_number=st.integers(0, 6)),
+)
+
+
+class Memory:
+    """A PLC's memory, which the program looks at after every write and in the middle of one."""
+
+    def __init__(self, status: int, values: dict[str, object]) -> None:
+        self.status, self.values = status, values
+        self.looks: list[tuple[int, dict[str, object]]] = []
+
+    def take(self, before: Image | None, now: Image) -> None:
+        for write in writes(before, now):
+            if isinstance(write, StatusWrite):
+                self.status = write.word
+                self.look()
+                continue
+            for name in write.changed:
+                self.values[name] = write.values[name]
+                self.look()
+        assert (self.status, self.values) == (now.status, dict(now.values))
+
+    def look(self) -> None:
+        self.looks.append((self.status, dict(self.values)))
+
+
+@given(st.lists(OUTPUTS, min_size=1, max_size=8), st.booleans())
+def test_a_plc_never_reads_a_result_beside_values_of_another(outputs: list[Outputs], known: bool) -> None:
+    """Whenever `result_valid` is high, every value is that of one result that the handshake has shown."""
+    first = Image.of(shown(5, "PASS"))
+    memory = Memory(first.status, dict(first.values))
+    before = first if known else None
+    images = [Image.of(each) for each in outputs]
+    for now in images:
+        memory.take(before, now)
+        before = now
+    whole = [image.values for image in (first, *images)]
+    toggled = {(image.status >> STATUS_BITS.index("result_toggle") & 1, image.values["part_id"]) for image in (first, *images)}
+    for status, values in memory.looks:
+        bits = dict(zip(STATUS_BITS, bits_of(status), strict=True))
+        if bits["result_valid"]:
+            assert values in whole
+            assert (bits["result_toggle"], values["part_id"]) in toggled
+            assert bits["result_pass"] == (values["outcome"] == 1)
+        else:
+            assert not bits["result_pass"]
+            assert not bits["result_fail"]
+
+
+def test_only_what_differs_is_written() -> None:
+    """A heartbeat is one write; a new result is the values, then the status; the next one takes the first away before."""
+    idle, beat = Image.of(Outputs()), Image.of(Outputs(heartbeat=True))
+    assert writes(idle, idle) == []
+    assert writes(idle, beat) == [StatusWrite(1)]
+    assert [type(write).__name__ for write in writes(idle, Image.of(shown(1, "PASS")))] == ["ValuesWrite", "StatusWrite"]
+    kinds = [type(write).__name__ for write in writes(Image.of(shown(1, "PASS")), Image.of(shown(2, "FAIL")))]
+    assert kinds == ["StatusWrite", "ValuesWrite", "StatusWrite"]
+
+
+def seen(control: int, status: int = 0) -> Seen:
+    return Seen(control=control, status=status, part_id="", recipe="")
+
+
+def test_controls_count_only_while_the_program_runs() -> None:
+    """Not before its heartbeat bit has changed, and not after it has stood still."""
+    watch = Watch()
+    assert watch.loss(0.0, seen(ENABLE), None) is None
+    assert watch.news(seen(ENABLE)) is None
+    assert watch.loss(1.0, seen(ENABLE | HEARTBEAT), 0) is None
+    assert watch.news(seen(ENABLE | HEARTBEAT)) == Controls(enable=True)
+    assert watch.news(seen(ENABLE | HEARTBEAT)) is None  # nothing new
+    assert watch.loss(1.0 + STILL_S, seen(HEARTBEAT), 0) is None
+    assert "heartbeat" in str(watch.loss(1.1 + STILL_S, seen(HEARTBEAT), 0))
+    assert watch.loss(1.2 + STILL_S, seen(HEARTBEAT), 0) is None  # it was said
+    assert watch.news(seen(HEARTBEAT)) is None
+    assert watch.loss(9.0, seen(ENABLE), 0) is None
+    assert watch.news(seen(ENABLE)) == Controls(enable=True)
+
+
+def test_a_status_word_that_the_bridge_did_not_write_is_a_lost_plc() -> None:
+    """Its memory was loaded again, or another bridge writes to it; then even controls that did not change are news."""
+    watch = Watch()
+    watch.loss(0.0, seen(0), None)
+    watch.loss(0.1, seen(HEARTBEAT, 8), 8)
+    assert watch.news(seen(HEARTBEAT, 8)) == Controls(enable=False)
+    assert "status word" in str(watch.loss(0.2, seen(HEARTBEAT, 0), 8))
+    assert watch.news(seen(HEARTBEAT, 0)) == Controls(enable=False)
+
+
+def test_texts_are_read_again_when_a_bit_rises() -> None:
+    """The heartbeat is no reason, nor a bit that stays or falls."""
+    watch = Watch()
+    assert watch.raised(seen(ENABLE))
+    watch.loss(0.0, seen(ENABLE), None)
+    assert not watch.raised(seen(ENABLE | HEARTBEAT))
+    assert not watch.raised(seen(0))
+    assert watch.raised(seen(ENABLE | 2))
+
+
+def opened() -> Handshake:
+    model = Handshake(Settings(triggered=True, window_s=1.0, capacity=4), 0.0)
+    for now in (0.0, 1.0, 2.0):
+        model.heartbeat(now, Heartbeat(run_id="r", at_s=now, state="ContinuousExecution", last_seq=0))
+    model.write(2.0, Controls(enable=False))
+    model.write(2.1, Controls(enable=True))
+    assert model.outputs.enabled
+    return model
+
+
+def test_a_lost_plc_closes_the_handshake() -> None:
+    """What it had raised counts no more, and `enable` must fall before the handshake opens again."""
+    model = opened()
+    model.write(2.2, Controls(enable=True, trigger=True, part_id="1"))
+    assert model.outputs.trigger_acknowledge
+    model.plc_lost(2.3)
+    outputs = model.outputs
+    assert (outputs.enabled, outputs.idle, outputs.error_code) == (False, False, ErrorCode.PLC_LOST)
+    assert outputs.statistics.discarded == 1
+    model.write(2.4, Controls(enable=True, trigger=True, part_id="1"))
+    assert not model.outputs.enabled
+    model.write(2.5, Controls(enable=False))
+    assert (model.outputs.idle, model.outputs.error_code) == (True, ErrorCode.NONE)
+    model.write(2.6, Controls(enable=True))
+    assert model.outputs.enabled
+
+
+def test_a_recipe_that_a_lost_plc_asked_for_is_not_acknowledged_to_the_next() -> None:
+    """The answer to the PLC before is none to what it asks for now."""
+    model = opened()
+    model.write(2.2, Controls(enable=True, recipe="a", recipe_change=True))
+    number = model.take_requests()[0].number
+    model.recipe_answered(2.3, number, accepted=True)
+    assert model.outputs.recipe_acknowledge
+    model.plc_lost(2.4)
+    model.write(2.5, Controls(enable=False, recipe="b", recipe_change=True))
+    assert not model.outputs.recipe_acknowledge
+    assert [request.recipe for request in model.take_requests()] == ["b"]

@@ -1,0 +1,201 @@
+"""A whole bridge between a real station and a Siemens PLC, whose memory is the C++ Snap7 server in a process of its own."""
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support.anosegd_line import LIMIT_S, wait_until
+from support.bridge_process import Bridged, BridgeProcess, free_port
+from support.plc import ENABLED, HEARTBEAT, IDLE, ONLINE, PASS, READY, TAKEN, VALID, PolledPlc
+from support.s7_plc import BLOCK, DB, S7Plc, initial, library_of
+
+from anosegd.bridge.tags import REASONS, ErrorCode
+
+ENABLE, TRIGGER, ACKNOWLEDGE = 1, 2, 4
+
+
+class Site:
+    """A station, a bridge and a PLC whose program is the test."""
+
+    def __init__(self, bridged: Bridged, library: Path) -> None:
+        self.bridged, self._library = bridged, library
+        self.port = free_port()
+        self.plc: S7Plc | None = None
+
+    def start_plc(self, data: bytes | None = None) -> S7Plc:
+        self.plc = S7Plc(self._library, self.port, data=data)
+        return self.plc
+
+    def start_bridge(self, *, window_ms: int = 20_000) -> BridgeProcess:
+        config = self.bridged.write_config(f"s7: {{plc: '127.0.0.1:{self.port}', db: {DB}}}", window_ms=window_ms)
+        bridge = BridgeProcess(config, kind="s7")
+        self.bridged.bridges.append(bridge)
+        return bridge
+
+    def bit(self, number: int, control: int = 0, part_id: str | None = None) -> bool:
+        """Run one cycle of a program that copies the heartbeat and writes these controls; return a status bit."""
+        assert self.plc is not None
+        status = self.plc.status()
+        self.plc.write(control | (status >> HEARTBEAT & 1) << 4, part_id)
+        return bool(status >> number & 1)
+
+    def wait(self, number: int, control: int, value: bool = True, part_id: str | None = None) -> None:
+        wait_until(lambda: self.bit(number, control, part_id) is value, f"status bit {number} is {value}")
+
+    def open(self) -> None:
+        self.wait(IDLE, 0)
+        self.wait(READY, ENABLE)
+
+    def close(self) -> None:
+        if self.plc is not None:
+            self.plc.kill()
+
+
+@pytest.fixture
+def site(bridged: Bridged, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    made = Site(bridged, library_of(tmp_path_factory))
+    yield made
+    made.close()
+
+
+def hold(site: Site, seconds: float, control: int, check: Callable[[], None]) -> None:
+    """Let the program run on with these controls, and look in each cycle."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        site.bit(ONLINE, control)
+        check()
+
+
+def test_parts_are_triggered_and_acted_on_by_their_own_results(site: Site) -> None:
+    """Twenty parts of a good and a bad kind in turn, through the program of docs/plc-s7.md."""
+    site.bridged.start_station()
+    plc = site.start_plc()
+    bridge = site.start_bridge()
+    acted: list[tuple[str, str, str]] = []
+    program = PolledPlc(
+        plc, lambda part, action, seen: acted.append((part, action, seen.part_id if seen else "")), gate_s=LIMIT_S
+    )
+    offered = 0
+    give_up_at = time.monotonic() + LIMIT_S
+    while len(acted) < 20:
+        assert time.monotonic() < give_up_at, bridge.log
+        program.cycle()
+        if offered < 20 and program.free:
+            offered += 1
+            program.offer(f"part-{offered}")
+    assert acted == [(f"part-{n}", "pass" if n % 2 else "reject", f"part-{n}") for n in range(1, 21)]
+    assert (plc.number("passed"), plc.number("failed"), plc.number("result_number")) == (10, 10, 20)
+    assert bridge.terminate() == 0
+    assert plc.status() == 0  # a bridge that ends says so
+
+
+def test_a_late_verdict_drives_nothing(site: Site) -> None:
+    """The part is UNKNOWN: late when the window is over, and the next part gets its own result."""
+    site.bridged.start_station()
+    plc = site.start_plc()
+    site.start_bridge(window_ms=300)
+    site.open()
+    station = site.bridged.line.daemons[-1].process
+    station.send_signal(signal.SIGSTOP)
+    site.wait(VALID, ENABLE | TRIGGER, part_id="slow")
+    assert plc.result()[:2] == ("slow", REASONS["late"])
+    assert not site.bit(PASS, ENABLE)
+    station.send_signal(signal.SIGCONT)
+    site.wait(VALID, ENABLE | ACKNOWLEDGE, value=False)
+    number = plc.number("result_number")
+
+    def nothing_new() -> None:
+        assert plc.number("result_number") == number
+
+    hold(site, 1.0, ENABLE, nothing_new)
+    if not site.bit(READY, ENABLE):  # on a busy machine, the station was stopped for too long
+        site.open()
+    site.wait(VALID, ENABLE | TRIGGER, part_id="next")
+    assert plc.result()[0] == "next"
+
+
+def test_a_bridge_that_is_killed_shows_nothing_of_an_old_part(site: Site) -> None:
+    """The next bridge takes the result away, and opens only after the PLC has lowered `enable`."""
+    site.bridged.start_station()
+    plc = site.start_plc()
+    site.start_bridge().wait_for("bridge.plc_connected")
+    site.open()
+    site.wait(VALID, ENABLE | TRIGGER, part_id="4711")
+    site.bridged.bridges[-1].close()
+    assert plc.status() >> VALID & 1
+    site.start_bridge()
+    site.wait(VALID, ENABLE | TRIGGER, value=False)
+
+    def closed() -> None:
+        assert not plc.status() & (1 << VALID | 1 << ENABLED | 1 << TAKEN)
+
+    hold(site, 3.0, ENABLE | TRIGGER, closed)
+    site.open()
+    site.wait(VALID, ENABLE | TRIGGER, part_id="4712")
+    assert plc.result()[0] == "4712"
+    assert plc.number("result_number") == 1
+
+
+def test_a_plc_that_is_killed_gets_nothing_of_an_old_part(site: Site) -> None:
+    """Its memory begins with the declared values, while the bridge has a part under way."""
+    site.bridged.start_station()
+    site.start_plc()
+    bridge = site.start_bridge()
+    site.open()
+    site.bridged.line.daemons[-1].process.send_signal(signal.SIGSTOP)
+    site.wait(TAKEN, ENABLE | TRIGGER, part_id="4711")
+    assert site.plc is not None
+    site.plc.kill()
+    bridge.wait_for("bridge.plc_lost")
+    site.bridged.line.daemons[-1].process.send_signal(signal.SIGCONT)
+    plc = site.start_plc()
+
+    def nothing() -> None:
+        assert not plc.status() >> VALID & 1
+
+    hold(site, 3.0, ENABLE | TRIGGER, nothing)  # its program may remember that it has a part in place
+    assert not site.bit(ENABLED, 0)
+    site.open()
+    site.wait(VALID, ENABLE | TRIGGER, part_id="4712")
+    assert plc.result()[0] == "4712"
+    assert plc.number("discarded") == 1
+
+
+def test_a_program_that_stands_still_is_a_lost_plc(site: Site) -> None:
+    """Its memory can be read, as that of a PLC in STOP, but the heartbeat is not copied: the handshake closes."""
+    site.bridged.start_station()
+    plc = site.start_plc()
+    bridge = site.start_bridge()
+    site.open()
+    site.wait(VALID, ENABLE | TRIGGER, part_id="4711")
+    wait_until(lambda: not plc.status() >> ENABLED & 1, "closed")
+    assert not plc.status() >> VALID & 1
+    assert plc.number("error_code") == ErrorCode.PLC_LOST
+    bridge.wait_for("its heartbeat bit has not changed")
+    site.wait(HEARTBEAT, ENABLE)
+    assert not site.bit(ENABLED, ENABLE)
+    site.open()
+
+
+def test_another_block_is_left_alone(site: Site) -> None:
+    """The bridge writes nothing to a block that has other texts, or is too small, and says what it found."""
+    other = bytes(range(256)) * 2
+    plc = site.start_plc(other)
+    bridge = site.start_bridge()
+    bridge.wait_for("there is no STRING[32] at offset 2 (part_id); nothing was written to it")
+    assert plc.read() == other[: BLOCK.size]
+    plc.kill()
+    plc = site.start_plc(initial()[:-2])
+    bridge.wait_for("must have at least 258 bytes and no optimized access")
+
+
+def test_a_plc_that_comes_later_is_found(site: Site) -> None:
+    """The bridge says once that there is none, and goes on looking for it."""
+    bridge = site.start_bridge()
+    bridge.wait_for("bridge.plc_lost")
+    site.start_plc()
+    bridge.wait_for("bridge.plc_connected")
+    assert bridge.log.count("bridge.plc_lost") == 1
+    assert bridge.terminate() == 0
