@@ -136,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_user(add("user", "add, revoke or list the users of a screen"))
 
     bridge = add("bridge", "connect a PLC to one camera of a station")
-    kinds = ("modbus", "mqtt", "s7")
+    kinds = ("modbus", "mqtt", "s7", "opcua")
     bridge.add_argument("kind", choices=kinds, metavar="KIND", help=f"what the other side speaks: {', '.join(kinds)}")
     bridge.add_argument("config", type=Path, metavar="CONFIG", help="the bridge's YAML file, see configs/bridge.yaml")
     bridge.add_argument("--key", type=Path, metavar="FILE", help="this client's key (station.key of CONFIG)")

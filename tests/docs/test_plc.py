@@ -10,6 +10,7 @@ from anosegd.bridge.config import ModbusConfig, S7Config
 from anosegd.bridge.encoding import CONTROL_BITS, STATES, STATUS_BITS
 from anosegd.bridge.modbus import RegisterMap
 from anosegd.bridge.mqtt.payloads import result_of, state_of
+from anosegd.bridge.opcua.variables import INPUTS, OUTPUTS
 from anosegd.bridge.s7 import Block
 from anosegd.bridge.tags import OTHER_REASON, OUTCOMES, REASONS, ErrorCode, Outputs
 from anosegd.wire import StationState
@@ -42,6 +43,16 @@ def test_numbers_equal_the_code() -> None:
     assert {state: states[state] for state in get_args(StationState)} == {state: STATES[state] for state in STATES if state}
     outcomes = next(row[3] for row in table(PAGE, "Outputs") if row[2] == "`outcome`")
     assert outcomes == ", ".join(f"{number} {name}" for name, number in OUTCOMES.items())
+
+
+def test_variables_equal_the_code() -> None:
+    """Every variable of OPC UA, with its type."""
+    documented = [(row[0].strip("`"), row[1]) for row in table(DOCS / "plc-opcua.md", "OPC UA variables")]
+    assert documented == [
+        (f"{folder}.{variable.name}", variable.kind)
+        for folder, variables in (("Outputs", OUTPUTS), ("Inputs", INPUTS))
+        for variable in variables
+    ]
 
 
 def test_messages_of_the_mirror_equal_the_code() -> None:

@@ -98,6 +98,38 @@ class ModbusConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         return not self.clients or any(address in ipaddress.ip_network(client) for client in self.clients)
 
 
+class OpcUaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Says how the OPC UA server is reached, and by whom.
+
+    Attributes:
+        listen: IP address and port.
+        folder: Has the bridge's certificate and those of trusted clients; None: the service's own, or else `opcua` beside the
+            configuration.
+        anonymous: Whether clients without a certificate may connect, too, unencrypted.
+    """
+
+    listen: str = "127.0.0.1:4840"
+    folder: NotEmpty | None = None
+    anonymous: bool = False
+
+    def __post_init__(self) -> None:
+        match = _LISTEN.fullmatch(self.listen)
+        if not match or not 0 < int(match[2]) <= MAX_PORT:
+            raise ValueError(f"listen: {self.listen}: not an address; write 127.0.0.1:4840")
+        _check_ip(self.address[0], f"listen: {self.listen}: give an IP address, such as 192.168.7.20:4840")
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host, without brackets, and port."""
+        host, _, port = self.listen.rpartition(":")
+        return host.strip("[]"), int(port)
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine reaches it."""
+        return ipaddress.ip_address(self.address[0]).is_loopback
+
+
 class TlsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Says how the broker is checked, and how the bridge shows who it is.
 
@@ -214,7 +246,7 @@ class BridgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         trigger: Who triggers a part: the PLC through the bridge, or the camera by itself (input, interval, every frame).
         result_window_ms: A result that is not there so long after its trigger, or else after its capture, is UNKNOWN: late.
         results: How many parts may be without an acknowledged result before that is an overrun.
-        modbus, mqtt, s7: For the kind of this name.
+        modbus, mqtt, s7, opcua: For the kind of this name.
     """
 
     camera: CameraName
@@ -225,6 +257,7 @@ class BridgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     modbus: ModbusConfig = ModbusConfig()
     mqtt: MqttConfig = MqttConfig()
     s7: S7Config = S7Config()
+    opcua: OpcUaConfig = OpcUaConfig()
 
     def __post_init__(self) -> None:
         if self.trigger == "plc" and self.station.control is None:
@@ -255,7 +288,8 @@ def load_bridge_config(path: Path) -> BridgeConfig:
     config = read_yaml(path, BridgeConfig)
     tls = config.mqtt.tls and _with_absolute_paths(config.mqtt.tls, path, "ca", "certificate", "key")
     mqtt = msgspec.structs.replace(_with_absolute_paths(config.mqtt, path, "password_file"), tls=tls)
-    return msgspec.structs.replace(config, station=_with_absolute_paths(config.station, path, "key"), mqtt=mqtt)
+    opcua = _with_absolute_paths(config.opcua, path, "folder")
+    return msgspec.structs.replace(config, station=_with_absolute_paths(config.station, path, "key"), mqtt=mqtt, opcua=opcua)
 
 
 def _with_absolute_paths(struct: T, file: Path, *names: str) -> T:

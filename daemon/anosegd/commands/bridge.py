@@ -11,9 +11,14 @@ from pathlib import Path
 from anoseg_engines.errors import ConfigError
 from anoseg_engines.files import shown_name
 from anosegd import logs
-from anosegd.bridge.config import BridgeConfig, ModbusConfig, S7Config, Target, load_bridge_config
+from anosegd.bridge.config import BridgeConfig, ModbusConfig, OpcUaConfig, S7Config, Target, load_bridge_config
 from anosegd.bridge.kind import Kind
 from anosegd.commands.connection import client_key
+
+EXTRAS = {"pymodbus": "plc", "paho": "plc", "snap7": "plc", "asyncua": "opcua", "cryptography": "opcua"}
+"""Which extra a package belongs to."""
+STATE_DIRECTORY = "STATE_DIRECTORY"
+"""The variable in which systemd names the folder of a unit's own files."""
 
 
 def main(options: argparse.Namespace) -> int:
@@ -38,13 +43,14 @@ def main(options: argparse.Namespace) -> int:
     try:
         from anosegd.bridge.service import run_bridge
 
-        kind = _kind(options.kind, config)
+        kind = _kind(options.kind, config, _opcua_folder(options.config, config.opcua))
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ("pymodbus", "paho", "snap7"):
+        extra = EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
             raise
         raise ConfigError(
             f"anosegd bridge {options.kind} needs the package {error.name}, which is not installed",
-            hint="pip install -c constraints.txt '.[plc]', or make install EXTRAS=plc",
+            hint=f"pip install -c constraints.txt '.[{extra}]', or make install EXTRAS={extra}",
         ) from error
     logs.set_up(journal=os.environ.get("JOURNAL_STREAM"))
     target = Target(
@@ -58,7 +64,7 @@ def main(options: argparse.Namespace) -> int:
     return run_bridge(kind, target, settings, os.environ, os.getpid())
 
 
-def _kind(name: str, config: BridgeConfig) -> Kind:
+def _kind(name: str, config: BridgeConfig, opcua_folder: Path) -> Kind:
     """Return the kind of this name, which is imported only then.
 
     Raises:
@@ -73,6 +79,10 @@ def _kind(name: str, config: BridgeConfig) -> Kind:
         from anosegd.bridge.s7.memory import S7Memory
 
         return PollingKind(S7Memory(config.s7), config.s7.poll_ms / 1000)
+    if name == "opcua":
+        from anosegd.bridge.opcua.server import OpcUaServer
+
+        return OpcUaServer(config.opcua, opcua_folder, config.camera)
     from anosegd.bridge.mqtt.mirror import MqttMirror
 
     return MqttMirror(config.mqtt, config.camera)
@@ -84,9 +94,32 @@ def _print_map(path: Path, kind: str, config: BridgeConfig) -> None:
         lines += _modbus_lines(config.modbus)
     elif kind == "s7":
         lines += _s7_lines(config.s7)
+    elif kind == "opcua":
+        lines += _opcua_lines(config.opcua, _opcua_folder(path, config.opcua))
     else:
         lines += _mqtt_lines(config)
     sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _opcua_folder(path: Path, opcua: OpcUaConfig) -> Path:
+    """Return the folder of certificates: the configured one, the service's own, or one beside the configuration."""
+    if opcua.folder is not None:
+        return Path(opcua.folder)
+    own = os.environ.get(STATE_DIRECTORY, "").partition(":")[0]
+    return Path(own) if own else path.absolute().parent / "opcua"
+
+
+def _opcua_lines(opcua: OpcUaConfig, folder: Path) -> list[str]:
+    from anosegd.bridge.opcua.variables import INPUTS, OUTPUTS
+
+    lines = [f"  OPC UA at opc.tcp://{opcua.listen}, Basic256Sha256, SignAndEncrypt; certificates in {folder}"]
+    if opcua.anonymous:
+        lines.append("  warning: opcua.anonymous: whoever reaches this address can read and write, without a certificate")
+    lines.append("  variables to read (in the namespace urn:anoseg-edge:bridge):")
+    lines += [f"    s=Outputs.{variable.name}  {variable.kind}" for variable in OUTPUTS]
+    lines.append("  variables to write:")
+    lines += [f"    s=Inputs.{variable.name}  {variable.kind}" for variable in INPUTS]
+    return lines
 
 
 def _mqtt_lines(config: BridgeConfig) -> list[str]:

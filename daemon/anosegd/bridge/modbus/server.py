@@ -7,7 +7,6 @@ connect; the machine's firewall must do the rest.
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import socket
 import time
@@ -20,11 +19,11 @@ from pymodbus.server import ModbusTcpServer
 from pymodbus.server.requesthandler import ServerRequestHandler
 from pymodbus.simulator import DataType, SimData, SimDevice
 
-from anoseg_engines.errors import ConfigError, PublishError
 from anosegd import logs
 from anosegd.bridge.config import ModbusConfig
 from anosegd.bridge.encoding import WORD, bits_of, status_bits, word_of
 from anosegd.bridge.kind import Handle
+from anosegd.bridge.listener import open_listener
 from anosegd.bridge.modbus.registers import MIRROR, RegisterMap
 from anosegd.bridge.tags import Outputs
 
@@ -39,8 +38,6 @@ ERROR = 0x80
 """The bit that makes a function code one of an error."""
 MAX_WAITING = 16 * MAX_FRAME
 """Bytes of requests that a client may send before it has taken the answers."""
-UNSENT_LIMIT_MS = 20_000
-"""The kernel closes a connection whose client has taken nothing for this long."""
 FUNCTIONS = (1, 2, 3, 4, 5, 6, 15, 16, 22, 23)
 """The others that pymodbus knows could change how it serves, and no PLC needs them."""
 ANY_UNIT = 0
@@ -84,7 +81,7 @@ class ModbusServer:
                 clients=", ".join(self._config.clients) or "everyone",
                 hint="Modbus has no keys: whoever reaches this address can read and write",
             )
-        self._listener = _listener(self._config)
+        self._listener = open_listener(self._config.address, "modbus.listen")
         self._server = _Server(self._device(), self._config)
         self._server.call_create = partial(
             asyncio.get_running_loop().create_server, self._server.handle_new_connection, sock=self._listener
@@ -262,25 +259,3 @@ class _Peer(ServerRequestHandler):  # type: ignore[misc]
             return
         if self.last_pdu is None and self._answering:
             self.drop("a request that cannot be read")
-
-
-def _listener(config: ModbusConfig) -> socket.socket:
-    host, port = config.address
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if hasattr(socket, "TCP_USER_TIMEOUT"):
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNSENT_LIMIT_MS)
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            raise PublishError(
-                f"{config.listen} is in use", hint="is a bridge running already? Else set another port in modbus.listen"
-            ) from error
-        hint = "set another address or port in modbus.listen"
-        if error.errno == errno.EACCES:
-            hint = "only a service may use ports below 1024 (see docs/plc.md); else set another port in modbus.listen"
-        raise ConfigError(f"{config.listen} cannot be used ({error.strerror})", hint=hint) from error
-    return listener

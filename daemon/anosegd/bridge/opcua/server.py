@@ -1,0 +1,301 @@
+"""Serves the tags and the objects of OPC 40100-1 over OPC UA, with asyncua. Everything runs on the event loop's thread.
+
+asyncua decodes, encrypts and keeps the address space. Sockets, limits and writes are the bridge's own: `connection.py`,
+`sessions.py`, and here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import time
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from asyncua import Server, ua
+from asyncua.server.internal_session import InternalSession
+
+from anosegd import logs
+from anosegd.bridge.config import OpcUaConfig
+from anosegd.bridge.kind import Handle
+from anosegd.bridge.listener import open_listener
+from anosegd.bridge.opcua.certificates import Certificates
+from anosegd.bridge.opcua.connection import Peer
+from anosegd.bridge.opcua.sessions import NODES, LimitedServer
+from anosegd.bridge.opcua.variables import (
+    INPUTS,
+    LONGEST_TEXT,
+    OUTPUTS,
+    Shown,
+    Value,
+    Variable,
+    controls_of,
+    initial_inputs,
+    values_of,
+)
+from anosegd.bridge.tags import Outputs
+
+NAMESPACE = "urn:anoseg-edge:bridge"
+"""Has index 2."""
+MAX_CONNECTIONS = 128
+"""One more, and one without a session is closed, or else the one that has been silent for longest."""
+LIMITS = (
+    "MaxNodesPerRead",
+    "MaxNodesPerWrite",
+    "MaxNodesPerMethodCall",
+    "MaxNodesPerBrowse",
+    "MaxNodesPerRegisterNodes",
+    "MaxNodesPerTranslateBrowsePathsToNodeIds",
+    "MaxMonitoredItemsPerCall",
+)
+
+
+class OpcUaServer:
+    """Is the kind `opcua`.
+
+    Attributes:
+        iserver, policies, anonymous: For `Gate` (`connection.py`).
+    """
+
+    def __init__(self, config: OpcUaConfig, folder: Path, camera: str) -> None:
+        self._config, self._camera = config, camera
+        self._certificates = Certificates(folder, camera, config.address[0])
+        self._handle: Handle | None = None
+        self._outputs = Outputs()
+        self._written: dict[str, Shown] = {}  # what the address space has
+        self._inputs = initial_inputs()
+        self._inputs_written: set[str] = set()  # since the start
+        self._peers: set[Peer] = set()
+        self._changed, self._writing = asyncio.Event(), asyncio.Lock()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._listening: asyncio.AbstractServer | None = None
+        self._refused = logs.Throttle("bridge.client_refused")
+        self.anonymous = config.anonymous
+        self.iserver = LimitedServer(self)
+        self._server = Server(iserver=self.iserver)
+        self.policies: list[Any] = self._server._policies
+
+    @property
+    def place(self) -> str:
+        """Where a PLC finds it."""
+        return f"opc.tcp://{self._config.listen}"
+
+    async def start(self, handle: Handle) -> None:
+        """Begin to serve.
+
+        Raises:
+            PublishError: Another program uses the address.
+            ConfigError: The folder or the address cannot be used.
+        """
+        self._handle = handle
+        # Its lines are about what anybody may send: `report` counts that.
+        logging.getLogger("asyncua").setLevel(logging.CRITICAL)
+        loop = asyncio.get_running_loop()
+        self._certificates.prepare()
+        listener = open_listener(self._config.address, "opcua.listen")
+        if self.anonymous:
+            logs.warning(
+                "bridge.open_to_network",
+                listen=self._config.listen,
+                clients="everyone",
+                hint="opcua.anonymous: whoever reaches this address can read and write, without a certificate",
+            )
+        gc.disable()  # much is made, and all of it stays
+        try:
+            await self._build()
+        finally:
+            gc.enable()
+            gc.freeze()
+        loop.set_exception_handler(_spared(loop.get_exception_handler()))
+        await self.iserver.start()
+        await self.refresh()
+        self._listening = await loop.create_server(lambda: Peer(self), sock=listener)
+        self._tasks = [loop.create_task(self._keep_current()), loop.create_task(self._sweep())]
+
+    def show(self, outputs: Outputs) -> None:
+        """Let the PLC read these outputs from now on."""
+        self._outputs = outputs
+        self._changed.set()
+
+    async def stop(self) -> None:
+        """End."""
+        for task in self._tasks:
+            task.cancel()
+        if self._listening is not None:
+            self._listening.close()
+            for peer in list(self._peers):
+                peer.drop(None)
+            await self.iserver.stop()
+
+    # ---- for sessions
+
+    async def refresh(self) -> None:
+        """Let time pass in the handshake, and write what has changed into the address space."""
+        assert self._handle is not None
+        self._handle.refresh()
+        await self._write_outputs()
+
+    async def take_writes(self, writes: list[ua.WriteValue]) -> list[ua.StatusCode]:
+        """Take all that one request writes as one write to the handshake."""
+        assert self._handle is not None
+        taken: dict[str, Value] = {}
+        codes = []
+        for write in writes:
+            code = self._take(write, taken)
+            codes.append(ua.StatusCode(code))
+        if taken:
+            self._inputs.update(taken)
+            self._inputs_written.update(taken)
+            self._handle.write(controls_of(self._inputs, self._inputs_written))
+            for variable in INPUTS:
+                if variable.name in taken:
+                    await self._put(f"Inputs.{variable.name}", variable, Shown(taken[variable.name]))
+            await self._write_outputs()
+        return codes
+
+    def is_connected(self, session: InternalSession) -> bool:
+        """Whether a session has a connection."""
+        return any(peer.processor is not None and peer.processor.session is session for peer in self._peers)
+
+    # ---- for connections
+
+    def why_refused(self, certificate: bytes | None, client: str | None) -> str | None:
+        """Say why a client with this certificate may not connect; None if it may."""
+        self._certificates.read_trusted()
+        why = self._certificates.why_refused(certificate)
+        if why is not None:
+            self._certificates.keep_refused(certificate, client, why)
+        return why
+
+    def admit(self, peer: Peer) -> None:
+        """Let a client in, and close another connection if there are too many."""
+        self._peers.add(peer)
+        if len(self._peers) > MAX_CONNECTIONS:
+            oldest = min(self._peers, key=lambda peer: (peer.has_session, peer.asked_at))
+            oldest.drop(f"more than {MAX_CONNECTIONS} connections")
+
+    def forget(self, peer: Peer) -> None:
+        """Take note that a connection has ended."""
+        self._peers.discard(peer)
+
+    def report(self, peer: Peer, why: str) -> None:
+        """Log why a connection was closed."""
+        self._refused.warning(client=peer.host, why=why)
+
+    # ---- the rest
+
+    async def _build(self) -> None:
+        """Fill the address space."""
+        server = self._server
+        await server.init()
+        server.set_endpoint(f"opc.tcp://{self._config.listen}")
+        server.set_server_name(f"AnoSeg Edge bridge {self._camera}")
+        server.product_uri = NAMESPACE
+        server.application_type = ua.ApplicationType.Server
+        await server.set_application_uri(self._certificates.uri)
+        await server.set_build_info(NAMESPACE, "AnoSeg Edge", "anosegd bridge opcua", "", "", datetime.now(timezone.utc))
+        self.iserver.certificate, self.iserver.private_key = self._certificates.own, self._certificates.key
+        secure = [ua.SecurityPolicyType.Basic256Sha256_SignAndEncrypt]
+        server.set_security_policy([ua.SecurityPolicyType.NoSecurity, *secure] if self.anonymous else secure)
+        await server._setup_server_nodes()
+        for name in LIMITS:
+            node = server.get_node(getattr(ua.ObjectIds, f"Server_ServerCapabilities_OperationLimits_{name}"))
+            await node.write_value(ua.Variant(NODES, ua.VariantType.UInt32))
+        index = await server.register_namespace(NAMESPACE)
+        handshake = await server.nodes.objects.add_object(ua.NodeId("Handshake", index), ua.QualifiedName("Handshake", index))
+        for folder, variables in (("Outputs", OUTPUTS), ("Inputs", INPUTS)):
+            parent = await handshake.add_object(ua.NodeId(folder, index), ua.QualifiedName(folder, index))
+            for variable in variables:
+                place = ua.NodeId(f"{folder}.{variable.name}", index)
+                initial = self._inputs[variable.name] if folder == "Inputs" else _empty(variable)
+                kind = getattr(ua.VariantType, variable.kind)
+                node = await parent.add_variable(place, ua.QualifiedName(variable.name, index), initial, kind)
+                if folder == "Inputs":
+                    await node.set_writable()
+
+    async def _write_outputs(self) -> None:
+        """Bring the address space up to date."""
+        async with self._writing:
+            self._changed.clear()
+            values = values_of(self._outputs)
+            for variable in OUTPUTS:
+                if self._written.get(variable.name) != values[variable.name]:
+                    self._written[variable.name] = values[variable.name]
+                    await self._put(f"Outputs.{variable.name}", variable, values[variable.name])
+
+    async def _put(self, place: str, variable: Variable, shown: Shown) -> None:
+        value = ua.DataValue(
+            ua.Variant(shown.value, getattr(ua.VariantType, variable.kind)),
+            StatusCode=ua.StatusCode(ua.StatusCodes.Good if shown.certain else ua.StatusCodes.UncertainInitialValue),
+            SourceTimestamp=datetime.now(timezone.utc),
+        )
+        await self.iserver.write_attribute_value(ua.NodeId(place, 2), value)
+
+    def _take(self, write: ua.WriteValue, taken: dict[str, Value]) -> int:
+        """Check one write, and note it; return its status code."""
+        codes = ua.StatusCodes
+        node, value = write.NodeId, write.Value
+        if node not in self.iserver.aspace:
+            return int(codes.BadNodeIdUnknown)
+        folder, _, name = str(node.Identifier).partition(".")
+        variable = next((variable for variable in INPUTS if variable.name == name), None)
+        if node.NamespaceIndex != 2 or folder != "Inputs" or variable is None or write.AttributeId != ua.AttributeIds.Value:
+            return int(codes.BadNotWritable)
+        if write.IndexRange or value.Value is None or (value.StatusCode is not None and not value.StatusCode.is_good()):
+            return int(codes.BadWriteNotSupported)
+        content = value.Value.Value
+        if variable.kind == "Boolean":
+            if not isinstance(content, bool):
+                return int(codes.BadTypeMismatch)
+            taken[name] = content
+            return int(codes.Good)
+        if value.Value.VariantType != ua.VariantType.String or not isinstance(content, str | None):
+            return int(codes.BadTypeMismatch)
+        text = (content or "").partition("\0")[0].rstrip()
+        if len(text) > LONGEST_TEXT or text != text.encode("utf-8", "replace").decode():
+            return int(codes.BadOutOfRange)
+        taken[name] = text
+        return int(codes.Good)
+
+    async def _keep_current(self) -> None:
+        """Write changes into the address space for those who subscribe to it, until cancelled."""
+        while True:
+            await self._changed.wait()
+            await self._write_outputs()
+
+    async def _sweep(self) -> None:
+        """Once a second, close connections of silent clients and of those that are not trusted any more, until cancelled."""
+        while True:
+            await asyncio.sleep(1.0)
+            self._certificates.read_trusted()
+            now = time.monotonic()
+            for peer in list(self._peers):
+                certificate = None if peer.processor is None else peer.processor.certificate
+                if certificate is not None and not self._certificates.is_trusted(certificate):
+                    peer.drop("its certificate is not trusted any more")
+                else:
+                    peer.check(now)
+
+
+def _empty(variable: Variable) -> Value:
+    values: dict[str, Value] = {"Boolean": False, "String": "", "Double": 0.0}
+    return values.get(variable.kind, 0)
+
+
+def _spared(handler: Callable[..., Any] | None) -> Callable[[asyncio.AbstractEventLoop, dict[str, Any]], None]:
+    """Return an exception handler that spares the bridge what ends in a task of asyncua: such a task serves one client."""
+    refused = logs.Throttle("bridge.client_refused")
+
+    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        task = context.get("task") or context.get("future")
+        code = getattr(task.get_coro(), "cr_code", None) if isinstance(task, asyncio.Task) else None
+        if code is not None and "asyncua" in Path(code.co_filename).parts:
+            refused.warning(why=f"a session failed: {context.get('exception')!r}")
+            return
+        if handler is not None:
+            handler(loop, context)
+
+    return handle

@@ -1,0 +1,177 @@
+"""Limits what a session may ask of the server. Everything runs on the event loop's thread.
+
+asyncua itself would take whatever a client asks for: 10,000 values in a queue, a subscription that publishes all the time,
+sessions that nobody activates. Writes never reach asyncua's address space: the bridge takes them as a whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+from asyncua import ua
+from asyncua.common.utils import ServiceError
+from asyncua.crypto.permission_rules import User, UserRole
+from asyncua.server.internal_server import InternalServer
+from asyncua.server.internal_session import InternalSession
+from asyncua.server.user_managers import UserManager
+from asyncua.ua import ua_binary
+from asyncua.ua.uaerrors import UaError
+
+MAX_SESSIONS = 32
+SESSION_MS = 30_000
+"""A session without a request for this long is closed, whatever its client wanted."""
+SUBSCRIPTIONS = 5
+"""Of one session."""
+MONITORED_ITEMS = 500
+"""Of one session."""
+QUEUE = 10
+"""Values that wait in a monitored item. The handshake needs one: the latest."""
+UNACKNOWLEDGED = 10
+"""Notifications that are kept until the client has acknowledged them."""
+NODES = 500
+"""That one request may name."""
+SHORTEST_PUBLISHING_MS, LONGEST_PUBLISHING_MS = 20.0, 10_000.0
+LIFETIME, KEEP_ALIVE = 300, 100
+"""Publishing intervals."""
+MAX_ELEMENTS = 10_000
+"""Of a matrix that a client declares."""
+
+
+class _NoArrays:
+    """Refuses arrays of the type Null: their elements have no bytes, so that six bytes would become an array of any length."""
+
+    @staticmethod
+    def unpack_array(data: Any, length: int) -> None:
+        raise UaError("an array of nothing")
+
+    @staticmethod
+    def pack_array(data: Any) -> bytes:
+        raise UaError("an array of nothing")
+
+
+ua_binary.Primitives1.Null = _NoArrays
+ua_binary.MAX_RESHAPE_ELEMENTS = MAX_ELEMENTS
+
+
+class Owner(Protocol):
+    """What sessions need of the server."""
+
+    async def refresh(self) -> None:
+        """Bring the variables up to date, before something is read."""
+
+    async def take_writes(self, writes: list[ua.WriteValue]) -> list[ua.StatusCode]:
+        """Take what a client writes, all at once."""
+
+    def is_connected(self, session: InternalSession) -> bool:
+        """Whether a session has a connection."""
+
+
+class Anybody(UserManager):  # type: ignore[misc] # `follow_imports` in pyproject.toml
+    """Asks for no user: the certificates of clients decide who may connect."""
+
+    def get_user(self, *_: Any, **__: Any) -> User:
+        """Return the same user for everybody."""
+        return User(role=UserRole.User)
+
+
+class LimitedServer(InternalServer):  # type: ignore[misc]
+    """Makes sessions with limits."""
+
+    def __init__(self, owner: Owner) -> None:
+        super().__init__(user_manager=Anybody())
+        self.owner = owner
+        self.allow_remote_admin = False
+        self.min_session_timeout_ms, self.max_session_timeout_ms = 1000, SESSION_MS
+        self.max_unacked_messages_per_subscription = UNACKNOWLEDGED
+        self.max_monitored_item_queue_size = QUEUE
+        self.max_lifetime_count, self.max_keep_alive_count = LIFETIME, KEEP_ALIVE
+        self.max_subscriptions = MAX_SESSIONS * SUBSCRIPTIONS
+        self.match_discovery_endpoint_url = True
+        self.supported_tokens = (ua.AnonymousIdentityToken,)
+
+    def create_session(self, name: str, user: Any = None, external: bool = False) -> InternalSession:
+        """Make a session of a client.
+
+        Raises:
+            ServiceError: There are too many.
+        """
+        sessions = self._external_sessions
+        if len(sessions) >= MAX_SESSIONS:
+            lost = [session for session in sessions.values() if not self.owner.is_connected(session)]
+            if not lost:
+                raise ServiceError(ua.StatusCodes.BadTooManySessions)
+            self.unregister_external_session(lost[0])
+            lost[0].session_timeout = 0.001  # its own watchdog closes it
+        return LimitedSession(self, self.aspace, self.subscription_service, name, external=True)
+
+
+class LimitedSession(InternalSession):  # type: ignore[misc]
+    """A session of a client."""
+
+    async def read(self, params: ua.ReadParameters) -> list[ua.DataValue]:
+        """Read attributes, as they are now."""
+        _check(params.NodesToRead)
+        await self.iserver.owner.refresh()
+        return list(self.iserver.attribute_service.read(params))
+
+    async def write(self, params: ua.WriteParameters) -> list[ua.StatusCode]:
+        """Hand writes to the bridge."""
+        _check(params.NodesToWrite)
+        return list(await self.iserver.owner.take_writes(params.NodesToWrite))
+
+    async def browse(self, params: ua.BrowseParameters) -> list[ua.BrowseResult]:
+        """Browse."""
+        _check(params.NodesToBrowse)
+        return list(await super().browse(params))
+
+    async def translate_browsepaths_to_nodeids(self, params: list[ua.BrowsePath]) -> list[ua.BrowsePathResult]:
+        """Find nodes by their paths."""
+        _check(params)
+        return list(await super().translate_browsepaths_to_nodeids(params))
+
+    async def call(self, params: list[ua.CallMethodRequest]) -> list[ua.CallMethodResult]:
+        """Call methods."""
+        _check(params)
+        return list(await super().call(params))
+
+    async def create_subscription(
+        self, params: ua.CreateSubscriptionParameters, callback: Callable[..., Any], request_callback: Any = None
+    ) -> ua.CreateSubscriptionResult:
+        """Make a subscription, with a publishing interval that the bridge can keep."""
+        if len(self._own_subscriptions()) >= SUBSCRIPTIONS:
+            raise ServiceError(ua.StatusCodes.BadTooManySubscriptions)
+        wanted = params.RequestedPublishingInterval
+        wanted = wanted if wanted >= SHORTEST_PUBLISHING_MS else SHORTEST_PUBLISHING_MS  # not a number is none, too
+        params.RequestedPublishingInterval = min(wanted, LONGEST_PUBLISHING_MS)
+        return await super().create_subscription(params, callback, request_callback=request_callback)
+
+    async def create_monitored_items(self, params: ua.CreateMonitoredItemsParameters) -> list[ua.MonitoredItemCreateResult]:
+        """Watch attributes."""
+        _check(params.ItemsToCreate)
+        watched = sum(len(sub.monitored_item_srv._monitored_items) for sub in self._own_subscriptions())
+        if watched + len(params.ItemsToCreate) > MONITORED_ITEMS:
+            raise ServiceError(ua.StatusCodes.BadTooManyMonitoredItems)
+        await self.iserver.owner.refresh()
+        return list(await super().create_monitored_items(params))
+
+    async def modify_monitored_items(self, params: ua.ModifyMonitoredItemsParameters) -> list[ua.MonitoredItemModifyResult]:
+        """Change watched attributes. asyncua would take 0 for a queue without an end."""
+        _check(params.ItemsToModify)
+        for item in params.ItemsToModify:
+            item.RequestedParameters.QueueSize = min(max(1, item.RequestedParameters.QueueSize), QUEUE)
+        return list(await super().modify_monitored_items(params))
+
+    async def close_session(self, delete_subs: bool = True) -> None:
+        """Close, with its subscriptions, whatever the client says: nobody could read them any more."""
+        await super().close_session(True)
+
+    def _own_subscriptions(self) -> list[Any]:
+        return [sub for sub in self.subscription_service.subscriptions.values() if sub.session_id == self.session_id]
+
+
+def _check(nodes: Iterable[Any] | None) -> None:
+    if nodes is None:
+        raise ServiceError(ua.StatusCodes.BadNothingToDo)
+    if len(list(nodes)) > NODES:
+        raise ServiceError(ua.StatusCodes.BadTooManyOperations)

@@ -1,0 +1,153 @@
+"""A whole OPC UA bridge between a real station and clients: asyncua's, and node-opcua's."""
+
+import asyncio
+import signal
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+from asyncua import Client, ua
+from support.anosegd_line import LIMIT_S, wait_until
+from support.bridge_process import Bridged
+from support.opcua import PREFIX, Identity, OpcUaBridge, Plc
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(work, 2 * LIMIT_S))
+
+
+def test_parts_are_triggered_and_judged(bridged: Bridged) -> None:
+    """Ten parts of a good and a bad kind in turn: each gets its own result, in order."""
+    bridged.start_station()
+    bridge = OpcUaBridge(bridged)
+
+    async def work() -> None:
+        async with await bridge.client() as client:
+            plc = Plc(client)
+            await plc.open()
+            results = []
+            for n in range(10):
+                await plc.trigger(f"part {n}")
+                results.append(await plc.result())
+            assert results == [(f"part {n}", "FAIL" if n % 2 else "PASS") for n in range(10)]
+            assert [await plc.get(name) for name in ("passed", "failed", "unknown")] == [5, 5, 0]
+
+    run(work())
+    assert bridge.process.terminate() == 0
+
+
+def test_a_station_that_is_killed_takes_the_result_away(bridged: Bridged) -> None:
+    """result_valid falls, the outcome reads UNKNOWN, and what comes from the station is uncertain until it is heard again."""
+    bridged.start_station()
+    bridge = OpcUaBridge(bridged)
+
+    async def work() -> None:
+        async with await bridge.client() as client:
+            plc = Plc(client)
+            await plc.open()
+            await plc.trigger("4711")
+            await plc.wait("result_valid")
+            assert (await plc.get("outcome"), await plc.get("result_pass")) == (1, True)
+            assert (await plc.data("outcome")).StatusCode.is_good()
+            bridged.line.daemons[-1].process.send_signal(signal.SIGKILL)
+            await plc.wait("online", False)
+            for name, value in (("outcome", 0), ("outcome_text", "UNKNOWN"), ("part_id", ""), ("station_state", 0)):
+                data = await plc.data(name)
+                assert (data.Value.Value, data.StatusCode.name) == (value, "UncertainInitialValue"), name
+            for name in ("result_valid", "result_pass", "enabled"):
+                data = await plc.data(name)
+                assert (data.Value.Value, data.StatusCode.is_good()) == (False, True), name
+            bridged.start_station()
+            await plc.wait("online")
+            assert (await plc.data("outcome")).StatusCode.is_good()
+            assert await plc.get("result_valid") is False
+
+    run(work())
+
+
+def test_only_trusted_clients_connect(bridged: Bridged) -> None:
+    """Without security, or with an unknown certificate: refused and logged. Moving its file lets it in, removing it ends it."""
+    bridge = OpcUaBridge(bridged)
+    stranger = Identity(bridged.line.folder / "plc", "stranger")
+
+    async def work() -> None:
+        with pytest.raises(ua.UaStatusCodeError, match="BadSecurityModeInsufficient"):
+            async with Client(bridge.url, timeout=LIMIT_S):
+                pass
+        with pytest.raises(ua.UaStatusCodeError, match="BadCertificateUntrusted"):
+            async with await bridge.client(stranger):
+                pass
+        (kept,) = (bridge.folder / "rejected").iterdir()
+        assert kept.read_bytes() == stranger.certificate.read_bytes()
+        kept.rename(bridge.folder / "trusted" / "stranger.der")
+        async with await bridge.client(stranger) as client, await bridge.client() as other:
+            assert await Plc(client).get("online") is False
+            bridge.distrust(stranger)
+            bridge.process.wait_for("its certificate is not trusted any more")
+            with pytest.raises((ConnectionError, asyncio.TimeoutError, ua.UaError)):
+                await Plc(client).get("online")
+            assert await Plc(other).get("online") is False
+
+    run(work())
+    assert "bridge.certificate_refused" in bridge.process.log
+    assert "Traceback" not in bridge.process.log
+
+
+def test_a_client_cannot_borrow_a_certificate(bridged: Bridged) -> None:
+    """A certificate is public: who only shows another's, without its key, is not let in."""
+    bridge = OpcUaBridge(bridged)
+    thief = Identity(bridged.line.folder / "plc", "thief")
+
+    async def work() -> None:
+        thief.certificate.write_bytes(bridge.plc.certificate.read_bytes())
+        client = await bridge.client(thief)
+        client._timeout = client.uaclient._timeout = 5
+        with pytest.raises((ConnectionError, asyncio.TimeoutError, ua.UaError)):
+            await client.connect()
+
+    run(work())
+    wait_until(lambda: "a message that cannot be read" in bridge.process.log, "the log says so")
+
+
+def test_without_certificates_only_if_configured(bridged: Bridged) -> None:
+    """opcua.anonymous lets everybody in, and the log says so."""
+    bridge = OpcUaBridge(bridged, opcua=", anonymous: true")
+
+    async def work() -> None:
+        async with Client(bridge.url, timeout=LIMIT_S) as client:
+            plc = Plc(client)
+            await plc.set(enable=False)
+            assert await plc.get("idle") is True
+        async with await bridge.client() as client:
+            assert await Plc(client).get("idle") is True
+
+    run(work())
+    assert "bridge.open_to_network" in bridge.process.log
+
+
+def test_what_a_client_may_write(bridged: Bridged) -> None:
+    """Inputs, in their types; nothing else. What is refused changes nothing."""
+    bridge = OpcUaBridge(bridged)
+    string, boolean = ua.VariantType.String, ua.VariantType.Boolean
+
+    async def work() -> None:
+        async with await bridge.client() as client:
+            for place, value, code in (
+                ("Inputs.enable", ua.Variant(1, ua.VariantType.Int32), "BadTypeMismatch"),
+                ("Inputs.enable", ua.Variant([True], boolean), "BadTypeMismatch"),
+                ("Inputs.part_id", ua.Variant("x" * 121, string), "BadOutOfRange"),
+                ("Inputs.part_id", ua.Variant("\udc80", string), "BadOutOfRange"),
+                ("Outputs.result_valid", ua.Variant(True, boolean), "BadNotWritable"),
+                ("Inputs.none", ua.Variant(True, boolean), "BadNodeIdUnknown"),
+            ):
+                with pytest.raises(ua.UaStatusCodeError, match=code):
+                    await client.get_node(PREFIX + place).write_value(value)
+            with pytest.raises(ua.UaStatusCodeError, match="BadNotWritable"):
+                await client.nodes.server_state.write_value(ua.Variant(1, ua.VariantType.Int32))
+            with pytest.raises(ua.UaStatusCodeError, match="BadServiceUnsupported"):
+                await client.nodes.objects.add_object(2, "mine")
+            assert await Plc(client).get("idle") is False
+            await client.get_node(PREFIX + "Inputs.part_id").write_value("4711\0rest")
+            assert await client.get_node(PREFIX + "Inputs.part_id").read_value() == "4711"
+
+    run(work())
