@@ -151,3 +151,71 @@ def test_what_a_client_may_write(bridged: Bridged) -> None:
             assert await client.get_node(PREFIX + "Inputs.part_id").read_value() == "4711"
 
     run(work())
+
+
+def test_results_and_state_are_those_of_machine_vision(bridged: Bridged) -> None:
+    """OPC 40100-1: the state machine, each result with its ids, an event, what methods find; recipes prepared and refused."""
+    bridged.start_station(f"recipes: {{lid: {{bundle: '{bridged.line.store}', cameras: {{eye: {{}}}}}}}}")
+    bridge = OpcUaBridge(bridged)
+
+    async def work() -> None:
+        async with await bridge.client() as client:
+            plc = Plc(client)
+            await client.load_data_type_definitions()
+            machine = f"{PREFIX}VisionSystem.VisionStateMachine"
+            automatic, current = f"{machine}.AutomaticModeStateMachine.CurrentState", f"{machine}.CurrentState"
+            await plc.wait("online")
+            assert (await client.get_node(current).read_value()).Text == "Operational"
+            assert (await client.get_node(automatic).read_value()).Text == "ContinuousExecution"
+            state = client.get_node(await client.get_node(f"{current}.Id").read_value())
+            assert (await state.read_browse_name()).Name == "Operational"
+
+            recipes = client.get_node(f"{PREFIX}VisionSystem.RecipeManagement")
+            for name, done in (("lid", [True, 0]), ("nut", [False, 2])):
+                wanted = ua.RecipeIdExternalDataType(Id=name), ua.RecipeIdInternalDataType()
+                (id_, *answer) = await recipes.call_method("3:PrepareRecipe", *wanted)
+                assert (id_.Id, answer) == (name, done), bridge.process.log
+            await plc.wait("recipe", "lid")
+            in_force = await client.get_node(f"{PREFIX}VisionSystem.RecipeManagement.Recipes.Current.InternalId").read_value()
+            assert (in_force.Id, int.from_bytes(in_force.Hash, "big")) == ("lid", await plc.get("settings"))
+            await plc.set(recipe="lid")
+
+            events: asyncio.Queue[Any] = asyncio.Queue()
+
+            class Listener:
+                def event_notification(self, event: Any) -> None:
+                    events.put_nowait(event)
+
+            subscription = await client.create_subscription(50, Listener())
+            await subscription.subscribe_events(client.get_node(f"{PREFIX}VisionSystem"), ua.NodeId(1024, 3))
+            await plc.open()
+            for n in range(2):
+                await plc.trigger(f"part {n}")
+                await plc.result()
+            results = client.get_node(f"{PREFIX}VisionSystem.ResultManagement")
+            ids = []
+            for n, outcome in enumerate(("PASS", "FAIL")):
+                event = await asyncio.wait_for(events.get(), LIMIT_S)
+                shown = await client.get_node(f"{results.nodeid.to_string()}.Results.Result{n}").read_value()
+                assert (shown.PartId.Id, shown.ExternalRecipeId.Id, shown.ResultState) == (f"part {n}", "lid", 1)
+                assert shown.ResultContent[0].Value == outcome
+                assert (event.ResultId, event.PartId) == (shown.ResultId, shown.PartId)
+                ids.append(shown.ResultId.Id)
+                wait = ua.Variant(0, ua.VariantType.Int32)
+                _, partial, found, error = await results.call_method("3:GetResultById", shown.ResultId, wait)
+                assert (partial, found, error) == (False, shown, 0)
+            assert len(set(ids)) == 2
+            empty = await client.get_node(f"{results.nodeid.to_string()}.Results.Result2").read_data_value(
+                raise_on_bad_status=False
+            )
+            assert empty.StatusCode.name == "BadWaitingForInitialData"
+            with pytest.raises(ua.UaStatusCodeError, match="BadNotSupported"):
+                await client.get_node(machine).call_method("3:Halt", ua.Variant(0, ua.VariantType.Int32), "")
+
+            bridged.line.daemons[-1].process.send_signal(signal.SIGKILL)
+            await plc.wait("online", False)
+            for place in (current, automatic):
+                data = await client.get_node(place).read_data_value(raise_on_bad_status=False)
+                assert data.StatusCode.name == "BadNoCommunication"
+
+    run(work())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from asyncua import ua
@@ -110,7 +111,7 @@ class Peer(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         self.host = None if peer is None else str(peer[0])
         self._transport.set_write_buffer_limits(high=LARGEST_UNSENT)
-        self.processor = Processor(self._gate, self._transport, self.host)
+        self.processor = Processor(self._gate, self._transport, self.host, lambda why: self._gate.report(self, why))
         self._serving = asyncio.get_running_loop().create_task(self._serve())
         self._gate.admit(self)
 
@@ -234,7 +235,7 @@ class Processor(UaProcessor):  # type: ignore[misc] # `follow_imports` in pyproj
 
     session: InternalSession | None
 
-    def __init__(self, gate: Gate, transport: Any, host: str | None) -> None:
+    def __init__(self, gate: Gate, transport: Any, host: str | None, report: Callable[[str], None]) -> None:
         limits = TransportLimits(
             max_recv_buffer=LARGEST_CHUNK,
             max_send_buffer=LARGEST_CHUNK,
@@ -242,7 +243,7 @@ class Processor(UaProcessor):  # type: ignore[misc] # `follow_imports` in pyproj
             max_message_size=LARGEST_MESSAGE,
         )
         super().__init__(gate.iserver, transport, limits)
-        self._gate, self._host = gate, host
+        self._gate, self._host, self._report = gate, host, report
         self._greeted = False
         self.set_policies(gate.policies)
 
@@ -291,7 +292,8 @@ class Processor(UaProcessor):  # type: ignore[misc] # `follow_imports` in pyproj
         """Send a notification. An error must not reach the subscription's task, which would end the bridge."""
         try:
             await super().forward_publish_response(result, requestdata)
-        except Exception:  # noqa: BLE001 - the connection is of no use any more
+        except Exception as error:  # noqa: BLE001 - the connection is of no use any more
+            self._report(f"a notification cannot be sent: {error!r}")
             self._transport.abort()
 
     async def _process_message(self, typeid: Any, requesthdr: Any, seqhdr: Any, body: Any) -> bool:

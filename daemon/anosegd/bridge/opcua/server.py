@@ -24,6 +24,7 @@ from anosegd.bridge.kind import Handle
 from anosegd.bridge.listener import open_listener
 from anosegd.bridge.opcua.certificates import Certificates
 from anosegd.bridge.opcua.connection import Peer
+from anosegd.bridge.opcua.machine_vision import MachineVision
 from anosegd.bridge.opcua.sessions import NODES, LimitedServer
 from anosegd.bridge.opcua.variables import (
     INPUTS,
@@ -42,6 +43,8 @@ NAMESPACE = "urn:anoseg-edge:bridge"
 """Has index 2."""
 MAX_CONNECTIONS = 128
 """One more, and one without a session is closed, or else the one that has been silent for longest."""
+PREPARE_S, PREPARE_POLL_S = 10.0, 0.02
+"""How long a client waits that calls PrepareRecipe."""
 LIMITS = (
     "MaxNodesPerRead",
     "MaxNodesPerWrite",
@@ -75,6 +78,7 @@ class OpcUaServer:
         self._refused = logs.Throttle("bridge.client_refused")
         self.anonymous = config.anonymous
         self.iserver = LimitedServer(self)
+        self._vision = MachineVision(self._prepare_recipe)
         self._server = Server(iserver=self.iserver)
         self.policies: list[Any] = self._server._policies
 
@@ -147,13 +151,7 @@ class OpcUaServer:
             code = self._take(write, taken)
             codes.append(ua.StatusCode(code))
         if taken:
-            self._inputs.update(taken)
-            self._inputs_written.update(taken)
-            self._handle.write(controls_of(self._inputs, self._inputs_written))
-            for variable in INPUTS:
-                if variable.name in taken:
-                    await self._put(f"Inputs.{variable.name}", variable, Shown(taken[variable.name]))
-            await self._write_outputs()
+            await self._write_inputs(taken)
         return codes
 
     def is_connected(self, session: InternalSession) -> bool:
@@ -215,6 +213,30 @@ class OpcUaServer:
                 node = await parent.add_variable(place, ua.QualifiedName(variable.name, index), initial, kind)
                 if folder == "Inputs":
                     await node.set_writable()
+        await self._vision.build(server, index)
+
+    async def _write_inputs(self, taken: dict[str, Value]) -> None:
+        """Hand inputs to the handshake, and show them to whoever reads them."""
+        assert self._handle is not None
+        self._inputs.update(taken)
+        self._inputs_written.update(taken)
+        self._handle.write(controls_of(self._inputs, self._inputs_written))
+        for variable in INPUTS:
+            if variable.name in taken:
+                await self._put(f"Inputs.{variable.name}", variable, Shown(taken[variable.name]))
+        await self._write_outputs()
+
+    async def _prepare_recipe(self, name: str) -> bool:
+        """Change the recipe for a client that calls PrepareRecipe; return whether it is in force."""
+        if self._inputs["recipe_change"]:
+            return False
+        await self._write_inputs({"recipe": name[:LONGEST_TEXT], "recipe_change": True})
+        give_up_at = time.monotonic() + PREPARE_S
+        while not self._outputs.recipe_acknowledge and time.monotonic() < give_up_at:
+            await asyncio.sleep(PREPARE_POLL_S)
+        done = self._outputs.recipe_acknowledge and not self._outputs.recipe_refused
+        await self._write_inputs({"recipe_change": False})
+        return done
 
     async def _write_outputs(self) -> None:
         """Bring the address space up to date."""
@@ -225,6 +247,7 @@ class OpcUaServer:
                 if self._written.get(variable.name) != values[variable.name]:
                     self._written[variable.name] = values[variable.name]
                     await self._put(f"Outputs.{variable.name}", variable, values[variable.name])
+            await self._vision.show(self._outputs, self.iserver.write_attribute_value)
 
     async def _put(self, place: str, variable: Variable, shown: Shown) -> None:
         value = ua.DataValue(
