@@ -136,12 +136,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_user(add("user", "add, revoke or list the users of a screen"))
 
     bridge = add("bridge", "connect a PLC to one camera of a station")
-    kinds = ("modbus", "mqtt", "s7", "opcua")
+    kinds = ("modbus", "mqtt", "s7", "logix", "opcua")
     bridge.add_argument("kind", choices=kinds, metavar="KIND", help=f"what the other side speaks: {', '.join(kinds)}")
     bridge.add_argument("config", type=Path, metavar="CONFIG", help="the bridge's YAML file, see configs/bridge.yaml")
     bridge.add_argument("--key", type=Path, metavar="FILE", help="this client's key (station.key of CONFIG)")
     bridge.add_argument("--check", action="store_true", help="validate CONFIG and print the map; open nothing")
-    bridge.add_argument("--plc-source", action="store_true", help="print what to import into the PLC's project (s7)")
+    bridge.add_argument("--plc-source", action="store_true", help="print what to import into the PLC's project (s7, logix)")
 
     add_client("drain", "finish the captured parts, then end the daemon with exit code 0", "send_request")
     reload = add_client("reload", "read the configuration again; print the reason if it is refused", "send_request")

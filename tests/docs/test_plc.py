@@ -8,6 +8,7 @@ from support.documentation import DOCS, table
 
 from anosegd.bridge.config import ModbusConfig, S7Config
 from anosegd.bridge.encoding import CONTROL_BITS, STATES, STATUS_BITS
+from anosegd.bridge.logix import tag_map
 from anosegd.bridge.modbus import RegisterMap
 from anosegd.bridge.mqtt.payloads import result_of, state_of
 from anosegd.bridge.opcua.variables import INPUTS, OUTPUTS
@@ -86,3 +87,19 @@ def test_lines_for_a_polled_plc_use_names_of_the_code() -> None:
     used = re.findall(r'"AnoSeg"\.(control|status)\.(\w+)', (DOCS / "plc-s7.md").read_text(encoding="utf-8"))
     assert len(used) > 20
     assert [(part, name) for part, name in used if name not in names[part]] == []
+
+
+def test_the_members_of_the_tag_equal_the_code() -> None:
+    """Every member and bit of both data types, and every bit that the program uses."""
+    page = DOCS / "plc-logix.md"
+    for name, members in (("AnoSegControl", tag_map.CONTROLS), ("AnoSegStatus", tag_map.OUTPUTS)):
+        expected = []
+        for member in members:
+            expected.append((member.name, member.kind, ""))
+            expected += [(f"{member.name}.{n}", "BOOL", bit) for n, bit in enumerate(member.bits)]
+        documented = table(page, f"Members of {name}")
+        assert [(row[0].strip("`"), row[1], row[2].strip("`")) for row in documented] == expected
+    lines = re.findall(r"(.*)\(\* (\w+) \*\)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    commented = [(re.findall(r"Status\.(\d+)", line), bit) for line, bit in lines if "Status." in line]
+    assert len(commented) >= 6
+    assert [bit for numbers, bit in commented if bit not in [STATUS_BITS[int(n)] for n in numbers]] == []

@@ -1,9 +1,10 @@
-"""A station, a Modbus bridge and a PLC are killed 20 times each while 2,000 parts pass; each is acted on rightly, or rejected.
+"""A station, a bridge and a PLC are killed 20 times each while 2,000 parts pass; each is acted on rightly, or rejected.
 
-    python tests/stress/plc_kills.py --parts 2000 --kills 20
+    python tests/stress/plc_kills.py --parts 2000 --kills 20 --kind modbus
 
 All three are processes and are killed with SIGKILL at random moments. The PLC runs the program of docs/plc.md and writes down
-what it does. At the end, its notes are compared with the station's journal.
+what it does. At the end, its notes are compared with the station's journal. With the kinds s7 and logix, a stranger's server is
+the PLC's memory, and dies with the PLC.
 """
 
 from __future__ import annotations
@@ -24,16 +25,19 @@ import cv2
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from support.bridge_process import BridgeProcess, free_port
-from support.plc import Plc, Seen
+from support.logix_plc import LogixPlc, fetch_server
+from support.plc import Plc, PolledPlc, Seen
+from support.s7_plc import S7Plc, fetch_library
 from support.tiny_bundle import bad_part, good_part, write_tiny_bundle
 
 from anosegd.client import Client
 
 STILL_S = 90.0
 """Without a new part for this long, something hangs."""
+POLLED: dict[str, type[S7Plc] | type[LogixPlc]] = {"s7": S7Plc, "logix": LogixPlc}
 
 
-def be_the_plc(port: int, notes: Path, first: int) -> None:
+def be_the_plc(kind: str, server: Path, port: int, notes: Path, first: int) -> None:
     """Run the PLC until killed."""
     file = os.open(notes, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
@@ -43,7 +47,7 @@ def be_the_plc(port: int, notes: Path, first: int) -> None:
     def act(part: str, action: str, seen: Seen | None) -> None:
         note(action, part, "nothing" if seen is None else seen.part_id, 0 if seen is None else seen.reason)
 
-    plc = Plc(port, act, gate_s=5.0)
+    plc = PolledPlc(POLLED[kind](server, port), act, gate_s=5.0) if kind in POLLED else Plc(port, act, gate_s=5.0)
     n = first
     while True:
         if plc.free:
@@ -57,8 +61,15 @@ def be_the_plc(port: int, notes: Path, first: int) -> None:
 class Rig:
     """The three processes and the PLC's notes."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.port = folder, free_port()
+    def __init__(self, folder: Path, kind: str) -> None:
+        self.folder, self.kind, self.port = folder, kind, free_port()
+        self.server = folder / "server"  # of a PLC that the bridge polls
+        if kind in POLLED:
+            self.server.mkdir()
+        if kind == "s7":
+            self.server = fetch_library(self.server) or self.server
+        elif kind == "logix":
+            fetch_server(self.server)
         self.notes = folder / "notes"
         self.notes.touch()
         self.publish, self.control = f"ipc://{folder}/pub", f"ipc://{folder}/control"
@@ -74,26 +85,31 @@ class Rig:
         )
         (folder / "bridge.yaml").write_text(
             f"camera: eye\nstation: {{publish: '{self.publish}', control: '{self.control}'}}\nresult_window_ms: 1000\n"
-            f"modbus: {{listen: '127.0.0.1:{self.port}'}}\n"
+            + (POLLED[kind].config(self.port) if kind in POLLED else f"modbus: {{listen: '127.0.0.1:{self.port}'}}\n")
         )
         self.processes: dict[str, subprocess.Popen[Any]] = {}
 
     def start(self, what: str) -> None:
         """Start one of the three."""
         if what == "bridge":
-            self.processes[what] = BridgeProcess(self.folder / "bridge.yaml").process
+            self.processes[what] = BridgeProcess(self.folder / "bridge.yaml", kind=self.kind).process
             return
         command = ["-m", "anosegd", "run", str(self.folder / "line.yaml")]
         if what == "plc":
             first = sum(1 for line in self.lines if line[0] == "offered") + 1
-            command = [__file__, "--plc", str(self.port), str(self.notes), str(first)]
+            command = [__file__, "--plc", self.kind, str(self.server), str(self.port), str(self.notes), str(first)]
         with (self.folder / f"{what}.out").open("ab") as log:
-            self.processes[what] = subprocess.Popen([sys.executable, *command], stdout=log, stderr=log)
+            self.processes[what] = subprocess.Popen(
+                [sys.executable, *command], stdout=log, stderr=log, start_new_session=what == "plc"
+            )
 
     def kill(self, what: str) -> None:
-        """Kill one of the three."""
-        self.processes[what].send_signal(signal.SIGKILL)
-        self.processes[what].wait()
+        """Kill one of the three; a PLC with its memory."""
+        process = self.processes[what]
+        if what == "plc" and process.returncode is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
+        process.wait()
 
     @property
     def lines(self) -> list[list[str]]:
@@ -114,9 +130,9 @@ class Rig:
         return found
 
 
-def run(folder: Path, parts: int, kills: int, seed: int) -> list[str]:
+def run(folder: Path, parts: int, kills: int, *, seed: int, kind: str = "modbus") -> list[str]:
     """Run the test. Returns what went wrong."""
-    chance, rig, wrong = random.Random(seed), Rig(folder), []
+    chance, rig, wrong = random.Random(seed), Rig(folder, kind), []
     names = ["station", "bridge", "plc"]
     victims = names * kills
     chance.shuffle(victims)
@@ -143,9 +159,8 @@ def run(folder: Path, parts: int, kills: int, seed: int) -> list[str]:
         rig.kill("plc")
         wrong += compared(rig.lines, rig.verdicts())
     finally:
-        for process in rig.processes.values():
-            process.kill()
-            process.wait()
+        for name in rig.processes:
+            rig.kill(name)
     return wrong
 
 
@@ -180,13 +195,15 @@ def main() -> int:
     parser.add_argument("--parts", type=int, default=2000)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--plc", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--kind", choices=("modbus", *POLLED), default="modbus")
+    parser.add_argument("--plc", nargs=5, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.plc is not None:
-        be_the_plc(int(options.plc[0]), Path(options.plc[1]), int(options.plc[2]))
+        kind, server, port, notes, first = options.plc
+        be_the_plc(kind, Path(server), int(port), Path(notes), int(first))
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="anoseg-kills-") as name:
-        wrong = run(Path(name), options.parts, options.kills, options.seed)
+        wrong = run(Path(name), options.parts, options.kills, seed=options.seed, kind=options.kind)
     print(f"{options.kills} kills each of station, bridge and PLC in {time.monotonic() - begin:.0f} s")
     print("\n".join(wrong) or "nothing wrong")
     return int(bool(wrong))

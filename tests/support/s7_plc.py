@@ -50,6 +50,8 @@ def library_of(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class S7Plc:
     """The memory of a PLC, as its program sees it."""
 
+    kind = "s7"
+
     def __init__(self, library: Path, port: int, *, data: bytes | None = None) -> None:
         data = initial() if data is None else data
         script = REPOSITORY / "tests" / "support" / "s7_server.py"
@@ -62,6 +64,11 @@ class S7Plc:
         assert self.process.stdout.readline() == b"ready\n"
         self._client = Client()
         self._client.connect("127.0.0.1", 0, 1, port)
+
+    @staticmethod
+    def config(port: int) -> str:
+        """The section of the bridge's configuration."""
+        return f"s7: {{plc: '127.0.0.1:{port}', db: {DB}}}"
 
     def read(self) -> bytes:
         """The whole block."""

@@ -24,6 +24,7 @@ TextLength = Annotated[int, Meta(ge=2, le=120, multiple_of=2)]
 """Characters of a text in registers, two in each."""
 
 _LISTEN = _HOST = re.compile(r"(\[[^\[\]]+\]|[^\[\]:\s]+):(\d{1,5})")
+_TAG = r"^(Program:[A-Za-z_]\w{0,39}\.)?[A-Za-z_]\w{0,39}\Z"
 _PLC = re.compile(r"([^\[\]:\s]+)(?::(\d{1,5}))?")
 
 
@@ -208,7 +209,32 @@ class S7Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         return _plc_address(self.plc, S7_PORT)
 
 
-S7_PORT = 102
+class LogixConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Says which tag of which Rockwell controller the bridge reads and writes.
+
+    Attributes:
+        plc: Host and port; None for a bridge of another kind.
+        slot: Of the controller in its chassis.
+        tag: The tag of the data type AnoSeg; with its program unless it is a controller tag.
+        poll_ms: The pause between two reads.
+    """
+
+    plc: str | None = None
+    slot: Annotated[int, Meta(ge=0, le=31)] = 0
+    tag: Annotated[str, Meta(pattern=_TAG, description="a tag, such as AnoSeg or Program:Main.AnoSeg")] = "AnoSeg"
+    poll_ms: PollMs = 20.0
+
+    def __post_init__(self) -> None:
+        if self.plc is not None:
+            _check_plc(self.plc, LOGIX_PORT)
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port of the controller."""
+        return _plc_address(self.plc, LOGIX_PORT)
+
+
+S7_PORT, LOGIX_PORT = 102, 44_818
 
 
 def _check_plc(plc: str, port: int) -> None:
@@ -246,7 +272,7 @@ class BridgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         trigger: Who triggers a part: the PLC through the bridge, or the camera by itself (input, interval, every frame).
         result_window_ms: A result that is not there so long after its trigger, or else after its capture, is UNKNOWN: late.
         results: How many parts may be without an acknowledged result before that is an overrun.
-        modbus, mqtt, s7, opcua: For the kind of this name.
+        modbus, mqtt, s7, logix, opcua: For the kind of this name.
     """
 
     camera: CameraName
@@ -257,6 +283,7 @@ class BridgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     modbus: ModbusConfig = ModbusConfig()
     mqtt: MqttConfig = MqttConfig()
     s7: S7Config = S7Config()
+    logix: LogixConfig = LogixConfig()
     opcua: OpcUaConfig = OpcUaConfig()
 
     def __post_init__(self) -> None:

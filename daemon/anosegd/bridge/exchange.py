@@ -19,6 +19,21 @@ STILL_S = 3.0
 
 RESULT = word_of([name in ("result_valid", "result_pass", "result_fail") for name in STATUS_BITS])
 TOGGLE = word_of([name == "result_toggle" for name in STATUS_BITS])
+RESULT_VALUES = frozenset(
+    (
+        "result_number",
+        "outcome",
+        "reason",
+        "defects",
+        "score",
+        "threshold",
+        "age_ms",
+        "result_settings",
+        "part_id",
+        "result_recipe",
+    )
+)
+"""The values that belong to one result; all others may change while it is shown."""
 
 Value = float | str
 
@@ -75,8 +90,9 @@ class ValuesWrite:
 def writes(before: Image | None, now: Image) -> list[StatusWrite | ValuesWrite]:
     """Return the writes that bring a PLC's memory up to date, in their order.
 
-    A PLC may read between any two of them. It never finds `result_valid` or a new toggle beside values of another result: they
-    fall before the values change, and rise after that.
+    A PLC may read between any two of them. It never finds `result_valid` or a new toggle beside values of another result: the
+    one falls before they change, and both rise after that. While a result stays, `result_valid` stays, too: a PLC that saw it
+    fall would take it for the next result.
 
     Args:
         before: What the memory has; None if that is not known.
@@ -85,13 +101,13 @@ def writes(before: Image | None, now: Image) -> list[StatusWrite | ValuesWrite]:
     changed = frozenset(name for name, value in now.values.items() if before is None or before.values[name] != value)
     status = None if before is None else before.status
     found: list[StatusWrite | ValuesWrite] = []
+    if before is None:
+        status = now.status & ~RESULT
+        found.append(StatusWrite(status))
+    elif before.status & RESULT and changed & RESULT_VALUES:
+        status = before.status & now.status & ~(RESULT | TOGGLE) | before.status & TOGGLE
+        found.append(StatusWrite(status))
     if changed:
-        if before is None:
-            status = now.status & ~RESULT
-            found.append(StatusWrite(status))
-        elif before.status & RESULT:
-            status = before.status & now.status & ~(RESULT | TOGGLE) | before.status & TOGGLE
-            found.append(StatusWrite(status))
         found.append(ValuesWrite(now.values, changed))
     if status != now.status:
         found.append(StatusWrite(now.status))

@@ -11,11 +11,19 @@ from pathlib import Path
 from anoseg_engines.errors import ConfigError
 from anoseg_engines.files import shown_name
 from anosegd import logs
-from anosegd.bridge.config import BridgeConfig, ModbusConfig, OpcUaConfig, S7Config, Target, load_bridge_config
+from anosegd.bridge.config import (
+    BridgeConfig,
+    LogixConfig,
+    ModbusConfig,
+    OpcUaConfig,
+    S7Config,
+    Target,
+    load_bridge_config,
+)
 from anosegd.bridge.kind import Kind
 from anosegd.commands.connection import client_key
 
-EXTRAS = {"pymodbus": "plc", "paho": "plc", "snap7": "plc", "asyncua": "opcua", "cryptography": "opcua"}
+EXTRAS = {"pymodbus": "plc", "paho": "plc", "snap7": "plc", "pylogix": "plc", "asyncua": "opcua", "cryptography": "opcua"}
 """Which extra a package belongs to."""
 STATE_DIRECTORY = "STATE_DIRECTORY"
 """The variable in which systemd names the folder of a unit's own files."""
@@ -31,8 +39,9 @@ def main(options: argparse.Namespace) -> int:
     config = load_bridge_config(options.config)
     if options.kind == "mqtt" and config.trigger != "camera":
         raise ConfigError(f"{options.config}: trigger: a mirror triggers nothing", hint="set trigger: camera")
-    if options.kind == "s7" and config.s7.plc is None:
-        raise ConfigError(f"{options.config}: s7.plc is missing", hint="give the PLC's address, such as 192.168.7.30")
+    if options.kind in ("s7", "logix") and getattr(config, options.kind).plc is None:
+        hint = "give the PLC's address, such as 192.168.7.30"
+        raise ConfigError(f"{options.config}: {options.kind}.plc is missing", hint=hint)
     if options.plc_source:
         sys.stdout.write(_source(options.kind, config))
         return 0
@@ -74,6 +83,11 @@ def _kind(name: str, config: BridgeConfig, opcua_folder: Path) -> Kind:
         from anosegd.bridge.modbus.server import ModbusServer
 
         return ModbusServer(config.modbus)
+    if name == "logix":
+        from anosegd.bridge.logix.memory import LogixMemory
+        from anosegd.bridge.polling import PollingKind
+
+        return PollingKind(LogixMemory(config.logix), config.logix.poll_ms / 1000)
     if name == "s7":
         from anosegd.bridge.polling import PollingKind
         from anosegd.bridge.s7.memory import S7Memory
@@ -94,6 +108,8 @@ def _print_map(path: Path, kind: str, config: BridgeConfig) -> None:
         lines += _modbus_lines(config.modbus)
     elif kind == "s7":
         lines += _s7_lines(config.s7)
+    elif kind == "logix":
+        lines += _logix_lines(config.logix)
     elif kind == "opcua":
         lines += _opcua_lines(config.opcua, _opcua_folder(path, config.opcua))
     else:
@@ -141,6 +157,10 @@ def _source(kind: str, config: BridgeConfig) -> str:
         from anosegd.bridge.s7 import Block
 
         return Block(config.s7).declaration()
+    if kind == "logix":
+        from anosegd.bridge.logix import TagMap
+
+        return TagMap(config.logix.tag).declaration()
     raise ConfigError(f"--plc-source: a PLC needs no declaration for {kind}", hint="see --check for the map")
 
 
@@ -155,6 +175,18 @@ def _s7_lines(s7: S7Config) -> list[str]:
             names = [(f"{field.offset + n // 8}.{n % 8}", "BOOL", bit) for n, bit in enumerate(field.bits)]
             names = names or [(f"{field.offset}.0", field.kind, field.name)]
             lines += [f"    {offset:>6}  {kind:10}  {name}" for offset, kind, name in names]
+    return lines
+
+
+def _logix_lines(logix: LogixConfig) -> list[str]:
+    from anosegd.bridge.logix.tag_map import CONTROLS, OUTPUTS
+
+    lines = [f"  {logix.tag} of the Logix controller at {logix.plc}, slot {logix.slot}; texts are UTF-8"]
+    for title, part, members in (("PLC", "control", CONTROLS), ("bridge", "status", OUTPUTS)):
+        lines.append(f"  written by the {title}:")
+        for member in members:
+            lines.append(f"    {member.kind:6}  {logix.tag}.{part}.{member.name}")
+            lines += [f"    BOOL    {logix.tag}.{part}.{member.name}.{n}: {bit}" for n, bit in enumerate(member.bits)]
     return lines
 
 

@@ -10,7 +10,15 @@ from support.paths import CONFIGS
 
 from anoseg_engines.errors import ConfigError
 from anoseg_engines.strict_yaml import FORMAT
-from anosegd.bridge.config import BridgeConfig, ModbusConfig, MqttConfig, S7Config, StationConfig, load_bridge_config
+from anosegd.bridge.config import (
+    BridgeConfig,
+    LogixConfig,
+    ModbusConfig,
+    MqttConfig,
+    S7Config,
+    StationConfig,
+    load_bridge_config,
+)
 
 
 def refused(tmp_path: Path, text: str) -> str:
@@ -30,6 +38,7 @@ def test_the_shipped_file_states_the_defaults() -> None:
     assert set(raw["modbus"]) == set(ModbusConfig.__struct_fields__)
     assert set(raw["mqtt"]) == set(MqttConfig.__struct_fields__)
     assert set(raw["s7"]) == set(S7Config.__struct_fields__)
+    assert set(raw["logix"]) == set(LogixConfig.__struct_fields__)
     assert load_bridge_config(CONFIGS / "bridge.yaml") == BridgeConfig(camera="top")
 
 
@@ -51,6 +60,8 @@ def test_the_shipped_file_states_the_defaults() -> None:
         ("camera: top\ns7: {plc: 'a b'}", "s7.plc"),
         ("camera: top\ns7: {plc: '192.168.7.30:0'}", "write 192.168.7.30 or 192.168.7.30:102"),
         ("camera: top\ns7: {part_id_length: 255}", "part_id_length"),
+        ("camera: top\nlogix: {tag: 'Ano Seg'}", "logix.tag"),
+        ("camera: top\nlogix: {slot: 99}", "logix.slot"),
     ],
 )
 def test_errors_name_the_key(tmp_path: Path, text: str, words: str) -> None:
@@ -81,6 +92,7 @@ def test_check_prints_the_map(tmp_path: Path) -> None:
 def test_the_address_of_a_plc_has_the_protocols_port() -> None:
     """Unless another one is given."""
     assert S7Config(plc="192.168.7.30").address == ("192.168.7.30", 102)
+    assert LogixConfig(plc="192.168.7.40").address == ("192.168.7.40", 44_818)
     assert S7Config(plc="press.plant.example:1102").address == ("press.plant.example", 1102)
 
 
@@ -90,6 +102,9 @@ def test_a_bridge_to_a_plc_prints_what_the_plc_needs(tmp_path: Path) -> None:
     path.write_text("camera: top\ns7: {plc: 192.168.7.30, recipe_length: 12}\n")
     assert "result_valid" in run_anosegd("bridge", "s7", str(path), "--check").stdout
     assert "recipe : String[12];" in run_anosegd("bridge", "s7", str(path), "--plc-source").stdout
+    path.write_text("camera: top\nlogix: {plc: 192.168.7.40}\n")
+    assert "AnoSeg.status.bits.7: result_valid" in run_anosegd("bridge", "logix", str(path), "--check").stdout
+    assert '<DataType Use="Target" Name="AnoSeg"' in run_anosegd("bridge", "logix", str(path), "--plc-source").stdout
     done = run_anosegd("bridge", "modbus", str(path), "--plc-source")
     assert (done.returncode, "needs no declaration for modbus" in done.stderr) == (2, True)
     path.write_text("camera: top\n")

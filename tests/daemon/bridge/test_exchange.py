@@ -1,21 +1,27 @@
 """What passes between the handshake and a PLC that is polled: the order of writes, and which of the PLC's words count."""
 
+import random
+from collections import deque
+from dataclasses import replace
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anosegd.bridge.encoding import STATUS_BITS, bits_of
-from anosegd.bridge.exchange import POLLED_BITS, STILL_S, Image, Seen, StatusWrite, Watch, writes
-from anosegd.bridge.handshake import Handshake, Heartbeat, Settings
+from anosegd.bridge.encoding import STATUS_BITS, bits_of, word_of
+from anosegd.bridge.exchange import POLLED_BITS, STILL_S, Image, Seen, StatusWrite, ValuesWrite, Watch, writes
+from anosegd.bridge.handshake import Handshake, Heartbeat, Judged, Settings, TriggerRequest
 from anosegd.bridge.tags import Controls, ErrorCode, Outcome, Outputs, Result
 
 HEARTBEAT = 1 << POLLED_BITS.index("heartbeat")
 ENABLE = 1 << POLLED_BITS.index("enable")
 
 
-def shown(number: int, outcome: Outcome) -> Outputs:
+def shown(number: int, outcome: Outcome, waiting: int = 0) -> Outputs:
     return Outputs(
         enabled=True,
         result_valid=True,
+        results_waiting=waiting,
         result_toggle=number % 2 == 1,
         result_number=number,
         result=Result(outcome=outcome, part_id=f"part {number}"),
@@ -29,7 +35,7 @@ OUTPUTS = st.one_of(
 
 
 class Memory:
-    """A PLC's memory, which the program looks at after every write and in the middle of one."""
+    """A PLC's memory, at which its program looks after every write and in the middle of one."""
 
     def __init__(self, status: int, values: dict[str, object]) -> None:
         self.status, self.values = status, values
@@ -81,6 +87,12 @@ def test_only_what_differs_is_written() -> None:
     assert [type(write).__name__ for write in writes(idle, Image.of(shown(1, "PASS")))] == ["ValuesWrite", "StatusWrite"]
     kinds = [type(write).__name__ for write in writes(Image.of(shown(1, "PASS")), Image.of(shown(2, "FAIL")))]
     assert kinds == ["StatusWrite", "ValuesWrite", "StatusWrite"]
+
+
+def test_a_result_stays_valid_while_another_one_waits_behind_it() -> None:
+    """A PLC that saw `result_valid` fall and rise would act on the same result twice."""
+    now = Image.of(shown(1, "PASS", waiting=1))
+    assert writes(Image.of(shown(1, "PASS")), now) == [ValuesWrite(now.values, frozenset(("results_waiting",)))]
 
 
 def seen(control: int, status: int = 0) -> Seen:
@@ -161,3 +173,74 @@ def test_a_recipe_that_a_lost_plc_asked_for_is_not_acknowledged_to_the_next() ->
     model.write(2.5, Controls(enable=False, recipe="b", recipe_change=True))
     assert not model.outputs.recipe_acknowledge
     assert [request.recipe for request in model.take_requests()] == ["b"]
+
+
+class Program:
+    """The program of docs/plc-s7.md with up to three open parts. It acts on each, and notes what it read."""
+
+    def __init__(self) -> None:
+        self.control, self.part_id = 0, ""
+        self.open: deque[str] = deque()
+        self.acted: list[tuple[str, object, bool]] = []
+        self.n = 0
+
+    def cycle(self, status: int, values: dict[str, object], *, offers: bool) -> None:
+        bits = dict(zip(STATUS_BITS, bits_of(status), strict=True))
+        control = dict(zip(POLLED_BITS, bits_of(self.control), strict=False))
+        control["heartbeat"] = bits["heartbeat"]
+        control["enable"] = bits["idle"] or bits["enabled"]
+        if bits["result_valid"] and not control["result_acknowledge"]:
+            self.acted.append((self.open.popleft(), values["part_id"], bits["result_pass"]))
+            control["result_acknowledge"] = True
+        elif not bits["result_valid"]:
+            control["result_acknowledge"] = False
+        if control["trigger"] and bits["trigger_acknowledge"]:
+            control["trigger"] = False
+        elif offers and bits["trigger_ready"] and not control["trigger"] and len(self.open) < 3:
+            self.n += 1
+            self.part_id = f"part {self.n}"
+            self.open.append(self.part_id)
+            control["trigger"] = True
+        self.control = word_of([control[name] for name in POLLED_BITS])
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_every_part_is_acted_on_once_by_its_own_result(seed: int) -> None:
+    """The handshake, the writes and the program in virtual time, with cycles of the program between any two writes."""
+    chance = random.Random(seed)
+    model = Handshake(Settings(triggered=True, window_s=60.0, capacity=4), 0.0)
+    program, watch, before, now, beat, seq = Program(), Watch(), None, 0.0, 0.0, 0
+    memory: tuple[int, dict[str, object]] = (0, {"part_id": ""})
+    judged: list[tuple[float, Judged]] = []
+    while len(program.acted) < 300:
+        assert now < 5_000
+        now += chance.uniform(0.001, 0.03)
+        if now >= beat:
+            beat += 1.0
+            model.heartbeat(now, Heartbeat(run_id="r", at_s=now, state="ContinuousExecution", last_seq=seq))
+        model.tick(now)
+        seen = Seen(control=program.control, status=memory[0], part_id=program.part_id, recipe="")
+        assert watch.loss(now, seen, None if before is None else before.status) is None
+        if (controls := watch.news(seen)) is not None:
+            model.write(now, controls)
+        for request in model.take_requests():
+            assert isinstance(request, TriggerRequest)
+            model.trigger_answered(now, request.number, request.part_id, "t")
+            outcome: Outcome = "PASS" if int(request.part_id[5:]) % 2 else "FAIL"
+            result = Result(outcome=outcome, part_id=request.part_id)
+            key = {"run_id": "r", "part_id": request.part_id, "triggered_at": "t"}
+            verdict = Judged(**key, replayed=False, seq=0, sequence=0, since_s=now, result=result)
+            due = max(now + chance.uniform(0, 0.1), judged[-1][0] if judged else 0.0)
+            judged.append((due, verdict))
+        for _ in range(chance.randint(0, 2)):  # between the bridge's read and its writes
+            program.cycle(*memory, offers=True)
+        while judged and judged[0][0] <= now:
+            seq += 1
+            model.verdict(now, replace(judged.pop(0)[1], seq=seq, sequence=seq))
+        image = Image.of(model.outputs)
+        for write in writes(before, image):
+            memory = (write.word, memory[1]) if isinstance(write, StatusWrite) else (memory[0], dict(write.values))
+            for _ in range(chance.randint(0, 3)):
+                program.cycle(*memory, offers=chance.random() < 0.5)
+        before = image
+    assert program.acted[:300] == [(f"part {n}", f"part {n}", n % 2 == 1) for n in range(1, 301)]

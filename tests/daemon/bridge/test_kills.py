@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 from stress.plc_kills import run
+from support.logix_plc import server_of
+from support.s7_plc import library_of
 
 from anoseg_engines.errors import PublishError
 from anosegd.bridge.config import Target
@@ -16,9 +18,14 @@ from anosegd.systemd import Notifier
 
 
 @pytest.mark.long
-def test_kills_of_all_three_lead_to_no_wrong_act(tmp_path_factory: pytest.TempPathFactory) -> None:
+@pytest.mark.parametrize("kind", ["modbus", "s7", "logix"])
+def test_kills_of_all_three_lead_to_no_wrong_act(tmp_path_factory: pytest.TempPathFactory, kind: str) -> None:
     """Station, bridge and PLC are killed once each, while parts pass."""
-    assert run(tmp_path_factory.mktemp("k"), 40, 1, 3) == []
+    if kind == "s7":
+        library_of(tmp_path_factory)  # skips where it cannot be fetched
+    elif kind == "logix":
+        server_of(tmp_path_factory)
+    assert run(tmp_path_factory.mktemp("k"), 40, 1, seed=3, kind=kind) == []
 
 
 class Failing:

@@ -1,15 +1,20 @@
-"""A whole bridge between a real station and a Siemens PLC, whose memory is the C++ Snap7 server in a process of its own."""
+"""A whole bridge between a real station and a PLC that it polls, whose memory is a stranger's server in a process of its own.
+
+For a Siemens PLC that is the C++ Snap7 server, for a Rockwell controller cpppo's EtherNet/IP server.
+"""
 
 import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.anosegd_line import LIMIT_S, wait_until
 from support.bridge_process import Bridged, BridgeProcess, free_port
+from support.logix_plc import MAP, LogixPlc, server_of
 from support.plc import ENABLED, HEARTBEAT, IDLE, ONLINE, PASS, READY, TAKEN, VALID, PolledPlc
-from support.s7_plc import BLOCK, DB, S7Plc, initial, library_of
+from support.s7_plc import BLOCK, S7Plc, initial, library_of
 
 from anosegd.bridge.tags import REASONS, ErrorCode
 
@@ -19,24 +24,23 @@ ENABLE, TRIGGER, ACKNOWLEDGE = 1, 2, 4
 class Site:
     """A station, a bridge and a PLC whose program is the test."""
 
-    def __init__(self, bridged: Bridged, library: Path) -> None:
-        self.bridged, self._library = bridged, library
+    def __init__(self, bridged: Bridged, plc: type[S7Plc] | type[LogixPlc], server: Path) -> None:
+        self.bridged, self._plc, self._server = bridged, plc, server
         self.port = free_port()
-        self.plc: S7Plc | None = None
+        self.plc: Any = None
 
-    def start_plc(self, data: bytes | None = None) -> S7Plc:
-        self.plc = S7Plc(self._library, self.port, data=data)
+    def start_plc(self, **memory: Any) -> Any:
+        self.plc = self._plc(self._server, self.port, **memory)
         return self.plc
 
     def start_bridge(self, *, window_ms: int = 20_000) -> BridgeProcess:
-        config = self.bridged.write_config(f"s7: {{plc: '127.0.0.1:{self.port}', db: {DB}}}", window_ms=window_ms)
-        bridge = BridgeProcess(config, kind="s7")
+        config = self.bridged.write_config(self._plc.config(self.port), window_ms=window_ms)
+        bridge = BridgeProcess(config, kind=self._plc.kind)
         self.bridged.bridges.append(bridge)
         return bridge
 
     def bit(self, number: int, control: int = 0, part_id: str | None = None) -> bool:
         """Run one cycle of a program that copies the heartbeat and writes these controls; return a status bit."""
-        assert self.plc is not None
         status = self.plc.status()
         self.plc.write(control | (status >> HEARTBEAT & 1) << 4, part_id)
         return bool(status >> number & 1)
@@ -53,11 +57,20 @@ class Site:
             self.plc.kill()
 
 
-@pytest.fixture
-def site(bridged: Bridged, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    made = Site(bridged, library_of(tmp_path_factory))
+def site_of(kind: str, bridged: Bridged, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    if kind == "s7":
+        return Site(bridged, S7Plc, library_of(tmp_path_factory))
+    return Site(bridged, LogixPlc, server_of(tmp_path_factory))
+
+
+@pytest.fixture(params=["s7", "logix"])
+def site(request: pytest.FixtureRequest, bridged: Bridged, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    made = site_of(request.param, bridged, tmp_path_factory)
     yield made
     made.close()
+
+
+s7, logix = (pytest.mark.parametrize("site", [kind], indirect=True) for kind in ("s7", "logix"))
 
 
 def hold(site: Site, seconds: float, control: int, check: Callable[[], None]) -> None:
@@ -69,7 +82,7 @@ def hold(site: Site, seconds: float, control: int, check: Callable[[], None]) ->
 
 
 def test_parts_are_triggered_and_acted_on_by_their_own_results(site: Site) -> None:
-    """Twenty parts of a good and a bad kind in turn, through the program of docs/plc-s7.md."""
+    """Twenty parts of a good and a bad kind in turn, through the program of docs/plc-s7.md and docs/plc-logix.md."""
     site.bridged.start_station()
     plc = site.start_plc()
     bridge = site.start_bridge()
@@ -146,7 +159,6 @@ def test_a_plc_that_is_killed_gets_nothing_of_an_old_part(site: Site) -> None:
     site.open()
     site.bridged.line.daemons[-1].process.send_signal(signal.SIGSTOP)
     site.wait(TAKEN, ENABLE | TRIGGER, part_id="4711")
-    assert site.plc is not None
     site.plc.kill()
     bridge.wait_for("bridge.plc_lost")
     site.bridged.line.daemons[-1].process.send_signal(signal.SIGCONT)
@@ -172,23 +184,38 @@ def test_a_program_that_stands_still_is_a_lost_plc(site: Site) -> None:
     site.wait(VALID, ENABLE | TRIGGER, part_id="4711")
     wait_until(lambda: not plc.status() >> ENABLED & 1, "closed")
     assert not plc.status() >> VALID & 1
-    assert plc.number("error_code") == ErrorCode.PLC_LOST
+    wait_until(lambda: plc.number("error_code") == ErrorCode.PLC_LOST, "the error code")  # written after the bits fell
     bridge.wait_for("its heartbeat bit has not changed")
     site.wait(HEARTBEAT, ENABLE)
     assert not site.bit(ENABLED, ENABLE)
     site.open()
 
 
+@s7
 def test_another_block_is_left_alone(site: Site) -> None:
     """The bridge writes nothing to a block that has other texts, or is too small, and says what it found."""
     other = bytes(range(256)) * 2
-    plc = site.start_plc(other)
+    plc = site.start_plc(data=other)
     bridge = site.start_bridge()
     bridge.wait_for("there is no STRING[32] at offset 2 (part_id); nothing was written to it")
     assert plc.read() == other[: BLOCK.size]
     plc.kill()
-    plc = site.start_plc(initial()[:-2])
+    site.start_plc(data=initial()[:-2])
     bridge.wait_for("must have at least 258 bytes and no optimized access")
+
+
+@logix
+def test_another_tag_is_left_alone(site: Site) -> None:
+    """The bridge writes nothing where a tag is missing or has another type, and says which."""
+    kinds = dict(MAP.kinds)
+    del kinds["AnoSeg.status.overruns"]
+    plc = site.start_plc(kinds=kinds)
+    bridge = site.start_bridge()
+    bridge.wait_for("AnoSeg.status.overruns: Path ")
+    assert (plc.status(), plc.number("map_version")) == (0, 0)
+    plc.kill()
+    site.start_plc(kinds=MAP.kinds | {"AnoSeg.status.score": "DINT"})
+    bridge.wait_for("AnoSeg.status.score must be a REAL")
 
 
 def test_a_plc_that_comes_later_is_found(site: Site) -> None:

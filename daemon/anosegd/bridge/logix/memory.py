@@ -1,0 +1,109 @@
+"""Reads and writes tags of a Logix controller with pylogix. Runs on the thread `plc`.
+
+EtherNet/IP has no keys and no encryption here: whoever reaches the controller can do what the bridge does.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pylogix import PLC
+
+from anosegd.bridge.config import LogixConfig
+from anosegd.bridge.exchange import Seen, Value
+from anosegd.bridge.logix.tag_map import TEXT_LENGTH, TagMap, text_of
+from anosegd.bridge.polling import PlcError
+
+TIMEOUT_S = 2.0
+TYPES = {"SINT": 0xC2, "DINT": 0xC4, "REAL": 0xCA}
+"""Their numbers in the protocol."""
+OK = "Success"
+
+
+class LogixMemory:
+    """The tag of one controller. Each connection has a client of its own: pylogix would connect again by itself."""
+
+    def __init__(self, config: LogixConfig) -> None:
+        self._config = config
+        self._map = TagMap(config.tag)
+        self._client: Any = None
+
+    @property
+    def place(self) -> str:
+        """Which controller, and which tag."""
+        return f"Logix {self._config.plc}, {self._config.tag}"
+
+    def connect(self) -> None:
+        """Connect, and check that all tags are there and have their types.
+
+        Raises:
+            PlcError: The controller cannot be reached, or a tag is missing or of another type.
+        """
+        host, port = self._config.address
+        self._client = PLC(host, slot=self._config.slot, timeout=TIMEOUT_S, port=port)
+        for tag, kind in self._map.kinds.items():
+            self._checked(self._client.Read(tag))
+            known = self._client.KnownTags[tag.removesuffix("[0]")][0]
+            if known != TYPES[kind]:
+                raise PlcError(f"{tag} must be a {kind}: import the data type AnoSeg again; nothing was written")
+
+    def read(self) -> Seen:
+        """Read the control bits, then the texts, then the status bits.
+
+        Raises:
+            PlcError: The controller does not answer, or refuses.
+        """
+        names = ("part_id", "recipe")
+        tags = (self._map.control, self._map.status, *map(self._map.length_of, names))
+        answers = self._client.Read([(tag, 1, TYPES["DINT"]) for tag in tags])
+        control, status, *lengths = (self._checked(answer) for answer in answers)
+        texts = {name: self._text(name, min(length, TEXT_LENGTH)) for name, length in zip(names, lengths, strict=True)}
+        return Seen(control=control & 0xFFFF, status=status & 0xFFFF, **texts)
+
+    def write_status(self, word: int) -> None:
+        """Write the status bits.
+
+        Raises:
+            PlcError: The controller does not answer, or refuses.
+        """
+        self._checked(self._client.Write(self._map.status, word, TYPES["DINT"]))
+
+    def write_values(self, values: dict[str, Value], changed: frozenset[str]) -> None:
+        """Write the changed values: characters in a request for each text, then the others together.
+
+        Raises:
+            PlcError: The controller does not answer, or refuses.
+        """
+        together = []
+        for tag, kind, value in self._map.writes(values, changed):
+            if isinstance(value, list):
+                self._checked(self._client.Write(tag, value, TYPES[kind]))
+            else:
+                together.append((tag, value, TYPES[kind]))
+        if together:
+            for answer in self._client.Write(together):
+                self._checked(answer)
+
+    def close(self) -> None:
+        """Disconnect."""
+        if self._client is not None:
+            self._client.Close()
+            self._client = None
+
+    def _text(self, name: str, length: int) -> str:
+        if length <= 0:
+            return ""
+        data = self._checked(self._client.Read(self._map.data_of(name), length, TYPES["SINT"]))
+        return text_of(data if isinstance(data, list) else [data], length)
+
+    def _checked(self, answer: Any) -> Any:
+        """Return the value of an answer.
+
+        Raises:
+            PlcError: It is none.
+        """
+        if answer.Status == OK and answer.Value is not None:
+            return answer.Value
+        if str(answer.Status) == "Connection failure":
+            raise PlcError("the controller does not answer")
+        raise PlcError(f"{answer.TagName}: {answer.Status}")
