@@ -91,18 +91,9 @@ class CameraSet:
         Raises:
             ConfigError: As `change`. Nothing has changed.
         """
-        going_on = [camera for camera in self.all if not reads_otherwise(camera.config, recipe.cameras[camera.name])]
-        before = {camera.name: camera.in_force for camera in going_on}
-        for camera in going_on:
-            camera.use(prepared[camera.name])
-        if len(going_on) == len(self.all):
-            return [], []
-        try:
-            return self.change(recipe, hand_over, meanwhile)
-        except BaseException:
-            for camera in going_on:
-                camera.undo(before[camera.name])
-            raise
+        names = [camera.name for camera in self.all if reads_otherwise(camera.config, recipe.cameras[camera.name])]
+        fresh = self._load_new(recipe, names)
+        return self._replace(recipe, fresh, prepared, hand_over=hand_over, meanwhile=meanwhile)
 
     def change(
         self,
@@ -125,13 +116,19 @@ class CameraSet:
         Raises:
             ConfigError: A file that a new configuration names cannot be used. Nothing has changed.
         """
-        before, configs = {camera.name: camera for camera in self.all}, recipe.cameras
-        ending = [camera for camera in self.all if configs.get(camera.name) != camera.config]
-        fresh = {
-            name: self._make(name, recipe)
-            for name, config in configs.items()
-            if name not in before or before[name].config != config
-        }
+        before = {camera.name: camera for camera in self.all}
+        names = [name for name, config in recipe.cameras.items() if name not in before or before[name].config != config]
+        fresh = self._load_new(recipe, names)
+        same = {name: replace(camera.in_force, recipe=recipe) for name, camera in before.items()}
+        return self._replace(recipe, fresh, same, hand_over=hand_over, meanwhile=meanwhile)
+
+    def _load_new(self, recipe: Recipe, names: Sequence[str]) -> dict[str, CameraSupervisor]:
+        """Make these cameras and read the files that the recipe names for them, while those of before go on.
+
+        Raises:
+            ConfigError: A file cannot be used.
+        """
+        fresh = {name: self._make(name, recipe) for name in names}
         try:
             for camera in fresh.values():
                 camera.load()
@@ -139,10 +136,26 @@ class CameraSet:
             for camera in fresh.values():
                 self._queue.retire(camera.queue)
             raise
-        for name, camera in before.items():
-            if name in configs and name not in fresh:
-                camera.use(replace(camera.in_force, recipe=recipe))
-        self.all = tuple(fresh.get(name) or before[name] for name in configs)
+        return fresh
+
+    def _replace(
+        self,
+        recipe: Recipe,
+        fresh: Mapping[str, CameraSupervisor],
+        in_force: Mapping[str, InForce],
+        *,
+        hand_over: Callable[[tuple[CameraSupervisor, ...]], None],
+        meanwhile: Callable[[], None],
+    ) -> tuple[list[str], list[CameraSupervisor]]:
+        """Put a recipe into force. `fresh` are its new cameras, whose files are read; the others go on by `in_force`."""
+        before = {camera.name: camera for camera in self.all}
+        ending = [camera for camera in self.all if camera.name in fresh or camera.name not in recipe.cameras]
+        for camera in self.all:
+            if camera not in ending:
+                camera.use(in_force[camera.name])
+        self.all = tuple(fresh.get(name) or before[name] for name in recipe.cameras)
+        if not fresh and not ending:
+            return [], []
         hand_over(self.all)
         _end(ending, meanwhile)
         if stuck := [camera for camera in ending if camera.alive]:

@@ -75,13 +75,6 @@ class PartMaker:
         """Make the parts that begin from now on by this recipe. Main thread."""
         self._known = (*self._known, replace(in_force, since_ns=time.monotonic_ns()))[-KEPT:]
 
-    def undo(self, before: InForce) -> None:
-        """Take back what came into force after this, also for frames that were captured since. Main thread."""
-        known = self._known
-        while len(known) > 1 and known[-1] is not before:
-            known = known[:-1]
-        self._known = known
-
     def at(self, moment_ns: int) -> InForce:
         """Return the recipe that was in force at this moment. The oldest one that is known, if that is long ago."""
         known = self._known

@@ -210,10 +210,6 @@ class CameraSupervisor(Worker):
         """Make the parts that begin from now on by this recipe, for which the camera need not be opened again."""
         self._intake.parts.use(recipe)
 
-    def undo(self, before: InForce) -> None:
-        """Take back what came into force after this."""
-        self._intake.parts.undo(before)
-
     def start(self) -> None:
         """Start the thread."""
         loaded = self.in_force
