@@ -66,10 +66,17 @@ def endpoints_of(options: argparse.Namespace) -> Endpoints:
     return Endpoints(options.connect or DEFAULT_ENDPOINT, control, key=key)
 
 
+def _credential() -> Path | None:
+    path = Path(os.environ.get(CREDENTIALS, "/nonexistent"), CLIENT_CREDENTIAL)
+    try:
+        return path if path.is_file() else None
+    except PermissionError:  # systemd 252 names the folder to ExecReload, but hides it
+        return None
+
+
 def client_key(given: Path | None) -> Key | None:
     """Read the key of this client: the file that is given, or the credential that systemd passes to a service."""
-    credential = Path(os.environ.get(CREDENTIALS, "/nonexistent"), CLIENT_CREDENTIAL)
-    path = given or (credential if credential.is_file() else None)
+    path = given or _credential()
     if path is None:
         return None
     keep_out_of_core_dumps()

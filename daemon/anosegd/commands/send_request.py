@@ -6,13 +6,16 @@ Each sends one request to the station and waits for the answer. `prove` runs the
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 import time
 from typing import Any
 
 from anoseg_engines.errors import PublishError
 from anosegd.client import Client, ClientError
-from anosegd.commands.connection import connect, endpoints_of, refuse_if_down
+from anosegd.commands.connection import client_key, connect, endpoints_of, refuse_if_down
+from anosegd.config import load_config
 
 DRAIN_TIMEOUT_S = 5.0
 PROVE_TIMEOUT_S = 60.0
@@ -29,6 +32,8 @@ def main(options: argparse.Namespace) -> int:
         PublishError: The station does not answer, or refuses; the message gives the reason.
     """
     command = options.command
+    if command == "reload" and options.wait and _asked_by_signal(options):
+        return 0
     arguments: dict[str, Any] = {}
     if command == "swap":
         arguments = {"bundle": str(options.bundle.absolute()), "other_product": options.other_product}
@@ -49,6 +54,24 @@ def main(options: argparse.Namespace) -> int:
     if warning := answer.get("warning"):
         sys.stderr.write(f"anosegd: warning: {warning}\n")
     return 0
+
+
+def _asked_by_signal(options: argparse.Namespace) -> bool:
+    """Send the daemon SIGHUP if systemd calls this command without a key and the station asks for one.
+
+    systemd 252 shows the unit's credentials to ExecStart, but not to ExecReload.
+
+    Raises:
+        ConfigError: The configuration is refused.
+    """
+    daemon = os.environ.get("MAINPID")
+    if daemon is None or options.config is None or client_key(options.key) is not None:
+        return False
+    if load_config(options.config).keys is None:
+        return False
+    os.kill(int(daemon), signal.SIGHUP)
+    sys.stdout.write("reload: this command has no key, so it sent SIGHUP; the station's log has the result\n")
+    return True
 
 
 def _engine_after_restart(client: Client, run_id: str) -> dict[str, Any]:

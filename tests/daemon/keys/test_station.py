@@ -120,6 +120,20 @@ def test_a_station_with_keys_serves_and_obeys_the_right_clients(line: Line) -> N
     assert not any(secret in daemon.log + done.stdout + done.stderr + without.stderr for secret in secrets)
 
 
+def test_systemd_reloads_a_station_with_keys_by_signal(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """systemd 252 does not show the credentials to ExecReload. A file that is refused still fails the command."""
+    daemon, config, _, _ = _start(line)
+    good = config.read_text()
+    monkeypatch.setenv("MAINPID", str(daemon.process.pid))
+    config.write_text(good + "nonsense: 1\n")
+    refused = run_anosegd("reload", "--wait", str(config))
+    assert (refused.returncode, "nonsense" in refused.stderr) == (2, True)
+    config.write_text(good.replace("within_ms: 20000", "within_ms: 19000"))
+    assert run_anosegd("reload", "--wait", str(config)).returncode == 0
+    wait_until(lambda: "reload.cameras" in daemon.log, "the camera is changed")
+    assert daemon.log.count("reload.accepted") == 1
+
+
 @pytest.fixture(scope="session")
 def zeromq(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with npm's zeromq. Skips the test where it cannot be installed."""
