@@ -144,7 +144,9 @@ class Triggers:
             request.noted()
         else:
             try:
-                number = self._journal.accept(name, part_id, at_wall_ns, noted, request_id=request_id).number
+                number = self._journal.accept(
+                    name, part_id, at_wall_ns, noted, request_id=request_id, recipe=asked.recipe
+                ).number
             except JournalError:  # the part is inspected without the journal; answer and verdict both say so
                 request.noted()
         self._cameras[name].trigger(Trigger(part_id, at_ns, at_wall_ns, number, asked.recipe))
@@ -179,6 +181,7 @@ class Triggers:
                 triggered_ns=time.monotonic_ns(),
                 triggered_wall_ns=trigger.at_ns,
                 trigger=trigger.number,
+                recipe_asked=trigger.recipe,
                 settings=camera.config if camera is not None else None,
             )
             self._publisher.open_as_unknown(part, Unknown("restart", "the daemon ended before this part was inspected"))

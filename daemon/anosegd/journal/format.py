@@ -20,11 +20,12 @@ from anosegd.journal.reader import uri
 from anosegd.journal.types import JournalDamagedError, JournalNewerError
 
 APPLICATION_ID = 0x414E4F53  # "ANOS"
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 _REQUESTS = """CREATE TABLE request (number INTEGER PRIMARY KEY, request_id TEXT NOT NULL, camera TEXT NOT NULL,
     part_id TEXT NOT NULL, at_ns INTEGER NOT NULL)"""
 _CHANGES = """CREATE TABLE change (number INTEGER PRIMARY KEY, at_ns INTEGER NOT NULL, kind TEXT NOT NULL, camera TEXT,
     old TEXT NOT NULL, new TEXT NOT NULL, who TEXT NOT NULL, why TEXT NOT NULL)"""
+_ASKED = "CREATE TABLE asked (number INTEGER PRIMARY KEY, recipe TEXT NOT NULL)"
 _TALLY = (
     "CREATE TABLE tally (camera TEXT NOT NULL, outcome TEXT NOT NULL, count INTEGER NOT NULL, PRIMARY KEY (camera, outcome))",
     """CREATE TRIGGER tally_added AFTER INSERT ON entry BEGIN
@@ -57,11 +58,14 @@ SCHEMA = (
     *_TALLY,
     # The marks that persons gave to parts.
     *feedback.TABLE,
+    # The recipes that owed triggers asked for.
+    _ASKED,
 )
 UPGRADES: dict[int, tuple[str, ...]] = {
     1: (_REQUESTS,),
     2: (_CHANGES, *_TALLY, "INSERT INTO tally SELECT camera, outcome, count(*) FROM entry GROUP BY camera, outcome"),
     3: feedback.TABLE,
+    4: (_ASKED,),
 }
 """For each earlier version, the statements that make the next version of it."""
 

@@ -264,6 +264,7 @@ class Journal(Worker):
         done: Callable[[Exception | None], None],
         *,
         request_id: str | None = None,
+        recipe: str | None = None,
     ) -> AcceptedTrigger:
         """Record a trigger until an entry `answers` it. If the daemon crashes first, the next run owes the verdict.
 
@@ -274,11 +275,12 @@ class Journal(Worker):
             done: Called on the journal's thread when the trigger is recorded, or with the error. It must be quick and must not
                 raise.
             request_id: The sender's name for the request; it is remembered longer than the trigger.
+            recipe: The recipe that it asks for.
 
         Raises:
             JournalError: The journal is closed or too many wait. `done` is not called.
         """
-        trigger = AcceptedTrigger(next(self._trigger_numbers), camera, part_id, at_ns, request_id)
+        trigger = AcceptedTrigger(next(self._trigger_numbers), camera, part_id, at_ns, request_id, recipe)
         with self._changed:
             self._check_open()
             if len(self._queue) >= MAX_WAITING:

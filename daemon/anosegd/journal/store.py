@@ -104,9 +104,9 @@ class Store:
 
     def owed(self) -> list[AcceptedTrigger]:
         """Accepted triggers without a verdict, ascending."""
-        return [
-            AcceptedTrigger(*row) for row in self._db.execute("SELECT number, camera, part_id, at_ns FROM owed ORDER BY number")
-        ]
+        columns = "number, camera, part_id, at_ns, NULL, recipe"
+        rows = self._db.execute(f"SELECT {columns} FROM owed LEFT JOIN asked USING (number) ORDER BY number")
+        return [AcceptedTrigger(*row) for row in rows]
 
     def requests(self) -> list[AcceptedTrigger]:
         """The newest triggers with a request id, ascending."""
@@ -130,6 +130,8 @@ class Store:
         with in_transaction(self._db):
             trigger_rows = ((each.number, each.camera, each.part_id, each.at_ns) for each in t.triggers)
             self._db.executemany("INSERT INTO owed VALUES (?, ?, ?, ?)", trigger_rows)
+            asked = ((each.number, each.recipe) for each in t.triggers if each.recipe is not None)
+            self._db.executemany("INSERT INTO asked VALUES (?, ?)", asked)
             requests = [(t.number, t.request_id, t.camera, t.part_id, t.at_ns) for t in t.triggers if t.request_id is not None]
             self._db.executemany("INSERT INTO request VALUES (?, ?, ?, ?, ?)", requests)
             if requests:
@@ -137,8 +139,9 @@ class Store:
             self._db.executemany(_CHANGE, ((c.at_ns, c.kind, c.camera, c.old, c.new, c.who, c.why) for c in t.changes))
             if t.changes:
                 self._db.execute(_FORGET_CHANGES, (CHANGES_KEPT,))
-            answered = ((e.answers,) for e in t.entries if e.answers is not None)
-            self._db.executemany("DELETE FROM owed WHERE number = ?", answered)
+            answered = [(e.answers,) for e in t.entries if e.answers is not None]
+            for table in ("owed", "asked"):
+                self._db.executemany(f"DELETE FROM {table} WHERE number = ?", answered)
             self._db.executemany(_INSERT, (_row(e, kept_ns) for e in t.entries))
             for entry in t.amends:
                 self._amend(entry)

@@ -107,6 +107,7 @@ class AcceptedTrigger:
         at_ns: Unix time.
         request_id: The sender's name for the request. The journal remembers the newest of these, so that a request that is
             sent again is recognised, also after a restart.
+        recipe: The recipe that it asks for; None if it asks for none. Known of triggers that are owed a verdict.
     """
 
     number: int
@@ -114,6 +115,7 @@ class AcceptedTrigger:
     part_id: str
     at_ns: int
     request_id: str | None = None
+    recipe: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,7 +129,7 @@ def test_a_trigger_whose_frame_never_comes_is_unknown(triggering: Triggering) ->
 
 
 def test_a_crash_leaves_no_trigger_unanswered(triggering: Triggering) -> None:
-    """Accepted triggers without a verdict become UNKNOWN: restart in the next run, once each; answered ones do not."""
+    """Accepted triggers without a verdict become UNKNOWN: restart in the next run, once each, with the recipe that they asked for."""
     daemon = triggering.start()
     with triggering.client() as client:
         client.request("trigger", camera="top", part_id="done")
@@ -137,17 +137,18 @@ def test_a_crash_leaves_no_trigger_unanswered(triggering: Triggering) -> None:
         (pid,) = daemon.capture_pids()
         os.kill(pid, signal.SIGSTOP)  # the frame does not come, so there is no verdict when the daemon is killed
         client.request("trigger", camera="top", part_id="lost-1")
-        client.request("trigger", camera="top", part_id="lost-2")
+        client.request("trigger", camera="top", part_id="lost-2", recipe="lid")
         daemon.process.kill()
         daemon.wait()
         again = triggering.line.run(triggering.config)
         triggering.line.listener.wait_for(lambda m: m.topic == "verdict.top" and m.header["part_id"] == "lost-2")
         assert again.terminate() == 0
+        runs = {v["run_id"] for v in triggering.line.listener.verdicts}
         triggering.line.run(triggering.config)
-        triggering.line.listener.wait_for_state(lambda s: s["state"] != "Preoperational")
+        triggering.line.listener.wait_for_state(lambda s: s["run_id"] not in runs and s["state"] != "Preoperational")
         wait_until(lambda: "top" in client.status()["cameras"], "the third run")
-        kept = [(v["part_id"], v["reason"]) for v in client.replay(1)]
-    assert [k for k in kept if k[0].startswith("lost")] == [("lost-1", "restart"), ("lost-2", "restart")]
+        kept = [(v["part_id"], v["reason"], v["recipe_asked"]) for v in client.replay(1)]
+    assert [k for k in kept if k[0].startswith("lost")] == [("lost-1", "restart", None), ("lost-2", "restart", "lid")]
     assert [k[0] for k in kept].count("done") == 1
 
 

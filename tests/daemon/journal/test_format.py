@@ -62,6 +62,12 @@ CREATE INDEX feedback_by_part ON feedback (seq, number);
 CREATE INDEX feedback_undone ON feedback (undoes) WHERE undoes IS NOT NULL;
 """
 )
+VERSION_5 = (
+    VERSION_4.replace("user_version = 4", "user_version = 5")
+    + """
+CREATE TABLE asked (number INTEGER PRIMARY KEY, recipe TEXT NOT NULL);
+"""
+)
 
 
 def write_journal(path: Path) -> dict[int, bytes]:
@@ -154,13 +160,13 @@ def test_a_journal_of_a_newer_program_is_refused(tmp_path: Path, copied: bool) -
     commit(journal)
     assert journal.close()
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
-        db.execute("PRAGMA user_version = 5")
+        db.execute("PRAGMA user_version = 6")
         if copied:
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             db.close()
         before = path.read_bytes()
         with pytest.raises(
-            JournalError, match=r"(?s)a journal of version 5; this program reads versions up to 4.*update"
+            JournalError, match=r"(?s)a journal of version 6; this program reads versions up to 5.*update"
         ) as caught:
             open_journal(config(path))
         assert caught.value.exit_code == 2
@@ -224,10 +230,10 @@ def test_the_format_is_as_spelled_out_here(tmp_path: Path) -> None:
     journal_id = journal.journal_id
     assert journal.close()
     with closing(sqlite3.connect(path)) as db, closing(sqlite3.connect(":memory:")) as spelled_out:
-        spelled_out.executescript(VERSION_4)
+        spelled_out.executescript(VERSION_5)
         tables = "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL"
         assert set(db.execute(tables)) == set(spelled_out.execute(tables))
-        for name, value in (("page_size", 4096), ("auto_vacuum", 2), ("application_id", 0x414E4F53), ("user_version", 4)):
+        for name, value in (("page_size", 4096), ("auto_vacuum", 2), ("application_id", 0x414E4F53), ("user_version", 5)):
             assert db.execute(f"PRAGMA {name}").fetchone() == (value,)
         ((*fields, kept_ns, crc, header),) = db.execute("SELECT * FROM entry")
     assert fields == [1, "top", "PASS", verdict.captured_ns, verdict.committed_ns]
