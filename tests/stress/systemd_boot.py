@@ -35,7 +35,7 @@ SUITE, SUITE_PYTHON = "bookworm", (3, 11)
 BASE = "systemd,systemd-sysv,dbus"
 PREREQUISITES = "python3,python3-venv,make,libgl1,libglib2.0-0"  # what the README tells the user to install
 CHECKOUT = "/srv/anoseg-edge"
-EXTRAS = "view"
+EXTRAS = "view,plc"
 UNIT = "anosegd@line"
 CONFIG = "/etc/anoseg/line.yaml"
 CANNOT_RUN = 77
@@ -172,9 +172,16 @@ def fresh_copy(base: Path, wheelhouse: Path, into: Path) -> None:
 
 
 class Machine:
-    """A booted container."""
+    """A booted container.
 
-    def __init__(self, root: Path, console: Path) -> None:
+    Args:
+        root: Its root folder.
+        console: The file that gets what it writes at its console.
+        patience: Factor for the time limits of commands.
+    """
+
+    def __init__(self, root: Path, console: Path, patience: float) -> None:
+        self._patience = patience
         # Without the host's systemd: there may be none.
         command = ["systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--link-journal=no", "--console=pipe"]
         with console.open("wb") as log:
@@ -227,7 +234,7 @@ class Machine:
         """Run a command line. Returns its exit code and its output."""
         done = subprocess.run(
             self.command(line), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            timeout=limit_s, check=False,
+            timeout=limit_s * self._patience, check=False,
         )  # fmt: skip
         return done.returncode, done.stdout.strip()
 
@@ -360,6 +367,8 @@ class Checks:
         self.screen()
         self.exit_codes()
         self.keys()
+        self.bridge()
+        self.without_keys()
         self.journal()
         self.uninstall()
 
@@ -486,7 +495,7 @@ class Checks:
         """The screen as a service: on loopback, then for other machines, as docs/deployment.md says."""
         machine, unit, folder = self.machine, "anosegd-view@line", "/var/lib/anoseg-view/line"
         machine.run(f"systemctl start {UNIT}")
-        with timed("make install EXTRAS=view"):
+        with timed(f"make install EXTRAS={EXTRAS}"):
             machine.run(f"cd {CHECKOUT} && make install EXTRAS={EXTRAS}")
         said = machine.run(f"systemd-analyze verify {unit}.service 2>&1")
         demand(said == "", said)
@@ -582,6 +591,62 @@ class Checks:
         for name in (f"{folder}/station.key", "/var/tmp/plc.key", "/var/tmp/screen.key"):
             demand(json.loads(machine.run(f"cat {name}"))["secret"] not in shown, f"the secret of {name} is shown")
         held("keys: no secret in the journal, the unit, the environment and the arguments")
+
+    def bridge(self) -> None:
+        """As docs/plc.md and docs/keys.md say: systemd passes the bridge its key, and restarts it."""
+        machine, folder, unit = self.machine, "/etc/anoseg/keys", "anosegd-bridge@press"
+        said = machine.run(f"systemd-analyze verify {unit}.service 2>&1")
+        demand(said == "", said)
+        machine.run(f"install -m 600 /var/tmp/plc.key {folder}/bridge.key")
+        machine.run(f"sed -i 's/^    policy: every/    policy: every\\n    trigger: {{kind: software}}/' {CONFIG}")
+        with timed("keys: systemctl reload needs no key: the changed camera waits for triggers"):
+            machine.run(f"systemctl reload {UNIT}")
+            wait_for(lambda: "reload.cameras changed=top" in machine.journal("--lines=5"), "the camera is changed")
+        machine.run("cp /etc/anoseg/bridge.yaml /etc/anoseg/press.yaml")
+        machine.run(
+            "sed -i 's/^result_window_ms: .*/result_window_ms: 10000/; s/127.0.0.1:5020/127.0.0.1:502/' /etc/anoseg/press.yaml"
+        )
+        machine.run(f"systemctl enable --now {unit} 2>&1")
+        wait_for(lambda: "bridge.waiting" in machine.journal_of(unit), "the bridge without its key says that it hears nothing")
+        drop_in = f"/run/systemd/system/{unit}.service.d"
+        credential = f"LoadCredential=client.key:{folder}/bridge.key\\n"
+        machine.run(f"mkdir -p {drop_in} && printf '[Service]\\n{credential}' >{drop_in}/key.conf && systemctl daemon-reload")
+        machine.run(f"systemctl restart {unit}")
+        plc = f"python3 {CHECKOUT}/tests/support/plc.py 502"
+        with timed(
+            "bridge: with its key from systemd, a Modbus client on port 502 triggers five parts and reads their results"
+        ):
+            read = machine.run(f"{plc} 5").splitlines()
+        demand(len(read) == 5 and all(line.split()[1] in ("PASS", "FAIL") for line in read), str(read))
+        pid = machine.run(f"systemctl show --property=MainPID --value {unit}")
+        killed_at = time.monotonic()
+        machine.run(f"kill -9 {pid}")
+        read = machine.run(f"{plc} 5").splitlines()
+        demand(len(read) == 5 and all(line.split()[1] in ("PASS", "FAIL") for line in read), str(read))
+        restarts = machine.run(f"systemctl show --property=NRestarts --value {unit}")
+        demand(restarts == "1", f"{restarts} restarts")
+        held("bridge: killed, it is back, and five more parts have results", time.monotonic() - killed_at)
+        secret = json.loads(machine.run(f"cat {folder}/bridge.key"))["secret"]
+        pid = machine.run(f"systemctl show --property=MainPID --value {unit}")
+        shown = machine.journal_of(unit) + machine.run(
+            f"systemctl show {unit}; cat /proc/{pid}/environ /proc/{pid}/cmdline | tr '\\0' '\\n'"
+        )
+        demand(secret not in shown, "the bridge's secret is shown")
+        user = machine.run(f"stat -c %U /proc/{pid}")
+        demand(user == "anoseg", f"the bridge runs as {user}")
+        held("bridge: runs as the user anoseg; its secret is neither in the journal nor in the unit, environment and arguments")
+        machine.run(f"systemctl stop {UNIT}")
+        wait_for(lambda: "bridge.station_lost" in machine.journal_of(unit), "the bridge notices that the station was stopped")
+        demand(machine.run(f"systemctl is-active {unit}") == "active", "the bridge ended with its station")
+        with timed("bridge: outlives its station, and serves again when that is back"):
+            machine.run(f"systemctl start {UNIT}")
+            machine.run(f"{plc} 2")
+        machine.run(f"systemctl disable --now {unit} 2>&1; rm -r {drop_in}")
+
+    def without_keys(self) -> None:
+        """Back to the configuration without keys, which the checks after this one expect."""
+        drop_in = f"/run/systemd/system/{UNIT}.service.d"
+        machine = self.machine
         machine.run(f"rm -r {drop_in}; cp /var/tmp/good.yaml {CONFIG}; systemctl daemon-reload; systemctl restart {UNIT}")
 
     def journal(self) -> None:
@@ -614,7 +679,7 @@ def inside(root: Path, patience: float) -> int:
     except OSError as error:
         raise CannotRunError(f"cannot create a control group: {error}") from error
     began = time.monotonic()
-    machine = Machine(root, root.parent / "console.log")
+    machine = Machine(root, root.parent / "console.log", patience)
     try:
         held(f"{machine.run('systemctl --version').splitlines()[0]} booted", time.monotonic() - began)
         Checks(machine, patience).run()
