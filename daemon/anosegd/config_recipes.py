@@ -20,6 +20,9 @@ from anosegd.config_cameras import ONE_LINE, ONE_LINE_SAID, CameraConfig, Camera
 
 RecipeName = Annotated[str, Meta(min_length=1, max_length=256, pattern=ONE_LINE, description=ONE_LINE_SAID)]
 
+MAX_NAME_BYTES = 120
+"""The longest text that a bridge has room for."""
+
 
 class RecipeSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Holds the settings of a camera's source that a recipe may change; None leaves a setting as `cameras` has it.
@@ -100,6 +103,20 @@ def inspected_by(camera: CameraConfig, recipe: str, settings: RecipeCameraConfig
     )
 
 
+def _check_name(at: str, name: str) -> None:
+    """Check that a PLC can write and read the name: its texts have no blanks at their ends, and a limited length.
+
+    Raises:
+        ValueError: It cannot.
+    """
+    if name != name.strip():
+        raise ValueError(f"{at}: {name!r} begins or ends with a blank, which a PLC cannot write: remove it")
+    if (length := len(name.encode())) > MAX_NAME_BYTES:
+        raise ValueError(
+            f"{at}: a PLC can write names up to {MAX_NAME_BYTES} bytes, this one has {length}: choose a shorter one"
+        )
+
+
 def check_recipes(recipes: Mapping[str, RecipeConfig], cameras: Mapping[str, CameraConfig]) -> None:
     """Check that every recipe fits the cameras.
 
@@ -119,6 +136,8 @@ def check_recipes(recipes: Mapping[str, RecipeConfig], cameras: Mapping[str, Cam
         raise ValueError("cameras: with recipes, the default recipe needs a name: set recipe of every camera")
     if default in recipes:
         raise ValueError(f"recipes.{default}: the default recipe has this name, see recipe of the cameras: choose another one")
+    for at, name in ((f"cameras.{next(iter(cameras))}.recipe", default), *((f"recipes.{name}", name) for name in recipes)):
+        _check_name(at, name)
     for name, recipe in recipes.items():
         at = f"recipes.{name}.cameras"
         for camera_name, settings in recipe.cameras.items():

@@ -188,6 +188,7 @@ class Heartbeat:
             threshold=threshold,
             pause=None if pause is None else pause.shown,
             recipe=camera.config.recipe,
+            trigger=str(type(camera.config.trigger).__struct_config__.tag),
         )
 
 

@@ -286,6 +286,7 @@ class CameraHealth(msgspec.Struct, frozen=True, kw_only=True):
         threshold: Its score threshold; None if region rules decide.
         pause: Its pause; None if it is not paused.
         recipe: The recipe in its verdicts.
+        trigger: What begins a part: `software` (a request), `interval` or `free` (every frame).
     """
 
     state: CameraState
@@ -303,6 +304,7 @@ class CameraHealth(msgspec.Struct, frozen=True, kw_only=True):
     threshold: ThresholdInUse | None = None
     pause: Pause | None = None
     recipe: str = ""
+    trigger: str = "free"
 
 
 class JournalHealth(msgspec.Struct, frozen=True, kw_only=True):

@@ -206,7 +206,9 @@ class _Check:
         if (match := re.fullmatch(r"Expected `([^`]+)`, got `\w+`", said)) is not None:
             names = match[1].split(" | ")
             expected = " or ".join(_KINDS.get(name, name) for name in names)
-            return f"expected {expected}, found {shown}", self._instead(names, at, value)
+            return f"expected {expected}, found {shown}", _example(kind) or self._instead(names, at, value)
+        if (match := re.fullmatch(r"Expected `int` that's a multiple of (\d+)", said)) is not None:
+            return f"must be {'an even number' if match[1] == '2' else f'a multiple of {match[1]}'}, found {shown}", ""
         return f"{said}, found {shown}", ""
 
     def _instead(self, names: list[str], at: Keys, value: Any) -> str:
@@ -246,6 +248,12 @@ def _description(kind: Any) -> str:
     """Return what an annotated type says about its values."""
     metas = [part for part in get_args(kind) if isinstance(part, msgspec.Meta)]
     return next((meta.description for meta in metas if meta.description), "")
+
+
+def _example(kind: Any) -> str:
+    """Return a hint that shows the example of an annotated type, if it has one."""
+    metas = [part for part in get_args(kind) if isinstance(part, msgspec.Meta)]
+    return next((f"write it as in '{meta.examples[0]}'" for meta in metas if meta.examples), "")
 
 
 def _nearest(key: str, known: list[str]) -> str:

@@ -1,9 +1,13 @@
-"""A PLC for tests: speaks Modbus TCP with nothing but a socket, and runs the program of docs/plc.md."""
+"""A PLC for tests: speaks Modbus TCP with nothing but a socket, and runs the program of docs/plc.md.
+
+As a program, `plc.py PORT PARTS`, it triggers parts and prints the outcome of each.
+"""
 
 from __future__ import annotations
 
 import socket
 import struct
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -218,3 +222,31 @@ class PolledPlc(Plc):
         self._think(seen)
         control = (self._step > 0) | self._trigger << 1 | self._acknowledge << 2 | self._beat << 4
         self._memory.write(control, self._part_id)
+
+
+def main(port: int, parts: int, *, limit_s: float = 60.0) -> int:
+    """Trigger parts, one after another, and print part id and outcome of each; 1 if they take too long."""
+    done: list[str] = []
+
+    def act(part_id: str, action: str, seen: Seen | None) -> None:
+        outcome = (
+            "none" if seen is None else "PASS" if seen.bit(PASS) else "FAIL" if seen.bit(FAIL) else f"UNKNOWN {seen.reason}"
+        )
+        done.append(f"{part_id} {outcome}")
+
+    plc = Plc(port, act, gate_s=limit_s)
+    give_up_at = time.monotonic() + limit_s
+    offered = 0
+    while len(done) < parts and time.monotonic() < give_up_at:
+        plc.cycle()
+        if plc.free and plc.open_parts == 0 and offered < parts:
+            offered += 1
+            plc.offer(f"part-{offered}")
+        time.sleep(0.005)
+    plc.close()
+    print("\n".join(done))
+    return int(len(done) < parts)
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]), int(sys.argv[2])))

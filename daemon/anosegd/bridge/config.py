@@ -61,7 +61,7 @@ class ModbusConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         part_id_length, recipe_length: Characters of these texts.
     """
 
-    listen: str = "127.0.0.1:5020"
+    listen: Annotated[str, Meta(examples=["127.0.0.1:5020"])] = "127.0.0.1:5020"
     clients: tuple[str, ...] = ()
     byte_order: Order = "big"
     word_order: Order = "big"
@@ -297,13 +297,20 @@ class BridgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
-    """Says which camera of which station a bridge serves, and with which key."""
+    """Says which camera of which station a bridge serves, and with which key.
+
+    Attributes:
+        camera, publish, control, key: As in `BridgeConfig`.
+        window_s: How soon a result must be there.
+        recipe_length: How long a recipe's name may be, in bytes of UTF-8; None: as long as it is.
+    """
 
     camera: str
     publish: str
     control: str | None
     key: Key | None
     window_s: float
+    recipe_length: int | None = None
 
 
 def load_bridge_config(path: Path) -> BridgeConfig:

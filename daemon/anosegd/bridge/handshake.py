@@ -14,7 +14,11 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, replace
 
+from anosegd.bridge.events import Heartbeat, Judged, RecipeRequest, Request, TriggerRequest
+from anosegd.bridge.recipe_change import RecipeChange
 from anosegd.bridge.tags import Controls, ErrorCode, Outputs, Result, Statistics
+
+__all__ = ["Handshake", "Heartbeat", "Judged", "RecipeRequest", "Request", "Settings", "TriggerRequest"]
 
 HEARTBEAT_S = 1.0
 """The station's heartbeat, and the bridge's."""
@@ -24,6 +28,8 @@ SETTLED_S = 0.9 * HEARTBEAT_S
 HEARTBEATS_KEPT = 10
 LAST_NUMBER = 65_534
 """Even, so that the toggle changes when the numbers begin again."""
+TRIGGERS_KNOWN = 256
+"""Triggers of this bridge that are remembered, to know the verdicts of triggers that others have sent."""
 WORKING = {"Ready", "SingleExecution", "ContinuousExecution"}
 
 
@@ -44,82 +50,6 @@ class Settings:
     mirror: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Heartbeat:
-    """What the model needs of a station's heartbeat.
-
-    Attributes:
-        run_id: Which run of the station.
-        at_s: When it was sent, by the station's clock.
-        state: The station's state.
-        last_seq: Number of the last verdict sent in this run; 0 before the first.
-        camera_runs: Whether the camera gives frames.
-        frames: Number of the camera's last part in this run; parts without a verdict count.
-        restarts: How often the camera was lost and opened again.
-        dropped: Frames that got no verdict because a newer one came.
-        recipe: The camera's recipe.
-        has_recipes: Whether the station has others.
-        settings: The first 32 bits of the checksum of the settings.
-    """
-
-    run_id: str
-    at_s: float
-    state: str
-    last_seq: int
-    camera_runs: bool = True
-    frames: int = 0
-    restarts: int = 0
-    dropped: int = 0
-    recipe: str = ""
-    has_recipes: bool = False
-    settings: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Judged:
-    """What the model needs of a verdict of its camera.
-
-    Attributes:
-        run_id: Which run of the station.
-        replayed: It came from the journal.
-        seq: The number among the verdicts of the station.
-        sequence: The number among the camera's parts in this run, from 1, those without a verdict included; 0 for a part of an
-            earlier run.
-        part_id, triggered_at: Together the identity of a trigger; `triggered_at` is None without one.
-        since_s: When the part was triggered or else captured, by the station's clock.
-        result: What the PLC is to learn.
-    """
-
-    run_id: str
-    replayed: bool
-    seq: int
-    sequence: int
-    part_id: str
-    triggered_at: str | None
-    since_s: float
-    result: Result
-
-
-@dataclass(frozen=True, slots=True)
-class TriggerRequest:
-    """Asks the station to take a part. `number` identifies the request in the answer; the texts may be empty."""
-
-    number: int
-    part_id: str
-    recipe: str
-
-
-@dataclass(frozen=True, slots=True)
-class RecipeRequest:
-    """Asks the station for another recipe. `number` identifies the request in the answer."""
-
-    number: int
-    recipe: str
-
-
-Request = TriggerRequest | RecipeRequest
-
-
 @dataclass(slots=True)
 class _Part:
     """A part that was taken and whose result is not acknowledged. `since` is by the bridge's clock."""
@@ -132,9 +62,14 @@ class _Part:
 
 
 class Handshake:
-    """Takes events and gives `outputs`. Every event carries `now`, monotonic seconds, and the times never fall."""
+    """Takes events and gives `outputs`. Every event carries `now`, monotonic seconds, and the times never fall.
+
+    Attributes:
+        other_triggers: Counts the camera's parts that another client has triggered, or whose trigger got no answer.
+    """
 
     def __init__(self, settings: Settings, now: float) -> None:
+        self.other_triggers = 0
         self._settings = settings
         self._started = now
         self._now = now
@@ -150,11 +85,12 @@ class Handshake:
         self._trigger_acknowledge = False
         self._overrun = False
         self._error = ErrorCode.NONE
-        self._recipe_request: RecipeRequest | None = None
-        self._recipe_withdrawn = False  # `recipe_change` fell before the answer, which is then none to what the PLC wants
-        self._recipe_acknowledge = self._recipe_refused = False
+        self._recipe = RecipeChange()
         self._statistics = Statistics()
         self._requests: list[Request] = []
+        self._unanswered: set[int] = set()  # the numbers of triggers
+        self._triggered: deque[tuple[str, str]] = deque(maxlen=TRIGGERS_KNOWN)
+        self._answers = True  # the station answers requests
         self._station: Heartbeat | None = None  # None while it is not heard
         self._heard_at = self._heard_since = now
         self._online = False
@@ -172,7 +108,10 @@ class Handshake:
             self._lose_station(ErrorCode.STATION_SILENT)
         for part in self._parts:
             if part.result is None and now >= part.since + self._settings.window_s:
-                part.result = Result(reason="late", part_id=part.part_id)
+                if self._settings.triggered and part.triggered_at is None:
+                    self._fail_trigger(part, "refused", ErrorCode.TRIGGER_REFUSED)
+                else:
+                    part.result = Result(reason="late", part_id=part.part_id)
         self._go_on()
 
     def heartbeat(self, now: float, beat: Heartbeat) -> None:
@@ -191,6 +130,8 @@ class Handshake:
         if not beat.camera_runs:
             self._miss_part(ErrorCode.CAMERA_LOST)
         self._station, self._heard_at = beat, now
+        if self._opened is not None and self._mode_differs:
+            self._close(ErrorCode.TRIGGER_MODE)
         self._offsets.append(now - beat.at_s)
         self._online = now - self._heard_since >= SETTLED_S and beat.state in WORKING
         if beat.last_seq and (self._next_seq is None or beat.last_seq >= self._next_seq):
@@ -216,6 +157,7 @@ class Handshake:
             self._last_sequence = judged.sequence
         elif not self._settings.triggered:
             return
+        self._notice_other_trigger(judged)
         if self._opened is None:
             return
         if not self._settings.triggered:
@@ -244,6 +186,8 @@ class Handshake:
     def trigger_answered(self, now: float, number: int, part_id: str, triggered_at: str) -> None:
         """Take the station's answer to a trigger: the verdict will have this part id and this time."""
         self.tick(now)
+        self._unanswered.discard(number)
+        self._triggered.append((part_id, triggered_at))
         part = next((part for part in self._parts if part.number == number), None)
         if part is not None and part.result is None:
             part.part_id, part.triggered_at = part_id, triggered_at
@@ -254,23 +198,28 @@ class Handshake:
     def trigger_refused(self, now: float, number: int) -> None:
         """Take the station's refusal of a trigger."""
         self.tick(now)
+        self._unanswered.discard(number)
         part = next((part for part in self._parts if part.number == number), None)
         if part is not None and part.result is None:
             self._fail_trigger(part, "refused", ErrorCode.TRIGGER_REFUSED)
         self._go_on()
 
+    def control_answers(self, now: float, *, answers: bool) -> None:
+        """Take note of whether the station answers requests. While it does not, no trigger can be taken."""
+        self.tick(now)
+        self._answers = answers
+        if not answers and self._settings.triggered and self._opened is not None:
+            self._error = ErrorCode.TRIGGER_REFUSED
+        self._go_on()
+
     def recipe_answered(self, now: float, number: int, *, accepted: bool) -> None:
         """Take the end of a recipe change: `accepted` if the recipe is in force."""
         self.tick(now)
-        request = self._recipe_request
-        if request is not None and number == request.number:
-            self._recipe_request = None
-            # A write that was lost may have hidden that `recipe_change` was low.
-            if not self._recipe_withdrawn and request.recipe == self._controls.recipe:
-                self._acknowledge_recipe(accepted=accepted)
-            elif self._controls.recipe_change:
-                self._ask_for_recipe()
-        self._go_on()
+        refused = self._recipe.refused
+        next_request = self._recipe.answer(
+            number, accepted=accepted, controls=self._controls, online=self._online, number=self._number + 1
+        )
+        self._go_on_with_recipe(next_request, refused_before=refused)
 
     def write(self, now: float, controls: Controls) -> None:
         """Take what the PLC has written: all of it, changed or not."""
@@ -287,18 +236,15 @@ class Handshake:
                 self._take_trigger()
             elif not controls.trigger:
                 self._trigger_acknowledge = False
-        if controls.recipe_change and not before.recipe_change and self._recipe_request is None:
-            self._ask_for_recipe()
-        elif not controls.recipe_change:
-            self._recipe_acknowledge = self._recipe_refused = False
-            self._recipe_withdrawn = True
-        self._go_on()
+        refused = self._recipe.refused
+        request = self._recipe.write(before, controls, online=self._online, number=self._number + 1)
+        self._go_on_with_recipe(request, refused_before=refused)
 
     def plc_lost(self, now: float) -> None:
         """Take note that the PLC is not reached, stands still, or lost its memory: what it wrote before counts no more."""
         self.tick(now)
         self._controls, self._armed = Controls(), False
-        self._recipe_acknowledge = self._recipe_refused = False
+        self._recipe.withdraw()
         if self._opened is not None:
             self._close(ErrorCode.PLC_LOST)
         self._go_on()
@@ -316,14 +262,14 @@ class Handshake:
             enabled=self._opened is not None,
             trigger_ready=self._can_trigger and not self._controls.trigger and not self._trigger_acknowledge,
             trigger_acknowledge=self._trigger_acknowledge,
-            busy=self._recipe_request is not None or any(part.result is None for part in parts),
+            busy=self._recipe.busy or any(part.result is None for part in parts),
             result_valid=valid,
             result_toggle=self._result_number % 2 == 1,
             result_number=self._result_number,
             results_waiting=sum(part.result is not None for part in parts) - valid,
             overrun=self._overrun,
-            recipe_acknowledge=self._recipe_acknowledge,
-            recipe_refused=self._recipe_refused,
+            recipe_acknowledge=self._recipe.acknowledged,
+            recipe_refused=self._recipe.refused,
             error_code=self._error,
             station_state="" if station is None else station.state,
             recipe="" if station is None else station.recipe,
@@ -353,6 +299,12 @@ class Handshake:
         return self._online and (runs or not self._by_order)
 
     @property
+    def _mode_differs(self) -> bool:
+        """Whether the camera waits for triggers that nobody would send, or the PLC's triggers would all be refused."""
+        waits = None if self._station is None else self._station.camera_waits
+        return waits is not None and waits is not self._settings.triggered and not self._settings.mirror
+
+    @property
     def _by_order(self) -> bool:
         """Whether only their order says which result belongs to which part."""
         return not self._settings.triggered and not self._settings.mirror
@@ -365,7 +317,8 @@ class Handshake:
             and self._online
             and self._station is not None
             and self._station.camera_runs
-            and self._recipe_request is None
+            and self._answers
+            and not self._recipe.busy
             and len(self._parts) < self._settings.capacity
         )
 
@@ -373,7 +326,9 @@ class Handshake:
         """Open the handshake if it may open, and show the next result if there is one and the PLC is ready for it."""
         controls = self._controls
         if self._opened is None and controls.enable and self._armed and self._can_open:
-            if controls.recipe is None and self._station is not None and self._station.has_recipes:
+            if self._mode_differs:
+                self._error = ErrorCode.TRIGGER_MODE
+            elif controls.recipe is None and self._station is not None and self._station.has_recipes:
                 self._error = ErrorCode.RECIPE_NOT_WRITTEN
             else:
                 self._armed, self._opened, self._taken_one = False, self._now, False
@@ -397,6 +352,7 @@ class Handshake:
         self._valid = self._trigger_acknowledge = False
         self._parts.clear()
         self._early.clear()
+        self._unanswered -= {request.number for request in self._requests}
         self._requests = [request for request in self._requests if isinstance(request, RecipeRequest)]
         if error is not ErrorCode.NONE:
             self._error = error
@@ -435,6 +391,7 @@ class Handshake:
         self._trigger_acknowledge = True
         if can_trigger:
             self._requests.append(TriggerRequest(part.number, part.part_id, self._controls.recipe or ""))
+            self._unanswered.add(part.number)
         else:
             self._fail_trigger(part, "not_ready", ErrorCode.TRIGGER_NOT_READY)
 
@@ -443,19 +400,22 @@ class Handshake:
         self._error = error
         self._statistics = replace(self._statistics, trigger_errors=self._statistics.trigger_errors + 1)
 
-    def _ask_for_recipe(self) -> None:
-        self._recipe_withdrawn = False
-        if not self._online or not self._controls.recipe:
-            self._acknowledge_recipe(accepted=False)
+    def _notice_other_trigger(self, judged: Judged) -> None:
+        """Count a part that was triggered while this bridge runs, but not by it."""
+        if not self._settings.triggered or judged.triggered_at is None or self._unanswered or not self._offsets:
             return
-        self._number += 1
-        self._recipe_request = RecipeRequest(self._number, self._controls.recipe)
-        self._requests.append(self._recipe_request)
+        is_own = (judged.part_id, judged.triggered_at) in self._triggered
+        if not is_own and judged.since_s + min(self._offsets) > self._started:
+            self.other_triggers += 1
 
-    def _acknowledge_recipe(self, *, accepted: bool) -> None:
-        self._recipe_acknowledge, self._recipe_refused = True, not accepted
-        if not accepted:
+    def _go_on_with_recipe(self, request: RecipeRequest | None, *, refused_before: bool) -> None:
+        """Send the request, note a refusal, and go on."""
+        if request is not None:
+            self._number = request.number
+            self._requests.append(request)
+        if self._recipe.refused and not refused_before:
             self._error = ErrorCode.RECIPE_REFUSED
+        self._go_on()
 
     def _take_part(self, judged: Judged) -> None:
         """Take the verdict of a part that the PLC did not trigger."""

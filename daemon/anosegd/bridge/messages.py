@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from anosegd.bridge.handshake import Heartbeat, Judged
+from anosegd.bridge.events import Heartbeat, Judged
 from anosegd.bridge.tags import Outcome, Result
 
 OUTCOMES: dict[str, Outcome] = {"PASS": "PASS", "FAIL": "FAIL"}
@@ -25,6 +25,7 @@ def heartbeat_of(state: Mapping[str, Any], camera: str) -> Heartbeat:
         state=str(state["state"]),
         last_seq=int(state["last_seq"]),
         camera_runs=health is not None and health["state"] == "running",
+        camera_waits=None if health is None or "trigger" not in health else health["trigger"] == "software",
         frames=0 if health is None else int(health.get("frames", 0)),
         restarts=0 if health is None else int(health.get("restarts", 0)),
         dropped=0 if health is None else int(health.get("dropped", 0)),

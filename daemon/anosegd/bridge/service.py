@@ -15,12 +15,19 @@ from anosegd.bridge.config import Target
 from anosegd.bridge.handshake import Handshake, Settings
 from anosegd.bridge.kind import Kind
 from anosegd.bridge.station_link import Change, StationRequests, VerdictFeed
-from anosegd.bridge.tags import Controls, Outputs
+from anosegd.bridge.tags import Controls, ErrorCode, Outputs
 from anosegd.systemd import Notifier
 from anosegd.worker import Worker
 
 STOP_S = 5.0
 HINT = "its log has the details; start it again"
+NOT_OPENED = {
+    ErrorCode.TRIGGER_MODE: "the camera needs trigger: {kind: software} if this bridge has trigger: plc, and must not have it "
+    "if this bridge has trigger: camera",
+    ErrorCode.RECIPE_NOT_WRITTEN: "the station has recipes: the PLC must write the name of one, or an empty name",
+}
+"""What to do about what keeps the handshake closed."""
+OTHER_TRIGGER = "a part was triggered, but not by this bridge, or its trigger got no answer: is there a second bridge?"
 WAITING_S = 5.0
 """Without a station for this long, the log says so."""
 
@@ -51,7 +58,11 @@ class Bridge:
         self._failure: BaseException | None = None
         # One line a second: a client may open and close the handshake as often as it likes.
         self._opened, self._closed = logs.Throttle("bridge.opened"), logs.Throttle("bridge.closed")
+        self._not_opened = logs.Throttle("bridge.not_opened")
         self._refused = logs.Throttle("bridge.client_refused")
+        self._recipe_refused = logs.Throttle("bridge.request_refused")
+        self._other_trigger = logs.Throttle("bridge.other_trigger", period_s=60.0)
+        self._other_triggers = 0
         feed = VerdictFeed(target, self.give)
         self._requests = StationRequests(target, self.give, lambda: feed.run_id)
         self._workers: tuple[VerdictFeed | StationRequests, ...] = (feed, self._requests)
@@ -106,7 +117,11 @@ class Bridge:
 
     def write(self, controls: Controls) -> None:
         """Take what the PLC has written."""
+        refused = self._shown.recipe_refused
         self._take(lambda model, now: model.write(now, controls))
+        if self._shown.recipe_refused and not refused:  # by the model: the station answers later
+            error = "the station is not heard" if controls.recipe else "`recipe` is empty: write the name first"
+            self._recipe_refused.warning(request="recipe", recipe=controls.recipe or "", error=error)
 
     def plc_lost(self) -> None:
         """Take note that the PLC is lost."""
@@ -130,6 +145,9 @@ class Bridge:
             before, self._shown = self._shown, outputs
             self._kind.show(outputs)
             self._report(before, outputs)
+        if self._model.other_triggers > self._other_triggers:
+            self._other_triggers = self._model.other_triggers
+            self._other_trigger.warning(camera=self._target.camera, hint=OTHER_TRIGGER)
         if self._due is not None:
             self._due.cancel()
         self._due = self._loop.call_later(max(0.0, self._model.due - time.monotonic()), self.refresh)
@@ -149,6 +167,9 @@ class Bridge:
                 self._closed.warning(why=now.error_code.name.lower(), **fields)
             else:
                 self._closed.info(why="enable is low", **fields)
+        elif now.error_code != before.error_code and now.error_code in NOT_OPENED:
+            hint = NOT_OPENED[now.error_code]
+            self._not_opened.warning(camera=self._target.camera, why=now.error_code.name.lower(), hint=hint)
         if (now.online, now.enabled) != (before.online, before.enabled):
             self._notifier.status(
                 f"{'station heard' if now.online else 'no station'}, handshake {'open' if now.enabled else 'closed'}"

@@ -9,13 +9,14 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 from uuid import uuid4
 
 from anosegd import logs
 from anosegd.bridge.config import Target
-from anosegd.bridge.handshake import Handshake, RecipeRequest, Request, TriggerRequest
+from anosegd.bridge.events import RecipeRequest, Request, TriggerRequest
+from anosegd.bridge.handshake import Handshake
 from anosegd.bridge.messages import checksum, heartbeat_of, judged_of
 from anosegd.client import Client, ClientError, NoAnswerError, RefusedError
 from anosegd.worker import Worker
@@ -31,6 +32,8 @@ ANSWER_S = 0.5
 RECIPE_S = 900.0
 """How long a change of the recipe may take: a TensorRT plan may have to be built for it."""
 STATUS_S = 2.0
+PROBE_S = 0.5
+"""The pause between two questions to a station that does not answer."""
 
 
 class _StoppedError(Exception):
@@ -53,6 +56,7 @@ class VerdictFeed(Worker):
         self.run_id: str | None = None
         self._target, self._give = target, give
         self._settings = 0
+        self._too_long: set[str] = set()
         self._stopping = threading.Event()
         self._strange = logs.Throttle("bridge.not_understood", period_s=60.0)
 
@@ -90,7 +94,18 @@ class VerdictFeed(Worker):
         if self.run_id != beat.run_id and self._target.camera not in state["cameras"]:
             logs.warning("bridge.no_such_camera", camera=self._target.camera, cameras=",".join(state["cameras"]))
         self.run_id = beat.run_id
+        self._check_names(state.get("recipes") or ())
         self._give(lambda model, now: model.heartbeat(now, beat))
+
+    def _check_names(self, recipes: Iterable[str]) -> None:
+        """Say which recipes have names that a PLC cannot read or write whole, once each."""
+        limit = self._target.recipe_length
+        for name in recipes:
+            length = len(name.encode())
+            if limit is not None and length > limit and name not in self._too_long:
+                self._too_long.add(name)
+                hint = f"set recipe_length to {length + length % 2} or more, or give it a shorter name"
+                logs.warning("bridge.recipe_name_too_long", recipe=name, characters=length, recipe_length=limit, hint=hint)
 
     def _verdict(self, verdict: dict[str, Any], *, replayed: bool) -> None:
         try:
@@ -127,6 +142,7 @@ class StationRequests(Worker):
         self._name = f"bridge-{uuid4().hex[:12]}"
         self._stopping = threading.Event()
         self._refused = logs.Throttle("bridge.request_refused")
+        self._answers = True
 
     def send(self, request: Request) -> None:
         """Have a request sent. Any thread."""
@@ -145,14 +161,21 @@ class StationRequests(Worker):
     def _work(self) -> None:
         target = self._target
         with self._client(max(ANSWER_S, target.window_s)) as client:
-            while (item := self._queue.get()) is not None:
+            while True:
+                try:
+                    item = self._queue.get(timeout=None if self._answers else PROBE_S)
+                except queue.Empty:
+                    self._probe()
+                    continue
+                if item is None:
+                    return
                 asked_at, request = item
                 if isinstance(request, RecipeRequest):
                     self._change_recipe(request)
                 elif time.monotonic() - asked_at > target.window_s:
                     self._refuse(request, "the request waited for too long; its part has moved on")
                 else:
-                    self._trigger(client, request)
+                    self._trigger(client, request, asked_at)
 
     def _client(self, request_timeout_s: float, check: Callable[[], None] | None = None) -> Client:
         target = self._target
@@ -168,7 +191,30 @@ class StationRequests(Worker):
         if self._stopping.is_set():
             raise _StoppedError
 
-    def _trigger(self, client: Client, request: TriggerRequest) -> None:
+    def _probe(self) -> None:
+        """Ask a station that did not answer whether it does now."""
+        try:
+            with self._client(STATUS_S) as client:
+                client.status()
+        except RefusedError:
+            pass  # which is an answer
+        except ClientError:
+            return
+        self._note_answer(True)
+
+    def _note_answer(self, answers: bool) -> None:
+        """Report it if the station's control socket has begun to answer, or answers no more."""
+        if answers == self._answers:
+            return
+        self._answers = answers
+        if answers:
+            logs.info("bridge.control_answers", control=self._target.control)
+        else:
+            hint = "trigger_ready is low until it does; is station.control right?"
+            logs.warning("bridge.control_silent", control=self._target.control, hint=hint)
+        self._give(lambda model, now: model.control_answers(now, answers=answers))
+
+    def _trigger(self, client: Client, request: TriggerRequest, asked_at: float) -> None:
         number = request.number
         try:
             answer = client.trigger(
@@ -180,7 +226,12 @@ class StationRequests(Worker):
             part_id, triggered_at = str(answer["part_id"]), str(answer["triggered_at"])
         except (ClientError, KeyError) as error:
             self._refuse(request, error)
+            self._note_answer(not isinstance(error, NoAnswerError))
             return
+        self._note_answer(True)
+        if (took_s := time.monotonic() - asked_at) > self._target.window_s:
+            late = f"the answer came after {took_s * 1000:.0f} ms: too late for the result window"
+            self._refused.warning(request="trigger", part_id=request.part_id, error=late)
         self._give(lambda model, now: model.trigger_answered(now, number, part_id, triggered_at))
 
     def _refuse(self, request: TriggerRequest, error: object) -> None:

@@ -50,6 +50,7 @@ class ErrorCode(IntEnum):
     CAMERA_LOST = 8
     RECIPE_NOT_WRITTEN = 9
     PLC_LOST = 10
+    TRIGGER_MODE = 11
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -152,6 +152,66 @@ def test_what_is_not_there_in_time_is_unknown_late() -> None:
     assert not line.outputs.result_valid
 
 
+def test_a_trigger_that_is_not_answered_in_time_is_unknown_refused() -> None:
+    """However short the window is: the PLC learns that the station's control socket is dead, and sees no ready any more."""
+    line = Line(window_s=0.05)
+    line.open()
+    request = line.trigger("1")
+    line.wait(0.05)
+    assert (line.outputs.result.reason, line.outputs.error_code) == ("refused", ErrorCode.TRIGGER_REFUSED)
+    line.model.trigger_refused(line.now, request.number)
+    assert line.outputs.statistics.trigger_errors == 1
+    assert line.outputs.trigger_ready
+    line.model.control_answers(line.now, answers=False)
+    assert (line.outputs.trigger_ready, line.outputs.enabled) == (False, True)
+    line.write(enable=False)
+    line.write(enable=True)
+    assert (line.outputs.trigger_ready, line.outputs.error_code) == (False, ErrorCode.NONE)
+    line.model.control_answers(line.now, answers=True)
+    assert line.outputs.trigger_ready
+
+
+def test_a_bridge_with_another_trigger_mode_than_its_camera_stays_closed() -> None:
+    """All triggers would be refused, or no part would come. A mirror of a camera that a PLC triggers is right."""
+    for triggered, waits, mirror, opens in (
+        (True, False, False, False),
+        (False, True, False, False),
+        (False, True, True, True),
+        (True, None, False, True),
+        (False, None, False, True),
+    ):
+        line = Line(triggered=triggered, mirror=mirror)
+        for _ in range(2):
+            line.wait(1.0)
+            line.beat(camera_waits=waits)
+        line.write(enable=False)
+        line.write(enable=True)
+        assert line.outputs.enabled is opens
+        assert line.outputs.error_code is (ErrorCode.NONE if opens else ErrorCode.TRIGGER_MODE)
+    line = Line()
+    line.open()
+    line.beat(camera_waits=False)  # a reload has changed the camera
+    assert (line.outputs.enabled, line.outputs.error_code) == (False, ErrorCode.TRIGGER_MODE)
+
+
+def test_parts_that_others_trigger_are_noticed() -> None:
+    """Not the bridge's own ones, whether late or not, those from before its start, or any while an answer is missing."""
+    line = Line(window_s=0.1)
+    line.open()
+    first = line.trigger("1")
+    line.verdict("2", "t2")
+    line.model.trigger_answered(line.now, first.number, "1", "t1")
+    line.wait(0.2)
+    line.write(enable=False)
+    line.verdict("1", "t1")
+    line.verdict("3", "t3", since_s=90.0)
+    line.verdict("4", None)
+    line.verdict("5", "t5", replayed=True)
+    assert line.model.other_triggers == 0
+    line.verdict("6", "t6")
+    assert line.model.other_triggers == 1
+
+
 def test_a_verdict_of_a_camera_with_its_own_trigger_is_late_by_its_age() -> None:
     """A verdict that was under way for too long is UNKNOWN: late, even though nobody waited for it."""
     line = Line(triggered=False)

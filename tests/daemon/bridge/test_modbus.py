@@ -34,6 +34,8 @@ from support.plc import (
 )
 from support.plc import registers_of as text_registers
 
+from anosegd.client import Client
+
 
 @pytest.fixture
 def registers(bridged: Bridged) -> Iterator[Registers]:
@@ -46,6 +48,16 @@ def registers(bridged: Bridged) -> Iterator[Registers]:
 
 def wait_for_bit(master: Registers, bit: int, value: bool = True) -> None:
     wait_until(lambda: master.read_bits(bit, 1)[0] is value, f"status bit {bit} is {value}")
+
+
+def opened(bridged: Bridged) -> Registers:
+    """Open the handshake."""
+    master = Registers(bridged.port)
+    wait_for_bit(master, ONLINE)
+    master.write(0, [0])
+    master.write(0, [1])
+    wait_for_bit(master, READY)
+    return master
 
 
 def test_parts_are_triggered_and_acted_on_by_their_own_results(bridged: Bridged) -> None:
@@ -150,6 +162,60 @@ def test_a_camera_that_the_station_does_not_have_is_said(bridged: Bridged) -> No
     bridge.wait_for("bridge.no_such_camera")
     (said,) = [event for event in bridge.events if event["event"] == "bridge.no_such_camera"]
     assert (said["camera"], said["cameras"]) == ("eve", "eye")
+
+
+def test_a_reload_closes_the_handshake_only_if_the_station_restarts(bridged: Bridged) -> None:
+    """Another threshold of the camera leaves it open; another name of the station restarts it."""
+    bridged.start_station()
+    bridged.start_bridge()
+    config = bridged.line.folder / "station.yaml"
+    master = opened(bridged)
+    for old, new in (("policy: every", "score_threshold: 0.6, policy: every"), ("station: test-station", "station: other")):
+        config.write_text(config.read_text().replace(old, new, 1))
+        done = run_anosegd("reload", str(config))
+        assert done.returncode == 0, done.stderr
+    wait_for_bit(master, ENABLED, False)
+    assert master.read(1, 1) == [2]
+    assert bridged.bridges[-1].log.count("bridge.closed") == 1
+    master.close()
+
+
+def test_what_keeps_a_plc_waiting_is_said(bridged: Bridged) -> None:
+    """A bridge for a camera with its own trigger, a second bridge, an empty recipe, and requests that nobody answers."""
+    bridged.start_station()
+    bridge = bridged.start_bridge(more="trigger: camera")
+    master = Registers(bridged.port)
+    wait_for_bit(master, ONLINE)
+    master.write(0, [0])
+    master.write(0, [1])
+    wait_until(lambda: master.read(1, 1) == [10], "the error code of the trigger mode")
+    assert master.read_bits(ENABLED, 1) == [False]
+    bridge.wait_for("bridge.not_opened")
+    bridge.close()
+    master.close()
+
+    bridge = bridged.start_bridge()
+    master = opened(bridged)
+    master.write_bit(3, True)
+    wait_for_bit(master, RECIPE_DONE)
+    bridge.wait_for("write the name first")
+    with Client(bridged.line.endpoint, bridged.control, request_timeout_s=LIMIT_S) as client:
+        client.trigger("eye", part_id="of another client")
+    bridge.wait_for("bridge.other_trigger")
+    bridge.close()
+    master.close()
+
+    bridged.control += "-nobody"
+    bridge = bridged.start_bridge(window_ms=200)
+    master = opened(bridged)
+    master.write(0, [3])
+    wait_for_bit(master, VALID)
+    assert [master.read(1, 1), master.read(5, 1)] == [[6], [101]]
+    master.write(0, [5])
+    master.write(0, [1])
+    bridge.wait_for("bridge.control_silent")
+    assert master.read_bits(READY, 1) == [False]
+    master.close()
 
 
 def test_every_function_code_works(registers: Registers) -> None:
