@@ -68,7 +68,7 @@ def main(options: argparse.Namespace) -> int:
         control=config.station.control,
         key=key,
         window_s=config.handshake.window_s,
-        recipe_length=config.modbus.recipe_length if options.kind == "modbus" else None,
+        recipe_length={"modbus": config.modbus.recipe_length, "s7": config.s7.recipe_length}.get(options.kind),
     )
     settings = replace(config.handshake, mirror=options.kind == "mqtt")
     return run_bridge(kind, target, settings, os.environ, os.getpid())
