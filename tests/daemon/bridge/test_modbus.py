@@ -188,7 +188,7 @@ def test_what_keeps_a_plc_waiting_is_said(bridged: Bridged) -> None:
     wait_for_bit(master, ONLINE)
     master.write(0, [0])
     master.write(0, [1])
-    wait_until(lambda: master.read(1, 1) == [10], "the error code of the trigger mode")
+    wait_until(lambda: master.read(1, 1) == [11], "the error code of the trigger mode")
     assert master.read_bits(ENABLED, 1) == [False]
     bridge.wait_for("bridge.not_opened")
     bridge.close()

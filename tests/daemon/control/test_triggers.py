@@ -129,7 +129,7 @@ def test_a_trigger_whose_frame_never_comes_is_unknown(triggering: Triggering) ->
 
 
 def test_a_crash_leaves_no_trigger_unanswered(triggering: Triggering) -> None:
-    """Accepted triggers without a verdict become UNKNOWN: restart in the next run, once each, with the recipe that they asked for."""
+    """Accepted triggers without a verdict become UNKNOWN: restart in the next run, once each, as they were asked for."""
     daemon = triggering.start()
     with triggering.client() as client:
         client.request("trigger", camera="top", part_id="done")
