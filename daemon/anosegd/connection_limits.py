@@ -14,6 +14,7 @@ import contextlib
 import socket as socketlib
 import struct
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,7 +34,7 @@ MAX_UNREAD_BYTES_OF_ALL = 4 << 20
 FRAME_BYTES = 64
 """What a frame takes on the wire besides its content, at most: its length, and with keys a nonce and a checksum."""
 UNREAD_BYTES_PER_S = 1024
-"""What a connection may send besides: ZeroMQ's heartbeats, and subscriptions that somebody else has. No message delivers them.
+"""What a connection may send besides: ZeroMQ's heartbeats. No message delivers them.
 
 With keys, a heartbeat every 0.2 s takes 210 bytes a second. A message that never ends may grow at this rate: by 88 MB a day.
 """
@@ -54,8 +55,7 @@ class _Connection:
         looked_at: When what it had sent was looked at last, monotonic seconds.
         delivered: Bytes of its frames that the socket has delivered, with what they take on the wire.
         allowed: Bytes that were not delivered and are taken for heartbeats. What is not used up is not saved for later.
-        topics: Its subscriptions that are known. libzmq delivers only the first subscription to a topic and the end of the last
-            one, so a topic may stay here although this connection has ended it.
+        topics: Its subscriptions.
     """
 
     identity: Identity
@@ -71,11 +71,16 @@ class ConnectionLimits:
     Args:
         socket: The socket, before it is bound.
         failed_handshake: Called for each handshake that fails.
+
+    Attributes:
+        subscribers: How many open connections subscribe to a topic; it has no topic without any. Other threads may look topics
+            up. Nobody else can end a connection's subscription.
     """
 
     def __init__(self, socket: zmq.Socket[bytes], failed_handshake: FailedHandshake | None = None) -> None:
         self._socket = socket
         self._failed_handshake = failed_handshake
+        self.subscribers: Counter[bytes] = Counter()
         self._open: dict[int, _Connection] = {}  # by file descriptor
         self._check_at = 0.0
         self._closed = logs.Throttles("connection.closed")
@@ -111,9 +116,11 @@ class ConnectionLimits:
             return
         topic = frame.bytes[1:]
         if frame.bytes[:1] != b"\1":
-            connection.topics.discard(topic)  # a client may end what it does not have, which must not count
+            self._end(connection, {topic})  # unless it does not have it
             return
-        connection.topics.add(topic)
+        if topic not in connection.topics:
+            connection.topics.add(topic)
+            self.subscribers[topic] += 1
         topic_bytes = sum(map(len, connection.topics))
         if len(connection.topics) > MAX_SUBSCRIPTIONS or topic_bytes > MAX_TOPIC_BYTES:
             descriptor = int(frame.get(zmq.SRCFD))
@@ -122,7 +129,23 @@ class ConnectionLimits:
             if received is None or received >= topic_bytes:
                 self._shut_down(descriptor, "it has too many subscriptions")
             else:  # they are of the client that had this descriptor before
-                connection.topics.clear()
+                self._end(connection, set(connection.topics))
+
+    def _end(self, connection: _Connection, topics: set[bytes]) -> None:
+        """End subscriptions that a connection has."""
+        for topic in topics & connection.topics:
+            if self.subscribers[topic] > 1:
+                self.subscribers[topic] -= 1
+            else:
+                del self.subscribers[topic]
+        connection.topics -= topics
+
+    def _forget(self, descriptor: int) -> _Connection | None:
+        """Forget a connection that is closed, or is about to be. Return what was known of it."""
+        connection = self._open.pop(descriptor, None)
+        if connection is not None:
+            self._end(connection, set(connection.topics))
+        return connection
 
     def check(self) -> bool:
         """Look at what has happened. Call it at least four times a second.
@@ -151,7 +174,10 @@ class ConnectionLimits:
 
     def _take(self, event: int, value: int, endpoint: str) -> None:
         if event == zmq.EVENT_ACCEPTED:
-            identity = identity_of(value)
+            identity, before = identity_of(value), self._open.get(value)
+            if before is not None and before.identity == identity:
+                return  # the event of an earlier connection, which has been closed, was taken for this one's
+            self._forget(value)
             if identity is not None:
                 self._open[value] = _Connection(identity, time.monotonic())
         elif self._failed_handshake is not None:
@@ -162,9 +188,12 @@ class ConnectionLimits:
             descriptor = int(frame.get(zmq.SRCFD))
         except zmq.ZMQError:  # libzmq made this message itself
             return None
-        if descriptor not in self._open:  # its first message may come before the event of its connection was looked at
-            self._take_events()
-        return self._open.get(descriptor)
+        identity = identity_of(descriptor)
+        connection = self._open.get(descriptor)
+        if connection is None or connection.identity != identity:
+            self._take_events()  # its first message may come before the event of its connection was looked at
+            connection = self._open.get(descriptor)
+        return None if connection is None or connection.identity != identity else connection
 
     def _close_flooding(self, now: float) -> None:
         """Close connections whose messages are too long, and those with the longest while all together are."""
@@ -172,7 +201,7 @@ class ConnectionLimits:
         for descriptor, connection in list(self._open.items()):
             with duplicate(descriptor, connection.identity) as copy:
                 if copy is None:  # it has been closed
-                    del self._open[descriptor]
+                    self._forget(descriptor)
                     continue
                 received = _received(copy)
             if received is None:
@@ -190,7 +219,9 @@ class ConnectionLimits:
             total -= left
 
     def _shut_down(self, descriptor: int, why: str) -> None:
-        connection = self._open.pop(descriptor)
+        connection = self._forget(descriptor)
+        if connection is None:
+            return
         with duplicate(descriptor, connection.identity) as copy:
             address = None if copy is None else _address(copy)
         if shut_down(descriptor, connection.identity):

@@ -4,7 +4,7 @@ import os
 import socket as socketlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 
 import pytest
@@ -24,6 +24,7 @@ class Server:
     def __init__(self, kind: int) -> None:
         self._kind = kind
         self.port = 0
+        self.subscribers: Mapping[bytes, int] = {}
         self._bound, self._stopping = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._serve)
 
@@ -39,6 +40,9 @@ class Server:
         with zmq.Context() as context, context.socket(self._kind) as socket, ConnectionLimits(socket) as limits:
             socket.linger = 0
             socket.maxmsgsize = 32 << 10
+            if self._kind == zmq.XPUB:
+                socket.set(zmq.XPUB_VERBOSER, 1)
+            self.subscribers = limits.subscribers
             self.port = socket.bind_to_random_port("tcp://127.0.0.1")
             self._bound.set()
             while not self._stopping.is_set():
@@ -180,7 +184,7 @@ def test_many_subscriptions_one_after_the_other_are_served(publish: Server) -> N
 
 
 def test_subscriptions_that_two_clients_share_are_not_counted_twice(publish: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The socket delivers a topic's first subscription, of one client, and its last end, of the other."""
+    """Each may begin and end them again and again."""
     monkeypatch.setattr(connection_limits, "MAX_SUBSCRIPTIONS", 8)
     begin, end = subscription(b"image.top"), frame(b"\0image.top")
     with closing(connected(publish, b"SUB")) as one, closing(connected(publish, b"SUB")) as other:
@@ -190,6 +194,30 @@ def test_subscriptions_that_two_clients_share_are_not_counted_twice(publish: Ser
                 time.sleep(0.02)  # until it has been taken
         one.settimeout(1)
         assert not closed(one)
+
+
+def until(found: Callable[[], bool]) -> bool:
+    give_up_at = time.monotonic() + LIMIT_S
+    while not found() and time.monotonic() < give_up_at:
+        time.sleep(0.02)
+    return found()
+
+
+def test_a_subscription_lasts_until_its_own_connection_ends_it(publish: Server) -> None:
+    """Others may end what they do not have, have it twice, end it twice, or disconnect."""
+    begin, end = subscription(b"image.top"), frame(b"\0image.top")
+    with closing(connected(publish, b"SUB")) as one:
+        one.sendall(begin)
+        assert until(lambda: publish.subscribers.get(b"image.top") == 1)
+        for sent, subscribers in ((end, 1), (begin + begin, 2), (begin + end + end, 1), (begin + begin + end, 1)):
+            with closing(connected(publish, b"SUB")) as other:
+                other.sendall(sent + subscription(b"last"))
+                assert until(lambda: b"last" in publish.subscribers)
+                assert publish.subscribers[b"image.top"] == subscribers
+            assert until(lambda: b"last" not in publish.subscribers)
+            assert publish.subscribers == {b"image.top": 1}
+        one.sendall(end)
+        assert until(lambda: not publish.subscribers)
 
 
 def test_the_end_of_a_subscription_that_nobody_has_makes_no_room(publish: Server) -> None:

@@ -68,6 +68,8 @@ def new_socket(kind: int, guard: Guard | None) -> Iterator[tuple[zmq.Socket[byte
         context = stack.enter_context(zmq.Context()) if guard is None else guard.context
         socket = stack.enter_context(context.socket(kind))
         socket.set(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
+        if kind == zmq.XPUB:
+            socket.set(zmq.XPUB_VERBOSER, 1)  # otherwise only the first subscriber of a topic is seen, and the last one's end
         if guard is not None:
             guard.protect(socket)
         failed = None if guard is None else guard.failed_handshake
@@ -103,8 +105,6 @@ class Guard(Worker):
         socket.set(zmq.ZAP_ENFORCE_DOMAIN, 1)  # or libzmq admits everyone when nobody answers it
         socket.set(zmq.CURVE_SERVER, 1)
         socket.set(zmq.CURVE_SECRETKEY, station.secret.encode())
-        if socket.get(zmq.TYPE) == zmq.XPUB:
-            socket.set(zmq.XPUB_VERBOSE, 1)  # so that every subscriber is seen, not only the first of a topic
 
     def peer(self, frame: zmq.Frame) -> Peer | None:
         """Return the client that sent a frame; None if its key is authorised no more. Called by the sockets' threads."""

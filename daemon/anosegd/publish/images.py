@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import cv2
@@ -16,31 +16,25 @@ from anosegd.worker import Worker
 
 TOPIC = b"image"
 QUALITY = 85
-MAX_SUBSCRIPTIONS = 1000
-"""Different subscriptions that are remembered; a station has far fewer cameras and clients."""
 
 
 class Subscriptions:
-    """Knows which cameras' pictures somebody subscribes to. The publisher's thread changes it, any thread may ask.
+    """Knows which cameras' pictures somebody subscribes to. Any thread may ask.
 
     Only a subscription to `image` or a longer topic counts. One to everything does not have pictures encoded.
     """
 
     def __init__(self) -> None:
-        self._prefixes: frozenset[bytes] = frozenset()
+        self._subscribers: Mapping[bytes, int] = {}
 
-    def take(self, message: bytes) -> None:
-        """Note what an XPUB socket received: 1 and a topic for the first subscription to it, 0 for the end of the last one."""
-        prefix = message[1:]
-        if message[:1] == b"\1" and prefix.startswith(TOPIC) and len(self._prefixes) < MAX_SUBSCRIPTIONS:
-            self._prefixes |= {prefix}
-        elif message[:1] == b"\0":
-            self._prefixes -= {prefix}
+    def follow(self, subscribers: Mapping[bytes, int]) -> None:
+        """Look topics up in this table from now on. Its owner changes it; it has no topic without subscribers."""
+        self._subscribers = subscribers
 
     def want(self, camera: str) -> bool:
         """Return whether somebody subscribes to this camera's pictures."""
-        prefixes = self._prefixes
-        return bool(prefixes) and topic_of(camera).startswith(tuple(prefixes))
+        topic, subscribers = topic_of(camera), self._subscribers
+        return any(topic[:size] in subscribers for size in range(len(TOPIC), len(topic) + 1))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -28,11 +28,8 @@ MAX_SUBSCRIPTION_BYTES = 1024
 class Outlet:
     """The bound socket. `open_outlet` makes it."""
 
-    def __init__(
-        self, socket: zmq.Socket[bytes], limits: ConnectionLimits, guard: Guard | None, subscriptions: Subscriptions
-    ) -> None:
+    def __init__(self, socket: zmq.Socket[bytes], limits: ConnectionLimits, guard: Guard | None) -> None:
         self._socket, self._limits, self._guard = socket, limits, guard
-        self._subscriptions = subscriptions
         self._images: deque[tuple[zmq.MessageTracker, int]] = deque()  # that ZeroMQ may still hold, with their sizes
 
     def send(self, topic: str, *frames: bytes) -> None:
@@ -49,7 +46,7 @@ class Outlet:
             self._images.append((tracker, len(jpeg)))
 
     def hear(self) -> bool:
-        """Note who subscribes to pictures, and close connections that would fill the memory.
+        """Note who subscribes to what, and close connections that would fill the memory.
 
         Returns:
             Whether something of a flood is left, for which it is to be called at once.
@@ -60,9 +57,8 @@ class Outlet:
                 frame = self._socket.recv(zmq.DONTWAIT, copy=False)
                 self._limits.delivered(frame)
                 self._limits.subscription(frame)
-                ended = frame.bytes[:1] == b"\0"  # libzmq makes this message itself when a subscriber is gone
-                if ended or self._guard is None or self._guard.peer(frame) is not None:
-                    self._subscriptions.take(frame.bytes)
+                if self._guard is not None:
+                    self._guard.peer(frame)  # it closes this connection when the key is revoked
             return True
         return left
 
@@ -74,7 +70,7 @@ def open_outlet(address: str, guard: Guard | None, subscriptions: Subscriptions)
     Args:
         address: Endpoint to bind.
         guard: Admits subscribers by their keys; None admits every one.
-        subscriptions: Gets what is subscribed to.
+        subscriptions: Knows from now on who subscribes to what.
 
     Raises:
         PublishError: The endpoint cannot be bound.
@@ -86,4 +82,5 @@ def open_outlet(address: str, guard: Guard | None, subscriptions: Subscriptions)
         socket.maxmsgsize = MAX_SUBSCRIPTION_BYTES  # a subscriber that sends more loses its connection
         socket.rcvhwm = 100
         endpoint.bind(socket, address)
-        yield Outlet(socket, limits, guard, subscriptions)
+        subscriptions.follow(limits.subscribers)
+        yield Outlet(socket, limits, guard)

@@ -1,6 +1,7 @@
 """The topic image.<camera>: pictures of judged parts for those who subscribe, and never at the cost of verdicts."""
 
 import json
+import socket as socketlib
 import time
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import zmq
 from support.anosegd_line import Line, run_anosegd, wait_until
 from support.tiny_bundle import bad_part, good_part
+from support.zmtp import frame, handshake
 
 from anosegd.client import Client
 from anosegd.publish.images import Subscriptions
@@ -72,6 +74,30 @@ def test_pictures_end_with_the_last_subscriber(line: Line) -> None:
             assert time.monotonic() < give_up_at
 
 
+def test_nobody_ends_the_pictures_of_others(line: Line) -> None:
+    """One client ends a subscription that it does not have, another one that it has twice, and a third one disconnects."""
+    write(line.folder / "images")
+    line.run(line.config(LOOP))
+    begin, end = frame(b"\1image.top"), frame(b"\0image.top")
+    context = zmq.Context()
+    with context, context.socket(zmq.SUB) as subscriber:
+        subscriber.linger = 0
+        subscriber.subscribe(b"image.top")
+        subscriber.connect(line.endpoint)
+        for sent in (end, begin + end, begin + begin + end + end, begin + begin, begin):
+            assert subscriber.poll(30_000), "there are pictures before"
+            with socketlib.socket(socketlib.AF_UNIX) as peer:
+                peer.settimeout(10)
+                peer.connect(line.endpoint.removeprefix("ipc://"))
+                handshake(peer, b"SUB")
+                peer.sendall(sent)
+                time.sleep(0.5)  # until it has been taken
+            time.sleep(0.5)  # until the daemon knows that the connection has ended
+            while subscriber.poll(0):
+                subscriber.recv_multipart()
+            assert subscriber.poll(30_000), f"no picture after {sent!r}"
+
+
 def test_a_subscriber_that_does_not_read_costs_no_memory_and_no_verdict(line: Line) -> None:
     """The daemon keeps a limited amount of pictures for it, and every verdict goes out."""
     write(line.folder / "images", size=1200)  # JPEG of about 1.3 MB
@@ -113,15 +139,14 @@ def test_pictures_can_be_turned_off(line: Line) -> None:
 
 def test_only_subscriptions_to_images_count() -> None:
     """A subscription to a prefix of an image's topic counts until it ends; one to everything never does."""
+    subscribers: dict[bytes, int] = {}
     subscriptions = Subscriptions()
-    subscriptions.take(b"\1")
-    subscriptions.take(b"\1verdict.top")
+    subscriptions.follow(subscribers)
+    subscribers |= {b"": 1, b"im": 1, b"verdict.top": 1}
     assert not subscriptions.want("top")
-    subscriptions.take(b"\1image.to")
-    assert subscriptions.want("top")
-    assert not subscriptions.want("side")
-    subscriptions.take(b"\0image.to")
-    assert not subscriptions.want("top")
-    for i in range(3000):
-        subscriptions.take(f"\1image.{i:04}".encode())
-    assert sum(subscriptions.want(f"{i:04}") for i in range(3000)) == 1000
+    for topic in (b"image", b"image.to", b"image.top"):
+        subscribers[topic] = 1
+        assert subscriptions.want("top")
+        assert subscriptions.want("side") == (topic == b"image")
+        del subscribers[topic]
+        assert not subscriptions.want("top")
