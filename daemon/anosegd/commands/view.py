@@ -13,6 +13,7 @@ from anosegd import logs
 from anosegd.commands import export
 from anosegd.commands.connection import endpoints_of
 from anosegd.config import load_config
+from anosegd.recipe import recipes_of
 from anosegd.view.address import Address
 from anosegd.view.users import certificate_beside, load_users, users_beside
 
@@ -79,7 +80,7 @@ def main(options: argparse.Namespace) -> int:
         csv_form=CsvForm(export.HEAD, export.row),
         users=users,
         certificate=certificate,
-        bundle=None if config is None else Path(config.engine.bundle),
+        bundles={} if config is None else {name: Path(recipe.bundle) for name, recipe in recipes_of(config).items()},
         names=tuple(options.name),
     )
     with contextlib.suppress(OSError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,10 @@ class _Head(msgspec.Struct, frozen=True):
 
 
 class VersionNumber(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A version in the store, and why it is to be taken. The reason may be empty."""
+    """A version in the store of a recipe's bundle, and why it is to be taken. The reason may be empty."""
 
     version: int
+    recipe: str = ""
     why: str = ""
 
 
@@ -43,11 +45,11 @@ class BundleStore:
     """Lists versions, and has the changes of them.
 
     Args:
-        bundle: `engine.bundle` of the station's configuration; None if the screen has no configuration.
+        bundles: The bundle of each recipe, that of the default recipe first; empty if the screen has no configuration.
     """
 
-    def __init__(self, bundle: Path | None) -> None:
-        self._bundle = bundle
+    def __init__(self, bundles: Mapping[str, Path]) -> None:
+        self._bundles = bundles
 
     @property
     def changes(self) -> tuple[Change, ...]:
@@ -59,29 +61,32 @@ class BundleStore:
         )
 
     async def list(self, request: Request) -> Response:
-        """Answer with the versions under STORE/NAME."""
+        """Answer with the versions under STORE/NAME of the recipe that the page names."""
+        recipe = request.query_params.get("recipe", "")
         try:
-            return JSONResponse(await asyncio.to_thread(self._listed), headers=NO_STORE)
+            return JSONResponse(await asyncio.to_thread(self._listed, recipe), headers=NO_STORE)
         except ChangeRefusedError as error:
             return JSONResponse({"error": error.code, "message": str(error)}, error.status, headers=NO_STORE)
 
-    def _folder(self) -> Path:
-        """Return STORE/NAME.
+    def _folder(self, recipe: str) -> Path:
+        """Return STORE/NAME of a recipe's bundle. Without recipes, the station's cameras give the only one its name.
 
         Raises:
             ChangeRefusedError: The screen does not know it.
         """
-        if self._bundle is None:
+        if not self._bundles:
             raise ChangeRefusedError("no_store", "the screen was started without the station's configuration")
-        folder = self._bundle.absolute()
+        if recipe not in self._bundles and len(self._bundles) > 1:
+            raise ChangeRefusedError("no_recipe", f"the screen was started with a configuration without the recipe {recipe!r}")
+        folder = self._bundles.get(recipe, next(iter(self._bundles.values()))).absolute()
         if (folder / MANIFEST).is_file():
             folder = folder.resolve().parent
         if not versions(folder):
             raise ChangeRefusedError("no_store", f"{folder}: no bundles are there; does the screen run on another machine?")
         return folder
 
-    def _listed(self) -> dict[str, Any]:
-        folder = self._folder()
+    def _listed(self, recipe: str) -> dict[str, Any]:
+        folder = self._folder(recipe)
         try:
             releases = read_releases(folder)
         except AnosegError as error:
@@ -110,18 +115,19 @@ class BundleStore:
         return {"folder": str(folder), "current": current, "may_release": _may_write(folder), "versions": found}
 
     async def _swap(self, station: StationRequests, who: str, values: VersionNumber) -> dict[str, Any]:
-        folder = await asyncio.to_thread(self._folder)
+        folder = await asyncio.to_thread(self._folder, values.recipe)
         bundle = str(folder / str(values.version))
         answer = await station.ask_to_load("swap", bundle=bundle, who=who, why=values.why)
         return {"engine": answer["engine"]}
 
     async def _release(self, _: StationRequests, who: str, values: VersionNumber) -> dict[str, Any]:
-        return await asyncio.to_thread(self._released, who, values.version)
+        return await asyncio.to_thread(self._released, who, values)
 
-    def _released(self, who: str, version: int) -> dict[str, Any]:
+    def _released(self, who: str, values: VersionNumber) -> dict[str, Any]:
+        version = values.version
         bundle: Bundle | None = None
         try:
-            bundle = load_bundle(self._folder() / str(version))
+            bundle = load_bundle(self._folder(values.recipe) / str(version))
             before = release_version(store_of(bundle), version, bundle.digest, by=who)
         except AnosegError as error:
             if isinstance(error.__cause__, OSError) and bundle is not None:

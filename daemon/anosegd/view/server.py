@@ -8,8 +8,8 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import time
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ class ViewSettings:
         shifts: The times of day at which shifts begin.
         users: File of the users; None lets everybody who reaches the screen do everything.
         certificate: The certificate for TLS; None serves without.
-        bundle: `engine.bundle` of the station's configuration; None without one.
+        bundles: The bundle of each recipe of the station's configuration, the default recipe first; empty without one.
         names: Further names and addresses under which browsers reach the screen.
     """
 
@@ -74,7 +74,7 @@ class ViewSettings:
     shifts: tuple[time, ...]
     users: Path | None = None
     certificate: Certificate | None = None
-    bundle: Path | None = None
+    bundles: Mapping[str, Path] = field(default_factory=dict)
     names: tuple[str, ...] = ()
 
     @property
@@ -123,7 +123,7 @@ async def _serve(settings: ViewSettings, listener: socket.socket, sessions: Sess
     kept = None if settings.evidence is None else KeptPictures(settings.evidence)
     past = PastParts(board, journal, kept, settings.csv_form)
     certificate = settings.certificate
-    store = BundleStore(settings.bundle)
+    store = BundleStore(settings.bundles)
     requests = StationRequests(settings.publish, settings.control, key=settings.key)
     changes = Changes(sessions or NoLogin(), requests, (*CHANGES, *store.changes))
     pages = {"stale_after_ms": settings.stale_after_s * 1000}

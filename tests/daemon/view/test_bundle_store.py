@@ -60,6 +60,38 @@ def test_release_swap_and_rollback(line: Line, tmp_path: Path, tmp_path_factory:
         view.close()
 
 
+def test_the_versions_are_those_of_the_recipe_in_force(
+    line: Line, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The page lists the store of the recipe's bundle, and a swap and a release take a version from there."""
+    folder = tmp_path_factory.mktemp("store")
+    base, other = folder / "base", folder / "other"
+    write_bundle(base, tiny_draft())
+    for threshold in (0.5, 0.4, 0.3):
+        write_bundle(other, dataclasses.replace(tiny_draft(), score_threshold=threshold))
+    control = line.endpoint.replace("pub", "control")
+    more = (
+        f"control: {{endpoint: '{control}'}}\njournal: {{path: '{tmp_path}/v.db'}}\n"
+        f"recipes: {{lid: {{bundle: '{other}/1', cameras: {{top: {{}}}}}}}}"
+    )
+    config = line.config(CAMERAS.replace("{source", "{recipe: base, source", 1), more=more, store=base)
+    line.run(config)
+    line.listener.wait_for_verdicts(1)
+    view = ViewServer(tmp_path, str(config))
+    try:
+        assert [one["version"] for one in view.get("/bundles.json?recipe=base").json()["versions"]] == [1]
+        with Client(line.endpoint, control) as client:
+            client.recipe("lid")
+        listed = view.get("/bundles.json?recipe=lid").json()
+        assert (listed["folder"], [one["version"] for one in listed["versions"]]) == (str(other), [1, 2, 3])
+        assert change(view, "swap", {"version": 3, "recipe": "lid"}).json()["answer"]["engine"]["version"] == 3
+        assert change(view, "release", {"version": 2, "recipe": "lid"}).json()["answer"]["version"] == 2
+        assert json.loads((other / "releases.json").read_text())["releases"][-1]["version"] == 2
+        assert view.get("/bundles.json?recipe=gone").json()["error"] == "no_recipe"
+    finally:
+        view.close()
+
+
 def test_a_store_that_the_screen_may_not_write_names_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A release that the file system refuses, as under systemd, tells the person which command to run instead."""
     store = tmp_path / "tiny"
@@ -70,7 +102,7 @@ def test_a_store_that_the_screen_may_not_write_names_the_command(tmp_path: Path,
         raise OSError(errno.EROFS, "Read-only file system", str(path))
 
     monkeypatch.setattr(releases, "_locked", refuse)  # root may write everywhere, so a mode proves nothing
-    release = next(one for one in BundleStore(store / "1").changes if one.name == "release")
+    release = next(one for one in BundleStore({"": store / "1"}).changes if one.name == "release")
     requests = StationRequests("ipc:///unused", None)
     try:
         with pytest.raises(ChangeRefusedError, match=f"Read-only file system.*anoseg-engine release {store}/2$"):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from support.paths import REPOSITORY
 
 import anosegd.view
 from anosegd import wire
@@ -43,6 +44,17 @@ def test_every_reason_and_state_has_a_text() -> None:
         assert {f"reason.{reason}" for reason in get_args(wire.Reason)} <= texts.keys()
         assert {f"state.{state}" for state in get_args(wire.StationState)} <= texts.keys()
         assert {f"outcome.{outcome}" for outcome in get_args(wire.Outcome)} <= texts.keys()
+
+
+def test_what_the_station_refuses_is_said_in_the_language_of_the_page() -> None:
+    """Every error code of the station has a text; only its reason may be quoted, and German says that it is English."""
+    table = (REPOSITORY / "docs" / "wire.md").read_text().partition("### Error codes")[2].partition("\n\nA page")[0]
+    codes = set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) - {"bad_request"}  # which would be a mistake of the page
+    assert "refused" in codes
+    for language, texts in LANGUAGES.items():
+        assert {f"error.{code}" for code in {*codes, "other"}} <= texts.keys()
+        quoting = [text for text in texts.values() if "{reason}" in text]
+        assert language == "en" or all("auf Englisch: {reason}" in text for text in quoting if "Grund" in text)
 
 
 @pytest.mark.parametrize("path", HTML, ids=lambda path: path.name)

@@ -12,7 +12,8 @@ export async function ask(path, query = "") {
 }
 
 export function errorText(answer) {
-  return has(`error.${answer.error}`) ? t(`error.${answer.error}`) : answer.message;
+  const known = has(`error.${answer.error}`) ? `error.${answer.error}` : "error.other";
+  return t(known, { reason: answer.message });
 }
 
 // Says which period an answer is about, and what is missing in it.

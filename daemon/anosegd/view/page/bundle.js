@@ -39,10 +39,11 @@ function showRunning() {
   ]);
 }
 
+const inForce = () => state.recipe ?? "";
 const label = (engine) => `${engine.name}/${engine.version}`;
 
 async function load() {
-  const [store, changes] = [await ask("bundles.json"), await ask("changes.json")];
+  const [store, changes] = [await ask("bundles.json", new URLSearchParams({ recipe: inForce() })), await ask("changes.json")];
   document.getElementById("changes").replaceChildren(changes.error ? errorText(changes) : changesTable(changes.changes.slice(-20).reverse()));
   if (store.error) {
     said.textContent = errorText(store);
@@ -99,7 +100,7 @@ async function make(name, values, texts, yes) {
 // What the station says about a bundle that it refuses is in English, and names files: it comes after what matters.
 function refusedText(name, now, error) {
   if (!["refused", "not_released"].includes(error.code)) return error.message;
-  return t(name === "release" ? "bundle.refused.release" : "bundle.refused", { now, reason: error.message });
+  return t(name === "release" ? "bundle.refused.release" : "bundle.refused", { now, reason: error.reason });
 }
 
 function doneText(name, answer) {
@@ -107,8 +108,8 @@ function doneText(name, answer) {
 }
 
 const names = (version) => ({ now: label(state.engine), then: `${state.engine.name}/${version.version}` });
-const swap = (version) => make("swap", { version: version.version }, [t("bundle.ask.swap", names(version)), version.current ? "" : t("bundle.ask.start")], t("bundle.swap"));
-const release = (version) => make("release", { version: version.version }, [t("bundle.ask.release", { ...names(version), current: current ?? "–" }), t("bundle.ask.reload")], t("bundle.release"));
+const swap = (version) => make("swap", { version: version.version, recipe: inForce() }, [t("bundle.ask.swap", names(version)), version.current ? "" : t("bundle.ask.start")], t("bundle.swap"));
+const release = (version) => make("release", { version: version.version, recipe: inForce() }, [t("bundle.ask.release", { ...names(version), current: current ?? "–" }), t("bundle.ask.reload")], t("bundle.release"));
 
 rollback.addEventListener("click", () => make("rollback", {}, [t("bundle.ask.swap", { now: label(state.engine), then: state.rollback_to })], t("bundle.rollback")));
 
@@ -116,7 +117,8 @@ follow((found) => {
   state = found;
   showRunning();
   rollback.hidden = !may("change") || !found.rollback_to;
-  if (found.engine.digest === shown) return;
-  shown = found.engine.digest;
+  const now = `${found.engine.digest} ${inForce()}`;
+  if (now === shown) return;
+  shown = now;
   load();
 });

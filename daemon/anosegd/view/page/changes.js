@@ -1,14 +1,17 @@
 // The one way in which a page changes anything: `await change(name, values)`.
 
+import { errorText } from "./answers.js";
 import { nameToSend } from "./person.js";
 import { checkLogin } from "./settings.js";
-import { has, t } from "./texts.js";
+import { t } from "./texts.js";
 
 // A change that was not made. `message` is in the language of the page; `code` is "cancelled" if the person gave no name.
+// `reason` is what the station says, in English.
 export class ChangeError extends Error {
-  constructor(code, message) {
+  constructor(code, message, reason = "") {
     super(message);
     this.code = code;
+    this.reason = reason;
   }
 }
 
@@ -28,6 +31,6 @@ export async function change(name, values) {
     throw new ChangeError("not_known", t("error.not_known"));
   }
   if (answer.error === "no_login") checkLogin();
-  if (answer.error) throw new ChangeError(answer.error, has(`error.${answer.error}`) ? t(`error.${answer.error}`) : answer.message);
+  if (answer.error) throw new ChangeError(answer.error, errorText(answer), answer.message);
   return answer.answer;
 }

@@ -1,6 +1,7 @@
 // The page "Parts": past parts from the station's journal. The filter is in the address, so that it can be sent to somebody.
 
 import { Alarms } from "./alarms.js";
+import { errorText } from "./answers.js";
 import * as choices from "./choices.js";
 import { Detail, fetchPart } from "./detail.js";
 import { cell, element, short } from "./elements.js";
@@ -9,7 +10,7 @@ import { keyOf, reasonText, scoreText, SIGNS } from "./outcome.js";
 import { Stream } from "./stream.js";
 import * as station from "./station.js";
 import * as texts from "./texts.js";
-import { dateAndTime, has, number, t } from "./texts.js";
+import { dateAndTime, number, t } from "./texts.js";
 
 const FILTERS = ["since", "until", "camera", "outcome", "part", "feedback"];
 const COLUMNS = ["fact.captured", "fact.camera", "fact.part", "filter.outcome", "fact.score", "fact.defects", "fact.bundle", "fact.number", "filter.feedback"];
@@ -150,7 +151,7 @@ async function load() {
     return;
   }
   if (answer.error) {
-    said.textContent = has(`error.${answer.error}`) ? t(`error.${answer.error}`) : answer.message;
+    said.textContent = errorText(answer);
     return;
   }
   for (const part of answer.parts) addRow(part);
