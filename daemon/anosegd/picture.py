@@ -21,7 +21,7 @@ FASTEST = [cv2.IMWRITE_PNG_COMPRESSION, 1]
 """Maps are smooth, and this runs on the machine that inspects. PNG's row filters would take five times as long for no gain;
 OpenCV before 4.12 cannot switch them off."""
 LOSSLESS = [cv2.IMWRITE_PNG_COMPRESSION, 1]
-"""The row filter "up" alone is as small as the best of all filters for each row, and takes 10.6 instead of 17.5 ms for 640 x 640
+"""The row filter "up" is as small as the best of all filters for each row, and takes 10.6 instead of 17.5 ms for 640 x 640
 pixels."""
 if hasattr(cv2, "IMWRITE_PNG_FILTER"):
     FASTEST += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE]
