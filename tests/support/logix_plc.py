@@ -49,6 +49,7 @@ class LogixPlc:
         assert self.process.stdout is not None
         assert b"server address" in self.process.stdout.readline().lower()
         self._client = PLC("127.0.0.1", port=port, timeout=5.0)
+        self._client.conn.msg_socket.close()  # pylogix does not use it here, and does not close it
 
     @staticmethod
     def config(port: int) -> str:

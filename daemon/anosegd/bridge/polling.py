@@ -25,6 +25,8 @@ T = TypeVar("T")
 RETRY_S = 0.5
 LONGEST_RETRY_S = 8.0
 STOP_S = 2.0
+CALL_S = 30.0
+"""No call takes so long: a library hangs. That ends the bridge, so that another one is started."""
 
 
 class PlcError(Exception):
@@ -85,10 +87,9 @@ class PollingKind:
         """Say that the bridge has ended, and end."""
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait((self._task,))
         if self._connected:
-            with contextlib.suppress(PlcError, asyncio.TimeoutError):
+            with contextlib.suppress(PlcError, RuntimeError, asyncio.TimeoutError):
                 await asyncio.wait_for(self._call(partial(self._memory.write_status, 0)), STOP_S)
         self._executor.submit(self._memory.close)
         self._executor.shutdown(wait=False)
@@ -148,9 +149,17 @@ class PollingKind:
 
         Raises:
             PlcError: The PLC cannot be reached, or its answer cannot be used.
+            RuntimeError: The call hangs.
         """
+        done = asyncio.get_running_loop().run_in_executor(self._executor, call)
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._executor, call)
+            await asyncio.wait((done,), timeout=CALL_S)
+            if not done.done():
+                raise RuntimeError(f"{self.place}: a call has not returned for {CALL_S:g} s")
+        finally:
+            done.cancel()  # nobody waits for it any more; this changes nothing once it is done
+        try:
+            return done.result()
         except PlcError:
             raise
         except Exception as error:

@@ -4,6 +4,8 @@ For a Siemens PLC that is the C++ Snap7 server, for a Rockwell controller cpppo'
 """
 
 import signal
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -226,3 +228,51 @@ def test_a_plc_that_comes_later_is_found(site: Site) -> None:
     bridge.wait_for("bridge.plc_connected")
     assert bridge.log.count("bridge.plc_lost") == 1
     assert bridge.terminate() == 0
+
+
+class Stranger:
+    """Listens where the PLC should be. It answers each connection with the same bytes, and closes it or leaves it open."""
+
+    def __init__(self, port: int, answer: bytes, *, closes: bool) -> None:
+        self._listener = socket.create_server(("127.0.0.1", port))
+        self._answer, self._closes = answer, closes
+        self._peers: list[socket.socket] = []
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                peer, _ = self._listener.accept()
+            except OSError:
+                return
+            self._peers.append(peer)
+            peer.sendall(self._answer)
+            if self._closes:
+                peer.close()
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join()
+        for peer in self._peers:
+            peer.close()
+
+
+CUT_OFF = b"\x65\0\x04\x10" + bytes(20)
+"""The head of an EtherNet/IP answer whose contents never come."""
+
+
+@pytest.mark.parametrize(("answer", "closes"), [(bytes(range(256)), True), (CUT_OFF, True), (b"", False)])
+def test_what_is_no_plc_costs_nothing(site: Site, answer: bytes, closes: bool) -> None:
+    """Rubbish, an answer that is cut off, and silence: the bridge says so, goes on, and ends when it is asked to."""
+    stranger = Stranger(site.port, answer, closes=closes)
+    try:
+        bridge = site.start_bridge()
+        bridge.wait_for("bridge.plc_lost")
+    finally:
+        stranger.close()
+    site.start_plc()
+    bridge.wait_for("bridge.plc_connected")
+    assert bridge.terminate() == 0
+    assert "Traceback" not in bridge.log

@@ -5,9 +5,12 @@ EtherNet/IP has no keys and no encryption here: whoever reaches the controller c
 
 from __future__ import annotations
 
+import struct
+import time
 from typing import Any
 
 from pylogix import PLC
+from pylogix.lgx_comm import Connection
 
 from anosegd.bridge.config import LogixConfig
 from anosegd.bridge.exchange import Seen, Value
@@ -18,6 +21,30 @@ TIMEOUT_S = 2.0
 TYPES = {"SINT": 0xC2, "DINT": 0xC4, "REAL": 0xCA}
 """Their numbers in the protocol."""
 OK = "Success"
+HEADER = 24
+"""Bytes before the contents of a packet, whose length is in the third and fourth."""
+
+
+class _Connection(Connection):  # type: ignore[misc]
+    """Ends when the controller closes the connection in the middle of an answer; pylogix's own would loop for ever."""
+
+    def receive_data(self) -> bytes | None:
+        """Return one whole packet, or None."""
+        end = time.monotonic() + TIMEOUT_S
+        try:
+            header = self._exactly(HEADER, end)
+            return header + self._exactly(int(struct.unpack_from("<H", header, 2)[0]), end)
+        except OSError:
+            return None
+
+    def _exactly(self, n: int, end: float) -> bytes:
+        data = b""
+        while len(data) < n:
+            more = self.Socket.recv(n - len(data))
+            if not more or time.monotonic() > end:
+                raise ConnectionError("the connection ended in the middle of a packet")
+            data += more
+        return data
 
 
 class LogixMemory:
@@ -41,6 +68,10 @@ class LogixMemory:
         """
         host, port = self._config.address
         self._client = PLC(host, slot=self._config.slot, timeout=TIMEOUT_S, port=port)
+        unused, connection = self._client.conn, _Connection(self._client)
+        self._client.conn = connection
+        for unused_socket in (unused.Socket, unused.msg_socket, connection.msg_socket):
+            unused_socket.close()
         for tag, kind in self._map.kinds.items():
             self._checked(self._client.Read(tag))
             known = self._client.KnownTags[tag.removesuffix("[0]")][0]
