@@ -18,9 +18,10 @@ because it draws without a GPU. Two cases are therefore measured:
 
 apart   Daemon and capture have the first core; clients, `anosegd view` and Chromium have the others. This is a station with
         cores to spare, or a browser on another machine. What the daemon itself does for its clients (encoding pictures, writing
-        evidence) competes with the engine for the one core. The limit of 1.1 holds for this case.
-shared  Everything may use all cores. Chromium runs at a lower priority (`nice -n 10`), as docs/screen.md advises for a kiosk on
-        the station's own machine.
+        evidence) competes with the engine for the one core. A process that the daemon started for this would have the same
+        core: it would inherit it. The limit of 1.1 holds for this case.
+shared  Everything may use all cores. Chromium runs at a lower priority (`nice -n 10`). That counts here because all programs
+        belong to one session; docs/screen.md says how to set it for a kiosk.
 
 `anosegd view` lowers its own priority in both cases. The exit code is 1 if something does not hold; `--limit` names the cases
 for which the 1.1 counts.

@@ -39,6 +39,14 @@ def test_unit_is_accepted_by_systemd(tmp_path: Path, source: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+@pytest.mark.parametrize("source", [UNIT, VIEW_UNIT, BRIDGE_UNIT], ids=lambda source: source.name)
+def test_weights_count_among_all_services(source: Path) -> None:
+    """An instance without `Slice=` is in a slice of its template: its weight would count among instances of this one only."""
+    unit = source.read_text()
+    weights = re.findall(r"(?m)^(?:CPU|IO)Weight=", unit)
+    assert not weights or re.search(r"(?m)^Slice=system.slice$", unit)
+
+
 def test_unit_allows_the_devices_of_each_gpu() -> None:
     """The names under which drivers register their devices (in /proc/devices) match an entry of the device list."""
     names = ["nvidia", "nvidia-uvm", "nvidia-frontend", "nvhost-gpu", "nvgpu-ctrl", "17000000.gpu", "17000000.ga10b", "nvmap"]
