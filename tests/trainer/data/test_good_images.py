@@ -219,6 +219,20 @@ def test_parts_that_merely_move_are_not_known_and_near_duplicates_stay_together(
     assert (parts.numbers[:20] == parts.numbers[20:]).all()
 
 
+def test_images_that_are_alike_are_held_out_together_where_parts_are_not_known(tmp_path, plate):
+    """Twelve places, each six times with other dirt: no pair is clearly one place, but the six stay together."""
+    for place in range(12):
+        below = plate(np.random.default_rng(place)).astype(float)
+        for shot in range(6):
+            dirt = plate(np.random.default_rng(100 + 6 * place + shot)).astype(float)
+            image = np.clip(0.57 * below + 0.43 * dirt, 0, 255).astype(np.uint8)
+            cv2.imwrite(str(tmp_path / f"{place:02}_{shot}.png"), image)
+    parts = find_parts(load(tmp_path), "")
+    assert not parts.known
+    assert parts.count == 12
+    assert all(len(set(parts.numbers[6 * place : 6 * place + 6])) == 1 for place in range(12))
+
+
 def test_a_name_that_is_not_utf8_is_accepted(tmp_path, write_plates):
     """File names are bytes: an image may have a name that is not UTF-8."""
     write_plates(tmp_path, 10)

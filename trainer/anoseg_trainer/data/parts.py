@@ -25,6 +25,10 @@ SAME_DETAIL, OTHER_DETAIL = 0.7, 0.5
 """Correlation of two images' own details: above the first they show the same part, below the second different parts."""
 SURELY_SAME_DETAIL = 0.9
 """Correlation from which two images count as the same part where the others cannot be told apart."""
+ALIKE_DETAIL = 0.4
+"""Mean correlation of images that are kept together where parts cannot be told apart."""
+MOST_CLUSTERED = 6000
+"""Images that are clustered at most: the distances of all pairs must fit into memory."""
 ONLY_NOISE = 0.15
 """Correlation of neighbouring pixels below which images differ by noise alone."""
 BLOCK = 512
@@ -59,7 +63,9 @@ def find_parts(images: GoodImages, pattern: str, on_note: Callable[[str], None] 
        fixed camera, all good parts may look the same. Then too many images are joined for one part, and this comparison
        means nothing.
     2. In that case the details are compared in which each image differs from the mean of all. If these are clearly equal
-       or clearly different for all pairs, they decide. If not, the parts are not known.
+       or clearly different for all pairs, they decide. If not, the parts are not known. Then images whose details are
+       alike are kept together, so that held-out images differ from those of the training: a network that is validated on
+       near-copies of its training images is trained for too long.
 
     If the images differ by nothing but noise, the parts are not known either.
 
@@ -116,8 +122,21 @@ def _compare(images: GoodImages) -> tuple[NDArray[np.int64], bool]:
     unclear = joined(details, OTHER_DETAIL)[1] > pairs
     if not unclear and _plausible(numbers) and structured:
         return numbers, True
+    if n <= MOST_CLUSTERED and _plausible(numbers := _alike(details)):
+        return numbers, False
     numbers, _ = joined(details, SURELY_SAME_DETAIL)
     return (numbers if _plausible(numbers) else np.arange(n)), False
+
+
+def _alike(details: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Return the cluster of each image, int64 [n]. The details, unit vectors [n, d], correlate above `ALIKE_DETAIL` in it."""
+    from scipy.cluster.hierarchy import fcluster, linkage
+    from scipy.spatial.distance import squareform
+
+    distances = 1 - np.clip(details @ details.T, -1.0, 1.0)
+    np.fill_diagonal(distances, 0.0)
+    tree = linkage(squareform(distances, checks=False), "average")
+    return np.asarray(fcluster(tree, 1 - ALIKE_DETAIL, "distance"), np.int64) - 1
 
 
 def _plausible(numbers: NDArray[np.int64]) -> bool:
