@@ -110,6 +110,20 @@ def test_one_view_counts_up_to_a_limit() -> None:
     assert rise(0, 0, 0, 0, 20, 0) > 3 * rise(0, 0, 0, 0, MOST_UNITS, 0)
 
 
+def test_beside_a_network_the_memory_counts_only_above_its_median() -> None:
+    """A part that the memory finds very usual gets no lower score than the median good part. Without a network it does."""
+    rng = np.random.default_rng(6)
+    good, found = values(rng, 2000), detector()
+    fit_score(found, good, good + 8, TrainConfig(network=CONFIG, views=WEIGHTS))
+    rise = functools.partial(rise_of, found, good)
+    assert rise(0, 0, 0, 0, -3, 0) == pytest.approx(0, abs=1e-4)
+    assert rise(0, 0, 0, 0, -3, 2) == pytest.approx(rise(0, 0, 0, 0, 0, 2), abs=1e-4)
+    assert rise(0, 0, 0, 0, 0, -3) < -0.1
+    assert rise(0, 0, 0, 0, 0.5, 0) > 0.05
+    fit_score(found, good, good + 8, TrainConfig(network=CONFIG, views=ViewsConfig(network=0.0)))
+    assert rise(0, 0, 0, 0, -3, 0) < -0.1
+
+
 def test_good_parts_score_low_and_defects_high() -> None:
     """The median good part scores about 0.1 and the median defect 0.9, unless that would be steeper than rounding allows."""
     rng = np.random.default_rng(2)

@@ -340,7 +340,8 @@ def fit_score(detector: Detector, good: Values, defective: Values, config: Train
     """Set the score's scales from the views' values of held-out good parts, [n, V], and of synthetic defects, [m, V].
 
     Each value counts in units of its spread over good parts, from their median. A view's values are added and counted in the
-    same way, and the views are added with their weights; beside a network, the others count up to `MOST_UNITS`. Synthetic
+    same way, and the views are added with their weights. Beside a network, the others count up to `MOST_UNITS`, and the memory
+    counts only above its median: a part that resembles good parts more than half of them do is not better for it. Synthetic
     defects only set the slope of the score, because real defects differ from them.
 
     Raises:
@@ -351,7 +352,7 @@ def fit_score(detector: Detector, good: Values, defective: Values, config: Train
         MEMORY: config.views.memory,
         WHOLE_IMAGE: config.views.whole_image,
     }
-    scale, limits, steepest = np.zeros(good.shape[1]), [], np.inf
+    scale, floors, limits, steepest = np.zeros(good.shape[1]), [], [], np.inf
     for name, columns in detector.columns.items():
         used = list(columns)
         if name == NETWORK and not config.detector:
@@ -360,7 +361,9 @@ def fit_score(detector: Detector, good: Values, defective: Values, config: Train
         together = good[:, used] @ of_value
         scale[used] = weights[name] * of_value / max(float(together.std()), 1.0)
         alone = name == NETWORK or not weights[NETWORK] or NETWORK not in detector.columns
-        limits.append(NO_LIMIT if alone else float(np.median(good[:, used] @ scale[used])) + MOST_UNITS * weights[name])
+        median = float(np.median(good[:, used] @ scale[used]))
+        floors.append(median if name == MEMORY and not alone else -NO_LIMIT)
+        limits.append(NO_LIMIT if alone else median + MOST_UNITS * weights[name])
         if weights[name]:
             steepest = min(steepest, STEEPEST[name] / float(scale[used].sum()))
     if not scale.any():
@@ -372,10 +375,11 @@ def fit_score(detector: Detector, good: Values, defective: Values, config: Train
     def joined(values: Values) -> Values:
         """Return the scores before the slope, [n]."""
         of_views = [values[:, c.start : c.stop] @ scale[c.start : c.stop] for c in detector.columns.values()]
-        found: Values = np.minimum(np.stack(of_views, axis=1), limits).sum(axis=1)
+        found: Values = np.clip(np.stack(of_views, axis=1), floors, limits).sum(axis=1)
         return found
 
     slope, shift = score_scale(joined(good), joined(defective), steepest)
     detector.score_scale.copy_(torch.from_numpy(slope * scale))
+    detector.view_floors.copy_(slope * torch.tensor(floors))
     detector.view_limits.copy_(slope * torch.tensor(limits))
     detector.score_offset.fill_(shift)

@@ -188,7 +188,7 @@ class ExtensibleDetector:
         """Return what each view adds to the score's logit, [tiles, views], from values [tiles, V]."""
         weighted = values * self.detector.score_scale.double().numpy()
         sums = np.stack([weighted[:, c.start : c.stop].sum(axis=1) for c in self.detector.columns.values()], axis=1)
-        return np.asarray(np.minimum(sums, self.detector.view_limits.double().numpy()))
+        return np.asarray(np.clip(sums, self.detector.view_floors.double().numpy(), self.detector.view_limits.double().numpy()))
 
     @property
     def _memory(self) -> Any:

@@ -68,6 +68,7 @@ def detectors(plate):
             detector.map_gain.fill_(3.0)
         if name == "memory read by the network":
             detector.view_limits.fill_(1.0)
+            detector.view_floors.fill_(-0.5)
         if detector.network is None:
             detector.map_gain.fill_(12.0)
             detector.map_offset.fill_(-5.0 if name == "without a network" else -2.0)

@@ -55,7 +55,8 @@ class Detector(nn.Module):
         pools: The pools of the network's map, as `POOLS`.
         score_scale: Scale of each value, [number of values].
         score_offset: Logit of the score where all values are 0.
-        view_limits: Largest logit that each view may add to the score, [number of views], in the order of `columns`.
+        view_floors: Least logit that each view may add to the score, [number of views], in the order of `columns`.
+        view_limits: Largest logit that each view may add, in the same way.
         columns: The values of each view, by its name.
         map_gain: Logits that one unit of the memory's map adds to the map.
         map_offset: Logit of the map where the network and the memory read 0.
@@ -63,6 +64,7 @@ class Detector(nn.Module):
 
     score_scale: Tensor
     score_offset: Tensor
+    view_floors: Tensor
     view_limits: Tensor
     map_gain: Tensor
     map_offset: Tensor
@@ -89,6 +91,7 @@ class Detector(nn.Module):
                 count += 1
         self.register_buffer("score_scale", (torch.arange(count) == FIRST_POOL).float(), persistent=False)
         self.register_buffer("score_offset", torch.zeros(()), persistent=False)
+        self.register_buffer("view_floors", torch.full((len(self.columns),), -NO_LIMIT), persistent=False)
         self.register_buffer("view_limits", torch.full((len(self.columns),), NO_LIMIT), persistent=False)
         self.register_buffer("map_gain", torch.tensor(MEMORY_GAIN if network is None else 0.0), persistent=False)
         self.register_buffer("map_offset", torch.tensor(-MEMORY_GAIN if network is None else 0.0), persistent=False)
@@ -108,7 +111,8 @@ class Detector(nn.Module):
         """Return the score [N] of values [N, V], never quite 0 or 1. A threshold of 1 therefore rejects nothing."""
         weighted = values * self.score_scale
         of_views = torch.stack([weighted[:, c.start : c.stop].sum(dim=1) for c in self.columns.values()], dim=1)
-        logit = torch.minimum(of_views, self.view_limits).sum(dim=1) + self.score_offset
+        bounded = torch.minimum(torch.maximum(of_views, self.view_floors), self.view_limits)
+        logit = bounded.sum(dim=1) + self.score_offset
         return torch.sigmoid(logit.clamp(-SCORE_LIMIT, SCORE_LIMIT))
 
     def inspect_unscaled(self, frames_NHWC: Tensor, coords: Tensor) -> tuple[Tensor, Tensor]:

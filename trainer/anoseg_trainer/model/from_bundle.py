@@ -30,8 +30,9 @@ NOT_EXPORTED = "image_head"
 """The head that training alone uses."""
 STANDARDS = ("centre", "scale")
 """Numbers of the memory and of the whole-image model that became constants."""
-SET_LATER = ("view_limits", "memory.nearest.bias", "memory.floors")
-"""Weights that a bundle may lack: earlier bundles have no limits, and the others come from the record or other weights."""
+SET_LATER = ("view_floors", "view_limits", "memory.nearest.bias", "memory.floors")
+"""Weights that a bundle may lack: earlier bundles have no bounds of the views, and the others come from the record or other
+weights."""
 
 
 def detector_record(detector: Detector) -> dict[str, Any]:
