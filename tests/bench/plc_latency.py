@@ -1,10 +1,11 @@
 """Measures how soon a PLC can read a result: from the verdict being sent, and from capture, with a Modbus master that polls.
 
-    python tests/bench/plc_latency.py --parts 3000
+    python tests/bench/plc_latency.py --parts 3000 [--kind s7]
 
 First, a publisher in this process stands for the station: the moment at which it sends a verdict is known exactly. Then the
 whole line: a station with the demo's network, whose verdicts say when the part was captured. The master polls as fast as it
-gets answers; a PLC that polls every 10 ms sees a result 5 ms later on average.
+gets answers; a PLC that polls every 10 ms sees a result 5 ms later on average. With the kinds s7 and logix, only the first is
+measured: until the result is in the PLC's memory, which is a stranger's server.
 """
 
 from __future__ import annotations
@@ -28,47 +29,89 @@ import zmq
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from support.bridge_process import BridgeProcess, free_port
+from support.logix_plc import LogixPlc, fetch_server
 from support.paths import DEMO
-from support.plc import ENABLED, ONLINE, VALID, Registers, text_of
+from support.plc import ENABLED, HEARTBEAT, IDLE, ONLINE, VALID, Registers, text_of
+from support.s7_plc import S7Plc, fetch_library
 
 from anosegd import wire
 
 NAME = wire.EngineName(name="none", version=1, digest="0", runtime="none")
 
 
+class PolledMaster:
+    """The program of a PLC that the bridge polls, in the calls of a Modbus master. Every read copies the heartbeat."""
+
+    def __init__(self, plc: S7Plc | LogixPlc) -> None:
+        self._plc, self._control, self._written = plc, 0, -1
+
+    def read(self, address: int, count: int) -> list[int]:
+        status = self._plc.status()
+        control = self._control | (status >> HEARTBEAT & 1) << 4
+        if control != self._written:
+            self._plc.write(control)
+            self._written = control
+        return [status]
+
+    def read_bits(self, address: int, count: int) -> list[bool]:
+        return [bool(self.read(0, 1)[0] >> address & 1)]
+
+    def write(self, address: int, values: list[int]) -> None:
+        self._control = values[0]
+
+    def close(self) -> None:
+        self._plc.kill()
+
+
+def master_of(kind: str, port: int, folder: Path) -> Registers | PolledMaster:
+    if kind == "s7":
+        library = fetch_library(folder)
+        assert library is not None
+        return PolledMaster(S7Plc(library, port))
+    if kind == "logix":
+        fetch_server(folder / "server")
+        return PolledMaster(LogixPlc(folder / "server", port))
+    return Registers(port)
+
+
 @contextmanager
-def bridge(folder: Path, publish: str, window_ms: int) -> Iterator[Registers]:
+def bridge(folder: Path, publish: str, window_ms: int, kind: str = "modbus") -> Iterator[Registers | PolledMaster]:
     """A bridge to a camera with its own trigger, and a master with an open handshake."""
     port = free_port()
     config = folder / f"bridge-{port}.yaml"
     config.write_text(
         f"camera: top\ntrigger: camera\nstation: {{publish: '{publish}', control: null}}\n"
         f"result_window_ms: {window_ms}\nresults: 256\nmodbus: {{listen: '127.0.0.1:{port}'}}\n"
+        f"{S7Plc.config(port)}\n{LogixPlc.config(port)}\n"
     )
-    process = BridgeProcess(config)
+    process = BridgeProcess(config, kind=kind)
     try:
         process.wait_for("bridge.listening")
-        master = Registers(port)
+        master = master_of(kind, port, folder)
         while not master.read_bits(ONLINE, 1)[0]:
             time.sleep(0.1)
         master.write(0, [0])
+        while not master.read_bits(IDLE, 1)[0]:
+            pass
         master.write(0, [1])
-        assert master.read_bits(ENABLED, 1)[0]
+        while not master.read_bits(ENABLED, 1)[0]:
+            pass
         yield master
         master.close()
     finally:
         process.close()
 
 
-def acknowledge(master: Registers) -> None:
+def acknowledge(master: Registers | PolledMaster) -> None:
     """Take the result away, so that the next one can come."""
     master.write(0, [5])
     while master.read(0, 1)[0] >> VALID & 1:
         pass
     master.write(0, [1])
+    master.read(0, 1)
 
 
-def from_sending(folder: Path, parts: int) -> list[float]:
+def from_sending(folder: Path, parts: int, kind: str) -> list[float]:
     """Milliseconds from the sending of a verdict until the master has read its result."""
     publish = f"ipc://{folder}/pub"
     taken: list[float] = []
@@ -92,7 +135,7 @@ def from_sending(folder: Path, parts: int) -> list[float]:
         beats = threading.Thread(target=beat)
         beats.start()
         try:
-            with bridge(folder, publish, 1000) as master:
+            with bridge(folder, publish, 1000, kind) as master:
                 for n in range(1, parts + 1):
                     now = wire.utc(time.time_ns())
                     names = {"station": "s", "journal_id": "j", "run_id": "r", "camera": "top", "part_id": f"{n}"}
@@ -154,13 +197,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--parts", type=int, default=3000)
     parser.add_argument("--fps", type=float, default=15.0)
+    parser.add_argument("--kind", choices=("modbus", "s7", "logix"), default="modbus")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="anoseg-plc-") as name:
         folder = Path(name)
-        for what, taken in (
-            ("verdict sent → read by the master", from_sending(folder, options.parts)),
-            (f"capture → read by the master, {options.fps:g} parts/s", from_capture(folder, options.parts, options.fps)),
-        ):
+        measured = {f"{options.kind}: verdict sent → read by the PLC": from_sending(folder, options.parts, options.kind)}
+        if options.kind == "modbus":
+            capture = from_capture(folder, options.parts, options.fps)
+            measured[f"capture → read by the PLC, {options.fps:g} parts/s"] = capture
+        for what, taken in measured.items():
             p50, p99 = np.percentile(taken, (50, 99))
             print(f"{what:50} {len(taken)} parts: p50 {p50:.2f} ms, p99 {p99:.2f} ms, max {max(taken):.2f} ms")
 

@@ -72,11 +72,15 @@ class LogixPlc:
 
     def write(self, control: int, part_id: str | None = None) -> None:
         """Write the part id first, then the control bits, as a program does."""
-        if part_id:
-            self._write(MAP.data_of("part_id"), list(part_id.encode()), SINT)
         if part_id is not None:
-            self._write(MAP.length_of("part_id"), len(part_id.encode()), DINT)
+            self.write_text("part_id", part_id)
         self._write(MAP.control, control, DINT)
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a text of the controls."""
+        if text:
+            self._write(MAP.data_of(name), list(text.encode()), SINT)
+        self._write(MAP.length_of(name), len(text.encode()), DINT)
 
     def kill(self) -> None:
         self.process.kill()

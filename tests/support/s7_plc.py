@@ -95,9 +95,14 @@ class S7Plc:
     def write(self, control: int, part_id: str | None = None) -> None:
         """Write the part id first, then the control bits, as a program does."""
         if part_id is not None:
-            data = part_id.encode()
-            self._client.db_write(DB, BLOCK.controls[1].offset + 1, bytearray((len(data), *data)))
+            self.write_text("part_id", part_id)
         self._client.db_write(DB, 0, bytearray((control,)))
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a text of the controls."""
+        field = next(field for field in BLOCK.controls if field.name == name)
+        data = text.encode()
+        self._client.db_write(DB, field.offset + 1, bytearray((len(data), *data)))
 
     def kill(self) -> None:
         self.process.kill()

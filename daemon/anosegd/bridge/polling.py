@@ -107,7 +107,8 @@ class PollingKind:
                 why = str(error)
             self._connected = False
             handle.plc_lost()
-            await self._call(self._memory.close)
+            with contextlib.suppress(PlcError):
+                await self._call(self._memory.close)
             if why != said:
                 logs.warning("bridge.plc_lost", plc=self.place, why=why)
                 said = why
@@ -162,7 +163,7 @@ class PollingKind:
             return done.result()
         except PlcError:
             raise
-        except Exception as error:
+        except Exception as error:  # no library may end the bridge, whatever a PLC answers
             raise PlcError(f"{type(error).__name__}: {error}") from error
 
 

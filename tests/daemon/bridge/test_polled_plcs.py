@@ -15,12 +15,12 @@ import pytest
 from support.anosegd_line import LIMIT_S, wait_until
 from support.bridge_process import Bridged, BridgeProcess, free_port
 from support.logix_plc import MAP, LogixPlc, server_of
-from support.plc import ENABLED, HEARTBEAT, IDLE, ONLINE, PASS, READY, TAKEN, VALID, PolledPlc
+from support.plc import ENABLED, HEARTBEAT, IDLE, ONLINE, PASS, READY, RECIPE_DONE, TAKEN, VALID, PolledPlc
 from support.s7_plc import BLOCK, S7Plc, initial, library_of
 
 from anosegd.bridge.tags import REASONS, ErrorCode
 
-ENABLE, TRIGGER, ACKNOWLEDGE = 1, 2, 4
+ENABLE, TRIGGER, ACKNOWLEDGE, RECIPE_CHANGE = 1, 2, 4, 8
 
 
 class Site:
@@ -129,6 +129,25 @@ def test_a_late_verdict_drives_nothing(site: Site) -> None:
         site.open()
     site.wait(VALID, ENABLE | TRIGGER, part_id="next")
     assert plc.result()[0] == "next"
+
+
+def test_the_recipe_is_changed_and_asked_for(site: Site) -> None:
+    """By the PLC: done, refused; and a part for which it asks for another recipe is not judged."""
+    site.bridged.start_station(f"recipes: {{lid: {{bundle: '{site.bridged.line.store}', cameras: {{eye: {{}}}}}}}}")
+    plc = site.start_plc()
+    site.start_bridge()
+    site.open()
+    for name, refused in (("lid", False), ("nut", True)):
+        plc.write_text("recipe", name)
+        site.wait(RECIPE_DONE, ENABLE | RECIPE_CHANGE)
+        assert site.bit(RECIPE_DONE + 1, ENABLE | RECIPE_CHANGE) is refused
+        site.wait(RECIPE_DONE, ENABLE, value=False)
+    for name, reason in (("nut", REASONS["recipe"]), ("lid", 0)):
+        plc.write_text("recipe", name)
+        site.wait(READY, ENABLE)
+        site.wait(VALID, ENABLE | TRIGGER, part_id=name)
+        assert plc.result()[:2] == (name, reason)
+        site.wait(VALID, ENABLE | ACKNOWLEDGE, value=False)
 
 
 def test_a_bridge_that_is_killed_shows_nothing_of_an_old_part(site: Site) -> None:
