@@ -1,14 +1,21 @@
 """A whole OPC UA bridge between a real station and clients: asyncua's, and node-opcua's."""
 
 import asyncio
+import json
+import os
+import platform
+import shutil
 import signal
+import subprocess
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any
 
 import pytest
 from asyncua import Client, ua
 from support.anosegd_line import LIMIT_S, wait_until
 from support.bridge_process import Bridged
+from support.made_once import made_once
 from support.opcua import PREFIX, Identity, OpcUaBridge, Plc
 
 
@@ -217,5 +224,192 @@ def test_results_and_state_are_those_of_machine_vision(bridged: Bridged) -> None
             for place in (current, automatic):
                 data = await client.get_node(place).read_data_value(raise_on_bad_status=False)
                 assert data.StatusCode.name == "BadNoCommunication"
+
+    run(work())
+
+
+# ---- a stranger
+
+SCRIPT = """
+const { OPCUAClient, MessageSecurityMode, SecurityPolicy, AttributeIds, DataType, TimestampsToReturn, constructEventFilter } =
+  require("node-opcua-client");
+const { OPCUACertificateManager } = require("node-opcua-certificate-manager");
+const [url, certificateFile, privateKeyFile, rootFolder] = process.argv.slice(1);
+const node = (name) => "ns=2;s=" + name;
+(async () => {
+  const client = OPCUAClient.create({
+    applicationUri: "urn:test:plc", certificateFile, privateKeyFile,
+    securityMode: MessageSecurityMode.SignAndEncrypt, securityPolicy: SecurityPolicy.Basic256Sha256,
+    clientCertificateManager: new OPCUACertificateManager({ rootFolder, automaticallyAcceptUnknownCertificate: true }),
+    connectionStrategy: { maxRetry: 2, initialDelay: 200 },
+  });
+  await client.connect(url);
+  const session = await client.createSession();
+  const value = async (name) =>
+    (await session.read({ nodeId: node(name), attributeId: AttributeIds.Value })).value.value;
+  const until = async (name, wanted = true) => {
+    while (await value("Outputs." + name) !== wanted) await new Promise(r => setTimeout(r, 20));
+  };
+  const write = async (values) => {
+    const codes = await session.write(Object.entries(values).map(([name, value]) => ({
+      nodeId: node("Inputs." + name), attributeId: AttributeIds.Value,
+      value: { value: { dataType: typeof value === "boolean" ? DataType.Boolean : DataType.String, value } },
+    })));
+    if (!codes.every(code => code.isGood())) throw new Error(codes.join());
+  };
+  const events = [], beats = [];
+  const subscription = await session.createSubscription2({
+    requestedPublishingInterval: 50, requestedLifetimeCount: 100, requestedMaxKeepAliveCount: 10, publishingEnabled: true,
+  });
+  const parameters = { samplingInterval: 50, queueSize: 5, discardOldest: true };
+  const heartbeat = await subscription.monitor(
+    { nodeId: node("Outputs.heartbeat"), attributeId: AttributeIds.Value }, parameters, TimestampsToReturn.Both);
+  heartbeat.on("changed", data => beats.push(data.value.value));
+  const ready = await subscription.monitor(
+    { nodeId: node("VisionSystem"), attributeId: AttributeIds.EventNotifier },
+    { ...parameters, queueSize: 10, filter: constructEventFilter(["EventType", "Message"]) }, TimestampsToReturn.Both);
+  ready.on("changed", fields => events.push(fields[1].value.text));
+
+  await until("online");
+  await write({ enable: false });
+  await until("idle");
+  await write({ enable: true });
+  const outcomes = [];
+  for (let n = 0; n < 4; n++) {
+    await until("trigger_ready");
+    await write({ part_id: "part " + n, trigger: true });
+    await until("trigger_acknowledge");
+    await write({ trigger: false });
+    await until("result_valid");
+    outcomes.push([await value("Outputs.outcome_text"), await value("Outputs.part_id")]);
+    await write({ result_acknowledge: true });
+    await until("result_valid", false);
+    await write({ result_acknowledge: false });
+  }
+  const state = (await value("VisionSystem.VisionStateMachine.CurrentState")).text;
+  const result = await value("VisionSystem.ResultManagement.Results.Result3");
+  while (events.length < 4 || beats.length < 2) await new Promise(r => setTimeout(r, 20));
+  await subscription.terminate();
+  await session.close();
+  await client.disconnect();
+  const ids = { part: result.partId.id, recipe: result.internalRecipeId.id };
+  console.log("RESULT " + JSON.stringify({ outcomes, state, events, ...ids }));
+  process.exit(0);
+})().catch(error => { console.error(error); process.exit(1); });
+"""
+
+
+@pytest.fixture(scope="session")
+def node_opcua(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with npm's node-opcua-client and a Node that is new enough. Skips the test where they cannot be installed."""
+    machine = {"x86_64": "x64", "aarch64": "arm64"}.get(platform.machine())
+    if shutil.which("npm") is None or machine is None:
+        pytest.skip("no npm here")
+
+    def make(folder: Path) -> None:
+        # `node` itself would need a script to find its package for this machine.
+        packages = (f"node-linux-{machine}@22", "node-opcua-client@2.186")
+        subprocess.run(
+            ["npm", "install", "--prefix", ".", "--no-audit", "--no-fund", "--ignore-scripts", "--force", *packages],
+            cwd=folder,
+            capture_output=True,
+            timeout=250,
+        )
+        (folder / "node").symlink_to(folder / "node_modules" / f"node-linux-{machine}" / "bin" / "node")
+
+    folder = made_once(tmp_path_factory, "node-opcua", make)
+    if not (folder / "node").exists() or not (folder / "node_modules" / "node-opcua-client").exists():
+        pytest.skip("node-opcua cannot be installed here")
+    return folder
+
+
+def test_node_opcua_triggers_parts_and_reads_their_results(bridged: Bridged, node_opcua: Path) -> None:
+    """npm's client: encrypted, with reads, writes, a subscription and events, and the standard's structures decoded."""
+    bridged.start_station()
+    bridge = OpcUaBridge(bridged)
+    folder = bridged.line.folder
+    certificate = folder / "plc.crt"
+    subprocess.run(["openssl", "x509", "-inform", "der", "-in", bridge.plc.certificate, "-out", certificate], check=True)
+    done = subprocess.run(
+        [node_opcua / "node", "-e", SCRIPT, "--", bridge.url, certificate, bridge.plc.key, folder / "pki"],
+        cwd=node_opcua,
+        capture_output=True,
+        text=True,
+        timeout=2 * LIMIT_S,
+        env={**os.environ, "HOME": str(folder)},
+    )
+    assert done.returncode == 0, done.stderr + bridge.process.log
+    printed = next(line for line in done.stdout.splitlines() if line.startswith("RESULT "))
+    assert json.loads(printed.removeprefix("RESULT ")) == {
+        "outcomes": [["FAIL" if n % 2 else "PASS", f"part {n}"] for n in range(4)],
+        "state": "Operational",
+        "events": ["PASS", "FAIL", "PASS", "FAIL"],
+        "part": "part 3",
+        "recipe": "default",
+    }
+
+
+# ---- limits
+
+
+def test_sessions_of_crashed_clients_are_freed(bridged: Bridged) -> None:
+    """Clients that vanish with a subscription, and one that says nothing: within a minute, no session or connection is left."""
+    bridge = OpcUaBridge(bridged)
+
+    async def work() -> None:
+        lost = []
+        for _ in range(3):
+            client = await bridge.client()
+            await client.connect()
+            subscription = await client.create_subscription(100, object())
+            await subscription.subscribe_data_change(client.get_node(f"{PREFIX}Outputs.heartbeat"))
+            lost.append(client)
+        bridged_sockets = [client.uaclient.protocol.transport for client in lost]
+        for transport in bridged_sockets:
+            transport.abort()
+        async with await bridge.client() as client:
+            plc = Plc(client)
+            summary = f"{PREFIX}Diagnostics."
+            assert await client.get_node(f"{summary}sessions").read_value() >= 3
+            for _ in range(int(LIMIT_S)):
+                await asyncio.sleep(1)
+                if await client.get_node(f"{summary}sessions").read_value() == 1:
+                    break
+            assert await client.get_node(f"{summary}sessions").read_value() == 1
+            assert await client.get_node(f"{summary}subscriptions").read_value() == 0
+            assert await plc.get("online") is False
+
+    run(work())
+
+
+def test_what_a_client_asks_for_is_limited(bridged: Bridged) -> None:
+    """Subscriptions, monitored items, intervals, queues, nodes in a request, and sessions on one connection."""
+    bridge = OpcUaBridge(bridged)
+
+    async def work() -> None:
+        async with await bridge.client() as client:
+            heartbeat = client.get_node(f"{PREFIX}Outputs.heartbeat")
+            subscription = await client.create_subscription(0.001, object())
+            assert subscription.parameters.RequestedPublishingInterval == 20.0  # asyncua's client takes what the bridge allows
+            subs = [await client.create_subscription(500, object()) for _ in range(4)]
+            with pytest.raises(ua.UaStatusCodeError, match="BadTooManySubscriptions"):
+                await client.create_subscription(500, object())
+            for sub in subs:
+                await sub.subscribe_data_change([heartbeat] * 100)
+            await subscription.subscribe_data_change([heartbeat] * 100)
+            with pytest.raises(ua.UaStatusCodeError, match="BadTooManyMonitoredItems"):
+                await subscription.subscribe_data_change(heartbeat)
+            with pytest.raises(ua.UaStatusCodeError, match="BadTooManyOperations"):
+                await client.read_values([heartbeat] * 501)
+            assert await client.read_values([heartbeat] * 500)
+        clients = [await bridge.client() for _ in range(33)]
+        for client in clients[:32]:
+            await client.connect()
+        with pytest.raises(ua.UaStatusCodeError, match="BadTooManySessions"):
+            await clients[32].connect()
+        for client in clients[:32]:
+            await client.disconnect()
+        async with await bridge.client() as client:
+            assert await Plc(client).get("online") is False
 
     run(work())

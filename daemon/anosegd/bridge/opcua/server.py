@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +214,16 @@ class OpcUaServer:
                 node = await parent.add_variable(place, ua.QualifiedName(variable.name, index), initial, kind)
                 if folder == "Inputs":
                     await node.set_writable()
+        counts = await server.nodes.objects.add_object(ua.NodeId("Diagnostics", index), ua.QualifiedName("Diagnostics", index))
+        for name, count in (
+            ("connections", lambda: len(self._peers)),
+            ("sessions", lambda: len(self.iserver._external_sessions)),
+            ("subscriptions", lambda: len(self.iserver.subscription_service.subscriptions)),
+        ):
+            node = await counts.add_variable(
+                ua.NodeId(f"Diagnostics.{name}", index), ua.QualifiedName(name, index), 0, ua.VariantType.UInt32
+            )
+            self.iserver.set_attribute_value_callback(node.nodeid, partial(_count, count))
         await self._vision.build(server, index)
 
     async def _write_inputs(self, taken: dict[str, Value]) -> None:
@@ -301,6 +312,10 @@ class OpcUaServer:
                     peer.drop("its certificate is not trusted any more")
                 else:
                     peer.check(now)
+
+
+def _count(count: Callable[[], int], *_: Any) -> ua.DataValue:
+    return ua.DataValue(ua.Variant(count(), ua.VariantType.UInt32), SourceTimestamp=datetime.now(timezone.utc))
 
 
 def _empty(variable: Variable) -> Value:
