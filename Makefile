@@ -59,9 +59,10 @@ still-scenes: $(VENV)/.installed-dev ## inspect cameras before a still part for 
 handshake: $(VENV)/.installed-dev ## 100,000 parts between a station, a PLC bridge and a PLC, restarted at random, in virtual time (half a minute)
 	$(BIN)/python tests/stress/plc_handshake.py
 
-plc-kills: $(VENV)/.installed-dev ## kill a station, a Modbus bridge and a PLC 20 times each; then 100,000 malformed frames (ten minutes)
+plc-kills: $(VENV)/.installed-dev ## kill a station, a Modbus bridge and a PLC 20 times each; then 100,000 malformed frames over Modbus and OPC UA (fifteen minutes)
 	$(BIN)/python tests/stress/plc_kills.py
 	$(BIN)/python tests/stress/modbus_rubbish.py
+	$(BIN)/python tests/stress/opcua_rubbish.py
 
 evidence: $(VENV)/.installed-dev ## keep rejected parts at full rate on a small disk, with kills; the limits hold and every file is whole (ten minutes; root)
 	$(BIN)/python tests/stress/evidence.py

@@ -1,0 +1,280 @@
+"""Sends 100,000 malformed messages to an OPC UA bridge, beside slow connections and 100 clients: a good client is served.
+
+python tests/stress/opcua_rubbish.py --frames 100000
+
+The bridge lets in clients without a certificate, so that the messages reach all of it: most come in a session.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import random
+import struct
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from asyncua import Client, ua
+from asyncua.common.utils import Buffer
+from asyncua.ua.ua_binary import nodeid_from_binary, struct_from_binary, struct_to_binary
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from stress.rubbish import resident_mb
+from support.bridge_process import BridgeProcess, free_port
+
+SESSIONS, IDLE, SLOW = 20, 80, 20
+GROWTH_MB = 60
+WAIT_S = 0.005
+MESSAGES = 40
+"""Of one connection."""
+LINES = 2000
+"""The log may have this many lines: what anybody may send must not fill a disk."""
+NONE = "http://opcfoundation.org/UA/SecurityPolicy#None"
+SECURE = "http://opcfoundation.org/UA/SecurityPolicy#Basic256Sha256"
+HEARTBEAT = ua.NodeId("Outputs.heartbeat", 2)
+
+
+def requests() -> list[object]:
+    """Return valid requests of most services."""
+    read = ua.ReadRequest()
+    read.Parameters.NodesToRead = [ua.ReadValueId(NodeId=HEARTBEAT, AttributeId=ua.AttributeIds.Value)]
+    write = ua.WriteRequest()
+    value = ua.DataValue(ua.Variant([[1, 2], [3, 4]], ua.VariantType.Int32))
+    write.Parameters.NodesToWrite = [ua.WriteValue(ua.NodeId("Inputs.enable", 2), ua.AttributeIds.Value, Value=value)]
+    browse = ua.BrowseRequest()
+    browse.Parameters.NodesToBrowse = [ua.BrowseDescription(NodeId=ua.NodeId(85))]
+    translate = ua.TranslateBrowsePathsToNodeIdsRequest()
+    path = ua.RelativePath([ua.RelativePathElement(TargetName=ua.QualifiedName("x", 0))])
+    translate.Parameters.BrowsePaths = [ua.BrowsePath(ua.NodeId(85), path)]
+    call = ua.CallRequest()
+    method = ua.NodeId("VisionSystem.ResultManagement.GetResultById", 2)
+    call.Parameters.MethodsToCall = [ua.CallMethodRequest(ua.NodeId(85), method, [ua.Variant(1)])]
+    subscribe = ua.CreateSubscriptionRequest()
+    subscribe.Parameters.RequestedPublishingInterval = 0.0
+    items = ua.CreateMonitoredItemsRequest()
+    monitored = ua.MonitoringParameters(Filter=ua.DataChangeFilter(), QueueSize=1000)
+    items.Parameters.SubscriptionId = 78
+    items.Parameters.ItemsToCreate = [
+        ua.MonitoredItemCreateRequest(read.Parameters.NodesToRead[0], RequestedParameters=monitored)
+    ]
+    return [read, write, browse, translate, call, subscribe, items, ua.PublishRequest(), ua.CloseSessionRequest()]
+
+
+class Wire:
+    """One connection that speaks OPC UA by hand."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+        self._sequence, self.channel, self.token = 0, 0, 0
+        self.session = ua.NodeId()
+
+    @classmethod
+    async def connect(cls, port: int, session: bool = True) -> Wire:
+        """Open a channel, and a session on it."""
+        wire = cls(*await asyncio.open_connection("127.0.0.1", port))
+        try:
+            await wire.greet(session)
+        except BaseException:
+            await wire.close()
+            raise
+        return wire
+
+    async def greet(self, session: bool) -> None:
+        """Open a channel, and a session on it."""
+        url = b"opc.tcp://x"
+        self.raw(b"HEL", struct.pack("<5Ii", 0, 65535, 65535, 0, 0, len(url)) + url)
+        await self.answer()
+        opening = ua.OpenSecureChannelRequest()
+        opening.Parameters.SecurityMode = ua.MessageSecurityMode.None_
+        opening.Parameters.RequestedLifetime = 60_000
+        self.raw(b"OPN", self.opening(NONE, struct_to_binary(opening)))
+        body = await self.answer()
+        struct_from_binary(ua.AsymmetricAlgorithmHeader, body)
+        struct_from_binary(ua.SequenceHeader, body)
+        token = struct_from_binary(ua.OpenSecureChannelResponse, body).Parameters.SecurityToken
+        self.channel, self.token = token.ChannelId, token.TokenId
+        if session:
+            create = ua.CreateSessionRequest()
+            create.Parameters.EndpointUrl = "opc.tcp://x"
+            response = await self.ask(create, ua.CreateSessionResponse)
+            self.session = response.Parameters.AuthenticationToken
+            activate = ua.ActivateSessionRequest()
+            activate.Parameters.UserIdentityToken = ua.AnonymousIdentityToken(PolicyId="anonymous")
+            await self.ask(activate, ua.ActivateSessionResponse)
+
+    def opening(self, policy: str, body: bytes, certificate: bytes | None = None) -> bytes:
+        """Return what follows the header of a message that opens a channel."""
+        security = ua.AsymmetricAlgorithmHeader(SecurityPolicyURI=policy, SenderCertificate=certificate)
+        self._sequence += 1
+        return struct.pack("<I", 0) + struct_to_binary(security) + struct.pack("<II", self._sequence, 1) + body
+
+    def raw(self, kind: bytes, content: bytes, chunk: bytes = b"F", size: int | None = None) -> None:
+        """Send a message with a right header, or with another size in it."""
+        self.writer.write(kind + chunk + struct.pack("<I", size if size is not None else len(content) + 8) + content)
+
+    def message(self, body: bytes, chunk: bytes = b"F") -> None:
+        """Send a request, right up to its body."""
+        self._sequence += 1
+        self.raw(b"MSG", struct.pack("<IIII", self.channel, self.token, self._sequence, self._sequence) + body, chunk)
+
+    def binary(self, request: object) -> bytes:
+        """Return a request in this session."""
+        request.RequestHeader.AuthenticationToken = self.session  # type: ignore[attr-defined]
+        return struct_to_binary(request)
+
+    async def ask(self, request: object, answer: type) -> object:
+        """Send a request and return its answer."""
+        self.message(self.binary(request))
+        body = await self.answer()
+        body.skip(16)
+        kind = body.copy()
+        nodeid_from_binary(kind)
+        return struct_from_binary(answer, body)
+
+    async def answer(self) -> Buffer:
+        """Return the next message without its header."""
+        head = await asyncio.wait_for(self.reader.readexactly(8), 30)
+        size = int.from_bytes(head[4:], "little")
+        return Buffer((await asyncio.wait_for(self.reader.readexactly(size - 8), 30)), 4 if head[:3] == b"OPN" else 0)
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await close(self.writer)
+
+
+async def close(writer: asyncio.StreamWriter) -> None:
+    """Close a connection, whatever has become of it."""
+    writer.close()
+    with contextlib.suppress(OSError, asyncio.TimeoutError):
+        await asyncio.wait_for(writer.wait_closed(), 5)
+
+
+def spoilt(chance: random.Random, body: bytes) -> bytes:
+    """Return a request with some of its bytes changed, lost or inserted."""
+    data = bytearray(body)
+    for _ in range(chance.randrange(1, 4)):
+        at = chance.randrange(4, len(data)) if len(data) > 4 else 0
+        kind = chance.randrange(4)
+        if kind == 0:
+            data[at] = chance.randrange(256)
+        elif kind == 1:
+            del data[at:]
+        elif kind == 2:
+            data[at:at] = chance.randbytes(chance.randrange(1, 20))
+        else:  # lengths, and arrays of nothing
+            data[at : at + 5] = chance.choice((b"\xff\xff\xff\x7f", b"\x80\xff\xff\xff\x7f", b"\xfe\xff\xff\xff"))
+    return bytes(data)
+
+
+async def send(wire: Wire, chance: random.Random, valid: list[object]) -> None:
+    """Send one malformed message."""
+    kind = chance.randrange(20)
+    if kind == 0:
+        wire.writer.write(chance.randbytes(chance.randrange(1, 300)))
+    elif kind == 1:
+        wire.raw(chance.choice((b"HEL", b"OPN", b"CLO", b"ACK", b"ERR")), chance.randbytes(chance.randrange(0, 100)))
+    elif kind == 2:
+        wire.raw(b"MSG", b"\0" * 16, size=chance.choice((0, 7, 11, 65_536, 0x7FFF_FFFF, 0xFFFF_FFFF)))
+    elif kind == 3:
+        wire.raw(b"OPN", wire.opening(chance.choice((NONE, SECURE, "x")), chance.randbytes(64), chance.randbytes(40)))
+    elif kind == 4:  # parts of a message that never ends
+        wire.message(chance.randbytes(chance.choice((10, 60_000))), b"C")
+    else:
+        wire.message(spoilt(chance, wire.binary(chance.choice(valid))))
+    with contextlib.suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(wire.writer.drain(), 5)
+        if not await asyncio.wait_for(wire.reader.read(65536), WAIT_S):
+            raise ConnectionError("closed")
+
+
+async def work(frames: int, seed: int, port: int, bridge: BridgeProcess) -> list[str]:
+    """Run the test beside a bridge that runs. Returns what went wrong."""
+    chance, valid, wrong = random.Random(seed), requests(), []
+    url = f"opc.tcp://127.0.0.1:{port}"
+    crowd = [await Wire.connect(port, session=n < SESSIONS) for n in range(SESSIONS + IDLE)]
+    slow = [(await asyncio.open_connection("127.0.0.1", port))[1] for _ in range(SLOW)]
+    async with Client(url, timeout=30) as good:
+        beat = good.get_node(HEARTBEAT)
+        await beat.read_value()
+        before = resident_mb(bridge.process.pid)
+        slowest, begin, connections, wire = 0.0, time.monotonic(), 0, None
+        for n in range(frames):
+            try:
+                if wire is None or n % MESSAGES == 0:
+                    if wire is not None:
+                        await wire.close()
+                    wire = await Wire.connect(port, session=chance.random() < 0.9)
+                    connections += 1
+                await send(wire, chance, valid)
+            except (OSError, asyncio.IncompleteReadError):
+                if wire is not None:
+                    await wire.close()
+                wire = None
+            except ua.UaError as error:
+                wrong.append(f"after {n} messages: no session: {error!r}")
+                break
+            if n % 50 == 0:
+                asked = time.monotonic()
+                try:
+                    await beat.read_value()
+                except (OSError, ua.UaError, asyncio.TimeoutError) as error:
+                    wrong.append(f"after {n} messages: a good client is not served: {error!r}")
+                    break
+                slowest = max(slowest, time.monotonic() - asked)
+            if n % 200 == 0:
+                for writer in slow:  # a byte at a time, of a message that never ends; the bridge closes it
+                    if not writer.is_closing():
+                        writer.write(b"H")
+        grown = resident_mb(bridge.process.pid) - before
+    lines = len(bridge.log.splitlines())
+    print(f"{frames} messages over {connections} connections, {time.monotonic() - begin:.0f} s")
+    print(f"beside {len(crowd)} clients and {SLOW} slow ones: memory {before:.0f} → {before + grown:.0f} MB, {lines} log lines")
+    print(f"{sum(writer.is_closing() for writer in slow)} slow connections were closed")
+    print(f"slowest answer to a good client: {slowest * 1000:.0f} ms")
+    for writer in (*(connection.writer for connection in crowd), *slow, *([] if wire is None else [wire.writer])):
+        await close(writer)
+    if grown > GROWTH_MB:
+        wrong.append(f"memory grew by {grown:.0f} MB")
+    if lines > LINES or "Traceback" in bridge.log:
+        wrong.append(f"the log has {lines} lines: {bridge.log[-1000:]}")
+    return wrong
+
+
+def flood(frames: int, seed: int = 1) -> list[str]:
+    """Run the test. Returns what went wrong."""
+    with tempfile.TemporaryDirectory(prefix="anoseg-opcua-") as name:
+        port = free_port()
+        config = Path(name) / "bridge.yaml"
+        config.write_text(
+            f"camera: top\nstation: {{publish: 'ipc://{name}/none', control: 'ipc://{name}/no'}}\n"
+            f"opcua: {{listen: '127.0.0.1:{port}', anonymous: true}}\n"
+        )
+        bridge = BridgeProcess(config, kind="opcua")
+        try:
+            bridge.wait_for("bridge.listening")
+            wrong = asyncio.run(work(frames, seed, port, bridge))
+            if bridge.process.poll() is not None:
+                wrong.append(f"the bridge has ended: {bridge.log[-1000:]}")
+            elif bridge.terminate() != 0:
+                wrong.append("the bridge does not end in order")
+        finally:
+            bridge.close()
+    return wrong
+
+
+def main() -> int:
+    """Run and report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--frames", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    wrong = flood(options.frames, options.seed)
+    print("\n".join(wrong) or "nothing wrong")
+    return int(bool(wrong))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
