@@ -50,6 +50,8 @@ NOT_OURS = {
     "cp": "files of an installed service: make systemd-test does it",
     "git": "updates a checkout",
     "mbpoll": "a Modbus master; tests/daemon/bridge runs it",
+    "uaread": "an OPC UA client; tests/daemon/bridge runs it",
+    "uawrite": "an OPC UA client; tests/daemon/bridge runs it",
     "mosquitto_sub": "an MQTT subscriber; tests/daemon/bridge runs it",
 }
 """Why commands of other programs are not run."""

@@ -7,13 +7,14 @@ import platform
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
 import pytest
 from asyncua import Client, ua
-from support.anosegd_line import LIMIT_S, wait_until
+from support.anosegd_line import LIMIT_S, Line, run_anosegd, wait_until
 from support.bridge_process import Bridged
 from support.made_once import made_once
 from support.opcua import PREFIX, Identity, OpcUaBridge, Plc
@@ -226,6 +227,67 @@ def test_results_and_state_are_those_of_machine_vision(bridged: Bridged) -> None
                 assert data.StatusCode.name == "BadNoCommunication"
 
     run(work())
+
+
+# ---- the command line
+
+
+def tool(name: str, url: str, node: str, *arguments: str) -> str:
+    """Run one of asyncua's tools, as docs/plc-opcua.md does."""
+    command = [Path(sys.executable).with_name(name), "-u", url, "-n", f"{PREFIX}{node}", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_the_example_of_the_documentation(bridged: Bridged) -> None:
+    """A part is triggered, read and acknowledged with uaread and uawrite."""
+    bridged.start_station()
+    bridge = OpcUaBridge(bridged, opcua=", anonymous: true")
+
+    def until(name: str) -> None:
+        wait_until(lambda: tool("uaread", bridge.url, f"Outputs.{name}") == "True", name)
+
+    until("online")
+    for name, value, then in (
+        ("enable", "False", "idle"),
+        ("enable", "True", "trigger_ready"),
+        ("part_id", "4711", ""),
+        ("trigger", "True", "trigger_acknowledge"),
+        ("trigger", "False", "result_valid"),
+    ):
+        tool("uawrite", bridge.url, f"Inputs.{name}", "-t", "string" if name == "part_id" else "bool", value)
+        if then:
+            until(then)
+    assert [tool("uaread", bridge.url, f"Outputs.{name}") for name in ("outcome_text", "part_id")] == ["PASS", "4711"]
+
+
+def test_what_the_command_says_before_it_serves(line: Line) -> None:
+    """The map; what to install; a folder that cannot be used; a key that others may read; an address that is no address."""
+    path = line.folder / "bridge.yaml"
+    path.write_text("camera: top\n")
+    checked = run_anosegd("bridge", "opcua", str(path), "--check")
+    assert "s=Outputs.result_valid" in checked.stdout
+    assert str(line.folder / "opcua") in checked.stdout
+    assert not (line.folder / "opcua").exists()
+    without = "import sys; sys.modules['asyncua'] = None; from anosegd.cli import main; raise SystemExit(main())"
+    done = subprocess.run(
+        [sys.executable, "-c", without, "bridge", "opcua", str(path)], capture_output=True, text=True, timeout=LIMIT_S
+    )
+    assert (done.returncode, "pip install -c constraints.txt '.[opcua]'" in done.stderr) == (2, True), done.stderr
+    (line.folder / "file").touch()
+    (line.folder / "keys" / "own").mkdir(parents=True)
+    (line.folder / "keys" / "own" / "certificate.der").write_bytes(b"none")
+    (line.folder / "keys" / "own" / "key.pem").touch(mode=0o644)
+    for opcua, words in (
+        ("{folder: file}", "opcua.folder"),
+        ("{folder: keys}", "others may use this key"),
+        ("{listen: here}", "write 127.0.0.1:4840"),
+        ("{listen: '192.0.2.1:4840', folder: new}", "192.0.2.1:4840 cannot be used"),
+    ):
+        path.write_text(f"camera: top\nopcua: {opcua}\n")
+        done = run_anosegd("bridge", "opcua", str(path))
+        assert (done.returncode, words in done.stderr) == (2, True), done.stderr
 
 
 # ---- a stranger
