@@ -156,7 +156,9 @@ def spoilt(chance: random.Random, body: bytes) -> bytes:
     """Return a request with some of its bytes changed, lost or inserted."""
     data = bytearray(body)
     for _ in range(chance.randrange(1, 4)):
-        at = chance.randrange(4, len(data)) if len(data) > 4 else 0
+        if len(data) <= 4:
+            break
+        at = chance.randrange(4, len(data))
         kind = chance.randrange(4)
         if kind == 0:
             data[at] = chance.randrange(256)

@@ -154,6 +154,8 @@ def test_what_a_client_may_write(bridged: Bridged) -> None:
                 await client.nodes.server_state.write_value(ua.Variant(1, ua.VariantType.Int32))
             with pytest.raises(ua.UaStatusCodeError, match="BadServiceUnsupported"):
                 await client.nodes.objects.add_object(2, "mine")
+            with pytest.raises(ua.UaStatusCodeError, match="BadInvalidState"):
+                await Plc(client).set(enable=False, part_id="x" * 121)
             assert await Plc(client).get("idle") is False
             await client.get_node(PREFIX + "Inputs.part_id").write_value("4711\0rest")
             assert await client.get_node(PREFIX + "Inputs.part_id").read_value() == "4711"

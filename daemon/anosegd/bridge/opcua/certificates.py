@@ -93,7 +93,7 @@ class Certificates:
         for path in files:
             try:
                 trusted[_load(path.read_bytes()).public_bytes(Encoding.DER)] = path.name
-            except (OSError, ValueError) as error:
+            except Exception as error:  # noqa: BLE001 - a file that somebody put there must not end the bridge
                 self._unreadable.warning(file=path, error=str(error) or type(error).__name__)
         if trusted.keys() != self._trusted.keys():
             logs.info("bridge.clients_trusted", folder=self.trusted, clients=", ".join(sorted(trusted.values())) or "none")

@@ -244,8 +244,8 @@ class MachineVision:
 
     @uamethod  # type: ignore[untyped-decorator] # `follow_imports` in pyproject.toml
     async def _prepare_recipe(self, _: Any, external: Any, internal: Any) -> tuple[Any, ...]:
-        name = getattr(external, "Id", "") or getattr(internal, "Id", "") or ""
-        done = bool(name) and await self._prepare(name)
+        name = str(getattr(external, "Id", "") or getattr(internal, "Id", "") or "")
+        done = await self._prepare(name)
         return _id(INTERNAL_RECIPE, name), done, ua.Variant(NO_ERROR if done else REFUSED, ua.VariantType.Int32)
 
     @uamethod  # type: ignore[untyped-decorator] # `follow_imports` in pyproject.toml

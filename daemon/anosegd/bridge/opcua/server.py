@@ -119,6 +119,8 @@ class OpcUaServer:
         await self.refresh()
         self._listening = await loop.create_server(lambda: Peer(self), sock=listener)
         self._tasks = [loop.create_task(self._keep_current()), loop.create_task(self._sweep())]
+        for task in self._tasks:
+            task.add_done_callback(_report_end)
 
     def show(self, outputs: Outputs) -> None:
         """Let the PLC read these outputs from now on."""
@@ -147,13 +149,13 @@ class OpcUaServer:
         """Take all that one request writes as one write to the handshake."""
         assert self._handle is not None
         taken: dict[str, Value] = {}
-        codes = []
-        for write in writes:
-            code = self._take(write, taken)
-            codes.append(ua.StatusCode(code))
-        if taken:
+        codes = [self._take(write, taken) for write in writes]
+        good = int(ua.StatusCodes.Good)
+        if all(code == good for code in codes):
             await self._write_inputs(taken)
-        return codes
+        else:  # a trigger must not be taken with the part id of the part before
+            codes = [int(ua.StatusCodes.BadInvalidState) if code == good else code for code in codes]
+        return [ua.StatusCode(code) for code in codes]
 
     def is_connected(self, session: InternalSession) -> bool:
         """Whether a session has a connection."""
@@ -239,15 +241,17 @@ class OpcUaServer:
 
     async def _prepare_recipe(self, name: str) -> bool:
         """Change the recipe for a client that calls PrepareRecipe; return whether it is in force."""
-        if self._inputs["recipe_change"]:
+        text = _text_of(name)
+        if not text or self._inputs["recipe_change"]:
             return False
-        await self._write_inputs({"recipe": name[:LONGEST_TEXT], "recipe_change": True})
-        give_up_at = time.monotonic() + PREPARE_S
-        while not self._outputs.recipe_acknowledge and time.monotonic() < give_up_at:
-            await asyncio.sleep(PREPARE_POLL_S)
-        done = self._outputs.recipe_acknowledge and not self._outputs.recipe_refused
-        await self._write_inputs({"recipe_change": False})
-        return done
+        await self._write_inputs({"recipe": text, "recipe_change": True})
+        try:
+            give_up_at = time.monotonic() + PREPARE_S
+            while not self._outputs.recipe_acknowledge and time.monotonic() < give_up_at:
+                await asyncio.sleep(PREPARE_POLL_S)
+            return self._outputs.recipe_acknowledge and not self._outputs.recipe_refused
+        finally:  # also if the client is lost
+            await self._write_inputs({"recipe_change": False})
 
     async def _write_outputs(self) -> None:
         """Bring the address space up to date."""
@@ -288,8 +292,8 @@ class OpcUaServer:
             return int(codes.Good)
         if value.Value.VariantType != ua.VariantType.String or not isinstance(content, str | None):
             return int(codes.BadTypeMismatch)
-        text = (content or "").partition("\0")[0].rstrip()
-        if len(text) > LONGEST_TEXT or text != text.encode("utf-8", "replace").decode():
+        text = _text_of(content or "")
+        if text is None:
             return int(codes.BadOutOfRange)
         taken[name] = text
         return int(codes.Good)
@@ -314,8 +318,20 @@ class OpcUaServer:
                     peer.check(now)
 
 
+def _report_end(task: asyncio.Task[None]) -> None:
+    """End the bridge if one of its own tasks has failed."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        task.get_loop().call_exception_handler({"message": "a task has failed", "exception": error})
+
+
 def _count(count: Callable[[], int], *_: Any) -> ua.DataValue:
     return ua.DataValue(ua.Variant(count(), ua.VariantType.UInt32), SourceTimestamp=datetime.now(timezone.utc))
+
+
+def _text_of(content: str) -> str | None:
+    """Return a text that a client has sent, up to a NUL; None if it is too long, or no text."""
+    text = content.partition("\0")[0].rstrip()
+    return text if len(text) <= LONGEST_TEXT and text == text.encode("utf-8", "replace").decode() else None
 
 
 def _empty(variable: Variable) -> Value:
