@@ -37,7 +37,7 @@ from support.zmtp import command, frame, greeting, handshake, ready
 
 from anosegd.client import Client, ClientError, Key, connect
 from anosegd.control.rates import RATE
-from anosegd.keys.files import new_client_key, new_station_key, write_key
+from anosegd.keys.files import keep_out_of_core_dumps, new_client_key, new_station_key, write_key
 
 PARTS_PER_S = 20
 CROWD_MB = 50.0
@@ -257,6 +257,7 @@ def free_port() -> int:
 
 def attack(publish: int, control: int, key: str, seed: int, frames: int) -> None:
     """Be the attackers: send so many malformed frames, and print how many after each step."""
+    keep_out_of_core_dumps()  # libzmq may abort this process, see `run_attackers`
     station = Station(publish, control, Key.read(key) if key else None)
     rng, sent = random.Random(seed), 0
     with zmq.Context() as context:
