@@ -59,3 +59,11 @@ def test_a_hint_fits_what_was_typed(tmp_path: Path) -> None:
         assert (done.returncode, "start it, or give the configuration that it runs with" in done.stderr) == (1, True)
     done = run_anosegd("replay", str(config))
     assert (done.returncode, "the station is down" in done.stderr) == (1, True)
+
+
+def test_a_recipe_without_a_name_lists_the_names(tmp_path: Path) -> None:
+    """`anosegd recipe line.yaml` must not ask a station for a recipe of the name line.yaml."""
+    config = tmp_path / "line.yaml"
+    config.write_text(CONFIG.format(folder=tmp_path))
+    done = run_anosegd("recipe", str(config))
+    assert (done.returncode, f"anosegd recipe {config} NAME; there are: default" in done.stderr) == (2, True), done.stderr
