@@ -7,10 +7,15 @@ parts. The good parts that it rejects are marked as false rejects in Chromium. T
 `evidence dataset`, `learn-good`, `release`, and the daemon inspects the same parts again. Nothing is written to
 the bundle's own store.
 
+With --threshold, the bundle gets this score threshold first, for more false rejects, and keeps it: what changes then is due
+to the memory alone. Without it, `learn-good` sets the threshold again from the images of the training.
+
 It prints one line a step. Exit code 0 if the marked parts pass then, and no defective part passes that was rejected before.
+Only the memory learns: where the network or the whole image rejects a good part, `learn-good` says so, and the exit code is 1.
 """
 
 import argparse
+import dataclasses
 import shutil
 import subprocess
 import sys
@@ -26,6 +31,9 @@ from support.anosegd_line import Daemon
 from support.browser import Browser
 from support.view_server import ViewServer
 
+from anoseg_engines.bundle import load_bundle
+from anoseg_engines.bundle_writer import BundleDraft, write_bundle
+from anoseg_trainer.recalibration import rejudged
 from anosegd.client import Client, ClientError
 
 MARK = """(() => {
@@ -52,11 +60,14 @@ class Line:
     def __init__(self, folder: Path, bundle: Path, threshold: float | None) -> None:
         self.folder, self.store = folder, folder / "store" / "part"
         shutil.copytree(bundle, self.store / bundle.name)
-        command("anoseg-engine", "release", self.store / bundle.name)
+        self.version = int(bundle.name)
+        if threshold is not None:
+            set_threshold(self.store / bundle.name, threshold)
+            self.version += 1
+        command("anoseg-engine", "release", self.store / str(self.version))
         self.endpoint = f"ipc://{folder}/pub"
         self.config = folder / "line.yaml"
-        decides = "" if threshold is None else f"score_threshold: {threshold}, "
-        camera = "{{policy: wait, " + decides + "source: {{kind: folder, path: {}}}}}"
+        camera = "{{policy: wait, source: {{kind: folder, path: {}}}}}"
         self.config.write_text(
             f"station: loop\nengine: {{bundle: {self.store}}}\npublish: {{endpoint: '{self.endpoint}'}}\n"
             f"control: {{endpoint: 'ipc://{folder}/control'}}\njournal: {{path: verdicts.db}}\n"
@@ -95,6 +106,15 @@ class Line:
             daemon.terminate()
 
 
+def set_threshold(path: Path, threshold: float) -> None:
+    """Write the next version of a bundle, with another score threshold. A camera's own one would not reach `learn-good`."""
+    bundle = load_bundle(path)
+    margin = bundle.manifest.golden_tolerance.margin
+    golden = zip((golden.image for golden in bundle.manifest.golden), bundle.golden_samples(), strict=True)
+    kept, _ = rejudged(golden, threshold, margin)
+    write_bundle(path.parent, dataclasses.replace(BundleDraft.of(bundle), score_threshold=threshold, golden=kept))
+
+
 def inspected(client: Client) -> int:
     """Return how many parts the daemon has inspected; 0 before it answers."""
     try:
@@ -125,7 +145,9 @@ def main() -> int:
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--defects", type=int, default=60)
-    parser.add_argument("--threshold", type=float, metavar="T", help="lower than the calibrated one, for more false rejects")
+    parser.add_argument(
+        "--threshold", type=float, metavar="T", help="of the bundle; lower than the calibrated one, for more false rejects"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as made:
         line = Line(Path(made), options.bundle.resolve(), options.threshold)
@@ -144,9 +166,10 @@ def main() -> int:
             print(f"marked in the browser: {len(rejected)} false rejects", flush=True)
         data = line.folder / "marked"
         print(command("anosegd", "evidence", "dataset", line.config, "--data", data), end="", flush=True)
-        said = command("anoseg-train", "learn-good", line.store, "--data", data, "--held-out", options.data / "train" / "good")
-        print("\n".join(f"    {text}" for text in said.splitlines()[-6:]), flush=True)
-        command("anoseg-engine", "release", line.store / str(int(options.bundle.name) + 1))
+        held_out = () if options.threshold is not None else ("--held-out", options.data / "train" / "good")
+        said = command("anoseg-train", "learn-good", line.store, "--data", data, *held_out)
+        print("\n".join(f"    {text}" for text in said.splitlines()), flush=True)
+        command("anoseg-engine", "release", line.store / str(line.version + 1))
         with line.inspecting(parts) as after:
             pass
     turned = [name for name in rejected if after[name] == "PASS"]
