@@ -198,7 +198,7 @@ async def work(frames: int, seed: int, port: int, bridge: BridgeProcess) -> list
     url = f"opc.tcp://127.0.0.1:{port}"
     crowd = [await Wire.connect(port, session=n < SESSIONS) for n in range(SESSIONS + IDLE)]
     slow = [(await asyncio.open_connection("127.0.0.1", port))[1] for _ in range(SLOW)]
-    async with Client(url, timeout=30) as good:
+    async with Client(url, timeout=30, watchdog_intervall=30) as good:  # its own watchdog gives up after a second
         beat = good.get_node(HEARTBEAT)
         await beat.read_value()
         before = resident_mb(bridge.process.pid)
@@ -223,7 +223,7 @@ async def work(frames: int, seed: int, port: int, bridge: BridgeProcess) -> list
                 try:
                     await beat.read_value()
                 except (OSError, ua.UaError, asyncio.TimeoutError) as error:
-                    wrong.append(f"after {n} messages: a good client is not served: {error!r}")
+                    wrong.append(f"after {n} messages: a good client is not served: {error!r}; {bridge.log[-1000:]}")
                     break
                 slowest = max(slowest, time.monotonic() - asked)
             if n % 200 == 0:

@@ -26,6 +26,7 @@ import cv2
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from support.bridge_process import BridgeProcess, free_port
 from support.logix_plc import LogixPlc, fetch_server
+from support.opcua_plc import OpcUaPlc
 from support.plc import Plc, PolledPlc, Seen
 from support.s7_plc import S7Plc, fetch_library
 from support.tiny_bundle import bad_part, good_part, write_tiny_bundle
@@ -35,6 +36,7 @@ from anosegd.client import Client
 STILL_S = 90.0
 """Without a new part for this long, something hangs."""
 POLLED: dict[str, type[S7Plc] | type[LogixPlc]] = {"s7": S7Plc, "logix": LogixPlc}
+CONFIGS = {"opcua": OpcUaPlc.config, **{kind: memory.config for kind, memory in POLLED.items()}}
 
 
 def be_the_plc(kind: str, server: Path, port: int, notes: Path, first: int) -> None:
@@ -47,7 +49,10 @@ def be_the_plc(kind: str, server: Path, port: int, notes: Path, first: int) -> N
     def act(part: str, action: str, seen: Seen | None) -> None:
         note(action, part, "nothing" if seen is None else seen.part_id, 0 if seen is None else seen.reason)
 
-    plc = PolledPlc(POLLED[kind](server, port), act, gate_s=5.0) if kind in POLLED else Plc(port, act, gate_s=5.0)
+    if kind in POLLED:
+        plc: Plc = PolledPlc(POLLED[kind](server, port), act, gate_s=5.0)
+    else:
+        plc = (OpcUaPlc if kind == "opcua" else Plc)(port, act, gate_s=5.0)
     n = first
     while True:
         if plc.free:
@@ -85,7 +90,7 @@ class Rig:
         )
         (folder / "bridge.yaml").write_text(
             f"camera: eye\nstation: {{publish: '{self.publish}', control: '{self.control}'}}\nresult_window_ms: 1000\n"
-            + (POLLED[kind].config(self.port) if kind in POLLED else f"modbus: {{listen: '127.0.0.1:{self.port}'}}\n")
+            + CONFIGS.get(kind, lambda port: f"modbus: {{listen: '127.0.0.1:{port}'}}\n")(self.port)
         )
         self.processes: dict[str, subprocess.Popen[Any]] = {}
 
@@ -195,7 +200,7 @@ def main() -> int:
     parser.add_argument("--parts", type=int, default=2000)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--kind", choices=("modbus", *POLLED), default="modbus")
+    parser.add_argument("--kind", choices=("modbus", "opcua", *POLLED), default="modbus")
     parser.add_argument("--plc", nargs=5, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.plc is not None:

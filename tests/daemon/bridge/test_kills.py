@@ -18,7 +18,7 @@ from anosegd.systemd import Notifier
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("kind", ["modbus", "s7", "logix"])
+@pytest.mark.parametrize("kind", ["modbus", "opcua", "s7", "logix"])
 def test_kills_of_all_three_lead_to_no_wrong_act(tmp_path_factory: pytest.TempPathFactory, kind: str) -> None:
     """Station, bridge and PLC are killed once each, while parts pass."""
     if kind == "s7":
