@@ -48,7 +48,7 @@ class LogixPlc:
         )
         assert self.process.stdout is not None
         assert b"server address" in self.process.stdout.readline().lower()
-        self._client = PLC("127.0.0.1", port=port, timeout=5.0)
+        self._client = PLC("127.0.0.1", port=port, timeout=20.0)  # the server is slow on a busy machine
         self._client.conn.msg_socket.close()  # pylogix does not use it here, and does not close it
 
     @staticmethod
