@@ -226,13 +226,15 @@ async def work(frames: int, seed: int, port: int, bridge: BridgeProcess) -> list
                     wrong.append(f"after {n} messages: a good client is not served: {error!r}; {bridge.log[-1000:]}")
                     break
                 slowest = max(slowest, time.monotonic() - asked)
+            if n and n % 10_000 == 0:
+                print(f"{n} messages: {resident_mb(bridge.process.pid):.0f} MB, slowest {slowest * 1000:.0f} ms", flush=True)
             if n % 200 == 0:
                 for writer in slow:  # a byte at a time, of a message that never ends; the bridge closes it
                     if not writer.is_closing():
                         writer.write(b"H")
         grown = resident_mb(bridge.process.pid) - before
     lines = len(bridge.log.splitlines())
-    print(f"{frames} messages over {connections} connections, {time.monotonic() - begin:.0f} s")
+    print(f"{n + 1} messages over {connections} connections, {time.monotonic() - begin:.0f} s")
     print(f"beside {len(crowd)} clients and {SLOW} slow ones: memory {before:.0f} → {before + grown:.0f} MB, {lines} log lines")
     print(f"{sum(writer.is_closing() for writer in slow)} slow connections were closed")
     print(f"slowest answer to a good client: {slowest * 1000:.0f} ms")
