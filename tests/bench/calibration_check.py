@@ -25,7 +25,7 @@ from anoseg_engines.loading import load_engine
 from anoseg_engines.placement import Region
 from anoseg_trainer.config import TrainConfig
 from anoseg_trainer.data.good_images import GoodImages, find_good_images, read_good_images
-from anoseg_trainer.data.parts import find_parts
+from anoseg_trainer.data.parts import find_parts, held_out_together
 from anoseg_trainer.data.split import split_images
 from anoseg_trainer.thresholds import conformal_threshold, images_needed, part_scores
 
@@ -60,14 +60,15 @@ def check(bundle_path: Path, data: Path, group: str) -> int:
         if images.fingerprint != training["data_fingerprint"]:
             print(f"{data}: {bundle.label} was trained on other images", file=sys.stderr)
             return 1
-        groups = find_parts(images, config.holdout.group).numbers
-        split = split_images(groups, config.holdout, int(training["seed"]), images_needed(config.false_reject))
+        parts = find_parts(images, config.holdout.group)
+        needed, groups = images_needed(config.false_reject), held_out_together(images, parts)
+        split = split_images(parts.numbers, config.holdout, int(training["seed"]), needed, known=parts.known, groups=groups)
         held_out = scores_of(engine, images, split.calibration, "calibration")
         tested = read_good_images(find_good_images(data / "test" / "good"))
         good = scores_of(engine, tested, tuple(range(len(tested.paths))), "test/good")
     finally:
         engine.close()
-    return report(bundle.label, held_out, groups[list(split.calibration)], good, find_parts(tested, group).numbers)
+    return report(bundle.label, held_out, parts.numbers[list(split.calibration)], good, find_parts(tested, group).numbers)
 
 
 def scores_of(engine: Engine, images: GoodImages, indices: tuple[int, ...], what: str) -> np.ndarray:

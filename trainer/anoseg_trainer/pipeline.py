@@ -23,7 +23,7 @@ from anoseg_trainer.data.good_images import find_good_images, named, read_good_i
 from anoseg_trainer.data.image_size import sizes_from_headers
 from anoseg_trainer.data.input_choice import choose_input, describe_input
 from anoseg_trainer.data.part_store import PartStore, PartStoreWriter
-from anoseg_trainer.data.parts import find_parts
+from anoseg_trainer.data.parts import find_parts, held_out_together
 from anoseg_trainer.data.samples import SampleSettings
 from anoseg_trainer.data.split import split_images
 from anoseg_trainer.data.variation_choice import choose_variation
@@ -123,7 +123,8 @@ def fit(
         if clusters := describe_clusters(images):
             note(clusters)
         needed = images_needed(config.false_reject)
-        split = split_images(parts.numbers, config.holdout, seed, needed, known=parts.known)
+        groups = held_out_together(images, parts)
+        split = split_images(parts.numbers, config.holdout, seed, needed, known=parts.known, groups=groups)
         if chosen_input != config.input:
             note(describe_input(config.input, chosen_input, images.sizes_hw))
         variation, choices = choose_variation(config.variation, images, parts.numbers, split, seed=seed)
@@ -161,14 +162,14 @@ def fit(
                 hint="set network.encoder to efficientnet-lite0 (the pretrained encoder), detector to true, and views.memory "
                 "or views.whole_image above 0",
             )
-        product = Product(config, images, parts.numbers, split, store, cases, background, origin, seed)
+        product = Product(config, images, groups, split, store, cases, background, origin, seed)
         detector = comparison = None
         if features is not None:
             detector, built = with_good_parts(Detector(None, encoder=features), product)
             if built.odd:
                 note(_odd_images(built.odd, product))
             if config.network.memory_input and detector.memory is not None:
-                comparison = Comparison(detector.memory, built.parts, torch.from_numpy(parts.numbers))
+                comparison = Comparison(detector.memory, built.parts, torch.from_numpy(groups))
         if first and detector is not None and not resume:
             try:
                 created = create_bundle(target, product, detector, None, note if quick else on_note, int8=quick and config.int8)

@@ -38,7 +38,7 @@ class Product:
     Attributes:
         config: The configuration, with every value chosen.
         images: The good images.
-        groups: Part number of each image, int64 [n].
+        groups: Group of each image, int64 [n]: images that are held out together, and not compared with each other.
         split: Which images are for what.
         store: The scaled parts.
         cases: Held-out good images and synthetic defects.

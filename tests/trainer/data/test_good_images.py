@@ -17,7 +17,7 @@ from anoseg_trainer.config import HoldoutConfig
 from anoseg_trainer.data.good_images import GoodImages, find_good_images, read_good_images
 from anoseg_trainer.data.image_size import sizes_from_headers
 from anoseg_trainer.data.part_store import PartStoreWriter, whole_placement
-from anoseg_trainer.data.parts import find_parts
+from anoseg_trainer.data.parts import find_parts, held_out_together
 from anoseg_trainer.data.split import split_images
 from anosegd.capture.pixel_formats import CODES, image_from_raw
 
@@ -220,17 +220,33 @@ def test_parts_that_merely_move_are_not_known_and_near_duplicates_stay_together(
 
 
 def test_images_that_are_alike_are_held_out_together_where_parts_are_not_known(tmp_path, plate):
-    """Twelve places, each six times with other dirt: no pair is clearly one place, but the six stay together."""
+    """Twelve places, each six times with other dirt: no pair is clearly one place, but the six are held out together."""
     for place in range(12):
         below = plate(np.random.default_rng(place)).astype(float)
         for shot in range(6):
             dirt = plate(np.random.default_rng(100 + 6 * place + shot)).astype(float)
             image = np.clip(0.57 * below + 0.43 * dirt, 0, 255).astype(np.uint8)
             cv2.imwrite(str(tmp_path / f"{place:02}_{shot}.png"), image)
-    parts = find_parts(load(tmp_path), "")
-    assert not parts.known
-    assert parts.count == 12
-    assert all(len(set(parts.numbers[6 * place : 6 * place + 6])) == 1 for place in range(12))
+    images = load(tmp_path)
+    parts = find_parts(images, "")
+    assert (parts.known, parts.count) == (False, 72)
+    groups = held_out_together(images, parts)
+    assert len(set(groups)) == 12
+    assert all(len(set(groups[6 * place : 6 * place + 6])) == 1 for place in range(12))
+    split = split_images(parts.numbers, HoldoutConfig(), 0, known=parts.known, groups=groups)
+    assert not set(groups[list(split.train)]) & set(groups[[*split.validation, *split.calibration]])
+    assert split.calibration_groups == len(split.calibration)  # a part counts as before
+
+    known = find_parts(images, ".+")
+    assert held_out_together(images, known).tolist() == known.numbers.tolist()
+
+
+def test_a_single_image_is_one_part(tmp_path, plate):
+    """A folder of one defective image can be compared."""
+    cv2.imwrite(str(tmp_path / "one.png"), plate(np.random.default_rng(0)))
+    images = read_good_images([tmp_path / "one.png"])
+    assert find_parts(images, "").numbers.tolist() == [0]
+    assert held_out_together(images, find_parts(images, "")).tolist() == [0]
 
 
 def test_a_name_that_is_not_utf8_is_accepted(tmp_path, write_plates):

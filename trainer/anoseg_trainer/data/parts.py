@@ -26,7 +26,7 @@ SAME_DETAIL, OTHER_DETAIL = 0.7, 0.5
 SURELY_SAME_DETAIL = 0.9
 """Correlation from which two images count as the same part where the others cannot be told apart."""
 ALIKE_DETAIL = 0.4
-"""Mean correlation of images that are kept together where parts cannot be told apart."""
+"""Mean correlation of images that are held out together where parts cannot be told apart."""
 MOST_CLUSTERED = 6000
 """Images that are clustered at most: the distances of all pairs must fit into memory."""
 ONLY_NOISE = 0.15
@@ -63,9 +63,7 @@ def find_parts(images: GoodImages, pattern: str, on_note: Callable[[str], None] 
        fixed camera, all good parts may look the same. Then too many images are joined for one part, and this comparison
        means nothing.
     2. In that case the details are compared in which each image differs from the mean of all. If these are clearly equal
-       or clearly different for all pairs, they decide. If not, the parts are not known. Then images whose details are
-       alike are kept together, so that held-out images differ from those of the training: a network that is validated on
-       near-copies of its training images is trained for too long.
+       or clearly different for all pairs, they decide. If not, the parts are not known.
 
     If the images differ by nothing but noise, the parts are not known either.
 
@@ -96,6 +94,20 @@ def find_parts(images: GoodImages, pattern: str, on_note: Callable[[str], None] 
     return parts
 
 
+def held_out_together(images: GoodImages, parts: Parts) -> NDArray[np.int64]:
+    """Return the group of each image, int64 [n]; images of one group are trained on together, or held out together.
+
+    Where the parts are known, they are the groups. Otherwise, images whose details are alike are one group, because a network
+    that is validated on near-copies of its training images is trained for too long.
+    """
+    n = len(images.paths)
+    if parts.known or not 1 < n <= MOST_CLUSTERED:
+        return parts.numbers
+    first = np.unique(parts.numbers, return_index=True)[1]
+    groups = _connected(_alike(_own_details(images)), np.stack([first[parts.numbers], np.arange(n)], axis=1))
+    return groups if _plausible(groups) else parts.numbers
+
+
 def _compare(images: GoodImages) -> tuple[NDArray[np.int64], bool]:
     """Number the parts, int64 [n]; also return whether images with different numbers surely show different parts."""
     n = len(images.paths)
@@ -111,9 +123,7 @@ def _compare(images: GoodImages) -> tuple[NDArray[np.int64], bool]:
             numbers, count = _connected(numbers, pairs), count + len(pairs)
         return numbers, count
 
-    details = images.details.astype(np.float32)
-    details -= details.mean(axis=0)
-    details /= np.linalg.norm(details, axis=1, keepdims=True) + 1e-6
+    details = _own_details(images)
     structured = _has_structure(details)
     numbers, _ = joined(images.thumbnails, NEAR_DUPLICATE)
     if _plausible(numbers):
@@ -122,10 +132,16 @@ def _compare(images: GoodImages) -> tuple[NDArray[np.int64], bool]:
     unclear = joined(details, OTHER_DETAIL)[1] > pairs
     if not unclear and _plausible(numbers) and structured:
         return numbers, True
-    if n <= MOST_CLUSTERED and _plausible(numbers := _alike(details)):
-        return numbers, False
     numbers, _ = joined(details, SURELY_SAME_DETAIL)
     return (numbers if _plausible(numbers) else np.arange(n)), False
+
+
+def _own_details(images: GoodImages) -> NDArray[np.float32]:
+    """Return the details in which each image differs from the mean of all, as unit vectors [n, d]."""
+    details = images.details.astype(np.float32)
+    details -= details.mean(axis=0)
+    details /= np.linalg.norm(details, axis=1, keepdims=True) + 1e-6
+    return details
 
 
 def _alike(details: NDArray[np.float32]) -> NDArray[np.int64]:

@@ -39,25 +39,35 @@ class Split:
         return len(set(self.calibration_parts))
 
 
-def split_images(groups: NDArray[np.int64], holdout: HoldoutConfig, seed: int, needed: int = 0, *, known: bool = True) -> Split:
-    """Assign whole parts to calibration, validation and training, in a random order.
+def split_images(
+    parts: NDArray[np.int64],
+    holdout: HoldoutConfig,
+    seed: int,
+    needed: int = 0,
+    *,
+    known: bool = True,
+    groups: NDArray[np.int64] | None = None,
+) -> Split:
+    """Assign whole groups to calibration, validation and training, in a random order.
 
     Args:
-        groups: Part number of each image, int64 [n].
+        parts: Part number of each image, int64 [n].
         holdout: Shares of the images to hold out.
         seed: Seed of the order.
         needed: Number of parts that the false-reject target needs for calibration. Used if `holdout` leaves the share open.
         known: Whether the part numbers can be relied on.
+        groups: Group of each image, int64 [n]: one or more parts that are held out together. None: each part alone.
 
     Raises:
         DataError: There are too few different parts.
     """
-    n = len(groups)
+    n = len(parts)
+    groups = parts if groups is None else groups
     order = np.random.default_rng([seed, 77]).permutation(groups.max() + 1)
     members = [np.flatnonzero(groups == g) for g in order]
     share = holdout.calibration
     if share is None:
-        share = min(max(needed / len(members), CALIBRATION[0]), CALIBRATION[1])
+        share = min(max(needed / (parts.max() + 1), CALIBRATION[0]), CALIBRATION[1])
     calibration: list[int] = []
     validation: list[int] = []
     while members and len(calibration) < max(2, round(share * n)):
@@ -67,10 +77,10 @@ def split_images(groups: NDArray[np.int64], holdout: HoldoutConfig, seed: int, n
     train = sorted(int(i) for m in members for i in m)
     if len(train) < 4 or not validation:
         raise DataError(
-            f"{n} good images show only {counted(len(order), 'different part')}: too few for training, validation and "
-            "calibration",
+            f"{n} good images show only {counted(int(parts.max()) + 1, 'different part')}: too few for training, validation "
+            "and calibration",
             hint="add images of other parts, or set holdout.group if these are different parts that look alike",
         )
     calibration.sort()
-    numbers = tuple(int(groups[i]) for i in calibration)
+    numbers = tuple(int(parts[i]) for i in calibration)
     return Split(tuple(train), tuple(sorted(validation)), tuple(calibration), numbers, known)
