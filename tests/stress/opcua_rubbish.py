@@ -56,11 +56,30 @@ def requests() -> list[object]:
     subscribe.Parameters.RequestedPublishingInterval = 0.0
     items = ua.CreateMonitoredItemsRequest()
     monitored = ua.MonitoringParameters(Filter=ua.DataChangeFilter(), QueueSize=1000)
-    items.Parameters.SubscriptionId = 78
     items.Parameters.ItemsToCreate = [
         ua.MonitoredItemCreateRequest(read.Parameters.NodesToRead[0], RequestedParameters=monitored)
     ]
-    return [read, write, browse, translate, call, subscribe, items, ua.PublishRequest(), ua.CloseSessionRequest()]
+    return [read, write, browse, translate, call, subscribe, items, events(), ua.PublishRequest(), ua.CloseSessionRequest()]
+
+
+def events() -> ua.CreateMonitoredItemsRequest:
+    """Return a valid request for events, with a where clause of two elements."""
+    one = ua.LiteralOperand(Value=ua.Variant(1))
+    elements = [
+        ua.ContentFilterElement(ua.FilterOperator.And, [ua.ElementOperand(Index=1), ua.ElementOperand(Index=1)]),
+        ua.ContentFilterElement(ua.FilterOperator.Equals, [one, one]),
+    ]
+    names = [[ua.QualifiedName("Message")], [ua.QualifiedName("ResultId", 3)]]
+    selected = [ua.SimpleAttributeOperand(ua.NodeId(2041), path, ua.AttributeIds.Value) for path in names]
+    wanted = ua.EventFilter(SelectClauses=selected, WhereClause=ua.ContentFilter(Elements=elements))
+    request = ua.CreateMonitoredItemsRequest()
+    request.Parameters.ItemsToCreate = [
+        ua.MonitoredItemCreateRequest(
+            ua.ReadValueId(NodeId=ua.NodeId("VisionSystem", 2), AttributeId=ua.AttributeIds.EventNotifier),
+            RequestedParameters=ua.MonitoringParameters(Filter=wanted, QueueSize=1000),
+        )
+    ]
+    return request
 
 
 class Wire:
@@ -70,6 +89,7 @@ class Wire:
         self.reader, self.writer = reader, writer
         self._sequence, self.channel, self.token = 0, 0, 0
         self.session = ua.NodeId()
+        self.subscription = 0
 
     @classmethod
     async def connect(cls, port: int, session: bool = True) -> Wire:
@@ -104,6 +124,8 @@ class Wire:
             activate = ua.ActivateSessionRequest()
             activate.Parameters.UserIdentityToken = ua.AnonymousIdentityToken(PolicyId="anonymous")
             await self.ask(activate, ua.ActivateSessionResponse)
+            response = await self.ask(ua.CreateSubscriptionRequest(), ua.CreateSubscriptionResponse)
+            self.subscription = response.Parameters.SubscriptionId
 
     def opening(self, policy: str, body: bytes, certificate: bytes | None = None) -> bytes:
         """Return what follows the header of a message that opens a channel."""
@@ -123,6 +145,8 @@ class Wire:
     def binary(self, request: object) -> bytes:
         """Return a request in this session."""
         request.RequestHeader.AuthenticationToken = self.session  # type: ignore[attr-defined]
+        if isinstance(request, ua.CreateMonitoredItemsRequest):
+            request.Parameters.SubscriptionId = self.subscription
         return struct_to_binary(request)
 
     async def ask(self, request: object, answer: type) -> object:

@@ -19,6 +19,7 @@ from uuid import uuid4
 from asyncua import Node, Server, ua, uamethod
 from asyncua.common.instantiate_util import instantiate
 
+from anosegd import logs
 from anosegd.bridge.tags import Outputs, Result
 
 URI = "http://opcfoundation.org/UA/MachineVision"
@@ -83,6 +84,7 @@ class MachineVision:
         self._ids: dict[str, ua.NodeId] = {}
         self._nodes: dict[str, Node] = {}
         self._event: Any = None
+        self._refused = logs.Throttle("bridge.client_refused")
 
     async def build(self, server: Server, index: int) -> None:
         """Add the standard's types, and the object.
@@ -178,7 +180,10 @@ class MachineVision:
             await put(slot[name].nodeid, value)
             setattr(self._event.event, name, value.Value.Value)
             self._event.event.data_types[name] = value.Value.VariantType
-        await self._event.trigger(message=f"{result.outcome} {result.reason}".strip())
+        try:
+            await self._event.trigger(message=f"{result.outcome} {result.reason}".strip())
+        except Exception as error:  # noqa: BLE001 - what a client has subscribed to must not end the bridge
+            self._refused.warning(why=f"an event cannot be sent: {error!r}")
 
     def _data_of(self, result: Result, id_: str) -> Any:
         """Return a ResultDataType."""

@@ -18,6 +18,8 @@ from asyncua.server.user_managers import UserManager
 from asyncua.ua import ua_binary
 from asyncua.ua.uaerrors import UaError
 
+from anosegd.bridge.opcua.event_filters import check_data_filter, check_event_filter
+
 MAX_SESSIONS = 32
 SESSION_MS = 30_000
 """A session without a request for this long is closed, whatever its client wanted."""
@@ -25,6 +27,8 @@ SUBSCRIPTIONS = 5
 """Of one session."""
 MONITORED_ITEMS = 500
 """Of one session."""
+EVENT_ITEMS = 20
+"""Of one session: each costs time whenever there is a result."""
 QUEUE = 10
 """Values that wait in a monitored item. The handshake needs one: the latest."""
 UNACKNOWLEDGED = 10
@@ -149,8 +153,18 @@ class LimitedSession(InternalSession):  # type: ignore[misc]
     async def create_monitored_items(self, params: ua.CreateMonitoredItemsParameters) -> list[ua.MonitoredItemCreateResult]:
         """Watch attributes."""
         _check(params.ItemsToCreate)
-        watched = sum(len(sub.monitored_item_srv._monitored_items) for sub in self._own_subscriptions())
-        if watched + len(params.ItemsToCreate) > MONITORED_ITEMS:
+        self._own_subscription(params.SubscriptionId)
+        events = 0
+        for item in params.ItemsToCreate:
+            if item.ItemToMonitor.AttributeId == ua.AttributeIds.EventNotifier:
+                events += 1
+                check_event_filter(item.RequestedParameters.Filter)
+            else:
+                check_data_filter(item.RequestedParameters.Filter)
+        services = [sub.monitored_item_srv for sub in self._own_subscriptions()]
+        watched = sum(len(service._monitored_items) for service in services)
+        watched_events = sum(len(items) for service in services for items in service._monitored_events.values())
+        if watched + len(params.ItemsToCreate) > MONITORED_ITEMS or (events and watched_events + events > EVENT_ITEMS):
             raise ServiceError(ua.StatusCodes.BadTooManyMonitoredItems)
         await self.iserver.owner.refresh()
         return list(await super().create_monitored_items(params))
@@ -158,7 +172,13 @@ class LimitedSession(InternalSession):  # type: ignore[misc]
     async def modify_monitored_items(self, params: ua.ModifyMonitoredItemsParameters) -> list[ua.MonitoredItemModifyResult]:
         """Change watched attributes. asyncua would take 0 for a queue without an end."""
         _check(params.ItemsToModify)
+        watched = self._own_subscription(params.SubscriptionId).monitored_item_srv._monitored_events.values()
+        events = {item for items in watched for item in items}
         for item in params.ItemsToModify:
+            if item.MonitoredItemId not in events:
+                check_data_filter(item.RequestedParameters.Filter)
+            elif item.RequestedParameters.Filter is not None:
+                check_event_filter(item.RequestedParameters.Filter)
             item.RequestedParameters.QueueSize = min(max(1, item.RequestedParameters.QueueSize), QUEUE)
         return list(await super().modify_monitored_items(params))
 
@@ -168,6 +188,17 @@ class LimitedSession(InternalSession):  # type: ignore[misc]
 
     def _own_subscriptions(self) -> list[Any]:
         return [sub for sub in self.subscription_service.subscriptions.values() if sub.session_id == self.session_id]
+
+    def _own_subscription(self, id_: int) -> Any:
+        """Return a subscription of this session: asyncua would change those of others.
+
+        Raises:
+            ServiceError: It has none with this id.
+        """
+        for sub in self._own_subscriptions():
+            if sub.data.SubscriptionId == id_:
+                return sub
+        raise ServiceError(ua.StatusCodes.BadSubscriptionIdInvalid)
 
 
 def _check(nodes: Iterable[Any] | None) -> None:

@@ -1,0 +1,65 @@
+"""Checks the filters of monitored items: asyncua takes any, and fails at the next event, or takes hours. Pure functions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from asyncua import ua
+from asyncua.common.events import Event
+from asyncua.common.utils import ServiceError
+
+SELECTED = 32
+"""Fields that an event may have for one client."""
+ELEMENTS = 8
+"""Of a where clause."""
+STEPS = 1000
+"""That a where clause takes at most: an operand that is another element counts as often as it is evaluated."""
+OWN_NAMES = frozenset({*dir(Event), *vars(Event()), "_freeze"})
+"""What an event of asyncua has beside its fields."""
+
+
+def check_event_filter(wanted: Any) -> None:
+    """Let a filter of events pass.
+
+    Raises:
+        ServiceError: It is none, or asyncua cannot carry it out.
+    """
+    if not isinstance(wanted, ua.EventFilter):
+        raise ServiceError(ua.StatusCodes.BadEventFilterInvalid)
+    clauses, elements = wanted.SelectClauses or [], wanted.WhereClause.Elements or []
+    wanted.SelectClauses = clauses  # asyncua cannot do with none
+    if len(clauses) > SELECTED or len(elements) > ELEMENTS or not all(map(_is_field, clauses)) or _steps(elements) > STEPS:
+        raise ServiceError(ua.StatusCodes.BadEventFilterInvalid)
+
+
+def check_data_filter(wanted: Any) -> None:
+    """Let a filter of values pass.
+
+    Raises:
+        ServiceError: It is none.
+    """
+    if wanted is not None and not isinstance(wanted, ua.DataChangeFilter):
+        raise ServiceError(ua.StatusCodes.BadMonitoredItemFilterUnsupported)
+
+
+def _is_field(clause: ua.SimpleAttributeOperand) -> bool:
+    """Whether asyncua can look for this field; an event may still lack it."""
+    path = clause.BrowsePath
+    if not path:
+        clause.BrowsePath = []
+        return clause.AttributeId in set(ua.AttributeIds)
+    names = [part.Name for part in path]
+    return all(names) and "/".join(names) not in OWN_NAMES
+
+
+def _steps(elements: list[ua.ContentFilterElement]) -> int:
+    """Return how many operands are evaluated for one event; too many, if an element refers to itself or to an earlier one."""
+    counts: list[int] = [0] * len(elements)
+    for n in reversed(range(len(elements))):
+        for operand in elements[n].FilterOperands or []:
+            if isinstance(operand, ua.ElementOperand):
+                if not n < operand.Index < len(elements):
+                    return STEPS + 1
+                counts[n] += counts[operand.Index]
+            counts[n] += 1
+    return max(counts, default=0)
