@@ -75,7 +75,7 @@ class S7Plc:
         return bytes(self._client.db_read(DB, 0, BLOCK.size))
 
     def status(self) -> int:
-        return BLOCK.seen(bytes(self._client.db_read(DB, 0, BLOCK.status_at + 2))).status
+        return BLOCK.seen(bytes(self._client.db_read(DB, 0, BLOCK.polled))).status
 
     def result(self) -> tuple[str, int, int]:
         """Part id, reason and age of the result that is shown."""

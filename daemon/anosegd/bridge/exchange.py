@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from anosegd.bridge.encoding import CONTROL_BITS, STATUS_BITS, bits_of, status_bits, values_of, word_of
+from anosegd.bridge.encoding import CONTROL_BITS, MAP_VERSION, STATUS_BITS, bits_of, status_bits, values_of, word_of
 from anosegd.bridge.tags import Controls, Outputs
 
 POLLED_BITS = (*CONTROL_BITS, "heartbeat")
@@ -45,11 +45,13 @@ class Seen:
     Attributes:
         control: The word with the control bits.
         status: The word with the status bits, as the memory has it.
+        map_version: As the memory has it.
         part_id, recipe: What the PLC has written there.
     """
 
     control: int
     status: int
+    map_version: int
     part_id: str
     recipe: str
 
@@ -114,9 +116,21 @@ def writes(before: Image | None, now: Image) -> list[StatusWrite | ValuesWrite]:
     return found
 
 
+def replaced(seen: Seen, written: Image | None) -> str | None:
+    """Return why the memory is no longer the one that the bridge has written; None if it is.
+
+    Args:
+        seen: What was found.
+        written: What the bridge wrote last; None before the first time.
+    """
+    if written is None or (seen.status == written.status and seen.map_version == MAP_VERSION):
+        return None
+    return "its status word or map_version has changed: it was restarted, or another program writes there"
+
+
 @dataclass(slots=True)
 class Watch:
-    """Follows what a PLC writes, and notices when it is not the one that it was. One for each connection.
+    """Follows what a PLC writes, and notices when its program stops. One for each connection.
 
     Attributes:
         runs: Whether the PLC's program runs. What it has written counts only then.
@@ -133,14 +147,8 @@ class Watch:
         """Whether a bit has risen. Then the texts must be read again: the PLC writes them first, and they were read with it."""
         return bool(seen.control & ~self._control & ~word_of([name == "heartbeat" for name in POLLED_BITS]))
 
-    def loss(self, now: float, seen: Seen, written: int | None) -> str | None:
-        """Take what was found; return why the PLC is lost, or None.
-
-        Args:
-            now: Monotonic seconds.
-            seen: What was found.
-            written: The status word that the bridge wrote last; None before the first.
-        """
+    def loss(self, now: float, seen: Seen) -> str | None:
+        """Take what was found at this time, in monotonic seconds; return why the PLC is lost, or None."""
         beat = seen.bits["heartbeat"]
         if beat != self._beat:
             self.runs = self._beat is not None  # the first look says nothing
@@ -149,9 +157,6 @@ class Watch:
         if not self._still and now - self._beat_at > STILL_S:
             self.runs, self._taken, self._still = False, None, True
             return f"its heartbeat bit has not changed for {STILL_S:g} s"
-        if written is not None and seen.status != written:
-            self._taken = None
-            return "its status word has changed: it was restarted, or another program writes there"
         return None
 
     def news(self, seen: Seen) -> Controls | None:

@@ -1,4 +1,4 @@
-"""Is the part of a kind that is the same for every PLC whose memory the bridge reads and writes as a client.
+"""Polls a PLC's memory. It is the same for every kind that is a client.
 
 The event loop's thread decides (`exchange.py`); the calls that wait for the PLC run one after another on a thread of their own,
 `plc`. A lost connection closes the handshake: what the PLC has read of the last writes is not known.
@@ -16,7 +16,7 @@ from functools import partial
 from typing import Protocol, TypeVar
 
 from anosegd import logs
-from anosegd.bridge.exchange import Image, Seen, StatusWrite, Value, Watch, writes
+from anosegd.bridge.exchange import Image, Seen, StatusWrite, Value, Watch, replaced, writes
 from anosegd.bridge.kind import Handle
 from anosegd.bridge.tags import Outputs
 
@@ -24,6 +24,7 @@ T = TypeVar("T")
 
 RETRY_S = 0.5
 LONGEST_RETRY_S = 8.0
+"""Pauses between attempts to connect grow up to this. Only a connection that has lasted so long makes them short again."""
 STOP_S = 2.0
 CALL_S = 30.0
 """No call takes so long: a library hangs. That ends the bridge, so that another one is started."""
@@ -66,7 +67,8 @@ class PollingKind:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="plc")
         self._task: asyncio.Task[None] | None = None
         self._connected = False
-        self._not_the_same = logs.Throttle("bridge.plc_lost")
+        self._said = ""  # why the PLC is lost, as the log says already
+        self._still = logs.Throttle("bridge.plc_lost")
 
     @property
     def place(self) -> str:
@@ -96,22 +98,24 @@ class PollingKind:
 
     async def _stay_connected(self, handle: Handle) -> None:
         """Connect to the PLC again and again, until cancelled."""
-        pause_s, said = RETRY_S, ""
+        pause_s = RETRY_S
         while True:
+            began = 0.0
             try:
                 await self._call(self._memory.connect)
-                logs.info("bridge.plc_connected", plc=self.place)
-                self._connected, pause_s, said = True, RETRY_S, ""
+                self._connected, began = True, time.monotonic()
                 await self._exchange(handle)
             except PlcError as error:
                 why = str(error)
+            if self._connected and time.monotonic() - began > LONGEST_RETRY_S:
+                pause_s = RETRY_S
             self._connected = False
             handle.plc_lost()
             with contextlib.suppress(PlcError):
                 await self._call(self._memory.close)
-            if why != said:
+            if why != self._said:
                 logs.warning("bridge.plc_lost", plc=self.place, why=why)
-                said = why
+                self._said = why
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, LONGEST_RETRY_S)
 
@@ -128,10 +132,11 @@ class PollingKind:
             if watch.raised(seen):
                 again = await self._call(memory.read)
                 seen = replace(seen, part_id=again.part_id, recipe=again.recipe)
-            if why := watch.loss(time.monotonic(), seen, None if written is None else written.status):
-                self._not_the_same.warning(plc=self.place, why=why)
+            if why := replaced(seen, written):
+                raise PlcError(why)  # nothing more is written before the map was checked again
+            if why := watch.loss(time.monotonic(), seen):
+                self._still.warning(plc=self.place, why=why)
                 handle.plc_lost()
-                written = None
             if controls := watch.news(seen):
                 handle.write(controls)
             self._changed.clear()
@@ -141,6 +146,9 @@ class PollingKind:
                     await self._call(partial(memory.write_status, write.word))
                 else:
                     await self._call(partial(memory.write_values, dict(write.values), write.changed))
+            if written is None:
+                logs.info("bridge.plc_connected", plc=self.place)
+                self._said = ""
             written = now
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), self._poll_s)
@@ -170,4 +178,6 @@ class PollingKind:
 def _report_failure(task: asyncio.Task[None]) -> None:
     """Hand an error of the task to the loop's handler, which ends the bridge."""
     if not task.cancelled() and (error := task.exception()) is not None:
-        task.get_loop().call_exception_handler({"message": "polling the PLC failed", "exception": error})
+        failure = RuntimeError(f"polling the PLC failed: {type(error).__name__}: {error}")
+        failure.__cause__ = error  # an OSError alone would count as one of a connection, which ends nothing
+        task.get_loop().call_exception_handler({"message": "polling the PLC failed", "exception": failure})

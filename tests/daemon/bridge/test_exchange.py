@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anosegd.bridge.encoding import STATUS_BITS, bits_of, word_of
-from anosegd.bridge.exchange import POLLED_BITS, STILL_S, Image, Seen, StatusWrite, ValuesWrite, Watch, writes
+from anosegd.bridge.encoding import MAP_VERSION, STATUS_BITS, bits_of, word_of
+from anosegd.bridge.exchange import POLLED_BITS, STILL_S, Image, Seen, StatusWrite, ValuesWrite, Watch, replaced, writes
 from anosegd.bridge.handshake import Handshake, Heartbeat, Judged, Settings, TriggerRequest
 from anosegd.bridge.tags import Controls, ErrorCode, Outcome, Outputs, Result
 
@@ -96,40 +96,40 @@ def test_a_result_stays_valid_while_another_one_waits_behind_it() -> None:
 
 
 def seen(control: int, status: int = 0) -> Seen:
-    return Seen(control=control, status=status, part_id="", recipe="")
+    return Seen(control=control, status=status, map_version=MAP_VERSION, part_id="", recipe="")
 
 
 def test_controls_count_only_while_the_program_runs() -> None:
     """Not before its heartbeat bit has changed, and not after it has stood still."""
     watch = Watch()
-    assert watch.loss(0.0, seen(ENABLE), None) is None
+    assert watch.loss(0.0, seen(ENABLE)) is None
     assert watch.news(seen(ENABLE)) is None
-    assert watch.loss(1.0, seen(ENABLE | HEARTBEAT), 0) is None
+    assert watch.loss(1.0, seen(ENABLE | HEARTBEAT)) is None
     assert watch.news(seen(ENABLE | HEARTBEAT)) == Controls(enable=True)
     assert watch.news(seen(ENABLE | HEARTBEAT)) is None  # nothing new
-    assert watch.loss(1.0 + STILL_S, seen(HEARTBEAT), 0) is None
-    assert "heartbeat" in str(watch.loss(1.1 + STILL_S, seen(HEARTBEAT), 0))
-    assert watch.loss(1.2 + STILL_S, seen(HEARTBEAT), 0) is None  # it was said
+    assert watch.loss(1.0 + STILL_S, seen(HEARTBEAT)) is None
+    assert "heartbeat" in str(watch.loss(1.1 + STILL_S, seen(HEARTBEAT)))
+    assert watch.loss(1.2 + STILL_S, seen(HEARTBEAT)) is None  # it was said
     assert watch.news(seen(HEARTBEAT)) is None
-    assert watch.loss(9.0, seen(ENABLE), 0) is None
+    assert watch.loss(9.0, seen(ENABLE)) is None
     assert watch.news(seen(ENABLE)) == Controls(enable=True)
 
 
-def test_a_status_word_that_the_bridge_did_not_write_is_a_lost_plc() -> None:
-    """Its memory was loaded again, or another bridge writes to it; then even controls that did not change are news."""
-    watch = Watch()
-    watch.loss(0.0, seen(0), None)
-    watch.loss(0.1, seen(HEARTBEAT, 8), 8)
-    assert watch.news(seen(HEARTBEAT, 8)) == Controls(enable=False)
-    assert "status word" in str(watch.loss(0.2, seen(HEARTBEAT, 0), 8))
-    assert watch.news(seen(HEARTBEAT, 0)) == Controls(enable=False)
+def test_a_memory_that_the_bridge_did_not_write_is_a_lost_plc() -> None:
+    """It was loaded again, or another bridge writes to it; also if it was cleared while no status bit was high."""
+    low, high = Image.of(Outputs()), Image.of(Outputs(enabled=True))
+    assert replaced(seen(0), None) is None
+    assert replaced(seen(0, high.status), high) is None
+    assert "status word" in str(replaced(seen(0, 0), high))
+    assert replaced(seen(0, 0), low) is None
+    assert "map_version" in str(replaced(replace(seen(0, 0), map_version=0), low))
 
 
 def test_texts_are_read_again_when_a_bit_rises() -> None:
     """The heartbeat is no reason, nor a bit that stays or falls."""
     watch = Watch()
     assert watch.raised(seen(ENABLE))
-    watch.loss(0.0, seen(ENABLE), None)
+    watch.loss(0.0, seen(ENABLE))
     assert not watch.raised(seen(ENABLE | HEARTBEAT))
     assert not watch.raised(seen(0))
     assert watch.raised(seen(ENABLE | 2))
@@ -219,8 +219,9 @@ def test_every_part_is_acted_on_once_by_its_own_result(seed: int) -> None:
             beat += 1.0
             model.heartbeat(now, Heartbeat(run_id="r", at_s=now, state="ContinuousExecution", last_seq=seq))
         model.tick(now)
-        seen = Seen(control=program.control, status=memory[0], part_id=program.part_id, recipe="")
-        assert watch.loss(now, seen, None if before is None else before.status) is None
+        seen = Seen(control=program.control, status=memory[0], map_version=MAP_VERSION, part_id=program.part_id, recipe="")
+        assert replaced(seen, before) is None
+        assert watch.loss(now, seen) is None
         if (controls := watch.news(seen)) is not None:
             model.write(now, controls)
         for request in model.take_requests():

@@ -1,7 +1,9 @@
-"""What polling does about a library that fails or hangs."""
+"""What polling does about a PLC that is replaced, refuses writes or is slow, and about a library that fails or hangs."""
 
 import asyncio
 import threading
+import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -9,11 +11,154 @@ import pytest
 from anoseg_engines.errors import PublishError
 from anosegd.bridge import polling
 from anosegd.bridge.config import Target
+from anosegd.bridge.encoding import STATUS_BITS
 from anosegd.bridge.exchange import Seen, Value
 from anosegd.bridge.handshake import Settings
-from anosegd.bridge.polling import PollingKind
+from anosegd.bridge.polling import PlcError, PollingKind
 from anosegd.bridge.service import Bridge
+from anosegd.bridge.tags import Controls, Outputs
 from anosegd.systemd import Notifier
+
+VALID = 1 << STATUS_BITS.index("result_valid")
+
+
+class Plc:
+    """The memory of a PLC. Its program copies the heartbeat."""
+
+    place = "a PLC"
+
+    def __init__(self) -> None:
+        self.connects = 0
+        self.control, self.status, self.values = 0, 0, dict[str, Value]()
+        self.writes: list[int | dict[str, Value]] = []
+        self.refuses_writes = False
+        self.request_s = 0.0
+        self.part_id = ""
+
+    def connect(self) -> None:
+        self.connects += 1
+
+    def read(self) -> Seen:
+        time.sleep(self.request_s)
+        control = self.control & 0b1111 | (self.status & 1) << 4
+        version = int(self.values.get("map_version", 0))
+        return Seen(control=control, status=self.status, map_version=version, part_id=self.part_id, recipe="")
+
+    def write_status(self, word: int) -> None:
+        self._write()
+        self.status = word
+        self.writes.append(word)
+
+    def write_values(self, values: dict[str, Value], changed: frozenset[str]) -> None:
+        self._write()
+        self.values.update(values)
+        self.writes.append(values)
+
+    def close(self) -> None:
+        pass
+
+    def _write(self) -> None:
+        time.sleep(self.request_s)
+        if self.refuses_writes:
+            raise PlcError("writing is not permitted")
+
+
+class Station:
+    """What polling asks of the bridge."""
+
+    def __init__(self) -> None:
+        self.written: list[Controls] = []
+        self.lost = 0
+
+    def write(self, controls: Controls) -> None:
+        self.written.append(controls)
+
+    def plc_lost(self) -> None:
+        self.lost += 1
+
+    def refresh(self) -> None:
+        raise AssertionError
+
+
+def run(plc: Plc, test: Callable[[PollingKind, Station], Awaitable[None]]) -> Station:
+    """Poll the PLC while the test runs."""
+
+    async def serve() -> Station:
+        station, kind = Station(), PollingKind(plc, 0.005)
+        await kind.start(station)
+        try:
+            await test(kind, station)
+        finally:
+            await kind.stop()
+        return station
+
+    return asyncio.run(serve())
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    give_up_at = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < give_up_at
+        await asyncio.sleep(0.005)
+
+
+@pytest.mark.parametrize("change", ["status", "cleared"])
+def test_a_memory_that_was_replaced_is_checked_before_it_is_written(change: str) -> None:
+    """Another block may be where the bridge's was: it connects again, which checks the map, and writes nothing before that."""
+    plc = Plc()
+    writes_before_the_check: list[object] = []
+
+    def connect() -> None:
+        plc.connects += 1
+        if plc.connects == 2:
+            writes_before_the_check.extend(plc.writes)
+
+    plc.connect = connect  # type: ignore[method-assign]
+
+    async def replace_it(kind: PollingKind, station: Station) -> None:
+        kind.show(Outputs(online=True) if change == "status" else Outputs())
+        await until(lambda: "map_version" in plc.values)
+        await asyncio.sleep(0.1)
+        plc.writes.clear()
+        plc.status, plc.values = 0, {}
+        await until(lambda: "map_version" in plc.values)
+
+    station = run(plc, replace_it)
+    assert (plc.connects, station.lost, writes_before_the_check) == (2, 1, [])
+
+
+def test_a_plc_that_can_be_read_and_not_written_fills_no_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The pauses between attempts grow, the log says once why, and never that the PLC is connected."""
+    monkeypatch.setattr(polling, "RETRY_S", 0.02)
+    plc = Plc()
+    plc.refuses_writes = True
+
+    async def wait(kind: PollingKind, station: Station) -> None:
+        await asyncio.sleep(1.0)
+
+    caplog.set_level("INFO", "anosegd")
+    run(plc, wait)
+    assert 3 <= plc.connects <= 7
+    assert [record.getMessage() for record in caplog.records if record.name == "anosegd"] == ["bridge.plc_lost"]
+
+
+def test_any_failure_of_polling_ends_the_bridge(tmp_path: Path) -> None:
+    """An OSError is no exception: to the bridge, one alone would be that of a connection."""
+
+    class Failing(PollingKind):
+        async def _stay_connected(self, handle: object) -> None:
+            raise OSError("no more threads")
+
+    target = Target(camera="a", publish=f"ipc://{tmp_path}/p", control=None, key=None, window_s=1.0)
+
+    async def serve() -> int:
+        bridge = Bridge(Failing(Plc(), 0.02), target, Settings(triggered=False, window_s=1.0, capacity=1), Notifier())
+        return await asyncio.wait_for(bridge.run(), 20)
+
+    with pytest.raises(PublishError, match="polling the PLC failed: OSError: no more threads"):
+        asyncio.run(serve())
 
 
 class Hanging:

@@ -85,11 +85,11 @@ class LogixMemory:
             PlcError: The controller does not answer, or refuses.
         """
         names = ("part_id", "recipe")
-        tags = (self._map.control, self._map.status, *map(self._map.length_of, names))
+        tags = (self._map.control, self._map.status, self._map.version, *map(self._map.length_of, names))
         answers = self._client.Read([(tag, 1, TYPES["DINT"]) for tag in tags])
-        control, status, *lengths = (self._checked(answer) for answer in answers)
+        control, status, version, *lengths = (self._checked(answer) for answer in answers)
         texts = {name: self._text(name, min(length, TEXT_LENGTH)) for name, length in zip(names, lengths, strict=True)}
-        return Seen(control=control & 0xFFFF, status=status & 0xFFFF, **texts)
+        return Seen(control=control & 0xFFFF, status=status & 0xFFFF, map_version=version, **texts)
 
     def write_status(self, word: int) -> None:
         """Write the status bits.

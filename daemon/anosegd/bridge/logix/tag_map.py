@@ -86,6 +86,11 @@ class TagMap:
         """The tag of the status bits."""
         return f"{self.tag}.status.bits"
 
+    @property
+    def version(self) -> str:
+        """The tag of the map version."""
+        return f"{self.tag}.status.map_version"
+
     def length_of(self, text: str) -> str:
         """Return the tag of the length of a text that the PLC writes."""
         return f"{self.tag}.control.{text}.LEN"

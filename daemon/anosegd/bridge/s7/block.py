@@ -98,6 +98,11 @@ class Block:
         """Offset of the status bits, with which the outputs begin."""
         return self.outputs[0].offset
 
+    @cached_property
+    def polled(self) -> int:
+        """Bytes that each poll reads: the controls, and the outputs up to `map_version`."""
+        return next(field.offset + field.size for field in self.outputs if field.name == "map_version")
+
     @property
     def size(self) -> int:
         """Bytes of the block."""
@@ -114,11 +119,12 @@ class Block:
                 raise WrongBlockError(f"there is no {field.kind} at offset {field.offset} ({field.name})")
 
     def seen(self, data: bytes) -> Seen:
-        """Return what the first bytes of the block mean, up to and with the status."""
+        """Return what the first `polled` bytes of the block mean."""
         control, part_id, recipe = self.controls
         return Seen(
             control=int.from_bytes(data[control.offset : control.offset + 2], "little"),
             status=int.from_bytes(data[self.status_at : self.status_at + 2], "little"),
+            map_version=int.from_bytes(data[self.polled - 2 : self.polled], "big"),
             part_id=_text_of(data, part_id),
             recipe=_text_of(data, recipe),
         )

@@ -61,13 +61,13 @@ class S7Memory:
             raise PlcError(f"DB{config.db} is not the block of the bridge: {error}; nothing was written to it") from error
 
     def read(self) -> Seen:
-        """Read the controls and the status, in one request.
+        """Read the controls, the status and the map version. Long texts take more than one request.
 
         Raises:
             PlcError: The PLC does not answer, or refuses.
         """
         with _errors():
-            return self._block.seen(bytes(self._client.db_read(self._config.db, 0, self._block.status_at + 2)))
+            return self._block.seen(bytes(self._client.db_read(self._config.db, 0, self._block.polled)))
 
     def write_status(self, word: int) -> None:
         """Write the two bytes of the status.
