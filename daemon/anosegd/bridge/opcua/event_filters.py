@@ -38,7 +38,7 @@ def check_data_filter(wanted: Any) -> None:
     Raises:
         ServiceError: It is none.
     """
-    if wanted is not None and not isinstance(wanted, ua.DataChangeFilter):
+    if wanted and not isinstance(wanted, ua.DataChangeFilter):  # asyncua decodes no filter to a false object
         raise ServiceError(ua.StatusCodes.BadMonitoredItemFilterUnsupported)
 
 

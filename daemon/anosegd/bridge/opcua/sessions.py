@@ -175,10 +175,12 @@ class LimitedSession(InternalSession):  # type: ignore[misc]
         watched = self._own_subscription(params.SubscriptionId).monitored_item_srv._monitored_events.values()
         events = {item for items in watched for item in items}
         for item in params.ItemsToModify:
+            wanted = item.RequestedParameters.Filter or None  # None: asyncua keeps the filter
             if item.MonitoredItemId not in events:
-                check_data_filter(item.RequestedParameters.Filter)
-            elif item.RequestedParameters.Filter is not None:
-                check_event_filter(item.RequestedParameters.Filter)
+                check_data_filter(wanted)
+            elif wanted is not None:
+                check_event_filter(wanted)
+            item.RequestedParameters.Filter = wanted
             item.RequestedParameters.QueueSize = min(max(1, item.RequestedParameters.QueueSize), QUEUE)
         return list(await super().modify_monitored_items(params))
 
