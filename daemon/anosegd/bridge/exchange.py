@@ -17,6 +17,7 @@ POLLED_BITS = (*CONTROL_BITS, "heartbeat")
 STILL_S = 3.0
 """A PLC whose heartbeat bit has not changed for so long does not run."""
 
+VALID = word_of([name == "result_valid" for name in STATUS_BITS])
 RESULT = word_of([name in ("result_valid", "result_pass", "result_fail") for name in STATUS_BITS])
 TOGGLE = word_of([name == "result_toggle" for name in STATUS_BITS])
 RESULT_VALUES = frozenset(

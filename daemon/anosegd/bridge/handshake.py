@@ -1,8 +1,8 @@
 """Models the handshake between a station and a PLC. No sockets, no threads and no clock: events come in with their time.
 
 A handshake opens when `enable` rises. It closes when the PLC lowers `enable` or is lost, the station falls silent or restarts,
-or too many results are left unread. If only their order says which result belongs to which part, it also closes when a verdict
-is lost, a part gets none, or the camera is lost.
+the camera's trigger no longer fits the bridge's (TRIGGER_MODE), or too many results are left unread. If only their order says
+which result belongs to which part, it also closes when a verdict is lost, a part gets none, or the camera is lost.
 
 While the handshake is open, every part gets exactly one result, in order. When it closes, everything under way is forgotten:
 the PLC rejects each part for which it has no result. The handshake opens again only after the PLC has lowered `enable` and
@@ -30,6 +30,8 @@ LAST_NUMBER = 65_534
 """Even, so that the toggle changes when the numbers begin again."""
 TRIGGERS_KNOWN = 256
 """Triggers of this bridge that are remembered, to know the verdicts of triggers that others have sent."""
+COUNTED = ("passed", "failed", "unknown", "late", "min_ms", "mean_ms", "max_ms")
+"""The statistics that a result changes when it is shown."""
 WORKING = {"Ready", "SingleExecution", "ContinuousExecution"}
 
 
@@ -52,13 +54,24 @@ class Settings:
 
 @dataclass(slots=True)
 class _Part:
-    """A part that was taken and whose result is not acknowledged. `since` is by the bridge's clock."""
+    """A part that was taken and whose result is not acknowledged.
+
+    Attributes:
+        number: Of the request to the station.
+        since: When its trigger was taken, or else when it was captured, by the bridge's clock.
+        seen_at: When the bridge began to read the trigger; without one, as `since`.
+        part_id, triggered_at: Together the identity of a trigger.
+        result: None until it is known.
+        waited: The result waits, or has waited, behind another one or for the PLC.
+    """
 
     number: int
     since: float
+    seen_at: float
     part_id: str
     triggered_at: str | None = None
     result: Result | None = None
+    waited: bool = False
 
 
 class Handshake:
@@ -82,6 +95,8 @@ class Handshake:
         self._number = 0  # of requests
         self._result_number = 0
         self._valid = False
+        self._deliver_by = 0.0  # when the result that is shown becomes late
+        self._uncounted = Statistics()  # from before it was counted
         self._trigger_acknowledge = False
         self._overrun = False
         self._error = ErrorCode.NONE
@@ -221,8 +236,14 @@ class Handshake:
         )
         self._go_on_with_recipe(next_request, refused_before=refused)
 
-    def write(self, now: float, controls: Controls) -> None:
-        """Take what the PLC has written: all of it, changed or not."""
+    def write(self, now: float, controls: Controls, *, since: float | None = None) -> None:
+        """Take what the PLC has written: all of it, changed or not.
+
+        Args:
+            now: The time.
+            controls: What it has written.
+            since: When the bridge began to read it: from then on, the PLC waits for the result of a trigger. None: now.
+        """
         self.tick(now)
         before, self._controls = self._controls, controls
         was_open = self._opened is not None
@@ -233,12 +254,29 @@ class Handshake:
         self._go_on()
         if was_open and self._opened is not None and self._settings.triggered:
             if controls.trigger and not before.trigger:
-                self._take_trigger()
+                self._take_trigger(now if since is None else since)
             elif not controls.trigger:
                 self._trigger_acknowledge = False
         refused = self._recipe.refused
         request = self._recipe.write(before, controls, online=self._online, number=self._number + 1)
         self._go_on_with_recipe(request, refused_before=refused)
+
+    def deliver(self, now: float) -> None:
+        """Take note that the PLC can read the result that is shown only from now on: it may be UNKNOWN: late by this.
+
+        A result that waited has the whole window for its delivery: it was the PLC that did not want it earlier.
+        """
+        self.tick(now)
+        if not self._valid or now < self._deliver_by:
+            return
+        part = self._parts[0]
+        assert part.result is not None
+        late = _reject(part.result, "late")
+        if late is not part.result:
+            part.result = replace(late, age_ms=(now - part.seen_at) * 1000)
+            before = {name: getattr(self._uncounted, name) for name in COUNTED}
+            self._statistics = replace(self._statistics, **before)
+            self._count(part.result)
 
     def plc_lost(self, now: float) -> None:
         """Take note that the PLC is not reached, stands still, or lost its memory: what it wrote before counts no more."""
@@ -339,11 +377,15 @@ class Handshake:
         if shown is not None and shown.result is not None and not self._valid and not controls.result_acknowledge:
             if not self._settings.triggered and controls.recipe not in (None, "", shown.result.recipe):
                 shown.result = _reject(shown.result, "recipe")  # a trigger asks for the recipe itself
-            age_ms = max(0.0, self._now - shown.since) * 1000
+            age_ms = max(0.0, self._now - shown.seen_at) * 1000
             shown.result = replace(shown.result, age_ms=age_ms)
             self._valid = True
+            self._deliver_by = (self._now if shown.waited else shown.seen_at) + self._settings.window_s
+            self._uncounted = self._statistics
             self._result_number = self._result_number % LAST_NUMBER + 1
             self._count(shown.result)
+        for part in self._parts:
+            part.waited = part.waited or (part.result is not None and not (self._valid and part is self._parts[0]))
 
     def _close(self, error: ErrorCode) -> None:
         """Close the handshake and forget what was under way."""
@@ -379,14 +421,14 @@ class Handshake:
         if self._opened is not None:
             self._close(error)
 
-    def _take_trigger(self) -> None:
+    def _take_trigger(self, seen_at: float) -> None:
         self._statistics = replace(self._statistics, triggers=self._statistics.triggers + 1)
         if len(self._parts) >= self._settings.capacity:
             self._run_over()
             return
         can_trigger = self._can_trigger
         self._number += 1
-        part = _Part(self._number, self._now, self._controls.part_id)
+        part = _Part(self._number, self._now, seen_at, self._controls.part_id)
         self._parts.append(part)
         self._trigger_acknowledge = True
         if can_trigger:
@@ -430,7 +472,7 @@ class Handshake:
             return
         is_late = self._now - since > self._settings.window_s
         result = _reject(judged.result, "late") if is_late else judged.result
-        self._parts.append(_Part(0, since, judged.part_id, result=result))
+        self._parts.append(_Part(0, since, since, judged.part_id, result=result))
 
     def _run_over(self) -> None:
         """Close the handshake because the PLC leaves too many results unread."""

@@ -10,8 +10,11 @@ from anosegd.bridge.tags import Controls, Outputs
 class Handle(Protocol):
     """What a kind may ask of the bridge."""
 
-    def write(self, controls: Controls) -> None:
-        """Take what the PLC has written: all of it."""
+    def write(self, controls: Controls, *, since: float | None = None) -> None:
+        """Take what the PLC has written: all of it. The bridge began to read it at `since`, monotonic seconds; None: now."""
+
+    def deliver(self) -> None:
+        """Take note that the PLC will be able to read a new result only from now on. It calls `show` if that makes it late."""
 
     def plc_lost(self) -> None:
         """Take note that the PLC is not reached, or is not the one that it was. For a kind that notices this."""

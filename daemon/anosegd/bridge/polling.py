@@ -16,7 +16,7 @@ from functools import partial
 from typing import Protocol, TypeVar
 
 from anosegd import logs
-from anosegd.bridge.exchange import Image, Seen, StatusWrite, Value, Watch, replaced, writes
+from anosegd.bridge.exchange import RESULT_VALUES, VALID, Image, Seen, StatusWrite, Value, Watch, replaced, writes
 from anosegd.bridge.kind import Handle
 from anosegd.bridge.tags import Outputs
 
@@ -25,6 +25,8 @@ T = TypeVar("T")
 RETRY_S = 0.5
 LONGEST_RETRY_S = 8.0
 """Pauses between attempts to connect grow up to this. Only a connection that has lasted so long makes them short again."""
+CYCLE_S = 1.0
+"""A PLC for which reading and writing take longer is lost: nobody could say how old its signals are."""
 STOP_S = 2.0
 CALL_S = 30.0
 """No call takes so long: a library hangs. That ends the bridge, so that another one is started."""
@@ -128,30 +130,53 @@ class PollingKind:
         watch, written = Watch(), None
         memory = self._memory
         while True:
+            began = time.monotonic()
             seen = await self._call(memory.read)
             if watch.raised(seen):
                 again = await self._call(memory.read)
                 seen = replace(seen, part_id=again.part_id, recipe=again.recipe)
             if why := replaced(seen, written):
                 raise PlcError(why)  # nothing more is written before the map was checked again
+            _check_time(began)
             if why := watch.loss(time.monotonic(), seen):
                 self._still.warning(plc=self.place, why=why)
                 handle.plc_lost()
             if controls := watch.news(seen):
-                handle.write(controls)
+                handle.write(controls, since=began)
             self._changed.clear()
-            now = Image.of(self._outputs)
-            for write in writes(written, now):
-                if isinstance(write, StatusWrite):
-                    await self._call(partial(memory.write_status, write.word))
-                else:
-                    await self._call(partial(memory.write_values, dict(write.values), write.changed))
-            if written is None:
+            is_first, written = written is None, await self._write(handle, written, began)
+            _check_time(began)
+            if is_first:
                 logs.info("bridge.plc_connected", plc=self.place)
                 self._said = ""
-            written = now
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), self._poll_s)
+
+    async def _write(self, handle: Handle, before: Image | None, began: float) -> Image:
+        """Bring the memory up to date; return what it has now, which is without a result that has meanwhile become another one.
+
+        Args:
+            handle: Is asked whether a result is late before it becomes valid.
+            before: What the memory has; None if that is not known.
+            began: When this cycle began.
+
+        Raises:
+            PlcError: The PLC is lost.
+        """
+        now = Image.of(self._outputs)
+        status = 0 if before is None else before.status
+        for write in writes(before, now):
+            if not isinstance(write, StatusWrite):
+                await self._call(partial(self._memory.write_values, dict(write.values), write.changed))
+                continue
+            if write.word & ~status & VALID:
+                _check_time(began)
+                handle.deliver()
+                if not _is_same_result(now, Image.of(self._outputs)):
+                    return Image(status, now.values)
+            await self._call(partial(self._memory.write_status, write.word))
+            status = write.word
+        return now
 
     async def _call(self, call: Callable[[], T]) -> T:
         """Make a call that waits for the PLC, on the thread `plc`.
@@ -173,6 +198,20 @@ class PollingKind:
             raise
         except Exception as error:  # no library may end the bridge, whatever a PLC answers
             raise PlcError(f"{type(error).__name__}: {error}") from error
+
+
+def _check_time(began: float) -> None:
+    """Check that a cycle that began then has not taken too long.
+
+    Raises:
+        PlcError: It has.
+    """
+    if (took := time.monotonic() - began) > CYCLE_S:
+        raise PlcError(f"reading and writing took {took:.1f} s; more than {CYCLE_S:g} s is too slow")
+
+
+def _is_same_result(one: Image, other: Image) -> bool:
+    return bool(other.status & VALID) and all(one.values[name] == other.values[name] for name in RESULT_VALUES)
 
 
 def _report_failure(task: asyncio.Task[None]) -> None:

@@ -115,13 +115,17 @@ class Bridge:
             with contextlib.suppress(RuntimeError):  # the loop has ended
                 loop.call_soon_threadsafe(self._take, change)
 
-    def write(self, controls: Controls) -> None:
+    def write(self, controls: Controls, *, since: float | None = None) -> None:
         """Take what the PLC has written."""
         refused = self._shown.recipe_refused
-        self._take(lambda model, now: model.write(now, controls))
+        self._take(lambda model, now: model.write(now, controls, since=since))
         if self._shown.recipe_refused and not refused:  # by the model: the station answers later
             error = "the station is not heard" if controls.recipe else "`recipe` is empty: write the name first"
             self._recipe_refused.warning(request="recipe", recipe=controls.recipe or "", error=error)
+
+    def deliver(self) -> None:
+        """Take note that the PLC can read a new result only from now on."""
+        self._take(lambda model, now: model.deliver(now))
 
     def plc_lost(self) -> None:
         """Take note that the PLC is lost."""

@@ -124,6 +124,47 @@ def test_a_verdict_may_overtake_the_answer_to_its_trigger() -> None:
     assert line.outputs.result.outcome == "PASS"
 
 
+def test_a_result_that_reaches_the_plc_too_late_is_unknown_late() -> None:
+    """A bridge that polls says when the PLC can read it: the window begins where the bridge began to read the trigger."""
+    line = Line(window_s=0.2)
+    line.open()
+    line.model.write(line.now, replace(line.controls, trigger=True, part_id="1"), since=line.now - 0.15)
+    (request,) = line.model.take_requests()
+    line.model.trigger_answered(line.now, request.number, "1", "t1")
+    line.verdict("1", "t1")
+    line.model.deliver(line.now)
+    assert line.outputs.result.outcome == "PASS"
+    line.now += 0.06
+    line.model.deliver(line.now)
+    out = line.outputs
+    assert (out.result_valid, out.result_number) == (True, 1)
+    assert (out.result.outcome, out.result.reason, round(out.result.age_ms)) == ("UNKNOWN", "late", 210)
+    counts = out.statistics
+    assert (counts.passed, counts.unknown, counts.late, round(counts.min_ms), round(counts.max_ms)) == (0, 1, 1, 210, 210)
+    line.model.deliver(line.now)
+    assert line.outputs.statistics == counts
+
+
+def test_a_result_that_waited_for_the_plc_has_the_window_for_its_delivery() -> None:
+    """It was the PLC that did not want it earlier."""
+    line = Line(window_s=0.2)
+    line.open()
+    for part_id in ("1", "2"):
+        request = line.trigger(part_id)
+        line.model.trigger_answered(line.now, request.number, part_id, f"t{part_id}")
+        line.verdict(part_id, f"t{part_id}")
+    line.wait(1.0)
+    line.beat()
+    line.write(result_acknowledge=True)
+    line.write(result_acknowledge=False)
+    line.now += 0.1
+    line.model.deliver(line.now)
+    assert (line.outputs.result_number, line.outputs.result.outcome) == (2, "PASS")
+    line.now += 0.11
+    line.model.deliver(line.now)
+    assert (line.outputs.result_number, line.outputs.result.reason) == (2, "late")
+
+
 def test_another_part_of_the_same_name_is_not_the_triggered_one() -> None:
     """A part id is a label: only the trigger's time makes the verdict its own."""
     line = Line()

@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,13 @@ from anosegd.bridge import polling
 from anosegd.bridge.config import Target
 from anosegd.bridge.encoding import STATUS_BITS
 from anosegd.bridge.exchange import Seen, Value
-from anosegd.bridge.handshake import Settings
+from anosegd.bridge.handshake import Handshake, Heartbeat, Judged, Settings, TriggerRequest
 from anosegd.bridge.polling import PlcError, PollingKind
 from anosegd.bridge.service import Bridge
-from anosegd.bridge.tags import Controls, Outputs
+from anosegd.bridge.tags import OUTCOMES, REASONS, Controls, Outputs, Result
 from anosegd.systemd import Notifier
 
-VALID = 1 << STATUS_BITS.index("result_valid")
+VALID, ENABLED, IDLE = (1 << STATUS_BITS.index(name) for name in ("result_valid", "enabled", "idle"))
 
 
 class Plc:
@@ -34,13 +35,14 @@ class Plc:
         self.refuses_writes = False
         self.request_s = 0.0
         self.part_id = ""
+        self.beat: int | None = None
 
     def connect(self) -> None:
         self.connects += 1
 
     def read(self) -> Seen:
         time.sleep(self.request_s)
-        control = self.control & 0b1111 | (self.status & 1) << 4
+        control = self.control & 0b1111 | (self.status & 1 if self.beat is None else self.beat) << 4
         version = int(self.values.get("map_version", 0))
         return Seen(control=control, status=self.status, map_version=version, part_id=self.part_id, recipe="")
 
@@ -70,8 +72,11 @@ class Station:
         self.written: list[Controls] = []
         self.lost = 0
 
-    def write(self, controls: Controls) -> None:
+    def write(self, controls: Controls, *, since: float | None = None) -> None:
         self.written.append(controls)
+
+    def deliver(self) -> None:
+        pass
 
     def plc_lost(self) -> None:
         self.lost += 1
@@ -142,6 +147,98 @@ def test_a_plc_that_can_be_read_and_not_written_fills_no_log(
     run(plc, wait)
     assert 3 <= plc.connects <= 7
     assert [record.getMessage() for record in caplog.records if record.name == "anosegd"] == ["bridge.plc_lost"]
+
+
+class Judging:
+    """A station that passes each part 20 ms after its trigger: the handshake itself, and the clock."""
+
+    def __init__(self, window_s: float) -> None:
+        now = time.monotonic()
+        self.model = Handshake(Settings(triggered=True, window_s=window_s, capacity=4), now - 1)
+        self.kind: PollingKind | None = None
+        self.lost = 0
+        for at_s in (now - 1, now):
+            self.model.heartbeat(at_s, replace(BEAT, at_s=at_s))
+
+    def _show(self) -> None:
+        assert self.kind is not None
+        self.kind.show(self.model.outputs)
+
+    def write(self, controls: Controls, *, since: float | None = None) -> None:
+        self.model.write(time.monotonic(), controls, since=since)
+        for request in self.model.take_requests():
+            assert isinstance(request, TriggerRequest)
+            self.model.trigger_answered(time.monotonic(), request.number, request.part_id, "t")
+            asyncio.get_running_loop().call_later(0.02, self._judge, request.part_id)
+        self._show()
+
+    def _judge(self, part_id: str) -> None:
+        result = Result(outcome="PASS", part_id=part_id)
+        self.model.verdict(time.monotonic(), replace(VERDICT, part_id=part_id, result=result))
+        self._show()
+
+    def deliver(self) -> None:
+        self.model.deliver(time.monotonic())
+        self._show()
+
+    def plc_lost(self) -> None:
+        self.lost += 1
+        self.model.plc_lost(time.monotonic())
+        self._show()
+
+    def refresh(self) -> None:
+        raise AssertionError
+
+
+BEAT = Heartbeat(run_id="r", at_s=0.0, state="ContinuousExecution", last_seq=0)
+VERDICT = Judged(run_id="r", replayed=False, seq=1, sequence=1, part_id="", triggered_at="t", since_s=0.0, result=Result())
+
+
+def results(request_s: float) -> tuple[list[tuple[Value, Value]], int]:
+    """What a PLC that takes so long for each request reads of one part, outcome and reason, and how often it was lost."""
+    plc = Plc()
+    found: list[tuple[Value, Value]] = []
+
+    async def serve() -> int:  # the program lowers `enable`, raises it, and then the trigger; from then on, requests are slow
+        station, kind = Judging(window_s=0.3), PollingKind(plc, 0.005)
+        station.kind = kind
+        await kind.start(station)
+        try:
+            beats = 0
+            end = time.monotonic() + 8
+            while time.monotonic() < end and not found and station.lost < 2:
+                beats += 1
+                plc.beat = beats // 10 % 2
+                if plc.status & ENABLED:
+                    plc.request_s = request_s
+                    plc.control |= 2
+                    plc.part_id = "4711"
+                elif plc.status & IDLE or plc.control == 1:
+                    plc.control = 1
+                else:
+                    plc.control = 0
+                if plc.status & VALID:
+                    found.append((plc.values["outcome"], plc.values["reason"]))
+                await asyncio.sleep(0.02)
+        finally:
+            await kind.stop()
+        return station.lost
+
+    lost = asyncio.run(serve())
+    return found, lost
+
+
+@pytest.mark.parametrize(("request_s", "read"), [(0.0, (OUTCOMES["PASS"], 0)), (0.12, (OUTCOMES["UNKNOWN"], REASONS["late"]))])
+def test_the_window_ends_when_the_plc_can_read_the_result(request_s: float, read: tuple[int, int]) -> None:
+    """It begins with the read that finds the trigger: two reads and the values take longer here than the window."""
+    assert results(request_s)[0] == [read]
+
+
+def test_a_plc_that_is_too_slow_is_lost() -> None:
+    """Reading and writing take more than a second: it gets no result at all."""
+    found, lost = results(0.4)
+    assert found == []
+    assert lost
 
 
 def test_any_failure_of_polling_ends_the_bridge(tmp_path: Path) -> None:
