@@ -98,10 +98,19 @@ async def inside(folder: Path) -> AsyncIterator[Inside]:
     made.server.show(made.model.outputs)
     asyncio.get_running_loop().set_exception_handler(lambda _, context: made.failed.append(context.get("exception")))
     await made.server.start(made)
-    made.hear()
+
+    async def beat() -> None:
+        while True:
+            made.hear()
+            await asyncio.sleep(0.5)
+
+    beats = asyncio.create_task(beat())
     try:
+        while not made.model.outputs.online:
+            await asyncio.sleep(0.05)
         yield made
     finally:
+        beats.cancel()
         await made.server.stop()
     assert made.failed == []
 

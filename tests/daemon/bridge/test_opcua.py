@@ -188,7 +188,7 @@ def test_results_and_state_are_those_of_machine_vision(bridged: Bridged) -> None
             await plc.wait("recipe", "lid")
             in_force = await client.get_node(f"{PREFIX}VisionSystem.RecipeManagement.Recipes.Current.InternalId").read_value()
             assert (in_force.Id, int.from_bytes(in_force.Hash, "big")) == ("lid", await plc.get("settings"))
-            await plc.set(recipe="lid")
+            assert await client.get_node(f"{PREFIX}Inputs.recipe").read_value() == "lid"  # not the one that was refused
 
             events: asyncio.Queue[Any] = asyncio.Queue()
 

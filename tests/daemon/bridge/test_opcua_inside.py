@@ -1,15 +1,19 @@
 """The OPC UA server of the bridge, in the test's own process: what only one client's requests or exact times can show."""
 
 import asyncio
+import time
 from collections.abc import Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from asyncua import Client, ua
-from support.opcua_inside import Inside, inside, watch_events
+from support.opcua_inside import Inside, inside, put, read, watch_events
 
+from anosegd.bridge.encoding import STATUS_BITS
 from anosegd.bridge.opcua.event_filters import check_event_filter
+from anosegd.bridge.tags import Outputs
 
 MESSAGE = ua.SimpleAttributeOperand(ua.NodeId(2041), [ua.QualifiedName("Message")], ua.AttributeIds.Value)
 
@@ -144,3 +148,121 @@ def test_an_event_that_cannot_be_made_does_not_end_the_bridge(tmp_path: Path, ca
     run(work())
     (line,) = [record for record in caplog.records if record.message == "bridge.client_refused"]
     assert "an event cannot be sent" in str(vars(line))
+
+
+# ---- recipes, and the order of changes
+
+
+async def prepare(client: Client, recipe: str) -> tuple[bool, int]:
+    """Call PrepareRecipe; return whether the recipe is in force, and the error."""
+    recipes = client.get_node("ns=2;s=VisionSystem.RecipeManagement")
+    wanted = ua.RecipeIdExternalDataType(Id=recipe), ua.RecipeIdInternalDataType()
+    _, done, error = await recipes.call_method("3:PrepareRecipe", *wanted)
+    return done, error
+
+
+def asked(bridge: Inside) -> list[str]:
+    """Return the recipes that the station was asked for, by changes and by triggers."""
+    return [request.recipe for request in bridge.sent]
+
+
+def test_a_refused_recipe_leaves_the_earlier_one(tmp_path: Path) -> None:
+    """The next trigger asks for the recipe that the PLC has written, not for the one that was refused."""
+
+    async def work() -> None:
+        async with inside(tmp_path) as bridge, connected(bridge) as client:
+            await client.load_data_type_definitions()
+            assert await prepare(client, "nut") == (False, 2)
+            assert bridge.model._controls.recipe is None  # as before: never written
+            await put(client, recipe="lid")
+            await put(client, enable=False)
+            await put(client, enable=True)
+            assert await read(client, "Outputs.enabled") is True
+            assert await prepare(client, "nut") == (False, 2)
+            assert await read(client, "Inputs.recipe") == "lid"
+            await put(client, part_id="4711", trigger=True)
+            assert asked(bridge) == ["nut", "nut", "lid"]
+            await put(client, trigger=False)
+            assert await prepare(client, "box") == (True, 0)
+            assert await read(client, "Inputs.recipe") == "box"
+
+    run(work())
+
+
+def test_what_the_plc_writes_counts_more_than_a_call(tmp_path: Path) -> None:
+    """Another recipe, a lowered or an own `recipe_change`: the call fails at once, and the PLC's inputs stay."""
+
+    async def work() -> None:
+        async with inside(tmp_path) as bridge, connected(bridge) as client, connected(bridge) as plc:
+            await client.load_data_type_definitions()
+            await put(plc, recipe="lid")
+            for written, then in (
+                ({"recipe": "box"}, ("box", False)),
+                ({"recipe": "box", "recipe_change": True}, ("box", True)),
+                ({"recipe": "lid", "recipe_change": False}, ("lid", False)),
+                ({"recipe_change": False}, ("lid", False)),
+            ):
+                await put(plc, recipe="lid", recipe_change=False)
+                await asyncio.sleep(0.2)
+                bridge.answers = False
+                call = asyncio.create_task(prepare(client, "nut"))
+                while await read(plc, "Inputs.recipe_change") is False:
+                    await asyncio.sleep(0.01)
+                bridge.answers = True
+                await put(plc, **written)
+                assert await asyncio.wait_for(call, 2) == (False, 2), written
+                assert (await read(plc, "Inputs.recipe"), await read(plc, "Inputs.recipe_change")) == then, written
+                if bridge.sent[-1].recipe == "nut":  # the station has not answered yet
+                    bridge._answer(bridge.sent[-1])
+
+    run(work())
+
+
+def test_a_call_does_not_keep_its_session_waiting(tmp_path: Path) -> None:
+    """While PrepareRecipe waits for the station, the same session reads; a client that is lost ends its call."""
+
+    async def work() -> None:
+        async with inside(tmp_path) as bridge, connected(bridge) as other:
+            await put(other, recipe="lid")
+            client = connected(bridge)
+            await client.connect()
+            await client.load_data_type_definitions()
+            bridge.answers = False
+            call = asyncio.create_task(prepare(client, "box"))
+            begin = time.monotonic()
+            while await read(client, "Inputs.recipe_change") is False:
+                await asyncio.sleep(0.01)
+            assert await read(client, "Inputs.recipe") == "box"
+            assert time.monotonic() - begin < 5.0
+            assert not call.done()
+            client.uaclient.protocol.transport.abort()
+            while await read(other, "Inputs.recipe_change") is True:
+                await asyncio.sleep(0.01)
+            assert time.monotonic() - begin < 8.0  # the call itself would take ten
+            assert await read(other, "Inputs.recipe") == "lid"
+            call.cancel()
+
+    run(work())
+
+
+def test_who_subscribes_gets_the_result_before_its_toggle(tmp_path: Path) -> None:
+    """Values first when a result is shown, status first when it is taken away."""
+
+    async def work() -> None:
+        async with inside(tmp_path) as bridge, connected(bridge) as client:
+            heard = Listener()
+            subscription = await client.create_subscription(50, heard)
+            names = ["outcome_text", "result_toggle", "part_id", "result_valid"]
+            await subscription.subscribe_data_change([client.get_node(f"ns=2;s=Outputs.{name}") for name in names])
+            await asyncio.sleep(0.3)
+            for shown in (True, False):
+                heard.values.clear()
+                if shown:
+                    bridge.show_result(1, result_toggle=True)
+                else:
+                    bridge.server.show(replace(Outputs(), station_state="Ready", result_toggle=False))
+                await asyncio.sleep(0.3)
+                kinds = [name.removeprefix("Outputs.") in STATUS_BITS for name, _ in heard.values]
+                assert kinds == ([False, False, True, True] if shown else [True, True, False, False]), heard.values
+
+    run(work())

@@ -28,6 +28,8 @@ CHUNKS = 4
 """Of one message."""
 LARGEST_MESSAGE = CHUNKS * LARGEST_CHUNK
 LARGEST_UNSENT = 2 * 1024 * 1024
+CALLS = 4
+"""Of methods, that one connection may have under way: PrepareRecipe takes its time."""
 UNSENT_S = 20.0
 """A client that has not taken its answers for so long is cut off."""
 IDLE_S = 60.0
@@ -43,6 +45,7 @@ def _ids(*names: str) -> frozenset[int]:
     return frozenset(int(getattr(ua.ObjectIds, f"{name}Request_Encoding_DefaultBinary")) for name in names)
 
 
+CALL = _ids("Call")
 DISCOVERY = _ids("FindServers", "GetEndpoints", "CloseSecureChannel")
 """What may be asked before anybody knows who asks."""
 SERVICES = DISCOVERY | _ids(
@@ -121,6 +124,7 @@ class Peer(asyncio.Protocol):
         if self._serving is not None:
             self._serving.cancel()
         if self.processor is not None:
+            self.processor.end_calls()
             self._closing = asyncio.get_running_loop().create_task(self._close(self.processor))
 
     def data_received(self, data: bytes) -> None:
@@ -245,6 +249,7 @@ class Processor(UaProcessor):  # type: ignore[misc] # `follow_imports` in pyproj
         super().__init__(gate.iserver, transport, limits)
         self._gate, self._host, self._report = gate, host, report
         self._greeted = False
+        self._calls: set[asyncio.Task[None]] = set()
         self.set_policies(gate.policies)
 
     @property
@@ -285,8 +290,28 @@ class Processor(UaProcessor):  # type: ignore[misc] # `follow_imports` in pyproj
             self.send_response(handle, seqhdr, response)
             return True
         _request_handle(seen)
+        if service.Identifier in CALL:
+            if len(self._calls) >= CALLS:
+                await asyncio.wait(self._calls, return_when=asyncio.FIRST_COMPLETED)
+            task = asyncio.get_running_loop().create_task(self._call(seqhdr, body))
+            self._calls.add(task)
+            task.add_done_callback(self._calls.discard)
+            return True
         result = await super().process_message(seqhdr, body)
         return result is not False  # asyncua returns nothing after some errors
+
+    def end_calls(self) -> None:
+        """End the methods that still run: nobody waits for them any more."""
+        for task in self._calls:
+            task.cancel()
+
+    async def _call(self, seqhdr: Any, body: Buffer) -> None:
+        """Call methods beside the other requests of the connection."""
+        try:
+            await super().process_message(seqhdr, body)
+        except Exception as error:  # noqa: BLE001 - as for other messages: the connection ends, not the bridge
+            self._report(f"a method cannot be answered: {error!r}")
+            self._transport.abort()
 
     async def forward_publish_response(self, result: Any, requestdata: Any) -> None:
         """Send a notification. An error must not reach the subscription's task, which would end the bridge."""

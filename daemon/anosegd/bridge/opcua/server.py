@@ -21,6 +21,7 @@ from asyncua.server.internal_session import InternalSession
 
 from anosegd import logs
 from anosegd.bridge.config import OpcUaConfig
+from anosegd.bridge.encoding import STATUS_BITS
 from anosegd.bridge.kind import Handle
 from anosegd.bridge.listener import open_listener
 from anosegd.bridge.opcua.certificates import Certificates
@@ -72,6 +73,7 @@ class OpcUaServer:
         self._written: dict[str, Shown] = {}  # what the address space has
         self._inputs = initial_inputs()
         self._inputs_written: set[str] = set()  # since the start
+        self._of_call: set[str] = set()  # that a call of PrepareRecipe has written, and nobody since
         self._peers: set[Peer] = set()
         self._changed, self._writing = asyncio.Event(), asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
@@ -152,6 +154,7 @@ class OpcUaServer:
         codes = [self._take(write, taken) for write in writes]
         good = int(ua.StatusCodes.Good)
         if all(code == good for code in codes):
+            self._of_call.difference_update(taken)
             await self._write_inputs(taken)
         else:  # a trigger must not be taken with the part id of the part before
             codes = [int(ua.StatusCodes.BadInvalidState) if code == good else code for code in codes]
@@ -228,11 +231,17 @@ class OpcUaServer:
             self.iserver.set_attribute_value_callback(node.nodeid, partial(_count, count))
         await self._vision.build(server, index)
 
-    async def _write_inputs(self, taken: dict[str, Value]) -> None:
-        """Hand inputs to the handshake, and show them to whoever reads them."""
+    async def _write_inputs(self, taken: dict[str, Value], *, forgotten: frozenset[str] = frozenset()) -> None:
+        """Hand inputs to the handshake, and show them to whoever reads them.
+
+        Args:
+            taken: Their values.
+            forgotten: Those of them that count as never written.
+        """
         assert self._handle is not None
         self._inputs.update(taken)
         self._inputs_written.update(taken)
+        self._inputs_written -= forgotten
         self._handle.write(controls_of(self._inputs, self._inputs_written))
         for variable in INPUTS:
             if variable.name in taken:
@@ -240,25 +249,44 @@ class OpcUaServer:
         await self._write_outputs()
 
     async def _prepare_recipe(self, name: str) -> bool:
-        """Change the recipe for a client that calls PrepareRecipe; return whether it is in force."""
+        """Change the recipe for a client that calls PrepareRecipe; return whether it is in force.
+
+        What the PLC writes meanwhile counts: the call then ends at once. After a failure, the inputs are as before.
+        """
         text = _text_of(name)
         if not text or self._inputs["recipe_change"]:
             return False
+        earlier, was_written = self._inputs["recipe"], "recipe" in self._inputs_written
+        self._of_call.clear()  # another call, which the PLC has just ended, may not have noticed yet
+        self._of_call = own = {"recipe", "recipe_change"}
         await self._write_inputs({"recipe": text, "recipe_change": True})
+        done = False
         try:
             give_up_at = time.monotonic() + PREPARE_S
-            while not self._outputs.recipe_acknowledge and time.monotonic() < give_up_at:
+            while self._asks_for(text) and not self._outputs.recipe_acknowledge and time.monotonic() < give_up_at:
                 await asyncio.sleep(PREPARE_POLL_S)
-            return self._outputs.recipe_acknowledge and not self._outputs.recipe_refused
+            done = self._asks_for(text) and self._outputs.recipe_acknowledge and not self._outputs.recipe_refused
+            return done
         finally:  # also if the client is lost
-            await self._write_inputs({"recipe_change": False})
+            restored: dict[str, Value] = {"recipe_change": False} if "recipe_change" in own else {}
+            if not done and "recipe" in own:
+                restored["recipe"] = earlier
+            forgotten = frozenset() if was_written or "recipe" not in restored else frozenset({"recipe"})
+            own.clear()
+            if restored:
+                await self._write_inputs(restored, forgotten=forgotten)
+
+    def _asks_for(self, recipe: str) -> bool:
+        return self._inputs["recipe_change"] is True and self._inputs["recipe"] == recipe
 
     async def _write_outputs(self) -> None:
         """Bring the address space up to date."""
         async with self._writing:
             self._changed.clear()
             values = values_of(self._outputs)
-            for variable in OUTPUTS:
+            # Who subscribes gets changes in this order, and takes the result when `result_valid` or the toggle changes.
+            status_last = values["result_valid"].value is True
+            for variable in sorted(OUTPUTS, key=lambda variable: (variable.name in STATUS_BITS) is status_last):
                 if self._written.get(variable.name) != values[variable.name]:
                     self._written[variable.name] = values[variable.name]
                     await self._put(f"Outputs.{variable.name}", variable, values[variable.name])
