@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
-from typing import Protocol, TypeVar
+from queue import SimpleQueue
+from typing import Any, Protocol, TypeVar
 
 from anosegd import logs
 from anosegd.bridge.exchange import RESULT_VALUES, VALID, Image, Seen, StatusWrite, Value, Watch, replaced, writes
@@ -29,7 +31,7 @@ CYCLE_S = 1.0
 """A PLC for which reading and writing take longer is lost: nobody could say how old its signals are."""
 STOP_S = 2.0
 CALL_S = 30.0
-"""No call takes so long: a library hangs. That ends the bridge, so that another one is started."""
+"""No call takes so long: a library hangs, or a PLC answers byte by byte. That ends the bridge; systemd starts another one."""
 
 
 class PlcError(Exception):
@@ -44,7 +46,10 @@ class Memory(Protocol):
         """Which PLC, and where in its memory."""
 
     def connect(self) -> None:
-        """Connect, and check that the memory has the map of the bridge. Writes nothing."""
+        """Connect. Writes nothing."""
+
+    def checks(self) -> Sequence[Callable[[], None]]:
+        """The calls that check, one after another, that the memory has the map of the bridge. They write nothing."""
 
     def read(self) -> Seen:
         """Read what the PLC has written, and the status word. The control word is read first, or at the same time."""
@@ -59,6 +64,35 @@ class Memory(Protocol):
         """Disconnect, if connected. Raises nothing."""
 
 
+class _Calls(threading.Thread):
+    """Makes calls one after another. A daemon thread: a call that hangs does not keep the process from ending."""
+
+    def __init__(self) -> None:
+        super().__init__(name="plc", daemon=True)
+        self._waiting: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+
+    def submit(self, call: Callable[[], T]) -> Future[T]:
+        """Have a call made."""
+        future: Future[T] = Future()
+        self._waiting.put((future, call))
+        return future
+
+    def end(self) -> None:
+        """End after the calls that wait."""
+        self._waiting.put(None)
+
+    def run(self) -> None:
+        """Make the calls."""
+        while (waiting := self._waiting.get()) is not None:
+            future, call = waiting
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                future.set_result(call())
+            except Exception as error:  # noqa: BLE001 - the caller gets it
+                future.set_exception(error)
+
+
 class PollingKind:
     """Polls a PLC's memory, and keeps it up to date."""
 
@@ -66,7 +100,8 @@ class PollingKind:
         self._memory, self._poll_s = memory, poll_s
         self._outputs = Outputs()
         self._changed = asyncio.Event()
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="plc")
+        self._calls = _Calls()
+        self._hangs = False
         self._task: asyncio.Task[None] | None = None
         self._connected = False
         self._said = ""  # why the PLC is lost, as the log says already
@@ -79,6 +114,7 @@ class PollingKind:
 
     async def start(self, handle: Handle) -> None:
         """Begin to look for the PLC."""
+        self._calls.start()
         self._task = asyncio.get_running_loop().create_task(self._stay_connected(handle))
         self._task.add_done_callback(_report_failure)
 
@@ -89,14 +125,17 @@ class PollingKind:
 
     async def stop(self) -> None:
         """Say that the bridge has ended, and end."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait((self._task,))
+        if self._task is None:
+            return
+        self._task.cancel()
+        await asyncio.wait((self._task,))
+        last_calls: list[Callable[[], None]] = [self._memory.close]
         if self._connected:
+            last_calls.insert(0, partial(self._memory.write_status, 0))
+        for call in () if self._hangs else last_calls:
             with contextlib.suppress(PlcError, RuntimeError, asyncio.TimeoutError):
-                await asyncio.wait_for(self._call(partial(self._memory.write_status, 0)), STOP_S)
-        self._executor.submit(self._memory.close)
-        self._executor.shutdown(wait=False)
+                await asyncio.wait_for(self._call(call), STOP_S)
+        self._calls.end()
 
     async def _stay_connected(self, handle: Handle) -> None:
         """Connect to the PLC again and again, until cancelled."""
@@ -105,6 +144,8 @@ class PollingKind:
             began = 0.0
             try:
                 await self._call(self._memory.connect)
+                for check in self._memory.checks():
+                    await self._call(check)
                 self._connected, began = True, time.monotonic()
                 await self._exchange(handle)
             except PlcError as error:
@@ -185,10 +226,11 @@ class PollingKind:
             PlcError: The PLC cannot be reached, or its answer cannot be used.
             RuntimeError: The call hangs.
         """
-        done = asyncio.get_running_loop().run_in_executor(self._executor, call)
+        done = asyncio.wrap_future(self._calls.submit(call))
         try:
             await asyncio.wait((done,), timeout=CALL_S)
             if not done.done():
+                self._hangs = True
                 raise RuntimeError(f"{self.place}: a call has not returned for {CALL_S:g} s")
         finally:
             done.cancel()  # nobody waits for it any more; this changes nothing once it is done

@@ -1,10 +1,13 @@
 """What polling does about a PLC that is replaced, refuses writes or is slow, and about a library that fails or hangs."""
 
 import asyncio
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -39,6 +42,9 @@ class Plc:
 
     def connect(self) -> None:
         self.connects += 1
+
+    def checks(self) -> list[Callable[[], None]]:
+        return []
 
     def read(self) -> Seen:
         time.sleep(self.request_s)
@@ -269,6 +275,9 @@ class Hanging:
     def connect(self) -> None:
         pass
 
+    def checks(self) -> list[Callable[[], None]]:
+        return []
+
     def read(self) -> Seen:
         self.released.wait()
         raise ZeroDivisionError("a fault of the library")
@@ -298,3 +307,54 @@ def test_a_call_that_hangs_ends_the_bridge(tmp_path: Path, monkeypatch: pytest.M
 
     with pytest.raises(PublishError, match="a call has not returned"):
         asyncio.run(serve())
+
+
+HANGING = """
+import sys, threading
+from anosegd.bridge import polling
+from anosegd.commands import bridge
+from anosegd.cli import main
+
+class Hanging:
+    place = "a PLC"
+    def connect(self):
+        {hang}
+
+polling.CALL_S = 0.2
+bridge._kind = lambda *_: polling.PollingKind(Hanging(), 0.02)
+main()
+"""
+
+
+@pytest.mark.parametrize("hang", ["threading.Event().wait()", "while True: pass"])
+def test_the_process_ends_although_a_call_hangs(tmp_path: Path, hang: str) -> None:
+    """A peer that sends byte by byte keeps python-snap7 waiting, an answer can make pylogix loop: exit code 1 in seconds."""
+    config = tmp_path / "bridge.yaml"
+    config.write_text(f"camera: a\nstation: {{publish: 'ipc://{tmp_path}/p', control: 'ipc://{tmp_path}/c'}}\n")
+    done = subprocess.run(
+        [sys.executable, "-c", HANGING.format(hang=hang), "bridge", "modbus", str(config)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "a call has not returned for 0.2 s" in done.stderr
+
+
+def test_the_checks_of_a_slow_plc_take_longer_than_a_call_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is a call of its own: a controller with many tags is connected."""
+    monkeypatch.setattr(polling, "CALL_S", 0.5)
+    plc = Plc()
+    checked: list[int] = []
+
+    def check(number: int) -> None:
+        time.sleep(0.1)
+        checked.append(number)
+
+    plc.checks = lambda: [partial(check, number) for number in range(8)]  # type: ignore[method-assign]
+
+    async def wait(kind: PollingKind, station: Station) -> None:
+        await until(lambda: "map_version" in plc.values)
+
+    run(plc, wait)
+    assert (plc.connects, checked) == (1, list(range(8)))

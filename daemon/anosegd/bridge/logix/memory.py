@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import struct
 import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from pylogix import PLC
@@ -61,22 +63,23 @@ class LogixMemory:
         return f"Logix {self._config.plc}, {self._config.tag}"
 
     def connect(self) -> None:
-        """Connect, and check that all tags are there and have their types.
-
-        Raises:
-            PlcError: The controller cannot be reached, or a tag is missing or of another type.
-        """
+        """Make a client. It connects with the first request."""
         host, port = self._config.address
         self._client = PLC(host, slot=self._config.slot, timeout=TIMEOUT_S, port=port)
         unused, connection = self._client.conn, _Connection(self._client)
         self._client.conn = connection
         for unused_socket in (unused.Socket, unused.msg_socket, connection.msg_socket):
             unused_socket.close()
-        for tag, kind in self._map.kinds.items():
-            self._checked(self._client.Read(tag))
-            known = self._client.KnownTags[tag.removesuffix("[0]")][0]
-            if known != TYPES[kind]:
-                raise PlcError(f"{tag} must be a {kind}: import the data type AnoSeg again; nothing was written")
+
+    def checks(self) -> Sequence[Callable[[], None]]:
+        """Return the calls that check that all tags are there and have their types."""
+        return [partial(self._check, tag, kind) for tag, kind in self._map.kinds.items()]
+
+    def _check(self, tag: str, kind: str) -> None:
+        self._checked(self._client.Read(tag))
+        known = self._client.KnownTags[tag.removesuffix("[0]")][0]
+        if known != TYPES[kind]:
+            raise PlcError(f"{tag} must be a {kind}: import the data type AnoSeg again; nothing was written")
 
     def read(self) -> Seen:
         """Read the control bits, then the texts, then the status bits.

@@ -6,7 +6,7 @@ The protocol has no keys and no encryption, and the PLC lets it in only where PU
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from snap7.client import Client
@@ -37,10 +37,10 @@ class S7Memory:
         return f"S7 {self._config.plc}, DB{self._config.db}"
 
     def connect(self) -> None:
-        """Connect, and check that the block has the map of the bridge.
+        """Connect.
 
         Raises:
-            PlcError: The PLC cannot be reached, refuses access, or the block is another one.
+            PlcError: The PLC cannot be reached.
         """
         config = self._config
         host, port = config.address
@@ -50,6 +50,13 @@ class S7Memory:
             assert connection is not None
             assert connection.socket is not None
             connection.socket.settimeout(TIMEOUT_S)
+
+    def checks(self) -> Sequence[Callable[[], None]]:
+        """Return the call that checks that the block has the map of the bridge."""
+        return (self._check,)
+
+    def _check(self) -> None:
+        config = self._config
         with _errors(
             f"DB{config.db} must have at least {self._block.size} bytes and no optimized access, "
             "and the CPU must permit PUT/GET access"
