@@ -12,6 +12,7 @@ import os
 import re
 import socket
 import stat
+import time
 from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -30,9 +31,15 @@ VALID = timedelta(days=7300)
 KEY_BITS = 2048
 LONGEST_COMMON_NAME = 64
 SUFFIXES = {".der", ".cer", ".crt", ".pem"}
+RELEASED = datetime(2026, 11, 1, tzinfo=timezone.utc)
+"""No certificate is made before: a machine whose clock says so has lost it."""
+WARN_BEFORE = timedelta(days=30)
+DAY_S = 86_400.0
 LARGEST_FILE = 16 * 1024
 MAX_REJECTED = 20
-"""Files in `rejected`: anybody may offer certificates."""
+"""Files in `rejected`: anybody may offer certificates. One more, and the oldest goes."""
+REPLACE_S = 1.0
+"""Is at least between two that go."""
 
 
 class Certificates:
@@ -49,8 +56,10 @@ class Certificates:
 
     def __init__(self, folder: Path, camera: str, address: str) -> None:
         self._folder, self._camera, self._address = folder, camera, address
-        self._trusted: dict[bytes, str] = {}  # names of files by certificate
-        self._seen: tuple[tuple[str, int, int], ...] | None = None  # the folder `trusted` when it was read
+        self._trusted: dict[bytes, Path] = {}  # files by certificate
+        self._seen: tuple[tuple[str, int, int, int], ...] | None = None  # the folder `trusted` when it was read
+        self._ignored: dict[Path, str] = {}  # other files in it, and why
+        self._replaced_at = self._dates_at = float("-inf")
         self._unreadable = logs.Throttle("bridge.certificate_unreadable", period_s=60.0)
         self._refused = logs.Throttle("bridge.certificate_refused")
 
@@ -73,6 +82,13 @@ class Certificates:
         try:
             for name, mode in (("own", 0o700), ("trusted", 0o755), ("rejected", 0o755)):
                 (self._folder / name).mkdir(mode=mode, parents=True, exist_ok=True)
+            key = self.own_path.with_name("key.pem")
+            if self.own_path.exists() is not key.exists():
+                there, missing = (self.own_path, key) if self.own_path.exists() else (key, self.own_path)
+                raise ConfigError(
+                    f"{missing} is missing, but {there.name} is there",
+                    hint=f"put it back; or delete {there}, and the bridge makes both new: clients must then trust it again",
+                )
             if not self.own_path.exists():
                 self._make_own()
             self._load_own()
@@ -81,23 +97,45 @@ class Certificates:
                 f"opcua.folder: {error.filename or self._folder}: cannot be used ({error.strerror})",
                 hint="the bridge keeps its certificate there, and those of trusted clients: set a folder that it may write",
             ) from error
+        self._check_names()
         self.read_trusted()
+        self.check_dates()
 
     def read_trusted(self) -> None:
         """Read the trusted certificates again if a file was added, removed or changed."""
-        files, seen = _files(self.trusted)
+        files, seen, ignored = _files(self.trusted)
+        for path in ignored.keys() - self._ignored.keys():
+            logs.warning("bridge.certificate_unreadable", file=path, error=ignored[path])
+        self._ignored = ignored
         if seen == self._seen:
             return
         self._seen = seen
         trusted = {}
         for path in files:
             try:
-                trusted[_load(path.read_bytes()).public_bytes(Encoding.DER)] = path.name
+                trusted[_load(path.read_bytes()).public_bytes(Encoding.DER)] = path
             except Exception as error:  # noqa: BLE001 - a file that somebody put there must not end the bridge
                 self._unreadable.warning(file=path, error=str(error) or type(error).__name__)
         if trusted.keys() != self._trusted.keys():
-            logs.info("bridge.clients_trusted", folder=self.trusted, clients=", ".join(sorted(trusted.values())) or "none")
+            names = ", ".join(sorted(path.name for path in trusted.values()))
+            logs.info("bridge.clients_trusted", folder=self.trusted, clients=names or "none")
+            self._dates_at = float("-inf")
         self._trusted = trusted
+
+    def check_dates(self) -> None:
+        """Once a day, and after each change, warn of certificates that are not valid now, or not for long."""
+        if time.monotonic() < self._dates_at:
+            return
+        self._dates_at = time.monotonic() + DAY_S
+        now = datetime.now(timezone.utc)
+        certificates = [(self.own_path, self.own)]
+        certificates += [(path, x509.load_der_x509_certificate(content)) for content, path in self._trusted.items()]
+        for path, certificate in certificates:
+            begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+            if not begin <= now < end - WARN_BEFORE:
+                valid = f"{begin:%Y-%m-%d} to {end:%Y-%m-%d}"
+                hint = "an expired certificate lets nobody connect: replace it in time; or the clock of this machine is wrong"
+                logs.warning("bridge.certificate_expires", file=path, valid=valid, today=f"{now:%Y-%m-%d}", hint=hint)
 
     def why_refused(self, sent: bytes | None) -> str | None:
         """Say why a client with this certificate may not connect; None if it may.
@@ -127,10 +165,37 @@ class Certificates:
             certificate = _first(sent or b"")
             print_ = certificate.fingerprint(hashes.SHA256()).hex()[:16]
             kept = self._folder / "rejected" / f"{_name_of(certificate)}-{print_}.der"
-            if not kept.exists() and sum(1 for _ in kept.parent.iterdir()) < MAX_REJECTED:
+            if kept.exists():
+                kept.touch()  # its client still tries
+            elif self._make_room():
                 kept.write_bytes(certificate.public_bytes(Encoding.DER))
         exists = kept is not None and kept.exists()
         self._refused.warning(client=client, why=why, file=kept if exists else None)
+
+    def _make_room(self) -> bool:
+        """Delete the oldest file in `rejected` if it is full; return whether there is room. A flood must not wear the disk."""
+        files = sorted((self._folder / "rejected").iterdir(), key=lambda path: path.lstat().st_mtime_ns)
+        if len(files) < MAX_REJECTED:
+            return True
+        if time.monotonic() - self._replaced_at < REPLACE_S:
+            return False
+        self._replaced_at = time.monotonic()
+        files[0].unlink()
+        return True
+
+    def _check_names(self) -> None:
+        """Warn if the certificate lacks the address under which clients connect: most clients compare it."""
+        names = self.own.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        addresses, address = names.get_values_for_type(x509.IPAddress), ipaddress.ip_address(self._address)
+        if not addresses if address.is_unspecified else address not in addresses:
+            named = [*names.get_values_for_type(x509.DNSName), *map(str, addresses)]
+            logs.warning(
+                "bridge.certificate_lacks_address",
+                file=self.own_path,
+                listen=self._address,
+                names=", ".join(named) or "none",
+                hint="clients may refuse it: set opcua.listen to the address they use, delete both files in own/, restart",
+            )
 
     def _make_own(self) -> None:
         key = rsa.generate_private_key(public_exponent=65537, key_size=KEY_BITS)
@@ -159,17 +224,28 @@ class Certificates:
         self.key = key
 
 
-def _files(folder: Path) -> tuple[list[Path], tuple[tuple[str, int, int], ...]]:
-    """Return the certificate files of a folder, and what shows that one has changed. A folder that is gone is empty."""
-    found = []
+def _files(folder: Path) -> tuple[list[Path], tuple[tuple[str, int, int, int], ...], dict[Path, str]]:
+    """Look for certificates in a folder. A folder that is gone is empty.
+
+    Returns:
+        Their files; what shows that one has changed, or who may read it; and other files, with why they are none.
+    """
+    found, seen, ignored = [], [], {}
     with contextlib.suppress(OSError):
         for path in sorted(folder.iterdir()):
-            if path.suffix.lower() in SUFFIXES:
-                with contextlib.suppress(OSError):
-                    state = path.stat()
-                    if stat.S_ISREG(state.st_mode) and state.st_size <= LARGEST_FILE:
-                        found.append((path, state.st_size, state.st_mtime_ns))
-    return [path for path, _, _ in found], tuple((path.name, size, at) for path, size, at in found)
+            try:
+                state = path.stat()
+            except OSError as error:
+                ignored[path] = error.strerror or "cannot be read"
+                continue
+            if path.suffix.lower() not in SUFFIXES:
+                ignored[path] = f"its name does not end in {', '.join(sorted(SUFFIXES))}"
+            elif not stat.S_ISREG(state.st_mode) or state.st_size > LARGEST_FILE:
+                ignored[path] = f"no file of at most {LARGEST_FILE} bytes"
+            else:
+                found.append(path)
+                seen.append((path.name, state.st_size, state.st_mtime_ns, state.st_ctime_ns))
+    return found, tuple(seen), ignored
 
 
 def _load(content: bytes) -> x509.Certificate:
@@ -242,8 +318,8 @@ def _new_certificate(key: rsa.RSAPrivateKey, camera: str, address: str) -> x509.
         .issuer_name(name)
         .public_key(public)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))  # the client's clock may be slow
-        .not_valid_after(now + VALID)
+        .not_valid_before(min(now, RELEASED) - timedelta(days=1))  # the client's clock may be slow
+        .not_valid_after(max(now, RELEASED) + VALID)
     )
     for extension, critical in extensions:
         builder = builder.add_extension(extension, critical)

@@ -337,6 +337,7 @@ class OpcUaServer:
         while True:
             await asyncio.sleep(1.0)
             self._certificates.read_trusted()
+            self._certificates.check_dates()
             now = time.monotonic()
             for peer in list(self._peers):
                 certificate = None if peer.processor is None else peer.processor.certificate
