@@ -8,6 +8,7 @@ from support.documentation import DOCS, table
 
 from anosegd.bridge.config import ModbusConfig, S7Config
 from anosegd.bridge.encoding import CONTROL_BITS, STATES, STATUS_BITS
+from anosegd.bridge.exchange import POLLED_BITS
 from anosegd.bridge.logix import tag_map
 from anosegd.bridge.modbus import RegisterMap
 from anosegd.bridge.mqtt.payloads import result_of, state_of
@@ -84,9 +85,17 @@ def test_lines_for_a_polled_plc_use_names_of_the_code() -> None:
         part: {bit for field in fields for bit in (field.bits or (field.name,))}
         for part, fields in (("control", block.controls), ("status", block.outputs))
     }
-    used = re.findall(r'"AnoSeg"\.(control|status)\.(\w+)', (DOCS / "plc-s7.md").read_text(encoding="utf-8"))
+    page = (DOCS / "plc-s7.md").read_text(encoding="utf-8")
+    used = re.findall(r'"AnoSeg"\.(control|status)\.(\w+)', page)
     assert len(used) > 20
     assert [(part, name) for part, name in used if name not in names[part]] == []
+    copied = re.findall(r'#([a-z_]+) := "AnoSeg"\.status\.(\w+);', page)
+    assert [(name, bit) for name, bit in copied if name != bit] == []
+    assert set(re.findall(r"#([a-z_]+)\b", page.partition("```text")[2].partition("```")[0])) == {name for name, _ in copied}
+    order = [name for name, _ in copied]
+    assert order.index("idle") < order.index("enabled")  # when the handshake opens, both may be low in another order
+    assert order.index("result_valid") < order.index("result_pass")
+    assert [name for part, name in used if part == "status"] == [name for name, _ in copied]  # each bit is read once
 
 
 def test_the_members_of_the_tag_equal_the_code() -> None:
@@ -100,6 +109,7 @@ def test_the_members_of_the_tag_equal_the_code() -> None:
         documented = table(page, f"Members of {name}")
         assert [(row[0].strip("`"), row[1], row[2].strip("`")) for row in documented] == expected
     lines = re.findall(r"(.*)\(\* (\w+) \*\)$", page.read_text(encoding="utf-8"), re.MULTILINE)
-    commented = [(re.findall(r"Status\.(\d+)", line), bit) for line, bit in lines if "Status." in line]
-    assert len(commented) >= 6
-    assert [bit for numbers, bit in commented if bit not in [STATUS_BITS[int(n)] for n in numbers]] == []
+    for pattern, bits, least in ((r"\bStatus\.(\d+)", STATUS_BITS, 6), (r"control\.bits\.(\d+) := 1", POLLED_BITS, 3)):
+        commented = [(numbers, bit) for line, bit in lines if (numbers := re.findall(pattern, line))]
+        assert len(commented) >= least
+        assert [bit for numbers, bit in commented if bit not in [bits[int(n)] for n in numbers]] == []

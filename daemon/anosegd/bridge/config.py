@@ -235,6 +235,8 @@ class LogixConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 S7_PORT, LOGIX_PORT = 102, 44_818
+LOGIX_TEXT_LENGTH = 82
+"""Characters of a STRING, which cannot be set."""
 
 
 def _check_plc(plc: str, port: int) -> None:
@@ -303,6 +305,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
         camera, publish, control, key: As in `BridgeConfig`.
         window_s: How soon a result must be there.
         recipe_length: How long a recipe's name may be, in bytes of UTF-8; None: as long as it is.
+        recipe_length_can_be_set: Whether the configuration says so.
     """
 
     camera: str
@@ -311,6 +314,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     key: Key | None
     window_s: float
     recipe_length: int | None = None
+    recipe_length_can_be_set: bool = True
 
 
 def load_bridge_config(path: Path) -> BridgeConfig:

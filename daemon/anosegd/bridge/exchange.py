@@ -161,10 +161,13 @@ class Watch:
         return None
 
     def news(self, seen: Seen) -> Controls | None:
-        """Return what the PLC has written, if its program runs and that has changed."""
+        """Return what the PLC has written, if its program runs and that has changed.
+
+        An empty recipe counts as not written: a PLC that was restarted has forgotten the name, and does not want any recipe.
+        """
         bits = seen.bits
         del bits["heartbeat"]
-        controls = Controls(**bits, part_id=seen.part_id, recipe=seen.recipe)
+        controls = Controls(**bits, part_id=seen.part_id, recipe=seen.recipe or None)
         if not self.runs or controls == self._taken:
             return None
         self._taken = controls

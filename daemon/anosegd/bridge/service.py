@@ -24,10 +24,12 @@ HINT = "its log has the details; start it again"
 NOT_OPENED = {
     ErrorCode.TRIGGER_MODE: "the camera needs trigger: {kind: software} if this bridge has trigger: plc, and must not have it "
     "if this bridge has trigger: camera",
-    ErrorCode.RECIPE_NOT_WRITTEN: "the station has recipes: the PLC must write the name of one, or an empty name",
+    ErrorCode.RECIPE_NOT_WRITTEN: "the station has recipes: the PLC must write the name of one; "
+    "with modbus or opcua, an empty name means any",
 }
 """What to do about what keeps the handshake closed."""
 OTHER_TRIGGER = "a part was triggered, but not by this bridge, or its trigger got no answer: is there a second bridge?"
+NOT_UTF8 = "bytes that are not UTF-8 were replaced, and a part id comes back changed: use ASCII, or UTF-8 bytes"
 WAITING_S = 5.0
 """Without a station for this long, the log says so."""
 
@@ -63,6 +65,7 @@ class Bridge:
         self._recipe_refused = logs.Throttle("bridge.request_refused")
         self._other_trigger = logs.Throttle("bridge.other_trigger", period_s=60.0)
         self._other_triggers = 0
+        self._not_utf8 = False  # the log says so already
         feed = VerdictFeed(target, self.give)
         self._requests = StationRequests(target, self.give, lambda: feed.run_id)
         self._workers: tuple[VerdictFeed | StationRequests, ...] = (feed, self._requests)
@@ -117,6 +120,9 @@ class Bridge:
 
     def write(self, controls: Controls, *, since: float | None = None) -> None:
         """Take what the PLC has written."""
+        if not self._not_utf8 and "\N{REPLACEMENT CHARACTER}" in controls.part_id + (controls.recipe or ""):
+            self._not_utf8 = True
+            logs.warning("bridge.text_not_utf8", part_id=controls.part_id, recipe=controls.recipe or "", hint=NOT_UTF8)
         refused = self._shown.recipe_refused
         self._take(lambda model, now: model.write(now, controls, since=since))
         if self._shown.recipe_refused and not refused:  # by the model: the station answers later

@@ -105,6 +105,8 @@ class VerdictFeed(Worker):
             if limit is not None and length > limit and name not in self._too_long:
                 self._too_long.add(name)
                 hint = f"set recipe_length to {length + length % 2} or more, or give it a shorter name"
+                if not self._target.recipe_length_can_be_set:
+                    hint = "give it a shorter name"
                 logs.warning("bridge.recipe_name_too_long", recipe=name, characters=length, recipe_length=limit, hint=hint)
 
     def _verdict(self, verdict: dict[str, Any], *, replayed: bool) -> None:

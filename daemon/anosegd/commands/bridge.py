@@ -12,6 +12,7 @@ from anoseg_engines.errors import ConfigError
 from anoseg_engines.files import shown_name
 from anosegd import logs
 from anosegd.bridge.config import (
+    LOGIX_TEXT_LENGTH,
     BridgeConfig,
     LogixConfig,
     ModbusConfig,
@@ -68,10 +69,17 @@ def main(options: argparse.Namespace) -> int:
         control=config.station.control,
         key=key,
         window_s=config.handshake.window_s,
-        recipe_length={"modbus": config.modbus.recipe_length, "s7": config.s7.recipe_length}.get(options.kind),
+        recipe_length=_recipe_length(options.kind, config),
+        recipe_length_can_be_set=options.kind != "logix",
     )
     settings = replace(config.handshake, mirror=options.kind == "mqtt")
     return run_bridge(kind, target, settings, os.environ, os.getpid())
+
+
+def _recipe_length(kind: str, config: BridgeConfig) -> int | None:
+    """Return how many bytes a recipe's name may have; None: as many as it has."""
+    lengths = {"modbus": config.modbus.recipe_length, "s7": config.s7.recipe_length, "logix": LOGIX_TEXT_LENGTH}
+    return lengths.get(kind)
 
 
 def _kind(name: str, config: BridgeConfig, opcua_folder: Path) -> Kind:

@@ -105,14 +105,14 @@ def test_controls_count_only_while_the_program_runs() -> None:
     assert watch.loss(0.0, seen(ENABLE)) is None
     assert watch.news(seen(ENABLE)) is None
     assert watch.loss(1.0, seen(ENABLE | HEARTBEAT)) is None
-    assert watch.news(seen(ENABLE | HEARTBEAT)) == Controls(enable=True)
+    assert watch.news(seen(ENABLE | HEARTBEAT)) == Controls(enable=True, recipe=None)
     assert watch.news(seen(ENABLE | HEARTBEAT)) is None  # nothing new
     assert watch.loss(1.0 + STILL_S, seen(HEARTBEAT)) is None
     assert "heartbeat" in str(watch.loss(1.1 + STILL_S, seen(HEARTBEAT)))
     assert watch.loss(1.2 + STILL_S, seen(HEARTBEAT)) is None  # it was said
     assert watch.news(seen(HEARTBEAT)) is None
     assert watch.loss(9.0, seen(ENABLE)) is None
-    assert watch.news(seen(ENABLE)) == Controls(enable=True)
+    assert watch.news(seen(ENABLE)) == Controls(enable=True, recipe=None)
 
 
 def test_a_memory_that_the_bridge_did_not_write_is_a_lost_plc() -> None:
@@ -123,6 +123,25 @@ def test_a_memory_that_the_bridge_did_not_write_is_a_lost_plc() -> None:
     assert "status word" in str(replaced(seen(0, 0), high))
     assert replaced(seen(0, 0), low) is None
     assert "map_version" in str(replaced(replace(seen(0, 0), map_version=0), low))
+
+
+def test_an_empty_recipe_counts_as_not_written() -> None:
+    """A PLC that was restarted has forgotten the name: where a station has recipes, the handshake stays closed."""
+    watch = Watch()
+    watch.loss(0.0, seen(0))
+    watch.loss(0.1, seen(HEARTBEAT))
+    controls = watch.news(seen(HEARTBEAT))
+    assert controls is not None
+    model = Handshake(Settings(triggered=True, window_s=1.0, capacity=4), 0.0)
+    for now in (0.0, 1.0, 2.0):
+        model.heartbeat(now, Heartbeat(run_id="r", at_s=now, state="ContinuousExecution", last_seq=0, has_recipes=True))
+    model.write(2.0, controls)
+    model.write(2.1, replace(controls, enable=True))
+    assert (model.outputs.enabled, model.outputs.error_code) == (False, ErrorCode.RECIPE_NOT_WRITTEN)
+    named = watch.news(replace(seen(HEARTBEAT | ENABLE), recipe="lid"))
+    assert named is not None
+    model.write(2.2, named)
+    assert model.outputs.enabled
 
 
 def test_texts_are_read_again_when_a_bit_rises() -> None:

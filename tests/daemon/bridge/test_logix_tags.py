@@ -5,9 +5,10 @@ import xml.etree.ElementTree as ET
 from hypothesis import given
 from hypothesis import strategies as st
 
+from anosegd.bridge.config import LOGIX_TEXT_LENGTH
 from anosegd.bridge.exchange import Image
 from anosegd.bridge.logix import TagMap
-from anosegd.bridge.logix.tag_map import CONTROLS, OUTPUTS, TEXT_LENGTH, text_of
+from anosegd.bridge.logix.tag_map import CONTROLS, OUTPUTS, text_of
 from anosegd.bridge.tags import Outputs, Result
 
 MAP = TagMap("Program:Main.AnoSeg")
@@ -54,11 +55,11 @@ def test_texts_are_read_as_they_were_written(text: str) -> None:
     data, length = writes.get("DATA[0]", []), writes["LEN"]
     assert isinstance(data, list)
     assert isinstance(length, int)
-    assert length == len(data) <= TEXT_LENGTH
+    assert length == len(data) <= LOGIX_TEXT_LENGTH
     assert all(-128 <= character < 128 for character in data)
     whole = bytes(character & 0xFF for character in data).decode()
     assert text.startswith(whole)
-    assert text_of([*data, 65, 66], length) == whole.partition("\0")[0].rstrip()
+    assert text_of([*data, 65, 66], length) == whole.partition("\0")[0]
 
 
 def test_the_declaration_has_every_member() -> None:

@@ -18,10 +18,12 @@ from support.logix_plc import MAP, LogixPlc, server_of
 from support.plc import ENABLED, HEARTBEAT, IDLE, ONLINE, PASS, READY, RECIPE_DONE, TAKEN, VALID, PolledPlc
 from support.s7_plc import BLOCK, S7Plc, initial, library_of
 
+from anosegd.bridge.encoding import STATUS_BITS
 from anosegd.bridge.tags import REASONS, ErrorCode
 from anosegd.client import Client
 
 ENABLE, TRIGGER, ACKNOWLEDGE, RECIPE_CHANGE = 1, 2, 4, 8
+ERROR = STATUS_BITS.index("error")
 
 
 class Site:
@@ -154,10 +156,14 @@ def test_a_late_verdict_drives_nothing(site: Site) -> None:
 
 
 def test_the_recipe_is_changed_and_asked_for(site: Site) -> None:
-    """By the PLC: done, refused; and a part for which it asks for another recipe is not judged."""
+    """By the PLC: done, refused; and a part for which it asks for another recipe is not judged. It must write a name first."""
     site.bridged.start_station(f"recipes: {{lid: {{bundle: '{site.bridged.line.store}', cameras: {{eye: {{}}}}}}}}")
     plc = site.start_plc()
     site.start_bridge()
+    site.wait(IDLE, 0)
+    site.wait(ERROR, ENABLE)
+    assert plc.number("error_code") == ErrorCode.RECIPE_NOT_WRITTEN
+    plc.write_text("recipe", "lid")
     site.open()
     for name, refused in (("lid", False), ("nut", True)):
         plc.write_text("recipe", name)

@@ -10,17 +10,20 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from anoseg_engines.errors import PublishError
 from anosegd.bridge import polling
-from anosegd.bridge.config import Target
+from anosegd.bridge.config import BridgeConfig, Target
 from anosegd.bridge.encoding import STATUS_BITS
 from anosegd.bridge.exchange import Seen, Value
 from anosegd.bridge.handshake import Handshake, Heartbeat, Judged, Settings, TriggerRequest
 from anosegd.bridge.polling import PlcError, PollingKind
 from anosegd.bridge.service import Bridge
+from anosegd.bridge.station_link import VerdictFeed
 from anosegd.bridge.tags import OUTCOMES, REASONS, Controls, Outputs, Result
+from anosegd.commands import bridge as bridge_command
 from anosegd.systemd import Notifier
 
 VALID, ENABLED, IDLE = (1 << STATUS_BITS.index(name) for name in ("result_valid", "enabled", "idle"))
@@ -358,3 +361,42 @@ def test_the_checks_of_a_slow_plc_take_longer_than_a_call_may(monkeypatch: pytes
 
     run(plc, wait)
     assert (plc.connects, checked) == (1, list(range(8)))
+
+
+def bridge_at(tmp_path: Path, plc: Plc) -> Bridge:
+    target = Target(camera="a", publish=f"ipc://{tmp_path}/p", control=None, key=None, window_s=1.0)
+    return Bridge(PollingKind(plc, 0.02), target, Settings(triggered=False, window_s=1.0, capacity=1), Notifier())
+
+
+def test_a_text_that_is_not_utf8_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its part id would come back changed, and nobody would know why."""
+    plc = Plc()
+    plc.part_id = b"Stra\xdfe".decode("utf-8", "replace")
+
+    async def serve() -> None:
+        bridge = bridge_at(tmp_path, plc)
+        serving = asyncio.create_task(bridge.run())
+        for _ in range(2):
+            await until(lambda: plc.status & 1 == 0)
+            await until(lambda: plc.status & 1 == 1)
+            plc.part_id += "x"
+        bridge._stopping.set()
+        await serving
+
+    asyncio.run(serve())
+    assert [record.getMessage() for record in caplog.records].count("bridge.text_not_utf8") == 1
+
+
+def test_the_names_of_recipes_that_do_not_fit_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A STRING of a Logix controller has 82 characters, which no configuration changes."""
+    assert bridge_command._recipe_length("logix", BridgeConfig(camera="a")) == 82
+    for can_be_set, hint in (
+        (True, "set recipe_length to 84 or more, or give it a shorter name"),
+        (False, "give it a shorter name"),
+    ):
+        caplog.clear()
+        target = Target(camera="a", publish=f"ipc://{tmp_path}/p", control=None, key=None, window_s=1.0, recipe_length=82)
+        feed = VerdictFeed(msgspec.structs.replace(target, recipe_length_can_be_set=can_be_set), lambda change: None)
+        feed._check_names(["x" * 82, "x" * 83])
+        (record,) = caplog.records
+        assert hint == record.fields["hint"]  # type: ignore[attr-defined]

@@ -75,6 +75,15 @@ def test_texts_are_s7_strings(text: str, length: int) -> None:
     assert block.seen(bytes(controls)).recipe == stored.partition(b"\0")[0].decode().rstrip()
 
 
+def test_blanks_at_the_end_belong_to_a_part_id() -> None:
+    """The text has its length, and a PLC compares all of it. A recipe's name has none."""
+    data = bytearray(initial())
+    for field in BLOCK.controls[1:]:
+        data[field.offset + 1 : field.offset + 6] = b"\x04a b "
+    seen = BLOCK.seen(bytes(data))
+    assert (seen.part_id, seen.recipe) == ("a b ", "a b")
+
+
 def test_control_bits_are_in_the_first_byte() -> None:
     """enable is bit 0.0, heartbeat is bit 0.4."""
     seen = BLOCK.seen(b"\x11" + initial()[1:])

@@ -14,9 +14,9 @@ from typing import Any
 from pylogix import PLC
 from pylogix.lgx_comm import Connection
 
-from anosegd.bridge.config import LogixConfig
+from anosegd.bridge.config import LOGIX_TEXT_LENGTH, LogixConfig
 from anosegd.bridge.exchange import Seen, Value
-from anosegd.bridge.logix.tag_map import TEXT_LENGTH, TagMap, text_of
+from anosegd.bridge.logix.tag_map import TagMap, text_of
 from anosegd.bridge.polling import PlcError
 
 TIMEOUT_S = 2.0
@@ -91,8 +91,9 @@ class LogixMemory:
         tags = (self._map.control, self._map.status, self._map.version, *map(self._map.length_of, names))
         answers = self._client.Read([(tag, 1, TYPES["DINT"]) for tag in tags])
         control, status, version, *lengths = (self._checked(answer) for answer in answers)
-        texts = {name: self._text(name, min(length, TEXT_LENGTH)) for name, length in zip(names, lengths, strict=True)}
-        return Seen(control=control & 0xFFFF, status=status & 0xFFFF, map_version=version, **texts)
+        texts = {name: self._text(name, min(length, LOGIX_TEXT_LENGTH)) for name, length in zip(names, lengths, strict=True)}
+        part_id, recipe = texts["part_id"], texts["recipe"].rstrip()
+        return Seen(control=control & 0xFFFF, status=status & 0xFFFF, map_version=version, part_id=part_id, recipe=recipe)
 
     def write_status(self, word: int) -> None:
         """Write the status bits.

@@ -9,11 +9,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from anosegd.bridge.config import LOGIX_TEXT_LENGTH
 from anosegd.bridge.encoding import STATUS_BITS, utf8
 from anosegd.bridge.exchange import POLLED_BITS, Value
 
-TEXT_LENGTH = 82
-"""Characters of a STRING."""
 LARGEST = 0x7FFF_FFFF
 UNSIGNED = ("settings", "result_settings")
 """Checksums, which fill all 32 bits of their DINT."""
@@ -121,7 +120,7 @@ class TagMap:
                 continue
             tag, value = f"{self.tag}.status.{member.name}", values[member.name]
             if isinstance(value, str):
-                data = utf8(value, TEXT_LENGTH)
+                data = utf8(value, LOGIX_TEXT_LENGTH)
                 if data:
                     texts.append(Write(f"{tag}.DATA[0]", "SINT", [_signed(byte, 8) for byte in data]))
                 numbers.append(Write(f"{tag}.LEN", "DINT", len(data)))
@@ -151,7 +150,7 @@ class TagMap:
 def text_of(data: Sequence[int], length: int) -> str:
     """Return a text of its characters and its length, as the PLC has them."""
     raw = bytes(character & 0xFF for character in data[: max(0, length)])
-    return raw.partition(b"\0")[0].decode("utf-8", "replace").rstrip()
+    return raw.partition(b"\0")[0].decode("utf-8", "replace")
 
 
 def _data_type(name: str, members: Sequence[Member], use: str) -> Iterator[str]:

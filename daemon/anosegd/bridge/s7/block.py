@@ -126,7 +126,7 @@ class Block:
             status=int.from_bytes(data[self.status_at : self.status_at + 2], "little"),
             map_version=int.from_bytes(data[self.polled - 2 : self.polled], "big"),
             part_id=_text_of(data, part_id),
-            recipe=_text_of(data, recipe),
+            recipe=_text_of(data, recipe).rstrip(),
         )
 
     def values(self, values: Mapping[str, Value]) -> bytes:
@@ -173,7 +173,7 @@ def _encoded(value: Value, field: Field) -> bytes:
 def _text_of(data: bytes, field: Field) -> str:
     begin = field.offset + 2
     length = min(data[field.offset + 1], field.length)
-    return data[begin : begin + length].partition(b"\0")[0].decode("utf-8", "replace").rstrip()
+    return data[begin : begin + length].partition(b"\0")[0].decode("utf-8", "replace")
 
 
 def _placed(fields: Sequence[tuple[str, str]], offset: int, bits: tuple[str, ...]) -> Iterator[Field]:
