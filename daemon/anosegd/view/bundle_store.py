@@ -69,16 +69,18 @@ class BundleStore:
             return JSONResponse({"error": error.code, "message": str(error)}, error.status, headers=NO_STORE)
 
     def _folder(self, recipe: str) -> Path:
-        """Return STORE/NAME of a recipe's bundle. Without recipes, the station's cameras give the only one its name.
+        """Return STORE/NAME of a recipe's bundle. Where there is one recipe, no name means it.
 
         Raises:
             ChangeRefusedError: The screen does not know it.
         """
         if not self._bundles:
             raise ChangeRefusedError("no_store", "the screen was started without the station's configuration")
-        if recipe not in self._bundles and len(self._bundles) > 1:
+        if not recipe and len(self._bundles) == 1:
+            (recipe,) = self._bundles
+        if recipe not in self._bundles:
             raise ChangeRefusedError("no_recipe", f"the screen was started with a configuration without the recipe {recipe!r}")
-        folder = self._bundles.get(recipe, next(iter(self._bundles.values()))).absolute()
+        folder = self._bundles[recipe].absolute()
         if (folder / MANIFEST).is_file():
             folder = folder.resolve().parent
         if not versions(folder):

@@ -38,7 +38,10 @@ def test_release_swap_and_rollback(line: Line, tmp_path: Path, tmp_path_factory:
     line.listener.wait_for_verdicts(1)
     view = ViewServer(tmp_path, str(config))
     try:
-        listed = view.get("/bundles.json").json()
+        assert view.get("/bundles.json?recipe=added").json()["error"] == "no_recipe"  # the station's configuration has changed
+        in_force = line.listener.wait_for_state(lambda state: True)["recipe"]
+        listed = view.get(f"/bundles.json?recipe={in_force}").json()
+        assert listed == view.get("/bundles.json").json()
         assert [one["version"] for one in listed["versions"]] == [1, 2]
         released = change(view, "release", {"version": 2})
         assert (released.status, released.json()["answer"]["version"]) == (200, 2)
