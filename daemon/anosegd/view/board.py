@@ -92,6 +92,11 @@ class Board:
         self._fresh: OrderedDict[Key, Pictures] = OrderedDict()
         self._ready: OrderedDict[Key, Pictures] = OrderedDict()
 
+    @property
+    def recipe(self) -> str | None:
+        """The recipe in force; None before the first heartbeat."""
+        return None if self._state is None else self._state.get("recipe")
+
     def add_state(self, state: dict[str, Any]) -> None:
         """Take a heartbeat."""
         if self._state is not None and state["journal_id"] != self._state["journal_id"]:

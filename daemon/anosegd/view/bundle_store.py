@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +46,11 @@ class BundleStore:
 
     Args:
         bundles: The bundle of each recipe, that of the default recipe first; empty if the screen has no configuration.
+        in_force: Returns the station's recipe; None before it was heard.
     """
 
-    def __init__(self, bundles: Mapping[str, Path]) -> None:
-        self._bundles = bundles
+    def __init__(self, bundles: Mapping[str, Path], in_force: Callable[[], str | None]) -> None:
+        self._bundles, self._in_force = bundles, in_force
 
     @property
     def changes(self) -> tuple[Change, ...]:
@@ -118,6 +119,9 @@ class BundleStore:
 
     async def _swap(self, station: StationRequests, who: str, values: VersionNumber) -> dict[str, Any]:
         folder = await asyncio.to_thread(self._folder, values.recipe)
+        now = self._in_force()
+        if values.recipe and now not in (None, values.recipe):  # it has changed while the person was asked
+            raise ChangeRefusedError("recipe_changed", f"the recipe is {now!r} now, not {values.recipe!r}: nothing was changed")
         bundle = str(folder / str(values.version))
         answer = await station.ask_to_load("swap", bundle=bundle, who=who, why=values.why)
         return {"engine": answer["engine"]}

@@ -123,7 +123,7 @@ async def _serve(settings: ViewSettings, listener: socket.socket, sessions: Sess
     kept = None if settings.evidence is None else KeptPictures(settings.evidence)
     past = PastParts(board, journal, kept, settings.csv_form)
     certificate = settings.certificate
-    store = BundleStore(settings.bundles)
+    store = BundleStore(settings.bundles, lambda: board.recipe)
     requests = StationRequests(settings.publish, settings.control, key=settings.key)
     changes = Changes(sessions or NoLogin(), requests, (*CHANGES, *store.changes))
     pages = {"stale_after_ms": settings.stale_after_s * 1000}

@@ -88,6 +88,9 @@ def test_the_versions_are_those_of_the_recipe_in_force(
         listed = view.get("/bundles.json?recipe=lid").json()
         assert (listed["folder"], [one["version"] for one in listed["versions"]]) == (str(other), [1, 2, 3])
         assert change(view, "swap", {"version": 3, "recipe": "lid"}).json()["answer"]["engine"]["version"] == 3
+        line.listener.wait_for_state(lambda state: state["recipe"] == "lid")
+        meanwhile = change(view, "swap", {"version": 1, "recipe": "base"})  # confirmed after the recipe had changed
+        assert (meanwhile.status, meanwhile.json()["error"]) == (409, "recipe_changed")
         assert change(view, "release", {"version": 2, "recipe": "lid"}).json()["answer"]["version"] == 2
         assert json.loads((other / "releases.json").read_text())["releases"][-1]["version"] == 2
         assert view.get("/bundles.json?recipe=gone").json()["error"] == "no_recipe"
@@ -105,7 +108,7 @@ def test_a_store_that_the_screen_may_not_write_names_the_command(tmp_path: Path,
         raise OSError(errno.EROFS, "Read-only file system", str(path))
 
     monkeypatch.setattr(releases, "_locked", refuse)  # root may write everywhere, so a mode proves nothing
-    release = next(one for one in BundleStore({"": store / "1"}).changes if one.name == "release")
+    release = next(one for one in BundleStore({"": store / "1"}, lambda: None).changes if one.name == "release")
     requests = StationRequests("ipc:///unused", None)
     try:
         with pytest.raises(ChangeRefusedError, match=f"Read-only file system.*anoseg-engine release {store}/2$"):
