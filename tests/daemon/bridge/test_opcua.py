@@ -417,7 +417,7 @@ def test_node_opcua_triggers_parts_and_reads_their_results(bridged: Bridged, nod
 
 
 def test_sessions_of_crashed_clients_are_freed(bridged: Bridged) -> None:
-    """Clients that vanish with a subscription, and one that says nothing: within a minute, no session or connection is left."""
+    """Clients with subscriptions that reset their connections, and one that goes silent: no session or connection is left."""
     bridge = OpcUaBridge(bridged)
 
     async def work() -> None:
@@ -428,8 +428,10 @@ def test_sessions_of_crashed_clients_are_freed(bridged: Bridged) -> None:
             subscription = await client.create_subscription(100, object())
             await subscription.subscribe_data_change(client.get_node(f"{PREFIX}Outputs.heartbeat"))
             lost.append(client)
-        bridged_sockets = [client.uaclient.protocol.transport for client in lost]
-        for transport in bridged_sockets:
+        silent, *reset = [client.uaclient.protocol.transport for client in lost]
+        silent.pause_reading()  # as a host without power: nothing comes any more, no reset either
+        silent.write = lambda _: None
+        for transport in reset:
             transport.abort()
         async with await bridge.client() as client:
             plc = Plc(client)
@@ -441,13 +443,19 @@ def test_sessions_of_crashed_clients_are_freed(bridged: Bridged) -> None:
                     break
             assert await client.get_node(f"{summary}sessions").read_value() == 1
             assert await client.get_node(f"{summary}subscriptions").read_value() == 0
+            for _ in range(int(LIMIT_S)):
+                if await client.get_node(f"{summary}connections").read_value() == 1:
+                    break
+                await asyncio.sleep(1)
+            assert await client.get_node(f"{summary}connections").read_value() == 1
             assert await plc.get("online") is False
+            silent.abort()
 
     run(work())
 
 
 def test_what_a_client_asks_for_is_limited(bridged: Bridged) -> None:
-    """Subscriptions, monitored items, intervals, queues, nodes in a request, and sessions on one connection."""
+    """Subscriptions, monitored items, intervals, queues, nodes in a request, sessions, and those on one connection."""
     bridge = OpcUaBridge(bridged)
 
     async def work() -> None:
@@ -463,9 +471,28 @@ def test_what_a_client_asks_for_is_limited(bridged: Bridged) -> None:
             await subscription.subscribe_data_change([heartbeat] * 100)
             with pytest.raises(ua.UaStatusCodeError, match="BadTooManyMonitoredItems"):
                 await subscription.subscribe_data_change(heartbeat)
+            await subs[0].unsubscribe(list(subs[0]._monitored_items)[:1])
+            value = ua.ReadValueId(NodeId=heartbeat.nodeid, AttributeId=ua.AttributeIds.Value)
+            for size, revised in ((10_000, 10), (0, 10), (1, 1)):
+                item = ua.MonitoredItemCreateRequest(value, RequestedParameters=ua.MonitoringParameters(QueueSize=size))
+                wanted = ua.CreateMonitoredItemsParameters(subs[0].subscription_id, ItemsToCreate=[item])
+                (made,) = await client.uaclient.create_monitored_items(wanted)
+                assert (made.StatusCode.is_good(), made.RevisedQueueSize) == (True, revised)
+                parameters = ua.MonitoringParameters(QueueSize=size)
+                change = ua.MonitoredItemModifyRequest(made.MonitoredItemId, parameters)
+                (changed,) = await client.uaclient.modify_monitored_items(
+                    ua.ModifyMonitoredItemsParameters(subs[0].subscription_id, ItemsToModify=[change])
+                )
+                assert changed.RevisedQueueSize == max(1, min(size, 10))
+                gone = ua.DeleteMonitoredItemsParameters(subs[0].subscription_id, [made.MonitoredItemId])
+                await client.uaclient.delete_monitored_items(gone)
             with pytest.raises(ua.UaStatusCodeError, match="BadTooManyOperations"):
                 await client.read_values([heartbeat] * 501)
             assert await client.read_values([heartbeat] * 500)
+        async with await bridge.client() as client:  # a second session on a connection ends the first
+            await client.create_session()
+            await client.activate_session()
+            assert await client.get_node(f"{PREFIX}Diagnostics.sessions").read_value() == 1
         clients = [await bridge.client() for _ in range(33)]
         for client in clients[:32]:
             await client.connect()
