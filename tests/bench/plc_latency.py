@@ -86,7 +86,7 @@ def bridge(folder: Path, publish: str, window_ms: int, kind: str = "modbus") -> 
     )
     process = BridgeProcess(config, kind=kind)
     try:
-        process.wait_for("bridge.listening")
+        process.wait_for("bridge.listening" if kind == "modbus" else "bridge.started")
         master = master_of(kind, port, folder)
         while not master.read_bits(ONLINE, 1)[0]:
             time.sleep(0.1)

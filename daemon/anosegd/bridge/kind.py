@@ -24,7 +24,13 @@ class Handle(Protocol):
 
 
 class Kind(Protocol):
-    """One protocol. It maps `Outputs` to what the PLC reads, and what the PLC writes to `Controls`."""
+    """One protocol. It maps `Outputs` to what the PLC reads, and what the PLC writes to `Controls`.
+
+    Attributes:
+        listens: Whether it is a server; otherwise it is a client of the PLC or broker.
+    """
+
+    listens: bool
 
     @property
     def place(self) -> str:

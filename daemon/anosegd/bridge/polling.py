@@ -96,6 +96,8 @@ class _Calls(threading.Thread):
 class PollingKind:
     """Polls a PLC's memory, and keeps it up to date."""
 
+    listens = False
+
     def __init__(self, memory: Memory, poll_s: float) -> None:
         self._memory, self._poll_s = memory, poll_s
         self._outputs = Outputs()

@@ -82,8 +82,9 @@ class Bridge:
             self._loop.add_signal_handler(number, self._stopping.set)
         self._kind.show(self._shown)
         await self._kind.start(self)
-        logs.info("bridge.listening", place=self._kind.place, camera=self._target.camera, station=self._target.publish)
-        self._notifier.ready(f"listening at {self._kind.place}")
+        event = "bridge.listening" if self._kind.listens else "bridge.started"
+        logs.info(event, place=self._kind.place, camera=self._target.camera, station=self._target.publish)
+        self._notifier.ready(f"{'listening at' if self._kind.listens else 'client of'} {self._kind.place}")
         try:
             for worker in self._workers:
                 worker.start()

@@ -32,6 +32,7 @@ class Failing:
     """A kind whose code has a fault."""
 
     place = "nowhere"
+    listens = False
 
     async def start(self, handle: Handle) -> None:
         pass

@@ -47,6 +47,8 @@ ANY_UNIT = 0
 class ModbusServer:
     """Is the kind `modbus`."""
 
+    listens = True
+
     def __init__(self, config: ModbusConfig) -> None:
         self._config = config
         self._map = RegisterMap(config)

@@ -37,6 +37,8 @@ RESULT_EXPIRES_S = 5
 class MqttMirror:
     """Is the kind `mqtt`."""
 
+    listens = False
+
     def __init__(self, config: MqttConfig, camera: str) -> None:
         self._config = config
         self._topic = f"{config.topic}/{camera}"

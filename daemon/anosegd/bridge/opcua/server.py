@@ -65,6 +65,8 @@ class OpcUaServer:
         iserver, policies, anonymous: For `Gate` (`connection.py`).
     """
 
+    listens = True
+
     def __init__(self, config: OpcUaConfig, folder: Path, camera: str) -> None:
         self._config, self._camera = config, camera
         self._certificates = Certificates(folder, camera, config.address[0])
