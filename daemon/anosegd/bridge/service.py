@@ -82,8 +82,11 @@ class Bridge:
             self._loop.add_signal_handler(number, self._stopping.set)
         self._kind.show(self._shown)
         await self._kind.start(self)
-        event = "bridge.listening" if self._kind.listens else "bridge.started"
-        logs.info(event, place=self._kind.place, camera=self._target.camera, station=self._target.publish)
+        where = {"place": self._kind.place, "camera": self._target.camera, "station": self._target.publish}
+        if self._kind.listens:
+            logs.info("bridge.listening", **where)
+        else:
+            logs.info("bridge.started", **where)
         self._notifier.ready(f"{'listening at' if self._kind.listens else 'client of'} {self._kind.place}")
         try:
             for worker in self._workers:
