@@ -60,7 +60,7 @@ def main(options: argparse.Namespace) -> int:
             raise
         raise ConfigError(
             f"anosegd bridge {options.kind} needs the package {error.name}, which is not installed",
-            hint=f"pip install -c constraints.txt '.[{extra}]', or make install EXTRAS={extra}",
+            hint=f"pip install -c constraints.txt --editable '.[{extra}]', or make install EXTRAS={extra}",
         ) from error
     logs.set_up(journal=os.environ.get("JOURNAL_STREAM"))
     target = Target(

@@ -35,7 +35,7 @@ def web_server(command: str) -> Iterator[None]:
             raise
         raise ConfigError(
             f"{command} needs the package {error.name}, which is not installed",
-            hint="pip install -c constraints.txt '.[view]', or make install EXTRAS=view",
+            hint="pip install -c constraints.txt --editable '.[view]', or make install EXTRAS=view",
         ) from error
 
 

@@ -276,7 +276,7 @@ def test_what_the_command_says_before_it_serves(line: Line) -> None:
     done = subprocess.run(
         [sys.executable, "-c", without, "bridge", "opcua", str(path)], capture_output=True, text=True, timeout=LIMIT_S
     )
-    assert (done.returncode, "pip install -c constraints.txt '.[opcua]'" in done.stderr) == (2, True), done.stderr
+    assert (done.returncode, "pip install -c constraints.txt --editable '.[opcua]'" in done.stderr) == (2, True), done.stderr
     (line.folder / "file").touch()
     (line.folder / "keys" / "own").mkdir(parents=True)
     (line.folder / "keys" / "own" / "certificate.der").write_bytes(b"none")
