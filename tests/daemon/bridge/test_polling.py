@@ -79,10 +79,13 @@ class Station:
 
     def __init__(self) -> None:
         self.written: list[Controls] = []
+        self.read_s: list[float] = []
         self.lost = 0
 
     def write(self, controls: Controls, *, since: float | None = None) -> None:
         self.written.append(controls)
+        assert since is not None
+        self.read_s.append(time.monotonic() - since)
 
     def deliver(self) -> None:
         pass
@@ -243,6 +246,22 @@ def test_the_window_ends_when_the_plc_can_read_the_result(request_s: float, read
     assert results(request_s)[0] == [read]
 
 
+def test_a_trigger_counts_from_the_beginning_of_the_read_that_finds_it() -> None:
+    """The texts are read again after it."""
+    plc = Plc()
+
+    async def trigger(kind: PollingKind, station: Station) -> None:
+        await until(lambda: "map_version" in plc.values)
+        plc.beat = 0
+        await asyncio.sleep(0.05)
+        plc.beat, plc.request_s = 1, 0.1
+        await until(lambda: bool(station.written))
+        plc.control = 2
+        await until(lambda: station.written[-1].trigger)
+
+    assert run(plc, trigger).read_s[-1] >= 0.2
+
+
 def test_a_plc_that_is_too_slow_is_lost() -> None:
     """Reading and writing take more than a second: it gets no result at all."""
     found, lost = results(0.4)
@@ -376,7 +395,7 @@ def test_a_text_that_is_not_utf8_is_said_once(tmp_path: Path, caplog: pytest.Log
     async def serve() -> None:
         bridge = bridge_at(tmp_path, plc)
         serving = asyncio.create_task(bridge.run())
-        for _ in range(2):
+        for _ in range(3):
             await until(lambda: plc.status & 1 == 0)
             await until(lambda: plc.status & 1 == 1)
             plc.part_id += "x"
