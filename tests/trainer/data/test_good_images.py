@@ -17,7 +17,7 @@ from anoseg_trainer.config import HoldoutConfig
 from anoseg_trainer.data.good_images import GoodImages, find_good_images, read_good_images
 from anoseg_trainer.data.image_size import sizes_from_headers
 from anoseg_trainer.data.part_store import PartStoreWriter, whole_placement
-from anoseg_trainer.data.parts import find_parts, held_out_together
+from anoseg_trainer.data.parts import Parts, find_parts, held_out_together
 from anoseg_trainer.data.split import split_images
 from anosegd.capture.pixel_formats import CODES, image_from_raw
 
@@ -239,6 +239,20 @@ def test_images_that_are_alike_are_held_out_together_where_parts_are_not_known(t
 
     known = find_parts(images, ".+")
     assert held_out_together(images, known).tolist() == known.numbers.tolist()
+
+
+def test_parts_that_appear_at_many_angles_are_not_grouped_by_their_angle(tmp_path):
+    """Rods at twelve angles, six times each: their details are alike because of the angle, so each is a part of its own."""
+    rng = np.random.default_rng(5)
+    for shot in range(72):
+        image = rng.normal(60, 6, (96, 96)).astype(np.float32)
+        turn = np.deg2rad(15 * (shot % 12) + rng.uniform(-3, 3))
+        along = np.array([np.cos(turn), np.sin(turn)]) * 40
+        start, end = (tuple(int(v) for v in 48 + sign * along) for sign in (-1, 1))
+        cv2.line(image, start, end, 200.0, 9)
+        cv2.imwrite(str(tmp_path / f"{shot:02}.png"), np.clip(image, 0, 255).astype(np.uint8))
+    unknown = Parts(np.arange(72), known=False)
+    assert held_out_together(load(tmp_path), unknown).tolist() == list(range(72))
 
 
 def test_a_single_image_is_one_part(tmp_path, plate):

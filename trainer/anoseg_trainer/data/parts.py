@@ -98,10 +98,11 @@ def held_out_together(images: GoodImages, parts: Parts) -> NDArray[np.int64]:
     """Return the group of each image, int64 [n]; images of one group are trained on together, or held out together.
 
     Where the parts are known, they are the groups. Otherwise, images whose details are alike are one group, because a network
-    that is validated on near-copies of its training images is trained for too long.
+    that is validated on near-copies of its training images is trained for too long. This holds only if nearly all images look
+    alike as a whole. Otherwise, images with alike details may simply show the part at the same angle.
     """
     n = len(images.paths)
-    if parts.known or not 1 < n <= MOST_CLUSTERED:
+    if parts.known or not 1 < n <= MOST_CLUSTERED or not _look_alike(images.thumbnails):
         return parts.numbers
     first = np.unique(parts.numbers, return_index=True)[1]
     groups = _connected(_alike(_own_details(images)), np.stack([first[parts.numbers], np.arange(n)], axis=1))
@@ -134,6 +135,13 @@ def _compare(images: GoodImages) -> tuple[NDArray[np.int64], bool]:
         return numbers, True
     numbers, _ = joined(details, SURELY_SAME_DETAIL)
     return (numbers if _plausible(numbers) else np.arange(n)), False
+
+
+def _look_alike(thumbnails: NDArray[np.float32]) -> bool:
+    """Return whether nine of ten pairs of thumbnails, unit vectors [n, d], correlate above `NEAR_DUPLICATE`."""
+    some = thumbnails[:: -(-len(thumbnails) // BLOCK)]
+    pairs = (some @ some.T)[np.triu_indices(len(some), 1)]
+    return float(np.quantile(pairs, 0.1)) > NEAR_DUPLICATE
 
 
 def _own_details(images: GoodImages) -> NDArray[np.float32]:
