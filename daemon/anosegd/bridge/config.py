@@ -104,9 +104,9 @@ class OpcUaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     Attributes:
         listen: IP address and port.
-        folder: Has the bridge's certificate and those of trusted clients; None: the service's own, or else `opcua` beside the
-            configuration.
-        anonymous: Whether clients without a certificate may connect, too, unencrypted.
+        folder: Holds the bridge's certificate and those of trusted clients. None: the service's own folder, or else `opcua`
+            beside the configuration.
+        anonymous: Whether clients without a certificate may also connect, unencrypted.
     """
 
     listen: str = "127.0.0.1:4840"
@@ -236,7 +236,7 @@ class LogixConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 S7_PORT, LOGIX_PORT = 102, 44_818
 LOGIX_TEXT_LENGTH = 82
-"""Characters of a STRING, which cannot be set."""
+"""Characters of a STRING; Logix has no other length."""
 
 
 def _check_plc(plc: str, port: int) -> None:
@@ -304,8 +304,8 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         camera, publish, control, key: As in `BridgeConfig`.
         window_s: How soon a result must be there.
-        recipe_length: How long a recipe's name may be, in bytes of UTF-8; None: as long as it is.
-        recipe_length_can_be_set: Whether the configuration says so.
+        recipe_length: The greatest length of a recipe's name, in bytes of UTF-8; None: no limit.
+        recipe_length_can_be_set: Whether the configuration has a key for `recipe_length`.
     """
 
     camera: str

@@ -1,4 +1,4 @@
-"""Turns the tags into bits, numbers and texts: what is the same in the memory of every PLC. Pure functions."""
+"""Turns the tags into bits, numbers and texts, as far as this is the same for every PLC. Pure functions."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def status_bits(outputs: Outputs) -> list[bool]:
 
 
 def values_of(outputs: Outputs) -> dict[str, float | str]:
-    """Return everything but the status bits by name: whole numbers, texts, and `score` and `threshold` with their fractions."""
+    """Return all values except the status bits, by name. All numbers except `score` and `threshold` are whole."""
     result, statistics = outputs.result, outputs.statistics
     return {
         "error_code": int(outputs.error_code),

@@ -9,10 +9,10 @@ from anosegd.bridge.tags import Result
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heartbeat:
-    """What the model needs of a station's heartbeat.
+    """What the model needs from a station's heartbeat.
 
     Attributes:
-        run_id: Which run of the station.
+        run_id: Identifies the run of the station.
         at_s: When it was sent, by the station's clock.
         state: The station's state.
         last_seq: Number of the last verdict sent in this run; 0 before the first.
@@ -22,7 +22,7 @@ class Heartbeat:
         restarts: How often the camera was lost and opened again.
         dropped: Frames that got no verdict because a newer one came.
         recipe: The camera's recipe.
-        has_recipes: Whether the station has others.
+        has_recipes: Whether the station has other recipes.
         settings: The first 32 bits of the checksum of the settings.
     """
 
@@ -42,17 +42,17 @@ class Heartbeat:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:
-    """What the model needs of a verdict of its camera.
+    """What the model needs from a verdict of its camera.
 
     Attributes:
-        run_id: Which run of the station.
-        replayed: It came from the journal.
+        run_id: Identifies the run of the station.
+        replayed: Whether it came from the journal.
         seq: The number among the verdicts of the station.
         sequence: The number among the camera's parts in this run, from 1, those without a verdict included; 0 for a part of an
             earlier run.
         part_id, triggered_at: Together the identity of a trigger; `triggered_at` is None without one.
         since_s: When the part was triggered or else captured, by the station's clock.
-        result: What the PLC is to learn.
+        result: What the PLC will read.
     """
 
     run_id: str

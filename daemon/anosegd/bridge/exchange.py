@@ -15,7 +15,7 @@ from anosegd.bridge.tags import Controls, Outputs
 POLLED_BITS = (*CONTROL_BITS, "heartbeat")
 """The control bits of a PLC that is polled."""
 STILL_S = 3.0
-"""A PLC whose heartbeat bit has not changed for so long does not run."""
+"""A PLC whose heartbeat bit has not changed for this long has stopped."""
 
 VALID = word_of([name == "result_valid" for name in STATUS_BITS])
 RESULT = word_of([name in ("result_valid", "result_pass", "result_fail") for name in STATUS_BITS])
@@ -93,9 +93,9 @@ class ValuesWrite:
 def writes(before: Image | None, now: Image) -> list[StatusWrite | ValuesWrite]:
     """Return the writes that bring a PLC's memory up to date, in their order.
 
-    A PLC may read between any two of them. It never finds `result_valid` or a new toggle beside values of another result: the
-    one falls before they change, and both rise after that. While a result stays, `result_valid` stays, too: a PLC that saw it
-    fall would take it for the next result.
+    A PLC may read between any two of them. It never finds `result_valid` or a new toggle beside the values of another result:
+    `result_valid` falls before the values change; it rises, and the toggle changes, after that. While a result stays,
+    `result_valid` stays high: a PLC that saw it fall and rise would take the same result for the next one.
 
     Args:
         before: What the memory has; None if that is not known.
@@ -145,14 +145,14 @@ class Watch:
     _taken: Controls | None = None
 
     def raised(self, seen: Seen) -> bool:
-        """Whether a bit has risen. Then the texts must be read again: the PLC writes them first, and they were read with it."""
+        """Whether a bit has risen. Then the texts, which the PLC writes before the bit, must be read again: they may be old."""
         return bool(seen.control & ~self._control & ~word_of([name == "heartbeat" for name in POLLED_BITS]))
 
     def loss(self, now: float, seen: Seen) -> str | None:
         """Take what was found at this time, in monotonic seconds; return why the PLC is lost, or None."""
         beat = seen.bits["heartbeat"]
         if beat != self._beat:
-            self.runs = self._beat is not None  # the first look says nothing
+            self.runs = self._beat is not None  # the first read shows no change
             self._beat, self._beat_at, self._still = beat, now, False
         self._control = seen.control
         if not self._still and now - self._beat_at > STILL_S:
@@ -163,7 +163,7 @@ class Watch:
     def news(self, seen: Seen) -> Controls | None:
         """Return what the PLC has written, if its program runs and that has changed.
 
-        An empty recipe counts as not written: a PLC that was restarted has forgotten the name, and does not want any recipe.
+        An empty recipe counts as not written: a restarted PLC has forgotten the name, which does not mean that any will do.
         """
         bits = seen.bits
         del bits["heartbeat"]

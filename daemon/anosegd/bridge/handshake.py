@@ -29,7 +29,7 @@ HEARTBEATS_KEPT = 10
 LAST_NUMBER = 65_534
 """Even, so that the toggle changes when the numbers begin again."""
 TRIGGERS_KNOWN = 256
-"""Triggers of this bridge that are remembered, to know the verdicts of triggers that others have sent."""
+"""How many triggers of this bridge are remembered, to recognise the verdicts of other clients' triggers."""
 COUNTED = ("passed", "failed", "unknown", "late", "min_ms", "mean_ms", "max_ms")
 """The statistics that a result changes when it is shown."""
 WORKING = {"Ready", "SingleExecution", "ContinuousExecution"}
@@ -62,7 +62,7 @@ class _Part:
         seen_at: When the bridge began to read the trigger; without one, as `since`.
         part_id, triggered_at: Together the identity of a trigger.
         result: None until it is known.
-        waited: The result waits, or has waited, behind another one or for the PLC.
+        waited: Whether the result waits, or has waited, behind another one or for the PLC.
     """
 
     number: int
@@ -96,7 +96,7 @@ class Handshake:
         self._result_number = 0
         self._valid = False
         self._deliver_by = 0.0  # when the result that is shown becomes late
-        self._uncounted = Statistics()  # from before it was counted
+        self._uncounted = Statistics()  # the statistics before that result was counted
         self._trigger_acknowledge = False
         self._overrun = False
         self._error = ErrorCode.NONE
@@ -242,7 +242,7 @@ class Handshake:
         Args:
             now: The time.
             controls: What it has written.
-            since: When the bridge began to read it: from then on, the PLC waits for the result of a trigger. None: now.
+            since: When the bridge began to read it; the window of a trigger begins then. None: now.
         """
         self.tick(now)
         before, self._controls = self._controls, controls
@@ -262,9 +262,9 @@ class Handshake:
         self._go_on_with_recipe(request, refused_before=refused)
 
     def deliver(self, now: float) -> None:
-        """Take note that the PLC can read the result that is shown only from now on: it may be UNKNOWN: late by this.
+        """Take note that the PLC can read the shown result only from now on. This may make it UNKNOWN: late.
 
-        A result that waited has the whole window for its delivery: it was the PLC that did not want it earlier.
+        A result that waited has the whole window for its delivery, because it was the PLC that was not ready for it earlier.
         """
         self.tick(now)
         if not self._valid or now < self._deliver_by:
@@ -279,7 +279,7 @@ class Handshake:
             self._count(part.result)
 
     def plc_lost(self, now: float) -> None:
-        """Take note that the PLC is not reached, stands still, or lost its memory: what it wrote before counts no more."""
+        """Take note that the PLC cannot be reached, has stopped, or has lost its memory: what it wrote no longer counts."""
         self.tick(now)
         self._controls, self._armed = Controls(), False
         self._recipe.withdraw()

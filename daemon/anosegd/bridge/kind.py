@@ -14,10 +14,10 @@ class Handle(Protocol):
         """Take what the PLC has written: all of it. The bridge began to read it at `since`, monotonic seconds; None: now."""
 
     def deliver(self) -> None:
-        """Take note that the PLC will be able to read a new result only from now on. It calls `show` if that makes it late."""
+        """Take note that the PLC can read a new result only from now on. Calls `show` if that makes the result late."""
 
     def plc_lost(self) -> None:
-        """Take note that the PLC is not reached, or is not the one that it was. For a kind that notices this."""
+        """Take note that the PLC cannot be reached, or was restarted or replaced. For kinds that notice this."""
 
     def refresh(self) -> None:
         """Let time pass in the handshake, before something is read. It calls `show` if anything has changed."""

@@ -16,7 +16,7 @@ def open_listener(address: tuple[str, int], key: str) -> socket.socket:
 
     Args:
         address: IP address and port.
-        key: The configuration key that says so, for the hint of an error.
+        key: The configuration key that has the address, for an error's hint.
 
     Raises:
         PublishError: Another program uses the address.

@@ -26,12 +26,12 @@ T = TypeVar("T")
 
 RETRY_S = 0.5
 LONGEST_RETRY_S = 8.0
-"""Pauses between attempts to connect grow up to this. Only a connection that has lasted so long makes them short again."""
+"""Pauses between attempts to connect grow up to this. Only a connection that has lasted this long makes them short again."""
 CYCLE_S = 1.0
-"""A PLC for which reading and writing take longer is lost: nobody could say how old its signals are."""
+"""A PLC for which reading and writing take longer counts as lost, because the age of its signals is not known."""
 STOP_S = 2.0
 CALL_S = 30.0
-"""No call takes so long: a library hangs, or a PLC answers byte by byte. That ends the bridge; systemd starts another one."""
+"""A call that takes longer hangs, or the PLC answers byte by byte. This ends the bridge, and systemd starts it again."""
 
 
 class PlcError(Exception):
@@ -58,7 +58,7 @@ class Memory(Protocol):
         """Write the status word, in one request."""
 
     def write_values(self, values: dict[str, Value], changed: frozenset[str]) -> None:
-        """Write at least the changed ones."""
+        """Write the values, at least the changed ones."""
 
     def close(self) -> None:
         """Disconnect, if connected. Raises nothing."""
@@ -106,7 +106,7 @@ class PollingKind:
         self._hangs = False
         self._task: asyncio.Task[None] | None = None
         self._connected = False
-        self._said = ""  # why the PLC is lost, as the log says already
+        self._said = ""  # why the PLC is lost, as the log has it already
         self._still = logs.Throttle("bridge.plc_lost")
 
     @property
@@ -126,7 +126,7 @@ class PollingKind:
         self._changed.set()
 
     async def stop(self) -> None:
-        """Say that the bridge has ended, and end."""
+        """Lower all status bits in the PLC, and end."""
         if self._task is None:
             return
         self._task.cancel()
@@ -179,7 +179,7 @@ class PollingKind:
                 again = await self._call(memory.read)
                 seen = replace(seen, part_id=again.part_id, recipe=again.recipe)
             if why := replaced(seen, written):
-                raise PlcError(why)  # nothing more is written before the map was checked again
+                raise PlcError(why)  # nothing more is written until the map has been checked again
             _check_time(began)
             if why := watch.loss(time.monotonic(), seen):
                 self._still.warning(plc=self.place, why=why)
@@ -196,7 +196,7 @@ class PollingKind:
                 await asyncio.wait_for(self._changed.wait(), self._poll_s)
 
     async def _write(self, handle: Handle, before: Image | None, began: float) -> Image:
-        """Bring the memory up to date; return what it has now, which is without a result that has meanwhile become another one.
+        """Bring the memory up to date; return what it has now. A result that changes meanwhile does not become valid.
 
         Args:
             handle: Is asked whether a result is late before it becomes valid.
@@ -248,7 +248,7 @@ def _check_time(began: float) -> None:
     """Check that a cycle that began then has not taken too long.
 
     Raises:
-        PlcError: It has.
+        PlcError: It has taken too long.
     """
     if (took := time.monotonic() - began) > CYCLE_S:
         raise PlcError(f"reading and writing took {took:.1f} s; more than {CYCLE_S:g} s is too slow")

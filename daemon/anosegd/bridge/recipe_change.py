@@ -7,7 +7,7 @@ from anosegd.bridge.tags import Controls
 
 
 class RecipeChange:
-    """Holds the change that the PLC has asked for. One is under way at a time.
+    """Holds the change that the PLC has asked for. Only one is under way at a time.
 
     Attributes:
         acknowledged: The change has ended: `recipe_acknowledge`.
@@ -34,7 +34,7 @@ class RecipeChange:
             number: Identifies a request that follows.
 
         Returns:
-            The request to send to the station.
+            The request to send to the station, or None.
         """
         if now.recipe_change and not before.recipe_change and self._request is None:
             return self._ask(now, online=online, number=number)
@@ -57,7 +57,7 @@ class RecipeChange:
             online, number: As of `write`.
 
         Returns:
-            The next request to send: the PLC has meanwhile asked for another recipe.
+            The next request to send if the PLC has meanwhile asked for another recipe; otherwise None.
         """
         request = self._request
         if request is None or answered != request.number:

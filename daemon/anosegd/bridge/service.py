@@ -27,7 +27,7 @@ NOT_OPENED = {
     ErrorCode.RECIPE_NOT_WRITTEN: "the station has recipes: the PLC must write the name of one; "
     "with modbus or opcua, an empty name means any",
 }
-"""What to do about what keeps the handshake closed."""
+"""What to do about each error that keeps the handshake closed."""
 OTHER_TRIGGER = "a part was triggered, but not by this bridge, or its trigger got no answer: is there a second bridge?"
 NOT_UTF8 = "bytes that are not UTF-8 were replaced, and a part id comes back changed: use ASCII, or UTF-8 bytes"
 WAITING_S = 5.0

@@ -199,13 +199,13 @@ class StationRequests(Worker):
             with self._client(STATUS_S) as client:
                 client.status()
         except RefusedError:
-            pass  # which is an answer
+            pass  # a refusal is an answer
         except ClientError:
             return
         self._note_answer(True)
 
     def _note_answer(self, answers: bool) -> None:
-        """Report it if the station's control socket has begun to answer, or answers no more."""
+        """Report it if the station's control socket has begun to answer, or no longer answers."""
         if answers == self._answers:
             return
         self._answers = answers

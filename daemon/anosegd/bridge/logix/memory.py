@@ -21,14 +21,14 @@ from anosegd.bridge.polling import PlcError
 
 TIMEOUT_S = 2.0
 TYPES = {"SINT": 0xC2, "DINT": 0xC4, "REAL": 0xCA}
-"""Their numbers in the protocol."""
+"""The protocol's numbers of these types."""
 OK = "Success"
 HEADER = 24
-"""Bytes before the contents of a packet, whose length is in the third and fourth."""
+"""Bytes of a packet's header. The third and the fourth are the length of the contents."""
 
 
 class _Connection(Connection):  # type: ignore[misc]
-    """Ends when the controller closes the connection in the middle of an answer; pylogix's own would loop for ever."""
+    """Ends if the controller closes the connection in the middle of an answer, where pylogix's own would loop for ever."""
 
     def receive_data(self) -> bytes | None:
         """Return one whole packet, or None."""
@@ -50,7 +50,7 @@ class _Connection(Connection):  # type: ignore[misc]
 
 
 class LogixMemory:
-    """The tag of one controller. Each connection has a client of its own: pylogix would connect again by itself."""
+    """The tag of one controller. Each connection has a client of its own, because a pylogix client reconnects by itself."""
 
     def __init__(self, config: LogixConfig) -> None:
         self._config = config
@@ -135,7 +135,7 @@ class LogixMemory:
         """Return the value of an answer.
 
         Raises:
-            PlcError: It is none.
+            PlcError: The answer is an error, or has no value.
         """
         if answer.Status == OK and answer.Value is not None:
             return answer.Value

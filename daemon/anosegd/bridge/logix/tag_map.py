@@ -71,7 +71,7 @@ OUTPUTS = (
 
 @dataclass(frozen=True)
 class TagMap:
-    """The map of one configuration. `tag` is the tag that has everything, as in `AnoSeg` or `Program:Main.AnoSeg`."""
+    """The map of one configuration. `tag` is the tag that has all members, such as `AnoSeg` or `Program:Main.AnoSeg`."""
 
     tag: str
 
@@ -148,7 +148,7 @@ class TagMap:
 
 
 def text_of(data: Sequence[int], length: int) -> str:
-    """Return a text of its characters and its length, as the PLC has them."""
+    """Return the text that a PLC stores as these characters and this length."""
     raw = bytes(character & 0xFF for character in data[: max(0, length)])
     return raw.partition(b"\0")[0].decode("utf-8", "replace")
 

@@ -1,4 +1,4 @@
-"""Keeps the bridge's own certificate, and knows which clients are trusted. The event loop's thread.
+"""Keeps the bridge's own certificate, and knows which clients are trusted. Runs on the event loop's thread.
 
 All of it is in one folder: `own` has the bridge's certificate and key, `trusted` the certificates of clients that may connect,
 and `rejected` those of clients that tried. A person trusts a client by moving its file. The folder is read again once a second.
@@ -32,14 +32,14 @@ KEY_BITS = 2048
 LONGEST_COMMON_NAME = 64
 SUFFIXES = {".der", ".cer", ".crt", ".pem"}
 RELEASED = datetime(2026, 11, 1, tzinfo=timezone.utc)
-"""No certificate is made before: a machine whose clock says so has lost it."""
+"""A clock that shows an earlier time is wrong."""
 WARN_BEFORE = timedelta(days=30)
 DAY_S = 86_400.0
 LARGEST_FILE = 16 * 1024
 MAX_REJECTED = 20
-"""Files in `rejected`: anybody may offer certificates. One more, and the oldest goes."""
+"""Files in `rejected`, at most, because anybody may offer certificates. A new one replaces the oldest."""
 REPLACE_S = 1.0
-"""Is at least between two that go."""
+"""The shortest time between two replacements."""
 
 
 class Certificates:
@@ -57,7 +57,7 @@ class Certificates:
     def __init__(self, folder: Path, camera: str, address: str) -> None:
         self._folder, self._camera, self._address = folder, camera, address
         self._trusted: dict[bytes, Path] = {}  # files by certificate
-        self._seen: tuple[tuple[str, int, int, int], ...] | None = None  # the folder `trusted` when it was read
+        self._seen: tuple[tuple[str, int, int, int], ...] | None = None  # the state of the folder `trusted` when it was read
         self._ignored: dict[Path, str] = {}  # other files in it, and why
         self._replaced_at = self._dates_at = float("-inf")
         self._unreadable = logs.Throttle("bridge.certificate_unreadable", period_s=60.0)
@@ -166,7 +166,7 @@ class Certificates:
             print_ = certificate.fingerprint(hashes.SHA256()).hex()[:16]
             kept = self._folder / "rejected" / f"{_name_of(certificate)}-{print_}.der"
             if kept.exists():
-                kept.touch()  # its client still tries
+                kept.touch()  # its client is still trying
             elif self._make_room():
                 kept.write_bytes(certificate.public_bytes(Encoding.DER))
         exists = kept is not None and kept.exists()
@@ -228,7 +228,8 @@ def _files(folder: Path) -> tuple[list[Path], tuple[tuple[str, int, int, int], .
     """Look for certificates in a folder. A folder that is gone is empty.
 
     Returns:
-        Their files; what shows that one has changed, or who may read it; and other files, with why they are none.
+        The files of certificates; values that change if a file or its permissions change; and the other files, with the reasons
+        why they are not used.
     """
     found, seen, ignored = [], [], {}
     with contextlib.suppress(OSError):
@@ -252,7 +253,7 @@ def _load(content: bytes) -> x509.Certificate:
     """Read a certificate in PEM or DER form.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is no certificate.
     """
     if content.lstrip().startswith(b"-----BEGIN"):
         return x509.load_pem_x509_certificate(content)
@@ -263,7 +264,7 @@ def _first(sent: bytes) -> x509.Certificate:
     """Read the first of several certificates in DER form.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is no certificate.
     """
     if len(sent) < 4 or sent[:2] != b"\x30\x82":
         raise ValueError("not a certificate")
@@ -285,7 +286,7 @@ def _uri_of(certificate: x509.Certificate) -> str:
 
 
 def _new_certificate(key: rsa.RSAPrivateKey, camera: str, address: str) -> x509.Certificate:
-    """Return a certificate as OPC UA wants it (OPC 10000-6, 6.2.2), signed by itself."""
+    """Return a self-signed certificate as OPC UA requires it (OPC 10000-6, 6.2.2)."""
     host, now = socket.gethostname(), datetime.now(timezone.utc)
     common_name = f"AnoSeg Edge bridge {camera} on {host}"[:LONGEST_COMMON_NAME]
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])

@@ -1,7 +1,7 @@
 """Serves one connection of an OPC UA client, and limits what it may send. Everything runs on the event loop's thread.
 
 asyncua's own protocol buffers whatever a client sends, and its processor lets clients without a certificate make sessions where
-only certificates are allowed. Both are closed here, before asyncua decodes anything.
+only certificates are allowed. Both gaps are closed here, before asyncua decodes anything.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ HEADER = 8
 SMALLEST_BUFFER = 8192
 LARGEST_CHUNK = 65_535
 CHUNKS = 4
-"""Of one message."""
+"""Chunks of one message, at most."""
 LARGEST_MESSAGE = CHUNKS * LARGEST_CHUNK
 LARGEST_UNSENT = 2 * 1024 * 1024
 CALLS = 4
-"""Of methods, that one connection may have under way: PrepareRecipe takes its time."""
+"""Method calls that one connection may have under way: PrepareRecipe may take seconds."""
 UNSENT_S = 20.0
-"""A client that has not taken its answers for so long is cut off."""
+"""A client that has not taken its answers for this long is cut off."""
 IDLE_S = 60.0
-"""A connection without a whole message for so long is closed."""
+"""A connection without a whole message for this long is closed."""
 SESSION_S = 30.0
-"""A connection without a session for so long is closed."""
+"""A connection without a session for this long is closed."""
 HELLO, OPEN, MESSAGE, CLOSE = b"HEL", b"OPN", b"MSG", b"CLO"
 KINDS = (HELLO, OPEN, MESSAGE, CLOSE)
 CHUNK_KINDS = b"FCA"
@@ -47,7 +47,7 @@ def _ids(*names: str) -> frozenset[int]:
 
 CALL = _ids("Call")
 DISCOVERY = _ids("FindServers", "GetEndpoints", "CloseSecureChannel")
-"""What may be asked before anybody knows who asks."""
+"""Requests that are answered before the client is known."""
 SERVICES = DISCOVERY | _ids(
     "CreateSession",
     "ActivateSession",
@@ -106,7 +106,7 @@ class Peer(asyncio.Protocol):
         self._closing: asyncio.Task[None] | None = None
         self.processor: Processor | None = None
         self.host: str | None = None
-        self.asked_at = self.session_at = time.monotonic()  # of the last whole message; when it had a session last
+        self.asked_at = self.session_at = time.monotonic()  # when the last whole message came; when it last had a session
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take a new connection."""
@@ -128,7 +128,7 @@ class Peer(asyncio.Protocol):
             self._closing = asyncio.get_running_loop().create_task(self._close(self.processor))
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes from the client; no more than two chunks of them."""
+        """Take bytes from the client; stop reading at more than two chunks."""
         self._unread += data
         self._arrived.set()
         if len(self._unread) > 2 * LARGEST_CHUNK:
@@ -151,7 +151,7 @@ class Peer(asyncio.Protocol):
         return session is not None and session.is_activated()
 
     def check(self, now: float) -> None:
-        """Close the connection if the client does nothing, or takes nothing."""
+        """Close the connection if the client sends nothing, or does not take its answers."""
         if self.has_session:
             self.session_at = now
         if self._blocked_at is not None and now - self._blocked_at > UNSENT_S:
@@ -231,7 +231,7 @@ class RefusedError(Exception):
 
 
 class Processor(UaProcessor):  # type: ignore[misc] # `follow_imports` in pyproject.toml
-    """Answers the messages of one connection that asyncua should answer.
+    """Has asyncua answer the messages of one connection, as far as they are allowed.
 
     Attributes:
         session: The client's session; None before it has one.
@@ -278,7 +278,7 @@ class Processor(UaProcessor):  # type: ignore[misc] # `follow_imports` in pyproj
         return bool(await super().process(header, body))
 
     async def process_message(self, seqhdr: Any, body: Buffer) -> bool:
-        """Answer a request if this client may ask for it. Anything but its kind is still undecoded."""
+        """Answer a request if this client may send it. So far, only its kind has been decoded."""
         seen = body.copy()
         service = nodeid_from_binary(seen)
         if service.NamespaceIndex != 0 or service.Identifier not in self._services:
@@ -301,12 +301,12 @@ class Processor(UaProcessor):  # type: ignore[misc] # `follow_imports` in pyproj
         return result is not False  # asyncua returns nothing after some errors
 
     def end_calls(self) -> None:
-        """End the methods that still run: nobody waits for them any more."""
+        """End the methods that still run: nobody waits for their results any more."""
         for task in self._calls:
             task.cancel()
 
     async def _call(self, seqhdr: Any, body: Buffer) -> None:
-        """Call methods beside the other requests of the connection."""
+        """Call methods while the connection's other requests are answered."""
         try:
             await super().process_message(seqhdr, body)
         except Exception as error:  # noqa: BLE001 - as for other messages: the connection ends, not the bridge
@@ -351,7 +351,7 @@ def _request_handle(body: Buffer) -> int:
     """Return the handle of a request whose header begins here.
 
     Raises:
-        RefusedError: The header has an additional one, which would be decoded before anybody knows who sent it.
+        RefusedError: It has an additional header, which would be decoded before the sender is known.
     """
     nodeid_from_binary(body)  # the session's token
     body.skip(8)

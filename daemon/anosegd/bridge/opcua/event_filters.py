@@ -1,4 +1,7 @@
-"""Checks the filters of monitored items: asyncua takes any, and fails at the next event, or takes hours. Pure functions."""
+"""Checks the filters of monitored items. Pure functions.
+
+asyncua accepts any filter, and may then fail or take hours at the next event.
+"""
 
 from __future__ import annotations
 
@@ -11,34 +14,34 @@ from asyncua.common.utils import ServiceError
 SELECTED = 32
 """Fields that an event may have for one client."""
 ELEMENTS = 8
-"""Of a where clause."""
+"""Elements of a where clause, at most."""
 STEPS = 1000
-"""That a where clause takes at most: an operand that is another element counts as often as it is evaluated."""
+"""Steps of a where clause, at most. An element that is the operand of others counts each time it is evaluated."""
 OWN_NAMES = frozenset({*dir(Event), *vars(Event()), "_freeze"})
 """What an event of asyncua has beside its fields."""
 
 
 def check_event_filter(wanted: Any) -> None:
-    """Let a filter of events pass.
+    """Check a filter of events.
 
     Raises:
-        ServiceError: It is none, or asyncua cannot carry it out.
+        ServiceError: It is no filter of events, or asyncua cannot carry it out.
     """
     if not isinstance(wanted, ua.EventFilter):
         raise ServiceError(ua.StatusCodes.BadEventFilterInvalid)
     clauses, elements = wanted.SelectClauses or [], wanted.WhereClause.Elements or []
-    wanted.SelectClauses = clauses  # asyncua cannot do with none
+    wanted.SelectClauses = clauses  # asyncua cannot handle None
     if len(clauses) > SELECTED or len(elements) > ELEMENTS or not all(map(_is_field, clauses)) or _steps(elements) > STEPS:
         raise ServiceError(ua.StatusCodes.BadEventFilterInvalid)
 
 
 def check_data_filter(wanted: Any) -> None:
-    """Let a filter of values pass.
+    """Check a filter of values.
 
     Raises:
-        ServiceError: It is none.
+        ServiceError: It is no filter of values.
     """
-    if wanted and not isinstance(wanted, ua.DataChangeFilter):  # asyncua decodes no filter to a false object
+    if wanted and not isinstance(wanted, ua.DataChangeFilter):  # asyncua decodes a missing filter to a false object
         raise ServiceError(ua.StatusCodes.BadMonitoredItemFilterUnsupported)
 
 
@@ -53,7 +56,7 @@ def _is_field(clause: ua.SimpleAttributeOperand) -> bool:
 
 
 def _steps(elements: list[ua.ContentFilterElement]) -> int:
-    """Return how many operands are evaluated for one event; too many, if an element refers to itself or to an earlier one."""
+    """Return how many operands one event evaluates; more than `STEPS` if an element refers to itself or to an earlier one."""
     counts: list[int] = [0] * len(elements)
     for n in reversed(range(len(elements))):
         for operand in elements[n].FilterOperands or []:

@@ -1,8 +1,8 @@
-"""Shows station, results and recipes as the objects of OPC 40100-1 (Machine Vision, part 1). The event loop's thread.
+"""Shows station, results and recipes as objects of OPC 40100-1 (Machine Vision, part 1). Runs on the event loop's thread.
 
-The standard's `VisionSystem` has a state machine, the last results and the recipe in force. Results are variables in a ring,
-each with its id, and an event for each. Of the methods, those that read results and prepare a recipe do something; triggers and
-acknowledgements go through the handshake's variables, which the standard leaves to the vendor.
+The standard's `VisionSystem` has a state machine, the last results and the recipe in force. Results are variables in a ring.
+Each result has an id and an event. Only the methods that read results, list recipes or prepare one are supported; triggers
+and acknowledgements go through the handshake's variables, which the standard leaves to the vendor.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ RESULT_FIELDS = (
     "ResultContent",
 )
 COMPLETED, FAILED = 1, 4
-"""Of `ResultState`: a part was judged, or was not."""
+"""Values of `ResultState`: a part was judged, or was not."""
 SEVERITY = 500
 NO_ERROR, UNKNOWN_ID, REFUSED = 0, 1, 2
-"""Of the output `Error` of methods."""
+"""Values of the methods' output `Error`."""
 Prepare = Callable[[str], Awaitable[bool]]
 Put = Callable[[ua.NodeId, ua.DataValue], Awaitable[None]]
 
@@ -209,7 +209,7 @@ class MachineVision:
     # ---- methods
 
     async def _link(self, results: Node, recipes: Node, recipe: Node) -> None:
-        """Give the methods something to do; the others say that they are not supported."""
+        """Link the methods that are supported; the others answer that they are not."""
         for node in (*await _methods_below(self._server.get_node(ua.NodeId(NAME, self._index))),):
             self._server.link_method(node, _not_supported)
         for parent, name, method in (
@@ -277,7 +277,7 @@ async def _methods_below(node: Node) -> list[Node]:
 
 
 async def _define_ids(server: Server, space: int) -> None:
-    """Define the ids of recipes and configurations. The nodeset has no fields for them: they are those of their base type."""
+    """Define the ids of recipes and configurations. The nodeset has no fields for them: they have those of their base type."""
     base = (await server.get_node(ua.NodeId(ID_BASE, space)).read_attribute(ua.AttributeIds.DataTypeDefinition)).Value.Value
     for number, name in ID_TYPES.items():
         node = server.get_node(ua.NodeId(number, space))

@@ -42,11 +42,11 @@ from anosegd.bridge.opcua.variables import (
 from anosegd.bridge.tags import Outputs
 
 NAMESPACE = "urn:anoseg-edge:bridge"
-"""Has index 2."""
+"""Its index is 2."""
 MAX_CONNECTIONS = 128
-"""One more, and one without a session is closed, or else the one that has been silent for longest."""
+"""Beyond this, the connection that has been silent for longest is closed; those without a session go first."""
 PREPARE_S, PREPARE_POLL_S = 10.0, 0.02
-"""How long a client waits that calls PrepareRecipe."""
+"""How long a call of PrepareRecipe waits, and how often it looks for the end of the change."""
 LIMITS = (
     "MaxNodesPerRead",
     "MaxNodesPerWrite",
@@ -62,7 +62,7 @@ class OpcUaServer:
     """Is the kind `opcua`.
 
     Attributes:
-        iserver, policies, anonymous: For `Gate` (`connection.py`).
+        iserver, policies, anonymous: As `Gate` (`connection.py`) requires.
     """
 
     listens = True
@@ -75,7 +75,7 @@ class OpcUaServer:
         self._written: dict[str, Shown] = {}  # what the address space has
         self._inputs = initial_inputs()
         self._inputs_written: set[str] = set()  # since the start
-        self._of_call: set[str] = set()  # that a call of PrepareRecipe has written, and nobody since
+        self._of_call: set[str] = set()  # inputs that a call of PrepareRecipe has written, and nobody since
         self._peers: set[Peer] = set()
         self._changed, self._writing = asyncio.Event(), asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
@@ -100,7 +100,7 @@ class OpcUaServer:
             ConfigError: The folder or the address cannot be used.
         """
         self._handle = handle
-        # Its lines are about what anybody may send: `report` counts that.
+        # It would log whatever anybody sends: `report` counts that instead.
         logging.getLogger("asyncua").setLevel(logging.CRITICAL)
         loop = asyncio.get_running_loop()
         self._certificates.prepare()
@@ -112,7 +112,7 @@ class OpcUaServer:
                 clients="everyone",
                 hint="opcua.anonymous: whoever reaches this address can read and write, without a certificate",
             )
-        gc.disable()  # much is made, and all of it stays
+        gc.disable()  # many objects are made, and all of them stay
         try:
             await self._build()
         finally:
@@ -150,7 +150,7 @@ class OpcUaServer:
         await self._write_outputs()
 
     async def take_writes(self, writes: list[ua.WriteValue]) -> list[ua.StatusCode]:
-        """Take all that one request writes as one write to the handshake."""
+        """Take everything that one request writes as one write to the handshake."""
         assert self._handle is not None
         taken: dict[str, Value] = {}
         codes = [self._take(write, taken) for write in writes]
@@ -158,7 +158,7 @@ class OpcUaServer:
         if all(code == good for code in codes):
             self._of_call.difference_update(taken)
             await self._write_inputs(taken)
-        else:  # a trigger must not be taken with the part id of the part before
+        else:  # a trigger must not be taken with the part id of the previous part
             codes = [int(ua.StatusCodes.BadInvalidState) if code == good else code for code in codes]
         return [ua.StatusCode(code) for code in codes]
 
@@ -253,7 +253,7 @@ class OpcUaServer:
     async def _prepare_recipe(self, name: str) -> bool:
         """Change the recipe for a client that calls PrepareRecipe; return whether it is in force.
 
-        What the PLC writes meanwhile counts: the call then ends at once. After a failure, the inputs are as before.
+        What the PLC writes meanwhile takes precedence, and ends the call at once. After a failure, the inputs are as before.
         """
         text = _text_of(name)
         if not text or self._inputs["recipe_change"]:
@@ -286,7 +286,7 @@ class OpcUaServer:
         async with self._writing:
             self._changed.clear()
             values = values_of(self._outputs)
-            # Who subscribes gets changes in this order, and takes the result when `result_valid` or the toggle changes.
+            # Subscribers get changes in this order, and take the result when `result_valid` or the toggle changes.
             status_last = values["result_valid"].value is True
             for variable in sorted(OUTPUTS, key=lambda variable: (variable.name in STATUS_BITS) is status_last):
                 if self._written.get(variable.name) != values[variable.name]:
@@ -371,7 +371,7 @@ def _empty(variable: Variable) -> Value:
 
 
 def _spared(handler: Callable[..., Any] | None) -> Callable[[asyncio.AbstractEventLoop, dict[str, Any]], None]:
-    """Return an exception handler that spares the bridge what ends in a task of asyncua: such a task serves one client."""
+    """Return an exception handler that keeps the bridge running if a task of asyncua fails: such a task serves one client."""
     refused = logs.Throttle("bridge.client_refused")
 
     def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -22,24 +22,24 @@ from anosegd.bridge.opcua.event_filters import check_data_filter, check_event_fi
 
 MAX_SESSIONS = 32
 SESSION_MS = 30_000
-"""A session without a request for this long is closed, whatever its client wanted."""
+"""A session without a request for this long is closed, whatever timeout its client has asked for."""
 SUBSCRIPTIONS = 5
-"""Of one session."""
+"""Of one session, at most."""
 MONITORED_ITEMS = 500
-"""Of one session."""
+"""Of one session, at most."""
 EVENT_ITEMS = 20
-"""Of one session: each costs time whenever there is a result."""
+"""Of one session, at most: each costs time at every result."""
 QUEUE = 10
 """Values that wait in a monitored item. The handshake needs one: the latest."""
 UNACKNOWLEDGED = 10
 """Notifications that are kept until the client has acknowledged them."""
 NODES = 500
-"""That one request may name."""
+"""Nodes that one request may name."""
 SHORTEST_PUBLISHING_MS, LONGEST_PUBLISHING_MS = 20.0, 10_000.0
 LIFETIME, KEEP_ALIVE = 300, 100
-"""Publishing intervals."""
+"""Both in publishing intervals."""
 MAX_ELEMENTS = 10_000
-"""Of a matrix that a client declares."""
+"""Elements of a matrix that a client declares, at most."""
 
 
 class _NoArrays:
@@ -95,7 +95,7 @@ class LimitedServer(InternalServer):  # type: ignore[misc]
         self.supported_tokens = (ua.AnonymousIdentityToken,)
 
     def create_session(self, name: str, user: Any = None, external: bool = False) -> InternalSession:
-        """Make a session of a client.
+        """Make a session for a client.
 
         Raises:
             ServiceError: There are too many.
@@ -146,7 +146,7 @@ class LimitedSession(InternalSession):  # type: ignore[misc]
         if len(self._own_subscriptions()) >= SUBSCRIPTIONS:
             raise ServiceError(ua.StatusCodes.BadTooManySubscriptions)
         wanted = params.RequestedPublishingInterval
-        wanted = wanted if wanted >= SHORTEST_PUBLISHING_MS else SHORTEST_PUBLISHING_MS  # not a number is none, too
+        wanted = wanted if wanted >= SHORTEST_PUBLISHING_MS else SHORTEST_PUBLISHING_MS  # also if it is not a number
         params.RequestedPublishingInterval = min(wanted, LONGEST_PUBLISHING_MS)
         return await super().create_subscription(params, callback, request_callback=request_callback)
 
@@ -170,7 +170,7 @@ class LimitedSession(InternalSession):  # type: ignore[misc]
         return list(await super().create_monitored_items(params))
 
     async def modify_monitored_items(self, params: ua.ModifyMonitoredItemsParameters) -> list[ua.MonitoredItemModifyResult]:
-        """Change watched attributes. asyncua would take 0 for a queue without an end."""
+        """Change watched attributes. asyncua would take a size of 0 for a queue without a limit."""
         _check(params.ItemsToModify)
         watched = self._own_subscription(params.SubscriptionId).monitored_item_srv._monitored_events.values()
         events = {item for items in watched for item in items}
@@ -185,7 +185,7 @@ class LimitedSession(InternalSession):  # type: ignore[misc]
         return list(await super().modify_monitored_items(params))
 
     async def close_session(self, delete_subs: bool = True) -> None:
-        """Close, with its subscriptions, whatever the client says: nobody could read them any more."""
+        """Close the session with its subscriptions, whatever the client says: nobody could read them any more."""
         await super().close_session(True)
 
     def _own_subscriptions(self) -> list[Any]:

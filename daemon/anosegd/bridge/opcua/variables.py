@@ -1,4 +1,4 @@
-"""Maps the tags to variables: the table of docs/plc.md. Pure functions."""
+"""Maps the tags to variables: the table of docs/plc-opcua.md. Pure functions."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Maps the tags to the bytes of a data block: the tables of docs/plc-s7.md. Pure functions.
 
 The block is not optimised, so every value has a fixed offset. First comes what the PLC writes, then what the bridge writes.
-Numbers are big endian. A STRING[n] has its greatest length, its length, and n bytes.
+Numbers are big endian. A STRING[n] has a byte with its maximum length, a byte with its length, and n bytes of text.
 """
 
 from __future__ import annotations
@@ -57,12 +57,12 @@ class Field(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes, with those that fill up to an even number."""
+        """Bytes, with the padding to an even number."""
         return _size(self.kind)
 
     @property
     def length(self) -> int:
-        """The greatest length of a STRING."""
+        """The maximum length of a STRING."""
         return int(self.kind[len("STRING[") : -1])
 
 
@@ -109,7 +109,7 @@ class Block:
         return _end(self.outputs)
 
     def check(self, data: bytes) -> None:
-        """Check that a block's bytes have this map, by the greatest lengths of its texts.
+        """Check that a block's bytes have this map, by the maximum lengths of its texts.
 
         Raises:
             WrongBlockError: They do not.

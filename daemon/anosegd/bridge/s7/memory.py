@@ -1,6 +1,6 @@
 """Reads and writes the data block with python-snap7. Runs on the thread `plc`.
 
-The protocol has no keys and no encryption, and the PLC lets it in only where PUT/GET access is permitted.
+The protocol has no keys and no encryption. It works only where the PLC permits PUT/GET access.
 """
 
 from __future__ import annotations
