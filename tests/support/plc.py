@@ -17,7 +17,7 @@ STATUS, RESULT = 0, 40
 HEARTBEAT, ONLINE, IDLE, ENABLED, READY, TAKEN, BUSY, VALID, TOGGLE, PASS, FAIL, OVERRUN, RECIPE_DONE = range(13)
 
 STILL_S = 3.0
-"""A heartbeat that has not changed for so long is none."""
+"""A heartbeat that has not changed for so long counts as lost."""
 
 
 class ModbusError(Exception):

@@ -182,7 +182,7 @@ def test_a_lost_plc_closes_the_handshake() -> None:
 
 
 def test_a_recipe_that_a_lost_plc_asked_for_is_not_acknowledged_to_the_next() -> None:
-    """The answer to the PLC before is none to what it asks for now."""
+    """After a PLC was lost, an answer to its earlier request does not answer the next one."""
     model = opened()
     model.write(2.2, Controls(enable=True, recipe="a", recipe_change=True))
     number = model.take_requests()[0].number

@@ -267,7 +267,7 @@ def test_another_tag_is_left_alone(site: Site) -> None:
 
 
 def test_a_plc_that_comes_later_is_found(site: Site) -> None:
-    """The bridge says once that there is none, and goes on looking for it."""
+    """Until then, the bridge says once that it finds no PLC, and keeps looking."""
     bridge = site.start_bridge()
     bridge.wait_for("bridge.plc_lost")
     site.start_plc()
