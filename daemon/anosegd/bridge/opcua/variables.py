@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from anosegd.bridge.encoding import CONTROL_BITS, STATES, STATUS_BITS, status_bits
-from anosegd.bridge.tags import OTHER_REASON, OUTCOMES, REASONS, Controls, Outputs
+from anosegd.bridge import encoding
+from anosegd.bridge.encoding import CONTROL_BITS, STATUS_BITS, status_bits
+from anosegd.bridge.tags import Controls, Outputs
 
 MAP_VERSION = 1
 LONGEST_TEXT = 120
@@ -79,32 +80,11 @@ def values_of(outputs: Outputs) -> dict[str, Shown]:
     heard = outputs.station_state != ""
     values: dict[str, Value] = {
         **dict(zip(STATUS_BITS, status_bits(outputs), strict=True)),
-        "error_code": int(outputs.error_code),
-        "result_number": outputs.result_number,
-        "results_waiting": outputs.results_waiting,
-        "outcome": OUTCOMES[result.outcome],
-        "outcome_text": result.outcome,
-        "reason": REASONS.get(result.reason, OTHER_REASON) if result.reason else 0,
-        "reason_text": result.reason,
-        "part_id": result.part_id,
-        "defects": result.defects,
-        "score": result.score,
-        "threshold": result.threshold,
-        "age_ms": round(result.age_ms, 1),
-        "result_recipe": result.recipe,
-        "result_settings": result.settings,
-        "station_state": STATES.get(outputs.station_state, 0),
-        "recipe": outputs.recipe,
-        "settings": outputs.settings,
+        **encoding.values_of(outputs),
         "map_version": MAP_VERSION,
-        "passed": statistics.passed,
-        "failed": statistics.failed,
-        "unknown": statistics.unknown,
-        "late": statistics.late,
-        "discarded": statistics.discarded,
-        "triggers": statistics.triggers,
-        "trigger_errors": statistics.trigger_errors,
-        "overruns": statistics.overruns,
+        "outcome_text": result.outcome,
+        "reason_text": result.reason,
+        "age_ms": round(result.age_ms, 1),
         "min_ms": round(statistics.min_ms, 1),
         "mean_ms": round(statistics.mean_ms, 1),
         "max_ms": round(statistics.max_ms, 1),
