@@ -279,7 +279,7 @@ class Handshake:
             self._count(part.result)
 
     def plc_lost(self, now: float) -> None:
-        """Note that the PLC cannot be reached, has stopped, or has lost its memory: what it wrote no longer counts."""
+        """Close the handshake and forget what the PLC wrote: it cannot be reached, has stopped, or has lost its memory."""
         self.tick(now)
         self._controls, self._armed = Controls(), False
         self._recipe.withdraw()

@@ -26,7 +26,7 @@ SAME_DETAIL, OTHER_DETAIL = 0.7, 0.5
 SURELY_SAME_DETAIL = 0.9
 """Correlation from which two images count as the same part where the others cannot be told apart."""
 ALIKE_DETAIL = 0.4
-"""Mean correlation of images that are held out together where parts cannot be told apart."""
+"""Where parts are not known, images are held out together if their details correlate more than this on average."""
 MOST_CLUSTERED = 6000
 """Images that are clustered at most: the distances of all pairs must fit into memory."""
 ONLY_NOISE = 0.15
