@@ -228,7 +228,8 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         learning_rate: Largest learning rate.
         weight_decay: AdamW's weight decay.
         ema: Decay of the averaged weights, which are the ones that are exported.
-        patience: Validations without improvement after which training ends early; null: never.
+        patience: Training ends early when the best validation is at least this many validations and half of the steps so far
+            ago; null: never.
         validate_every: Steps between validations.
         checkpoint_every: Steps between checkpoints.
         precision: Of the training arithmetic; auto takes bf16 where the processor computes with it.
@@ -245,8 +246,8 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     learning_rate: Annotated[float, Meta(gt=0.0, le=1.0)] = 1.5e-3
     weight_decay: Weight = 1e-4
     ema: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.998
-    patience: Count | None = 8
-    validate_every: Count = 800
+    patience: Count | None = 3
+    validate_every: Count = 400
     checkpoint_every: Count = 400
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"

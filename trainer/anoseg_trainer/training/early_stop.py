@@ -8,24 +8,32 @@ from typing import Any
 
 LEAST_GAIN = 0.001
 """A validation counts as better from this gain in the validation metric."""
+COOL_DOWN = 0.25
+"""Length of the cool-down, as a share of the steps to the best validation."""
 
 
 @dataclass(slots=True)
 class EarlyStop:
-    """After `limit` validations without a gain, the learning rate falls to 0 within a tenth of the steps so far.
+    """Without a gain, training goes back to the best weights and lowers their learning rate to 0, which is the cool-down.
 
-    The cool-down is needed because weights from the middle of a training are worse than those from its planned end.
+    Training ends when the best validation is at least `limit` validations and half of the steps so far ago: a long training
+    also improves more slowly. The cool-down is needed because weights from the middle of a training, at a high learning rate,
+    are worse than those from a planned end.
 
     Attributes:
-        limit: Validations without a gain; None: training runs to its planned end.
+        limit: Fewest validations without a gain; None: training runs to its planned end.
         best: Best validation metric so far.
-        waited: Validations since the best metric.
+        best_step: Step of that validation.
+        best_rate: Share of the learning rate at that step.
+        waited: Validations since then.
         ends_from: Step at which the cool-down begins; None before this step is decided.
         ends_at: Step at which training ends.
     """
 
     limit: int | None
     best: float = -1.0
+    best_step: int = 0
+    best_rate: float = 1.0
     waited: int = 0
     ends_from: int | None = None
     ends_at: int | None = None
@@ -38,18 +46,27 @@ class EarlyStop:
             found.ends_from = found.ends_at = None
         return found
 
-    def add_validation(self, step: int, metric: float) -> None:
-        """Take the validation metric measured at `step`."""
-        better = metric > self.best + LEAST_GAIN
-        self.best, self.waited = (metric, 0) if better else (self.best, self.waited + 1)
-        if self.limit is not None and self.waited >= self.limit and self.ends_at is None:
-            self.ends_from, self.ends_at = step, step + max(1, step // 10)
+    def add_validation(self, step: int, metric: float, rate: float) -> bool:
+        """Take the validation metric measured at `step`, where the share of the learning rate was `rate`.
 
-    def rate_factor(self, step: int) -> float:
-        """Return the factor on the planned learning rate: 1 until the cool-down begins."""
+        Returns:
+            Whether the cool-down begins now, for which the caller loads the best weights.
+        """
+        if metric > self.best + LEAST_GAIN:
+            self.best, self.best_step, self.best_rate, self.waited = metric, step, rate, 0
+            return False
+        self.waited += 1
+        over = self.limit is not None and self.waited >= self.limit and step >= 2 * self.best_step
+        if not over or self.ends_at is not None:
+            return False
+        self.ends_from, self.ends_at = step, step + max(1, round(COOL_DOWN * self.best_step))
+        return True
+
+    def rate(self, step: int, planned: float) -> float:
+        """Return the share of the learning rate: `planned`, or in the cool-down a straight fall from the best step's to 0."""
         if self.ends_from is None or self.ends_at is None:
-            return 1.0
-        return max(0.0, (self.ends_at - step) / (self.ends_at - self.ends_from))
+            return planned
+        return self.best_rate * max(0.0, (self.ends_at - step) / (self.ends_at - self.ends_from))
 
     def is_over(self, step: int) -> bool:
         """Return whether the early end is reached."""

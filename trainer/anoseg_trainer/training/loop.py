@@ -143,7 +143,8 @@ def train(
             done = _share_done(state, t)
             if done >= 1 or state.early_stop.is_over(state.step):
                 break
-            state.learner.set_rate(t.learning_rate * planned_rate(done) * state.early_stop.rate_factor(state.step))
+            rate = state.early_stop.rate(state.step, planned_rate(done))
+            state.learner.set_rate(t.learning_rate * rate)
 
             threads.before_step()
             step_began = time.monotonic()
@@ -171,8 +172,8 @@ def train(
                     status.validation = validate(alone, config.input.spec, cases)
                 state.add_point(status.validation)
                 state.keep_if_best(status.validation)
-                if regular:
-                    state.early_stop.add_validation(state.step, status.validation.metric)
+                if regular and state.early_stop.add_validation(state.step, status.validation.metric, rate):
+                    state.go_back_to_best()
             if state.step % t.checkpoint_every == 0:
                 state.save(work, identity)
             on_status(status)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ class TrainingState:
         averaged: The network with the averaged weights, which validation measures.
         early_stop: Decides on an early end.
         best: Averaged weights with the best validation metric so far.
+        best_parts: Networks and optimizers at that validation, as in the checkpoint; empty: training never goes back to them.
         best_metric: That metric.
         step: Steps done.
         used_s: Training time.
@@ -51,6 +53,7 @@ class TrainingState:
     averaged: AnoSegNetwork
     early_stop: EarlyStop
     best: dict[str, Any]
+    best_parts: dict[str, Any] = field(default_factory=dict)
     best_metric: float = -1.0
     step: int = 0
     used_s: float = 0.0
@@ -109,6 +112,13 @@ class TrainingState:
         """Keep the averaged weights if no earlier ones were better."""
         if validation.metric > self.best_metric:
             self.best_metric, self.best = validation.metric, copy.deepcopy(learned(self.averaged))
+            if self.early_stop.limit is not None:
+                self.best_parts = copy.deepcopy(self._parts_state())
+
+    def go_back_to_best(self) -> None:
+        """Continue with the networks and optimizers of the best validation, unless the checkpoint is too old to have them."""
+        if self.best_parts:
+            self._load_parts(self.best_parts)
 
     def save(self, work: Path, identity: dict[str, str]) -> None:
         """Write the checkpoint.
@@ -116,8 +126,7 @@ class TrainingState:
         Raises:
             AnosegError: The disk is full; the earlier checkpoint stays.
         """
-        state = {name: learned(part) if name in NETWORKS else part.state_dict() for name, part in self._parts().items()}
-        state |= {
+        state = self._parts_state() | {
             "step": self.step,
             "used_s": self.used_s,
             "loss": self.loss,
@@ -126,6 +135,7 @@ class TrainingState:
             "losses_every": self.losses_every,
             "best_merit": self.best_metric,
             "best": self.best,
+            "best_parts": self.best_parts,
             "patience": self.early_stop.state(),
             "patience_limit": self.early_stop.limit,
             "identity": identity,
@@ -147,13 +157,19 @@ class TrainingState:
                 hint="resume with the same data, seed, configuration and --false-reject, or start again without --resume; "
                 "--minutes and --steps may differ",
             )
-        for name, part in self._parts().items():
-            part.load_state_dict(part.state_dict() | state[name] if name in NETWORKS else state[name])
+        self._load_parts(state)
         self.step, self.used_s, self.curve = state["step"], state["used_s"], state["curve"]
-        self.best_metric, self.best = state["best_merit"], state["best"]
+        self.best_metric, self.best, self.best_parts = state["best_merit"], state["best"], state.get("best_parts", {})
         self.loss = state.get("loss", math.nan)
         self.losses, self.losses_every = state.get("losses", []), state.get("losses_every", 1)
         self.early_stop = EarlyStop.resumed(self.early_stop.limit, state["patience_limit"], state["patience"])
+
+    def _parts_state(self) -> dict[str, Any]:
+        return {name: learned(part) if name in NETWORKS else part.state_dict() for name, part in self._parts().items()}
+
+    def _load_parts(self, state: Mapping[str, Any]) -> None:
+        for name, part in self._parts().items():
+            part.load_state_dict(part.state_dict() | state[name] if name in NETWORKS else state[name])
 
     def _parts(self) -> dict[str, Any]:
         return {
