@@ -144,9 +144,24 @@ class Commands:
         reply = self.request("recipe", name=name, who=who, why=why)
         return {key: reply[key] for key in ("recipe", "before", "engine", "settings", "cameras")}
 
-    def changes(self, limit: int = 20) -> list[dict[str, Any]]:
-        """Return the newest changes of thresholds, bundles and pauses, the oldest of them first."""
-        return list(self.request("changes", limit=limit)["changes"])
+    def changes(self, limit: int = 20, *, after: int | None = None) -> list[dict[str, Any]]:
+        """Return changes of thresholds, bundles and pauses, in their order.
+
+        Args:
+            limit: The most changes, at most 200.
+            after: Return the oldest changes whose `number` is greater; None returns the newest changes.
+        """
+        cursor = {} if after is None else {"after": after}
+        return list(self.request("changes", limit=limit, **cursor)["changes"])
+
+    def notes(self, after: int, limit: int = 200) -> list[dict[str, Any]]:
+        """Return what people said about parts and took back, in their order: the oldest notes whose `number` is greater.
+
+        Args:
+            after: The `number` of the last note that is known; 0 begins with the oldest.
+            limit: The most notes, at most 200.
+        """
+        return list(self.request("notes", after=after, limit=limit)["notes"])
 
     def feedback(self, journal_id: str, seqs: Sequence[int], mark: str, *, who: str, comment: str = "") -> dict[str, Any]:
         """Say whether the verdicts of parts are right. All of them are marked, or none. Repeated, it changes nothing more.

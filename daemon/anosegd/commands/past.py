@@ -74,9 +74,9 @@ class JournalFile:
     def changes(self, limit: int = 20) -> list[dict[str, Any]]:
         """As `Past.changes`."""
         found = []
-        for change in self._reader.changes(limit):
+        for number, change in self._reader.numbered_changes(limit)[1]:
             fields = asdict(change)
-            found.append({"at": utc(fields.pop("at_ns")), **fields})
+            found.append({"number": number, "at": utc(fields.pop("at_ns")), **fields})
         return found
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from anosegd.control.requests import FeedbackRequest, RefusedError, UndoFeedbackRequest
-from anosegd.journal import Entry, FeedbackChange, Journal, JournalReader, PartMark
+from anosegd.journal import Entry, FeedbackChange, Journal, JournalReader, PartMark, PartNote
 from anosegd.wire import reason_of, utc
 
 MARKS = {
@@ -69,6 +69,20 @@ def shown_mark(mark: PartMark) -> dict[str, Any]:
         "who": mark.who,
         "at": utc(mark.at_ns),
         "change": mark.change,
+    }
+
+
+def shown_note(note: PartNote) -> dict[str, Any]:
+    """Return a note as it is in an answer."""
+    return {
+        "number": note.number,
+        "seq": note.seq,
+        "mark": note.mark,
+        "comment": note.comment,
+        "who": note.who,
+        "at": utc(note.at_ns),
+        "change": note.change,
+        "undoes": note.undoes,
     }
 
 

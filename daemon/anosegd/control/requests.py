@@ -18,6 +18,7 @@ MAX_TEXT = 200
 MAX_COMMENT = 500
 MAX_PARTS_MARKED = 200
 MAX_MARKS = 1000
+MAX_NOTES = 200
 MAX_PAUSE_MIN = 480
 MAX_PART_ID = 4000
 """Letters. Escaped in JSON, they fit into a request, and into a verdict that the journal takes."""
@@ -211,9 +212,27 @@ class MarksRequest(_Request, frozen=True, tag="marks"):
 
 
 class ChangesRequest(_Request, frozen=True, tag="changes"):
-    """The newest changes of thresholds, bundles and pauses that the journal noted, the oldest of them first."""
+    """The newest changes of thresholds, bundles and pauses that the journal noted, the oldest of them first.
+
+    Attributes:
+        limit: The most changes.
+        after: Only changes with a greater number, and of these the oldest. For a reader that wants every change.
+    """
 
     limit: Annotated[int, Meta(ge=1, le=MAX_CHANGES)] = 20
+    after: Seq | None = None
+
+
+class NotesRequest(_Request, frozen=True, tag="notes"):
+    """What people said about parts and took back, in the order in which they did. For a reader that wants every note.
+
+    Attributes:
+        after: Only notes with a greater number.
+        limit: The most notes.
+    """
+
+    after: Seq
+    limit: Annotated[int, Meta(ge=1, le=MAX_NOTES)] = MAX_NOTES
 
 
 class ProveRequest(_Request, frozen=True, tag="prove"):
@@ -256,6 +275,7 @@ QuickRequest = (
     | SinceRequest
     | MarksRequest
     | ChangesRequest
+    | NotesRequest
     | ConsumerRequest
     | AckRequest
     | ForgetRequest

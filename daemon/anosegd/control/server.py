@@ -19,7 +19,7 @@ import zmq
 from anoseg_engines.errors import AnosegError
 from anosegd import endpoint, logs, signals
 from anosegd.connection_limits import ConnectionLimits
-from anosegd.control.feedback import note_feedback, shown_mark
+from anosegd.control.feedback import note_feedback, shown_mark, shown_note
 from anosegd.control.rates import RATE, Rates
 from anosegd.control.requests import (
     AckRequest,
@@ -30,6 +30,7 @@ from anosegd.control.requests import (
     ForgetRequest,
     Id,
     MarksRequest,
+    NotesRequest,
     PauseRequest,
     ProveRequest,
     QuickRequest,
@@ -68,7 +69,16 @@ MAX_QUEUED = 16
 """Requests of one peer kept in memory; further ones wait on the peer's side."""
 EVERYONE = Peer("", control=True)
 """Any client of a station without keys."""
-READS = (ReplayRequest, SinceRequest, ChangesRequest, ConsumerRequest, AckRequest, MarksRequest, StatusRequest)
+READS = (
+    ReplayRequest,
+    SinceRequest,
+    ChangesRequest,
+    ConsumerRequest,
+    AckRequest,
+    MarksRequest,
+    NotesRequest,
+    StatusRequest,
+)
 """Requests that change nothing on the line. All others need a key that is marked for control."""
 ENDING = "the daemon is ending; whether this was done is not known"
 TriggerAnswer = Callable[[dict[str, Any]], None]
@@ -337,8 +347,12 @@ class Control(Worker):
             case SinceRequest():
                 return {"seq": self._journal_reader(journal).find_since(request.time_ns)}
             case ChangesRequest():
-                changes = self._journal_reader(journal).changes(request.limit)
-                return {"changes": [{"at": utc(c.at_ns), **_fields(c)} for c in changes]}
+                journal_id, changes = self._journal_reader(journal).numbered_changes(request.limit, after=request.after)
+                shown = [{"number": number, "at": utc(c.at_ns), **_fields(c)} for number, c in changes]
+                return {"journal_id": journal_id, "changes": shown}
+            case NotesRequest():
+                journal_id, notes = self._journal_reader(journal).notes(request.after, limit=request.limit)
+                return {"journal_id": journal_id, "notes": [shown_note(note) for note in notes]}
             case ConsumerRequest():
                 return {"journal_id": journal.journal_id, "cursor": journal.consumer(request.name)}
             case AckRequest():

@@ -8,7 +8,7 @@ about parts, `consumers` has the cursors of durable consumers. `background` does
 values that these modules exchange.
 """
 
-from anosegd.journal.feedback import MARKS, FeedbackChange, Mark, PartMark
+from anosegd.journal.feedback import MARKS, FeedbackChange, Mark, PartMark, PartNote
 from anosegd.journal.journal import Journal
 from anosegd.journal.offline import offline_reader
 from anosegd.journal.place import check_content, check_place
@@ -40,6 +40,7 @@ __all__ = [
     "Mark",
     "Page",
     "PartMark",
+    "PartNote",
     "Range",
     "Tally",
     "VerdictId",

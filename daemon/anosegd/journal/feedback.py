@@ -38,6 +38,8 @@ _COUNTS = "f.undoes IS NULL AND NOT EXISTS (SELECT 1 FROM feedback u WHERE u.und
 _CURRENT = f"""SELECT seq, mark, comment, who, at_ns, change FROM feedback WHERE number IN (
     SELECT max(f.number) FROM feedback f WHERE f.seq BETWEEN ? AND ? AND {_COUNTS} GROUP BY f.seq ORDER BY f.seq {{order}}
     LIMIT ?) ORDER BY seq {{order}}"""
+_NOTES = """SELECT number, seq, mark, comment, who, at_ns, change, undoes FROM feedback WHERE number > ?
+    ORDER BY number LIMIT ?"""
 _LAST_OF_PERSON = f"SELECT f.change FROM feedback f WHERE f.who = ? AND {_COUNTS} ORDER BY f.number DESC LIMIT 1"
 _OF_CHANGE = f"SELECT f.number, f.seq FROM feedback f WHERE f.change = ? AND {_COUNTS}"
 _KNOWN = "SELECT 1 FROM feedback WHERE change = ? AND undoes IS NULL"
@@ -66,6 +68,26 @@ class PartMark(NamedTuple):
     who: str
     at_ns: int
     change: int
+
+
+class PartNote(NamedTuple):
+    """One row: a mark of a part, or that a mark was taken back. Rows are never changed.
+
+    Attributes:
+        number: Identifies the note in its journal; a later note has a greater number.
+        seq, comment, who, at_ns, change: As in `PartMark`.
+        mark: What was said; empty if a mark was taken back.
+        undoes: The number of the note that was taken back; None for a mark.
+    """
+
+    number: int
+    seq: int
+    mark: str
+    comment: str
+    who: str
+    at_ns: int
+    change: int
+    undoes: int | None
 
 
 @dataclass(slots=True)
@@ -144,3 +166,12 @@ def current_marks(
     order = "DESC" if newest_first else "ASC"
     rows = db.execute(_CURRENT.format(order=order), (first, last, limit))
     return [PartMark(*row) for row in rows]
+
+
+def notes_after(db: sqlite3.Connection, number: int, *, limit: int) -> list[PartNote]:
+    """Return the notes with greater numbers, the oldest first.
+
+    Raises:
+        sqlite3.Error: The file cannot be read.
+    """
+    return [PartNote(*row) for row in db.execute(_NOTES, (number, limit))]

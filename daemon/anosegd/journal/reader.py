@@ -9,11 +9,12 @@ import sqlite3
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from anosegd.journal.feedback import PartMark, current_marks
+from anosegd.journal.feedback import PartMark, PartNote, current_marks, notes_after
 from anosegd.journal.types import MAX_SEQ, Change, Entry, JournalDamagedError, JournalError, Page, Range, merged, missing
 
 BUSY_S = 2.0
@@ -25,6 +26,9 @@ _VOIDS = """SELECT first, last FROM void WHERE first >= coalesce((SELECT max(fir
     AND first <= ? AND last >= ? ORDER BY first"""
 _SINCE = """SELECT min(seq) FROM entry WHERE committed_ns >= ? AND seq > coalesce((SELECT max(seq) FROM mark WHERE seq <
     coalesce((SELECT min(seq) FROM mark WHERE latest_ns >= ?), 1 << 62)), 0)"""
+
+_NEWEST = "SELECT number, at_ns, kind, camera, old, new, who, why FROM change ORDER BY number DESC LIMIT ?"
+_CHANGES = "SELECT number, at_ns, kind, camera, old, new, who, why FROM change WHERE number > ? ORDER BY number LIMIT ?"
 
 
 class Extent(NamedTuple):
@@ -127,11 +131,36 @@ class JournalReader:
             JournalDamagedError: As for `page`.
             JournalError: As for `page`.
         """
-        newest = "SELECT at_ns, kind, camera, old, new, who, why FROM change ORDER BY number DESC LIMIT ?"
-        with self._open() as db:
-            if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'change'").fetchone() is None:
-                return []  # the file of an earlier version, read while its station is down
-            return [Change(*row) for row in db.execute(newest, (limit,))][::-1]
+        return [change for _, change in self.numbered_changes(limit)[1]]
+
+    def numbered_changes(self, limit: int, *, after: int | None = None) -> tuple[str, list[tuple[int, Change]]]:
+        """Return the journal's id, and changes that people made with their numbers, ascending.
+
+        Args:
+            limit: The most changes.
+            after: Return the oldest changes with greater numbers than this; None returns the newest changes.
+
+        Raises:
+            JournalDamagedError: As for `page`.
+            JournalError: As for `page`.
+        """
+        with self._open() as db, snapshot(db):
+            journal_id = read_extent(db).journal_id
+            if not _has_table(db, "change"):
+                return journal_id, []  # the file of an earlier version, read while its station is down
+            rows = db.execute(_NEWEST, (limit,)) if after is None else db.execute(_CHANGES, (after, limit))
+            return journal_id, sorted(((row[0], Change(*row[1:])) for row in rows), key=itemgetter(0))
+
+    def notes(self, after: int, *, limit: int) -> tuple[str, list[PartNote]]:
+        """Return the journal's id, and what people said about parts in notes with greater numbers, the oldest first.
+
+        Raises:
+            JournalDamagedError: As for `page`.
+            JournalError: As for `page`.
+        """
+        with self._open() as db, snapshot(db):
+            journal_id = read_extent(db).journal_id
+            return journal_id, notes_after(db, after, limit=limit) if _has_table(db, "feedback") else []
 
     def entries(self, seqs: Sequence[int]) -> list[Entry]:
         """Return the verdicts with these numbers. Numbers without a verdict that may be read are left out.
@@ -161,7 +190,7 @@ class JournalReader:
             JournalError: As for `page`.
         """
         with self._open() as db:
-            if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'feedback'").fetchone() is None:
+            if not _has_table(db, "feedback"):
                 return []  # the file of an earlier version, read while its station is down
             end = MAX_SEQ if last is None else last
             return current_marks(db, first, end, newest_first=newest_first, limit=limit)
@@ -188,6 +217,10 @@ class JournalReader:
             self.close()
             self._on_damage(current or "", error.what)
             raise
+
+
+def _has_table(db: sqlite3.Connection, name: str) -> bool:
+    return db.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (name,)).fetchone() is not None
 
 
 def read_extent(db: sqlite3.Connection) -> Extent:

@@ -187,3 +187,41 @@ def test_the_dataset_follows_the_marks(station: Station, tmp_path: Path) -> None
     assert (refused.returncode, [path.name for path in other.iterdir()]) == (2, ["notes.txt"])
     refused = run_anosegd("evidence", "dataset", str(station.config), "--data", str(other / "notes.txt"))
     assert (refused.returncode, "Traceback" in refused.stderr) == (1, False)
+
+
+def test_notes_are_read_after_a_number(station: Station) -> None:
+    """A reader that keeps the last number gets every mark and every undo once, in their order; a restart changes nothing."""
+    station.client.feedback(station.journal_id, [1, 5], "false_reject", who=WHO, comment="dust")
+    first = station.client.notes(0, 1)
+    rest = station.client.notes(first[-1]["number"])
+    station.client.undo_feedback(station.journal_id, who=WHO)
+    undone = station.client.notes(rest[-1]["number"])
+    assert [(n["seq"], n["mark"], n["comment"], n["undoes"]) for n in first + rest] == [
+        (1, "false_reject", "dust", None),
+        (5, "false_reject", "dust", None),
+    ]
+    assert [(n["seq"], n["mark"], n["undoes"]) for n in undone] == [(1, "", first[0]["number"]), (5, "", rest[0]["number"])]
+    numbers = [n["number"] for n in first + rest + undone]
+    assert numbers == sorted(set(numbers))
+    station.daemon.terminate()
+    station.daemon = station.start()
+    assert station.client.notes(0) == first + rest + undone
+    assert station.client.request("notes", after=numbers[-1]) | {"id": 0} == {
+        "id": 0,
+        "ok": True,
+        "journal_id": station.journal_id,
+        "notes": [],
+    }
+
+
+def test_changes_are_read_after_a_number(station: Station) -> None:
+    """A reader that keeps the last number gets every change once, the oldest first; without one, it gets the newest."""
+    for value in (0.6, 0.7, 0.8):
+        station.client.set_threshold("line", value, who=WHO, why="tests")
+    everything = station.client.changes(after=0)
+    assert [change["new"] for change in everything] == ["0.6 person", "0.7 person", "0.8 person"]
+    one = station.client.changes(1, after=0)
+    assert one == everything[:1]
+    assert station.client.changes(after=one[0]["number"]) == everything[1:]
+    assert station.client.changes(1) == everything[-1:]
+    assert station.client.request("changes", limit=1)["journal_id"] == station.journal_id
