@@ -12,9 +12,10 @@ raised it again. So PLC and bridge agree on where they are, whichever of them wa
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from anosegd.bridge.events import Heartbeat, Judged, RecipeRequest, Request, TriggerRequest
+from anosegd.bridge.handshake_data import Part, Settings, counted, not_counted, rejected
 from anosegd.bridge.recipe_change import RecipeChange
 from anosegd.bridge.tags import Controls, ErrorCode, Outputs, Result, Statistics
 
@@ -30,48 +31,7 @@ LAST_NUMBER = 65_534
 """Even, so that the toggle changes when the numbers begin again."""
 TRIGGERS_KNOWN = 256
 """How many triggers of this bridge are remembered, to recognise the verdicts of other clients' triggers."""
-COUNTED = ("passed", "failed", "unknown", "late", "min_ms", "mean_ms", "max_ms")
-"""The statistics that a result changes when it is shown."""
 WORKING = {"Ready", "SingleExecution", "ContinuousExecution"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """Settings of a handshake.
-
-    Attributes:
-        triggered: The PLC triggers each part. Otherwise the camera has a trigger of its own, and each verdict is a part's.
-        window_s: A result that is not there so long after its trigger, or else after its capture, is UNKNOWN: late.
-        capacity: How many parts may be without an acknowledged result.
-        mirror: Nobody acts on the order of the results: parts may be missing.
-    """
-
-    triggered: bool
-    window_s: float
-    capacity: int
-    mirror: bool = False
-
-
-@dataclass(slots=True)
-class _Part:
-    """A part that was taken and whose result is not acknowledged.
-
-    Attributes:
-        number: Of the request to the station.
-        since: When its trigger was taken, or else when it was captured, by the bridge's clock.
-        seen_at: When the bridge began to read the trigger; without one, as `since`.
-        part_id, triggered_at: Together the identity of a trigger.
-        result: None until it is known.
-        waited: Whether the result waits, or has waited, behind another one or for the PLC.
-    """
-
-    number: int
-    since: float
-    seen_at: float
-    part_id: str
-    triggered_at: str | None = None
-    result: Result | None = None
-    waited: bool = False
 
 
 class Handshake:
@@ -89,7 +49,7 @@ class Handshake:
         self._controls = Controls()
         self._armed = False  # the PLC's last word before it raised `enable` was to lower it
         self._opened: float | None = None
-        self._parts: deque[_Part] = deque()
+        self._parts: deque[Part] = deque()
         self._early: dict[tuple[str, str], Judged] = {}  # verdicts that overtook the answer to their trigger
         self._taken_one = False  # a verdict of this opening: later ones are not of parts from before it
         self._number = 0  # of requests
@@ -271,12 +231,10 @@ class Handshake:
             return
         part = self._parts[0]
         assert part.result is not None
-        late = _reject(part.result, "late")
+        late = rejected(part.result, "late")
         if late is not part.result:
             part.result = replace(late, age_ms=(now - part.seen_at) * 1000)
-            before = {name: getattr(self._uncounted, name) for name in COUNTED}
-            self._statistics = replace(self._statistics, **before)
-            self._count(part.result)
+            self._statistics = counted(not_counted(self._statistics, self._uncounted), part.result)
 
     def plc_lost(self, now: float) -> None:
         """Close the handshake and forget what the PLC wrote: it cannot be reached, has stopped, or has lost its memory."""
@@ -376,14 +334,14 @@ class Handshake:
         shown = self._parts[0] if self._parts else None
         if shown is not None and shown.result is not None and not self._valid and not controls.result_acknowledge:
             if not self._settings.triggered and controls.recipe not in (None, "", shown.result.recipe):
-                shown.result = _reject(shown.result, "recipe")  # a trigger asks for the recipe itself
+                shown.result = rejected(shown.result, "recipe")  # a trigger asks for the recipe itself
             age_ms = max(0.0, self._now - shown.seen_at) * 1000
             shown.result = replace(shown.result, age_ms=age_ms)
             self._valid = True
             self._deliver_by = (self._now if shown.waited else shown.seen_at) + self._settings.window_s
             self._uncounted = self._statistics
             self._result_number = self._result_number % LAST_NUMBER + 1
-            self._count(shown.result)
+            self._statistics = counted(self._statistics, shown.result)
         for part in self._parts:
             part.waited = part.waited or (part.result is not None and not (self._valid and part is self._parts[0]))
 
@@ -428,7 +386,7 @@ class Handshake:
             return
         can_trigger = self._can_trigger
         self._number += 1
-        part = _Part(self._number, self._now, seen_at, self._controls.part_id)
+        part = Part(self._number, self._now, seen_at, self._controls.part_id)
         self._parts.append(part)
         self._trigger_acknowledge = True
         if can_trigger:
@@ -437,7 +395,7 @@ class Handshake:
         else:
             self._fail_trigger(part, "not_ready", ErrorCode.TRIGGER_NOT_READY)
 
-    def _fail_trigger(self, part: _Part, reason: str, error: ErrorCode) -> None:
+    def _fail_trigger(self, part: Part, reason: str, error: ErrorCode) -> None:
         part.result = Result(reason=reason, part_id=part.part_id)
         self._error = error
         self._statistics = replace(self._statistics, trigger_errors=self._statistics.trigger_errors + 1)
@@ -471,8 +429,8 @@ class Handshake:
             self._run_over()
             return
         is_late = self._now - since > self._settings.window_s
-        result = _reject(judged.result, "late") if is_late else judged.result
-        self._parts.append(_Part(0, since, since, judged.part_id, result=result))
+        result = rejected(judged.result, "late") if is_late else judged.result
+        self._parts.append(Part(0, since, since, judged.part_id, result=result))
 
     def _run_over(self) -> None:
         """Close the handshake because the PLC leaves too many results unread."""
@@ -483,22 +441,3 @@ class Handshake:
 
     def _discard(self, parts: int) -> None:
         self._statistics = replace(self._statistics, discarded=self._statistics.discarded + parts)
-
-    def _count(self, result: Result) -> None:
-        old = self._statistics
-        n = old.passed + old.failed + old.unknown
-        self._statistics = replace(
-            old,
-            passed=old.passed + (result.outcome == "PASS"),
-            failed=old.failed + (result.outcome == "FAIL"),
-            unknown=old.unknown + (result.outcome == "UNKNOWN"),
-            late=old.late + (result.reason == "late"),
-            min_ms=min(old.min_ms, result.age_ms) if n else result.age_ms,
-            mean_ms=(old.mean_ms * n + result.age_ms) / (n + 1),
-            max_ms=max(old.max_ms, result.age_ms),
-        )
-
-
-def _reject(result: Result, reason: str) -> Result:
-    """Return the result as UNKNOWN for this reason; one that is UNKNOWN already keeps its own."""
-    return result if result.outcome == "UNKNOWN" else replace(result, outcome="UNKNOWN", reason=reason)
