@@ -104,13 +104,13 @@ def inspected_by(camera: CameraConfig, recipe: str, settings: RecipeCameraConfig
 
 
 def _check_name(at: str, name: str) -> None:
-    """Check that a PLC can write and read the name: its texts have no blanks at their ends, and a limited length.
+    """Check that a PLC can write and read the name: its texts have no spaces at their ends, and a limited length.
 
     Raises:
         ValueError: It cannot.
     """
     if name != name.strip():
-        raise ValueError(f"{at}: {name!r} begins or ends with a blank, which a PLC cannot write: remove it")
+        raise ValueError(f"{at}: {name!r} begins or ends with a space, which a PLC cannot write: remove the space")
     if (length := len(name.encode())) > MAX_NAME_BYTES:
         raise ValueError(
             f"{at}: a PLC can write names up to {MAX_NAME_BYTES} bytes, this one has {length}: choose a shorter one"

@@ -286,7 +286,8 @@ class CameraHealth(msgspec.Struct, frozen=True, kw_only=True):
         threshold: Its score threshold; None if region rules decide.
         pause: Its pause; None if it is not paused.
         recipe: The recipe in its verdicts.
-        trigger: What begins a part: `software` (a request), `interval` or `free` (every frame).
+        trigger: What begins a part: `software` (a request), `interval`, `hardware` (the camera's input), or `free`
+            (every frame).
     """
 
     state: CameraState

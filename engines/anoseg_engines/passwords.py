@@ -19,7 +19,7 @@ _NEXT_SETTING = re.compile(r"[_&]\w+=")
 _ENTRY = re.compile(rf"(?i)(['\"])({_NAMES})\1(\s*:\s*)(\"[^\"]*\"|'[^']*'|[^\s,}}\]]+)")
 """A password in a mapping as Python or JSON writes it."""
 _LOGIN = re.compile(r"(?m)(?<=[A-Za-z0-9+.-])(?<!\bipc)://?(?!/?@)(?:[^\n]+@(?=[^\s@]|$)|\S+@)")
-"""User name and password after a scheme, whose slashes may be reduced to one as in a path. A password may contain blanks.
+"""User name and password after a scheme, whose slashes may be reduced to one as in a path. A password may contain spaces.
 An ipc socket has a path and no login."""
 _LOGIN_WITHOUT_BLANKS = re.compile(r"://\S+@")
 _WORD = re.compile(r"[^\s'\"]+")

@@ -20,7 +20,7 @@ VALUES = {
     "no scheme": "admin:geheim@10.0.0.9/1",
     "setting": "cam?user=admin&password=geheim",
     "password with a slash": "rtsp://admin:x/geheim@10.0.0.9/1",
-    "password with blanks": "rtsp://admin:x geheim @10.0.0.9/1",
+    "password with spaces": "rtsp://admin:x geheim @10.0.0.9/1",
 }
 KEYS = {
     "file": "a: {source: {kind: file, path: '%s'}}",

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from anoseg_engines.strict_yaml import read_yaml
-from anosegd.bridge.handshake import Settings
+from anosegd.bridge.handshake_data import Settings
 from anosegd.client import Key
 from anosegd.config import DEFAULT_CONTROL, DEFAULT_ENDPOINT, CameraName
 from anosegd.endpoint import MAX_PORT, check_address
@@ -165,9 +165,9 @@ class MqttConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         if not match or not 0 < int(match[2]) <= MAX_PORT:
             raise ValueError(f"broker: {self.broker}: not an address; write 127.0.0.1:1883 or broker.example:8883")
         if self.password_file is not None and self.user is None:
-            raise ValueError("password_file: it belongs to a user: set user, too")
+            raise ValueError("password_file: a password needs a user: set user, too")
         if self.tls is None and not _is_loopback(self.address[0]):
-            raise ValueError(f"tls: without it, everyone between here and {self.broker} could read: set tls: {{}}")
+            raise ValueError(f"tls: needed for a broker on another machine ({self.broker}): set tls: {{}}")
 
     @property
     def address(self) -> tuple[str, int]:
@@ -290,7 +290,9 @@ class BridgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
     def __post_init__(self) -> None:
         if self.trigger == "plc" and self.station.control is None:
-            raise ValueError("station.control: triggers are sent there: give its endpoint, or set trigger: camera")
+            raise ValueError(
+                "station.control: null, but triggers are sent there: give the station's endpoint, or set trigger: camera"
+            )
 
     @property
     def handshake(self) -> Settings:

@@ -16,6 +16,8 @@ POLLED_BITS = (*CONTROL_BITS, "heartbeat")
 """The control bits of a PLC that is polled."""
 STILL_S = 3.0
 """A PLC whose heartbeat bit has not changed for this long has stopped."""
+STILL = f"the PLC's program has not copied the heartbeat bit for {STILL_S:g} s: check that it runs, and copies it in each cycle"
+REPLACED = "the status word or map_version in the PLC has changed: the PLC was restarted, or another program writes there"
 
 VALID = word_of([name == "result_valid" for name in STATUS_BITS])
 RESULT = word_of([name in ("result_valid", "result_pass", "result_fail") for name in STATUS_BITS])
@@ -126,7 +128,7 @@ def replaced(seen: Seen, written: Image | None) -> str | None:
     """
     if written is None or (seen.status == written.status and seen.map_version == MAP_VERSION):
         return None
-    return "its status word or map_version has changed: it was restarted, or another program writes there"
+    return REPLACED
 
 
 @dataclass(slots=True)
@@ -157,7 +159,7 @@ class Watch:
         self._control = seen.control
         if not self._still and now - self._beat_at > STILL_S:
             self.runs, self._taken, self._still = False, None, True
-            return f"its heartbeat bit has not changed for {STILL_S:g} s"
+            return STILL
         return None
 
     def news(self, seen: Seen) -> Controls | None:

@@ -35,10 +35,13 @@ def open_listener(address: tuple[str, int], key: str) -> socket.socket:
         listener.close()
         if error.errno == errno.EADDRINUSE:
             raise PublishError(
-                f"{shown} is in use", hint=f"is a bridge running already? Else set another port in {key}"
+                f"{shown} is in use",
+                hint=f"another program listens there, perhaps a second bridge: end it, or set another port in {key}",
             ) from error
         hint = f"set another address or port in {key}"
         if error.errno == errno.EACCES:
-            hint = f"only a service may use ports below 1024 (see docs/plc.md); else set another port in {key}"
+            hint = (
+                f"only the service may use a port below 1024 (see docs/plc.md): run the bridge as the service, or change {key}"
+            )
         raise ConfigError(f"{shown} cannot be used ({error.strerror})", hint=hint) from error
     return listener

@@ -233,7 +233,7 @@ class PollingKind:
             await asyncio.wait((done,), timeout=CALL_S)
             if not done.done():
                 self._hangs = True
-                raise RuntimeError(f"{self.place}: a call has not returned for {CALL_S:g} s")
+                raise RuntimeError(f"{self.place}: a request has had no end for {CALL_S:g} s")
         finally:
             done.cancel()  # nobody waits for it any more; this changes nothing once it is done
         try:
@@ -241,7 +241,7 @@ class PollingKind:
         except PlcError:
             raise
         except Exception as error:  # no library may end the bridge, whatever a PLC answers
-            raise PlcError(f"{type(error).__name__}: {error}") from error
+            raise PlcError(f"an unexpected answer ({type(error).__name__}: {error})") from error
 
 
 def _check_time(began: float) -> None:
@@ -251,7 +251,9 @@ def _check_time(began: float) -> None:
         PlcError: It has taken too long.
     """
     if (took := time.monotonic() - began) > CYCLE_S:
-        raise PlcError(f"reading and writing took {took:.1f} s; more than {CYCLE_S:g} s is too slow")
+        raise PlcError(
+            f"one round of reading and writing took {took:.1f} s; the limit is {CYCLE_S:g} s: check network and PLC load"
+        )
 
 
 def _is_same_result(one: Image, other: Image) -> bool:

@@ -12,7 +12,8 @@ from typing import Any
 from anoseg_engines.errors import PublishError
 from anosegd import logs
 from anosegd.bridge.config import Target
-from anosegd.bridge.handshake import Handshake, Settings
+from anosegd.bridge.handshake import Handshake
+from anosegd.bridge.handshake_data import Settings
 from anosegd.bridge.kind import Kind
 from anosegd.bridge.station_link import Change, StationRequests, VerdictFeed
 from anosegd.bridge.tags import Controls, ErrorCode, Outputs
@@ -20,18 +21,32 @@ from anosegd.systemd import Notifier
 from anosegd.worker import Worker
 
 STOP_S = 5.0
-HINT = "its log has the details; start it again"
-NOT_OPENED = {
-    ErrorCode.TRIGGER_MODE: "the camera needs trigger: {kind: software} if this bridge has trigger: plc, and must not have it "
-    "if this bridge has trigger: camera",
-    ErrorCode.RECIPE_NOT_WRITTEN: "the station has recipes: the PLC must write the name of one; "
-    "with modbus or opcua, an empty name means any",
-}
-"""What to do about each error that keeps the handshake closed."""
-OTHER_TRIGGER = "a part was triggered, but not by this bridge, or its trigger got no answer: is there a second bridge?"
-NOT_UTF8 = "bytes that are not UTF-8 were replaced, and a part id comes back changed: use ASCII, or UTF-8 bytes"
+HINT = "the log lines before this one say why; start the bridge again"
+PLC_TRIGGERS = (
+    "this bridge has trigger: plc, but the camera does not wait for triggers: set trigger: {kind: software} for the camera in "
+    "the station's configuration, or trigger: camera in the bridge's"
+)
+CAMERA_TRIGGERS = (
+    "this bridge has trigger: camera, but the camera waits for triggers (trigger: {kind: software}): set trigger: plc in the "
+    "bridge's configuration, or give the camera another trigger in the station's"
+)
+NO_RECIPE = (
+    "the station has several recipes: the PLC must write the name of one to recipe; with modbus or opcua, it may write an "
+    "empty name if any recipe will do"
+)
+OTHER_TRIGGER = (
+    "the camera inspected a part that this bridge does not know, so the PLC gets no result for it: either another bridge or "
+    "program triggers this camera (stop it), or the station's answer to a trigger was lost"
+)
+NOT_UTF8 = (
+    "the PLC wrote a text that is not UTF-8. Bytes that cannot be read were replaced, so part_id comes back different from "
+    "what the PLC wrote. Use only ASCII characters in the PLC, or encode the text as UTF-8"
+)
+NOT_HEARD = "the station is not heard, so it cannot change its recipe"
+EMPTY_NAME = "recipe is empty: the PLC must write the name before it raises recipe_change"
 WAITING_S = 5.0
 """Without a station for this long, the log says so."""
+NO_HEARTBEAT = "no heartbeat from the station: check that it is running and that station.publish is its address"
 
 
 def run_bridge(kind: Kind, target: Target, settings: Settings, environment: Mapping[str, str], pid: int) -> int:
@@ -52,6 +67,10 @@ class Bridge:
 
     def __init__(self, kind: Kind, target: Target, settings: Settings, notifier: Notifier) -> None:
         self._kind, self._target, self._notifier = kind, target, notifier
+        self._not_opened_hints = {
+            ErrorCode.TRIGGER_MODE: PLC_TRIGGERS if settings.triggered else CAMERA_TRIGGERS,
+            ErrorCode.RECIPE_NOT_WRITTEN: NO_RECIPE,
+        }
         self._model = Handshake(settings, time.monotonic())
         self._shown = Outputs()
         self._due: asyncio.TimerHandle | None = None
@@ -130,7 +149,7 @@ class Bridge:
         refused = self._shown.recipe_refused
         self._take(lambda model, now: model.write(now, controls, since=since))
         if self._shown.recipe_refused and not refused:  # by the model: the station answers later
-            error = "the station is not heard" if controls.recipe else "`recipe` is empty: write the name first"
+            error = NOT_HEARD if controls.recipe else EMPTY_NAME
             self._recipe_refused.warning(request="recipe", recipe=controls.recipe or "", error=error)
 
     def deliver(self) -> None:
@@ -180,9 +199,9 @@ class Bridge:
             if now.error_code:
                 self._closed.warning(why=now.error_code.name.lower(), **fields)
             else:
-                self._closed.info(why="enable is low", **fields)
-        elif now.error_code != before.error_code and now.error_code in NOT_OPENED:
-            hint = NOT_OPENED[now.error_code]
+                self._closed.info(why="the PLC lowered enable", **fields)
+        elif now.error_code != before.error_code and now.error_code in self._not_opened_hints:
+            hint = self._not_opened_hints[now.error_code]
             self._not_opened.warning(camera=self._target.camera, why=now.error_code.name.lower(), hint=hint)
         if (now.online, now.enabled) != (before.online, before.enabled):
             self._notifier.status(
@@ -208,8 +227,8 @@ class Bridge:
     @property
     def _hint(self) -> str:
         if self._target.key is None:
-            return "no heartbeat: is the station running? Or does it ask for a key?"
-        return f"no heartbeat: is the station running? Its log says if it refuses the key {self._target.key.name}"
+            return f"{NO_HEARTBEAT}, and whether it asks for a key (station.key)"
+        return f"{NO_HEARTBEAT}; if it refuses the key {self._target.key.name}, its log says so"
 
 
 def _join(workers: tuple[Worker, ...]) -> None:

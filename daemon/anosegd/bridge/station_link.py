@@ -34,6 +34,7 @@ RECIPE_S = 900.0
 STATUS_S = 2.0
 PROBE_S = 0.5
 """The pause between two questions to a station that does not answer."""
+SAME_VERSION = "the bridge cannot read this message: install the same version of AnoSeg Edge for station and bridge"
 
 
 class _StoppedError(Exception):
@@ -89,10 +90,12 @@ class VerdictFeed(Worker):
             beat = heartbeat_of(state, self._target.camera)
             self._settings = checksum(state.get("settings"))
         except (KeyError, ValueError, TypeError, AttributeError) as error:
-            self._strange.warning(topic="state", error=f"{type(error).__name__} {error}")
+            self._strange.warning(topic="state", error=f"{type(error).__name__} {error}", hint=SAME_VERSION)
             return
         if self.run_id != beat.run_id and self._target.camera not in state["cameras"]:
-            logs.warning("bridge.no_such_camera", camera=self._target.camera, cameras=",".join(state["cameras"]))
+            cameras = ",".join(state["cameras"])
+            hint = "set camera in the bridge's configuration to one that the station has"
+            logs.warning("bridge.no_such_camera", camera=self._target.camera, cameras=cameras, hint=hint)
         self.run_id = beat.run_id
         self._check_names(state.get("recipes") or ())
         self._give(lambda model, now: model.heartbeat(now, beat))
@@ -104,10 +107,10 @@ class VerdictFeed(Worker):
             length = len(name.encode())
             if limit is not None and length > limit and name not in self._too_long:
                 self._too_long.add(name)
-                hint = f"set recipe_length to {length + length % 2} or more, or give it a shorter name"
+                hint = f"set recipe_length to {length + length % 2} or more, or give the recipe a shorter name"
                 if not self._target.recipe_length_can_be_set:
-                    hint = "give it a shorter name"
-                logs.warning("bridge.recipe_name_too_long", recipe=name, characters=length, recipe_length=limit, hint=hint)
+                    hint = "give the recipe a shorter name"
+                logs.warning("bridge.recipe_name_too_long", recipe=name, bytes=length, most_bytes=limit, hint=hint)
 
     def _verdict(self, verdict: dict[str, Any], *, replayed: bool) -> None:
         try:
@@ -117,7 +120,7 @@ class VerdictFeed(Worker):
                 return
             judged = judged_of(verdict, replayed=replayed, settings=self._settings)
         except (KeyError, ValueError, TypeError, AttributeError) as error:
-            self._strange.warning(topic="verdict", error=f"{type(error).__name__} {error}")
+            self._strange.warning(topic="verdict", error=f"{type(error).__name__} {error}", hint=SAME_VERSION)
             self._give(lambda model, now: model.verdict_lost(now))
             return
         self._give(lambda model, now: model.verdict(now, judged))
@@ -175,7 +178,10 @@ class StationRequests(Worker):
                 if isinstance(request, RecipeRequest):
                     self._change_recipe(request)
                 elif time.monotonic() - asked_at > target.window_s:
-                    self._refuse(request, "the request waited for too long; its part has moved on")
+                    self._refuse(
+                        request,
+                        "not sent to the station: it waited for longer than result_window_ms, and its part has moved on",
+                    )
                 else:
                     self._trigger(client, request, asked_at)
 
@@ -212,7 +218,7 @@ class StationRequests(Worker):
         if answers:
             logs.info("bridge.control_answers", control=self._target.control)
         else:
-            hint = "trigger_ready is low until it does; is station.control right?"
+            hint = "trigger_ready stays low until the station answers; check station.control in the bridge's configuration"
             logs.warning("bridge.control_silent", control=self._target.control, hint=hint)
         self._give(lambda model, now: model.control_answers(now, answers=answers))
 
@@ -232,7 +238,7 @@ class StationRequests(Worker):
             return
         self._note_answer(True)
         if (took_s := time.monotonic() - asked_at) > self._target.window_s:
-            late = f"the answer came after {took_s * 1000:.0f} ms: too late for the result window"
+            late = f"the station's answer came after {took_s * 1000:.0f} ms, which is later than result_window_ms"
             self._refused.warning(request="trigger", part_id=request.part_id, error=late)
         self._give(lambda model, now: model.trigger_answered(now, number, part_id, triggered_at))
 

@@ -39,7 +39,7 @@ def main(options: argparse.Namespace) -> int:
     """
     config = load_bridge_config(options.config)
     if options.kind == "mqtt" and config.trigger != "camera":
-        raise ConfigError(f"{options.config}: trigger: a mirror triggers nothing", hint="set trigger: camera")
+        raise ConfigError(f"{options.config}: trigger: plc, but the kind mqtt triggers nothing", hint="set trigger: camera")
     if options.kind in ("s7", "logix") and getattr(config, options.kind).plc is None:
         hint = "give the PLC's address, such as 192.168.7.30"
         raise ConfigError(f"{options.config}: {options.kind}.plc is missing", hint=hint)

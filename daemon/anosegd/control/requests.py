@@ -323,7 +323,7 @@ def _kinds(names: str) -> str:
 
 
 _WORDS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
-    (re.compile(r"Expected `str` matching regex '\\\\S' - at `\$\.(\w+)`"), lambda m: f"{m[1]} is blank: say it in words"),
+    (re.compile(r"Expected `str` matching regex '\\\\S' - at `\$\.(\w+)`"), lambda m: f"{m[1]} is empty: say it in words"),
     (
         re.compile(r"Expected `(?:int|float)` (<=|>=|<|>) (\S+) - at `\$\.(\w+)`"),
         lambda m: f"{m[3]} must be {_BOUNDS[m[1]]} {float(m[2]):.15g}",

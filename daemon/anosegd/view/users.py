@@ -121,7 +121,7 @@ def add_user(path: Path, name: str, role: Role, *, expires_s: int | None = None)
     if not NAME.fullmatch(name):
         raise ConfigError(
             f"{name!r} cannot be a user's name",
-            hint="use at most 64 letters, digits, blanks and . @ - _, with a letter or digit first",
+            hint="use at most 64 letters, digits, spaces and . @ - _, with a letter or digit first",
         )
     with _locked(path):
         users = load_users(path) if path.exists() else ()

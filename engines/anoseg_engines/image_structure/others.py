@@ -14,7 +14,7 @@ _CORE_HEADER = 12
 _BMP_HEADER = 54
 _WEBP_START = re.compile(rb"RIFF.{4}WEBPVP8", re.DOTALL)
 _NUMBER = re.compile(rb"(?:\s|#[^\n\r]*[\n\r])*(\d+)")
-"""A number in the header of a portable map, after blanks and comments."""
+"""A number in the header of a portable map, after spaces and comments."""
 
 
 def check_bmp(data: bytes) -> None:

@@ -91,7 +91,7 @@ def test_only_trusted_clients_connect(bridged: Bridged) -> None:
         async with await bridge.client(stranger) as client, await bridge.client() as other:
             assert await Plc(client).get("online") is False
             bridge.distrust(stranger)
-            bridge.process.wait_for("its certificate is not trusted any more")
+            bridge.process.wait_for("its certificate is no longer in trusted/")
             with pytest.raises((ConnectionError, asyncio.TimeoutError, ua.UaError)):
                 await Plc(client).get("online")
             assert await Plc(other).get("online") is False
@@ -114,7 +114,7 @@ def test_a_client_cannot_borrow_a_certificate(bridged: Bridged) -> None:
             await client.connect()
 
     run(work())
-    wait_until(lambda: "a message that cannot be read" in bridge.process.log, "the log says so")
+    wait_until(lambda: "it sent a message that cannot be decoded" in bridge.process.log, "the log says so")
 
 
 def test_without_certificates_only_if_configured(bridged: Bridged) -> None:

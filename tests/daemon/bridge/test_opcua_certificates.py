@@ -120,7 +120,7 @@ def test_a_file_that_becomes_readable_is_read(folder: Path, key: rsa.RSAPrivateK
     monkeypatch.setattr(Path, "read_bytes", read_as_user)
     file, content = made.trusted / "plc.der", client(key)
     file.write_bytes(content)
-    for mode, why in ((0o200, "its certificate is not trusted"), (0o644, None)):
+    for mode, why in ((0o200, "its certificate is not in trusted/"), (0o644, None)):
         file.chmod(mode)
         made.read_trusted()
         assert made.why_refused(content) == why
@@ -146,7 +146,7 @@ def test_made_up_certificates_stop_no_pairing(folder: Path, key: rsa.RSAPrivateK
         """Return whether the certificate is kept."""
         clock[0] += 2.0
         before = {path.name for path in rejected.iterdir()}
-        made.keep_refused(client(key, name), "10.0.0.9", "its certificate is not trusted")
+        made.keep_refused(client(key, name), "10.0.0.9", "its certificate is not in trusted/")
         for path in {path.name for path in rejected.iterdir()} - before:
             os.utime(rejected / path, (clock[0], clock[0]))
         return any(name in path.name for path in rejected.iterdir())

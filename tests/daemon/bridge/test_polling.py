@@ -410,8 +410,8 @@ def test_the_names_of_recipes_that_do_not_fit_are_said(tmp_path: Path, caplog: p
     """A STRING of a Logix controller has 82 characters, which no configuration changes."""
     assert bridge_command._recipe_length("logix", BridgeConfig(camera="a")) == 82
     for can_be_set, hint in (
-        (True, "set recipe_length to 84 or more, or give it a shorter name"),
-        (False, "give it a shorter name"),
+        (True, "set recipe_length to 84 or more, or give the recipe a shorter name"),
+        (False, "give the recipe a shorter name"),
     ):
         caplog.clear()
         target = Target(camera="a", publish=f"ipc://{tmp_path}/p", control=None, key=None, window_s=1.0, recipe_length=82)

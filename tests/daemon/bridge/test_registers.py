@@ -77,7 +77,7 @@ def test_a_reason_of_a_newer_station_has_a_number() -> None:
     part_id=st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=8),
 )
 def test_what_a_plc_writes_is_read_again(order: str, bits: list[bool], part_id: str) -> None:
-    """Bits and texts come through, in both byte orders; blanks that fill a text up are no part of it."""
+    """Bits and texts come through, in both byte orders; spaces that fill a text up are not part of it."""
     map_ = RegisterMap(ModbusConfig(byte_order=order))  # type: ignore[arg-type]
     data = part_id.encode().ljust(32, b"\0")
     words = [int.from_bytes(data[n : n + 2], order) for n in range(0, 32, 2)]  # type: ignore[arg-type]

@@ -96,7 +96,7 @@ BAD: tuple[tuple[Callable[[Client, str], object], str], ...] = (
     (lambda c, j: c.feedback(j, [1], "wrong", who=WHO), "mark 'wrong' is unknown"),
     (lambda c, j: c.feedback(j, [], "right", who=WHO), "seqs must have at least 1 entries"),
     (lambda c, j: c.feedback(j, list(range(1, 202)), "right", who=WHO), "seqs must have at most 200 entries"),
-    (lambda c, j: c.feedback(j, [1], "right", who=" "), "who is blank"),
+    (lambda c, j: c.feedback(j, [1], "right", who=" "), "who is empty"),
     (lambda c, j: c.feedback(j, [1], "right", who="x" * 201), "who is too long"),
     (lambda c, j: c.feedback(j, [1], "right", who="A\u202enna"), "who contains a control character"),
     (lambda c, j: c.feedback(j, [1], "right", who=WHO, comment="x" * (MAX_COMMENT + 1)), "comment is too long"),

@@ -45,7 +45,7 @@ def test_page_sets_a_threshold(line: Line, config: Path, start_view: StartView) 
     assert refused.status == 409
     assert "none" in refused.json()["message"]
     refused = view.post("/changes/set_threshold", {"who": "Ada", "values": {**THRESHOLD, "why": " "}})
-    assert (refused.status, refused.json()["message"]) == (409, "why is blank: say it in words")
+    assert (refused.status, refused.json()["message"]) == (409, "why is empty: say it in words")
 
 
 def test_station_that_is_down(start_view: StartView) -> None:

@@ -23,6 +23,7 @@ TIMEOUT_S = 2.0
 TYPES = {"SINT": 0xC2, "DINT": 0xC4, "REAL": 0xCA}
 """The protocol's numbers of these types."""
 OK = "Success"
+MISSING = ": check that this tag exists, and that logix.tag and logix.slot are right"
 HEADER = 24
 """Bytes of a packet's header. The third and the fourth are the length of the contents."""
 
@@ -76,7 +77,7 @@ class LogixMemory:
         return [partial(self._check, tag, kind) for tag, kind in self._map.kinds.items()]
 
     def _check(self, tag: str, kind: str) -> None:
-        self._checked(self._client.Read(tag))
+        self._checked(self._client.Read(tag), MISSING)
         known = self._client.KnownTags[tag.removesuffix("[0]")][0]
         if known != TYPES[kind]:
             raise PlcError(f"{tag} must be a {kind}: import the data type AnoSeg again; nothing was written")
@@ -131,8 +132,12 @@ class LogixMemory:
         data = self._checked(self._client.Read(self._map.data_of(name), length, TYPES["SINT"]))
         return text_of(data if isinstance(data, list) else [data], length)
 
-    def _checked(self, answer: Any) -> Any:
+    def _checked(self, answer: Any, hint: str = "") -> Any:
         """Return the value of an answer.
+
+        Args:
+            answer: The answer of the library.
+            hint: What to do if the controller refuses.
 
         Raises:
             PlcError: The answer is an error, or has no value.
@@ -140,5 +145,5 @@ class LogixMemory:
         if answer.Status == OK and answer.Value is not None:
             return answer.Value
         if str(answer.Status) == "Connection failure":
-            raise PlcError("the controller does not answer")
-        raise PlcError(f"{answer.TagName}: {answer.Status}")
+            raise PlcError("the controller does not answer: check logix.plc, and the network")
+        raise PlcError(f"{answer.TagName}: {answer.Status}{hint}")

@@ -213,12 +213,12 @@ class _Peer(ServerRequestHandler):  # type: ignore[misc]
         """Take bytes from the client."""
         self._unread += data
         if len(self._unread) > MAX_WAITING:
-            self.drop("it sends requests without waiting for answers")
+            self.drop("it sends more and more requests without waiting for the answers")
         self._go_on()
 
     def pause_writing(self) -> None:
         """End the connection of a client that does not take its answers."""
-        self.drop("it does not take its answers")
+        self.drop("it does not read the answers that it gets")
 
     def resume_writing(self) -> None:
         """Nothing waits for this: the connection was closed."""
@@ -257,7 +257,7 @@ class _Peer(ServerRequestHandler):  # type: ignore[misc]
         try:
             super().data_received(frame)
         except Exception as error:  # noqa: BLE001 - pymodbus must not fail on anything that a client sends
-            self.drop(f"a request that cannot be read: {type(error).__name__}")
+            self.drop(f"it sent a request that cannot be decoded ({type(error).__name__})")
             return
         if self.last_pdu is None and self._answering:
-            self.drop("a request that cannot be read")
+            self.drop("it sent a request that cannot be decoded")

@@ -202,4 +202,5 @@ def _password(config: MqttConfig) -> str | None:
     try:
         return Path(config.password_file).read_text(encoding="utf-8").rstrip("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"mqtt.password_file: {config.password_file}: cannot be read") from error
+        hint = "give a text file with the password in its first line, which the bridge's user may read"
+        raise ConfigError(f"mqtt.password_file: {config.password_file}: cannot be read ({error})", hint=hint) from error

@@ -38,6 +38,9 @@ DAY_S = 86_400.0
 LARGEST_FILE = 16 * 1024
 MAX_REJECTED = 20
 """Files in `rejected`, at most, because anybody may offer certificates. A new one replaces the oldest."""
+NOT_TRUSTED = "its certificate is not in trusted/"
+TRUST = "to let it in, compare the fingerprint of its certificate and move the file to trusted/"
+NEW_ONES = "delete both files: the bridge then makes new ones, and clients must trust the new certificate"
 REPLACE_S = 1.0
 """The shortest time between two replacements."""
 
@@ -87,7 +90,7 @@ class Certificates:
                 there, missing = (self.own_path, key) if self.own_path.exists() else (key, self.own_path)
                 raise ConfigError(
                     f"{missing} is missing, but {there.name} is there",
-                    hint=f"put it back; or delete {there}, and the bridge makes both new: clients must then trust it again",
+                    hint=f"put it back. Or delete {there}: the bridge then makes both new, and clients must trust it again",
                 )
             if not self.own_path.exists():
                 self._make_own()
@@ -95,7 +98,7 @@ class Certificates:
         except OSError as error:
             raise ConfigError(
                 f"opcua.folder: {error.filename or self._folder}: cannot be used ({error.strerror})",
-                hint="the bridge keeps its certificate there, and those of trusted clients: set a folder that it may write",
+                hint="the bridge keeps its own certificate and those of its clients there: set a folder in which it may write",
             ) from error
         self._check_names()
         self.read_trusted()
@@ -134,7 +137,7 @@ class Certificates:
             begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
             if not begin <= now < end - WARN_BEFORE:
                 valid = f"{begin:%Y-%m-%d} to {end:%Y-%m-%d}"
-                hint = "an expired certificate lets nobody connect: replace it in time; or the clock of this machine is wrong"
+                hint = "connections need a valid certificate: replace it in time, or correct the clock of this machine"
                 logs.warning("bridge.certificate_expires", file=path, valid=valid, today=f"{now:%Y-%m-%d}", hint=hint)
 
     def why_refused(self, sent: bytes | None) -> str | None:
@@ -151,8 +154,8 @@ class Certificates:
         if not isinstance(key, rsa.RSAPublicKey) or not 2048 <= key.key_size <= 4096:
             return "its certificate has no RSA key of 2048 to 4096 bits"
         if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
-            return "its certificate is not valid now (or the clock of this machine is wrong)"
-        return None if certificate.public_bytes(Encoding.DER) in self._trusted else "its certificate is not trusted"
+            return "its certificate has expired or is not valid yet, or the clock of this machine is wrong"
+        return None if certificate.public_bytes(Encoding.DER) in self._trusted else NOT_TRUSTED
 
     def is_trusted(self, certificate: bytes) -> bool:
         """Whether a client that was let in may stay."""
@@ -170,7 +173,8 @@ class Certificates:
             elif self._make_room():
                 kept.write_bytes(certificate.public_bytes(Encoding.DER))
         exists = kept is not None and kept.exists()
-        self._refused.warning(client=client, why=why, file=kept if exists else None)
+        hint = TRUST if exists and why == NOT_TRUSTED else None
+        self._refused.warning(client=client, why=why, file=kept if exists else None, hint=hint)
 
     def _make_room(self) -> bool:
         """Delete the oldest file in `rejected` if it is full; return whether there is room. A flood must not wear the disk."""
@@ -194,7 +198,7 @@ class Certificates:
                 file=self.own_path,
                 listen=self._address,
                 names=", ".join(named) or "none",
-                hint="clients may refuse it: set opcua.listen to the address they use, delete both files in own/, restart",
+                hint="clients may refuse it: set opcua.listen to the address they use, delete both files in own/, and restart",
             )
 
     def _make_own(self) -> None:
@@ -209,7 +213,7 @@ class Certificates:
     def _load_own(self) -> None:
         path = self.own_path.with_name("key.pem")
         if stat.S_IMODE(path.stat().st_mode) & 0o077:
-            raise ConfigError(f"{path}: others may use this key", hint=f"chmod 600 {path}")
+            raise ConfigError(f"{path}: other users can read or change this key", hint=f"chmod 600 {path}")
         try:
             self.own = _load(self.own_path.read_bytes())
             key = serialization.load_pem_private_key(path.read_bytes(), None)
@@ -217,10 +221,10 @@ class Certificates:
         except (ValueError, TypeError, x509.ExtensionNotFound) as error:
             raise ConfigError(
                 f"{self.own_path.parent}: certificate or key cannot be used ({error})",
-                hint="the certificate needs the bridge's URI as alternative name; delete both, and the bridge makes new ones",
+                hint=f"the certificate must name the bridge's URI as alternative name. Or {NEW_ONES}",
             ) from error
         if not isinstance(key, rsa.RSAPrivateKey) or key.public_key() != self.own.public_key():
-            raise ConfigError(f"{path}: is not the RSA key of {self.own_path}", hint="delete both: the bridge makes new ones")
+            raise ConfigError(f"{path}: is not the RSA key that belongs to {self.own_path}", hint=NEW_ONES)
         self.key = key
 
 
@@ -240,9 +244,9 @@ def _files(folder: Path) -> tuple[list[Path], tuple[tuple[str, int, int, int], .
                 ignored[path] = error.strerror or "cannot be read"
                 continue
             if path.suffix.lower() not in SUFFIXES:
-                ignored[path] = f"its name does not end in {', '.join(sorted(SUFFIXES))}"
+                ignored[path] = f"its name ends in none of {', '.join(sorted(SUFFIXES))}"
             elif not stat.S_ISREG(state.st_mode) or state.st_size > LARGEST_FILE:
-                ignored[path] = f"no file of at most {LARGEST_FILE} bytes"
+                ignored[path] = f"it is not a file, or has more than {LARGEST_FILE} bytes"
             else:
                 found.append(path)
                 seen.append((path.name, state.st_size, state.st_mtime_ns, state.st_ctime_ns))
@@ -281,7 +285,7 @@ def _uri_of(certificate: x509.Certificate) -> str:
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     uris = names.get_values_for_type(x509.UniformResourceIdentifier)
     if not uris:
-        raise ValueError("it has no URI")
+        raise ValueError("the certificate has no URI")
     return str(uris[0])
 
 

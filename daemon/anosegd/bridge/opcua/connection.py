@@ -155,7 +155,7 @@ class Peer(asyncio.Protocol):
         if self.has_session:
             self.session_at = now
         if self._blocked_at is not None and now - self._blocked_at > UNSENT_S:
-            self.drop("it does not take its answers")
+            self.drop("it does not read the answers that it gets")
         elif now - self.session_at > SESSION_S:
             self.drop("it has had no session for 30 s")
         elif now - self.asked_at > IDLE_S:
@@ -189,7 +189,7 @@ class Peer(asyncio.Protocol):
                 self.drop(None if error.code == ua.StatusCodes.BadCertificateUntrusted else str(error))
                 return
             except Exception as error:  # noqa: BLE001 - asyncua must not fail on anything that a client sends
-                self.drop(f"a message that cannot be read: {type(error).__name__}")
+                self.drop(f"it sent a message that cannot be decoded ({type(error).__name__})")
                 return
             if not goes_on:
                 self._transport.close()
@@ -265,16 +265,20 @@ class Processor(UaProcessor):  # type: ignore[misc] # `follow_imports` in pyproj
             RefusedError: The client may not do this.
         """
         if (header.MessageType == HELLO) is self._greeted:
-            raise RefusedError(ua.StatusCodes.BadTcpMessageTypeInvalid, "it does not begin with a Hello message")
+            raise RefusedError(
+                ua.StatusCodes.BadTcpMessageTypeInvalid, "its first message was not Hello, or it sent Hello twice"
+            )
         if header.MessageType == HELLO:
             hello = struct_from_binary(ua.Hello, body.copy())
             if min(hello.ReceiveBufferSize, hello.SendBufferSize) < SMALLEST_BUFFER:
-                raise RefusedError(ua.StatusCodes.BadTcpNotEnoughResources, "its buffers are too small")
+                raise RefusedError(
+                    ua.StatusCodes.BadTcpNotEnoughResources, f"its buffers are smaller than {SMALLEST_BUFFER} bytes"
+                )
             self._greeted = True
         elif header.MessageType == OPEN:
             self._check_channel(body.copy())
         elif not self._connection.is_open():
-            raise RefusedError(ua.StatusCodes.BadSecureChannelIdInvalid, "it has opened no channel")
+            raise RefusedError(ua.StatusCodes.BadSecureChannelIdInvalid, "it sent a request before it opened a secure channel")
         return bool(await super().process(header, body))
 
     async def process_message(self, seqhdr: Any, body: Buffer) -> bool:
@@ -310,7 +314,7 @@ class Processor(UaProcessor):  # type: ignore[misc] # `follow_imports` in pyproj
         try:
             await super().process_message(seqhdr, body)
         except Exception as error:  # noqa: BLE001 - as for other messages: the connection ends, not the bridge
-            self._report(f"a method cannot be answered: {error!r}")
+            self._report(f"a method that it called has failed: {error!r}")
             self._transport.abort()
 
     async def forward_publish_response(self, result: Any, requestdata: Any) -> None:
@@ -318,7 +322,7 @@ class Processor(UaProcessor):  # type: ignore[misc] # `follow_imports` in pyproj
         try:
             await super().forward_publish_response(result, requestdata)
         except Exception as error:  # noqa: BLE001 - the connection is of no use any more
-            self._report(f"a notification cannot be sent: {error!r}")
+            self._report(f"a notification could not be sent to it: {error!r}")
             self._transport.abort()
 
     async def _process_message(self, typeid: Any, requesthdr: Any, seqhdr: Any, body: Any) -> bool:
@@ -340,7 +344,10 @@ class Processor(UaProcessor):  # type: ignore[misc] # `follow_imports` in pyproj
         security = struct_from_binary(ua.AsymmetricAlgorithmHeader, body)
         if security.SecurityPolicyURI == SecurityPolicyNone.URI:
             if self.certificate is not None:
-                raise RefusedError(ua.StatusCodes.BadSecurityPolicyRejected, "it gives up its security")
+                raise RefusedError(
+                    ua.StatusCodes.BadSecurityPolicyRejected,
+                    "its connection was encrypted, and it asked to go on without encryption",
+                )
             return
         why = self._gate.why_refused(security.SenderCertificate, self._host)
         if why is not None:
@@ -360,5 +367,7 @@ def _request_handle(body: Buffer) -> int:
     Primitives.String.unpack(body)
     body.skip(4)
     if nodeid_from_binary(body).Identifier != 0:
-        raise RefusedError(ua.StatusCodes.BadDecodingError, "an additional header")
+        raise RefusedError(
+            ua.StatusCodes.BadDecodingError, "its request has an additional header, which the bridge does not accept"
+        )
     return handle

@@ -183,7 +183,7 @@ class MachineVision:
         try:
             await self._event.trigger(message=f"{result.outcome} {result.reason}".strip())
         except Exception as error:  # noqa: BLE001 - what a client has subscribed to must not end the bridge
-            self._refused.warning(why=f"an event cannot be sent: {error!r}")
+            self._refused.warning(why=f"the event of a result could not be sent to all clients: {error!r}")
 
     def _data_of(self, result: Result, id_: str) -> Any:
         """Return a ResultDataType."""

@@ -344,7 +344,7 @@ class OpcUaServer:
             for peer in list(self._peers):
                 certificate = None if peer.processor is None else peer.processor.certificate
                 if certificate is not None and not self._certificates.is_trusted(certificate):
-                    peer.drop("its certificate is not trusted any more")
+                    peer.drop("its certificate is no longer in trusted/")
                 else:
                     peer.check(now)
 
@@ -378,7 +378,7 @@ def _spared(handler: Callable[..., Any] | None) -> Callable[[asyncio.AbstractEve
         task = context.get("task") or context.get("future")
         code = getattr(task.get_coro(), "cr_code", None) if isinstance(task, asyncio.Task) else None
         if code is not None and "asyncua" in Path(code.co_filename).parts:
-            refused.warning(why=f"a session failed: {context.get('exception')!r}")
+            refused.warning(why=f"the session of a client has failed: {context.get('exception')!r}")
             return
         if handler is not None:
             handler(loop, context)

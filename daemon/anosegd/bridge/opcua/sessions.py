@@ -47,11 +47,11 @@ class _NoArrays:
 
     @staticmethod
     def unpack_array(data: Any, length: int) -> None:
-        raise UaError("an array of nothing")
+        raise UaError("an array of the type Null")
 
     @staticmethod
     def pack_array(data: Any) -> bytes:
-        raise UaError("an array of nothing")
+        raise UaError("an array of the type Null")
 
 
 ua_binary.Primitives1.Null = _NoArrays

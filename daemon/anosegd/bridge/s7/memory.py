@@ -44,7 +44,7 @@ class S7Memory:
         """
         config = self._config
         host, port = config.address
-        with _errors(f"rack {config.rack} and slot {config.slot} of the configuration must be the CPU's"):
+        with _errors(f"check that s7.rack and s7.slot ({config.rack} and {config.slot}) are those of the CPU"):
             self._client.connect(host, config.rack, config.slot, port)
             connection = self._client.connection
             assert connection is not None
@@ -58,14 +58,14 @@ class S7Memory:
     def _check(self) -> None:
         config = self._config
         with _errors(
-            f"DB{config.db} must have at least {self._block.size} bytes and no optimized access, "
-            "and the CPU must permit PUT/GET access"
+            f"check that DB{config.db} exists, has at least {self._block.size} bytes and no optimized access, "
+            "and that the CPU permits PUT/GET access"
         ):
             data = self._client.db_read(config.db, 0, self._block.size)
         try:
             self._block.check(bytes(data))
         except WrongBlockError as error:
-            raise PlcError(f"DB{config.db} is not the block of the bridge: {error}; nothing was written to it") from error
+            raise PlcError(f"DB{config.db} does not have the bridge's map: {error}; nothing was written to it") from error
 
     def read(self) -> Seen:
         """Read the controls, the status and the map version. Long texts take more than one request.
