@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 from collections.abc import Iterator
@@ -35,7 +36,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Command:
-    """One line of a shell block, without its comment; `words` as the shell splits it, without `sudo`."""
+    """One line of a shell block, without its comment; `words` as the shell splits it, up to a pipe or `>`, without `sudo`."""
 
     place: str
     line: str
@@ -104,7 +105,7 @@ def _blocks(page: Path) -> Iterator[Block]:
 
 def _commands(block: Block) -> Iterator[Command]:
     for offset, line in enumerate(block.text.replace("\\\n", " ").splitlines(), 1):
-        words = shlex.split(line, comments=True)
+        words = list(itertools.takewhile(lambda word: word not in ("|", ">"), shlex.split(line, comments=True)))
         if words[:1] == ["sudo"]:
             words = words[3:] if words[1] == "-u" else words[1:]
         if words:
