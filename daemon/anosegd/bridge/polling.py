@@ -233,7 +233,7 @@ class PollingKind:
             await asyncio.wait((done,), timeout=CALL_S)
             if not done.done():
                 self._hangs = True
-                raise RuntimeError(f"{self.place}: a request has had no end for {CALL_S:g} s")
+                raise RuntimeError(f"{self.place}: a request to the PLC has not ended for {CALL_S:g} s")
         finally:
             done.cancel()  # nobody waits for it any more; this changes nothing once it is done
         try:

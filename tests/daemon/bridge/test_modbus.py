@@ -146,7 +146,7 @@ def test_a_bridge_without_a_station_waits_and_says_so(bridged: Bridged) -> None:
     for value in (True, False):
         wait_for_bit(master, HEARTBEAT, value)
     bridge.wait_for("bridge.waiting")
-    assert "is the station running?" in bridge.log
+    assert "check that it is running" in bridge.log
     bridged.start_station()
     wait_for_bit(master, ENABLED)
     master.close()
@@ -198,7 +198,7 @@ def test_what_keeps_a_plc_waiting_is_said(bridged: Bridged) -> None:
     master = opened(bridged)
     master.write_bit(3, True)
     wait_for_bit(master, RECIPE_DONE)
-    bridge.wait_for("write the name first")
+    bridge.wait_for("the PLC must write the name before")
     with Client(bridged.line.endpoint, bridged.control, request_timeout_s=LIMIT_S) as client:
         client.trigger("eye", part_id="of another client")
     bridge.wait_for("bridge.other_trigger")

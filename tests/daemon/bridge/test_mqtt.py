@@ -203,7 +203,7 @@ def test_the_broker_is_reached_with_tls_and_a_password(bridged: Bridged, tmp_pat
 def test_configuration_that_a_mirror_cannot_use(line: Line) -> None:
     """A trigger by the PLC; a broker on another machine without TLS; files that are not there."""
     for text, words in (
-        ("camera: eye", "a mirror triggers nothing"),
+        ("camera: eye", "the kind mqtt triggers nothing"),
         ("camera: eye\ntrigger: camera\nmqtt: {broker: 'broker.example:1883'}", "set tls"),
         ("camera: eye\ntrigger: camera\nmqtt: {user: x, password_file: none}", "mqtt.password_file"),
         ("camera: eye\ntrigger: camera\nmqtt: {tls: {ca: none.pem}}", "mqtt.tls.ca"),

@@ -283,7 +283,7 @@ def test_what_the_command_says_before_it_serves(line: Line) -> None:
     (line.folder / "keys" / "own" / "key.pem").touch(mode=0o644)
     for opcua, words in (
         ("{folder: file}", "opcua.folder"),
-        ("{folder: keys}", "others may use this key"),
+        ("{folder: keys}", "other users can read or change this key"),
         ("{listen: here}", "write 127.0.0.1:4840"),
         ("{listen: '192.0.2.1:4840', folder: new}", "192.0.2.1:4840 cannot be used"),
     ):

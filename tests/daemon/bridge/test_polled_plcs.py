@@ -233,7 +233,7 @@ def test_a_program_that_stands_still_is_a_lost_plc(site: Site) -> None:
     wait_until(lambda: not plc.status() >> ENABLED & 1, "closed")
     assert not plc.status() >> VALID & 1
     wait_until(lambda: plc.number("error_code") == ErrorCode.PLC_LOST, "the error code")  # written after the bits fell
-    bridge.wait_for("its heartbeat bit has not changed")
+    bridge.wait_for("has not copied the heartbeat bit")
     site.wait(HEARTBEAT, ENABLE)
     assert not site.bit(ENABLED, ENABLE)
     site.open()
@@ -249,7 +249,7 @@ def test_another_block_is_left_alone(site: Site) -> None:
     assert plc.read() == other[: BLOCK.size]
     plc.kill()
     site.start_plc(data=initial()[:-2])
-    bridge.wait_for("must have at least 258 bytes and no optimized access")
+    bridge.wait_for("has at least 258 bytes and no optimized access")
 
 
 @logix

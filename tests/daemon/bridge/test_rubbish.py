@@ -26,7 +26,7 @@ def test_an_array_of_nothing_takes_no_memory() -> None:
 
     import anosegd.bridge.opcua.sessions  # noqa: F401
 
-    with pytest.raises(UaError, match="an array of nothing"):
+    with pytest.raises(UaError, match="an array of the type Null"):
         variant_from_binary(Buffer(b"\x80\xff\xff\xff\x7f"))
     with pytest.raises(UaError, match="MAX_RESHAPE_ELEMENTS"):  # a matrix of 20,000 by 1, of one element
         variant_from_binary(Buffer(b"\xc3\x01\0\0\0\0\x02\0\0\0\x20\x4e\0\0\x01\0\0\0"))
