@@ -70,7 +70,7 @@ def test_an_expired_certificate_is_refused(folder: Path, key: rsa.RSAPrivateKey,
         made.read_trusted()
         why = made.why_refused(content)
         assert (why is None) is valid, name
-        assert valid or "not valid now" in str(why)
+        assert valid or "has expired or is not valid yet" in str(why)
     caplog.clear()
     made.check_dates()
     made.check_dates()
