@@ -301,7 +301,7 @@ RECIPES = [
     top("recipes: {default: {cameras: {a: {}}}}", "recipes.default", "the default recipe has this name"),
     top('recipes: {"b\\n": {cameras: {a: {}}}}', "recipes", "control characters"),
     top("recipes: {'': {cameras: {a: {}}}}", "recipes", "must not be empty"),
-    top("recipes: {'b ': {cameras: {a: {}}}}", "recipes.b : 'b ' begins or ends with a blank"),
+    top("recipes: {'b ': {cameras: {a: {}}}}", "recipes.b : 'b ' begins or ends with a space"),
     config(f"{CAMERA}    recipe: ' a'\nrecipes: {{b: {{cameras: {{a: {{}}}}}}}}\n", "cameras.a.recipe", "begins or ends with"),
     top(f"recipes: {{{'ü' * 61}: {{cameras: {{a: {{}}}}}}}}", "up to 120 bytes, this one has 122: choose a shorter one"),
     config(f"{CAMERA}    recipe: ''\nrecipes: {{b: {{cameras: {{a: {{}}}}}}}}\n", "the default recipe needs a name"),
