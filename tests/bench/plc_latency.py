@@ -1,11 +1,11 @@
 """Measures how soon a PLC can read a result: from the verdict being sent, and from capture, with a Modbus master that polls.
 
-    python tests/bench/plc_latency.py --parts 3000 [--kind s7]
+    python tests/bench/plc_latency.py --parts 3000 [--kind opcua]
 
 First, a publisher in this process stands for the station: the moment at which it sends a verdict is known exactly. Then the
 whole line: a station with the demo's network, whose verdicts say when the part was captured. The master polls as fast as it
-gets answers; a PLC that polls every 10 ms sees a result 5 ms later on average. With the kinds s7 and logix, only the first is
-measured: until the result is in the PLC's memory, which is a stranger's server.
+gets answers; a PLC that polls every 10 ms sees a result 5 ms later on average. With the other kinds, only the first is measured:
+with opcua, until asyncua's client has read the result; with s7 and logix, until it is in the PLC's memory, a stranger's server.
 """
 
 from __future__ import annotations
@@ -26,15 +26,18 @@ from typing import Any
 import msgspec
 import numpy as np
 import zmq
+from asyncua.sync import Client
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from support.bridge_process import BridgeProcess, free_port
 from support.logix_plc import LogixPlc, fetch_server
+from support.opcua_plc import PREFIX, OpcUaPlc
 from support.paths import DEMO
 from support.plc import ENABLED, HEARTBEAT, IDLE, ONLINE, VALID, Registers, text_of
 from support.s7_plc import S7Plc, fetch_library
 
 from anosegd import wire
+from anosegd.bridge.encoding import CONTROL_BITS, STATUS_BITS, bits_of, word_of
 
 NAME = wire.EngineName(name="none", version=1, digest="0", runtime="none")
 
@@ -63,7 +66,34 @@ class PolledMaster:
         self._plc.kill()
 
 
-def master_of(kind: str, port: int, folder: Path) -> Registers | PolledMaster:
+class OpcUaMaster:
+    """An OPC UA client, in the calls of a Modbus master. One request reads all status bits."""
+
+    def __init__(self, port: int) -> None:
+        self._client = Client(f"opc.tcp://127.0.0.1:{port}", timeout=30, watchdog_intervall=60)
+        self._client.connect()
+        self._status = [self._client.get_node(f"{PREFIX}Outputs.{name}") for name in STATUS_BITS if name != "spare"]
+        self._control = [self._client.get_node(f"{PREFIX}Inputs.{name}") for name in CONTROL_BITS[:3]]
+
+    def read(self, address: int, count: int) -> list[int]:
+        return [word_of([bit is True for bit in self._client.read_values(self._status)])]
+
+    def read_bits(self, address: int, count: int) -> list[bool]:
+        return [bool(self.read(0, 1)[0] >> address & 1)]
+
+    def write(self, address: int, values: list[int]) -> None:
+        self._client.write_values(self._control, list(bits_of(values[0])[:3]))
+
+    def close(self) -> None:
+        self._client.disconnect()
+
+
+Master = Registers | PolledMaster | OpcUaMaster
+
+
+def master_of(kind: str, port: int, folder: Path) -> Master:
+    if kind == "opcua":
+        return OpcUaMaster(port)
     if kind == "s7":
         library = fetch_library(folder)
         assert library is not None
@@ -75,18 +105,18 @@ def master_of(kind: str, port: int, folder: Path) -> Registers | PolledMaster:
 
 
 @contextmanager
-def bridge(folder: Path, publish: str, window_ms: int, kind: str = "modbus") -> Iterator[Registers | PolledMaster]:
+def bridge(folder: Path, publish: str, window_ms: int, kind: str = "modbus") -> Iterator[Master]:
     """A bridge to a camera with its own trigger, and a master with an open handshake."""
     port = free_port()
     config = folder / f"bridge-{port}.yaml"
     config.write_text(
         f"camera: top\ntrigger: camera\nstation: {{publish: '{publish}', control: null}}\n"
         f"result_window_ms: {window_ms}\nresults: 256\nmodbus: {{listen: '127.0.0.1:{port}'}}\n"
-        f"{S7Plc.config(port)}\n{LogixPlc.config(port)}\n"
+        f"{S7Plc.config(port)}\n{LogixPlc.config(port)}\n{OpcUaPlc.config(port)}"
     )
     process = BridgeProcess(config, kind=kind)
     try:
-        process.wait_for("bridge.listening" if kind == "modbus" else "bridge.started")
+        process.wait_for("bridge.listening" if kind in ("modbus", "opcua") else "bridge.started")
         master = master_of(kind, port, folder)
         while not master.read_bits(ONLINE, 1)[0]:
             time.sleep(0.1)
@@ -102,7 +132,7 @@ def bridge(folder: Path, publish: str, window_ms: int, kind: str = "modbus") -> 
         process.close()
 
 
-def acknowledge(master: Registers | PolledMaster) -> None:
+def acknowledge(master: Master) -> None:
     """Take the result away, so that the next one can come."""
     master.write(0, [5])
     while master.read(0, 1)[0] >> VALID & 1:
@@ -197,7 +227,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--parts", type=int, default=3000)
     parser.add_argument("--fps", type=float, default=15.0)
-    parser.add_argument("--kind", choices=("modbus", "s7", "logix"), default="modbus")
+    parser.add_argument("--kind", choices=("modbus", "opcua", "s7", "logix"), default="modbus")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="anoseg-plc-") as name:
         folder = Path(name)

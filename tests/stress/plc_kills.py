@@ -35,6 +35,8 @@ from anosegd.client import Client
 
 STILL_S = 90.0
 """Without a new part for this long, something hangs."""
+SCAN_S = 0.02
+"""The pause between two cycles of a PLC that is polled: reading its memory takes time that the bridge needs, too."""
 POLLED: dict[str, type[S7Plc] | type[LogixPlc]] = {"s7": S7Plc, "logix": LogixPlc}
 CONFIGS = {"opcua": OpcUaPlc.config, **{kind: memory.config for kind, memory in POLLED.items()}}
 
@@ -53,6 +55,7 @@ def be_the_plc(kind: str, server: Path, port: int, notes: Path, first: int) -> N
         plc: Plc = PolledPlc(POLLED[kind](server, port), act, gate_s=5.0)
     else:
         plc = (OpcUaPlc if kind == "opcua" else Plc)(port, act, gate_s=5.0)
+    pause_s = SCAN_S if kind in POLLED else 0.002
     n = first
     while True:
         if plc.free:
@@ -60,7 +63,7 @@ def be_the_plc(kind: str, server: Path, port: int, notes: Path, first: int) -> N
             plc.offer(f"p{n}")
             n += 1
         plc.cycle()
-        time.sleep(0.002)
+        time.sleep(pause_s)
 
 
 class Rig:

@@ -199,29 +199,38 @@ class Memory(Protocol):
     def result(self) -> tuple[str, int, int]:
         """Part id, reason and age of the result that is shown."""
 
-    def write(self, control: int, part_id: str) -> None:
-        """Write the part id, then the control bits."""
+    def write(self, control: int, part_id: str | None = None) -> None:
+        """Write the part id, if there is one, then the control bits."""
 
 
 class PolledPlc(Plc):
-    """The same program in a PLC that the bridge polls: it also copies the heartbeat, and misses it when it stands still."""
+    """The same program in a PLC that the bridge polls: it also copies the heartbeat, and misses it when it stands still.
+
+    It writes what has changed: in a PLC that costs nothing, but here each write is a request to a server that may be slow.
+    """
 
     def __init__(self, memory: Memory, act: Callable[[str, str, Seen | None], None], *, gate_s: float = 3.0) -> None:
         super().__init__(0, act, gate_s=gate_s)
         self._memory = memory
         self._beat, self._beat_at = False, time.monotonic()
+        self._written: tuple[int, str] | None = None
 
     def cycle(self) -> None:
         """Read, think, write."""
         status = self._memory.status()  # first: `result_valid` says that the result is whole
-        seen = Seen(status, *self._memory.result()) if status >> VALID & 1 else Seen(status, "", 0, 0)
+        shown = status >> VALID & 1 and not self._acknowledge  # and not read before
+        seen = Seen(status, *self._memory.result()) if shown else Seen(status, "", 0, 0)
         if seen.bit(HEARTBEAT) != self._beat:
             self._beat, self._beat_at = seen.bit(HEARTBEAT), time.monotonic()
         if self._step and time.monotonic() > self._beat_at + STILL_S:
             self._give_up()
         self._think(seen)
         control = (self._step > 0) | self._trigger << 1 | self._acknowledge << 2 | self._beat << 4
-        self._memory.write(control, self._part_id)
+        if self._written is None or self._part_id != self._written[1]:
+            self._memory.write(control, self._part_id)
+        elif control != self._written[0]:
+            self._memory.write(control)
+        self._written = control, self._part_id
 
 
 def main(port: int, parts: int, *, limit_s: float = 60.0) -> int:

@@ -431,7 +431,7 @@ def modbus_serial(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     def make(folder: Path) -> None:
         subprocess.run(
-            ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "modbus-serial@8"],
+            ["npm", "install", "--prefix", ".", "--no-audit", "--no-fund", "--ignore-scripts", "modbus-serial@8"],
             cwd=folder,
             capture_output=True,
             timeout=200,
