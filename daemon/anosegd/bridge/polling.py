@@ -188,10 +188,11 @@ class PollingKind:
                 handle.write(controls, since=began)
             self._changed.clear()
             is_first, written = written is None, await self._write(handle, written, began)
-            _check_time(began)
-            if is_first:
+            if is_first:  # all values, which may take long; the handshake is closed, and so no result can be late
                 logs.info("bridge.plc_connected", plc=self.place)
                 self._said = ""
+            else:
+                _check_time(began)
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), self._poll_s)
 

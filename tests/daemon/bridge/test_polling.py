@@ -269,6 +269,33 @@ def test_a_plc_that_is_too_slow_is_lost() -> None:
     assert lost
 
 
+class SlowAtFirst(Plc):
+    """A PLC that takes long to write all values at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads = 0
+
+    def read(self) -> Seen:
+        self.reads += 1
+        return super().read()
+
+    def write_values(self, values: dict[str, Value], changed: frozenset[str]) -> None:
+        if not self.values:
+            time.sleep(polling.CYCLE_S + 0.1)
+        super().write_values(values, changed)
+
+
+def test_the_first_write_of_all_values_may_take_longer() -> None:
+    """No result waits for it. A PLC that is fast enough for each result would otherwise never be connected."""
+    plc = SlowAtFirst()
+
+    async def until_it_is_polled(kind: PollingKind, station: Station) -> None:
+        await until(lambda: plc.reads >= 3)
+
+    assert (run(plc, until_it_is_polled).lost, plc.connects) == (0, 1)
+
+
 def test_any_failure_of_polling_ends_the_bridge(tmp_path: Path) -> None:
     """An OSError is no exception: to the bridge, one alone would be that of a connection."""
 
