@@ -86,7 +86,7 @@ page-times: $(VENV)/.installed-dev ## measure how long every answer of the scree
 gpu-check: $(VENV)/.installed-gpu ## on a machine with a GPU: build, test and measure the TensorRT runtime; one table
 	$(BIN)/python tests/bench/gpu_check.py
 
-systemd-test: $(VENV)/bin/python ## as root: install the service in a Debian tree, boot it, kill it, hang it (minutes; debootstrap, systemd-nspawn)
+systemd-test: $(VENV)/.installed-dev ## as root: install the service in a Debian tree, boot it, kill it, hang it (minutes; debootstrap, systemd-nspawn)
 	$(BIN)/python tests/stress/systemd_boot.py
 
 demo-bundle: $(VENV)/.installed-dev ## train the demo's bundle: render its images, train, replace engines/store/demo

@@ -4,8 +4,9 @@
 
 First, a publisher in this process stands for the station: the moment at which it sends a verdict is known exactly. Then the
 whole line: a station with the demo's network, whose verdicts say when the part was captured. The master polls as fast as it
-gets answers; a PLC that polls every 10 ms sees a result 5 ms later on average. With the other kinds, only the first is measured:
-with opcua, until asyncua's client has read the result; with s7 and logix, until it is in the PLC's memory, a stranger's server.
+gets answers; a PLC that polls every 10 ms sees a result 5 ms later on average. With the other kinds, only the first is
+measured. With opcua, the master is asyncua's client; with s7 and logix, the result is read from the PLC's memory, which is a
+stranger's server.
 """
 
 from __future__ import annotations

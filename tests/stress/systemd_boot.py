@@ -1,8 +1,9 @@
 """The service under a real systemd, from scratch: `make systemd-test`. As root; needs debootstrap and systemd-nspawn.
 
 A Debian tree and the wheels are made once and kept in the temporary folder. A copy of the tree gets this checkout and is booted
-without network. The service is then installed and used as the README describes; every check prints one line. Everything runs in
-namespaces that end with this process, so nothing remains, however it ends.
+without network. The service is then installed and used as the README describes; every check prints one line. PLCs are programs of
+this machine that enter only the other's network. Everything runs in namespaces that end with this process, so nothing remains,
+however it ends.
 
 Exit code: 0 if all checks passed, 1 if one failed, 77 if it cannot run here (the last line says why).
 """
@@ -28,16 +29,23 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from support.logix_plc import fetch_server
+from support.s7_plc import fetch_library
 
 REPOSITORY = Path(__file__).parents[2]
 SUITE, SUITE_PYTHON = "bookworm", (3, 11)
 BASE = "systemd,systemd-sysv,dbus"
 PREREQUISITES = "python3,python3-venv,make,libgl1,libglib2.0-0"  # what the README tells the user to install
 CHECKOUT = "/srv/anoseg-edge"
-EXTRAS = "view,plc"
+EXTRAS = "view,plc,opcua"
 UNIT = "anosegd@line"
 CONFIG = "/etc/anoseg/line.yaml"
+OWN_CERTIFICATE = "/var/lib/anoseg-bridge/opcua/own/certificate.der"
+PARTS = 3
+"""Of a PLC, before its bridge is killed and after that."""
 CANNOT_RUN = 77
 
 
@@ -152,6 +160,26 @@ def wheels(cache: Path, limit_s: float) -> Path:
     return made
 
 
+def plcs(cache: Path) -> Path:
+    """The memories of the PLCs that a bridge polls: the servers of strangers, a folder for each kind.
+
+    Raises:
+        CannotRunError: They cannot be fetched.
+    """
+    made = cache / "plcs"
+    if not made.exists():
+        new = cache / "plcs.new"
+        shutil.rmtree(new, ignore_errors=True)
+        print("        making the servers of PLCs ...", flush=True)
+        for kind in ("s7", "logix"):
+            (new / kind).mkdir(parents=True)
+        fetch_server(new / "logix")
+        if fetch_library(new / "s7") is None or not (new / "logix/cpppo").is_dir():
+            raise CannotRunError("the C++ Snap7 server (python-snap7 2.0.2) or cpppo 5.2.5 cannot be fetched")
+        new.rename(made)
+    return made
+
+
 def fresh_copy(base: Path, wheelhouse: Path, into: Path) -> None:
     """Make the root folder of the machine: a copy of the tree, with the files of this checkout and the wheels."""
     subprocess.run(["cp", "-a", "--reflink=auto", base, into], check=True)
@@ -218,6 +246,11 @@ class Machine:
         environment = ["env", "-i", "--chdir=/", f"PATH={path}", "HOME=/root", "SYSTEMD_COLORS=0", "SYSTEMD_PAGER=", *pip]
         ends_with_nsenter = ["setpriv", "--pdeathsig", "KILL", "sh", "-c", line]
         return ["nsenter", "--target", str(self._leader), "--all", *environment, *ends_with_nsenter]
+
+    def beside(self, *command: str | Path) -> list[str]:
+        """The command that runs a program of the host in the network of this machine."""
+        into = ["nsenter", "--target", str(self._leader), "--net", "setpriv", "--pdeathsig", "KILL"]
+        return [*into, *map(str, command)]
 
     def run(self, line: str, *, check: bool = True, limit_s: float = 300) -> str:
         """Run a command line. Returns its output.
@@ -345,11 +378,13 @@ class Checks:
     Args:
         machine: The booted machine.
         patience: Factor for the time limits, for a host that is busy.
+        plcs: The servers of PLCs.
     """
 
-    def __init__(self, machine: Machine, patience: float) -> None:
+    def __init__(self, machine: Machine, patience: float, plcs: Path) -> None:
         self.machine = machine
         self.patience = patience
+        self.plcs = plcs
 
     def run(self) -> None:
         self.install()
@@ -368,6 +403,8 @@ class Checks:
         self.exit_codes()
         self.keys()
         self.bridge()
+        for kind, port in (("opcua", 4840), ("s7", 1102), ("logix", 44_818)):
+            self.bridge_of(kind, port)
         self.without_keys()
         self.journal()
         self.uninstall()
@@ -643,6 +680,48 @@ class Checks:
             machine.run(f"{plc} 2")
         machine.run(f"systemctl disable --now {unit} 2>&1; rm -r {drop_in}")
 
+    def bridge_of(self, kind: str, port: int) -> None:
+        """A unit for another kind: it gets its key, and is killed while a PLC triggers parts."""
+        machine, unit, where = self.machine, f"anosegd-bridge@{kind}", f"127.0.0.1:{port}"
+        section = f"listen: {where}, anonymous: true" if kind == "opcua" else f"plc: {where}"
+        config = f"camera: top\\nresult_window_ms: 10000\\n{kind}: {{{section}}}\\n"
+        drop_in = f"/run/systemd/system/{unit}.service.d"
+        lines = f"[Service]\\nEnvironment=KIND={kind}\\nLoadCredential=client.key:/etc/anoseg/keys/bridge.key\\n"
+        machine.run(f"printf '{config}' >/etc/anoseg/{kind}.yaml")
+        machine.run(f"mkdir -p {drop_in} && printf '{lines}' >{drop_in}/kind.conf && systemctl daemon-reload")
+        server = next(iter(sorted(self.plcs.glob("s7/**/libsnap7.so")))) if kind == "s7" else self.plcs / kind
+        program = [sys.executable, REPOSITORY / "tests/support/plc_program.py", kind, server, str(port), str(2 * PARTS)]
+        with timed(f"bridge {kind}: systemctl start returns when it serves"):
+            machine.run(f"systemctl enable --now {unit} 2>&1")
+        with subprocess.Popen(machine.beside(*program), stdout=subprocess.PIPE, text=True) as plc:
+            try:
+                assert plc.stdout is not None
+                self.judged(plc.stdout, unit)
+                held(f"bridge {kind}: a PLC triggers {PARTS} parts and reads their results")
+                pid = machine.run(f"systemctl show --property=MainPID --value {unit}")
+                user = machine.run(f"stat -c %U /proc/{pid}")
+                certificate = machine.run(f"sha256sum {OWN_CERTIFICATE}", check=kind == "opcua")
+                machine.run(f"kill -9 {pid}")
+                with timed(f"bridge {kind}: killed, it is back, and {PARTS} more parts have results"):
+                    self.judged(plc.stdout, unit)
+            finally:
+                plc.kill()
+        restarts = machine.run(f"systemctl show --property=NRestarts --value {unit}")
+        demand((user, restarts) == ("anoseg", "1"), f"the bridge runs as {user}; {restarts} restarts")
+        if kind == "opcua":
+            demand(machine.run(f"sha256sum {OWN_CERTIFICATE}") == certificate, "the killed bridge made another certificate")
+            held("bridge opcua: its certificate is as before")
+        machine.run(f"systemctl disable --now {unit} 2>&1; rm -r {drop_in}")
+
+    def judged(self, printed: IO[str], unit: str) -> None:
+        """Read what the PLC prints until so many parts have results."""
+        found = 0
+        while found < PARTS:
+            line = printed.readline().split()
+            demand(line != [], f"the PLC has ended: {self.machine.journal_of(unit, '--lines=20')}")
+            demand(line[1] in ("PASS", "FAIL", "none"), f"{line}: {self.machine.journal_of(unit, '--lines=20')}")
+            found += line[1] != "none"
+
     def without_keys(self) -> None:
         """Back to the configuration without keys, which the checks after this one expect."""
         drop_in = f"/run/systemd/system/{UNIT}.service.d"
@@ -682,7 +761,7 @@ def inside(root: Path, patience: float) -> int:
     machine = Machine(root, root.parent / "console.log", patience)
     try:
         held(f"{machine.run('systemctl --version').splitlines()[0]} booted", time.monotonic() - began)
-        Checks(machine, patience).run()
+        Checks(machine, patience, root.parents[1] / "plcs").run()
         held("all checks passed", time.monotonic() - began)
         code = 0
     except (FailedError, subprocess.TimeoutExpired) as error:
@@ -740,6 +819,7 @@ def outside(options: argparse.Namespace) -> int:
             raise CannotRunError("another run is in progress") from error
         base = tree(cache, options.prepare)
         wheelhouse = wheels(cache, options.prepare)
+        plcs(cache)
         work = cache / "work"
         remove(work)
         try:

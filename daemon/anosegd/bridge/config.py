@@ -50,7 +50,46 @@ class StationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
                     raise ValueError(f"{name}: {error}") from error
 
 
-class ModbusConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class ListeningConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Says where a bridge listens.
+
+    Attributes:
+        listen: IP address and port.
+    """
+
+    listen: str
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host, without brackets, and port."""
+        host, _, port = self.listen.rpartition(":")
+        return host.strip("[]"), int(port)
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine reaches it."""
+        return ipaddress.ip_address(self.address[0]).is_loopback
+
+    def check_listen(self, port: int, usual_port: int) -> None:
+        """Check the address.
+
+        Args:
+            port: Of the default, which the message shows.
+            usual_port: Where PLCs expect such a server.
+
+        Raises:
+            ValueError: It is not an IP address with a port.
+        """
+        match = _LISTEN.fullmatch(self.listen)
+        if not match or not 0 < int(match[2]) <= MAX_PORT:
+            raise ValueError(f"listen: {self.listen}: not an address; write 127.0.0.1:{port}")
+        try:
+            ipaddress.ip_address(self.address[0])
+        except ValueError:
+            raise ValueError(f"listen: {self.listen}: give an IP address, such as 192.168.7.20:{usual_port}") from None
+
+
+class ModbusConfig(ListeningConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Says how the Modbus server is reached, and how it writes texts and large numbers.
 
     Attributes:
@@ -69,10 +108,7 @@ class ModbusConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     recipe_length: TextLength = 32
 
     def __post_init__(self) -> None:
-        match = _LISTEN.fullmatch(self.listen)
-        if not match or not 0 < int(match[2]) <= MAX_PORT:
-            raise ValueError(f"listen: {self.listen}: not an address; write 127.0.0.1:5020")
-        _check_ip(self.address[0], f"listen: {self.listen}: give an IP address, such as 192.168.7.20:502")
+        self.check_listen(5020, 502)
         for client in self.clients:
             try:
                 ipaddress.ip_network(client)
@@ -81,17 +117,6 @@ class ModbusConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
                     f"clients: {client}: not an address or a network; write 192.168.7.10 or 192.168.7.0/24"
                 ) from None
 
-    @property
-    def address(self) -> tuple[str, int]:
-        """Host, without brackets, and port."""
-        host, _, port = self.listen.rpartition(":")
-        return host.strip("[]"), int(port)
-
-    @property
-    def is_loopback(self) -> bool:
-        """Whether only this machine reaches it."""
-        return ipaddress.ip_address(self.address[0]).is_loopback
-
     def may_connect(self, host: str) -> bool:
         """Whether a client of this address is let in."""
         address = ipaddress.ip_address(host)
@@ -99,7 +124,7 @@ class ModbusConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         return not self.clients or any(address in ipaddress.ip_network(client) for client in self.clients)
 
 
-class OpcUaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class OpcUaConfig(ListeningConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Says how the OPC UA server is reached, and by whom.
 
     Attributes:
@@ -114,21 +139,7 @@ class OpcUaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     anonymous: bool = False
 
     def __post_init__(self) -> None:
-        match = _LISTEN.fullmatch(self.listen)
-        if not match or not 0 < int(match[2]) <= MAX_PORT:
-            raise ValueError(f"listen: {self.listen}: not an address; write 127.0.0.1:4840")
-        _check_ip(self.address[0], f"listen: {self.listen}: give an IP address, such as 192.168.7.20:4840")
-
-    @property
-    def address(self) -> tuple[str, int]:
-        """Host, without brackets, and port."""
-        host, _, port = self.listen.rpartition(":")
-        return host.strip("[]"), int(port)
-
-    @property
-    def is_loopback(self) -> bool:
-        """Whether only this machine reaches it."""
-        return ipaddress.ip_address(self.address[0]).is_loopback
+        self.check_listen(4840, 4840)
 
 
 class TlsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -256,13 +267,6 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _check_ip(host: str, message: str) -> None:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        raise ValueError(message) from None
 
 
 class BridgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
