@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 JETPACK := $(wildcard /etc/nv_tegra_release)
 
-.PHONY: help demo test docs check format install uninstall torture floods faults losses real-cameras still-scenes handshake plc-kills evidence soak bench clients-bench pixel-bench page-times gpu-check systemd-test demo-bundle clean
+.PHONY: help demo test docs check format install uninstall torture floods faults losses real-cameras still-scenes handshake plc-kills plc-floods evidence soak bench clients-bench pixel-bench page-times gpu-check systemd-test demo-bundle clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -59,8 +59,10 @@ still-scenes: $(VENV)/.installed-dev ## inspect cameras before a still part for 
 handshake: $(VENV)/.installed-dev ## 100,000 parts between a station, a PLC bridge and a PLC, restarted at random, in virtual time (half a minute)
 	$(BIN)/python tests/stress/plc_handshake.py
 
-plc-kills: $(VENV)/.installed-dev ## kill a station, a Modbus bridge and a PLC 20 times each; then 100,000 malformed frames over Modbus and OPC UA (fifteen minutes)
-	$(BIN)/python tests/stress/plc_kills.py
+plc-kills: $(VENV)/.installed-dev ## pass 2,000 parts over Modbus, OPC UA, S7 and Logix, and kill station, bridge and PLC 20 times each (an hour)
+	for kind in modbus opcua s7 logix; do echo $$kind; $(BIN)/python tests/stress/plc_kills.py --kind $$kind || exit 1; done
+
+plc-floods: $(VENV)/.installed-dev ## send 100,000 malformed frames to a bridge over Modbus, and as many over OPC UA (twenty minutes)
 	$(BIN)/python tests/stress/modbus_rubbish.py
 	$(BIN)/python tests/stress/opcua_rubbish.py
 

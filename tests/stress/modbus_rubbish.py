@@ -5,7 +5,6 @@ python tests/stress/modbus_rubbish.py --frames 100000
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import random
 import select
@@ -17,7 +16,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from stress.rubbish import resident_mb
+from stress.rubbish import flood_command, resident_mb
 from support.bridge_process import BridgeProcess, free_port
 from support.plc import Registers
 
@@ -129,16 +128,5 @@ def flood(frames: int, seed: int = 1) -> list[str]:
     return wrong
 
 
-def main() -> int:
-    """Run and report."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--frames", type=int, default=100_000)
-    parser.add_argument("--seed", type=int, default=1)
-    options = parser.parse_args()
-    wrong = flood(options.frames, options.seed)
-    print("\n".join(wrong) or "nothing wrong")
-    return int(bool(wrong))
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(flood_command(__doc__, flood))

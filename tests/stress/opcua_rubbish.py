@@ -7,7 +7,6 @@ The bridge lets in clients without a certificate, so that the messages reach all
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import random
@@ -22,7 +21,7 @@ from asyncua.common.utils import Buffer
 from asyncua.ua.ua_binary import nodeid_from_binary, struct_from_binary, struct_to_binary
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from stress.rubbish import resident_mb
+from stress.rubbish import flood_command, resident_mb
 from support.bridge_process import BridgeProcess, free_port
 
 SESSIONS, IDLE, SLOW = 20, 80, 20
@@ -293,16 +292,5 @@ def flood(frames: int, seed: int = 1) -> list[str]:
     return wrong
 
 
-def main() -> int:
-    """Run and report."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--frames", type=int, default=100_000)
-    parser.add_argument("--seed", type=int, default=1)
-    options = parser.parse_args()
-    wrong = flood(options.frames, options.seed)
-    print("\n".join(wrong) or "nothing wrong")
-    return int(bool(wrong))
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(flood_command(__doc__, flood))

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import zmq
@@ -35,6 +36,25 @@ FIELDS = ["id", "from", "to", "limit", "time_ns", "name", "journal_id", "seq", "
 
 def resident_mb(pid: int) -> float:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def flood_command(description: str | None, flood: Callable[[int, int], list[str]]) -> int:
+    """Be the command of a rig that sends malformed frames to a bridge.
+
+    Args:
+        description: For its help.
+        flood: Runs the rig with a number of frames and a seed. Returns what went wrong.
+
+    Returns:
+        The exit code.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--frames", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    wrong = flood(options.frames, options.seed)
+    print("\n".join(wrong) or "nothing wrong")
+    return int(bool(wrong))
 
 
 def request(rng: random.Random) -> list[bytes]:

@@ -1,9 +1,9 @@
 """The service under a real systemd, from scratch: `make systemd-test`. As root; needs debootstrap and systemd-nspawn.
 
 A Debian tree and the wheels are made once and kept in the temporary folder. A copy of the tree gets this checkout and is booted
-without network. The service is then installed and used as the README describes; every check prints one line. PLCs are programs of
-this machine that enter only the other's network. Everything runs in namespaces that end with this process, so nothing remains,
-however it ends.
+without network. The service is then installed and used as the README describes; every check prints one line. PLCs are programs
+of this machine that enter only the network of the other. Everything runs in namespaces that end with this process, so nothing
+remains, however it ends.
 
 Exit code: 0 if all checks passed, 1 if one failed, 77 if it cannot run here (the last line says why).
 """
