@@ -405,6 +405,7 @@ class Checks:
         self.bridge()
         for kind, port in (("opcua", 4840), ("s7", 1102), ("logix", 44_818)):
             self.bridge_of(kind, port)
+        self.mirror()
         self.without_keys()
         self.journal()
         self.uninstall()
@@ -682,36 +683,77 @@ class Checks:
 
     def bridge_of(self, kind: str, port: int) -> None:
         """A unit for another kind: it gets its key, and is killed while a PLC triggers parts."""
-        machine, unit, where = self.machine, f"anosegd-bridge@{kind}", f"127.0.0.1:{port}"
+        machine, where = self.machine, f"127.0.0.1:{port}"
         section = f"listen: {where}, anonymous: true" if kind == "opcua" else f"plc: {where}"
-        config = f"camera: top\\nresult_window_ms: 10000\\n{kind}: {{{section}}}\\n"
-        drop_in = f"/run/systemd/system/{unit}.service.d"
-        lines = f"[Service]\\nEnvironment=KIND={kind}\\nLoadCredential=client.key:/etc/anoseg/keys/bridge.key\\n"
-        machine.run(f"printf '{config}' >/etc/anoseg/{kind}.yaml")
-        machine.run(f"mkdir -p {drop_in} && printf '{lines}' >{drop_in}/kind.conf && systemctl daemon-reload")
-        server = next(iter(sorted(self.plcs.glob("s7/**/libsnap7.so")))) if kind == "s7" else self.plcs / kind
+        unit = self.start_bridge(kind, f"camera: top\nresult_window_ms: 10000\n{kind}: {{{section}}}\n")
+        server = next(self.plcs.glob("s7/**/libsnap7.so")) if kind == "s7" else self.plcs / kind
         program = [sys.executable, REPOSITORY / "tests/support/plc_program.py", kind, server, str(port), str(2 * PARTS)]
-        with timed(f"bridge {kind}: systemctl start returns when it serves"):
-            machine.run(f"systemctl enable --now {unit} 2>&1")
         with subprocess.Popen(machine.beside(*program), stdout=subprocess.PIPE, text=True) as plc:
             try:
                 assert plc.stdout is not None
-                self.judged(plc.stdout, unit)
-                held(f"bridge {kind}: a PLC triggers {PARTS} parts and reads their results")
-                pid = machine.run(f"systemctl show --property=MainPID --value {unit}")
-                user = machine.run(f"stat -c %U /proc/{pid}")
+                with timed(f"bridge {kind}: a PLC triggers {PARTS} parts and reads their results"):
+                    self.judged(plc.stdout, unit)
                 certificate = machine.run(f"sha256sum {OWN_CERTIFICATE}", check=kind == "opcua")
-                machine.run(f"kill -9 {pid}")
                 with timed(f"bridge {kind}: killed, it is back, and {PARTS} more parts have results"):
+                    self.kill_bridge(unit)
                     self.judged(plc.stdout, unit)
             finally:
                 plc.kill()
-        restarts = machine.run(f"systemctl show --property=NRestarts --value {unit}")
-        demand((user, restarts) == ("anoseg", "1"), f"the bridge runs as {user}; {restarts} restarts")
         if kind == "opcua":
             demand(machine.run(f"sha256sum {OWN_CERTIFICATE}") == certificate, "the killed bridge made another certificate")
             held("bridge opcua: its certificate is as before")
-        machine.run(f"systemctl disable --now {unit} 2>&1; rm -r {drop_in}")
+        self.stop_bridge(unit)
+
+    def mirror(self) -> None:
+        """A unit of the kind mqtt: whoever asks the broker gets the state, also after a kill."""
+        broker = shutil.which("mosquitto", path=f"{os.environ['PATH']}:/usr/sbin")
+        if broker is None or shutil.which("mosquitto_sub") is None:
+            print("-- skipped   bridge mqtt: no mosquitto here (apt install mosquitto mosquitto-clients)", flush=True)
+            return
+        machine = self.machine
+        ask = machine.beside("mosquitto_sub", "-C", "1", "-W", "5", "-t", "anoseg/top/state")
+
+        def is_online() -> bool:
+            said = subprocess.run(ask, capture_output=True, text=True, check=False).stdout
+            return bool(said) and json.loads(said)["online"] is True
+
+        with subprocess.Popen(
+            machine.beside(broker, "-p", "1883"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as process:
+            try:
+                unit = self.start_bridge("mqtt", "camera: top\ntrigger: camera\n")
+                with timed("bridge mqtt: the broker has the state"):
+                    wait_for(is_online, "the state says online")
+                with timed("bridge mqtt: killed, it is back"):
+                    self.kill_bridge(unit)
+                    wait_for(lambda: self.restarts(unit) == "1" and is_online(), "the state says online again")
+                self.stop_bridge(unit)
+            finally:
+                process.kill()
+
+    def start_bridge(self, kind: str, config: str) -> str:
+        """Start a unit for a kind, with the bridge's key. Returns its name."""
+        machine, unit = self.machine, f"anosegd-bridge@{kind}"
+        drop_in = f"[Service]\nEnvironment=KIND={kind}\nLoadCredential=client.key:/etc/anoseg/keys/bridge.key\n"
+        place = f"/run/systemd/system/{unit}.service.d"
+        machine.run(f"printf {shlex.quote(config)} >/etc/anoseg/{kind}.yaml")
+        machine.run(f"mkdir -p {place} && printf {shlex.quote(drop_in)} >{place}/kind.conf && systemctl daemon-reload")
+        with timed(f"bridge {kind}: systemctl enable --now returns when it serves"):
+            machine.run(f"systemctl enable --now {unit} 2>&1")
+        return unit
+
+    def kill_bridge(self, unit: str) -> None:
+        pid = self.machine.run(f"systemctl show --property=MainPID --value {unit}")
+        user = self.machine.run(f"stat -c %U /proc/{pid}")
+        demand(user == "anoseg", f"the bridge runs as {user}")
+        self.machine.run(f"kill -9 {pid}")
+
+    def restarts(self, unit: str) -> str:
+        return self.machine.run(f"systemctl show --property=NRestarts --value {unit}")
+
+    def stop_bridge(self, unit: str) -> None:
+        demand(self.restarts(unit) == "1", f"{self.restarts(unit)} restarts of {unit}")
+        self.machine.run(f"systemctl disable --now {unit} 2>&1; rm -r /run/systemd/system/{unit}.service.d")
 
     def judged(self, printed: IO[str], unit: str) -> None:
         """Read what the PLC prints until so many parts have results."""
