@@ -688,7 +688,7 @@ class Checks:
         unit = self.start_bridge(kind, f"camera: top\nresult_window_ms: 10000\n{kind}: {{{section}}}\n")
         server = next(self.plcs.glob("s7/**/libsnap7.so")) if kind == "s7" else self.plcs / kind
         program = [sys.executable, REPOSITORY / "tests/support/plc_program.py", kind, server, str(port), str(2 * PARTS)]
-        with subprocess.Popen(machine.beside(*program), stdout=subprocess.PIPE, text=True) as plc:
+        with subprocess.Popen(machine.beside(*program), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as plc:
             try:
                 assert plc.stdout is not None
                 with timed(f"bridge {kind}: a PLC triggers {PARTS} parts and reads their results"):
