@@ -59,10 +59,10 @@ still-scenes: $(VENV)/.installed-dev ## inspect cameras before a still part for 
 handshake: $(VENV)/.installed-dev ## 100,000 parts between a station, a PLC bridge and a PLC, restarted at random, in virtual time (half a minute)
 	$(BIN)/python tests/stress/plc_handshake.py
 
-plc-kills: $(VENV)/.installed-dev ## pass 2,000 parts over Modbus, OPC UA, S7 and Logix, and kill station, bridge and PLC 20 times each (an hour)
+plc-kills: $(VENV)/.installed-dev ## pass 2,000 parts over Modbus, OPC UA, S7 and Logix, and kill station, bridge and PLC 20 times each (an hour and a half)
 	for kind in modbus opcua s7 logix; do echo $$kind; $(BIN)/python tests/stress/plc_kills.py --kind $$kind || exit 1; done
 
-plc-floods: $(VENV)/.installed-dev ## send 100,000 malformed frames to a bridge over Modbus, and as many over OPC UA (twenty minutes)
+plc-floods: $(VENV)/.installed-dev ## send 100,000 malformed frames to a bridge over Modbus, and as many over OPC UA (a quarter of an hour)
 	$(BIN)/python tests/stress/modbus_rubbish.py
 	$(BIN)/python tests/stress/opcua_rubbish.py
 
