@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 JETPACK := $(wildcard /etc/nv_tegra_release)
 
-.PHONY: help demo test docs check format install uninstall torture floods faults losses real-cameras still-scenes handshake plc-kills plc-floods evidence soak bench clients-bench pixel-bench page-times gpu-check systemd-test demo-bundle clean
+.PHONY: help demo test docs check format install uninstall torture floods faults losses real-cameras still-scenes handshake plc-kills plc-floods evidence reinspect-kills soak bench clients-bench pixel-bench page-times gpu-check systemd-test demo-bundle clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -68,6 +68,9 @@ plc-floods: $(VENV)/.installed-dev ## send 100,000 malformed frames to a bridge 
 
 evidence: $(VENV)/.installed-dev ## keep rejected parts at full rate on a small disk, with kills; the limits hold and every file is whole (ten minutes; root)
 	$(BIN)/python tests/stress/evidence.py
+
+reinspect-kills: $(VENV)/.installed-dev ## inspect 20,000 images again with kills, in one process and on Ray; rows must equal a plain loop's (an hour)
+	$(BIN)/python tests/stress/reinspect.py
 
 soak: $(VENV)/.installed-dev ## run an hour at full rate with a fault a minute; memory, threads and descriptors may not grow
 	$(BIN)/python tests/stress/soak.py

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from anoseg_engines.commands import bench, build, inspect, release, verify
+from anoseg_engines.commands import bench, build, diff, inspect, reinspect, release, verify
 from anoseg_engines.completion import add_common_options
 from anoseg_engines.errors import AnosegError
 from anoseg_engines.program import program_output
@@ -27,10 +27,11 @@ def main() -> None:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     found = argparse.ArgumentParser(
-        prog="anoseg-engine", description="Build, verify, inspect, release and measure engine bundles."
+        prog="anoseg-engine",
+        description="Build, verify, release and measure engine bundles; inspect archives again.",
     )
     add_common_options(found)
     commands = found.add_subparsers(dest="command", required=True)
-    for command in (build, verify, inspect, release, bench):
+    for command in (build, verify, inspect, release, bench, reinspect, diff):
         command.add_parser(commands)
     return found

@@ -156,6 +156,7 @@ MASK[10:20, 10:20] = 255
 EVALUATE = "anoseg-train evaluate --bundle store --data data"
 CALIBRATE = "anoseg-train calibrate --bundle store --data images"
 VERIFY = "anoseg-engine verify store/1"
+REINSPECT = "anoseg-engine reinspect --bundle store --out o --images "
 
 # ---- the rows
 
@@ -521,6 +522,25 @@ COMMANDS = [
     Row("anoseg-engine bench store --max-batch 0", 2, ("--max-batch", "at least 1")),
     Row("anoseg-engine bench store --runtime gpu", 2, ("--runtime", "gpu")),
     Row("anoseg-engine bench store --json c.yaml/x", 2, ("--json", "c.yaml is not a folder")),
+    Row(REINSPECT + "none", 2, ("none: no such folder or list",)),
+    Row(REINSPECT + "store", 2, ("store: no images in this folder or below it",)),
+    Row(REINSPECT + "store/1/model.onnx", 2, ("store/1/model.onnx: is not a text file",)),
+    Row(REINSPECT + "images/00.png", 2, ("images/00.png: is an image, not a list",)),
+    Row(REINSPECT + "l", 2, ("l: the list names no images",), text("l", "\n \n")),
+    Row(REINSPECT + "l", 2, ("l:2: ", "seq"), text("l", 'images/00.png\n{"file": "a", "verdict": {"seq": "x"}}\n')),
+    Row(REINSPECT + "l", 2, ("l:1: ",), text("l", '{"file": "\\ud800"}\n')),
+    Row(REINSPECT + "l", 2, ("none of 2 images could be inspected", "a.png"), text("l", "a.png\nb.png\n")),
+    Row(REINSPECT + "images --out c.yaml", 2, ("--out c.yaml", "is not a folder")),
+    Row(REINSPECT + "images --out images", 2, ("--out images: is not empty",)),
+    Row(REINSPECT + "images --runtime tensorrt", 3, ("tensorrt",)),
+    Row(REINSPECT + "images --runtime cpu-int8", 3, ("no INT8 network",)),
+    Row(REINSPECT + "images --runtime gpu", 2, ("--runtime", "gpu")),
+    Row(REINSPECT + "images --shard-size 0", 2, ("--shard-size", "at least 1")),
+    Row(REINSPECT + "images --engines 2", 2, ("--engines needs --ray",)),
+    Row(REINSPECT + "images --ray --threads 2", 2, ("--threads has no effect with --ray",)),
+    Row(REINSPECT.replace("store", "none") + "images", 2, ("none: no such bundle",)),
+    Row("anoseg-engine diff images store", 2, ("images: is not a result of",)),
+    Row("anoseg-engine diff none store", 2, ("none: no such folder",)),
     Row("anoseg-engine verify none", 2, ("none: no such bundle",)),
     Row("anoseg-engine list images", 2, ("images",)),
     Row("anoseg-engine release store", 2, ("store",)),

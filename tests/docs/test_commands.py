@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import duckdb
 import msgspec
 import numpy as np
 import pytest
@@ -77,6 +78,7 @@ PARSED_ONLY = {
     "anoseg-train bench": "measures for minutes",
     "anoseg-train calibrate": "tests/trainer runs it, on images with which it succeeds",
     "anoseg-train learn-good": "tests/trainer runs it, on images that its bundle rejects",
+    "anoseg-engine reinspect --ray": "needs a cluster; tests/engines/reinspection has one",
     "anoseg-engine build": "needs TensorRT, and minutes",
     "anoseg-engine bench": "the short form in docs/runtimes.md is run",
     "anoseg-engine verify --runtime tensorrt": "needs a GPU",
@@ -141,9 +143,9 @@ def test_other_commands_are_known(command: Command) -> None:
 def test_every_block_has_a_known_language() -> None:
     """No block escapes these tests for want of a language.
 
-    text shows folders and drawings, ini a unit's setting; tests/daemon/keys runs js.
+    text shows folders and drawings, ini a unit's setting; tests/daemon/keys runs js, and a test below runs sql.
     """
-    known = {"shell", "python", "js", "yaml", "json", "ini", "{toctree}", "{include}", "{literalinclude}", "text"}
+    known = {"shell", "python", "js", "sql", "yaml", "json", "ini", "{toctree}", "{include}", "{literalinclude}", "text"}
     assert not [block.place for block in blocks() if block.language not in known]
     assert not [block.place for block in blocks("text") if re.search(r"^(make|anoseg\S*) ", block.text, flags=re.MULTILINE)]
 
@@ -213,6 +215,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             mask = cv2.resize(golden.anomaly_map, golden.image.shape[1::-1]) > 0.5
             save(folder / "my-part" / "ground_truth" / kind / f"{number}_mask.png", mask.astype(np.uint8) * 255)
         save(folder / "my-part" / "train" / "good" / f"{number}.png", parts.part(number).image)
+    verdict = {"part_id": "1", "camera": "side", "captured_at": "2026-11-27T06:00:01.289Z", "outcome": "FAIL"}
+    (folder / "parts.jsonl").write_text(json.dumps({"file": "my-part/train/good/0.png", "verdict": verdict}) + "\n")
     return folder
 
 
@@ -266,6 +270,8 @@ def run(command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     except SystemExit as ended:
         code = ended.code
     printed = capsys.readouterr()
+    if command.target is not None and printed.out:
+        Path(command.target).write_text(printed.out)
     return f"{in_words(command)}: {code}\n{printed.out[-500:]}{printed.err}" if code else None
 
 
@@ -305,10 +311,13 @@ def test_commands_of_engine_and_trainer_run(
 ) -> None:
     """Each `anoseg-engine` and `anoseg-train` line that can run does."""
     found = {c.line: c for c in commands() if c.program not in (None, "anosegd") and why_not_run(c) is None}
-    assert {c.words[1] for c in found.values()} == {"verify", "inspect", "bench", "evaluate", "compare", "list", "release"}
+    trained, of_engines = {"evaluate", "compare"}, {"verify", "inspect", "bench", "list", "release", "reinspect", "diff"}
+    assert {c.words[1] for c in found.values()} == trained | of_engines
     wrong = [what for command in found.values() if (what := run(command, monkeypatch, capsys)) is not None]
     assert not wrong, "\n".join(wrong)
     assert (here / "test.html").is_file()
+    for block in blocks("sql"):
+        assert duckdb.sql(block.text).fetchall() or "outcome = 'FAIL'" in block.text, block.place
 
 
 def test_programs_run(here: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

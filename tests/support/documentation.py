@@ -36,11 +36,17 @@ class Block:
 
 @dataclass(frozen=True)
 class Command:
-    """One line of a shell block, without its comment; `words` as the shell splits it, up to a pipe or `>`, without `sudo`."""
+    """One line of a shell block, without its comment.
+
+    Attributes:
+        words: As the shell splits it, up to a pipe or `>`, without `sudo`.
+        target: The file after a `>`.
+    """
 
     place: str
     line: str
     words: tuple[str, ...]
+    target: str | None = None
 
     @property
     def program(self) -> str | None:
@@ -105,9 +111,11 @@ def _blocks(page: Path) -> Iterator[Block]:
 
 def _commands(block: Block) -> Iterator[Command]:
     for offset, line in enumerate(block.text.replace("\\\n", " ").splitlines(), 1):
-        words = list(itertools.takewhile(lambda word: word not in ("|", ">"), shlex.split(line, comments=True)))
+        split = shlex.split(line, comments=True)
+        words = list(itertools.takewhile(lambda word: word not in ("|", ">"), split))
+        target = split[-1] if split[-2:-1] == [">"] else None
         if words[:1] == ["sudo"]:
             words = words[3:] if words[1] == "-u" else words[1:]
         if words:
             page = block.place.rpartition(":")[0]
-            yield Command(f"{page}:{block.line + offset}", shlex.join(words), tuple(words))
+            yield Command(f"{page}:{block.line + offset}", shlex.join(words), tuple(words), target)

@@ -17,7 +17,6 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,13 +24,11 @@ from typing import Any, Literal
 import msgspec
 
 from anoseg_engines.errors import DataError
-from anoseg_engines.files import shown_name
+from anoseg_engines.kept_part import ABOUT, PICTURES, not_whole, read_entries
 from anoseg_engines.placement import Region
 from anosegd import wire
 
-VERDICT, MAP, ABOUT = "verdict.json", "map.png", "evidence.json"
-PICTURES = ("picture.png", "picture.jpg")
-MAX_ENTRY_BYTES = 1 << 30
+VERDICT, MAP = "verdict.json", "map.png"
 EARLIEST_YEAR = 1980
 """ZIP archives know no earlier time."""
 
@@ -100,7 +97,7 @@ def read_verdict(path: Path) -> dict[str, Any]:
     Raises:
         DataError: The file cannot be read, or is not a whole file of a part.
     """
-    return _verdict(_entries(path, (VERDICT,)), path)
+    return _verdict(read_entries(path, (VERDICT,)), path)
 
 
 def read_part(path: Path) -> KeptPart:
@@ -109,14 +106,14 @@ def read_part(path: Path) -> KeptPart:
     Raises:
         DataError: The file cannot be read, or is not a whole file of a part.
     """
-    entries = _entries(path, (VERDICT, ABOUT, MAP, *PICTURES))
+    entries = read_entries(path, (VERDICT, ABOUT, MAP, *PICTURES))
     picture = next((name for name in PICTURES if name in entries), None)
     if picture is None or ABOUT not in entries:
-        raise DataError(_not_whole(path))
+        raise DataError(not_whole(path))
     try:
         about = msgspec.json.decode(entries[ABOUT], type=About)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise DataError(_not_whole(path)) from error
+        raise DataError(not_whole(path)) from error
     return KeptPart(
         verdict=_verdict(entries, path),
         region=about.region,
@@ -127,25 +124,6 @@ def read_part(path: Path) -> KeptPart:
     )
 
 
-def _entries(path: Path, names: Sequence[str]) -> dict[str, bytes]:
-    """Return the entries of these names that the file has. Reading them compares their checksums.
-
-    Raises:
-        DataError: As `read_part`.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            infos = [info for info in archive.infolist() if info.filename in names]
-            if any(info.file_size > MAX_ENTRY_BYTES or info.compress_type != zipfile.ZIP_STORED for info in infos):
-                raise DataError(_not_whole(path))
-            return {info.filename: archive.read(info) for info in infos}
-    except OSError as error:
-        raise DataError(f"{shown_name(path)}: cannot be read ({error.strerror})") from error
-    except (zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError, ValueError) as error:
-        # RuntimeError: encrypted. NotImplementedError: a feature of ZIP that Python does not read, so not a file of ours.
-        raise DataError(_not_whole(path)) from error
-
-
 def _verdict(entries: dict[str, bytes], path: Path) -> dict[str, Any]:
     try:
         verdict = json.loads(entries[VERDICT])
@@ -153,11 +131,7 @@ def _verdict(entries: dict[str, bytes], path: Path) -> dict[str, Any]:
             return verdict
     except (KeyError, ValueError, RecursionError):
         pass
-    raise DataError(_not_whole(path))
-
-
-def _not_whole(path: Path) -> str:
-    return f"{shown_name(path)}: is not a whole file of a part"
+    raise DataError(not_whole(path))
 
 
 def _time_of(verdict: bytes) -> tuple[int, int, int, int, int, int]:

@@ -1,0 +1,214 @@
+"""Compares two results of the same images: which images change sides, and how far the scores move. Main thread."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from anoseg_engines.errors import DataError
+from anoseg_engines.files import shown_name
+from anoseg_engines.reinspection.result_folder import RunRecord, missing_shards, read_columns, read_record
+from anoseg_engines.words import counted
+
+COLUMNS = ["path", "part_id", "outcome", "score", "threshold"]
+CHANGES = {
+    "rejected_now": "A passes and B rejects",
+    "passes_now": "A rejects and B passes",
+    "not_inspected_now": "A inspected and B could not",
+    "inspected_now": "A could not inspect and B did",
+}
+"""The ways in which an image changes sides."""
+NAMED = 3
+"""Images that an error message names."""
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedImage:
+    """An image with what A and B say about it; a score is None if the image was not inspected."""
+
+    path: str
+    part_id: str | None
+    outcomes: tuple[str, str]
+    scores: tuple[float | None, float | None]
+
+    @property
+    def change(self) -> str | None:
+        """How it changes sides, one of `CHANGES`; None if it does not."""
+        a, b = self.outcomes
+        if a == b:
+            return None
+        if "UNKNOWN" in (a, b):
+            return "not_inspected_now" if b == "UNKNOWN" else "inspected_now"
+        return "rejected_now" if b == "FAIL" else "passes_now"
+
+    @property
+    def move(self) -> float | None:
+        """The score of B less that of A; None if one is missing."""
+        a, b = self.scores
+        return None if a is None or b is None else b - a
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedResult:
+    """One of the two results.
+
+    Attributes:
+        missing_shards: How many shards it lacks.
+        outcomes: How many of the compared images have each outcome.
+        only_here: Images that the other one does not have.
+        threshold: The score threshold of its rows.
+    """
+
+    folder: str
+    record: RunRecord
+    missing_shards: int
+    outcomes: dict[str, int]
+    only_here: tuple[str, ...]
+    threshold: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What two results say about the same images.
+
+    Attributes:
+        results: A and B.
+        images: The images that both have, in the order of A.
+    """
+
+    results: tuple[ComparedResult, ComparedResult]
+    images: tuple[ComparedImage, ...]
+
+    def changed(self, change: str) -> list[ComparedImage]:
+        """Return the images that change sides in one way of `CHANGES`, the largest change of the score first."""
+        found = [image for image in self.images if image.change == change]
+        return sorted(found, key=lambda image: (-abs(image.move or 0.0), image.path))
+
+    def answer(self) -> str:
+        """Say in a sentence what changes from A to B."""
+        counts = [(len(self.changed(change)), words) for change, words in CHANGES.items()]
+        said = [f"{n} that {words}" for n, words in counts if n]
+        changed = sum(n for n, _ in counts)
+        if not changed:
+            return f"Of {counted(len(self.images), 'image')}, none changes sides."
+        return f"Of {counted(len(self.images), 'image')}, {changed} change sides: {', '.join(said)}."
+
+    def moves(self) -> dict[str, float] | None:
+        """Return how far the scores move from A to B: the median and the largest; None if no image has both scores."""
+        moves = [move for image in self.images if (move := image.move) is not None]
+        if not moves:
+            return None
+        return {
+            "median": statistics.median(moves),
+            "median_absolute": statistics.median(map(abs, moves)),
+            "largest_rise": max(0.0, *moves),
+            "largest_fall": min(0.0, *moves),
+        }
+
+    def notes(self) -> Iterator[str]:
+        """Yield remarks for the user."""
+        a, b = self.results
+        for name, result in (("A", a), ("B", b)):
+            if result.missing_shards:
+                yield f"{name} is not complete: {counted(result.missing_shards, 'shard')} of {result.record.shards} missing"
+            if n := len(result.only_here):
+                yield f"only {name} has {counted(n, 'image')}, for example {result.only_here[0]}"
+        if a.record.engine_digest == b.record.engine_digest:
+            yield "both results are of the same bundle"
+        elif self.images:
+            yield "scores of two bundles have different scales: compare them with the thresholds"
+
+    def plain(self) -> dict[str, Any]:
+        """Return all figures, and all images that change sides, as plain data."""
+        return {
+            "results": [
+                {
+                    "folder": each.folder,
+                    "bundle": each.record.bundle,
+                    "engine_digest": each.record.engine_digest,
+                    "runtime": each.record.runtime,
+                    "score_threshold": each.threshold,
+                    "outcomes": each.outcomes,
+                    "missing_shards": each.missing_shards,
+                    "only_here": list(each.only_here),
+                }
+                for each in self.results
+            ],
+            "images": len(self.images),
+            "score_moves": self.moves(),
+            "changed": {
+                change: [
+                    {
+                        "path": image.path,
+                        "part_id": image.part_id,
+                        "outcomes": list(image.outcomes),
+                        "scores": list(image.scores),
+                    }
+                    for image in self.changed(change)
+                ]
+                for change in CHANGES
+            },
+            "notes": list(self.notes()),
+        }
+
+
+def compare_results(a: Path, b: Path, *, common: bool) -> Difference:
+    """Compare two results, image by image. Images are the same if their paths are.
+
+    Args:
+        a: The output folder of a run.
+        b: That of another one.
+        common: Whether to compare the images that both have if one is not complete or has other images.
+
+    Raises:
+        DataError: One is no result, or cannot be read; or, without `common`, is not complete or has other images.
+    """
+    records = read_record(a), read_record(b)
+    missing = missing_shards(a, records[0]), missing_shards(b, records[1])
+    for folder, record, lacking in zip((a, b), records, missing, strict=True):
+        if lacking and not common:
+            what = f"{shown_name(folder)}: is not complete: {len(lacking)} of {counted(record.shards, 'shard')} missing"
+            hint = "give its `reinspect` command again, which goes on; or add --common to compare what both have"
+            raise DataError(what, hint=hint)
+    rows_a, rows_b = (
+        {row["path"]: row for row in read_columns(folder, record, COLUMNS).to_pylist()}
+        for folder, record in zip((a, b), records, strict=True)
+    )
+    only = tuple(path for path in rows_a if path not in rows_b), tuple(path for path in rows_b if path not in rows_a)
+    if any(only) and not common:
+        raise DataError(_other_images(a, b, only), hint="add --common to compare the images that both have")
+    images = tuple(
+        ComparedImage(
+            path=path,
+            part_id=row["part_id"],
+            outcomes=(row["outcome"], rows_b[path]["outcome"]),
+            scores=(row["score"], rows_b[path]["score"]),
+        )
+        for path, row in rows_a.items()
+        if path in rows_b
+    )
+    results = [
+        ComparedResult(
+            folder=shown_name(folder),
+            record=records[which],
+            missing_shards=len(missing[which]),
+            outcomes=dict(Counter(image.outcomes[which] for image in images)),
+            only_here=only[which],
+            threshold=next((row["threshold"] for row in rows.values()), None),
+        )
+        for which, (folder, rows) in enumerate(((a, rows_a), (b, rows_b)))
+    ]
+    return Difference((results[0], results[1]), images)
+
+
+def _other_images(a: Path, b: Path, only: tuple[tuple[str, ...], tuple[str, ...]]) -> str:
+    said = [
+        f"{counted(len(paths), 'image')} only in {shown_name(folder)}, such as {', '.join(paths[:NAMED])}"
+        for folder, paths in zip((a, b), only, strict=True)
+        if paths
+    ]
+    return f"the results are of different images: {'; '.join(said)}"

@@ -1,0 +1,184 @@
+"""Inspects the images of a run on a Ray cluster: a pool of actors, each with an engine of its own. Main thread; needs Ray.
+
+An actor inspects a shard and returns the shard's Parquet file; this process writes it. So a node needs the bundle and the
+images at the same paths, but not the result's folder. Ray starts an actor again if it dies, and gives its shard to another one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import pickle
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import pyarrow as pa
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read when Ray is imported: no reports to its makers
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its coming default; else a warning
+
+import ray
+import ray.data
+from ray.exceptions import RayError
+
+from anoseg_engines.bundle import load_bundle
+from anoseg_engines.errors import AnosegError, ConfigError, EngineError
+from anoseg_engines.loading import load_engine
+from anoseg_engines.reinspection.image_inspection import ImageInspector
+from anoseg_engines.reinspection.image_list import ImageList, ListedImage
+from anoseg_engines.reinspection.result_folder import ResultFolder
+from anoseg_engines.reinspection.result_rows import shard_bytes
+
+LOCAL = "local"
+"""The address that starts Ray on this machine, for this run."""
+TRIES = 6
+"""How often a shard is tried whose actor dies, before the run ends: an image might crash every engine."""
+OBJECT_STORE_BYTES = 256 << 20
+"""Shared memory of a cluster that is started here. The list and the shards that are being written are small."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOnRay:
+    """The engine of each actor.
+
+    Attributes:
+        bundle: The bundle's folder, at the same path on every node.
+        cpus: Processor cores of an engine, which are also its threads.
+        gpus: GPUs of an engine; a share is possible.
+        engines: How many there are; None: as many as the cluster has cores or GPUs for.
+    """
+
+    bundle: Path
+    runtime: str
+    cpus: int
+    gpus: float
+    engines: int | None
+
+
+class ShardInspector:
+    """Runs in an actor: inspects shards with an engine of its own.
+
+    An error is a result like any other. Ray would wrap one that is raised, and start the actor again.
+    """
+
+    def __init__(self, engine: EngineOnRay, digest: str, source: str, record: bytes) -> None:
+        self._record = record
+        self._failure: AnosegError | None = None
+        try:
+            node = f"node {ray.util.get_node_ip_address()}"
+            if not Path(source).exists():
+                raise ConfigError(f"{node}: {source} is not there", hint="every node needs the images at the same path")
+            bundle = load_bundle(engine.bundle)
+            if bundle.digest != digest:
+                raise EngineError(f"{node}: {engine.bundle} is another bundle there", hint="copy it to every node")
+            self._inspector = ImageInspector(load_engine(bundle, runtime=engine.runtime, threads=engine.cpus))
+        except AnosegError as error:
+            self._failure = error
+
+    def __call__(self, shard: pa.Table) -> pa.Table:
+        """Inspect a table with one row, a shard, and return one with its file, or with an error."""
+        found = b""
+        if self._failure is None:
+            try:
+                images = msgspec.msgpack.decode(shard["images"][0].as_py(), type=list[ListedImage])
+                found = shard_bytes(list(self._inspector.rows(images)), self._record)
+            except AnosegError as error:  # the inspector may have unfinished images, so it inspects no other shard
+                self._failure = error
+        failure = b"" if self._failure is None else pickle.dumps(self._failure)
+        columns = {"file": pa.array([found], pa.large_binary()), "failure": pa.array([failure], pa.large_binary())}
+        return pa.table({"shard": shard["shard"], **columns})
+
+
+def inspect_on_ray(
+    address: str,
+    engine: EngineOnRay,
+    images: ImageList,
+    result: ResultFolder,
+    on_images: Callable[[int], None],
+) -> None:
+    """Inspect the images of all shards that are not finished, and write each shard when it comes.
+
+    Args:
+        address: Of the cluster's head, HOST:PORT; `auto` finds a cluster on this machine, `LOCAL` starts one.
+        on_images: Called with the number of images that were just inspected.
+
+    Raises:
+        ConfigError: The cluster is too small, or a node does not have the images.
+        EngineError: An actor refused the bundle, or its runtime failed.
+        AnosegError: The cluster cannot be reached or was lost, or the result cannot be written.
+    """
+    with _cluster(address):
+        number = _number_of_engines(engine)
+        shards = result.to_do()
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+        items = [{"shard": shard, "images": _packed(images, result.record.rows_of(shard))} for shard in shards]
+        found = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+            ShardInspector,
+            batch_size=1,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(size=min(number, len(items))),
+            num_cpus=engine.cpus,
+            num_gpus=engine.gpus,
+            max_task_retries=TRIES - 1,
+            fn_constructor_args=(
+                engine,
+                result.record.engine_digest,
+                str(images.source.absolute()),
+                result.metadata(),
+            ),
+        )
+        for row in found.iter_rows():
+            if row["failure"]:
+                raise pickle.loads(row["failure"])
+            result.write_shard(row["shard"], row["file"])
+            on_images(len(result.record.rows_of(row["shard"])))
+
+
+@contextlib.contextmanager
+def _cluster(address: str) -> Iterator[None]:
+    """Connect to the cluster, or start one, and name its errors."""
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    local = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES} if address == LOCAL else {}
+    hint = "the finished shards stay: the same command goes on"
+    try:
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **local)
+    except (RayError, OSError, RuntimeError, ValueError) as error:
+        raise AnosegError(
+            f"--ray {address}: Ray cannot be used ({_first_line(error)})", hint="is `ray status` well there?"
+        ) from error
+    try:
+        yield
+    except RayError as error:
+        raise AnosegError(f"--ray {address}: Ray failed ({_first_line(error)})", hint=hint) from error
+    finally:
+        ray.shutdown()
+
+
+def _number_of_engines(engine: EngineOnRay) -> int:
+    """Return for how many engines the cluster has room, or how many were asked for.
+
+    Raises:
+        ConfigError: There is no room for one, or for so many.
+    """
+    has = ray.cluster_resources()
+    cores, gpus = has.get("CPU", 0), has.get("GPU", 0)
+    room = int(cores // engine.cpus) if not engine.gpus else int(min(cores // engine.cpus, gpus / engine.gpus))
+    if room < max(1, engine.engines or 1):
+        needs = f"{engine.engines or 1} × ({engine.cpus} cores, {engine.gpus:g} GPUs)"
+        what = f"the cluster has {cores:g} cores and {gpus:g} GPUs, too few for {needs}"
+        raise ConfigError(what, hint="change --engines, --cpus or --gpus, or add nodes")
+    return engine.engines or room
+
+
+def _packed(images: ImageList, numbers: range) -> bytes:
+    return msgspec.msgpack.encode([images.images[number] for number in numbers])
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

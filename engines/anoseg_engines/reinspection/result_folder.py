@@ -1,0 +1,257 @@
+"""The folder of a result: one Parquet file a shard, and `run.json`, which says what it is the result of. Main thread.
+
+A shard is written under a temporary name and renamed, so a file that is there is whole. A run that begins again in the same
+folder must be of the same bundle, images and options; it leaves out the shards that are there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from anoseg_engines.errors import AnosegError, ConfigError, DataError
+from anoseg_engines.files import shown_name, sync_folder, write_synced
+from anoseg_engines.reinspection.result_rows import RECORD, SCHEMA
+from anoseg_engines.result_files import try_folder
+from anoseg_engines.words import counted
+
+RUN = "run.json"
+LOCK = ".lock"
+
+
+class RunRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a result is the result of; `run.json`.
+
+    Attributes:
+        images: How many there are.
+        images_digest: SHA-256 of their list.
+        source: The folder or list that was given.
+        runtime: As it was asked for.
+        shard_size: The images of a shard; the last one may have fewer.
+    """
+
+    schema: Literal["anoseg.reinspection/1"] = "anoseg.reinspection/1"
+    bundle: str
+    engine_digest: str
+    source: str
+    images: int
+    images_digest: str
+    runtime: str
+    shard_size: int
+
+    @property
+    def shards(self) -> int:
+        """How many shards the result has when it is complete."""
+        return -(-self.images // self.shard_size)
+
+    def rows_of(self, shard: int) -> range:
+        """The numbers of the images in a shard."""
+        return range(shard * self.shard_size, min(self.images, (shard + 1) * self.shard_size))
+
+    def differences(self, other: RunRecord) -> Iterator[str]:
+        """Yield what differs from `other`, an earlier run, in words."""
+        if self.engine_digest != other.engine_digest:
+            mine, its = (f"{each.bundle} (digest {each.engine_digest[:12]})" for each in (self, other))
+            yield f"the bundle is {mine}, it was {its}"
+        if self.images_digest != other.images_digest:
+            mine, its = (f"{counted(each.images, 'image')} of {each.source}" for each in (self, other))
+            yield f"the list has {mine}, it had {its}" + (", others" if self.images == other.images else "")
+        if self.runtime != other.runtime:
+            yield f"--runtime is {self.runtime}, it was {other.runtime}"
+        if self.shard_size != other.shard_size:
+            yield f"--shard-size is {self.shard_size}, it was {other.shard_size}"
+
+
+class ResultFolder:
+    """A result that is being written. Use it as a context: only one run at a time writes a folder.
+
+    Attributes:
+        finished: The shards that an earlier run has written.
+        damaged: Files of shards that are not whole or not of this run; they are written again.
+    """
+
+    def __init__(self, folder: Path, record: RunRecord) -> None:
+        self.folder, self.record = folder, record
+        self.finished: set[int] = set()
+        self.damaged: list[Path] = []
+        self._lock: int | None = None
+
+    def look(self) -> None:
+        """Find the finished shards. Changes nothing.
+
+        Raises:
+            ConfigError: The folder cannot be written, is of another run, or has other files.
+        """
+        try_folder(self.folder, "--out")
+        found = _names(self.folder)
+        if not found:
+            return
+        where = shown_name(self.folder)
+        if RUN not in found:
+            raise ConfigError(f"--out {where}: is not empty", hint="give a new folder, or one that this command made")
+        earlier = read_record(self.folder)
+        if differing := list(self.record.differences(earlier)):
+            what = f"--out {where}: was begun with other input: {'; '.join(differing)}"
+            raise ConfigError(what, hint="give a new folder, or the same bundle, images and options as before")
+        for shard in range(self.record.shards):
+            path = shard_path(self.folder, shard)
+            if path.name in found:
+                if _is_whole(path, self.record, shard):
+                    self.finished.add(shard)
+                else:
+                    self.damaged.append(path)
+
+    def __enter__(self) -> ResultFolder:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise ConfigError(f"--out {shown_name(self.folder)}: cannot be written ({error.strerror})") from error
+        try:
+            self._take_lock()
+            self.look()
+            with contextlib.suppress(OSError):
+                for leftover in self.folder.glob(".*.tmp"):
+                    leftover.unlink()
+            if not (self.folder / RUN).exists():
+                self._write(self.folder / RUN, msgspec.json.format(msgspec.json.encode(self.record), indent=1) + b"\n")
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def to_do(self) -> list[int]:
+        """Return the shards that are not finished."""
+        return [shard for shard in range(self.record.shards) if shard not in self.finished]
+
+    def write_shard(self, shard: int, data: bytes) -> None:
+        """Write the Parquet file of a shard.
+
+        Raises:
+            AnosegError: It cannot be written.
+        """
+        self._write(shard_path(self.folder, shard), data)
+        self.finished.add(shard)
+
+    def metadata(self) -> bytes:
+        """What each shard says about its run."""
+        return msgspec.json.encode(self.record)
+
+    def _take_lock(self) -> None:
+        assert self._lock is not None, "the lock's file is open"
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            hint = "wait for it, or give another folder"
+            raise ConfigError(f"--out {shown_name(self.folder)}: another run is writing it", hint=hint) from error
+        except OSError:  # a file system without locks: two runs would write the same rows
+            pass
+
+    def _write(self, path: Path, data: bytes) -> None:
+        temporary = path.with_name(f".{path.name}.tmp")
+        try:
+            try:
+                write_synced(temporary, data)
+                temporary.replace(path)
+                sync_folder(path.parent)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    temporary.unlink(missing_ok=True)
+                raise
+        except OSError as error:
+            done = f"{len(self.finished)} of {counted(self.record.shards, 'shard')} are finished"
+            hint = f"{done}; free space or give the right to write, then give the same command again"
+            raise AnosegError(f"{shown_name(path)}: cannot be written ({error.strerror})", hint=hint) from error
+
+
+def shard_path(folder: Path, shard: int) -> Path:
+    """Return the path of a shard's file."""
+    return folder / f"shard-{shard:06d}.parquet"
+
+
+def read_record(folder: Path) -> RunRecord:
+    """Read what a folder is the result of.
+
+    Raises:
+        DataError: The folder is no result, or `run.json` cannot be read.
+    """
+    path = folder / RUN
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=RunRecord)
+    except FileNotFoundError as error:
+        what = "is not a result of `anoseg-engine reinspect`" if folder.is_dir() else "no such folder"
+        raise DataError(f"{shown_name(folder)}: {what}", hint=f"give its --out folder, which has a {RUN}") from error
+    except OSError as error:
+        raise DataError(f"{shown_name(path)}: cannot be read ({error.strerror})") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise DataError(f"{shown_name(path)}: {error}", hint="inspect the images again, into a new folder") from error
+
+
+def missing_shards(folder: Path, record: RunRecord) -> list[int]:
+    """Return the shards of a result that are not there, or not whole."""
+    return [shard for shard in range(record.shards) if not _is_whole(shard_path(folder, shard), record, shard)]
+
+
+def read_columns(folder: Path, record: RunRecord, columns: list[str]) -> pa.Table:
+    """Read some columns of the shards that are there, in their order.
+
+    Raises:
+        DataError: A shard cannot be read.
+    """
+    tables = []
+    for shard in range(record.shards):
+        path = shard_path(folder, shard)
+        if not path.exists():
+            continue
+        try:
+            tables.append(pq.read_table(path, columns=columns, partitioning=None).replace_schema_metadata())
+        except (OSError, pa.ArrowException) as error:
+            what = f"{shown_name(path)}: cannot be read ({error})"
+            raise DataError(what, hint="give the `reinspect` command again: it writes this shard again") from error
+    return pa.concat_tables(tables) if tables else pa.schema([SCHEMA.field(name) for name in columns]).empty_table()
+
+
+def count_outcomes(folder: Path, record: RunRecord) -> tuple[Counter[str], list[dict[str, Any]]]:
+    """Return how many images have each outcome, and path, reason and error of those that were not inspected.
+
+    Raises:
+        DataError: As `read_columns`.
+    """
+    table = read_columns(folder, record, ["path", "outcome", "reason", "error"])
+    outcomes = Counter[str](table["outcome"].to_pylist())
+    unknown = table.filter(pc.equal(table["outcome"], "UNKNOWN")).select(["path", "reason", "error"])
+    return outcomes, unknown.to_pylist()
+
+
+def _names(folder: Path) -> set[str]:
+    """Return the names in a folder, without those of files that begin with a dot, such as the lock."""
+    try:
+        return {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    except FileNotFoundError:
+        return set()
+    except OSError as error:
+        raise ConfigError(f"--out {shown_name(folder)}: cannot be listed ({error.strerror})") from error
+
+
+def _is_whole(path: Path, record: RunRecord, shard: int) -> bool:
+    try:
+        found = pq.read_metadata(path)
+    except (OSError, pa.ArrowException):
+        return False
+    metadata = found.metadata or {}
+    return found.num_rows == len(record.rows_of(shard)) and metadata.get(RECORD) == msgspec.json.encode(record)

@@ -1,0 +1,100 @@
+"""`anoseg-engine reinspect --ray`: actors inspect, and the rows are those of one process. Ray takes seconds to start."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from support.processors import processes_of
+from support.tiny_bundle import bad_part, good_part, write_tiny_bundle
+
+from anoseg_engines.bundle import load_bundle
+
+pytest.importorskip("pyarrow")
+
+import pyarrow.parquet as pq
+
+needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
+MAIN = "from anoseg_engines.cli import main; main()"
+
+
+def rows_of(out: Path) -> list[dict[str, object]]:
+    return [row for path in sorted(out.glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+
+
+def actors_of(pid: int) -> list[int]:
+    """The processes of Ray's actors below a process."""
+    found = []
+    for one in processes_of(pid):
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{one}/cmdline").read_bytes().startswith(b"ray::MapWorker"):
+                found.append(one)
+    return found
+
+
+@pytest.mark.long
+@needs_ray
+def test_rows_are_those_of_one_process(tmp_path: Path) -> None:
+    """An actor is killed in the middle, then the command; it goes on, and the rows equal those without Ray, in their order."""
+    store, images = tmp_path / "tiny", tmp_path / "images"
+    write_tiny_bundle(store)
+    images.mkdir()
+    for i in range(400):
+        cv2.imwrite(str(images / f"{i:03}.png"), bad_part() if i % 5 == 0 else good_part() + np.uint8(i % 50))
+    (images / "cut.png").write_bytes((images / "000.png").read_bytes()[:-30])
+    command = [sys.executable, "-c", MAIN, "reinspect", "--bundle", str(store), "--images", str(images), "--shard-size", "2"]
+    out = tmp_path / "ray"
+    process = subprocess.Popen([*command, "--out", str(out), "--ray", "--engines", "2"], stderr=subprocess.PIPE, text=True)
+    try:
+        for shards, kill_driver in ((2, False), (40, True)):
+            while process.poll() is None and len(list(out.glob("*.parquet"))) < shards:
+                time.sleep(0.005)
+            assert process.poll() is None, process.communicate()
+            os.kill(process.pid if kill_driver else actors_of(process.pid)[0], signal.SIGKILL)
+    finally:
+        process.kill()
+        process.communicate()
+    assert len(list(out.glob("*.parquet"))) < 201
+    done = subprocess.run([*command, "--out", str(out), "--ray", "--engines", "2"], capture_output=True, text=True, timeout=250)
+    assert (done.returncode, "1 image could not be inspected" in done.stdout) == (0, True), done.stderr
+    subprocess.run([*command, "--out", str(tmp_path / "here")], check=True)
+    assert rows_of(out) == rows_of(tmp_path / "here")
+    assert {row["engine_digest"] for row in rows_of(out)} == {load_bundle(store).digest}
+
+
+@needs_ray
+def test_a_cluster_that_cannot_be_reached(tmp_path: Path) -> None:
+    """The address is named, exit code 1, without a traceback; what is there already stays."""
+    write_tiny_bundle(tmp_path / "tiny")
+    cv2.imwrite(str(tmp_path / "0.png"), good_part())
+    done = subprocess.run(
+        [sys.executable, "-c", MAIN, "reinspect", "--bundle", "tiny", "--images", ".", "--out", "out", "--ray", "127.0.0.1:1"],
+        capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "RAY_gcs_rpc_server_reconnect_timeout_s": "1"},
+        timeout=250,
+    )  # fmt: skip
+    assert (done.returncode, "--ray 127.0.0.1:1: Ray cannot be used" in done.stderr) == (1, True), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("package", "extra", "more"), [("pyarrow", "parquet", []), ("ray", "fleet", ["--ray"])])
+def test_a_missing_package_is_named(tmp_path: Path, package: str, extra: str, more: list[str]) -> None:
+    """Without the extra, the command says what to install."""
+    write_tiny_bundle(tmp_path / "tiny")
+    cv2.imwrite(str(tmp_path / "0.png"), good_part())
+    done = subprocess.run(
+        [
+            *(sys.executable, "-c", f"import sys; sys.modules['{package}'] = None\n{MAIN}"),
+            *("reinspect", "--bundle", "tiny", "--images", ".", "--out", "out", *more),
+        ],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert (done.returncode, f"needs the package {package}" in done.stderr, f".[{extra}]" in done.stderr) == (2, True, True)

@@ -1,0 +1,309 @@
+"""`anoseg-engine reinspect` as a user types it: an archive of images, inspected again, with everything that can go wrong."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from support.commands import run_here
+from support.paths import DEMO
+from support.small_disk import mounted, remount
+from support.tiny_bundle import bad_part, good_part, tiny_draft, write_tiny_bundle
+
+from anoseg_engines.bundle import load_bundle
+from anoseg_engines.bundle_writer import write_bundle
+from anoseg_engines.cli import main
+from anoseg_engines.commands import image_progress
+from anoseg_engines.errors import DataError
+from anoseg_engines.images import read_image
+from anoseg_engines.judgement import judge
+from anoseg_engines.loading import load_engine
+from anoseg_engines.placement import Region
+
+pytest.importorskip("pyarrow")
+
+import pyarrow.parquet as pq
+
+from anoseg_engines.reinspection.result_folder import LOCK, ResultFolder, read_record
+
+PROGRAM = [sys.executable, "-c", "from anoseg_engines.cli import main; main()"]
+FLOATS = ("x", "y", "width", "height", "area", "peak", "centroid_x", "centroid_y")
+
+
+def engine(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return run_here(main, "anoseg-engine", *arguments)
+
+
+def reinspect(bundle: Path, images: Path, out: Path, *more: object) -> subprocess.CompletedProcess[str]:
+    return engine("reinspect", "--bundle", bundle, "--images", images, "--out", out, *more)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    write_tiny_bundle(tmp_path / "tiny")
+    return tmp_path / "tiny"
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Thirty images of two sizes in two folders, grey ones among them; two are no images."""
+    folder = tmp_path / "images"
+    for i in range(30):
+        part = (good_part(), bad_part(), good_part(60, 40), good_part() + np.uint8(60))[i % 4] + np.uint8(i % 3)
+        below = folder / ("early" if i < 12 else "late/shift")
+        below.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(below / f"{i:02}.png"), part[:, :, 0] if i % 7 == 0 else part)
+    (folder / "late" / "cut.png").write_bytes((folder / "early" / "00.png").read_bytes()[:-30])
+    (folder / "late" / "empty.jpg").touch()
+    return folder
+
+
+def rows_of(out: Path) -> list[dict[str, Any]]:
+    """The rows of all shards, read by pyarrow alone."""
+    return [row for path in sorted(out.glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+
+
+def plain_loop(bundle: Path, folder: Path) -> list[tuple[Any, ...]]:
+    """Path, outcome, score and defects of each image, in a loop as short as it can be."""
+    found = list[tuple[Any, ...]]()
+    running = load_engine(load_bundle(bundle))
+    try:
+        for path in sorted(p for p in folder.rglob("*") if p.suffix in (".png", ".jpg")):
+            try:
+                image = read_image(path)
+            except DataError:
+                found.append((str(path), "UNKNOWN", None, []))
+                continue
+            placement = running.place(Region(0, 0, image.shape[1], image.shape[0]))
+            judged = judge(running.inspect(image, placement), running.thresholds, placement)
+            defects = [{name: getattr(defect, name) for name in FLOATS} for defect in judged.defects]
+            found.append((str(path), judged.outcome, judged.score, defects))
+    finally:
+        running.close()
+    return found
+
+
+def short(rows: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    return sorted((row["path"], row["outcome"], row["score"], row["defects"]) for row in rows)
+
+
+def test_rows_equal_a_plain_loop(store: Path, images: Path, tmp_path: Path) -> None:
+    """Each image has one row, with the outcome, score and defects of a plain loop; so has one that cannot be read."""
+    done = reinspect(store, images, tmp_path / "out", "--shard-size", 7)
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = rows_of(tmp_path / "out")
+    assert short(rows) == sorted(plain_loop(store, images))
+    assert {row["outcome"] for row in rows} == {"PASS", "FAIL", "UNKNOWN"}
+    bundle = load_bundle(store)
+    assert {row["engine_digest"] for row in rows} == {bundle.digest}
+    assert {row["threshold"] for row in rows} == {bundle.thresholds.score}
+    assert [row["reason"] for row in rows if row["outcome"] == "UNKNOWN"] == ["unreadable"] * 2
+    assert "2 images could not be inspected" in done.stdout
+    assert f"{images}/late/empty.jpg: UNKNOWN: unreadable: " in done.stdout
+
+
+def test_rows_of_the_demo_equal_a_plain_loop(tmp_path: Path) -> None:
+    """With a trained network, whose parts run side by side, every score and defect is that of the loop, to the last bit."""
+    for number, golden in enumerate(load_bundle(DEMO).golden_samples() * 2):
+        cv2.imwrite(str(tmp_path / f"{number:02}.png"), np.roll(golden.image, number, axis=1))
+    assert reinspect(DEMO, tmp_path, tmp_path / "out").returncode == 0
+    rows = short(rows_of(tmp_path / "out"))
+    assert rows == sorted(plain_loop(DEMO, tmp_path))
+    assert {outcome for _, outcome, _, _ in rows} == {"PASS", "FAIL"}
+
+
+@contextlib.contextmanager
+def started(arguments: list[str], out: Path, shards: int) -> Iterator[subprocess.Popen[str]]:
+    """A run in a process of its own, of which some shards are there and some are not."""
+    process = subprocess.Popen([*PROGRAM, "reinspect", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    give_up_at = time.monotonic() + 120
+    try:
+        while len(list(out.glob("*.parquet"))) < shards:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < give_up_at
+            time.sleep(0.002)
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    """A list of 600 images."""
+    (tmp_path / "many").mkdir()
+    for i in range(600):
+        cv2.imwrite(str(tmp_path / "many" / f"{i:03}.png"), bad_part() if i % 5 == 0 else good_part() + np.uint8(i % 50))
+    paths = "\n".join(str(path) for path in sorted((tmp_path / "many").iterdir()))
+    (tmp_path / "many.txt").write_text(f"\n{paths}\n\n")
+    return tmp_path / "many.txt"
+
+
+def test_a_killed_run_goes_on(store: Path, many: Path, tmp_path: Path) -> None:
+    """What a killed run has written stays as it is, the next run adds the rest, and all rows equal those of a plain loop."""
+    out = tmp_path / "out"
+    arguments = ["--bundle", str(store), "--images", str(many), "--out", str(out), "--shard-size", "2"]
+    with started(arguments, out, 3) as process:
+        process.kill()
+        process.wait()
+        before = {path: path.stat().st_mtime_ns for path in out.glob("*.parquet")}
+    assert 3 <= len(before) < 300
+    (out / ".shard-000299.parquet.tmp").write_bytes(b"half")
+    assert engine("reinspect", *arguments).returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert short(rows_of(out)) == sorted(plain_loop(store, tmp_path / "many"))
+    assert {path.name for path in out.iterdir() if path.name.startswith(".")} == {LOCK}
+    assert engine("reinspect", *arguments).returncode == 0  # nothing is left to do
+
+
+def test_ctrl_c_says_how_far_it_came(store: Path, many: Path, tmp_path: Path) -> None:
+    """Ctrl-C ends with exit code 130 and without a traceback; whole shards stay, nothing else does."""
+    out = tmp_path / "out"
+    arguments = ["--bundle", str(store), "--images", str(many), "--out", str(out), "--shard-size", "2"]
+    with started(arguments, out, 2) as process:
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    finished = len(list(out.glob("*.parquet")))
+    assert said == f"\nstopped: {finished} of 300 shards finished; the same command goes on\n"
+    assert not list(out.glob(".*.tmp"))
+
+
+def test_another_bundle_list_or_option_is_refused(store: Path, images: Path, tmp_path: Path) -> None:
+    """A folder holds the result of one bundle, list and set of options; what differs is named, and nothing is changed."""
+    out = tmp_path / "out"
+    assert reinspect(store, images, out, "--shard-size", 10).returncode == 0
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    write_bundle(store, tiny_draft())
+    first, second = load_bundle(store / "1"), load_bundle(store / "2")
+    done = reinspect(store / "2", images, out, "--shard-size", 10)
+    assert done.returncode == 2
+    assert f"the bundle is {second.label} (digest {second.digest[:12]}), it was {first.label}" in done.stderr
+    done = reinspect(store / "1", images, out, "--shard-size", 11, "--runtime", "cpu-f32")
+    assert done.returncode == 2
+    assert "--runtime is cpu-f32, it was auto; --shard-size is 11, it was 10" in done.stderr
+    (images / "late" / "new.png").write_bytes((images / "early" / "00.png").read_bytes())
+    done = reinspect(store / "1", images, out, "--shard-size", 10, "--dry-run")
+    assert (done.returncode, "the list has 33 images" in done.stderr, "it had 32 images" in done.stderr) == (2, True, True)
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_a_damaged_shard_is_written_again(store: Path, images: Path, tmp_path: Path) -> None:
+    """A shard that was cut, or is of another run, is named, and its images are inspected again."""
+    out = tmp_path / "out"
+    assert reinspect(store, images, out, "--shard-size", 10).returncode == 0
+    rows = rows_of(out)
+    (out / "shard-000001.parquet").write_bytes((out / "shard-000001.parquet").read_bytes()[:-9])
+    (out / "shard-000002.parquet").write_bytes((out / "shard-000000.parquet").read_bytes())
+    os.truncate(out / "shard-000000.parquet", 0)
+    done = reinspect(store, images, out, "--shard-size", 10)
+    assert (done.returncode, done.stderr.count("is not a whole shard of this result")) == (0, 2 + 1)
+    assert rows_of(out) == rows
+
+
+def test_another_run_is_writing(store: Path, images: Path, tmp_path: Path) -> None:
+    """Two runs do not write one folder at the same time."""
+    assert reinspect(store, images, tmp_path / "out").returncode == 0
+    with ResultFolder(tmp_path / "out", read_record(tmp_path / "out")):
+        done = reinspect(store, images, tmp_path / "out")
+    assert (done.returncode, "another run is writing it" in done.stderr) == (2, True)
+
+
+def test_a_dry_run_writes_nothing(store: Path, images: Path, tmp_path: Path) -> None:
+    """It says how many images would be inspected, also of a run that was begun."""
+    out = tmp_path / "out"
+    done = reinspect(store, images, out, "--shard-size", 10, "--dry-run")
+    assert (done.returncode, "32 images would be inspected" in done.stdout, out.exists()) == (0, True, False)
+    assert reinspect(store, images, out, "--shard-size", 10).returncode == 0
+    (out / "shard-000003.parquet").unlink()
+    plan = json.loads(reinspect(store, images, out, "--shard-size", 10, "--dry-run", "--json").stdout)
+    assert (plan["images_to_do"], plan["shards_to_do"], plan["dry_run"]) == (2, 1, True)
+    assert not (out / "shard-000003.parquet").exists()
+
+
+def test_json_for_programs(store: Path, images: Path, tmp_path: Path) -> None:
+    """--json gives the counts, and every image that was not inspected."""
+    found = json.loads(reinspect(store, images, tmp_path / "out", "--json").stdout)
+    assert found["engine_digest"] == load_bundle(store).digest
+    assert found["images"] == sum(found["outcomes"].values()) == 32
+    assert [Path(row["path"]).name for row in found["not_inspected"]] == ["cut.png", "empty.jpg"]
+
+
+def test_a_list_with_missing_files(store: Path, images: Path, tmp_path: Path) -> None:
+    """Files that are not there are UNKNOWN, by name; a file that is listed twice has one row, and a note says so."""
+    name = os.fsdecode(b"gr\xfcn.png")
+    (images / name).write_bytes((images / "early" / "00.png").read_bytes())
+    listed = [images / "early" / "01.png", tmp_path / "none.png", images / name, images / "early" / "01.png"]
+    (tmp_path / "list.txt").write_bytes(b"\n".join(os.fsencode(path) for path in listed))
+    done = reinspect(store, tmp_path / "list.txt", tmp_path / "out")
+    assert (done.returncode, "1 line names an image that an earlier line names: left out" in done.stderr) == (0, True)
+    rows = {Path(row["path"]).name: (row["outcome"], row["error"]) for row in rows_of(tmp_path / "out")}
+    assert rows["01.png"] == ("FAIL", None)
+    assert rows["gr\\xfcn.png"] == ("PASS", None)
+    assert rows["none.png"] == ("UNKNOWN", f"{tmp_path / 'none.png'}: cannot be read (No such file or directory)")
+
+
+def test_not_one_image_can_be_read(store: Path, tmp_path: Path) -> None:
+    """The command fails, as with a disk that is not mounted; the rows are there all the same."""
+    (tmp_path / "list.txt").write_text("gone/1.png\ngone/2.png\n")
+    done = reinspect(store, tmp_path / "list.txt", tmp_path / "out")
+    assert (done.returncode, "none of 2 images could be inspected" in done.stderr) == (2, True)
+    assert [row["outcome"] for row in rows_of(tmp_path / "out")] == ["UNKNOWN"] * 2
+
+
+def test_files_and_links_that_are_left_out_are_noted(store: Path, images: Path, tmp_path: Path) -> None:
+    """A file that is not named like an image and a linked folder are left out, and notes name them."""
+    (images / "clip.avi").touch()
+    (images / "more").symlink_to(tmp_path)
+    done = reinspect(store, images, tmp_path / "out", "--dry-run")
+    assert f"1 file is not named like an image and is left out, for example {images}/clip.avi" in done.stderr
+    assert f"1 linked folder is left out, for example {images}/more" in done.stderr
+
+
+def test_a_full_disk_loses_nothing(store: Path, many: Path, tmp_path: Path) -> None:
+    """The command names the file and how far it came; with more space, the same command goes on from there."""
+    with mounted(tmp_path / "disk", "128k") as disk:
+        done = reinspect(store, many, disk / "out", "--shard-size", 100, "--threads", 1)
+        if done.returncode == 0:
+            done = reinspect(store, many, disk / "out2", "--shard-size", 50)
+        assert done.returncode == 1
+        assert "cannot be written (No space left on device)" in done.stderr
+        assert "give the same command again" in done.stderr
+        out = disk / ("out2" if (disk / "out2").exists() else "out")
+        before = {path.name for path in out.glob("*.parquet")}
+        assert not list(out.glob(".*.tmp"))
+        remount(disk, "size=16m")
+        size = read_record(out).shard_size
+        assert reinspect(store, many, out, "--shard-size", size, "--threads", 1).returncode == 0
+        assert before < {path.name for path in out.glob("*.parquet")}
+        assert len(rows_of(out)) == 600
+
+
+def test_a_folder_that_cannot_be_written(store: Path, images: Path, tmp_path: Path) -> None:
+    """A read-only disk is named before the work."""
+    with mounted(tmp_path / "disk", "1m") as disk:
+        remount(disk, "ro")
+        done = reinspect(store, images, disk / "out")
+    assert (done.returncode, "Read-only file system" in done.stderr) == (2, True)
+
+
+def test_lines_tell_the_progress_without_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A log gets lines with the number of images, the rate and the time that is left."""
+    monkeypatch.setattr(image_progress, "LINE_EVERY_S", 0.0)
+    with image_progress.image_progress(2000, 1000) as on_images:
+        time.sleep(0.01)
+        on_images(500)
+    said = capsys.readouterr().err
+    assert said.startswith("1,500 of 2,000 images, ")
+    assert said.endswith("00:00:00 left\n")
