@@ -60,7 +60,7 @@ def _print(found: Difference) -> None:
     if moves := found.moves():
         print(
             f"scores from A to B: median {moves['median']:+.4f} (of the absolute values {moves['median_absolute']:.4f}), "
-            f"largest rise {moves['largest_rise']:.4f}, largest fall {-moves['largest_fall']:.4f}"
+            f"largest rise {moves['largest_rise']:.4f}, largest fall {abs(moves['largest_fall']):.4f}"
         )
     for change, title in CHANGES.items():
         if images := found.changed(change):

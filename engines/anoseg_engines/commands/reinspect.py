@@ -169,6 +169,9 @@ def _print_result(options: argparse.Namespace, result: ResultFolder) -> None:
     from anoseg_engines.reinspection.result_folder import count_outcomes
 
     outcomes, unknown = count_outcomes(options.out, result.record)
+    if len(unknown) == result.record.images:
+        what = f"none of {counted(len(unknown), 'image')} could be inspected; the first: {unknown[0]['error']}"
+        raise DataError(what, hint=f"{shown_name(options.out)} has a row for each; give a new --out folder after the repair")
     if options.json:
         counts = {outcome: outcomes[outcome] for outcome in ("PASS", "FAIL", "UNKNOWN")}
         _print_json(result, {"images": result.record.images, "outcomes": counts, "not_inspected": unknown})
@@ -181,8 +184,6 @@ def _print_result(options: argparse.Namespace, result: ResultFolder) -> None:
         for row in unknown[:MOST_LISTED]:
             print(f"  {row['path']}: UNKNOWN: {row['reason']}: {row['error']}")
         print(f"result in {shown_name(options.out)}, {counted(result.record.shards, 'Parquet file')}")
-    if unknown and len(unknown) == result.record.images:
-        raise DataError(f"none of {counted(len(unknown), 'image')} could be inspected; the first: {unknown[0]['error']}")
 
 
 def _print_json(result: ResultFolder, figures: dict[str, Any]) -> None:

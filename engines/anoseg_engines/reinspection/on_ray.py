@@ -10,6 +10,9 @@ import contextlib
 import logging
 import os
 import pickle
+import socket
+import sys
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +21,7 @@ import msgspec
 import pyarrow as pa
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read when Ray is imported: no reports to its makers
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its remarks are not for a user; errors come as exceptions
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its coming default; else a warning
 
 import ray
@@ -36,6 +40,7 @@ LOCAL = "local"
 """The address that starts Ray on this machine, for this run."""
 TRIES = 6
 """How often a shard is tried whose actor dies, before the run ends: an image might crash every engine."""
+CONNECT_S = 10.0
 OBJECT_STORE_BYTES = 256 << 20
 """Shared memory of a cluster that is started here. The list and the shards that are being written are small."""
 
@@ -84,7 +89,7 @@ class ShardInspector:
         if self._failure is None:
             try:
                 images = msgspec.msgpack.decode(shard["images"][0].as_py(), type=list[ListedImage])
-                found = shard_bytes(list(self._inspector.rows(images)), self._record)
+                found = shard_bytes(shard["shard"][0].as_py(), list(self._inspector.rows(images)), self._record)
             except AnosegError as error:  # the inspector may have unfinished images, so it inspects no other shard
                 self._failure = error
         failure = b"" if self._failure is None else pickle.dumps(self._failure)
@@ -116,22 +121,25 @@ def inspect_on_ray(
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # it would print the traceback of what is raised below
         items = [{"shard": shard, "images": _packed(images, result.record.rows_of(shard))} for shard in shards]
-        found = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-            ShardInspector,
-            batch_size=1,
-            batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(size=min(number, len(items))),
-            num_cpus=engine.cpus,
-            num_gpus=engine.gpus,
-            max_task_retries=TRIES - 1,
-            fn_constructor_args=(
-                engine,
-                result.record.engine_digest,
-                str(images.source.absolute()),
-                result.metadata(),
-            ),
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*ray_remote_args", category=DeprecationWarning)  # max_task_retries
+            found = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+                ShardInspector,
+                batch_size=1,
+                batch_format="pyarrow",
+                compute=ray.data.ActorPoolStrategy(size=min(number, len(items))),
+                num_cpus=engine.cpus,
+                num_gpus=engine.gpus,
+                max_task_retries=TRIES - 1,
+                fn_constructor_args=(
+                    engine,
+                    result.record.engine_digest,
+                    str(images.source.absolute()),
+                    result.metadata(),
+                ),
+            )
         for row in found.iter_rows():
             if row["failure"]:
                 raise pickle.loads(row["failure"])
@@ -141,23 +149,41 @@ def inspect_on_ray(
 
 @contextlib.contextmanager
 def _cluster(address: str) -> Iterator[None]:
-    """Connect to the cluster, or start one, and name its errors."""
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    """Connect to the cluster, or start one, and name its errors. What Ray says of actors that die goes to standard error."""
     local = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES} if address == LOCAL else {}
     hint = "the finished shards stay: the same command goes on"
+    _knock(address)
+    with contextlib.redirect_stdout(sys.stderr):
+        try:
+            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **local)
+        except (RayError, OSError, RuntimeError, ValueError) as error:
+            what = f"--ray {address}: Ray cannot be used ({_first_line(error)})"
+            raise AnosegError(what, hint="is `ray status` well there?") from error
+        try:
+            yield
+        except RayError as error:
+            raise AnosegError(f"--ray {address}: Ray failed ({_first_line(error)})", hint=hint) from error
+        finally:
+            ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Check that somebody answers at the address: Ray would end this process if nobody does.
+
+    Raises:
+        ConfigError: It is no address.
+        AnosegError: Nobody answers.
+    """
+    if address in (LOCAL, "auto"):
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ConfigError(f"--ray {address}: is not an address", hint="write it as 10.0.0.5:6379, or give auto")
     try:
-        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **local)
-    except (RayError, OSError, RuntimeError, ValueError) as error:
-        raise AnosegError(
-            f"--ray {address}: Ray cannot be used ({_first_line(error)})", hint="is `ray status` well there?"
-        ) from error
-    try:
-        yield
-    except RayError as error:
-        raise AnosegError(f"--ray {address}: Ray failed ({_first_line(error)})", hint=hint) from error
-    finally:
-        ray.shutdown()
+        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        what = f"--ray {address}: the cluster cannot be reached ({getattr(error, 'strerror', None) or error})"
+        raise AnosegError(what, hint="start it with `ray start --head` there, or check the address") from error
 
 
 def _number_of_engines(engine: EngineOnRay) -> int:

@@ -31,4 +31,4 @@ def inspect_here(engine: Engine, images: ImageList, result: ResultFolder, on_ima
             for _ in result.record.rows_of(shard):
                 found.append(next(rows))
                 on_images(1)
-            result.write_shard(shard, shard_bytes(found, result.metadata()))
+            result.write_shard(shard, shard_bytes(shard, found, result.metadata()))

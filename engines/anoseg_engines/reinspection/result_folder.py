@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from anoseg_engines.errors import AnosegError, ConfigError, DataError
 from anoseg_engines.files import shown_name, sync_folder, write_synced
-from anoseg_engines.reinspection.result_rows import RECORD, SCHEMA
+from anoseg_engines.reinspection.result_rows import RECORD, SCHEMA, SHARD
 from anoseg_engines.result_files import try_folder
 from anoseg_engines.words import counted
 
@@ -112,6 +112,7 @@ class ResultFolder:
                     self.damaged.append(path)
 
     def __enter__(self) -> ResultFolder:
+        try_folder(self.folder, "--out")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
@@ -254,4 +255,5 @@ def _is_whole(path: Path, record: RunRecord, shard: int) -> bool:
     except (OSError, pa.ArrowException):
         return False
     metadata = found.metadata or {}
-    return found.num_rows == len(record.rows_of(shard)) and metadata.get(RECORD) == msgspec.json.encode(record)
+    this = metadata.get(RECORD) == msgspec.json.encode(record) and metadata.get(SHARD) == str(shard).encode()
+    return this and found.num_rows == len(record.rows_of(shard))

@@ -34,19 +34,20 @@ SCHEMA = pa.schema(
         pa.field("runtime", pa.string(), nullable=False),
     ]
 )
-RECORD = b"anoseg.reinspection"
-"""The key of a file's metadata under which it says to which run it belongs."""
+RECORD, SHARD = b"anoseg.reinspection", b"anoseg.shard"
+"""The keys of a file's metadata under which it says to which run it belongs, and which shard of it it is."""
 
 
-def shard_bytes(rows: Sequence[Row], record: bytes) -> bytes:
+def shard_bytes(shard: int, rows: Sequence[Row], record: bytes) -> bytes:
     """Return the Parquet file of a shard.
 
     Args:
+        shard: Its number.
         rows: Its rows, in their order.
         record: Says to which run the shard belongs.
     """
     plain: list[dict[str, Any]] = [msgspec.to_builtins(row) for row in rows]
-    table = pa.Table.from_pylist(plain, schema=SCHEMA.with_metadata({RECORD: record}))
+    table = pa.Table.from_pylist(plain, schema=SCHEMA.with_metadata({RECORD: record, SHARD: str(shard).encode()}))
     buffer = pa.BufferOutputStream()
     pq.write_table(table, buffer, compression="zstd")
     return bytes(buffer.getvalue())

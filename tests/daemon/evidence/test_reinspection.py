@@ -1,7 +1,5 @@
 """Parts that a real station kept are inspected again: `anosegd evidence list --json` feeds `anoseg-engine reinspect`."""
 
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
@@ -33,8 +31,7 @@ def test_kept_parts_are_judged_as_the_station_did(line: Line) -> None:
     line.listener.drain()
     listed = run_anosegd("evidence", "list", str(config), "--json")
     (line.folder / "parts.jsonl").write_text(listed.stdout)
-    (bundle,) = {Path(path).parent for path in line.folder.rglob("manifest.json")}
-    arguments = ("--bundle", bundle, "--images", line.folder / "parts.jsonl", "--out", line.folder / "out")
+    arguments = ("--bundle", line.store, "--images", line.folder / "parts.jsonl", "--out", line.folder / "out")
     done = run_here(main, "anoseg-engine", "reinspect", *arguments)
     assert (done.returncode, done.stderr) == (0, "")
     (shard,) = (line.folder / "out").glob("*.parquet")
@@ -63,8 +60,7 @@ def test_a_kept_part_that_is_not_whole(line: Line) -> None:
     second.write_bytes(b"PK\x05\x06" + bytes(18))
     listed = sorted(map(str, (line.folder / "kept").rglob("*.zip")))
     (line.folder / "list.txt").write_text("\n".join(listed))
-    (bundle,) = {Path(path).parent for path in line.folder.rglob("manifest.json")}
-    arguments = ("--bundle", bundle, "--images", line.folder / "list.txt", "--out", line.folder / "out")
+    arguments = ("--bundle", line.store, "--images", line.folder / "list.txt", "--out", line.folder / "out")
     assert run_here(main, "anoseg-engine", "reinspect", *arguments).returncode == 0
     (shard,) = (line.folder / "out").glob("*.parquet")
     rows = pq.read_table(shard).to_pylist()

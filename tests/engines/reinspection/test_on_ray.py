@@ -76,10 +76,9 @@ def test_a_cluster_that_cannot_be_reached(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "0.png"), good_part())
     done = subprocess.run(
         [sys.executable, "-c", MAIN, "reinspect", "--bundle", "tiny", "--images", ".", "--out", "out", "--ray", "127.0.0.1:1"],
-        capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "RAY_gcs_rpc_server_reconnect_timeout_s": "1"},
-        timeout=250,
+        capture_output=True, text=True, cwd=tmp_path,
     )  # fmt: skip
-    assert (done.returncode, "--ray 127.0.0.1:1: Ray cannot be used" in done.stderr) == (1, True), done.stderr
+    assert (done.returncode, "--ray 127.0.0.1:1: the cluster cannot be reached" in done.stderr) == (1, True), done.stderr
     assert "Traceback" not in done.stderr
 
 
