@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
 import pyarrow as pa
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read when Ray is imported: no reports to its makers
@@ -88,7 +87,7 @@ class ShardInspector:
         found = b""
         if self._failure is None:
             try:
-                images = msgspec.msgpack.decode(shard["images"][0].as_py(), type=list[ListedImage])
+                images: list[ListedImage] = pickle.loads(shard["images"][0].as_py())
                 found = shard_bytes(shard["shard"][0].as_py(), list(self._inspector.rows(images)), self._record)
             except AnosegError as error:  # the inspector may have unfinished images, so it inspects no other shard
                 self._failure = error
@@ -203,7 +202,7 @@ def _number_of_engines(engine: EngineOnRay) -> int:
 
 
 def _packed(images: ImageList, numbers: range) -> bytes:
-    return msgspec.msgpack.encode([images.images[number] for number in numbers])
+    return pickle.dumps([images.images[number] for number in numbers])  # JSON knows no file names that are not UTF-8
 
 
 def _first_line(error: Exception) -> str:

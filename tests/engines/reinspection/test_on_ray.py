@@ -49,6 +49,7 @@ def test_rows_are_those_of_one_process(tmp_path: Path) -> None:
     for i in range(400):
         cv2.imwrite(str(images / f"{i:03}.png"), bad_part() if i % 5 == 0 else good_part() + np.uint8(i % 50))
     (images / "cut.png").write_bytes((images / "000.png").read_bytes()[:-30])
+    (images / os.fsdecode(b"gr\xfcn.png")).write_bytes((images / "000.png").read_bytes())
     command = [sys.executable, "-c", MAIN, "reinspect", "--bundle", str(store), "--images", str(images), "--shard-size", "2"]
     out = tmp_path / "ray"
     process = subprocess.Popen([*command, "--out", str(out), "--ray", "--engines", "2"], stderr=subprocess.PIPE, text=True)
