@@ -69,7 +69,7 @@ plc-floods: $(VENV)/.installed-dev ## send 100,000 malformed frames to a bridge 
 evidence: $(VENV)/.installed-dev ## keep rejected parts at full rate on a small disk, with kills; the limits hold and every file is whole (ten minutes; root)
 	$(BIN)/python tests/stress/evidence.py
 
-reinspect-kills: $(VENV)/.installed-dev ## inspect 20,000 images again with kills, in one process and on Ray; rows must equal a plain loop's (an hour)
+reinspect-kills: $(VENV)/.installed-dev ## inspect 20,000 images again with kills, in one process and on Ray; rows must equal a plain loop's
 	$(BIN)/python tests/stress/reinspect.py
 
 soak: $(VENV)/.installed-dev ## run an hour at full rate with a fault a minute; memory, threads and descriptors may not grow
