@@ -61,8 +61,10 @@ def test_rows_are_those_of_one_process(tmp_path: Path) -> None:
                 os.kill(process.pid if kill_command else actors_of(process.pid)[0], signal.SIGKILL)
     finally:
         process.kill()
-        process.communicate()
-    assert process.returncode in (0, -signal.SIGKILL)
+        _, said = process.communicate()
+    if process.returncode == 1 and "Ray cannot be used" in said:
+        pytest.skip("Ray could not start in its time: the machine is too busy")
+    assert process.returncode in (0, -signal.SIGKILL), said
     done = subprocess.run([*command, "--out", str(out), "--ray", "--engines", "2"], capture_output=True, text=True, timeout=250)
     assert (done.returncode, "1 image could not be inspected" in done.stdout) == (0, True), done.stderr
     subprocess.run([*command, "--out", str(tmp_path / "here")], check=True)
