@@ -84,7 +84,7 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
         wait: From capture to the start of inspection.
         inspect: Placement, network and judgement.
         inference: The network alone.
-        total: From the software trigger, else from capture, to sending.
+        total: From the software trigger, else from capture, to the finished verdict. Its commit and the sending come after.
     """
 
     capture: float | None = None

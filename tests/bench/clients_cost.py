@@ -2,16 +2,21 @@
 
     python tests/bench/clients_cost.py [--seconds 15] [--rounds 3] [--places apart,shared] [--json FILE]
 
-The real daemon inspects parts of the demo line (640 x 640 pixels, one camera) at half of the engine's own rate. Turns "with"
-and "without" alternate in one run. In both, one plain subscriber measures. A turn "with" has in addition:
+The real daemon inspects parts of the demo line (640 x 640 pixels, one camera) at half of the engine's own rate. Turns "with",
+"busy" and "without" alternate in one run. In all, one plain subscriber counts. A turn "with" has in addition:
 
 - evidence: rejected parts and one of ten good ones, as PNG;
 - nine clients, each a process of its own: three durable consumers that acknowledge, two plain subscribers of verdicts, one each
   of maps, of pictures and of heartbeats, and one that subscribes to everything;
 - `anosegd view` with the page "Live" open in a headless Chromium.
 
-Measured is the time from capture to sending (`timings_ms.total`). Three things must hold: no part is lost or late, each durable
-consumer gets every verdict, and the p99 with clients is at most 1.1 times the p99 without.
+A turn "busy" has neither clients nor evidence, but a program that computes as much as the clients, the screen and the browser
+do together, on the same cores. Its p99 shows what the neighbours of a core cost by themselves: shared caches and memory, and
+the host of a virtual machine, which may give two busy processors less time than one ("stolen" in the table).
+
+Measured is the time from capture to the end of the sending, in the daemon's process (`stages.py`), and its stages. Three things
+must hold: no part is lost or late, each durable consumer gets every verdict, and the p99 with clients is at most 1.1 times the
+p99 without.
 
 On two cores the result depends on what runs where: the engine's two threads use both cores, and Chromium needs up to one more,
 because it draws without a GPU. Two cases are therefore measured:
@@ -30,6 +35,7 @@ for which the 1.1 counts.
 import argparse
 import contextlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -50,6 +56,7 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench.evidence_cost import engine_ms
+from bench.stages import STAGES
 from support.anosegd_line import Daemon
 from support.browser import Browser
 from support.paths import DEMO
@@ -64,6 +71,9 @@ SIZE = 640
 CLIENTS = ("consumer",) * 3 + ("verdict.",) * 2 + ("mask.", "image.", "state", "")
 """Kinds of clients: a durable consumer, or the topic of a plain subscriber."""
 NICE_BROWSER = ("nice", "-n", "10")
+STAGES_PY = Path(__file__).with_name("stages.py")
+KINDS = ("without", "busy", "with")
+PIECE_S = 0.01
 LIMIT = 1.1
 WARM_UP_S = 2.0
 
@@ -73,7 +83,8 @@ class Turn:
     """What one turn, or several of a kind, found.
 
     Attributes:
-        totals: Milliseconds from capture to sending, of each part.
+        stages: Milliseconds of each part, see `bench.stages.STAGES`; the last one is from capture to sending.
+        p99s: The p99 from capture to sending, of each turn.
         lost: Parts that are UNKNOWN, found no room, or whose number is missing.
         late: Results that came after their part was closed.
         missing: Verdicts that a durable consumer did not get.
@@ -82,7 +93,7 @@ class Turn:
         cores: Mean number of cores in use, by program.
     """
 
-    totals: list[float] = field(default_factory=list)
+    stages: list[list[float]] = field(default_factory=list)
     p99s: list[float] = field(default_factory=list)
     failed: int = 0
     lost: int = 0
@@ -95,8 +106,8 @@ class Turn:
 
     def add(self, other: "Turn") -> None:
         """Add another turn."""
-        self.totals += other.totals
-        self.p99s.append(float(np.percentile(other.totals, 99)))
+        self.stages += other.stages
+        self.p99s.append(float(np.percentile([one[-1] for one in other.stages], 99)))
         for name in ("failed", "lost", "late", "missing", "kept", "dropped", "drawn"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for name, used in other.cores.items():
@@ -168,8 +179,19 @@ def rate_of(images: Path, place: Place) -> float:
     return 500 / float(found.stdout)
 
 
-def run(folder: Path, images: Path, *, fps: float, seconds: float, place: Place, crowd: bool) -> Turn:
-    """Run the station for one turn."""
+def run(folder: Path, images: Path, *, fps: float, seconds: float, place: Place, kind: str, busy: float = 0.0) -> Turn:
+    """Run the station for one turn.
+
+    Args:
+        folder: For the turn's files.
+        images: The parts.
+        fps: Parts a second.
+        seconds: How long to measure.
+        place: Who has which cores.
+        kind: One of `KINDS`.
+        busy: For the kind "busy": how many cores another program uses.
+    """
+    crowd = kind == "with"
     publish, control = f"ipc://{folder}/pub", f"ipc://{folder}/control"
     config = folder / "station.yaml"
     config.write_text(
@@ -182,7 +204,7 @@ def run(folder: Path, images: Path, *, fps: float, seconds: float, place: Place,
     with contextlib.ExitStack() as stack:
         stack.enter_context(on_cores(place.others))
         with on_cores(place.line):
-            daemon = Daemon(config)
+            daemon = Daemon(config, program=(str(STAGES_PY), str(folder / "stages.json")))
         stack.callback(daemon.close)
         programs = {"daemon": [daemon.process.pid]}
         socket = stack.enter_context(zmq.Context()).socket(zmq.SUB)
@@ -195,6 +217,16 @@ def run(folder: Path, images: Path, *, fps: float, seconds: float, place: Place,
         measured = _Measured(socket)
         measured.wait()
         clients, browser = [], None
+        low = NICE_BROWSER if place.others == place.line else ()
+        if kind == "busy":
+            processes = [
+                subprocess.Popen([*low, sys.executable, __file__, "--busy", f"{busy / math.ceil(busy):.3f}"])
+                for _ in range(math.ceil(busy))
+            ]
+            for process in processes:
+                stack.callback(process.wait)
+                stack.callback(process.kill)
+            programs["other"] = [process.pid for process in processes]
         if crowd:
             view = ViewServer(folder, str(config))
             stack.callback(view.close)
@@ -202,7 +234,7 @@ def run(folder: Path, images: Path, *, fps: float, seconds: float, place: Place,
                 command = [sys.executable, __file__, "--client", kind, f"client-{number}", publish, control]
                 clients.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
                 stack.callback(clients[-1].kill)
-            browser = Browser(folder, before=NICE_BROWSER if place.others == place.line else ())
+            browser = Browser(folder, before=low)
             stack.callback(browser.close)
             programs |= {"view": [view.process.pid], "browser": [browser.process.pid], "clients": [c.pid for c in clients]}
             browser.open(view.url)
@@ -211,16 +243,19 @@ def run(folder: Path, images: Path, *, fps: float, seconds: float, place: Place,
         measured.listen(WARM_UP_S)
         turn = measured.begin()
         before = {name: sum(map(processor_s, pids)) for name, pids in programs.items()}
-        began = time.monotonic()
+        began, stolen_before = time.monotonic(), stolen_s()
         measured.listen(seconds)
         spent = time.monotonic() - began
         turn.cores = {name: [(sum(map(processor_s, pids)) - before[name]) / spent] for name, pids in programs.items()}
+        turn.cores["stolen"] = [(stolen_s() - stolen_before) / spent]
         measured.end()
         if browser is not None:
             turn.drawn = int(browser.evaluate("window.drawn"))
             assert browser.messages == [], browser.messages
         assert daemon.terminate() == 0, daemon.log
         last = measured.drain()
+        stages = json.loads((folder / "stages.json").read_text())
+        turn.stages = [stages[str(seq)] for seq in measured.seqs if str(seq) in stages]
         for client in clients:
             client.terminate()
         for client, kind in zip(clients, CLIENTS, strict=True) if crowd else ():
@@ -228,6 +263,21 @@ def run(folder: Path, images: Path, *, fps: float, seconds: float, place: Place,
             if kind == "consumer":
                 turn.missing += last - found["n"]
         return turn
+
+
+def stolen_s() -> float:
+    """Return how many seconds the host of a virtual machine has taken from its processors."""
+    fields = Path("/proc/stat").read_text().split(maxsplit=9)
+    return int(fields[8]) / os.sysconf("SC_CLK_TCK")
+
+
+def compute(share: float) -> None:
+    """Use this share of a core until killed, as clients and browser do: in pieces of some milliseconds."""
+    while True:
+        began = time.monotonic()
+        while time.monotonic() - began < share * PIECE_S:
+            pass
+        time.sleep((1 - share) * PIECE_S)
 
 
 COUNT_DRAWN = """(() => {
@@ -246,6 +296,8 @@ class _Measured:
         self._state: dict[str, Any] = {}
         self._counted: dict[str, int] = {}
         self._seq = 0
+        self.seqs: list[int] = []
+        """Numbers of the verdicts that came between `begin` and `end`."""
 
     def wait(self) -> None:
         """Wait for the first verdict."""
@@ -306,7 +358,7 @@ class _Measured:
             return True
         turn = self._turn
         if turn is not None:
-            turn.totals.append(message["timings_ms"]["total"])
+            self.seqs.append(message["seq"])
             turn.failed += message["outcome"] == "FAIL"
             turn.lost += message["outcome"] == "UNKNOWN"
             turn.lost += message["seq"] - self._seq - 1
@@ -329,26 +381,35 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 print(f"{name}: this machine has one core only", file=sys.stderr)
                 continue
             fps = rate_of(images, known[name])
-            turns = {"without": Turn(), "with": Turn()}
+            turns = {kind: Turn() for kind in KINDS}
+            busy = 0.0
             for number in range(options.rounds):
-                for kind in ("without", "with") if number % 2 else ("with", "without"):
+                for kind in KINDS if number % 2 else KINDS[::-1]:
                     folder = Path(made) / f"{name}-{kind}-{number}"
                     folder.mkdir()
-                    turns[kind].add(
-                        run(folder, images, fps=fps, seconds=options.seconds, place=known[name], crowd=kind == "with")
-                    )
+                    turn = run(folder, images, fps=fps, seconds=options.seconds, place=known[name], kind=kind, busy=busy)
+                    turns[kind].add(turn)
+                    if kind == "with":
+                        busy = sum(turn.cores[program][0] for program in ("view", "browser", "clients"))
             found[name] = {"fps": fps, **{kind: _figures(turn) for kind, turn in turns.items()}}
-            found[name]["ratio"] = found[name]["with"]["p99"] / found[name]["without"]["p99"]
+            p99s = {kind: found[name][kind]["p99"] for kind in KINDS}
+            found[name] |= {"ratio": p99s["with"] / p99s["without"], "ratio to busy": p99s["with"] / p99s["busy"]}
     return found
 
 
 def _figures(turn: Turn) -> dict[str, Any]:
-    p50, p99 = np.percentile(turn.totals, [50, 99])
+    stages = np.array(turn.stages)
+    p50, p99 = np.percentile(stages, [50, 99], axis=0)
+    slowest = stages[stages[:, -1] >= p99[-1]].mean(axis=0)
     names = ("failed", "lost", "late", "missing", "kept", "dropped", "drawn")
     return {
-        "parts": len(turn.totals),
-        "p50": float(p50),
-        "p99": float(p99),
+        "parts": len(stages),
+        "p50": float(p50[-1]),
+        "p99": float(p99[-1]),
+        "stages": {
+            name: {"p50": float(a), "p99": float(b), "slowest": float(c)}
+            for name, a, b, c in zip(STAGES, p50, p99, slowest, strict=True)
+        },
         "p99 of rounds": turn.p99s,
         **{name: getattr(turn, name) for name in names},
         "cores": {name: float(np.mean(used)) for name, used in turn.cores.items()},
@@ -360,14 +421,27 @@ def table_of(found: dict[str, Any]) -> Table:
     columns = ("case", "clients", "parts", "p50 ms", "p99 ms", "p99 of rounds", "lost", "late", "missing")
     table = Table(*columns, "failed", "kept", "dropped", "drawn", "cores in use")
     for case, one in found.items():
-        for kind in ("without", "with"):
+        for kind in KINDS:
             row = one[kind]
             rounds = " ".join(f"{p99:.1f}" for p99 in row["p99 of rounds"])
             numbers = [f"{row['p50']:.1f}", f"{row['p99']:.1f}", rounds, *(str(row[n]) for n in ("lost", "late", "missing"))]
             rest = [str(row[n]) for n in ("failed", "kept", "dropped", "drawn")]
             cores = ", ".join(f"{name} {used:.2f}" for name, used in row["cores"].items())
             table.add_row(f"{case}, {one['fps']:.0f}/s", kind, str(row["parts"]), *numbers, *rest, cores)
-        table.add_row(case, "ratio", "", "", f"{one['ratio']:.2f}")
+        for name, other in (("ratio", "without"), ("ratio to busy", "busy")):
+            rounds = zip(one["with"]["p99 of rounds"], one[other]["p99 of rounds"], strict=True)
+            table.add_row(case, name, "", "", f"{one[name]:.2f}", " ".join(f"{a / b:.2f}" for a, b in rounds))
+        table.add_section()
+    return table
+
+
+def stages_of(found: dict[str, Any]) -> Table:
+    """Return the table of the stages: p50 and p99 of each stage, and its mean in the slowest parts."""
+    table = Table("case", "clients", *STAGES, title="ms: p50 / p99 / mean in the slowest 1 % of the parts")
+    for case, one in found.items():
+        for kind in KINDS:
+            stages = one[kind]["stages"].values()
+            table.add_row(case, kind, *(f"{s['p50']:.1f} / {s['p99']:.1f} / {s['slowest']:.1f}" for s in stages))
         table.add_section()
     return table
 
@@ -394,15 +468,20 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--client", nargs=4, help=argparse.SUPPRESS)
     parser.add_argument("--engine", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--busy", type=float, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.client:
         follow(*options.client)
         return 0
+    if options.busy:
+        compute(options.busy)
     if options.engine:
         print(engine_ms(options.engine))
         return 0
     found = measure(options)
-    Console(width=200).print(table_of(found))
+    console = Console(width=200)
+    console.print(table_of(found))
+    console.print(stages_of(found))
     if options.json:
         options.json.write_text(json.dumps(found, indent=1))
     wrong = list(problems(found, options.limit.split(",")))

@@ -1,4 +1,4 @@
-"""Measures what evidence costs a part: p50 and p99 from capture to sending, with and without it, in turns on one machine.
+"""Measures what evidence costs a part: p50 and p99 from capture to the finished verdict, with and without it, in turns.
 
     python tests/bench/evidence_cost.py [--seconds 8] [--rounds 4] [--share 0.1] [--sizes 0.3,1.3] [--live]
 

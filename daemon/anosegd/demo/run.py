@@ -50,7 +50,7 @@ class _Tally:
         total: Number of parts.
         results: Result by part index.
         defects: Number of parts by (defect, result).
-        latencies_ms: From capture to sending.
+        latencies_ms: From capture to the finished verdict.
         rows: The newest parts, for the table.
     """
 

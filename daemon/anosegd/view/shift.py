@@ -52,7 +52,7 @@ class Counted:
 
     Attributes:
         passed, failed, unknown: Verdicts by outcome.
-        sum_ms, slowest_ms: Sum and largest of the times from trigger or capture to sending.
+        sum_ms, slowest_ms: Sum and largest of the times from trigger or capture to the finished verdict.
     """
 
     passed: int = 0
