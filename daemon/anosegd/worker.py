@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -26,6 +28,10 @@ class Asker(NamedTuple):
 
 
 NOBODY = Asker()
+
+BEHIND_THE_INSPECTION = 10
+"""Nice value of threads whose work can wait. Not more: a thread that holds Python's lock needs some processor time, even on a
+machine without any to spare, to hand the lock on."""
 
 
 class Worker(ABC):
@@ -63,6 +69,11 @@ class Worker(ABC):
     def answer(self) -> None:
         """Report that the thread is not stuck."""
         self._answered_at = time.monotonic()
+
+    def give_way(self) -> None:
+        """Let the inspection go first where both need the same processor. Called on the thread itself."""
+        with contextlib.suppress(OSError):  # the whole daemon may run at a still lower priority
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), BEHIND_THE_INSPECTION)
 
     @property
     def silent_s(self) -> float:

@@ -6,7 +6,6 @@ and counted. Whatever happens here, the inspection goes on.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import queue
@@ -30,8 +29,6 @@ TIDY_S = 60.0
 """How often old parts are deleted while no new ones come."""
 REPORT_S = 10.0
 """How often the log repeats that parts are not kept."""
-NICE = 5
-"""Encoding pictures takes the time of a processor that the inspection may need."""
 TOO_FAST = "parts to keep come faster than they are stored"
 ENDED = "the thread that stores them has ended"
 
@@ -115,8 +112,7 @@ class EvidenceKeeper(Worker):
 
     def work(self) -> None:
         """Store parts until asked to stop."""
-        with contextlib.suppress(OSError):  # on Linux, a thread has a priority of its own
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+        self.give_way()
         self._tidy()
         while True:
             try:

@@ -7,8 +7,6 @@ or into which another program wrote.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sqlite3
 import threading
 from collections import deque
@@ -62,8 +60,7 @@ class Background(Worker):
 
     def work(self) -> None:
         """Copy the log on request, and check while something is unchecked."""
-        with contextlib.suppress(OSError):  # where both threads need a core, the writing thread gets it
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+        self.give_way()
         with self._reader:
             while not self._stopping:
                 self.answer()

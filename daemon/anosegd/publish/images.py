@@ -78,6 +78,7 @@ class ImageEncoder(Worker):
 
     def work(self) -> None:
         """Encode until asked to stop."""
+        self.give_way()
         while (job := self._next()) is not None:
             try:
                 with job.picture.use() as image:

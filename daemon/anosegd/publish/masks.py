@@ -45,5 +45,6 @@ class MaskEncoder(Worker):
 
     def work(self) -> None:
         """Encode until asked to stop."""
+        self.give_way()
         while (job := self._jobs.get()) is not None:
             self._deliver(job.header, encode_map(job.anomaly_map))
