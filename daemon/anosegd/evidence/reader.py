@@ -78,10 +78,16 @@ class EvidenceReader:
         days = sorted(self._days(), reverse=True) if at is None else [at.astimezone(UTC).strftime("%Y%m%d")]
         number = f".{seq:012d}."
         for day in days:
-            for file_name in self._files(day):
-                name = parse(file_name) if number in file_name else None
-                if name is not None and name.seq == seq and journal_id in (None, name.journal_id):
-                    return name
+            found = [
+                name
+                for file_name in self._files(day)
+                if number in file_name
+                and (name := parse(file_name)) is not None
+                and name.seq == seq
+                and journal_id in (None, name.journal_id)
+            ]
+            if found:
+                return max(found, key=lambda name: name.at)
         return None
 
     def path(self, name: PartName) -> Path:

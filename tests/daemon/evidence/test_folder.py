@@ -207,6 +207,17 @@ def test_names_tell_parts_apart(tmp_path: Path) -> None:
     assert list(EvidenceReader(tmp_path / "none").find()) == []
 
 
+def test_of_equal_numbers_on_one_day_the_newest_part_is_found(tmp_path: Path) -> None:
+    """Two journals may use a number on the same day: without a journal, the newest part counts, whatever its file's name."""
+    folder = EvidenceFolder(EvidenceConfig(folder=str(tmp_path), min_free=0))
+    midnight = NOW.replace(hour=0, minute=0)
+    times = ((1, "b"), (9, "a"), (5, "c"))
+    parts = [name(7)._replace(at=form(midnight + timedelta(hours=hour)), journal_id=journal) for hour, journal in times]
+    for part in parts:
+        folder.store(part, b"part")
+    assert EvidenceReader(tmp_path).by_seq(7) == parts[1]
+
+
 def test_the_health_says_when_a_lost_folder_is_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While no parts come, tidying alone finds out that the folder can be used again."""
     monkeypatch.setattr("anosegd.evidence.keeper.TIDY_S", 0.02)
