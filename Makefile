@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 JETPACK := $(wildcard /etc/nv_tegra_release)
 
-.PHONY: help demo test docs check format install uninstall torture floods faults losses real-cameras still-scenes handshake plc-kills plc-floods evidence reinspect-kills soak bench clients-bench pixel-bench page-times gpu-check systemd-test demo-bundle clean
+.PHONY: help demo test docs check format install uninstall torture floods faults losses real-cameras still-scenes handshake plc-kills plc-floods archive-kills archive-bench evidence reinspect-kills soak bench clients-bench pixel-bench page-times gpu-check systemd-test demo-bundle clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -65,6 +65,12 @@ plc-kills: $(VENV)/.installed-dev ## pass 2,000 parts over Modbus, OPC UA, S7 an
 plc-floods: $(VENV)/.installed-dev ## send 100,000 malformed frames to a bridge over Modbus, and as many over OPC UA (a quarter of an hour)
 	$(BIN)/python tests/stress/modbus_rubbish.py
 	$(BIN)/python tests/stress/opcua_rubbish.py
+
+archive-kills: $(VENV)/.installed-dev ## kill an archive, its PostgreSQL and 20 stations 50 times; every verdict is stored once (five minutes; PostgreSQL)
+	$(BIN)/python tests/stress/archive.py
+
+archive-bench: $(VENV)/.installed-dev ## measure how many verdicts a second an archive stores (quiet machine; two minutes; PostgreSQL)
+	$(BIN)/python tests/bench/archive_rate.py
 
 evidence: $(VENV)/.installed-dev ## keep rejected parts at full rate on a small disk, with kills; the limits hold and every file is whole (ten minutes; root)
 	$(BIN)/python tests/stress/evidence.py

@@ -4,7 +4,7 @@
 #   DESTDIR  install into this folder instead of the running system, for a package or an image
 #   EXTRAS   optional parts, separated by commas, for example EXTRAS=tensorrt
 #   ROOT     where JetPack and CUDA are looked for (/), for a test
-# Run it again to upgrade. Under /etc/anoseg it overwrites nothing but its three examples.
+# Run it again to upgrade. Under /etc/anoseg it overwrites nothing but its four examples.
 set -eu
 umask 022
 cd "$(dirname "$0")/.."
@@ -15,7 +15,7 @@ PYTHON=${PYTHON:-python3}
 EXTRAS=${EXTRAS:-}
 ROOT=${ROOT:-}
 COMMANDS="anosegd anoseg-engine"
-UNITS="anosegd@.service anosegd-view@.service anosegd-bridge@.service"
+UNITS="anosegd@.service anosegd-view@.service anosegd-bridge@.service anosegd-archive@.service"
 
 venv=$DESTDIR$PREFIX
 config=$DESTDIR/etc/anoseg
@@ -130,6 +130,7 @@ install_files() {
     install -m 644 configs/line.yaml "$config/example.yaml"
     install -m 644 configs/reference.yaml "$config/reference.yaml"
     install -m 644 configs/bridge.yaml "$config/bridge.yaml"
+    install -m 644 configs/archive.yaml "$config/archive.yaml"
     rm -rf "$store/.demo"
     cp -R engines/store/demo "$store/.demo"
     rm -rf "$store/demo"
@@ -147,7 +148,7 @@ stations() {
     {
         if [ -d /run/systemd/system ]; then
             systemctl list-units --plain --no-legend --state=active,activating,reloading 'anosegd@*.service' \
-                'anosegd-view@*.service' 'anosegd-bridge@*.service'
+                'anosegd-view@*.service' 'anosegd-bridge@*.service' 'anosegd-archive@*.service'
         fi
         find "$DESTDIR/etc/systemd/system" -path '*.wants/anosegd*@*' -printf '%f\n' 2>/dev/null || true
     } | awk '{print $1}' | sort -u

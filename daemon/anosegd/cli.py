@@ -143,6 +143,10 @@ def _parser() -> argparse.ArgumentParser:
     bridge.add_argument("--check", action="store_true", help="validate CONFIG and print the map; open nothing")
     bridge.add_argument("--plc-source", action="store_true", help="print what to import into the PLC's project (s7, logix)")
 
+    archive = add("archive", "keep the verdicts of many stations in a PostgreSQL database")
+    archive.add_argument("config", type=Path, metavar="CONFIG", help="the archive's YAML file, see configs/archive.yaml")
+    archive.add_argument("--dry-run", action="store_true", help="say what would be done; change nothing")
+
     add_client("drain", "finish the captured parts, then end the daemon with exit code 0", "send_request")
     reload = add_client("reload", "read the configuration again; print the reason if it is refused", "send_request")
     reload.add_argument("--wait", action="store_true", help="for systemd's ExecReload; reload always waits for the answer")

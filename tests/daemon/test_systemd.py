@@ -17,6 +17,7 @@ from anosegd.config import load_config
 UNIT = REPOSITORY / "systemd" / "anosegd@.service"
 VIEW_UNIT = REPOSITORY / "systemd" / "anosegd-view@.service"
 BRIDGE_UNIT = REPOSITORY / "systemd" / "anosegd-bridge@.service"
+ARCHIVE_UNIT = REPOSITORY / "systemd" / "anosegd-archive@.service"
 CANNOT_RUN = 77
 
 
@@ -32,14 +33,14 @@ def analyze(tmp_path: Path, source: Path, *arguments: str) -> subprocess.Complet
     return subprocess.run(["systemd-analyze", *arguments, str(unit)], capture_output=True, text=True, timeout=60)
 
 
-@pytest.mark.parametrize("source", [UNIT, VIEW_UNIT, BRIDGE_UNIT], ids=lambda source: source.name)
+@pytest.mark.parametrize("source", [UNIT, VIEW_UNIT, BRIDGE_UNIT, ARCHIVE_UNIT], ids=lambda source: source.name)
 def test_unit_is_accepted_by_systemd(tmp_path: Path, source: Path) -> None:
     """`systemd-analyze verify` reports nothing about the unit."""
     done = analyze(tmp_path, source, "verify")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-@pytest.mark.parametrize("source", [UNIT, VIEW_UNIT, BRIDGE_UNIT], ids=lambda source: source.name)
+@pytest.mark.parametrize("source", [UNIT, VIEW_UNIT, BRIDGE_UNIT, ARCHIVE_UNIT], ids=lambda source: source.name)
 def test_weights_count_among_all_services(source: Path) -> None:
     """An instance without `Slice=` is in a slice of its template: its weight would count among instances of this one only."""
     unit = source.read_text()
@@ -55,10 +56,12 @@ def test_unit_allows_the_devices_of_each_gpu() -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "worst"), [(UNIT, 3.0), (VIEW_UNIT, 1.5), (BRIDGE_UNIT, 1.5)], ids=["daemon", "screen", "bridge"]
+    ("source", "worst"),
+    [(UNIT, 3.0), (VIEW_UNIT, 1.5), (BRIDGE_UNIT, 1.5), (ARCHIVE_UNIT, 1.5)],
+    ids=["daemon", "screen", "bridge", "archive"],
 )
 def test_unit_is_closed(tmp_path: Path, source: Path, worst: float) -> None:
-    """`systemd-analyze security` rates the daemon's unit at 3.0 or lower, the screen's and the bridge's at 1.5 or lower."""
+    """`systemd-analyze security` rates the daemon's unit at 3.0 or lower, the others at 1.5 or lower."""
     done = analyze(tmp_path, source, "security", "--offline=true", "--no-pager")
     if "unrecognized option" in done.stderr:
         pytest.skip("this systemd-analyze rates only what is loaded")

@@ -36,6 +36,7 @@ from anoseg_trainer import cli as train_cli
 from anoseg_trainer.config import load_config as load_training
 from anosegd import cli as daemon_cli
 from anosegd import wire
+from anosegd.archive.config import load_archive_config
 from anosegd.bridge.config import load_bridge_config
 from anosegd.config import CameraConfig, Config, load_config
 from anosegd.demo.line import DemoLine
@@ -67,6 +68,7 @@ PARSED_ONLY = {
     "anosegd demo": "tests/daemon/demo runs it",
     "anosegd view": "serves until it is stopped; tests/daemon/view runs it",
     "anosegd bridge": "serves until it is stopped; tests/daemon/bridge runs it",
+    "anosegd archive": "serves until it is stopped; tests/daemon/archive runs it",
     "anosegd user": "changes a file of users; tests/daemon/view runs it",
     "anosegd keygen": "writes keys into folders; tests/daemon/keys runs it",
     "--key": "needs a station with keys; tests/daemon/keys has one",
@@ -166,13 +168,17 @@ def whole(text: str, base: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("block", blocks("yaml"), ids=lambda block: block.place)
 def test_configurations_are_accepted(block: Block, tmp_path: Path) -> None:
-    """Every YAML block is a valid station's, bridge's or training's configuration, or the part of one."""
+    """Every YAML block is a valid station's, bridge's, archive's or training's configuration, or the part of one."""
     base = {"engine": {"bundle": "b"}, "cameras": {"top": {"source": {"kind": "demo"}}}}
     station = {field.name for field in msgspec.structs.fields(Config)}
     path = tmp_path / "block.yaml"
     if block.page == DOCS / "training.md":
         path.write_text(block.text)
         load_training(path)
+        return
+    if "stations" in yaml.safe_load(block.text):
+        path.write_text(block.text)
+        load_archive_config(path)
         return
     if "camera" in yaml.safe_load(block.text):
         path.write_text(block.text)
