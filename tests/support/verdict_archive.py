@@ -157,7 +157,8 @@ class Database:
         end = time.monotonic() + LIMIT_S
         while True:
             try:
-                if self.query(f"SELECT {condition}")[0][0]:
+                rows = self.query(f"SELECT {condition}")
+                if rows and rows[0][0]:
                     return
             except psycopg.Error:  # the server, or the schema, is not there yet
                 if time.monotonic() > end:

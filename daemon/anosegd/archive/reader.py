@@ -60,7 +60,7 @@ class StationReader(Worker):
         self._acked: tuple[str | None, int] = (None, 0)
         self._replaced = False
         self._events: list[ArchiveEvent] = []  # not stored yet
-        self._asks_notes = True
+        self._asks_notes = self._acknowledges = True
         self._journal_failing = False
 
     @property
@@ -181,14 +181,20 @@ class StationReader(Worker):
     def _acknowledge(self, client: Client, position: Position) -> None:
         """Tell the station what is committed. It is for people who look at the station: the archive has its own cursor."""
         wanted = (position.journal_id, position.cursor)
-        if position.journal_id is None or wanted == self._acked or time.monotonic() - self._acked_at < ACK_EVERY_S:
+        if (
+            not self._acknowledges
+            or position.journal_id is None
+            or wanted == self._acked
+            or time.monotonic() - self._acked_at < ACK_EVERY_S
+        ):
             return
         self._acked_at = time.monotonic()
         try:
             client.request("ack", name=self._consumer, journal_id=position.journal_id, seq=position.cursor)
         except RefusedError as error:
-            if error.code not in ("other_journal", "busy", "failed"):
-                raise
+            if error.code not in ("other_journal", "busy"):
+                self._acknowledges = False
+                self._events.append(ArchiveEvent("not_acknowledged", True, error.message))
         self._acked = wanted
 
     # ---- what is noted

@@ -66,6 +66,7 @@ class Writer(Worker):
         self._taken_elsewhere: set[str] = set()
         self._seen: dict[str, Seen] = {}
         self._same_names: dict[str, tuple[str, ...]] = {}
+        self._refused_pages: dict[str, int] = {}
         self._stopping = False
         self._connection: psycopg.Connection[Any] | None = None
         self._busy_since: float | None = None
@@ -268,8 +269,7 @@ class Writer(Worker):
                 return
             station = batches[0].batch.station
             if not isinstance(error, MovedError):
-                error_text = in_words(error, self._database).what
-                logs.error("archive.page_refused", station=station, first=batches[0].batch.first, error=error_text)
+                self._note_refused_page(store, batches[0].batch, in_words(error, self._database).what)
             with self._changed:  # what another program has written counts
                 assert self._positions is not None
                 self._positions[station] = store.position(station)
@@ -279,6 +279,14 @@ class Writer(Worker):
             self.rows += len(wanted.batch.verdicts)
             log_events(wanted.batch.station, wanted.batch.events)
             self._settled(wanted, self._moved(wanted.batch))
+
+    def _note_refused_page(self, store: Store, batch: Batch, error: str) -> None:
+        """Note that the database does not take these rows, once for each page. The station goes on asking for them."""
+        if self._refused_pages.get(batch.station) != batch.first:
+            self._refused_pages[batch.station] = batch.first
+            event = ArchiveEvent("page_refused", True, error, batch.journal_id, batch.first, batch.next - 1)
+            store.write([Batch(batch.station, events=[event])])
+            log_events(batch.station, [event])
 
     def _moved(self, batch: Batch) -> Position:
         assert self._positions is not None

@@ -167,7 +167,7 @@ def test_a_full_disk_is_waited_for(
         server.query(f"CREATE TABLESPACE small LOCATION '{place}'")
         database = Database(server, "plant")
         database.query("ALTER DATABASE plant SET default_tablespace TO small")
-        station = make_station("press-4", 3000, rate=1000)
+        station = make_station("press-4", 3000, rate=300)
         archive = make_archive(station, conninfo=database.conninfo)
         database.wait_for_verdicts(200)
         filler = fill(disk)
@@ -177,3 +177,4 @@ def test_a_full_disk_is_waited_for(
         database.wait_for_verdicts(3000)
         assert archive.terminate() == 0
         assert len(database.verdicts()) == 3000
+        server.stop()  # it holds the disk

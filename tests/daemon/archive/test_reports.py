@@ -1,8 +1,9 @@
 """The views, the dashboard and retention, on real rows in the real database."""
 
+import contextlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -32,13 +33,13 @@ def place(database: Database) -> Place:
 
 
 @pytest.fixture
-def store(place: Place) -> Store:
+def store(place: Place) -> Iterator[Store]:
     """The tables with the station press-4, whose journal is empty."""
-    connection = connect(place)
-    schema.migrate(connection, place)
-    store = Store(connection)
-    store.begin_journal("press-4", JOURNAL, store.position("press-4"))
-    return store
+    with contextlib.closing(connect(place)) as connection:
+        schema.migrate(connection, place)
+        store = Store(connection)
+        store.begin_journal("press-4", JOURNAL, store.position("press-4"))
+        yield store
 
 
 def verdict(seq: int, at: str, outcome: str, **fields: Any) -> dict[str, Any]:
