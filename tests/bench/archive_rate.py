@@ -19,8 +19,8 @@ from typing import Any
 import psycopg
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from support.verdict_archive import Archive, Database, JournalStation
 from support.postgres import Postgres
+from support.verdict_archive import Archive, Database, JournalStation
 
 from anosegd.archive import schema
 from anosegd.archive import store as store_module

@@ -25,8 +25,8 @@ from typing import Any
 import psycopg
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from support.verdict_archive import Archive, Database, JournalStation, differences
 from support.postgres import Postgres
+from support.verdict_archive import Archive, Database, JournalStation, differences
 
 from anosegd.client import ClientError
 
@@ -45,7 +45,8 @@ class Plant:
         places = {station.name: station.control for station in self.stations}
         self.archive = Archive(folder, self.database.conninfo, places, "poll_s: 0.2\nsilent_after_s: 10\n")
         self.kills: Counter[str] = Counter()
-        self.marked = self.changed = 0
+        self.changed = 0
+        self.marked: set[tuple[str, int]] = set()  # the same mark again is no new note
 
     def start(self) -> None:
         for station in self.stations:
@@ -79,8 +80,9 @@ class Plant:
         with contextlib.suppress(ClientError), station.client() as client:
             state = client.status()
             last = state["journal"]["last_committed"]
-            client.feedback(state["journal_id"], [rng.randint(1, max(last, 1))], "unsure", who="rig")
-            self.marked += 1
+            part = rng.randint(1, max(last, 1))
+            client.feedback(state["journal_id"], [part], "unsure", who="rig")
+            self.marked.add((state["journal_id"], part))
             client.set_threshold("top", round(rng.uniform(0.2, 0.8), 3), who="rig", why="rig")
             self.changed += 1
 
@@ -132,8 +134,8 @@ def finish(plant: Plant) -> list[str]:
     alarms = database.query("SELECT kind, count(*) FROM anoseg.event WHERE alarm AND kind <> 'silent' GROUP BY kind")
     wrong += [f"{count} alarms of the kind {kind}" for kind, count in alarms]
     marks, changes = (database.query(f"SELECT count(*) FROM anoseg.{table}")[0][0] for table in ("feedback", "change"))
-    if marks < plant.marked or changes < plant.changed:
-        wrong.append(f"{marks} notes of at least {plant.marked}, {changes} changes of at least {plant.changed}")
+    if marks < len(plant.marked) or changes < plant.changed:
+        wrong.append(f"{marks} notes of at least {len(plant.marked)}, {changes} changes of at least {plant.changed}")
     print(f"{len(journals)} verdicts in {len(plant.stations)} journals, {voids} void numbers, {marks} notes, {changes} changes")
     print(f"killed: {dict(plant.kills)}, {plant.kills.total()} in all")
     print(f"the log: {Counter(line['event'] for line in plant.archive.events)}")

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.verdict_archive import Archive, Database, JournalStation
 from support.postgres import FAST, Postgres, running
+from support.verdict_archive import Archive, Database, JournalStation
 
 _numbers = itertools.count()
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from support.verdict_archive import Archive, Database, JournalStation, differences
 from support.postgres import FAST, running
+from support.verdict_archive import Archive, Database, JournalStation, differences
 
 
 def test_every_verdict_is_there_once_after_kills(

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import cv2
 from support.anosegd_line import Line, run_anosegd, wait_until
-from support.verdict_archive import Archive, Database
 from support.bridge_process import free_port
 from support.tiny_bundle import bad_part, good_part
+from support.verdict_archive import Archive, Database
 
 from anosegd.client import Client, Key
 

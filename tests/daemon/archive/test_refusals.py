@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from support.anosegd_line import run_anosegd
-from support.verdict_archive import Archive, Database, JournalStation
 from support.postgres import FAST, Postgres, running
 from support.small_disk import fill, mounted
+from support.verdict_archive import Archive, Database, JournalStation
 
 SECRET = "hunter2secret"
 

@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 import psycopg
 import pytest
-from support.verdict_archive import Archive, Database, JournalStation
 from support.paths import CONFIGS, REPOSITORY
+from support.verdict_archive import Archive, Database, JournalStation
 
 from anosegd.archive import schema
 from anosegd.archive.config import ArchiveConfig, StationConfig
