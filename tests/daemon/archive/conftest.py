@@ -1,4 +1,5 @@
 import itertools
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ def make_station() -> Iterator[Callable[..., JournalStation]]:
     yield make
     for station in made:
         station.close()
+        shutil.rmtree(station.folder, ignore_errors=True)
 
 
 @pytest.fixture
