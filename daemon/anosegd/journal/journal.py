@@ -197,7 +197,7 @@ class Journal(Worker):
         """
         with self._changed:
             verdict_id = self._numbers.next_id()
-            if self._numbers.reserve_next is not None:
+            if self._numbers.reserve_next(urgent=True) is not None:
                 self._wake()
         return verdict_id
 
@@ -418,13 +418,14 @@ class Journal(Worker):
                         self._changed.wait(self._writer.idle_s)
                     self._woken = False
                 self._repair()
-                self._reserve()
+                self._reserve(urgent=True)
                 with self._changed:
                     batch = self._take(retry=self._closing or self._writer.may_retry)
                     ending = self._closing and not (self._queue or self._feedback)
                 self._settle(batch, self._writer.commit(batch.transaction) if batch.transaction else None)
                 if ending:
                     return
+                self._reserve()  # it syncs the disk, so it comes when no verdict waits for its commit
                 self._writer.apply_retention()
         finally:
             self._close_file()
@@ -472,9 +473,9 @@ class Journal(Worker):
         if self.alive and is_new:
             self._on_new_journal(opened.journal_id)
 
-    def _reserve(self) -> None:
+    def _reserve(self, *, urgent: bool = False) -> None:
         with self._changed:
-            to = self._numbers.reserve_next
+            to = self._numbers.reserve_next(urgent=urgent)
         if to is not None and self._writer.reserve(to):
             with self._changed:
                 self._numbers.reserved_to = to

@@ -20,6 +20,8 @@ RESERVED_AHEAD = 500
 RESERVE_AFTER = 100
 """Numbers given out between two reservations. Each reservation syncs the disk once; while the disk hangs, the other 400 last
 8 seconds at 50 verdicts per second."""
+FEW_LEFT = 0.5
+"""If no more than this share of `RESERVED_AHEAD` is left, even a verdict that waits for its commit waits for a reservation."""
 
 _SLOT = 4096
 _RESERVED, _COMMITTED = (0, 1), 2  # reservations alternate between two slots, so that a torn write leaves the previous one
@@ -49,11 +51,16 @@ class Numbers:
         self.pending: dict[int, bool] = {}
         self.voids: list[Range] = []
 
-    @property
-    def reserve_next(self) -> int | None:
-        """Return the number up to which to reserve now. Return None while enough numbers are left."""
-        enough = self.journal_id is None or self.reserved_to - self.highest > RESERVED_AHEAD - RESERVE_AFTER
-        return None if enough else self.highest + RESERVED_AHEAD
+    def reserve_next(self, *, urgent: bool = False) -> int | None:
+        """Return the number up to which to reserve now. Return None while enough numbers are left.
+
+        Args:
+            urgent: Whether only a reservation that cannot wait counts.
+        """
+        enough = FEW_LEFT * RESERVED_AHEAD if urgent else RESERVED_AHEAD - RESERVE_AFTER
+        if self.journal_id is None or self.reserved_to - self.highest > enough:
+            return None
+        return self.highest + RESERVED_AHEAD
 
     def next_id(self) -> VerdictId:
         """Return an identity that was never given out before."""

@@ -398,6 +398,25 @@ def test_two_daemons_never_share_a_journal(opened: Opener, path: Path) -> None:
     assert other_daemon().returncode == 0
 
 
+def test_no_verdict_waits_for_a_reservation_while_numbers_are_left(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The verdict that makes a reservation due is committed before the disk has to sync it; later ones go on after it."""
+    journal = opened()
+    commit(journal)
+    synced, syncing = threading.Event(), threading.Event()
+
+    def slow_sync(_: int) -> None:
+        syncing.set()
+        assert synced.wait(30)
+
+    monkeypatch.setattr(journal_numbers.os, "fdatasync", slow_sync)
+    commit(journal, journal_numbers.RESERVE_AFTER - 2)
+    assert not syncing.is_set()
+    commit(journal)  # its `done` comes, although no sync can end
+    assert syncing.wait(30)
+    synced.set()
+    commit(journal)
+
+
 def test_closing_commits_what_waits_and_then_refuses_verdicts(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
     """All verdicts submitted before the close are stored, and every `done` was called."""
     monkeypatch.setattr(journal_numbers, "RESERVED_AHEAD", 1000)

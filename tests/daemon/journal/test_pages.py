@@ -185,9 +185,9 @@ def test_each_number_is_given_out_once_or_declared_void(steps: list[str]) -> Non
                 numbers.settle(claimed)
                 assert not numbers.claimed(given)
                 assert not any(seq in numbers.pending for seq in claimed)
-            elif step == "reserve" and numbers.reserve_next is not None:
-                assert numbers.highest < numbers.reserve_next <= numbers.highest + 5
-                reserved_to = numbers.reserved_to = numbers.reserve_next
+            elif step == "reserve" and (to := numbers.reserve_next()) is not None:
+                assert numbers.highest < to <= numbers.highest + 5
+                reserved_to = numbers.reserved_to = to
             elif step == "lose":
                 numbers.end()
             elif step == "open":
