@@ -1,6 +1,7 @@
 """The OPC UA server of the bridge, in the test's own process: what only one client's requests or exact times can show."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Coroutine
 from dataclasses import replace
@@ -147,7 +148,7 @@ def test_an_event_that_cannot_be_made_does_not_end_the_bridge(tmp_path: Path, ca
 
     run(work())
     (line,) = [record for record in caplog.records if record.message == "bridge.client_refused"]
-    assert "an event cannot be sent" in str(vars(line))
+    assert "could not be sent to all clients" in str(vars(line))
 
 
 # ---- recipes, and the order of changes
@@ -264,5 +265,21 @@ def test_who_subscribes_gets_the_result_before_its_toggle(tmp_path: Path) -> Non
                 await asyncio.sleep(0.3)
                 kinds = [name.removeprefix("Outputs.") in STATUS_BITS for name, _ in heard.values]
                 assert kinds == ([False, False, True, True] if shown else [True, True, False, False]), heard.values
+
+    run(work())
+
+
+def test_subscriptions_that_end_leave_no_logger(tmp_path: Path) -> None:
+    """asyncua makes a logger for each subscription: a client that connects again and again must not fill the memory."""
+
+    async def work() -> None:
+        async with inside(tmp_path) as bridge:
+            before: set[str] = set()
+            for number in range(4):
+                async with connected(bridge) as client:
+                    await client.create_subscription(100, Listener())
+                if number == 0:
+                    before = set(logging.Logger.manager.loggerDict)
+            assert set(logging.Logger.manager.loggerDict) == before
 
     run(work())

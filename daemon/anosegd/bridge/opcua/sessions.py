@@ -6,12 +6,14 @@ sessions that nobody activates. Writes never reach asyncua's address space: the 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from asyncua import ua
 from asyncua.common.utils import ServiceError
 from asyncua.crypto.permission_rules import User, UserRole
+from asyncua.server import monitored_item_service
 from asyncua.server.internal_server import InternalServer
 from asyncua.server.internal_session import InternalSession
 from asyncua.server.user_managers import UserManager
@@ -148,7 +150,10 @@ class LimitedSession(InternalSession):  # type: ignore[misc]
         wanted = params.RequestedPublishingInterval
         wanted = wanted if wanted >= SHORTEST_PUBLISHING_MS else SHORTEST_PUBLISHING_MS  # also if it is not a number
         params.RequestedPublishingInterval = min(wanted, LONGEST_PUBLISHING_MS)
-        return await super().create_subscription(params, callback, request_callback=request_callback)
+        created = await super().create_subscription(params, callback, request_callback=request_callback)
+        # asyncua makes a logger for each subscription, which `logging` would keep until the bridge ends.
+        logging.Logger.manager.loggerDict.pop(f"{monitored_item_service.__name__}.{created.SubscriptionId}", None)
+        return created
 
     async def create_monitored_items(self, params: ua.CreateMonitoredItemsParameters) -> list[ua.MonitoredItemCreateResult]:
         """Watch attributes."""
