@@ -76,6 +76,7 @@ class ResultFolder:
     """A result that is being written. Use it as a context: only one run at a time writes a folder.
 
     Attributes:
+        record: What it is the result of; if an earlier run began it, that run's record.
         finished: The shards that an earlier run has written.
         damaged: Files of shards that are not whole or not of this run; they are written again.
     """
@@ -103,6 +104,7 @@ class ResultFolder:
         if differing := list(self.record.differences(earlier)):
             what = f"--out {where}: was begun with other input: {'; '.join(differing)}"
             raise ConfigError(what, hint="give a new folder, or the same bundle, images and options as before")
+        self.record = earlier  # the same input may be spelled in another way, and each shard has the record of the first run
         for shard in range(self.record.shards):
             path = shard_path(self.folder, shard)
             if path.name in found:

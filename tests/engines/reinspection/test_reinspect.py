@@ -197,6 +197,21 @@ def test_another_bundle_list_or_option_is_refused(store: Path, images: Path, tmp
     assert {path: path.read_bytes() for path in out.iterdir()} == before
 
 
+def test_the_same_input_in_another_spelling_goes_on(
+    store: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Finished shards stay if the folder of images is named in another way, new ones fit them, and `diff` takes the result."""
+    out = tmp_path / "out"
+    assert reinspect(store, images, out, "--shard-size", 10).returncode == 0
+    (out / "shard-000001.parquet").unlink()
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*.parquet")}
+    monkeypatch.chdir(tmp_path)
+    done = reinspect(store, Path("images"), out, "--shard-size", 10)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert engine("diff", out, out).returncode == 0
+
+
 def test_a_damaged_shard_is_written_again(store: Path, images: Path, tmp_path: Path) -> None:
     """A shard that was cut, or is of another run, is named, and its images are inspected again."""
     out = tmp_path / "out"
