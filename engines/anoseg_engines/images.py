@@ -93,7 +93,7 @@ def read_bytes(path: Path) -> bytes:
     Raises:
         DataError: The file is missing, empty or not a file.
     """
-    if (kind := _other_than_file(path)) is not None:  # to read a pipe could take for ever
+    if (kind := other_than_file(path)) is not None:  # to read a pipe could take for ever
         raise DataError(f"{path}: is {kind}, not an image file", hint="delete it or copy it again")
     try:
         data = path.read_bytes()
@@ -104,7 +104,7 @@ def read_bytes(path: Path) -> bytes:
     return data
 
 
-def _other_than_file(path: Path) -> str | None:
+def other_than_file(path: Path) -> str | None:
     """Name what is at the path if it is not a file; None if it is a file, or nothing is there."""
     try:
         mode = path.stat().st_mode

@@ -15,6 +15,7 @@ import msgspec
 
 from anoseg_engines.errors import DataError
 from anoseg_engines.files import shown_name
+from anoseg_engines.images import other_than_file
 from anoseg_engines.placement import Region
 
 ABOUT = "evidence.json"
@@ -51,6 +52,8 @@ def read_entries(path: Path, names: Sequence[str]) -> dict[str, bytes]:
     Raises:
         DataError: As `read_picture`.
     """
+    if (kind := other_than_file(path)) is not None:  # to read a pipe could take for ever
+        raise DataError(f"{shown_name(path)}: is {kind}, not the file of a part")
     try:
         with zipfile.ZipFile(path) as archive:
             infos = [info for info in archive.infolist() if info.filename in names]

@@ -267,6 +267,15 @@ def test_a_list_with_missing_files(store: Path, images: Path, tmp_path: Path) ->
     assert rows["none.png"] == ("UNKNOWN", f"{tmp_path / 'none.png'}: cannot be read (No such file or directory)")
 
 
+def test_a_pipe_named_like_a_part_is_not_read(store: Path, images: Path, tmp_path: Path) -> None:
+    """To read it would take for ever: it is UNKNOWN, and the row says what it is."""
+    os.mkfifo(tmp_path / "p.zip")
+    (tmp_path / "list.txt").write_text(f"{tmp_path}/p.zip\n{images}/early/01.png\n")
+    command = [*PROGRAM, "reinspect", "--bundle", store, "--images", tmp_path / "list.txt", "--out", tmp_path / "out"]
+    assert subprocess.run(command, timeout=120).returncode == 0
+    assert [row["error"] for row in rows_of(tmp_path / "out")] == [f"{tmp_path}/p.zip: is a pipe, not the file of a part", None]
+
+
 def test_not_one_image_can_be_read(store: Path, tmp_path: Path) -> None:
     """The command fails, as with a disk that is not mounted; the rows are there all the same."""
     (tmp_path / "list.txt").write_text("gone/1.png\ngone/2.png\n")
