@@ -222,7 +222,8 @@ def read_columns(folder: Path, record: RunRecord, columns: list[str]) -> pa.Tabl
         if not path.exists():
             continue
         try:
-            tables.append(pq.read_table(path, columns=columns, partitioning=None).replace_schema_metadata())
+            with pq.ParquetFile(path, page_checksum_verification=True) as file:
+                tables.append(file.read(columns).replace_schema_metadata())
         except (OSError, pa.ArrowException) as error:
             what = f"{shown_name(path)}: cannot be read ({error})"
             raise DataError(what, hint="give the `reinspect` command again: it writes this shard again") from error
@@ -252,10 +253,13 @@ def _names(folder: Path) -> set[str]:
 
 
 def _is_whole(path: Path, record: RunRecord, shard: int) -> bool:
+    """Whether a file is this shard of this result, and can be read: reading it compares the checksums of its pages."""
     try:
-        found = pq.read_metadata(path)
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            metadata = file.metadata.metadata or {}
+            if metadata.get(RECORD) != msgspec.json.encode(record) or metadata.get(SHARD) != str(shard).encode():
+                return False
+            table = file.read()
+            return table.num_rows == len(record.rows_of(shard)) and table.schema.equals(SCHEMA)
     except (OSError, pa.ArrowException):
         return False
-    metadata = found.metadata or {}
-    this = metadata.get(RECORD) == msgspec.json.encode(record) and metadata.get(SHARD) == str(shard).encode()
-    return this and found.num_rows == len(record.rows_of(shard))

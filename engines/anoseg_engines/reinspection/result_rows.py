@@ -49,5 +49,5 @@ def shard_bytes(shard: int, rows: Sequence[Row], record: bytes) -> bytes:
     plain: list[dict[str, Any]] = [msgspec.to_builtins(row) for row in rows]
     table = pa.Table.from_pylist(plain, schema=SCHEMA.with_metadata({RECORD: record, SHARD: str(shard).encode()}))
     buffer = pa.BufferOutputStream()
-    pq.write_table(table, buffer, compression="zstd")
+    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
     return bytes(buffer.getvalue())

@@ -225,6 +225,25 @@ def test_a_damaged_shard_is_written_again(store: Path, images: Path, tmp_path: P
     assert rows_of(out) == rows
 
 
+@pytest.mark.parametrize("damage", ["start", "one bit"])
+def test_a_shard_that_the_disk_changed_is_written_again(store: Path, images: Path, tmp_path: Path, damage: str) -> None:
+    """Its length and its end are as they were, but its pages are not: it is named, and its images are inspected again."""
+    out = tmp_path / "out"
+    assert reinspect(store, images, out, "--shard-size", 10).returncode == 0
+    rows, shard = rows_of(out), out / "shard-000001.parquet"
+    data = bytearray(shard.read_bytes())
+    if damage == "start":
+        data[4:400] = bytes(396)
+    else:
+        data[pq.read_metadata(shard).row_group(0).column(0).dictionary_page_offset + 60] ^= 1  # in the paths
+    shard.write_bytes(data)
+    done = engine("diff", out, out)
+    assert (done.returncode, "is not complete: 1 of 4 shards missing" in done.stderr) == (2, True)
+    done = reinspect(store, images, out, "--shard-size", 10)
+    assert (done.returncode, f"{shard}: is not a whole shard" in done.stderr) == (0, True)
+    assert rows_of(out) == rows
+
+
 def test_another_run_is_writing(store: Path, images: Path, tmp_path: Path) -> None:
     """Two runs do not write one folder at the same time."""
     assert reinspect(store, images, tmp_path / "out").returncode == 0
