@@ -175,8 +175,8 @@ def compare_results(a: Path, b: Path, *, common: bool) -> Difference:
             hint = "give its `reinspect` command again, which goes on; or add --common to compare what both have"
             raise DataError(what, hint=hint)
     rows_a, rows_b = (
-        {row["path"]: row for row in read_columns(folder, record, COLUMNS).to_pylist()}
-        for folder, record in zip((a, b), records, strict=True)
+        {row["path"]: row for row in read_columns(folder, whole, COLUMNS).to_pylist()}
+        for folder, whole in ((a, _without(records[0], missing[0])), (b, _without(records[1], missing[1])))
     )
     only = tuple(path for path in rows_a if path not in rows_b), tuple(path for path in rows_b if path not in rows_a)
     if any(only) and not common:
@@ -203,6 +203,10 @@ def compare_results(a: Path, b: Path, *, common: bool) -> Difference:
         for which, (folder, rows) in enumerate(((a, rows_a), (b, rows_b)))
     ]
     return Difference((results[0], results[1]), images)
+
+
+def _without(record: RunRecord, missing: list[int]) -> list[int]:
+    return sorted(set(range(record.shards)) - set(missing))
 
 
 def _other_images(a: Path, b: Path, only: tuple[tuple[str, ...], tuple[str, ...]]) -> str:

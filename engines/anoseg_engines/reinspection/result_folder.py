@@ -10,7 +10,7 @@ import contextlib
 import fcntl
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -210,17 +210,15 @@ def missing_shards(folder: Path, record: RunRecord) -> list[int]:
     return [shard for shard in range(record.shards) if not _is_whole(shard_path(folder, shard), record, shard)]
 
 
-def read_columns(folder: Path, record: RunRecord, columns: list[str]) -> pa.Table:
-    """Read some columns of the shards that are there, in their order.
+def read_columns(folder: Path, shards: Iterable[int], columns: list[str]) -> pa.Table:
+    """Read some columns of these shards, in their order.
 
     Raises:
         DataError: A shard cannot be read.
     """
     tables = []
-    for shard in range(record.shards):
+    for shard in shards:
         path = shard_path(folder, shard)
-        if not path.exists():
-            continue
         try:
             with pq.ParquetFile(path, page_checksum_verification=True) as file:
                 tables.append(file.read(columns).replace_schema_metadata())
@@ -236,7 +234,7 @@ def count_outcomes(folder: Path, record: RunRecord) -> tuple[Counter[str], list[
     Raises:
         DataError: As `read_columns`.
     """
-    table = read_columns(folder, record, ["path", "outcome", "reason", "error"])
+    table = read_columns(folder, range(record.shards), ["path", "outcome", "reason", "error"])
     outcomes = Counter[str](table["outcome"].to_pylist())
     unknown = table.filter(pc.equal(table["outcome"], "UNKNOWN")).select(["path", "reason", "error"])
     return outcomes, unknown.to_pylist()

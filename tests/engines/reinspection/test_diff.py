@@ -89,6 +89,15 @@ def test_a_result_that_is_not_complete(results: tuple[Path, Path]) -> None:
     assert "only A has 2 images" in done.stdout
 
 
+def test_shards_that_are_not_of_the_result_are_not_compared(results: tuple[Path, Path]) -> None:
+    """With --common, a shard that was cut and one of the other result count as missing, and nothing is read of them."""
+    shard = results[1] / "shard-000001.parquet"
+    for data in (shard.read_bytes()[:-9], (results[0] / shard.name).read_bytes()):
+        shard.write_bytes(data)
+        found = json.loads(engine("diff", *results, "--common", "--json").stdout)
+        assert (found["images"], found["results"][1]["missing_shards"]) == (4, 1)
+
+
 def test_results_of_other_images(results: tuple[Path, Path], tmp_path: Path) -> None:
     """They are refused, and images are named that only one has; --common compares the others."""
     cv2.imwrite(str(tmp_path / "images" / "new.png"), good_part())
