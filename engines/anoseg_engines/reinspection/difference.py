@@ -119,7 +119,7 @@ class Difference:
                 yield f"only {name} has {counted(n, 'image')}, for example {result.only_here[0]}"
         if a.record.engine_digest == b.record.engine_digest:
             yield "both results are of the same bundle"
-        elif self.images:
+        else:
             yield "scores of two bundles have different scales: compare them with the thresholds"
 
     def plain(self) -> dict[str, Any]:
@@ -165,7 +165,8 @@ def compare_results(a: Path, b: Path, *, common: bool) -> Difference:
         common: Whether to compare the images that both have if one is not complete or has other images.
 
     Raises:
-        DataError: One is no result, or cannot be read; or, without `common`, is not complete or has other images.
+        DataError: One is no result, or cannot be read; or, without `common`, is not complete or has other images; or
+            they have no image in common.
     """
     records = read_record(a), read_record(b)
     missing = missing_shards(a, records[0]), missing_shards(b, records[1])
@@ -191,6 +192,9 @@ def compare_results(a: Path, b: Path, *, common: bool) -> Difference:
         for path, row in rows_a.items()
         if path in rows_b
     )
+    if not images:
+        what = f"{shown_name(a)} and {shown_name(b)} have no image in common"
+        raise DataError(what, hint="images are the same if their paths are: inspect both times at the same place")
     results = [
         ComparedResult(
             folder=shown_name(folder),

@@ -112,6 +112,15 @@ def test_results_of_other_images(results: tuple[Path, Path], tmp_path: Path) -> 
     assert (found["images"], found["results"][1]["only_here"]) == (6, [f"{tmp_path}/images/new.png"])
 
 
+def test_results_without_an_image_in_common(results: tuple[Path, Path], tmp_path: Path) -> None:
+    """They are refused, also with --common: nothing could be said of them."""
+    (tmp_path / "images").rename(tmp_path / "moved")
+    arguments = ("--bundle", tmp_path / "tiny" / "1", "--images", tmp_path / "moved", "--out", tmp_path / "out3")
+    assert engine("reinspect", *arguments).returncode == 0
+    done = engine("diff", results[0], tmp_path / "out3", "--common")
+    assert (done.returncode, "have no image in common" in done.stderr, done.stdout) == (2, True, "")
+
+
 def test_what_is_no_result(results: tuple[Path, Path], tmp_path: Path) -> None:
     """A folder of something else, a missing one and a damaged `run.json` are named."""
     for other, words in ((tmp_path / "images", "is not a result of"), (tmp_path / "none", "no such folder")):
