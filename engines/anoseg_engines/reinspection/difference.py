@@ -12,7 +12,7 @@ from typing import Any
 from anoseg_engines.errors import DataError
 from anoseg_engines.files import shown_name
 from anoseg_engines.reinspection.result_folder import RunRecord, missing_shards, read_columns, read_record
-from anoseg_engines.words import counted
+from anoseg_engines.words import agreeing, counted
 
 COLUMNS = ["path", "part_id", "outcome", "score", "threshold"]
 CHANGES = {
@@ -95,7 +95,8 @@ class Difference:
         changed = sum(n for n, _ in counts)
         if not changed:
             return f"Of {counted(len(self.images), 'image')}, none changes sides."
-        return f"Of {counted(len(self.images), 'image')}, {changed} change sides: {', '.join(said)}."
+        change = agreeing(changed, "changes", "change")
+        return f"Of {counted(len(self.images), 'image')}, {changed} {change} sides: {', '.join(said)}."
 
     def moves(self) -> dict[str, float] | None:
         """Return how far the scores move from A to B: the median and the largest; None if no image has both scores."""

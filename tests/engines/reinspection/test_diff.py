@@ -17,6 +17,8 @@ from anoseg_engines.cli import main
 
 pytest.importorskip("pyarrow")
 
+from anoseg_engines.reinspection.difference import compare_results
+
 
 def engine(*arguments: object) -> subprocess.CompletedProcess[str]:
     return run_here(main, "anoseg-engine", *arguments)
@@ -68,6 +70,13 @@ def test_images_that_change_sides(results: tuple[Path, Path]) -> None:
     assert found["score_moves"] == {"median": 0.0, "median_absolute": 0.0, "largest_rise": 0.0, "largest_fall": 0.0}
     back = json.loads(engine("diff", *reversed(results), "--json").stdout)
     assert [Path(image["path"]).name for image in back["changed"]["passes_now"]] == ["2.png"]
+
+
+def test_one_image_changes_sides(results: tuple[Path, Path]) -> None:
+    """The sentence about one image is a sentence."""
+    found = compare_results(*results, common=False)
+    found = dataclasses.replace(found, images=tuple(each for each in found.images if each.path.endswith("2.png")))
+    assert found.answer() == "Of 1 image, 1 changes sides: 1 that A passes and B rejects."
 
 
 def test_a_result_and_itself(results: tuple[Path, Path]) -> None:
