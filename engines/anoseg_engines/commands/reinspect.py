@@ -27,6 +27,8 @@ SHARD_SIZE = 500
 MOST_LISTED = 20
 """Images that the terminal lists; --json has all."""
 
+RETRY = "after the repair, give the same command with --retry-unreadable"
+
 
 def add_parser(commands: Subparsers) -> None:
     """Declare the command."""
@@ -46,6 +48,9 @@ def add_parser(commands: Subparsers) -> None:
     parser.add_argument("--threads", type=threads, default=0, metavar="N", help="threads of the CPU runtime; 0: it decides")
     parser.add_argument(
         "--shard-size", type=positive, default=SHARD_SIZE, metavar="N", help=f"images of one Parquet file ({SHARD_SIZE})"
+    )
+    parser.add_argument(
+        "--retry-unreadable", action="store_true", help="inspect the shards again that have an image which could not be read"
     )
     ray = parser.add_argument_group(
         "many machines", "Ray, the extra fleet; every node needs bundle and images at the same paths"
@@ -91,7 +96,7 @@ def run(options: argparse.Namespace) -> None:
         runtime=options.runtime,
         shard_size=options.shard_size,
     )
-    result = ResultFolder(options.out, record)
+    result = ResultFolder(options.out, record, retry_unreadable=options.retry_unreadable)
     if options.dry_run:
         result.look()
         _print_plan(options, result)
@@ -171,7 +176,8 @@ def _print_result(options: argparse.Namespace, result: ResultFolder) -> None:
     outcomes, unknown = count_outcomes(options.out, result.record)
     if len(unknown) == result.record.images:
         what = f"none of {counted(len(unknown), 'image')} could be inspected; the first: {unknown[0]['error']}"
-        raise DataError(what, hint=f"{shown_name(options.out)} has a row for each; give a new --out folder after the repair")
+        again = RETRY if any(row["reason"] == "unreadable" for row in unknown) else "give a new --out folder after the repair"
+        raise DataError(what, hint=f"{shown_name(options.out)} has a row for each; {again}")
     if options.json:
         counts = {outcome: outcomes[outcome] for outcome in ("PASS", "FAIL", "UNKNOWN")}
         _print_json(result, {"images": result.record.images, "outcomes": counts, "not_inspected": unknown})
@@ -184,6 +190,8 @@ def _print_result(options: argparse.Namespace, result: ResultFolder) -> None:
         for row in unknown[:MOST_LISTED]:
             print(f"  {row['path']}: UNKNOWN: {row['reason']}: {row['error']}")
         print(f"result in {shown_name(options.out)}, {counted(result.record.shards, 'Parquet file')}")
+    if n := sum(row["reason"] == "unreadable" for row in unknown):
+        print(f"note: {counted(n, 'image')} could not be read: {RETRY}", file=sys.stderr)
 
 
 def _print_json(result: ResultFolder, figures: dict[str, Any]) -> None:

@@ -81,8 +81,14 @@ class ResultFolder:
         damaged: Files of shards that are not whole or not of this run; they are written again.
     """
 
-    def __init__(self, folder: Path, record: RunRecord) -> None:
-        self.folder, self.record = folder, record
+    def __init__(self, folder: Path, record: RunRecord, *, retry_unreadable: bool = False) -> None:
+        """Name the folder; nothing is read yet.
+
+        Args:
+            record: What is to be inspected.
+            retry_unreadable: Whether a shard with an image that could not be read counts as not finished.
+        """
+        self.folder, self.record, self._retry_unreadable = folder, record, retry_unreadable
         self.finished: set[int] = set()
         self.damaged: list[Path] = []
         self._lock: int | None = None
@@ -108,10 +114,10 @@ class ResultFolder:
         for shard in range(self.record.shards):
             path = shard_path(self.folder, shard)
             if path.name in found:
-                if _is_whole(path, self.record, shard):
-                    self.finished.add(shard)
-                else:
+                if not _is_whole(path, self.record, shard):
                     self.damaged.append(path)
+                elif not self._retry_unreadable or not _has_unreadable(self.folder, shard):
+                    self.finished.add(shard)
 
     def __enter__(self) -> ResultFolder:
         try_folder(self.folder, "--out")
@@ -250,6 +256,10 @@ def _names(folder: Path) -> set[str]:
         raise ConfigError(f"--out {shown_name(folder)}: cannot be listed ({error.strerror})") from error
 
 
+def _has_unreadable(folder: Path, shard: int) -> bool:
+    return "unreadable" in read_columns(folder, [shard], ["reason"])["reason"].to_pylist()
+
+
 def _is_whole(path: Path, record: RunRecord, shard: int) -> bool:
     """Whether a file is this shard of this result, and can be read: reading it compares the checksums of its pages."""
     try:
@@ -258,6 +268,6 @@ def _is_whole(path: Path, record: RunRecord, shard: int) -> bool:
             if metadata.get(RECORD) != msgspec.json.encode(record) or metadata.get(SHARD) != str(shard).encode():
                 return False
             table = file.read()
-            return table.num_rows == len(record.rows_of(shard)) and table.schema.equals(SCHEMA)
+            return bool(table.num_rows == len(record.rows_of(shard)) and table.schema.equals(SCHEMA))
     except (OSError, pa.ArrowException):
         return False
