@@ -171,9 +171,9 @@ def _print_plan(options: argparse.Namespace, result: ResultFolder) -> None:
 
 
 def _print_result(options: argparse.Namespace, result: ResultFolder) -> None:
-    from anoseg_engines.reinspection.result_folder import count_outcomes
+    from anoseg_engines.reinspection.result_folder import count_outcomes, note_on_runtimes
 
-    outcomes, unknown = count_outcomes(options.out, result.record)
+    outcomes, unknown, runtimes = count_outcomes(options.out, result.record)
     if len(unknown) == result.record.images:
         what = f"none of {counted(len(unknown), 'image')} could be inspected; the first: {unknown[0]['error']}"
         again = RETRY if any(row["reason"] == "unreadable" for row in unknown) else "give a new --out folder after the repair"
@@ -190,6 +190,8 @@ def _print_result(options: argparse.Namespace, result: ResultFolder) -> None:
         for row in unknown[:MOST_LISTED]:
             print(f"  {row['path']}: UNKNOWN: {row['reason']}: {row['error']}")
         print(f"result in {shown_name(options.out)}, {counted(result.record.shards, 'Parquet file')}")
+    if note := note_on_runtimes(runtimes):
+        print(f"note: {note}", file=sys.stderr)
     if n := sum(row["reason"] == "unreadable" for row in unknown):
         print(f"note: {counted(n, 'image')} could not be read: {RETRY}", file=sys.stderr)
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from anoseg_engines.errors import DataError
 from anoseg_engines.files import shown_name
-from anoseg_engines.reinspection.result_folder import RunRecord, missing_shards, read_columns, read_record
+from anoseg_engines.reinspection.result_folder import RunRecord, missing_shards, note_on_runtimes, read_columns, read_record
 from anoseg_engines.words import agreeing, counted
 
-COLUMNS = ["path", "part_id", "outcome", "score", "threshold"]
+COLUMNS = ["path", "part_id", "outcome", "score", "threshold", "runtime"]
 CHANGES = {
     "rejected_now": "A passes and B rejects",
     "passes_now": "A rejects and B passes",
@@ -61,6 +61,7 @@ class ComparedResult:
         outcomes: How many of the compared images have each outcome.
         only_here: Images that the other one does not have.
         threshold: The score threshold of its rows.
+        runtimes: Those that inspected its images.
     """
 
     folder: str
@@ -69,6 +70,7 @@ class ComparedResult:
     outcomes: dict[str, int]
     only_here: tuple[str, ...]
     threshold: float | None
+    runtimes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,8 @@ class Difference:
         for name, result in (("A", a), ("B", b)):
             if result.missing_shards:
                 yield f"{name} is not complete: {counted(result.missing_shards, 'shard')} of {result.record.shards} missing"
+            if note := note_on_runtimes(result.runtimes):
+                yield f"{name}: {note}"
             if n := len(result.only_here):
                 yield f"only {name} has {counted(n, 'image')}, for example {result.only_here[0]}"
         if a.record.engine_digest == b.record.engine_digest:
@@ -204,6 +208,7 @@ def compare_results(a: Path, b: Path, *, common: bool) -> Difference:
             outcomes=dict(Counter(image.outcomes[which] for image in images)),
             only_here=only[which],
             threshold=next((row["threshold"] for row in rows.values()), None),
+            runtimes=tuple(sorted({row["runtime"] for row in rows.values()})),
         )
         for which, (folder, rows) in enumerate(((a, rows_a), (b, rows_b)))
     ]

@@ -10,9 +10,9 @@ import contextlib
 import fcntl
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import pyarrow as pa
@@ -234,16 +234,37 @@ def read_columns(folder: Path, shards: Iterable[int], columns: list[str]) -> pa.
     return pa.concat_tables(tables) if tables else pa.schema([SCHEMA.field(name) for name in columns]).empty_table()
 
 
-def count_outcomes(folder: Path, record: RunRecord) -> tuple[Counter[str], list[dict[str, Any]]]:
-    """Return how many images have each outcome, and path, reason and error of those that were not inspected.
+class Outcomes(NamedTuple):
+    """What the rows of a result say.
+
+    Attributes:
+        counts: How many images have each outcome.
+        unknown: Path, reason and error of those that were not inspected.
+        runtimes: Those that inspected the images: several if the run went on on another machine.
+    """
+
+    counts: Counter[str]
+    unknown: list[dict[str, Any]]
+    runtimes: list[str]
+
+
+def count_outcomes(folder: Path, record: RunRecord) -> Outcomes:
+    """Read the rows of a complete result.
 
     Raises:
         DataError: As `read_columns`.
     """
-    table = read_columns(folder, range(record.shards), ["path", "outcome", "reason", "error"])
-    outcomes = Counter[str](table["outcome"].to_pylist())
+    table = read_columns(folder, range(record.shards), ["path", "outcome", "reason", "error", "runtime"])
+    counts = Counter[str](table["outcome"].to_pylist())
     unknown = table.filter(pc.equal(table["outcome"], "UNKNOWN")).select(["path", "reason", "error"])
-    return outcomes, unknown.to_pylist()
+    return Outcomes(counts, unknown.to_pylist(), sorted(set(table["runtime"].to_pylist())))
+
+
+def note_on_runtimes(runtimes: Sequence[str]) -> str | None:
+    """Say that a result is of several runtimes; None if it is not."""
+    if len(runtimes) < 2:
+        return None
+    return f"the images were inspected by several runtimes, whose scores differ a little: {', '.join(runtimes)}"
 
 
 def _names(folder: Path) -> set[str]:

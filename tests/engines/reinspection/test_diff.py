@@ -17,6 +17,9 @@ from anoseg_engines.cli import main
 
 pytest.importorskip("pyarrow")
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from anoseg_engines.reinspection.difference import compare_results
 
 
@@ -128,6 +131,22 @@ def test_results_without_an_image_in_common(results: tuple[Path, Path], tmp_path
     assert engine("reinspect", *arguments).returncode == 0
     done = engine("diff", results[0], tmp_path / "out3", "--common")
     assert (done.returncode, "have no image in common" in done.stderr, done.stdout) == (2, True, "")
+
+
+def test_a_result_of_two_runtimes(results: tuple[Path, Path], tmp_path: Path) -> None:
+    """A run that went on on another machine may have another runtime; `reinspect` and `diff` say so, and name both."""
+    shard = results[1] / "shard-000000.parquet"
+    table = pq.read_table(shard)
+    there = pa.array(["tensorrt, fp16"] * table.num_rows)
+    column = table.schema.get_field_index("runtime")
+    pq.write_table(table.set_column(column, table.schema.field("runtime"), there), shard)
+    words = "the images were inspected by several runtimes, whose scores differ a little: "
+    assert f"note: B: {words}" in engine("diff", *results).stdout
+    done = engine(
+        "reinspect", "--bundle", tmp_path / "tiny" / "2", "--images", tmp_path / "images", "--out", results[1],
+        "--shard-size", 4,
+    )  # fmt: skip
+    assert (done.returncode, words in done.stderr, "tensorrt, fp16" in done.stderr) == (0, True, True)
 
 
 def test_what_is_no_result(results: tuple[Path, Path], tmp_path: Path) -> None:
