@@ -29,16 +29,19 @@ from ray.exceptions import RayError
 
 from anoseg_engines.bundle import load_bundle
 from anoseg_engines.errors import AnosegError, ConfigError, EngineError
+from anoseg_engines.files import shown_name
 from anoseg_engines.loading import load_engine
 from anoseg_engines.reinspection.image_inspection import ImageInspector
 from anoseg_engines.reinspection.image_list import ImageList, ListedImage
-from anoseg_engines.reinspection.result_folder import ResultFolder
+from anoseg_engines.reinspection.result_folder import ResultFolder, shard_path
 from anoseg_engines.reinspection.result_rows import shard_bytes
+from anoseg_engines.words import agreeing, counted
 
 LOCAL = "local"
 """The address that starts Ray on this machine, for this run."""
 TRIES = 6
 """How often a shard is tried whose actor dies, before the run ends: an image might crash every engine."""
+GOES_ON = "the finished shards stay: the same command goes on"
 CONNECT_S = 10.0
 OBJECT_STORE_BYTES = 256 << 20
 """Shared memory of a cluster that is started here. The list and the shards that are being written are small."""
@@ -139,18 +142,22 @@ def inspect_on_ray(
                     result.metadata(),
                 ),
             )
-        for row in found.iter_rows():
-            if row["failure"]:
-                raise pickle.loads(row["failure"])
-            result.write_shard(row["shard"], row["file"])
-            on_images(len(result.record.rows_of(row["shard"])))
+        try:
+            for row in found.iter_rows():
+                if row["failure"]:
+                    raise pickle.loads(row["failure"])
+                result.write_shard(row["shard"], row["file"])
+                on_images(len(result.record.rows_of(row["shard"])))
+        except RayError as error:
+            what = f"--ray {address}: Ray failed ({_first_line(error)}); {first_not_finished(images, result)}"
+            hint = f"{GOES_ON}; if an image makes engines crash, find it among these and leave it out of the list"
+            raise AnosegError(what, hint=hint) from error
 
 
 @contextlib.contextmanager
 def _cluster(address: str) -> Iterator[None]:
     """Connect to the cluster, or start one, and name its errors. What Ray says of actors that die goes to standard error."""
     local = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES} if address == LOCAL else {}
-    hint = "the finished shards stay: the same command goes on"
     _knock(address)
     with contextlib.redirect_stdout(sys.stderr):
         try:
@@ -161,7 +168,7 @@ def _cluster(address: str) -> Iterator[None]:
         try:
             yield
         except RayError as error:
-            raise AnosegError(f"--ray {address}: Ray failed ({_first_line(error)})", hint=hint) from error
+            raise AnosegError(f"--ray {address}: Ray failed ({_first_line(error)})", hint=GOES_ON) from error
         finally:
             ray.shutdown()
 
@@ -199,6 +206,16 @@ def _number_of_engines(engine: EngineOnRay) -> int:
         what = f"the cluster has {cores:g} cores and {gpus:g} GPUs, too few for {needs}"
         raise ConfigError(what, hint="change --engines, --cpus or --gpus, or add nodes")
     return engine.engines or room
+
+
+def first_not_finished(images: ImageList, result: ResultFolder) -> str:
+    """Name the first shard that is not finished, with its first and last image. Ray does not say whose actor died."""
+    shard = result.to_do()[0]
+    rows = result.record.rows_of(shard)
+    first, last = (shown_name(images.images[number].path) for number in (rows[0], rows[-1]))
+    more = len(result.to_do()) - 1
+    said = f"{shard_path(result.folder, shard).name} is not finished (from {first} to {last})"
+    return f"{said}, nor {agreeing(more, 'is', 'are')} {counted(more, 'later shard')}" if more else said
 
 
 def _packed(images: ImageList, numbers: range) -> bytes:

@@ -73,6 +73,24 @@ def test_rows_are_those_of_one_process(tmp_path: Path) -> None:
 
 
 @needs_ray
+def test_the_images_of_the_first_unfinished_shard_are_named(tmp_path: Path) -> None:
+    """If actors die, the error names its first and last image: one of them may make the engines crash."""
+    from anoseg_engines.reinspection.image_list import ImageList, ListedImage
+    from anoseg_engines.reinspection.on_ray import first_not_finished
+    from anoseg_engines.reinspection.result_folder import ResultFolder, RunRecord
+
+    images = ImageList(tmp_path, tuple(ListedImage(path=f"/{i}.png") for i in range(8)))
+    about = {"bundle": "tiny 1", "engine_digest": "0", "source": "list", "runtime": "auto"}
+    record = RunRecord(**about, images=8, images_digest=images.digest(), shard_size=3)
+    result = ResultFolder(tmp_path, record)
+    result.finished = {0}
+    said = "shard-000001.parquet is not finished (from /3.png to /5.png)"
+    assert first_not_finished(images, result) == f"{said}, nor is 1 later shard"
+    result.finished = {0, 2}
+    assert first_not_finished(images, result) == said
+
+
+@needs_ray
 def test_a_cluster_that_cannot_be_reached(tmp_path: Path) -> None:
     """The address is named, exit code 1, without a traceback; what is there already stays."""
     write_tiny_bundle(tmp_path / "tiny")
