@@ -148,6 +148,8 @@ def _check_options(options: argparse.Namespace) -> None:
         for name in ("engines", "cpus", "gpus"):
             if getattr(options, name) is not None:
                 raise ConfigError(f"--{name} needs --ray", hint="without Ray, one engine uses the whole machine; see --threads")
+    elif options.gpus is not None and options.gpus > 1 and options.gpus % 1:
+        raise ConfigError(f"--gpus {options.gpus:g}: is neither a share of one GPU nor a whole number", hint="such as 0.5 or 2")
     elif options.threads:
         raise ConfigError("--threads has no effect with --ray", hint="--cpus sets the threads of each engine")
 

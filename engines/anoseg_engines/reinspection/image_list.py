@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import os
 from collections.abc import Iterator
@@ -142,6 +143,8 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
                 if b"\0" in line or len(line) == MAX_LINE_BYTES:
                     what = "is an image, not a list" if path.suffix.lower() in IMAGE_SUFFIXES else "is not a text file"
                     raise DataError(f"{shown_name(path)}: {what}", hint=f"give a folder of images, or a list; {LISTS}")
+                if number == 1:
+                    line = line.removeprefix(codecs.BOM_UTF8)  # programs of Windows begin a text file with it
                 if text := line.strip():
                     yield number, text
     except OSError as error:

@@ -244,6 +244,12 @@ def test_a_shard_that_the_disk_changed_is_written_again(store: Path, images: Pat
     assert rows_of(out) == rows
 
 
+def test_one_gpu_and_a_half_is_refused(store: Path, images: Path, tmp_path: Path) -> None:
+    """Ray divides only one GPU; the option is named before anything starts."""
+    done = reinspect(store, images, tmp_path / "out", "--ray", "--gpus", 1.5)
+    assert (done.returncode, "--gpus 1.5: is neither a share of one GPU" in done.stderr) == (2, True)
+
+
 def test_another_run_is_writing(store: Path, images: Path, tmp_path: Path) -> None:
     """Two runs do not write one folder at the same time."""
     assert reinspect(store, images, tmp_path / "out").returncode == 0
@@ -293,6 +299,13 @@ def test_a_pipe_named_like_a_part_is_not_read(store: Path, images: Path, tmp_pat
     command = [*PROGRAM, "reinspect", "--bundle", store, "--images", tmp_path / "list.txt", "--out", tmp_path / "out"]
     assert subprocess.run(command, timeout=120).returncode == 0
     assert [row["error"] for row in rows_of(tmp_path / "out")] == [f"{tmp_path}/p.zip: is a pipe, not the file of a part", None]
+
+
+def test_a_list_that_windows_wrote(store: Path, images: Path, tmp_path: Path) -> None:
+    """The mark at its start and the ends of its lines belong to no path."""
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbf" + f"{images}/early/00.png\r\n{images}/early/01.png\r\n".encode())
+    assert reinspect(store, tmp_path / "list.txt", tmp_path / "out").returncode == 0
+    assert [Path(row["path"]).name for row in rows_of(tmp_path / "out") if row["outcome"] != "UNKNOWN"] == ["00.png", "01.png"]
 
 
 def test_not_one_image_can_be_read(store: Path, tmp_path: Path) -> None:
