@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import socket
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -99,18 +100,7 @@ class ResultFolder:
         Raises:
             ConfigError: The folder cannot be written, is of another run, or has other files.
         """
-        try_folder(self.folder, "--out")
-        found = _names(self.folder)
-        if not found:
-            return
-        where = shown_name(self.folder)
-        if RUN not in found:
-            raise ConfigError(f"--out {where}: is not empty", hint="give a new folder, or one that this command made")
-        earlier = read_record(self.folder)
-        if differing := list(self.record.differences(earlier)):
-            what = f"--out {where}: was begun with other input: {'; '.join(differing)}"
-            raise ConfigError(what, hint="give a new folder, or the same bundle, images and options as before")
-        self.record = earlier  # the same input may be spelled in another way, and each shard has the record of the first run
+        found = self._names_of_this_run()
         for shard in range(self.record.shards):
             path = shard_path(self.folder, shard)
             if path.name in found:
@@ -119,19 +109,33 @@ class ResultFolder:
                 elif not self._retry_unreadable or not _has_unreadable(self.folder, shard):
                     self.finished.add(shard)
 
-    def __enter__(self) -> ResultFolder:
+    def _names_of_this_run(self) -> set[str]:
         try_folder(self.folder, "--out")
+        found = _names(self.folder)
+        if not found:
+            return found
+        where = shown_name(self.folder)
+        if RUN not in found:
+            raise ConfigError(f"--out {where}: is not empty", hint="give a new folder, or one that this command made")
+        earlier = read_record(self.folder)
+        if differing := list(self.record.differences(earlier)):
+            what = f"--out {where}: was begun with other input: {'; '.join(differing)}"
+            raise ConfigError(what, hint="give a new folder, or the same bundle, images and options as before")
+        self.record = earlier  # the same input may be spelled in another way, and each shard has the record of the first run
+        return found
+
+    def __enter__(self) -> ResultFolder:
+        self._names_of_this_run()  # a folder that is refused stays as it is, without a lock
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise ConfigError(f"--out {shown_name(self.folder)}: cannot be written ({error.strerror})") from error
         try:
-            self._take_lock()
+            alone = self._take_lock()
             self.look()
-            with contextlib.suppress(OSError):
-                for leftover in self.folder.glob(".*.tmp"):
-                    leftover.unlink()
+            if alone:
+                self._delete_leftovers()
             if not (self.folder / RUN).exists():
                 self._write(self.folder / RUN, msgspec.json.format(msgspec.json.encode(self.record), indent=1) + b"\n")
         except BaseException:
@@ -161,7 +165,15 @@ class ResultFolder:
         """What each shard says about its run."""
         return msgspec.json.encode(self.record)
 
-    def _take_lock(self) -> None:
+    def _delete_leftovers(self) -> None:
+        """Delete what runs that were killed had begun to write."""
+        with contextlib.suppress(OSError):
+            for name in (RUN, "shard-*.parquet"):
+                for leftover in self.folder.glob(f".{name}*.tmp"):
+                    leftover.unlink()
+
+    def _take_lock(self) -> bool:
+        """Return whether no other run can be writing."""
         assert self._lock is not None, "the lock's file is open"
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -169,10 +181,11 @@ class ResultFolder:
             hint = "wait for it, or give another folder"
             raise ConfigError(f"--out {shown_name(self.folder)}: another run is writing it", hint=hint) from error
         except OSError:  # a file system without locks: two runs would write the same rows
-            pass
+            return False
+        return True
 
     def _write(self, path: Path, data: bytes) -> None:
-        temporary = path.with_name(f".{path.name}.tmp")
+        temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
         try:
             try:
                 write_synced(temporary, data)

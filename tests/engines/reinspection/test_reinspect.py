@@ -1,9 +1,12 @@
 """`anoseg-engine reinspect` as a user types it: an archive of images, inspected again, with everything that can go wrong."""
 
 import contextlib
+import errno
+import fcntl
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -33,6 +36,7 @@ pytest.importorskip("pyarrow")
 
 import pyarrow.parquet as pq
 
+from anoseg_engines.reinspection import result_folder
 from anoseg_engines.reinspection.result_folder import LOCK, ResultFolder, read_record
 
 PROGRAM = [sys.executable, "-c", "from anoseg_engines.cli import main; main()"]
@@ -256,6 +260,42 @@ def test_another_run_is_writing(store: Path, images: Path, tmp_path: Path) -> No
     with ResultFolder(tmp_path / "out", read_record(tmp_path / "out")):
         done = reinspect(store, images, tmp_path / "out")
     assert (done.returncode, "another run is writing it" in done.stderr) == (2, True)
+
+
+def test_files_of_others_stay(store: Path, images: Path, tmp_path: Path) -> None:
+    """A folder with other files is refused and stays as it is; in one of ours, only our own unfinished files are deleted."""
+    other, out = tmp_path / "other", tmp_path / "out"
+    other.mkdir()
+    (other / "notes.txt").touch()
+    done = reinspect(store, images, other)
+    assert (done.returncode, "is not empty" in done.stderr) == (2, True)
+    assert [path.name for path in other.iterdir()] == ["notes.txt"]
+    out.mkdir()
+    for name in (".notes.tmp", ".shard-000000.parquet.host.1.tmp", ".run.json.host.1.tmp"):
+        (out / name).touch()
+    assert reinspect(store, images, out).returncode == 0
+    assert {path.name for path in out.iterdir()} == {".notes.tmp", LOCK, "run.json", "shard-000000.parquet"}
+
+
+def test_a_file_system_without_locks(store: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two runs have different temporary names, and neither deletes what the other one is writing."""
+    out, written = tmp_path / "out", list[str]()
+
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    def noted(path: Path, data: bytes) -> None:
+        written.append(path.name)
+        path.write_bytes(data)
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    monkeypatch.setattr(result_folder, "write_synced", noted)
+    out.mkdir()
+    (out / ".shard-000000.parquet.host.1.tmp").touch()
+    assert reinspect(store, images, out).returncode == 0
+    mine = f"{socket.gethostname()}.{os.getpid()}.tmp"
+    assert written == [f".run.json.{mine}", f".shard-000000.parquet.{mine}"]
+    assert (out / ".shard-000000.parquet.host.1.tmp").exists()
 
 
 def test_a_dry_run_writes_nothing(store: Path, images: Path, tmp_path: Path) -> None:
