@@ -62,6 +62,7 @@ class ComparedResult:
         only_here: Images that the other one does not have.
         threshold: The score threshold of its rows.
         runtimes: Those that inspected its images.
+        same_name: How many rows are not compared, because a later row has the same path.
     """
 
     folder: str
@@ -71,6 +72,7 @@ class ComparedResult:
     only_here: tuple[str, ...]
     threshold: float | None
     runtimes: tuple[str, ...]
+    same_name: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,9 @@ class Difference:
         for name, result in (("A", a), ("B", b)):
             if result.missing_shards:
                 yield f"{name} is not complete: {counted(result.missing_shards, 'shard')} of {result.record.shards} missing"
+            if n := result.same_name:
+                are = agreeing(n, "is", "are")
+                yield f"{name}: {counted(n, 'row')} {are} not compared: a later row of another image has the same path"
             if note := note_on_runtimes(result.runtimes):
                 yield f"{name}: {note}"
             if n := len(result.only_here):
@@ -180,10 +185,12 @@ def compare_results(a: Path, b: Path, *, common: bool) -> Difference:
             what = f"{shown_name(folder)}: is not complete: {len(lacking)} of {counted(record.shards, 'shard')} missing"
             hint = "give its `reinspect` command again, which goes on; or add --common to compare what both have"
             raise DataError(what, hint=hint)
-    rows_a, rows_b = (
-        {row["path"]: row for row in read_columns(folder, whole, COLUMNS).to_pylist()}
-        for folder, whole in ((a, _without(records[0], missing[0])), (b, _without(records[1], missing[1])))
+    tables = (
+        read_columns(folder, sorted({*range(record.shards)}.difference(lacking)), COLUMNS)
+        for folder, record, lacking in zip((a, b), records, missing, strict=True)
     )
+    read = [table.to_pylist() for table in tables]
+    rows_a, rows_b = ({row["path"]: row for row in rows} for rows in read)
     only = tuple(path for path in rows_a if path not in rows_b), tuple(path for path in rows_b if path not in rows_a)
     if any(only) and not common:
         raise DataError(_other_images(a, b, only), hint="add --common to compare the images that both have")
@@ -208,15 +215,12 @@ def compare_results(a: Path, b: Path, *, common: bool) -> Difference:
             outcomes=dict(Counter(image.outcomes[which] for image in images)),
             only_here=only[which],
             threshold=next((row["threshold"] for row in rows.values()), None),
+            same_name=len(read[which]) - len(rows),
             runtimes=tuple(sorted({row["runtime"] for row in rows.values()})),
         )
         for which, (folder, rows) in enumerate(((a, rows_a), (b, rows_b)))
     ]
     return Difference((results[0], results[1]), images)
-
-
-def _without(record: RunRecord, missing: list[int]) -> list[int]:
-    return sorted(set(range(record.shards)) - set(missing))
 
 
 def _other_images(a: Path, b: Path, only: tuple[tuple[str, ...], tuple[str, ...]]) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -131,6 +132,19 @@ def test_results_without_an_image_in_common(results: tuple[Path, Path], tmp_path
     assert engine("reinspect", *arguments).returncode == 0
     done = engine("diff", results[0], tmp_path / "out3", "--common")
     assert (done.returncode, "have no image in common" in done.stderr, done.stdout) == (2, True, "")
+
+
+def test_two_names_that_are_shown_alike(results: tuple[Path, Path], tmp_path: Path) -> None:
+    """A byte that is not UTF-8 is shown as a name may really be written: one row is not compared, and a note says so."""
+    part = (tmp_path / "images" / "0.png").read_bytes()
+    folder = tmp_path / "alike"
+    folder.mkdir()
+    for name in (b"gr\xfcn.png", rb"gr\xfcn.png"):
+        (folder / os.fsdecode(name)).write_bytes(part)
+    arguments = ("--bundle", tmp_path / "tiny" / "1", "--images", folder, "--out", tmp_path / "out3")
+    assert engine("reinspect", *arguments).returncode == 0
+    done = engine("diff", tmp_path / "out3", tmp_path / "out3")
+    assert "note: A: 1 row is not compared: a later row of another image has the same path" in done.stdout
 
 
 def test_a_result_of_two_runtimes(results: tuple[Path, Path], tmp_path: Path) -> None:
