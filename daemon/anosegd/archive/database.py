@@ -29,6 +29,10 @@ DEFAULTS: dict[str, Any] = {
     "tcp_user_timeout": 20_000,
 }
 """A database whose machine is gone is noticed within 25 seconds."""
+_SESSION = """SET TIME ZONE 'UTC'; SET client_min_messages TO warning; SET tcp_keepalives_idle TO 10;
+    SET tcp_keepalives_interval TO 5; SET tcp_keepalives_count TO 3; SET tcp_user_timeout TO 20000"""
+"""The server, too, notices a lost connection soon. Until then it keeps the locks of the stations, so that the next connection
+gets none of them. By default, that lasts two hours."""
 _REFUSALS = (
     "authentication failed",
     "no pg_hba.conf entry",
@@ -39,6 +43,7 @@ _REFUSALS = (
 """What a server says that will not let the archive in; a restart changes nothing."""
 _RIGHTS = "42501"
 _DISK_FULL = "53100"
+_READ_ONLY = "25006"
 
 
 class DatabaseAwayError(AnosegError):
@@ -74,6 +79,8 @@ def database_of(config: ArchiveConfig, environment: dict[str, str]) -> Database:
     except psycopg.Error:  # without its words and without `from`: they could contain a part of a password
         hint = "write host=db.example dbname=anoseg user=anoseg, or postgresql://anoseg@db.example/anoseg"
         raise ConfigError("database: not a connection string of libpq", hint=hint) from None
+    if any("@" in str(given.get(name) or "")[1:] for name in ("host", "port", "dbname")):  # a part of a password: not shown
+        raise ConfigError("database: the address has an @ too many", hint="write %40 for an @ in a password, and %2F for a /")
     password = _password(config, environment)
     if password is not None:
         given["password"] = password
@@ -95,7 +102,7 @@ def _password(config: ArchiveConfig, environment: dict[str, str]) -> str | None:
     try:
         if path != credential and path.stat().st_mode & 0o027:
             raise ConfigError(f"{path}: other users may read or change this password", hint=f"run: chmod 600 {path}")
-        return path.read_text(encoding="utf-8").partition("\n")[0]
+        return path.read_text(encoding="utf-8").partition("\n")[0].removesuffix("\r")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})", hint="password_file must be a file") from error
     except UnicodeDecodeError:
@@ -115,8 +122,7 @@ def connect(database: Database) -> Connection:
         raise in_words(error, database) from None
     try:
         connection.execute("SELECT set_config('search_path', %s, false)", (database.schema,))
-        connection.execute("SET TIME ZONE 'UTC'")
-        connection.execute("SET client_min_messages TO warning")
+        connection.execute(_SESSION)
     except psycopg.Error as error:
         connection.close()
         raise in_words(error, database) from None
@@ -149,6 +155,9 @@ def in_words(error: psycopg.Error, database: Database) -> AnosegError:
         return ConfigError(what, hint="see database in the configuration, and the server's pg_hba.conf")
     if error.sqlstate == _DISK_FULL:
         return DatabaseAwayError(what, hint="the disk of the database is full: make room; the archive goes on by itself")
+    if error.sqlstate == _READ_ONLY:
+        hint = "this server takes no changes, as a standby: name the primary, or all hosts with target_session_attrs=read-write"
+        return DatabaseAwayError(what, hint=hint)
     return DatabaseAwayError(what, hint="does the server run, and can this machine reach it? The archive tries again by itself")
 
 

@@ -12,12 +12,19 @@ from anoseg_engines.words import counted
 from anosegd.archive import schema
 from anosegd.archive.config import ArchiveConfig
 from anosegd.archive.database import Connection, Database, connect, translated_errors
-from anosegd.archive.store import Position
-from anosegd.client import Client, ClientError, Key, NoAnswerError
+from anosegd.archive.reader import NOT_UNDERSTOOD
+from anosegd.archive.rows import journal_of
+from anosegd.archive.store import Position, check_time_zone
+from anosegd.client import Client, Key, NoAnswerError
 
 _POSITION = """SELECT j.journal_id, j.cursor FROM station AS s JOIN journal AS j USING (journal_id) WHERE s.name = %s"""
 _MAY_CREATE = "SELECT has_database_privilege(current_database(), 'CREATE')"
 _MAY_CREATE_IN = "SELECT has_schema_privilege(%s, 'CREATE') AND has_schema_privilege(%s, 'USAGE')"
+
+_MAY_WRITE = """SELECT bool_and(has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT')
+    AND has_table_privilege(c.oid, 'UPDATE') AND (NOT %s OR has_table_privilege(c.oid, 'DELETE'))) FROM pg_class AS c
+    WHERE c.relnamespace = to_regnamespace(%s)
+    AND c.relname IN ('station', 'journal', 'verdict', 'feedback', 'change', 'event', 'report_setting')"""
 
 
 def dry_run(config: ArchiveConfig, database: Database, keys: Mapping[str, Key | None]) -> int:
@@ -39,6 +46,7 @@ def dry_run(config: ArchiveConfig, database: Database, keys: Mapping[str, Key | 
 
 def _print_database(config: ArchiveConfig, database: Database, connection: Connection) -> dict[str, Position]:
     _say(f"{database.shown}: PostgreSQL {connection.info.parameter_status('server_version')}")
+    check_time_zone(connection, config.time_zone)
     version = schema.version_of(connection, database)
     steps = [step.name for step in schema.migrations() if step.version > version]
     if steps:
@@ -46,6 +54,9 @@ def _print_database(config: ArchiveConfig, database: Database, connection: Conne
         what = "would be created" if version == 0 else f"has version {version} and would be changed"
         _say(f"schema {database.schema}: {what}: {', '.join(steps)}")
     else:
+        row = connection.execute(_MAY_WRITE, (config.keep_days is not None, database.schema)).fetchone()
+        if row is None or not row[0]:
+            raise psycopg.errors.InsufficientPrivilege(f"permission denied: this user may not write into {database.schema}")
         _say(f"schema {database.schema}: version {version}, nothing to change")
     keep = "everything is kept" if config.keep_days is None else f"rows older than {config.keep_days:g} days would be deleted"
     _say(f"retention: {keep}")
@@ -75,14 +86,14 @@ def _print_station(name: str, control: str, client: Client, position: Position |
         state = client.status()
         cursor = 0 if position is None else position.cursor
         page: dict[str, Any] = client.request("replay", **{"from": cursor + 1}, limit=1)
-        if position is not None and page["journal_id"] != position.journal_id:
+        if position is not None and journal_of(page) != position.journal_id:
             _say(f"station {name} at {control}: has another journal now; it would be fetched from the beginning")
             return True
     except NoAnswerError:
         why = "is it running? Or does it ask for a key?" if key is None else f"its log says if it refuses the key {key.name}"
         _say(f"station {name} at {control}: no answer: {why}")
         return False
-    except ClientError as error:
+    except NOT_UNDERSTOOD as error:
         _say(f"station {name} at {control}: {error}")
         return False
     numbers = counted(max(int(page["last"]) - cursor, 0), "number")

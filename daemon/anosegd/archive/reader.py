@@ -12,7 +12,7 @@ from typing import Any
 import zmq
 
 from anosegd.archive.config import DEFAULT_CONSUMER, ArchiveConfig
-from anosegd.archive.rows import ArchiveEvent, Batch, PageError, batch_of_page, change_row, note_row
+from anosegd.archive.rows import ArchiveEvent, Batch, PageError, batch_of_page, change_row, journal_of, note_row
 from anosegd.archive.store import OtherStationError, Position, Seen
 from anosegd.archive.writer import NotStoredError, Writer
 from anosegd.client import BUSY_S, Client, ClientError, Key, NoAnswerError, RefusedError
@@ -27,6 +27,24 @@ NOTES_EVERY, STATUS_EVERY = 5, 10
 ACK_EVERY_S = 2.0
 WAIT_S = 0.5
 AFTER_TROUBLE_S = 5.0
+
+
+NOT_UNDERSTOOD = (
+    PageError,
+    ClientError,
+    zmq.ZMQError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+)
+"""What an answer leads to that no station gives. Another program may answer at its address."""
+
+
+class _SetBackError(Exception):
+    """The journal ends before the archive's cursor: it was put back from a copy."""
 
 
 class _StoppedError(Exception):
@@ -112,7 +130,10 @@ class StationReader(Worker):
             detail = f"the journal is that of {error.other}, which is archived already: two names for one station"
             self._note_trouble("same_station", detail)
             return AFTER_TROUBLE_S
-        except (PageError, ClientError, zmq.ZMQError, KeyError, ValueError, TypeError) as error:
+        except _SetBackError as error:
+            self._note_trouble("journal_set_back", str(error))
+            return AFTER_TROUBLE_S
+        except NOT_UNDERSTOOD as error:
             self._note_trouble("not_understood", f"the answer of the station cannot be used: {error}")
             return AFTER_TROUBLE_S
         self._note_end_of_trouble()
@@ -128,10 +149,13 @@ class StationReader(Worker):
         with self._page_slot():
             page = client.request("replay", **{"from": position.cursor + 1}, limit=PAGE)
             self._heard_at = time.monotonic()
-            if page["journal_id"] != position.journal_id:
-                self._writer.begin_journal(self.name, page["journal_id"], position)
+            if (journal_id := journal_of(page)) != position.journal_id:
+                self._writer.begin_journal(self.name, journal_id, position)
                 self._replaced = position.journal_id is not None
                 return True
+            if (last := int(page["last"])) < position.cursor:
+                detail = f"the journal ends at {last}, but was archived to {position.cursor}: it was put back from a copy"
+                raise _SetBackError(f"{detail}. The numbers in between are used again, and these verdicts are not archived")
             new = position.cursor == 0 and not self._replaced
             batch = batch_of_page(self.name, page, position.cursor + 1, new=new)
             batch.events += self._events

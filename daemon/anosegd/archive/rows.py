@@ -20,12 +20,25 @@ Row = tuple[Any, ...]
 
 _NOT_TEXT = re.compile("[\x00\ud800-\udfff]")
 """What PostgreSQL does not take in a text."""
+_JOURNAL_ID = re.compile("[0-9a-f]{32}")
 _NUL_IN_JSON = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
 """An escaped U+0000, but not a backslash that is followed by the letters u0000."""
 
 
 class PageError(Exception):
     """A page does not account for every number exactly once."""
+
+
+def journal_of(page: Mapping[str, Any]) -> str:
+    """Return the id of the journal that an answer comes from.
+
+    Raises:
+        PageError: It is no such id.
+    """
+    journal_id = str(page["journal_id"])
+    if not _JOURNAL_ID.fullmatch(journal_id):
+        raise PageError(f"{journal_id[:80]!r} is not the id of a journal")
+    return journal_id
 
 
 class ArchiveEvent(NamedTuple):
@@ -125,16 +138,16 @@ def verdict_row(station: str, journal_id: str, verdict: Mapping[str, Any]) -> Ro
         journal_id,
         verdict["seq"],
         station,
-        _text(verdict["camera"]),
-        _text(verdict["outcome"]),
-        _text(verdict.get("reason")),
-        _text(verdict["part_id"]),
+        text(verdict["camera"]),
+        text(verdict["outcome"]),
+        text(verdict.get("reason")),
+        text(verdict["part_id"]),
         verdict.get("score"),
         verdict.get("threshold"),
-        _text(verdict.get("recipe") or ""),
-        _text(f"{engine.get('name', '')}/{engine.get('version', '')}"),
-        verdict.get("captured_at"),
-        verdict["committed_at"],
+        text(verdict.get("recipe") or ""),
+        text(f"{engine.get('name', '')}/{engine.get('version', '')}"),
+        text(verdict.get("captured_at")),
+        text(verdict["committed_at"]),
         timings.get("total"),
         len(verdict.get("defects") or ()),
         _json(verdict),
@@ -143,24 +156,25 @@ def verdict_row(station: str, journal_id: str, verdict: Mapping[str, Any]) -> Ro
 
 def note_row(journal_id: str, note: Mapping[str, Any]) -> Row:
     """Return the row of what somebody said about a part, in the order of `NOTE_COLUMNS`."""
-    texts = (_text(note[name]) for name in ("mark", "comment", "who"))
-    return (journal_id, note["number"], note["change"], note["seq"], note["at"], *texts, note["undoes"])
+    texts = (text(note[name]) for name in ("mark", "comment", "who"))
+    return (journal_id, note["number"], note["change"], note["seq"], text(note["at"]), *texts, note["undoes"])
 
 
 def change_row(station: str, journal_id: str, change: Mapping[str, Any]) -> Row:
     """Return the row of a change, in the order of `CHANGE_COLUMNS`."""
-    texts = (_text(change[name]) for name in ("kind", "camera", "old", "new", "who", "why"))
-    return (journal_id, change["number"], station, change["at"], *texts)
+    texts = (text(change[name]) for name in ("kind", "camera", "old", "new", "who", "why"))
+    return (journal_id, change["number"], station, text(change["at"]), *texts)
 
 
-def _text(value: Any) -> str | None:
+def text(value: Any) -> str | None:
+    """Return a value as a text that PostgreSQL takes: a character U+0000 or half a character becomes U+FFFD."""
     return None if value is None else _NOT_TEXT.sub("\ufffd", str(value))
 
 
 def _json(verdict: Mapping[str, Any]) -> str:
     """Return the verdict as JSON that PostgreSQL takes: a character U+0000 or half a character becomes U+FFFD."""
     try:
-        text = msgspec.json.encode(dict(verdict)).decode()
+        made = msgspec.json.encode(dict(verdict)).decode()
     except UnicodeEncodeError:
-        text = _NOT_TEXT.sub("\ufffd", json.dumps(dict(verdict), ensure_ascii=False))
-    return _NUL_IN_JSON.sub(r"\1\\ufffd", text) if "\\u0000" in text else text
+        made = _NOT_TEXT.sub("\ufffd", json.dumps(dict(verdict), ensure_ascii=False))
+    return _NUL_IN_JSON.sub(r"\1\\ufffd", made) if "\\u0000" in made else made

@@ -55,6 +55,8 @@ def version_of(connection: Connection, database: Database) -> int:
     if exists is None or exists[0] is None:
         others = "SELECT count(*) FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE n.nspname = %s"
         if _one(connection, others, (database.schema,)):
+            if not _one(connection, "SELECT has_schema_privilege(%s, 'USAGE')", (database.schema,)):
+                raise psycopg.errors.InsufficientPrivilege(f"permission denied for schema {database.schema}")
             hint = "set another schema in the configuration; the archive makes it"
             raise ConfigError(
                 f"{database.shown}: the schema {database.schema} has tables that are not the archive's", hint=hint

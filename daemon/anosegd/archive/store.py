@@ -8,8 +8,9 @@ from typing import Any
 
 from psycopg import errors
 
+from anoseg_engines.errors import ConfigError
 from anosegd.archive.database import Connection
-from anosegd.archive.rows import CHANGE_COLUMNS, NOTE_COLUMNS, VERDICT_COLUMNS, ArchiveEvent, Batch
+from anosegd.archive.rows import CHANGE_COLUMNS, NOTE_COLUMNS, VERDICT_COLUMNS, ArchiveEvent, Batch, text
 
 _LOCK = "SELECT pg_try_advisory_lock(hashtextextended('anosegd archive station ' || current_schema() || ' ' || %s, 0))"
 _UNLOCK = "SELECT pg_advisory_unlock(hashtextextended('anosegd archive station ' || current_schema() || ' ' || %s, 0))"
@@ -26,7 +27,8 @@ _SEEN = """UPDATE station SET own_name = coalesce(%s, own_name), version = coale
     last_seq = coalesce(%s, last_seq),
     answered_at = CASE WHEN %s THEN now() ELSE answered_at END WHERE name = %s"""
 _SAME_NAME = """SELECT own_name, array_agg(name ORDER BY name) FROM station
-    WHERE own_name IS NOT NULL AND answered_at > now() - interval '1 day' GROUP BY own_name HAVING count(*) > 1"""
+    WHERE own_name IS NOT NULL AND journal_id IS NOT NULL AND answered_at > now() - interval '1 day'
+    GROUP BY own_name HAVING count(*) > 1"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +110,12 @@ class Store:
 
     def _take_over(self, owner: str, station: str, journal_id: str) -> None:
         """Give a journal to another station name, if nobody archives the station under its old name."""
-        if self._held_here(owner) or not self.take(owner):
-            raise OtherStationError(owner)
-        self.connection.execute(_UNLOCK, (owner,))
+        if self.position(owner).journal_id == journal_id:  # otherwise the old name is another station's by now
+            if self._held_here(owner) or not self.take(owner):
+                raise OtherStationError(owner)
+            self.connection.execute(_UNLOCK, (owner,))
+            self.connection.execute("UPDATE station SET journal_id = NULL WHERE name = %s", (owner,))
         self.connection.execute("UPDATE journal SET station = %s WHERE journal_id = %s", (station, journal_id))
-        self.connection.execute("UPDATE station SET journal_id = NULL WHERE name = %s", (owner,))
 
     def _held_here(self, station: str) -> bool:
         held = """SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid() AND objsubid = 1
@@ -154,13 +157,13 @@ class Store:
 
     def _write_events(self, events: Sequence[tuple[str, ArchiveEvent]]) -> None:
         if events:
-            values = [(station, e.kind, e.alarm, e.journal_id, e.first, e.last, e.detail) for station, e in events]
+            values = [(station, text(e.kind), e.alarm, e.journal_id, e.first, e.last, text(e.detail)) for station, e in events]
             with self.connection.cursor() as cursor:
                 cursor.executemany(_EVENT, values)
 
     def note_seen(self, seen: Sequence[Seen]) -> None:
         """Note what stations said about themselves."""
-        values = [(s.own_name, s.version, s.state, s.last_seq, s.answers, s.station) for s in seen]
+        values = [(text(s.own_name), text(s.version), text(s.state), s.last_seq, s.answers, s.station) for s in seen]
         with self.connection.transaction(), self.connection.cursor() as cursor:
             cursor.executemany(_SEEN, values)
 
@@ -172,10 +175,10 @@ class Store:
         """Set where days and shifts begin in the views.
 
         Raises:
-            psycopg.errors.InvalidParameterValue: The database does not know the time zone.
+            ConfigError: The database does not know the time zone.
         """
+        check_time_zone(self.connection, time_zone)
         with self.connection.transaction():
-            self.connection.execute("SELECT now() AT TIME ZONE %s", (time_zone,))
             self.connection.execute(
                 "UPDATE report_setting SET time_zone = %s, shifts = %s::time[] WHERE (time_zone, shifts) IS DISTINCT FROM "
                 "(%s, %s::time[])",
@@ -185,6 +188,19 @@ class Store:
     def _value(self, query: str, values: tuple[Any, ...]) -> Any:
         row = self.connection.execute(query.encode(), values).fetchone()
         return None if row is None else row[0]
+
+
+def check_time_zone(connection: Connection, time_zone: str) -> None:
+    """Find out whether the database knows a time zone.
+
+    Raises:
+        ConfigError: It does not.
+    """
+    try:
+        connection.execute("SELECT now() AT TIME ZONE %s", (time_zone,))
+    except errors.InvalidParameterValue:
+        what = f"time_zone: {time_zone}: the database does not know it"
+        raise ConfigError(what, hint="write a name such as Europe/Berlin") from None
 
 
 def _advance(batch: Batch) -> tuple[Any, ...]:

@@ -39,6 +39,10 @@ HUNG_S = 60.0
 """The database has not answered a statement for this long: the connection is broken off."""
 
 
+_ROWS_REFUSED = (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.ProgramLimitExceeded, psycopg.errors.RaiseException)
+"""What the database says of rows that it does not take. ProgramLimitExceeded: a text is too long for an index."""
+
+
 class NotStoredError(Exception):
     """The batch was not stored, or perhaps it was: the station goes on from the cursor in the database."""
 
@@ -124,7 +128,8 @@ class Writer(Worker):
 
     def _ask(self, wanted: _Wanted) -> Position:
         with self._changed:
-            if self._positions is None or self._stopping:
+            # The station may have been lost to another archive since its position was read.
+            if self._positions is None or wanted.batch.station not in self._positions or self._stopping:
                 raise NotStoredError
             self._queue.append(wanted)
             self._changed.notify_all()
@@ -183,11 +188,7 @@ class Writer(Worker):
         if steps:
             logs.info("archive.schema_changed", schema=self._database.schema, steps=" ".join(steps))
         store, retention = Store(connection), Retention(self._config)
-        try:
-            store.set_report(self._config.time_zone, self._config.shifts)
-        except psycopg.errors.InvalidParameterValue as error:
-            what = f"time_zone: {self._config.time_zone}: the database does not know it"
-            raise ConfigError(what, hint="write a name such as Europe/Berlin") from error
+        store.set_report(self._config.time_zone, self._config.shifts)
         positions = self._take_stations(store, list(self._config.stations))
         with self._changed:
             self._positions = positions
@@ -262,7 +263,9 @@ class Writer(Worker):
     def _write_together(self, store: Store, batches: Sequence[_Wanted]) -> None:
         try:
             store.write([wanted.batch for wanted in batches])
-        except (MovedError, psycopg.DataError, psycopg.IntegrityError) as error:
+        except (MovedError, psycopg.Error) as error:
+            if isinstance(error, psycopg.Error) and not _is_about_rows(error):
+                raise
             if len(batches) > 1:
                 for wanted in batches:
                     self._write_together(store, [wanted])
@@ -321,6 +324,12 @@ class Writer(Worker):
         if missing and (taken := self._take_stations(store, missing)):
             with self._changed:
                 self._positions |= taken
+
+
+def _is_about_rows(error: psycopg.Error) -> bool:
+    """Whether the database, or psycopg before it, does not take these rows, but may take others."""
+    unknown_type = isinstance(error, psycopg.ProgrammingError) and error.sqlstate is None
+    return unknown_type or isinstance(error, _ROWS_REFUSED)
 
 
 def log_events(station: str, events: Sequence[ArchiveEvent]) -> None:

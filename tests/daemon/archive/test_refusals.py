@@ -11,6 +11,10 @@ from support.postgres import FAST, Postgres, running
 from support.small_disk import fill, mounted
 from support.verdict_archive import Archive, Database, JournalStation
 
+from anosegd.archive import schema
+from anosegd.archive.database import Database as Place
+from anosegd.archive.database import connect
+
 SECRET = "hunter2secret"
 
 
@@ -75,6 +79,29 @@ def test_a_string_that_is_no_connection_string(tmp_path: Path) -> None:
     assert "database: not a connection string" in done.stderr
 
 
+@pytest.mark.parametrize("password", [f"x@{SECRET}", f"x/{SECRET}"])
+def test_an_address_with_a_password_that_is_not_escaped(tmp_path: Path, password: str) -> None:
+    """The rest of the password would pass for the name of a machine or a database, and would be shown."""
+    done = archive_of(tmp_path, f"postgresql://me:{password}@db.invalid/plant", "", "--dry-run")
+    assert (done.returncode, "%40" in done.stderr) == (2, True), done.stderr
+
+
+def test_a_dry_run_finds_missing_rights(guarded: Postgres, database: Database, tmp_path: Path) -> None:
+    """The tables are there, but this user may only read them, or not even enter the schema."""
+    with connect(Place({"conninfo": database.conninfo}, "anoseg", "here")) as connection:
+        schema.migrate(connection, Place({}, "anoseg", "here"))
+    where = conninfo(guarded, "guest", database.name)
+    done = archive_of(tmp_path, where, "", "--dry-run")
+    assert (done.returncode, "permission denied" in done.stderr) == (2, True), done.stderr
+    database.query("GRANT USAGE ON SCHEMA anoseg TO guest")
+    database.query("GRANT SELECT ON ALL TABLES IN SCHEMA anoseg TO guest")
+    done = archive_of(tmp_path, where, "", "--dry-run")
+    assert (done.returncode, "may not write into anoseg" in done.stderr) == (2, True), done.stderr
+    database.query("GRANT INSERT, UPDATE ON ALL TABLES IN SCHEMA anoseg TO guest")
+    assert archive_of(tmp_path, where, "", "--dry-run").returncode == 1  # the station does not answer
+    assert archive_of(tmp_path, where, "keep_days: 5", "--dry-run").returncode == 2
+
+
 def test_nobody_answers(tmp_path: Path) -> None:
     """A dry run of an unreachable database ends with exit code 1 and names the place."""
     done = archive_of(tmp_path, "host=127.0.0.1 port=9 dbname=plant user=me", "", "--dry-run")
@@ -117,9 +144,10 @@ def test_tables_that_are_not_ours(database: Database, tmp_path: Path) -> None:
     assert "update anoseg-edge" in done.stderr
 
 
-def test_an_unknown_time_zone(database: Database, tmp_path: Path) -> None:
+@pytest.mark.parametrize("arguments", [(), ("--dry-run",)])
+def test_an_unknown_time_zone(database: Database, tmp_path: Path, arguments: tuple[str, ...]) -> None:
     """Only the database knows its time zones."""
-    done = archive_of(tmp_path, database.conninfo, "time_zone: Europe/Nowhere")
+    done = archive_of(tmp_path, database.conninfo, "time_zone: Europe/Nowhere", *arguments)
     assert (done.returncode, "Europe/Nowhere" in done.stderr) == (2, True)
 
 
