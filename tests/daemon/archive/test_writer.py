@@ -9,6 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 import zmq
+from support.anosegd_line import wait_until
 from support.bridge_process import free_port
 from support.postgres import FAST, running
 from support.verdict_archive import Archive, JournalStation
@@ -51,8 +52,7 @@ def test_rows_that_the_database_refuses_stop_one_station_only(
     writer = Writer(ArchiveConfig(stations=stations), place)
     writer.start()
     try:
-        while not writer.is_up:
-            assert writer.alive
+        wait_until(lambda: writer.is_up or not writer.alive, "the writer is up")
         for name, journal_id in (("press-4", A), ("press-5", B)):
             writer.begin_journal(name, journal_id, Position())
         for _ in range(2):
