@@ -172,6 +172,8 @@ def test_copies_of_the_log_are_not_another_programs_writes(tmp_path: Path, monke
     eventually(lambda: not journal._background.log_in_use.locked())
     time.sleep(0.5)
     assert checked == []
+    for module, limit in ((writer, "COPY_LOG_PAGES"), (writer, "CUT_PAGES"), (store, "WAL_PAGES")):
+        monkeypatch.setattr(module, limit, 10**6)  # nothing of the log may be copied before the other program does it
     commit(journal)
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()

@@ -178,7 +178,8 @@ def test_ctrl_c_says_how_far_it_came(store: Path, many: Path, tmp_path: Path) ->
         _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     finished = len(list(out.glob("*.parquet")))
-    assert said == f"\nstopped: {finished} of 300 shards finished; the same command goes on\n"
+    counts = (finished, finished - 1)  # Ctrl-C may come after a shard has its name and before it is counted
+    assert said in [f"\nstopped: {count} of 300 shards finished; the same command goes on\n" for count in counts]
     assert not list(out.glob(".*.tmp"))
 
 
