@@ -146,10 +146,10 @@ def test_a_journal_that_was_put_back(
     station.wait_until_stored(50)
     station.terminate()
     copy = {path: path.read_bytes() for path in station.folder.glob("verdicts.db*")}
-    station._command[4] = "3000"
+    station._command[4] = "1000"
     station.start()
     archive = make_archive(station)
-    database.wait_for_verdicts(3000)
+    database.wait_for_verdicts(1000)
     station.terminate()
     for path in station.folder.glob("verdicts.db*"):
         path.unlink()
