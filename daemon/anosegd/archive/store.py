@@ -54,7 +54,7 @@ class Seen:
 
 
 class MovedError(Exception):
-    """Another program has moved a cursor: what was read does not fit any more."""
+    """Another program has moved a cursor, so the page that was read no longer follows what is stored."""
 
 
 class OtherStationError(Exception):
