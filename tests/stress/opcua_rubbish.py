@@ -10,28 +10,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import struct
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 from asyncua import Client, ua
-from asyncua.common.utils import Buffer
-from asyncua.ua.ua_binary import nodeid_from_binary, struct_from_binary, struct_to_binary
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from stress.rubbish import flood_command, resident_mb
 from support.bridge_process import BridgeProcess, free_port
+from support.opcua_wire import NONE, Wire, close
 
 SESSIONS, IDLE, SLOW = 20, 80, 20
 GROWTH_MB = 60
+SETTLED_MB = 5
+"""Memory may grow by this in the second half: what each connection leaves behind would show."""
 WAIT_S = 0.005
 MESSAGES = 40
 """Of one connection."""
 LINES = 2000
 """The log may have this many lines: what anybody may send must not fill a disk."""
-NONE = "http://opcfoundation.org/UA/SecurityPolicy#None"
 SECURE = "http://opcfoundation.org/UA/SecurityPolicy#Basic256Sha256"
 HEARTBEAT = ua.NodeId("Outputs.heartbeat", 2)
 
@@ -79,100 +78,6 @@ def events() -> ua.CreateMonitoredItemsRequest:
         )
     ]
     return request
-
-
-class Wire:
-    """One connection that speaks OPC UA by hand."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader, self.writer = reader, writer
-        self._sequence, self.channel, self.token = 0, 0, 0
-        self.session = ua.NodeId()
-        self.subscription = 0
-
-    @classmethod
-    async def connect(cls, port: int, session: bool = True) -> Wire:
-        """Open a channel, and a session on it."""
-        wire = cls(*await asyncio.open_connection("127.0.0.1", port))
-        try:
-            await wire.greet(session)
-        except BaseException:
-            await wire.close()
-            raise
-        return wire
-
-    async def greet(self, session: bool) -> None:
-        """Open a channel, and a session on it."""
-        url = b"opc.tcp://x"
-        self.raw(b"HEL", struct.pack("<5Ii", 0, 65535, 65535, 0, 0, len(url)) + url)
-        await self.answer()
-        opening = ua.OpenSecureChannelRequest()
-        opening.Parameters.SecurityMode = ua.MessageSecurityMode.None_
-        opening.Parameters.RequestedLifetime = 60_000
-        self.raw(b"OPN", self.opening(NONE, struct_to_binary(opening)))
-        body = await self.answer()
-        struct_from_binary(ua.AsymmetricAlgorithmHeader, body)
-        struct_from_binary(ua.SequenceHeader, body)
-        token = struct_from_binary(ua.OpenSecureChannelResponse, body).Parameters.SecurityToken
-        self.channel, self.token = token.ChannelId, token.TokenId
-        if session:
-            create = ua.CreateSessionRequest()
-            create.Parameters.EndpointUrl = "opc.tcp://x"
-            response = await self.ask(create, ua.CreateSessionResponse)
-            self.session = response.Parameters.AuthenticationToken
-            activate = ua.ActivateSessionRequest()
-            activate.Parameters.UserIdentityToken = ua.AnonymousIdentityToken(PolicyId="anonymous")
-            await self.ask(activate, ua.ActivateSessionResponse)
-            response = await self.ask(ua.CreateSubscriptionRequest(), ua.CreateSubscriptionResponse)
-            self.subscription = response.Parameters.SubscriptionId
-
-    def opening(self, policy: str, body: bytes, certificate: bytes | None = None) -> bytes:
-        """Return what follows the header of a message that opens a channel."""
-        security = ua.AsymmetricAlgorithmHeader(SecurityPolicyURI=policy, SenderCertificate=certificate)
-        self._sequence += 1
-        return struct.pack("<I", 0) + struct_to_binary(security) + struct.pack("<II", self._sequence, 1) + body
-
-    def raw(self, kind: bytes, content: bytes, chunk: bytes = b"F", size: int | None = None) -> None:
-        """Send a message with a right header, or with another size in it."""
-        self.writer.write(kind + chunk + struct.pack("<I", size if size is not None else len(content) + 8) + content)
-
-    def message(self, body: bytes, chunk: bytes = b"F") -> None:
-        """Send a request, right up to its body."""
-        self._sequence += 1
-        self.raw(b"MSG", struct.pack("<IIII", self.channel, self.token, self._sequence, self._sequence) + body, chunk)
-
-    def binary(self, request: object) -> bytes:
-        """Return a request in this session."""
-        request.RequestHeader.AuthenticationToken = self.session  # type: ignore[attr-defined]
-        if isinstance(request, ua.CreateMonitoredItemsRequest):
-            request.Parameters.SubscriptionId = self.subscription
-        return struct_to_binary(request)
-
-    async def ask(self, request: object, answer: type) -> object:
-        """Send a request and return its answer."""
-        self.message(self.binary(request))
-        body = await self.answer()
-        body.skip(16)
-        kind = body.copy()
-        nodeid_from_binary(kind)
-        return struct_from_binary(answer, body)
-
-    async def answer(self) -> Buffer:
-        """Return the next message without its header."""
-        head = await asyncio.wait_for(self.reader.readexactly(8), 30)
-        size = int.from_bytes(head[4:], "little")
-        return Buffer((await asyncio.wait_for(self.reader.readexactly(size - 8), 30)), 4 if head[:3] == b"OPN" else 0)
-
-    async def close(self) -> None:
-        """Close the connection."""
-        await close(self.writer)
-
-
-async def close(writer: asyncio.StreamWriter) -> None:
-    """Close a connection, whatever has become of it."""
-    writer.close()
-    with contextlib.suppress(OSError, asyncio.TimeoutError):
-        await asyncio.wait_for(writer.wait_closed(), 5)
 
 
 def spoilt(chance: random.Random, body: bytes) -> bytes:
@@ -224,7 +129,7 @@ async def work(frames: int, seed: int, port: int, bridge: BridgeProcess) -> list
     async with Client(url, timeout=30, watchdog_intervall=30) as good:  # its own watchdog gives up after a second
         beat = good.get_node(HEARTBEAT)
         await beat.read_value()
-        before = resident_mb(bridge.process.pid)
+        before = half = resident_mb(bridge.process.pid)
         slowest, begin, connections, wire = 0.0, time.monotonic(), 0, None
         for n in range(frames):
             try:
@@ -249,22 +154,27 @@ async def work(frames: int, seed: int, port: int, bridge: BridgeProcess) -> list
                     wrong.append(f"after {n} messages: a good client is not served: {error!r}; {bridge.log[-1000:]}")
                     break
                 slowest = max(slowest, time.monotonic() - asked)
+            if n == frames // 2:
+                half = resident_mb(bridge.process.pid)
             if n and n % 10_000 == 0:
                 print(f"{n} messages: {resident_mb(bridge.process.pid):.0f} MB, slowest {slowest * 1000:.0f} ms", flush=True)
             if n % 200 == 0:
                 for writer in slow:  # a byte at a time, of a message that never ends; the bridge closes it
                     if not writer.is_closing():
                         writer.write(b"H")
-        grown = resident_mb(bridge.process.pid) - before
+        end = resident_mb(bridge.process.pid)
     lines = len(bridge.log.splitlines())
     print(f"{n + 1} messages over {connections} connections, {time.monotonic() - begin:.0f} s")
-    print(f"beside {len(crowd)} clients and {SLOW} slow ones: memory {before:.0f} → {before + grown:.0f} MB, {lines} log lines")
+    print(f"beside {len(crowd)} clients and {SLOW} slow ones, {lines} log lines")
+    print(f"memory: {before:.1f} MB, after half of the messages {half:.1f} MB, at the end {end:.1f} MB")
     print(f"{sum(writer.is_closing() for writer in slow)} slow connections were closed")
     print(f"slowest answer to a good client: {slowest * 1000:.0f} ms")
     for writer in (*(connection.writer for connection in crowd), *slow, *([] if wire is None else [wire.writer])):
         await close(writer)
-    if grown > GROWTH_MB:
-        wrong.append(f"memory grew by {grown:.0f} MB")
+    if end - before > GROWTH_MB:
+        wrong.append(f"memory grew by {end - before:.0f} MB")
+    if end - half > SETTLED_MB:
+        wrong.append(f"memory still grew by {end - half:.1f} MB in the second half")
     if lines > LINES or "Traceback" in bridge.log:
         wrong.append(f"the log has {lines} lines: {bridge.log[-1000:]}")
     return wrong

@@ -140,7 +140,7 @@ def zeromq(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if shutil.which("npm") is None or shutil.which("node") is None:
         pytest.skip("no Node here")
     folder = tmp_path_factory.mktemp("zeromq")
-    install = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "zeromq@6"]
+    install = ["npm", "install", "--prefix", ".", "--no-audit", "--no-fund", "--ignore-scripts", "zeromq@6"]
     with suppress(subprocess.TimeoutExpired):
         subprocess.run(install, cwd=folder, capture_output=True, timeout=200, check=False)
     if subprocess.run(["node", "-e", "require('zeromq')"], cwd=folder, capture_output=True, check=False).returncode:

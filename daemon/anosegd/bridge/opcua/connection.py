@@ -21,6 +21,8 @@ from asyncua.server.internal_session import InternalSession
 from asyncua.server.uaprocessor import UaProcessor
 from asyncua.ua.ua_binary import Primitives, header_from_binary, nodeid_from_binary, struct_from_binary, uatcp_to_binary
 
+from anosegd.bridge.opcua.sessions import SUBSCRIPTIONS
+
 HEADER = 8
 SMALLEST_BUFFER = 8192
 LARGEST_CHUNK = 65_535
@@ -45,7 +47,7 @@ def _ids(*names: str) -> frozenset[int]:
     return frozenset(int(getattr(ua.ObjectIds, f"{name}Request_Encoding_DefaultBinary")) for name in names)
 
 
-CALL = _ids("Call")
+CALL, PUBLISH, CREATE_SESSION = _ids("Call"), _ids("Publish"), _ids("CreateSession")
 DISCOVERY = _ids("FindServers", "GetEndpoints", "CloseSecureChannel")
 """Requests that are answered before the client is known."""
 SERVICES = DISCOVERY | _ids(
@@ -326,14 +328,21 @@ class Processor(UaProcessor):  # type: ignore[misc] # `follow_imports` in pyproj
             self._transport.abort()
 
     async def _process_message(self, typeid: Any, requesthdr: Any, seqhdr: Any, body: Any) -> bool:
-        creates = typeid.Identifier in _ids("CreateSession")
+        creates = typeid.Identifier in CREATE_SESSION
         if creates and self.session is not None:
-            self._closing = True  # its watchdog ends
+            if self._session_watchdog_task is not None:
+                self._session_watchdog_task.cancel()
             await self.session.close_session(True)
             self.session = None
         if creates and self._gate.anonymous is False and self.certificate is None:
             raise ServiceError(ua.StatusCodes.BadSecurityModeInsufficient)
+        if typeid.Identifier in PUBLISH:  # asyncua keeps its header, in which the client may have put long texts
+            requesthdr = ua.RequestHeader(RequestHandle=requesthdr.RequestHandle, TimeoutHint=requesthdr.TimeoutHint)
         return bool(await super()._process_message(typeid, requesthdr, seqhdr, body))
+
+    def publish_request_limit(self, subscription_count: int) -> int:
+        """Return how many publish requests may wait. asyncua counts the subscriptions of all sessions."""
+        return int(super().publish_request_limit(min(subscription_count, SUBSCRIPTIONS)))
 
     @property
     def _services(self) -> frozenset[int]:

@@ -10,6 +10,7 @@ from typing import Any
 from asyncua import ua
 from asyncua.common.events import Event
 from asyncua.common.utils import ServiceError
+from asyncua.ua.ua_binary import struct_to_binary
 
 SELECTED = 32
 """Fields that an event may have for one client."""
@@ -17,6 +18,8 @@ ELEMENTS = 8
 """Elements of a where clause, at most."""
 STEPS = 1000
 """Steps of a where clause, at most. An element that is the operand of others counts each time it is evaluated."""
+LARGEST = 4096
+"""Bytes of a filter, at most. asyncua keeps it while the client watches, and an object for each of its parts."""
 OWN_NAMES = frozenset({*dir(Event), *vars(Event()), "_freeze"})
 """What an event of asyncua has beside its fields."""
 
@@ -32,6 +35,8 @@ def check_event_filter(wanted: Any) -> None:
     clauses, elements = wanted.SelectClauses or [], wanted.WhereClause.Elements or []
     wanted.SelectClauses = clauses  # asyncua cannot handle None
     if len(clauses) > SELECTED or len(elements) > ELEMENTS or not all(map(_is_field, clauses)) or _steps(elements) > STEPS:
+        raise ServiceError(ua.StatusCodes.BadEventFilterInvalid)
+    if len(struct_to_binary(wanted)) > LARGEST:
         raise ServiceError(ua.StatusCodes.BadEventFilterInvalid)
 
 

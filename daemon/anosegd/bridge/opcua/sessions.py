@@ -7,6 +7,7 @@ sessions that nobody activates. Writes never reach asyncua's address space: the 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
@@ -17,9 +18,8 @@ from asyncua.server import monitored_item_service
 from asyncua.server.internal_server import InternalServer
 from asyncua.server.internal_session import InternalSession
 from asyncua.server.user_managers import UserManager
-from asyncua.ua import ua_binary
-from asyncua.ua.uaerrors import UaError
 
+from anosegd.bridge.opcua import decoding  # noqa: F401 - its limits
 from anosegd.bridge.opcua.event_filters import check_data_filter, check_event_filter
 
 MAX_SESSIONS = 32
@@ -40,24 +40,12 @@ NODES = 500
 SHORTEST_PUBLISHING_MS, LONGEST_PUBLISHING_MS = 20.0, 10_000.0
 LIFETIME, KEEP_ALIVE = 300, 100
 """Both in publishing intervals."""
-MAX_ELEMENTS = 10_000
-"""Elements of a matrix that a client declares, at most."""
+LONGEST_URL = 4096
+"""Of an endpoint, as the standard says (part 6, 7.1.2.3). Python's urllib keeps the URLs that it has parsed last."""
 
 
-class _NoArrays:
-    """Refuses arrays of the type Null: their elements have no bytes, so that six bytes would become an array of any length."""
-
-    @staticmethod
-    def unpack_array(data: Any, length: int) -> None:
-        raise UaError("an array of the type Null")
-
-    @staticmethod
-    def pack_array(data: Any) -> bytes:
-        raise UaError("an array of the type Null")
-
-
-ua_binary.Primitives1.Null = _NoArrays
-ua_binary.MAX_RESHAPE_ELEMENTS = MAX_ELEMENTS
+# With this logger, the one that asyncua makes for each subscription has a parent; else `logging` keeps them in its place.
+logging.getLogger(monitored_item_service.__name__)
 
 
 class Owner(Protocol):
@@ -111,9 +99,20 @@ class LimitedServer(InternalServer):  # type: ignore[misc]
             lost[0].session_timeout = 0.001  # its own watchdog closes it
         return LimitedSession(self, self.aspace, self.subscription_service, name, external=True)
 
+    def _mangle_endpoint_url(self, own: str, params_ep_url: str | None = None, sockname: Any = None) -> str:
+        """Return the address of the bridge by the name that the client uses, unless that is too long."""
+        named = params_ep_url if len(params_ep_url or "") <= LONGEST_URL else None
+        return str(super()._mangle_endpoint_url(own, params_ep_url=named, sockname=sockname))
+
 
 class LimitedSession(InternalSession):  # type: ignore[misc]
     """A session of a client."""
+
+    async def create_session(self, params: ua.CreateSessionParameters, sockname: Any = None) -> ua.CreateSessionResult:
+        """Take the client's settings. A timeout that is not a number would never be over, and would keep the loop busy."""
+        if math.isnan(params.RequestedSessionTimeout):
+            params.RequestedSessionTimeout = float(SESSION_MS)
+        return await super().create_session(params, sockname=sockname)
 
     async def read(self, params: ua.ReadParameters) -> list[ua.DataValue]:
         """Read attributes, as they are now."""
@@ -161,6 +160,8 @@ class LimitedSession(InternalSession):  # type: ignore[misc]
         self._own_subscription(params.SubscriptionId)
         events = 0
         for item in params.ItemsToCreate:
+            wanted = item.ItemToMonitor  # asyncua keeps it, with texts of any length that it does not use
+            item.ItemToMonitor = ua.ReadValueId(NodeId=wanted.NodeId, AttributeId=wanted.AttributeId)
             if item.ItemToMonitor.AttributeId == ua.AttributeIds.EventNotifier:
                 events += 1
                 check_event_filter(item.RequestedParameters.Filter)
@@ -188,6 +189,22 @@ class LimitedSession(InternalSession):  # type: ignore[misc]
             item.RequestedParameters.Filter = wanted
             item.RequestedParameters.QueueSize = min(max(1, item.RequestedParameters.QueueSize), QUEUE)
         return list(await super().modify_monitored_items(params))
+
+    async def delete_monitored_items(self, params: ua.DeleteMonitoredItemsParameters) -> list[ua.StatusCode]:
+        """Watch attributes no longer, and forget what has not been sent: asyncua would keep it while nobody asks for it."""
+        _check(params.MonitoredItemIds)
+        subscription = self._own_subscription(params.SubscriptionId)
+        results = list(await super().delete_monitored_items(params))
+        for id_ in params.MonitoredItemIds:
+            subscription._triggered_datachanges.pop(id_, None)
+            subscription._triggered_events.pop(id_, None)
+        return results
+
+    def publish(self, acks: list[ua.SubscriptionAcknowledgement] | None = None) -> tuple[int, list[ua.StatusCode]]:
+        """Take acknowledgements. asyncua keeps a code for each of them until the request is answered."""
+        _check(acks or [])
+        number, codes = super().publish(acks)
+        return int(number), list(codes)
 
     async def close_session(self, delete_subs: bool = True) -> None:
         """Close the session with its subscriptions, whatever the client says: nobody could read them any more."""
