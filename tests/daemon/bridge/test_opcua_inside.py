@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from asyncua import Client, ua
+from support.opcua import PREFIX
 from support.opcua_inside import Inside, inside, put, read, watch_events
 
 from anosegd.bridge.encoding import STATUS_BITS
@@ -265,5 +266,46 @@ def test_who_subscribes_gets_the_result_before_its_toggle(tmp_path: Path) -> Non
                 await asyncio.sleep(0.3)
                 kinds = [name.removeprefix("Outputs.") in STATUS_BITS for name, _ in heard.values]
                 assert kinds == ([False, False, True, True] if shown else [True, True, False, False]), heard.values
+
+    run(work())
+
+
+def test_a_client_changes_no_subscription_of_another(tmp_path: Path) -> None:
+    """It can neither end, stop nor read it, and acknowledges nothing for the other."""
+
+    async def work() -> None:
+        async with inside(tmp_path) as bridge, connected(bridge) as client, connected(bridge) as other:
+            subscription = await client.create_subscription(50, Listener())
+            await subscription.subscribe_data_change(client.get_node(f"{PREFIX}Outputs.heartbeat"))
+            id_, ask = subscription.subscription_id, other.uaclient
+            (ended,) = await ask.delete_subscriptions([id_])
+            (stopped,) = await ask.set_publishing_mode(ua.SetPublishingModeParameters(False, [id_]))
+            assert ended.name == stopped.name == "BadSubscriptionIdInvalid"
+            with pytest.raises(ua.UaStatusCodeError, match="BadSubscriptionIdInvalid"):
+                await ask.set_monitoring_mode(ua.SetMonitoringModeParameters(id_, ua.MonitoringMode.Disabled, [112]))
+            with pytest.raises(ua.UaStatusCodeError, match="BadSubscriptionIdInvalid"):
+                await ask.delete_monitored_items(ua.DeleteMonitoredItemsParameters(id_, [112]))
+            served = bridge.server.iserver.subscription_service.subscriptions[id_]
+            assert served._publishing_enabled
+            (item,) = served.monitored_item_srv._monitored_items.values()
+            assert item.mode is ua.MonitoringMode.Reporting
+            served._not_acknowledged_results[99] = ua.PublishResult()
+            sessions = bridge.server.iserver._external_sessions.values()
+            (session,) = [session for session in sessions if session.session_id != served.session_id]
+            _, codes = session.publish([ua.SubscriptionAcknowledgement(id_, 99)])
+            assert [code.name for code in codes] == ["BadSubscriptionIdInvalid"]
+            assert 99 in served._not_acknowledged_results
+
+    run(work())
+
+
+def test_tokens_of_sessions_cannot_be_guessed(tmp_path: Path) -> None:
+    """After a restart of the bridge, a client that goes on with its old token must not get the session of another."""
+
+    async def work() -> None:
+        async with inside(tmp_path) as bridge, connected(bridge), connected(bridge):
+            tokens = set(bridge.server.iserver._external_sessions)
+            assert len({token.Identifier for token in tokens}) == 2
+            assert all(token.NodeIdType == ua.NodeIdType.ByteString and len(token.Identifier) == 32 for token in tokens)
 
     run(work())

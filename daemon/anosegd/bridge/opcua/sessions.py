@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import secrets
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
@@ -97,7 +98,12 @@ class LimitedServer(InternalServer):  # type: ignore[misc]
                 raise ServiceError(ua.StatusCodes.BadTooManySessions)
             self.unregister_external_session(lost[0])
             lost[0].session_timeout = 0.001  # its own watchdog closes it
-        return LimitedSession(self, self.aspace, self.subscription_service, name, external=True)
+        session = LimitedSession(self, self.aspace, self.subscription_service, name, external=True)
+        # asyncua counts its tokens from 1000. After a restart, one client's old token would be that of another's session.
+        self.unregister_external_session(session)
+        session.auth_token = ua.NodeId(secrets.token_bytes(32), 0, ua.NodeIdType.ByteString)
+        self.register_external_session(session)
+        return session
 
     def _mangle_endpoint_url(self, own: str, params_ep_url: str | None = None, sockname: Any = None) -> str:
         """Return the address of the bridge by the name that the client uses, unless that is too long."""
@@ -190,6 +196,28 @@ class LimitedSession(InternalSession):  # type: ignore[misc]
             item.RequestedParameters.QueueSize = min(max(1, item.RequestedParameters.QueueSize), QUEUE)
         return list(await super().modify_monitored_items(params))
 
+    async def set_monitoring_mode(self, params: ua.SetMonitoringModeParameters) -> list[ua.StatusCode]:
+        """Begin or stop to report items."""
+        _check(params.MonitoredItemIds)
+        self._own_subscription(params.SubscriptionId)
+        return list(await super().set_monitoring_mode(params))
+
+    async def set_publishing_mode(self, params: ua.SetPublishingModeParameters) -> list[ua.StatusCode]:
+        """Begin or stop to publish subscriptions."""
+        _check(params.SubscriptionIds)
+        params.SubscriptionIds = self._only_own(params.SubscriptionIds)
+        return list(await super().set_publishing_mode(params))
+
+    async def delete_subscriptions(self, ids: list[int]) -> list[ua.StatusCode]:
+        """End subscriptions."""
+        _check(ids)
+        return list(await super().delete_subscriptions(self._only_own(ids)))
+
+    def republish(self, params: ua.RepublishParameters) -> ua.NotificationMessage:
+        """Send a notification again."""
+        self._own_subscription(params.SubscriptionId)
+        return super().republish(params)
+
     async def delete_monitored_items(self, params: ua.DeleteMonitoredItemsParameters) -> list[ua.StatusCode]:
         """Watch attributes no longer, and forget what has not been sent: asyncua would keep it while nobody asks for it."""
         _check(params.MonitoredItemIds)
@@ -202,7 +230,10 @@ class LimitedSession(InternalSession):  # type: ignore[misc]
 
     def publish(self, acks: list[ua.SubscriptionAcknowledgement] | None = None) -> tuple[int, list[ua.StatusCode]]:
         """Take acknowledgements. asyncua keeps a code for each of them until the request is answered."""
-        _check(acks or [])
+        acks = acks or []
+        _check(acks)
+        for ack, id_ in zip(acks, self._only_own([ack.SubscriptionId for ack in acks]), strict=True):
+            ack.SubscriptionId = id_
         number, codes = super().publish(acks)
         return int(number), list(codes)
 
@@ -212,6 +243,11 @@ class LimitedSession(InternalSession):  # type: ignore[misc]
 
     def _own_subscriptions(self) -> list[Any]:
         return [sub for sub in self.subscription_service.subscriptions.values() if sub.session_id == self.session_id]
+
+    def _only_own(self, ids: list[int]) -> list[int]:
+        """Return the ids with 0, which no subscription has, in the place of those that are not of this session."""
+        own = {sub.data.SubscriptionId for sub in self._own_subscriptions()}
+        return [id_ if id_ in own else 0 for id_ in ids]
 
     def _own_subscription(self, id_: int) -> Any:
         """Return a subscription of this session: asyncua would change those of others.
