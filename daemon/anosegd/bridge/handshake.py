@@ -16,22 +16,16 @@ from dataclasses import replace
 
 from anosegd.bridge.events import Heartbeat, Judged, RecipeRequest, Request, TriggerRequest
 from anosegd.bridge.handshake_data import Part, Settings, counted, not_counted, rejected
+from anosegd.bridge.heard_station import HEARTBEAT_S, HeardStation
 from anosegd.bridge.recipe_change import RecipeChange
 from anosegd.bridge.tags import Controls, ErrorCode, Outputs, Result, Statistics
 
 __all__ = ["Handshake", "Heartbeat", "Judged", "RecipeRequest", "Request", "Settings", "TriggerRequest"]
 
-HEARTBEAT_S = 1.0
-"""The station's heartbeat, and the bridge's."""
-SILENT_S = 2 * HEARTBEAT_S + 0.1
-SETTLED_S = 0.9 * HEARTBEAT_S
-"""Heartbeats count only after they have arrived for this long: those that waited in a suspended connection arrive together."""
-HEARTBEATS_KEPT = 10
 LAST_NUMBER = 65_534
 """Even, so that the toggle changes when the numbers begin again."""
 TRIGGERS_KNOWN = 256
 """How many triggers of this bridge are remembered, to recognise the verdicts of other clients' triggers."""
-WORKING = {"Ready", "SingleExecution", "ContinuousExecution"}
 
 
 class Handshake:
@@ -66,20 +60,15 @@ class Handshake:
         self._unanswered: set[int] = set()  # the numbers of triggers
         self._triggered: deque[tuple[str, str]] = deque(maxlen=TRIGGERS_KNOWN)
         self._answers = True  # the station answers requests
-        self._station: Heartbeat | None = None  # None while it is not heard
-        self._heard_at = self._heard_since = now
-        self._online = False
-        self._offsets: deque[float] = deque(maxlen=HEARTBEATS_KEPT)
-        self._next_seq: int | None = None  # of the next verdict; None: not known
-        self._last_sequence: int | None = None  # of the camera's last verdict; None: not known, 0: before its first
-        self._frames_before = 0  # of the camera, when the station was first heard
+        self._station = HeardStation(now)
 
     # ---- events
 
     def tick(self, now: float) -> None:
         """Let time pass. To be called at `due`, or earlier."""
         self._now = now
-        if self._station is not None and now - self._heard_at > SILENT_S:
+        silent_at = self._station.silent_at
+        if silent_at is not None and now > silent_at:
             self._lose_station(ErrorCode.STATION_SILENT)
         for part in self._parts:
             if part.result is None and now >= part.since + self._settings.window_s:
@@ -92,44 +81,30 @@ class Handshake:
     def heartbeat(self, now: float, beat: Heartbeat) -> None:
         """Take a heartbeat of the station."""
         self.tick(now)
-        if self._station is not None and self._station.run_id != beat.run_id:
+        if self._station.is_other_run(beat.run_id):
             self._lose_station(ErrorCode.STATION_RESTARTED)
-        if self._station is None:
-            self._heard_since = now
-            self._last_sequence = 0 if beat.last_seq == 0 else None
-            self._frames_before = beat.frames
-        elif beat.dropped > self._station.dropped:
-            self._miss_part(ErrorCode.VERDICT_LOST)
-        elif beat.restarts > self._station.restarts:
-            self._miss_part(ErrorCode.CAMERA_LOST)
-        if not beat.camera_runs:
-            self._miss_part(ErrorCode.CAMERA_LOST)
-        self._station, self._heard_at = beat, now
+        missed = self._station.hear(now, beat)
+        if missed is not ErrorCode.NONE:
+            self._miss_part(missed)
         if self._opened is not None and self._mode_differs:
             self._close(ErrorCode.TRIGGER_MODE)
-        self._offsets.append(now - beat.at_s)
-        self._online = now - self._heard_since >= SETTLED_S and beat.state in WORKING
-        if beat.last_seq and (self._next_seq is None or beat.last_seq >= self._next_seq):
-            self._take_number(beat.last_seq, ends=True)
+        if self._station.take_last_number(beat.last_seq):
+            self._lose_verdict()
         self._go_on()
 
     def verdict(self, now: float, judged: Judged) -> None:
         """Take a verdict of the camera. A replayed one changes nothing."""
         self.tick(now)
-        if judged.replayed or self._station is None:
+        if judged.replayed or self._station.beat is None:
             return
-        if judged.run_id != self._station.run_id:
+        if self._station.is_other_run(judged.run_id):
             self._lose_station(ErrorCode.STATION_RESTARTED)
             return
-        self._take_number(judged.seq)
+        if self._station.take_number(judged.seq):
+            self._lose_verdict()
         if judged.sequence:
-            if self._last_sequence is None:
-                is_next = judged.sequence <= self._frames_before + 1
-            else:
-                is_next = judged.sequence == self._last_sequence + 1
-            if not is_next:
+            if self._station.take_part(judged.sequence):
                 self._miss_part(ErrorCode.VERDICT_LOST)
-            self._last_sequence = judged.sequence
         elif not self._settings.triggered:
             return
         self._notice_other_trigger(judged)
@@ -151,7 +126,8 @@ class Handshake:
     def other_verdict(self, now: float, seq: int) -> None:
         """Take note of the number of another camera's verdict."""
         self.tick(now)
-        self._take_number(seq)
+        if self._station.take_number(seq):
+            self._lose_verdict()
 
     def verdict_lost(self, now: float) -> None:
         """Take note that a verdict did not arrive, or cannot be read."""
@@ -192,7 +168,7 @@ class Handshake:
         self.tick(now)
         refused = self._recipe.refused
         next_request = self._recipe.answer(
-            number, accepted=accepted, controls=self._controls, online=self._online, number=self._number + 1
+            number, accepted=accepted, controls=self._controls, online=self._station.online, number=self._number + 1
         )
         self._go_on_with_recipe(next_request, refused_before=refused)
 
@@ -218,7 +194,7 @@ class Handshake:
             elif not controls.trigger:
                 self._trigger_acknowledge = False
         refused = self._recipe.refused
-        request = self._recipe.write(before, controls, online=self._online, number=self._number + 1)
+        request = self._recipe.write(before, controls, online=self._station.online, number=self._number + 1)
         self._go_on_with_recipe(request, refused_before=refused)
 
     def deliver(self, now: float) -> None:
@@ -250,10 +226,10 @@ class Handshake:
     @property
     def outputs(self) -> Outputs:
         """What the PLC reads now."""
-        station, parts, valid = self._station, self._parts, self._valid
+        station, parts, valid = self._station.beat, self._parts, self._valid
         return Outputs(
             heartbeat=int((self._now - self._started) / HEARTBEAT_S) % 2 == 1,
-            online=self._online,
+            online=self._station.online,
             idle=self._armed and self._opened is None,
             enabled=self._opened is not None,
             trigger_ready=self._can_trigger and not self._controls.trigger and not self._trigger_acknowledge,
@@ -278,8 +254,8 @@ class Handshake:
     def due(self) -> float:
         """When `tick` must be called, at the latest."""
         times = [part.since + self._settings.window_s for part in self._parts if part.result is None]
-        if self._station is not None:
-            times.append(self._heard_at + SILENT_S + 0.001)
+        if self._station.silent_at is not None:
+            times.append(self._station.silent_at + 0.001)
         beats = int((self._now - self._started) / HEARTBEAT_S) + 1
         return min(*times, self._started + beats * HEARTBEAT_S) if times else self._started + beats * HEARTBEAT_S
 
@@ -291,13 +267,14 @@ class Handshake:
     @property
     def _can_open(self) -> bool:
         """Whether the station inspects; where only the order counts, a camera that does not run would miss parts."""
-        runs = self._station is not None and self._station.camera_runs
-        return self._online and (runs or not self._by_order)
+        station = self._station
+        runs = station.beat is not None and station.beat.camera_runs
+        return station.online and (runs or not self._by_order)
 
     @property
     def _mode_differs(self) -> bool:
         """Whether the camera waits for triggers that nobody would send, or the PLC's triggers would all be refused."""
-        waits = None if self._station is None else self._station.camera_waits
+        waits = None if self._station.beat is None else self._station.beat.camera_waits
         return waits is not None and waits is not self._settings.triggered and not self._settings.mirror
 
     @property
@@ -310,9 +287,9 @@ class Handshake:
         return (
             self._settings.triggered
             and self._opened is not None
-            and self._online
-            and self._station is not None
-            and self._station.camera_runs
+            and self._station.online
+            and self._station.beat is not None
+            and self._station.beat.camera_runs
             and self._answers
             and not self._recipe.busy
             and len(self._parts) < self._settings.capacity
@@ -324,7 +301,7 @@ class Handshake:
         if self._opened is None and controls.enable and self._armed and self._can_open:
             if self._mode_differs:
                 self._error = ErrorCode.TRIGGER_MODE
-            elif controls.recipe is None and self._station is not None and self._station.has_recipes:
+            elif controls.recipe is None and self._station.beat is not None and self._station.beat.has_recipes:
                 self._error = ErrorCode.RECIPE_NOT_WRITTEN
             else:
                 self._armed, self._opened, self._taken_one = False, self._now, False
@@ -357,12 +334,6 @@ class Handshake:
         if error is not ErrorCode.NONE:
             self._error = error
 
-    def _take_number(self, seq: int, *, ends: bool = False) -> None:
-        """Notice that a verdict is missing before this number; with `ends`, up to it."""
-        if self._next_seq is not None and (ends or seq != self._next_seq):
-            self._lose_verdict()
-        self._next_seq = seq + 1
-
     def _lose_verdict(self) -> None:
         """Close the handshake, unless the PLC triggers the parts."""
         if not self._settings.triggered and self._opened is not None:
@@ -374,8 +345,7 @@ class Handshake:
             self._close(error)
 
     def _lose_station(self, error: ErrorCode) -> None:
-        self._station, self._online, self._next_seq = None, False, None
-        self._offsets.clear()
+        self._station.forget()
         if self._opened is not None:
             self._close(error)
 
@@ -402,10 +372,11 @@ class Handshake:
 
     def _notice_other_trigger(self, judged: Judged) -> None:
         """Count a part that was triggered while this bridge runs, but not by it."""
-        if not self._settings.triggered or judged.triggered_at is None or self._unanswered or not self._offsets:
+        since = self._station.since(judged)
+        if not self._settings.triggered or judged.triggered_at is None or self._unanswered or since is None:
             return
         is_own = (judged.part_id, judged.triggered_at) in self._triggered
-        if not is_own and judged.since_s + min(self._offsets) > self._started:
+        if not is_own and since > self._started:
             self.other_triggers += 1
 
     def _go_on_with_recipe(self, request: RecipeRequest | None, *, refused_before: bool) -> None:
@@ -419,9 +390,10 @@ class Handshake:
 
     def _take_part(self, judged: Judged) -> None:
         """Take the verdict of a part that the PLC did not trigger."""
+        since = self._station.since(judged)
         assert self._opened is not None
-        # The smallest delay of the latest heartbeats is taken for the difference of the two clocks.
-        since = min(self._now, judged.since_s + min(self._offsets))
+        assert since is not None
+        since = min(self._now, since)
         if since < self._opened and not self._taken_one:
             return  # The PLC opened the handshake after this part. Verdicts are in the order of capture.
         self._taken_one = True

@@ -8,16 +8,8 @@ from hypothesis import settings, strategies
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from anosegd import wire
-from anosegd.bridge.handshake import (
-    HEARTBEAT_S,
-    SILENT_S,
-    Handshake,
-    Heartbeat,
-    Judged,
-    RecipeRequest,
-    Settings,
-    TriggerRequest,
-)
+from anosegd.bridge.handshake import Handshake, Heartbeat, Judged, RecipeRequest, Settings, TriggerRequest
+from anosegd.bridge.heard_station import HEARTBEAT_S, SILENT_S
 from anosegd.bridge.tags import REASONS, Controls, ErrorCode, Outcome, Result
 from anosegd.publish import publisher
 

@@ -45,7 +45,7 @@ def watching(count: int = 1, **more: Any) -> ua.CreateMonitoredItemsRequest:
     """Return a request to watch the heartbeat, several times."""
     items = ua.CreateMonitoredItemsRequest()
     wanted = ua.ReadValueId(NodeId=BEAT, AttributeId=ua.AttributeIds.Value, **more)
-    item = ua.MonitoredItemCreateRequest(wanted, RequestedParameters=ua.MonitoringParameters(QueueSize=1))
+    item = ua.MonitoredItemCreateRequest(wanted, ua.MonitoringMode.Reporting, ua.MonitoringParameters(QueueSize=1))
     items.Parameters.ItemsToCreate = [item] * count
     return items
 
@@ -121,7 +121,8 @@ async def connect(bridge: Inside, *kinds: Callable[[Wire], Awaitable[None]]) -> 
         await asyncio.sleep(0.05)
     gc.collect()
     owners = ("asyncua", "asyncio", "_asyncio", "logging", "anosegd")
-    kinds_of_objects = (type(thing) for thing in gc.get_objects())
+    kept = (thing for thing in gc.get_objects() if not isinstance(thing, asyncio.TimerHandle))  # asyncio keeps them until due
+    kinds_of_objects = (type(thing) for thing in kept)
     return Counter(f"{kind.__module__}.{kind.__name__}" for kind in kinds_of_objects if kind.__module__.split(".")[0] in owners)
 
 

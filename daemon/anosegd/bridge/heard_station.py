@@ -1,0 +1,96 @@
+"""Models what is heard of a station, which is a part of the handshake. No sockets, no threads and no clock."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from anosegd.bridge.events import Heartbeat, Judged
+from anosegd.bridge.tags import ErrorCode
+
+HEARTBEAT_S = 1.0
+"""The station's heartbeat, and the bridge's."""
+SILENT_S = 2 * HEARTBEAT_S + 0.1
+SETTLED_S = 0.9 * HEARTBEAT_S
+"""Heartbeats count only after they have arrived for this long: those that waited in a suspended connection arrive together."""
+HEARTBEATS_KEPT = 10
+WORKING = {"Ready", "SingleExecution", "ContinuousExecution"}
+
+
+class HeardStation:
+    """Holds the last heartbeat, the numbers of the next verdicts, and the difference of the two clocks.
+
+    Attributes:
+        beat: The last heartbeat; None while the station is not heard.
+        online: Whether the station has been heard for long enough, and works.
+    """
+
+    def __init__(self, now: float) -> None:
+        self.beat: Heartbeat | None = None
+        self.online = False
+        self._heard_at = self._heard_since = now
+        self._offsets: deque[float] = deque(maxlen=HEARTBEATS_KEPT)
+        self._next_seq: int | None = None  # of the next verdict; None: not known
+        self._last_sequence: int | None = None  # of the camera's last verdict; None: not known, 0: before its first
+        self._frames_before = 0  # of the camera, when the station was first heard
+
+    @property
+    def silent_at(self) -> float | None:
+        """When it counts as silent unless it is heard again; None if it is not heard."""
+        return None if self.beat is None else self._heard_at + SILENT_S
+
+    def is_other_run(self, run_id: str) -> bool:
+        """Whether the station was started again since its last heartbeat."""
+        return self.beat is not None and self.beat.run_id != run_id
+
+    def forget(self) -> None:
+        """Forget the station: it is silent, or was started again."""
+        self.beat, self.online, self._next_seq = None, False, None
+        self._offsets.clear()
+
+    def hear(self, now: float, beat: Heartbeat) -> ErrorCode:
+        """Take a heartbeat of the same run.
+
+        Returns:
+            Why a part may have got no verdict since the last heartbeat; NONE if none is missing.
+        """
+        missed = ErrorCode.NONE
+        if self.beat is None:
+            self._heard_since = now
+            self._last_sequence = 0 if beat.last_seq == 0 else None
+            self._frames_before = beat.frames
+        elif beat.dropped > self.beat.dropped:
+            missed = ErrorCode.VERDICT_LOST
+        elif beat.restarts > self.beat.restarts:
+            missed = ErrorCode.CAMERA_LOST
+        if not beat.camera_runs and missed is ErrorCode.NONE:
+            missed = ErrorCode.CAMERA_LOST
+        self.beat, self._heard_at = beat, now
+        self._offsets.append(now - beat.at_s)
+        self.online = now - self._heard_since >= SETTLED_S and beat.state in WORKING
+        return missed
+
+    def take_last_number(self, last_seq: int) -> bool:
+        """Take the number of the last verdict, from a heartbeat; return whether verdicts up to it are missing."""
+        if not last_seq or (self._next_seq is not None and last_seq < self._next_seq):
+            return False
+        missing = self._next_seq is not None
+        self._next_seq = last_seq + 1
+        return missing
+
+    def take_number(self, seq: int) -> bool:
+        """Take the number of a verdict; return whether verdicts before it are missing."""
+        missing = self._next_seq is not None and seq != self._next_seq
+        self._next_seq = seq + 1
+        return missing
+
+    def take_part(self, sequence: int) -> bool:
+        """Take the number of a part of the camera; return whether the verdict of an earlier part is missing."""
+        last, self._last_sequence = self._last_sequence, sequence
+        return sequence > self._frames_before + 1 if last is None else sequence != last + 1
+
+    def since(self, judged: Judged) -> float | None:
+        """Return when a part was triggered or captured, by the bridge's clock; None before the first heartbeat.
+
+        The smallest delay of the latest heartbeats is taken for the difference of the two clocks.
+        """
+        return judged.since_s + min(self._offsets) if self._offsets else None
