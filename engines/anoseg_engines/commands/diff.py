@@ -57,7 +57,7 @@ def _print(found: Difference) -> None:
     for outcome in OUTCOMES:
         figures.add_row(outcome, *(f"{each.outcomes.get(outcome, 0):,}" for each in (a, b)))
     console.print(figures)
-    if moves := found.moves():
+    if moves := found.moves:
         print(
             f"scores from A to B: median {moves['median']:+.4f} (of the absolute values {moves['median_absolute']:.4f}), "
             f"largest rise {moves['largest_rise']:.4f}, largest fall {abs(moves['largest_fall']):.4f}"

@@ -268,9 +268,13 @@ def count_outcomes(folder: Path, record: RunRecord) -> Outcomes:
         DataError: As `read_columns`.
     """
     table = read_columns(folder, range(record.shards), ["path", "outcome", "reason", "error", "runtime"])
-    counts = Counter[str](table["outcome"].to_pylist())
     unknown = table.filter(pc.equal(table["outcome"], "UNKNOWN")).select(["path", "reason", "error"])
-    return Outcomes(counts, unknown.to_pylist(), sorted(set(table["runtime"].to_pylist())))
+    return Outcomes(Counter(counts_of(table["outcome"])), unknown.to_pylist(), sorted(counts_of(table["runtime"])))
+
+
+def counts_of(column: pa.ChunkedArray) -> dict[str, int]:
+    """Return how often each value of a column is there."""
+    return {str(each["values"]): each["counts"].as_py() for each in column.value_counts()}
 
 
 def note_on_runtimes(runtimes: Sequence[str]) -> str | None:

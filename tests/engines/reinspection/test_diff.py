@@ -79,7 +79,9 @@ def test_images_that_change_sides(results: tuple[Path, Path]) -> None:
 def test_one_image_changes_sides(results: tuple[Path, Path]) -> None:
     """The sentence about one image is a sentence."""
     found = compare_results(*results, common=False)
-    found = dataclasses.replace(found, images=tuple(each for each in found.images if each.path.endswith("2.png")))
+    found = dataclasses.replace(
+        found, images=1, changed_images=tuple(i for i in found.changed_images if i.path.endswith("2.png"))
+    )
     assert found.answer() == "Of 1 image, 1 changes sides: 1 that A passes and B rejects."
 
 
@@ -144,7 +146,7 @@ def test_two_names_that_are_shown_alike(results: tuple[Path, Path], tmp_path: Pa
     arguments = ("--bundle", tmp_path / "tiny" / "1", "--images", folder, "--out", tmp_path / "out3")
     assert engine("reinspect", *arguments).returncode == 0
     done = engine("diff", tmp_path / "out3", tmp_path / "out3")
-    assert "note: A: 1 row is not compared: a later row of another image has the same path" in done.stdout
+    assert "note: A: 1 row is not compared: an earlier row of another image has the same path" in done.stdout
 
 
 def test_a_result_of_two_runtimes(results: tuple[Path, Path], tmp_path: Path) -> None:
