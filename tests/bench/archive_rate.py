@@ -104,8 +104,9 @@ def archiving(server: Postgres, stations: int, verdicts: int, folder: Path) -> N
         status = Path(f"/proc/{archive.process.pid}/status").read_text()
         memory = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))
         files = len(list(Path(f"/proc/{archive.process.pid}/fd").iterdir()))
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         archive.terminate()
-        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)  # of the archive too, now that it has ended
         print(
             json.dumps(
                 {
@@ -114,7 +115,7 @@ def archiving(server: Postgres, stations: int, verdicts: int, folder: Path) -> N
                     "rows_per_s": round((each * stations - first) / took),
                     "most_memory_mb": int(memory) // 1024,
                     "open_files": files,
-                    "archive_cpu_s": round(used.ru_utime + used.ru_stime, 1),
+                    "archive_cpu_s": round(used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime, 1),
                 }
             )
         )

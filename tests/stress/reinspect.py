@@ -1,7 +1,8 @@
 """Kills `anoseg-engine reinspect` in the middle, again and again. `python tests/stress/reinspect.py [--images N]`; needs Ray.
 
-An archive of 20,000 images of demo parts is inspected three times with the demo's bundle. Each time, the rows must equal those
-of a plain loop, one for one, with every score and defect:
+An archive of 20,000 images of demo parts is inspected three times. Each time, the rows must equal those of a plain loop, one
+for one, with every score and defect. The network is that of `support/tiny_bundle.py`: the demo's (`--network demo`) needs 25
+times as long for an image, so it is for fewer images.
 
 - in one process, which is killed five times;
 - with Ray: an actor is killed, then another one, then the command; started again, and an actor is killed;
@@ -12,6 +13,7 @@ Nothing that was written before a kill may change after it. What Ray leaves of a
 
 import argparse
 import contextlib
+import dataclasses
 import os
 import random
 import signal
@@ -28,11 +30,15 @@ from support.anosegd_line import alive
 from support.archive import Result, make_archive, plain_loop, results_of
 from support.paths import DEMO
 from support.processors import processes_of
+from support.tiny_bundle import tiny_draft
 
 from anoseg_engines.bundle import load_bundle
+from anoseg_engines.bundle_writer import write_bundle
 from anoseg_engines.loading import load_engine
 
 SHARD_SIZE = 50
+TINY_THRESHOLD = 0.755
+"""Half of the demo's parts reach this score of the tiny network."""
 Kill = tuple[float, str]
 """At which share of the shards, and what: `command`, `actor` or `node`."""
 
@@ -40,8 +46,12 @@ Kill = tuple[float, str]
 class Rig:
     """The archive, what a plain loop says of it, and what went wrong."""
 
-    def __init__(self, folder: Path, n: int) -> None:
+    def __init__(self, folder: Path, n: int, network: str) -> None:
         self.folder, self.n = folder, n
+        self.bundle = DEMO
+        if network == "tiny":
+            draft = dataclasses.replace(tiny_draft(), score_threshold=TINY_THRESHOLD)
+            self.bundle = write_bundle(folder / "tiny", draft).path
         self.shards = -(-n // SHARD_SIZE)
         self.problems: list[str] = []
         self.nodes: list[subprocess.Popen[bytes]] = []
@@ -51,7 +61,7 @@ class Rig:
         self.expected = self._loop(paths)
 
     def _loop(self, paths: list[Path]) -> list[Result]:
-        engine = load_engine(load_bundle(DEMO))
+        engine = load_engine(load_bundle(self.bundle))
         began = time.monotonic()
         try:
             found = list(plain_loop(engine, paths))
@@ -68,7 +78,7 @@ class Rig:
         process = self._start(out, more)
         for share, what in kills:
             while process.poll() is None and len(list(out.glob("*.parquet"))) < share * self.shards:
-                time.sleep(0.02)
+                time.sleep(0.05)
             if process.poll() is not None:
                 self.problems.append(f"{name}: ended before the kill at {share:.0%}, exit code {process.returncode}")
                 break
@@ -96,7 +106,7 @@ class Rig:
 
     def _start(self, out: Path, more: list[str]) -> subprocess.Popen[bytes]:
         program = "from anoseg_engines.cli import main; main()"
-        options = ["--bundle", str(DEMO), "--images", str(self.folder / "images"), "--out", str(out)]
+        options = ["--bundle", str(self.bundle), "--images", str(self.folder / "images"), "--out", str(out)]
         command = [sys.executable, "-c", program, "reinspect", *options, "--shard-size", str(SHARD_SIZE), *more]
         return subprocess.Popen(command, stdout=subprocess.DEVNULL)
 
@@ -157,9 +167,10 @@ def _kill_all(pids: list[int]) -> None:
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--images", type=int, default=20_000)
+    options.add_argument("--network", choices=("tiny", "demo"), default="tiny")
     given = options.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        rig = Rig(Path(folder), given.images)
+        rig = Rig(Path(folder), given.images, given.network)
         rig.run("one process", [], [(share, "command") for share in (0.1, 0.25, 0.4, 0.6, 0.8)])
         rig.run("ray", ["--ray", "--engines", "2"], [(0.1, "actor"), (0.3, "actor"), (0.5, "command"), (0.7, "actor")])
         try:
