@@ -18,6 +18,7 @@ from uuid import uuid4
 
 from asyncua import Node, Server, ua, uamethod
 from asyncua.common.instantiate_util import instantiate
+from asyncua.common.manage_nodes import delete_nodes
 
 from anosegd import logs
 from anosegd.bridge.tags import Outputs, Result
@@ -128,7 +129,7 @@ class MachineVision:
         for n in range(SHOWN):
             slot = await add(folder, RESULT, f"Result{n}", own=True, optional=True)
             parts = {(await part.read_browse_name()).Name: part for part in await slot.get_children()}
-            await server.delete_nodes([node for name, node in parts.items() if name not in RESULT_FIELDS])
+            await _delete_below(server, slot, [node for name, node in parts.items() if name not in RESULT_FIELDS])
             self._slots.append({"": slot, **{name: parts[name] for name in RESULT_FIELDS}})
             for node in self._slots[-1].values():
                 await server.iserver.write_attribute_value(node.nodeid, _bad(ua.StatusCodes.BadWaitingForInitialData))
@@ -267,6 +268,14 @@ class MachineVision:
 
 async def _not_supported(*_: Any) -> ua.StatusCode:
     return ua.StatusCode(ua.StatusCodes.BadNotSupported)
+
+
+async def _delete_below(server: Server, parent: Node, nodes: list[Node]) -> None:
+    """Delete nodes to which only their parent refers. asyncua would search its whole address space for each of them."""
+    await delete_nodes(server.iserver.isession, nodes, delete_target_references=False)
+    space = server.iserver.aspace
+    references = space[parent.nodeid].references
+    references[:] = [reference for reference in references if reference.NodeId in space]
 
 
 async def _methods_below(node: Node) -> list[Node]:
