@@ -41,6 +41,11 @@ class Listener:
     def datachange_notification(self, node: Any, value: Any, _: Any) -> None:
         self.values.append((str(node.nodeid.Identifier), value))
 
+    async def wait(self, count: int) -> None:
+        """Wait until there are so many values."""
+        while len(self.values) < count:
+            await asyncio.sleep(0.01)
+
 
 def field(*path: str, attribute: int = ua.AttributeIds.Value) -> ua.SimpleAttributeOperand:
     return ua.SimpleAttributeOperand(ua.NodeId(2041), [ua.QualifiedName(name) for name in path], attribute)
@@ -256,14 +261,14 @@ def test_who_subscribes_gets_the_result_before_its_toggle(tmp_path: Path) -> Non
             subscription = await client.create_subscription(50, heard)
             names = ["outcome_text", "result_toggle", "part_id", "result_valid"]
             await subscription.subscribe_data_change([client.get_node(f"ns=2;s=Outputs.{name}") for name in names])
-            await asyncio.sleep(0.3)
+            await heard.wait(len(names))
             for shown in (True, False):
                 heard.values.clear()
                 if shown:
                     bridge.show_result(1, result_toggle=True)
                 else:
                     bridge.server.show(replace(Outputs(), station_state="Ready", result_toggle=False))
-                await asyncio.sleep(0.3)
+                await heard.wait(len(names))
                 kinds = [name.removeprefix("Outputs.") in STATUS_BITS for name, _ in heard.values]
                 assert kinds == ([False, False, True, True] if shown else [True, True, False, False]), heard.values
 
