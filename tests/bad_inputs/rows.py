@@ -142,6 +142,16 @@ def train(content: str, *words: str) -> Row:
     return Row("anoseg-train fit --data images --out store2/x --config t.yaml", 2, ("t.yaml", *words), text("t.yaml", content))
 
 
+def fleet(content: str, *words: str, options: str = "", make: Make = nothing) -> Row:
+    """A file of products."""
+
+    def both(folder: Path) -> None:
+        text("p.yaml", content)(folder)
+        make(folder)
+
+    return Row(f"anoseg-train fleet p.yaml{options}", 2, words, both)
+
+
 def message(fields: str | dict[str, object], error: str, *words: str) -> Row:
     """A message to the control socket."""
     return Row(fields.encode() if isinstance(fields, str) else json.dumps(fields).encode(), error, words)
@@ -437,6 +447,34 @@ TRAINING = [
     Row("anoseg-train fit --data images --out store2/x --config images", 2, ("images", "cannot be read")),
 ]
 
+ONE_PRODUCT = "store: s\nproducts:\n  a: {data: images}\n"
+"""A valid file of products."""
+
+FLEET = [
+    fleet("store: s\n", "p.yaml, line 1", "'products' is missing"),
+    fleet("store: s\nproducts: {}\n", "p.yaml, line 2", "products: must not be empty"),
+    fleet(ONE_PRODUCT + "minuts: 3\n", "p.yaml, line 4", "minuts: unknown key", "did you mean 'minutes'?"),
+    fleet("store: s\nproducts:\n  a: {data: images, gpu: 1}\n", "p.yaml, line 3", "products.a.gpu: unknown key", "'gpus'"),
+    fleet("store: s\nproducts:\n  a: {}\n", "p.yaml, line 3", "products.a: 'data' is missing"),
+    fleet("store: s\nproducts:\n  a/b: {data: images}\n", "p.yaml, line 3", "'a/b' is not allowed", "letters, digits"),
+    fleet(ONE_PRODUCT + "  a: {data: images}\n", "p.yaml, line 4", "products.a: appears twice"),
+    fleet("store: s\nproducts:\n  plans: {data: images}\n", "p.yaml", "products.plans", "cannot be named 'plans'"),
+    fleet(ONE_PRODUCT + "gpus: 1.5\n", "p.yaml, line 4", "gpus", "share of one GPU or a whole number, found 1.5"),
+    fleet(ONE_PRODUCT + "cores: 0\n", "p.yaml, line 4", "cores", "at least 1"),
+    fleet(ONE_PRODUCT + "cores: 4096\n", "a needs 4096 cores; this machine has", "--ray"),
+    fleet(ONE_PRODUCT + "cores: 4096\n", "a needs 4096 cores; this machine has", options=" --dry-run"),
+    fleet(ONE_PRODUCT + "config: none.yaml\n", "p.yaml", "products.a: ", "none.yaml: cannot be read"),
+    fleet(ONE_PRODUCT + "config: t.yaml\n", "t.yaml, line 1: trainning: unknown key", make=text("t.yaml", "trainning: 1\n")),
+    fleet(
+        "store: s\nproducts:\n  a: {data: none}\n  b: {data: images}\n  c: {data: gone}\n",
+        *("p.yaml", "products.a: ", "none: no such folder", "products.c: ", "gone: no such folder"),
+    ),
+    fleet(ONE_PRODUCT + "  b: {data: images, out: s/a}\n", "p.yaml", "products.a and products.b: both would write"),
+    fleet("store: c.yaml/s\nproducts:\n  a: {data: images}\n", "products.a: out: ", "c.yaml is not a folder"),
+    fleet(ONE_PRODUCT, "--only aa: p.yaml has no such product", "did you mean 'a'?", options=" --only aa"),
+    fleet(ONE_PRODUCT, "--ray nowhere: is not an address", options=" --ray nowhere"),
+]
+
 COMMANDS = [
     Row("anosegd", 2, ("COMMAND",)),
     Row("anosegd chek c.yaml", 2, ("chek", "check")),
@@ -660,4 +698,4 @@ MESSAGES = [
     message(TRIGGER | {"request_id": ""}, "bad_request", "request_id is empty: leave it out"),
 ]
 
-ROWS = [*YAML, *CAMERAS, *SOURCES, *RECIPES, *STATION, *TRAINING, *COMMANDS, *BUNDLES, *DATA, *MESSAGES]
+ROWS = [*YAML, *CAMERAS, *SOURCES, *RECIPES, *STATION, *TRAINING, *FLEET, *COMMANDS, *BUNDLES, *DATA, *MESSAGES]

@@ -21,7 +21,7 @@ def test_the_parser_needs_no_large_library():
 def test_each_command_has_its_module():
     """The command NAME is `run` of commands/NAME.py, with _ for -."""
     (commands,) = (action for action in build_parser()._actions if isinstance(action, argparse._SubParsersAction))
-    assert sorted(commands.choices) == ["ablate", "bench", "calibrate", "compare", "evaluate", "fit", "learn-good"]
+    assert sorted(commands.choices) == ["ablate", "bench", "calibrate", "compare", "evaluate", "fit", "fleet", "learn-good"]
     for name in commands.choices:
         assert callable(importlib.import_module(f"anoseg_trainer.commands.{name.replace('-', '_')}").run)
 

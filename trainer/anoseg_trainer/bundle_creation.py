@@ -5,6 +5,7 @@ Runs on the main thread.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -12,11 +13,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import cv2
+import msgspec
 import numpy as np
 
-from anoseg_engines.bundle import Bundle, Calibration, GoldenSample, GoldenTolerance, Origin
+from anoseg_engines.bundle import Bundle, Calibration, GoldenSample, GoldenTolerance, Origin, load_bundle, versions
 from anoseg_engines.bundle_writer import BundleDraft, write_bundle
-from anoseg_engines.errors import DataError, SelfTestError
+from anoseg_engines.errors import ConfigError, DataError, EngineError, SelfTestError
 from anoseg_engines.images import Image
 from anoseg_engines.placement import InputSpec
 from anoseg_trainer.detector_build import fit_views
@@ -31,6 +33,8 @@ from anoseg_trainer.validation import Validation, scaled_spec, scores_of
 
 FEW_CAUGHT = 0.5
 """If a bundle catches a smaller share of the synthetic defects than this, the user is warned."""
+SAME_TRAINING = ("config", "seed", "data_fingerprint", "steps", "seconds", "curve")
+"""Keys of the training record that are equal only if the training is the same: the curve has its times."""
 GOLDEN_EACH = 3
 """Golden samples of each verdict."""
 
@@ -64,6 +68,7 @@ def create_bundle(
     on_note: Callable[[str], None],
     *,
     int8: bool = False,
+    once: bool = False,
 ) -> CreatedBundle:
     """Calibrate the detector, export it, and write the next version of the bundle `target` (STORE/NAME).
 
@@ -74,6 +79,7 @@ def create_bundle(
         result: The training of the detector's network; None if it has none.
         on_note: Receives remarks for the user.
         int8: Whether to add a network that computes in INT8.
+        once: Return the version of this very training if the bundle has it already: an earlier call was stopped after it.
 
     Raises:
         DataError: No held-out image can serve as a golden sample.
@@ -97,6 +103,13 @@ def create_bundle(
             f"at this threshold only {caught:.0%} of the synthetic defects are caught: this bundle would pass most defective "
             f"parts. What can help: {longer}look for defects among the good images, accept more false rejects (--false-reject)"
         )
+    training = {
+        **training_record(product, detector, result),
+        GOOD_VALUES: np.round(np.median(good_values, axis=0), 6).tolist(),
+    }
+    if once and (earlier := _version_of(target, training)) is not None:
+        threshold = dataclasses.replace(threshold, value=earlier.manifest.score_threshold)
+        return CreatedBundle(earlier, validation, threshold, scores, good_scores, defective_scores)
     golden = _GoldenSamples(detector, spec, threshold.value)
     golden.add(calibration_parts)
     golden.add(case.image for case in product.cases if case.label is not None)
@@ -114,10 +127,7 @@ def create_bundle(
             guarantee=guarantee,
         ),
         metrics=_metrics(validation, caught),
-        training={
-            **training_record(product, detector, result),
-            GOOD_VALUES: np.round(np.median(good_values, axis=0), 6).tolist(),
-        },
+        training=training,
         model_onnx=onnx_from_detector(detector, spec),
         golden=golden.samples(),
         origin=Origin(command="fit"),
@@ -130,6 +140,22 @@ def create_bundle(
         good_scores=good_scores,
         defective_scores=defective_scores,
     )
+
+
+def _version_of(target: Path, training: dict[str, Any]) -> Bundle | None:
+    """Return the newest whole version that `fit` made of this very training; None if there is none."""
+
+    def identity(record: dict[str, Any]) -> bytes:
+        return msgspec.json.encode([record.get(key) for key in SAME_TRAINING])
+
+    wanted = identity(training)
+    for version in reversed(versions(target)):
+        with contextlib.suppress(ConfigError, EngineError):  # damaged: it is made again
+            found = load_bundle(target / str(version))
+            origin = found.manifest.origin
+            if isinstance(origin, Origin) and origin.command == "fit" and identity(found.manifest.training) == wanted:
+                return found
+    return None
 
 
 def _written(target: Path, draft: BundleDraft, detector: Detector, product: Product, on_note: Callable[[str], None]) -> Bundle:

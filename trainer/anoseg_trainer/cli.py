@@ -13,7 +13,7 @@ import re
 import sys
 from pathlib import Path
 
-from anoseg_engines.commands.arguments import threads
+from anoseg_engines.commands.arguments import positive, threads
 from anoseg_engines.completion import add_common_options
 from anoseg_engines.errors import AnosegError
 from anoseg_engines.program import program_output
@@ -81,6 +81,14 @@ def build_parser() -> argparse.ArgumentParser:
             "and write its next version. Look at every image first: a defect that is learned as good is no longer found.",
         )
     )
+    _add_fleet(
+        commands.add_parser(
+            "fleet",
+            help="train many products, each in a process of its own, and report on all of them",
+            description="Train the products of a file, as many at a time as this machine or a Ray cluster has room for. "
+            "Products that are finished are left out, and what was stopped goes on.",
+        )
+    )
     _add_ablate(commands.add_parser("ablate", help="train with each part of the method left out in turn, and compare"))
     _add_bench(commands.add_parser("bench", help="measure a bundle's runtimes, and PyTorch for comparison"))
     return parser
@@ -96,6 +104,12 @@ def _add_fit(fit: argparse.ArgumentParser) -> None:
     ending = fit.add_mutually_exclusive_group()
     ending.add_argument("--quick", action="store_true", help="end with the first bundle, which needs no training (a minute)")
     ending.add_argument("--resume", action="store_true", help="continue from the checkpoint in --work")
+    fit.add_argument(
+        "--go-on",
+        action="store_true",
+        help="go on where the same command was stopped, if it was: continue from its checkpoint, write no version again",
+    )
+    fit.add_argument("--cores", type=positive, metavar="N", help="processor cores to use (all)")
     _add_training_limits(fit)
 
 
@@ -174,6 +188,21 @@ def _add_learn_good(learn: argparse.ArgumentParser) -> None:
         help="the folder of good images that the bundle was trained on, or calibrated with since: those that set the score "
         "threshold set it again",
     )
+
+
+def _add_fleet(fleet: argparse.ArgumentParser) -> None:
+    fleet.add_argument("products", type=Path, metavar="FILE", help="YAML; configs/products.yaml explains every key")
+    fleet.add_argument("--only", action="append", default=[], metavar="NAME", help="train this product only; may be repeated")
+    fleet.add_argument(
+        "--ray",
+        nargs="?",
+        const="local",
+        metavar="ADDRESS",
+        help="train on the nodes of a Ray cluster, HOST:PORT or auto (the extra fleet); without ADDRESS, Ray is started here",
+    )
+    what = fleet.add_mutually_exclusive_group()
+    what.add_argument("--dry-run", action="store_true", help="say what would be done for each product and why, and do nothing")
+    what.add_argument("--names", action="store_true", help="print the names of the products, one a line, and do nothing")
 
 
 def _add_ablate(ablate: argparse.ArgumentParser) -> None:

@@ -333,6 +333,13 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             raise ValueError(f"holdout.group: not a regular expression: {error}") from error
 
 
+def with_limits(config: TrainConfig, *, minutes: float | None, steps: int | None) -> TrainConfig:
+    """Replace the limits of the training, if one of them is given."""
+    if minutes is None and steps is None:
+        return config
+    return msgspec.structs.replace(config, training=msgspec.structs.replace(config.training, minutes=minutes, steps=steps))
+
+
 def load_config(path: Path | None) -> TrainConfig:
     """Read a YAML file. Keys that the file leaves out keep their defaults. If `path` is None, all keys do.
 

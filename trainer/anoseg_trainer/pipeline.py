@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import matplotlib.figure  # noqa: F401 (for the report after training; if it is missing, nothing is trained)
 import msgspec
 import sklearn.metrics  # noqa: F401 (for the first validation)
@@ -28,17 +30,20 @@ from anoseg_trainer.data.samples import SampleSettings
 from anoseg_trainer.data.split import split_images
 from anoseg_trainer.data.variation_choice import choose_variation
 from anoseg_trainer.detector_build import describe_comparison, features_of_good_parts, with_good_parts
+from anoseg_trainer.fit_status import Figures, StatusFile, TrainingKey
 from anoseg_trainer.model.backbone import PretrainedBackbone
 from anoseg_trainer.model.checkpoint import find_checkpoint
 from anoseg_trainer.model.detector import Detector
 from anoseg_trainer.model.encoder import configured_encoder, rounded
 from anoseg_trainer.report.fit_report import fit_report, load_for_report, real_defects
 from anoseg_trainer.report.html import Report
+from anoseg_trainer.report.lead import answer_of
 from anoseg_trainer.synthesis.background import has_background
 from anoseg_trainer.threshold_study import ThresholdStudy
 from anoseg_trainer.thresholds import images_needed
 from anoseg_trainer.training import Status, TrainingResult, train
 from anoseg_trainer.training.comparison import Comparison
+from anoseg_trainer.training.state import TrainingState, whole_identity
 from anoseg_trainer.training_record import Product
 from anoseg_trainer.validation import Validation, make_cases
 
@@ -46,6 +51,8 @@ REPORT = "report.html"
 """The report of the newest version; each version's own is beside it."""
 BACKGROUND_PROBES = 40
 """Good images that are searched for a plain background."""
+FEW_STEPS = 10
+"""Before so many steps, nothing is said about the time that is left."""
 ODD_SHOWN = 5
 """Odd parts whose images are named."""
 MAX_UNIT = 256
@@ -71,7 +78,9 @@ def fit(
     seed: int,
     work: Path,
     resume: bool = False,
+    go_on: bool = False,
     quick: bool = False,
+    cores: int | None = None,
     on_status: Callable[[Status], None] = lambda _: None,
     on_note: Callable[[str], None] = lambda _: None,
 ) -> Fitted:
@@ -84,9 +93,12 @@ def fit(
         target: STORE/NAME.
         config: The configuration; values left open are chosen from the images.
         seed: Seed of all random choices.
-        work: Folder for checkpoint, scaled parts and report.html; created if missing.
+        work: Folder for checkpoint, scaled parts, status.json and report.html; created if missing.
         resume: Continue from the checkpoint in `work`; no first version is written.
+        go_on: Do what an earlier call left to do: resume if there is a checkpoint of this training, and write no version that
+            the store has already.
         quick: End with the first version.
+        cores: Processor cores to use; None: all that this process may use.
         on_status: Called after each training step.
         on_note: Receives remarks for the user.
 
@@ -102,6 +114,47 @@ def fit(
         )
     if resume:
         find_checkpoint(work)  # before all images are read
+    if cores is not None:
+        torch.set_num_threads(cores)
+        cv2.setNumThreads(cores)
+    with StatusFile(work, TrainingKey.of(data, target, config, seed=seed, quick=quick)) as status:
+
+        def show(now: Status) -> None:
+            status.training(
+                step=now.step,
+                done=now.done,
+                loss=now.loss,
+                image_auroc=None if now.validation is None else now.validation.image_auroc,
+                left_s=now.left_s if now.step >= FEW_STEPS else None,
+            )
+            on_status(now)
+
+        options = _Options(work, seed, resume, go_on, quick, cores or len(os.sched_getaffinity(0)))
+        return _fit(data, target, config, options, status, show, on_note)
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """The arguments of `fit`."""
+
+    work: Path
+    seed: int
+    resume: bool
+    go_on: bool
+    quick: bool
+    cores: int
+
+
+def _fit(
+    data: Path,
+    target: Path,
+    config: TrainConfig,
+    options: _Options,
+    status: StatusFile,
+    on_status: Callable[[Status], None],
+    on_note: Callable[[str], None],
+) -> Fitted:
+    work, seed, resume, quick = options.work, options.seed, options.resume, options.quick
     pretrained = configured_encoder(config.network)
     notes: list[str] = []
 
@@ -113,6 +166,7 @@ def fit(
     sizes = sizes_from_headers(paths) or read_good_images(paths).sizes_hw
     chosen_input = choose_input(config.input, sizes)
     _create_folder(work)
+    status.write()
     with PartStoreWriter(work / "parts.u8", chosen_input.spec) as writer:
         images = read_good_images(paths, writer.add)
         store = writer.finish()
@@ -170,21 +224,6 @@ def fit(
                 note(_odd_images(built.odd, product))
             if config.network.memory_input and detector.memory is not None:
                 comparison = Comparison(detector.memory, built.parts, torch.from_numpy(groups))
-        if first and detector is not None and not resume:
-            try:
-                created = create_bundle(target, product, detector, None, note if quick else on_note, int8=quick and config.int8)
-                caught = created.bundle.manifest.metrics["synthetic_defects_caught"]
-                on_note(
-                    f"{created.bundle.path}: a first version, without training, catches {caught:.0%} of the synthetic defects"
-                )
-            except (DataError, EngineError) as error:  # the network may still tell what the other views cannot
-                if quick:
-                    raise
-                on_note(f"there is no first version: {error}")
-            else:
-                finished = _finished(data, product, created, None, work=work, notes=notes)
-                if quick:
-                    return finished
         held_out = hashlib.sha256(msgspec.json.encode([split.validation, split.calibration])).hexdigest()
         # The network's layers depend on the features that it is built on; with memory_input, on the memory, too.
         built_on = encoder if features is None else features
@@ -195,6 +234,29 @@ def fit(
             "held-out images": held_out,
             "comparison with good parts": compared,
         }
+        if options.go_on and not quick:
+            resume = TrainingState.is_in(work, whole_identity(identity, config))
+        if first and detector is not None and not resume:
+            try:
+                on_first = note if quick else on_note
+                created = create_bundle(
+                    target, product, detector, None, on_first, int8=quick and config.int8, once=options.go_on
+                )
+                caught = created.bundle.manifest.metrics["synthetic_defects_caught"]
+                on_note(
+                    f"{created.bundle.path}: a first version, without training, catches {caught:.0%} of the synthetic defects"
+                )
+            except (DataError, EngineError) as error:  # the network may still tell what the other views cannot
+                if quick:
+                    raise
+                on_note(f"there is no first version: {error}")
+            else:
+                if quick:
+                    status.write(state="finishing")
+                finished = _finished(data, product, created, None, work=work, notes=notes)
+                if quick:
+                    status.finished(_figures(finished, product, None))
+                    return finished
         result = train(
             config,
             samples,
@@ -202,11 +264,13 @@ def fit(
             work=work,
             identity=identity,
             resume=resume,
+            cores=options.cores,
             encoder=built_on,
             comparison=comparison,
             on_status=on_status,
         )
-        if resume and result.steps == result.steps_before:
+        status.write(state="finishing", done=1.0, left_s=0.0)
+        if options.resume and result.steps == result.steps_before:
             on_note(
                 f"the training in {work} had reached its end after {counted(result.steps, 'step')}, and was not continued. To "
                 "continue it, resume with more --minutes or --steps, or with a larger training.patience if it had ended early"
@@ -220,8 +284,10 @@ def fit(
             detector, _ = with_good_parts(trained, product)
         else:
             detector = Detector(result.network, memory=detector.memory, whole_image=detector.whole_image).eval()
-        created = create_bundle(target, product, detector, result, note, int8=config.int8)
-        return _finished(data, product, created, result, work=work, notes=notes)
+        created = create_bundle(target, product, detector, result, note, int8=config.int8, once=options.go_on)
+        finished = _finished(data, product, created, result, work=work, notes=notes)
+        status.finished(_figures(finished, product, result))
+        return finished
     finally:
         store.path.unlink(missing_ok=True)
 
@@ -245,6 +311,35 @@ def _finished(
     for name in (REPORT, version):
         report.write(work / name)
     return Fitted(created.bundle, result, created.validation, study, work / version)
+
+
+def _figures(fitted: Fitted, product: Product, result: TrainingResult | None) -> Figures:
+    """Return the figures that status.json keeps."""
+    manifest, study = fitted.bundle.manifest, fitted.study
+    point, kind = study.point, study.defects[0]
+    level, answer = answer_of(point, kind, promised=study.parts_known)
+    return Figures(
+        version=manifest.version,
+        digest=fitted.bundle.digest,
+        report=fitted.report.name,
+        level=level,
+        answer=answer,
+        defects=kind,
+        defective=point.defective,
+        escapes=point.escapes,
+        good=point.good,
+        false_rejects=point.false_rejects,
+        asked=study.false_reject,
+        promised=study.threshold.reject_probability if study.parts_known else None,
+        missing=0 if study.threshold.met else study.threshold.needed - study.threshold.parts,
+        look_at=study.odd_words(),
+        score_threshold=manifest.score_threshold,
+        synthetic_caught=manifest.metrics["synthetic_defects_caught"],
+        image_auroc=fitted.validation.image_auroc,
+        images=len(product.images.paths),
+        steps=0 if result is None else result.steps,
+        seconds=0.0 if result is None else round(result.seconds, 1),
+    )
 
 
 def _report(

@@ -6,26 +6,23 @@ images at the same paths, but not the result's folder. Ray starts an actor again
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 import pickle
-import socket
-import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read when Ray is imported: no reports to its makers
-os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its remarks are not for a user; errors come as exceptions
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its coming default; else a warning
+# isort: off
+from anoseg_engines.ray_cluster import first_line, ray_cluster  # before Ray: it sets what Ray reads when it is imported
 
 import ray
 import ray.data
 from ray.exceptions import RayError
+
+# isort: on
 
 from anoseg_engines.bundle import load_bundle
 from anoseg_engines.errors import AnosegError, ConfigError, EngineError
@@ -37,14 +34,9 @@ from anoseg_engines.reinspection.result_folder import ResultFolder, shard_path
 from anoseg_engines.reinspection.result_rows import shard_bytes
 from anoseg_engines.words import agreeing, counted
 
-LOCAL = "local"
-"""The address that starts Ray on this machine, for this run."""
 TRIES = 6
 """How often a shard is tried whose actor dies, before the run ends: an image might crash every engine."""
 GOES_ON = "the finished shards stay: the same command goes on"
-CONNECT_S = 10.0
-OBJECT_STORE_BYTES = 256 << 20
-"""Shared memory of a cluster that is started here. The list and the shards that are being written are small."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +101,7 @@ def inspect_on_ray(
     """Inspect the images of all shards that are not finished, and write each shard when it comes.
 
     Args:
-        address: Of the cluster's head, HOST:PORT; `auto` finds a cluster on this machine, `LOCAL` starts one.
+        address: Of the cluster's head, HOST:PORT; `auto` finds a cluster on this machine, `local` starts one.
         on_images: Called with the number of images that were just inspected.
 
     Raises:
@@ -117,7 +109,7 @@ def inspect_on_ray(
         EngineError: An actor refused the bundle, or its runtime failed.
         AnosegError: The cluster cannot be reached or was lost, or the result cannot be written.
     """
-    with _cluster(address):
+    with ray_cluster(address, GOES_ON):
         number = _number_of_engines(engine)
         shards = result.to_do()
         context = ray.data.DataContext.get_current()
@@ -149,47 +141,9 @@ def inspect_on_ray(
                 result.write_shard(row["shard"], row["file"])
                 on_images(len(result.record.rows_of(row["shard"])))
         except RayError as error:
-            what = f"--ray {address}: Ray failed ({_first_line(error)}); {first_not_finished(images, result)}"
+            what = f"--ray {address}: Ray failed ({first_line(error)}); {first_not_finished(images, result)}"
             hint = f"{GOES_ON}; if an image makes engines crash, find it among these and leave it out of the list"
             raise AnosegError(what, hint=hint) from error
-
-
-@contextlib.contextmanager
-def _cluster(address: str) -> Iterator[None]:
-    """Connect to the cluster, or start one, and name its errors. What Ray says of actors that die goes to standard error."""
-    local = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES} if address == LOCAL else {}
-    _knock(address)
-    with contextlib.redirect_stdout(sys.stderr):
-        try:
-            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **local)
-        except Exception as error:  # a node that is slow to start is a plain Exception
-            what = f"--ray {address}: Ray cannot be used ({_first_line(error)})"
-            raise AnosegError(what, hint="is `ray status` well there?") from error
-        try:
-            yield
-        except RayError as error:
-            raise AnosegError(f"--ray {address}: Ray failed ({_first_line(error)})", hint=GOES_ON) from error
-        finally:
-            ray.shutdown()
-
-
-def _knock(address: str) -> None:
-    """Check that somebody answers at the address: Ray would end this process if nobody does.
-
-    Raises:
-        ConfigError: It is no address.
-        AnosegError: Nobody answers.
-    """
-    if address in (LOCAL, "auto"):
-        return
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal():
-        raise ConfigError(f"--ray {address}: is not an address", hint="write it as 10.0.0.5:6379, or give auto")
-    try:
-        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
-    except (OSError, OverflowError) as error:
-        what = f"--ray {address}: the cluster cannot be reached ({getattr(error, 'strerror', None) or error})"
-        raise AnosegError(what, hint="start it with `ray start --head` there, or check the address") from error
 
 
 def _number_of_engines(engine: EngineOnRay) -> int:
@@ -220,7 +174,3 @@ def first_not_finished(images: ImageList, result: ResultFolder) -> str:
 
 def _packed(images: ImageList, numbers: range) -> bytes:
     return pickle.dumps([images.images[number] for number in numbers])  # JSON knows no file names that are not UTF-8
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

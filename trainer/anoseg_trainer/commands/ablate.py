@@ -21,8 +21,7 @@ from anoseg_engines.bundle import load_bundle
 from anoseg_engines.errors import AnosegError, ConfigError, DataError
 from anoseg_engines.loading import load_engine
 from anoseg_engines.result_files import try_folder
-from anoseg_trainer.commands.fit import with_limits
-from anoseg_trainer.config import DEFECT_KINDS, TrainConfig, load_config
+from anoseg_trainer.config import DEFECT_KINDS, TrainConfig, load_config, with_limits
 from anoseg_trainer.data.evaluation_images import find_evaluation_images
 from anoseg_trainer.evaluation import METRICS, evaluate, metric_cells
 from anoseg_trainer.model.checkpoint import NAME as CHECKPOINT
@@ -45,7 +44,7 @@ def run(options: argparse.Namespace) -> None:
     ablate(
         options.data,
         options.out,
-        with_limits(load_config(options.config), options),
+        with_limits(load_config(options.config), minutes=options.minutes, steps=options.steps),
         seed=options.seed,
         names=[name.strip() for name in options.only.split(",") if name.strip()],
         on_row=on_row,

@@ -22,7 +22,7 @@ from anoseg_engines.bundle import how_to_release, read_releases, release_version
 from anoseg_engines.errors import ConfigError
 from anoseg_engines.result_files import try_folder
 from anoseg_engines.words import counted
-from anoseg_trainer.config import TrainConfig, load_config
+from anoseg_trainer.config import load_config, with_limits
 from anoseg_trainer.data.good_images import find_good_images
 from anoseg_trainer.tables import table
 
@@ -38,7 +38,7 @@ OWNER = "bundle.txt"
 
 def run(options: argparse.Namespace) -> None:
     """Run the command."""
-    config = with_limits(load_config(options.config), options)
+    config = with_limits(load_config(options.config), minutes=options.minutes, steps=options.steps)
     if options.false_reject is not None:
         config = msgspec.structs.replace(config, false_reject=options.false_reject)
     if options.release and (released := read_releases(options.out)):
@@ -46,8 +46,10 @@ def run(options: argparse.Namespace) -> None:
             f"--release is for a first version: version {released[-1].version} of {options.out} is released already",
             hint="train without --release and look at the new version; `anoseg-engine release` then makes it current",
         )
+    if options.go_on and options.resume:
+        raise ConfigError("--resume and --go-on: give one of them", hint="--go-on resumes if there is a checkpoint")
     find_good_images(options.data)
-    work = options.work or default_work(options.out, resume=options.resume)
+    work = options.work or default_work(options.out, resume=options.resume or options.go_on)
     try_folder(options.out, "--out")
     try_folder(work, "--work")
 
@@ -67,7 +69,9 @@ def run(options: argparse.Namespace) -> None:
             seed=options.seed,
             work=work,
             resume=options.resume,
+            go_on=options.go_on,
             quick=options.quick,
+            cores=options.cores,
             on_status=progress.show,
             on_note=progress.note,
         )
@@ -109,14 +113,6 @@ def claim(work: Path, out: Path) -> None:
     """Create the default work folder, and write down which bundle it belongs to."""
     work.mkdir(parents=True, exist_ok=True)
     (work / OWNER).write_bytes(os.fsencode(out.resolve()))
-
-
-def with_limits(config: TrainConfig, options: argparse.Namespace) -> TrainConfig:
-    """Replace the limits of the training by --minutes and --steps, if one of them is given."""
-    if options.minutes is None and options.steps is None:
-        return config
-    training = msgspec.structs.replace(config.training, minutes=options.minutes, steps=options.steps)
-    return msgspec.structs.replace(config, training=training)
 
 
 class TrainingProgress:

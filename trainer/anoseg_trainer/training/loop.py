@@ -10,7 +10,6 @@ import copy
 import dataclasses
 import functools
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,10 +25,10 @@ from anoseg_trainer.model.detector import Detector
 from anoseg_trainer.model.encoder import Encoder
 from anoseg_trainer.model.fixed_filters import FixedFilters
 from anoseg_trainer.model.network import AnoSegNetwork
+from anoseg_trainer.stop_signals import StopSignals
 from anoseg_trainer.training.comparison import Comparison
-from anoseg_trainer.training.state import TrainingState, comparable
+from anoseg_trainer.training.state import TrainingState, whole_identity
 from anoseg_trainer.training.step import Arithmetic, planned_rate, update_average
-from anoseg_trainer.training.stop_signals import StopSignals
 from anoseg_trainer.training.thread_count import ThreadCount
 from anoseg_trainer.validation import Validation, ValidationCase, validate
 
@@ -97,6 +96,7 @@ def train(
     work: Path,
     identity: dict[str, str],
     resume: bool,
+    cores: int,
     encoder: Encoder | FixedFilters | None = None,
     comparison: Comparison | None = None,
     on_status: Callable[[Status], None] = lambda _: None,
@@ -110,6 +110,7 @@ def train(
         work: Folder of the checkpoint.
         identity: Values that a resumed training and the checkpoint must share, besides the configuration.
         resume: Continue from the checkpoint in `work`.
+        cores: Processor cores to use.
         encoder: The pretrained encoder, or fixed filters that the network sees; None: neither.
         comparison: Compares windows with the memory of good parts; None: the network does not see the memory's map.
         on_status: Called after each step.
@@ -121,9 +122,8 @@ def train(
     """
     t = config.training
     arithmetic = Arithmetic.of(t)
-    cores = os.cpu_count() or 1
     threads = ThreadCount(t.threads or (0 if arithmetic.device.type == "cpu" else cores), cores, torch.set_num_threads)
-    identity = identity | {"config": comparable(config)}
+    identity = whole_identity(identity, config)
     state = TrainingState.new(config, samples.seed, arithmetic.device, encoder, reads_memory=comparison is not None)
     if resume:
         state.load(work, identity)

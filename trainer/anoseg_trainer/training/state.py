@@ -164,6 +164,15 @@ class TrainingState:
         self.losses, self.losses_every = state.get("losses", []), state.get("losses_every", 1)
         self.early_stop = EarlyStop.resumed(self.early_stop.limit, state["patience_limit"], state["patience"])
 
+    @staticmethod
+    def is_in(work: Path, identity: dict[str, str]) -> bool:
+        """Return whether `work` has a whole checkpoint of this training."""
+        try:
+            state = load_checkpoint(work)
+        except DataError:
+            return False
+        return all(state["identity"].get(key) == identity[key] for key in identity)
+
     def _parts_state(self) -> dict[str, Any]:
         return {name: learned(part) if name in NETWORKS else part.state_dict() for name, part in self._parts().items()}
 
@@ -181,7 +190,12 @@ class TrainingState:
         }
 
 
-def comparable(config: TrainConfig) -> str:
+def whole_identity(identity: dict[str, str], config: TrainConfig) -> dict[str, str]:
+    """Return what a checkpoint and a training that continues from it must share, the configuration included."""
+    return identity | {"config": _comparable(config)}
+
+
+def _comparable(config: TrainConfig) -> str:
     """Return the configuration as text, without the values that may change between a stop and a resume."""
     plain = msgspec.to_builtins(config)
     for key in ("steps", "minutes", "patience", "threads", "workers", "checkpoint_every", "device", "precision"):

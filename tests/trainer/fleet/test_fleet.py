@@ -1,0 +1,137 @@
+"""`anoseg-train fleet` with real trainings: what is killed is started again, what is finished is left alone."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from support.anoseg_train_command import COMMAND, ENVIRONMENT, run
+from support.anosegd_line import alive
+from support.processors import processes_of
+
+from anoseg_engines.bundle import load_bundle, versions
+from anoseg_trainer.fit_status import read_status
+from anoseg_trainer.fleet.plan import plan_of
+from anoseg_trainer.fleet.products_file import load_fleet
+
+TINY = """
+input: {height: 96, width: 128}
+network: {encoder: scratch, widths: [16, 16, 32, 32, 32]}
+training: {batch: 8, ema: 0.8, validate_every: 1000, checkpoint_every: 8, learning_rate: 0.004, threads: 1}
+"""
+GIVE_UP_S = 120
+
+
+@pytest.fixture
+def products(product, tmp_path):
+    """A file with two products that train in seconds."""
+    (tmp_path / "train.yaml").write_text(TINY)
+    path = tmp_path / "products.yaml"
+    path.write_text(
+        "store: store\nwork: work\nconfig: train.yaml\ncores: 1\nsteps: 64\n"
+        f"products:\n  a: {{data: {product}}}\n  b: {{data: {product}, seed: 1}}\n"
+    )
+    return path
+
+
+def start(products, *more):
+    command = [*COMMAND, "fleet", str(products), *more]
+    return subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for(condition, process=None):
+    give_up_at = time.monotonic() + 120
+    while not condition():
+        assert process is None or process.poll() is None, process.stdout.read()
+        assert time.monotonic() < give_up_at
+        time.sleep(0.02)
+
+
+def training_of(process, work):
+    """The process that trains a product below a driver; None if there is none."""
+    for pid in processes_of(process.pid):
+        with contextlib.suppress(OSError):
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if b"anoseg_trainer.training_child" in words and os.fsencode(work) in words:
+                return pid
+    return None
+
+
+def parent_of(pid):
+    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+
+
+@pytest.mark.long
+def test_what_is_killed_starts_again_and_all_finish_once(products):
+    """Killed: Ray's worker of one product, which starts again, then the driver, with which all ends. Started anew without Ray,
+    both go on from their checkpoints, one through another kill. Each has one version; a third start changes nothing.
+    """
+    folder = products.parent
+    a, b = (folder / "work" / name for name in "ab")
+    on_ray = find_spec("ray") is not None
+    first = start(products, *(["--ray"] if on_ray else []))
+    try:
+        wait_for(lambda: (a / "checkpoint.json").exists(), first)
+        killed = training_of(first, a)
+        os.kill(parent_of(killed) if on_ray else killed, signal.SIGKILL)
+        wait_for(lambda: training_of(first, a) not in (None, killed), first)
+        below = processes_of(first.pid)
+    finally:
+        first.kill()
+        said = first.communicate()[0]
+    assert "a: is started again (1 of 3): " in said
+    wait_for(lambda: not any(alive(pid) for pid in below))
+    assert not list((folder / "store").rglob("manifest.json"))
+    assert [plan_of(training).action for training in load_fleet(products).trainings] == ["go on", "go on"]
+
+    second = start(products)
+    try:
+        wait_for(lambda: training_of(second, b) is not None, second)
+        os.kill(training_of(second, b), signal.SIGKILL)
+        said = second.communicate(timeout=200)[0]
+    finally:
+        second.kill()
+    assert second.returncode == 0, said
+    assert "b: is started again (1 of 3): its process on " in said
+    assert "was killed by SIGKILL" in said
+    assert "2 of 2 finished" in said
+    assert [versions(folder / "store" / name) for name in "ab"] == [[1], [1]]
+    assert load_bundle(folder / "store" / "a" / "1").manifest.training["steps"] == 64
+    assert read_status(a).figures.digest == load_bundle(folder / "store" / "a" / "1").digest
+
+    third = run("fleet", products)
+    assert (third.returncode, "2 of 2 finished" in third.stdout) == (0, True), third.stderr
+    assert [versions(folder / "store" / name) for name in "ab"] == [[1], [1]]
+    page = (folder / "work" / "fleet.html").read_text()
+    assert all((folder / "work" / name / "report-1.html").is_file() and f'href="{name}/report-1.html"' in page for name in "ab")
+
+
+def test_failures_are_named_and_counted(product, products):
+    """A damaged image (2) and a full disk (1): named on the screen, in both reports, and by the exit code, which is 1."""
+    folder = products.parent
+    shutil.copytree(product, folder / "cut")
+    (folder / "cut" / "train" / "good" / "007.png").write_bytes(b"no image")
+    text = products.read_text().replace(f"a: {{data: {product}", "a: {data: cut") + "restarts: 1\n"
+    products.write_text(text)
+    (folder / "work" / "b").mkdir(parents=True)
+    (folder / "work" / "b" / "checkpoint.pt.tmp").symlink_to("/dev/full")
+    done = run("fleet", products)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "2 products have failed:\n  a: " in done.stderr
+    assert "b: is started again (1 of 1): " in done.stderr
+    rows = {row["name"]: row for row in json.loads((folder / "work" / "fleet.json").read_text())["products"]}
+    assert (rows["a"]["exit_code"], "007.png" in rows["a"]["error"]) == (2, True)
+    assert (rows["b"]["exit_code"], "checkpoint cannot be written" in rows["b"]["error"]) == (1, True)
+    page = (folder / "work" / "fleet.html").read_text()
+    assert "checkpoint cannot be written" in page
+    assert page.index('id="a"') < page.index('id="b"')
+    assert "---- " in (folder / "work" / "b" / "fit.log").read_text()
+    plans = {training.name: plan_of(training) for training in load_fleet(products).trainings}
+    assert "it failed: " in plans["b"].why
