@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 JETPACK := $(wildcard /etc/nv_tegra_release)
 
-.PHONY: help demo test docs check format install uninstall torture floods faults losses real-cameras still-scenes handshake plc-kills plc-floods archive-kills archive-bench evidence reinspect-kills soak bench clients-bench pixel-bench page-times gpu-check systemd-test demo-bundle clean
+.PHONY: help demo test docs check format install uninstall torture floods faults losses real-cameras still-scenes handshake plc-kills plc-floods archive-kills archive-bench evidence reinspect-kills fleet-kills soak bench clients-bench pixel-bench page-times gpu-check systemd-test demo-bundle clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -77,6 +77,9 @@ evidence: $(VENV)/.installed-dev ## keep rejected parts at full rate on a small 
 
 reinspect-kills: $(VENV)/.installed-dev ## inspect 20,000 images again with kills, in one process and on Ray; rows must equal a plain loop's
 	$(BIN)/python tests/stress/reinspect.py
+
+fleet-kills: $(VENV)/.installed-dev ## train six products with kills of workers, trainings and the driver; each must finish once (DATA=folders of images)
+	$(BIN)/python tests/stress/fleet.py $(if $(DATA),--data $(DATA))
 
 soak: $(VENV)/.installed-dev ## run an hour at full rate with a fault a minute; memory, threads and descriptors may not grow
 	$(BIN)/python tests/stress/soak.py

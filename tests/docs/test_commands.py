@@ -34,6 +34,7 @@ from anoseg_engines.bundle import load_bundle
 from anoseg_engines.bundle_writer import BundleDraft, write_bundle
 from anoseg_trainer import cli as train_cli
 from anoseg_trainer.config import load_config as load_training
+from anoseg_trainer.fleet.products_file import read_products
 from anosegd import cli as daemon_cli
 from anosegd import wire
 from anosegd.archive.config import load_archive_config
@@ -76,6 +77,7 @@ PARSED_ONLY = {
     "anosegd demo-images": "renders hundreds of images; tests/daemon/demo writes some",
     "--print-completion": "prints for a shell; the programs' own tests look at it",
     "anoseg-train fit": "trains for minutes",
+    "anoseg-train fleet": "trains for minutes; tests/trainer/fleet runs it",
     "anoseg-train ablate": "trains several times",
     "anoseg-train bench": "measures for minutes",
     "anoseg-train calibrate": "tests/trainer runs it, on images with which it succeeds",
@@ -168,13 +170,17 @@ def whole(text: str, base: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("block", blocks("yaml"), ids=lambda block: block.place)
 def test_configurations_are_accepted(block: Block, tmp_path: Path) -> None:
-    """Every YAML block is a valid station's, bridge's, archive's or training's configuration, or the part of one."""
+    """Every YAML block is a valid station's, bridge's, archive's, fleet's or training's configuration, or the part of one."""
     base = {"engine": {"bundle": "b"}, "cameras": {"top": {"source": {"kind": "demo"}}}}
     station = {field.name for field in msgspec.structs.fields(Config)}
     path = tmp_path / "block.yaml"
     if block.page == DOCS / "training.md":
         path.write_text(block.text)
         load_training(path)
+        return
+    if "products" in yaml.safe_load(block.text):
+        path.write_text(block.text)
+        read_products(path)
         return
     if "stations" in yaml.safe_load(block.text):
         path.write_text(block.text)

@@ -92,7 +92,7 @@ def test_lost_trainings_start_again_up_to_the_limit(tmp_path):
     assert accounts["b"].why == f"{LOST.why} (started again 3 times)"
     assert (accounts["b"].exit_code, accounts["c"].exit_code) == (1, 2)
     assert "a is started again (2 of 3): its process was killed by SIGKILL" in events
-    assert failures(list(accounts.values())).splitlines()[-1] == "  c: images/c: no such folder"
+    assert failures(list(accounts.values())).splitlines()[-1] == "  c: images/c: no such folder hint"
     assert not stopped
 
 

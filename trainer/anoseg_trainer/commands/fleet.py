@@ -75,6 +75,7 @@ def run(options: argparse.Namespace) -> None:
 def _train(place: Place, fleet: Fleet, accounts: list[Account], *, queues: bool) -> bool:
     """Train what is not finished; return whether it was stopped."""
     begun = "waiting for a node" if queues else "starting"
+    fleet.work.mkdir(parents=True, exist_ok=True)
     with StopSignals() as stop, Screen(Console(stderr=True), accounts, begun=begun) as screen:
         return supervise(
             accounts,
@@ -128,10 +129,9 @@ def _result(accounts: Sequence[Account]) -> Table:
     for account in worst_first(accounts):
         figures = figures_of(account)
         if figures is None:
-            first = account.why.splitlines()[0] if account.why else ""
-            rows.append([account.training.name, account.phase, "", "", first])
+            rows.append([account.training.name, account.phase, "", "", ""])
             continue
         promised = "not known" if figures.promised is None else f"{figures.promised:.1%}"
         caught = f"{figures.caught:.1%} of {figures.defective} {figures.defects}"
         rows.append([account.training.name, f"version {figures.version}", caught, promised, minutes_of(figures.seconds)])
-    return table(["product", "state", "rejects", "good parts rejected, at most", "time, or why it failed"], rows)
+    return table(["product", "state", "rejects", "good parts rejected, at most", "time"], rows)

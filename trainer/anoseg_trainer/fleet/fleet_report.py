@@ -248,5 +248,5 @@ def _picture(account: Account) -> str:
 def failures(accounts: Sequence[Account]) -> str:
     """Name the products that failed, each with the first line of its reason."""
     failed = [account for account in accounts if account.phase == "failed"]
-    lines = [f"  {account.training.name}: {account.why.splitlines()[0]}" for account in failed]
+    lines = [f"  {account.training.name}: {account.reason}" for account in failed]
     return "\n".join([f"{counted(len(failed), 'product')} {agreeing(len(failed), 'has', 'have')} failed:", *lines])

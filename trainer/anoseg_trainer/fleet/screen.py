@@ -104,7 +104,7 @@ class Screen:
 
 def _remark(account: Account) -> str:
     if account.phase == "failed":
-        return account.why.splitlines()[0]
+        return account.reason
     if account.phase == "finished" and account.status is not None and account.status.figures is not None:
         return account.status.figures.answer
     if account.restarts:

@@ -57,6 +57,11 @@ class Account:
     exit_code: int = 0
     _before: float | None = None
 
+    @property
+    def reason(self) -> str:
+        """Why it failed, in one line."""
+        return " ".join(line.strip() for line in self.why.splitlines())
+
     def look(self) -> None:
         """Read the status of a training that runs, if its process has written one since it was started."""
         found = read_status(self.training.work)
