@@ -44,6 +44,7 @@ from anoseg_trainer.thresholds import images_needed
 from anoseg_trainer.training import Status, TrainingResult, train
 from anoseg_trainer.training.comparison import Comparison
 from anoseg_trainer.training.state import TrainingState, whole_identity
+from anoseg_trainer.training.together import Together
 from anoseg_trainer.training_record import Product
 from anoseg_trainer.validation import Validation, make_cases
 
@@ -81,6 +82,7 @@ def fit(
     go_on: bool = False,
     quick: bool = False,
     cores: int | None = None,
+    group: Together | None = None,
     on_status: Callable[[Status], None] = lambda _: None,
     on_note: Callable[[str], None] = lambda _: None,
 ) -> Fitted:
@@ -99,6 +101,7 @@ def fit(
             the store has already.
         quick: End with the first version.
         cores: Processor cores to use; None: all that this process may use.
+        group: The processes that share the training; None: this one is alone.
         on_status: Called after each training step.
         on_note: Receives remarks for the user.
 
@@ -129,7 +132,7 @@ def fit(
             )
             on_status(now)
 
-        options = _Options(work, seed, resume, go_on, quick, cores or len(os.sched_getaffinity(0)))
+        options = _Options(work, seed, resume, go_on, quick, cores or len(os.sched_getaffinity(0)), group)
         return _fit(data, target, config, options, status, show, on_note)
 
 
@@ -143,6 +146,7 @@ class _Options:
     go_on: bool
     quick: bool
     cores: int
+    group: Together | None
 
 
 def _fit(
@@ -267,6 +271,7 @@ def _fit(
             cores=options.cores,
             encoder=built_on,
             comparison=comparison,
+            group=options.group,
             on_status=on_status,
         )
         status.write(state="finishing", done=1.0, left_s=0.0)

@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 
 import msgspec
 import numpy as np
@@ -149,3 +150,14 @@ def test_defective_parts_keep_the_parts_size(paths, tmp_path):
     assert image.shape == (96, 128, 3)
     assert label.shape == (96, 128)
     assert (image[label == 0] == settings.store[3][label == 0]).all()
+
+
+def test_processes_share_a_batch(paths, tmp_path):
+    """The shares of two processes together are the whole batch, sample for sample; each has as many defects as the other."""
+    settings = settings_of(tmp_path, paths, InputSpec(64, 64), batch=8, defects=DefectConfig(share=0.5))
+    whole = BatchDataset(settings)[3]
+    shares = [BatchDataset(dataclasses.replace(settings, share=(k, 2)))[3] for k in range(2)]
+    for all_samples, *parts in zip(whole, *shares, strict=True):
+        for k, part in enumerate(parts):
+            assert (all_samples[k::2] == part).all()
+    assert [sum(bool(label.any()) for label in labels) for _, _, labels, _ in shares] == [2, 2]

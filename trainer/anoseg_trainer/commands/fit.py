@@ -6,10 +6,12 @@ PyTorch is imported after configuration and data folder are checked, so that a m
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import os
 import re
 import sys
+from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,13 +24,14 @@ from anoseg_engines.bundle import how_to_release, read_releases, release_version
 from anoseg_engines.errors import ConfigError
 from anoseg_engines.result_files import try_folder
 from anoseg_engines.words import counted
-from anoseg_trainer.config import load_config, with_limits
+from anoseg_trainer.config import TrainConfig, load_config, with_limits
 from anoseg_trainer.data.good_images import find_good_images
 from anoseg_trainer.tables import table
 
 if TYPE_CHECKING:
     from anoseg_trainer.pipeline import Fitted
     from anoseg_trainer.training import Status
+    from anoseg_trainer.training.together import Together
     from anoseg_trainer.validation import Validation
 
 
@@ -38,6 +41,13 @@ OWNER = "bundle.txt"
 
 def run(options: argparse.Namespace) -> None:
     """Run the command."""
+    rank = _rank_of_torchrun()
+    if rank:
+        from anoseg_trainer.training.together import help_training, together
+
+        with together() as group:
+            help_training(group)
+        return
     config = with_limits(load_config(options.config), minutes=options.minutes, steps=options.steps)
     if options.false_reject is not None:
         config = msgspec.structs.replace(config, false_reject=options.false_reject)
@@ -61,7 +71,7 @@ def run(options: argparse.Namespace) -> None:
     if options.work is None:
         claim(work, options.out)
 
-    with TrainingProgress(Console(stderr=True)) as progress:
+    with _group(config, shared=rank is not None) as group, TrainingProgress(Console(stderr=True)) as progress:
         fitted = fit(
             options.data,
             options.out,
@@ -72,6 +82,7 @@ def run(options: argparse.Namespace) -> None:
             go_on=options.go_on,
             quick=options.quick,
             cores=options.cores,
+            group=group,
             on_status=progress.show,
             on_note=progress.note,
         )
@@ -81,6 +92,25 @@ def run(options: argparse.Namespace) -> None:
         print(f"released: {options.out} means this version")
     else:
         print(how_to_release(fitted.bundle))
+
+
+def _rank_of_torchrun() -> int | None:
+    """Return the number of this process among those that torchrun started for one training; None if it is alone."""
+    shared = "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return int(os.environ["RANK"]) if shared else None
+
+
+@contextlib.contextmanager
+def _group(config: TrainConfig, *, shared: bool) -> Iterator[Together | None]:
+    """Meet the other processes of the training; None if this one is alone."""
+    if not shared:
+        yield None
+        return
+    from anoseg_trainer.training.together import together
+
+    with together() as group:
+        group.check(config)
+        yield group
 
 
 def default_work(out: Path, *, resume: bool) -> Path:

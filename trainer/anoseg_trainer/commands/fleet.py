@@ -113,7 +113,7 @@ def _print_plan(options: argparse.Namespace, fleet: Fleet, accounts: Sequence[Ac
         shown.add_column(title, overflow="fold")
     for account in accounts:
         training = account.training
-        gpus = f", {training.gpus:g} GPUs" if training.gpus else ""
+        gpus = f", {training.gpus:g} GPU" if training.gpus else ""
         uses = "" if account.plan.action == "skip" else f"{counted(training.cores, 'core')}{gpus}"
         shown.add_row(training.name, account.plan.action, account.plan.why, uses)
     Console().print(shown, markup=False)

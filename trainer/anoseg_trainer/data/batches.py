@@ -51,18 +51,19 @@ class BatchDataset(Dataset[Arrays]):
         self.settings = settings
 
     def __getitem__(self, step: int) -> Arrays:
-        """Make the batch."""
+        """Make the batch, or the share of it that this process is to make."""
         s = self.settings
         height, width = s.window.height, s.window.width
-        frames = np.empty((s.batch, height, width, 3), np.uint8)
-        coords = np.empty((s.batch, 2, height, width), np.float16)
-        labels = np.empty((s.batch, height, width), np.uint8)
-        images = np.empty(s.batch, np.int64)
-        for i in range(s.batch):
+        made = range(s.share[0], s.batch, s.share[1])
+        frames = np.empty((len(made), height, width, 3), np.uint8)
+        coords = np.empty((len(made), 2, height, width), np.float16)
+        labels = np.empty((len(made), height, width), np.uint8)
+        images = np.empty(len(made), np.int64)
+        for n, i in enumerate(made):
             rng = np.random.default_rng([s.seed, step, i])
             # The first samples of a batch are the defective ones, so their share is the same in every step.
             defective = i < round(s.defects.share * s.batch)
-            frames[i], coords[i], labels[i], images[i] = make_sample(rng, s, defective)
+            frames[n], coords[n], labels[n], images[n] = make_sample(rng, s, defective)
         return frames, coords, labels, images
 
 

@@ -44,6 +44,7 @@ class SampleSettings:
         batch: Samples in a batch.
         seed: Seed of everything random.
         unit: A length in network pixels. Defects are sized in multiples of it.
+        share: (k, n): only every n-th sample of a batch is made, beginning with the k-th, because n processes share the batch.
         background: Whether the parts are on a plain background. If so, windows and defects are placed on the part.
     """
 
@@ -57,6 +58,7 @@ class SampleSettings:
     seed: int
     unit: int = 256
     background: bool = False
+    share: tuple[int, int] = (0, 1)
 
 
 class Sample(NamedTuple):

@@ -53,7 +53,7 @@ class OnRay:
         for training in trainings:
             if not any(node.get("CPU", 0) >= training.cores and node.get("GPU", 0) >= training.gpus for node in nodes):
                 most = max((node.get("CPU", 0), node.get("GPU", 0)) for node in nodes)
-                what = f"{training.name} needs {training.cores} cores and {training.gpus:g} GPUs on one node"
+                what = f"{training.name} needs {training.cores} cores and {training.gpus:g} GPU on one node"
                 hint = f"the largest has {most[0]:g} cores and {most[1]:g} GPUs: lower cores or gpus, or add nodes"
                 raise ConfigError(f"{what}, and no node of the cluster has so many", hint=hint)
         self._tasks: dict[ray.ObjectRef, str] = {}

@@ -29,10 +29,9 @@ class OnThisMachine:
         names = _gpus() if any(training.gpus for training in trainings) else []
         self._gpus = dict.fromkeys(names, 1.0)
         for training in trainings:
-            if training.cores > cores or training.gpus > len(names):
-                has = f"this machine has {counted(cores, 'core')}" + (f" and {counted(len(names), 'GPU')}" if names else "")
-                asked = f"{training.name} needs {counted(training.cores, 'core')}"
-                asked += f" and {training.gpus:g} GPUs" if training.gpus else ""
+            if training.cores > cores or (training.gpus and not names):
+                has = f"this machine has {counted(cores, 'core')} and {counted(len(names), 'GPU') if names else 'no GPU'}"
+                asked = f"{training.name} needs {counted(training.cores, 'core')}" + (" and a GPU" if training.gpus else "")
                 raise ConfigError(f"{asked}; {has}", hint="lower cores or gpus in the products file, or use --ray")
         self._used: dict[str, tuple[ProductTraining, dict[str, float]]] = {}
         self._ended: queue.SimpleQueue[tuple[str, Ending]] = queue.SimpleQueue()
@@ -71,13 +70,13 @@ class OnThisMachine:
         self._stop.set()
 
     def _room(self, training: ProductTraining) -> dict[str, float] | None:
-        """Return the GPUs that a training can have, each with the share that it takes; None if there is no room now."""
+        """Return the GPU that a training can have, with the share that it takes; None if there is no room now."""
         if training.cores > self._cores:
             return None
-        share = min(1.0, training.gpus)
-        free = [name for name, left in self._gpus.items() if left >= share - ROUNDING]
-        number = int(training.gpus) if training.gpus >= 1 else 1 if training.gpus else 0
-        return dict.fromkeys(free[:number], share) if len(free) >= number else None
+        if not training.gpus:
+            return {}
+        free = [name for name, left in self._gpus.items() if left >= training.gpus - ROUNDING]
+        return {free[0]: training.gpus} if free else None
 
     def _run(self, training: ProductTraining, gpus: str) -> None:
         self._ended.put((training.name, run_training(training, self._stop, gpus)))

@@ -43,7 +43,7 @@ class TrainingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
         config: YAML of the training, see configs/train.yaml.
         false_reject, minutes, steps, seed, quick: As the options of `fit`.
         cores: Processor cores.
-        gpus: GPUs, or a share of one; 0: it trains on the cores.
+        gpus: 1, or the share of a GPU; 0: it trains on the cores.
     """
 
     config: Annotated[str, Meta(min_length=1)] | None = None
@@ -53,11 +53,7 @@ class TrainingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     seed: Annotated[int, Meta(ge=0, lt=1 << 32)] | None = None
     quick: bool | None = None
     cores: Annotated[int, Meta(ge=1, le=4096)] | None = None
-    gpus: Annotated[float, Meta(ge=0.0, le=64.0)] | None = None
-
-    def __post_init__(self) -> None:
-        if self.gpus is not None and self.gpus > 1 and self.gpus % 1:
-            raise ValueError(f"gpus: must be a share of one GPU or a whole number, found {self.gpus:g}")
+    gpus: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
 
 
 class ProductConfig(TrainingSettings, frozen=True, forbid_unknown_fields=True, kw_only=True):

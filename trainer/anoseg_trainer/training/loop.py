@@ -30,6 +30,7 @@ from anoseg_trainer.training.comparison import Comparison
 from anoseg_trainer.training.state import TrainingState, whole_identity
 from anoseg_trainer.training.step import Arithmetic, planned_rate, update_average
 from anoseg_trainer.training.thread_count import ThreadCount
+from anoseg_trainer.training.together import SharedTraining, Together
 from anoseg_trainer.validation import Validation, ValidationCase, validate
 
 CURVE_POINTS = 4
@@ -99,6 +100,7 @@ def train(
     cores: int,
     encoder: Encoder | FixedFilters | None = None,
     comparison: Comparison | None = None,
+    group: Together | None = None,
     on_status: Callable[[Status], None] = lambda _: None,
 ) -> TrainingResult:
     """Train until the steps or the minutes are used up, or validation no longer improves.
@@ -113,6 +115,7 @@ def train(
         cores: Processor cores to use.
         encoder: The pretrained encoder, or fixed filters that the network sees; None: neither.
         comparison: Compares windows with the memory of good parts; None: the network does not see the memory's map.
+        group: The processes that share the steps; None: this one is alone.
         on_status: Called after each step.
 
     Raises:
@@ -122,22 +125,25 @@ def train(
     """
     t = config.training
     arithmetic = Arithmetic.of(t)
+    cores = max(1, cores // (group.count if group else 1))
     threads = ThreadCount(t.threads or (0 if arithmetic.device.type == "cpu" else cores), cores, torch.set_num_threads)
     identity = whole_identity(identity, config)
     state = TrainingState.new(config, samples.seed, arithmetic.device, encoder, reads_memory=comparison is not None)
     if resume:
         state.load(work, identity)
+    began_at_step, began = state.step, time.monotonic()
+    used_before_s = state.used_s
+    steps = range(state.step, t.steps or NO_LIMIT)
+    workers = t.workers or (1 if cores <= 4 else min(12, cores - 2))
+    if group is not None:
+        group.begin(SharedTraining(config, samples, encoder, comparison, steps, workers, cores))
+        samples = group.share_of(samples)
     alone = Detector(state.averaged)  # the other views do not change while the network is trained
     if comparison is not None:  # a copy of the memory, because the caller's stays on the CPU
         comparison = dataclasses.replace(comparison, memory=copy.deepcopy(comparison.memory).to(arithmetic.device))
         alone = Detector(state.averaged, memory=comparison.memory)
     alone.to(arithmetic.device)
     status = Status(step=state.step, loss=state.loss)
-
-    began_at_step, began = state.step, time.monotonic()
-    used_before_s = state.used_s
-    steps = range(state.step, t.steps or NO_LIMIT)
-    workers = t.workers or (1 if cores <= 4 else min(12, cores - 2))
     with StopSignals() as stop, contextlib.closing(batches(samples, steps, workers)) as stream:
         for batch in stream:
             done = _share_done(state, t)
@@ -149,7 +155,9 @@ def train(
             threads.before_step()
             step_began = time.monotonic()
             compare = functools.partial(comparison.memory_map, batch, state.step) if comparison else None
-            loss = state.learner.step(batch, config.loss, arithmetic, compare)
+            if group is not None:
+                group.send_weights(state.learner.network)
+            loss = state.learner.step(batch, config.loss, arithmetic, compare, group.average if group else None)
             update_average(state.averaged, state.learner.network, state.step, t.ema)
             threads.after_step(time.monotonic() - step_began)
 
@@ -184,6 +192,8 @@ def train(
                     hint="continue with the same command and --resume",
                 )
 
+    if group is not None:
+        group.end(state.learner.network)
     with arithmetic.autocast():  # as the others, with which it is compared; `create_bundle` measures the best in FP32
         status.validation = validate(alone, config.input.spec, cases)
     status.done, status.left_s = 1.0, 0.0

@@ -95,6 +95,7 @@ class Learner:
         weights: LossConfig,
         arithmetic: Arithmetic,
         compare: Callable[[list[Tensor]], Tensor] | None = None,
+        average: Callable[[AnoSegNetwork, Tensor], Tensor] | None = None,
     ) -> float:
         """Update both networks from one batch.
 
@@ -103,10 +104,26 @@ class Learner:
             weights: The weights of the losses.
             arithmetic: Where and in what precision to compute.
             compare: Computes the memory's map from the levels of the backbone; None without a memory.
+            average: Averages gradients and loss over the processes of the training; None: there is one.
 
         Returns:
             The network's loss, which may be infinite or NaN.
         """
+        loss = self.backward(batch, weights, arithmetic, compare)
+        if average is not None:
+            loss = average(self.network, loss)
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), CLIP)
+        self.optimizer.step()
+        return float(loss.detach())
+
+    def backward(
+        self,
+        batch: Batch,
+        weights: LossConfig,
+        arithmetic: Arithmetic,
+        compare: Callable[[list[Tensor]], Tensor] | None,
+    ) -> Tensor:
+        """Compute the network's gradients from one batch, and update the discriminator; return the network's loss."""
         device = arithmetic.device
         frames = batch.frames.to(device, non_blocking=True).float()
         coords = batch.coords.to(device, non_blocking=True).float()
@@ -132,9 +149,7 @@ class Learner:
         loss = torch.stack([getattr(weights, name) * value for name, value in losses.items()]).sum()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), CLIP)
-        self.optimizer.step()
-        return float(loss.detach())
+        return loss
 
     def _step_discriminator(self, real: Tensor, generated: tuple[Tensor, Tensor]) -> None:
         loss = discriminator_loss(self.discriminator, real, generated)
