@@ -58,6 +58,7 @@ NOT_OURS = {
     "plc-env/bin/python": "the PLC of an example; tests/daemon/bridge runs it",
     "plc-env/bin/enip_server": "the memory of a controller; tests/daemon/bridge runs it",
     "plc-env/bin/enip_client": "reads and writes it; tests/daemon/bridge runs it",
+    "torchrun": "comes with PyTorch; tests/trainer/training runs it",
     "uaread": "an OPC UA client; tests/daemon/bridge runs it",
     "uawrite": "an OPC UA client; tests/daemon/bridge runs it",
     "mosquitto_sub": "an MQTT subscriber; tests/daemon/bridge runs it",

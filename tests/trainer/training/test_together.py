@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from support.anoseg_train_command import ENVIRONMENT, run
+from support.anoseg_train_command import COMMAND, ENVIRONMENT, run
 
 from anoseg_engines.bundle import load_bundle, versions
 from anoseg_engines.errors import ConfigError
@@ -21,8 +21,8 @@ training: {batch: 8, ema: 0.8, validate_every: 1000, learning_rate: 0.004, threa
 
 def torchrun(*arguments):
     """Run `anoseg-train` in two processes."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["-m", "anoseg_trainer.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
+    command += [*COMMAND, *map(str, arguments)]
     environment = {**ENVIRONMENT, "OMP_NUM_THREADS": "1"}  # torchrun would set it, and say so
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
 
