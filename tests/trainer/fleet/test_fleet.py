@@ -97,7 +97,9 @@ def test_what_is_killed_starts_again_and_all_finish_once(products):
         os.kill(training_of(second, b), signal.SIGKILL)
         said = second.communicate(timeout=300)[0]
     finally:
-        second.kill()
+        if second.poll() is None:
+            second.kill()
+            second.communicate()
     assert second.returncode == 0, said
     assert "b: is started again (1 of 3): its process on " in said
     assert "was killed by SIGKILL" in said

@@ -15,7 +15,7 @@ from anoseg_trainer.training.together import Together
 TINY = """
 input: {height: 96, width: 128}
 network: {encoder: scratch, widths: [16, 16, 32, 32, 32]}
-training: {batch: 8, ema: 0.8, validate_every: 1000, learning_rate: 0.004, threads: 1}
+training: {batch: 16, ema: 0.8, validate_every: 1000, learning_rate: 0.004, threads: 1}
 """
 
 
@@ -33,16 +33,16 @@ def test_two_processes_train_as_one(product, tmp_path):
     (tmp_path / "train.yaml").write_text(TINY)
     curves = {}
     for name, start in (("one", run), ("two", torchrun)):
-        options = ("--config", tmp_path / "train.yaml", "--steps", 60, "--work", tmp_path / name)
+        options = ("--config", tmp_path / "train.yaml", "--steps", 40, "--work", tmp_path / name)
         done = start("fit", "--data", product, "--out", tmp_path / "store" / name, *options)
         assert done.returncode == 0, done.stderr
         assert versions(tmp_path / "store" / name) == [1]
         curves[name] = load_bundle(tmp_path / "store" / name / "1").manifest.training["curve"]
-    one, two = (np.array([[p["step"], p["loss"], p["image_auroc"]] for p in curves[name]]) for name in ("one", "two"))
-    print(one, two)
+    names = ("step", "loss", "image_auroc", "pixel_ap")
+    one, two = (np.array([[point[key] for key in names] for point in curves[name]]) for name in ("one", "two"))
     assert (one[:, 0] == two[:, 0]).all()
-    assert np.allclose(one[:, 1], two[:, 1], rtol=0.1)
-    assert np.allclose(one[-1, 2], two[-1, 2], atol=0.05)
+    assert np.allclose(one[:, 1], two[:, 1], rtol=0.05)
+    assert np.allclose(one[-1, 2:], two[-1, 2:], atol=0.1)
 
 
 @pytest.mark.parametrize(

@@ -43,8 +43,9 @@ body { max-width: 1280px; }
 .counts b { font-size: 1.6em; display: block; } .counts div { background: #f8f8f8; }
 .strip { display: flex; height: 14px; margin: 8px 0 20px; } .strip a { flex: 1; margin-right: 1px; }
 .strip .failed, .strip .bad { background: #c22e2e; } .strip .care { background: #d99a00; } .strip .good { background: #2a8c3c; }
-.strip .not { background: #999; } .failed { border-color: #7d0000; } .strip .failed { background: #7d0000; }
-.not { border-color: #999; }
+.strip .not { background: #999; } .strip .failed { background: #7d0000; }
+.counts .failed { border-color: #7d0000; } .counts .not { border-color: #999; } .counts .bad { border-color: #c22e2e; }
+.counts .care { border-color: #d99a00; } .counts .good { border-color: #2a8c3c; }
 .fleet { width: 100%; } .fleet td, .fleet th { text-align: left; vertical-align: top; padding: 6px 10px; }
 .fleet td:first-child { border-left: 6px solid; padding-right: 0; } .fleet th:first-child { border-left: 6px solid #fff; }
 .fleet tr.good td:first-child { border-left-color: #2a8c3c; } .fleet tr.care td:first-child { border-left-color: #d99a00; }
@@ -182,21 +183,21 @@ def _cells(account: Account, work: Path) -> Iterator[str]:
         yield f'<td class="words">{escape(_why_not(account))}<small>{escape(_log(account, work))}</small></td>'
         return
     link = _link(training.work / figures.report, work)
-    trained = "without training" if not figures.steps else f"{figures.steps} steps in {figures.seconds / 60:.0f} min"
+    trained = "without training" if not figures.steps else f"{figures.seconds / 60:.0f} min"
     yield f'<td><a href="{link}"><b>{name}</b></a><small>version {figures.version}, {trained}</small></td>'
     yield f'<td class="answer">{WORDS[level]}<small>{counted(figures.images, "good image")}</small></td>'
     share = round(100 * figures.caught)
     caught = share_of(figures.defective - figures.escapes, figures.defective)
     yield f'<td>{caught}<div class="bar"><i style="width: {share}%"></i></div><small>{escape(figures.defects)}</small></td>'
-    yield f"<td>{_promise(figures)}<small>{share_of(figures.false_rejects, figures.good)} held out</small></td>"
+    yield f"<td>{_promise(figures)}<small>held out: {share_of(figures.false_rejects, figures.good)}</small></td>"
     yield f'<td class="words">{"".join(_to_do(account, figures))}</td>'
 
 
 def _promise(figures: Figures) -> str:
     if figures.promised is None:
         return "not known"
-    asked = f" (asked: {figures.asked:.3g})" if figures.missing else ""
-    return f"at most {figures.promised:.1%}".replace("%", " %") + asked
+    asked = f" (asked: {figures.asked:.1%})" if figures.missing else ""
+    return f"at most {figures.promised:.1%}{asked}".replace("%", " %")
 
 
 def _to_do(account: Account, figures: Figures) -> Iterator[str]:
@@ -205,9 +206,11 @@ def _to_do(account: Account, figures: Figures) -> Iterator[str]:
     if figures.level == "good":
         bundle = shown_name(account.training.out / str(figures.version))
         yield f"Release it: <code>anoseg-engine release {escape(bundle)}</code><br>"
+    elif figures.promised is None:
+        yield "Say which images show the same part (holdout.group), and train again.<br>"
     elif not figures.look_at:
         yield "See its report.<br>"
-    if figures.missing:
+    if figures.missing and figures.promised is not None:
         yield f"<small>{counted(figures.missing, 'more good part')} would support the share that you asked for.</small>"
     if figures.defects.startswith("synthetic"):
         yield "<small>Photograph some 20 defective parts: put them into test/&lt;defect&gt;.</small>"

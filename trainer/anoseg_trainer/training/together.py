@@ -91,7 +91,7 @@ class Together:
         """Begin a step: give the others the weights."""
         with _lost_process():
             self._go_on(network, more=True)
-            dist.broadcast(_flat(_learning(network)), src=0)
+            dist.broadcast(_flat([*_learning(network), *_statistics(network)]), src=0)
 
     def end(self, network: nn.Module) -> None:
         """Tell the others that there is no further step."""
@@ -102,21 +102,21 @@ class Together:
         """Wait for the next step and take its weights; return False if there is none."""
         if not self._go_on(network, more=False):
             return False
-        parameters = _learning(network)
-        weights = _flat(parameters)
-        dist.broadcast(weights, src=0)
-        _fill(parameters, weights)
+        state = [*_learning(network), *_statistics(network)]
+        vector = _flat(state)
+        dist.broadcast(vector, src=0)
+        _fill(state, vector)
         return True
 
     def average(self, network: nn.Module, loss: Tensor) -> Tensor:
-        """Average the gradients and the loss of all processes; only the first one gets the result."""
-        gradients = [p.grad for p in _learning(network) if p.grad is not None]
-        vector = _flat([*gradients, loss.detach().float()])
+        """Average gradients, statistics of the normalisation and loss of all processes; only the first one gets the result."""
+        averaged = [*(p.grad for p in _learning(network) if p.grad is not None), *_statistics(network)]
+        vector = _flat([*averaged, loss.detach().float()])
         with _lost_process():
             dist.reduce(vector, dst=0)
         if self.rank == 0:
             vector /= self.count
-            _fill(gradients, vector)
+            _fill(averaged, vector)
         return vector[-1]
 
     def _go_on(self, network: nn.Module, *, more: bool) -> bool:
@@ -128,6 +128,11 @@ class Together:
 
 def _learning(network: nn.Module) -> list[Tensor]:
     return [parameter for parameter in network.parameters() if parameter.requires_grad]
+
+
+def _statistics(network: nn.Module) -> list[Tensor]:
+    """Return the running means and variances of the normalisation."""
+    return [buffer for name, buffer in network.named_buffers() if name.rsplit(".", 1)[-1] in ("running_mean", "running_var")]
 
 
 def _flat(tensors: list[Tensor]) -> Tensor:
