@@ -48,7 +48,11 @@ def start(products, *more):
 def wait_for(condition, process=None):
     give_up_at = time.monotonic() + 250
     while not condition():
-        assert process is None or process.poll() is None, process.stdout.read()
+        if process is not None and process.poll() is not None:
+            said = process.stdout.read()
+            if "Ray cannot be used (The current node timed out during startup" in said:
+                pytest.skip("Ray could not start in its time: the machine is too busy")
+            pytest.fail(said)
         assert time.monotonic() < give_up_at
         time.sleep(0.02)
 

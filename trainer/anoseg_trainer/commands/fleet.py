@@ -74,7 +74,7 @@ def run(options: argparse.Namespace) -> None:
 
 def _train(place: Place, fleet: Fleet, accounts: list[Account], *, queues: bool) -> bool:
     """Train what is not finished; return whether it was stopped."""
-    begun = "waiting for a node" if queues else "starting"
+    begun = "queued" if queues else "starting"
     fleet.work.mkdir(parents=True, exist_ok=True)
     with StopSignals() as stop, Screen(Console(stderr=True), accounts, begun=begun) as screen:
         return supervise(

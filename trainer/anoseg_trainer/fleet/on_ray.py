@@ -13,7 +13,14 @@ from collections.abc import Sequence
 from anoseg_engines.ray_cluster import first_line  # before Ray: it sets what Ray reads when it is imported
 
 import ray
-from ray.exceptions import RayError, RayTaskError, TaskCancelledError
+from ray.exceptions import (
+    NodeDiedError,
+    OutOfMemoryError,
+    RayError,
+    RayTaskError,
+    TaskCancelledError,
+    WorkerCrashedError,
+)
 
 # isort: on
 
@@ -24,6 +31,12 @@ from anoseg_trainer.fleet.products_file import ProductTraining
 from anoseg_trainer.fleet.training_run import Ending, run_training
 
 SHARED = "every node needs images, configurations, stores and the work folder at the same paths"
+LOST = {
+    WorkerCrashedError: "the worker of Ray in which it ran was killed or crashed",
+    OutOfMemoryError: "Ray ended it, because the memory of its node ran out: raise cores, so that fewer train side by side",
+    NodeDiedError: "its node was lost",
+}
+"""What became of a task, in words."""
 GOES_ON = "the finished products stay finished: the same command goes on"
 """What to do if the cluster is lost."""
 
@@ -56,19 +69,28 @@ class OnRay:
                 what = f"{training.name} needs {training.cores} cores and {training.gpus:g} GPU on one node"
                 hint = f"the largest has {most[0]:g} cores and {most[1]:g} GPUs: lower cores or gpus, or add nodes"
                 raise ConfigError(f"{what}, and no node of the cluster has so many", hint=hint)
-        self._tasks: dict[ray.ObjectRef, str] = {}
+        self._tasks: dict[ray.ObjectRef, ProductTraining] = {}
+        self._has = ray.cluster_resources()
         self._stopping = False
 
     def start(self, training: ProductTraining) -> bool:
-        """Give a training to Ray, which starts it when a node has room. Return that it was taken."""
+        """Give a training to Ray if the cluster has room for it, so that one that starts again is not the last in Ray's queue.
+
+        Ray starts it when a node has room.
+        """
+        given = [*self._tasks.values(), training]
+        cores, gpus = sum(each.cores for each in given), sum(each.gpus for each in given)
+        if self._tasks and (cores > self._has.get("CPU", 0) or gpus > self._has.get("GPU", 0)):
+            return False
         task = ray.remote(num_cpus=training.cores, num_gpus=training.gpus, max_retries=0)(train_product)
-        self._tasks[task.options(name=training.name).remote(training)] = training.name
+        self._tasks[task.options(name=training.name).remote(training)] = training
         return True
 
     def endings(self, timeout_s: float) -> list[tuple[str, Ending]]:
         """Wait for trainings that end; return each with its product's name, or none after the time."""
         ready, _ = ray.wait(list(self._tasks), num_returns=1, timeout=timeout_s)
-        return [(self._tasks.pop(task), self._ending(task)) for task in ready]
+        self._has = ray.cluster_resources()  # nodes come and go
+        return [(self._tasks.pop(task).name, self._ending(task)) for task in ready]
 
     def stop(self) -> None:
         """Ask all trainings to end; `endings` still returns them."""
@@ -84,5 +106,6 @@ class OnRay:
                 return Ending("stopped", "", STOPPED, None)
             return Ending("lost", f"Ray: {first_line(error)}", 1, None)
         except RayError as error:
-            return Ending("lost", f"Ray lost it: {first_line(error)}", 1, None)
+            why = next((words for kind, words in LOST.items() if isinstance(error, kind)), f"Ray lost it: {first_line(error)}")
+            return Ending("lost", why, 1, None)
         return found

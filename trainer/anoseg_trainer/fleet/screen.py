@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from rich import box
 from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
@@ -13,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from anoseg_trainer.fleet.supervision import Account, Phase
+from anoseg_trainer.tables import LONG_NAME
 
 SUMMARY_EVERY_S = 60.0
 """How often a line sums up the progress where there is no terminal."""
@@ -21,7 +23,7 @@ FRAME_LINES = 6
 ORDER: tuple[Phase, ...] = ("training", "failed", "stopped", "waiting", "finished")
 """Which products come first, if the screen has no room for all."""
 COLOURS = {"training": "cyan", "failed": "red", "stopped": "yellow", "waiting": "dim", "finished": "green"}
-BAR = 12
+BAR = 10
 
 
 class Screen:
@@ -33,12 +35,12 @@ class Screen:
         Args:
             console: Where to show them.
             accounts: The products.
-            begun: What a training does of which nothing is heard yet: `starting`, or waiting for a node.
+            begun: What a training does of which nothing is heard yet: `starting`, or `queued` for a node.
         """
         self._console, self._accounts, self._begun = console, accounts, begun
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
         self._summed_at = time.monotonic()
-        self._width = max(len(account.training.name) for account in accounts)
+        self._width = max(len("… 100 more"), *(len(account.training.name) for account in accounts))
 
     def __enter__(self) -> Screen:
         if self._live is not None:
@@ -71,27 +73,28 @@ class Screen:
         return "; ".join([summary(self._accounts), *([f"in training: {', '.join(running)}"] if running else [])])
 
     def _table(self) -> Table:
-        table = Table(expand=False, pad_edge=False)
-        table.add_column("product", no_wrap=True, max_width=28)
-        table.add_column("state", no_wrap=True)
-        table.add_column("done", no_wrap=True)
-        for title in ("step", "AUROC", "left"):
-            table.add_column(title, justify="right", no_wrap=True)
-        table.add_column("remark", overflow="ellipsis", no_wrap=True)
-        ordered = sorted(self._accounts, key=lambda account: ORDER.index(account.phase))
+        table = Table(expand=True, pad_edge=False, box=box.SIMPLE_HEAD)
+        table.add_column("product", width=min(self._width, LONG_NAME), no_wrap=True)
+        table.add_column("state", width=max(len(self._begun), len("preparing")), no_wrap=True)
+        table.add_column("done", width=BAR + 5, no_wrap=True)
+        for title, width in (("step", 6), ("AUROC", 5), ("left", 7)):
+            table.add_column(title, width=width, justify="right", no_wrap=True)
+        table.add_column("remark", ratio=1, overflow="ellipsis", no_wrap=True)
+        ordered = sorted(self._accounts, key=lambda account: ORDER.index(_phase(account)))
         room = max(3, self._console.height - FRAME_LINES)
         shown = ordered if len(ordered) <= room else ordered[: room - 1]
         for account in shown:
-            table.add_row(*self._cells(account), style="dim" if account.phase == "waiting" else None)
-        if left := Counter(account.phase for account in ordered[len(shown) :]):
-            table.add_row(f"… {sum(left.values())} more", ", ".join(f"{n} {phase}" for phase, n in left.items()))
+            table.add_row(*self._cells(account), style="dim" if _phase(account) == "waiting" else None)
+        if left := Counter(_phase(account) for account in ordered[len(shown) :]):
+            kinds = ", ".join(f"{n} {phase}" for phase, n in left.items())
+            table.add_row(f"… {sum(left.values())} more", *[""] * 5, kinds)
         return table
 
     def _cells(self, account: Account) -> Iterator[str | Text]:
         status, running = account.status, account.phase == "training"
         state = (self._begun if status is None else status.state) if running else account.phase
         yield escape(account.training.name)
-        yield Text(state, style=COLOURS[account.phase])
+        yield Text(state, style=COLOURS[_phase(account)])
         done = 1.0 if account.phase == "finished" else status.done if running and status is not None else 0.0
         filled = round(done * BAR)
         bar = "━" * filled + " " * (BAR - filled) + f" {done:4.0%}"
@@ -102,11 +105,17 @@ class Screen:
         yield Text(_remark(account))
 
 
+def _phase(account: Account) -> Phase:
+    """Return the phase; a training of which nothing is heard yet waits for a node."""
+    return "waiting" if account.phase == "training" and account.status is None else account.phase
+
+
 def _remark(account: Account) -> str:
     if account.phase == "failed":
         return account.reason
     if account.phase == "finished" and account.status is not None and account.status.figures is not None:
-        return account.status.figures.answer
+        figures = account.status.figures
+        return f"version {figures.version} rejects {figures.caught:.1%} of {figures.defective} {figures.defects}"
     if account.restarts:
         return f"started again {len(account.restarts)}×: {account.restarts[-1].splitlines()[0]}"
     return account.plan.why if account.phase == "waiting" else ""
@@ -114,7 +123,7 @@ def _remark(account: Account) -> str:
 
 def summary(accounts: Sequence[Account]) -> str:
     """Count the products in each phase, in words."""
-    counts = Counter(account.phase for account in accounts)
+    counts = Counter(_phase(account) for account in accounts)
     rest = [f"{counts[phase]} {phase}" for phase in ("failed", "stopped", "training", "waiting") if counts[phase]]
     return ", ".join([f"{counts['finished']} of {len(accounts)} finished", *rest])
 
