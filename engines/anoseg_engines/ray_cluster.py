@@ -23,6 +23,8 @@ from anoseg_engines.errors import AnosegError, ConfigError
 
 LOCAL = "local"
 """The address that starts Ray on this machine, for this run."""
+SLOW = "timed out during startup"
+"""What Ray says if the machine is so busy that its own processes are not ready in time; the next attempt may be in time."""
 CONNECT_S = 10.0
 OBJECT_STORE_BYTES = 256 << 20
 """Shared memory of a cluster that is started here. What our commands put there is small."""
@@ -40,12 +42,17 @@ def ray_cluster(address: str, goes_on: str) -> Iterator[None]:
         ConfigError: It is no address.
         AnosegError: The cluster cannot be reached, or was lost.
     """
-    local = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES} if address == LOCAL else {}
     _knock(address)
     with contextlib.redirect_stdout(sys.stderr):
         try:
-            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **local)
-        except Exception as error:  # a node that is slow to start is a plain Exception
+            try:
+                _connect(address)
+            except Exception as error:  # a node that is slow to start is a plain Exception
+                if address != LOCAL or SLOW not in str(error):
+                    raise
+                ray.shutdown()
+                _connect(address)
+        except Exception as error:
             what = f"--ray {address}: Ray cannot be used ({first_line(error)})"
             raise AnosegError(what, hint="is `ray status` well there?") from error
         try:
@@ -54,6 +61,11 @@ def ray_cluster(address: str, goes_on: str) -> Iterator[None]:
             raise AnosegError(f"--ray {address}: Ray failed ({first_line(error)})", hint=goes_on) from error
         finally:
             ray.shutdown()
+
+
+def _connect(address: str) -> None:
+    local = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES} if address == LOCAL else {}
+    ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **local)
 
 
 def _knock(address: str) -> None:
