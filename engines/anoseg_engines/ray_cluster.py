@@ -28,6 +28,9 @@ SLOW = "timed out during startup"
 CONNECT_S = 10.0
 OBJECT_STORE_BYTES = 256 << 20
 """Shared memory of a cluster that is started here. What our commands put there is small."""
+_SETTINGS = 4
+_HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, _SETTINGS, 0, 0, 0, 0, 0))
+"""How each side of a gRPC connection begins: with a frame of settings, the client after these words (RFC 9113, section 3.4)."""
 
 
 @contextlib.contextmanager
@@ -42,7 +45,7 @@ def ray_cluster(address: str, goes_on: str) -> Iterator[None]:
         ConfigError: It is no address.
         AnosegError: The cluster cannot be reached, or was lost.
     """
-    _knock(address)
+    _check_address(address)
     with contextlib.redirect_stdout(sys.stderr):
         try:
             try:
@@ -54,7 +57,7 @@ def ray_cluster(address: str, goes_on: str) -> Iterator[None]:
                 _connect(address)
         except Exception as error:
             what = f"--ray {address}: Ray cannot be used ({first_line(error)})"
-            raise AnosegError(what, hint="is `ray status` well there?") from error
+            raise AnosegError(what, hint=_hint(address)) from error
         try:
             yield
         except RayError as error:
@@ -68,12 +71,12 @@ def _connect(address: str) -> None:
     ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **local)
 
 
-def _knock(address: str) -> None:
-    """Check that somebody answers at the address: Ray would end this process if nobody does.
+def _check_address(address: str) -> None:
+    """Check that a cluster's head may be at the address: otherwise Ray would try for minutes, and then end this process.
 
     Raises:
         ConfigError: It is no address.
-        AnosegError: Nobody answers.
+        AnosegError: Nobody answers, or another program.
     """
     if address in (LOCAL, "auto"):
         return
@@ -81,10 +84,25 @@ def _knock(address: str) -> None:
     if not host or not port.isdecimal():
         raise ConfigError(f"--ray {address}: is not an address", hint="write it as 10.0.0.5:6379, or give auto")
     try:
-        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
+        with socket.create_connection((host, int(port)), timeout=CONNECT_S) as connection:
+            connection.sendall(_HTTP2_GREETING)
+            answer = b"" if _uses_tls() else connection.recv(4, socket.MSG_WAITALL)
     except (OSError, OverflowError) as error:
         what = f"--ray {address}: the cluster cannot be reached ({getattr(error, 'strerror', None) or error})"
         raise AnosegError(what, hint="start it with `ray start --head` there, or check the address") from error
+    if not _uses_tls() and answer[3:] != bytes((_SETTINGS,)):
+        hint = "`ray start --head` prints the address; its port is usually 6379"
+        raise AnosegError(f"--ray {address}: another program than Ray answers there", hint=hint)
+
+
+def _hint(address: str) -> str:
+    if address not in (LOCAL, "auto") and os.environ.get("RAY_AUTH_MODE") != "token":  # Ray tells no address a token unasked
+        return "does the cluster ask for a token? Then set RAY_AUTH_MODE=token here; docs/reinspect.md says how"
+    return "is `ray status` well there?"
+
+
+def _uses_tls() -> bool:
+    return os.environ.get("RAY_USE_TLS", "0") != "0"
 
 
 def first_line(error: Exception) -> str:

@@ -30,9 +30,11 @@ from support.paths import DEMO
 from anoseg_engines.bundle import load_bundle
 from anoseg_engines.engine import Engine
 from anoseg_engines.loading import load_engine
+from anoseg_engines.ray_cluster import LOCAL
 from anoseg_engines.reinspection.image_list import find_images
-from anoseg_engines.reinspection.on_ray import LOCAL, EngineOnRay, inspect_on_ray
+from anoseg_engines.reinspection.on_ray import inspect_on_ray
 from anoseg_engines.reinspection.on_this_machine import inspect_here
+from anoseg_engines.reinspection.ray_nodes import EngineOnRay
 from anoseg_engines.reinspection.result_folder import ResultFolder, RunRecord
 
 CORES = multiprocessing.cpu_count()

@@ -17,7 +17,6 @@ import dataclasses
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -30,6 +29,7 @@ from support.anosegd_line import alive
 from support.archive import Result, make_archive, plain_loop, results_of
 from support.paths import DEMO
 from support.processors import processes_of
+from support.ray_nodes import RayNodes
 from support.tiny_bundle import tiny_draft
 
 from anoseg_engines.bundle import load_bundle
@@ -54,7 +54,7 @@ class Rig:
             self.bundle = write_bundle(folder / "tiny", draft).path
         self.shards = -(-n // SHARD_SIZE)
         self.problems: list[str] = []
-        self.nodes: list[subprocess.Popen[bytes]] = []
+        self.nodes = RayNodes(folder)
         began = time.monotonic()
         paths = make_archive(folder / "images", n)
         print(f"{n} images written in {time.monotonic() - began:.0f} s", flush=True)
@@ -86,7 +86,7 @@ class Rig:
             if what == "actor":
                 self._kill_actor(name)
             else:
-                _kill_all([process.pid] if what == "command" else processes_of(self.nodes[-1].pid))
+                self.nodes.kill(1) if what == "node" else process.kill()
             print(f"{name}: {what} killed after {len(list(out.glob('*.parquet')))} of {self.shards} shards", flush=True)
             if what == "command":
                 process.wait()
@@ -108,7 +108,7 @@ class Rig:
         program = "from anoseg_engines.cli import main; main()"
         options = ["--bundle", str(self.bundle), "--images", str(self.folder / "images"), "--out", str(out)]
         command = [sys.executable, "-c", program, "reinspect", *options, "--shard-size", str(SHARD_SIZE), *more]
-        return subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, env=self.nodes.environment)
 
     def _kill_actor(self, name: str) -> None:
         """Kill one of the actors below this process."""
@@ -127,7 +127,8 @@ class Rig:
         give_up_at = time.monotonic() + 60
         while left := [pid for pid in pids if alive(pid)]:
             if time.monotonic() > give_up_at:
-                self.problems.append(f"{name}: {len(left)} processes of the killed command still run")
+                said = ", ".join(map(_command_line, left))
+                self.problems.append(f"{name}: {len(left)} processes of the killed command still run: {said}")
                 _kill_all(left)
                 return
             time.sleep(0.1)
@@ -137,25 +138,11 @@ class Rig:
         if changed:
             self.problems.append(f"{name}: {changed} finished shards were written again")
 
-    def start_nodes(self) -> str:
-        """Start two Ray nodes with a core each; return the address of the head."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        address = f"127.0.0.1:{port}"
-        ray = str(Path(sys.executable).with_name("ray"))
-        common = ["--num-cpus", "1", "--object-store-memory", str(256 << 20), "--disable-usage-stats", "--block"]
-        head = ["--head", "--node-ip-address", "127.0.0.1", "--port", str(port), "--include-dashboard", "false"]
-        for role in (head, ["--address", address]):
-            self.nodes.append(subprocess.Popen([ray, "start", *role, *common], stdout=subprocess.DEVNULL))
-            time.sleep(10)
-        return address
 
-    def stop_nodes(self) -> None:
-        """End the nodes and what they started."""
-        for node in self.nodes:
-            _kill_all(processes_of(node.pid))
-            node.wait()
+def _command_line(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")[:100]
+    return str(pid)
 
 
 def _kill_all(pids: list[int]) -> None:
@@ -173,11 +160,10 @@ def main() -> None:
         rig = Rig(Path(folder), given.images, given.network)
         rig.run("one process", [], [(share, "command") for share in (0.1, 0.25, 0.4, 0.6, 0.8)])
         rig.run("ray", ["--ray", "--engines", "2"], [(0.1, "actor"), (0.3, "actor"), (0.5, "command"), (0.7, "actor")])
-        try:
-            address = rig.start_nodes()
-            rig.run("two nodes", ["--ray", address], [(0.2, "node"), (0.5, "command")])
-        finally:
-            rig.stop_nodes()
+        with rig.nodes as nodes:
+            nodes.start()
+            nodes.start()
+            rig.run("two nodes", ["--ray", nodes.address], [(0.2, "node"), (0.5, "command")])
     for problem in rig.problems:
         print(f"PROBLEM {problem}")
     sys.exit(1 if rig.problems else 0)

@@ -41,6 +41,8 @@ _REFUSALS = (
     "permission denied",
 )
 """What a server says that will not let the archive in; a restart changes nothing."""
+_UNPROVEN = ("certificate verify failed", "root certificate file", "server certificate for", "does not support SSL")
+"""What libpq says if the connection would not be as safe as `sslmode` demands."""
 _RIGHTS = "42501"
 _DISK_FULL = "53100"
 _READ_ONLY = "25006"
@@ -150,6 +152,10 @@ def in_words(error: psycopg.Error, database: Database) -> AnosegError:
     if error.sqlstate == _RIGHTS:
         hint = f"give this user the right: GRANT CREATE ON DATABASE …, or make it the owner of the schema {database.schema}"
         return ConfigError(what, hint=hint)
+    if error.sqlstate is None and any(words in said for words in _UNPROVEN):
+        return ConfigError(
+            what, hint="see sslmode and sslrootcert of `database` in docs/archive.md, and the server's certificate"
+        )
     refused = "no password supplied" in said or ("FATAL" in said and any(words in said for words in _REFUSALS))
     if error.sqlstate is None and refused:
         return ConfigError(what, hint="see database in the configuration, and the server's pg_hba.conf")

@@ -127,8 +127,9 @@ class StationReader(Worker):
             self._note_trouble(error.code, error.message)
             return AFTER_TROUBLE_S
         except OtherStationError as error:
-            detail = f"the journal is that of {error.other}, which is archived already: two names for one station"
-            self._note_trouble("same_station", detail)
+            why = f"either {self.name} and {error.other} are one station, or their addresses were exchanged"
+            detail = f"the station at {self._control} is archived as {error.other}: {why}. Correct the configuration"
+            self._note_trouble("other_station", detail)
             return AFTER_TROUBLE_S
         except _SetBackError as error:
             self._note_trouble("journal_set_back", str(error))

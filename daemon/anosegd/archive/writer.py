@@ -36,7 +36,7 @@ RETRY_S = 2.0
 SEEN_EVERY = 10
 """What stations said about themselves is written once in so many of their rounds."""
 HUNG_S = 60.0
-"""The database has not answered a statement for this long: the connection is broken off."""
+"""The database has not answered a statement for this long, other than a change of its tables: the connection is broken off."""
 
 
 _ROWS_REFUSED = (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.ProgramLimitExceeded, psycopg.errors.RaiseException)
@@ -184,7 +184,10 @@ class Writer(Worker):
         """Connect, and write until asked to stop or until the database is lost."""
         connection = self._connection = connect(self._database)
         self._busy_since = time.monotonic()
+        schema.version_of(connection, self._database)
+        self._busy_since = None  # a step that changes a large table, or another archive that does, may take hours
         steps = schema.migrate(connection, self._database)
+        self._busy_since = time.monotonic()
         if steps:
             logs.info("archive.schema_changed", schema=self._database.schema, steps=" ".join(steps))
         store, retention = Store(connection), Retention(self._config)

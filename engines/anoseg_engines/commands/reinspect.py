@@ -117,7 +117,8 @@ def _inspect(options: argparse.Namespace, bundle: Bundle, images: ImageList, res
     before = sum(len(result.record.rows_of(shard)) for shard in result.finished)
     if options.ray is not None:
         with extra_packages("anoseg-engine reinspect --ray"):
-            from anoseg_engines.reinspection.on_ray import EngineOnRay, inspect_on_ray
+            from anoseg_engines.reinspection.on_ray import inspect_on_ray
+            from anoseg_engines.reinspection.ray_nodes import EngineOnRay
         engine_on_ray = EngineOnRay(
             bundle=bundle.path.absolute(),
             runtime=options.runtime,

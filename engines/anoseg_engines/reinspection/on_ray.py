@@ -10,7 +10,6 @@ import logging
 import pickle
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -30,31 +29,15 @@ from anoseg_engines.files import shown_name
 from anoseg_engines.loading import load_engine
 from anoseg_engines.reinspection.image_inspection import ImageInspector
 from anoseg_engines.reinspection.image_list import ImageList, ListedImage
+from anoseg_engines.reinspection.ray_nodes import EngineOnRay, check_nodes, check_version
 from anoseg_engines.reinspection.result_folder import ResultFolder, shard_path
 from anoseg_engines.reinspection.result_rows import shard_bytes
+from anoseg_engines.version import installed_version
 from anoseg_engines.words import agreeing, counted
 
 TRIES = 6
 """How often a shard is tried whose actor dies, before the run ends: an image might crash every engine."""
 GOES_ON = "the finished shards stay: the same command goes on"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineOnRay:
-    """The engine of each actor.
-
-    Attributes:
-        bundle: The bundle's folder, at the same path on every node.
-        cpus: Processor cores of an engine, which are also its threads.
-        gpus: GPUs of an engine; a share is possible.
-        engines: How many there are; None: as many as the cluster has cores or GPUs for.
-    """
-
-    bundle: Path
-    runtime: str
-    cpus: int
-    gpus: float
-    engines: int | None
 
 
 class ShardInspector:
@@ -63,11 +46,12 @@ class ShardInspector:
     An error is a result like any other. Ray would wrap one that is raised, and start the actor again.
     """
 
-    def __init__(self, engine: EngineOnRay, digest: str, source: str, record: bytes) -> None:
+    def __init__(self, engine: EngineOnRay, digest: str, source: str, record: bytes, version: str) -> None:
         self._record = record
         self._failure: AnosegError | None = None
         try:
             node = f"node {ray.util.get_node_ip_address()}"
+            check_version(ray.util.get_node_ip_address(), installed_version(), version)  # the node may have come later
             if not Path(source).exists():
                 raise ConfigError(f"{node}: {source} is not there", hint="every node needs the images at the same path")
             bundle = load_bundle(engine.bundle)
@@ -105,12 +89,12 @@ def inspect_on_ray(
         on_images: Called with the number of images that were just inspected.
 
     Raises:
-        ConfigError: The cluster is too small, or a node does not have the images.
+        ConfigError: The cluster is too small, or a node does not have the images or this version of the package.
         EngineError: An actor refused the bundle, or its runtime failed.
         AnosegError: The cluster cannot be reached or was lost, or the result cannot be written.
     """
     with ray_cluster(address, GOES_ON):
-        number = _number_of_engines(engine)
+        number = check_nodes(engine)
         shards = result.to_do()
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
@@ -132,6 +116,7 @@ def inspect_on_ray(
                     result.record.engine_digest,
                     str(images.source.absolute()),
                     result.metadata(),
+                    installed_version(),
                 ),
             )
         try:
@@ -144,22 +129,6 @@ def inspect_on_ray(
             what = f"--ray {address}: Ray failed ({first_line(error)}); {first_not_finished(images, result)}"
             hint = f"{GOES_ON}; if an image makes engines crash, find it among these and leave it out of the list"
             raise AnosegError(what, hint=hint) from error
-
-
-def _number_of_engines(engine: EngineOnRay) -> int:
-    """Return for how many engines the cluster has room, or how many were asked for.
-
-    Raises:
-        ConfigError: There is no room for one, or for so many.
-    """
-    has = ray.cluster_resources()
-    cores, gpus = has.get("CPU", 0), has.get("GPU", 0)
-    room = int(cores // engine.cpus) if not engine.gpus else int(min(cores // engine.cpus, gpus / engine.gpus))
-    if room < max(1, engine.engines or 1):
-        needs = f"{engine.engines or 1} × ({engine.cpus} cores, {engine.gpus:g} GPUs)"
-        what = f"the cluster has {cores:g} cores and {gpus:g} GPUs, too few for {needs}"
-        raise ConfigError(what, hint="change --engines, --cpus or --gpus, or add nodes")
-    return engine.engines or room
 
 
 def first_not_finished(images: ImageList, result: ResultFolder) -> str:

@@ -72,16 +72,40 @@ def test_two_names_for_one_station_and_one_name_of_two(
     alias.symlink_to(one.folder)
     archive = make_archive(**{"press-4": one.control, "press-5": other.control, "press-6": f"ipc://{alias}/control"})
     database.wait_for_verdicts(200)
-    archive.wait_for("archive.alarm", kind="same_station")
+    archive.wait_for("archive.alarm", kind="other_station")
     archive.wait_for("archive.alarm", kind="same_name")
     assert archive.terminate() == 0
     stations = {row[0] for row in database.query("SELECT DISTINCT station FROM anoseg.verdict")}
-    refused = [row[0] for row in database.events("same_station")]
+    refused = [row[0] for row in database.events("other_station")]
     assert len(refused) == 1
     assert {*stations, *refused} == {"press-4", "press-5", "press-6"}
     for station in (one, other):
         station.terminate()
     assert differences(database.verdicts(), one.journal() | other.journal()) == []
+
+
+def test_two_stations_whose_addresses_were_exchanged(
+    make_station: Callable[..., JournalStation], make_archive: Callable[..., Archive], database: Database
+) -> None:
+    """Both are an alarm that names the other one, and nothing is archived under a wrong name. Put right, it goes on."""
+    stations = make_station("press-4", 50), make_station("press-5", 50)
+    archive = make_archive(*stations)
+    database.wait_for_verdicts(100)
+    assert archive.terminate() == 0
+    archive = make_archive(**{"press-4": stations[1].control, "press-5": stations[0].control})
+    for name, other in (("press-4", "press-5"), ("press-5", "press-4")):
+        archive.wait_for("archive.alarm", kind="other_station", station=name)
+        assert any(f"is archived as {other}: either" in str(line.get("why")) for line in archive.events)
+    assert archive.terminate() == 0
+    for station in stations:
+        station.terminate()
+        station._command[4] = "60"
+        station.start()
+    archive = make_archive(*stations)
+    database.wait_for_verdicts(120)
+    assert archive.terminate() == 0
+    named = "SELECT count(*) FROM anoseg.verdict WHERE station = header ->> 'station'"
+    assert database.query(named) == [(120,)]
 
 
 def test_a_station_gets_another_name(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from support.anosegd_line import run_anosegd
+from support.bridge_process import free_port
 from support.postgres import FAST, Postgres, running
 from support.small_disk import fill, mounted
 from support.verdict_archive import Archive, Database, JournalStation
@@ -84,6 +85,32 @@ def test_an_address_with_a_password_that_is_not_escaped(tmp_path: Path, password
     """The rest of the password would pass for the name of a machine or a database, and would be shown."""
     done = archive_of(tmp_path, f"postgresql://me:{password}@db.invalid/plant", "", "--dry-run")
     assert (done.returncode, "%40" in done.stderr) == (2, True), done.stderr
+
+
+def test_a_server_that_cannot_prove_who_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `sslmode=verify-full`, a server with the right certificate is used; one with another, or with none, is refused."""
+    tls = pytest.importorskip("anosegd.view.tls")
+    port = str(free_port())
+    monkeypatch.setenv("PGPORT", port)
+    server = Postgres(*FAST, "listen_addresses=127.0.0.1", f"port={port}")
+    try:
+        for name in ("server", "other"):
+            tls.own_certificate(server.folder / name, ["localhost"])
+            os.chown(server.folder / name, server.folder.stat().st_uid, -1)
+        where = "host=localhost hostaddr=127.0.0.1 user=postgres dbname=postgres sslmode=verify-full sslrootcert="
+        server.start()
+        done = archive_of(tmp_path, f"{where}{server.folder}/server", "", "--dry-run")
+        assert (done.returncode, "does not support SSL" in done.stderr) == (2, True), done.stderr
+        server.stop()
+        server.settings += ["ssl=on", *(f"ssl_{part}_file={server.folder}/server" for part in ("cert", "key"))]
+        server.start()
+        done = archive_of(tmp_path, f"{where}{server.folder}/server", "", "--dry-run")
+        assert "would be created" in done.stdout, done.stderr
+        for root, said in (("other", "certificate verify failed"), ("none", "root certificate file")):
+            done = archive_of(tmp_path, f"{where}{server.folder}/{root}", "", "--dry-run")
+            assert (done.returncode, said in done.stderr, "sslrootcert" in done.stderr) == (2, True, True), done.stderr
+    finally:
+        server.close()
 
 
 def test_a_dry_run_finds_missing_rights(guarded: Postgres, database: Database, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from support.verdict_archive import Archive, JournalStation
 from support.verdict_archive import Database as Tables
 
 from anosegd.archive import schema
+from anosegd.archive import writer as writer_module
 from anosegd.archive.config import ArchiveConfig, StationConfig
 from anosegd.archive.database import DEFAULTS, Database, connect, in_words
 from anosegd.archive.rows import ArchiveEvent, Batch, PageError, journal_of, verdict_row
@@ -67,6 +69,50 @@ def test_rows_that_the_database_refuses_stop_one_station_only(
         assert writer.join(10)
     assert [row[:2] for row in database.events("page_refused")] == [("press-4", "page_refused")]
     assert database.query("SELECT station FROM anoseg.verdict") == [("press-5",)]
+
+
+@pytest.fixture
+def hung_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer_module, "HUNG_S", 0.5)
+
+
+@pytest.mark.usefixtures("hung_after")
+def test_a_database_that_hangs_is_left(
+    store: Store, place: Database, database: Tables, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Somebody holds a table: the connection is broken off, the batch is not stored, and a new connection is made."""
+    writer = Writer(ArchiveConfig(stations={"press-4": StationConfig()}), place)
+    writer.start()
+    try:
+        wait_until(lambda: writer.is_up, "the writer is up")
+        with psycopg.connect(database.conninfo) as other, ThreadPoolExecutor(1) as pool:
+            other.execute("LOCK TABLE anoseg.event")
+            stored = pool.submit(writer.store, Batch("press-4", events=[ArchiveEvent("silent", True, "")]))
+            wait_until(lambda: writer.break_off_if_hung() or stored.done(), "the batch is given up")
+            assert isinstance(stored.exception(), NotStoredError)
+        wait_until(lambda: writer.is_up, "the writer is up again")
+        assert "archive.database_hung" in caplog.messages
+    finally:
+        writer.stop()
+        assert writer.join(10)
+
+
+@pytest.mark.usefixtures("hung_after")
+def test_a_change_of_the_tables_may_take_long(
+    place: Database, database: Tables, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is not taken for a database that hangs: it would begin again and again, and never end."""
+    steps = [*schema.migrations(), schema.Migration("900_slow.sql", "SELECT pg_sleep(2)")]
+    monkeypatch.setattr(schema, "migrations", lambda: steps)
+    writer = Writer(ArchiveConfig(stations={"press-4": StationConfig()}), place)
+    writer.start()
+    try:
+        wait_until(lambda: writer.break_off_if_hung() or writer.is_up or not writer.alive, "the tables are made")
+        assert database.query("SELECT version FROM anoseg.schema_version") == [(900,)]
+        assert "archive.database_hung" not in caplog.messages
+    finally:
+        writer.stop()
+        assert writer.join(10)
 
 
 def test_what_a_station_says_is_stored_without_what_postgresql_does_not_take(store: Store) -> None:

@@ -3,8 +3,10 @@
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +15,7 @@ import cv2
 import numpy as np
 import pytest
 from support.processors import processes_of
+from support.ray_nodes import RayNodes
 from support.tiny_bundle import bad_part, good_part, write_tiny_bundle
 
 from anoseg_engines.bundle import load_bundle
@@ -23,6 +26,7 @@ import pyarrow.parquet as pq
 
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
 MAIN = "from anoseg_engines.cli import main; main()"
+REINSPECT = [sys.executable, "-c", MAIN, "reinspect"]
 
 
 def rows_of(out: Path) -> list[dict[str, object]]:
@@ -104,6 +108,51 @@ def test_a_cluster_that_cannot_be_reached(tmp_path: Path) -> None:
     )  # fmt: skip
     assert (done.returncode, "--ray 127.0.0.1:1: the cluster cannot be reached" in done.stderr) == (1, True), done.stderr
     assert "Traceback" not in done.stderr
+
+
+@needs_ray
+def test_another_program_at_the_address(tmp_path: Path) -> None:
+    """It is named with exit code 1; Ray itself would try for minutes to talk to it."""
+    write_tiny_bundle(tmp_path / "tiny")
+    cv2.imwrite(str(tmp_path / "0.png"), good_part())
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(100)
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        done = subprocess.run(
+            [*REINSPECT, "--bundle", "tiny", "--images", ".", "--out", "out", "--ray", f"127.0.0.1:{port}"],
+            capture_output=True, text=True, cwd=tmp_path,
+        )  # fmt: skip
+        thread.join()
+    said = f"--ray 127.0.0.1:{port}: another program than Ray answers there"
+    assert (done.returncode, said in done.stderr) == (1, True), done.stderr
+
+
+@pytest.mark.long
+@needs_ray
+def test_a_node_with_another_version(tmp_path: Path) -> None:
+    """It is refused by name before an image is inspected, and so is a cluster whose token the command does not have."""
+    write_tiny_bundle(tmp_path / "tiny")
+    cv2.imwrite(str(tmp_path / "0.png"), good_part())
+    other = tmp_path / "other" / "anoseg_edge-9.9.dist-info"
+    other.mkdir(parents=True)
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: anoseg-edge\nVersion: 9.9\n")
+    with RayNodes(tmp_path) as nodes:
+        nodes.start({"PYTHONPATH": str(other.parent)})
+        command = [*REINSPECT, "--bundle", "tiny", "--images", ".", "--out", "out", "--ray", nodes.address]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=nodes.environment)
+        refused = "node 127.0.0.1: has version 9.9 of anoseg-edge" in done.stderr
+        assert (done.returncode, refused, list((tmp_path / "out").glob("*.parquet"))) == (2, True, []), done.stderr
+        without = {key: value for key, value in os.environ.items() if not key.startswith("RAY_AUTH")}
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=without)
+        assert (done.returncode, "set RAY_AUTH_MODE=token" in done.stderr) == (1, True), done.stderr
 
 
 @pytest.mark.parametrize(("package", "extra", "more"), [("pyarrow", "parquet", []), ("ray", "fleet", ["--ray"])])
