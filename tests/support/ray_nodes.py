@@ -35,8 +35,12 @@ class RayNodes:
         ray = str(Path(sys.executable).with_name("ray"))
         said = self._folder / f"node-{len(self._nodes)}.log"
         with said.open("wb") as log:
+            unbuffered = {"PYTHONUNBUFFERED": "1"}  # otherwise its words stay in a buffer until it ends
             node = subprocess.Popen(
-                [ray, "start", *role, *common], stdout=log, stderr=log, env={**self.environment, **(environment or {})}
+                [ray, "start", *role, *common],
+                stdout=log,
+                stderr=log,
+                env={**self.environment, **unbuffered, **(environment or {})},
             )
         self._nodes.append(node)
         wait_until(lambda: node.poll() is not None or "Ray runtime started" in said.read_text(), "the node runs")
