@@ -9,11 +9,14 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from support.anosegd_line import wait_until
 from support.processors import processes_of
+
+PATIENCE_S = 180.0
+"""How long a node may take to start: half a minute was seen on a busy machine."""
 
 
 class RayNodes:
@@ -43,8 +46,11 @@ class RayNodes:
                 env={**self.environment, **unbuffered, **(environment or {})},
             )
         self._nodes.append(node)
-        wait_until(lambda: node.poll() is not None or "Ray runtime started" in said.read_text(), "the node runs")
-        assert node.poll() is None, said.read_text()
+        give_up_at = time.monotonic() + PATIENCE_S
+        while "Ray runtime started" not in said.read_text():
+            assert node.poll() is None, said.read_text()
+            assert time.monotonic() < give_up_at, said.read_text()
+            time.sleep(0.2)
 
     def kill(self, number: int) -> None:
         """Kill a node and everything below it, as if its machine was switched off."""
