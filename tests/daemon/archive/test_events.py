@@ -99,13 +99,13 @@ def test_two_stations_whose_addresses_were_exchanged(
     assert archive.terminate() == 0
     for station in stations:
         station.terminate()
-        station._command[4] = "60"
+        station._command[4] = "100"
         station.start()
     archive = make_archive(*stations)
-    database.wait_for_verdicts(120)
+    database.wait_for_verdicts(200)
     assert archive.terminate() == 0
     named = "SELECT count(*) FROM anoseg.verdict WHERE station = header ->> 'station'"
-    assert database.query(named) == [(120,)]
+    assert database.query(named) == [(200,)]
 
 
 def test_a_station_gets_another_name(
