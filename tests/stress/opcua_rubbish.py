@@ -30,8 +30,8 @@ WAIT_S = 0.005
 MESSAGES = 40
 """Of one connection."""
 LINES, LINES_A_SECOND = 100, 2
-"""The log may have this many lines, and so many for each second: what anybody may send must not fill a disk. Each of the two events
-that bad clients cause is logged once a second at most."""
+"""The log may have this many lines, and so many for each second: what anybody may send must not fill a disk. Bad clients cause
+two events, and each is logged once a second at most."""
 SECURE = "http://opcfoundation.org/UA/SecurityPolicy#Basic256Sha256"
 HEARTBEAT = ua.NodeId("Outputs.heartbeat", 2)
 
