@@ -179,7 +179,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--data", type=Path, nargs="*", default=[])
     options.add_argument("--images", type=int, default=60, help="good images of a product")
-    options.add_argument("--steps", type=int, default=40)
+    options.add_argument("--steps", type=int, default=80)
     options.add_argument("--keep", type=Path, help="where to copy the work folder with the reports")
     given = options.parse_args()
     with tempfile.TemporaryDirectory() as folder:
