@@ -158,15 +158,20 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--images", type=int, default=20_000)
     options.add_argument("--network", choices=("tiny", "demo"), default="tiny")
+    options.add_argument("--ways", default="process,ray,nodes", help="which of the three, separated by commas")
     given = options.parse_args()
+    ways = given.ways.split(",")
     with tempfile.TemporaryDirectory() as folder:
         rig = Rig(Path(folder), given.images, given.network)
-        rig.run("one process", [], [(share, "command") for share in (0.1, 0.25, 0.4, 0.6, 0.8)])
-        rig.run("ray", ["--ray", "--engines", "2"], [(0.1, "actor"), (0.3, "actor"), (0.5, "command"), (0.7, "actor")])
-        with rig.nodes as nodes:
-            nodes.start()
-            nodes.start()
-            rig.run("two nodes", ["--ray", nodes.address], [(0.2, "node"), (0.5, "command")])
+        if "process" in ways:
+            rig.run("one process", [], [(share, "command") for share in (0.1, 0.25, 0.4, 0.6, 0.8)])
+        if "ray" in ways:
+            rig.run("ray", ["--ray", "--engines", "2"], [(0.1, "actor"), (0.3, "actor"), (0.5, "command"), (0.7, "actor")])
+        if "nodes" in ways:
+            with rig.nodes as nodes:
+                nodes.start()
+                nodes.start()
+                rig.run("two nodes", ["--ray", nodes.address], [(0.2, "node"), (0.5, "command")])
     for problem in rig.problems:
         print(f"PROBLEM {problem}")
     sys.exit(1 if rig.problems else 0)

@@ -86,7 +86,7 @@ def run(options: argparse.Namespace) -> None:
     bundle = load_bundle(options.bundle)
     images = find_images(options.images)
     for note in filter(None, (note_on_candidates(options.bundle), *images.notes)):
-        print(f"note: {note}", file=sys.stderr)
+        _note(note)
     record = RunRecord(
         bundle=bundle.label,
         engine_digest=bundle.digest,
@@ -103,7 +103,7 @@ def run(options: argparse.Namespace) -> None:
         return
     with result:
         for path in result.damaged:
-            print(f"note: {shown_name(path)}: is not a whole shard of this result: it is written again", file=sys.stderr)
+            _note(f"{shown_name(path)}: is not a whole shard of this result: it is written again")
         if result.to_do():
             try:
                 _inspect(options, bundle, images, result)
@@ -111,6 +111,10 @@ def run(options: argparse.Namespace) -> None:
                 print(f"\nstopped: {_done(result)}; the same command goes on", file=sys.stderr)
                 raise
         _print_result(options, result)
+
+
+def _note(said: str) -> None:
+    print(f"note: {said}", file=sys.stderr)
 
 
 def _inspect(options: argparse.Namespace, bundle: Bundle, images: ImageList, result: ResultFolder) -> None:
@@ -127,7 +131,7 @@ def _inspect(options: argparse.Namespace, bundle: Bundle, images: ImageList, res
             engines=options.engines,
         )
         with image_progress(len(images.images), before) as on_images:
-            inspect_on_ray(options.ray, engine_on_ray, images, result, on_images)
+            inspect_on_ray(options.ray, engine_on_ray, images, result, on_images, _note)
         return
     from anoseg_engines.reinspection.on_this_machine import inspect_here
 

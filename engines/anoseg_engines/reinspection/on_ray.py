@@ -2,6 +2,7 @@
 
 An actor inspects a shard and returns the shard's Parquet file; this process writes it. So a node needs the bundle and the
 images at the same paths, but not the result's folder. Ray starts an actor again if it dies, and gives its shard to another one.
+If that does not help, because a whole node was lost, a new pool gets the shards that are left.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ from anoseg_engines.words import agreeing, counted
 
 TRIES = 6
 """How often a shard is tried whose actor dies, before the run ends: an image might crash every engine."""
+POOLS = 4
+"""How many pools of actors a run may need. Another one starts when a node is lost, if the one before has finished a shard."""
 GOES_ON = "the finished shards stay: the same command goes on"
 
 
@@ -81,12 +84,14 @@ def inspect_on_ray(
     images: ImageList,
     result: ResultFolder,
     on_images: Callable[[int], None],
+    on_note: Callable[[str], None],
 ) -> None:
     """Inspect the images of all shards that are not finished, and write each shard when it comes.
 
     Args:
         address: Of the cluster's head, HOST:PORT; `auto` finds a cluster on this machine, `local` starts one.
         on_images: Called with the number of images that were just inspected.
+        on_note: Called with a sentence about actors that were lost.
 
     Raises:
         ConfigError: The cluster is too small, or a node does not have the images or this version of the package.
@@ -94,41 +99,59 @@ def inspect_on_ray(
         AnosegError: The cluster cannot be reached or was lost, or the result cannot be written.
     """
     with ray_cluster(address, GOES_ON):
-        number = check_nodes(engine)
-        shards = result.to_do()
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # it would print the traceback of what is raised below
-        items = [{"shard": shard, "images": _packed(images, result.record.rows_of(shard))} for shard in shards]
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*ray_remote_args", category=DeprecationWarning)  # max_task_retries
-            found = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-                ShardInspector,
-                batch_size=1,
-                batch_format="pyarrow",
-                compute=ray.data.ActorPoolStrategy(size=min(number, len(items))),
-                num_cpus=engine.cpus,
-                num_gpus=engine.gpus,
-                max_task_retries=TRIES - 1,
-                fn_constructor_args=(
-                    engine,
-                    result.record.engine_digest,
-                    str(images.source.absolute()),
-                    result.metadata(),
-                    installed_version(),
-                ),
-            )
-        try:
-            for row in found.iter_rows():
-                if row["failure"]:
-                    raise pickle.loads(row["failure"])
-                result.write_shard(row["shard"], row["file"])
-                on_images(len(result.record.rows_of(row["shard"])))
-        except RayError as error:
-            what = f"--ray {address}: Ray failed ({first_line(error)}); {first_not_finished(images, result)}"
-            hint = f"{GOES_ON}; if an image makes engines crash, find it among these and leave it out of the list"
-            raise AnosegError(what, hint=hint) from error
+        pools = 0
+        while shards := result.to_do():
+            pools += 1
+            try:
+                _inspect_shards(shards, engine, images, result, on_images)
+            except RayError as error:  # with a node, all of its actors are lost; a new pool starts on those that are left
+                if pools < POOLS and len(result.to_do()) < len(shards):
+                    on_note(f"Ray lost actors ({first_line(error)}); going on with {counted(len(result.to_do()), 'shard')}")
+                    continue
+                what = f"--ray {address}: Ray failed ({first_line(error)}); {first_not_finished(images, result)}"
+                hint = f"{GOES_ON}; if an image makes engines crash, find it among these and leave it out of the list"
+                raise AnosegError(what, hint=hint) from error
+
+
+def _inspect_shards(
+    shards: list[int], engine: EngineOnRay, images: ImageList, result: ResultFolder, on_images: Callable[[int], None]
+) -> None:
+    """Inspect the images of these shards with a new pool of actors, and write each shard when it comes.
+
+    Raises:
+        ConfigError, EngineError: As `inspect_on_ray`.
+        AnosegError: The result cannot be written.
+        RayError: Actors were lost, more often than Ray starts them again.
+    """
+    number = check_nodes(engine)
+    items = [{"shard": shard, "images": _packed(images, result.record.rows_of(shard))} for shard in shards]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*ray_remote_args", category=DeprecationWarning)  # max_task_retries
+        found = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+            ShardInspector,
+            batch_size=1,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(size=min(number, len(items))),
+            num_cpus=engine.cpus,
+            num_gpus=engine.gpus,
+            max_task_retries=TRIES - 1,
+            fn_constructor_args=(
+                engine,
+                result.record.engine_digest,
+                str(images.source.absolute()),
+                result.metadata(),
+                installed_version(),
+            ),
+        )
+    for row in found.iter_rows():
+        if row["failure"]:
+            raise pickle.loads(row["failure"])
+        result.write_shard(row["shard"], row["file"])
+        on_images(len(result.record.rows_of(row["shard"])))
 
 
 def first_not_finished(images: ImageList, result: ResultFolder) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from anoseg_engines.errors import ConfigError
@@ -40,15 +42,15 @@ def check_nodes(engine: EngineOnRay) -> int:
     Raises:
         ConfigError: There is no room, or a node has another version.
     """
-    has = ray.cluster_resources()
+    for address, version in _versions(engine):
+        check_version(address, version)
+    has = ray.cluster_resources()  # only now: a node that has just been lost counts until it is asked in vain
     cores, gpus = has.get("CPU", 0), has.get("GPU", 0)
     room = int(cores // engine.cpus) if not engine.gpus else int(min(cores // engine.cpus, gpus / engine.gpus))
     if room < max(1, engine.engines or 1):
         needs = f"{engine.engines or 1} × ({engine.cpus} cores, {engine.gpus:g} GPUs)"
         what = f"the cluster has {cores:g} cores and {gpus:g} GPUs, too few for {needs}"
         raise ConfigError(what, hint="change --engines, --cpus or --gpus, or add nodes")
-    for address, version in _versions(engine).items():
-        check_version(address, version)
     return engine.engines or room
 
 
@@ -64,8 +66,14 @@ def check_version(node: str, version: str | None, wanted: str | None = None) -> 
         raise ConfigError(f"node {node}: {has}, the command has {wanted}", hint="install the same version on every node")
 
 
-def _versions(engine: EngineOnRay) -> dict[str, str | None]:
-    """Ask each node that has room for an engine for its version of this package; None: it has none."""
+def _versions(engine: EngineOnRay) -> list[tuple[str, str | None]]:
+    """Ask each node that has room for an engine for its version of this package; None: it has none.
+
+    A node that was lost may be in Ray's list for half a minute. Returns the addresses and versions of those that answer.
+
+    Raises:
+        RayError: A node is there, but cannot run a program.
+    """
 
     def version_there() -> str | None:
         """Has no imports of ours: Ray sends the code of an inner function, so that it runs on nodes of any version."""
@@ -76,11 +84,17 @@ def _versions(engine: EngineOnRay) -> dict[str, str | None]:
         except PackageNotFoundError:
             return None
 
-    asked: dict[str, Any] = {}
+    asked: list[tuple[dict[str, Any], Any]] = []
     for node in ray.nodes():
         has = node["Resources"]
         if node["Alive"] and has.get("CPU", 0) >= engine.cpus and has.get("GPU", 0) >= engine.gpus:
             there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            remote = ray.remote(version_there).options(num_cpus=0, scheduling_strategy=there)
-            asked[node["NodeManagerAddress"]] = remote.remote()
-    return dict(zip(asked, ray.get(list(asked.values()), timeout=ANSWER_S), strict=True))
+            asked.append((node, ray.remote(version_there).options(num_cpus=0, scheduling_strategy=there).remote()))
+    end, found = time.monotonic() + ANSWER_S, []
+    for node, answer in asked:
+        try:
+            found.append((node["NodeManagerAddress"], ray.get(answer, timeout=max(0.0, end - time.monotonic()))))
+        except RayError:
+            if any(other["NodeID"] == node["NodeID"] and other["Alive"] for other in ray.nodes()):
+                raise
+    return found
