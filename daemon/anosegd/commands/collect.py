@@ -8,9 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
-import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,16 +60,10 @@ def main(options: argparse.Namespace) -> int:
         progress = _Progress(status)
         reader = CameraReader(capture, camera, choice, say=progress.say, idle=progress.show)
         try:
-            with (
-                _ctrl_c_noted() as stop_asked,
-                contextlib.closing(reader.parts(presence)) as parts,
-                contextlib.closing(choice.of(parts)) as chosen,
-            ):
+            with contextlib.closing(reader.parts(presence)) as parts, contextlib.closing(choice.of(parts)) as chosen:
                 for n, image in enumerate(itertools.islice(chosen, options.count), start=1):
                     _save(image, options.out / f"{name}-{n:05d}.png")
                     progress.saved(n)
-                    if stop_asked.is_set():
-                        raise KeyboardInterrupt
             ended = "done"
         except KeyboardInterrupt:
             ended = "stopped"
@@ -84,26 +76,6 @@ def main(options: argparse.Namespace) -> int:
     if n:
         sys.stdout.write(f"next: {fit}\n")
     return 0 if n else 1
-
-
-@contextlib.contextmanager
-def _ctrl_c_noted() -> Iterator[threading.Event]:
-    """Note Ctrl-C besides raising KeyboardInterrupt: Python ignores an exception that comes while it destroys an object."""
-    asked = threading.Event()
-
-    def note(_number: int, _frame: object) -> None:
-        asked.set()
-        raise KeyboardInterrupt
-
-    before = signal.getsignal(signal.SIGINT)
-    if before is not signal.default_int_handler:  # the shell has it ignored, as for programs in the background
-        yield asked
-        return
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield asked
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ def test_every_verdict_is_there_once_after_kills(
         server.kill()
         stations[0].kill()
         stations[0].start()
+        archive.wait_for("archive.database_away")
         server.start()
         database.wait_for_verdicts(7000)
         journals: dict[tuple[str, int], dict[str, object]] = {}

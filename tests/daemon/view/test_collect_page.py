@@ -36,7 +36,9 @@ def config(folder: Path, source: str) -> Path:
 def collecting(path: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """`anosegd collect --view`, and the address that it prints."""
     command = [sys.executable, "-m", "anosegd", "collect", str(path), "--out", str(path.parent / "data"), "--view", *arguments]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores Ctrl-C
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    signal.signal(signal.SIGINT, before)
     assert process.stdout is not None
     try:
         said = process.stdout.readline()
