@@ -89,7 +89,7 @@ def run_ray(paths: list[Path], out: Path, on_images: OnImages) -> list[Any]:
     images, record = find_images(paths[0].parents[1]), _record(len(paths), paths[0].parents[1])
     engine = EngineOnRay(bundle=load_bundle(DEMO).path, runtime="auto", cpus=1, gpus=0, engines=CORES)
     with ResultFolder(out, record) as result:
-        inspect_on_ray(LOCAL, engine, images, result, on_images)
+        inspect_on_ray(LOCAL, engine, images, result, on_images, print)
     return results_of(out)
 
 
