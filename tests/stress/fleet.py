@@ -4,8 +4,8 @@ Six products are trained for some steps on a Ray cluster of this machine, one co
 
 - a worker of Ray is killed while it trains, then the process of another training: both start again;
 - when two products are finished and others are in training, the driver is killed: all that it started must end by itself;
-- it is started anew: the finished products stay as they are, the others go on. Each product must have one trained version, and
-  at most one without training. A third start has nothing to do.
+- the command is given again: finished products stay as they are, the others go on. Then each product must have exactly one
+  trained version, and at most one without training. Given a third time, the command has nothing to do.
 
 `--data` takes folders in the MVTec AD layout; each gives two products, with every second good image. Without it, demo parts are
 rendered.
@@ -119,7 +119,7 @@ class Rig:
         print(f"RIG: all {len(below)} processes ended within {time.monotonic() - began:.0f} s", flush=True)
 
     def run(self) -> None:
-        """Train with kills, start anew, and look at the result."""
+        """Train with kills, give the command again, and look at the result."""
         began = time.monotonic()
         self.kills()
         before = {name: self._manifests(name) for name in self.finished()}

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import os
 import random
 import signal
@@ -21,6 +20,7 @@ import cv2
 
 from anoseg_engines.errors import AnosegError, CameraError, EndedEarlyError, LoginRefusedError, StreamRefusedError
 from anoseg_engines.images import ROTATIONS, Image, rotated
+from anoseg_engines.parent_process import end_with
 from anoseg_engines.passwords import mask_passwords
 from anosegd.capture.config import LIVE, HardwareTrigger, SoftwareTrigger, UrlSource
 from anosegd.capture.last_frame import LastFrame, pixels_text
@@ -306,7 +306,7 @@ def main() -> None:
     parser.add_argument("--memory", type=int, required=True)
     parser.add_argument("--parent", type=int, required=True)
     options = parser.parse_args()
-    _die_with(options.parent)
+    end_with(options.parent, signal.SIGKILL)
     # The process inherits the daemon's blocked signals.
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -323,14 +323,6 @@ def main() -> None:
 
 def _end(*_: object) -> None:
     raise DaemonGoneError
-
-
-def _die_with(parent: int) -> None:
-    """Have the kernel kill this process when the daemon's thread that owns the camera ends, however it ends."""
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before the call
-        os._exit(0)
 
 
 if __name__ == "__main__":

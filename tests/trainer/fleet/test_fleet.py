@@ -1,4 +1,4 @@
-"""`anoseg-train fleet` with real trainings: what is killed is started again, what is finished is left alone."""
+"""`anoseg-train fleet` with real trainings: a killed training starts again, and a finished one is not trained twice."""
 
 import contextlib
 import json
@@ -58,7 +58,7 @@ def wait_for(condition, process=None):
 
 
 def training_of(process, work):
-    """The process that trains a product below a driver; None if there is none."""
+    """Return the process id of the training of a product that this driver has started; None if there is none."""
     for pid in processes_of(process.pid):
         with contextlib.suppress(OSError):
             words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
@@ -74,8 +74,10 @@ def parent_of(pid):
 @pytest.mark.long
 @pytest.mark.timeout(600)  # a minute on an idle machine
 def test_what_is_killed_starts_again_and_all_finish_once(products):
-    """Killed: Ray's worker of one product, which starts again, then the driver, with which all ends. Started anew without Ray,
-    both go on from their checkpoints, one through another kill. Each has one version; a third start changes nothing.
+    """A worker of Ray is killed, and its product starts again. Then the driver is killed, and all that it has started ends.
+
+    The command is given again, without Ray. Both products go on from their checkpoints, although one is killed once more. Then
+    each has one version, and giving the command a third time changes nothing.
     """
     folder = products.parent
     a, b = (folder / "work" / name for name in "ab")

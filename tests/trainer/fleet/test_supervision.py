@@ -1,4 +1,4 @@
-"""The accounts of a fleet, with a place that trains nothing: what is started again, how often, and what the report says."""
+"""Which trainings of a fleet start again, how often, and what the report says. The trainings here only pretend to run."""
 
 import json
 import re
@@ -39,7 +39,7 @@ def finished(product: ProductTraining, **changes: object) -> Ending:
 
 
 class FakePlace:
-    """Ends each training as it is told, one after the other; there is room for two."""
+    """Pretends to train two products at a time, and ends each training in the way that the test has chosen."""
 
     def __init__(self, endings):
         self.endings_of = {name: deque(endings) for name, endings in endings.items()}

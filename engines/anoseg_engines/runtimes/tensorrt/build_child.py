@@ -7,7 +7,6 @@ then the ONNX file. stdout: one `Report` on each line. The plan goes to an inher
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
 import signal
@@ -20,6 +19,7 @@ from typing import Any
 import msgspec
 
 from anoseg_engines.errors import EngineError
+from anoseg_engines.parent_process import end_with
 from anoseg_engines.runtimes.tensorrt.layers import Layer, count_types, layers_of
 from anoseg_engines.runtimes.tensorrt.library import find_library, log_collector
 
@@ -100,7 +100,7 @@ def main() -> None:
     with contextlib.suppress(OSError):
         OOM_SCORE_ADJ.write_text(DIES_FIRST)
     request = msgspec.json.decode(sys.stdin.buffer.readline(), type=BuildRequest)
-    _die_with(request.parent)
+    end_with(request.parent, signal.SIGKILL)
     model = sys.stdin.buffer.read()
     reports = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # so that the output of libraries does not mix with reports
@@ -245,14 +245,6 @@ def _keep_timing_cache(config: Any, path: str | None) -> None:
 def _last_error(log: Any, otherwise: str) -> str:
     """TensorRT's last error."""
     return str(log.lines[-1]) if log.lines else otherwise
-
-
-def _die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent ends, for whatever reason."""
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before the call
-        os._exit(0)
 
 
 if __name__ == "__main__":
