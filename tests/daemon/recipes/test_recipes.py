@@ -274,7 +274,7 @@ def test_thresholds_belong_to_the_recipe_in_which_they_were_set(station: Station
     with station.client() as client:
         before = client.status()["settings"]
         client.set_threshold("free", None, who="Anna", why="test")
-        assert client.status()["settings"] != before
+    station.line.listener.wait_for_state(lambda state: state["settings"] != before)  # `status` has the last heartbeat, so wait
     assert station.inspects() == as_named("small")
     station.ask("recipe", "lid")
     assert station.inspects()[2] == 0.9
