@@ -72,7 +72,7 @@ class CpuRuntime(CpuRequest):
 
     For each batch size two networks are compiled: one that takes all threads for one part, and one that runs
     `openvino_network.STREAMS` parts at a time with a share of the threads each. The second is faster for many parts, because
-    all threads of a layer wait for the slowest one.
+    all threads of a layer wait for the slowest one. Large networks on two cores do without it, because it takes much memory.
     """
 
     def __init__(self, networks: Networks, layers: Counter[str]) -> None:

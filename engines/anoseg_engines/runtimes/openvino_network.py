@@ -29,7 +29,10 @@ STREAMS = 2
 """How many parts the shared network computes at a time. A third one that is started keeps both streams busy while results
 are handed over."""
 PARALLEL = MAX_RUNNING + 1
-"""Sets of buffers of the shared network: those that run, and one to be filled meanwhile."""
+"""Sets of buffers for parts that run at the same time: those that run, and one to be filled meanwhile."""
+LARGE = 2**17
+"""Network pixels (inputs × height × width) from which two threads compute one part about as fast as a part each. A second
+network would then take much memory for little: 228 MB at 704×288."""
 
 OTHER_SIZES = 2
 """How many batch sizes stay compiled besides those that `keep_ready` names, at least. One takes about 15 MB for each input."""
@@ -160,15 +163,15 @@ class Networks:
             # Of a quantised network, the convolutions run in INT8 and the rest in f32, except for the memory's products.
             rest = "f32" if self.precision == INT8 else self.precision
             pieces = _pieces(model, precise) if self.precision == "bf16" else (Piece(model, rest),)
-            alone, *shared = self._compile_uses(pieces)
-            buffered = self._buffered(alone, n)
-            parallel = tuple(self._buffered(shared[0], n) for _ in range(self.n_parallel))
+            networks = self._compile_uses(pieces, pixels=n * h * w)
+            buffered = self._buffered(networks[0], n)
+            parallel = tuple(self._buffered(networks[-1], n) for _ in range(self.n_parallel))
         except RuntimeError as error:
             raise EngineError(
                 f"model.onnx cannot be compiled for {n} inputs of {h}×{w}: {last_line(error)}",
                 hint="the bundle does not fit its manifest; train it again",
             ) from error
-        layers, *others = [_precisions_that_run(compiled) for compiled in (alone, *shared)]
+        layers, *others = [_precisions_that_run(compiled) for compiled in networks]
         if not all(self.precision in found for found in (layers, *others)):
             raise PrecisionError(
                 f"OpenVINO runs this network in {', '.join(sorted(layers))}, {self.precision} was asked for; the processor "
@@ -197,14 +200,19 @@ class Networks:
             )
         return model
 
-    def _compile_uses(self, pieces: tuple[Piece, ...]) -> list[list[ov.CompiledModel]]:
-        """Compile for one part at a time, and for several at once if they can run so.
+    def _compile_uses(self, pieces: tuple[Piece, ...], pixels: int) -> list[list[ov.CompiledModel]]:
+        """Compile for one part at a time, and once more for several at once where that is faster.
+
+        Args:
+            pieces: The network.
+            pixels: Network pixels of one part.
 
         Raises:
             RuntimeError: From OpenVINO.
         """
         alone: Mapping[str, str | int] = {"PERFORMANCE_HINT": "LATENCY"}
-        if not self.n_parallel:
+        one_thread_each = (self.threads or len(os.sched_getaffinity(0))) < 2 * STREAMS
+        if not self.n_parallel or (pixels >= LARGE and one_thread_each):  # parts that are started then wait for each other
             return [self._compile_pieces(pieces, alone)]
         copies = [Piece(piece.model.clone(), piece.precision) for piece in pieces]
         compile_shared = functools.partial(self._compile_pieces, copies, {"NUM_STREAMS": STREAMS})

@@ -6,13 +6,16 @@ import subprocess
 import sys
 import threading
 import weakref
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.tiny_bundle import good_part, write_tiny_bundle
 
 from anoseg_engines.loading import load_engine
 from anoseg_engines.placement import InputSpec, Region
+from anoseg_engines.runtimes import openvino_network
 from anoseg_engines.runtimes.openvino import CpuRuntime
 from anoseg_engines.runtimes.openvino_network import OTHER_SIZES, PARALLEL
 
@@ -24,6 +27,7 @@ LOADS = {
 PROGRAM = """
 import faulthandler, gc, os, signal, sys, threading
 from pathlib import Path
+from typing import Any
 from anoseg_engines.bundle import load_bundle
 from anoseg_engines.loading import load_engine
 
@@ -88,4 +92,32 @@ def test_few_sizes_stay_compiled(tmp_path: Path) -> None:
     for region in regions:
         engine.place(region)
     assert set(networks.compiled) == {1, 6, 7, 8, 9}
+    engine.close()
+
+
+@pytest.mark.parametrize(("large", "threads", "compiled"), [(True, 2, 1), (True, 4, 2), (False, 2, 2)])
+def test_a_large_network_on_two_cores_is_compiled_once(
+    large: bool, threads: int, compiled: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second one would take much memory. Parts that are started together still get the same result as alone."""
+    bundle = write_tiny_bundle(tmp_path / "tiny")
+    spec = bundle.manifest.input
+    monkeypatch.setattr(openvino_network, "LARGE", spec.height * spec.width + (not large))
+    uses: list[Mapping[str, str | int]] = []
+    compile_pieces = openvino_network.Networks._compile_pieces
+
+    def counted(networks: openvino_network.Networks, pieces: Any, use: Mapping[str, str | int]) -> Any:
+        uses.append(use)
+        return compile_pieces(networks, pieces, use)
+
+    monkeypatch.setattr(openvino_network.Networks, "_compile_pieces", counted)
+    engine = load_engine(bundle, runtime="cpu", threads=threads)
+    image = good_part(spec.height, spec.width)
+    placement = engine.place(Region(0, 0, spec.width, spec.height))
+    alone = engine.inspect(image, placement)
+    together = [engine.start(image, placement) for _ in range(engine.parallel)]
+    assert (len(uses), len(together)) == (compiled, PARALLEL)
+    for started in together:
+        found = engine.finish(started)
+        assert found.score == pytest.approx(alone.score, abs=1e-5)
     engine.close()
