@@ -10,7 +10,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import pytest
 PATIENCE_S = 60.0
 FAST = ("fsync=off", "full_page_writes=off")
 """For tests that do not switch off the machine: a killed server loses nothing by these."""
+_AUTH = ("--auth-local=trust", "--auth-host=scram-sha-256")
 
 
 def programs() -> Path | None:
@@ -42,13 +43,18 @@ def _as_another_user() -> tuple[list[str], int | None]:
 
 
 class Postgres:
-    """A cluster. `folder` holds its data and its socket; the user `postgres` gets in without a password.
+    """A cluster. `folder` holds its data and its socket; there, each user gets in without a password.
+
+    Args:
+        settings: Of the server, as `name=value`.
+        data: Its data folder, made in `folder` if none is given.
+        before: Precedes the server's command, for example to start it in another network.
 
     Attributes:
         process: The server, while it runs.
     """
 
-    def __init__(self, *settings: str, data: Path | None = None) -> None:
+    def __init__(self, *settings: str, data: Path | None = None, before: Sequence[str] = ()) -> None:
         found = programs()
         if found is None:
             pytest.skip("no PostgreSQL here")
@@ -60,8 +66,9 @@ class Postgres:
         if user is not None:
             os.chown(self.folder, user, -1)
         self.settings = list(settings)
+        self.before = list(before)
         self.process: subprocess.Popen[bytes] | None = None
-        self._run("initdb", "-D", str(self.data), "-U", "postgres", "--auth=trust", "-N", "-E", "UTF8", "--no-locale")
+        self._run("initdb", "-D", str(self.data), "-U", "postgres", *_AUTH, "-N", "-E", "UTF8", "--no-locale")
 
     def _run(self, program: str, *arguments: str) -> None:
         command = [*self._prefix, str(self._bin / program), *arguments]
@@ -75,7 +82,16 @@ class Postgres:
     def start(self) -> None:
         """Start the server, and return when it takes connections."""
         options = [part for setting in ("listen_addresses=", *self.settings) for part in ("-c", setting)]
-        command = [*self._prefix, str(self._bin / "postgres"), "-D", str(self.data), "-k", str(self.folder), *options]
+        command = [
+            *self.before,
+            *self._prefix,
+            str(self._bin / "postgres"),
+            "-D",
+            str(self.data),
+            "-k",
+            str(self.folder),
+            *options,
+        ]
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd="/")
         end = time.monotonic() + PATIENCE_S

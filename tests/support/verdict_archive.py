@@ -104,16 +104,7 @@ class JournalStation(Process):
 
     def journal(self) -> dict[tuple[str, int], dict[str, Any]]:
         """Everything in its journal, which no process may be using."""
-        found: dict[tuple[str, int], dict[str, Any]] = {}
-        with offline_reader(JournalConfig(path=str(self.folder / "verdicts.db"))) as reader:
-            first = 1
-            while True:
-                page = reader.page(first)
-                for entry in page.entries:
-                    found[page.journal_id, entry.seq] = json.loads(entry.header)
-                if page.next <= first:
-                    return found
-                first = page.next
+        return verdicts_of(self.folder / "verdicts.db")
 
 
 class Archive(Process):
@@ -180,6 +171,20 @@ class Database:
                 time.sleep(0.1)
             journal_id = client.status()["journal_id"]
         self.wait_until(f"cursor = {last} FROM anoseg.journal WHERE journal_id = '{journal_id}'", f"{station.name} to {last}")
+
+
+def verdicts_of(journal: Path) -> dict[tuple[str, int], dict[str, Any]]:
+    """Everything in a journal that no process uses, by its identity."""
+    found: dict[tuple[str, int], dict[str, Any]] = {}
+    with offline_reader(JournalConfig(path=str(journal))) as reader:
+        first = 1
+        while True:
+            page = reader.page(first)
+            for entry in page.entries:
+                found[page.journal_id, entry.seq] = json.loads(entry.header)
+            if page.next <= first:
+                return found
+            first = page.next
 
 
 def differences(stored: dict[tuple[str, int], dict[str, Any]], journals: dict[tuple[str, int], dict[str, Any]]) -> list[str]:
