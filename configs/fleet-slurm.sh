@@ -13,6 +13,10 @@
 # For products with gpus: 1, add: --gpus-per-task=1
 set -euo pipefail
 
+if [ $# != 1 ] || [ -z "${SLURM_ARRAY_TASK_ID:-}" ]; then
+    echo "usage: sbatch --array=1-N fleet-slurm.sh products.yaml, where N is the number of its products" >&2
+    exit 2
+fi
 products=$1
 name=$(anoseg-train fleet "$products" --names | sed -n "${SLURM_ARRAY_TASK_ID}p")
 if [ -z "$name" ]; then

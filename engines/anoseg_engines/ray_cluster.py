@@ -45,7 +45,7 @@ def ray_cluster(address: str, goes_on: str) -> Iterator[None]:
         ConfigError: It is no address.
         AnosegError: The cluster cannot be reached, or was lost.
     """
-    _check_address(address)
+    _check_address(address, _found_address(address))
     with contextlib.redirect_stdout(sys.stderr):
         try:
             try:
@@ -71,8 +71,29 @@ def _connect(address: str) -> None:
     ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **local)
 
 
-def _check_address(address: str) -> None:
+def _found_address(address: str) -> str:
+    """Return the address that Ray takes for `auto`: a cluster that was not stopped in order leaves its own behind.
+
+    Raises:
+        AnosegError: Ray knows of no cluster.
+    """
+    if address != "auto":
+        return address
+    try:
+        return str(ray._private.services.get_ray_address_from_environment("auto", None))
+    except ConnectionError as error:
+        hint = "start one with `ray start --head`, or give the address of its head, such as 10.0.0.5:6379"
+        raise AnosegError("--ray auto: no Ray cluster was found on this machine", hint=hint) from error
+    except (AttributeError, TypeError):  # the function is not public: another Ray may have another one
+        return address
+
+
+def _check_address(given: str, address: str) -> None:
     """Check that a cluster's head may be at the address: otherwise Ray would try for minutes, and then end this process.
+
+    Args:
+        given: As the user wrote it.
+        address: What it means.
 
     Raises:
         ConfigError: It is no address.
@@ -80,25 +101,26 @@ def _check_address(address: str) -> None:
     """
     if address in (LOCAL, "auto"):
         return
+    shown = f"--ray {given}: " if given == address else f"--ray {given} found {address}: "
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():
-        raise ConfigError(f"--ray {address}: is not an address", hint="write it as 10.0.0.5:6379, or give auto")
+        raise ConfigError(f"{shown}is not an address", hint="write it as 10.0.0.5:6379, or give auto")
     try:
         with socket.create_connection((host, int(port)), timeout=CONNECT_S) as connection:
             connection.sendall(_HTTP2_GREETING)
             answer = b"" if _uses_tls() else connection.recv(4, socket.MSG_WAITALL)
     except (OSError, OverflowError) as error:
-        what = f"--ray {address}: the cluster cannot be reached ({getattr(error, 'strerror', None) or error})"
+        what = f"{shown}the cluster cannot be reached ({getattr(error, 'strerror', None) or error})"
         raise AnosegError(what, hint="start it with `ray start --head` there, or check the address") from error
     if not _uses_tls() and answer[3:] != bytes((_SETTINGS,)):
         hint = "`ray start --head` prints the address; its port is usually 6379"
-        raise AnosegError(f"--ray {address}: another program than Ray answers there", hint=hint)
+        raise AnosegError(f"{shown}another program than Ray answers there", hint=hint)
 
 
 def _hint(address: str) -> str:
     if address not in (LOCAL, "auto") and os.environ.get("RAY_AUTH_MODE") != "token":  # Ray tells no address a token unasked
         return "does the cluster ask for a token? Then set RAY_AUTH_MODE=token here; docs/reinspect.md says how"
-    return "is `ray status` well there?"
+    return "look at the cluster with `ray status`"
 
 
 def _uses_tls() -> bool:

@@ -459,6 +459,12 @@ FLEET = [
     fleet("store: s\nproducts:\n  a/b: {data: images}\n", "p.yaml, line 3", "'a/b' is not allowed", "letters, digits"),
     fleet(ONE_PRODUCT + "  a: {data: images}\n", "p.yaml, line 4", "products.a: appears twice"),
     fleet("store: s\nproducts:\n  plans: {data: images}\n", "p.yaml", "products.plans", "cannot be named 'plans'"),
+    fleet(
+        "store: s\nproducts:\n  fleet.html: {data: images}\n",
+        "p.yaml",
+        "products.fleet.html",
+        "because a file of the report is",
+    ),
     fleet(ONE_PRODUCT + "gpus: 1.5\n", "p.yaml, line 4", "gpus", "must be at most 1, found 1.5"),
     fleet(ONE_PRODUCT + "cores: 0\n", "p.yaml, line 4", "cores", "at least 1"),
     fleet(ONE_PRODUCT + "cores: 4096\n", "a needs 4096 cores; this machine has", "--ray"),

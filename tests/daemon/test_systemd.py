@@ -174,7 +174,7 @@ def test_without_the_cuda_toolkit_nothing_is_installed(tmp_path: Path) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(690)
 def test_under_a_real_systemd() -> None:
-    """Installed as documented and booted: start, reload, stop, SIGKILL, hang, exit codes, each kind of bridge, uninstall."""
+    """Installed as documented and booted: start, reload, stop, SIGKILL, hang, exit codes, each bridge, archive, uninstall."""
     command = [sys.executable, str(REPOSITORY / "tests" / "stress" / "systemd_boot.py"), "--patience", "5", "--prepare", "100"]
     run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:

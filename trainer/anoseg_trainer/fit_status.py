@@ -77,11 +77,11 @@ class TrainingKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     def differences(self, earlier: TrainingKey) -> Iterator[str]:
         """Yield what differs from an earlier training, in words."""
         if self.data != earlier.data:
-            yield f"the data folder was {earlier.data}"
+            yield f"its images were in {earlier.data}"
         elif self.images != earlier.images:
             yield "its good images have changed"
         if self.out != earlier.out:
-            yield f"the bundle was {earlier.out}"
+            yield f"its bundle was {earlier.out}"
         if self.config != earlier.config:
             yield "its configuration has changed"
         if self.seed != earlier.seed:
@@ -230,6 +230,11 @@ class StatusFile:
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise
+
+
+def one_line(error: str) -> str:
+    """Write the lines of an error as one."""
+    return "; ".join(line.strip() for line in error.splitlines()).replace(":; ", ": ")
 
 
 def read_status(work: Path) -> FitStatus | None:

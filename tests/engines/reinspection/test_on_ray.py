@@ -19,6 +19,7 @@ from support.ray_nodes import RayNodes
 from support.tiny_bundle import bad_part, good_part, write_tiny_bundle
 
 from anoseg_engines.bundle import load_bundle
+from anoseg_engines.errors import AnosegError
 
 pytest.importorskip("pyarrow")
 
@@ -108,6 +109,23 @@ def test_a_cluster_that_cannot_be_reached(tmp_path: Path) -> None:
     )  # fmt: skip
     assert (done.returncode, "--ray 127.0.0.1:1: the cluster cannot be reached" in done.stderr) == (1, True), done.stderr
     assert "Traceback" not in done.stderr
+
+
+@needs_ray
+def test_auto_finds_no_cluster_or_one_that_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The address that an ended cluster left behind is named, where Ray would try for minutes; so is it if there is none."""
+    from anoseg_engines.ray_cluster import ray_cluster
+
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("ray._private.services.find_gcs_addresses", set)  # another test may run a cluster
+    left = tmp_path / "ray" / "ray_current_cluster"
+    left.parent.mkdir()
+    left.write_text("127.0.0.1:1")
+    for said in (r"found 127\.0\.0\.1:1: the cluster cannot be reached", ": no Ray cluster was found on this machine"):
+        with pytest.raises(AnosegError, match=f"--ray auto ?{said}"), ray_cluster("auto", ""):
+            pass
+        left.unlink(missing_ok=True)
 
 
 @needs_ray

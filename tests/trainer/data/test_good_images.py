@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from anoseg_engines.errors import DataError
+from anoseg_engines.errors import AnosegError, DataError
 from anoseg_engines.images import read_image
 from anoseg_engines.placement import InputSpec
 from anoseg_trainer.config import HoldoutConfig
@@ -306,10 +306,11 @@ def test_the_store_holds_the_scaled_parts(product, tmp_path):
 
 
 def test_a_full_disk_is_an_error_in_words(product, tmp_path):
-    """No space for the scaled parts is an error in words."""
+    """No space for the scaled parts is an error in words, and no wrong input: starting again may help."""
     (tmp_path / "parts").symlink_to("/dev/full")
-    with pytest.raises(DataError, match="No space left"):
+    with pytest.raises(AnosegError, match="No space left") as raised:
         write_parts(tmp_path / "parts", find_good_images(product), InputSpec(64, 96))
+    assert raised.value.exit_code == 1
     assert not (tmp_path / "parts").is_symlink()
 
 

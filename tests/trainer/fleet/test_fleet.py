@@ -121,11 +121,36 @@ def test_what_is_killed_starts_again_and_all_finish_once(products):
     assert all((folder / "work" / name / "report-1.html").is_file() and f'href="{name}/report-1.html"' in page for name in "ab")
 
 
+def test_ctrl_c_twice_ends_all_trainings(products):
+    """The second signal acts before the fleet has asked its trainings to stop. They end all the same, and so does the fleet."""
+    products.write_text(products.read_text().replace("steps: 40", "steps: 1000000"))
+    a = products.parent / "work" / "a"
+    process = start(products, "--only", "a")
+    try:
+        wait_for(lambda: training_of(process, a) is not None, process)
+        child = training_of(process, a)
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.1)  # two signals at once would be one
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=150)[0]
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+    assert (process.returncode, "Traceback" in said) == (130, False), said
+    assert not alive(child)
+
+
+def cut(product, folder):
+    """Copy the images of a product; one of them cannot be read."""
+    shutil.copytree(product, folder)
+    (folder / "train" / "good" / "007.png").write_bytes(b"no image")
+
+
 def test_failures_are_named_and_counted(product, products):
     """A damaged image (2) and a full disk (1): named on the screen, in both reports, and by the exit code, which is 1."""
     folder = products.parent
-    shutil.copytree(product, folder / "cut")
-    (folder / "cut" / "train" / "good" / "007.png").write_bytes(b"no image")
+    cut(product, folder / "cut")
     text = products.read_text().replace(f"a: {{data: {product}", "a: {data: cut") + "restarts: 0\n"
     products.write_text(text)
     (folder / "work" / "b").mkdir(parents=True)
@@ -142,4 +167,16 @@ def test_failures_are_named_and_counted(product, products):
     assert page.index('id="a"') < page.index('id="b"')
     assert "---- " in (folder / "work" / "b" / "fit.log").read_text()
     plans = {training.name: plan_of(training) for training in load_fleet(products).trainings}
-    assert "it failed: " in plans["b"].why
+    assert plans["b"].why.startswith("failed ")
+
+
+def test_a_report_that_cannot_be_written_hides_no_failure(product, products):
+    """The failed product is named, with its exit code, and a note names the report."""
+    folder = products.parent
+    cut(product, folder / "cut")
+    products.write_text(f"store: store\nwork: work\ncores: 1\nproducts:\n  a: {{data: {folder}/cut}}\n")
+    (folder / "work" / "fleet.html").mkdir(parents=True)
+    done = run("fleet", products)
+    assert (done.returncode, "1 product has failed:\n  a: 1 of 60 good images cannot be used: " in done.stderr) == (2, True)
+    assert f"note: {folder}/work/fleet.html: the report cannot be written (Is a directory)" in done.stderr
+    assert "0 of 1 finished, 1 failed\n" in done.stdout

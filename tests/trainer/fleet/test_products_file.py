@@ -87,7 +87,7 @@ def test_a_plan_says_what_and_why(products):
     (a.work / CHECKPOINT).touch()
     assert plan_of(a) == ("go on", "was at step 40")
     write_status(a, state="failed", error="the disk is full\n  free space", exit_code=1)
-    assert plan_of(a) == ("go on", "was at step 40; it failed: the disk is full")
+    assert plan_of(a) == ("go on", "failed at step 40: the disk is full; free space")
     bundle = write_tiny_bundle(a.out)
     write_status(a, state="finished", figures=figures(version=1, digest=bundle.digest))
     assert plan_of(a) == ("skip", "finished: version 1")
@@ -143,3 +143,4 @@ def test_a_slurm_task_trains_its_product(products, tmp_path):
     assert "1 of 1 product would be trained" in done.stdout
     assert "│ b " in done.stdout
     assert (task(3).returncode, "has no product number 3" in task(3).stderr) == (2, True)
+    assert (task("").returncode, task("").stderr.startswith("usage: sbatch --array=1-N")) == (2, True)

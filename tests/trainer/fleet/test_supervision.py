@@ -1,7 +1,11 @@
 """Which trainings of a fleet start again, how often, and what the report says. The trainings here only pretend to run."""
 
+import fcntl
+import html
 import json
 import re
+import shlex
+import threading
 from collections import deque
 from pathlib import Path
 
@@ -17,7 +21,7 @@ from anoseg_trainer.fleet.plan import Plan
 from anoseg_trainer.fleet.products_file import ProductTraining
 from anoseg_trainer.fleet.screen import Screen
 from anoseg_trainer.fleet.supervision import Account, account_of, supervise
-from anoseg_trainer.fleet.training_run import Ending
+from anoseg_trainer.fleet.training_run import LOCK, Ending, run_training
 
 
 def training(folder: Path, name: str) -> ProductTraining:
@@ -92,7 +96,7 @@ def test_lost_trainings_start_again_up_to_the_limit(tmp_path):
     assert accounts["b"].why == f"{LOST.why} (started again 3 times)"
     assert (accounts["b"].exit_code, accounts["c"].exit_code) == (1, 2)
     assert "a is started again (2 of 3): its process was killed by SIGKILL" in events
-    assert failures(list(accounts.values())).splitlines()[-1] == "  c: images/c: no such folder hint"
+    assert failures(list(accounts.values())).splitlines()[-1] == "  c: images/c: no such folder; hint"
     assert not stopped
 
 
@@ -118,6 +122,18 @@ def test_a_bundle_that_is_not_here_is_a_failure(tmp_path, monkeypatch):
     accounts, *_ = run(tmp_path, {"a": [elsewhere]})
     assert accounts["a"].phase == "failed"
     assert "every machine needs stores and the work folder at the same paths" in accounts["a"].why
+
+
+def test_a_product_in_other_hands_is_not_started_again(tmp_path, monkeypatch):
+    """Another process trains it for longer than this one waits: that is a failure, which starting again would not cure."""
+    monkeypatch.setattr("anoseg_trainer.fleet.training_run.LOCK_WAIT_S", 0.0)
+    product = training(tmp_path, "a")
+    product.work.mkdir(parents=True)
+    with (product.work / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        ending = run_training(product, threading.Event())
+    assert (ending.kind, ending.exit_code) == ("failed", 1)
+    assert "runs/a: another process trains this product\n  wait for it, or end it" in ending.why
 
 
 @pytest.fixture
@@ -163,6 +179,14 @@ def test_the_report_has_the_worst_first_with_links(accounts, tmp_path):
     assert "://" not in page
 
 
+def test_the_command_to_release_can_be_copied(tmp_path):
+    """A path with spaces is quoted for the shell."""
+    accounts, *_ = run(tmp_path / "two words", {"a": [finished]})
+    page = write_report(tmp_path / "products.yaml", tmp_path / "two words" / "runs", [*accounts.values()]).read_text()
+    (command,) = re.findall("<code>(anoseg-engine release .*?)</code>", html.unescape(page))
+    assert shlex.split(command)[-1] == str(tmp_path / "two words" / "store" / "a" / "1")
+
+
 def test_the_figures_are_there_for_programs(accounts, tmp_path):
     """fleet.json has the same products in the same order."""
     write_report(tmp_path / "products.yaml", tmp_path / "runs", accounts)
@@ -190,7 +214,7 @@ def test_a_terminal_shows_all_products_on_one_screen(accounts, tmp_path):
     assert len(lines) <= 22
     rows = [re.split(r"\s{2,}", line.strip()) for line in lines[3:-1]]
     assert rows[0] == ["z-runs", "training", "━━━━", "40%", "120", "0.910", "1:15"]
-    assert rows[1] == ["f-failed", "failed", "images/c: no such folder hint"]
+    assert rows[1] == ["f-failed", "failed", "images/c: no such folder; hint"]
     assert rows[-1][:2] == ["… 91 more", "86 waiting, 5 finished"]
 
 

@@ -56,20 +56,21 @@ def run(options: argparse.Namespace) -> None:
             OnThisMachine(to_do)  # is there room?
         _print_plan(options, fleet, accounts)
         return
-    others = [training for training in fleet.trainings if training not in trainings]
     with _place(options.ray, to_do) as place:
         try:
             stopped = place is not None and _train(place, fleet, accounts, queues=options.ray is not None)
         finally:
-            everything = [*accounts, *(account_of(training, plan_of(training)) for training in others)]
-            report = write_report(fleet.path, fleet.work, everything)
-    Console().print(_result(accounts))
-    print(f"{summary(accounts)}; report in {report}")
+            unwritten = _write_report(fleet, accounts)
+    codes = {account.exit_code for account in accounts if account.phase == "failed"}
+    if unwritten is not None and (stopped or codes):
+        print(f"note: {unwritten.what}", file=sys.stderr)
     if stopped:
         raise FleetError("stopped", hint="the same command goes on", exit_code=STOPPED)
-    if codes := {account.exit_code for account in accounts if account.phase == "failed"}:
-        hint = "the others are not affected; after the repair, the same command trains these only"
+    if codes:
+        hint = "correct what is named; the same command then trains only these"
         raise FleetError(failures(accounts), hint=hint, exit_code=codes.pop() if len(codes) == 1 else 1)
+    if unwritten is not None:
+        raise unwritten
 
 
 def _train(place: Place, fleet: Fleet, accounts: list[Account], *, queues: bool) -> bool:
@@ -87,6 +88,20 @@ def _train(place: Place, fleet: Fleet, accounts: list[Account], *, queues: bool)
         )
 
 
+def _write_report(fleet: Fleet, accounts: Sequence[Account]) -> AnosegError | None:
+    """Write the report on all products of the file, and print what became of these. Return why the report cannot be written."""
+    names = {account.training.name for account in accounts}
+    others = [account_of(training, plan_of(training)) for training in fleet.trainings if training.name not in names]
+    Console().print(_result(accounts))
+    try:
+        report = write_report(fleet.path, fleet.work, [*accounts, *others])
+    except AnosegError as error:
+        print(summary(accounts))
+        return error
+    print(f"{summary(accounts)}; report in {report}")
+    return None
+
+
 @contextlib.contextmanager
 def _place(address: str | None, trainings: Sequence[ProductTraining]) -> Iterator[Place | None]:
     """Open the place where the trainings run: this machine, or a Ray cluster; None if there are none."""
@@ -98,7 +113,10 @@ def _place(address: str | None, trainings: Sequence[ProductTraining]) -> Iterato
         if has_unused_gpu(trainings):
             what = "this machine seems to have a GPU, which is not used: set gpus: 1 in the products file"
             print(f"note: {what}", file=sys.stderr)
-        yield place
+        try:
+            yield place
+        finally:  # a second Ctrl-C comes here at once: its trainings must end, or this process would wait for them
+            place.stop()
         return
     with extra_packages("anoseg-train fleet --ray"):
         from anoseg_engines.ray_cluster import ray_cluster

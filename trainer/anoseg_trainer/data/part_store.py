@@ -13,7 +13,7 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from anoseg_engines.errors import DataError
+from anoseg_engines.errors import AnosegError
 from anoseg_engines.images import Image
 from anoseg_engines.placement import InputSpec, Placement, Region
 from anoseg_trainer.synthesis.background import bare_mask, part_mask
@@ -96,7 +96,7 @@ class PartStoreWriter:
         """Scale an image as its placement does, and write it.
 
         Raises:
-            DataError: The disk is full.
+            AnosegError: The disk is full.
         """
         placement = whole_placement(self._spec, image)
         part = placement.scaled_part(image)
@@ -111,7 +111,7 @@ class PartStoreWriter:
         """Close the file and return the store.
 
         Raises:
-            DataError: The disk is full.
+            AnosegError: The disk is full.
         """
         try:
             self._file.close()
@@ -125,5 +125,5 @@ class PartStoreWriter:
                 self._file.close()
             self._path.unlink(missing_ok=True)
 
-    def _cannot_write(self, error: OSError) -> DataError:
-        return DataError(f"{self._path}: cannot be written ({error.strerror})", hint="free space or choose another --work")
+    def _cannot_write(self, error: OSError) -> AnosegError:
+        return AnosegError(f"{self._path}: cannot be written ({error.strerror})", hint="free space or choose another --work")

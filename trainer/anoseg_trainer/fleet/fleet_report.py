@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import socket
 import time
 from collections import Counter
@@ -21,11 +22,11 @@ from anoseg_engines.files import shown_json, shown_name, write_synced
 from anoseg_engines.images import read_image
 from anoseg_engines.words import agreeing, counted
 from anoseg_trainer.fit_status import Figures
+from anoseg_trainer.fleet.products_file import HTML, JSON
 from anoseg_trainer.fleet.supervision import Account
 from anoseg_trainer.operating_point import share_of
 from anoseg_trainer.report.html import STYLE, picture_html
 
-HTML, JSON = "fleet.html", "fleet.json"
 PICTURE = 56
 """Longer side of a product's picture, pixels."""
 LEVELS = ("failed", "not trained", "bad", "care", "good")
@@ -88,26 +89,28 @@ def write_report(products: Path, work: Path, accounts: Sequence[Account]) -> Pat
         AnosegError: They cannot be written.
     """
     ordered = worst_first(accounts)
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-        _replace(work / JSON, shown_json(msgspec.json.encode(_record(products, ordered)).decode()).encode())
-        _replace(work / HTML, _page(products, work, ordered).encode("utf-8", "backslashreplace"))
-    except OSError as error:
-        what = f"{shown_name(work)}: the report cannot be written ({error.strerror})"
-        raise AnosegError(what, hint="free space; the same command then writes it") from error
+    _replace(work / JSON, shown_json(msgspec.json.encode(_record(products, ordered)).decode()).encode())
+    _replace(work / HTML, _page(products, work, ordered).encode("utf-8", "backslashreplace"))
     return work / HTML
 
 
 def _replace(path: Path, data: bytes) -> None:
-    """Replace a file as a whole. Several fleets may write it at a time, on several machines."""
+    """Replace a file as a whole. Several fleets may write it at a time, on several machines.
+
+    Raises:
+        AnosegError: It cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_synced(temporary, data)
         temporary.replace(path)
-    except BaseException:
+    except OSError as error:
+        what = f"{shown_name(path)}: the report cannot be written ({error.strerror})"
+        raise AnosegError(what, hint="free space, or remove what is in the way; the same command then writes it") from error
+    finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise
 
 
 def _record(products: Path, ordered: Sequence[Account]) -> dict[str, Any]:
@@ -205,7 +208,7 @@ def _to_do(account: Account, figures: Figures) -> Iterator[str]:
         yield f"{escape(figures.look_at)}<br>"
     if figures.level == "good":
         bundle = shown_name(account.training.out / str(figures.version))
-        yield f"Release it: <code>anoseg-engine release {escape(bundle)}</code><br>"
+        yield f"Release it: <code>anoseg-engine release {escape(shlex.quote(bundle))}</code><br>"
     elif figures.promised is None:
         yield "Say which images show the same part (holdout.group), and train again.<br>"
     elif not figures.look_at:

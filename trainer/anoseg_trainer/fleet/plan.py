@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from anoseg_engines.bundle import MANIFEST
-from anoseg_trainer.fit_status import FitStatus, read_status
+from anoseg_trainer.fit_status import FitStatus, one_line, read_status
 from anoseg_trainer.fleet.products_file import ProductTraining
 
 CHECKPOINT = "checkpoint.pt"
@@ -38,10 +38,11 @@ def plan_of(training: ProductTraining) -> Plan:
         return Plan("skip", f"finished: version {finished}")
     if status.figures is not None:
         return Plan("train", f"version {status.figures.version} is no longer in {training.out}, or was changed")
-    failed = f"; it failed: {status.error.splitlines()[0]}" if status.state == "failed" and status.error else ""
+    failed = status.state == "failed"
+    reason = f": {one_line(status.error)}" if failed and status.error else ""
     if (training.work / CHECKPOINT).is_file():
-        return Plan("go on", f"was at step {status.step}{failed}")
-    return Plan("train", f"ended before its first checkpoint{failed}")
+        return Plan("go on", f"{'failed' if failed else 'was'} at step {status.step}{reason}")
+    return Plan("train", f"{'failed' if failed else 'ended'} before its first checkpoint{reason}")
 
 
 def finished_version(training: ProductTraining, status: FitStatus | None) -> int | None:

@@ -24,6 +24,8 @@ from anoseg_trainer.fit_status import TrainingKey
 
 CORES = 2
 """Processor cores of a training, if the file does not say how many."""
+HTML, JSON = "fleet.html", "fleet.json"
+"""The report on all products; it is beside the products' own folders."""
 MOST_NAMED = 20
 """Products that are wrong and named in one message."""
 
@@ -192,6 +194,8 @@ def _training(name: str, product: ProductConfig, fleet: ProductsConfig, base: Pa
         AnosegError: It cannot be trained so.
     """
     out = _resolved(base, product.out) if product.out is not None else _resolved(base, fleet.store) / name
+    if name in (HTML, JSON):
+        raise ConfigError(f"a product cannot be named '{name}', because a file of the report is", hint="choose another name")
     if out.name == PLANS:
         raise ConfigError(f"a bundle cannot be named '{PLANS}'", hint="set out")
     config = product.config if product.config is not None else fleet.config

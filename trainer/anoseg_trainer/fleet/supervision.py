@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
 
 from anoseg_engines.words import counted
-from anoseg_trainer.fit_status import FitStatus, read_status
+from anoseg_trainer.fit_status import FitStatus, one_line, read_status
 from anoseg_trainer.fleet.plan import Plan, finished_version
 from anoseg_trainer.fleet.products_file import ProductTraining
 from anoseg_trainer.fleet.training_run import Ending
@@ -60,7 +60,7 @@ class Account:
     @property
     def reason(self) -> str:
         """Why it failed, in one line."""
-        return " ".join(line.strip() for line in self.why.splitlines())
+        return one_line(self.why)
 
     def look(self) -> None:
         """Read the status of a training that runs, if its process has written one since it was started."""

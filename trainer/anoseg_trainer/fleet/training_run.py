@@ -28,7 +28,7 @@ from anoseg_trainer.fleet.products_file import ProductTraining
 
 LOG = "fit.log"
 LOCK = ".lock"
-LOCK_WAIT_S = 120.0
+LOCK_WAIT_S = 300.0
 """How long to wait for a training of an earlier start: it ends its step and writes a checkpoint."""
 STOP_S = 60.0
 """How long a training may take to end after SIGTERM."""
@@ -72,8 +72,8 @@ def run_training(training: ProductTraining, stop: threading.Event, gpus: str | N
             if stop.is_set():
                 return Ending("stopped", "", STOPPED, status)
             return _run(training, stop, gpus, lock)
-    except AnosegError as error:
-        return Ending("lost", str(error), error.exit_code, None)
+    except AnosegError as error:  # it is in other hands, so starting it again is no help
+        return Ending("failed", str(error), error.exit_code, None)
     except OSError as error:
         return Ending("lost", f"{shown_name(training.work)}: cannot be written ({error.strerror})", 1, None)
 
