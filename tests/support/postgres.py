@@ -20,7 +20,6 @@ import pytest
 PATIENCE_S = 60.0
 FAST = ("fsync=off", "full_page_writes=off")
 """For tests that do not switch off the machine: a killed server loses nothing by these."""
-_AUTH = ("--auth-local=trust", "--auth-host=scram-sha-256")
 
 
 def programs() -> Path | None:
@@ -49,12 +48,13 @@ class Postgres:
         settings: Of the server, as `name=value`.
         data: Its data folder, made in `folder` if none is given.
         before: Precedes the server's command, for example to start it in another network.
+        host_auth: How users are let in over TCP, as pg_hba.conf names it.
 
     Attributes:
         process: The server, while it runs.
     """
 
-    def __init__(self, *settings: str, data: Path | None = None, before: Sequence[str] = ()) -> None:
+    def __init__(self, *settings: str, data: Path | None = None, before: Sequence[str] = (), host_auth: str = "trust") -> None:
         found = programs()
         if found is None:
             pytest.skip("no PostgreSQL here")
@@ -68,7 +68,8 @@ class Postgres:
         self.settings = list(settings)
         self.before = list(before)
         self.process: subprocess.Popen[bytes] | None = None
-        self._run("initdb", "-D", str(self.data), "-U", "postgres", *_AUTH, "-N", "-E", "UTF8", "--no-locale")
+        auth = ("--auth-local=trust", f"--auth-host={host_auth}")
+        self._run("initdb", "-D", str(self.data), "-U", "postgres", *auth, "-N", "-E", "UTF8", "--no-locale")
 
     def _run(self, program: str, *arguments: str) -> None:
         command = [*self._prefix, str(self._bin / program), *arguments]

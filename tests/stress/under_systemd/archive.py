@@ -27,7 +27,7 @@ def archive(machine: Machine) -> None:
         return
     said = machine.run(f"systemd-analyze verify {ARCHIVE}.service 2>&1")
     demand(said == "", said)
-    postgres = Postgres("listen_addresses=127.0.0.1", *FAST, before=machine.beside())
+    postgres = Postgres("listen_addresses=127.0.0.1", *FAST, before=machine.beside(), host_auth="scram-sha-256")
     try:
         postgres.start()
         quoted = PASSWORD.replace("'", "''")
