@@ -125,6 +125,7 @@ def test_triggers_during_a_reload_are_all_answered(station: Reloaded) -> None:
         while station.of("called")[-1]["outcome"] == "UNKNOWN":  # until the last one is open
             accepted.append(client.request("trigger", camera="called")["part_id"])
             station.wait_for("called", len(accepted))
+            time.sleep(0.02)  # a client may send 200 requests a second
     assert sorted(str(v["part_id"]) for v in station.of("called")) == sorted(accepted)
     assert {v["outcome"] for v in station.of("called")} <= {"PASS", "FAIL", "UNKNOWN"}
     assert without_gap(station.of("called"))

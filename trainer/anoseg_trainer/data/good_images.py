@@ -37,7 +37,7 @@ MIN_IMAGES = 10
 """Fewer good images would leave none for calibration."""
 THUMBNAIL = 24
 """Side of a thumbnail, pixels."""
-TAKES = "give a folder of good images, or one in the MVTec AD layout"
+TAKES = "data (--data) is a folder of good images, or one in the MVTec AD layout"
 TEN_BITS, FOURTEEN_BITS = 1023, 16383
 """The largest values of such cameras."""
 DETAIL = 64
