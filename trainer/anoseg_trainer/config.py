@@ -122,8 +122,8 @@ class ViewsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """
 
     network: Weight = 1.0
-    memory: Weight = 1.0
-    whole_image: Weight = 0.6
+    memory: Weight = 0.75
+    whole_image: Weight = 0.35
     memory_map: Weight = 0.5
 
 
