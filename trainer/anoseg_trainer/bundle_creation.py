@@ -143,7 +143,7 @@ def create_bundle(
 
 
 def _version_of(target: Path, training: dict[str, Any]) -> Bundle | None:
-    """Return the newest whole version that came from the same run of a training, see `SAME_TRAINING`; None if there is none."""
+    """Return the newest complete version that the same run of a training has written (see `SAME_TRAINING`), or None."""
 
     def identity(record: dict[str, Any]) -> bytes:
         return msgspec.json.encode([record.get(key) for key in SAME_TRAINING])

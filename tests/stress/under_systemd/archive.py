@@ -51,11 +51,11 @@ def archive(machine: Machine) -> None:
 def _set_up(machine: Machine) -> None:
     """Key, password, configuration and unit; a dry run as the page shows it."""
     where = f"--station {FOLDER}/station.key --clients {FOLDER}/clients"
-    machine.run(f"anosegd keygen client archive {where} --out /root/press-4.key")
+    machine.run(f"anosegd keygen client archive {where} --out ~/press-4.key")
     for name, text in (("database.password", PASSWORD), ("plant.yaml", PLANT)):
-        machine.run(f"printf %s {shlex.quote(text)} >/root/{name}")
-    machine.run(f"cd /root && mkdir -p {FOLDER} && install -m 600 database.password press-4.key {FOLDER}")
-    machine.run("cd /root && install -m 644 plant.yaml /etc/anoseg")
+        machine.run(f"printf %s {shlex.quote(text)} >~/{name}")
+    machine.run(f"cd ~ && mkdir -p {FOLDER} && install -m 600 database.password press-4.key {FOLDER}")
+    machine.run("cd ~ && install -m 644 plant.yaml /etc/anoseg")
     said = machine.run(f"env CREDENTIALS_DIRECTORY={FOLDER} anosegd archive /etc/anoseg/plant.yaml --dry-run")
     demand("schema anoseg: would be created" in said and "station press-4 (" in said, said)
     held("archive: a dry run with the keys and the password of the unit says what would be fetched")
@@ -99,10 +99,10 @@ def _database_away(machine: Machine, database: Database) -> None:
 
 
 def _reboot(machine: Machine, database: Database) -> None:
-    """Boot anew while the database is away. Its server then enters the network of the new machine."""
+    """Boot again while the database is away. Then start the database in the network of the machine that booted."""
     database.server.stop()
     machine.stop()
-    with timed("archive: the machine boots anew while the database is away: station and archive start"):
+    with timed("archive: booted again while the database is away: station and archive start"):
         machine.boot()
         wait_for(lambda: machine.unit("ActiveState") == "active", "the station runs")
         _wait_for_status(machine, "database away")

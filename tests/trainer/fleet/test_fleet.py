@@ -58,7 +58,7 @@ def wait_for(condition, process=None):
 
 
 def training_of(process, work):
-    """Return the process id of the training of a product that this driver has started; None if there is none."""
+    """Return the process id of the training that this driver runs for a product, or None."""
     for pid in processes_of(process.pid):
         with contextlib.suppress(OSError):
             words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
