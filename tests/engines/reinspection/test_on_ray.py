@@ -113,7 +113,7 @@ def test_a_cluster_that_cannot_be_reached(tmp_path: Path) -> None:
 
 @needs_ray
 def test_auto_finds_no_cluster_or_one_that_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`auto` names the address that an ended cluster left, or says that there is none. Ray itself would try for minutes."""
+    """`auto` says that no cluster runs, and names the address that an ended one left. Ray itself would try for minutes."""
     from anoseg_engines.ray_cluster import ray_cluster
 
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))

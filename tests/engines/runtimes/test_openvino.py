@@ -27,7 +27,6 @@ LOADS = {
 PROGRAM = """
 import faulthandler, gc, os, signal, sys, threading
 from pathlib import Path
-from typing import Any
 from anoseg_engines.bundle import load_bundle
 from anoseg_engines.loading import load_engine
 

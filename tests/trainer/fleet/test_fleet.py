@@ -178,5 +178,5 @@ def test_a_report_that_cannot_be_written_hides_no_failure(product, products):
     (folder / "work" / "fleet.html").mkdir(parents=True)
     done = run("fleet", products)
     assert (done.returncode, "1 product has failed:\n  a: 1 of 60 good images cannot be used: " in done.stderr) == (2, True)
-    assert f"note: {folder}/work/fleet.html: the report cannot be written (Is a directory)" in done.stderr
+    assert f"note: {folder / 'work' / 'fleet.html'}: the report cannot be written (Is a directory)" in done.stderr
     assert "0 of 1 finished, 1 failed\n" in done.stdout
