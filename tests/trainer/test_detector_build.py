@@ -32,7 +32,7 @@ from anoseg_trainer.detector_build import (
     whole_image_model,
     with_good_parts,
 )
-from anoseg_trainer.model.detector import Detector
+from anoseg_trainer.model.detector import MEMORY, Detector
 from anoseg_trainer.model.encoder import CHANNELS, Encoder
 from anoseg_trainer.model.fixed_filters import FixedFilters
 from anoseg_trainer.model.memory import Features, Memory, MemoryConfig
@@ -102,12 +102,25 @@ def test_one_view_counts_up_to_a_limit() -> None:
     fit_score(found, good, good + 8, TrainConfig(network=CONFIG, views=WEIGHTS))
     rise = functools.partial(rise_of, found, good)
     assert rise(0, 0, 0, 0, 4, 0) > rise(0, 0, 0, 0, 3, 0)
-    assert rise(0, 0, 0, 0, MOST_UNITS + 9, 0) == pytest.approx(rise(0, 0, 0, 0, MOST_UNITS + 2, 0))
-    assert rise(0, 0, 0, 0, 99, 0) == pytest.approx(rise(0, 0, 0, 0, 1, 0) * MOST_UNITS, rel=0.05)
+    most = MOST_UNITS[MEMORY]
+    assert rise(0, 0, 0, 0, most + 9, 0) == pytest.approx(rise(0, 0, 0, 0, most + 2, 0))
+    assert rise(0, 0, 0, 0, 99, 0) == pytest.approx(rise(0, 0, 0, 0, 1, 0) * most, rel=0.05)
     assert rise(0, 0, 0, 0, 99, 1) > rise(0, 0, 0, 0, 99, 0)
     assert rise(20, 20, 20, 20, 0, 0) > 3 * rise(0, 0, 0, 0, 20, 0)
     fit_score(found, good, good + 8, TrainConfig(network=CONFIG, views=ViewsConfig(network=0.0)))
-    assert rise(0, 0, 0, 0, 20, 0) > 3 * rise(0, 0, 0, 0, MOST_UNITS, 0)
+    assert rise(0, 0, 0, 0, 20, 0) > 3 * rise(0, 0, 0, 0, most, 0)
+
+
+def test_a_limit_does_not_grow_with_the_view_s_weight() -> None:
+    """With more weight, a view reaches its limit sooner: one odd good part pushes the threshold no further."""
+    rng = np.random.default_rng(6)
+    good, rises = values(rng, 2000), []
+    for weight in (0.5, 1.0):
+        found = detector()
+        fit_score(found, good, good + 8, TrainConfig(network=CONFIG, views=ViewsConfig(memory=weight, whole_image=weight)))
+        of_network = rise_of(found, good, 1, 1, 1, 1, 0, 0)
+        rises.append([rise_of(found, good, *odd) / of_network for odd in ((0, 0, 0, 0, 99, 0), (0, 0, 0, 0, 0, 99))])
+    np.testing.assert_allclose(rises[0], rises[1], rtol=0.05)
 
 
 def test_beside_a_network_the_memory_counts_only_above_its_median() -> None:

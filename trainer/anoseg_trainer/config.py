@@ -123,7 +123,7 @@ class ViewsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     network: Weight = 1.0
     memory: Weight = 0.75
-    whole_image: Weight = 0.35
+    whole_image: Weight = 0.6
     memory_map: Weight = 0.5
 
 

@@ -54,10 +54,10 @@ ANGLES = 300
 """Least number of parts and copies, where parts appear any way round: few good images do not show the part at every angle, so
 turned copies are added. With 20 images of mvtec_screw and no network, 33 to 81 instead of 114 to 116 of 119 defects then pass
 where 2 % of the good parts are rejected. With 230 images they help nothing."""
-MOST_UNITS = 5.0
-"""Most that the memory and the whole-image model count beside a network, in units of their spread over good parts. A good part
-that only they find odd then sets no threshold that most defects pass. At the calibrated threshold, 0.41 instead of 0.50 of the
-defects pass on mvtec_screw, and 0.14 instead of 0.30 on the demo; image AUROC stays."""
+MOST_UNITS = {MEMORY: 3.75, WHOLE_IMAGE: 1.75}
+"""Most that the memory and the whole-image model count beside a network, in units of the network's spread over good parts,
+whatever their weights. A good part that only they find odd then sets no threshold that most defects pass. At the calibrated
+threshold, 0.41 instead of 0.50 of the defects pass on mvtec_screw, and 0.14 instead of 0.30 on the demo; image AUROC stays."""
 MAP_STRIDE = 4
 """Every fourth row and column of a map counts for the median."""
 LEAST_SPREADS = {NETWORK: 0.3, MEMORY: 0.1, WHOLE_IMAGE: 0.5}
@@ -340,9 +340,9 @@ def fit_score(detector: Detector, good: Values, defective: Values, config: Train
     """Set the score's scales from the views' values of held-out good parts, [n, V], and of synthetic defects, [m, V].
 
     Each value counts in units of its spread over good parts, from their median. A view's values are added and counted in the
-    same way, and the views are added with their weights. Beside a network, the others count up to `MOST_UNITS`, and the memory
-    counts only above its median: a part that resembles good parts more than half of them do is not better for it. Synthetic
-    defects only set the slope of the score, because real defects differ from them.
+    same way, and the views are added with their weights. Beside a network, the others count up to `MOST_UNITS` above their
+    median, and the memory counts only above it: a part that resembles good parts more than half of them do is not better for
+    it. Synthetic defects only set the slope of the score, because real defects differ from them.
 
     Raises:
         ConfigError: No view of the detector has a weight.
@@ -363,7 +363,7 @@ def fit_score(detector: Detector, good: Values, defective: Values, config: Train
         alone = name == NETWORK or not weights[NETWORK] or NETWORK not in detector.columns
         median = float(np.median(good[:, used] @ scale[used]))
         floors.append(median if name == MEMORY and not alone else -NO_LIMIT)
-        limits.append(NO_LIMIT if alone else median + MOST_UNITS * weights[name])
+        limits.append(NO_LIMIT if alone else median + MOST_UNITS[name])
         if weights[name]:
             steepest = min(steepest, STEEPEST[name] / float(scale[used].sum()))
     if not scale.any():
