@@ -6,6 +6,7 @@ pretrained encoder, which stays as it is or is tuned at a low rate, and adds fin
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -60,8 +61,8 @@ class ScratchBackbone(nn.Module):
         self.down = nn.ModuleList(ConvNorm(a, b, stride=2) for a, b in pairwise(widths))
         self.encode = nn.ModuleList(nn.Sequential(*(Block(w) for _ in range(config.blocks))) for w in widths)
 
-    def forward(self, frames_NHWC: Tensor, places: Tensor) -> Seen:
-        """Compute the features of frames [N, H, W, 3] (0…255) with coordinates [N, 2, H, W]."""
+    def forward(self, frames_NHWC: Tensor, places: Tensor, vary: Callable[[Tensor], Tensor] | None = None) -> Seen:
+        """Compute the features of frames [N, H, W, 3] (0…255) with coordinates [N, 2, H, W]; `vary` is for a pretrained one."""
         responses = [] if self.encoder is None else self.encoder(encoder_input(frames_NHWC, places.dtype))
         x, skips = stem_input(frames_NHWC, places), []
         for level, (enter, encode) in enumerate(zip((self.stem, *self.down), self.encode, strict=True)):
@@ -93,12 +94,15 @@ class PretrainedBackbone(nn.Module):
         self.lateral = nn.ModuleList(ConvNorm(c + 2, w, size=1) for c, w in zip(CHANNELS, widths, strict=True))
         self.deepest = Block(widths[-1])
 
-    def forward(self, frames_NHWC: Tensor, places: Tensor) -> Seen:
-        """Compute the features of frames [N, H, W, 3] (0…255) with coordinates [N, 2, H, W]."""
+    def forward(self, frames_NHWC: Tensor, places: Tensor, vary: Callable[[Tensor], Tensor] | None = None) -> Seen:
+        """Compute the features of frames [N, H, W, 3] (0…255) with coordinates [N, 2, H, W].
+
+        In training, `vary` changes each level that the decoder reads; the memory reads the levels as they are.
+        """
         levels = self.encoder(encoder_input(frames_NHWC, places.dtype))
         fine = self.detail(functional.relu(self.stem(stem_input(frames_NHWC, places))))
         skips = []
-        for level, lateral in zip(levels, self.lateral, strict=True):
+        for level, lateral in zip(levels if vary is None else map(vary, levels), self.lateral, strict=True):
             places = functional.avg_pool2d(places, 2)
             skips.append(lateral(torch.cat([level, places.to(level.dtype)], dim=1)))
         skips[0] = skips[0] + fine

@@ -101,6 +101,7 @@ class AnoSegNetwork(nn.Module):
         coords: Tensor,
         reconstruct: bool = True,
         compare: Callable[[list[Tensor]], Tensor] | None = None,
+        vary: Callable[[Tensor], Tensor] | None = None,
     ) -> Outputs:
         """Run training's forward pass, which is differentiable.
 
@@ -109,15 +110,16 @@ class AnoSegNetwork(nn.Module):
             coords: The coordinates.
             reconstruct: Whether to compute the reconstruction.
             compare: Computes the memory's map [N, h, w] from the levels of the backbone; None without a memory.
+            vary: Varies each level of a pretrained encoder; None: they stay as they are.
         """
-        seen = self.seen(frames_NHWC, coords)
+        seen = self.seen(frames_NHWC, coords, vary)
         features = self.decoded(seen.skips if compare is None else self.with_memory(seen.skips, compare(seen.levels)))
         image = functional.pixel_shuffle(self.image_head(features), 2) if reconstruct else None
         return Outputs(self._map_logits(features), image)
 
-    def seen(self, frames_NHWC: Tensor, coords: Tensor) -> Seen:
+    def seen(self, frames_NHWC: Tensor, coords: Tensor, vary: Callable[[Tensor], Tensor] | None = None) -> Seen:
         """Return the features of the backbone."""
-        seen: Seen = self.backbone(frames_NHWC, coords if self.coordinates else torch.zeros_like(coords))
+        seen: Seen = self.backbone(frames_NHWC, coords if self.coordinates else torch.zeros_like(coords), vary)
         return seen
 
     def logits(self, skips: list[Tensor], memory_map: Tensor | None) -> Tensor:

@@ -23,6 +23,7 @@ from anoseg_trainer.data.batches import batches
 from anoseg_trainer.data.samples import SampleSettings
 from anoseg_trainer.model.detector import Detector
 from anoseg_trainer.model.encoder import Encoder
+from anoseg_trainer.model.feature_variation import FeatureVariation
 from anoseg_trainer.model.fixed_filters import FixedFilters
 from anoseg_trainer.model.network import AnoSegNetwork
 from anoseg_trainer.stop_signals import StopSignals
@@ -157,7 +158,8 @@ def train(
             compare = functools.partial(comparison.memory_map, batch, state.step) if comparison else None
             if group is not None:
                 group.send_weights(state.learner.network)
-            loss = state.learner.step(batch, config.loss, arithmetic, compare, group.average if group else None)
+            vary = FeatureVariation.of_step(config.variation.features, samples.seed, 559, state.step, samples.share[0])
+            loss = state.learner.step(batch, config.loss, arithmetic, compare, vary, group.average if group else None)
             update_average(state.averaged, state.learner.network, state.step, t.ema)
             threads.after_step(time.monotonic() - step_began)
 

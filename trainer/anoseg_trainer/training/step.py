@@ -95,6 +95,7 @@ class Learner:
         weights: LossConfig,
         arithmetic: Arithmetic,
         compare: Callable[[list[Tensor]], Tensor] | None = None,
+        vary: Callable[[Tensor], Tensor] | None = None,
         average: Callable[[AnoSegNetwork, Tensor], Tensor] | None = None,
     ) -> float:
         """Update both networks from one batch.
@@ -104,12 +105,13 @@ class Learner:
             weights: The weights of the losses.
             arithmetic: Where and in what precision to compute.
             compare: Computes the memory's map from the levels of the backbone; None without a memory.
+            vary: Varies each level of a pretrained encoder; None: they stay as they are.
             average: Averages gradients and loss over the processes of the training; None: there is one.
 
         Returns:
             The network's loss, which may be infinite or NaN.
         """
-        loss = self.backward(batch, weights, arithmetic, compare)
+        loss = self.backward(batch, weights, arithmetic, compare, vary)
         if average is not None:
             loss = average(self.network, loss)
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), CLIP)
@@ -122,6 +124,7 @@ class Learner:
         weights: LossConfig,
         arithmetic: Arithmetic,
         compare: Callable[[list[Tensor]], Tensor] | None,
+        vary: Callable[[Tensor], Tensor] | None,
     ) -> Tensor:
         """Compute the network's gradients from one batch, and update the discriminator; return the network's loss."""
         device = arithmetic.device
@@ -134,7 +137,7 @@ class Learner:
         adversarial = weights.adversarial > 0 and bool(good.any())
         with arithmetic.autocast():
             reconstruct = adversarial or weights.reconstruction > 0
-            outputs = self.network(frames, coords, reconstruct=reconstruct, compare=compare)
+            outputs = self.network(frames, coords, reconstruct=reconstruct, compare=compare, vary=vary)
             losses: dict[str, Tensor] = pixel_losses(outputs, labels, valid, weights)
             if weights.image:
                 losses["image"] = image_loss(outputs, labels, valid)

@@ -24,6 +24,7 @@ from anoseg_trainer.config import TrainConfig
 from anoseg_trainer.data.batches import batches
 from anoseg_trainer.data.samples import SampleSettings
 from anoseg_trainer.model.encoder import Encoder
+from anoseg_trainer.model.feature_variation import FeatureVariation
 from anoseg_trainer.model.fixed_filters import FixedFilters
 from anoseg_trainer.training.comparison import Comparison
 from anoseg_trainer.training.state import TrainingState
@@ -187,7 +188,8 @@ def _compute_gradients(group: Together, training: SharedTraining) -> None:
             if not group.receive_weights(learner.network):
                 return
             compare = functools.partial(comparison.memory_map, batch, step) if comparison else None
-            group.average(learner.network, learner.backward(batch, config.loss, arithmetic, compare))
+            vary = FeatureVariation.of_step(config.variation.features, samples.seed, 559, step, samples.share[0])
+            group.average(learner.network, learner.backward(batch, config.loss, arithmetic, compare, vary))
 
 
 @contextlib.contextmanager
