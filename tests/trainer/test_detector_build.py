@@ -22,7 +22,6 @@ from anoseg_trainer.detector_build import (
     LEAST_SPREADS,
     MOST_UNITS,
     SAMPLE_INPUTS,
-    FeatureReader,
     _turned_parts,
     _varied_parts,
     features_of_good_parts,
@@ -32,6 +31,7 @@ from anoseg_trainer.detector_build import (
     whole_image_model,
     with_good_parts,
 )
+from anoseg_trainer.feature_reader import FeatureReader
 from anoseg_trainer.model.detector import MEMORY, Detector
 from anoseg_trainer.model.encoder import CHANNELS, Encoder
 from anoseg_trainer.model.fixed_filters import FixedFilters
@@ -351,6 +351,59 @@ def encoded_batches(
     return made, alive
 
 
+def memory_of_lots(lots: int, held_out: int, store: Any) -> Any:
+    """Build memory and whole image of parts of some lots, each lot brighter than the one before; some lots are held out."""
+    images: Any = None
+    numbers = np.repeat(np.arange(lots + held_out), 4)
+    product = Product(
+        config=TrainConfig(
+            input=InputConfig(height=64, width=64, mode="resize", scale=1.0, overlap=0), memory=MemoryOptions(vectors=20)
+        ),
+        images=images,
+        groups=numbers,
+        split=Split(
+            train=tuple(np.flatnonzero(numbers < lots).tolist()),
+            validation=tuple(np.flatnonzero(numbers >= lots).tolist()),
+            calibration=(),
+            calibration_parts=(),
+        ),
+        store=store,
+        cases=[],
+        background=True,
+        origin=None,
+        seed=0,
+    )
+    return with_good_parts(Detector(None, encoder=Encoder()), product)[0].memory
+
+
+def test_where_few_lots_are_held_out_the_training_lots_tell_the_memorys_spread(tmp_path: Path) -> None:
+    """Each training lot looks unlike the others, so its values are above what the memory says of its own lots."""
+    torch.manual_seed(0)
+    rng = np.random.default_rng(4)
+    with PartStoreWriter(tmp_path / "parts", SPEC) as writer:
+        for lot in range(8):
+            for _ in range(4):
+                noise = rng.normal(0, 5 + 10 * lot, (64, 64, 3))
+                writer.add(Path("part.png"), np.clip(128 + noise, 0, 255).astype(np.uint8))
+        store = writer.finish()
+    one_held_out = memory_of_lots(7, 1, store)
+    assert one_held_out.left_out.shape == (28,)
+    assert bool(torch.isfinite(one_held_out.left_out).all())
+    assert memory_of_lots(3, 5, store).left_out.shape == (0,)
+    assert memory_of_lots(2, 1, store).left_out.shape == (0,)
+    # With more spread between lots than the held-out lot shows, the memory counts less.
+    rng = np.random.default_rng(5)
+    good = values(rng, 400)
+    scales = []
+    for left_out in (torch.zeros(0), torch.from_numpy(rng.normal(1, 1.0, 100)).float()):
+        found = detector()
+        assert found.memory is not None
+        found.memory.left_out = left_out
+        fit_score(found, good, good + 8, TrainConfig(network=CONFIG, views=WEIGHTS))
+        scales.append(float(found.score_scale[4] / found.score_scale[0]))
+    assert scales[1] < 0.6 * scales[0]
+
+
 def test_features_of_held_out_parts_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One batch after the other is measured: with 5,000 large images, all of them would take gigabytes."""
     made, alive = encoded_batches(tmp_path, monkeypatch, side=64, train=8, validation=64)
@@ -362,4 +415,5 @@ def test_the_projection_is_computed_from_few_tiles(tmp_path: Path, monkeypatch: 
     """Its features are kept meanwhile: of large parts, which have many tiles, fewer parts count."""
     made, alive = encoded_batches(tmp_path, monkeypatch, side=256, train=27, validation=2)
     assert max(alive) <= SAMPLE_INPUTS // 8 + 2
-    assert len(made) == 9 * 16 // 8 + (27 + 8 + 2) * 16 // 8  # 8 parts are varied
+    # 8 parts are varied; the training parts are read again, because two parts held out do not tell the memory's spread.
+    assert len(made) == 9 * 16 // 8 + (27 + 8 + 2) * 16 // 8 + 27 * 16 // 8

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import chain
 
 import msgspec
@@ -22,30 +21,26 @@ from anoseg_engines.errors import ConfigError
 from anoseg_engines.images import Image
 from anoseg_engines.placement import InputSpec
 from anoseg_trainer.config import MemoryOptions, TrainConfig, VariationConfig
-from anoseg_trainer.data.part_store import PartStore, whole_placement
+from anoseg_trainer.data.part_store import whole_placement
 from anoseg_trainer.data.samples import ROTATED_DEG
-from anoseg_trainer.heap import return_free_memory
-from anoseg_trainer.model.detector import FIRST_POOL, MEMORY, NETWORK, NO_LIMIT, WHOLE_IMAGE, Detector
-from anoseg_trainer.model.encoder import STRIDES, Encoder
+from anoseg_trainer.data.split import Split
+from anoseg_trainer.feature_reader import FeatureReader
+from anoseg_trainer.model.detector import FIRST_POOL, MEMORY, NETWORK, NO_LIMIT, WHOLE_IMAGE, Detector, most_prominent
+from anoseg_trainer.model.encoder import Encoder
 from anoseg_trainer.model.fixed_filters import FixedFilters
 from anoseg_trainer.model.memory import Features, MemoryConfig, standardise
 from anoseg_trainer.model.memory_build import BuiltMemory, build_memory
 from anoseg_trainer.model.network import valid_pixels
 from anoseg_trainer.model.whole_image import WholeImage
-from anoseg_trainer.synthesis.variation import compressed, noisy, turned
 from anoseg_trainer.thresholds import score_scale
 from anoseg_trainer.training.step import Arithmetic
 from anoseg_trainer.training_record import Product
 from anoseg_trainer.validation import Validation, scaled_spec, validate
 
-BATCH = 8
-"""Inputs that are encoded together."""
 SAMPLE_PARTS = 48
 """Training parts from which the memory's projection is computed, at most."""
 SAMPLE_INPUTS = 144
 """Their inputs, at most: the features of 48 parts of 16 tiles each would take more than a gigabyte."""
-RETURN_EVERY = 64
-"""Free memory is returned to the system after this many parts."""
 VARIED_PARTS = 0.3
 """Share of the training parts that memory and whole image learn a second time, with noise or compression."""
 ANY_WAY = 180.0
@@ -58,6 +53,14 @@ MOST_UNITS = {MEMORY: 3.75, WHOLE_IMAGE: 1.75}
 """Most that the memory and the whole-image model count beside a network, in units of the network's spread over good parts,
 whatever their weights. A good part that only they find odd then sets no threshold that most defects pass. At the calibrated
 threshold, 0.41 instead of 0.50 of the defects pass on mvtec_screw, and 0.14 instead of 0.30 on the demo; image AUROC stays."""
+FEW_HELD_OUT = 5
+"""Fewer validation parts do not tell how far the memory's values vary between parts. Then training parts tell as well, each
+compared with the others. On bsd_pitting, one of eleven places is held out for validation, and by that place alone the memory
+would count 2.6 times as much (EXPERIMENTS.md)."""
+FEWEST_LEFT_OUT = 3
+"""With fewer training parts, too little is left to compare with."""
+LEFT_OUT_IMAGES = 96
+"""Images of the training parts that are compared so, at most."""
 MAP_STRIDE = 4
 """Every fourth row and column of a map counts for the median."""
 LEAST_SPREADS = {NETWORK: 0.3, MEMORY: 0.1, WHOLE_IMAGE: 0.5}
@@ -122,85 +125,6 @@ def describe_comparison(config: TrainConfig, features: Encoder | FixedFilters | 
     return f"parts are compared with good ones by {what} at strides {strides} (memory.softness {chosen.softness:g})"
 
 
-@dataclass(frozen=True, slots=True)
-class FeatureReader:
-    """Computes the features of scaled parts.
-
-    Attributes:
-        detector: The detector; its network or encoder is used, and no other view.
-        spec: The input for parts that are scaled already.
-        store: The scaled parts.
-        groups: Part number of each image, int64 [n].
-        strides: Strides to keep; the other levels are left empty.
-        arithmetic: The precision.
-        variation: What counts as normal. Each part gets noise, compression, or both; None: parts are read as they are.
-        turn: Whether each part is turned by any angle as well.
-        seed: Seed of these changes.
-    """
-
-    detector: Detector
-    spec: InputSpec
-    store: PartStore
-    groups: NDArray[np.int64]
-    strides: tuple[int, ...]
-    arithmetic: Arithmetic
-    variation: VariationConfig | None = None
-    turn: bool = False
-    seed: int = 0
-
-    @torch.no_grad()
-    def features(self, indices: Sequence[int]) -> Iterator[Features]:
-        """Yield the features of the parts at `indices`, in batches of tiles."""
-        frames: list[NDArray[np.uint8]] = []
-        coords: list[NDArray[np.float16]] = []
-        parts: list[int] = []
-        for done, index in enumerate(indices):
-            if done % RETURN_EVERY == 0:
-                return_free_memory()
-            part = self._part(index, done)
-            placement = whole_placement(self.spec, part)
-            tiles = np.empty((len(placement.tiles), self.spec.height, self.spec.width, 3), np.uint8)
-            placement.fill(part, tiles)
-            frames += list(tiles)
-            coords += list(placement.coords_N2HW)
-            parts += [int(self.groups[index])] * len(tiles)
-            while len(parts) >= BATCH:
-                yield self._encoded(frames[:BATCH], coords[:BATCH], parts[:BATCH])
-                del frames[:BATCH], coords[:BATCH], parts[:BATCH]
-        if parts:
-            yield self._encoded(frames, coords, parts)
-
-    def _part(self, index: int, copy: int) -> Image:
-        """Return the scaled part at `index`; if the reader varies parts, its copy of this number, always in the same way."""
-        part: Image = self.store[index]
-        if self.variation is None:
-            return part
-        rng = np.random.default_rng([self.seed, 557, index, copy] if self.turn else [self.seed, 557, index])
-        if self.turn:
-            part = turned(rng, part, self.variation)
-        kind = rng.integers(3)  # noise, compression, both
-        if self.variation.noise and (kind != 1 or not self.variation.compression):
-            part = noisy(rng, part, self.variation.noise)
-        if self.variation.compression and (kind != 0 or not self.variation.noise):
-            part = compressed(rng, part, self.store.scales[index])
-        return part
-
-    def _encoded(self, frames: list[NDArray[np.uint8]], coords: list[NDArray[np.float16]], parts: list[int]) -> Features:
-        places = torch.from_numpy(np.stack(coords).astype(np.float32))
-        device = self.detector.score_scale.device
-        with self.arithmetic.autocast():
-            levels = self.detector.encoded(torch.from_numpy(np.stack(frames)).to(device), places.to(device), max(self.strides))
-        kept = [
-            level.float().cpu() if stride in self.strides else torch.zeros(0)
-            for stride, level in zip(STRIDES, levels, strict=False)
-        ]
-        return Features(kept, torch.tensor(parts), valid_pixels(places))
-
-    def n_inputs(self, indices: Sequence[int]) -> int:
-        """Return the number of tiles of the parts at `indices`."""
-        return sum(len(whole_placement(self.spec, self.store[i]).tiles) for i in indices)
-
-
 def features_of_good_parts(
     config: TrainConfig, pretrained: Encoder | None, *, background: bool
 ) -> Encoder | FixedFilters | None:
@@ -263,8 +187,34 @@ def with_good_parts(detector: Detector, product: Product) -> tuple[Detector, Bui
     )
     standardise(built.memory, measured(reader.features(split.validation), measures_held_out))
     whole.fit(torch.cat(measures), torch.cat(measures_held_out))
+    built.memory.left_out = left_out_values(built, reader, split)
     joined = Detector(detector.network, encoder=detector.encoder, memory=built.memory, whole_image=whole).eval()
     return joined, built
+
+
+@torch.no_grad()
+def left_out_values(built: BuiltMemory, reader: FeatureReader, split: Split) -> Tensor:
+    """Compare training parts with the memory of the other parts, where few parts are held out for validation.
+
+    Returns:
+        The memory's value of each image compared, FP32 [n], n at most `LEFT_OUT_IMAGES`: as many of each part. Empty if
+        the validation's parts are enough, or the training's too few.
+    """
+    parts = np.unique(reader.groups[list(split.train)])
+    if len(np.unique(reader.groups[list(split.validation)])) >= FEW_HELD_OUT or len(parts) < FEWEST_LEFT_OUT:
+        return torch.zeros(0)
+    each = max(1, LEFT_OUT_IMAGES // len(parts))
+    values = []
+    for part in parts[:: -(-len(parts) // LEFT_OUT_IMAGES)]:
+        images = [i for i in split.train if reader.groups[i] == part]
+        for image in images[:: -(-len(images) // each)]:
+            tiles = []
+            for batch in reader.features([image]):
+                own = batch.parts[:, None] == built.parts[None, :]
+                distances = built.memory.distance(built.memory.embed(batch.levels), own)
+                tiles.append(most_prominent(built.memory.standardised(distances), batch.valid))
+            values.append(torch.cat(tiles).max())
+    return torch.stack(values)
 
 
 def _varied_parts(parts: Sequence[int], variation: VariationConfig, seed: int) -> Sequence[int]:
@@ -339,10 +289,11 @@ def fit_map(detector: Detector, spec: InputSpec, parts: Iterable[Image], share: 
 def fit_score(detector: Detector, good: Values, defective: Values, config: TrainConfig) -> None:
     """Set the score's scales from the views' values of held-out good parts, [n, V], and of synthetic defects, [m, V].
 
-    Each value counts in units of its spread over good parts, from their median. A view's values are added and counted in the
-    same way, and the views are added with their weights. Beside a network, the others count up to `MOST_UNITS` above their
-    median, and the memory counts only above it: a part that resembles good parts more than half of them do is not better for
-    it. Synthetic defects only set the slope of the score, because real defects differ from them.
+    Each value counts in units of its spread over good parts, from their median. The memory's `left_out` values count as well. A
+    view's values are added and counted in the same way, and the views are added with their weights. Beside a network, the
+    others count up to `MOST_UNITS` above their median, and the memory counts only above it: a part that resembles good parts
+    more than half of them do is not better for it. Synthetic defects only set the slope of the score, because real defects
+    differ from them.
 
     Raises:
         ConfigError: No view of the detector has a weight.
@@ -357,11 +308,14 @@ def fit_score(detector: Detector, good: Values, defective: Values, config: Train
         used = list(columns)
         if name == NETWORK and not config.detector:
             used = used[: FIRST_POOL + 1]
-        of_value = 1 / np.maximum(good[:, used].std(axis=0), LEAST_SPREADS[name])
-        together = good[:, used] @ of_value
+        usual = good[:, used]
+        if name == MEMORY and detector.memory is not None:
+            usual = np.concatenate([usual, detector.memory.left_out.double().cpu().numpy()[:, None]])
+        of_value = 1 / np.maximum(usual.std(axis=0), LEAST_SPREADS[name])
+        together = usual @ of_value
         scale[used] = weights[name] * of_value / max(float(together.std()), 1.0)
         alone = name == NETWORK or not weights[NETWORK] or NETWORK not in detector.columns
-        median = float(np.median(good[:, used] @ scale[used]))
+        median = float(np.median(usual @ scale[used]))
         floors.append(median if name == MEMORY and not alone else -NO_LIMIT)
         limits.append(NO_LIMIT if alone else median + MOST_UNITS[name])
         if weights[name]:

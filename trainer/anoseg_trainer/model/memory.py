@@ -78,8 +78,11 @@ class Memory(nn.Module):
         floors: Numbers that are added to the squared lengths, [len(strides)].
         centre: Median distance on held-out good parts.
         scale: One over the distance from `centre` to the most uncommon place of a good part.
+        left_out: Values of some training parts, each compared with the vectors of other parts alone, [n]; empty if they are
+            not needed. They are not exported.
     """
 
+    left_out: Tensor
     floors: Tensor
     centre: Tensor
     scale: Tensor
@@ -99,6 +102,7 @@ class Memory(nn.Module):
         self.register_buffer("floors", torch.ones(len(config.strides)))
         self.register_buffer("centre", torch.zeros(()))
         self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("left_out", torch.zeros(0), persistent=False)
         self.requires_grad_(False)
 
     def forward(self, levels: list[Tensor]) -> Tensor:
