@@ -82,7 +82,6 @@ class Memory(nn.Module):
             not needed. They are not exported.
     """
 
-    left_out: Tensor
     floors: Tensor
     centre: Tensor
     scale: Tensor
@@ -102,7 +101,7 @@ class Memory(nn.Module):
         self.register_buffer("floors", torch.ones(len(config.strides)))
         self.register_buffer("centre", torch.zeros(()))
         self.register_buffer("scale", torch.ones(()))
-        self.register_buffer("left_out", torch.zeros(0), persistent=False)
+        self.left_out = torch.zeros(0)  # no buffer, because bundles do not have it
         self.requires_grad_(False)
 
     def forward(self, levels: list[Tensor]) -> Tensor:
