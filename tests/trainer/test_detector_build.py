@@ -351,13 +351,13 @@ def encoded_batches(
     return made, alive
 
 
-def memory_of_lots(lots: int, held_out: int, store: Any) -> Any:
-    """Build memory and whole image of parts of some lots, each lot brighter than the one before; some lots are held out."""
+def memory_of_lots(lots: int, held_out: int, store: Any, vectors: int = 20) -> Any:
+    """Build memory and whole image of parts of some lots, each lot noisier than the one before; some lots are held out."""
     images: Any = None
     numbers = np.repeat(np.arange(lots + held_out), 4)
     product = Product(
         config=TrainConfig(
-            input=InputConfig(height=64, width=64, mode="resize", scale=1.0, overlap=0), memory=MemoryOptions(vectors=20)
+            input=InputConfig(height=64, width=64, mode="resize", scale=1.0, overlap=0), memory=MemoryOptions(vectors=vectors)
         ),
         images=images,
         groups=numbers,
@@ -391,6 +391,7 @@ def test_where_few_lots_are_held_out_the_training_lots_tell_the_memorys_spread(t
     assert bool(torch.isfinite(one_held_out.left_out).all())
     assert memory_of_lots(3, 5, store).left_out.shape == (0,)
     assert memory_of_lots(2, 1, store).left_out.shape == (0,)
+    assert bool(torch.isfinite(memory_of_lots(7, 1, store, vectors=1).left_out).all())  # the only vector is of one lot
     # With more spread between lots than the held-out lot shows, the memory counts less.
     rng = np.random.default_rng(5)
     good = values(rng, 400)

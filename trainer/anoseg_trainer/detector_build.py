@@ -211,6 +211,7 @@ def left_out_values(built: BuiltMemory, reader: FeatureReader, split: Split) -> 
             tiles = []
             for batch in reader.features([image]):
                 own = batch.parts[:, None] == built.parts[None, :]
+                own &= ~own.all(dim=1, keepdim=True)  # if all vectors are of one part, it is compared with them
                 distances = built.memory.distance(built.memory.embed(batch.levels), own)
                 tiles.append(most_prominent(built.memory.standardised(distances), batch.valid))
             values.append(torch.cat(tiles).max())
