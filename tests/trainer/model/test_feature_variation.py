@@ -17,8 +17,8 @@ def level(inputs: int = 64, channels: int = 8) -> torch.Tensor:
     return (1 + 0.2 * draw[1]) * draw[0] + 3 + 0.5 * draw[2]
 
 
-def varied(strength: float, *entropy: int, of: torch.Tensor) -> torch.Tensor:
-    vary = FeatureVariation.of_step(strength, *entropy)
+def varied(strength: float, seed: int, step: int = 0, process: int = 0, *, of: torch.Tensor) -> torch.Tensor:
+    vary = FeatureVariation.of_step(strength, seed=seed, step=step, process=process)
     assert vary is not None
     return vary(of)
 
@@ -57,7 +57,7 @@ def test_draws_depend_on_seed_and_step_alone() -> None:
 
 def test_a_strength_of_0_changes_nothing_and_more_changes_more() -> None:
     before = level()
-    assert FeatureVariation.of_step(0.0, 1) is None
+    assert FeatureVariation.of_step(0.0, seed=1, step=0, process=0) is None
     changes = [(varied(strength, 5, of=before) - before).abs().mean() for strength in (0.25, 0.5, 1.0)]
     assert changes[0] < 0.6 * changes[1] < 0.36 * changes[2]
 
@@ -85,7 +85,8 @@ def test_the_decoder_sees_varied_features_and_the_memory_does_not() -> None:
     torch.manual_seed(0)
     network = AnoSegNetwork(NetworkConfig(widths=(8, 8, 8, 8, 8)), encoder=Encoder()).eval()
     frames, coords = torch.randint(0, 256, (4, 64, 64, 3)).float(), torch.zeros(4, 2, 64, 64)
-    plain, changed = network.seen(frames, coords), network.seen(frames, coords, FeatureVariation.of_step(1.0, 0))
+    vary = FeatureVariation.of_step(1.0, seed=0, step=0, process=0)
+    plain, changed = network.seen(frames, coords), network.seen(frames, coords, vary)
     for one, other in zip(plain.levels, changed.levels, strict=True):
         assert torch.equal(one, other)
     assert not torch.allclose(plain.skips[2], changed.skips[2])

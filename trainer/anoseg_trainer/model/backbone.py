@@ -62,7 +62,10 @@ class ScratchBackbone(nn.Module):
         self.encode = nn.ModuleList(nn.Sequential(*(Block(w) for _ in range(config.blocks))) for w in widths)
 
     def forward(self, frames_NHWC: Tensor, places: Tensor, vary: Callable[[Tensor], Tensor] | None = None) -> Seen:
-        """Compute the features of frames [N, H, W, 3] (0…255) with coordinates [N, 2, H, W]; `vary` is for a pretrained one."""
+        """Compute the features of frames [N, H, W, 3] (0…255) with coordinates [N, 2, H, W].
+
+        `vary` has no effect, because nothing is pretrained here.
+        """
         responses = [] if self.encoder is None else self.encoder(encoder_input(frames_NHWC, places.dtype))
         x, skips = stem_input(frames_NHWC, places), []
         for level, (enter, encode) in enumerate(zip((self.stem, *self.down), self.encode, strict=True)):

@@ -33,12 +33,12 @@ class FeatureVariation:
     generator: torch.Generator
 
     @classmethod
-    def of_step(cls, strength: float, *entropy: int) -> FeatureVariation | None:
-        """Return the variation of a step; the draws depend on `entropy` alone. None: features stay as they are."""
+    def of_step(cls, strength: float, *, seed: int, step: int, process: int) -> FeatureVariation | None:
+        """Return the variation of a step; its draws depend on seed, step and process alone. None: features stay as they are."""
         if not strength:
             return None
-        seed = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
-        return cls(strength, torch.Generator().manual_seed(seed))
+        entropy = np.random.SeedSequence([seed, 559, step, process]).generate_state(1, np.uint64)[0]
+        return cls(strength, torch.Generator().manual_seed(int(entropy >> 1)))
 
     def __call__(self, level: Tensor) -> Tensor:
         """Return one level of features, [N, C, h, w], with other means and spreads in some of its inputs."""

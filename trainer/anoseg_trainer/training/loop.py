@@ -158,7 +158,9 @@ def train(
             compare = functools.partial(comparison.memory_map, batch, state.step) if comparison else None
             if group is not None:
                 group.send_weights(state.learner.network)
-            vary = FeatureVariation.of_step(config.variation.features, samples.seed, 559, state.step, samples.share[0])
+            vary = FeatureVariation.of_step(
+                config.variation.features, seed=samples.seed, step=state.step, process=samples.share[0]
+            )
             loss = state.learner.step(batch, config.loss, arithmetic, compare, vary, group.average if group else None)
             update_average(state.averaged, state.learner.network, state.step, t.ema)
             threads.after_step(time.monotonic() - step_began)

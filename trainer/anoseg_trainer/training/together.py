@@ -188,7 +188,7 @@ def _compute_gradients(group: Together, training: SharedTraining) -> None:
             if not group.receive_weights(learner.network):
                 return
             compare = functools.partial(comparison.memory_map, batch, step) if comparison else None
-            vary = FeatureVariation.of_step(config.variation.features, samples.seed, 559, step, samples.share[0])
+            vary = FeatureVariation.of_step(config.variation.features, seed=samples.seed, step=step, process=samples.share[0])
             group.average(learner.network, learner.backward(batch, config.loss, arithmetic, compare, vary))
 
 
