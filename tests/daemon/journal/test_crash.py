@@ -4,18 +4,24 @@ import random
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from support.journal_tools import config, open_journal, read_all
+from support.journal_tools import commit, config, open_journal, read_all
 from support.paths import SUPPORT
+
+from anosegd.journal.store import PAGE_BYTES, WAL_PAGES
 
 SCRIPT = SUPPORT / "journal_process.py"
 KILLS = 40
+LOG_HEADER_BYTES, FRAME_HEADER_BYTES = 32, 24
+"""Of SQLite's write-ahead log (sqlite.org/fileformat2.html#walformat)."""
 
 
 def command(path: Path, *, sync: str = "normal", groups: int = 0, end: str = "close", seed: int = 0) -> list[str]:
@@ -54,6 +60,9 @@ def run_and_kill(path: Path, printed: Printed, lines: int, seed: int) -> None:
             for count, line in enumerate(process.stdout):
                 if count == lines:
                     process.kill()
+                if line.startswith("failed"):
+                    process.kill()
+                    raise AssertionError(line + process.stderr.read())
                 if line.endswith("\n"):
                     printed.read(line)
             assert "Traceback" not in process.stderr.read()
@@ -95,6 +104,37 @@ def test_a_killed_daemon_leaves_some_hundred_numbers_unused(tmp_path: Path) -> N
         assert journal.close()
         assert hole.first == max(printed.done) + 1
         assert 1 <= hole.last - hole.first + 1 <= 500
+
+
+def test_a_kill_while_a_long_log_begins_again_loses_nothing(tmp_path: Path) -> None:
+    """SQLite wrote the header of a new log over a long old one, and was killed before a commit followed. Nothing is damaged.
+
+    The next commit begins the log under the same header again, and cuts it to its usual length.
+    """
+    journal = open_journal(config(tmp_path / "journal.db"))
+    before = [entry for _ in range(10) for entry in commit(journal, 40, size=60_000)]
+    assert journal.close()
+    with closing(sqlite3.connect(tmp_path / "journal.db", isolation_level=None)) as db:
+        db.execute("PRAGMA wal_autocheckpoint = 0")
+        db.execute("UPDATE entry SET header = zeroblob(length(header))")
+        db.executemany("UPDATE entry SET header = ? WHERE seq = ?", [(entry.header, entry.seq) for entry in before])
+        db.execute("PRAGMA wal_checkpoint(PASSIVE)")  # the next commit begins the log again
+        db.execute("UPDATE journal SET barrier = 1")
+        for file in tmp_path.glob("journal.db*"):
+            shutil.copy(file, tmp_path / file.name.replace("journal", "killed"))
+    (tmp_path / "killed.db-shm").unlink()
+    log = tmp_path / "killed.db-wal"
+    assert log.stat().st_size > WAL_PAGES * PAGE_BYTES
+    with log.open("r+b") as file:
+        file.seek(LOG_HEADER_BYTES)
+        file.write(bytes(FRAME_HEADER_BYTES))  # as before the commit's first frame
+    journal = open_journal(config(tmp_path / "killed.db"))
+    after = commit(journal, 1)
+    assert log.stat().st_size == WAL_PAGES * PAGE_BYTES
+    after += commit(journal, 1)  # the journal's thread has looked at its files again
+    assert journal.notices == []
+    assert list(read_all(journal).entries) == [entry.seq for entry in (*before, *after)]
+    assert {entry.journal_id for entry in (*before, *after)} == {journal.journal_id}
 
 
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed: apt-get install strace")
