@@ -6,9 +6,10 @@ from support.anoseg_train_command import run
 
 from anoseg_engines.errors import AnosegError, DataError
 from anoseg_trainer.commands import ablate as ablate_command
-from anoseg_trainer.commands.ablate import VARIANTS
+from anoseg_trainer.commands.ablate import AFTER_TRAINING, VARIANTS
 from anoseg_trainer.config import LossConfig, TrainConfig, VariationConfig
 from anoseg_trainer.model.checkpoint import NAME as CHECKPOINT
+from anoseg_trainer.training.state import whole_identity
 
 TINY = """
 input: {height: 96, width: 128}
@@ -24,14 +25,17 @@ def ablate(product, out, *more):
 
 @pytest.mark.parametrize("name", [name for name in VARIANTS if name != "full"])
 def test_a_variant_leaves_its_part_out_and_nothing_else(name):
-    """Every variant differs from the full method in one section or switch, and is a valid configuration."""
+    """Every variant differs from the full method in one section or switch, and is a valid configuration.
+
+    With the memory in the network alone, it is also left out of the views.
+    """
     config = TrainConfig(
         loss=LossConfig(adversarial=0.1, reconstruction=0.1),
         variation=VariationConfig(brightness=0.1, contrast=0.1, shading=0.1, tint=0.1),
     )
     whole, changed = msgspec.to_builtins(config), msgspec.to_builtins(VARIANTS[name][1](config))
     different = [key for key in whole if whole[key] != changed[key]]
-    assert len(different) == 1
+    assert different == ["network", "views"] if name == "memory-in-network" else len(different) == 1
     assert msgspec.convert(changed, TrainConfig) == VARIANTS[name][1](config)
 
 
@@ -80,16 +84,30 @@ def test_unknown_variants_are_refused(product, tmp_path):
 
 
 @pytest.mark.long
-def test_without_the_detector_the_training_on_the_pretrained_encoder_is_used_too(product, tmp_path):
-    """The network has the same layers, whether its parts are compared with good ones or not."""
+def test_what_differs_after_the_training_takes_the_training_on_the_pretrained_encoder(product, tmp_path):
+    """The network has the same layers, whether its parts are compared with good ones or not.
+
+    A variant whose network sees the memory's map takes the training of the other one with such a network.
+    """
     config = tmp_path / "train.yaml"
     config.write_text(
         "input: {height: 96, width: 128}\nmemory: {vectors: 200}\ntraining: {batch: 2, threads: 1, validate_every: 100}\n"
     )
-    done = ablate(product, tmp_path / "out", "--config", config, "--steps", 8, "--only", "full,no-detector")
+    names = ("full", "no-memory", "memory-everywhere", "memory-in-network")
+    done = ablate(product, tmp_path / "out", "--config", config, "--steps", 8, "--only", ",".join(names))
     assert done.returncode == 0, done.stderr
-    whole, without = json.loads((tmp_path / "out" / "ablation.json").read_text())
-    assert (without["name"], without["seconds"]) == ("no-detector", whole["seconds"])
+    rows = {row["name"]: row for row in json.loads((tmp_path / "out" / "ablation.json").read_text())}
+    assert tuple(rows) == names
+    assert rows["no-memory"]["seconds"] == rows["full"]["seconds"]
+    assert rows["memory-in-network"]["seconds"] == rows["memory-everywhere"]["seconds"] != rows["full"]["seconds"]
+
+
+@pytest.mark.parametrize("name", AFTER_TRAINING)
+def test_a_variant_that_takes_another_training_differs_only_after_it(name):
+    """What a checkpoint must share with a training that goes on from it is the same."""
+    config = TrainConfig()
+    mine, taken = (whole_identity({}, VARIANTS[each][1](config)) for each in (name, AFTER_TRAINING[name]))
+    assert mine == taken
 
 
 def test_a_training_with_other_layers_is_not_used(tmp_path, monkeypatch):
@@ -105,5 +123,5 @@ def test_a_training_with_other_layers_is_not_used(tmp_path, monkeypatch):
 
     monkeypatch.setattr(ablate_command, "fit", fit)
     with pytest.raises(AnosegError, match="trained"):
-        ablate_command._run_variant(tmp_path, tmp_path, "no-detector", TrainConfig(), seed=0, reuse_training=True)
+        ablate_command._run_variant(tmp_path, tmp_path, "no-detector", TrainConfig(), seed=0, training_of="full")
     assert resumed == [(True, True), (False, False)]

@@ -1,7 +1,7 @@
 """Runs `anoseg-train ablate`: leaves out (or adds) each part of the method in turn, trains, and compares the figures.
 
 Trainings run one after another. A variant does not run again if the folder already has its figures. So a stopped ablation
-continues. A variant that differs only after training reuses the training of the full method.
+continues. A variant that differs from another one only after training takes the other one's training.
 """
 
 from __future__ import annotations
@@ -53,6 +53,17 @@ def run(options: argparse.Namespace) -> None:
     print(f"report in {options.out / 'report.html'}")
 
 
+def _each(*changes: Change) -> Change:
+    """Return a change that makes these changes one after the other."""
+
+    def change(config: TrainConfig) -> TrainConfig:
+        for each in changes:
+            config = each(config)
+        return config
+
+    return change
+
+
 def _set(section: str, **values: Any) -> Change:
     """Return a change of some keys of a section. If `section` is empty, the keys are those of the configuration itself."""
 
@@ -68,8 +79,20 @@ def _set(section: str, **values: Any) -> Change:
 OTHER_KINDS = tuple(kind for kind in DEFECT_KINDS if kind != "hard")
 """Kinds of synthetic defects that are not in the AnoSeg paper."""
 
+_in_network = _set("network", memory_input=True)
+
 VARIANTS: Mapping[str, tuple[str, Change]] = {
     FULL: ("everything as configured", lambda config: config),
+    "scratch-encoder": ("without pretrained weights", _set("network", encoder="scratch")),
+    "tuned-encoder": ("with the pretrained encoder tuned at a tenth of the learning rate", _set("network", encoder_rate=0.1)),
+    "no-memory": ("without the memory of good parts", _set("views", memory=0.0, memory_map=0.0)),
+    "memory-in-score": ("with the memory in the score alone, not in the map", _set("views", memory_map=0.0)),
+    "memory-everywhere": ("with the memory's map as an input of the network, too", _in_network),
+    "memory-in-network": (
+        "with the memory's map as an input of the network, and nowhere else",
+        _each(_in_network, _set("views", memory=0.0, memory_map=0.0)),
+    ),
+    "no-whole-image": ("without the model of the whole image", _set("views", whole_image=0.0)),
     "no-hard": ("without hard augmentation (paper 1)", _set("defects", hard=0.0)),
     "only-hard": (
         "hard augmentation as the only kind of defect, as in the paper",
@@ -92,8 +115,14 @@ VARIANTS: Mapping[str, tuple[str, Change]] = {
     ),
 }
 
-AFTER_TRAINING = ("no-detector",)
-"""Variants that differ only in how the trained network is used: they take the training of the full method, if there is one."""
+AFTER_TRAINING = {
+    "no-memory": FULL,
+    "memory-in-score": FULL,
+    "memory-in-network": "memory-everywhere",
+    "no-whole-image": FULL,
+    "no-detector": FULL,
+}
+"""Variants that differ from another one only in how the trained network is used: they take its training, if there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +192,10 @@ def ablate(
         row = _read_row(record, identity)
         if row is None:
             on_note(f"{name}: {words}")
-            reuse = name in AFTER_TRAINING and _read_row(out / f"{FULL}.json", identity) is not None
-            row = _run_variant(data, out, name, changed, seed=seed, reuse_training=reuse)
+            like = AFTER_TRAINING.get(name)
+            if like is not None and _read_row(out / f"{like}.json", identity) is None:
+                like = None
+            row = _run_variant(data, out, name, changed, seed=seed, training_of=like)
             _write(record, {"identity": identity, "row": msgspec.to_builtins(row)})
         rows.append(row)
         on_row(row)
@@ -173,13 +204,14 @@ def ablate(
     return rows
 
 
-def _run_variant(data: Path, out: Path, name: str, config: TrainConfig, *, seed: int, reuse_training: bool) -> Row:
-    """Train and evaluate one variant; `reuse_training` takes the finished training of the full method if it fits."""
-    work, full = out / "work" / name, out / "work" / FULL / CHECKPOINT
-    resume = reuse_training and full.is_file()
-    if resume:
+def _run_variant(data: Path, out: Path, name: str, config: TrainConfig, *, seed: int, training_of: str | None) -> Row:
+    """Train and evaluate one variant. `training_of` names another variant whose finished training is taken if it fits."""
+    work = out / "work" / name
+    trained = None if training_of is None else out / "work" / training_of / CHECKPOINT
+    resume = trained is not None and trained.is_file()
+    if trained is not None and resume:
         work.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(full, work / CHECKPOINT)
+        shutil.copyfile(trained, work / CHECKPOINT)
     target = out / "store" / name
     try:
         fitted = fit(data, target, config, seed=seed, work=work, resume=resume)
