@@ -335,6 +335,17 @@ def test_calibration_takes_as_many_parts_as_the_target_needs():
     assert split_images(by_four, HoldoutConfig(), 0, needed=40).calibration_groups == 40
 
 
+def test_a_large_group_more_does_not_take_more_than_a_fifth():
+    """With 11 places of 40 images, two places are nearer to a fifth than three; one is always held out for each purpose."""
+    places = np.repeat(np.arange(11), 40)
+    split = split_images(places, HoldoutConfig(), 0, needed=99)
+    assert [len(side) for side in (split.train, split.validation, split.calibration)] == [320, 40, 80]
+    few = split_images(np.repeat(np.arange(3), 40), HoldoutConfig(), 0, needed=99)
+    assert [len(side) for side in (few.train, few.validation, few.calibration)] == [40, 40, 40]
+    nearer = split_images(np.repeat(np.arange(7), 40), HoldoutConfig(), 0, needed=99)  # 40 or 80 of 280, a fifth is 56
+    assert len(nearer.calibration) == 40
+
+
 def test_sizes_from_headers_are_those_of_the_decoded_images(tmp_path):
     """Every format, grey or colour, 8 or 16 bit, a JPEG with an orientation: the header gives the decoded size."""
     image = np.random.default_rng(0).integers(0, 255, (40, 56, 3), np.uint8)

@@ -68,12 +68,8 @@ def split_images(
     share = holdout.calibration
     if share is None:
         share = min(max(needed / (parts.max() + 1), CALIBRATION[0]), CALIBRATION[1])
-    calibration: list[int] = []
-    validation: list[int] = []
-    while members and len(calibration) < max(2, round(share * n)):
-        calibration += [int(i) for i in members.pop()]
-    while members and len(validation) < max(2, round(holdout.validation * n)):
-        validation += [int(i) for i in members.pop()]
+    calibration = _taken(members, share * n, CALIBRATION[1] * n)
+    validation = _taken(members, holdout.validation * n, holdout.validation * n)
     train = sorted(int(i) for m in members for i in m)
     if len(train) < 4 or not validation:
         raise DataError(
@@ -84,3 +80,17 @@ def split_images(
     calibration.sort()
     numbers = tuple(int(parts[i]) for i in calibration)
     return Split(tuple(train), tuple(sorted(validation)), tuple(calibration), numbers, known)
+
+
+def _taken(groups: list[NDArray[np.int64]], wanted: float, most: float) -> list[int]:
+    """Take groups from the end, one at least, until `wanted` images are taken.
+
+    A group that would make them more than `most` is not taken, if without it they are nearer to `wanted`.
+    """
+    taken: list[int] = []
+    while groups and len(taken) < max(2, round(wanted)):
+        with_next = len(taken) + len(groups[-1])
+        if taken and with_next > most and with_next - wanted > wanted - len(taken):
+            break
+        taken += [int(i) for i in groups.pop()]
+    return taken
