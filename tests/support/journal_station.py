@@ -35,8 +35,8 @@ from anosegd.publish import Identity, Publisher
 ENGINE = wire.EngineName(name="tiny", version=1, digest="0" * 64, runtime="none")
 CAMERAS = ("top", "side")
 MOST_OPEN = 200
-"""Parts without a stored verdict. With 20 more, this is less than the numbers that are left when one commit begins (250):
-a slow commit is no reason for numbers to run out."""
+"""Parts without a stored verdict. With 20 more, these are fewer than the numbers that are left when a commit begins (250), so
+that numbers do not run out during a slow commit."""
 MAP = np.zeros((8, 8), np.float32)
 PLACEMENT = Placement.of(InputSpec(8, 8), Region(0, 0, 8, 8))
 

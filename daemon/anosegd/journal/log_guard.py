@@ -33,30 +33,33 @@ class LogGuard:
     Another SQLite program may write or truncate the log properly. SQLite knows about that.
 
     Args:
-        path: The write-ahead log, as it is before this program has written into it.
+        path: The write-ahead log.
         db: The connection that writes the journal.
-        usual_bytes: SQLite cuts a longer log to this length when it begins it from its start again.
+        size_limit_bytes: SQLite cuts a longer log to this length when it begins it from its start again.
     """
 
-    def __init__(self, path: Path, db: sqlite3.Connection, *, usual_bytes: int) -> None:
-        self._path, self._db, self._usual_bytes = path, db, usual_bytes
+    def __init__(self, path: Path, db: sqlite3.Connection, *, size_limit_bytes: int) -> None:
+        self._path, self._db, self._size_limit_bytes = path, db, size_limit_bytes
         self._noted = _UNKNOWN
         self._version = 0
-        self._unwritten = False
+        self._uncommitted = False
         self.note()
-        self._unwritten = True
+        self._uncommitted = True
 
-    def note(self, *, truncated: bool = False) -> None:
-        """Remember the log as it is, after this program wrote to it, or truncated it.
+    def note(self, *, truncated: bool = False, failed: bool = False) -> None:
+        """Remember the log as it is, after this program wrote to it, failed to, or truncated it.
 
         A log that this program cannot have left so was overwritten meanwhile, and is not remembered.
         """
         found = self._look()
         begun_again = found.header != self._noted.header and found.header.startswith(_MAGIC)
-        # A kill between header and commit leaves a header that the first commit of this program writes once more.
-        begun_again |= self._unwritten and found.header == self._noted.header and found.size >= self._usual_bytes
-        self._unwritten &= found == self._noted
-        if self._continues(found) or begun_again or (truncated and found.size == 0):
+        # After a kill or an error between header and commit, the next commit writes the same header again and cuts the log.
+        cut = self._uncommitted and found.header == self._noted.header and found.size >= self._size_limit_bytes
+        if failed:
+            self._uncommitted |= begun_again
+        elif found != self._noted:
+            self._uncommitted = False
+        if self._continues(found) or begun_again or cut or (truncated and found.size == 0):
             try:
                 self._noted, self._version = found, self._data_version()
             except sqlite3.Error:  # nothing is compared until the next note

@@ -66,7 +66,7 @@ class Store:
         unmarked = "SELECT count(*), coalesce(max(committed_ns), 0) FROM entry WHERE seq > ?"
         self._unmarked, self._latest_ns = db.execute(unmarked, (self._marked_to,)).fetchone()
         self.file = FileGuard(path, db)
-        self.log = LogGuard(beside(path, "-wal"), db, usual_bytes=WAL_PAGES * PAGE_BYTES)
+        self.log = LogGuard(beside(path, "-wal"), db, size_limit_bytes=WAL_PAGES * PAGE_BYTES)
         self._log_inodes = [_inode(name) for name in files_of(path)[1:]]
 
     @property

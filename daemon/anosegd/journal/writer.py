@@ -295,7 +295,7 @@ class Writer:
             store.write(transaction, kept_ns=self._retention.clock.now_ns(), wall_ns=self._wall_ns())
         except sqlite3.Error as error:
             self._write_failed(error)
-            self._note_log()
+            self._note_log(failed=True)
             return JournalError(f"{self._path}: {error}", hint="free some space" if "full" in str(error) else "")
         self._note_log()
         if transaction.entries:
@@ -316,9 +316,9 @@ class Writer:
 
     # ---- retention and the log's length
 
-    def _note_log(self, *, truncated: bool = False) -> None:
+    def _note_log(self, *, truncated: bool = False, failed: bool = False) -> None:
         if self._store is not None:
-            self._store.log.note(truncated=truncated)
+            self._store.log.note(truncated=truncated, failed=failed)
             if self._store.log_is_long:
                 self._store.file.note_copied()
 
@@ -352,6 +352,7 @@ class Writer:
             self._pages_written(VACUUM_PAGES if more else 0)
         except sqlite3.Error as error:
             self._write_failed(error)
+            self._note_log(failed=True)
         except OSError as error:
             self._failed(f"{self._path}: {error.strerror}")
         self._note_log()
@@ -366,7 +367,7 @@ class Writer:
                 cut = store.cut_log()
         except sqlite3.Error as error:
             self._write_failed(error)
-            self._note_log()
+            self._note_log(failed=True)
             return
         self._note_log(truncated=True)
         if not cut:

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 from support.anoseg_train_command import run
 
-from anoseg_engines.errors import AnosegError, DataError
+from anoseg_engines.errors import AnosegError, ConfigError, DataError
 from anoseg_trainer.commands import ablate as ablate_command
 from anoseg_trainer.commands.ablate import AFTER_TRAINING, VARIANTS
 from anoseg_trainer.config import LossConfig, TrainConfig, VariationConfig
@@ -76,6 +76,25 @@ def test_a_variant_that_leaves_nothing_is_left_out(product, tmp_path):
     assert "no-l1: not possible with this configuration" in done.stderr
 
 
+def test_a_variant_that_fit_refuses_is_left_out(tmp_path, product, monkeypatch):
+    """What these images do not allow is noted, and the next variants go on; of the full method it is an error."""
+
+    def refusing(*_, **__):
+        raise ConfigError("network.memory_input: there is no memory of good parts")
+
+    monkeypatch.setattr(ablate_command, "fit", refusing)
+    notes = []
+    arguments = {"seed": 0, "on_note": notes.append}
+    rows = ablate_command.ablate(product, tmp_path, TrainConfig(), names=["memory-everywhere", "no-hard"], **arguments)
+    assert rows == []
+    assert [note for note in notes if "not possible" in note] == [
+        f"{name}: not possible with these images, left out: network.memory_input: there is no memory of good parts"
+        for name in ("memory-everywhere", "no-hard")
+    ]
+    with pytest.raises(ConfigError, match="no memory of good parts"):
+        ablate_command.ablate(product, tmp_path, TrainConfig(), names=["full"], **arguments)
+
+
 def test_unknown_variants_are_refused(product, tmp_path):
     """A variant that does not exist is refused before any training; the existing ones are named."""
     done = ablate(product, tmp_path / "out", "--only", "no-luck")
@@ -93,13 +112,13 @@ def test_what_differs_after_the_training_takes_the_training_on_the_pretrained_en
     config.write_text(
         "input: {height: 96, width: 128}\nmemory: {vectors: 200}\ntraining: {batch: 2, threads: 1, validate_every: 100}\n"
     )
-    names = ("full", "no-memory", "memory-everywhere", "memory-in-network")
+    names = ("full", "no-detector", "no-memory", "memory-everywhere", "memory-in-network")
     done = ablate(product, tmp_path / "out", "--config", config, "--steps", 8, "--only", ",".join(names))
     assert done.returncode == 0, done.stderr
     rows = {row["name"]: row for row in json.loads((tmp_path / "out" / "ablation.json").read_text())}
     assert tuple(rows) == names
-    assert rows["no-memory"]["seconds"] == rows["full"]["seconds"]
-    assert rows["memory-in-network"]["seconds"] == rows["memory-everywhere"]["seconds"] != rows["full"]["seconds"]
+    for name, taken in (("no-detector", "full"), ("no-memory", "full"), ("memory-in-network", "memory-everywhere")):
+        assert rows[name]["seconds"] == rows[taken]["seconds"], name
 
 
 @pytest.mark.parametrize("name", AFTER_TRAINING)

@@ -335,15 +335,34 @@ def test_calibration_takes_as_many_parts_as_the_target_needs():
     assert split_images(by_four, HoldoutConfig(), 0, needed=40).calibration_groups == 40
 
 
-def test_a_large_group_more_does_not_take_more_than_a_fifth():
+def test_whole_groups_come_as_near_to_the_wanted_share_as_they_allow():
     """With 11 places of 40 images, two places are nearer to a fifth than three; one is always held out for each purpose."""
     places = np.repeat(np.arange(11), 40)
-    split = split_images(places, HoldoutConfig(), 0, needed=99)
-    assert [len(side) for side in (split.train, split.validation, split.calibration)] == [320, 40, 80]
-    few = split_images(np.repeat(np.arange(3), 40), HoldoutConfig(), 0, needed=99)
-    assert [len(side) for side in (few.train, few.validation, few.calibration)] == [40, 40, 40]
-    nearer = split_images(np.repeat(np.arange(7), 40), HoldoutConfig(), 0, needed=99)  # 40 or 80 of 280, a fifth is 56
-    assert len(nearer.calibration) == 40
+
+    def sizes(groups, calibration=None):
+        split = split_images(groups, HoldoutConfig(calibration=calibration), 0, needed=99)
+        return [len(side) for side in (split.train, split.validation, split.calibration)]
+
+    assert sizes(places) == [320, 40, 80]
+    assert sizes(places, calibration=0.1) == [360, 40, 40]
+    assert sizes(np.repeat(np.arange(3), 40)) == [40, 40, 40]
+    assert sizes(np.repeat(np.arange(7), 40)) == [200, 40, 40]  # 40 or 80 of 280; a fifth is 56
+
+
+@pytest.mark.parametrize("images", [10, 12, 18, 25])
+def test_at_least_two_images_are_held_out_for_each_purpose(images):
+    """Two images are the fewest that have a spread."""
+    split = split_images(np.arange(images), HoldoutConfig(), 0, needed=99)
+    assert min(len(split.validation), len(split.calibration)) >= 2
+    assert len(split.train) >= 6
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_group_that_is_too_large_is_learned(seed):
+    """One lot of 300 images is not held out while 200 single parts are there for it, wherever it stands in the order."""
+    groups = np.concatenate([np.zeros(300, np.int64), np.arange(1, 201)])
+    split = split_images(groups, HoldoutConfig(), seed, needed=99)
+    assert [len(side) for side in (split.train, split.validation, split.calibration)] == [360, 40, 100]
 
 
 def test_sizes_from_headers_are_those_of_the_decoded_images(tmp_path):

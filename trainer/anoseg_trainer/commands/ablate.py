@@ -83,9 +83,12 @@ _in_network = _set("network", memory_input=True)
 
 VARIANTS: Mapping[str, tuple[str, Change]] = {
     FULL: ("everything as configured", lambda config: config),
-    "scratch-encoder": ("without pretrained weights", _set("network", encoder="scratch")),
+    "scratch-encoder": ("without pretrained weights, and what compares parts by them", _set("network", encoder="scratch")),
     "tuned-encoder": ("with the pretrained encoder tuned at a tenth of the learning rate", _set("network", encoder_rate=0.1)),
-    "no-memory": ("without the memory of good parts", _set("views", memory=0.0, memory_map=0.0)),
+    "no-memory": (
+        "without the memory of good parts",
+        _each(_set("network", memory_input=False), _set("views", memory=0.0, memory_map=0.0)),
+    ),
     "memory-in-score": ("with the memory in the score alone, not in the map", _set("views", memory_map=0.0)),
     "memory-everywhere": ("with the memory's map as an input of the network, too", _in_network),
     "memory-in-network": (
@@ -195,7 +198,13 @@ def ablate(
             like = AFTER_TRAINING.get(name)
             if like is not None and _read_row(out / f"{like}.json", identity) is None:
                 like = None
-            row = _run_variant(data, out, name, changed, seed=seed, training_of=like)
+            try:
+                row = _run_variant(data, out, name, changed, seed=seed, training_of=like)
+            except ConfigError as error:
+                if name == FULL:
+                    raise
+                on_note(f"{name}: not possible with these images, left out: {error}")
+                continue
             _write(record, {"identity": identity, "row": msgspec.to_builtins(row)})
         rows.append(row)
         on_row(row)

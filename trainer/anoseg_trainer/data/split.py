@@ -65,10 +65,12 @@ def split_images(
     groups = parts if groups is None else groups
     order = np.random.default_rng([seed, 77]).permutation(groups.max() + 1)
     members = [np.flatnonzero(groups == g) for g in order]
-    share = holdout.calibration
+    share, most = holdout.calibration, CALIBRATION[1]
     if share is None:
         share = min(max(needed / (parts.max() + 1), CALIBRATION[0]), CALIBRATION[1])
-    calibration = _taken(members, share * n, CALIBRATION[1] * n)
+    else:
+        most = share
+    calibration = _taken(members, share * n, most * n)
     validation = _taken(members, holdout.validation * n, holdout.validation * n)
     train = sorted(int(i) for m in members for i in m)
     if len(train) < 4 or not validation:
@@ -83,14 +85,22 @@ def split_images(
 
 
 def _taken(groups: list[NDArray[np.int64]], wanted: float, most: float) -> list[int]:
-    """Take groups from the end, one at least, until `wanted` images are taken.
+    """Take whole groups from the end, until as many images are taken as are wanted; two at least.
 
-    A group that would make them more than `most` is not taken, if without it they are nearer to `wanted`.
+    A group that would make them more than `most` is left where it is, if without it they are nearer to `wanted`.
     """
+    wanted = max(2.0, wanted)
     taken: list[int] = []
-    while groups and len(taken) < max(2, round(wanted)):
-        with_next = len(taken) + len(groups[-1])
-        if taken and with_next > most and with_next - wanted > wanted - len(taken):
-            break
-        taken += [int(i) for i in groups.pop()]
+    left: list[NDArray[np.int64]] = []
+    while groups and len(taken) < round(wanted):
+        group = groups.pop()
+        with_it = len(taken) + len(group)
+        if with_it > max(wanted, most) and with_it - wanted > wanted - len(taken):
+            left.append(group)
+        else:
+            taken += [int(i) for i in group]
+    while left and len(taken) < 2:
+        smallest = min(range(len(left)), key=lambda i: len(left[i]))
+        taken += [int(i) for i in left.pop(smallest)]
+    groups += reversed(left)
     return taken
