@@ -147,7 +147,8 @@ class VariationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         compression: Share of training images that are compressed, as the streams of network cameras are. Memory and whole image
             learn some compressed parts unless it is 0.
         features: How much mean and spread of a pretrained encoder's features are varied, as another lot or place would vary
-            them, in standard deviations between the inputs of a batch (`model/feature_variation.py`).
+            them, in standard deviations between the inputs of a batch (`model/feature_variation.py`). 1 helps where only few
+            places or lots could be photographed, and costs escapes elsewhere.
     """
 
     rotation_deg: Weight | None = None
@@ -162,7 +163,7 @@ class VariationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     flip_y: Share | None = None
     litter: Share = 0.5
     compression: Share = 0.3
-    features: Weight = 1.0
+    features: Weight = 0.0
 
 
 class DefectConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
