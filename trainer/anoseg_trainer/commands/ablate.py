@@ -83,7 +83,7 @@ _in_network = _set("network", memory_input=True)
 
 VARIANTS: Mapping[str, tuple[str, Change]] = {
     FULL: ("everything as configured", lambda config: config),
-    "scratch-encoder": ("without pretrained weights, and what compares parts by them", _set("network", encoder="scratch")),
+    "scratch-encoder": ("without pretrained weights, and without comparing parts by them", _set("network", encoder="scratch")),
     "tuned-encoder": ("with the pretrained encoder tuned at a tenth of the learning rate", _set("network", encoder_rate=0.1)),
     "no-memory": (
         "without the memory of good parts",
