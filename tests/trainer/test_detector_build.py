@@ -15,7 +15,7 @@ from anoseg_engines.images import Image
 from anoseg_engines.placement import InputSpec
 from anoseg_trainer.bundle_creation import describe_score
 from anoseg_trainer.config import InputConfig, MemoryOptions, NetworkConfig, TrainConfig, VariationConfig, ViewsConfig
-from anoseg_trainer.data.part_store import PartStoreWriter
+from anoseg_trainer.data.part_store import PartStoreWriter, whole_placement
 from anoseg_trainer.data.split import Split
 from anoseg_trainer.detector_build import (
     ANGLES,
@@ -25,14 +25,14 @@ from anoseg_trainer.detector_build import (
     _turned_parts,
     _varied_parts,
     features_of_good_parts,
-    fit_map,
+    fit_maps,
     fit_score,
     memory_config,
     whole_image_model,
     with_good_parts,
 )
 from anoseg_trainer.feature_reader import FeatureReader
-from anoseg_trainer.model.detector import MEMORY, Detector
+from anoseg_trainer.model.detector import MEMORY, Detector, network_level
 from anoseg_trainer.model.encoder import CHANNELS, Encoder
 from anoseg_trainer.model.fixed_filters import FixedFilters
 from anoseg_trainer.model.memory import Features, Memory, MemoryConfig
@@ -179,13 +179,38 @@ def test_the_memory_adds_to_the_map_in_units_of_the_network() -> None:
     assert found.network is not None
     rng = np.random.default_rng(4)
     parts = [rng.integers(0, 255, (64, 64, 3), dtype=np.uint8) for _ in range(6)]
-    fit_map(found, SPEC, parts, 0.5)
+    fit_maps(found, SPEC, parts, 0.5, level=True)
     frames, coords = torch.from_numpy(np.stack(parts)), torch.zeros(6, 2, 64, 64)
     with torch.no_grad():
         logits = found.network(frames, coords).logits
     halved = torch.nn.functional.avg_pool2d(logits[:, None], 2)[:, 0]
     span = halved.flatten(1).amax(dim=1).median() - halved[:, ::4, ::4].median()
     assert float(found.map_gain) == pytest.approx(0.5 * max(float(span), 0.5), rel=1e-4)
+
+
+def test_the_level_of_the_networks_map_is_taken_off_as_far_as_good_parts_show() -> None:
+    """A map that another lot raises gives the same pools, up to one standard deviation above the median of good parts."""
+    found = detector()
+    assert found.network is not None
+    rng = np.random.default_rng(4)
+    parts = [rng.integers(0, 20 * i + 20, (64, 64, 3), dtype=np.uint8) for i in range(6)]
+    coordinates = np.concatenate([whole_placement(SPEC, part).coords_N2HW for part in parts])
+    frames, coords = torch.from_numpy(np.stack(parts)), torch.from_numpy(coordinates.astype(np.float32))
+    valid = torch.ones(6, 64, 64, dtype=torch.bool)
+    with torch.no_grad():
+        before = found.inspect_unscaled(frames, coords)[1]
+        levels = network_level(found.network(frames, coords).logits, valid)
+        fit_maps(found, SPEC, parts, 0.5, level=True)
+        after = found.inspect_unscaled(frames, coords)[1]
+    limit = float(levels.median() + levels.std(correction=0))
+    assert 0 < int((levels > limit).sum()) < 6
+    assert float(found.level_limit) == pytest.approx(limit, rel=1e-5)
+    pools = len(found.pools)
+    torch.testing.assert_close(after[:, :pools], before[:, :pools] + (limit - levels).clamp(min=0)[:, None])
+    torch.testing.assert_close(after[:, pools:], before[:, pools:])
+    fit_maps(found, SPEC, parts, 0.5, level=False)
+    with torch.no_grad():
+        torch.testing.assert_close(found.inspect_unscaled(frames, coords)[1], before)
 
 
 def test_open_values_follow_the_background() -> None:

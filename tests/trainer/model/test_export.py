@@ -13,7 +13,7 @@ from anoseg_engines.placement import InputSpec, Placement, Region
 from anoseg_engines.runtimes.openvino import CpuRuntime
 from anoseg_engines.runtimes.openvino_network import cpu_precisions
 from anoseg_trainer.config import NetworkConfig
-from anoseg_trainer.model.detector import SCORE_LIMIT, Detector, count_macs
+from anoseg_trainer.model.detector import NO_LEVEL, SCORE_LIMIT, Detector, count_macs
 from anoseg_trainer.model.encoder import encoder_input, load_encoder, packaged_weights, rounded
 from anoseg_trainer.model.export import MAX_BATCH, OPSET, half_precision, onnx_from_detector
 from anoseg_trainer.model.fixed_filters import FixedFilters
@@ -66,6 +66,7 @@ def detectors(plate):
         detector.score_offset.fill_(-1.0)
         if name in ("all views", "memory read by the network", "fixed filters"):
             detector.map_gain.fill_(3.0)
+            detector.level_limit.fill_(2.0)
         if name == "memory read by the network":
             detector.view_limits.fill_(1.0)
             detector.view_floors.fill_(-0.5)
@@ -255,6 +256,8 @@ def test_pytorch_rebuilds_the_detector(detectors, plate, kind):
     manifest = SimpleNamespace(training={"config": config, "detector": record})
     bundle = SimpleNamespace(path="bundle", manifest=manifest, model_onnx=onnx_from_detector(detector, SPEC))
     rebuilt = detector_from_bundle(bundle)
+    del record["level_limit"]  # as in earlier bundles
+    assert detector_from_bundle(bundle).level_limit == NO_LEVEL
     rebuilt.score_scale.copy_(detector.score_scale)
     frames, coords = inputs(plate, 2, np.random.default_rng(5))
     given = torch.from_numpy(frames), torch.from_numpy(coords.astype(np.float32))

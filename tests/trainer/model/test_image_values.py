@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from anoseg_trainer.model.detector import LEVEL, level_of, most_prominent
+from anoseg_trainer.model.detector import LEVEL, level_of, most_prominent, network_level
 
 
 def memory_map() -> torch.Tensor:
@@ -49,3 +49,19 @@ def test_padding_does_not_count() -> None:
     disturbed = memory_map()
     disturbed[0, 6:] = 40.0
     torch.testing.assert_close(most_prominent(disturbed, valid), most_prominent(memory_map(), valid))
+
+
+def test_the_networks_level_is_the_median_of_the_part() -> None:
+    """Neither a defect on a few cells nor padding moves it; where the whole map is raised, it rises as much."""
+    logits, valid = torch.full((1, 128, 160), -6.0), torch.ones(1, 128, 160, dtype=torch.bool)
+    logits[0, :, 80:] = -4.0  # two of five columns of cells, and half of another
+    disturbed = logits.clone()
+    disturbed[0, 10:60, 100:150] = 9.0
+    torch.testing.assert_close(network_level(logits, valid), torch.tensor([-5.0]))
+    torch.testing.assert_close(network_level(disturbed, valid), torch.tensor([-5.0]))
+    torch.testing.assert_close(network_level(disturbed + 2, valid), torch.tensor([-3.0]))
+    slim = torch.zeros_like(valid)
+    slim[0, :, 90:96] = True  # less than half of any cell
+    torch.testing.assert_close(network_level(logits, slim), torch.tensor([-4.0]))
+    valid[0, :, 80:] = False
+    torch.testing.assert_close(network_level(logits, valid), torch.tensor([-6.0]))

@@ -36,6 +36,10 @@ LEVEL = 0.75
 the test shows the tiles of the training, and for defects that cover much of a part, less is better (EXPERIMENTS.md)."""
 ABOVE_LEVEL = 0.1
 """The level is the value that this share of the part's places exceeds."""
+LEVEL_CELL = 32
+"""Side in pixels of the cells of the network's map whose median is its level."""
+NO_LEVEL = -LOGIT_LIMIT
+"""A limit of the level with which it does not count: no map lies below it."""
 NOWHERE = 0.0
 """Value of the memory for an input that shows no part."""
 NO_PLACE = -1e4
@@ -55,6 +59,8 @@ class Detector(nn.Module):
         pools: The pools of the network's map, as `POOLS`.
         score_scale: Scale of each value, [number of values].
         score_offset: Logit of the score where all values are 0.
+        level_limit: Level of the network's map up to which it is taken off the pools. Other lots, places and parts raise or
+            lower the whole map, good or not. Beyond the limit, which good parts set, a raised map is a sign of a defect.
         view_floors: Least logit that each view may add to the score, [number of views], in the order of `columns`.
         view_limits: Largest logit that each view may add, in the same way.
         columns: The values of each view, by its name.
@@ -64,6 +70,7 @@ class Detector(nn.Module):
 
     score_scale: Tensor
     score_offset: Tensor
+    level_limit: Tensor
     view_floors: Tensor
     view_limits: Tensor
     map_gain: Tensor
@@ -91,6 +98,7 @@ class Detector(nn.Module):
                 count += 1
         self.register_buffer("score_scale", (torch.arange(count) == FIRST_POOL).float(), persistent=False)
         self.register_buffer("score_offset", torch.zeros(()), persistent=False)
+        self.register_buffer("level_limit", torch.tensor(NO_LEVEL), persistent=False)
         self.register_buffer("view_floors", torch.full((len(self.columns),), -NO_LIMIT), persistent=False)
         self.register_buffer("view_limits", torch.full((len(self.columns),), NO_LIMIT), persistent=False)
         self.register_buffer("map_gain", torch.tensor(MEMORY_GAIN if network is None else 0.0), persistent=False)
@@ -119,7 +127,10 @@ class Detector(nn.Module):
         """Return the anomaly map [N, H, W] and the values of all views [N, V], FP32."""
         valid = valid_pixels(coords)
         logits, memory_map, whole = self.parts(frames_NHWC, coords, valid)
-        values = [] if logits is None else [pooled(logits, valid, self.pools)]
+        values = []
+        if logits is not None:
+            below = (self.level_limit - network_level(logits, valid)).clamp(min=0)
+            values.append(pooled(logits, valid, self.pools) + below[:, None])
         if memory_map is not None:
             values.append(most_prominent(memory_map, valid)[:, None])
         if whole is not None:
@@ -176,32 +187,56 @@ def pooled(logits: Tensor, valid: Tensor, pools: Pools = POOLS) -> Tensor:
     return torch.stack([means[pool] for pool in pools], dim=1)
 
 
+def network_level(logits: Tensor, valid: Tensor) -> Tensor:
+    """Return the level of the network's map [N, H, W] on each input, FP32 [N]: the median over cells of the part.
+
+    A defect fills few cells, or is so large that it raises the level beyond what good parts show (`Detector.level_limit`).
+    """
+    means, inside = _means_over_part(logits, valid, LEVEL_CELL)
+    return level_of(means, inside, above=0.5)
+
+
 def most_prominent(memory_map: Tensor, valid: Tensor) -> Tensor:
     """Return how far the largest 3×3 mean of a map [N, h, w] rises above the part's level, FP32 [N].
 
-    Another lot, light or texture raises the whole map. `LEVEL` of the part's level is therefore taken off. A place counts if
-    most of it shows the part. If no place does, because the part is slim, those that show most of it count.
+    Another lot, light or texture raises the whole map. `LEVEL` of the part's level is therefore taken off. See `_part_of` for
+    the places that count.
 
     Args:
         memory_map: The map.
         valid: Where the input shows the part, bool [N, H, W].
     """
-    cell = valid.shape[1] // memory_map.shape[1]
-    share = functional.avg_pool2d(valid.float()[:, None], cell)
-    inside = (share > (share.amax(dim=(1, 2, 3), keepdim=True) / 2).clamp(max=0.5)).float()
+    share = functional.avg_pool2d(valid.float()[:, None], valid.shape[1] // memory_map.shape[1])
+    inside = _part_of(share)
     counts = functional.avg_pool2d(inside, 3, 1, 1)
     means = functional.avg_pool2d(memory_map.float()[:, None] * inside, 3, 1, 1) / counts.clamp(min=0.05)
     largest = torch.where(inside > 0, means, NOWHERE).amax(dim=(1, 2, 3))
     return largest - LEVEL * level_of(means[:, 0], inside[:, 0])
 
 
-def level_of(memory_map: Tensor, inside: Tensor) -> Tensor:
-    """Return the value that `ABOVE_LEVEL` of the places of a map [N, h, w] exceed, [N]; only places with `inside` 1 count."""
-    candidates = int(ABOVE_LEVEL * memory_map[0].numel()) + 1
-    highest = torch.topk(torch.where(inside > 0, memory_map, NO_PLACE).flatten(1), candidates, dim=1).values
+def level_of(places_map: Tensor, inside: Tensor, above: float = ABOVE_LEVEL) -> Tensor:
+    """Return the value that the share `above` of the places of a map [N, h, w] exceed, [N]; places with `inside` 1 count."""
+    candidates = int(above * places_map[0].numel()) + 1
+    highest = torch.topk(torch.where(inside > 0, places_map, NO_PLACE).flatten(1), candidates, dim=1).values
     places = inside.sum(dim=(1, 2))
-    above = (ABOVE_LEVEL * places).long().clamp(max=candidates - 1)
-    return torch.where(places > 0, torch.gather(highest, 1, above[:, None])[:, 0], NOWHERE)
+    rank = (above * places).long().clamp(max=candidates - 1)
+    return torch.where(places > 0, torch.gather(highest, 1, rank[:, None])[:, 0], NOWHERE)
+
+
+def _means_over_part(logits: Tensor, valid: Tensor, cell: int) -> tuple[Tensor, Tensor]:
+    """Return the mean of a map [N, H, W] over the part in each cell, FP32 [N, h, w], and which cells count, [N, h, w]."""
+    shown = valid.float()[:, None]
+    share = functional.avg_pool2d(shown, cell)
+    means = functional.avg_pool2d(logits.float()[:, None] * shown, cell) / share.clamp(min=0.05)
+    return means[:, 0], _part_of(share)[:, 0]
+
+
+def _part_of(share: Tensor) -> Tensor:
+    """Return which places show the part, FP32 0 or 1, from the share of each place that does, [N, 1, h, w].
+
+    A place counts if most of it shows the part. If no place does, because the part is slim, those that show most of it count.
+    """
+    return (share > (share.amax(dim=(1, 2, 3), keepdim=True) / 2).clamp(max=0.5)).float()
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from anoseg_engines.bundle import Bundle
 from anoseg_engines.errors import EngineError
 from anoseg_trainer.config import NetworkConfig
-from anoseg_trainer.model.detector import POOLS, Detector
+from anoseg_trainer.model.detector import NO_LEVEL, POOLS, Detector
 from anoseg_trainer.model.encoder import STAGES, Encoder, stages_down_to
 from anoseg_trainer.model.fixed_filters import FixedFilters
 from anoseg_trainer.model.layers import ConvNorm
@@ -24,8 +24,8 @@ from anoseg_trainer.model.whole_image import WholeImage
 
 PREFIX = "network."
 """Prefix of the names of all weights of the exported detector."""
-NUMBERS = ("score_offset", "map_gain", "map_offset")
-"""Numbers of the detector itself."""
+NUMBERS = ("score_offset", "map_gain", "map_offset", "level_limit")
+"""Numbers of the detector itself. Earlier bundles have no "level_limit": nothing is taken off their pools."""
 NOT_EXPORTED = "image_head"
 """The head that training alone uses."""
 STANDARDS = ("centre", "scale")
@@ -136,7 +136,7 @@ def _is_needed(name: str, detector: Detector) -> bool:
 def _fill(detector: Detector, record: Any) -> None:
     """Set the numbers that the exporter turned into constants without names."""
     for name in NUMBERS:
-        getattr(detector, name).fill_(record[name])
+        getattr(detector, name).fill_(record.get(name, NO_LEVEL) if name == "level_limit" else record[name])
     memory, whole = detector.memory, detector.whole_image
     if memory is None or whole is None:
         return
