@@ -130,7 +130,8 @@ class ViewsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 class VariationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Differences between good parts. The network learns that these differences are normal.
 
-    Poses and light that are null are chosen from the images, see `data/variation_choice.py`.
+    Values that are null are chosen from the images: poses and light in `data/variation_choice.py`, `features` in
+    `data/few_parts.py`.
 
     Attributes:
         rotation_deg: Largest rotation, degrees.
@@ -147,7 +148,7 @@ class VariationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         compression: Share of training images that are compressed, as the streams of network cameras are. Memory and whole image
             learn some compressed parts unless it is 0.
         features: How much mean and spread of a pretrained encoder's features are varied, as another lot or place would vary
-            them, in standard deviations between the inputs of a batch (`model/feature_variation.py`). 1 helps where only few
+            them, in standard deviations between the inputs of a batch (`model/feature_variation.py`). It helps where only few
             places or lots could be photographed, and costs escapes elsewhere.
     """
 
@@ -163,7 +164,7 @@ class VariationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     flip_y: Share | None = None
     litter: Share = 0.5
     compression: Share = 0.3
-    features: Weight = 0.0
+    features: Weight | None = None
 
 
 class DefectConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -225,7 +226,7 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     """The training itself. It ends after `steps` or `minutes`, whichever comes first. The learning rate is 0 at the end.
 
     Attributes:
-        steps: Limit in steps; null: none.
+        steps: Limit in steps; null: none, unless only few different parts can be learned (`data/few_parts.py`).
         minutes: Limit in time; null: none.
         batch: Images in a batch.
         crop: Side of the windows that training cuts from larger inputs, network pixels. Small windows make steps faster.

@@ -21,6 +21,7 @@ from anoseg_engines.errors import ConfigError
 from anoseg_engines.images import Image
 from anoseg_engines.placement import InputSpec
 from anoseg_trainer.config import MemoryOptions, TrainConfig, VariationConfig
+from anoseg_trainer.data.few_parts import memory_share
 from anoseg_trainer.data.part_store import whole_placement
 from anoseg_trainer.data.samples import ROTATED_DEG
 from anoseg_trainer.data.split import Split
@@ -29,7 +30,6 @@ from anoseg_trainer.model.detector import (
     FIRST_POOL,
     MEMORY,
     NETWORK,
-    NO_LEVEL,
     NO_LIMIT,
     WHOLE_IMAGE,
     Detector,
@@ -72,6 +72,9 @@ FEWEST_LEFT_OUT = 3
 """With fewer training parts, too little is left to compare with."""
 LEFT_OUT_IMAGES = 96
 """Images of the training parts that are compared so, at most."""
+LEVEL_PARTS = 48
+"""Training images that tell the level of the network's map beside the held-out ones, at most. Where few parts are held out,
+they may be odd ones: with 48 images of magnetic_tile, the level of the one held-out tile would cost 0.015 of image AUROC."""
 LEVEL_SPREADS = 1.0
 """The level of the network's map is taken off its pools up to this many standard deviations above the median of good parts.
 With 3 instead of 1, defects that cover a part hide themselves: on magnetic_tile by tile, the network
@@ -268,32 +271,51 @@ def fit_views(detector: Detector, product: Product) -> tuple[Validation, Values]
     """
     spec, config = product.config.input.spec, product.config
     good_parts = [case.image for case in product.cases if case.label is None]
-    fit_maps(detector, scaled_spec(spec), good_parts, config.views.memory_map, level=config.detector)
+    fit_map(detector, scaled_spec(spec), good_parts, config.views.memory_map)
+    if config.detector:
+        learned = product.split.train
+        some = (product.store[i] for i in learned[:: -(-len(learned) // LEVEL_PARTS)])
+        fit_level(detector, scaled_spec(spec), chain(good_parts, some))
     found = validate(detector, spec, product.cases)
     good, defective = (
         np.stack([tiles.max(axis=0) for tiles in values]) for values in (found.good_values, found.defective_values)
     )
-    fit_score(detector, good, defective, config)
+    fit_score(detector, good, defective, config, learned=product.learned_parts)
     return found.rescored(detector), good
 
 
 @torch.no_grad()
-def fit_maps(detector: Detector, spec: InputSpec, parts: Iterable[Image], share: float, *, level: bool) -> None:
-    """Set up to which level the network's map is taken off its pools, and how much the memory's map adds to it.
+def fit_map(detector: Detector, spec: InputSpec, parts: Iterable[Image], share: float) -> None:
+    """Set how much the memory's map adds to the network's map.
 
-    Both maps are brought to one scale, on which the median good pixel is 0 and the median of the good parts' largest pixels
-    is 1. `share` is the memory's weight on this scale; the network's is 1.
+    Both are brought to one scale, on which the median good pixel is 0 and the median of the good parts' largest pixels is 1.
+    `share` is the memory's weight on this scale; the network's is 1.
+    """
+    if detector.network is None or detector.memory is None:
+        return
+    pixels, largest = [], []
+    for logits, valid in network_maps(detector, spec, parts):
+        halved = functional.avg_pool2d(logits[:, None].float(), 2)[:, 0]
+        inside = functional.avg_pool2d(valid.float()[:, None], 2)[:, 0] == 1
+        pixels.append(halved[:, ::MAP_STRIDE, ::MAP_STRIDE][inside[:, ::MAP_STRIDE, ::MAP_STRIDE]])
+        largest.append(halved[inside].max())
+    detector.map_gain.fill_(share * float((torch.stack(largest).median() - torch.cat(pixels).median()).clamp(min=0.5)))
 
-    Args:
-        detector: The detector; nothing is set without a network.
-        spec: The input, for parts that are scaled already.
-        parts: Held-out good parts, uint8 [h, w, 3].
-        share: The memory's weight in the map.
-        level: Whether the level is taken off.
+
+@torch.no_grad()
+def fit_level(detector: Detector, spec: InputSpec, parts: Iterable[Image]) -> None:
+    """Set up to which level the network's map is taken off its pools: as far as good parts show.
+
+    Held-out and training parts tell it alike: the network has the same level on both.
     """
     if detector.network is None:
         return
-    pixels, largest, levels = [], [], []
+    levels = torch.cat([network_level(logits, valid) for logits, valid in network_maps(detector, spec, parts)])
+    detector.level_limit.fill_(float(levels.median() + LEVEL_SPREADS * levels.std(correction=0)))
+
+
+def network_maps(detector: Detector, spec: InputSpec, parts: Iterable[Image]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the network's logits on each part, [tiles, H, W], and where they show it, bool; `spec` is for scaled parts."""
     for part in parts:
         placement = whole_placement(spec, part)
         frames = np.empty((len(placement.tiles), spec.height, spec.width, 3), np.uint8)
@@ -302,27 +324,17 @@ def fit_maps(detector: Detector, spec: InputSpec, parts: Iterable[Image], share:
         valid = valid_pixels(coords)
         logits = detector.parts(torch.from_numpy(frames), coords, valid)[0]
         assert logits is not None
-        halved = functional.avg_pool2d(logits[:, None].float(), 2)[:, 0]
-        inside = functional.avg_pool2d(valid.float()[:, None], 2)[:, 0] == 1
-        pixels.append(halved[:, ::MAP_STRIDE, ::MAP_STRIDE][inside[:, ::MAP_STRIDE, ::MAP_STRIDE]])
-        largest.append(halved[inside].max())
-        levels.append(network_level(logits, valid))
-    if detector.memory is not None:
-        span = torch.stack(largest).median() - torch.cat(pixels).median()
-        detector.map_gain.fill_(share * float(span.clamp(min=0.5)))
-    usual = torch.cat(levels)
-    limit = float(usual.median() + LEVEL_SPREADS * usual.std(correction=0))
-    detector.level_limit.fill_(limit if level else NO_LEVEL)
+        yield logits, valid
 
 
-def fit_score(detector: Detector, good: Values, defective: Values, config: TrainConfig) -> None:
+def fit_score(detector: Detector, good: Values, defective: Values, config: TrainConfig, *, learned: int) -> None:
     """Set the score's scales from the views' values of held-out good parts, [n, V], and of synthetic defects, [m, V].
 
     Each value counts in units of its spread over good parts, from their median. The memory's `left_out` values count as well. A
     view's values are added and counted in the same way, and the views are added with their weights. Beside a network, the
     others count up to `MOST_UNITS` above their median, and the memory counts only above it: a part that resembles good parts
-    more than half of them do is not better for it. Synthetic defects only set the slope of the score, because real defects
-    differ from them.
+    more than half of them do is not better for it. Where it has learned few different parts (`learned`), it counts less.
+    Synthetic defects only set the slope of the score, because real defects differ from them.
 
     Raises:
         ConfigError: No view of the detector has a weight.
@@ -340,10 +352,11 @@ def fit_score(detector: Detector, good: Values, defective: Values, config: Train
         usual = good[:, used]
         if name == MEMORY and detector.memory is not None:
             usual = np.concatenate([usual, detector.memory.left_out.double().cpu().numpy()[:, None]])
+        alone = name == NETWORK or not weights[NETWORK] or NETWORK not in detector.columns
+        weight = weights[name] * (memory_share(learned) if name == MEMORY and not alone else 1.0)
         of_value = 1 / np.maximum(usual.std(axis=0), LEAST_SPREADS[name])
         together = usual @ of_value
-        scale[used] = weights[name] * of_value / max(float(together.std()), 1.0)
-        alone = name == NETWORK or not weights[NETWORK] or NETWORK not in detector.columns
+        scale[used] = weight * of_value / max(float(together.std()), 1.0)
         median = float(np.median(usual @ scale[used]))
         floors.append(median if name == MEMORY and not alone else -NO_LIMIT)
         limits.append(NO_LIMIT if alone else median + MOST_UNITS[name])
