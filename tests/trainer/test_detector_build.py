@@ -15,7 +15,6 @@ from anoseg_engines.images import Image
 from anoseg_engines.placement import InputSpec
 from anoseg_trainer.bundle_creation import describe_score
 from anoseg_trainer.config import InputConfig, MemoryOptions, NetworkConfig, TrainConfig, VariationConfig, ViewsConfig
-from anoseg_trainer.data.few_parts import ENOUGH
 from anoseg_trainer.data.part_store import PartStoreWriter, whole_placement
 from anoseg_trainer.data.split import Split
 from anoseg_trainer.detector_build import (
@@ -26,8 +25,7 @@ from anoseg_trainer.detector_build import (
     _turned_parts,
     _varied_parts,
     features_of_good_parts,
-    fit_level,
-    fit_map,
+    fit_maps,
     fit_score,
     memory_config,
     whole_image_model,
@@ -79,7 +77,7 @@ def test_each_value_counts_in_units_of_its_spread() -> None:
     """The same rise says little in a value that varies between good parts, and much in one that does not."""
     rng = np.random.default_rng(0)
     good, found = values(rng, 400), detector()
-    fit_score(found, good, good + 8, TrainConfig(network=CONFIG, views=WEIGHTS), learned=ENOUGH)
+    fit_score(found, good, good + 8, TrainConfig(network=CONFIG, views=WEIGHTS))
     middle = np.median(good, axis=0)
     rise = [float(logit(found, (middle + step)[None])[0]) - float(logit(found, middle[None])[0]) for step in 0.5 * np.eye(6)]
     assert rise[0] == pytest.approx(rise[1] / 5, rel=0.2)
@@ -91,7 +89,7 @@ def test_views_are_added_in_units_of_good_parts() -> None:
     """A rise of all pools by their spread counts as much as twice that of the memory, because four independent values do."""
     rng = np.random.default_rng(1)
     good, found = values(rng, 2000), detector()
-    fit_score(found, good, good + 8, TrainConfig(network=CONFIG, views=WEIGHTS), learned=ENOUGH)
+    fit_score(found, good, good + 8, TrainConfig(network=CONFIG, views=WEIGHTS))
     rise = functools.partial(rise_of, found, good)
     assert rise(1, 1, 1, 1, 1, 0) == pytest.approx(rise(1, 1, 1, 1, 0, 0) + rise(0, 0, 0, 0, 1, 0), rel=0.02)
     assert rise(1, 1, 1, 1, 0, 0) == pytest.approx(2 * rise(0, 0, 0, 0, 1, 0), rel=0.1)
@@ -101,7 +99,7 @@ def test_one_view_counts_up_to_a_limit() -> None:
     """However odd the memory finds a part, another view still raises the score. What the network says has no limit."""
     rng = np.random.default_rng(5)
     good, found = values(rng, 2000), detector()
-    fit_score(found, good, good + 8, TrainConfig(network=CONFIG, views=WEIGHTS), learned=ENOUGH)
+    fit_score(found, good, good + 8, TrainConfig(network=CONFIG, views=WEIGHTS))
     rise = functools.partial(rise_of, found, good)
     assert rise(0, 0, 0, 0, 4, 0) > rise(0, 0, 0, 0, 3, 0)
     most = MOST_UNITS[MEMORY]
@@ -109,7 +107,7 @@ def test_one_view_counts_up_to_a_limit() -> None:
     assert rise(0, 0, 0, 0, 99, 0) == pytest.approx(rise(0, 0, 0, 0, 1, 0) * most, rel=0.05)
     assert rise(0, 0, 0, 0, 99, 1) > rise(0, 0, 0, 0, 99, 0)
     assert rise(20, 20, 20, 20, 0, 0) > 3 * rise(0, 0, 0, 0, 20, 0)
-    fit_score(found, good, good + 8, TrainConfig(network=CONFIG, views=ViewsConfig(network=0.0)), learned=ENOUGH)
+    fit_score(found, good, good + 8, TrainConfig(network=CONFIG, views=ViewsConfig(network=0.0)))
     assert rise(0, 0, 0, 0, 20, 0) > 3 * rise(0, 0, 0, 0, most, 0)
 
 
@@ -124,7 +122,6 @@ def test_a_limit_does_not_grow_with_the_view_s_weight() -> None:
             good,
             good + 8,
             TrainConfig(network=CONFIG, views=ViewsConfig(memory=weight, whole_image=weight)),
-            learned=ENOUGH,
         )
         of_network = rise_of(found, good, 1, 1, 1, 1, 0, 0)
         rises.append([rise_of(found, good, *odd) / of_network for odd in ((0, 0, 0, 0, 99, 0), (0, 0, 0, 0, 0, 99))])
@@ -135,40 +132,21 @@ def test_beside_a_network_the_memory_counts_only_above_its_median() -> None:
     """A part that the memory finds very usual gets no lower score than the median good part. Without a network it does."""
     rng = np.random.default_rng(6)
     good, found = values(rng, 2000), detector()
-    fit_score(found, good, good + 8, TrainConfig(network=CONFIG, views=WEIGHTS), learned=ENOUGH)
+    fit_score(found, good, good + 8, TrainConfig(network=CONFIG, views=WEIGHTS))
     rise = functools.partial(rise_of, found, good)
     assert rise(0, 0, 0, 0, -3, 0) == pytest.approx(0, abs=1e-4)
     assert rise(0, 0, 0, 0, -3, 2) == pytest.approx(rise(0, 0, 0, 0, 0, 2), abs=1e-4)
     assert rise(0, 0, 0, 0, 0, -3) < -0.1
     assert rise(0, 0, 0, 0, 0.5, 0) > 0.05
-    fit_score(found, good, good + 8, TrainConfig(network=CONFIG, views=ViewsConfig(network=0.0)), learned=ENOUGH)
+    fit_score(found, good, good + 8, TrainConfig(network=CONFIG, views=ViewsConfig(network=0.0)))
     assert rise(0, 0, 0, 0, -3, 0) < -0.1
-
-
-def test_beside_a_network_a_memory_of_few_parts_counts_less() -> None:
-    """Its weight is in proportion to the number of different parts, up to `ENOUGH`. Alone, it counts as ever."""
-    rng = np.random.default_rng(6)
-    good, found = values(rng, 2000), detector()
-
-    def rise(learned: int, views: ViewsConfig) -> float:
-        fit_score(found, good, good + 8, TrainConfig(network=CONFIG, views=views), learned=learned)
-        spread = float((good[:, :4] @ found.score_scale[:4].double().numpy()).std())  # the slope is the network's
-        return rise_of(found, good, 0, 0, 0, 0, 1, 0) / spread
-
-    full = rise(1000, WEIGHTS)
-    assert rise(ENOUGH, WEIGHTS) == pytest.approx(full, rel=1e-3)
-    assert rise(ENOUGH // 3, WEIGHTS) == pytest.approx(full / 3, rel=0.01)
-    alone = ViewsConfig(network=0.0)
-    for learned in (1, 1000):
-        fit_score(found, good, good + 8, TrainConfig(network=CONFIG, views=alone), learned=learned)
-        assert float(found.score_scale[4] / found.score_scale[5]) == pytest.approx(0.75 / 0.6 * 5, rel=0.1)
 
 
 def test_good_parts_score_low_and_defects_high() -> None:
     """The median good part scores about 0.1 and the median defect 0.9, unless that would be steeper than rounding allows."""
     rng = np.random.default_rng(2)
     good, found = values(rng, 200), detector()
-    fit_score(found, good, good + 8, TrainConfig(network=CONFIG, views=WEIGHTS), learned=ENOUGH)
+    fit_score(found, good, good + 8, TrainConfig(network=CONFIG, views=WEIGHTS))
     scores = [float(found.score_of(torch.from_numpy(v.astype(np.float32))).median()) for v in (good, good + 8)]
     assert scores == pytest.approx([0.1, 0.9], abs=0.02)
 
@@ -176,7 +154,7 @@ def test_good_parts_score_low_and_defects_high() -> None:
 def test_equal_good_parts_divide_by_no_zero() -> None:
     """A view that reads the same on all good parts counts in units of the least spread."""
     good, found = np.tile([-9.0, -9.0, -9.0, -9.0, 0.0, 0.0], (20, 1)), detector()
-    fit_score(found, good, good + 1, TrainConfig(network=CONFIG, views=WEIGHTS), learned=ENOUGH)
+    fit_score(found, good, good + 1, TrainConfig(network=CONFIG, views=WEIGHTS))
     assert torch.isfinite(found.score_scale).all()
     assert found.score_scale[0] / found.score_scale[4] == pytest.approx(LEAST_SPREADS["memory"] / LEAST_SPREADS["network"])
 
@@ -193,7 +171,7 @@ def test_a_view_without_weight_has_no_influence(config: TrainConfig, silent: lis
     """However high its value is, the score stays the same."""
     rng = np.random.default_rng(3)
     good, found = values(rng, 100), detector()
-    fit_score(found, good, good + 8, config, learned=ENOUGH)
+    fit_score(found, good, good + 8, config)
     row = np.median(good, axis=0)
     loud = row.copy()
     loud[silent] += 50
@@ -206,7 +184,7 @@ def test_the_memory_adds_to_the_map_in_units_of_the_network() -> None:
     assert found.network is not None
     rng = np.random.default_rng(4)
     parts = [rng.integers(0, 255, (64, 64, 3), dtype=np.uint8) for _ in range(6)]
-    fit_map(found, SPEC, parts, 0.5)
+    fit_maps(found, SPEC, parts, (), share=0.5, level=True)
     frames, coords = torch.from_numpy(np.stack(parts)), torch.zeros(6, 2, 64, 64)
     with torch.no_grad():
         logits = found.network(frames, coords).logits
@@ -227,7 +205,7 @@ def test_the_level_of_the_networks_map_is_taken_off_as_far_as_good_parts_show() 
     with torch.no_grad():
         before = found.inspect_unscaled(frames, coords)[1]
         levels = network_level(found.network(frames, coords).logits, valid)
-        fit_level(found, SPEC, parts)
+        fit_maps(found, SPEC, parts[::2], parts[1::2], share=0.5, level=True)
         after = found.inspect_unscaled(frames, coords)[1]
     limit = float(levels.median() + levels.std(correction=0))
     assert 0 < int((levels > limit).sum()) < 6
@@ -235,6 +213,11 @@ def test_the_level_of_the_networks_map_is_taken_off_as_far_as_good_parts_show() 
     pools = len(found.pools)
     torch.testing.assert_close(after[:, :pools], before[:, :pools] + (limit - levels).clamp(min=0)[:, None])
     torch.testing.assert_close(after[:, pools:], before[:, pools:])
+    assert "above the level of its map" in describe_score(found)
+    fit_maps(found, SPEC, parts, (), share=0.5, level=False)
+    with torch.no_grad():
+        torch.testing.assert_close(found.inspect_unscaled(frames, coords)[1], before)
+    assert "above the level of its map" not in describe_score(found)
 
 
 def test_open_values_follow_the_background() -> None:
@@ -449,7 +432,7 @@ def test_where_few_lots_are_held_out_the_training_lots_tell_the_memorys_spread(t
         found = detector()
         assert found.memory is not None
         found.memory.left_out = left_out
-        fit_score(found, good, good + 8, TrainConfig(network=CONFIG, views=WEIGHTS), learned=ENOUGH)
+        fit_score(found, good, good + 8, TrainConfig(network=CONFIG, views=WEIGHTS))
         scales.append(float(found.score_scale[4] / found.score_scale[0]))
     assert scales[1] < 0.6 * scales[0]
 

@@ -23,7 +23,7 @@ from anoseg_engines.images import Image
 from anoseg_engines.placement import InputSpec
 from anoseg_trainer.detector_build import fit_views
 from anoseg_trainer.int8_network import NotProvedError, int8_network
-from anoseg_trainer.model.detector import MEMORY, NETWORK, WHOLE_IMAGE, Detector
+from anoseg_trainer.model.detector import MEMORY, NETWORK, NO_LEVEL, WHOLE_IMAGE, Detector
 from anoseg_trainer.model.export import onnx_from_detector
 from anoseg_trainer.model.inference import predict_part
 from anoseg_trainer.thresholds import ScoreThreshold, conformal_threshold, describe_threshold, pixel_threshold
@@ -177,8 +177,9 @@ def describe_score(detector: Detector) -> str:
     """Say how the score is defined, for the manifest: by the views and the pools that count in it."""
     used = detector.score_scale.bool()
     pools = [f"{k} of {cell}×{cell} cells" for (cell, k), counts in zip(detector.pools, used, strict=False) if counts]
+    above = " above the level of its map" if float(detector.level_limit) > NO_LEVEL else ""
     words = {
-        NETWORK: f"means of the network's largest map logits ({', '.join(pools)})",
+        NETWORK: f"means of the network's largest map logits ({', '.join(pools)}){above}",
         MEMORY: "how far the memory's largest mean over 3×3 places rises above the part's mean",
         WHOLE_IMAGE: "the whole-image distance",
     }

@@ -130,8 +130,7 @@ class ViewsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 class VariationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Differences between good parts. The network learns that these differences are normal.
 
-    Values that are null are chosen from the images: poses and light in `data/variation_choice.py`, `features` in
-    `data/few_parts.py`.
+    Poses and light that are null are chosen from the images, see `data/variation_choice.py`.
 
     Attributes:
         rotation_deg: Largest rotation, degrees.
@@ -148,7 +147,7 @@ class VariationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         compression: Share of training images that are compressed, as the streams of network cameras are. Memory and whole image
             learn some compressed parts unless it is 0.
         features: How much mean and spread of a pretrained encoder's features are varied, as another lot or place would vary
-            them, in standard deviations between the inputs of a batch (`model/feature_variation.py`). It helps where only few
+            them, in standard deviations between the inputs of a batch (`model/feature_variation.py`). 1 helps where only few
             places or lots could be photographed, and costs escapes elsewhere.
     """
 
@@ -164,7 +163,7 @@ class VariationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     flip_y: Share | None = None
     litter: Share = 0.5
     compression: Share = 0.3
-    features: Weight | None = None
+    features: Weight = 0.0
 
 
 class DefectConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -226,7 +225,7 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     """The training itself. It ends after `steps` or `minutes`, whichever comes first. The learning rate is 0 at the end.
 
     Attributes:
-        steps: Limit in steps; null: none, unless only few different parts can be learned (`data/few_parts.py`).
+        steps: Limit in steps; null: none.
         minutes: Limit in time; null: none.
         batch: Images in a batch.
         crop: Side of the windows that training cuts from larger inputs, network pixels. Small windows make steps faster.

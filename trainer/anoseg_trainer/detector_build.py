@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from itertools import chain, repeat
 
 import msgspec
 import numpy as np
@@ -21,7 +21,6 @@ from anoseg_engines.errors import ConfigError
 from anoseg_engines.images import Image
 from anoseg_engines.placement import InputSpec
 from anoseg_trainer.config import MemoryOptions, TrainConfig, VariationConfig
-from anoseg_trainer.data.few_parts import memory_share
 from anoseg_trainer.data.part_store import whole_placement
 from anoseg_trainer.data.samples import ROTATED_DEG
 from anoseg_trainer.data.split import Split
@@ -30,6 +29,7 @@ from anoseg_trainer.model.detector import (
     FIRST_POOL,
     MEMORY,
     NETWORK,
+    NO_LEVEL,
     NO_LIMIT,
     WHOLE_IMAGE,
     Detector,
@@ -72,9 +72,9 @@ FEWEST_LEFT_OUT = 3
 """With fewer training parts, too little is left to compare with."""
 LEFT_OUT_IMAGES = 96
 """Images of the training parts that are compared so, at most."""
-LEVEL_PARTS = 48
-"""Training images that tell the level of the network's map beside the held-out ones, at most. Where few parts are held out,
-they may be odd ones: with 48 images of magnetic_tile, the level of the one held-out tile would cost 0.015 of image AUROC."""
+LEVEL_INPUTS = 48
+"""Tiles of training parts that tell the level of the network's map beside the held-out parts, at most. Where few parts are
+held out, they may be odd: with 48 images of magnetic_tile, the one held-out tile's level would cost 0.015 of image AUROC."""
 LEVEL_SPREADS = 1.0
 """The level of the network's map is taken off its pools up to this many standard deviations above the median of good parts.
 With 3 instead of 1, defects that cover a part hide themselves: on magnetic_tile by tile, the network
@@ -271,52 +271,52 @@ def fit_views(detector: Detector, product: Product) -> tuple[Validation, Values]
     """
     spec, config = product.config.input.spec, product.config
     good_parts = [case.image for case in product.cases if case.label is None]
-    fit_map(detector, scaled_spec(spec), good_parts, config.views.memory_map)
-    if config.detector:
-        learned = product.split.train
-        some = (product.store[i] for i in learned[:: -(-len(learned) // LEVEL_PARTS)])
-        fit_level(detector, scaled_spec(spec), chain(good_parts, some))
+    fit_maps(
+        detector,
+        scaled_spec(spec),
+        good_parts,
+        _some_learned(product) if config.detector else (),
+        share=config.views.memory_map,
+        level=config.detector,
+    )
     found = validate(detector, spec, product.cases)
     good, defective = (
         np.stack([tiles.max(axis=0) for tiles in values]) for values in (found.good_values, found.defective_values)
     )
-    fit_score(detector, good, defective, config, learned=product.learned_parts)
+    fit_score(detector, good, defective, config)
     return found.rescored(detector), good
 
 
-@torch.no_grad()
-def fit_map(detector: Detector, spec: InputSpec, parts: Iterable[Image], share: float) -> None:
-    """Set how much the memory's map adds to the network's map.
-
-    Both are brought to one scale, on which the median good pixel is 0 and the median of the good parts' largest pixels is 1.
-    `share` is the memory's weight on this scale; the network's is 1.
-    """
-    if detector.network is None or detector.memory is None:
-        return
-    pixels, largest = [], []
-    for logits, valid in network_maps(detector, spec, parts):
-        halved = functional.avg_pool2d(logits[:, None].float(), 2)[:, 0]
-        inside = functional.avg_pool2d(valid.float()[:, None], 2)[:, 0] == 1
-        pixels.append(halved[:, ::MAP_STRIDE, ::MAP_STRIDE][inside[:, ::MAP_STRIDE, ::MAP_STRIDE]])
-        largest.append(halved[inside].max())
-    detector.map_gain.fill_(share * float((torch.stack(largest).median() - torch.cat(pixels).median()).clamp(min=0.5)))
+def _some_learned(product: Product) -> list[Image]:
+    """Return scaled training parts for the level of the network's map, with `LEVEL_INPUTS` tiles at most, but one at least."""
+    train, spec = product.split.train, scaled_spec(product.config.input.spec)
+    most = max(1, LEVEL_INPUTS // len(whole_placement(spec, product.store[train[0]]).tiles))
+    return [product.store[i] for i in train[:: -(-len(train) // most)]]
 
 
 @torch.no_grad()
-def fit_level(detector: Detector, spec: InputSpec, parts: Iterable[Image]) -> None:
-    """Set up to which level the network's map is taken off its pools: as far as good parts show.
+def fit_maps(
+    detector: Detector, spec: InputSpec, held_out: Iterable[Image], learned: Iterable[Image], *, share: float, level: bool
+) -> None:
+    """Set up to which level the network's map is taken off its pools, and how much the memory's map adds to it.
 
-    Held-out and training parts tell it alike: the network has the same level on both.
+    The level is taken off as far as good parts show. Held-out and training parts tell it alike, because the network has the
+    same level on both. The two maps are brought to one scale, on which the median good pixel is 0 and the median of the good
+    parts' largest pixels is 1; that takes held-out parts.
+
+    Args:
+        detector: The detector; nothing is set without a network.
+        spec: The input, for parts that are scaled already.
+        held_out: Held-out good parts.
+        learned: Training parts, for the level alone.
+        share: The memory's weight on the scale of the maps; the network's is 1.
+        level: Whether the level is taken off.
     """
-    if detector.network is None:
+    detector.level_limit.fill_(NO_LEVEL)
+    if detector.network is None or (detector.memory is None and not level):
         return
-    levels = torch.cat([network_level(logits, valid) for logits, valid in network_maps(detector, spec, parts)])
-    detector.level_limit.fill_(float(levels.median() + LEVEL_SPREADS * levels.std(correction=0)))
-
-
-def network_maps(detector: Detector, spec: InputSpec, parts: Iterable[Image]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the network's logits on each part, [tiles, H, W], and where they show it, bool; `spec` is for scaled parts."""
-    for part in parts:
+    pixels, largest, levels = [], [], []
+    for part, is_held_out in chain(zip(held_out, repeat(True)), zip(learned, repeat(False))):
         placement = whole_placement(spec, part)
         frames = np.empty((len(placement.tiles), spec.height, spec.width, 3), np.uint8)
         placement.fill(part, frames)
@@ -324,17 +324,28 @@ def network_maps(detector: Detector, spec: InputSpec, parts: Iterable[Image]) ->
         valid = valid_pixels(coords)
         logits = detector.parts(torch.from_numpy(frames), coords, valid)[0]
         assert logits is not None
-        yield logits, valid
+        levels.append(network_level(logits, valid))
+        if is_held_out:
+            halved = functional.avg_pool2d(logits[:, None].float(), 2)[:, 0]
+            inside = functional.avg_pool2d(valid.float()[:, None], 2)[:, 0] == 1
+            pixels.append(halved[:, ::MAP_STRIDE, ::MAP_STRIDE][inside[:, ::MAP_STRIDE, ::MAP_STRIDE]])
+            largest.append(halved[inside].max())
+    if detector.memory is not None:
+        span = torch.stack(largest).median() - torch.cat(pixels).median()
+        detector.map_gain.fill_(share * float(span.clamp(min=0.5)))
+    if level:
+        usual = torch.cat(levels)
+        detector.level_limit.fill_(float(usual.median() + LEVEL_SPREADS * usual.std(correction=0)))
 
 
-def fit_score(detector: Detector, good: Values, defective: Values, config: TrainConfig, *, learned: int) -> None:
+def fit_score(detector: Detector, good: Values, defective: Values, config: TrainConfig) -> None:
     """Set the score's scales from the views' values of held-out good parts, [n, V], and of synthetic defects, [m, V].
 
     Each value counts in units of its spread over good parts, from their median. The memory's `left_out` values count as well. A
     view's values are added and counted in the same way, and the views are added with their weights. Beside a network, the
     others count up to `MOST_UNITS` above their median, and the memory counts only above it: a part that resembles good parts
-    more than half of them do is not better for it. Where it has learned few different parts (`learned`), it counts less.
-    Synthetic defects only set the slope of the score, because real defects differ from them.
+    more than half of them do is not better for it. Synthetic defects only set the slope of the score, because real defects
+    differ from them.
 
     Raises:
         ConfigError: No view of the detector has a weight.
@@ -352,11 +363,10 @@ def fit_score(detector: Detector, good: Values, defective: Values, config: Train
         usual = good[:, used]
         if name == MEMORY and detector.memory is not None:
             usual = np.concatenate([usual, detector.memory.left_out.double().cpu().numpy()[:, None]])
-        alone = name == NETWORK or not weights[NETWORK] or NETWORK not in detector.columns
-        weight = weights[name] * (memory_share(learned) if name == MEMORY and not alone else 1.0)
         of_value = 1 / np.maximum(usual.std(axis=0), LEAST_SPREADS[name])
         together = usual @ of_value
-        scale[used] = weight * of_value / max(float(together.std()), 1.0)
+        scale[used] = weights[name] * of_value / max(float(together.std()), 1.0)
+        alone = name == NETWORK or not weights[NETWORK] or NETWORK not in detector.columns
         median = float(np.median(usual @ scale[used]))
         floors.append(median if name == MEMORY and not alone else -NO_LIMIT)
         limits.append(NO_LIMIT if alone else median + MOST_UNITS[name])

@@ -11,7 +11,6 @@ from pathlib import Path
 import cv2
 import matplotlib.figure  # noqa: F401 (for the report after training; if it is missing, nothing is trained)
 import msgspec
-import numpy as np
 import sklearn.metrics  # noqa: F401 (for the first validation)
 import torch
 
@@ -22,7 +21,6 @@ from anoseg_engines.words import counted
 from anoseg_trainer.bundle_creation import CreatedBundle, create_bundle
 from anoseg_trainer.config import TrainConfig
 from anoseg_trainer.data.clusters import describe_clusters
-from anoseg_trainer.data.few_parts import choose_for_few_parts
 from anoseg_trainer.data.good_images import find_good_images, named, read_good_images
 from anoseg_trainer.data.image_size import sizes_from_headers
 from anoseg_trainer.data.input_choice import choose_input, describe_input
@@ -191,9 +189,6 @@ def _fit(
         for text in choices:
             note(text)
         config = msgspec.structs.replace(config, input=chosen_input, variation=variation)
-        config, few = choose_for_few_parts(config, len(np.unique(groups[list(split.train)])))
-        if few:
-            note(few)
         on_note(
             f"{len(images.paths)} good images: {len(split.train)} for training, {len(split.validation)} for validation, "
             f"{len(split.calibration)} (of {counted(split.calibration_groups, 'part')}) for the score threshold"

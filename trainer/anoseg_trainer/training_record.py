@@ -57,11 +57,6 @@ class Product:
     origin: WeightsOrigin | None
     seed: int
 
-    @property
-    def learned_parts(self) -> int:
-        """Number of different parts, places or lots among the training images."""
-        return len(np.unique(self.groups[list(self.split.train)]))
-
 
 def training_record(product: Product, detector: Detector, result: TrainingResult | None) -> dict[str, Any]:
     """Return the record as plain data; `result` is None if no network was trained."""

@@ -19,6 +19,7 @@ from anoseg_engines.loading import load_engine
 from anoseg_trainer.commands.fit import claim, default_work
 from anoseg_trainer.data.good_images import find_good_images, read_good_images
 from anoseg_trainer.int8_network import MOST_AUROC_LOST
+from anoseg_trainer.model.detector import NO_LEVEL
 
 
 def assert_refused(done, code, *words):
@@ -58,6 +59,7 @@ def test_fit_ends_with_a_bundle_that_proves_itself(trained):
     assert manifest.training["steps"] == 160
     assert len(manifest.training["data_fingerprint"]) == 64
     assert manifest.training["config"]["network"]["widths"] == [16, 16, 32, 32, 32]
+    assert manifest.training["detector"]["level_limit"] > NO_LEVEL
     assert not list(path.glob(".*"))
     caught = manifest.metrics["synthetic_defects_caught"]
     assert f"caught at this threshold: {caught:.1%}" in done.stdout

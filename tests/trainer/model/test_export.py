@@ -66,7 +66,7 @@ def detectors(plate):
         detector.score_offset.fill_(-1.0)
         if name in ("all views", "memory read by the network", "fixed filters"):
             detector.map_gain.fill_(3.0)
-            detector.level_limit.fill_(2.0)
+            detector.level_limit.fill_(LEVEL)
         if name == "memory read by the network":
             detector.view_limits.fill_(1.0)
             detector.view_floors.fill_(-0.5)
@@ -96,6 +96,8 @@ def good_parts(encoder, plate, turned=False):
     return memory, whole
 
 
+LEVEL = -1.5
+"""The level of the networks' maps on some of the inputs is above it, on others below."""
 KINDS = ("scratch", "all views", "memory read by the network", "fixed filters", "without a network", "turned parts")
 
 

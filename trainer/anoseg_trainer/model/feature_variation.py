@@ -33,11 +33,8 @@ class FeatureVariation:
     generator: torch.Generator
 
     @classmethod
-    def of_step(cls, strength: float | None, *, seed: int, step: int, process: int) -> FeatureVariation | None:
-        """Return the variation of a step; its draws depend on seed, step and process alone.
-
-        None, as without a strength: features stay as they are.
-        """
+    def of_step(cls, strength: float, *, seed: int, step: int, process: int) -> FeatureVariation | None:
+        """Return the variation of a step; its draws depend on seed, step and process alone. None: features stay as they are."""
         if not strength:
             return None
         entropy = np.random.SeedSequence([seed, 559, step, process]).generate_state(1, np.uint64)[0]
