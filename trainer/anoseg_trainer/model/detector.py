@@ -39,7 +39,7 @@ ABOVE_LEVEL = 0.1
 LEVEL_CELL = 32
 """Side in pixels of the cells of the network's map whose median is its level."""
 NO_LEVEL = -LOGIT_LIMIT
-"""A limit of the level with which it does not count: no map lies below it."""
+"""A limit with which the level does not count: no map is below it."""
 NOWHERE = 0.0
 """Value of the memory for an input that shows no part."""
 NO_PLACE = -1e4
