@@ -13,14 +13,14 @@ from anoseg_engines.placement import InputSpec, Placement, Region
 from anoseg_engines.runtimes.openvino import CpuRuntime
 from anoseg_engines.runtimes.openvino_network import cpu_precisions
 from anoseg_trainer.config import NetworkConfig
-from anoseg_trainer.model.detector import NO_LEVEL, SCORE_LIMIT, Detector, count_macs
+from anoseg_trainer.model.detector import NO_LEVEL, SCORE_LIMIT, Detector, count_macs, network_level
 from anoseg_trainer.model.encoder import encoder_input, load_encoder, packaged_weights, rounded
 from anoseg_trainer.model.export import MAX_BATCH, OPSET, half_precision, onnx_from_detector
 from anoseg_trainer.model.fixed_filters import FixedFilters
 from anoseg_trainer.model.from_bundle import detector_from_bundle, detector_record
 from anoseg_trainer.model.memory import CHUNK, Features, Memory, MemoryConfig, standardise
 from anoseg_trainer.model.memory_build import build_memory
-from anoseg_trainer.model.network import AnoSegNetwork
+from anoseg_trainer.model.network import AnoSegNetwork, valid_pixels
 from anoseg_trainer.model.whole_image import WholeImage
 
 SPEC = InputSpec(96, 128)
@@ -66,7 +66,7 @@ def detectors(plate):
         detector.score_offset.fill_(-1.0)
         if name in ("all views", "memory read by the network", "fixed filters"):
             detector.map_gain.fill_(3.0)
-            detector.level_limit.fill_(LEVEL)
+            detector.level_limit.copy_(median_level(detector, plate))
         if name == "memory read by the network":
             detector.view_limits.fill_(1.0)
             detector.view_floors.fill_(-0.5)
@@ -96,8 +96,17 @@ def good_parts(encoder, plate, turned=False):
     return memory, whole
 
 
-LEVEL = -1.5
-"""The level of the networks' maps on some of the inputs is above it, on others below."""
+def median_level(detector, plate):
+    """The median level of the network's map on some plates: it is above this on some inputs, and below it on others."""
+    frames, coords = inputs(plate, 8, np.random.default_rng(3))
+    given = torch.from_numpy(frames), torch.from_numpy(coords.astype(np.float32))
+    valid = valid_pixels(given[1])
+    with torch.no_grad():
+        levels = network_level(detector.eval().parts(*given, valid)[0], valid)
+    assert levels.min() < levels.median() < levels.max()
+    return levels.median()
+
+
 KINDS = ("scratch", "all views", "memory read by the network", "fixed filters", "without a network", "turned parts")
 
 
