@@ -23,7 +23,7 @@ from anoseg_engines.images import Image
 from anoseg_engines.placement import InputSpec
 from anoseg_trainer.detector_build import fit_views
 from anoseg_trainer.int8_network import NotProvedError, int8_network
-from anoseg_trainer.model.detector import MEMORY, NETWORK, NO_LEVEL, WHOLE_IMAGE, Detector
+from anoseg_trainer.model.detector import MEMORY, NETWORK, NO_LEVEL, PLACES, WHOLE_IMAGE, Detector
 from anoseg_trainer.model.export import onnx_from_detector
 from anoseg_trainer.model.inference import predict_part
 from anoseg_trainer.thresholds import ScoreThreshold, conformal_threshold, describe_threshold, pixel_threshold
@@ -182,9 +182,11 @@ def describe_score(detector: Detector) -> str:
         NETWORK: f"means of the network's largest map logits ({', '.join(pools)}){above}",
         MEMORY: "how far the memory's largest mean over 3×3 places rises above the part's mean",
         WHOLE_IMAGE: "the whole-image distance",
+        PLACES: "the largest distance of a place from the Gaussian of good parts at that place",
     }
     counted = [name for name, columns in detector.columns.items() if used[list(columns)].any()]
-    limit = "; beside the network, the others count up to a limit" if NETWORK in counted and len(counted) > 1 else ""
+    limited = NETWORK in counted and (MEMORY in counted or WHOLE_IMAGE in counted)
+    limit = "; beside the network, memory and whole image count up to a limit" if limited else ""
     return (
         "largest tile score; a tile's score is the sigmoid of the weighted sum of these values, each in units of what good "
         f"parts show: {', '.join(words[name] for name in counted)}{limit}"

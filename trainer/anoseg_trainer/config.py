@@ -118,12 +118,15 @@ class ViewsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         network: The network's map, in the score.
         memory: The memory of good parts, in the score.
         whole_image: The model of the whole image, in the score.
+        places: What is unusual at each place, in the score, where parts always lie the same way. Network and memory then count
+            less.
         memory_map: The memory's map beside the network's map.
     """
 
     network: Weight = 1.0
     memory: Weight = 0.75
     whole_image: Weight = 0.6
+    places: Weight = 3.0
     memory_map: Weight = 0.5
 
 

@@ -31,9 +31,11 @@ from anoseg_trainer.model.detector import (
     NETWORK,
     NO_LEVEL,
     NO_LIMIT,
+    PLACES,
     WHOLE_IMAGE,
     Detector,
     most_prominent,
+    most_unusual,
     network_level,
 )
 from anoseg_trainer.model.encoder import Encoder
@@ -41,6 +43,7 @@ from anoseg_trainer.model.fixed_filters import FixedFilters
 from anoseg_trainer.model.memory import Features, MemoryConfig, standardise
 from anoseg_trainer.model.memory_build import BuiltMemory, build_memory
 from anoseg_trainer.model.network import valid_pixels
+from anoseg_trainer.model.place_gaussians import FEATURES_OF_PLACES, Kept, PlaceGaussians, fit_alignment
 from anoseg_trainer.model.whole_image import WholeImage
 from anoseg_trainer.thresholds import score_scale
 from anoseg_trainer.training.step import Arithmetic
@@ -79,12 +82,19 @@ LEVEL_SPREADS = 1.0
 """The level of the network's map is taken off its pools up to this many standard deviations above the median of good parts.
 With 3 instead of 1, defects that cover a part hide themselves: on magnetic_tile by tile, the network
 alone has 0.866 instead of 0.878."""
+ALIGNED = (0.4, 0.7)
+"""The Gaussians of places do not count where the place alone tells less than the first share of the features of good parts, and
+count fully from the second one on. On bsd_pitting it tells 0.84, and they are the best view. On magnetic_tile by tile and
+mvtec_screw it tells 0.16 to 0.25, and they say little."""
+ALIGNED_WEIGHTS = {NETWORK: 0.5, MEMORY: 0.33}
+"""What the weights of other views are multiplied by where the Gaussians of places count fully: on bsd_pitting, good parts show
+dirt at places that both take for defects."""
 MAP_STRIDE = 4
 """Every fourth row and column of a map counts for the median."""
-LEAST_SPREADS = {NETWORK: 0.3, MEMORY: 0.1, WHOLE_IMAGE: 0.5}
+LEAST_SPREADS = {NETWORK: 0.3, MEMORY: 0.1, WHOLE_IMAGE: 0.5, PLACES: 0.5}
 """Least standard deviation of a view's values over good parts: on a very uniform product, a view would otherwise react to tiny
 differences."""
-STEEPEST = {NETWORK: 1.5, MEMORY: 4.0, WHOLE_IMAGE: 0.5}
+STEEPEST = {NETWORK: 1.5, MEMORY: 4.0, WHOLE_IMAGE: 0.5, PLACES: 1.0}
 """Largest slope of the score's logit for each unit of a view's value. Rounding in half precision then moves the score by less
 than 0.01."""
 
@@ -160,9 +170,9 @@ def features_of_good_parts(
 
 
 def with_good_parts(detector: Detector, product: Product) -> tuple[Detector, BuiltMemory]:
-    """Add a memory and a whole-image model of the training parts to a detector.
+    """Add a memory and a whole-image model of the training parts to a detector; where parts are aligned, Gaussians of places.
 
-    Both are standardised on the validation parts. The features come from the network or the encoder of `detector`.
+    All are standardised on the validation parts. The features come from the network or the encoder of `detector`.
 
     Returns:
         The new detector, and what the construction of its memory showed.
@@ -181,21 +191,35 @@ def with_good_parts(detector: Detector, product: Product) -> tuple[Detector, Bui
         # As the bundle computes them: bf16 would move the features of every part.
         arithmetic=Arithmetic.of(msgspec.structs.replace(config.training, device="cpu", precision="fp32")),
     )
+    sample, places = _sample_and_places(reader, product, fixed=fixed)
+    if places is not None:
+        reader = dataclasses.replace(reader, strides=_with_places(reader))
     varied = dataclasses.replace(reader, variation=config.variation, seed=product.seed)
     varied_parts = _varied_parts(split.train, config.variation, product.seed)
     turned_parts = _turned_parts(split.train, config.variation, len(varied_parts))
     copies = chain(varied.features(varied_parts), dataclasses.replace(varied, turn=True).features(turned_parts))
+    kept = None if places is None else Kept(places, len(split.train) + len(varied_parts))
     measures: list[Tensor] = []
     measures_held_out: list[Tensor] = []
+    unusual: list[Tensor] = []
 
     def measured(batches: Iterable[Features], found: list[Tensor]) -> Iterator[Features]:
-        """Measure each batch for the whole-image model on its way to the memory: parts are encoded once, and not kept."""
+        """Measure each batch for the other models on its way to the memory: parts are encoded once, and not kept."""
         for batch in batches:
             found.append(whole.measures(batch.levels, batch.valid))
+            if kept is not None:
+                kept.add(batch)
+            yield batch
+
+    def measured_held_out(batches: Iterable[Features]) -> Iterator[Features]:
+        for batch in batches:
+            measures_held_out.append(whole.measures(batch.levels, batch.valid))
+            if places is not None:
+                unusual.append(most_unusual(places(batch.levels), batch.valid))
             yield batch
 
     built = build_memory(
-        list(reader.features(_sample(split.train, reader))),
+        sample,
         measured(reader.features(split.train), measures),
         chosen,
         images=reader.n_inputs(split.train),
@@ -203,11 +227,38 @@ def with_good_parts(detector: Detector, product: Product) -> tuple[Detector, Bui
         varied=measured(copies, measures),
         channels=detector.channels,
     )
-    standardise(built.memory, measured(reader.features(split.validation), measures_held_out))
+    if places is not None and kept is not None:
+        places.fit(kept.vectors)
+    standardise(built.memory, measured_held_out(reader.features(split.validation)))
+    if places is not None:
+        places.standardise(torch.cat(unusual))
     whole.fit(torch.cat(measures), torch.cat(measures_held_out))
     built.memory.left_out = left_out_values(built, reader, split)
-    joined = Detector(detector.network, encoder=detector.encoder, memory=built.memory, whole_image=whole).eval()
+    joined = Detector(detector.network, encoder=detector.encoder, memory=built.memory, whole_image=whole, places=places).eval()
     return joined, built
+
+
+def _sample_and_places(reader: FeatureReader, product: Product, *, fixed: bool) -> tuple[list[Features], PlaceGaussians | None]:
+    """Read some training parts, and make the Gaussians of places, still without means; None where they would not count.
+
+    They count where a part fills one input, so that its places are those of the part, and where the place tells much of the
+    features, see `ALIGNED`. The features must be those of a pretrained encoder (`fixed` is false).
+    """
+    config, train, spec = product.config, product.split.train, reader.spec
+    wanted = config.detector and config.views.places and not fixed and reader.n_inputs(train[:1]) == 1
+    if wanted:
+        reader = dataclasses.replace(reader, strides=_with_places(reader))
+    sample = list(reader.features(_sample(train, reader)))
+    if not wanted:
+        return sample, None
+    places = PlaceGaussians(spec.height, spec.width, reader.detector.channels)
+    places.alignment = fit_alignment(places, sample, torch.Generator().manual_seed(product.seed))
+    return sample, places if places.alignment > ALIGNED[0] else None
+
+
+def _with_places(reader: FeatureReader) -> tuple[int, ...]:
+    """Return the strides that a reader needs if there are Gaussians of places."""
+    return tuple({*reader.strides, *FEATURES_OF_PLACES.strides})
 
 
 @torch.no_grad()
@@ -343,9 +394,10 @@ def fit_score(detector: Detector, good: Values, defective: Values, config: Train
 
     Each value counts in units of its spread over good parts, from their median. The memory's `left_out` values count as well. A
     view's values are added and counted in the same way, and the views are added with their weights. Beside a network, the
-    others count up to `MOST_UNITS` above their median, and the memory counts only above it: a part that resembles good parts
-    more than half of them do is not better for it. Synthetic defects only set the slope of the score, because real defects
-    differ from them.
+    memory and the whole-image model count up to `MOST_UNITS` above their median, and the memory counts only above it: a part
+    that resembles good parts more than half of them do is not better for it. The more the parts are aligned, the more the
+    Gaussians of places count, and the less network and memory. Synthetic defects only set the slope of the score, because real
+    defects differ from them.
 
     Raises:
         ConfigError: No view of the detector has a weight.
@@ -355,6 +407,11 @@ def fit_score(detector: Detector, good: Values, defective: Values, config: Train
         MEMORY: config.views.memory,
         WHOLE_IMAGE: config.views.whole_image,
     }
+    if detector.places is not None:
+        low, high = ALIGNED
+        aligned = min(1.0, max(0.0, (detector.places.alignment - low) / (high - low)))
+        weights |= {name: weights[name] * (1 - aligned * (1 - share)) for name, share in ALIGNED_WEIGHTS.items()}
+        weights[PLACES] = config.views.places * aligned
     scale, floors, limits, steepest = np.zeros(good.shape[1]), [], [], np.inf
     for name, columns in detector.columns.items():
         used = list(columns)
@@ -366,7 +423,7 @@ def fit_score(detector: Detector, good: Values, defective: Values, config: Train
         of_value = 1 / np.maximum(usual.std(axis=0), LEAST_SPREADS[name])
         together = usual @ of_value
         scale[used] = weights[name] * of_value / max(float(together.std()), 1.0)
-        alone = name == NETWORK or not weights[NETWORK] or NETWORK not in detector.columns
+        alone = name in (NETWORK, PLACES) or not weights[NETWORK] or NETWORK not in detector.columns
         median = float(np.median(usual @ scale[used]))
         floors.append(median if name == MEMORY and not alone else -NO_LIMIT)
         limits.append(NO_LIMIT if alone else median + MOST_UNITS[name])

@@ -288,7 +288,9 @@ def _fit(
         elif detector is None or config.network.encoder_rate > 0:
             detector, _ = with_good_parts(trained, product)
         else:
-            detector = Detector(result.network, memory=detector.memory, whole_image=detector.whole_image).eval()
+            detector = Detector(
+                result.network, memory=detector.memory, whole_image=detector.whole_image, places=detector.places
+            ).eval()
         created = create_bundle(target, product, detector, result, note, int8=config.int8, once=options.go_on)
         finished = _finished(data, product, created, result, work=work, notes=notes)
         status.finished(_figures(finished, product, result))

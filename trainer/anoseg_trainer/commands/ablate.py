@@ -95,6 +95,7 @@ VARIANTS: Mapping[str, tuple[str, Change]] = {
         "with the memory's map as an input of the network, and nowhere else",
         _each(_in_network, _set("views", memory=0.0, memory_map=0.0)),
     ),
+    "no-places": ("without the Gaussians of places", _set("views", places=0.0)),
     "no-whole-image": ("without the model of the whole image", _set("views", whole_image=0.0)),
     "no-hard": ("without hard augmentation (paper 1)", _set("defects", hard=0.0)),
     "only-hard": (
@@ -122,6 +123,7 @@ AFTER_TRAINING = {
     "no-memory": FULL,
     "memory-in-score": FULL,
     "memory-in-network": "memory-everywhere",
+    "no-places": FULL,
     "no-whole-image": FULL,
     "no-detector": FULL,
 }

@@ -1,8 +1,9 @@
 """The detector: joins what the views say of a part into one anomaly map and one image score. This is what is exported.
 
-There are three views. The network says what looks like a defect. The memory of good parts says which places look unlike good
-ones. The whole-image model says how far the picture as a whole is from good ones. Each view has values for an image: the
-network one for each pool of its map, the others one. Each value is scaled by what held-out good parts show, and all are added.
+There are up to four views. The network says what looks like a defect. The memory of good parts says which places look unlike
+good ones. The whole-image model says how far the picture as a whole is from good ones. Where parts always lie the same way,
+Gaussians say what is unusual at each place. Each view has values for an image: the network one for each pool of its map, the
+others one. Each value is scaled by what held-out good parts show, and all are added.
 Real defects that one view misses are often seen by another. The module runs where it is called.
 """
 
@@ -17,9 +18,10 @@ from anoseg_trainer.model.encoder import STRIDES, Encoder, encoder_input
 from anoseg_trainer.model.fixed_filters import FixedFilters
 from anoseg_trainer.model.memory import Memory
 from anoseg_trainer.model.network import LOGIT_LIMIT, AnoSegNetwork, valid_pixels
+from anoseg_trainer.model.place_gaussians import PlaceGaussians
 from anoseg_trainer.model.whole_image import WholeImage
 
-NETWORK, MEMORY, WHOLE_IMAGE = "network", "memory", "whole image"
+NETWORK, MEMORY, WHOLE_IMAGE, PLACES = "network", "memory", "whole image", "places"
 """Names of the views."""
 SCORE_LIMIT = 8.0
 """The logit of the score is held within ±8, so a score is between 0.0003 and 0.9997."""
@@ -41,7 +43,7 @@ LEVEL_CELL = 32
 NO_LEVEL = -LOGIT_LIMIT
 """A limit with which the level does not count: no map is below it."""
 NOWHERE = 0.0
-"""Value of the memory for an input that shows no part."""
+"""Value of the memory and of the places for an input that shows no part."""
 NO_PLACE = -1e4
 """Lower than any place of the memory's map."""
 MEMORY_GAIN = 4.0
@@ -56,6 +58,7 @@ class Detector(nn.Module):
         encoder: Computes the features that are compared with good parts, where the network's backbone does not.
         memory: The memory of good parts, or None.
         whole_image: The whole-image model, or None.
+        places: The Gaussians of places, or None.
         pools: The pools of the network's map, as `POOLS`.
         score_scale: Scale of each value, [number of values].
         score_offset: Logit of the score where all values are 0.
@@ -83,16 +86,18 @@ class Detector(nn.Module):
         encoder: Encoder | FixedFilters | None = None,
         memory: Memory | None = None,
         whole_image: WholeImage | None = None,
+        places: PlaceGaussians | None = None,
         pools: Pools = POOLS,
     ) -> None:
         super().__init__()
         """Join the views that are given. The features come from `encoder` if it is given, else from the network's backbone."""
         assert network is not None or encoder is not None
         self.network, self.encoder, self.memory, self.whole_image = network, encoder, memory, whole_image
+        self.places = places
         self.pools = pools
         count = 0 if network is None else len(pools)
         self.columns: dict[str, range] = {NETWORK: range(count)} if count else {}
-        for name, view in ((MEMORY, memory), (WHOLE_IMAGE, whole_image)):
+        for name, view in ((MEMORY, memory), (WHOLE_IMAGE, whole_image), (PLACES, places)):
             if view is not None:
                 self.columns[name] = range(count, count + 1)
                 count += 1
@@ -126,7 +131,7 @@ class Detector(nn.Module):
     def inspect_unscaled(self, frames_NHWC: Tensor, coords: Tensor) -> tuple[Tensor, Tensor]:
         """Return the anomaly map [N, H, W] and the values of all views [N, V], FP32."""
         valid = valid_pixels(coords)
-        logits, memory_map, whole = self.parts(frames_NHWC, coords, valid)
+        logits, memory_map, whole, places_map = self.parts(frames_NHWC, coords, valid)
         values = []
         if logits is not None:
             below = (self.level_limit - network_level(logits, valid)).clamp(min=0)
@@ -135,10 +140,17 @@ class Detector(nn.Module):
             values.append(most_prominent(memory_map, valid)[:, None])
         if whole is not None:
             values.append(whole[:, None])
+        if places_map is not None:
+            values.append(most_unusual(places_map, valid)[:, None])
         return self._joined(logits, memory_map, valid, coords.dtype), torch.cat(values, dim=1)
 
-    def parts(self, frames_NHWC: Tensor, coords: Tensor, valid: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Return logits [N, H, W] of the network, map [N, h, w] of the memory and whole-image values [N], where they exist."""
+    def parts(self, frames_NHWC: Tensor, coords: Tensor, valid: Tensor) -> tuple[Tensor | None, ...]:
+        """Return what each view says, None where it does not exist.
+
+        Returns:
+            Logits of the network [N, H, W], map of the memory [N, h, w], whole-image values [N], and map of the places
+            [N, h, w].
+        """
         seen = None if self.network is None else self.network.seen(frames_NHWC, coords)
         levels = [] if seen is None else seen.levels
         if self.encoder is not None:
@@ -146,13 +158,15 @@ class Detector(nn.Module):
         memory_map = None if self.memory is None else self.memory(levels)
         logits = None if self.network is None or seen is None else self.network.logits(seen.skips, memory_map)
         whole = None if self.whole_image is None else self.whole_image(levels, valid.to(levels[0].dtype))
-        return logits, memory_map, whole
+        places_map = None if self.places is None else self.places(levels)
+        return logits, memory_map, whole, places_map
 
     @property
     def deepest(self) -> int:
         """The largest stride whose features are compared with good parts."""
-        memory = () if self.memory is None else self.memory.config.strides
-        return max((*memory, *(() if self.whole_image is None else self.whole_image.strides)), default=STRIDES[-1])
+        compared = [view.config.strides for view in (self.memory, self.places) if view is not None]
+        whole = () if self.whole_image is None else self.whole_image.strides
+        return max((*whole, *(stride for strides in compared for stride in strides)), default=STRIDES[-1])
 
     def encoded(self, frames_NHWC: Tensor, coords: Tensor, deepest: int = STRIDES[-1]) -> list[Tensor]:
         """Return the levels that the memory reads, at least those down to the stride `deepest`."""
@@ -212,6 +226,18 @@ def most_prominent(memory_map: Tensor, valid: Tensor) -> Tensor:
     means = functional.avg_pool2d(memory_map.float()[:, None] * inside, 3, 1, 1) / counts.clamp(min=0.05)
     largest = torch.where(inside > 0, means, NOWHERE).amax(dim=(1, 2, 3))
     return largest - LEVEL * level_of(means[:, 0], inside[:, 0])
+
+
+def most_unusual(places_map: Tensor, valid: Tensor) -> Tensor:
+    """Return the largest value of a map [N, h, w] on the part, FP32 [N]. See `_part_of` for the places that count.
+
+    Args:
+        places_map: The map.
+        valid: Where the input shows the part, bool [N, H, W].
+    """
+    share = functional.avg_pool2d(valid.float()[:, None], valid.shape[1] // places_map.shape[1])
+    highest = torch.where(_part_of(share)[:, 0] > 0, places_map.float(), NO_PLACE).amax(dim=(1, 2))
+    return torch.where(valid.any(dim=2).any(dim=1), highest, NOWHERE)
 
 
 def level_of(places_map: Tensor, inside: Tensor, above: float = ABOVE_LEVEL) -> Tensor:

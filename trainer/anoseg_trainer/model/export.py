@@ -20,7 +20,7 @@ from anoseg_engines.placement import InputSpec
 from anoseg_trainer.model.detector import Detector
 from anoseg_trainer.model.fixed_filters import WithoutDirection
 from anoseg_trainer.model.layers import ConvNorm
-from anoseg_trainer.model.memory import Memory
+from anoseg_trainer.model.memory import Embedding
 from anoseg_trainer.model.whole_image import WholeImage
 
 MAX_BATCH = 16
@@ -51,11 +51,12 @@ def half_precision(detector: Detector) -> Detector:
 
 
 def in_precision(detector: Detector, dtype: torch.dtype) -> Detector:
-    """Convert a detector in place. Scales stay FP32, as does the whole-image model, which subtracts nearly equal numbers."""
+    """Convert a detector in place. Scales stay FP32, as do the whole-image model and the Gaussians of places, which subtract
+    nearly equal numbers."""
     kept = [
         (module, name, buffer.float())
         for module in detector.modules()
-        if isinstance(module, (Detector, Memory, WholeImage, WithoutDirection))
+        if isinstance(module, (Detector, Embedding, WholeImage, WithoutDirection))
         for name, buffer in module.named_buffers(recurse=False)
     ]
     detector.to(dtype)

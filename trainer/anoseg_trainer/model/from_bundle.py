@@ -18,8 +18,9 @@ from anoseg_trainer.model.detector import NO_LEVEL, POOLS, Detector
 from anoseg_trainer.model.encoder import STAGES, Encoder, stages_down_to
 from anoseg_trainer.model.fixed_filters import FixedFilters
 from anoseg_trainer.model.layers import ConvNorm
-from anoseg_trainer.model.memory import Memory, MemoryConfig
+from anoseg_trainer.model.memory import EmbeddingConfig, Memory, MemoryConfig
 from anoseg_trainer.model.network import AnoSegNetwork
+from anoseg_trainer.model.place_gaussians import PlaceGaussians
 from anoseg_trainer.model.whole_image import WholeImage
 
 PREFIX = "network."
@@ -29,26 +30,22 @@ NUMBERS = ("score_offset", "map_gain", "map_offset", "level_limit")
 NOT_EXPORTED = "image_head"
 """The head that training alone uses."""
 STANDARDS = ("centre", "scale")
-"""Numbers of the memory and of the whole-image model that became constants."""
-SET_LATER = ("view_floors", "view_limits", "memory.nearest.bias", "memory.floors")
+"""Numbers of the memory, the whole-image model and the Gaussians of places that became constants."""
+SET_LATER = ("view_floors", "view_limits", "memory.nearest.bias", "memory.floors", "places.floors")
 """Weights that a bundle may lack: earlier bundles have no bounds of the views, and the others come from the record or other
 weights."""
 
 
 def detector_record(detector: Detector) -> dict[str, Any]:
     """Return what the ONNX file does not name, for the manifest: configurations and numbers that became constants."""
-    memory, whole = detector.memory, detector.whole_image
+    memory, whole, places = detector.memory, detector.whole_image, detector.places
     numbers: dict[str, Any] = {name: float(getattr(detector, name)) for name in NUMBERS}
     numbers["pools"] = [list(pool) for pool in detector.pools]
     if memory is None or whole is None:
-        return {**numbers, "memory": None, "whole_image": None}
+        return {**numbers, "memory": None, "whole_image": None, "places": None}
     return {
         **numbers,
-        "memory": {
-            "config": msgspec.to_builtins(memory.config),
-            "channels": [int(project.in_channels) for project in memory.projections],  # type: ignore[arg-type]
-            **_constants(memory),
-        },
+        "memory": _embedding(memory),
         "whole_image": {
             "strides": list(whole.strides),
             "even": whole.even,
@@ -56,11 +53,19 @@ def detector_record(detector: Detector) -> dict[str, Any]:
             "centre": float(whole.centre),
             "scale": float(whole.scale),
         },
+        "places": None if places is None else {**_embedding(places), "size": list(places.means.shape[1:])},
     }
 
 
-def _constants(memory: Memory) -> dict[str, Any]:
-    return {"floors": memory.floors.tolist(), "centre": float(memory.centre), "scale": float(memory.scale)}
+def _embedding(view: Memory | PlaceGaussians) -> dict[str, Any]:
+    """Return the configuration and the constants of a view that embeds features."""
+    return {
+        "config": msgspec.to_builtins(view.config),
+        "channels": [int(project.in_channels) for project in view.projections],  # type: ignore[arg-type]
+        "floors": view.floors.tolist(),
+        "centre": float(view.centre),
+        "scale": float(view.scale),
+    }
 
 
 def detector_from_bundle(bundle: Bundle) -> Detector:
@@ -111,7 +116,7 @@ def _empty(training: Any, stored: dict[str, onnx.TensorProto]) -> Detector:
                 module.fold()
     if network is not None and (not scratch or sees_filters):
         encoder = None
-    memory = whole = None
+    memory = whole = places = None
     if record["memory"] is not None:
         memory_config = msgspec.convert(record["memory"]["config"], MemoryConfig)
         channels = Detector(network, encoder=encoder).channels
@@ -120,14 +125,23 @@ def _empty(training: Any, stored: dict[str, onnx.TensorProto]) -> Detector:
         # Bundles from before fixed filters could ignore the direction have no "turned".
         turned = bool(given.get("turned", False))
         whole = WholeImage(tuple(given["strides"]), given["even"], channels=channels, turned=turned)
+        # Earlier bundles have no "places".
+        if (given := record.get("places")) is not None:
+            places_config = msgspec.convert(given["config"], EmbeddingConfig)
+            height, width = (places_config.grid * int(side) for side in given["size"])
+            places = PlaceGaussians(height, width, channels, places_config)
     # Bundles from before the record named the pools have those of this version, or cannot be run.
     pools = tuple((int(cell), int(k)) for cell, k in record.get("pools", POOLS))
-    return Detector(network, encoder=encoder, memory=memory, whole_image=whole, pools=pools)
+    return Detector(network, encoder=encoder, memory=memory, whole_image=whole, places=places, pools=pools)
 
 
 def _is_needed(name: str, detector: Detector) -> bool:
     """Return whether a weight that is not stored is needed: it is no constant of the record, and its stage is used."""
-    if name in (*NUMBERS, *SET_LATER, *(f"{view}.{number}" for view in ("memory", "whole_image") for number in STANDARDS)):
+    if name in (
+        *NUMBERS,
+        *SET_LATER,
+        *(f"{view}.{number}" for view in ("memory", "whole_image", "places") for number in STANDARDS),
+    ):
         return False
     unused = range(stages_down_to(detector.deepest), len(STAGES)) if isinstance(detector.encoder, Encoder) else ()
     return not name.startswith(tuple(f"encoder.stages.{i}." for i in unused))
@@ -142,8 +156,12 @@ def _fill(detector: Detector, record: Any) -> None:
         return
     assert isinstance(memory.nearest, nn.Conv2d)
     memory.keep(memory.nearest.weight[:, :, 0, 0])
-    memory.floors.copy_(torch.tensor(record["memory"]["floors"]))
-    for module, numbers in ((memory, record["memory"]), (whole, record["whole_image"])):
+    views: list[tuple[nn.Module, Any]] = [(memory, record["memory"]), (whole, record["whole_image"])]
+    if detector.places is not None:
+        views.append((detector.places, record["places"]))
+    for module, numbers in views:
+        if "floors" in numbers:
+            module.floors.copy_(torch.tensor(numbers["floors"]))  # type: ignore[operator]
         for name in STANDARDS:
             getattr(module, name).fill_(numbers[name])
 

@@ -24,7 +24,7 @@ from anoseg_trainer.model.detector import Detector
 from anoseg_trainer.model.export import onnx_from_detector
 from anoseg_trainer.model.layers import ConvNorm
 
-NOT_QUANTISED = ("memory.", "image_head", "from_memory", "lateral")
+NOT_QUANTISED = ("memory.", "places.", "image_head", "from_memory", "lateral")
 """Parts of the names of convolutions that stay as they are: the comparison with good parts, what reads its map, and those that
 join features with coordinates, which the CPU runtime computes without the join."""
 LOWEST, HIGHEST = -128, 127

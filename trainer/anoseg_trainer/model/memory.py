@@ -24,14 +24,13 @@ CHUNK = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MemoryConfig:
-    """Configures a memory.
+class EmbeddingConfig:
+    """Configures the vectors of places.
 
     Attributes:
         strides: Encoder strides whose features are compared.
         grid: Stride of the map.
         dims: Number of dimensions after the projection.
-        vectors: Number of vectors that are kept.
         softness: The features x of a place are divided by sqrt(|x|² + softness · median |x|²). 0 removes the contrast, which
             changes with the light. Large values keep it, and plain backgrounds stay quiet.
         whitening: 0 keeps the variances of the principal components, 1 makes them equal.
@@ -40,13 +39,23 @@ class MemoryConfig:
     strides: tuple[int, ...] = (4, 8, 16)
     grid: int = 8
     dims: int = 64
-    vectors: int = 6000
     softness: float = 0.25
     whitening: float = 0.5
 
     def __post_init__(self) -> None:
         if not self.strides or any(s not in STRIDES for s in (*self.strides, self.grid)):
             raise ValueError(f"memory.strides and memory.grid take strides of the encoder: {STRIDES}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryConfig(EmbeddingConfig):
+    """Configures a memory.
+
+    Attributes:
+        vectors: Number of vectors that are kept.
+    """
+
+    vectors: int = 6000
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +73,46 @@ class Features:
     valid: Tensor
 
 
-class Memory(nn.Module):
+class Embedding(nn.Module):
+    """Brings the features of some strides to one vector for each place.
+
+    Attributes:
+        config: The configuration.
+        projections: One 1×1 convolution for each stride.
+        floors: Numbers that are added to the squared lengths, [len(strides)].
+    """
+
+    floors: Tensor
+
+    def __init__(self, config: EmbeddingConfig, channels: tuple[int, ...] = CHANNELS) -> None:
+        """Make an embedding whose projections are still to be fitted.
+
+        Args:
+            config: The configuration.
+            channels: Channels of the backbone's features at each stride of `STRIDES`.
+        """
+        super().__init__()
+        self.config = config
+        self.projections = nn.ModuleList(nn.Conv2d(channels[STRIDES.index(s)], config.dims, 1) for s in config.strides)
+        self.register_buffer("floors", torch.ones(len(config.strides)))
+        self.requires_grad_(False)
+
+    def embed(self, levels: list[Tensor]) -> Tensor:
+        """Return the vectors of all places, [N, dims, H / grid, W / grid], in the precision of the weights.
+
+        Over good parts their mean is 0 and their mean squared length is 1.
+        """
+        total: Tensor | None = None
+        for stride, project, floor in zip(self.config.strides, self.projections, self.floors, strict=True):
+            x = even_length(averaged(levels[STRIDES.index(stride)]), floor)
+            # Projecting first is the same as resizing first, and touches fewer channels.
+            x = resized(project(x.to(next(project.parameters()).dtype)), stride, self.config.grid)
+            total = x if total is None else total + x
+        assert total is not None
+        return total
+
+
+class Memory(Embedding):
     """Computes the standardised distance of each place to the nearest good features.
 
     A common place has the distance 0. The most uncommon place of a good part has the distance 1. A distance is a small
@@ -72,17 +120,14 @@ class Memory(nn.Module):
     the map then changes by less than 0.01. Squared lengths and the difference itself are FP32 in any precision.
 
     Attributes:
-        config: The configuration.
-        projections: One 1×1 convolution for each stride.
         nearest: A 1×1 convolution with the vectors as filters.
-        floors: Numbers that are added to the squared lengths, [len(strides)].
         centre: Median distance on held-out good parts.
         scale: One over the distance from `centre` to the most uncommon place of a good part.
         left_out: Values of some training parts, each compared with the vectors of other parts alone, [n]; empty if they are
             not needed. They are not exported.
     """
 
-    floors: Tensor
+    config: MemoryConfig
     centre: Tensor
     scale: Tensor
 
@@ -94,11 +139,8 @@ class Memory(nn.Module):
             channels: Channels of the backbone's features at each stride of `STRIDES`.
             vectors: Number of vectors; None: as in the configuration.
         """
-        super().__init__()
-        self.config = config
-        self.projections = nn.ModuleList(nn.Conv2d(channels[STRIDES.index(s)], config.dims, 1) for s in config.strides)
+        super().__init__(config, channels)
         self.nearest = nn.Conv2d(config.dims, config.vectors if vectors is None else vectors, 1)
-        self.register_buffer("floors", torch.ones(len(config.strides)))
         self.register_buffer("centre", torch.zeros(()))
         self.register_buffer("scale", torch.ones(()))
         self.left_out = torch.zeros(0)  # no buffer, because bundles do not have it
@@ -115,20 +157,6 @@ class Memory(nn.Module):
     def standardised(self, distances: Tensor) -> Tensor:
         """Return distances on the scale of the map: 0 at a common place, 1 at the most uncommon one of a good part."""
         return (distances - self.centre.float()) * self.scale.float()
-
-    def embed(self, levels: list[Tensor]) -> Tensor:
-        """Return the vectors of all places, [N, dims, H / grid, W / grid], in the precision of the weights.
-
-        Over good parts their mean is 0 and their mean squared length is 1.
-        """
-        total: Tensor | None = None
-        for stride, project, floor in zip(self.config.strides, self.projections, self.floors, strict=True):
-            x = even_length(averaged(levels[STRIDES.index(stride)]), floor)
-            # Projecting first is the same as resizing first, and touches fewer channels.
-            x = resized(project(x.to(self.nearest.weight.dtype)), stride, self.config.grid)
-            total = x if total is None else total + x
-        assert total is not None
-        return total
 
     def distance(self, embedded: Tensor, forbidden: Tensor | None = None) -> Tensor:
         """Return the distance to the nearest vector, [N, h, w].

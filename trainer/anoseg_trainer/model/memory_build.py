@@ -15,7 +15,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from anoseg_trainer.model.encoder import CHANNELS, STRIDES
-from anoseg_trainer.model.memory import Features, Memory, MemoryConfig, averaged, even_length, resized, valid_places
+from anoseg_trainer.model.memory import (
+    Embedding,
+    EmbeddingConfig,
+    Features,
+    Memory,
+    MemoryConfig,
+    averaged,
+    even_length,
+    resized,
+    valid_places,
+)
 
 LEAST_SPREAD = 1e-4
 """Levels that hardly vary on good parts are divided by no less than this standard deviation."""
@@ -103,7 +113,7 @@ def build_memory(
     """
     generator = torch.Generator().manual_seed(seed)
     memory = Memory(config, channels)
-    explained = _fit_projections(memory, sample, generator)
+    explained = fit_projections(memory, sample, generator)
     patches = _candidates(memory, features, images, generator)
     every = patches.joined(_candidates(memory, varied, images, generator))
     chosen = every.picked(coreset(every.vectors, config.vectors, generator))
@@ -171,22 +181,26 @@ def nearest_of_others(patches: Patches, memory: Patches) -> tuple[Tensor, Tensor
 
 
 @torch.no_grad()
-def _fit_projections(memory: Memory, sample: Sequence[Features], generator: torch.Generator) -> float:
-    """Set the projections to the principal components of all strides together; return the share of variance that they keep."""
-    config = memory.config
-    memory.floors.copy_(_length_floors(config, sample))
+def fit_projections(embedding: Embedding, sample: Sequence[Features], generator: torch.Generator) -> float:
+    """Set the projections to the principal components of all strides together; return the share of variance that they keep.
+
+    Raises:
+        ValueError: No place of any image shows a part.
+    """
+    config = embedding.config
+    embedding.floors.copy_(_length_floors(config, sample))
     per_image = -(-STATISTICS_PATCHES // sum(len(batch.parts) for batch in sample))
     rows: list[Tensor] = []
     for batch in sample:
         side_by_side = [
             resized(even_length(averaged(batch.levels[STRIDES.index(stride)]), floor), stride, config.grid)
-            for stride, floor in zip(config.strides, memory.floors, strict=True)
+            for stride, floor in zip(config.strides, embedding.floors, strict=True)
         ]
         rows += _picked(torch.cat(side_by_side, dim=1), batch.valid, per_image, generator)
     if not rows:
         raise ValueError("no place of any good image shows a part")
     stacked = torch.cat(rows)
-    sizes = [int(project.in_channels) for project in memory.projections]  # type: ignore[arg-type]
+    sizes = [int(project.in_channels) for project in embedding.projections]  # type: ignore[arg-type]
     mean = stacked.mean(dim=0)
     # One scale for each stride: a scale for each channel would amplify channels that hardly vary.
     ends = list(accumulate(sizes))
@@ -204,7 +218,7 @@ def _fit_projections(memory: Memory, sample: Sequence[Features], generator: torc
     if dims < config.dims:
         matrix = functional.pad(matrix, (0, config.dims - dims))
     start = 0
-    for project, size in zip(memory.projections, sizes, strict=True):
+    for project, size in zip(embedding.projections, sizes, strict=True):
         part = matrix[start : start + size]
         project.weight.copy_(part.T[:, :, None, None].half())  # type: ignore[operator]
         project.bias.copy_(-(mean[start : start + size] @ part).half())  # type: ignore[operator]
@@ -213,7 +227,7 @@ def _fit_projections(memory: Memory, sample: Sequence[Features], generator: torc
 
 
 @torch.no_grad()
-def _length_floors(config: MemoryConfig, sample: Sequence[Features]) -> Tensor:
+def _length_floors(config: EmbeddingConfig, sample: Sequence[Features]) -> Tensor:
     """Return `softness` times the median squared length of the features on the part, for each stride: [len(strides)]."""
     lengths: list[list[Tensor]] = [[] for _ in config.strides]
     for batch in sample:

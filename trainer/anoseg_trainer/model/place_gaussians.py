@@ -1,0 +1,205 @@
+"""Measures how unusual the features of each place are at that very place of the part: one Gaussian for each place.
+
+It serves parts that always lie the same way, so that a place of the input shows the same place of every part. It then knows
+that dirt or reflections are usual here and not there, which the memory does not know. The distance is Mahalanobis's, as in
+PaDiM (arXiv 2011.08785). Here, means are smoothed over neighbouring places, because parts lie a few pixels apart, and blocks of
+places share a covariance.
+
+The features come from fine strides and have even length, see `Embedding`. The module runs where it is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from anoseg_trainer.model.encoder import CHANNELS
+from anoseg_trainer.model.memory import Embedding, EmbeddingConfig, Features
+from anoseg_trainer.model.memory_build import fit_projections
+
+FEATURES_OF_PLACES = EmbeddingConfig(strides=(4, 8, 16), grid=8, dims=64, softness=0.0, whitening=0.0)
+"""Without stride 4 or on a grid of 16, image AUROC on bsd_pitting falls from 0.93 to 0.90 or below (EXPERIMENTS.md)."""
+BLOCK = 4
+"""Side of a block of places that share a covariance. Sides of inputs are multiples of 32 pixels, which are 4 places."""
+SMOOTHED = 5
+"""Side of the square of places over which means are smoothed."""
+LEAST_VARIANCE = 1.0
+"""Share of the mean variance that is added to the variance of each direction: few parts tell little of 64 directions."""
+SMALLEST_VARIANCE = 1e-6
+"""Smallest mean variance of a block: places that never change are not divided by zero."""
+LEAST_SPREAD = 0.05
+"""Least standard deviation of held-out parts' values, as a share of their median: a few parts may be alike by chance."""
+FEWEST_IMAGES = 8
+"""With fewer images, nothing can be said of single places."""
+KEPT_BYTES = 200_000_000
+"""Vectors of training images that are kept until the Gaussians are fitted, at most; of more images, some are left out."""
+
+
+class PlaceGaussians(Embedding):
+    """Computes the standardised Mahalanobis distance of each place from the Gaussian of good parts at that place.
+
+    Attributes:
+        means: Mean vector of each place, FP32 [dims, h, w].
+        whitening: For each block of places, maps centred vectors to unit covariance, FP32 [blocks, dims, dims].
+        centre: Median of the largest distances on held-out good parts; it becomes 0.
+        scale: One over the standard deviation of those distances.
+        alignment: How much of the features the place alone tells on good parts, see `alignment`. It is not exported.
+    """
+
+    means: Tensor
+    whitening: Tensor
+    centre: Tensor
+    scale: Tensor
+
+    def __init__(
+        self, height: int, width: int, channels: tuple[int, ...] = CHANNELS, config: EmbeddingConfig = FEATURES_OF_PLACES
+    ) -> None:
+        """Make Gaussians that are still to be fitted.
+
+        Args:
+            height: Height of the input, pixels, a multiple of 32.
+            width: Width of the input, pixels, a multiple of 32.
+            channels: Channels of the features at each stride of `STRIDES`.
+            config: The vectors.
+        """
+        super().__init__(config, channels)
+        rows, columns = height // config.grid, width // config.grid
+        blocks = (rows // BLOCK) * (columns // BLOCK)
+        self.register_buffer("means", torch.zeros(config.dims, rows, columns))
+        self.register_buffer("whitening", torch.eye(config.dims).repeat(blocks, 1, 1))
+        self.register_buffer("centre", torch.zeros(()))
+        self.register_buffer("scale", torch.ones(()))
+        self.alignment = 1.0
+
+    def forward(self, levels: list[Tensor]) -> Tensor:
+        """Return the standardised distances, FP32 [N, H / grid, W / grid].
+
+        Args:
+            levels: One tensor for each stride of `STRIDES`, as the encoder returns them.
+        """
+        return (self.distance(self.embed(levels)) - self.centre) * self.scale
+
+    def distance(self, embedded: Tensor) -> Tensor:
+        """Return the Mahalanobis distance of each place, divided by the root of the number of dimensions, FP32 [N, h, w].
+
+        Args:
+            embedded: Vectors of all places, [N, dims, h, w].
+        """
+        whitened = in_blocks(embedded.float() - self.means) @ self.whitening
+        squared = whitened.square().mean(dim=3)
+        rows, columns = self.means.shape[1] // BLOCK, self.means.shape[2] // BLOCK
+        tiles = squared.reshape(-1, rows, columns, BLOCK, BLOCK).permute(0, 1, 3, 2, 4)
+        return tiles.reshape(-1, rows * BLOCK, columns * BLOCK).sqrt()
+
+    @torch.no_grad()
+    def fit(self, vectors: Sequence[Tensor]) -> None:
+        """Fit the Gaussians.
+
+        Args:
+            vectors: Embedded training images, each [dims, h, w].
+        """
+        dims, blocks = self.means.shape[0], len(self.whitening)
+        mean = _mean(vectors)
+        self.means.copy_(functional.avg_pool2d(mean[None], SMOOTHED, 1, SMOOTHED // 2, count_include_pad=False)[0])
+        products = torch.zeros(blocks, dims, dims)
+        for image in vectors:
+            rows = in_blocks((image.float() - self.means)[None])[0]
+            products += rows.mT @ rows
+        covariances = _with_neighbours(products / (len(vectors) * BLOCK**2), self.means.shape[2] // BLOCK)
+        mean_variances = covariances.diagonal(dim1=1, dim2=2).mean(dim=1).clamp(min=SMALLEST_VARIANCE)
+        covariances += LEAST_VARIANCE * mean_variances[:, None, None] * torch.eye(dims)
+        inverse = torch.linalg.solve_triangular(torch.linalg.cholesky(covariances), torch.eye(dims), upper=False)
+        self.whitening.copy_(inverse.mT)
+
+    @torch.no_grad()
+    def standardise(self, largest: Tensor) -> None:
+        """Set centre and scale.
+
+        Args:
+            largest: Largest distance of each held-out good part, before centre and scale, [n].
+        """
+        middle = largest.median()
+        spread = largest.std(correction=0).clamp(min=LEAST_SPREAD * float(middle))
+        self.centre.copy_(middle)
+        self.scale.copy_(1 / spread.clamp(min=1e-6))
+
+
+class Kept:
+    """Keeps the vectors of training images for the Gaussians, of as many images as fit into `KEPT_BYTES`.
+
+    Attributes:
+        vectors: The embedded images, FP16, each [dims, h, w].
+    """
+
+    def __init__(self, gaussians: PlaceGaussians, images: int) -> None:
+        """Start with nothing; `images` will be offered."""
+        self.vectors: list[Tensor] = []
+        self._gaussians, self._offered = gaussians, 0
+        self._every = -(-images * gaussians.means.numel() * 2 // KEPT_BYTES)
+
+    @torch.no_grad()
+    def add(self, features: Features) -> None:
+        """Keep a batch of images, or some of them."""
+        first = self._offered
+        self._offered += len(features.parts)
+        chosen = [i for i in range(len(features.parts)) if (first + i) % self._every == 0]
+        if chosen:
+            levels = [level[chosen] if level.numel() else level for level in features.levels]
+            self.vectors += list(self._gaussians.embed(levels).half())
+
+
+@torch.no_grad()
+def fit_alignment(gaussians: PlaceGaussians, sample: Sequence[Features], generator: torch.Generator) -> float:
+    """Fit the projections of `gaussians`, and measure how much of the features the place alone tells.
+
+    Args:
+        gaussians: Their projections are set, and nothing else.
+        sample: Features of some dozen training images, spread over all of them.
+        generator: Randomness of the sampling.
+
+    Returns:
+        The share of the vectors' variance that lies between the mean vectors of places, 0…1: 1 if every part looks the same
+        at the same place, 0 if a place tells nothing. 0 for fewer than `FEWEST_IMAGES` images.
+    """
+    fit_projections(gaussians, sample, generator)
+    vectors = [image for batch in sample for image in gaussians.embed(batch.levels)]
+    n = len(vectors)
+    if n < FEWEST_IMAGES:
+        return 0.0
+    mean = _mean(vectors)
+    everywhere = mean.mean(dim=(1, 2), keepdim=True)
+    whole = sum(float((v - everywhere).square().sum()) for v in vectors)
+    # The mean of n images lies nearer to each of them than the true mean: n − 1 instead of n corrects that.
+    within = sum(float((v - mean).square().sum()) for v in vectors) * n / (n - 1)
+    return max(0.0, 1 - within / whole) if whole > 0 else 0.0
+
+
+def in_blocks(vectors: Tensor) -> Tensor:
+    """Bring vectors [N, dims, h, w] into blocks of places: [N, blocks, BLOCK², dims]."""
+    n, dims, height, width = vectors.shape
+    split = vectors.reshape(n, dims, height // BLOCK, BLOCK, width // BLOCK, BLOCK)
+    return split.permute(0, 2, 4, 3, 5, 1).reshape(n, (height // BLOCK) * (width // BLOCK), BLOCK**2, dims)
+
+
+def _with_neighbours(matrices: Tensor, columns: int) -> Tensor:
+    """Average the matrix of each block, [blocks, d, d], with those of its neighbours, which count less."""
+    blocks, dims, _ = matrices.shape
+    grid = matrices.reshape(blocks // columns, columns, dims, dims)
+    for axis in (0, 1):
+        last = grid.shape[axis] - 1
+        first_row, last_row = grid.narrow(axis, 0, 1), grid.narrow(axis, last, 1)
+        before = torch.cat([first_row, grid.narrow(axis, 0, last)], dim=axis)
+        after = torch.cat([grid.narrow(axis, 1, last), last_row], dim=axis)
+        grid = grid / 2 + (before + after) / 4
+    return grid.reshape(blocks, dims, dims)
+
+
+def _mean(vectors: Sequence[Tensor]) -> Tensor:
+    """Return the mean of vectors of any precision, FP32."""
+    total = torch.zeros_like(vectors[0], dtype=torch.float32)
+    for vector in vectors:
+        total += vector
+    return total / len(vectors)
