@@ -60,7 +60,7 @@ def trained(product, tmp_path_factory):
 
     def train(folder: Path) -> None:
         (folder / "train.yaml").write_text(
-            "input: {height: 96, width: 128}\nnetwork: {widths: [16, 16, 32, 32, 32]}\n"
+            "input: {height: 96, width: 128}\nnetwork: {widths: [16, 16, 32, 32, 32]}\nviews: {places: 0}\n"
             "training: {batch: 8, ema: 0.95, validate_every: 100, learning_rate: 0.004, threads: 1}\n"
         )
         options = ("--config", folder / "train.yaml", "--steps", 160, "--seed", 1, "--work", folder / "work", "--release")

@@ -18,6 +18,7 @@ from anoseg_trainer.config import InputConfig, MemoryOptions, NetworkConfig, Tra
 from anoseg_trainer.data.part_store import PartStoreWriter, whole_placement
 from anoseg_trainer.data.split import Split
 from anoseg_trainer.detector_build import (
+    ALIGNED,
     ANGLES,
     LEAST_SPREADS,
     MOST_UNITS,
@@ -33,10 +34,11 @@ from anoseg_trainer.detector_build import (
 )
 from anoseg_trainer.feature_reader import FeatureReader
 from anoseg_trainer.model.detector import MEMORY, Detector, network_level
-from anoseg_trainer.model.encoder import CHANNELS, Encoder
+from anoseg_trainer.model.encoder import CHANNELS, Encoder, load_encoder, packaged_weights
 from anoseg_trainer.model.fixed_filters import FixedFilters
 from anoseg_trainer.model.memory import Features, Memory, MemoryConfig
 from anoseg_trainer.model.network import AnoSegNetwork
+from anoseg_trainer.model.place_gaussians import PlaceGaussians
 from anoseg_trainer.model.whole_image import WholeImage
 from anoseg_trainer.training.step import Arithmetic
 from anoseg_trainer.training_record import Product
@@ -406,6 +408,97 @@ def memory_of_lots(lots: int, held_out: int, store: Any, vectors: int = 20) -> A
         seed=0,
     )
     return with_good_parts(Detector(None, encoder=Encoder()), product)[0].memory
+
+
+def detector_of(folder: Path, images: list[Image], *, side: int = 64, places: float = 3.0, detector: bool = True) -> Detector:
+    """Build the views of some images of side×side, in tiles if that is more than 64; the last quarter is held out."""
+    with PartStoreWriter(folder, SPEC if side == 64 else TILES) as writer:
+        for image in images:
+            writer.add(Path("part.png"), image)
+        store = writer.finish()
+    none: Any = None
+    learned = len(images) * 3 // 4
+    product = Product(
+        config=TrainConfig(
+            input=InputConfig(height=64, width=64, mode="resize" if side == 64 else "tile", scale=1.0, overlap=0),
+            memory=MemoryOptions(vectors=50),
+            views=ViewsConfig(places=places),
+            detector=detector,
+        ),
+        images=none,
+        groups=np.arange(len(images)),
+        split=Split(
+            train=tuple(range(learned)), validation=tuple(range(learned, len(images))), calibration=(), calibration_parts=()
+        ),
+        store=store,
+        cases=[],
+        background=True,
+        origin=None,
+        seed=0,
+    )
+    return with_good_parts(Detector(None, encoder=load_encoder(packaged_weights())), product)[0]
+
+
+def parts_with_a_pattern(side: int, aligned: bool, n: int = 24) -> list[Image]:
+    """Noisy images of one pattern of squares, at one place or moved by any distance."""
+    rng = np.random.default_rng(7)
+    pattern = np.kron(rng.integers(30, 220, (side // 8, side // 8, 3)), np.ones((8, 8, 1)))
+    found = []
+    for _ in range(n):
+        moved = pattern if aligned else np.roll(pattern, rng.integers(0, side, 2), axis=(0, 1))
+        found.append(np.clip(moved + rng.normal(0, 4, moved.shape), 0, 255).astype(np.uint8))
+    return found
+
+
+def test_places_count_where_parts_always_lie_the_same_way(tmp_path: Path) -> None:
+    """Not where parts are moved by any distance, where a part has several tiles, without a weight, or with the map alone."""
+    aligned = detector_of(tmp_path / "a", parts_with_a_pattern(64, aligned=True))
+    assert aligned.places is not None
+    assert aligned.places.alignment > 0.7
+    assert list(aligned.columns) == ["memory", "whole image", "places"]
+    # A held-out part reads about 0, one with another square far more.
+    good = parts_with_a_pattern(64, aligned=True, n=40)[24:]
+    defective = [image.copy() for image in good]
+    for image in defective:
+        image[24:32, 16:24] = 255 - image[24:32, 16:24]
+    values = []
+    for images in (good, defective):
+        frames = torch.from_numpy(np.stack(images))
+        with torch.no_grad():
+            values.append(aligned.inspect_unscaled(frames, torch.zeros(len(images), 2, 64, 64))[1][:, 2])
+    assert float(values[1].min()) > float(values[0].max()) + 1
+    assert float(values[0].median().abs()) < 3
+    assert detector_of(tmp_path / "b", parts_with_a_pattern(64, aligned=False)).places is None
+    assert detector_of(tmp_path / "c", parts_with_a_pattern(128, aligned=True, n=12), side=128).places is None
+    assert detector_of(tmp_path / "d", parts_with_a_pattern(64, aligned=True), places=0.0).places is None
+    assert detector_of(tmp_path / "e", parts_with_a_pattern(64, aligned=True), detector=False).places is None
+
+
+def test_the_more_parts_are_aligned_the_more_places_count() -> None:
+    """And the less network and memory do; below the least alignment, nothing changes."""
+    torch.manual_seed(0)
+    rng = np.random.default_rng(8)
+    good = np.concatenate([values(rng, 2000), rng.normal(0, 1, (2000, 1))], axis=1)
+    config = TrainConfig(network=CONFIG, views=ViewsConfig(network=1.0, memory=1.0, whole_image=0.5, places=3.0))
+    weights = []
+    for alignment in (ALIGNED[0], sum(ALIGNED) / 2, 0.95):
+        before = detector()
+        assert before.network is not None
+        places = PlaceGaussians(64, 64, before.channels)
+        places.alignment = alignment
+        found = Detector(before.network, memory=before.memory, whole_image=before.whole_image, places=places).eval()
+        fit_score(found, good, good + 8, config)
+        one = rise_of(found, good, 0, 0, 0, 0, 0, 1, 0)
+        others = ((1, 0, 0, 0, 0, 0, 0), (0, 0, 0, 0, 1, 0, 0), (0, 0, 0, 0, 0, 0, 1))
+        weights.append([rise_of(found, good, *units) / one for units in others])
+    network, memory, of_places = np.array(weights).T
+    assert of_places == pytest.approx([0, 3, 6], rel=0.1, abs=1e-3)
+    assert network / network[0] == pytest.approx([1, 0.75, 0.5], rel=0.05)
+    assert memory / memory[0] == pytest.approx([1, 0.665, 0.33], rel=0.05)
+    # What places say has no limit, up or down.
+    assert rise_of(found, good, 0, 0, 0, 0, 0, 0, 9) == pytest.approx(9 * rise_of(found, good, 0, 0, 0, 0, 0, 0, 1), rel=0.05)
+    assert rise_of(found, good, 0, 0, 0, 0, 0, 0, -2) < -rise_of(found, good, 0, 0, 0, 0, 0, 0, 1)
+    assert "Gaussian" in describe_score(found)
 
 
 def test_where_few_lots_are_held_out_the_training_lots_tell_the_memorys_spread(tmp_path: Path) -> None:

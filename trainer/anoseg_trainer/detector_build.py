@@ -153,6 +153,14 @@ def describe_comparison(config: TrainConfig, features: Encoder | FixedFilters | 
     return f"parts are compared with good ones by {what} at strides {strides} (memory.softness {chosen.softness:g})"
 
 
+def describe_places(places: PlaceGaussians) -> str:
+    """Say in a note for the user that the Gaussians of places count, and why."""
+    return (
+        f"parts lie the same way in every image (the place alone tells {places.alignment:.0%} of their features), so each "
+        "place is also compared with the same place of good parts (views.places)"
+    )
+
+
 def features_of_good_parts(
     config: TrainConfig, pretrained: Encoder | None, *, background: bool
 ) -> Encoder | FixedFilters | None:

@@ -32,7 +32,7 @@ from anoseg_trainer.data.good_images import (
     read_good_images,
 )
 from anoseg_trainer.memory_extension import ExtensibleDetector, Golden
-from anoseg_trainer.model.detector import MEMORY, count_macs
+from anoseg_trainer.model.detector import MEMORY, PLACES, count_macs
 from anoseg_trainer.model.export import onnx_from_detector
 from anoseg_trainer.model.from_bundle import detector_record
 from anoseg_trainer.recalibration import (
@@ -64,6 +64,7 @@ class JudgedImage:
         network: The score that the network alone would give it at first; None if that is not known.
         left_out: Why it is not learned; empty if it is.
         added: Number of vectors that it added to the memory.
+        usual: Number of places at which what it shows was made usual.
         after: Its score in the new version, if it is learned.
         loudest: The view that adds most to this score, if that is known.
     """
@@ -74,6 +75,7 @@ class JudgedImage:
     network: float | None
     left_out: str = ""
     added: int = 0
+    usual: int = 0
     after: float = 0.0
     loudest: str | None = None
 
@@ -109,7 +111,9 @@ class Learned:
         for image in learned:
             verdicts = f"{_verdict(image.before, old)} → {_verdict(image.after, new)}"
             name = shown_name(image.path.name)
-            yield f"{name}: score {image.before:.4f} → {image.after:.4f}, {verdicts} ({counted(image.added, 'place')} learned)"
+            also = f", {image.usual} made usual where they are" if image.usual else ""
+            learned_places = f"{counted(image.added, 'place')} learned{also}"
+            yield f"{name}: score {image.before:.4f} → {image.after:.4f}, {verdicts} ({learned_places})"
         yield from (f"left out: {text}" for text in _left_out(self.images))
         passing = sum(image.after < new for image in learned)
         passes = agreeing(passing, "passes", "pass")
@@ -223,15 +227,16 @@ def _learned(detector: ExtensibleDetector, judged: Sequence[JudgedImage]) -> lis
     """
     learned = sorted((one for one in judged if not one.left_out), key=lambda one: -one.before)
     added = detector.learn([one.path for one in learned])
-    if not any(added):
+    if not any(sum(one) for one in added):
         raise DataError(
             "the memory knows every place of these images already, so the other views reject them: nothing was written",
             hint="train again with these images among the good ones (anoseg-train fit), or set a new threshold "
             "(anoseg-train calibrate)",
         )
-    for one, count in zip(learned, added, strict=True):
+    for one, (vectors, places) in zip(learned, added, strict=True):
         found = detector.predict(read_image(one.path))
-        one.added, one.after, one.loudest = count, found.score, detector.loudest_view(found.values)
+        one.added, one.usual = vectors, places
+        one.after, one.loudest = found.score, detector.loudest_view(found.values)
     return learned
 
 
@@ -289,6 +294,7 @@ def _record(detector: ExtensibleDetector, learned: Sequence[JudgedImage]) -> dic
         "version": manifest.version,
         "images": len(learned),
         "vectors": sum(one.added for one in learned),
+        "places": sum(one.usual for one in learned),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     return {
@@ -328,8 +334,8 @@ def _warnings(detector: ExtensibleDetector, judged: Sequence[JudgedImage], thres
 
 def _what_remains(view: str | None) -> str:
     """Say why an image is still rejected, and what to do."""
-    if view is None or view == MEMORY:
-        return "because one image adds only so much to the memory: run the command again on the new version to add more of it"
+    if view is None or view in (MEMORY, PLACES):
+        return "because one image teaches only so much: run the command again on the new version to learn more of it"
     return f"mostly by the view `{view}`, which learns in a training only: train with this image among the good ones"
 
 

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,9 +22,10 @@ from anoseg_engines.images import Image, read_image
 from anoseg_engines.placement import InputSpec
 from anoseg_trainer.data.good_images import pixel_digest
 from anoseg_trainer.data.part_store import whole_placement
-from anoseg_trainer.model.detector import MEMORY, NETWORK
+from anoseg_trainer.model.detector import MEMORY, NETWORK, PLACES
 from anoseg_trainer.model.from_bundle import detector_from_bundle
 from anoseg_trainer.model.inference import TILES_AT_ONCE, Prediction, predict_part
+from anoseg_trainer.model.memory import Embedding, valid_places
 from anoseg_trainer.model.memory_learning import extend, far_vectors
 from anoseg_trainer.model.network import valid_pixels
 from anoseg_trainer.recalibration import missing_verdicts, rejudged
@@ -35,6 +36,9 @@ MOST_OF_ALL = 0.1
 """Largest share of its vectors that a memory gains at a time: more vectors cost time on the line."""
 MOST_OF_IMAGE = 0.02
 """Largest share of its vectors that a memory gains from one image. One image must not redefine what good is."""
+
+MOST_PLACES = 0.1
+"""Largest share of an input's places that one image makes usual."""
 
 Values = NDArray[np.float64]
 
@@ -52,6 +56,18 @@ class Golden:
     kept: list[GoldenSample]
     scores: list[tuple[float, float]]
     notes: list[str]
+
+
+class Added(NamedTuple):
+    """What one image added.
+
+    Attributes:
+        vectors: Number of vectors that the memory gained.
+        places: Number of places at which what it shows was made usual.
+    """
+
+    vectors: int
+    places: int
 
 
 class ExtensibleDetector:
@@ -122,19 +138,23 @@ class ExtensibleDetector:
         above = of_views[int(of_views.sum(axis=1).argmax())] - self._of_views(self.typical[None])[0]
         return list(self.detector.columns)[int(above.argmax())]
 
-    def learn(self, paths: Sequence[Path]) -> list[int]:
-        """Add what the images show to the memory, in their order; return how many vectors each image added.
+    def learn(self, paths: Sequence[Path]) -> list[Added]:
+        """Add what the images show to the memory, in their order, and make it usual at its places.
 
         An image sees what earlier ones added. What it leaves of its share goes to those that follow.
+
+        Returns:
+            What each image added.
         """
         left, most = max(1, int(MOST_OF_ALL * self.vectors)), max(1, int(MOST_OF_IMAGE * self.vectors))
         added = []
         for done, path in enumerate(paths):
             share = min(most, -(-left // (len(paths) - done)))
-            new = self._far_vectors(read_image(path), share)
+            image = read_image(path)
+            new = self._far_vectors(image, share)
             extend(self._memory, new)
             left -= len(new)
-            added.append(len(new))
+            added.append(Added(len(new), self._widen(image)))
         return added
 
     def golden(self, threshold: float, confirmed: Container[str] = ()) -> Golden:
@@ -198,9 +218,19 @@ class ExtensibleDetector:
     def _spec(self) -> InputSpec:
         return self.bundle.manifest.input
 
+    def _widen(self, image: Image) -> int:
+        """Make what an image shows usual at its places; return how many places that took."""
+        places = self.detector.places
+        if places is None:
+            return 0
+        embedded, valid = self._embedded(image, places)
+        inside = next(valid_places(valid, embedded.shape[2:]))
+        usual = 0.0 if self.typical is None else float(self.typical[self.detector.columns[PLACES][0]])
+        return places.widen(embedded[0], inside, usual, max(1, int(MOST_PLACES * inside.numel())))
+
     @torch.no_grad()
-    def _far_vectors(self, image: Image, most: int) -> torch.Tensor:
-        """Choose up to `most` vectors of an image that the memory does not know."""
+    def _embedded(self, image: Image, view: Embedding) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return a view's vectors of all places of an image's tiles [tiles, dims, h, w], and where they show the part."""
         placement = whole_placement(self._spec, image)
         frames = np.empty((len(placement.tiles), self._spec.height, self._spec.width, 3), np.uint8)
         placement.fill(image, frames)
@@ -208,7 +238,12 @@ class ExtensibleDetector:
         embedded = []
         for start in range(0, len(frames), TILES_AT_ONCE):
             part = slice(start, start + TILES_AT_ONCE)
-            levels = self.detector.encoded(torch.from_numpy(frames[part]), coords[part], max(self._memory.config.strides))
-            embedded.append(self._memory.embed(levels))
+            levels = self.detector.encoded(torch.from_numpy(frames[part]), coords[part], max(view.config.strides))
+            embedded.append(view.embed(levels))
+        return torch.cat(embedded), valid_pixels(coords)
+
+    def _far_vectors(self, image: Image, most: int) -> torch.Tensor:
+        """Choose up to `most` vectors of an image that the memory does not know."""
+        embedded, valid = self._embedded(image, self._memory)
         enough = -torch.inf if self.typical is None else float(self.typical[self.detector.columns[MEMORY][0]])
-        return far_vectors(self._memory, torch.cat(embedded), valid_pixels(coords), most, enough)
+        return far_vectors(self._memory, embedded, valid, most, enough)

@@ -29,7 +29,7 @@ from anoseg_trainer.data.parts import find_parts, held_out_together
 from anoseg_trainer.data.samples import SampleSettings
 from anoseg_trainer.data.split import split_images
 from anoseg_trainer.data.variation_choice import choose_variation
-from anoseg_trainer.detector_build import describe_comparison, features_of_good_parts, with_good_parts
+from anoseg_trainer.detector_build import describe_comparison, describe_places, features_of_good_parts, with_good_parts
 from anoseg_trainer.fit_status import Figures, StatusFile, TrainingKey
 from anoseg_trainer.model.backbone import PretrainedBackbone
 from anoseg_trainer.model.checkpoint import find_checkpoint
@@ -224,6 +224,8 @@ def _fit(
         detector = comparison = None
         if features is not None:
             detector, built = with_good_parts(Detector(None, encoder=features), product)
+            if detector.places is not None:
+                note(describe_places(detector.places))
             if built.odd:
                 note(_odd_images(built.odd, product))
             if config.network.memory_input and detector.memory is not None:

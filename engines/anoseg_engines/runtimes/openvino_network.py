@@ -37,7 +37,7 @@ network would then take much memory for little: 228 MB at 704×288."""
 OTHER_SIZES = 2
 """How many batch sizes stay compiled besides those that `keep_ready` names, at least. One takes about 15 MB for each input."""
 
-PRECISE = re.compile(r"\b(encoder|memory)\.")
+PRECISE = re.compile(r"\b(encoder|memory|places)\.")
 """Names of weights that bf16 would round too far: those of the features that are compared with good parts, and of the
 comparison. A bf16 encoder moves a map by up to 0.12. Of the comparison, `openvino_memory` computes in bf16 what may be."""
 _CAPABILITY = {"f16": "FP16", "bf16": "BF16", "f32": "FP32"}

@@ -30,7 +30,7 @@ from anoseg_trainer.recalibration import CALIBRATED_AFTER_TRAINING
 CONFIG = """
 input: {height: 96, width: 128}
 memory: {vectors: 4000, grid: 8, strides: [8, 16]}
-views: {whole_image: 0}
+views: {whole_image: 0, places: 0}
 false_reject: 0.1
 holdout: {group: '.+'}
 """
@@ -48,6 +48,20 @@ def quick(product, tmp_path_factory):
         assert done.returncode == 0, done.stderr
 
     return made_once(tmp_path_factory, "quick-plates", make) / "store" / "plate"
+
+
+@pytest.fixture(scope="module")
+def aligned(product, tmp_path_factory):
+    """The same bundle with the Gaussians of places, because the plates always lie the same way."""
+
+    def make(folder):
+        (folder / "train.yaml").write_text(CONFIG.replace("places: 0", "places: 3"))
+        options = ("--config", folder / "train.yaml", "--work", folder / "work", "--quick", "--release")
+        done = run("fit", "--data", product, "--out", folder / "store" / "plate", *options)
+        assert done.returncode == 0, done.stderr
+        assert "parts lie the same way in every image" in done.stderr + done.stdout
+
+    return made_once(tmp_path_factory, "aligned-plates", make) / "store" / "plate"
 
 
 @pytest.fixture
@@ -162,6 +176,28 @@ def test_a_second_time_is_recorded_beside_the_first(store, labelled, plate):
     assert "found for version 1" in manifest.calibration.guarantee
     known = run("calibrate", "--bundle", store / "3", "--data", shutil.copytree(labelled, labelled.parent / "again"))
     assert "at least 10 are needed" in known.stderr
+
+
+def test_where_parts_are_aligned_labels_become_usual_at_their_places(aligned, tmp_path, labelled, product, plate):
+    """The labels pass, and one at nearly the same place scores less; spots are rejected as before, and so is another label."""
+    store = shutil.copytree(aligned, tmp_path / "store" / "plate")
+    before = load_bundle(store).manifest
+    assert before.training["detector"]["places"] is not None
+    done = learn(store, labelled)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("rejected → passes") == 4
+    assert "made usual where they are" in done.stdout
+    after = load_bundle(store / "2").manifest
+    assert after.training["learned_good"][-1]["places"] > 0
+    rng = np.random.default_rng(41)
+    others = [with_label(plate(rng), 100 + i) for i in range(4)]
+    elsewhere = [np.ascontiguousarray(with_label(plate(rng), 100 + i)[::-1, ::-1]) for i in range(4)]
+    assert (scores(store / "2", others) < scores(store / "1", others) - 0.05).all()
+    assert (scores(store / "2", elsewhere) >= before.score_threshold).all()
+    spots = [read_image(path) for path in sorted((product / "test" / "spot").iterdir())]
+    old, new = scores(store / "1", spots), scores(store / "2", spots)
+    assert (old >= before.score_threshold).sum() >= 6
+    assert ((old >= before.score_threshold) == (new >= before.score_threshold)).all()
 
 
 def test_the_threshold_is_calibrated_on_what_was_held_out(store, labelled, product):
@@ -338,7 +374,7 @@ def test_many_images_share_the_bound(store, plate, tmp_path):
     for i in range(12):
         paths.append(tmp_path / f"{i}.png")
         cv2.imwrite(str(paths[-1]), rng.integers(0, 255, (96, 128, 3), np.uint8))
-    added = detector.learn(paths)
+    added = [one.vectors for one in detector.learn(paths)]
     assert sum(added) == detector.vectors - VECTORS <= MOST_OF_ALL * VECTORS
     assert added[0] > 0
     assert max(added) <= MOST_OF_IMAGE * VECTORS

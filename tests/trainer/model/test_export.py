@@ -21,6 +21,7 @@ from anoseg_trainer.model.from_bundle import detector_from_bundle, detector_reco
 from anoseg_trainer.model.memory import CHUNK, Features, Memory, MemoryConfig, standardise
 from anoseg_trainer.model.memory_build import build_memory
 from anoseg_trainer.model.network import AnoSegNetwork, valid_pixels
+from anoseg_trainer.model.place_gaussians import PlaceGaussians, fit_alignment
 from anoseg_trainer.model.whole_image import WholeImage
 
 SPEC = InputSpec(96, 128)
@@ -50,6 +51,7 @@ def detectors(plate):
     memory, whole = good_parts(encoder, plate)
     memory_of_filters, whole_of_filters = good_parts(filters, plate)
     _, whole_of_turned = good_parts(filters, plate, turned=True)
+    places = gaussians_of_places(encoder, plate)
     found = {
         "scratch": Detector(scratch),
         "all views": Detector(pretrained, memory=memory, whole_image=whole),
@@ -57,10 +59,12 @@ def detectors(plate):
         "fixed filters": Detector(filtered, memory=memory_of_filters, whole_image=whole_of_filters),
         "without a network": Detector(None, encoder=encoder, memory=memory, whole_image=whole),
         "turned parts": Detector(None, encoder=FixedFilters(), memory=memory_of_filters, whole_image=whole_of_turned),
+        "aligned parts": Detector(pretrained, memory=memory, whole_image=whole, places=places),
+        "aligned parts, no network": Detector(None, encoder=encoder, memory=memory, whole_image=whole, places=places),
     }
     pools = [0.3, 0.3, 0.3, 0.3]
     for name, detector in found.items():
-        views = [] if name == "scratch" else [1.0, 0.2]
+        views = [] if name == "scratch" else [1.0, 0.2] if detector.places is None else [0.3, 0.1, 0.2]
         start = [] if detector.network is None else pools
         detector.score_scale.copy_(torch.tensor(start + views))
         detector.score_offset.fill_(-1.0)
@@ -72,21 +76,35 @@ def detectors(plate):
             detector.view_floors.fill_(-0.5)
         if detector.network is None:
             detector.map_gain.fill_(12.0)
-            detector.map_offset.fill_(-5.0 if name == "without a network" else -2.0)
+            detector.map_offset.fill_(-2.0 if name == "turned parts" else -5.0)
         detector.eval()
     return found
 
 
-def good_parts(encoder, plate, turned=False):
-    """A memory and a whole-image model of some plates; turned: one that does not see how plates are turned."""
+def features_of_plates(encoder, plate):
+    """Features of some plates, in three batches."""
     rng = np.random.default_rng(4)
-    batches = []
     for start in (0, 8, 16):
         frames = torch.from_numpy(np.stack([plate(rng) for _ in range(8)]))
         valid = torch.ones(8, SPEC.height, SPEC.width, dtype=torch.bool)
         with torch.no_grad():
             levels = encoder(encoder_input(frames, torch.float32))
-        batches.append(Features(levels, torch.arange(start, start + 8), valid))
+        yield Features(levels, torch.arange(start, start + 8), valid)
+
+
+def gaussians_of_places(encoder, plate):
+    """Gaussians of places of some plates."""
+    batches = list(features_of_plates(encoder, plate))
+    places = PlaceGaussians(SPEC.height, SPEC.width, encoder.channels)
+    fit_alignment(places, batches[:2], torch.Generator().manual_seed(0))
+    places.fit([vectors for batch in batches[:2] for vectors in places.embed(batch.levels)])
+    places.standardise(places.distance(places.embed(batches[2].levels)).flatten(1).amax(dim=1))
+    return places
+
+
+def good_parts(encoder, plate, turned=False):
+    """A memory and a whole-image model of some plates; turned: one that does not see how plates are turned."""
+    batches = list(features_of_plates(encoder, plate))
     config = MemoryConfig(strides=(8, 16), vectors=700, dims=32)
     memory = build_memory(batches[:2], batches[:2], config, images=16, seed=0, channels=encoder.channels).memory
     standardise(memory, batches[2:])
@@ -107,7 +125,16 @@ def median_level(detector, plate):
     return levels.median()
 
 
-KINDS = ("scratch", "all views", "memory read by the network", "fixed filters", "without a network", "turned parts")
+KINDS = (
+    "scratch",
+    "all views",
+    "memory read by the network",
+    "fixed filters",
+    "without a network",
+    "turned parts",
+    "aligned parts",
+    "aligned parts, no network",
+)
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -200,8 +227,9 @@ def test_graph_is_strongly_typed_half_precision(exported):
     assert kinds["coords"] == (onnx.TensorProto.FLOAT16, [0, 2, 96, 128])
     outputs = {o.name: o.type.tensor_type.elem_type for o in graph.output}
     assert outputs == {"anomaly_map": onnx.TensorProto.FLOAT16, "score": onnx.TensorProto.FLOAT}
-    # The whole-image model subtracts numbers of nearly the same size, so it stays FP32.
-    large = [t for t in graph.initializer if np.prod(t.dims) > 100 and "whole_image" not in t.name]
+    # The whole-image model and the Gaussians of places subtract numbers of nearly the same size, so they stay FP32.
+    single = ("whole_image", "places.means", "places.whitening")
+    large = [t for t in graph.initializer if np.prod(t.dims) > 100 and not any(name in t.name for name in single)]
     assert large
     assert all(t.data_type == onnx.TensorProto.FLOAT16 for t in large)
     assert b"/anoseg_trainer/" not in model
@@ -248,7 +276,7 @@ def test_folding_norms_changes_nothing(detectors, plate, kind):
     assert (before - after).abs().mean() < 2e-3
 
 
-@pytest.mark.parametrize("kind", ["fixed filters", "turned parts", "filters beside the network"])
+@pytest.mark.parametrize("kind", ["fixed filters", "turned parts", "filters beside the network", "aligned parts"])
 def test_pytorch_rebuilds_the_detector(detectors, plate, kind):
     """Map and score of the detector that is read back from the ONNX file; bundles from before the network saw filters too."""
     if kind in detectors:
@@ -263,7 +291,10 @@ def test_pytorch_rebuilds_the_detector(detectors, plate, kind):
     record = detector_record(detector)
     if not record["whole_image"]["turned"]:
         del record["whole_image"]["turned"]  # as in earlier bundles
-    config = {"network": msgspec.to_builtins(NetworkConfig(encoder="scratch")), "coordinates": True}
+    if detector.places is None:
+        assert record.pop("places") is None  # as in earlier bundles
+    encoder = "scratch" if detector.places is None else "efficientnet-lite0"
+    config = {"network": msgspec.to_builtins(NetworkConfig(encoder=encoder)), "coordinates": True}
     manifest = SimpleNamespace(training={"config": config, "detector": record})
     bundle = SimpleNamespace(path="bundle", manifest=manifest, model_onnx=onnx_from_detector(detector, SPEC))
     rebuilt = detector_from_bundle(bundle)

@@ -32,6 +32,10 @@ SMALLEST_VARIANCE = 1e-6
 """Smallest mean variance of a block: places that never change are not divided by zero."""
 LEAST_SPREAD = 0.05
 """Least standard deviation of held-out parts' values, as a share of their median: a few parts may be alike by chance."""
+SMALLEST_DISTANCE = 1e-3
+"""Smallest distance that a place is brought to."""
+ENOUGH = 1.001
+"""Distances that are larger than wanted by a thousandth are close enough: they are rounded."""
 FEWEST_IMAGES = 8
 """With fewer images, nothing can be said of single places."""
 KEPT_BYTES = 200_000_000
@@ -126,6 +130,38 @@ class PlaceGaussians(Embedding):
         self.centre.copy_(middle)
         self.scale.copy_(1 / spread.clamp(min=1e-6))
 
+    @torch.no_grad()
+    def widen(self, embedded: Tensor, inside: Tensor, usual: float, most: int) -> int:
+        """Make what a further good image shows usual at its places and in the blocks next to them.
+
+        The most unusual place comes first. The covariances grow only in the direction in which it differs, until it is as
+        unusual as a good part's most unusual place. So what differs otherwise is still found.
+
+        Args:
+            embedded: The vectors of the image, [dims, h, w].
+            inside: Where the input shows the part, bool [h, w].
+            usual: Standardised distance of a typical good part's most unusual place.
+            most: Largest number of places.
+
+        Returns:
+            Number of places that were made usual.
+        """
+        wanted = max(float(usual / self.scale + self.centre), SMALLEST_DISTANCE)
+        columns = self.means.shape[2]
+        for done in range(most):
+            distances = torch.where(inside, self.distance(embedded[None])[0], 0.0)
+            if float(distances.max()) <= wanted * ENOUGH:
+                return done
+            row, column = divmod(int(distances.argmax()), columns)
+            away = embedded[:, row, column].float() - self.means[:, row, column]
+            for block in _block_and_neighbours(row // BLOCK, column // BLOCK, self.means.shape[1] // BLOCK, columns // BLOCK):
+                along = away @ self.whitening[block]
+                distance = float(along.square().mean().sqrt())
+                if distance > wanted:
+                    share = (1 - wanted / distance) / along.square().sum()
+                    self.whitening[block] -= share * torch.outer(self.whitening[block] @ along, along)
+        return most
+
 
 class Kept:
     """Keeps the vectors of training images for the Gaussians, of as many images as fit into `KEPT_BYTES`.
@@ -182,6 +218,15 @@ def in_blocks(vectors: Tensor) -> Tensor:
     n, dims, height, width = vectors.shape
     split = vectors.reshape(n, dims, height // BLOCK, BLOCK, width // BLOCK, BLOCK)
     return split.permute(0, 2, 4, 3, 5, 1).reshape(n, (height // BLOCK) * (width // BLOCK), BLOCK**2, dims)
+
+
+def _block_and_neighbours(row: int, column: int, rows: int, columns: int) -> list[int]:
+    """Return the numbers of a block and of up to eight blocks around it."""
+    return [
+        r * columns + c
+        for r in range(max(0, row - 1), min(rows, row + 2))
+        for c in range(max(0, column - 1), min(columns, column + 2))
+    ]
 
 
 def _with_neighbours(matrices: Tensor, columns: int) -> Tensor:

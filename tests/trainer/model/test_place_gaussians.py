@@ -1,0 +1,183 @@
+"""The Gaussians of places: distances are Mahalanobis's at each place, and the alignment says where they can serve."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from anoseg_trainer.model import place_gaussians
+from anoseg_trainer.model.encoder import CHANNELS, STRIDES
+from anoseg_trainer.model.memory import EmbeddingConfig, Features
+from anoseg_trainer.model.place_gaussians import (
+    FEWEST_IMAGES,
+    LEAST_VARIANCE,
+    Kept,
+    PlaceGaussians,
+    fit_alignment,
+    in_blocks,
+)
+
+DIMS = 6
+CONFIG = EmbeddingConfig(strides=(4, 8, 16), grid=8, dims=DIMS, softness=0.0, whitening=0.0)
+HEIGHT, WIDTH = 64, 96
+ROWS, COLUMNS = 8, 12
+
+
+def vectors_of_parts(n: int, seed: int = 0) -> list[Tensor]:
+    """Embedded parts that look alike at each place; the right half varies ten times as much as the left one."""
+    generator = torch.Generator().manual_seed(seed)
+    usual = torch.linspace(-1, 1, ROWS)[None, :, None] * torch.ones(DIMS, 1, COLUMNS) / 4
+    spread = torch.where(torch.arange(COLUMNS) < COLUMNS // 2, 0.1, 1.0)
+    return [usual + spread * torch.randn(DIMS, ROWS, COLUMNS, generator=generator) for _ in range(n)]
+
+
+@pytest.fixture(scope="module")
+def fitted() -> PlaceGaussians:
+    gaussians = PlaceGaussians(HEIGHT, WIDTH, CHANNELS, CONFIG)
+    gaussians.fit(vectors_of_parts(60))
+    return gaussians
+
+
+def test_distance_is_mahalanobis_at_each_place(fitted: PlaceGaussians) -> None:
+    """Computed again with NumPy for some places: smoothed means, covariances of blocks averaged with their neighbours'."""
+    parts = torch.stack(vectors_of_parts(60)).double().numpy()
+    mean = parts.mean(axis=0)
+    smooth = np.empty_like(mean)
+    for y in range(ROWS):
+        for x in range(COLUMNS):
+            smooth[:, y, x] = mean[:, max(0, y - 2) : y + 3, max(0, x - 2) : x + 3].mean(axis=(1, 2))
+    assert np.abs(fitted.means.numpy() - smooth).max() < 1e-5
+
+    def covariance(row: int, column: int) -> np.ndarray:
+        block = (parts - smooth)[:, :, row * 4 : row * 4 + 4, column * 4 : column * 4 + 4]
+        rows = block.transpose(0, 2, 3, 1).reshape(-1, DIMS)
+        return rows.T @ rows / len(rows)
+
+    own = np.array([[covariance(r, c) for c in range(COLUMNS // 4)] for r in range(ROWS // 4)])
+    across = np.stack([own[:, max(0, c - 1)] / 4 + own[:, c] / 2 + own[:, min(2, c + 1)] / 4 for c in range(3)], axis=1)
+    both = np.stack([across[0] * 3 / 4 + across[1] / 4, across[1] * 3 / 4 + across[0] / 4])
+    other = vectors_of_parts(1, seed=5)[0]
+    found = fitted.distance(other[None])[0]
+    for y, x in ((0, 0), (3, 4), (7, 11), (5, 7)):
+        shrunk = both[y // 4, x // 4] + LEAST_VARIANCE * np.trace(both[y // 4, x // 4]) / DIMS * np.eye(DIMS)
+        away = other.double().numpy()[:, y, x] - smooth[:, y, x]
+        expected = np.sqrt(away @ np.linalg.solve(shrunk, away) / DIMS)
+        assert float(found[y, x]) == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_same_change_counts_more_where_parts_vary_less(fitted: PlaceGaussians) -> None:
+    """That is what the memory cannot know: it compares with what is usual anywhere."""
+    usual = fitted.means.clone()
+    changed = usual.clone()
+    changed[0, 2, 1] += 2
+    changed[0, 2, 10] += 2
+    distances = fitted.distance(torch.stack([usual, changed]))
+    assert float(distances[0].max()) == 0
+    assert float(distances[1, 2, 1]) > 2 * float(distances[1, 2, 10]) > 0
+    assert int((distances[1] > 0).sum()) == 2
+
+
+def test_blocks_keep_every_place() -> None:
+    """A vector stays in the block of its place."""
+    numbers = torch.arange(ROWS * COLUMNS, dtype=torch.float32).reshape(1, 1, ROWS, COLUMNS)
+    blocks = in_blocks(numbers)[0, :, :, 0]
+    assert blocks.shape == (6, 16)
+    assert blocks[0, :5].tolist() == [0, 1, 2, 3, 12]
+    assert blocks[1, 0] == 4
+    assert blocks[3, 0] == 48
+    assert sorted(blocks.flatten().tolist()) == list(range(ROWS * COLUMNS))
+
+
+def test_held_out_parts_read_zero_in_the_middle(fitted: PlaceGaussians) -> None:
+    """And have a standard deviation of 1; equal parts divide by no zero."""
+    held_out = fitted.distance(torch.stack(vectors_of_parts(21, seed=1))).flatten(1).amax(dim=1)
+    fitted.standardise(held_out)
+    standardised = (held_out - fitted.centre) * fitted.scale
+    assert float(standardised.median()) == 0
+    assert float(standardised.std(correction=0)) == pytest.approx(1, rel=1e-4)
+    fitted.standardise(torch.full((5,), 1.5))
+    assert float(fitted.scale) == pytest.approx(1 / (0.05 * 1.5))
+    fitted.standardise(torch.zeros(5))
+    assert torch.isfinite(fitted.scale)
+
+
+def test_places_that_never_change_divide_by_no_zero() -> None:
+    """Such as a picture's black border."""
+    gaussians = PlaceGaussians(HEIGHT, WIDTH, CHANNELS, CONFIG)
+    gaussians.fit([torch.ones(DIMS, ROWS, COLUMNS)] * 9)
+    assert bool(torch.isfinite(gaussians.whitening).all())
+    assert float(gaussians.distance(torch.ones(1, DIMS, ROWS, COLUMNS)).max()) == 0
+
+
+def features(images: list[Tensor], first: int = 0) -> Features:
+    """Features whose levels are resized pictures [1, HEIGHT, WIDTH] times a direction of each channel."""
+    levels = []
+    for stride, channels in zip(STRIDES, CHANNELS, strict=True):
+        directions = torch.randn(2, channels, generator=torch.Generator().manual_seed(channels))
+        stack = torch.nn.functional.avg_pool2d(torch.stack(images), stride)
+        levels.append(torch.einsum("npyx,pc->ncyx", torch.cat([stack, torch.ones_like(stack)], dim=1), directions))
+    valid = torch.ones(len(images), HEIGHT, WIDTH, dtype=torch.bool)
+    return Features(levels, torch.arange(first, first + len(images)), valid)
+
+
+def pictures(n: int, aligned: bool) -> list[Tensor]:
+    """Pictures of one pattern, at one place or moved by any distance, with some noise."""
+    generator = torch.Generator().manual_seed(3)
+    pattern = torch.kron(torch.randn(8, 12, generator=generator), torch.ones(8, 8))[None]
+    shifts = torch.randint(0, WIDTH, (n, 2), generator=generator).tolist()
+    moved = [pattern if aligned else pattern.roll(tuple(shift), dims=(1, 2)) for shift in shifts]
+    return [image + 0.2 * torch.randn(image.shape, generator=generator) for image in moved]
+
+
+def test_alignment() -> None:
+    """Near 1 where each place shows the same on all parts, near 0 where it shows anything, and 0 for a few images."""
+
+    def alignment(images: list[Tensor]) -> float:
+        gaussians = PlaceGaussians(HEIGHT, WIDTH, CHANNELS, CONFIG)
+        return fit_alignment(gaussians, [features(images)], torch.Generator().manual_seed(0))
+
+    assert alignment(pictures(30, aligned=True)) > 0.8
+    assert alignment(pictures(30, aligned=False)) < 0.2
+    assert alignment(pictures(FEWEST_IMAGES - 1, aligned=True)) == 0
+
+
+def test_of_many_images_some_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """5,000 images would take more than a gigabyte. They are spread over all that are offered, in batches of any size."""
+    gaussians = PlaceGaussians(HEIGHT, WIDTH, CHANNELS, CONFIG)
+    images = pictures(20, aligned=True)
+    monkeypatch.setattr(place_gaussians, "KEPT_BYTES", 7 * gaussians.means.numel() * 2)
+    kept = Kept(gaussians, len(images))
+    for start, stop in ((0, 8), (8, 9), (9, 20)):
+        kept.add(features(images[start:stop], start))
+    assert len(kept.vectors) == 7
+    expected = gaussians.embed(features(images).levels)[::3]
+    torch.testing.assert_close(torch.stack(kept.vectors).float(), expected, rtol=1e-2, atol=1e-2)
+    monkeypatch.setattr(place_gaussians, "KEPT_BYTES", 10**9)
+    kept = Kept(gaussians, len(images))
+    kept.add(features(images))
+    assert len(kept.vectors) == 20
+
+
+def test_what_a_good_part_shows_becomes_usual_in_its_direction_alone() -> None:
+    """Its places come down to the wanted distance, next to them too; another change there is as unusual as before."""
+    gaussians = PlaceGaussians(HEIGHT, WIDTH, CHANNELS, CONFIG)
+    gaussians.fit(vectors_of_parts(60))
+    gaussians.standardise(gaussians.distance(torch.stack(vectors_of_parts(21, seed=1))).flatten(1).amax(dim=1))
+    label, other = gaussians.means.clone(), gaussians.means.clone()
+    label[0, 1:3, 1:3] += 3
+    other[1, 1:3, 1:3] += 3
+    inside = torch.ones(ROWS, COLUMNS, dtype=torch.bool)
+
+    def most(vectors: Tensor) -> float:
+        return float(((gaussians.distance(vectors[None]) - gaussians.centre) * gaussians.scale).max())
+
+    before, unusual = most(other), most(label)
+    assert gaussians.widen(label, inside & False, usual=0.5, most=50) == 0
+    assert gaussians.widen(label, inside, usual=0.5, most=50) in (1, 2, 3, 4)
+    assert unusual > 3 > 0.6 > most(label) > 0.4
+    assert most(other) == pytest.approx(before, rel=0.1)
+    moved = label.roll(1, dims=2) - gaussians.means.roll(1, dims=2) + gaussians.means
+    assert most(moved) < 1
+    assert gaussians.widen(other, inside, usual=0.5, most=1) == 1
