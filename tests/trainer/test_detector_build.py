@@ -410,7 +410,9 @@ def memory_of_lots(lots: int, held_out: int, store: Any, vectors: int = 20) -> A
     return with_good_parts(Detector(None, encoder=Encoder()), product)[0].memory
 
 
-def detector_of(folder: Path, images: list[Image], *, side: int = 64, places: float = 3.0, detector: bool = True) -> Detector:
+def detector_of(
+    folder: Path, images: list[Image], *, side: int = 64, places: float = 3.0, detector: bool = True, rotation: float = 4.0
+) -> Detector:
     """Build the views of some images of side×side, in tiles if that is more than 64; the last quarter is held out."""
     with PartStoreWriter(folder, SPEC if side == 64 else TILES) as writer:
         for image in images:
@@ -424,6 +426,7 @@ def detector_of(folder: Path, images: list[Image], *, side: int = 64, places: fl
             memory=MemoryOptions(vectors=50),
             views=ViewsConfig(places=places),
             detector=detector,
+            variation=VariationConfig(rotation_deg=rotation),
         ),
         images=none,
         groups=np.arange(len(images)),
@@ -472,6 +475,7 @@ def test_places_count_where_parts_always_lie_the_same_way(tmp_path: Path) -> Non
     assert detector_of(tmp_path / "c", parts_with_a_pattern(128, aligned=True, n=12), side=128).places is None
     assert detector_of(tmp_path / "d", parts_with_a_pattern(64, aligned=True), places=0.0).places is None
     assert detector_of(tmp_path / "e", parts_with_a_pattern(64, aligned=True), detector=False).places is None
+    assert detector_of(tmp_path / "f", parts_with_a_pattern(64, aligned=True), rotation=180.0).places is None
 
 
 def test_the_more_parts_are_aligned_the_more_places_count() -> None:
@@ -495,9 +499,9 @@ def test_the_more_parts_are_aligned_the_more_places_count() -> None:
     assert of_places == pytest.approx([0, 3, 6], rel=0.1, abs=1e-3)
     assert network / network[0] == pytest.approx([1, 0.75, 0.5], rel=0.05)
     assert memory / memory[0] == pytest.approx([1, 0.665, 0.33], rel=0.05)
-    # What places say has no limit, up or down.
+    # What places say has no limit. But places that are cleaner than usual do not hide what the network says.
     assert rise_of(found, good, 0, 0, 0, 0, 0, 0, 9) == pytest.approx(9 * rise_of(found, good, 0, 0, 0, 0, 0, 0, 1), rel=0.05)
-    assert rise_of(found, good, 0, 0, 0, 0, 0, 0, -2) < -rise_of(found, good, 0, 0, 0, 0, 0, 0, 1)
+    assert rise_of(found, good, 0, 0, 0, 0, 0, 0, -2) == pytest.approx(0, abs=1e-4)
     assert "Gaussian" in describe_score(found)
 
 

@@ -156,8 +156,8 @@ def describe_comparison(config: TrainConfig, features: Encoder | FixedFilters | 
 def describe_places(places: PlaceGaussians) -> str:
     """Say in a note for the user that the Gaussians of places count, and why."""
     return (
-        f"parts lie the same way in every image (the place alone tells {places.alignment:.0%} of their features), so each "
-        "place is also compared with the same place of good parts (views.places)"
+        f"parts lie the same way in every image ({places.alignment:.0%} of what varies in their features depends on the place "
+        "alone), so each place is also compared with the same place of good parts (views.places)"
     )
 
 
@@ -249,11 +249,13 @@ def with_good_parts(detector: Detector, product: Product) -> tuple[Detector, Bui
 def _sample_and_places(reader: FeatureReader, product: Product, *, fixed: bool) -> tuple[list[Features], PlaceGaussians | None]:
     """Read some training parts, and make the Gaussians of places, still without means; None where they would not count.
 
-    They count where a part fills one input, so that its places are those of the part, and where the place tells much of the
-    features, see `ALIGNED`. The features must be those of a pretrained encoder (`fixed` is false).
+    They count where a part is brought to one input, so that its places are those of the part, where it does not appear any
+    way round, and where the place tells much of the features, see `ALIGNED`. The features must be those of a pretrained
+    encoder (`fixed` is false).
     """
     config, train, spec = product.config, product.split.train, reader.spec
-    wanted = config.detector and config.views.places and not fixed and reader.n_inputs(train[:1]) == 1
+    posed = (config.variation.rotation_deg or 0.0) < ANY_WAY
+    wanted = config.detector and config.views.places and posed and not fixed and spec.mode == "resize"
     if wanted:
         reader = dataclasses.replace(reader, strides=_with_places(reader))
     sample = list(reader.features(_sample(train, reader)))
@@ -402,8 +404,8 @@ def fit_score(detector: Detector, good: Values, defective: Values, config: Train
 
     Each value counts in units of its spread over good parts, from their median. The memory's `left_out` values count as well. A
     view's values are added and counted in the same way, and the views are added with their weights. Beside a network, the
-    memory and the whole-image model count up to `MOST_UNITS` above their median, and the memory counts only above it: a part
-    that resembles good parts more than half of them do is not better for it. The more the parts are aligned, the more the
+    memory and the whole-image model count up to `MOST_UNITS` above their median, and memory and places count only above it: a
+    part that resembles good parts more than half of them do is not better for it. The more the parts are aligned, the more the
     Gaussians of places count, and the less network and memory. Synthetic defects only set the slope of the score, because real
     defects differ from them.
 
@@ -431,10 +433,10 @@ def fit_score(detector: Detector, good: Values, defective: Values, config: Train
         of_value = 1 / np.maximum(usual.std(axis=0), LEAST_SPREADS[name])
         together = usual @ of_value
         scale[used] = weights[name] * of_value / max(float(together.std()), 1.0)
-        alone = name in (NETWORK, PLACES) or not weights[NETWORK] or NETWORK not in detector.columns
+        alone = name == NETWORK or not weights[NETWORK] or NETWORK not in detector.columns
         median = float(np.median(usual @ scale[used]))
-        floors.append(median if name == MEMORY and not alone else -NO_LIMIT)
-        limits.append(NO_LIMIT if alone else median + MOST_UNITS[name])
+        floors.append(median if name in (MEMORY, PLACES) and not alone else -NO_LIMIT)
+        limits.append(NO_LIMIT if alone or name == PLACES else median + MOST_UNITS[name])
         if weights[name]:
             steepest = min(steepest, STEEPEST[name] / float(scale[used].sum()))
     if not scale.any():

@@ -111,7 +111,7 @@ class Learned:
         for image in learned:
             verdicts = f"{_verdict(image.before, old)} → {_verdict(image.after, new)}"
             name = shown_name(image.path.name)
-            also = f", {image.usual} made usual where they are" if image.usual else ""
+            also = f"; at {counted(image.usual, 'place')}, what it shows counts as usual now" if image.usual else ""
             learned_places = f"{counted(image.added, 'place')} learned{also}"
             yield f"{name}: score {image.before:.4f} → {image.after:.4f}, {verdicts} ({learned_places})"
         yield from (f"left out: {text}" for text in _left_out(self.images))

@@ -37,8 +37,10 @@ MOST_OF_ALL = 0.1
 MOST_OF_IMAGE = 0.02
 """Largest share of its vectors that a memory gains from one image. One image must not redefine what good is."""
 
-MOST_PLACES = 0.1
-"""Largest share of an input's places that one image makes usual."""
+MOST_PLACES = 0.01
+"""Largest share of an input's places that one image makes usual, each with the blocks around it."""
+LEAST_PLACES = 20
+"""One image may make so many places usual in any case."""
 
 Values = NDArray[np.float64]
 
@@ -226,7 +228,7 @@ class ExtensibleDetector:
         embedded, valid = self._embedded(image, places)
         inside = next(valid_places(valid, embedded.shape[2:]))
         usual = 0.0 if self.typical is None else float(self.typical[self.detector.columns[PLACES][0]])
-        return places.widen(embedded[0], inside, usual, max(1, int(MOST_PLACES * inside.numel())))
+        return places.widen(embedded[0], inside, usual, max(LEAST_PLACES, int(MOST_PLACES * inside.numel())))
 
     @torch.no_grad()
     def _embedded(self, image: Image, view: Embedding) -> tuple[torch.Tensor, torch.Tensor]:

@@ -388,7 +388,7 @@ def test_int8_is_an_option_that_proves_itself(product, tmp_path):
     `inspect` shows it, `bench` measures it, and `calibrate` leaves it out and says so.
     """
     config, store = tmp_path / "train.yaml", tmp_path / "store" / "x"
-    config.write_text("input: {height: 96, width: 128}\nmemory: {vectors: 800}\nint8: true\n")
+    config.write_text("input: {height: 96, width: 128}\nmemory: {vectors: 800}\nviews: {places: 0}\nint8: true\n")
     done = run("fit", "--data", product, "--out", store, "--config", config, "--work", tmp_path / "w", "--quick")
     assert done.returncode == 0, done.stderr
     bundle = load_bundle(store / "1")
@@ -414,7 +414,7 @@ def test_an_int8_network_that_is_worse_is_left_out(product, tmp_path, stricter, 
     """The bundle is written all the same; the note names both figures."""
     script = f"import sys; from anoseg_trainer import cli, int8_network; int8_network.{stricter}; sys.exit(cli.main())"
     config = tmp_path / "train.yaml"
-    config.write_text("input: {height: 96, width: 128}\nmemory: {vectors: 800}\nint8: true\n")
+    config.write_text("input: {height: 96, width: 128}\nmemory: {vectors: 800}\nviews: {places: 0}\nint8: true\n")
     store = tmp_path / "store" / "x"
     options = ["fit", "--data", product, "--out", store, "--config", config, "--work", tmp_path / "w", "--quick"]
     done = subprocess.run([sys.executable, "-c", script, *map(str, options)], capture_output=True, text=True, timeout=250)

@@ -186,7 +186,7 @@ def test_where_parts_are_aligned_labels_become_usual_at_their_places(aligned, tm
     done = learn(store, labelled)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("rejected → passes") == 4
-    assert "made usual where they are" in done.stdout
+    assert "what it shows counts as usual now" in done.stdout
     after = load_bundle(store / "2").manifest
     assert after.training["learned_good"][-1]["places"] > 0
     rng = np.random.default_rng(41)

@@ -134,13 +134,21 @@ def pictures(n: int, aligned: bool) -> list[Tensor]:
 def test_alignment() -> None:
     """Near 1 where each place shows the same on all parts, near 0 where it shows anything, and 0 for a few images."""
 
-    def alignment(images: list[Tensor]) -> float:
+    def alignment(images: list[Tensor], each: int = 1) -> float:
         gaussians = PlaceGaussians(HEIGHT, WIDTH, CHANNELS, CONFIG)
-        return fit_alignment(gaussians, [features(images)], torch.Generator().manual_seed(0))
+        found = features(images)
+        found = Features(found.levels, found.parts // each, found.valid)
+        return fit_alignment(gaussians, [found], torch.Generator().manual_seed(0))
 
     assert alignment(pictures(30, aligned=True)) > 0.8
     assert alignment(pictures(30, aligned=False)) < 0.2
     assert alignment(pictures(FEWEST_IMAGES - 1, aligned=True)) == 0
+    # Five images of each of six parts, which lie anywhere: a part's own images are alike, and do not count.
+    repeated = [image for image in pictures(6, aligned=False) for _ in range(5)]
+    assert alignment(repeated) > 0.1 + alignment(repeated, each=5)
+    assert alignment(repeated, each=5) < 0.2
+    assert alignment(pictures(30, aligned=True), each=5) > 0.8
+    assert alignment(pictures(30, aligned=True), each=15) == 0
 
 
 def test_of_many_images_some_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,7 +53,9 @@ def detector_record(detector: Detector) -> dict[str, Any]:
             "centre": float(whole.centre),
             "scale": float(whole.scale),
         },
-        "places": None if places is None else {**_embedding(places), "size": list(places.means.shape[1:])},
+        "places": None
+        if places is None
+        else {**_embedding(places), "size": list(places.means.shape[1:]), "alignment": places.alignment},
     }
 
 
@@ -130,6 +132,7 @@ def _empty(training: Any, stored: dict[str, onnx.TensorProto]) -> Detector:
             places_config = msgspec.convert(given["config"], EmbeddingConfig)
             height, width = (places_config.grid * int(side) for side in given["size"])
             places = PlaceGaussians(height, width, channels, places_config)
+            places.alignment = float(given["alignment"])
     # Bundles from before the record named the pools have those of this version, or cannot be run.
     pools = tuple((int(cell), int(k)) for cell, k in record.get("pools", POOLS))
     return Detector(network, encoder=encoder, memory=memory, whole_image=whole, places=places, pools=pools)

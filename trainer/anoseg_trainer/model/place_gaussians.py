@@ -28,16 +28,18 @@ SMOOTHED = 5
 """Side of the square of places over which means are smoothed."""
 LEAST_VARIANCE = 1.0
 """Share of the mean variance that is added to the variance of each direction: few parts tell little of 64 directions."""
-SMALLEST_VARIANCE = 1e-6
-"""Smallest mean variance of a block: places that never change are not divided by zero."""
+SMALLEST_VARIANCE = 1e-4
+"""Smallest mean variance of a block; over all places it is 1 / dims. Where parts hardly vary, rounding in half precision would
+count otherwise."""
 LEAST_SPREAD = 0.05
 """Least standard deviation of held-out parts' values, as a share of their median: a few parts may be alike by chance."""
 SMALLEST_DISTANCE = 1e-3
 """Smallest distance that a place is brought to."""
 ENOUGH = 1.001
-"""Distances that are larger than wanted by a thousandth are close enough: they are rounded."""
+"""A distance counts as reached if it is larger by a thousandth at most: the computed numbers are rounded."""
 FEWEST_IMAGES = 8
-"""With fewer images, nothing can be said of single places."""
+FEWEST_PARTS = 3
+"""With fewer images, or fewer different parts, nothing can be said of single places."""
 KEPT_BYTES = 200_000_000
 """Vectors of training images that are kept until the Gaussians are fitted, at most; of more images, some are left out."""
 
@@ -50,7 +52,8 @@ class PlaceGaussians(Embedding):
         whitening: For each block of places, maps centred vectors to unit covariance, FP32 [blocks, dims, dims].
         centre: Median of the largest distances on held-out good parts; it becomes 0.
         scale: One over the standard deviation of those distances.
-        alignment: How much of the features the place alone tells on good parts, see `alignment`. It is not exported.
+        alignment: Share of the features of good parts that depends on the place alone, see `fit_alignment`. It is in the
+            record, not in the network.
     """
 
     means: Tensor
@@ -135,7 +138,7 @@ class PlaceGaussians(Embedding):
         """Make what a further good image shows usual at its places and in the blocks next to them.
 
         The most unusual place comes first. The covariances grow only in the direction in which it differs, until it is as
-        unusual as a good part's most unusual place. So what differs otherwise is still found.
+        unusual as a good part's most unusual place. A place that differs in another direction is as unusual as before.
 
         Args:
             embedded: The vectors of the image, [dims, h, w].
@@ -197,20 +200,27 @@ def fit_alignment(gaussians: PlaceGaussians, sample: Sequence[Features], generat
         generator: Randomness of the sampling.
 
     Returns:
-        The share of the vectors' variance that lies between the mean vectors of places, 0…1: 1 if every part looks the same
-        at the same place, 0 if a place tells nothing. 0 for fewer than `FEWEST_IMAGES` images.
+        The share of the vectors' variance that depends on the place alone, 0…1: 1 if all parts look the same at the same
+        place, 0 if a place tells nothing. 0 for fewer than `FEWEST_IMAGES` images or `FEWEST_PARTS` parts.
     """
     fit_projections(gaussians, sample, generator)
+    parts = torch.cat([batch.parts for batch in sample])
     vectors = [image for batch in sample for image in gaussians.embed(batch.levels)]
+    numbers, images_of = torch.unique(parts, return_counts=True)
     n = len(vectors)
-    if n < FEWEST_IMAGES:
+    if n < FEWEST_IMAGES or len(numbers) < FEWEST_PARTS:
         return 0.0
-    mean = _mean(vectors)
-    everywhere = mean.mean(dim=(1, 2), keepdim=True)
-    whole = sum(float((v - everywhere).square().sum()) for v in vectors)
-    # The mean of n images lies nearer to each of them than the true mean: n − 1 instead of n corrects that.
-    within = sum(float((v - mean).square().sum()) for v in vectors) * n / (n - 1)
-    return max(0.0, 1 - within / whole) if whole > 0 else 0.0
+    everywhere = _mean(vectors).mean(dim=(1, 2), keepdim=True)
+    # Two images of different parts have in common what the place alone tells. Two images of one part may be alike anyway.
+    sums = {int(number): torch.zeros_like(vectors[0]) for number in numbers}
+    whole = 0.0
+    for vector, part in zip(vectors, parts.tolist(), strict=True):
+        sums[part] += vector - everywhere
+        whole += float((vector - everywhere).square().sum()) / n
+    every = torch.stack(list(sums.values())).sum(dim=0)
+    pairs = n**2 - int(images_of.square().sum())
+    common = (float(every.square().sum()) - sum(float(one.square().sum()) for one in sums.values())) / pairs
+    return min(1.0, max(0.0, common / whole)) if whole > 0 else 0.0
 
 
 def in_blocks(vectors: Tensor) -> Tensor:
