@@ -89,6 +89,9 @@ mvtec_screw it tells 0.16 to 0.25, and they say little."""
 ALIGNED_WEIGHTS = {NETWORK: 0.5, MEMORY: 0.33}
 """What the weights of other views are multiplied by where the Gaussians of places count fully: on bsd_pitting, good parts show
 dirt at places that both take for defects."""
+CLEANER = 1.0
+"""Standard deviations below the median of good parts from which the Gaussians of places count, beside a network. Parts that are
+cleaner than usual are rarely defective, but that must not hide what the network sees."""
 MAP_STRIDE = 4
 """Every fourth row and column of a map counts for the median."""
 LEAST_SPREADS = {NETWORK: 0.3, MEMORY: 0.1, WHOLE_IMAGE: 0.5, PLACES: 0.5}
@@ -403,11 +406,11 @@ def fit_score(detector: Detector, good: Values, defective: Values, config: Train
     """Set the score's scales from the views' values of held-out good parts, [n, V], and of synthetic defects, [m, V].
 
     Each value counts in units of its spread over good parts, from their median. The memory's `left_out` values count as well. A
-    view's values are added and counted in the same way, and the views are added with their weights. Beside a network, the
-    memory and the whole-image model count up to `MOST_UNITS` above their median, and memory and places count only above it: a
-    part that resembles good parts more than half of them do is not better for it. The more the parts are aligned, the more the
-    Gaussians of places count, and the less network and memory. Synthetic defects only set the slope of the score, because real
-    defects differ from them.
+    view's values are added and counted in the same way, and the views are added with their weights. Beside a network, memory
+    and whole image count up to `MOST_UNITS` above their median. The memory counts only above it: a part that resembles good
+    parts more than half of them do is not better for it. Places count from `CLEANER` below it. The more the parts are aligned,
+    the more the Gaussians of places count, and the less network and memory. Synthetic defects only set the slope of the score,
+    because real defects differ from them.
 
     Raises:
         ConfigError: No view of the detector has a weight.
@@ -435,7 +438,8 @@ def fit_score(detector: Detector, good: Values, defective: Values, config: Train
         scale[used] = weights[name] * of_value / max(float(together.std()), 1.0)
         alone = name == NETWORK or not weights[NETWORK] or NETWORK not in detector.columns
         median = float(np.median(usual @ scale[used]))
-        floors.append(median if name in (MEMORY, PLACES) and not alone else -NO_LIMIT)
+        least = {MEMORY: 0.0, PLACES: weights[name] * CLEANER}
+        floors.append(median - least[name] if name in least and not alone else -NO_LIMIT)
         limits.append(NO_LIMIT if alone or name == PLACES else median + MOST_UNITS[name])
         if weights[name]:
             steepest = min(steepest, STEEPEST[name] / float(scale[used].sum()))
