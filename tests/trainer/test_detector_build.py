@@ -500,7 +500,7 @@ def test_the_more_parts_are_aligned_the_more_places_count() -> None:
     assert of_places == pytest.approx([0, 3, 6], rel=0.1, abs=1e-3)
     assert network / network[0] == pytest.approx([1, 0.75, 0.5], rel=0.05)
     assert memory / memory[0] == pytest.approx([1, 0.665, 0.33], rel=0.05)
-    # What places say has no limit. But places that are cleaner than usual hardly hide what the network says.
+    # Unusual places raise the score without a limit. A part that is cleaner than usual lowers it a little at most.
     assert rise_of(found, good, 0, 0, 0, 0, 0, 0, 9) == pytest.approx(9 * rise_of(found, good, 0, 0, 0, 0, 0, 0, 1), rel=0.05)
     one = rise_of(found, good, 0, 0, 0, 0, 0, 0, 1)
     assert rise_of(found, good, 0, 0, 0, 0, 0, 0, -0.5) == pytest.approx(-0.5 * one, rel=0.05)

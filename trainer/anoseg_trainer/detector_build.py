@@ -43,7 +43,7 @@ from anoseg_trainer.model.fixed_filters import FixedFilters
 from anoseg_trainer.model.memory import Features, MemoryConfig, standardise
 from anoseg_trainer.model.memory_build import BuiltMemory, build_memory
 from anoseg_trainer.model.network import valid_pixels
-from anoseg_trainer.model.place_gaussians import FEATURES_OF_PLACES, Kept, PlaceGaussians, fit_alignment
+from anoseg_trainer.model.place_gaussians import FEATURES_OF_PLACES, PlaceGaussians, TrainingVectors, fit_alignment
 from anoseg_trainer.model.whole_image import WholeImage
 from anoseg_trainer.thresholds import score_scale
 from anoseg_trainer.training.step import Arithmetic
@@ -209,7 +209,7 @@ def with_good_parts(detector: Detector, product: Product) -> tuple[Detector, Bui
     varied_parts = _varied_parts(split.train, config.variation, product.seed)
     turned_parts = _turned_parts(split.train, config.variation, len(varied_parts))
     copies = chain(varied.features(varied_parts), dataclasses.replace(varied, turn=True).features(turned_parts))
-    kept = None if places is None else Kept(places, len(split.train) + len(varied_parts))
+    kept = None if places is None else TrainingVectors(places, len(split.train) + len(varied_parts))
     measures: list[Tensor] = []
     measures_held_out: list[Tensor] = []
     unusual: list[Tensor] = []

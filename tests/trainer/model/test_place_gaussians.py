@@ -13,8 +13,8 @@ from anoseg_trainer.model.memory import EmbeddingConfig, Features
 from anoseg_trainer.model.place_gaussians import (
     FEWEST_IMAGES,
     LEAST_VARIANCE,
-    Kept,
     PlaceGaussians,
+    TrainingVectors,
     fit_alignment,
     in_blocks,
 )
@@ -156,14 +156,14 @@ def test_of_many_images_some_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     gaussians = PlaceGaussians(HEIGHT, WIDTH, CHANNELS, CONFIG)
     images = pictures(20, aligned=True)
     monkeypatch.setattr(place_gaussians, "KEPT_BYTES", 7 * gaussians.means.numel() * 2)
-    kept = Kept(gaussians, len(images))
+    kept = TrainingVectors(gaussians, len(images))
     for start, stop in ((0, 8), (8, 9), (9, 20)):
         kept.add(features(images[start:stop], start))
     assert len(kept.vectors) == 7
     expected = gaussians.embed(features(images).levels)[::3]
     torch.testing.assert_close(torch.stack(kept.vectors).float(), expected, rtol=1e-2, atol=1e-2)
     monkeypatch.setattr(place_gaussians, "KEPT_BYTES", 10**9)
-    kept = Kept(gaussians, len(images))
+    kept = TrainingVectors(gaussians, len(images))
     kept.add(features(images))
     assert len(kept.vectors) == 20
 

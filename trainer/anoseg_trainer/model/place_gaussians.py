@@ -138,7 +138,7 @@ class PlaceGaussians(Embedding):
         """Make what a further good image shows usual at its places and in the blocks next to them.
 
         The most unusual place comes first. The covariances grow only in the direction in which it differs, until it is as
-        unusual as a good part's most unusual place. A place that differs in another direction is as unusual as before.
+        unusual as a good part's most unusual place. A place that differs in another direction is about as unusual as before.
 
         Args:
             embedded: The vectors of the image, [dims, h, w].
@@ -166,7 +166,7 @@ class PlaceGaussians(Embedding):
         return most
 
 
-class Kept:
+class TrainingVectors:
     """Keeps the vectors of training images for the Gaussians, of as many images as fit into `KEPT_BYTES`.
 
     Attributes:
