@@ -23,6 +23,7 @@ from anoseg_trainer.detector_build import (
     CLEANER,
     LEAST_SPREADS,
     MOST_UNITS,
+    PLACES_IN_MAP,
     SAMPLE_INPUTS,
     _turned_parts,
     _varied_parts,
@@ -34,7 +35,7 @@ from anoseg_trainer.detector_build import (
     with_good_parts,
 )
 from anoseg_trainer.feature_reader import FeatureReader
-from anoseg_trainer.model.detector import MEMORY, Detector, network_level
+from anoseg_trainer.model.detector import MEMORY, MEMORY_GAIN, Detector, network_level
 from anoseg_trainer.model.encoder import CHANNELS, Encoder, load_encoder, packaged_weights
 from anoseg_trainer.model.fixed_filters import FixedFilters
 from anoseg_trainer.model.memory import Features, Memory, MemoryConfig
@@ -477,6 +478,48 @@ def test_places_count_where_parts_always_lie_the_same_way(tmp_path: Path) -> Non
     assert detector_of(tmp_path / "d", parts_with_a_pattern(64, aligned=True), places=0.0).places is None
     assert detector_of(tmp_path / "e", parts_with_a_pattern(64, aligned=True), detector=False).places is None
     assert detector_of(tmp_path / "f", parts_with_a_pattern(64, aligned=True), rotation=180.0).places is None
+
+
+def test_what_is_at_the_wrong_place_is_marked_in_the_map(tmp_path: Path) -> None:
+    """A good part's largest place reads 0.5 at most, because memory and places seldom agree on it; squares that belong to
+    another place of the part read more, and more than in the memory's map alone."""
+    found = detector_of(tmp_path / "parts", parts_with_a_pattern(64, aligned=True))
+    good = parts_with_a_pattern(64, aligned=True, n=40)[24:]
+    wrong = [image.copy() for image in good]
+    for image in wrong:
+        image[16:40, 16:40] = image[40:64, 32:56]
+    by_memory = maps_of(found, wrong)
+    fit_maps(found, SPEC, good, (), share=0.5, level=True)
+    assert 0.1 < float(maps_of(found, good).amax(dim=(1, 2)).median()) < 0.55
+    by_place = maps_of(found, wrong)
+    rows, columns = divmod(by_place.flatten(1).argmax(dim=1).numpy(), 64)
+    assert (abs(rows - 28) <= 12).all()
+    assert (abs(columns - 28) <= 12).all()
+    marked = slice(None), slice(24, 32), slice(24, 32)
+    assert float(by_place[marked].mean()) > 0.75 > 0.1 > float(maps_of(found, good)[marked].mean())
+    assert float(by_place[marked].mean()) > float(by_memory[marked].mean())
+
+
+def test_the_more_parts_are_aligned_the_more_their_places_show_in_the_map() -> None:
+    """The memory's map shows less by as much: together, a good part's largest places add the same."""
+    for alignment, share in ((ALIGNED[0], 0.0), (sum(ALIGNED) / 2, PLACES_IN_MAP / 2), (0.95, PLACES_IN_MAP)):
+        before = detector()
+        places = PlaceGaussians(64, 64, before.channels)
+        places.alignment = alignment
+        places.standardise(torch.tensor([2.0, 3.0, 4.0]), torch.tensor([1.0]))
+        encoder = Encoder()
+        found = Detector(None, encoder=encoder, memory=before.memory, whole_image=before.whole_image, places=places).eval()
+        fit_maps(found, SPEC, (), (), share=0.5, level=True)
+        assert float(found.map_gain) == pytest.approx(MEMORY_GAIN * (1 - share))
+        # Two units of distance lie between the usual place and a good part's largest one, which the places' map calls 0.
+        assert float(found.places_gain * 2 * places.scale) == pytest.approx(MEMORY_GAIN * share)
+        assert float(found.map_offset) == pytest.approx(MEMORY_GAIN * (share - 1))
+
+
+def maps_of(found: Detector, images: list[Image]) -> torch.Tensor:
+    """Anomaly maps of images of 64×64."""
+    with torch.no_grad():
+        return found.inspect(torch.from_numpy(np.stack(images)), torch.zeros(len(images), 2, 64, 64))[0]
 
 
 def test_the_more_parts_are_aligned_the_more_places_count() -> None:

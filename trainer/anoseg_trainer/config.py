@@ -120,7 +120,7 @@ class ViewsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         whole_image: The model of the whole image, in the score.
         places: What is unusual at each place, in the score, where parts always lie the same way. Network and memory then count
             less.
-        memory_map: The memory's map beside the network's map.
+        memory_map: The map of the memory, and of the places if they count, beside the network's map.
     """
 
     network: Weight = 1.0

@@ -76,7 +76,9 @@ def detectors(plate):
             detector.view_floors.fill_(-0.5)
         if detector.network is None:
             detector.map_gain.fill_(12.0)
-            detector.map_offset.fill_(-2.0 if name == "turned parts" else -5.0)
+            detector.map_offset.fill_({"turned parts": -2.0, "aligned parts, no network": -3.0}.get(name, -5.0))
+        if detector.places is not None:
+            detector.places_gain.fill_(0.6)
         detector.eval()
     return found
 
@@ -98,7 +100,8 @@ def gaussians_of_places(encoder, plate):
     places = PlaceGaussians(SPEC.height, SPEC.width, encoder.channels)
     fit_alignment(places, batches[:2], torch.Generator().manual_seed(0))
     places.fit([vectors for batch in batches[:2] for vectors in places.embed(batch.levels)])
-    places.standardise(places.distance(places.embed(batches[2].levels)).flatten(1).amax(dim=1))
+    distances = places.distance(places.embed(batches[2].levels))
+    places.standardise(distances.flatten(1).amax(dim=1), distances.flatten())
     return places
 
 

@@ -92,15 +92,19 @@ def test_blocks_keep_every_place() -> None:
 
 def test_held_out_parts_read_zero_in_the_middle(fitted: PlaceGaussians) -> None:
     """And have a standard deviation of 1; equal parts divide by no zero."""
-    held_out = fitted.distance(torch.stack(vectors_of_parts(21, seed=1))).flatten(1).amax(dim=1)
-    fitted.standardise(held_out)
+    distances = fitted.distance(torch.stack(vectors_of_parts(21, seed=1)))
+    held_out = distances.flatten(1).amax(dim=1)
+    fitted.standardise(held_out, distances.flatten())
     standardised = (held_out - fitted.centre) * fitted.scale
     assert float(standardised.median()) == 0
     assert float(standardised.std(correction=0)) == pytest.approx(1, rel=1e-4)
-    fitted.standardise(torch.full((5,), 1.5))
+    assert fitted.above_usual == pytest.approx(float(held_out.median() - distances.median()))
+    fitted.standardise(torch.full((5,), 1.5), torch.full((50,), 1.5))
     assert float(fitted.scale) == pytest.approx(1 / (0.05 * 1.5))
-    fitted.standardise(torch.zeros(5))
+    assert fitted.above_usual == pytest.approx(0.05 * 1.5)
+    fitted.standardise(torch.zeros(5), torch.zeros(50))
     assert torch.isfinite(fitted.scale)
+    assert fitted.above_usual > 0
 
 
 def test_places_that_never_change_divide_by_no_zero() -> None:
@@ -172,7 +176,8 @@ def test_what_a_good_part_shows_becomes_usual_in_its_direction_alone() -> None:
     """Its places come down to the wanted distance, next to them too; another change there is as unusual as before."""
     gaussians = PlaceGaussians(HEIGHT, WIDTH, CHANNELS, CONFIG)
     gaussians.fit(vectors_of_parts(60))
-    gaussians.standardise(gaussians.distance(torch.stack(vectors_of_parts(21, seed=1))).flatten(1).amax(dim=1))
+    distances = gaussians.distance(torch.stack(vectors_of_parts(21, seed=1)))
+    gaussians.standardise(distances.flatten(1).amax(dim=1), distances.flatten())
     label, other = gaussians.means.clone(), gaussians.means.clone()
     label[0, 1:3, 1:3] += 3
     other[1, 1:3, 1:3] += 3

@@ -9,6 +9,9 @@ Real defects that one view misses are often seen by another. The module runs whe
 
 from __future__ import annotations
 
+import functools
+import operator
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -68,7 +71,8 @@ class Detector(nn.Module):
         view_limits: Largest logit that each view may add, in the same way.
         columns: The values of each view, by its name.
         map_gain: Logits that one unit of the memory's map adds to the map.
-        map_offset: Logit of the map where the network and the memory read 0.
+        places_gain: Logits that one unit of the places' map adds to the map.
+        map_offset: Logit of the map where the network, the memory and the places read 0.
     """
 
     score_scale: Tensor
@@ -77,6 +81,7 @@ class Detector(nn.Module):
     view_floors: Tensor
     view_limits: Tensor
     map_gain: Tensor
+    places_gain: Tensor
     map_offset: Tensor
 
     def __init__(
@@ -107,6 +112,7 @@ class Detector(nn.Module):
         self.register_buffer("view_floors", torch.full((len(self.columns),), -NO_LIMIT), persistent=False)
         self.register_buffer("view_limits", torch.full((len(self.columns),), NO_LIMIT), persistent=False)
         self.register_buffer("map_gain", torch.tensor(MEMORY_GAIN if network is None else 0.0), persistent=False)
+        self.register_buffer("places_gain", torch.zeros(()), persistent=False)
         self.register_buffer("map_offset", torch.tensor(-MEMORY_GAIN if network is None else 0.0), persistent=False)
 
     @property
@@ -142,7 +148,9 @@ class Detector(nn.Module):
             values.append(whole[:, None])
         if places_map is not None:
             values.append(most_unusual(places_map, valid)[:, None])
-        return self._joined(logits, memory_map, valid, coords.dtype), torch.cat(values, dim=1)
+        joined = self._joined(logits, memory_map, places_map)
+        anomaly_map = torch.sigmoid(joined.clamp(-LOGIT_LIMIT, LOGIT_LIMIT)).to(coords.dtype) * valid.to(coords.dtype)
+        return anomaly_map, torch.cat(values, dim=1)
 
     def parts(self, frames_NHWC: Tensor, coords: Tensor, valid: Tensor) -> tuple[Tensor | None, ...]:
         """Return what each view says, None where it does not exist.
@@ -176,17 +184,18 @@ class Detector(nn.Module):
         assert self.network is not None
         return self.network.seen(frames_NHWC, coords).levels
 
-    def _joined(self, logits: Tensor | None, memory_map: Tensor | None, valid: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return the map: the sigmoid of the network's logits plus the memory's map."""
-        joined: Tensor | None = logits
-        if memory_map is not None:
-            assert self.memory is not None
-            enlarged = functional.interpolate(
-                (memory_map * self.map_gain)[:, None], scale_factor=float(self.memory.config.grid), mode="bilinear"
-            )[:, 0]
-            joined = enlarged + self.map_offset if logits is None else logits + enlarged + self.map_offset
-        assert joined is not None
-        return torch.sigmoid(joined.clamp(-LOGIT_LIMIT, LOGIT_LIMIT)).to(dtype) * valid.to(dtype)
+    def _joined(self, logits: Tensor | None, memory_map: Tensor | None, places_map: Tensor | None) -> Tensor:
+        """Return the logits of the map [N, H, W]: those of the network plus the maps of the memory and of the places."""
+        maps = [] if logits is None else [logits]
+        for view, its_map, gain in (
+            (self.memory, memory_map, self.map_gain),
+            (self.places, places_map, self.places_gain),
+        ):
+            if view is not None and its_map is not None:
+                scale = float(view.config.grid)
+                maps.append(functional.interpolate((its_map * gain)[:, None], scale_factor=scale, mode="bilinear")[:, 0])
+        joined = functools.reduce(operator.add, maps)
+        return joined if joined is logits else joined + self.map_offset
 
 
 def pooled(logits: Tensor, valid: Tensor, pools: Pools = POOLS) -> Tensor:

@@ -25,8 +25,10 @@ from anoseg_trainer.model.whole_image import WholeImage
 
 PREFIX = "network."
 """Prefix of the names of all weights of the exported detector."""
-NUMBERS = ("score_offset", "map_gain", "map_offset", "level_limit")
-"""Numbers of the detector itself. Earlier bundles have no "level_limit": nothing is taken off their pools."""
+NUMBERS = ("score_offset", "map_gain", "places_gain", "map_offset", "level_limit")
+"""Numbers of the detector itself."""
+EARLIER = {"level_limit": NO_LEVEL, "places_gain": 0.0}
+"""Numbers that earlier bundles lack: nothing is taken off their pools, and places are not in their map."""
 NOT_EXPORTED = "image_head"
 """The head that training alone uses."""
 STANDARDS = ("centre", "scale")
@@ -153,7 +155,7 @@ def _is_needed(name: str, detector: Detector) -> bool:
 def _fill(detector: Detector, record: Any) -> None:
     """Set the numbers that the exporter turned into constants without names."""
     for name in NUMBERS:
-        getattr(detector, name).fill_(record.get(name, NO_LEVEL) if name == "level_limit" else record[name])
+        getattr(detector, name).fill_(record.get(name, EARLIER[name]) if name in EARLIER else record[name])
     memory, whole = detector.memory, detector.whole_image
     if memory is None or whole is None:
         return

@@ -52,6 +52,8 @@ class PlaceGaussians(Embedding):
         whitening: For each block of places, maps centred vectors to unit covariance, FP32 [blocks, dims, dims].
         centre: Median of the largest distances on held-out good parts; it becomes 0.
         scale: One over the standard deviation of those distances.
+        above_usual: How far `centre` is above the median distance of all places of held-out good parts. It only serves to
+            build the detector, and is not exported.
         alignment: Share of the features of good parts that depends on the place alone, see `fit_alignment`. It is in the
             record, not in the network.
     """
@@ -79,6 +81,7 @@ class PlaceGaussians(Embedding):
         self.register_buffer("whitening", torch.eye(config.dims).repeat(blocks, 1, 1))
         self.register_buffer("centre", torch.zeros(()))
         self.register_buffer("scale", torch.ones(()))
+        self.above_usual = 1.0
         self.alignment = 1.0
 
     def forward(self, levels: list[Tensor]) -> Tensor:
@@ -122,14 +125,17 @@ class PlaceGaussians(Embedding):
         self.whitening.copy_(inverse.mT)
 
     @torch.no_grad()
-    def standardise(self, largest: Tensor) -> None:
-        """Set centre and scale.
+    def standardise(self, largest: Tensor, all_places: Tensor) -> None:
+        """Set centre, scale and `above_usual` from distances on held-out good parts, before centre and scale.
 
         Args:
-            largest: Largest distance of each held-out good part, before centre and scale, [n].
+            largest: Largest distance of each part, [n].
+            all_places: Distances of all their places, or of many, [m].
         """
         middle = largest.median()
-        spread = largest.std(correction=0).clamp(min=LEAST_SPREAD * float(middle))
+        least = LEAST_SPREAD * float(middle)
+        spread = largest.std(correction=0).clamp(min=least)
+        self.above_usual = max(float(middle - all_places.median()), least, SMALLEST_DISTANCE)
         self.centre.copy_(middle)
         self.scale.copy_(1 / spread.clamp(min=1e-6))
 
