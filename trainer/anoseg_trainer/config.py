@@ -119,7 +119,7 @@ class ViewsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         memory: The memory of good parts, in the score.
         whole_image: The model of the whole image, in the score.
         places: What is unusual at each place, in the score, where parts always lie the same way. Network and memory then count
-            less.
+            less, whatever this weight is. Needs another weight, besides the network's, that is above 0.
         memory_map: The map of the memory, and of the places if they count, beside the network's map.
     """
 

@@ -111,9 +111,9 @@ class Learned:
         for image in learned:
             verdicts = f"{_verdict(image.before, old)} → {_verdict(image.after, new)}"
             name = shown_name(image.path.name)
-            also = f"; at {counted(image.usual, 'place')}, what it shows counts as usual now" if image.usual else ""
-            learned_places = f"{counted(image.added, 'place')} learned{also}"
-            yield f"{name}: score {image.before:.4f} → {image.after:.4f}, {verdicts} ({learned_places})"
+            also = f"; what it shows is usual now at {counted(image.usual, 'place')} of the part" if image.usual else ""
+            learned_here = f"{counted(image.added, 'vector')} added to the memory{also}"
+            yield f"{name}: score {image.before:.4f} → {image.after:.4f}, {verdicts} ({learned_here})"
         yield from (f"left out: {text}" for text in _left_out(self.images))
         passing = sum(image.after < new for image in learned)
         passes = agreeing(passing, "passes", "pass")

@@ -59,7 +59,7 @@ def aligned(product, tmp_path_factory):
         options = ("--config", folder / "train.yaml", "--work", folder / "work", "--quick", "--release")
         done = run("fit", "--data", product, "--out", folder / "store" / "plate", *options)
         assert done.returncode == 0, done.stderr
-        assert "parts lie the same way in every image" in done.stderr + done.stdout
+        assert "different good parts look alike at the same place of the image" in done.stderr + done.stdout
 
     return made_once(tmp_path_factory, "aligned-plates", make) / "store" / "plate"
 
@@ -186,7 +186,7 @@ def test_where_parts_are_aligned_labels_become_usual_at_their_places(aligned, tm
     done = learn(store, labelled)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("rejected → passes") == 4
-    assert "what it shows counts as usual now" in done.stdout
+    assert "what it shows is usual now at" in done.stdout
     after = load_bundle(store / "2").manifest
     assert after.training["learned_good"][-1]["places"] > 0
     rng = np.random.default_rng(41)

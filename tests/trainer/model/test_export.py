@@ -99,7 +99,7 @@ def gaussians_of_places(encoder, plate):
     batches = list(features_of_plates(encoder, plate))
     places = PlaceGaussians(SPEC.height, SPEC.width, encoder.channels)
     fit_alignment(places, batches[:2], torch.Generator().manual_seed(0))
-    places.fit([vectors for batch in batches[:2] for vectors in places.embed(batch.levels)])
+    places.fit([vectors for batch in batches[:2] for vectors in places.embed(batch.levels)], 16)
     distances = places.distance(places.embed(batches[2].levels))
     places.standardise(distances.flatten(1).amax(dim=1), distances.flatten())
     return places

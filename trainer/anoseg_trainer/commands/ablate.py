@@ -86,16 +86,16 @@ VARIANTS: Mapping[str, tuple[str, Change]] = {
     "scratch-encoder": ("without pretrained weights, and without comparing parts by them", _set("network", encoder="scratch")),
     "tuned-encoder": ("with the pretrained encoder tuned at a tenth of the learning rate", _set("network", encoder_rate=0.1)),
     "no-memory": (
-        "without the memory of good parts",
+        "without the memory of good parts; where there are Gaussians of places, their map is left out, too",
         _each(_set("network", memory_input=False), _set("views", memory=0.0, memory_map=0.0)),
     ),
-    "memory-in-score": ("with the memory in the score alone, not in the map", _set("views", memory_map=0.0)),
+    "memory-in-score": ("with the memory in the score alone, not in the map; Gaussians of places neither", _set("views", memory_map=0.0)),
     "memory-everywhere": ("with the memory's map as an input of the network, too", _in_network),
     "memory-in-network": (
         "with the memory's map as an input of the network, and nowhere else",
         _each(_in_network, _set("views", memory=0.0, memory_map=0.0)),
     ),
-    "no-places": ("without the Gaussians of places", _set("views", places=0.0)),
+    "no-places": ("without the Gaussians of places, in score and map", _set("views", places=0.0)),
     "no-whole-image": ("without the model of the whole image", _set("views", whole_image=0.0)),
     "no-hard": ("without hard augmentation (paper 1)", _set("defects", hard=0.0)),
     "only-hard": (
