@@ -89,7 +89,10 @@ VARIANTS: Mapping[str, tuple[str, Change]] = {
         "without the memory of good parts; where there are Gaussians of places, their map is left out, too",
         _each(_set("network", memory_input=False), _set("views", memory=0.0, memory_map=0.0)),
     ),
-    "memory-in-score": ("with the memory in the score alone, not in the map; Gaussians of places neither", _set("views", memory_map=0.0)),
+    "memory-in-score": (
+        "with the memory in the score alone, not in the map; nor are Gaussians of places in the map",
+        _set("views", memory_map=0.0),
+    ),
     "memory-everywhere": ("with the memory's map as an input of the network, too", _in_network),
     "memory-in-network": (
         "with the memory's map as an input of the network, and nowhere else",
