@@ -86,7 +86,7 @@ alone has 0.866 instead of 0.878."""
 ALIGNED = (0.3, 0.6)
 """The Gaussians of places do not count where the place alone tells less than the first share of the features of good parts, and
 count fully from the second one on. On bsd_pitting it tells 0.71 to 0.83, and they are the best view. On rendered boards they
-are better than the memory down to 0.31. On magnetic_tile by tile and mvtec_screw it tells 0.12 and 0.17, and they say little."""
+are better than the memory down to 0.31. On magnetic_tile by tile it tells 0.12, on mvtec_screw 0.17, and they say little."""
 ALIGNED_WEIGHTS = {NETWORK: 0.5, MEMORY: 0.33}
 """What the weights of other views are multiplied by where the Gaussians of places count fully: on bsd_pitting, good parts show
 dirt at places that both take for defects."""
