@@ -413,9 +413,19 @@ def memory_of_lots(lots: int, held_out: int, store: Any, vectors: int = 20) -> A
 
 
 def detector_of(
-    folder: Path, images: list[Image], *, side: int = 64, places: float = 3.0, detector: bool = True, rotation: float = 4.0
+    folder: Path,
+    images: list[Image],
+    *,
+    side: int = 64,
+    places: float = 3.0,
+    detector: bool = True,
+    rotation: float = 4.0,
+    each: int = 1,
 ) -> Detector:
-    """Build the views of some images of side×side, in tiles if that is more than 64; the last quarter is held out."""
+    """Build the views of some images of side×side, in tiles if that is more than 64; `each` of them show one part.
+
+    The last quarter is held out.
+    """
     with PartStoreWriter(folder, SPEC if side == 64 else TILES) as writer:
         for image in images:
             writer.add(Path("part.png"), image)
@@ -431,7 +441,7 @@ def detector_of(
             variation=VariationConfig(rotation_deg=rotation),
         ),
         images=none,
-        groups=np.arange(len(images)),
+        groups=np.arange(len(images)) // each,
         split=Split(
             train=tuple(range(learned)), validation=tuple(range(learned, len(images))), calibration=(), calibration_parts=()
         ),
@@ -480,6 +490,20 @@ def test_places_count_where_parts_always_lie_the_same_way(tmp_path: Path) -> Non
     assert detector_of(tmp_path / "f", parts_with_a_pattern(64, aligned=True), rotation=180.0).places is None
 
 
+def test_images_of_one_part_count_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Gaussians of places are told of how many parts they learn, not of how many images."""
+    counted = []
+    fit = PlaceGaussians.fit
+
+    def counting(self: PlaceGaussians, vectors: Any, parts: int) -> None:
+        counted.append(parts)
+        fit(self, vectors, parts)
+
+    monkeypatch.setattr(PlaceGaussians, "fit", counting)
+    detector_of(tmp_path / "parts", parts_with_a_pattern(64, aligned=True), each=3)
+    assert counted == [6]
+
+
 def test_what_is_at_the_wrong_place_is_marked_in_the_map(tmp_path: Path) -> None:
     """A good part's largest place reads 0.5 at most, because memory and places seldom agree on it; squares that belong to
     another place of the part read more, and more than in the memory's map alone."""
@@ -507,13 +531,22 @@ def test_the_more_parts_are_aligned_the_more_their_places_show_in_the_map() -> N
         places = PlaceGaussians(64, 64, before.channels)
         places.alignment = alignment
         places.standardise(torch.tensor([2.0, 3.0, 4.0]), torch.tensor([1.0]))
-        encoder = Encoder()
-        found = Detector(None, encoder=encoder, memory=before.memory, whole_image=before.whole_image, places=places).eval()
+        found = Detector(None, encoder=Encoder(), memory=before.memory, whole_image=before.whole_image, places=places).eval()
         fit_maps(found, SPEC, (), (), share=0.5, level=True)
         assert float(found.map_gain) == pytest.approx(MEMORY_GAIN * (1 - share))
         # Two units of distance lie between the usual place and a good part's largest one, which the places' map calls 0.
         assert float(found.places_gain * 2 * places.scale) == pytest.approx(MEMORY_GAIN * share)
         assert float(found.map_offset) == pytest.approx(MEMORY_GAIN * (share - 1))
+
+        parts = [np.random.default_rng(i).integers(0, 255, (64, 64, 3), dtype=np.uint8) for i in range(4)]
+        fit_maps(before, SPEC, parts, (), share=0.5, level=True)
+        beside = Detector(before.network, memory=before.memory, whole_image=before.whole_image, places=places).eval()
+        fit_maps(beside, SPEC, parts, (), share=0.5, level=True)
+        assert float(beside.map_gain) == pytest.approx(float(before.map_gain) * (1 - share))
+        assert float(beside.places_gain * 2 * places.scale) == pytest.approx(float(before.map_gain) * share)
+        assert float(beside.map_offset) == pytest.approx(float(before.map_gain) * share)
+        fit_maps(beside, SPEC, parts, (), share=0.0, level=True)
+        assert [float(number) for number in (beside.map_gain, beside.places_gain, beside.map_offset)] == [0, 0, 0]
 
 
 def maps_of(found: Detector, images: list[Image]) -> torch.Tensor:

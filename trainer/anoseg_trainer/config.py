@@ -119,7 +119,8 @@ class ViewsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         memory: The memory of good parts, in the score.
         whole_image: The model of the whole image, in the score.
         places: What is unusual at each place, in the score, where parts always lie the same way. Network and memory then count
-            less, whatever this weight is. Needs another weight, besides the network's, that is above 0.
+            less, by an amount that does not depend on this weight; 0 leaves the places out. Needs another weight, besides the
+            network's, that is above 0.
         memory_map: The map of the memory, and of the places if they count, beside the network's map.
     """
 

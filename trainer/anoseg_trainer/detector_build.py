@@ -94,8 +94,9 @@ CLEANER = 1.0
 """Standard deviations below the median of good parts from which the Gaussians of places count, beside a network. Parts that are
 cleaner than usual are rarely defective, but that must not hide what the network sees."""
 PLACES_IN_MAP = 0.75
-"""Share of the places' map in what it and the memory's map add, where the Gaussians of places count fully. Without a network,
-AUPRO on bsd_pitting is 0.82 with 0, 0.92 with 0.75 and 0.93 with 1; on the demo's parts 0.93, 0.99 and 0.99."""
+"""The maps of memory and places are added to the network's. This is the places' share of what the two add, where the Gaussians
+of places count fully. Without a network, AUPRO on bsd_pitting is 0.82 with 0, 0.92 with 0.75 and 0.93 with 1; on the demo's parts
+0.93, 0.99 and 0.99."""
 MAP_STRIDE = 4
 """Every fourth row and column of a map counts for the median."""
 LEAST_SPREADS = {NETWORK: 0.3, MEMORY: 0.1, WHOLE_IMAGE: 0.5, PLACES: 1.0}
@@ -420,7 +421,7 @@ def _weigh_comparing_maps(detector: Detector, gain: float, offset: float) -> Non
 
     Args:
         detector: The detector.
-        gain: Logits that a good part's largest place adds, and which both maps share.
+        gain: Logits between a usual place and a good part's most unusual one. Both maps share them.
         offset: Logit where all maps read 0 on the scale of `fit_maps`.
     """
     of_places = 0.0
@@ -428,7 +429,7 @@ def _weigh_comparing_maps(detector: Detector, gain: float, offset: float) -> Non
         of_places = gain * PLACES_IN_MAP * aligned(places)
         detector.places_gain.fill_(of_places / (float(places.scale) * places.above_usual))
     detector.map_gain.fill_(gain - of_places)
-    # The places' own 0 is a good part's largest place.
+    # The places' map is 0 at a good part's most unusual place, not at a usual place.
     detector.map_offset.fill_(offset + of_places)
 
 

@@ -150,6 +150,12 @@ class Networks:
         self.kept.intersection_update(sizes)
 
     def _compile(self, n: int) -> CompiledNetwork:
+        if self.precision in PRECISIONS and self.precision not in cpu_precisions():
+            # Some processors would imitate bf16 in a part of the layers, slower than f32.
+            raise PrecisionError(
+                f"{self.precision} was asked for, but the processor does not compute in {self.precision}",
+                hint="choose runtime cpu, which takes a precision that the processor has",
+            )
         model = self._read_model()
         h, w = self.spec.height, self.spec.width
         try:

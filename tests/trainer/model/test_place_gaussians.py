@@ -40,7 +40,7 @@ def fitted() -> PlaceGaussians:
     return gaussians
 
 
-@pytest.mark.parametrize(("parts", "share"), [(60, 0.25), (32, 0.25), (16, 0.5), (3, 1.0)])
+@pytest.mark.parametrize(("parts", "share"), [(60, 0.25), (16, 0.25), (10, 0.64), (3, 1.0)])
 def test_distance_is_mahalanobis_at_each_place(parts: int, share: float) -> None:
     """Computed again with NumPy for some places: what parts and next places show, averaged with the neighbouring blocks."""
     gaussians = PlaceGaussians(HEIGHT, WIDTH, CHANNELS, CONFIG)
@@ -70,17 +70,16 @@ def test_distance_is_mahalanobis_at_each_place(parts: int, share: float) -> None
 
 
 def test_an_edge_hides_no_change_on_parts_that_lie_alike() -> None:
-    """A part as good ones are has the distance 0 beside a sharp edge, too; half of the edge's contrast stands out there."""
+    """Half of a sharp edge's contrast, at the edge, is farther away than anything on new good parts."""
     edge = torch.zeros(DIMS, ROWS, COLUMNS)
     edge[:, :, COLUMNS // 2 :] = 1.0
     gaussians = PlaceGaussians(HEIGHT, WIDTH, CHANNELS, CONFIG)
     generator = torch.Generator().manual_seed(1)
     gaussians.fit([edge + 0.02 * torch.randn(edge.shape, generator=generator) for _ in range(60)], 60)
-    changed = edge.clone()
-    changed[0, 4, COLUMNS // 2] -= 0.5
-    distances = gaussians.distance(torch.stack([edge, changed]))
-    assert float(distances[0].max()) < 0.1
-    assert float(distances[1].max()) > 5 * float(distances[0].max())
+    good = torch.stack([edge + 0.02 * torch.randn(edge.shape, generator=generator) for _ in range(20)])
+    changed = good.clone()
+    changed[:, 0, 4, COLUMNS // 2] -= 0.5
+    assert float(gaussians.distance(changed).flatten(1).amax(dim=1).min()) > 3 * float(gaussians.distance(good).max())
 
 
 def test_the_same_change_counts_more_where_parts_vary_less(fitted: PlaceGaussians) -> None:
@@ -200,6 +199,7 @@ def test_of_many_images_some_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = distances.argmin(dim=1)
     assert len(set(chosen.tolist())) == 10
     assert 2 <= int((chosen % 2).sum()) <= 8
+    assert 2 <= int((chosen >= 10).sum()) <= 8
     monkeypatch.setattr(place_gaussians, "KEPT_BYTES", 10**9)
     kept = TrainingVectors(gaussians, len(images))
     kept.add(features(images))

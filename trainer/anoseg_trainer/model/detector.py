@@ -50,7 +50,8 @@ NOWHERE = 0.0
 NO_PLACE = -1e4
 """Lower than any place of the memory's map."""
 MEMORY_GAIN = 4.0
-"""Logits of the map for each unit of the memory's map, where there is no network: a good part's largest value is 0.5."""
+"""Logits of the map for each unit of the memory's map, where there is no network: a good part's largest value is 0.5. The map
+of places, if there is one, takes its share of them."""
 
 
 class Detector(nn.Module):

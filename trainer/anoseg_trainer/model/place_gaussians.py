@@ -2,8 +2,8 @@
 
 It serves parts that always lie the same way, so that a place of the input shows the same place of every part. It then knows
 that dirt or reflections are usual here and not there, which the memory does not know. The distance is Mahalanobis's, as in
-PaDiM (arXiv 2011.08785). Here, blocks of places share a covariance. As parts lie a few pixels apart, what the next places show
-counts as usual in part.
+PaDiM (arXiv 2011.08785). Here, blocks of places share a covariance. Parts are shifted by a few pixels from image to image, so
+differences between neighbouring places count as normal variation to some extent.
 
 The features come from fine strides and have even length, see `Embedding`. The module runs where it is called.
 """
@@ -27,11 +27,13 @@ BLOCK = 4
 """Side of a block of places that share a covariance. Sides of inputs are multiples of 32 pixels, which are 4 places."""
 NEXT_PLACES = 0.25
 """Weight in a covariance of how the means of the eight next places differ from a place's own mean. Places are 8 pixels apart,
-so 0.25 stands for parts that lie 4 pixels (one standard deviation) apart, beside what the training parts show. On rendered
-boards with sharp structure, and for few training images of the demo, 0.25 is better than 1. On bsd_pitting, with eight parts to
-learn from, 1 is better (EXPERIMENTS.md)."""
-NEXT_PLACES_PARTS = 8
-"""Where the training shows so few different parts or fewer, that weight is 1. It falls in proportion to the number of parts."""
+so 0.25 stands for parts that are moved by some 3.5 pixels in each direction (standard deviation), beside what the training
+parts show. On rendered boards with sharp structure, and for few training images of the demo, 0.25 is better than 1
+(EXPERIMENTS.md)."""
+FEW_PARTS = 8
+"""With so few different parts to learn from or fewer, the weight is 1, because they do not show how parts differ: on
+bsd_pitting, with eight, 1 is better than 0.25. The weight falls with the square of the number of parts, to `NEXT_PLACES` for
+16."""
 LEAST_VARIANCE = 0.5
 """Share of the mean variance that is added to each direction, because few parts do not show how much each of the 64 dimensions
 varies."""
@@ -126,7 +128,7 @@ class PlaceGaussians(Embedding):
         dims, columns = self.means.shape[0], self.means.shape[2] // BLOCK
         self.means.copy_(_mean(vectors))
         covariances = self._products(vector.float() - self.means for vector in vectors)
-        share = min(1.0, max(NEXT_PLACES, NEXT_PLACES_PARTS / parts))
+        share = min(1.0, max(NEXT_PLACES, (FEW_PARTS / parts) ** 2))
         covariances += share * self._products(_differences_of_next_places(self.means))
         covariances = _with_neighbours(covariances, columns)
         mean_variances = covariances.diagonal(dim1=1, dim2=2).mean(dim=1).clamp(min=SMALLEST_VARIANCE)
