@@ -95,8 +95,8 @@ CLEANER = 1.0
 cleaner than usual are rarely defective, but that must not hide what the network sees."""
 PLACES_IN_MAP = 0.75
 """The maps of memory and places are added to the network's. This is the places' share of what the two add, where the Gaussians
-of places count fully. Without a network, AUPRO on bsd_pitting is 0.82 with 0, 0.92 with 0.75 and 0.93 with 1; on the demo's parts
-0.93, 0.99 and 0.99."""
+of places count fully. Without a network, AUPRO is 0.82 with 0, 0.92 with 0.75 and 0.93 with 1 on bsd_pitting; 0.93, 0.99 and
+0.99 on the demo's parts."""
 MAP_STRIDE = 4
 """Every fourth row and column of a map counts for the median."""
 LEAST_SPREADS = {NETWORK: 0.3, MEMORY: 0.1, WHOLE_IMAGE: 0.5, PLACES: 1.0}
