@@ -491,7 +491,7 @@ def test_places_count_where_parts_always_lie_the_same_way(tmp_path: Path) -> Non
 
 
 def test_images_of_one_part_count_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The Gaussians of places are told of how many parts they learn, not of how many images."""
+    """Ten images of one part do not show how parts differ, so the fit gets the number of parts, not that of images."""
     counted = []
     fit = PlaceGaussians.fit
 
