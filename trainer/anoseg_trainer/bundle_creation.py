@@ -21,7 +21,6 @@ from anoseg_engines.bundle_writer import BundleDraft, write_bundle
 from anoseg_engines.errors import ConfigError, DataError, EngineError, SelfTestError
 from anoseg_engines.images import Image
 from anoseg_engines.placement import InputSpec
-from anoseg_trainer.detector_build import fit_views
 from anoseg_trainer.int8_network import NotProvedError, int8_network
 from anoseg_trainer.model.detector import MEMORY, NETWORK, NO_LEVEL, PLACES, WHOLE_IMAGE, Detector
 from anoseg_trainer.model.export import onnx_from_detector
@@ -30,6 +29,7 @@ from anoseg_trainer.thresholds import ScoreThreshold, conformal_threshold, descr
 from anoseg_trainer.training import TrainingResult
 from anoseg_trainer.training_record import GOOD_VALUES, Product, training_record
 from anoseg_trainer.validation import Validation, scaled_spec, scores_of
+from anoseg_trainer.view_scales import fit_views
 
 FEW_CAUGHT = 0.5
 """If a bundle catches a smaller share of the synthetic defects than this, the user is warned."""

@@ -24,7 +24,7 @@ from anoseg_engines.images import Image
 from anoseg_engines.placement import InputSpec
 from anoseg_engines.runtimes.openvino import CpuRuntime
 from anoseg_trainer.data.part_store import whole_placement
-from anoseg_trainer.detector_build import fit_views, with_good_parts
+from anoseg_trainer.detector_build import with_good_parts
 from anoseg_trainer.metrics import image_auroc
 from anoseg_trainer.model.detector import Detector
 from anoseg_trainer.model.inference import predict_part
@@ -32,6 +32,7 @@ from anoseg_trainer.model.int8 import Batch, int8_detector
 from anoseg_trainer.thresholds import conformal_threshold
 from anoseg_trainer.training_record import Product
 from anoseg_trainer.validation import scaled_spec
+from anoseg_trainer.view_scales import fit_views
 
 RANGE_PARTS = 12
 """Good parts of the training from which the ranges of the integers are taken."""
