@@ -82,6 +82,8 @@ def test_what_computes_the_features() -> None:
         TrainConfig(views=NO_GOOD_PARTS),
     ):
         assert features_of_good_parts(config, encoder, background=True) is None
+    without_filters = TrainConfig(network=NetworkConfig(encoder="scratch", fixed_filters=False))
+    assert features_of_good_parts(without_filters, None, background=True) is None
 
 
 def test_the_memory_learns_noise_and_compression(tmp_path: Path) -> None:

@@ -70,6 +70,8 @@ class NetworkConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         encoder_weights: File with other weights of EfficientNet-Lite0; null: those of the installed package.
         encoder_sha256: SHA-256 of that file.
         encoder_rate: Learning rate of the pretrained encoder, as a share of the network's; 0: the encoder stays as it is.
+        fixed_filters: Whether a network from scratch sees the responses of fixed filters, which also compare parts on a plain
+            background with good ones. Has no effect with a pretrained encoder.
         memory_input: Whether the network sees the memory's map of good parts. Refused with an encoder that is tuned, because
             its features change during the training.
         widths: Channels at strides 2, 4, 8, 16 and 32.
@@ -80,6 +82,7 @@ class NetworkConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     encoder_weights: str | None = None
     encoder_sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z", description="write 64 hexadecimal digits")] | None = None
     encoder_rate: Share = 0.0
+    fixed_filters: bool = True
     memory_input: bool = False
     widths: tuple[Channels, Channels, Channels, Channels, Channels] = (16, 32, 64, 96, 96)
     blocks: Annotated[int, Meta(ge=1, le=4)] = 1
@@ -233,8 +236,9 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         minutes: Limit in time; null: none.
         batch: Images in a batch.
         crop: Side of the windows that training cuts from larger inputs, network pixels. Small windows make steps faster.
+        optimizer: `muon` trains the convolutions between the first and the last layers with Muon, and all else with AdamW.
         learning_rate: Largest learning rate.
-        weight_decay: AdamW's weight decay.
+        weight_decay: The optimizer's weight decay.
         ema: Decay of the averaged weights, which are the ones that are exported.
         patience: Training ends early when the best validation is at least this many validations and half of the steps so far
             ago; null: never.
@@ -251,6 +255,7 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     minutes: Annotated[float, Meta(gt=0.0, le=525_600.0)] | None = 30.0
     batch: Annotated[int, Meta(ge=2, le=4096)] = 16
     crop: Annotated[int, Meta(ge=32, le=1 << 16)] = 256
+    optimizer: Literal["muon", "adamw"] = "muon"
     learning_rate: Annotated[float, Meta(gt=0.0, le=1.0)] = 1.5e-3
     weight_decay: Weight = 1e-4
     ema: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.998

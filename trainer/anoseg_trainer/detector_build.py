@@ -124,13 +124,13 @@ def features_of_good_parts(
 ) -> Encoder | FixedFilters | None:
     """Return what computes the features that parts are compared by; None if parts are not compared with good ones.
 
-    Without pretrained weights, fixed filters do it for parts on a plain background. On surfaces they say next to nothing
-    (magnetic_tile by tile: image AUROC 0.64).
+    Without pretrained weights, fixed filters do it for parts on a plain background. On surfaces a memory of them says next to
+    nothing (magnetic_tile by tile: image AUROC 0.64), so they help the network alone.
     """
     views = config.views
     if not config.detector or not any((config.network.memory_input, views.memory, views.memory_map, views.whole_image)):
         return None
-    if pretrained is None and background:
+    if pretrained is None and background and config.network.fixed_filters:
         return FixedFilters()
     return pretrained
 

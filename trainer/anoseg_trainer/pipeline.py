@@ -35,6 +35,7 @@ from anoseg_trainer.model.backbone import PretrainedBackbone
 from anoseg_trainer.model.checkpoint import find_checkpoint
 from anoseg_trainer.model.detector import Detector
 from anoseg_trainer.model.encoder import configured_encoder, rounded
+from anoseg_trainer.model.fixed_filters import FixedFilters
 from anoseg_trainer.report.fit_report import fit_report, load_for_report, real_defects
 from anoseg_trainer.report.html import Report
 from anoseg_trainer.report.lead import answer_of
@@ -208,7 +209,7 @@ def _fit(
         if config.network.memory_input and features is None:
             raise ConfigError(
                 "network.memory_input: there is no memory of good parts that the network could see, because without a "
-                "pretrained encoder, only parts on a plain background are compared with good ones",
+                "pretrained encoder, only parts on a plain background are compared with good ones, by fixed filters",
                 hint="set network.memory_input to false, or network.encoder to efficientnet-lite0",
             )
         note(describe_comparison(config, features, background=background))
@@ -232,7 +233,7 @@ def _fit(
                 comparison = Comparison(detector.memory, built.parts, torch.from_numpy(groups))
         held_out = hashlib.sha256(msgspec.json.encode([split.validation, split.calibration])).hexdigest()
         # The network's layers depend on the features that it is built on; with memory_input, on the memory, too.
-        built_on = encoder if features is None else features
+        built_on = features or encoder or (FixedFilters() if config.network.fixed_filters else None)
         compared = type(built_on).__name__ if comparison is None else f"{type(built_on).__name__} {comparison.memory.config}"
         identity = {
             "data": images.fingerprint,

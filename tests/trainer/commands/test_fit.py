@@ -438,6 +438,17 @@ def test_a_network_cannot_see_a_memory_that_there_is_not(product, tmp_path):
     assert not (tmp_path / "store").exists()
 
 
+def test_fixed_filters_can_be_left_out(trained, product, tmp_path):
+    """From scratch, the network sees them on surfaces too; `network.fixed_filters: false` trains it without."""
+    path, _ = trained
+    assert b"from_filters" in load_bundle(path).model_onnx
+    config = tmp_path / "train.yaml"
+    config.write_text(TINY.replace("scratch,", "scratch, fixed_filters: false,"))
+    done = fit_tiny(product, tmp_path, config, "--steps", 8)
+    assert done.returncode == 0, done.stderr
+    assert b"from_filters" not in load_bundle(tmp_path / "store" / "x" / "1").model_onnx
+
+
 def test_other_weights_need_their_hash(product, tmp_path):
     """A file of weights whose hash differs from the one given is refused before the images are read."""
     (tmp_path / "weights.pth").write_bytes(b"no weights")

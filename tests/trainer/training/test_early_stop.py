@@ -63,7 +63,8 @@ def test_the_cool_down_begins_with_the_best_weights(tmp_path):
     state = TrainingState.new(config, 0, torch.device("cpu"))
     parameter = next(state.learner.network.parameters())
     _learn(state, parameter)
-    at_best, momentum_at_best = parameter.detach().clone(), state.learner.optimizer.state[parameter]["exp_avg"].clone()
+    at_best = parameter.detach().clone()
+    momentum_at_best = state.learner.optimizer.adamw.state[parameter]["exp_avg"].clone()
     state.keep_if_best(_validation(0.8))
     _learn(state, parameter)
     state.keep_if_best(_validation(0.7))
@@ -76,7 +77,7 @@ def test_the_cool_down_begins_with_the_best_weights(tmp_path):
         one.go_back_to_best()
         parameter = next(one.learner.network.parameters())
         assert torch.equal(parameter, at_best)
-        assert torch.equal(one.learner.optimizer.state[parameter]["exp_avg"], momentum_at_best)
+        assert torch.equal(one.learner.optimizer.adamw.state[parameter]["exp_avg"], momentum_at_best)
 
 
 def _learn(state: TrainingState, parameter: torch.nn.Parameter) -> None:

@@ -232,7 +232,7 @@ def _run_variant(data: Path, out: Path, name: str, config: TrainConfig, *, seed:
     except DataError:
         if not resume:
             raise
-        # From scratch and on a plain background, the full method's network also sees fixed filters.
+        # The images changed since that training, or an earlier version of the trainer ran it.
         (work / CHECKPOINT).unlink()
         fitted = fit(data, target, config, seed=seed, work=work)
     engine = load_engine(load_bundle(fitted.bundle.path))

@@ -104,14 +104,15 @@ def _empty(training: Any, stored: dict[str, onnx.TensorProto]) -> Detector:
     """Build the modules that the record describes, without weights."""
     config, record = training["config"], training["detector"]
     scratch = config["network"]["encoder"] == "scratch"
-    encoder = None if scratch and record["memory"] is None else FixedFilters() if scratch else Encoder()
     network = None
     sees_filters = any(name.startswith(f"{PREFIX}network.backbone.from_filters") for name in stored)
+    filtered = sees_filters or record["memory"] is not None
+    encoder = Encoder() if not scratch else FixedFilters() if filtered else None
     if any(name.startswith(f"{PREFIX}network.map_head") for name in stored):
         network = AnoSegNetwork(
             msgspec.convert(config["network"], NetworkConfig),
             coordinates=bool(config["coordinates"]),
-            # A network from scratch that does not see the filters is of an earlier version, or trained without comparison.
+            # A network from scratch may not see the filters: it is of an earlier version, or network.fixed_filters is false.
             encoder=encoder if not scratch or sees_filters else None,
             reads_memory=any(name.startswith(f"{PREFIX}network.from_memory") for name in stored),
         )

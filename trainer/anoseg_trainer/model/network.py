@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -88,7 +88,16 @@ class AnoSegNetwork(nn.Module):
         if encoder is not None:
             encoder.requires_grad_(self.encoder_learns)
 
-    def parameter_groups(self) -> list[dict[str, object]]:
+    def inner_weights(self) -> list[Tensor]:
+        """Return the weights of the convolutions between first layer and heads, without those of a pretrained encoder."""
+        outside = {id(layer) for layer in (self.backbone.stem.conv, self.map_head, self.image_head, *(self.from_memory or ()))}
+        return [
+            module.weight
+            for name, module in self.named_modules()
+            if isinstance(module, nn.Conv2d) and ".encoder." not in name and id(module) not in outside
+        ]
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the parameters to train for an optimizer, each group with its share of the learning rate."""
         named = list(self.named_parameters())
         groups = [{"params": [p for name, p in named if ".encoder." not in name], "share": 1.0}]

@@ -22,6 +22,7 @@ from anoseg_trainer.model.encoder import Encoder
 from anoseg_trainer.model.fixed_filters import FixedFilters
 from anoseg_trainer.model.network import AnoSegNetwork, Discriminator
 from anoseg_trainer.training.early_stop import EarlyStop
+from anoseg_trainer.training.optimizer import Optimizer
 from anoseg_trainer.training.step import Learner, learned
 from anoseg_trainer.validation import Validation
 
@@ -84,7 +85,7 @@ class TrainingState:
         learner = Learner(
             network,
             discriminator,
-            torch.optim.AdamW(network.parameter_groups(), lr=t.learning_rate, weight_decay=t.weight_decay),
+            Optimizer(network, t),
             torch.optim.Adam(discriminator.parameters(), lr=t.learning_rate / 4, betas=(0.5, 0.99)),
         )
         return cls(learner, averaged, EarlyStop(t.patience), copy.deepcopy(learned(averaged)))

@@ -24,6 +24,7 @@ from anoseg_trainer.model.losses import (
     reconstruction_loss,
 )
 from anoseg_trainer.model.network import AnoSegNetwork, Discriminator, valid_pixels
+from anoseg_trainer.training.optimizer import Optimizer
 
 CLIP = 1.0
 """Largest norm of the gradient: a batch with one huge defect must not undo what was learned from many small ones."""
@@ -79,13 +80,12 @@ class Learner:
 
     network: AnoSegNetwork
     discriminator: Discriminator
-    optimizer: torch.optim.Optimizer
+    optimizer: Optimizer
     optimizer_d: torch.optim.Optimizer
 
     def set_rate(self, rate: float) -> None:
         """Set the learning rate; a pretrained encoder learns at its share of it, the discriminator at a quarter."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["share"]
+        self.optimizer.set_rate(rate)
         for group in self.optimizer_d.param_groups:
             group["lr"] = rate / 4
 
@@ -150,7 +150,7 @@ class Learner:
                 losses["adversarial"] = adversarial_loss(self.discriminator, generated)
                 self.discriminator.requires_grad_(True)
         loss = torch.stack([getattr(weights, name) * value for name, value in losses.items()]).sum()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
