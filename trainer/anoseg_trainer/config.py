@@ -237,6 +237,7 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         batch: Images in a batch.
         crop: Side of the windows that training cuts from larger inputs, network pixels. Small windows make steps faster.
         optimizer: `muon` trains the convolutions between the first and the last layers with Muon, and all else with AdamW.
+            null: `muon` for a network from scratch, `adamw` with a pretrained encoder.
         learning_rate: Largest learning rate.
         weight_decay: The optimizer's weight decay.
         ema: Decay of the averaged weights, which are the ones that are exported.
@@ -255,7 +256,7 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     minutes: Annotated[float, Meta(gt=0.0, le=525_600.0)] | None = 30.0
     batch: Annotated[int, Meta(ge=2, le=4096)] = 16
     crop: Annotated[int, Meta(ge=32, le=1 << 16)] = 256
-    optimizer: Literal["muon", "adamw"] = "muon"
+    optimizer: Literal["muon", "adamw"] | None = None
     learning_rate: Annotated[float, Meta(gt=0.0, le=1.0)] = 1.5e-3
     weight_decay: Weight = 1e-4
     ema: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.998

@@ -48,6 +48,14 @@ def test_every_trained_parameter_moves(kind, options, optimizer):
     assert all(torch.equal(after[name], now) for name, now in weights(network).items())
 
 
+@pytest.mark.parametrize(("kind", "expected"), [("scratch", True), ("filters", True), ("pretrained", False)])
+def test_muon_trains_networks_from_scratch(kind, expected):
+    """With a pretrained encoder, AdamW does, unless the configuration says otherwise."""
+    network = network_of(kind)
+    assert (Optimizer(network, TrainingConfig()).muon is not None) == expected
+    assert Optimizer(network, TrainingConfig(optimizer="muon")).muon is not None
+
+
 def test_muon_makes_the_steps_of_inner_convolutions_orthogonal():
     """Singular values of such a step are about equal, whatever the gradient's; the first layer and the heads get AdamW's."""
     network = network_of("scratch")
@@ -76,7 +84,7 @@ def test_a_pretrained_encoder_that_stays_as_it_is_is_left_alone():
     """None of its weights belongs to the optimizer, and nor do its channels that have a filter each."""
     network = network_of("pretrained", encoder_rate=0.0)
     assert not any(".encoder." in name for name, p in network.named_parameters() if p.requires_grad)
-    made = Optimizer(network, TrainingConfig())
+    made = Optimizer(network, TrainingConfig(optimizer="muon"))
     count = sum(len(group["params"]) for part in (made.adamw, made.muon) for group in part.param_groups)
     assert count == sum(p.requires_grad for p in network.parameters())
 

@@ -114,7 +114,7 @@ VARIANTS: Mapping[str, tuple[str, Change]] = {
         "with the adversarial loss and masked reconstruction",
         _set("loss", adversarial=0.005, reconstruction=0.05),
     ),
-    "adamw": ("trained with AdamW alone, without Muon", _set("training", optimizer="adamw")),
+    "muon": ("trained with Muon instead of AdamW", _set("training", optimizer="muon")),
     "no-coordinates": ("without coordinate channels (paper 5)", _set("", coordinates=False)),
     "no-detector": ("without the detector over the map's pools (paper 6)", _set("", detector=False)),
     "no-variation": (
