@@ -438,15 +438,14 @@ def test_a_network_cannot_see_a_memory_that_there_is_not(product, tmp_path):
     assert not (tmp_path / "store").exists()
 
 
-def test_fixed_filters_can_be_left_out(trained, product, tmp_path):
-    """From scratch, the network sees them on surfaces too; `network.fixed_filters: false` trains it without."""
-    path, _ = trained
-    assert b"from_filters" in load_bundle(path).model_onnx
+@pytest.mark.parametrize("sees", [True, False])
+def test_a_network_from_scratch_sees_fixed_filters(sees, product, tmp_path):
+    """On surfaces, too, unless `network.fixed_filters` is false."""
     config = tmp_path / "train.yaml"
-    config.write_text(TINY.replace("scratch,", "scratch, fixed_filters: false,"))
-    done = fit_tiny(product, tmp_path, config, "--steps", 8)
+    config.write_text(TINY.replace("scratch,", f"scratch, fixed_filters: {str(sees).lower()},"))
+    done = fit_tiny(product, tmp_path, config, "--steps", 24)
     assert done.returncode == 0, done.stderr
-    assert b"from_filters" not in load_bundle(tmp_path / "store" / "x" / "1").model_onnx
+    assert (b"from_filters" in load_bundle(tmp_path / "store" / "x" / "1").model_onnx) == sees
 
 
 def test_other_weights_need_their_hash(product, tmp_path):
