@@ -2,8 +2,8 @@
 
 Muon (Jordan et al., 2024, https://kellerjordan.github.io/posts/muon) makes the momentum of each weight matrix orthogonal before
 it is applied, so that rare directions are learned as fast as common ones. A network from scratch learns much more from the same
-windows with it. A decoder on a pretrained encoder needs fewer steps with it, but more real defects pass at the calibrated threshold
-(EXPERIMENTS.md, "Muon").
+windows with it. A decoder on a pretrained encoder needs fewer steps with it, but more real defects pass at the calibrated
+threshold (EXPERIMENTS.md, "Muon").
 """
 
 from __future__ import annotations
