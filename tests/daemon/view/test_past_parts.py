@@ -107,6 +107,8 @@ def test_evidence_is_deleted_while_the_screen_runs(line: Line, past: ViewServer)
     first, second = line.listener.verdicts[:2]
     known = {"journal": first["journal_id"], "seq": str(first["seq"])}
     wait_until(lambda: asked(past, "part", **known)["pictures"] is not None, "the evidence is written")
+    # rmtree fails if the daemon renames a file meanwhile
+    line.listener.wait_for_state(lambda state: state["evidence"]["kept"] + state["evidence"]["dropped"] == 41)
     shutil.rmtree(line.folder / "evidence")
     part = asked(past, "part", journal=second["journal_id"], seq=str(second["seq"]))
     assert (part["verdict"]["part_id"], part["pictures"]) == (second["part_id"], None)
