@@ -258,14 +258,17 @@ def test_a_second_daemon_is_refused_after_the_lock_was_deleted(tmp_path: Path) -
 
 def test_all_files_deleted_begin_a_new_journal(tmp_path: Path) -> None:
     """Numbers keep rising, and the notices say that the old journal is missing."""
-    path = tmp_path / "verdicts.db"
+    folder = tmp_path / "journal"
+    folder.mkdir()
+    path = folder / "verdicts.db"
     journal = open_journal(config(path))
     old = commit(journal, 5)
-    for name in list(tmp_path.iterdir()):
-        name.unlink()
+    # All at once: deleted one after another, the last of them may already be files of the new journal, which is then left too.
+    folder.rename(tmp_path / "deleted")
+    folder.mkdir()
     eventually(lambda: journal.journal_id != old[0].journal_id and path.exists() and journal.stats().working)
     (new,) = commit(journal)
     assert new.seq > old[-1].seq
     assert journal.close()
     assert any("is missing" in notice for notice in journal.notices)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["verdicts.db", "verdicts.db.seq"]
+    assert sorted(p.name for p in folder.iterdir()) == ["verdicts.db", "verdicts.db.seq"]
