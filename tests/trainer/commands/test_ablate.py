@@ -1,14 +1,18 @@
 import json
+import shutil
+import signal
+import subprocess
+import time
 
 import msgspec
 import pytest
-from support.anoseg_train_command import run
+from support.anoseg_train_command import COMMAND, ENVIRONMENT, run
 
-from anoseg_engines.errors import AnosegError, ConfigError, DataError
+from anoseg_engines.errors import ConfigError
+from anoseg_trainer import pipeline
 from anoseg_trainer.commands import ablate as ablate_command
 from anoseg_trainer.commands.ablate import AFTER_TRAINING, VARIANTS
-from anoseg_trainer.config import LossConfig, TrainConfig, VariationConfig
-from anoseg_trainer.model.checkpoint import NAME as CHECKPOINT
+from anoseg_trainer.config import LossConfig, TrainConfig, VariationConfig, with_limits
 from anoseg_trainer.training.state import whole_identity
 
 TINY = """
@@ -129,18 +133,46 @@ def test_a_variant_that_takes_another_training_differs_only_after_it(name):
     assert mine == taken
 
 
-def test_a_training_with_other_layers_is_not_used(tmp_path, monkeypatch):
-    """If the full method's training cannot be resumed without the detector, the variant is trained from the beginning."""
-    full = tmp_path / "work" / "full" / CHECKPOINT
-    full.parent.mkdir(parents=True)
-    full.write_bytes(b"weights")
-    resumed = []
+@pytest.fixture
+def trainings(monkeypatch):
+    """Return the results of the trainings that this process runs from now on."""
+    results = []
 
-    def fit(data, target, config, *, seed, work, resume=False):
-        resumed.append((resume, (work / CHECKPOINT).is_file()))
-        raise DataError("it has other layers") if resume else AnosegError("trained")
+    def train(*arguments, **options):
+        results.append(pipeline_train(*arguments, **options))
+        return results[-1]
 
-    monkeypatch.setattr(ablate_command, "fit", fit)
-    with pytest.raises(AnosegError, match="trained"):
-        ablate_command._run_variant(tmp_path, tmp_path, "no-detector", TrainConfig(), seed=0, training_of="full")
-    assert resumed == [(True, True), (False, False)]
+    pipeline_train = pipeline.train
+    monkeypatch.setattr(pipeline, "train", train)
+    return results
+
+
+@pytest.mark.long
+def test_a_training_that_cannot_be_taken_is_run(product, tmp_path, trainings):
+    """If the full method's training was with other images, the variant without the detector is trained from the beginning."""
+    config = with_limits(msgspec.yaml.decode(TINY, type=TrainConfig), minutes=None, steps=24)
+    ablate_command.ablate(product, tmp_path / "out", config, seed=0, names=["full"])
+    images = shutil.copytree(product, tmp_path / "images")
+    next((images / "train" / "good").iterdir()).unlink()
+    ablate_command._run_variant(images, tmp_path / "out", "no-detector", config, seed=0, training_of="full")
+    assert [(result.steps_before, result.steps) for result in trainings] == [(0, 24), (0, 24)]
+
+
+@pytest.mark.long
+def test_a_stopped_training_goes_on(product, tmp_path, trainings):
+    """After Ctrl-C, the same command continues from the checkpoint, as the error says."""
+    config = tmp_path / "train.yaml"
+    config.write_text(TINY.replace("batch: 8", "batch: 8, checkpoint_every: 4, validate_every: 1000"))
+    out = tmp_path / "out"
+    options = ["ablate", "--data", product, "--out", out, "--config", config, "--steps", 16, "--only", "no-coordinates"]
+    process = subprocess.Popen([*COMMAND, *map(str, options)], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    while not (out / "work" / "no-coordinates" / "checkpoint.json").exists() and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, said
+    assert "no-coordinates: training stopped at step" in said
+    assert "the same command continues it" in said
+    done = run(*options)
+    assert done.returncode == 0, done.stderr
+    assert 4 <= trainings[0].steps_before < trainings[0].steps == 16

@@ -1,7 +1,8 @@
 """Runs `anoseg-train ablate`: leaves out (or adds) each part of the method in turn, trains, and compares the figures.
 
-Trainings run one after another. A variant does not run again if the folder already has its figures. So a stopped ablation
-continues. A variant that differs from another one only after training takes the other one's training.
+Trainings run one after another. A stopped ablation goes on where it was stopped: a variant does not run again if the folder
+already has its figures, and a stopped training continues from its checkpoint. A variant that differs from another one only
+after training takes the other one's training.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from anoseg_trainer.model.checkpoint import NAME as CHECKPOINT
 from anoseg_trainer.pipeline import fit
 from anoseg_trainer.report.charts import line_chart
 from anoseg_trainer.report.html import Report
+from anoseg_trainer.training.loop import TrainingStoppedError
 
 FULL = "full"
 Change = Callable[[TrainConfig], TrainConfig]
@@ -220,22 +222,20 @@ def ablate(
 
 
 def _run_variant(data: Path, out: Path, name: str, config: TrainConfig, *, seed: int, training_of: str | None) -> Row:
-    """Train and evaluate one variant. `training_of` names another variant whose finished training is taken if it fits."""
+    """Train and evaluate one variant, or go on with its stopped training.
+
+    `training_of` names another variant whose finished training is taken if it fits.
+    """
     work = out / "work" / name
     trained = None if training_of is None else out / "work" / training_of / CHECKPOINT
-    resume = trained is not None and trained.is_file()
-    if trained is not None and resume:
+    if trained is not None and trained.is_file():
         work.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(trained, work / CHECKPOINT)
-    target = out / "store" / name
+    # A checkpoint of another training, of other images or of an earlier version of the trainer is not continued.
     try:
-        fitted = fit(data, target, config, seed=seed, work=work, resume=resume)
-    except DataError:
-        if not resume:
-            raise
-        # The images changed since that training, or an earlier version of the trainer ran it.
-        (work / CHECKPOINT).unlink()
-        fitted = fit(data, target, config, seed=seed, work=work)
+        fitted = fit(data, out / "store" / name, config, seed=seed, work=work, go_on=True)
+    except TrainingStoppedError as error:
+        raise TrainingStoppedError(f"{name}: {error}", hint="the same command continues it") from error
     engine = load_engine(load_bundle(fitted.bundle.path))
     try:
         found = evaluate(engine, data)
