@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,8 +27,10 @@ def mounted(place: Path, size: str) -> Iterator[Path]:
 
 
 def remount(place: Path, option: str) -> None:
-    """Change an option of a mounted file system: `ro` or `rw`."""
-    subprocess.run(["mount", "-o", f"remount,{option}", place], check=True)
+    """Change an option of a mounted file system: `ro` or `rw`. `ro` waits for a moment when no file is open for writing."""
+    give_up_at = time.monotonic() + 30
+    while subprocess.run(["mount", "-o", f"remount,{option}", place], capture_output=True).returncode:
+        assert time.monotonic() < give_up_at, f"{place} cannot be made {option}"
 
 
 def fill(disk: Path) -> Path:

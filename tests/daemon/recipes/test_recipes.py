@@ -19,6 +19,7 @@ from support.tiny_bundle import bad_part, good_part, tiny_draft
 
 from anoseg_engines.bundle_writer import write_bundle
 from anosegd.client import Client, RefusedError
+from anosegd.wire import utc
 
 FREE = "{kind: folder, path: images, loop: true, fps: 40}"
 CALLED = "{kind: folder, path: images, loop: true}, trigger: {kind: software, delay_ms: 60, within_ms: 20000}"
@@ -79,10 +80,9 @@ class Station:
         return done.stderr
 
     def inspects(self) -> tuple[str, str, float, str]:
-        """Recipe, product, threshold and outcome of the next part."""
-        while self.line.listener.take(0) is not None:
-            pass
-        v = self.line.listener.wait_for(lambda m: m.topic == "verdict.free").header
+        """Recipe, product, threshold and outcome of the next part that is captured."""
+        now = utc(time.time_ns())
+        v = self.line.listener.wait_for(lambda m: m.topic == "verdict.free" and (m.header["captured_at"] or "") > now).header
         return v["recipe"], v["engine"]["name"], v["threshold"], v["outcome"]
 
     def wait_for_recipes(self, *states: str) -> dict[str, Any]:

@@ -84,7 +84,11 @@ def test_the_versions_are_those_of_the_recipe_in_force(
     try:
         assert [one["version"] for one in view.get("/bundles.json?recipe=base").json()["versions"]] == [1]
         with Client(line.endpoint, control) as client:
+            stream = view.stream()
             client.recipe("lid")
+        while stream.wait_for("state").data["state"]["recipe"] != "lid":  # the screen must have heard of it
+            pass
+        stream.close()
         listed = view.get("/bundles.json?recipe=lid").json()
         assert (listed["folder"], [one["version"] for one in listed["versions"]]) == (str(other), [1, 2, 3])
         assert change(view, "swap", {"version": 3, "recipe": "lid"}).json()["answer"]["engine"]["version"] == 3

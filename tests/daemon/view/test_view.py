@@ -57,7 +57,9 @@ def test_stream_shows_the_station(line: Line, config: Path, start_view: StartVie
     verdict = stream.wait_for("verdict", camera="top")
     assert verdict.id == f"{verdict.data['journal_id']}:{verdict.data['seq']}"
     assert verdict.data["at"] <= stream.wait_for("state").data["at"]  # both by the screen's own clock
-    picture = next(sent.data for sent in stream.received if sent.kind == "picture" and "map" in sent.data["kinds"])
+    while not (with_map := [one.data for one in stream.received if one.kind == "picture" and "map" in one.data["kinds"]]):
+        stream.next()
+    picture = with_map[0]
     answer = view.get(f"/pictures/{picture['journal_id']}/{picture['seq']}/map")
     assert (answer.status, answer.headers["content-type"], answer.body[:4]) == (200, "image/png", b"\x89PNG")
     stream.wait_for("picture", kinds=["image", "map"])
