@@ -102,7 +102,8 @@ def test_a_log_that_is_overwritten_in_its_place(tmp_path: Path, overwrite: Calla
 @pytest.mark.parametrize("left", [0, 100, 8192, 100_000])
 def test_a_journal_that_is_cut_in_its_place(tmp_path: Path, left: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a program does that empties large files. It is set aside, and a new one begins, which loses nothing from then on."""
-    monkeypatch.setattr(background.Background, "check", lambda *_: None)  # reading it through would find it damaged, too
+    if left == 0:  # reading it through, which may come first, would say that there is no such table
+        monkeypatch.setattr(background.Background, "check", lambda *_: None)
     path = tmp_path / "verdicts.db"
     journal = open_journal(config(path))
     before = [each for _ in range(10) for each in commit(journal, 60)]
