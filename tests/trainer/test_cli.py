@@ -1,10 +1,11 @@
 import argparse
 import importlib
+import os
 import subprocess
 import sys
 
 import pytest
-from support.anoseg_train_command import ENVIRONMENT, run_process
+from support.anoseg_train_command import COMMAND, ENVIRONMENT, run_process
 
 from anoseg_trainer.cli import build_parser, run
 
@@ -54,6 +55,18 @@ def test_a_process_ends_with_the_errors_exit_code(command, tmp_path):
     assert done.stdout == ""
     assert done.stderr.startswith("anoseg-train: ")
     assert "Traceback" not in done.stderr
+
+
+def test_without_pytorch_the_command_that_installs_it_is_said(tmp_path):
+    """As in the environment of `make demo`, which does not train."""
+    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError('No module named torch', name='torch')\n")
+    environment = ENVIRONMENT | {"PYTHONPATH": os.pathsep.join((str(tmp_path), ENVIRONMENT["PYTHONPATH"]))}
+    done = subprocess.run(
+        [*COMMAND, "ablate", "--data", "x", "--out", "o"], env=environment, capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "'.[train]'" in done.stderr
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh"])

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from anoseg_engines.commands.arguments import positive, threads
+from anoseg_engines.commands.extra_packages import extra_packages
 from anoseg_engines.completion import add_common_options
 from anoseg_engines.errors import AnosegError
 from anoseg_engines.program import program_output
@@ -46,7 +47,8 @@ def run(arguments: list[str]) -> None:
         # By default, OpenMP threads that wait for each other keep their core busy. Beside the worker processes that make
         # training images, a step then takes several times as long. PyTorch reads this variable when it is imported.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    importlib.import_module(f"anoseg_trainer.commands.{options.command.replace('-', '_')}").run(options)
+    with extra_packages(f"anoseg-train {options.command}"):
+        importlib.import_module(f"anoseg_trainer.commands.{options.command.replace('-', '_')}").run(options)
 
 
 def build_parser() -> argparse.ArgumentParser:

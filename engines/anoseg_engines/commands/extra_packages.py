@@ -7,7 +7,9 @@ from collections.abc import Iterator
 
 from anoseg_engines.errors import ConfigError
 
-EXTRAS = {"pyarrow": "parquet", "ray": "fleet", "pandas": "fleet"}
+EXTRAS = {"pyarrow": "parquet", "ray": "fleet", "pandas": "fleet"} | dict.fromkeys(
+    ("torch", "onnx", "onnxscript", "sklearn", "scipy", "matplotlib"), "train"
+)
 """Which extra a package belongs to."""
 
 
