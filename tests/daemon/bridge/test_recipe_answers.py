@@ -69,7 +69,7 @@ Start = Callable[[Callable[[], str]], Answers]
 @pytest.fixture
 def start(station: SilentStation, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     """Ask for the recipe nut through a bridge's thread."""
-    monkeypatch.setattr(station_link, "STATUS_S", 0.3)
+    monkeypatch.setattr(station_link, "STATUS_S", 2.0)
     started: list[StationRequests] = []
 
     def start(run_id: Callable[[], str]) -> Answers:
