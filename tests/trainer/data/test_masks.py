@@ -103,6 +103,23 @@ def test_empty_and_inverted_masks_are_noted(tests_folder):
     assert "1_mask.png" in large
 
 
+def test_defects_need_not_be_marked(tests_folder):
+    """Without a folder of masks for a kind of defect, its images have no mask, which is said; a missing mask is still refused."""
+    (tests_folder / "test/crack").mkdir()
+    cv2.imwrite(str(tests_folder / "test/crack/7.png"), np.zeros((*SHAPE, 3), np.uint8))
+    tests = find_evaluation_images(tests_folder)
+    (note,) = check_masks(tests)
+    assert note == "left out of the pixel metrics, because there is no folder of masks: ground_truth/crack"
+    image = np.zeros((*SHAPE, 3), np.uint8)
+    masks = {test.defect: test.read_mask(image) for test in tests}
+    assert masks["crack"] is None
+    assert not masks["good"].any()
+    assert masks["spot"].any()
+    (tests_folder / "ground_truth/spot/1_mask.png").unlink()
+    with pytest.raises(DataError, match=r"1 mask is missing:\n.*ground_truth/spot/1_mask.png"):
+        find_evaluation_images(tests_folder)
+
+
 def test_masks_of_another_size_are_all_named(tests_folder):
     """Before anything is inspected, with both sizes."""
     for name in ("0", "1"):

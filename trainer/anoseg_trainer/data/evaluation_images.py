@@ -1,6 +1,7 @@
 """Finds test images and their masks in the MVTec AD layout.
 
-The layout is `test/<defect>` and `ground_truth/<defect>/<stem>_mask.png`.
+The layout is `test/<defect>` and `ground_truth/<defect>/<stem>_mask.png`. Nobody need have marked the defects: a kind of defect
+without a folder of masks counts for the image metrics only.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from anoseg_trainer.data.masks import read_mask
 
 GOOD = "good"
 LAYOUT = (
-    "the MVTec AD layout: test/good, test/<defect> for each kind of defect, and ground_truth/<defect>/<name>_mask.png for each "
-    "defective image"
+    "the MVTec AD layout: test/good, test/<defect> for each kind of defect, and, if the defects are marked, "
+    "ground_truth/<defect>/<name>_mask.png for each defective image"
 )
 LARGE = 0.5
 """Share of an image from which a mask may be inverted."""
@@ -38,7 +39,7 @@ class EvaluationImage:
     Attributes:
         path: The image file.
         defect: Name of its folder; `good` for good images.
-        mask: Its mask file; None for good images.
+        mask: Its mask file; None for good images, and if there is no folder of masks for its kind of defect.
     """
 
     path: Path
@@ -49,17 +50,17 @@ class EvaluationImage:
     def at(cls, data: Path, path: Path) -> EvaluationImage:
         """Return the test image at `path`, which is in `data`/test/<defect>."""
         defect = path.parent.name
-        mask = None if defect == GOOD else data / "ground_truth" / defect / f"{path.stem}_mask.png"
-        return cls(path, defect, mask)
+        masks = data / "ground_truth" / defect
+        return cls(path, defect, None if defect == GOOD or not masks.is_dir() else masks / f"{path.stem}_mask.png")
 
     def read_mask(self, image: Image) -> NDArray[np.bool_] | None:
-        """Read the mask as bool [h, w]: all False for a good image, None if the mask of a defective image is empty.
+        """Read the mask as bool [h, w]: all False for a good image, None if a defective image has no mask or an empty one.
 
         Raises:
             DataError: The mask cannot be read or is not plainly binary, or its size differs from the image's.
         """
         if self.mask is None:
-            return np.zeros(image.shape[:2], bool)
+            return np.zeros(image.shape[:2], bool) if self.defect == GOOD else None
         mask = read_mask(self.mask)
         if mask.shape != image.shape[:2]:
             raise DataError(_other_size(self.mask, mask.shape, image.shape[:2]))
@@ -95,7 +96,7 @@ def check_masks(tests: list[EvaluationImage]) -> list[str]:
     """Read every mask before the work.
 
     Returns:
-        Remarks for the user: empty masks, and masks that may be inverted.
+        Remarks for the user: kinds of defects without masks, empty masks, and masks that may be inverted.
 
     Raises:
         DataError: Masks cannot be used; all of them are named.
@@ -125,6 +126,9 @@ def check_masks(tests: list[EvaluationImage]) -> list[str]:
             large.append(test.mask)
     _raise_if(unusable, "mask cannot be used", "masks cannot be used", MASK_HINT)
     notes = []
+    if unmarked := sorted({test.defect for test in tests if test.mask is None and test.defect != GOOD}):
+        folders = ", ".join(f"ground_truth/{defect}" for defect in unmarked)
+        notes.append(f"left out of the pixel metrics, because there is no folder of masks: {folders}")
     if empty:
         notes.append(f"left out of the pixel metrics, because their masks are empty: {named(empty)}")
     if large:
@@ -140,7 +144,7 @@ def left_out(data: Path, tests: list[EvaluationImage]) -> list[str]:
     """Say which files of the test folders are not looked at, and why."""
     test, truth = data / "test", data / "ground_truth"
     folders = sorted(p for p in test.iterdir() if p.is_dir())
-    used = {t.mask for t in tests}
+    used = {t.mask for t in tests if t.mask is not None}
     masks = [p for folder in sorted(truth.iterdir()) if folder.is_dir() for p in list_images(folder)] if truth.is_dir() else []
     paged = [t.path for t in tests if t.path.suffix.lower() in PAGED and has_more_pages(read_bytes(t.path))]
     found = {
