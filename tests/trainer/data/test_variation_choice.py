@@ -1,5 +1,6 @@
 import cv2
 import numpy as np
+import pytest
 
 from anoseg_trainer.config import VariationConfig
 from anoseg_trainer.data.good_images import find_good_images, read_good_images
@@ -41,6 +42,14 @@ def test_parts_that_lie_any_way_round_are_turned(tmp_path):
     assert any("any way round" in note for note in notes)
 
 
+@pytest.mark.parametrize("wide", [True, False])
+def test_parts_in_wide_and_tall_images_are_turned(tmp_path, wide):
+    """Thumbnails are square, and a part that is turned in a wide image is not simply turned in its thumbnail."""
+    images = [cv2.copyMakeBorder(pin(2 * i), 0, 0, 128, 128, cv2.BORDER_REPLICATE) for i in range(180)]
+    variation, notes = poses(tmp_path / "pins", images if wide else [image.T.copy() for image in images])
+    assert variation.rotation_deg == 180, notes
+
+
 def test_few_parts_that_lie_any_way_round_are_turned(tmp_path):
     """A dozen images have no near neighbours at most angles, and still show that every angle is normal."""
     angles = np.random.default_rng(3).uniform(0, 360, 12)
@@ -54,6 +63,17 @@ def test_parts_that_always_lie_the_same_way_are_not_turned(tmp_path):
     assert variation.rotation_deg <= 2
     assert variation.flip_x == variation.flip_y == 0
     assert any("one way" in note for note in notes)
+
+
+def test_the_note_says_what_counts(tmp_path):
+    """A configured rotation is named as one, whatever the images show."""
+    images = save(tmp_path / "pins", [pin(6 * i) for i in range(60)])
+    for given, words in (
+        (3.0, "rotations up to 3° count as normal, as configured; so do parts mirrored"),
+        (None, "any way round"),
+    ):
+        note = choose_variation(VariationConfig(rotation_deg=given), images, np.arange(60), split_of(60), seed=0)[1][0]
+        assert words in note
 
 
 def test_given_poses_are_kept(tmp_path):

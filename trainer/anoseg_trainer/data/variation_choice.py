@@ -24,6 +24,7 @@ FEW = 50
 FEW_POSE = 1.05
 """The same distance with fewer than `FEW` images, which have no near neighbours. A single angle says little then, so the mean
 over angles counts: 0.70 to 0.93 for 16 or 20 images of mvtec_screw, 1.24 or more for 20 tiles of magnetic_tile."""
+ANY_ROTATION = 180.0
 ANGLES = (45, 90, 135, 225, 270, 315)
 """The angles at which parts are compared, in degrees."""
 PROBES = 200
@@ -78,24 +79,32 @@ def choose_poses(
     fixed = poses.correlation() > FIXED_POSE
     mirrored_x = not fixed and poses.distance(lambda t: t[:, ::-1]) < usual
     mirrored_y = not fixed and poses.distance(lambda t: t[::-1]) < usual
-    turned = [poses.distance(_rotation(angle)) for angle in ANGLES]
+    turned = [poses.distance_turned(angle) for angle in ANGLES]
     any_way = not fixed and (float(np.mean(turned)) if few else max(turned)) < usual
     unchanged = poses.distance(lambda t: t)
-    small = next((a for a in (4.0, 2.0) if poses.distance(_rotation(a)) < unchanged + 0.15), 1.0)
-    rotation = 180.0 if any_way else small
+    small = next((a for a in (4.0, 2.0) if poses.distance(poses.rotation(a)) < unchanged + 0.15), 1.0)
+    rotation = ANY_ROTATION if any_way else small
     variation = msgspec.structs.replace(
         given,
         rotation_deg=rotation if given.rotation_deg is None else given.rotation_deg,
         flip_x=(0.5 if mirrored_x else 0.0) if given.flip_x is None else given.flip_x,
         flip_y=(0.5 if mirrored_y else 0.0) if given.flip_y is None else given.flip_y,
     )
-    mirrored = [name for name, found in (("left to right", mirrored_x), ("upside down", mirrored_y)) if found]
-    note = (
-        "good parts appear any way round, so every rotation counts as normal"
-        if any_way
-        else f"good parts appear one way round, so rotations up to {small:g}° count as normal"
-    )
-    return variation, note + (f"; so do parts mirrored {' and '.join(mirrored)}" if mirrored else "")
+    return variation, _describe_poses(given, variation)
+
+
+def _describe_poses(given: VariationConfig, chosen: VariationConfig) -> str:
+    """Say in a note which poses count as normal, and which of them the configuration names."""
+    flips = (("left to right", chosen.flip_x), ("upside down", chosen.flip_y))
+    mirrored = [name for name, share in flips if share]
+    rotations = f"rotations up to {chosen.rotation_deg:g}°"
+    if given.rotation_deg is not None:
+        note = f"{rotations} count as normal, as configured"
+    elif chosen.rotation_deg == ANY_ROTATION:
+        note = "good parts appear any way round, so every rotation counts as normal"
+    else:
+        note = f"good parts appear one way round, so {rotations} count as normal"
+    return note + (f"; so do parts mirrored {' and '.join(mirrored)}" if mirrored else "")
 
 
 def choose_light(given: VariationConfig, images: GoodImages) -> VariationConfig:
@@ -127,35 +136,54 @@ def _within(value: float, low: float, high: float) -> float:
 
 
 class _PoseComparison:
-    """Compares thumbnails of different parts within the disc that no rotation moves out of the image."""
+    """Compares thumbnails of different parts, without their corners.
+
+    Thumbnails are square, also those of wide and tall images. Rotations are those of the images.
+    """
 
     def __init__(self, images: GoodImages, groups: NDArray[np.int64], seed: int) -> None:
+        sizes = np.array(images.sizes_hw, np.float64)
+        self._aspect = float(np.median(sizes[:, 1] / sizes[:, 0]))
         y, x = np.mgrid[0:THUMBNAIL, 0:THUMBNAIL] - (THUMBNAIL - 1) / 2
         self._disc = (x * x + y * y <= (THUMBNAIL / 2) ** 2).astype(np.float32)
+        # The disc that no rotation moves out of the image: its diameter is the image's shorter side.
+        wide, tall = max(self._aspect, 1.0), max(1 / self._aspect, 1.0)
+        self._inner = ((wide * x) ** 2 + (tall * y) ** 2 <= (THUMBNAIL / 2) ** 2).astype(np.float32)
         self._thumbnails = images.thumbnails.reshape(-1, THUMBNAIL, THUMBNAIL)
-        self._units = self._unit_vectors(self._thumbnails)
+        self._units = self._unit_vectors(self._thumbnails, self._disc)
+        self._inner_units = self._unit_vectors(self._thumbnails, self._inner)
         self._probes = np.random.default_rng([seed, 78]).permutation(len(self._thumbnails))[:PROBES]
         self._same_part = groups[self._probes][:, None] == groups[None, :]
 
-    def _unit_vectors(self, thumbnails: Thumbnails) -> Thumbnails:
-        flat = (thumbnails * self._disc).reshape(len(thumbnails), -1)
+    def _unit_vectors(self, thumbnails: Thumbnails, disc: Thumbnails) -> Thumbnails:
+        flat = (thumbnails * disc).reshape(len(thumbnails), -1)
         return np.asarray(flat / (np.linalg.norm(flat, axis=1, keepdims=True) + 1e-6), np.float32)
 
     def distance(self, pose: Callable[[Thumbnails], Thumbnails]) -> float:
         """Return the median distance, 0…2, between a thumbnail brought to `pose` and the nearest of another part."""
-        moved = self._unit_vectors(np.stack([pose(self._thumbnails[i]) for i in self._probes]))
-        nearest = np.where(self._same_part, -1.0, moved @ self._units.T).max(axis=1)
+        return self._to_nearest(pose, self._disc, self._units)
+
+    def distance_turned(self, angle: float) -> float:
+        """Return the same for a rotation by any angle, within the disc that no rotation moves out of the image."""
+        return self._to_nearest(self.rotation(angle), self._inner, self._inner_units)
+
+    def rotation(self, angle: float) -> Callable[[Thumbnails], Thumbnails]:
+        """Return the pose that turns an image by an angle in degrees, as it looks in a thumbnail."""
+        centre = (THUMBNAIL - 1) / 2
+        matrix = cv2.getRotationMatrix2D((centre, centre), angle, 1.0)
+        matrix[0, 1] /= self._aspect
+        matrix[1, 0] *= self._aspect
+        matrix[:, 2] = centre - matrix[:, :2].sum(axis=1) * centre
+        return lambda t: np.asarray(
+            cv2.warpAffine(t, matrix, (THUMBNAIL, THUMBNAIL), borderMode=cv2.BORDER_REFLECT_101), np.float32
+        )
+
+    def _to_nearest(self, pose: Callable[[Thumbnails], Thumbnails], disc: Thumbnails, units: Thumbnails) -> float:
+        moved = self._unit_vectors(np.stack([pose(self._thumbnails[i]) for i in self._probes]), disc)
+        nearest = np.where(self._same_part, -1.0, moved @ units.T).max(axis=1)
         return float(np.median(np.sqrt(np.maximum(2 - 2 * nearest, 0))))
 
     def correlation(self) -> float:
         """Return the median correlation between unchanged images of different parts."""
         different = (self._units[self._probes] @ self._units.T)[~self._same_part]
         return float(np.median(different)) if len(different) else 1.0
-
-
-def _rotation(angle: float) -> Callable[[Thumbnails], Thumbnails]:
-    centre = (THUMBNAIL - 1) / 2
-    matrix = cv2.getRotationMatrix2D((centre, centre), angle, 1.0)
-    return lambda t: np.asarray(
-        cv2.warpAffine(t, matrix, (THUMBNAIL, THUMBNAIL), borderMode=cv2.BORDER_REFLECT_101), np.float32
-    )
