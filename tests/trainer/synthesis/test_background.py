@@ -1,5 +1,6 @@
 import cv2
 import numpy as np
+import pytest
 
 from anoseg_trainer.config import DefectConfig
 from anoseg_trainer.synthesis.background import bare_mask, has_background, part_mask, point_on, within
@@ -73,6 +74,26 @@ def test_a_surface_that_fills_the_picture_has_no_background(plate):
     """Brushed metal up to the rim is all part."""
     rng = np.random.default_rng(0)
     assert not has_background([plate(rng, 240, 320) for _ in range(5)])
+
+
+@pytest.mark.parametrize("fall", [0.1, 0.15, 0.2])
+def test_a_smooth_surface_that_is_brighter_in_the_middle_has_no_background(fall):
+    """A painted plate under a lamp: its middle differs from its rim, but nothing has an outline."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[-1:1:358j, -1:1:448j]
+    lit = 170 * (1 - fall * (x * x + y * y) / 2)[:, :, None]
+    images = [np.clip(lit + rng.normal(0, 4, (*lit.shape[:2], 3)), 0, 255).astype(np.uint8) for _ in range(5)]
+    assert not has_background(images)
+
+
+@pytest.mark.parametrize("darker", [18, 60])
+def test_a_faint_part_with_a_soft_outline_is_on_a_background(darker):
+    rng = np.random.default_rng(0)
+    disc = np.zeros((240, 320), np.float32)
+    cv2.circle(disc, (160, 120), 60, 1, -1)
+    part = 150 - darker * cv2.GaussianBlur(disc, (0, 0), 4)[:, :, None]
+    images = [np.clip(part + rng.normal(0, 3, (240, 320, 3)), 0, 255).astype(np.uint8) for _ in range(5)]
+    assert has_background(images)
 
 
 def test_defects_are_put_on_the_part():
