@@ -19,7 +19,6 @@ GOOD = Figures(
     false_rejects=1,
     asked=0.01,
     promised=0.01,
-    missing=0,
     look_at="",
     score_threshold=0.5,
     synthetic_caught=1.0,

@@ -56,7 +56,7 @@ def test_the_guarantee_counts_parts():
     words = describe_threshold(found, 0.01)
     assert "probability at most 0.03704" in words
     assert "the 26 parts on the 99 good images" in words
-    assert "at most 37" in for_the_line(found, promised=True)
+    assert "at most 38 to" in for_the_line(found, promised=True)  # 1000/27 is more than 37
     largest = sorted(max(scores[i] for i in range(99) if parts[i] == part) for part in range(26))
     third = conformal_threshold(scores, 0.08, parts=parts)
     assert third.value == pytest.approx(largest[24] + MARGIN)

@@ -105,7 +105,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
         false_rejects: How many of them are rejected there.
         asked: The share of good parts that may be rejected.
         promised: Upper bound on the share that is rejected; None if nothing is promised.
-        missing: Good parts that are missing for a promise of what was asked.
+        needed: Good parts, held out from the training, that a promise of what was asked needs; 0 if it is promised.
         look_at: Which good images to look at, in words; empty if none costs much.
         images: Good images.
         steps: Training steps; 0 if no network was trained.
@@ -124,7 +124,6 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     false_rejects: int
     asked: float
     promised: float | None
-    missing: int
     look_at: str
     score_threshold: float
     synthetic_caught: float
@@ -132,6 +131,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     images: int
     steps: int
     seconds: float
+    needed: int = 0
 
     @property
     def caught(self) -> float:

@@ -341,7 +341,7 @@ def _figures(fitted: Fitted, product: Product, result: TrainingResult | None) ->
         false_rejects=point.false_rejects,
         asked=study.false_reject,
         promised=study.threshold.reject_probability if study.parts_known else None,
-        missing=0 if study.threshold.met else study.threshold.needed - study.threshold.parts,
+        needed=0 if study.threshold.met else study.threshold.needed,
         look_at=study.odd_words(),
         score_threshold=manifest.score_threshold,
         synthetic_caught=manifest.metrics["synthetic_defects_caught"],

@@ -142,11 +142,16 @@ def for_the_line(threshold: ScoreThreshold, *, promised: bool) -> str:
     """Say in plain words how many good parts the line will reject, or that this is not known."""
     if not promised:
         return "For the line: how many good parts will be rejected is not known. Count them during the first shifts."
-    rejected = max(1, round(1000 * threshold.reject_probability))
+    rejected = 1000 * rounded_up(threshold.reject_probability)
     return (
-        f"For the line: of 1000 good parts like these, expect at most {rejected} to be rejected, on average over many "
+        f"For the line: of 1000 good parts like these, expect at most {rejected:.0f} to be rejected, on average over many "
         "calibrations; this one may reject somewhat more or fewer. It says nothing about defective parts that pass."
     )
+
+
+def rounded_up(share: float) -> float:
+    """Return the least number of thousandths that is not below a share: an upper bound stays one."""
+    return math.ceil(1000 * share - 1e-9) / 1000
 
 
 def score_scale(

@@ -118,6 +118,7 @@ def test_the_report_answers_first_and_is_kept_with_its_version(trained):
         )
     ]
     assert places == sorted(places)
+    assert "needs 99 good parts that the training has not used" in text  # not the 87 that are missing: calibrate keeps none
     assert "<h2>" not in text[places[-1] + 1 :]
 
 

@@ -141,7 +141,7 @@ def accounts(tmp_path):
     """Products of every kind, in the order of their names."""
     endings = {
         "b-good": [finished],
-        "c-good-but-less": [lambda product: finished(product, escapes=1)],
+        "c-good-but-less": [lambda product: finished(product, escapes=1, promised=1 / 41, needed=99)],
         "d-bad": [lambda product: finished(product, escapes=8, level="bad", look_at="Look at <7>.png")],
         "e-care": [lambda product: finished(product, escapes=2, level="care", promised=None, defects="synthetic defects")],
         "f-failed": [FAILED],
@@ -172,6 +172,8 @@ def test_the_report_has_the_worst_first_with_links(accounts, tmp_path):
     assert "Look at &lt;7&gt;.png" in cells["d-bad"]
     assert "not known" in cells["e-care"]
     assert "Photograph some 20 defective parts" in cells["e-care"]
+    assert "at most 2.5 % (asked: 1.0 %)" in cells["c-good-but-less"]  # 1/41 is more than 2.4 %
+    assert "needs 99 good parts that the training has not used" in cells["c-good-but-less"]
     assert "anoseg-engine release" in cells["b-good"]
     assert "Started again 1 time: its process was killed by SIGKILL" in cells["g-again"]
     assert page.count("data:image/png;base64,") == 5

@@ -26,6 +26,7 @@ from anoseg_trainer.fleet.screen import Screen, minutes_of, summary
 from anoseg_trainer.fleet.supervision import Account, Place, account_of, supervise
 from anoseg_trainer.stop_signals import StopSignals
 from anoseg_trainer.tables import table
+from anoseg_trainer.thresholds import rounded_up
 
 
 class FleetError(AnosegError):
@@ -149,7 +150,7 @@ def _result(accounts: Sequence[Account]) -> Table:
         if figures is None:
             rows.append([account.training.name, account.phase, "", "", ""])
             continue
-        promised = "not known" if figures.promised is None else f"{figures.promised:.1%}"
+        promised = "not known" if figures.promised is None else f"{rounded_up(figures.promised):.1%}"
         caught = f"{figures.caught:.1%} of {figures.defective} {figures.defects}"
         rows.append([account.training.name, f"version {figures.version}", caught, promised, minutes_of(figures.seconds)])
     return table(["product", "state", "rejects", "good parts rejected, at most", "time"], rows)

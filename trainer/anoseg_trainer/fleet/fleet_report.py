@@ -26,6 +26,7 @@ from anoseg_trainer.fleet.products_file import HTML, JSON
 from anoseg_trainer.fleet.supervision import Account
 from anoseg_trainer.operating_point import share_of
 from anoseg_trainer.report.html import STYLE, picture_html
+from anoseg_trainer.thresholds import rounded_up
 
 PICTURE = 56
 """Longer side of a product's picture, pixels."""
@@ -199,8 +200,8 @@ def _cells(account: Account, work: Path) -> Iterator[str]:
 def _promise(figures: Figures) -> str:
     if figures.promised is None:
         return "not known"
-    asked = f" (asked: {figures.asked:.1%})" if figures.missing else ""
-    return f"at most {figures.promised:.1%}{asked}".replace("%", " %")
+    asked = f" (asked: {figures.asked:.1%})" if figures.needed else ""
+    return f"at most {rounded_up(figures.promised):.1%}{asked}".replace("%", " %")
 
 
 def _to_do(account: Account, figures: Figures) -> Iterator[str]:
@@ -213,8 +214,11 @@ def _to_do(account: Account, figures: Figures) -> Iterator[str]:
         yield "Say which images show the same part (holdout.group), and train again.<br>"
     elif not figures.look_at:
         yield "See its report.<br>"
-    if figures.missing and figures.promised is not None:
-        yield f"<small>{counted(figures.missing, 'more good part')} would support the share that you asked for.</small>"
+    if figures.needed and figures.promised is not None:
+        yield (
+            f"<small>The share that you asked for needs {counted(figures.needed, 'good part')} that the training has not used: "
+            "run anoseg-train calibrate with their images.</small>"
+        )
     if figures.defects.startswith("synthetic"):
         yield "<small>Photograph some 20 defective parts: put them into test/&lt;defect&gt;.</small>"
     if account.restarts:

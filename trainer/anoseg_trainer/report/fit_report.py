@@ -241,10 +241,10 @@ def _next_steps(study: ThresholdStudy, level: str) -> list[str]:
             "Then train again. Without this, nothing can be promised about false rejects."
         )
     elif not study.threshold.met:
-        missing = study.threshold.needed - study.threshold.parts
         steps.append(
-            f"The share of false rejects that you asked for ({study.false_reject:g}) needs {missing} more good parts for the "
-            "calibration: collect them, and run anoseg-train calibrate. Or accept a larger share (--false-reject)."
+            f"The share of false rejects that you asked for ({study.false_reject:g}) needs {study.threshold.needed} good parts "
+            "that the training has not used: collect images of so many, and run anoseg-train calibrate with them. Or accept a "
+            "larger share (--false-reject)."
         )
     if level == "bad":
         steps.append(
@@ -253,8 +253,8 @@ def _next_steps(study: ThresholdStudy, level: str) -> list[str]:
         )
     if not study.real:
         steps.append(
-            "Photograph some 20 defective parts, put them into test/<defect> of the data folder, and run anoseg-train "
-            "evaluate. Only real defects show what will be found."
+            "Photograph some 20 defective parts, and some good ones that the training has not used. Put them into test/<defect> "
+            "and test/good of the data folder, and run anoseg-train evaluate. Only real defects show what will be found."
         )
     if level != "bad":
         steps.append(RELEASE)
