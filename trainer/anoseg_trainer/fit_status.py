@@ -7,6 +7,7 @@ file is replaced as a whole, so a reader never sees half of it.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import math
 import os
@@ -230,6 +231,30 @@ class StatusFile:
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise
+
+
+@contextlib.contextmanager
+def alone_in(work: Path) -> Iterator[None]:
+    """Keep other trainings out of the folder: they would overwrite the scaled parts that this one reads, and its checkpoint.
+
+    Raises:
+        AnosegError: Another training uses it.
+    """
+    folder = os.open(work, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            said = read_status(work)
+            who = f" (process {said.pid} on {said.host})" if said else ""
+            raise AnosegError(
+                f"{shown_name(work)}: another training uses this folder{who}", hint="wait for its end, or give another --work"
+            ) from error
+        except OSError:
+            pass  # the file system has no locks
+        yield
+    finally:
+        os.close(folder)
 
 
 def one_line(error: str) -> str:

@@ -30,7 +30,7 @@ from anoseg_trainer.data.samples import SampleSettings
 from anoseg_trainer.data.split import split_images
 from anoseg_trainer.data.variation_choice import choose_variation
 from anoseg_trainer.detector_build import describe_comparison, describe_places, features_of_good_parts, with_good_parts
-from anoseg_trainer.fit_status import Figures, StatusFile, TrainingKey
+from anoseg_trainer.fit_status import Figures, StatusFile, TrainingKey, alone_in
 from anoseg_trainer.model.backbone import PretrainedBackbone
 from anoseg_trainer.model.checkpoint import find_checkpoint
 from anoseg_trainer.model.detector import Detector
@@ -109,7 +109,7 @@ def fit(
     Raises:
         ConfigError: The bundle's name or the configuration cannot be used.
         DataError: The images or the checkpoint cannot be used.
-        AnosegError: The training failed or was stopped.
+        AnosegError: The training failed or was stopped, or another one uses `work`.
     """
     if not NAME.fullmatch(target.name) or target.name == PLANS:
         raise ConfigError(
@@ -121,7 +121,8 @@ def fit(
     if cores is not None:
         torch.set_num_threads(cores)
         cv2.setNumThreads(cores)
-    with StatusFile(work, TrainingKey.of(data, target, config, seed=seed, quick=quick)) as status:
+    _create_folder(work)
+    with alone_in(work), StatusFile(work, TrainingKey.of(data, target, config, seed=seed, quick=quick)) as status:
 
         def show(now: Status) -> None:
             status.training(
@@ -170,7 +171,6 @@ def _fit(
     paths = find_good_images(data)
     sizes = sizes_from_headers(paths) or read_good_images(paths).sizes_hw
     chosen_input = choose_input(config.input, sizes)
-    _create_folder(work)
     status.write()
     with PartStoreWriter(work / "parts.u8", chosen_input.spec) as writer:
         images = read_good_images(paths, writer.add)

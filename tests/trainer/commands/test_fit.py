@@ -231,6 +231,41 @@ def test_a_first_version_is_released_on_request(trained, product, tmp_path):
     assert not (tmp_path / "work").exists()
 
 
+@pytest.mark.long
+def test_the_same_command_may_run_again(product, tiny_config, tmp_path):
+    """With --go-on --release: it finds what it has made and released, and does nothing more. Another training is refused."""
+    command = ("--steps", 24, "--release", "--go-on")
+    first, second = (fit_tiny(product, tmp_path, tiny_config, *command) for _ in range(2))
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    assert "released: " in first.stdout
+    assert "released already: " in second.stdout
+    assert load_bundle(tmp_path / "store" / "x").manifest.version == 1
+    assert not (tmp_path / "store" / "x" / "2").exists()
+    tiny_config.write_text(TINY + "holdout: {validation: 0.1}\n")
+    other = run("fit", "--data", product, "--out", tmp_path / "store" / "x", "--work", tmp_path / "other", *command)
+    assert_refused(other, 2, "--release is for a first version")
+
+
+@pytest.mark.long
+def test_two_trainings_do_not_share_a_folder(product, tiny_config, tmp_path):
+    """The second would overwrite the parts that the first one reads. It is refused, and the first one goes on."""
+    command = ["fit", "--data", product, "--out", tmp_path / "store" / "x", "--config", tiny_config, "--work", tmp_path / "work"]
+    first = subprocess.Popen([*COMMAND, *map(str, command), "--steps", "1000000"], env=ENVIRONMENT, stderr=subprocess.DEVNULL)
+    try:
+        give_up_at = time.monotonic() + 200
+        while not (tmp_path / "work" / "checkpoint.json").exists():
+            assert first.poll() is None
+            assert time.monotonic() < give_up_at
+            time.sleep(0.02)
+        assert_refused(run(*command), 1, f"another training uses this folder (process {first.pid} on ", "--work")
+        assert first.poll() is None
+    finally:
+        first.send_signal(signal.SIGTERM)
+        code = first.wait(timeout=100)
+    assert code == 130
+    assert json.loads((tmp_path / "work" / "status.json").read_text())["state"] == "stopped"
+
+
 def test_without_release_a_version_is_a_candidate(product, tiny_config, tmp_path):
     """The last line printed is the command that makes it current. Until then, its name is refused with the same command."""
     done = fit_tiny(product, tmp_path, tiny_config, "--steps", 24)
