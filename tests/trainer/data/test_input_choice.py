@@ -1,6 +1,7 @@
 import pytest
 
 from anoseg_engines.errors import ConfigError
+from anoseg_engines.placement import Placement, Region
 from anoseg_trainer.config import InputConfig
 from anoseg_trainer.data.input_choice import choose_input
 
@@ -12,7 +13,8 @@ from anoseg_trainer.data.input_choice import choose_input
         ([(460, 1130)] * 5, "resize", 288, 704),
         ([(200, 300)] * 5, "resize", 192, 288),
         ([(300, 300), (200, 420), (330, 210), (400, 300)], "resize", 352, 320),
-        ([(300, 300), (100, 420), (330, 80), (400, 300)], "tile", 352, 320),
+        ([(300, 300), (100, 420), (330, 80), (400, 300)], "tile", 352, 352),
+        ([(700, 1400), (1400, 700)] * 5, "tile", 384, 384),
         ([(3000, 4000)] * 5, "tile", 384, 384),
         ([(100, 2000)] * 5, "resize", 96, 1984),
     ],
@@ -25,8 +27,25 @@ def test_input_follows_the_images(sizes, mode, height, width):
     assert found.spec.height % 32 == 0
 
 
+@pytest.mark.parametrize(("height", "width"), [(500, 5000), (600, 5000), (1024, 8192), (100, 20000)])
+def test_long_narrow_parts_need_one_row_of_tiles(height, width):
+    """A tile that were a little narrower than the part would need a second, nearly equal tile beside it."""
+    spec = choose_input(InputConfig(mode="tile"), ((height, width),)).spec
+    placement = Placement.of(spec, Region(0, 0, width, height))
+    assert len({tile.y for tile in placement.tiles}) == 1
+    assert len(placement.tiles) > 1
+
+
+@pytest.mark.parametrize(("given", "height", "width"), [({"height": 896}, 896, 896), ({"width": 256}, 256, 256)])
+def test_the_other_side_follows_from_the_images(given, height, width):
+    found = choose_input(InputConfig(**given), ((1000, 1000),))
+    assert (found.height, found.width) == (height, width)
+
+
 def test_what_is_given_stays():
-    """Sides given without a mode are one whole input; mode, scale and sides are never overruled."""
+    """Sides given without a mode are one whole input; mode, scale and sides are never overruled. A scale is that of tiles."""
+    scaled = choose_input(InputConfig(scale=2.0), ((600, 600),))
+    assert (scaled.mode, scaled.scale) == ("tile", 2.0)
     assert choose_input(InputConfig(height=96, width=128), ((3000, 4000),)).mode == "resize"
     tiled = InputConfig(height=64, width=64, mode="tile", scale=1.25, overlap=16)
     assert choose_input(tiled, ((300, 300),)) == tiled

@@ -34,7 +34,8 @@ def choose_input(given: InputConfig, sizes_hw: Sizes) -> InputConfig:
 
     Parts shrink only as far as the running time requires. The network sees each whole image. If all have one aspect ratio,
     the input has that shape. If not, the input holds three quarters of the images as they are, and each is letterboxed into
-    it. Images that would shrink below `MIN_SCALE`, or that differ very much in shape, are cut into tiles at one scale.
+    it. Images that would shrink below `MIN_SCALE`, or that differ very much in shape, are cut into tiles at one scale; so are
+    all if a scale is given. If one side is given, the other one follows from the images' shape.
 
     Raises:
         ConfigError: The given sides, scale and overlap do not fit together.
@@ -47,16 +48,19 @@ def choose_input(given: InputConfig, sizes_hw: Sizes) -> InputConfig:
 
 def _choose_input(given: InputConfig, sizes_hw: Sizes) -> InputConfig:
     sizes = np.array(sizes_hw, np.float64)
-    height, width = np.median(sizes, axis=0)
     low, high = np.percentile(sizes[:, 1] / sizes[:, 0], [10, 90])
+    usual = np.percentile(sizes, 75, axis=0)
+    height, width = np.median(sizes, axis=0) if high / low <= SAME_ASPECT else usual
     shrink = min(1.0, math.sqrt(RESIZE_AREA / (height * width)))
     mode = given.mode
     if mode == "auto":
-        mode = "resize" if given.sides_given or (high / low <= ONE_INPUT and shrink >= MIN_SCALE) else "tile"
+        is_whole = high / low <= ONE_INPUT and shrink >= MIN_SCALE and given.scale is None
+        mode = "resize" if given.sides_given or is_whole else "tile"
     if mode == "resize":
-        if high / low > SAME_ASPECT:
-            height, width = np.percentile(sizes, 75, axis=0)
-            shrink = min(1.0, math.sqrt(RESIZE_AREA / (height * width)))
+        if given.height is not None:
+            shrink = given.height / height
+        elif given.width is not None:
+            shrink = given.width / width
         return msgspec.structs.replace(
             given,
             mode="resize",
@@ -65,10 +69,11 @@ def _choose_input(given: InputConfig, sizes_hw: Sizes) -> InputConfig:
             scale=1.0,
             overlap=given.overlap or 0,
         )
+    height, width = np.median(sizes, axis=0)
     scale = given.scale or min(1.0, math.sqrt(TILED_AREA / (height * width)))
-    height, width = np.percentile(sizes, 75, axis=0)
-    tile_height = given.height or min(TILE, _side(height * scale))
-    tile_width = given.width or min(TILE, _side(width * scale))
+    # Rounded up: a part that is a few pixels wider than its tile would need a second, nearly equal one.
+    tile_height, tile_width = (min(TILE, _side(math.ceil(side * scale / NETWORK_STRIDE) * NETWORK_STRIDE)) for side in usual)
+    tile_height, tile_width = given.height or tile_height, given.width or tile_width
     overlap = min(OVERLAP, min(tile_height, tile_width) - NETWORK_STRIDE) if given.overlap is None else given.overlap
     return msgspec.structs.replace(
         given, mode="tile", height=tile_height, width=tile_width, scale=round(scale, 3), overlap=overlap
