@@ -71,6 +71,15 @@ def test_ablation_writes_a_table_and_goes_on_where_it_stopped(product, tmp_path)
     assert "another configuration" in other.stderr
 
 
+def test_a_mask_that_cannot_be_used_is_refused_before_any_training(product, tmp_path):
+    copy = shutil.copytree(product, tmp_path / "product")
+    mask = min((copy / "ground_truth" / "spot").iterdir())
+    mask.write_bytes(b"no image")
+    done = ablate(copy, tmp_path / "out")
+    assert (done.returncode, "1 mask cannot be used" in done.stderr, mask.name in done.stderr) == (2, True, True)
+    assert not (tmp_path / "out" / "store").exists()
+
+
 def test_a_variant_that_leaves_nothing_is_left_out(product, tmp_path):
     """Without its only kind of defect there is nothing to train: noted, and the others go on."""
     config = tmp_path / "train.yaml"

@@ -249,7 +249,17 @@ def test_the_same_command_may_run_again(product, tiny_config, tmp_path):
 @pytest.mark.long
 def test_two_trainings_do_not_share_a_folder(product, tiny_config, tmp_path):
     """The second would overwrite the parts that the first one reads. It is refused, and the first one goes on."""
-    command = ["fit", "--data", product, "--out", tmp_path / "store" / "x", "--config", tiny_config, "--work", tmp_path / "work"]
+    command = [
+        "fit",
+        "--data",
+        product,
+        "--out",
+        tmp_path / "store" / "x",
+        "--config",
+        tiny_config,
+        "--work",
+        tmp_path / "work",
+    ]
     first = subprocess.Popen([*COMMAND, *map(str, command), "--steps", "1000000"], env=ENVIRONMENT, stderr=subprocess.DEVNULL)
     try:
         give_up_at = time.monotonic() + 200

@@ -23,7 +23,7 @@ from anoseg_engines.errors import AnosegError, ConfigError, DataError
 from anoseg_engines.loading import load_engine
 from anoseg_engines.result_files import try_folder
 from anoseg_trainer.config import DEFECT_KINDS, TrainConfig, load_config, with_limits
-from anoseg_trainer.data.evaluation_images import find_evaluation_images
+from anoseg_trainer.data.evaluation_images import check_masks, find_evaluation_images
 from anoseg_trainer.evaluation import METRICS, evaluate, metric_cells
 from anoseg_trainer.model.checkpoint import NAME as CHECKPOINT
 from anoseg_trainer.pipeline import fit
@@ -180,13 +180,14 @@ def ablate(
 
     Raises:
         ConfigError: A variant does not exist, or `out` holds another ablation.
-        DataError: The images cannot be used.
+        DataError: Images or masks cannot be used.
         AnosegError: A training failed or was stopped.
     """
     unknown = [name for name in names if name not in VARIANTS]
     if unknown:
         raise ConfigError(f"no such variant: {', '.join(unknown)}", hint=f"choose from {', '.join(VARIANTS)}")
-    find_evaluation_images(data)  # before hours of training, not after
+    for text in check_masks(find_evaluation_images(data)):  # before hours of training, not after
+        on_note(text)
     identity = hashlib.sha256(msgspec.json.encode([msgspec.to_builtins(config), seed, str(data.resolve())])).hexdigest()
     rows = []
     for name in names or list(VARIANTS):
