@@ -68,16 +68,18 @@ class Heartbeat:
     def describe(self) -> wire.State:
         """Return the whole heartbeat."""
         state, detail = self.state()
+        # The two clocks are read together: a client sees by their difference whether the wall clock was set.
+        wall_ns, uptime_s = time.time_ns(), time.monotonic() - self._started
         return wire.State(
             station=self.config.station,
             journal_id=self._journal.journal_id if self._journal else self._identity.journal_id,
             run_id=self._identity.run_id,
             version=self.version,
-            at=wire.utc(time.time_ns()),
+            at=wire.utc(wall_ns),
             state=state,
             detail=_masked(detail),
             reload_error=_masked(self.notice),
-            uptime_s=round(time.monotonic() - self._started, 3),
+            uptime_s=round(uptime_s, 3),
             last_seq=self._publisher.last_seq,
             counts=self.counts(),
             masks_dropped=self._publisher.masks_dropped,

@@ -387,7 +387,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
         at: Time, UTC in ISO 8601.
         state, detail: The state in the words of OPC 40100-1, and an explanation.
         reload_error: Why the last reload did not take effect; None if it did.
-        uptime_s: Seconds since the start.
+        uptime_s: Seconds since the start, at the time `at`. A clock that is set does not change it.
         last_seq: Number of the last verdict sent; 0 before the first.
         counts: Verdicts of all cameras.
         masks_dropped: Anomaly maps that were not published for lack of time.

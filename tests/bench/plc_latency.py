@@ -159,7 +159,8 @@ def from_sending(folder: Path, parts: int, kind: str) -> list[float]:
         def beat() -> None:
             while not ended.is_set():
                 health = {"top": wire.CameraHealth(state="running", source="none")}
-                state: dict[str, Any] = {"state": "ContinuousExecution", "uptime_s": 1.0, "masks_dropped": 0, "cameras": health}
+                state: dict[str, Any] = {"state": "ContinuousExecution", "masks_dropped": 0, "cameras": health}
+                state |= {"uptime_s": time.monotonic()}
                 state |= {"station": "s", "journal_id": "j", "run_id": "r", "version": "1", "at": wire.utc(time.time_ns())}
                 send("state", wire.State(last_seq=seq, counts=wire.Counts(), engine=NAME, **state))
                 ended.wait(1.0)

@@ -14,6 +14,7 @@ class Heartbeat:
     Attributes:
         run_id: Identifies the run of the station.
         at_s: When it was sent, by the station's clock.
+        started_s: When the run began, by what the station's clock shows now. It changes only if that clock is set.
         state: The station's state.
         last_seq: Number of the last verdict sent in this run; 0 before the first.
         camera_runs: Whether the camera gives frames.
@@ -30,6 +31,7 @@ class Heartbeat:
     at_s: float
     state: str
     last_seq: int
+    started_s: float = 0.0
     camera_runs: bool = True
     camera_waits: bool | None = None
     frames: int = 0

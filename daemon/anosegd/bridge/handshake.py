@@ -2,7 +2,8 @@
 
 A handshake opens when `enable` rises. It closes when the PLC lowers `enable` or is lost, the station falls silent or restarts,
 the camera's trigger no longer fits the bridge's (TRIGGER_MODE), or too many results are left unread. If only their order says
-which result belongs to which part, it also closes when a verdict is lost, a part gets none, or the camera is lost.
+which result belongs to which part, it also closes when a verdict is lost, a part gets none, the camera is lost, or the clock of
+the station is set.
 
 While the handshake is open, every part gets exactly one result, in order. When it closes, everything under way is forgotten:
 the PLC rejects each part for which it has no result. The handshake opens again only after the PLC has lowered `enable` and
@@ -16,7 +17,7 @@ from dataclasses import replace
 
 from anosegd.bridge.events import Heartbeat, Judged, RecipeRequest, Request, TriggerRequest
 from anosegd.bridge.handshake_data import Part, Settings, counted, not_counted, rejected
-from anosegd.bridge.heard_station import HEARTBEAT_S, HeardStation
+from anosegd.bridge.heard_station import HEARTBEAT_S, SILENT_S, HeardStation
 from anosegd.bridge.recipe_change import RecipeChange
 from anosegd.bridge.tags import Controls, ErrorCode, Outputs, Result, Statistics
 
@@ -340,7 +341,7 @@ class Handshake:
             self._close(ErrorCode.VERDICT_LOST)
 
     def _miss_part(self, error: ErrorCode) -> None:
-        """Close the handshake where a part that gets no verdict would shift all later results."""
+        """Close the handshake where a part that gets no verdict, or whose verdict is ignored, would shift all later results."""
         if self._by_order and self._opened is not None:
             self._close(error)
 
@@ -393,6 +394,9 @@ class Handshake:
         since = self._station.since(judged)
         assert self._opened is not None
         assert since is not None
+        if self._by_order and since > self._now + SILENT_S:  # the station's clock was set since its last heartbeat
+            self._close(ErrorCode.VERDICT_LOST)
+            return
         since = min(self._now, since)
         if since < self._opened and not self._taken_one:
             return  # The PLC opened the handshake after this part. Verdicts are in the order of capture.

@@ -13,6 +13,9 @@ SILENT_S = 2 * HEARTBEAT_S + 0.1
 SETTLED_S = 0.9 * HEARTBEAT_S
 """Heartbeats count only after they have arrived for this long: those that waited in a suspended connection arrive together."""
 HEARTBEATS_KEPT = 10
+CLOCK_SET_S = 0.1
+"""The station's clock was set if it moved by more than this against its uptime. NTP corrects smaller differences gradually:
+meanwhile both run at another speed."""
 WORKING = {"Ready", "SingleExecution", "ContinuousExecution"}
 
 
@@ -51,13 +54,17 @@ class HeardStation:
         """Take a heartbeat of the same run.
 
         Returns:
-            Why a part may have got no verdict since the last heartbeat; NONE if none is missing.
+            Why the order may no longer say which result belongs to which part: since the last heartbeat, a part got no verdict,
+            or the station's clock was set, and a part may have been taken for one from before the opening. NONE if neither.
         """
         missed = ErrorCode.NONE
         if self.beat is None:
             self._heard_since = now
             self._last_sequence = 0 if beat.last_seq == 0 else None
             self._frames_before = beat.frames
+        elif abs(beat.started_s - self.beat.started_s) > CLOCK_SET_S:
+            missed = ErrorCode.VERDICT_LOST
+            self._offsets.clear()
         elif beat.dropped > self.beat.dropped:
             missed = ErrorCode.VERDICT_LOST
         elif beat.restarts > self.beat.restarts:

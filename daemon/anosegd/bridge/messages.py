@@ -19,9 +19,11 @@ def heartbeat_of(state: Mapping[str, Any], camera: str) -> Heartbeat:
         KeyError, ValueError, TypeError: It is no such header.
     """
     health = state["cameras"].get(camera)
+    at_s = _unix_s(state["at"])
     return Heartbeat(
         run_id=str(state["run_id"]),
-        at_s=_unix_s(state["at"]),
+        at_s=at_s,
+        started_s=at_s - float(state["uptime_s"]),
         state=str(state["state"]),
         last_seq=int(state["last_seq"]),
         camera_runs=health is not None and health["state"] == "running",

@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from anosegd import wire
 from anosegd.bridge.handshake import Handshake, Heartbeat, Judged, RecipeRequest, Settings, TriggerRequest
 from anosegd.bridge.heard_station import HEARTBEAT_S, SILENT_S
+from anosegd.bridge.messages import heartbeat_of
 from anosegd.bridge.tags import REASONS, Controls, ErrorCode, Outcome, Result
 from anosegd.publish import publisher
 
@@ -270,6 +271,79 @@ def test_a_clock_that_is_wrong_does_not_make_verdicts_late() -> None:
     line.wait(0.5)
     line.verdict("1", None, since_s=line.now + ahead - 0.1)
     assert line.outputs.result.outcome == "PASS"
+
+
+def test_a_clock_that_is_set_closes_the_handshake_where_order_counts() -> None:
+    """A new part could look older than the opening, and the next part's PASS would be taken for its result.
+
+    After the PLC has opened the handshake again, the first part gets its own result, in time.
+    """
+    for step_s in (-3600.0, -0.2, 0.2, 3600.0):
+        line = Line(triggered=False)
+        line.open()
+        for n in range(2):
+            line.wait(1.0)
+            line.beat(at_s=line.now + step_s, started_s=step_s)
+            assert line.outputs.enabled is (n > 0)
+            assert line.outputs.error_code is (ErrorCode.NONE if n else ErrorCode.VERDICT_LOST)
+            line.write(enable=False)
+            line.write(enable=True)
+        line.wait(0.05)
+        line.verdict("1", None, replace(PASS, part_id="1"), since_s=line.now - 0.02 + step_s)
+        assert (line.outputs.result.part_id, line.outputs.result.outcome) == ("1", "PASS")
+        assert round(line.outputs.result.age_ms) == 20
+
+
+def test_a_clock_that_is_set_leaves_other_handshakes_open() -> None:
+    """With triggers, the identity says whose result it is; a mirror may lose a part. The next result counts as in time."""
+    line = Line()
+    line.open()
+    line.beat(at_s=line.now - 3600.0, started_s=-3600.0)
+    assert (line.outputs.enabled, line.outputs.error_code) == (True, ErrorCode.NONE)
+    line = Line(triggered=False, mirror=True)
+    line.open()
+    line.wait(0.5)
+    line.beat(at_s=line.now - 3600.0, started_s=-3600.0)
+    line.verdict("1", None, since_s=line.now - 3600.0)
+    assert (line.outputs.enabled, line.outputs.result.outcome) == (True, "PASS")
+
+
+def test_a_part_from_the_future_closes_the_handshake_where_order_counts() -> None:
+    """The station's clock was set forward after the last heartbeat: the part may be from before the opening."""
+    for mirror in (False, True):
+        line = Line(triggered=False, mirror=mirror)
+        line.open()
+        line.verdict("1", None, since_s=line.now + 3600.0)
+        assert line.outputs.enabled is mirror
+        assert line.outputs.result_valid is mirror
+        assert line.outputs.error_code is (ErrorCode.NONE if mirror else ErrorCode.VERDICT_LOST)
+
+
+def test_a_heartbeat_that_is_late_or_early_does_not_close_the_handshake() -> None:
+    """The network may delay one, and the next one is on time again: no clock was set."""
+    line = Line(triggered=False)
+    line.open()
+    line.wait(2.0)
+    for late_s in (1.0, 0.0, 0.0, 2.0, 1.0, 0.0):
+        line.beat(at_s=line.now - late_s)
+        assert (line.outputs.enabled, line.outputs.error_code) == (True, ErrorCode.NONE)
+        line.wait(1.0)
+    line.verdict("1", None, since_s=line.now - 0.1)
+    assert line.outputs.result.outcome == "PASS"
+
+
+def test_a_heartbeat_shows_whether_the_stations_clock_was_set() -> None:
+    """Its time against its uptime: the two go on together, however late the heartbeat arrives."""
+    state = {"run_id": "run", "state": "Ready", "last_seq": 0, "cameras": {}}
+    started = [
+        heartbeat_of({**state, "at": at, "uptime_s": uptime_s}, "top").started_s
+        for at, uptime_s in (
+            ("2026-11-27T06:00:01.250000Z", 10.0),
+            ("2026-11-27T06:00:02.250000Z", 11.0),
+            ("2026-11-27T05:00:03.250000Z", 12.0),
+        )
+    ]
+    assert [round(later - started[0], 3) for later in started] == [0.0, 0.0, -3600.0]
 
 
 def test_parts_from_before_the_opening_get_no_result() -> None:
