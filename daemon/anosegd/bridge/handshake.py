@@ -101,6 +101,7 @@ class Handshake:
         if self._station.is_other_run(judged.run_id):
             self._lose_station(ErrorCode.STATION_RESTARTED)
             return
+        was_skipped = self._station.was_skipped(judged.seq)
         if self._station.take_number(judged.seq):
             self._lose_verdict()
         if judged.sequence:
@@ -111,6 +112,8 @@ class Handshake:
         self._notice_other_trigger(judged)
         if self._opened is None:
             return
+        if was_skipped and self._by_order:
+            return  # The handshake closed when the number was skipped. So the part is from before the opening.
         if not self._settings.triggered:
             self._take_part(judged)
         elif judged.triggered_at is not None:

@@ -16,6 +16,8 @@ HEARTBEATS_KEPT = 10
 CLOCK_SET_S = 0.1
 """The station's clock was set if it moved by more than this against its uptime. NTP corrects smaller differences gradually:
 meanwhile both run at another speed."""
+SKIPPED_KEPT = 1000
+"""How many numbers of verdicts that did not come in their turn are remembered."""
 WORKING = {"Ready", "SingleExecution", "ContinuousExecution"}
 
 
@@ -33,6 +35,7 @@ class HeardStation:
         self._heard_at = self._heard_since = now
         self._offsets: deque[float] = deque(maxlen=HEARTBEATS_KEPT)
         self._next_seq: int | None = None  # of the next verdict; None: not known
+        self._skipped: deque[int] = deque(maxlen=SKIPPED_KEPT)  # lower numbers that may still come
         self._last_sequence: int | None = None  # of the camera's last verdict; None: not known, 0: before its first
         self._frames_before = 0  # of the camera, when the station was first heard
 
@@ -49,6 +52,7 @@ class HeardStation:
         """Forget the station: it is silent, or was started again."""
         self.beat, self.online, self._next_seq = None, False, None
         self._offsets.clear()
+        self._skipped.clear()
 
     def hear(self, now: float, beat: Heartbeat) -> ErrorCode:
         """Take a heartbeat of the same run.
@@ -81,14 +85,32 @@ class HeardStation:
         if not last_seq or (self._next_seq is not None and last_seq < self._next_seq):
             return False
         missing = self._next_seq is not None
+        self._note_skipped(last_seq + 1)
         self._next_seq = last_seq + 1
         return missing
 
+    def was_skipped(self, seq: int) -> bool:
+        """Whether the verdict of this number has not come in its turn: a higher number has come before it."""
+        return seq in self._skipped
+
     def take_number(self, seq: int) -> bool:
-        """Take the number of a verdict; return whether verdicts before it are missing."""
+        """Take the number of a verdict; return whether verdicts before it are missing.
+
+        At its deadline, a verdict is sent before those of other cameras that have lower numbers and wait for the journal. They
+        are missing then, and no gap when they come.
+        """
+        if self.was_skipped(seq):
+            self._skipped.remove(seq)
+            return False
         missing = self._next_seq is not None and seq != self._next_seq
+        self._note_skipped(seq)
         self._next_seq = seq + 1
         return missing
+
+    def _note_skipped(self, seq: int) -> None:
+        """Note the numbers before this one that have not come."""
+        if self._next_seq is not None:
+            self._skipped.extend(range(max(self._next_seq, seq - SKIPPED_KEPT), seq))
 
     def take_part(self, sequence: int) -> bool:
         """Take the number of a part of the camera; return whether the verdict of an earlier part is missing."""

@@ -75,7 +75,9 @@ class Client(Commands):
     ) -> Iterator[Verdict]:
         """Yield verdicts in order and fill gaps from the journal, through restarts of station and network.
 
-        Without `consumer`, `after` and `first` it starts with the next verdict.
+        Without a control socket, they come in the order in which the station sends them. This is the order of their numbers,
+        except where a verdict was sent at its deadline while another camera's verdict, with a lower number, waited for the
+        journal. Without `consumer`, `after` and `first` it starts with the next verdict.
 
         Args:
             consumer: Start after the last verdict that this named consumer acknowledged. The station remembers it; a new

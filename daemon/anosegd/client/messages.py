@@ -22,7 +22,8 @@ class Event(NamedTuple):
         kind: One of
             `up`, `down`: heartbeats arrive, or have stopped;
             `journal_changed`: the station began a new journal; verdicts left in the old one cannot be fetched any more;
-            `missed`: numbers lost on the way, by a client without a control socket;
+            `missed`: numbers that did not come in their turn, to a client that cannot ask for them. One that a verdict of
+                another camera has overtaken may still come;
             `gone`: numbers that the journal deleted before they were read;
             `void`: numbers without a verdict, left by a restart or a failed commit.
         detail: An explanation for people.

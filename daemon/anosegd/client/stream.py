@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,14 +19,26 @@ from .messages import Cursor, Event, Verdict, parse, with_marks
 PAGE = 500
 BUSY_S = 0.1
 """The pause after a station has answered that requests come too fast."""
+SKIPPED_KEPT = 1000
+"""How many of the numbers that did not come in their turn are remembered."""
 
 
 class _Position:
-    """The journal that is followed and the next number to yield. With None, the next verdict to arrive sets them."""
+    """The journal that is followed and the next number to yield. With None, the next verdict to arrive sets them.
+
+    Attributes:
+        skipped: Lower numbers that have not come, but may still come. Only for a client without a control socket.
+    """
 
     def __init__(self, journal_id: str | None, next_seq: int | None) -> None:
         self.journal_id = journal_id
         self.next = next_seq
+        self.skipped: deque[int] = deque(maxlen=SKIPPED_KEPT)
+
+    def skip_to(self, seq: int) -> None:
+        """Go on with this number. Before the first verdict, any lower number may still come."""
+        self.skipped.extend(range(max(self.next or 1, seq - SKIPPED_KEPT), seq))
+        self.next = seq
 
 
 class VerdictStream:
@@ -135,8 +148,14 @@ class VerdictStream:
             yield from self._fill_gap(position, seq - 1)
             if position.next != seq:
                 return  # the station did not answer; the next message tries again
+        if position.next is None and not self._connection.has_control:
+            position.skip_to(seq)
         if position.next is None or seq == position.next:
             position.next = seq + 1
+            yield Verdict(header, replayed=False)
+        elif seq in position.skipped:
+            # At its deadline, a verdict is sent before those of other cameras that have lower numbers and wait for the journal.
+            position.skipped.remove(seq)
             yield Verdict(header, replayed=False)
 
     def _may_be_committed_later(self) -> bool:
@@ -152,7 +171,7 @@ class VerdictStream:
         """Yield verdicts from the journal up to `last`, or all of them. Stops early if the station does not answer."""
         if not self._connection.has_control and position.next is not None and last is not None:
             self._on_event(Event("missed", "numbers that did not arrive, and no journal to ask", position.next, last))
-            position.next = last + 1
+            position.skip_to(last + 1)
             return
         while position.next is not None and (last is None or position.next <= last):
             try:
@@ -198,6 +217,7 @@ class VerdictStream:
         if known:
             self._on_event(Event("journal_changed", f"{position.journal_id} → {journal_id}"))
         position.journal_id = journal_id
+        position.skipped.clear()
         if known and position.next is not None:
             # A client without a control socket cannot fetch earlier verdicts: it continues with the next one.
             position.next = 1 if self._connection.has_control else None

@@ -498,6 +498,39 @@ def test_numbers_of_other_cameras_are_no_gap() -> None:
     assert line.outputs.result_valid
 
 
+def test_a_verdict_that_others_have_overtaken_is_the_result_of_its_trigger() -> None:
+    """At its deadline, the verdict of another camera is sent before this one, which waits for the journal."""
+    line = Line()
+    line.open()
+    request = line.trigger()
+    line.model.trigger_answered(line.now, request.number, "4711", "t1")
+    line.model.other_verdict(line.now, 3)
+    line.verdict("4711", "t1", seq=2)
+    assert (line.outputs.result.outcome, line.outputs.error_code) == ("PASS", ErrorCode.NONE)
+
+
+def test_a_verdict_that_others_have_overtaken_closes_the_handshake_once_where_order_counts() -> None:
+    """Nobody knows whose number is missing. When it comes, the PLC has opened the handshake again.
+
+    Then no number is missing, and the part is from before the opening, whatever the clocks say.
+    """
+    line = Line(triggered=False)
+    line.open()
+    line.model.other_verdict(line.now, 4)
+    assert (line.outputs.enabled, line.outputs.error_code) == (False, ErrorCode.VERDICT_LOST)
+    line.wait(0.1)
+    line.write(enable=False)
+    line.write(enable=True)
+    line.verdict("old", None, seq=2, sequence=2)
+    assert not line.outputs.result_valid
+    line.model.other_verdict(line.now, 3)
+    line.beat(last_seq=4)
+    line.verdict("new", None, replace(PASS, part_id="new"), seq=5, sequence=3)
+    assert (line.outputs.enabled, line.outputs.error_code, line.outputs.result.part_id) == (True, ErrorCode.NONE, "new")
+    line.model.other_verdict(line.now, 3)  # a second time: it is no number that was skipped
+    assert not line.outputs.enabled
+
+
 def test_the_first_verdict_of_a_run_can_be_missed() -> None:
     """Before it, no number says what comes next; but the camera's first part has number 1."""
     for sequence in (1, 2):

@@ -179,6 +179,18 @@ def test_a_deadline_does_not_wait_for_the_journal(journal: Journal) -> None:
     eventually(lambda: bench.kept() == {1: "UNKNOWN"})
 
 
+def test_a_deadline_does_not_wait_for_other_cameras(journal: Journal) -> None:
+    """At its deadline, a verdict is sent before that of another camera, which has a lower number and waits for the journal."""
+    bench = Bench(journal)
+    with writing_blocked(journal.path):
+        bench.add(part(1, camera="a"), passed())
+        bench.add(part(1, camera="b", deadline_s=0.1), passed())
+        time.sleep(0.15)
+        assert bench.sent() == [(2, "UNKNOWN", "deadline", False)]
+    bench.wait_for_answers(2)
+    assert bench.sent() == [(1, "PASS", None, True)]
+
+
 def test_the_end_sends_all_that_wait(journal: Journal) -> None:
     """Results that the journal has not answered are sent as UNKNOWN. If they are committed later, they are kept as that."""
     bench = Bench(journal)
