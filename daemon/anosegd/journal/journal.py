@@ -24,7 +24,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -165,6 +165,7 @@ class Journal(Worker):
         self._held: set[int] = set()
         self._amends: dict[int, Entry] = {}  # not written yet
         self._consumers = Consumers()
+        self._unanswered: dict[int, bool] = {}  # triggers in the file, or soon; True: answered, but by no stored verdict
         self._owed: list[AcceptedTrigger] = []
         self._requests: list[AcceptedTrigger] = []
         self._damage: str | None = None
@@ -286,8 +287,16 @@ class Journal(Worker):
             if len(self._queue) >= MAX_WAITING:
                 raise JournalError(f"{len(self._queue)} verdicts and triggers wait to be written")
             self._queue.append(_Queued((), (trigger,), done))
+            self._unanswered[trigger.number] = False
             self._wake()
         return trigger
+
+    def answered(self, number: int) -> None:
+        """A trigger's verdict was sent without being stored. Its record is removed as soon as the file can be written."""
+        with self._changed:
+            if number in self._unanswered:
+                self._unanswered[number] = True
+                self._wake()
 
     def take_owed(self) -> list[AcceptedTrigger]:
         """Return the triggers that an earlier run accepted and did not answer, each once. Empty before the file is open."""
@@ -462,6 +471,7 @@ class Journal(Worker):
             self._openings += 1
             if is_new:  # otherwise the file also lists triggers of this run, whose parts are still being inspected
                 self._owed, self._requests = opened.owed, opened.requests
+                self._unanswered.update((trigger.number, False) for trigger in opened.owed)
                 self._consumers.begin(opened.cursors)
                 self._amends.clear()
                 self._held.clear()
@@ -483,7 +493,7 @@ class Journal(Worker):
     def _take(self, *, retry: bool) -> _Batch:
         """Take from the queue what one transaction may hold. Call with the lock held.
 
-        `retry` includes amendments, voids and cursors even if no verdict or trigger is queued.
+        `retry` includes amendments, voids, cursors and answered triggers even if no verdict or trigger is queued.
         """
         batch, numbers = _Batch(transaction := Transaction(), [], []), self._numbers
         entries: dict[int, Entry] = {}
@@ -506,6 +516,8 @@ class Journal(Worker):
             transaction.amends += (e for e in self._amends.values() if e.seq not in numbers.pending)
             transaction.voids, numbers.voids = numbers.voids, []
             transaction.cursors.update(self._consumers.take())
+            if not self._queue:  # otherwise a trigger could still be behind: its record must come before this removal
+                transaction.answered = [number for number, answered in self._unanswered.items() if answered]
         transaction.barrier = next((seq for seq in numbers.pending if seq not in entries), None)
         return batch
 
@@ -528,6 +540,7 @@ class Journal(Worker):
         with self._changed:
             if error is None:
                 self._numbers.settle(seqs)
+                self._forget_triggers([*transaction.answered, *(e.answers for e in transaction.entries)])
                 for entry in (*transaction.entries, *transaction.amends):
                     if self._amends.get(entry.seq) is entry:  # not amended again meanwhile
                         del self._amends[entry.seq]
@@ -537,6 +550,9 @@ class Journal(Worker):
                 self._numbers.void(seqs)
                 self._numbers.voids = merged([*self._numbers.voids, *transaction.voids])
                 self._consumers.put_back(transaction.cursors)
+                self._forget_triggers(trigger.number for trigger in transaction.triggers)  # they are not in the file
+            for item in batch.refused:
+                self._forget_triggers(trigger.number for trigger in item.triggers)
             for item in (*batch.taken, *batch.refused):
                 self._waiting -= len(item.entries)
                 self._waiting_bytes -= item.size
@@ -544,6 +560,12 @@ class Journal(Worker):
             item.answer(error)
         for item in batch.refused:
             item.answer(JournalError("there is no journal, or it was opened after the verdict got its number"))
+
+    def _forget_triggers(self, numbers: Iterable[int | None]) -> None:
+        """Note that the file does not hold these triggers any more, or never will. Call with the lock held."""
+        for number in numbers:
+            if number is not None:
+                self._unanswered.pop(number, None)
 
     def _close_file(self) -> None:
         """Close the files. Unused numbers are given back: only a crash leaves a hole."""

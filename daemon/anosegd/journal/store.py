@@ -138,7 +138,7 @@ class Store:
             self._db.executemany(_CHANGE, ((c.at_ns, c.kind, c.camera, c.old, c.new, c.who, c.why) for c in t.changes))
             if t.changes:
                 self._db.execute(_FORGET_CHANGES, (CHANGES_KEPT,))
-            answered = [(e.answers,) for e in t.entries if e.answers is not None]
+            answered = [(number,) for number in (*t.answered, *(e.answers for e in t.entries)) if number is not None]
             for table in ("owed", "asked"):
                 self._db.executemany(f"DELETE FROM {table} WHERE number = ?", answered)
             self._db.executemany(_INSERT, (_row(e, kept_ns) for e in t.entries))

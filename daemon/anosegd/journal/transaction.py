@@ -18,6 +18,7 @@ class Transaction:
         voids: Numbers that will never carry a verdict.
         cursors: How far durable consumers have come; None removes a consumer.
         triggers: Accepted triggers.
+        answered: Accepted triggers whose verdict was sent but is not stored. No verdict is owed for them any more.
         changes: What somebody changed.
         feedback: What somebody said about parts. Each gets its results.
         barrier: The first number given out that stays pending, if any.
@@ -28,11 +29,12 @@ class Transaction:
     voids: list[Range] = field(default_factory=list)
     cursors: dict[str, int | None] = field(default_factory=dict)
     triggers: list[AcceptedTrigger] = field(default_factory=list)
+    answered: list[int] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
     feedback: list[FeedbackChange] = field(default_factory=list)
     barrier: int | None = None
 
     def __bool__(self) -> bool:
         """Return whether there is anything to write."""
-        written = (self.entries, self.amends, self.voids, self.cursors, self.triggers, self.changes, self.feedback)
-        return any(written)
+        verdicts = (self.entries, self.amends, self.voids, self.cursors)
+        return any((*verdicts, self.triggers, self.answered, self.changes, self.feedback))

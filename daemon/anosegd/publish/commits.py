@@ -159,6 +159,8 @@ class Commits:
             self._failures.warning(seq=verdict.seq, error=_first_line(error))
         self._send_verdict(verdict, part, inspected, pending.picture)
         self._journal.release(verdict.seq)
+        if part.trigger is not None and (answer is None or answer.error is not None):
+            self._journal.answered(part.trigger)  # only now: a crash before the sending must leave the verdict owed
         self._n_waiting -= 1
 
 

@@ -81,7 +81,7 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
     close_journals()
 
 
-def part(sequence: int, *, deadline_s: float | None = None, camera: str = "a") -> Part:
+def part(sequence: int, *, deadline_s: float | None = None, camera: str = "a", trigger: int | None = None) -> Part:
     now = time.monotonic_ns()
     return Part(
         camera=camera,
@@ -90,6 +90,7 @@ def part(sequence: int, *, deadline_s: float | None = None, camera: str = "a") -
         captured_ns=now,
         captured_wall_ns=time.time_ns(),
         deadline_ns=None if deadline_s is None else now + round(deadline_s * 1e9),
+        trigger=trigger,
     )
 
 
@@ -189,6 +190,78 @@ def test_a_deadline_does_not_wait_for_other_cameras(journal: Journal) -> None:
         assert bench.sent() == [(2, "UNKNOWN", "deadline", False)]
     bench.wait_for_answers(2)
     assert bench.sent() == [(1, "PASS", None, True)]
+
+
+def noted_trigger(journal: Journal) -> int:
+    """A trigger that the journal has recorded."""
+    noted = threading.Event()
+    trigger = journal.accept("a", "a1", 1, lambda error: noted.set())
+    assert noted.wait(20)
+    return trigger.number
+
+
+def owed_after_a_restart(journal: Journal) -> list[int]:
+    """The triggers that the next start would answer with UNKNOWN: restart."""
+    assert journal.close(20)
+    return [trigger.number for trigger in open_journal(config(journal.path)).take_owed()]
+
+
+@pytest.mark.parametrize("on_failure", ["unknown", "continue"])
+@pytest.mark.parametrize("sent", ["after the answer", "at the deadline", "at the end"])
+def test_a_trigger_whose_verdict_is_not_stored_is_answered_once(
+    journal: Journal, on_failure: Literal["unknown", "continue"], sent: str
+) -> None:
+    """Its commit fails, before the verdict is sent or after: the next start owes no second verdict."""
+    bench = Bench(journal, on_failure)
+    triggered = part(1, trigger=noted_trigger(journal), deadline_s=0.01 if sent == "at the deadline" else None)
+    with writing_blocked(journal.path):
+        bench.add(triggered, passed())
+        if sent == "after the answer":
+            bench.wait_for_answers(1)
+            assert len(bench.sent()) == 1
+        else:
+            eventually(lambda: sent == "at the end" or time.monotonic_ns() > (triggered.deadline_ns or 0))
+            assert len(bench.sent_at_the_end() if sent == "at the end" else bench.sent()) == 1
+            bench.wait_for_answers(1)
+        assert journal.stats().failures > 0
+    assert owed_after_a_restart(journal) == []
+
+
+def test_a_trigger_whose_verdict_the_journal_refuses_is_answered_once(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The verdict is refused at once, and its trigger still waits to be recorded: the next start owes no second verdict."""
+    monkeypatch.setattr(journal_module, "MAX_WAITING", 2)
+    monkeypatch.setattr(journal_module, "MAX_COMMIT", 1)
+    bench = Bench(journal)
+    write = journal._writer._store.write  # type: ignore[union-attr]
+    disk_answers = threading.Event()
+
+    def wait_and_write(*arguments: object, **more: object) -> None:
+        assert disk_answers.wait(60)
+        write(*arguments, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(journal._writer._store, "write", wait_and_write)
+    for sequence in (1, 2):
+        bench.add(part(sequence), passed())
+    eventually(lambda: len(journal._queue) == 1)  # the other one is being committed
+    noted = threading.Event()
+    trigger = journal.accept("a", "a3", 1, lambda error: noted.set()).number
+    bench.add(part(3, trigger=trigger, camera="b"), passed())
+    assert bench.sent() == [(3, "UNKNOWN", "journal", False)]
+    disk_answers.set()
+    assert noted.wait(20)
+    assert owed_after_a_restart(journal) == []
+
+
+def test_a_trigger_is_owed_a_verdict_until_one_was_sent(journal: Journal) -> None:
+    """If the daemon ends after the failed commit, but before the verdict is sent, the next start sends one."""
+    bench = Bench(journal)
+    number = noted_trigger(journal)
+    with writing_blocked(journal.path):
+        bench.add(part(1, trigger=number), passed())
+        bench.wait_for_answers(1)
+    assert owed_after_a_restart(journal) == [number]
 
 
 def test_the_end_sends_all_that_wait(journal: Journal) -> None:
