@@ -152,8 +152,6 @@ class Journal(Worker):
         super().__init__("journal")
         self.path = path
         self._on_new_journal = on_new_journal
-        # Start from the clock: an earlier run's triggers may still be in the file, and must keep their numbers.
-        self._trigger_numbers = itertools.count(time.time_ns())
         self._replaced_at = 0.0
 
         self._changed = threading.Condition()  # guards what follows
@@ -165,6 +163,7 @@ class Journal(Worker):
         self._held: set[int] = set()
         self._amends: dict[int, Entry] = {}  # not written yet
         self._consumers = Consumers()
+        self._trigger_numbers = itertools.count(time.time_ns())
         self._unanswered: dict[int, bool] = {}  # triggers in the file, or soon; True: answered, but by no stored verdict
         self._owed: list[AcceptedTrigger] = []
         self._requests: list[AcceptedTrigger] = []
@@ -281,11 +280,11 @@ class Journal(Worker):
         Raises:
             JournalError: The journal is closed or too many wait. `done` is not called.
         """
-        trigger = AcceptedTrigger(next(self._trigger_numbers), camera, part_id, at_ns, request_id, recipe)
         with self._changed:
             self._check_open()
             if len(self._queue) >= MAX_WAITING:
                 raise JournalError(f"{len(self._queue)} verdicts and triggers wait to be written")
+            trigger = AcceptedTrigger(next(self._trigger_numbers), camera, part_id, at_ns, request_id, recipe)
             self._queue.append(_Queued((), (trigger,), done))
             self._unanswered[trigger.number] = False
             self._wake()
@@ -467,6 +466,9 @@ class Journal(Worker):
         with self._changed:
             self._numbers.begin(opened.journal_id, opened.used_to, opened.voids)
             is_new, self._latest_id = self._latest_id != opened.journal_id, opened.journal_id
+            # The file keeps the requests with the highest numbers: new ones must be higher, also if the clock went back.
+            highest = max((trigger.number for trigger in (*opened.owed, *opened.requests)), default=0)
+            self._trigger_numbers = itertools.count(max(next(self._trigger_numbers), highest + 1))
             self._damage = None
             self._openings += 1
             if is_new:  # otherwise the file also lists triggers of this run, whose parts are still being inspected

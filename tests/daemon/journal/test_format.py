@@ -188,6 +188,30 @@ def test_the_newest_requests_are_remembered(tmp_path: Path, monkeypatch: pytest.
     assert [(t.request_id, t.camera, t.part_id, t.at_ns) for t in known] == [(f"r{n}", "top", "P", n) for n in range(3, 8)]
 
 
+@pytest.mark.parametrize("table", ["request", "owed"])
+def test_a_clock_that_went_back_forgets_no_new_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str) -> None:
+    """The file is full of triggers of a clock that was a year ahead: new triggers are newer than those, and remembered."""
+    monkeypatch.setattr(store, "REQUESTS_KEPT", 5)
+    path = tmp_path / "journal.db"
+    assert open_journal(config(path)).close()
+    ahead = time.time_ns() + 365 * DAY_NS
+    with closing(sqlite3.connect(path)) as db:
+        for number in range(ahead, ahead + 5):
+            row = (number, f"old {number}", "top", "P", number) if table == "request" else (number, "top", "P", number)
+            db.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", row)
+        db.commit()
+    journal = open_journal(config(path))
+    noted = threading.Semaphore(0)
+    accepted = [journal.accept("top", "P", 1, lambda error: noted.release(), request_id=f"new {n}") for n in range(3)]
+    for _ in accepted:
+        assert noted.acquire(timeout=30)
+    assert min(trigger.number for trigger in accepted) > ahead + 4
+    assert journal.close()
+    known = [trigger.request_id for trigger in open_journal(config(path)).take_requests()]
+    assert known[-3:] == ["new 0", "new 1", "new 2"]
+    assert len(known) == (5 if table == "request" else 3)
+
+
 def test_changes_are_kept_and_the_oldest_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who changed what, when and why is there after a restart, in the order of the changes, with any text as it was."""
     monkeypatch.setattr(store, "CHANGES_KEPT", 3)
