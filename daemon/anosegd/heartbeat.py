@@ -104,6 +104,8 @@ class Heartbeat:
             return "Error", f"the inspector has not answered for {self._inspector.silent_s:.0f} s"
         if self._inspector.alarm is not None:
             return "Error", f"the golden images fail the self-test: {self._inspector.alarm}"
+        if self._journal is not None and (hang := self._journal.hang) is not None:
+            return "Error", f"verdicts cannot be stored: {hang}"
         if self._journal is not None and not self._journal.stats().working:
             return "Error", "verdicts cannot be stored: the journal does not work"
         states = {camera.status.state for camera in self._cameras}

@@ -312,7 +312,7 @@ class JournalHealth(msgspec.Struct, frozen=True, kw_only=True):
     """Describes the state of the journal.
 
     Attributes:
-        working: Whether the last commit succeeded.
+        working: Whether the last commit succeeded and the disk does not hang.
         first_kept, last_committed: Numbers of the oldest and newest verdict.
         since: When the oldest verdict was committed, UTC in ISO 8601; None for an empty journal.
         stored: The verdicts of all cameras in it.

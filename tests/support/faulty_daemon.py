@@ -6,6 +6,7 @@ engine-fails    While it exists, the engine raises an error on every part.
 runtime-lost    While it exists, the runtime raises an error whenever it runs the network, as with a lost GPU context.
 engine-drifts   While it exists, every score is 0.2 too high.
 recipe-loads    While it exists, the engine of a recipe that is not in force is being loaded.
+journal-hangs   While it exists, every write of the journal waits: it neither succeeds nor fails.
 clock           Seconds to add to the wall clock.
 leak            Bytes to leak for every part; read at the start.
 """
@@ -20,12 +21,14 @@ from anoseg_engines.engine import Engine
 from anoseg_engines.errors import EngineError, RuntimeFailedError
 from anoseg_engines.runtimes.openvino import CpuRequest
 from anosegd.cli import main
+from anosegd.journal.store import Store
 from anosegd.recipes import preparation
 
 FOLDER = Path(sys.argv[1])
 LEAK = int((FOLDER / "leak").read_text()) if (FOLDER / "leak").exists() else 0
 _finish, _infer, _time_ns = Engine.finish, CpuRequest.infer, time.time_ns
 _load_engine = preparation.load_engine
+_write = Store.write
 _kept: list[bytearray] = []
 
 
@@ -50,6 +53,12 @@ def load_engine(*arguments: Any, **more: Any) -> Engine:
     return _load_engine(*arguments, **more)
 
 
+def write(self: Store, *arguments: Any, **more: Any) -> None:
+    while (FOLDER / "journal-hangs").exists():
+        time.sleep(0.05)
+    _write(self, *arguments, **more)
+
+
 def time_ns() -> int:
     try:
         return _time_ns() + int(float((FOLDER / "clock").read_text()) * 1e9)
@@ -59,6 +68,7 @@ def time_ns() -> int:
 
 Engine.finish = finish  # type: ignore[method-assign]
 CpuRequest.infer = infer  # type: ignore[method-assign]
+Store.write = write  # type: ignore[method-assign]
 time.time_ns = time_ns
 preparation.load_engine = load_engine
 del sys.argv[1]

@@ -52,6 +52,8 @@ from anosegd.worker import Worker
 Done = Callable[[Sequence[Entry], Exception | None], None]
 
 MAX_WAITING, MAX_WAITING_BYTES = 10_000, 64 << 20
+HANGS_AFTER_S = 10.0
+"""If the journal's thread has not answered for this long, its disk hangs: a write neither succeeds nor fails."""
 MAX_COMMIT, MAX_COMMIT_BYTES = 2000, 4 << 20
 MAX_COMMIT_MARKS = 200
 """The most parts that feedback may concern in one transaction: verdicts that come meanwhile wait for it."""
@@ -389,8 +391,16 @@ class Journal(Worker):
             return min([*self._amends, *self._held], default=None)
 
     def stats(self) -> JournalStats:
-        """Return the journal's state."""
-        return dataclasses.replace(self._writer.stats, waiting=self._waiting)
+        """Return the journal's state. While the disk hangs, it does not work."""
+        stats = dataclasses.replace(self._writer.stats, waiting=self._waiting)
+        hang = self.hang
+        return stats if hang is None else dataclasses.replace(stats, working=False, last_error=hang)
+
+    @property
+    def hang(self) -> str | None:
+        """How long the disk has hung, for people. None if it does not hang."""
+        silent_s = self.silent_s
+        return f"the journal's disk has not answered for {silent_s:.0f} s" if self.alive and silent_s > HANGS_AFTER_S else None
 
     @property
     def notices(self) -> list[str]:

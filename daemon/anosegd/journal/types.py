@@ -180,7 +180,7 @@ class JournalStats:
     """Describes the journal's state at one moment.
 
     Attributes:
-        working: The last attempt to commit succeeded.
+        working: The last attempt to commit succeeded, and the disk does not hang.
         last_committed: Everything up to this number is final.
         first_kept: Lower numbers were deleted because of their age or the journal's size.
         stored: How many verdicts it has.

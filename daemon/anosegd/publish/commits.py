@@ -1,4 +1,4 @@
-"""Decides when, in which order and with which outcome a numbered verdict is sent: after its commit, or at its deadline.
+"""Decides when, in which order and with which outcome a numbered verdict is sent: after its commit, or when its time is over.
 
 Runs on the publisher's thread; only the journal's answer comes from the journal's thread. No function here waits or uses a
 socket.
@@ -10,7 +10,7 @@ import itertools
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -27,6 +27,9 @@ from anosegd.publish.verdict import unknown_instead
 MAX_MAPS_WAITING = 64
 """Anomaly maps that may wait for their verdicts' commit. Further ones are dropped: a map is large, and may be lost."""
 
+COMMIT_LIMIT_S = 10.0
+"""A verdict that has waited this long for its commit is sent without it. Once the disk hangs, none waits any more."""
+
 
 class Answer(NamedTuple):
     """The journal's answer; `error` is None if the verdict is committed."""
@@ -36,20 +39,22 @@ class Answer(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Pending:
-    """A verdict that waits; the journal's thread sets `answer`."""
+    """A verdict that waits since `since_s` (monotonic); the journal's thread sets `answer`."""
 
     part: Part
     outcome: Outcome
     verdict: wire.Verdict
     picture: Picture | None = None
     answer: Answer | None = None
+    since_s: float = field(default_factory=time.monotonic)
 
 
 class Commits:
     """Gives verdicts to the journal, and sends those of each camera in the order of capture.
 
     At its deadline, a verdict that still waits is sent as UNKNOWN, even if the journal has not answered. The journal then keeps
-    the UNKNOWN. Nobody reads a committed verdict before it was sent, so a replay always equals what was sent.
+    the UNKNOWN. A verdict that has waited for COMMIT_LIMIT_S is sent as if its commit had failed, and so is every one while the
+    journal's disk hangs. Nobody reads a committed verdict before it was sent, so a replay always equals what was sent.
 
     Args:
         journal: Where verdicts are committed.
@@ -73,6 +78,7 @@ class Commits:
         self._send_verdict, self._late, self._wake = send, late, wake
         self._waiting: defaultdict[str, deque[Pending]] = defaultdict(deque)
         self._n_waiting = 0
+        self._hang: str | None = None
         self._failures = logs.Throttle("journal.failed")
 
     def __bool__(self) -> bool:
@@ -80,9 +86,10 @@ class Commits:
         return self._n_waiting > 0
 
     def next_deadline_ns(self) -> int | None:
-        """Return the nearest deadline; a camera's deadlines are in the order of its parts."""
-        deadlines = [waiting[0].part.deadline_ns for waiting in self._waiting.values() if waiting]
-        return min((ns for ns in deadlines if ns is not None), default=None)
+        """Return when the first verdict can wait no longer; a camera's deadlines are in the order of its parts."""
+        heads = [waiting[0] for waiting in self._waiting.values() if waiting]
+        deadlines = [head.part.deadline_ns for head in heads if head.part.deadline_ns is not None]
+        return min([*deadlines, *(round((head.since_s + COMMIT_LIMIT_S) * 1e9) for head in heads)], default=None)
 
     def next_id(self) -> VerdictId:
         """Return the number for the next verdict, which has to be added."""
@@ -114,17 +121,34 @@ class Commits:
             pending.answer = Answer(error)
 
     def send_due(self) -> None:
-        """Send the verdicts that the journal has answered and those that are past their deadline."""
+        """Send the verdicts that the journal has answered and those that can wait no longer."""
+        self._note_hang()
         while (pending := self._next_due()) is not None:
             self._waiting[pending.part.camera].popleft()
-            self._send(pending)
+            self._send(pending, self._given_up(pending))
+
+    def _note_hang(self) -> None:
+        """Find out whether the journal's disk hangs. Log the beginning and the end."""
+        before, self._hang = self._hang, self._journal.hang
+        if self._hang is not None and before is None:
+            logs.error("journal.hung", error=self._hang)
+        elif self._hang is None and before is not None:
+            logs.info("journal.answers")
+
+    def _given_up(self, pending: Pending) -> TimeoutError | None:
+        """Return why the verdict does not wait for the journal's answer any more. None if it does."""
+        if self._hang is not None:
+            return TimeoutError(self._hang)
+        if time.monotonic() >= pending.since_s + COMMIT_LIMIT_S:
+            return TimeoutError(f"the disk is too slow: the commit takes more than {COMMIT_LIMIT_S:g} s")
+        return None
 
     def _next_due(self) -> Pending | None:
         """Return the verdict with the lowest number among those that may be sent."""
         heads = [waiting[0] for waiting in self._waiting.values() if waiting]
         # From the highest number down: the journal answers in the order of numbers, so a lower one is never missed.
         heads.sort(key=lambda pending: pending.verdict.seq, reverse=True)
-        due = [pending for pending in heads if pending.answer is not None or overdue(pending.part)]
+        due = [head for head in heads if head.answer is not None or overdue(head.part) or self._given_up(head)]
         return due[-1] if due else None
 
     def send_all(self) -> None:

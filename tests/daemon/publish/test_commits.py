@@ -1,5 +1,6 @@
 """Verdicts that wait for a real journal, whose file is locked: order, deadlines, failed commits."""
 
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from anosegd.journal import Journal
 from anosegd.journal import journal as journal_module
 from anosegd.outcome import Inspected, Outcome, Unknown
 from anosegd.part import Part
+from anosegd.publish import commits as commits_module
 from anosegd.publish.commits import Commits
 from anosegd.publish.verdict import verdict_of
 
@@ -192,6 +194,110 @@ def test_a_deadline_does_not_wait_for_other_cameras(journal: Journal) -> None:
     assert bench.sent() == [(1, "PASS", None, True)]
 
 
+class HangingDisk:
+    """The journal's writes wait, and neither succeed nor fail, until `answer`."""
+
+    def __init__(self, journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._answers, self._hangs = threading.Event(), threading.Event()
+        self._write = journal._writer._store.write  # type: ignore[union-attr]
+        monkeypatch.setattr(journal._writer._store, "write", self.write)
+        monkeypatch.setattr(journal_module, "HANGS_AFTER_S", 3600)  # the tests set those limits that are to pass
+        monkeypatch.setattr(commits_module, "COMMIT_LIMIT_S", 3600)
+
+    def write(self, *arguments: object, **more: object) -> None:
+        self._hangs.set()
+        self._answers.wait(120)
+        self._write(*arguments, **more)  # type: ignore[arg-type]
+
+    def wait_until_it_hangs(self) -> None:
+        assert self._hangs.wait(20)
+
+    def answer(self) -> None:
+        self._answers.set()
+
+
+@pytest.fixture
+def hanging_disk(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> Iterator[HangingDisk]:
+    disk = HangingDisk(journal, monkeypatch)
+    yield disk
+    disk.answer()  # before the journal is closed
+
+
+@pytest.mark.parametrize(("on_failure", "outcome"), [("unknown", ("UNKNOWN", "journal")), ("continue", ("PASS", None))])
+def test_a_disk_that_hangs_holds_no_verdict_back(
+    journal: Journal,
+    hanging_disk: HangingDisk,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    on_failure: Literal["unknown", "continue"],
+    outcome: tuple[str, str | None],
+) -> None:
+    """Those that wait go out once the hang is noticed, later ones at once. The journal later keeps what was sent."""
+    caplog.set_level("INFO", "anosegd")
+    monkeypatch.setattr(logging.getLogger("anosegd"), "propagate", True)
+    bench = Bench(journal, on_failure)
+    bench.add(part(1), passed())
+    hanging_disk.wait_until_it_hangs()
+    for sequence in (2, 3):
+        bench.add(part(sequence), passed())
+    assert bench.sent() == []
+    assert journal.stats().working
+    monkeypatch.setattr(journal_module, "HANGS_AFTER_S", 0.3)
+    sent: list[tuple[int, str, str | None, bool]] = []
+    eventually(lambda: sent.extend(bench.sent()) or sent)
+    assert sent == [(seq, *outcome, False) for seq in (1, 2, 3)]
+    bench.add(part(4), passed())
+    assert bench.sent() == [(4, *outcome, False)]
+    assert not bench.commits
+    stats = journal.stats()
+    assert not stats.working
+    assert "has not answered" in (stats.last_error or "")
+    if on_failure == "unknown":
+        assert "has not answered" in (bench.headers[4].detail or "")
+    monkeypatch.setattr(journal_module, "HANGS_AFTER_S", 3600)
+    hanging_disk.answer()
+    bench.wait_for_answers(4)
+    assert bench.sent() == []
+    assert journal.stats().working
+    eventually(lambda: bench.kept() == dict.fromkeys((1, 2, 3, 4), outcome[0]))
+    events = [record.getMessage() for record in caplog.records]
+    assert [event for event in events if event in ("journal.hung", "journal.answers")] == ["journal.hung", "journal.answers"]
+
+
+def test_a_verdict_waits_for_its_commit_for_a_limited_time(
+    journal: Journal, hanging_disk: HangingDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is only slow makes no verdict wait longer than the limit. If it is committed later, it is kept as UNKNOWN."""
+    bench = Bench(journal)
+    bench.add(part(1), passed())
+    assert bench.sent() == []
+    monkeypatch.setattr(commits_module, "COMMIT_LIMIT_S", 0.3)
+    limit_ns = bench.commits.next_deadline_ns()
+    assert limit_ns is not None
+    eventually(lambda: time.monotonic_ns() > limit_ns)
+    assert bench.sent() == [(1, "UNKNOWN", "journal", False)]
+    assert bench.commits.next_deadline_ns() is None
+    hanging_disk.answer()
+    bench.wait_for_answers(1)
+    eventually(lambda: bench.kept() == {1: "UNKNOWN"})
+
+
+def test_a_long_hang_fills_no_memory(journal: Journal, hanging_disk: HangingDisk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Verdicts that the journal refuses, because too many wait, do not queue behind one that it never answers."""
+    monkeypatch.setattr(journal_module, "MAX_WAITING", 3)
+    bench = Bench(journal)
+    bench.add(part(1), passed())
+    hanging_disk.wait_until_it_hangs()
+    monkeypatch.setattr(journal_module, "HANGS_AFTER_S", 0.3)
+    eventually(lambda: journal.hang is not None)
+    for sequence in range(2, 12):
+        bench.add(part(sequence), passed())
+        assert bench.sent()[-1] == (sequence, "UNKNOWN", "journal", False)
+        assert not bench.commits
+    assert len(journal._queue) <= 3
+    assert len(journal._amends) <= 3
+
+
 def noted_trigger(journal: Journal) -> int:
     """A trigger that the journal has recorded."""
     noted = threading.Event()
@@ -228,20 +334,12 @@ def test_a_trigger_whose_verdict_is_not_stored_is_answered_once(
 
 
 def test_a_trigger_whose_verdict_the_journal_refuses_is_answered_once(
-    journal: Journal, monkeypatch: pytest.MonkeyPatch
+    journal: Journal, hanging_disk: HangingDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The verdict is refused at once, and its trigger still waits to be recorded: the next start owes no second verdict."""
     monkeypatch.setattr(journal_module, "MAX_WAITING", 2)
     monkeypatch.setattr(journal_module, "MAX_COMMIT", 1)
     bench = Bench(journal)
-    write = journal._writer._store.write  # type: ignore[union-attr]
-    disk_answers = threading.Event()
-
-    def wait_and_write(*arguments: object, **more: object) -> None:
-        assert disk_answers.wait(60)
-        write(*arguments, **more)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(journal._writer._store, "write", wait_and_write)
     for sequence in (1, 2):
         bench.add(part(sequence), passed())
     eventually(lambda: len(journal._queue) == 1)  # the other one is being committed
@@ -249,7 +347,7 @@ def test_a_trigger_whose_verdict_the_journal_refuses_is_answered_once(
     trigger = journal.accept("a", "a3", 1, lambda error: noted.set()).number
     bench.add(part(3, trigger=trigger, camera="b"), passed())
     assert bench.sent() == [(3, "UNKNOWN", "journal", False)]
-    disk_answers.set()
+    hanging_disk.answer()
     assert noted.wait(20)
     assert owed_after_a_restart(journal) == []
 
