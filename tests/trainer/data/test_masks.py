@@ -104,7 +104,7 @@ def test_empty_and_inverted_masks_are_noted(tests_folder):
 
 
 def test_defects_need_not_be_marked(tests_folder):
-    """Without a folder of masks for a kind of defect, its images have no mask, which is said; a missing mask is still refused."""
+    """Without a folder of masks for a kind of defect, its images have none, which is said. A missing mask is refused."""
     (tests_folder / "test/crack").mkdir()
     cv2.imwrite(str(tests_folder / "test/crack/7.png"), np.zeros((*SHAPE, 3), np.uint8))
     tests = find_evaluation_images(tests_folder)

@@ -253,8 +253,9 @@ def _next_steps(study: ThresholdStudy, level: str) -> list[str]:
         )
     if not study.real:
         steps.append(
-            "Photograph some 20 defective parts, and some good ones that the training has not used. Put them into test/<defect> "
-            "and test/good of the data folder, and run anoseg-train evaluate. Only real defects show what will be found."
+            "Photograph some 20 defective parts, and some good ones that the training has not used. Put them into "
+            "test/<defect> and test/good of the data folder, and run anoseg-train evaluate. Only real defects show what will "
+            "be found."
         )
     if level != "bad":
         steps.append(RELEASE)
