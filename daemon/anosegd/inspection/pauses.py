@@ -97,7 +97,8 @@ class Pauses:
     def __init__(self, journal: Journal | None) -> None:
         self._journal = journal
         # By camera; under None the pause of all, which holds for cameras without an entry: also for those that a reload adds.
-        # A camera that is inspected meanwhile has the entry None. Replaced, never changed: any thread reads it.
+        # A camera that is inspected meanwhile has the entry None, for instance after a pause of its own: that one has replaced
+        # the pause of all. Replaced, never changed: any thread reads it.
         self._paused: dict[str | None, Pause | None] = {}
         self._requests: queue.SimpleQueue[PauseRequest] = queue.SimpleQueue()
 
@@ -171,7 +172,8 @@ class Pauses:
         over = [pause for pause in self._paused.values() if pause is not None and pause.left_s <= 0]
         if not over:
             return False
-        self._paused = {name: pause for name, pause in self._paused.items() if pause not in over}
+        # Without its entry, a camera would be paused again by the pause of all.
+        self._paused = {name: None if pause in over else pause for name, pause in self._paused.items()}
         for pause in over:
             self._note("resume", pause.camera, pause.in_words, INSPECTING, NOBODY._replace(why="its time is over"))
         return True
@@ -202,10 +204,13 @@ def _without_end(changes: Iterable[Change]) -> list[Change]:
     """Return the pauses among these changes, the oldest first, whose end is not noted."""
     found: dict[str | None, Change] = {}
     for change in changes:
-        if change.kind in ("pause", "resume") and change.camera is None:
-            found.clear()
         if change.kind == "pause":
+            if change.camera is None:
+                found.clear()
             found[change.camera] = change
+        elif change.kind == "resume" and change.camera is None:
+            # `old` names the pauses that ended. If the time of a pause of all is over, a camera's own pause may go on.
+            found = {camera: pause for camera, pause in found.items() if pause.new not in change.old}
         elif change.kind == "resume":
             found.pop(change.camera, None)
     return list(found.values())

@@ -1,13 +1,16 @@
 """Pausing the inspection, with the real daemon: `anosegd pause` and `resume`."""
 
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 from support.anosegd_line import Daemon, Line, run_anosegd, wait_until
 
 from anosegd.client import Client, RefusedError
+from anosegd.inspection import pauses as pauses_module
 from anosegd.inspection.pauses import PauseRequest, Pauses
+from anosegd.journal import Journal, JournalConfig
 from anosegd.worker import Asker
 
 CAMERAS = """
@@ -158,3 +161,61 @@ def test_a_pause_of_all_holds_for_cameras_that_come_later() -> None:
     ask("top", 60)
     assert pauses.of("added") is None
     assert [answer["cameras"] for answer in answers] == [["side", "top"], ["top"], ["side"], ["top"]]
+
+
+class Clock:
+    """The monotonic clock by which pauses end."""
+
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time_ns(self) -> int:
+        return time.time_ns()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(pauses_module, "time", clock)
+    return clock
+
+
+def test_a_camera_inspects_when_its_own_pause_ends_within_a_pause_of_all(clock: Clock) -> None:
+    """Its own pause has replaced the pause of all, which goes on for the other cameras and returns for none."""
+    pauses = Pauses(None)
+    for camera, minutes in ((None, 60), ("side", 5)):
+        pauses.ask(PauseRequest(camera, minutes, Asker("Anna"), lambda _: None))
+        assert pauses.look_after(["top", "side"])
+    clock.now += 6 * 60
+    assert pauses.of("side") is None
+    assert pauses.look_after(["top", "side"])
+    assert not pauses.look_after(["top", "side"])
+    assert pauses.of("side") is None  # as before the main thread had noticed
+    assert pauses.of("top") is not None
+
+
+def test_a_restart_notes_the_end_of_a_pause_that_was_longer_than_the_pause_of_all(tmp_path: Path, clock: Clock) -> None:
+    """The end of a pause of all is no end of a camera's own pause that has replaced it."""
+    journal = Journal.open(JournalConfig(path=str(tmp_path / "verdicts.db")))
+    reader = journal.reader()
+
+    def noted() -> list[tuple[str, str | None, str]]:
+        return [(change.kind, change.camera, change.why) for change in reader.changes(10)]
+
+    try:
+        pauses = Pauses(journal)
+        for camera, minutes in ((None, 5), ("side", 60)):
+            pauses.ask(PauseRequest(camera, minutes, Asker("Anna"), lambda _: None))
+            assert pauses.look_after(["top", "side"])
+        clock.now += 6 * 60
+        assert pauses.look_after(["top", "side"])
+        assert (pauses.of("top"), pauses.of("side") is None) == (None, False)
+        wait_until(lambda: len(noted()) == 3, "the end of the pause of all is noted")
+        Pauses(journal).end_earlier()  # as the station does when it has started again
+        wait_until(lambda: len(noted()) > 3, "the end of the other pause is noted")
+        assert noted()[2:] == [("resume", None, "its time is over"), ("resume", "side", "the station was started again")]
+    finally:
+        reader.close()
+        assert journal.close()
