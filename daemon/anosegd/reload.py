@@ -65,16 +65,24 @@ class Reloads:
         self._check: _Check | None = None
 
     @property
+    def checking(self) -> bool:
+        """Whether a check is under way."""
+        return self._check is not None
+
+    @property
     def busy(self) -> bool:
         """Whether a check is requested or under way."""
-        return self._check is not None or not self._requests.empty()
+        return self.checking or not self._requests.empty()
 
     def ask(self, answer: Answer = no_answer) -> None:
         """Request a reload. Returns at once."""
         self._requests.put(answer)
 
     def accepted(self) -> Reloaded | None:
-        """Start a requested check, or finish an ended one. If the configuration is accepted, return it."""
+        """Start a requested check, or finish an ended one. If the configuration is accepted, return it.
+
+        Called often, while no swap is under way: the check relies on the bundle that inspects.
+        """
         if self._check is None and not self._requests.empty():
             self._check = _Check(self._reread, self._load, self._take_requests())
             self._check.start()

@@ -310,10 +310,12 @@ class Station:
         return None
 
     def _change_engines(self) -> str | None:
-        """Carry out swaps and reloads, and switches of recipes in turn with these. Return a reason to stop."""
+        """Carry out swaps, reloads and switches of recipes, one at a time. Return a reason to stop."""
         if not self._recipes.busy:
-            self._swaps.look_after()
-            if (reloaded := self._reloads.accepted()) is not None:
+            # A reload's check compares its bundle with the one that inspects, and makes that one ready for new cameras.
+            if not self._reloads.checking:
+                self._swaps.look_after()
+            if not self._swaps.busy and (reloaded := self._reloads.accepted()) is not None:
                 return self._continue_with(reloaded)
         if self._recipes.busy or not (self._swaps.busy or self._reloads.busy):
             return self._recipes.look_after()
@@ -345,7 +347,10 @@ class Station:
         return load_reloaded(config, self._config, self._inspector, self._swaps.bundle, self._heartbeat.bundle)
 
     def _continue_with(self, reloaded: Reloaded) -> str | None:
-        """Exchange cameras and bundle while the rest goes on. Return a reason to stop if more has changed, or on failure."""
+        """Exchange cameras and bundle while the rest goes on. Return a reason to stop if more has changed, or on failure.
+
+        No swap may be under way.
+        """
         config, now, recipe = reloaded.config, self._config, self._inspector.recipe
         logs.info("reload.accepted", changed=reloaded.engine is not None or config != now)
         if needs_restart(config, now, recipe):
@@ -362,6 +367,9 @@ class Station:
             return None
         if stuck:
             logs.error("daemon.stuck", threads=",".join(camera.thread_name for camera in stuck))
+            if reloaded.engine is not None:
+                reloaded.engine.close()
+            reloaded.answer("a camera does not end; the daemon stops")
             return "failure"
         self._heartbeat.notice = None
         self._use(msgspec.structs.replace(config, engine=now.engine))

@@ -1,32 +1,38 @@
 """The station when one of its own threads fails. It runs in this process, so that a test can cause the failure."""
 
+import dataclasses
 import os
 import socket
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
 import msgspec
 import pytest
-from support.anosegd_line import Line
-from support.tiny_bundle import good_part, write_tiny_bundle
+from support.anosegd_line import LIMIT_S, Line, wait_until
+from support.tiny_bundle import good_part, tiny_draft, write_tiny_bundle
 
+from anoseg_engines.bundle_writer import write_bundle
+from anoseg_engines.engine import Engine
 from anoseg_engines.errors import ConfigError, EngineError, PublishError
 from anoseg_engines.loading import load_engine
 from anoseg_engines.placement import InputSpec
 from anoseg_engines.runtimes.openvino_network import CompiledNetwork, Networks
 from anosegd import logs
-from anosegd.config import load_config
+from anosegd.config import Config, load_config
 from anosegd.heartbeat import SILENT_S
 from anosegd.inspection.inspector import Inspector
 from anosegd.inspection.loaded_engines import LoadedEngine, engine_name
 from anosegd.inspection.queue import InspectionQueue
+from anosegd.inspection.swap import Swaps
 from anosegd.part import Frame, Part
 from anosegd.publish.masks import MaskEncoder
 from anosegd.reload import Reloaded
 from anosegd.station import End, Station
 from anosegd.systemd import Notifier
+from anosegd.worker import NOBODY
 
 FOLDER = "top:\n  source: {kind: folder, path: images, loop: true, fps: 50}\n  policy: wait\n"
 
@@ -234,6 +240,142 @@ def test_a_reload_compiles_for_new_regions_before_its_cameras_start(line: Line) 
     assert station._load_reloaded(changed)[1] is None
     assert 4 in engine._runtime._networks.compiled  # type: ignore[attr-defined]
     engine.close()
+
+
+class Changes:
+    """A station that inspects no parts, in whose place the test runs the main loop's share of swaps and reloads.
+
+    Attributes:
+        answers: What was answered to whom, in this order; None for success.
+        go_on: Swaps load their bundles when it is set.
+        reread: What a reload reads.
+    """
+
+    def __init__(self, line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.store = line.folder / "store" / "tiny"
+        for threshold in (0.5, 0.4, 0.3):
+            write_bundle(self.store, dataclasses.replace(tiny_draft(), score_threshold=threshold))
+        self._line = line
+        self.answers: dict[str, str | None] = {}
+        self.go_on = threading.Event()
+        config = self.config(1)
+        self.reread: Callable[[], Config] = lambda: config
+        load = Swaps._load
+
+        def held(swaps: Swaps, path: Path, other_product: bool) -> Engine:
+            assert self.go_on.wait(LIMIT_S)
+            return load(swaps, path, other_product)
+
+        monkeypatch.setattr(Swaps, "_load", held)
+        self.station = Station(config, Notifier(), {}, lambda: self.reread())
+        self.station.open()
+        self.station._inspector.start()
+        wait_until(lambda: self.station._inspector.engine is not None, "the engine is loaded")
+
+    def config(self, version: int) -> Config:
+        """The station's configuration with this version of the bundle."""
+        return load_config(self._line.config(FOLDER, store=self.store / str(version), name=f"{version}.yaml"))
+
+    def swap(self, version: int) -> None:
+        bundle = str(self.store / str(version))
+        self.station._swaps.swap(bundle, False, lambda error: self.answers.update(swap=error), NOBODY)
+
+    def reload(self) -> None:
+        self.station._reloads.ask(lambda error: self.answers.update(reload=error))
+
+    def pass_on(self) -> None:
+        """Run the main loop's share once, and again after a reload's check if there is one."""
+        assert self.station._change_engines() is None
+        if (check := self.station._reloads._check) is not None:
+            assert check.join(LIMIT_S)
+            assert self.station._change_engines() is None
+
+    def finish(self) -> None:
+        """Run the main loop's share until both are answered."""
+
+        def answered() -> bool:
+            assert self.station._change_engines() is None
+            return len(self.answers) == 2
+
+        wait_until(answered, f"both answers, not only {self.answers}")
+
+    @property
+    def inspecting(self) -> tuple[str, str, str]:
+        """The bundle that inspects, the one that swaps and reloads believe to inspect, and the one that is configured."""
+        in_force = self.station._inspector.in_force
+        assert in_force is not None
+        return in_force.engine.bundle.label, self.station._swaps.bundle.label, self.station._heartbeat.bundle.label
+
+
+@pytest.fixture
+def changes(line: Line, config: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Changes]:
+    changes = Changes(line, monkeypatch)
+    yield changes
+    changes.go_on.set()
+    changes.station._stop("drain")
+
+
+def test_a_reload_during_a_swap_takes_the_configurations_bundle(changes: Changes) -> None:
+    """It waits for the swap, and then replaces the other bundle, although the file is the same."""
+    changes.swap(2)
+    changes.pass_on()
+    changes.reload()
+    changes.pass_on()  # a check would now find that the configuration's bundle still inspects
+    assert changes.answers == {}
+    changes.go_on.set()
+    changes.finish()
+    assert changes.answers == {"swap": None, "reload": None}
+    assert list(changes.answers) == ["swap", "reload"]
+    assert changes.inspecting == ("tiny/1", "tiny/1", "tiny/1")
+
+
+def test_a_swap_during_a_reload_comes_after_it(changes: Changes) -> None:
+    """It waits for the check and for the reload's own bundle."""
+    changes.go_on.set()
+    changes.config(3)
+    changes.reread = lambda: changes.config(3)
+    changes.reload()
+    assert changes.station._change_engines() is None
+    assert changes.station._reloads.busy
+    changes.swap(2)
+    changes.finish()
+    assert list(changes.answers) == ["reload", "swap"]
+    assert changes.answers == {"swap": None, "reload": None}
+    assert changes.inspecting == ("tiny/2", "tiny/2", "tiny/3")
+
+
+@pytest.mark.parametrize("first", ["swap", "reload"])
+def test_a_change_that_fails_holds_up_no_other(changes: Changes, first: str) -> None:
+    """A swap without bundle, and a reload of a file that is refused: the other one is carried out."""
+
+    def refuse() -> Config:
+        raise ConfigError("the file is refused")
+
+    if first == "swap":
+        changes.swap(9)
+        changes.pass_on()
+        changes.reload()
+    else:
+        changes.reread = refuse
+        changes.reload()
+        assert changes.station._change_engines() is None
+        changes.swap(2)
+    changes.go_on.set()
+    changes.finish()
+    assert changes.answers.pop(first) is not None
+    assert list(changes.answers.values()) == [None]
+    assert changes.inspecting == (("tiny/1", "tiny/1", "tiny/1") if first == "swap" else ("tiny/2", "tiny/2", "tiny/1"))
+
+
+def test_a_station_that_stops_answers_changes_that_wait(changes: Changes) -> None:
+    """A reload that waits for a swap, and the swap itself."""
+    changes.swap(2)
+    changes.pass_on()
+    changes.reload()
+    changes.pass_on()
+    changes.go_on.set()
+    changes.station._stop("drain")
+    assert set(changes.answers) == {"swap", "reload"}
 
 
 STUCK = {

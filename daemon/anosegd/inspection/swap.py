@@ -46,7 +46,7 @@ class _Request:
 
 
 class Swaps:
-    """Runs one swap at a time. Any thread calls `swap`, `roll_back` and `use`; everything else belongs to the main thread.
+    """Runs one swap at a time. Any thread calls `swap` and `roll_back`; everything else belongs to the main thread.
 
     A swap changes the engine of the recipe in force, and of all recipes that share it.
 
@@ -97,11 +97,15 @@ class Swaps:
         self._requests.put(_Request(answer, asker=asker))
 
     def use(self, engine: Engine, answer: Answer) -> None:
-        """Request that this engine inspects, which has passed its self-test. It is closed if it cannot."""
-        self._requests.put(_Request(answer, engine=engine))
+        """Have this engine inspect, which has passed its self-test. It is closed if it cannot. No swap may be under way.
+
+        Swaps that wait come after it, because the reload that asks for this engine has begun before them.
+        """
+        assert self._swap is None, "swaps and reloads take turns"
+        self._begin(_Request(answer, engine=engine))
 
     def look_after(self) -> None:
-        """Start a requested swap, or finish a swap that has ended. Called often."""
+        """Start a requested swap, or finish a swap that has ended. Called often, while no reload's check is under way."""
         if self._swap is None and not self._requests.empty():
             self._begin(self._requests.get_nowait())
         if self._swap is None or self._swap.alive:
@@ -131,10 +135,7 @@ class Swaps:
     def close(self, timeout_s: float) -> list[Worker]:
         """Refuse requests that still wait. Return the thread of a swap that does not end. After the inspector's end."""
         while not self._requests.empty():
-            request = self._requests.get_nowait()
-            if request.engine is not None:
-                request.engine.close()
-            request.answer("the daemon is ending")
+            self._requests.get_nowait().answer("the daemon is ending")
         swap, self._swap = self._swap, None
         if swap is None:
             return []
