@@ -87,6 +87,7 @@ class Station:
         self._loaded, self._inspected, self._begin_with = engine, inspected, recipe
         self._reloads = Reloads(reread, self._load_reloaded)
         self._successor: Successor | None = None
+        self._reloaded_cameras: list[str] = []  # that the last reload has opened or ended
         self._asked_to_drain = threading.Event()
         self._journal_changed = threading.Event()
         self._watchdog_at = self._status_at = 0.0
@@ -208,6 +209,7 @@ class Station:
                     drain=self._asked_to_drain.set,
                     engine=lambda: None if self._successor is not None else self._inspector.engine,
                     warning=self._warning_after,
+                    cameras=lambda: self._reloaded_cameras,
                     reload=self._reloads.ask,
                     swap=self._swaps.swap,
                     roll_back=self._swaps.roll_back,
@@ -352,6 +354,7 @@ class Station:
         No swap may be under way.
         """
         config, now, recipe = reloaded.config, self._config, self._inspector.recipe
+        self._reloaded_cameras = []
         logs.info("reload.accepted", changed=reloaded.engine is not None or config != now)
         if needs_restart(config, now, recipe):
             self._successor = Successor(config, reloaded.engine, self._history.all, recipe.key)
@@ -376,6 +379,7 @@ class Station:
         self._inspector.recipes, self._inspector.recipe = recipes, recipe
         self._recipes.reloaded(recipes)
         self._threshold_changes.note_configured(recipe, self._swaps.bundle, "read at a reload")
+        self._reloaded_cameras = changed
         if changed:
             logs.info("reload.cameras", changed=",".join(changed))
         if reloaded.engine is not None:

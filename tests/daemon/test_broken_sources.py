@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from support.anosegd_line import Line
+from support.anosegd_line import Line, run_anosegd
 from support.mjpeg_camera import jpeg_of, mjpeg_server
 from support.tiny_bundle import bad_part, good_part
 
@@ -84,6 +84,36 @@ def test_a_station_goes_on_when_a_video_ended_early(line: Line, more: str) -> No
     daemon.process.send_signal(1)
     line.listener.wait_for_state(lambda s: s["cameras"]["other"]["state"] == "running" and s["uptime_s"] > state["uptime_s"])
     assert daemon.terminate() == 0, daemon.log
+
+
+def test_a_reload_reads_a_file_again_that_ended_early(line: Line, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The configuration is unchanged: a camera that has finished stays as it is, and another one goes on."""
+    data = write_video(line.folder / "v.avi", 40)
+    (line.folder / "v.avi").write_bytes(data[: data.index(b"00dc", len(data) // 2)])
+    write_video(line.folder / "w.avi", 8)
+    cameras = film("film", "v.avi") + film("read", "w.avi") + film("other", "w.avi", ", loop: true, fps: 20")
+    config = line.config(cameras, more=f"control: {{endpoint: 'ipc://{tmp_path_factory.mktemp('c')}/ctl'}}")
+    daemon = line.run(config)
+
+    def wait_for_film(state: str) -> None:
+        states = {"film": state, "read": "finished", "other": "running"}
+        line.listener.wait_for_state(lambda s: {name: camera["state"] for name, camera in s["cameras"].items()} == states)
+
+    wait_for_film("lost")
+    (line.folder / "v.avi").write_bytes(data)
+    done = run_anosegd("reload", str(config))
+    assert (done.returncode, "opened again, added or removed: film\n" in done.stdout) == (0, True), done
+    wait_for_film("finished")
+    again = run_anosegd("reload", str(config))
+    assert (again.returncode, "opened again" in again.stdout) == (0, False), again
+    assert daemon.terminate() == 0, daemon.log  # the failure is over
+    line.listener.drain()
+    of = {name: [v["sequence"] for v in line.listener.verdicts if v["camera"] == name] for name in ("film", "read", "other")}
+    assert 50 < len(of["film"]) < 70  # those of the cut file, and 40
+    assert len(of["read"]) == 8
+    assert all(sequences == list(range(1, len(sequences) + 1)) for sequences in of.values())
+    running = [e["camera"] for e in daemon.events if e["event"] == "camera.running"]
+    assert {name: running.count(name) for name in of} == {"film": 2, "read": 1, "other": 1}
 
 
 def progressive_without_its_last_scans(image: np.ndarray) -> bytes:

@@ -103,6 +103,7 @@ class CameraSet:
     ) -> tuple[list[str], list[CameraSupervisor]]:
         """Change the cameras. Unchanged cameras go on, the others end, and new cameras take their places.
 
+        An unchanged camera that cannot go on by itself is opened again, see `CameraSupervisor.reload_opens_again`.
         Frames that wait are inspected with the configuration under which they were captured.
 
         Args:
@@ -111,13 +112,18 @@ class CameraSet:
             meanwhile: Called repeatedly while cameras end.
 
         Returns:
-            The names of cameras that ended, changed or are new; and cameras that do not end, in which case none was started.
+            The names of cameras that ended, were opened again or are new; and cameras that do not end, in which case none was
+            started.
 
         Raises:
             ConfigError: A file that a new configuration names cannot be used. Nothing has changed.
         """
         before = {camera.name: camera for camera in self.all}
-        names = [name for name, config in recipe.cameras.items() if name not in before or before[name].config != config]
+        names = [
+            name
+            for name, config in recipe.cameras.items()
+            if name not in before or before[name].config != config or before[name].reload_opens_again
+        ]
         fresh = self._load_new(recipe, names)
         same = {name: replace(camera.in_force, recipe=recipe) for name, camera in before.items()}
         return self._replace(recipe, fresh, same, hand_over=hand_over, meanwhile=meanwhile)

@@ -36,6 +36,7 @@ class Intake:
         position: The position of the next part in a file or folder.
         last_file: The file of the part before that, in a folder.
         size: Height and width of a live camera's first frame.
+        wrong_size: Whether the camera's last frame had another size.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Intake:
         self.position = 0
         self.last_file: str | None = None
         self.size: tuple[int, int] | None = None
+        self.wrong_size = False
         self._name, self._queue, self._publisher, self._pause = name, queue, publisher, pause
         self._reading: Reading | None = None  # the file that is being decoded
         self._suspect: int | None = None  # position of the file at which the capture process ended before
@@ -78,6 +80,7 @@ class Intake:
             return
         self.count_lost(message.lost)
         self.size = self.size or message.shape[:2]
+        self.wrong_size = False
         presence = self.parts.at(origin.captured_ns).presence
         if presence is not None and not presence(image):
             self.position, self.last_file = origin.position + 1, origin.source
@@ -114,13 +117,20 @@ class Intake:
             CameraError: The message is invalid.
         """
         part = self._part(message.origin)
+        unknown = Unknown(_reason(message), message.detail)
+        if unknown.reason not in ("unreadable", "overrun"):  # which say nothing about the frame's size
+            self.wrong_size = unknown.reason == "image_size"
         if (pause := self._pause()) is not None:
             self._close_part(part, message.origin, pause.unknown)
             return
-        unknown = Unknown(_reason(message), message.detail)
         if unknown.reason != "overrun":  # which is counted
             self._not_captured_log.warning(camera=self._name, part=part.part_id, reason=unknown.reason, error=message.detail)
         self._close_part(part, message.origin, unknown)
+
+    def repeats(self) -> None:
+        """Count a frame that is no new part. It equals the one of the part before, so it has the right size."""
+        self.repeated += 1
+        self.wrong_size = False
 
     def count_lost(self, lost: int) -> None:
         """Count frames that the capture process discarded."""

@@ -181,6 +181,14 @@ class CameraSupervisor(Worker):
         return self._state == "finished" or self._gave_up
 
     @property
+    def reload_opens_again(self) -> bool:
+        """Whether a reload opens the camera again even if its configuration is unchanged: it cannot go on by itself.
+
+        It has been given up, or its frames have another size than its first one. A camera that has finished stays as it is.
+        """
+        return self._gave_up or self._intake.wrong_size
+
+    @property
     def waits_for_triggers(self) -> bool:
         """Whether `trigger` makes parts."""
         return isinstance(self.config.trigger, SoftwareTrigger)
@@ -410,7 +418,7 @@ class CameraSupervisor(Worker):
         elif isinstance(message, Captured):
             self._intake.captured(process, message)
         elif isinstance(message, Repeated):
-            self._intake.repeated += 1
+            self._intake.repeats()
         elif isinstance(message, Remarks):
             self._take_remarks(message)
         elif isinstance(message, Uncaptured):

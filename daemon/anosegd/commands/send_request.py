@@ -51,6 +51,8 @@ def main(options: argparse.Namespace) -> int:
             engine = _engine_after_restart(client, run_id)
     result = f"inspecting with {engine['name']}/{engine['version']} (digest {engine['digest'][:12]})" if engine else "done"
     sys.stdout.write(f"{command}: {result if command != 'prove' else 'done'}\n")
+    if cameras := answer.get("cameras"):
+        sys.stdout.write(f"  cameras opened again, added or removed: {', '.join(cameras)}\n")
     if warning := answer.get("warning"):
         sys.stderr.write(f"anosegd: warning: {warning}\n")
     return 0

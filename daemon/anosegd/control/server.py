@@ -96,6 +96,7 @@ class Control(Worker):
         drain: Callable[[], None],
         engine: Callable[[], EngineName | None],
         warning: Callable[[SlowRequest], str | None] = lambda _: None,
+        cameras: Callable[[], list[str]] = list,
         reload: Callable[[Answer], None],
         swap: Callable[[str, bool, Answer, Asker], None],
         roll_back: Callable[[Answer, Asker], None],
@@ -115,6 +116,7 @@ class Control(Worker):
             drain: Asks the station to stop.
             engine: Returns the name of the engine that inspects; None if the station restarts now.
             warning: Returns what an operator should know about the bundle that a finished request took; None if nothing.
+            cameras: Returns the names of the cameras that a finished reload has opened or ended.
             reload, prove: Ask the station for this, and name the function to call with the answer.
             roll_back: As `reload`, and with who asks.
             swap: As `roll_back`, and with the bundle's path and whether it may be of another product.
@@ -130,7 +132,7 @@ class Control(Worker):
         self._state, self._drain, self._reload = state, drain, reload
         self._swap, self._roll_back, self._prove, self._trigger = swap, roll_back, prove, trigger
         self._set_threshold, self._pause, self._recipe = set_threshold, pause, recipe
-        self._engine, self._warning = engine, warning
+        self._engine, self._warning, self._cameras = engine, warning, cameras
         self._guard = guard
         self._reader: JournalReader | None = None
         self._rates = Rates()
@@ -277,8 +279,10 @@ class Control(Worker):
             if error is not None:
                 self._late_replies.put((number, error_reply(request.id, "refused", error)))
             else:
-                found = {"ok": True, "engine": self._engine(), "warning": self._warning(request)}
-                self._late_replies.put((number, {key: value for key, value in found.items() if key != "warning" or value}))
+                cameras = self._cameras() if isinstance(request, ReloadRequest) else []
+                found = {"ok": True, "engine": self._engine(), "warning": self._warning(request), "cameras": cameras}
+                optional = ("warning", "cameras")
+                self._late_replies.put((number, {key: value for key, value in found.items() if key not in optional or value}))
 
         def accepted(details: dict[str, Any]) -> None:
             self._late_replies.put((number, {"ok": True, **details}))

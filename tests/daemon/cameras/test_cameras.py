@@ -298,6 +298,35 @@ def test_changed_resolution(line: Line) -> None:
     assert {v["outcome"] for v in after} == {"UNKNOWN"}
 
 
+def test_a_reload_accepts_another_resolution(line: Line, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Although the file is unchanged: the camera is opened again, its new size counts, and another camera goes on."""
+    write_images(line.folder / "images", 2)
+    control = f"control: {{endpoint: 'ipc://{tmp_path_factory.mktemp('c')}/ctl'}}"
+    small = threading.Event()
+    with mjpeg_server(0, lambda i: noisy(i, 32, 48) if small.is_set() else noisy(i)) as port:
+        cameras = f"eye:\n  source: {{kind: url, url: 'http://127.0.0.1:{port}/'}}\n"
+        cameras += "other:\n  source: {kind: folder, path: images, loop: true, fps: 20}\n  policy: wait\n"
+        config = line.config(cameras, more=control)
+        daemon = line.run(config)
+        line.listener.wait_for(lambda m: m.topic == "verdict.eye")
+        small.set()
+        (pid, _) = daemon.capture_pids()
+        os.kill(pid, signal.SIGKILL)
+        before = line.listener.wait_for(lambda m: m.topic == "verdict.eye" and m.header["reason"] == "image_size").header
+        done = run_anosegd("reload", str(config))
+        assert (done.returncode, "opened again" in done.stdout and "eye" in done.stdout) == (0, True), done
+        line.listener.wait_for(lambda m: m.topic == "verdict.eye" and m.header["score"] is not None)
+        again = run_anosegd("reload", str(config))
+        assert (again.returncode, "eye" in again.stdout) == (0, False), again
+        assert daemon.terminate() == 0
+    assert [e["changed"] for e in daemon.events if e["event"] == "reload.cameras"] == ["eye"]
+    running = [e["camera"] for e in daemon.events if e["event"] == "camera.running"]
+    assert running.count("other") == 1
+    assert {v["run_id"] for v in line.listener.verdicts} == {before["run_id"]}
+    sequences = [v["sequence"] for v in line.listener.verdicts if v["camera"] == "eye"]
+    assert sequences == sorted(set(sequences))
+
+
 def test_turned_image_and_millimetres(line: Line) -> None:
     """Rotation comes first: the defect's position is that in the turned image, and its size is given in mm too."""
     (line.folder / "images").mkdir()
