@@ -142,7 +142,7 @@ def test_settings_of_the_unit_are_as_the_page_says() -> None:
 def test_log_events_equal_the_code() -> None:
     """docs/operating.md lists every event that the daemon logs."""
     source = "".join(path.read_text() for path in (REPOSITORY / "daemon" / "anosegd").rglob("*.py"))
-    logged = set(re.findall(r'(?:logs\.(?:info|warning|error)|Throttles?)\(\s*f?"([a-z]+\.[a-z_{}]+)"', source))
+    logged = set(re.findall(r'(?:logs\.(?:info|warning|error)|\blog|Throttles?)\(\s*f?"([a-z]+\.[a-z_{}]+)"', source))
     assert "camera.{state}" in logged
     logged = (logged - {"camera.{state}"}) | {"camera.running", "camera.finished", "camera.stopped"}
     documented = {event for row in table(OPERATING, "Log events") for event in re.findall(r"`([a-z]+\.[a-z_]+)`", row[0])}
