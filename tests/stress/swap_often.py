@@ -52,9 +52,16 @@ class Seen(threading.Thread):
 
 
 def resources(pid: int) -> tuple[float, int, int]:
-    """Resident memory in MB, number of descriptors, number of threads."""
+    """Resident memory in MB, number of descriptors, number of threads.
+
+    The journal and the control socket open files for moments, so the least of several counts of descriptors is taken.
+    """
     proc = Path(f"/proc/{pid}")
-    return resident_mb(pid), len(list((proc / "fd").iterdir())), len(list((proc / "task").iterdir()))
+    descriptors = []
+    for _ in range(20):
+        descriptors.append(len(list((proc / "fd").iterdir())))
+        time.sleep(0.05)
+    return resident_mb(pid), min(descriptors), len(list((proc / "task").iterdir()))
 
 
 def swap_often(swaps: int) -> list[str]:
@@ -84,7 +91,7 @@ def swap_often(swaps: int) -> list[str]:
                         client.request("rollback")
                     else:
                         client.request("swap", bundle=str(store / "2"))
-                    show(f"{i + 1} swaps, {len(seen.verdicts)} verdicts, {resources(daemon.pid)[0]:.0f} MB")
+                    show(f"{i + 1} swaps, {len(seen.verdicts)} verdicts, {resident_mb(daemon.pid):.0f} MB")
                 after = resources(daemon.pid)
                 engine = client.status()["engine"]
             daemon.send_signal(signal.SIGTERM)
