@@ -28,6 +28,8 @@ from anosegd.recipes import RecipeSwitches
 
 SILENT_S = 10.0
 """A thread that has not answered for this long hangs."""
+TOGETHER_S = 0.01
+"""Two clocks count as read at one moment if this time at most is between."""
 
 
 class Heartbeat:
@@ -68,8 +70,7 @@ class Heartbeat:
     def describe(self) -> wire.State:
         """Return the whole heartbeat."""
         state, detail = self.state()
-        # The two clocks are read together: a client sees by their difference whether the wall clock was set.
-        wall_ns, uptime_s = time.time_ns(), time.monotonic() - self._started
+        wall_ns, monotonic_s = _both_clocks()
         return wire.State(
             station=self.config.station,
             journal_id=self._journal.journal_id if self._journal else self._identity.journal_id,
@@ -79,7 +80,7 @@ class Heartbeat:
             state=state,
             detail=_masked(detail),
             reload_error=_masked(self.notice),
-            uptime_s=round(uptime_s, 3),
+            uptime_s=round(monotonic_s - self._started, 3),
             last_seq=self._publisher.last_seq,
             counts=self.counts(),
             masks_dropped=self._publisher.masks_dropped,
@@ -194,6 +195,19 @@ class Heartbeat:
             recipe=camera.config.recipe,
             trigger=str(type(camera.config.trigger).__struct_config__.tag),
         )
+
+
+def _both_clocks() -> tuple[int, float]:
+    """Read the wall clock (Unix time, ns) and the monotonic clock (s) at one moment.
+
+    A client sees by their difference whether the wall clock was set, so they are read again if this thread was held up between.
+    """
+    for _ in range(100):
+        before = time.monotonic()
+        wall_ns = time.time_ns()
+        if time.monotonic() - before < TOGETHER_S:
+            break
+    return wall_ns, before
 
 
 def _masked(text: str | None) -> str | None:

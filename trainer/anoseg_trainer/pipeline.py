@@ -123,6 +123,7 @@ def fit(
         cv2.setNumThreads(cores)
     _create_folder(work)
     with alone_in(work), StatusFile(work, TrainingKey.of(data, target, config, seed=seed, quick=quick)) as status:
+        status.write()
 
         def show(now: Status) -> None:
             status.training(
@@ -171,7 +172,6 @@ def _fit(
     paths = find_good_images(data)
     sizes = sizes_from_headers(paths) or read_good_images(paths).sizes_hw
     chosen_input = choose_input(config.input, sizes)
-    status.write()
     with PartStoreWriter(work / "parts.u8", chosen_input.spec) as writer:
         images = read_good_images(paths, writer.add)
         store = writer.finish()

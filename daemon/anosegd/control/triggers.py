@@ -147,6 +147,8 @@ class Triggers:
                 number = self._journal.accept(
                     name, part_id, at_wall_ns, noted, request_id=request_id, recipe=asked.recipe
                 ).number
+                if self._journal.hang is not None:  # its sender must not wait until the disk answers
+                    request.noted()
             except JournalError:  # the part is inspected without the journal; answer and verdict both say so
                 request.noted()
         self._cameras[name].trigger(Trigger(part_id, at_ns, at_wall_ns, number, asked.recipe))

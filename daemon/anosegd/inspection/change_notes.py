@@ -14,7 +14,8 @@ def note_change(journal: Journal, change: Change, done: Callable[[bool], None] =
     Args:
         journal: Where it is recorded.
         change: The change.
-        done: Called once, on any thread, with whether it was recorded.
+        done: Called once, on any thread, with whether it was recorded. While the journal's disk hangs, it is called at once,
+            with False, although the change is recorded if the disk answers again.
 
     Returns:
         False if it is known at once that it cannot be recorded.
@@ -22,8 +23,11 @@ def note_change(journal: Journal, change: Change, done: Callable[[bool], None] =
 
     def end(error: Exception | None) -> None:
         _log_failure(error)
-        done(error is None)
+        if not answered:
+            done(error is None)
 
+    if answered := journal.hang is not None:
+        done(False)
     try:
         journal.note(change, end)
     except JournalError as error:

@@ -182,18 +182,6 @@ def test_a_deadline_does_not_wait_for_the_journal(journal: Journal) -> None:
     eventually(lambda: bench.kept() == {1: "UNKNOWN"})
 
 
-def test_a_deadline_does_not_wait_for_other_cameras(journal: Journal) -> None:
-    """At its deadline, a verdict is sent before that of another camera, which has a lower number and waits for the journal."""
-    bench = Bench(journal)
-    with writing_blocked(journal.path):
-        bench.add(part(1, camera="a"), passed())
-        bench.add(part(1, camera="b", deadline_s=0.1), passed())
-        time.sleep(0.15)
-        assert bench.sent() == [(2, "UNKNOWN", "deadline", False)]
-    bench.wait_for_answers(2)
-    assert bench.sent() == [(1, "PASS", None, True)]
-
-
 class HangingDisk:
     """The journal's writes wait, and neither succeed nor fail, until `answer`."""
 
@@ -262,6 +250,18 @@ def test_a_disk_that_hangs_holds_no_verdict_back(
     eventually(lambda: bench.kept() == dict.fromkeys((1, 2, 3, 4), outcome[0]))
     events = [record.getMessage() for record in caplog.records]
     assert [event for event in events if event in ("journal.hung", "journal.answers")] == ["journal.hung", "journal.answers"]
+
+
+def test_a_deadline_does_not_wait_for_other_cameras(journal: Journal, hanging_disk: HangingDisk) -> None:
+    """At its deadline, a verdict is sent before that of another camera, which has a lower number and waits for the journal."""
+    bench = Bench(journal)
+    bench.add(part(1, camera="a"), passed())
+    bench.add(part(1, camera="b", deadline_s=0.1), passed())
+    time.sleep(0.15)
+    assert bench.sent() == [(2, "UNKNOWN", "deadline", False)]
+    hanging_disk.answer()
+    bench.wait_for_answers(2)
+    assert bench.sent() == [(1, "PASS", None, True)]
 
 
 def test_a_verdict_waits_for_its_commit_for_a_limited_time(

@@ -50,6 +50,17 @@ def test_parts_in_wide_and_tall_images_are_turned(tmp_path, wide):
     assert variation.rotation_deg == 180, notes
 
 
+@pytest.mark.parametrize("n", [40, 300])
+@pytest.mark.parametrize("aspect", [1, 4, 8])
+def test_surfaces_are_not_turned(tmp_path, n, aspect):
+    """Surfaces without a direction look alike at any angle to nobody, however narrow their images are."""
+    rng = np.random.default_rng(0)
+    images = [
+        cv2.GaussianBlur(rng.normal(128, 200, (48, 48 * aspect)), (0, 0), 2).clip(0, 255).astype(np.uint8) for _ in range(n)
+    ]
+    assert poses(tmp_path / "surfaces", images)[0].rotation_deg <= 4
+
+
 def test_few_parts_that_lie_any_way_round_are_turned(tmp_path):
     """A dozen images have no near neighbours at most angles, and still show that every angle is normal."""
     angles = np.random.default_rng(3).uniform(0, 360, 12)

@@ -26,7 +26,6 @@ from anoseg_engines.result_files import try_folder
 from anoseg_engines.words import counted
 from anoseg_trainer.config import TrainConfig, load_config, with_limits
 from anoseg_trainer.data.good_images import find_good_images
-from anoseg_trainer.fit_status import read_status
 from anoseg_trainer.tables import table
 
 if TYPE_CHECKING:
@@ -52,14 +51,15 @@ def run(options: argparse.Namespace) -> None:
     config = with_limits(load_config(options.config), minutes=options.minutes, steps=options.steps)
     if options.false_reject is not None:
         config = msgspec.structs.replace(config, false_reject=options.false_reject)
+    if options.release and not options.go_on and (released := read_releases(options.out)):
+        raise ConfigError(
+            f"--release is for a first version: version {released[-1].version} of {options.out} is released already",
+            hint="train without --release and look at the new version; `anoseg-engine release` then makes it current",
+        )
     if options.go_on and options.resume:
         raise ConfigError("--resume and --go-on: give one of them", hint="--go-on resumes if there is a checkpoint")
     find_good_images(options.data)
     work = options.work or default_work(options.out, resume=options.resume or options.go_on)
-    if options.release and (released := read_releases(options.out)):
-        made = read_status(work) if options.go_on else None  # by an earlier start of this command
-        if made is None or made.figures is None or made.figures.digest != released[-1].digest:
-            raise _not_a_first_version(options.out)
     try_folder(options.out, "--out")
     try_folder(work, "--work")
 
@@ -92,17 +92,11 @@ def run(options: argparse.Namespace) -> None:
     elif not (released := read_releases(options.out)):
         release_version(options.out, fitted.bundle.manifest.version, fitted.bundle.digest)
         print(f"released: {options.out} means this version")
-    elif released[-1].digest == fitted.bundle.digest:
+    elif released[-1].digest == fitted.bundle.digest:  # by an earlier start of this command, with --go-on
         print(f"released already: {options.out} means this version")
     else:
-        raise _not_a_first_version(options.out)
-
-
-def _not_a_first_version(out: Path) -> ConfigError:
-    return ConfigError(
-        f"--release is for a first version: version {read_releases(out)[-1].version} of {out} is released already",
-        hint="train without --release and look at the new version; `anoseg-engine release` then makes it current",
-    )
+        print(f"--release is for a first version: version {released[-1].version} of {options.out} is released already")
+        print(how_to_release(fitted.bundle))
 
 
 def _rank_of_torchrun() -> int | None:

@@ -35,7 +35,7 @@ def choose_input(given: InputConfig, sizes_hw: Sizes) -> InputConfig:
     Parts shrink only as far as the running time requires. The network sees each whole image. If all have one aspect ratio,
     the input has that shape. If not, the input holds three quarters of the images as they are, and each is letterboxed into
     it. Images that would shrink below `MIN_SCALE`, or that differ very much in shape, are cut into tiles at one scale; so are
-    all if a scale is given. If one side is given, the other one follows from the images' shape.
+    all if a scale is given. If one side of a whole input is given, the other one follows from the images' shape.
 
     Raises:
         ConfigError: The given sides, scale and overlap do not fit together.
@@ -91,5 +91,9 @@ def describe_input(given: InputConfig, chosen: InputConfig, sizes_hw: Sizes) -> 
     size = f"{chosen.width}×{chosen.height}"
     if chosen.mode == "resize":
         return f"the whole part is shown at {size} pixels (images: median {width}×{height})"
-    why = f", because the images (median {width}×{height}) differ in shape or are large" if given.mode == "auto" else ""
+    why = (
+        f", because the images (median {width}×{height}) differ in shape or are large"
+        if given.mode == "auto" and given.scale is None
+        else ""
+    )
     return f"parts are cut into tiles of {size} pixels at scale {chosen.scale:g}{why}"

@@ -25,6 +25,8 @@ FEW_POSE = 1.05
 """The same distance with fewer than `FEW` images, which have no near neighbours. A single angle says little then, so the mean
 over angles counts: 0.70 to 0.93 for 16 or 20 images of mvtec_screw, 1.24 or more for 20 tiles of magnetic_tile."""
 ANY_ROTATION = 180.0
+WIDEST = 2.0
+"""The aspect ratio up to which turned images are compared within the disc that no rotation moves out of them."""
 ANGLES = (45, 90, 135, 225, 270, 315)
 """The angles at which parts are compared, in degrees."""
 PROBES = 200
@@ -146,8 +148,9 @@ class _PoseComparison:
         self._aspect = float(np.median(sizes[:, 1] / sizes[:, 0]))
         y, x = np.mgrid[0:THUMBNAIL, 0:THUMBNAIL] - (THUMBNAIL - 1) / 2
         self._disc = (x * x + y * y <= (THUMBNAIL / 2) ** 2).astype(np.float32)
-        # The disc that no rotation moves out of the image: its diameter is the image's shorter side.
-        wide, tall = max(self._aspect, 1.0), max(1 / self._aspect, 1.0)
+        # The disc that no rotation moves out of the image: its diameter is the image's shorter side. In very wide and tall
+        # images so few pixels of a thumbnail are in it that unrelated images look alike. There it is wider.
+        wide, tall = (min(max(side, 1.0), WIDEST) for side in (self._aspect, 1 / self._aspect))
         self._inner = ((wide * x) ** 2 + (tall * y) ** 2 <= (THUMBNAIL / 2) ** 2).astype(np.float32)
         self._thumbnails = images.thumbnails.reshape(-1, THUMBNAIL, THUMBNAIL)
         self._units = self._unit_vectors(self._thumbnails, self._disc)
