@@ -31,7 +31,7 @@ def test_the_line_learns_that_the_disk_hangs(line: Line) -> None:
     assert not state["journal"]["working"]
     with Client(line.endpoint, control) as client:  # nobody who asks for something waits for the disk
         assert client.request("trigger", camera="hand", part_id="4711")["durable"] is False
-        assert client.pause(5, who="Anna", camera="hand")["durable"] is False
+        assert client.pause(5, who="Anna", camera="hand")["cameras"] == ["hand"]
     assert listener.wait_for(lambda m: m.topic == "verdict.hand").header["part_id"] == "4711"
     # About a hundred parts had waited. Those after them do not wait.
     listener.wait_for(lambda m: m.topic == "verdict.top" and m.header["seq"] > unknown["seq"] + 120)
