@@ -176,8 +176,16 @@ def decode(data: bytes) -> DecodedImage:
 
 
 def decode_stored(data: bytes, flags: int) -> NDArray[Any] | None:
-    """Decode an image with OpenCV, without turning it by its EXIF orientation. Return None if OpenCV cannot decode it."""
-    stored = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
+    """Decode an image with OpenCV, without turning it by its EXIF orientation. Return None if OpenCV cannot decode it.
+
+    Raises:
+        DataError: It has too many pixels for OpenCV or for the memory.
+    """
+    try:
+        stored = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
+    except (cv2.error, MemoryError) as error:
+        what = "the image has too many pixels" if isinstance(error, MemoryError) or "PIXELS" in str(error) else str(error)
+        raise DataError(f"{what} ({len(data)} bytes)", hint="cut it into smaller images") from error
     if stored is not None and is_tiff(data):  # the one format that OpenCV turns all the same
         return as_stored(stored, tiff_pages(data).orientation)
     return stored

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from anoseg_engines.errors import DataError
-from anoseg_engines.image_structure import StructureError, check_structure, has_more_pages
+from anoseg_engines.image_structure import StructureError, check_structure, has_more_pages, tiff
 from anoseg_engines.images import decode, read_image
 
 END = b"\xff\xd9"
@@ -269,6 +269,15 @@ def test_a_tiff_with_missing_strips_is_refused(kind: str, damage: str) -> None:
 def test_a_whole_tiff_is_read(kind: str) -> None:
     """Strips, compressions and 64-bit offsets are all read, and give the same pixels."""
     assert (decode(TIFFS[kind]).image == photo()).all()
+
+
+def test_a_large_compressed_tiff_is_not_called_damaged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow's own limit is far below OpenCV's."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert (decode(TIFFS["lzw"]).image == photo()).all()
+    monkeypatch.setattr(tiff, "MAX_PIXELS", 100)
+    with pytest.raises(DataError, match="the TIFF image has too many pixels"):
+        decode(TIFFS["lzw"])
 
 
 def test_a_preview_in_a_tiff_is_no_further_page() -> None:

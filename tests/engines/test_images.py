@@ -1,5 +1,7 @@
 """Reading image files of all kinds, and refusing those that cannot be read."""
 
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -113,6 +115,20 @@ def test_a_jpeg_header_that_names_a_huge_image_is_refused() -> None:
     data[size : size + 4] = b"\xff\xdc\xff\xdc"
     with pytest.raises(DataError, match="65500×65500 pixels are too many"):
         decode_jpeg(bytes(data))
+
+
+def test_an_image_with_too_many_pixels_is_refused(tmp_path: Path) -> None:
+    """A whole PNG image of 136 kB, with more pixels than OpenCV decodes."""
+    side = 33_000
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0))
+    rows = chunk(b"IDAT", zlib.compress(bytes((1 + side // 8) * side), 6))
+    (tmp_path / "huge.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + rows + chunk(b"IEND", b""))
+    with pytest.raises(DataError, match=r"huge\.png: the image has too many pixels"):
+        read_image(tmp_path / "huge.png")
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif"])

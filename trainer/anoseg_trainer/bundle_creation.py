@@ -25,6 +25,7 @@ from anoseg_trainer.int8_network import NotProvedError, int8_network
 from anoseg_trainer.model.detector import MEMORY, NETWORK, NO_LEVEL, PLACES, WHOLE_IMAGE, Detector
 from anoseg_trainer.model.export import onnx_from_detector
 from anoseg_trainer.model.inference import predict_part
+from anoseg_trainer.recalibration import missing_verdicts
 from anoseg_trainer.thresholds import ScoreThreshold, conformal_threshold, describe_threshold, pixel_threshold
 from anoseg_trainer.training import TrainingResult
 from anoseg_trainer.training_record import GOOD_VALUES, Product, training_record
@@ -114,6 +115,9 @@ def create_bundle(
     golden.add(calibration_parts)
     golden.add(case.image for case in product.cases if case.label is not None)
     golden.add(case.image for case in product.cases if case.label is None)
+    samples = golden.samples()
+    for text in missing_verdicts(samples):
+        on_note(text)
     draft = BundleDraft(
         product=target.name,
         input=spec,
@@ -129,7 +133,7 @@ def create_bundle(
         metrics=_metrics(validation, caught),
         training=training,
         model_onnx=onnx_from_detector(detector, spec),
-        golden=golden.samples(),
+        golden=samples,
         origin=Origin(command="fit"),
     )
     return CreatedBundle(

@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from anoseg_engines.bundle import NOT_PROMISED, Bundle, GoldenSample, load_bundle, store_of
+from anoseg_engines.bundle import INT8, NOT_PROMISED, Bundle, GoldenSample, load_bundle, store_of
+from anoseg_engines.errors import ConfigError
 from anoseg_engines.runtimes.tensorrt.plan_store import PlanStore
 from anoseg_trainer.data.good_images import CALIBRATION_DIGESTS, DIGEST, GoodImages, find_good_images, read_good_images
 from anoseg_trainer.data.parts import Parts, find_parts
@@ -167,11 +168,24 @@ def rejudged(
     return kept, notes
 
 
+def check_runtime(runtime: str) -> None:
+    """Refuse the INT8 network as the source of a threshold: the next version, which gets the threshold, has none.
+
+    Raises:
+        ConfigError: It is `cpu-int8`.
+    """
+    if runtime == f"cpu-{INT8}":
+        raise ConfigError(
+            f"--runtime {runtime}: the next version has no INT8 network, so its scores say nothing about that version",
+            hint="use --runtime cpu",
+        )
+
+
 def missing_verdicts(kept: Iterable[GoldenSample]) -> list[str]:
-    """Say which verdict no golden sample has any more."""
+    """Say which verdict no golden sample has."""
     left = {sample.verdict for sample in kept}
     return [
-        f"no golden image with the verdict {verdict} is left: the bundle's self-test checks less"
+        f"no golden image has the verdict {verdict}: the bundle's self-test checks less"
         for verdict in ("PASS", "FAIL")
         if verdict not in left
     ]

@@ -5,6 +5,7 @@
 
 from anoseg_engines.bundle.manifest import (
     INT8,
+    INT8_TOLERANCE,
     MANIFEST,
     NAME,
     NOT_PROMISED,
@@ -46,6 +47,7 @@ from anoseg_engines.bundle.releases import (
 __all__ = [
     "INT8",
     "INT8_MODEL",
+    "INT8_TOLERANCE",
     "MANIFEST",
     "MODEL",
     "NAME",

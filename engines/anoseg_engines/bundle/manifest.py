@@ -114,6 +114,10 @@ class Int8Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     score: float
 
 
+INT8_TOLERANCE = GoldenTolerance(map_p999=0.1, score=0.03)
+"""The largest differences of an INT8 network from its golden maps and scores, which its self-test allows."""
+
+
 class Int8Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A second network of the bundle, whose convolutions compute in INT8. Its verdicts on the golden images are the same.
 
@@ -125,7 +129,7 @@ class Int8Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """
 
     golden: Annotated[list[Int8Golden], Meta(min_length=1)]
-    golden_tolerance: GoldenTolerance = GoldenTolerance(map_p999=0.1, score=0.03)
+    golden_tolerance: GoldenTolerance = INT8_TOLERANCE
     image_auroc: float
     image_auroc_of_first: float
 

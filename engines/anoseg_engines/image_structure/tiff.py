@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from anoseg_engines.image_structure.structure import StructureError, check_begins_once
 
+MAX_PIXELS = 1 << 30
+"""As many as OpenCV decodes."""
 MAX_PAGES = 10_000
 """A damaged file may have a chain of directories without an end."""
 MAX_VALUES = 10_000_000
@@ -139,12 +141,15 @@ def _decompress(data: bytes) -> None:
     """
     from PIL import Image  # here, because no other image needs it, and a camera's process should start fast
 
+    Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow refuses images of twice as many pixels
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data), formats=["TIFF"]) as image:
                 image.load()
-    except (OSError, ValueError, SyntaxError, TypeError, KeyError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise StructureError("the TIFF image has too many pixels") from error
+    except (OSError, ValueError, SyntaxError, TypeError, KeyError) as error:
         raise StructureError(f"a strip of the TIFF image is damaged: {error}") from error
 
 

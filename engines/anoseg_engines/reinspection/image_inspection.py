@@ -180,5 +180,7 @@ def _pixels(path: Path) -> tuple[Image, Region]:
     if path.suffix.lower() == SUFFIX:
         data, region = read_picture(path)
         return decode_image(data, path).image, region
-    image = decode_image(read_bytes(path), path).image
-    return image, Region(0, 0, image.shape[1], image.shape[0])
+    decoded = decode_image(read_bytes(path), path)
+    if decoded.more_pages:  # as on the line: only the first page would be judged
+        raise DataError(f"{path}: the file has several pages, and only one can be inspected", hint="save each page as a file")
+    return decoded.image, Region(0, 0, decoded.image.shape[1], decoded.image.shape[0])

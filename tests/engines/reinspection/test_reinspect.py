@@ -357,6 +357,17 @@ def test_not_one_image_can_be_read(store: Path, tmp_path: Path) -> None:
     assert [row["outcome"] for row in rows_of(tmp_path / "out")] == ["UNKNOWN"] * 2
 
 
+def test_a_file_with_several_pages_is_not_judged_by_the_first(store: Path, tmp_path: Path) -> None:
+    """As on the line: it is UNKNOWN."""
+    (tmp_path / "images").mkdir()
+    cv2.imwritemulti(str(tmp_path / "images" / "two.tif"), [good_part(), bad_part()])
+    cv2.imwrite(str(tmp_path / "images" / "one.tif"), good_part())
+    done = reinspect(store, tmp_path / "images", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert [row["outcome"] for row in rows_of(tmp_path / "out")] == ["PASS", "UNKNOWN"]
+    assert "the file has several pages" in done.stdout
+
+
 def test_images_that_could_not_be_read_are_read_again(store: Path, images: Path, tmp_path: Path) -> None:
     """After a network drive was away, --retry-unreadable inspects the shards of its images again, and no others."""
     out = tmp_path / "out"

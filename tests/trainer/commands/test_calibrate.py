@@ -77,6 +77,14 @@ def test_a_new_threshold_is_a_new_version(tmp_path):
     assert [(g.verdict, round(g.score, 2)) for g in after.manifest.golden] == [("PASS", 0.06), ("FAIL", 0.99)]
 
 
+def test_the_int8_network_sets_no_threshold(tmp_path):
+    """The next version has none."""
+    write_bundle(tmp_path / "store" / "tiny", tiny_draft())
+    data = good_folder(tmp_path / "good", [100] * 20)
+    done = run("calibrate", "--bundle", tmp_path / "store" / "tiny", "--data", data, "--runtime", "cpu-int8")
+    refused(done, 2, "the next version has no INT8 network")
+
+
 def test_a_defect_among_few_good_images_is_refused(tmp_path):
     """With 20 images the largest score is the threshold: one white part among them would let every defect pass."""
     write_tiny_bundle(tmp_path / "tiny")

@@ -78,6 +78,10 @@ def test_the_cool_down_begins_with_the_best_weights(tmp_path):
         parameter = next(one.learner.network.parameters())
         assert torch.equal(parameter, at_best)
         assert torch.equal(one.learner.optimizer.adamw.state[parameter]["exp_avg"], momentum_at_best)
+        _learn(one, parameter)  # the cool-down leaves what was kept as it is
+        one.go_back_to_best()
+        assert torch.equal(parameter, at_best)
+        assert torch.equal(one.learner.optimizer.adamw.state[parameter]["exp_avg"], momentum_at_best)
 
 
 def _learn(state: TrainingState, parameter: torch.nn.Parameter) -> None:

@@ -34,6 +34,7 @@ from anoseg_trainer.recalibration import (
     CALIBRATED_AFTER_TRAINING,
     CalibrationImages,
     OnImage,
+    check_runtime,
     load_version,
     missing_verdicts,
     plan_notes,
@@ -129,10 +130,11 @@ def calibrate_score(
         on_image: Called after each image.
 
     Raises:
-        ConfigError: `path` is not a version in a store.
+        ConfigError: `path` is not a version in a store, or the runtime is `cpu-int8`.
         DataError: The images cannot be used.
         EngineError: The bundle is refused.
     """
+    check_runtime(runtime)
     before, target = load_version(path)
     try_folder(target, "--bundle")
     paths = find_good_images(data)

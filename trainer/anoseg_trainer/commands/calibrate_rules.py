@@ -28,7 +28,7 @@ from anoseg_engines.words import counted
 from anoseg_trainer.confidence_bound import RejectedShare, describe_rejected_share, rejected_share
 from anoseg_trainer.data.good_images import find_good_images, read_good_images
 from anoseg_trainer.data.station_camera import CameraRules
-from anoseg_trainer.recalibration import CalibrationImages, OnImage, load_version, plan_notes
+from anoseg_trainer.recalibration import CalibrationImages, OnImage, check_runtime, load_version, plan_notes
 
 SHOWN = 10
 """Rejected images that are named."""
@@ -115,10 +115,12 @@ def calibrate_rules(
         on_image: Called after each image.
 
     Raises:
-        ConfigError: `path` is not a version in a store, or a rule or the region is outside the frames.
+        ConfigError: `path` is not a version in a store, the runtime is `cpu-int8`, or a rule or the region is outside the
+            frames.
         DataError: The images cannot be used.
         EngineError: The bundle is refused.
     """
+    check_runtime(runtime)
     before, target = load_version(path)
     try_folder(target, "--bundle")
     paths = find_good_images(data)

@@ -118,8 +118,8 @@ class TrainingState:
 
     def go_back_to_best(self) -> None:
         """Continue with the networks and optimizers of the best validation, unless the checkpoint is too old to have them."""
-        if self.best_parts:
-            self._load_parts(self.best_parts)
+        if self.best_parts:  # copied, because optimizers go on with the very tensors that they load
+            self._load_parts(copy.deepcopy(self.best_parts))
 
     def save(self, work: Path, identity: dict[str, str]) -> None:
         """Write the checkpoint.
