@@ -220,6 +220,53 @@ def test_what_keeps_a_plc_waiting_is_said(bridged: Bridged) -> None:
     master.close()
 
 
+@pytest.mark.parametrize(
+    "write",
+    [
+        struct.pack(">BHH", 5, 2, 0),
+        struct.pack(">BHHBB", 15, 1, 3, 1, 0),
+        struct.pack(">BHHH", 22, 0, 0xFFFB, 0),  # and, or
+    ],
+    ids=["one coil", "three coils", "masked"],
+)
+def test_a_bridge_that_was_restarted_does_not_take_other_bits_for_enable(bridged: Bridged, write: bytes) -> None:
+    """The PLC has `enable` high and writes another bit first: the handshake opens only when `enable` was lowered."""
+    bridged.start_station()
+    bridged.start_bridge()
+    master = opened(bridged)
+    master.close()
+    bridged.bridges[-1].close()
+    bridged.start_bridge()
+    master = Registers(bridged.port)
+    wait_for_bit(master, ONLINE)
+    master.ask(write)
+    assert master.read_bits(IDLE, 2) == [False, False]
+    master.write_bit(0, True)
+    assert master.read_bits(IDLE, 2) == [False, False]
+    master.write_bit(0, False)
+    assert master.read_bits(IDLE, 2) == [True, False]
+    master.write_bit(0, True)
+    wait_for_bit(master, ENABLED)
+    master.close()
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        struct.pack(">BHH", 5, 0, 0),
+        struct.pack(">BHHBB", 15, 0, 3, 1, 0),
+        struct.pack(">BHHH", 22, 0, 0xFFFE, 0),  # and, or
+        struct.pack(">BHH", 6, 0, 0),
+    ],
+    ids=["one coil", "three coils", "masked", "the whole register"],
+)
+def test_whoever_writes_a_low_enable_has_lowered_it(registers: Registers, write: bytes) -> None:
+    """Also right after the start, where it was low already."""
+    assert registers.read_bits(IDLE, 1) == [False]
+    registers.ask(write)
+    assert registers.read_bits(IDLE, 1) == [True]
+
+
 def test_every_function_code_works(registers: Registers) -> None:
     """Bits and registers, singly, together, masked, and read and written in one request."""
     assert registers.read_bits(0, 16, function=1) == [False] * 16

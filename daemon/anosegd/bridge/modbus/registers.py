@@ -105,7 +105,8 @@ class RegisterMap:
 
         Args:
             registers: Those that a PLC writes.
-            written: The addresses that it has written since the bridge started.
+            written: The addresses that it has written since the bridge started. That of the control bits is among them only
+                if `enable` was written: a PLC may also write the other bits alone.
         """
         fields = {field.name: registers[field.address : field.address + field.registers] for field in self.controls}
         addresses = {field.name: field.address for field in self.controls}

@@ -10,11 +10,14 @@ import asyncio
 import logging
 import socket
 import time
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
 from pymodbus import FramerType
 from pymodbus.constants import ExcCodes
+from pymodbus.pdu import ModbusPDU
+from pymodbus.pdu.register_message import MaskWriteRegisterRequest
 from pymodbus.server import ModbusTcpServer
 from pymodbus.server.requesthandler import ServerRequestHandler
 from pymodbus.simulator import DataType, SimData, SimDevice
@@ -58,7 +61,7 @@ class ModbusServer:
         self._outputs = [0] * self._map.n_outputs
         self._status = 0
         self._controls = [0] * self._map.n_controls
-        self._written_at: set[int] = set()  # since the start
+        self._written_at: set[int] = set()  # since the start; 0 only if `enable`, bit 0 of that register, was written
         self._sweeping: asyncio.Task[None] | None = None
 
     @property
@@ -140,16 +143,32 @@ class ModbusServer:
 
     def _written(self, function: int, address: int, values: list[int] | list[bool]) -> ExcCodes | None:
         assert self._handle is not None
+        without_enable = function == 22 and address == 0 and bool(_and_mask.get() & 1)
         if function in (5, 15):
             if address + len(values) > WORD:
                 return ExcCodes.ILLEGAL_ADDRESS
+            without_enable = address > 0
             bits = bits_of(self._controls[0])
             bits[address : address + len(values)] = [bool(value) for value in values]
             address, values = 0, [word_of(bits)]
         self._controls[address : address + len(values)] = [int(value) for value in values]
-        self._written_at.update(range(address, address + len(values)))
+        # After a restart of the bridge, a write of other bits must not count as a PLC that lowers `enable`.
+        self._written_at.update(range(address + without_enable, address + len(values)))
         self._handle.write(self._map.controls_of(self._controls, self._written_at))
         return None
+
+
+_and_mask: ContextVar[int] = ContextVar("and_mask", default=0)
+"""Of the mask write that is being carried out: a bit that is 1 here keeps its value."""
+
+
+class _MaskWrite(MaskWriteRegisterRequest):  # type: ignore[misc]
+    """Also hands over the mask. pymodbus hands over only the register's new value, which does not say what was written."""
+
+    async def datastore_update(self, context: Any, device_id: int) -> ModbusPDU:
+        """Carry out the request. pymodbus does this in a task of its own, so no other request sees this mask."""
+        _and_mask.set(self.and_mask)
+        return await super().datastore_update(context, device_id)
 
 
 class _Server(ModbusTcpServer):  # type: ignore[misc] # `follow_imports` in pyproject.toml
@@ -158,6 +177,7 @@ class _Server(ModbusTcpServer):  # type: ignore[misc] # `follow_imports` in pypr
     def __init__(self, device: SimDevice, config: ModbusConfig) -> None:
         super().__init__(device, framer=FramerType.SOCKET, address=config.address)
         self.decoder.pdu_table = {code: kinds for code, kinds in self.decoder.pdu_table.items() if code in FUNCTIONS}
+        self.decoder.register(_MaskWrite)
         self.config = config
         self.peers: set[_Peer] = set()
         self.refused = logs.Throttle("bridge.client_refused")
