@@ -176,7 +176,7 @@ class Heartbeat:
         status, counts = camera.status, self._publisher.counts[camera.name]
         threshold = self._thresholds.of(camera.name, camera.config, self._swaps.bundle, camera.in_force.recipe.key)
         pause = self._pauses.of(camera.name)
-        notes = [*status.remarks, rules_note(camera.config, self._swaps.bundle), threshold_note(threshold)]
+        notes = [*status.remarks, rules_note(camera.config, self._swaps.bundle, status.size), threshold_note(threshold)]
         return wire.CameraHealth(
             state=status.state,
             source=status.source,

@@ -36,6 +36,7 @@ class Intake:
         position: The position of the next part in a file or folder.
         last_file: The file of the part before that, in a folder.
         size: Height and width of a live camera's first frame.
+        newest_size: Height and width of the newest frame.
         wrong_size: Whether the camera's last frame had another size.
     """
 
@@ -53,6 +54,7 @@ class Intake:
         self.position = 0
         self.last_file: str | None = None
         self.size: tuple[int, int] | None = None
+        self.newest_size: tuple[int, int] | None = None
         self.wrong_size = False
         self._name, self._queue, self._publisher, self._pause = name, queue, publisher, pause
         self._reading: Reading | None = None  # the file that is being decoded
@@ -79,7 +81,8 @@ class Intake:
             process.release(message.slot)
             return
         self.count_lost(message.lost)
-        self.size = self.size or message.shape[:2]
+        self.newest_size = message.shape[:2]
+        self.size = self.size or self.newest_size
         self.wrong_size = False
         presence = self.parts.at(origin.captured_ns).presence
         if presence is not None and not presence(image):

@@ -84,6 +84,7 @@ class CameraStatus:
         restarts: Restarts of the capture process.
         last_error: The latest error, even if it is over.
         remarks: Facts about the stream that an operator should know.
+        size: Height and width of the newest frame, after turning. None before the first one.
     """
 
     state: CameraState
@@ -95,6 +96,7 @@ class CameraStatus:
     restarts: int
     last_error: str | None
     remarks: tuple[str, ...]
+    size: tuple[int, int] | None
 
 
 class CameraSupervisor(Worker):
@@ -173,6 +175,7 @@ class CameraSupervisor(Worker):
             restarts=self._restarts,
             last_error=self._last_error,
             remarks=_in_words(self._remarks) if self._state == "running" else (),
+            size=self._intake.newest_size,
         )
 
     @property

@@ -85,7 +85,7 @@ def _passed_over(engine: Engine, indent: str) -> list[str]:
 def _camera_lines(camera: CameraConfig, engine: Engine) -> list[str]:
     """Return what there is to say about how a camera inspects with an engine."""
     lines = []
-    if note := rules_note(camera, engine.bundle):
+    if note := rules_note(camera, engine.bundle, size=None):
         lines.append(f"    {counted(len(camera.rules), 'region rule decides', DECIDE)}{note.removeprefix(DECIDE)}")
     lines += [f"    warning: {text}" for text in warnings_of(camera, engine)]
     if note := threshold_note(in_use(camera, engine.bundle)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from anoseg_engines.bundle import Bundle
+from anoseg_engines.bundle import Bundle, RuleCalibration
 from anoseg_engines.judgement import rules_digest
 from anoseg_engines.words import counted
 from anosegd.config import CameraConfig
@@ -14,20 +14,42 @@ NOT_CALIBRATED = f"{DECIDE}: the share of good parts rejected is not calibrated 
 NOT_HELD_OUT = "that the network was trained on: more good parts of the line may be rejected"
 
 
-def rules_note(camera: CameraConfig, bundle: Bundle) -> str | None:
-    """Return a note on the camera's rules with this bundle, or None if the camera has no rules."""
+def rules_note(camera: CameraConfig, bundle: Bundle, size: tuple[int, int] | None) -> str | None:
+    """Return a note on the camera's rules with this bundle, or None if the camera has no rules.
+
+    Args:
+        camera: The camera's configuration.
+        bundle: The bundle in use.
+        size: Height and width of the camera's frames, after turning. None: not known yet.
+    """
     if not camera.rules:
         return None
     digest = rules_digest(camera.rules, camera.region, camera.rotate)
-    found = next((entry for entry in bundle.rule_calibrations if entry.digest == digest), None)
-    if found is None:
+    found = [entry for entry in bundle.rule_calibrations if entry.digest == digest]
+    if not found:
         return NOT_CALIBRATED
-    percent = math.ceil(found.guaranteed * 1000 - 1e-9) / 10  # rounded up: never less than guaranteed
-    images = f"{counted(found.n_images, 'image')} of {found.width}×{found.height}"
-    note = f"{DECIDE}; at most {percent:.1f} % of good parts rejected, from {images}"
-    return note if found.held_out else f"{note} {NOT_HELD_OUT}"
+    if size is None:
+        shares = (f"in frames of {_size(entry)}, {_share(entry)}" for entry in found)
+        return f"{DECIDE}; {'; '.join(shares)}"
+    height, width = size
+    for entry in found:
+        if (entry.height, entry.width) == size:
+            return f"{DECIDE}; {_share(entry)}"
+    measured = ", ".join(_size(entry) for entry in found)
+    return f"{NOT_CALIBRATED} in frames of {width}×{height}, only in frames of {measured}"
 
 
 def is_worrying(note: str) -> bool:
     """Return whether the note is a warning."""
-    return note.endswith((NOT_CALIBRATED, NOT_HELD_OUT))
+    return NOT_CALIBRATED in note or NOT_HELD_OUT in note
+
+
+def _share(entry: RuleCalibration) -> str:
+    percent = math.ceil(entry.guaranteed * 1000 - 1e-9) / 10  # rounded up: never less than guaranteed
+    images = f"{counted(entry.n_images, 'image')} of {_size(entry)}"
+    share = f"at most {percent:.1f} % of good parts rejected, from {images}"
+    return share if entry.held_out else f"{share} {NOT_HELD_OUT}"
+
+
+def _size(entry: RuleCalibration) -> str:
+    return f"{entry.width}×{entry.height}"

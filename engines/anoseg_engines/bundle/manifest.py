@@ -47,6 +47,8 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 class RuleCalibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How many good parts one camera's region rules reject, with this bundle's network and pixel threshold.
 
+    A bundle has at most one for the same rules and the same size of the frames.
+
     Attributes:
         digest: Identifies the rules, see `rules.rules_digest`.
         width, height: Size of the rotated frames. In frames of another size the rules cover other places.
@@ -67,6 +69,11 @@ class RuleCalibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     false_reject_target: Probability
     held_out: bool
     guarantee: str
+
+    @property
+    def measured_for(self) -> tuple[str, int, int]:
+        """What it holds for: the rules' digest, and the frames' width and height."""
+        return self.digest, self.width, self.height
 
 
 class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -70,7 +70,7 @@ def bundle_table(bundle: Bundle) -> Table:
         "score threshold": f"{manifest.score_threshold:.4f} (a part with this score or more: FAIL)",
         "pixel threshold": f"{manifest.pixel_threshold:.4f}",
         "calibration": f"{calibration.method}, {calibration.n_images} good images; {calibration.guarantee}",
-        **{f"rules {entry.digest[:12]}": entry.guarantee for entry in bundle.rule_calibrations},
+        **{f"rules {entry.digest[:12]}, {entry.width}×{entry.height}": entry.guarantee for entry in bundle.rule_calibrations},
         "golden images": ", ".join(f"{g.verdict} {g.score:.3f}" for g in manifest.golden),
         "network": f"{len(bundle.model_onnx) / 1e6:.2f} MB ONNX",
         "INT8 network": _int8(bundle),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from support.anoseg_train_command import run as run_trainer
 from support.anosegd_line import Line, run_anosegd
-from support.tiny_bundle import bad_part, good_part, tiny_draft, write_tiny_bundle
+from support.tiny_bundle import TINY_RULES, bad_part, good_part, tiny_draft, write_tiny_bundle
 
 from anoseg_engines.bundle import RuleCalibration, load_bundle, release_version
 from anoseg_engines.bundle_writer import write_bundle
@@ -178,8 +178,48 @@ def test_notes_that_are_warnings(tmp_path: Path) -> None:
     notes = []
     for rules in ((), (msgspec.structs.replace(known, held_out=False),), (known,)):
         bundle = write_bundle(tmp_path / "tiny", dataclasses.replace(tiny_draft(), rules=rules))
-        notes.append(rules_note(camera, bundle) or "")
+        notes.append(rules_note(camera, bundle, (48, 80)) or "")
     assert [is_worrying(note) for note in notes] == [True, True, False]
     assert "trained on" in notes[1]
     assert notes[2] == "region rules decide; at most 0.8 % of good parts rejected, from 400 images of 80×48"
-    assert rules_note(CameraConfig(source=DemoSource()), bundle) is None
+    assert rules_note(CameraConfig(source=DemoSource()), bundle, (48, 80)) is None
+
+
+def test_a_calibration_holds_for_one_size_of_the_frames(tmp_path: Path) -> None:
+    """Each calibrated size of the frames has its share, others have none. Before the first frame the note names the sizes."""
+    camera = CameraConfig(source=DemoSource(), rules=(Rule(name="w", min_area=30),))
+    digest = rules_digest(camera.rules, None, 0)
+    small = msgspec.structs.replace(TINY_RULES, digest=digest, width=1280, height=1024, guaranteed=0.01, held_out=False)
+    large = msgspec.structs.replace(small, width=2448, height=2048, guaranteed=0.03, held_out=True)
+    other = msgspec.structs.replace(small, digest="0" * 64, width=640, height=480)
+
+    def note(size: tuple[int, int] | None, *rules: RuleCalibration) -> str:
+        bundle = write_bundle(tmp_path / "tiny", dataclasses.replace(tiny_draft(), rules=(other, *rules)))
+        return rules_note(camera, bundle, size) or ""
+
+    known = "region rules decide; at most 3.0 % of good parts rejected, from 99 images of 2448×2048"
+    assert note((2048, 2448), small, large) == known
+    assert note((1024, 1280), small, large).startswith("region rules decide; at most 1.0 %")
+    for size in ((2048, 2448), (1280, 1024), (480, 640)):  # height, width
+        found = note(size, small)
+        assert "not calibrated for these rules" in found
+        assert found.endswith(f"in frames of {size[1]}×{size[0]}, only in frames of 1280×1024")
+        assert "%" not in found
+        assert is_worrying(found)
+    unknown = note(None, small, large)
+    assert "in frames of 1280×1024, at most 1.0 %" in unknown
+    assert "in frames of 2448×2048, at most 3.0 %" in unknown
+    assert is_worrying(unknown)  # the network was trained on the smaller ones
+
+
+def test_frames_of_another_size_are_not_calibrated(line: Line) -> None:
+    """The station's state gives no share that was measured with frames of another size; `check` names the size."""
+    store = line.folder / "store" / "tiny"
+    entry = msgspec.structs.replace(TINY_RULES, digest=rules_digest((Rule(name="w"),), None, 0), width=100, height=60)
+    write_bundle(store, dataclasses.replace(tiny_draft(), rules=(entry,)))
+    line.store = store
+    inspect(line, "  rules: [{name: w}]\n")  # frames of 80×48
+    note = line.listener.last_state()["cameras"]["top"]["note"]
+    assert "not calibrated for these rules in frames of 80×48, only in frames of 100×60" in note
+    checked = run_anosegd("check", str(line.folder / "station.yaml")).stdout
+    assert "1 region rule decides; in frames of 100×60, at most 4.7 % of good parts rejected" in checked

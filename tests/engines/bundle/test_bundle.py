@@ -13,6 +13,7 @@ from support.tiny_bundle import TINY_RULES, bad_part, good_part, tiny_draft, wri
 
 from anoseg_engines.bundle import MANIFEST, canonical_bytes, load_bundle, manifest_schema, sealed
 from anoseg_engines.bundle_writer import write_bundle
+from anoseg_engines.commands.inspect import bundle_table
 from anoseg_engines.errors import ConfigError, EngineError
 from anoseg_engines.judgement import judge
 from anoseg_engines.loading import load_engine
@@ -127,6 +128,16 @@ def test_inspect_and_verify_as_a_user_runs_them(tmp_path: Path) -> None:
         assert done.returncode == code
         assert done.stderr.startswith("anoseg-engine: ")
         assert "Traceback" not in done.stderr
+
+
+def test_inspect_shows_the_rules_of_each_size_of_the_frames(tmp_path: Path) -> None:
+    """Two calibrations of the same rules, for frames of two sizes, are two rows."""
+    larger = msgspec.structs.replace(TINY_RULES, width=160, height=96, guarantee="other words")
+    bundle = write_bundle(tmp_path / "tiny", dataclasses.replace(tiny_draft(), rules=(TINY_RULES, larger)))
+    rows = bundle_table(bundle).columns
+    shown = dict(zip(rows[0].cells, map(str, rows[1].cells), strict=True))
+    assert shown["rules 000000000000, 80×48"] == "words"
+    assert shown["rules 000000000000, 160×96"] == "other words"
 
 
 def test_the_manifest_follows_its_published_schema(tmp_path: Path) -> None:

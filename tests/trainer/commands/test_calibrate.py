@@ -245,6 +245,26 @@ def test_rules_are_counted_and_kept(tmp_path, station, frames):
     assert load_bundle(newest(tmp_path)).rule_calibrations == found  # a new score threshold changes nothing about rules
 
 
+def test_each_size_of_the_frames_has_its_own_entry(tmp_path, station, frames):
+    """The same rules in larger frames: both entries stay, and only the one of the same size is replaced."""
+    write_tiny_bundle(tmp_path / "tiny")
+    assert calibrate_rules(tmp_path).returncode == 0
+    (first,) = load_bundle(newest(tmp_path)).rule_calibrations
+    for path in frames.iterdir():
+        cv2.imwrite(str(path), cv2.copyMakeBorder(cv2.imread(str(path)), 10, 0, 20, 0, cv2.BORDER_REPLICATE))
+    assert calibrate_rules(tmp_path).returncode == 0
+    before, second = load_bundle(newest(tmp_path)).rule_calibrations
+    assert before == first
+    assert second.digest == first.digest
+    assert [(e.width, e.height) for e in (first, second)] == [(110, 70), (130, 80)]
+
+    done = calibrate_rules(tmp_path, "--false-reject", "0.2")
+    assert done.returncode == 0, done.stderr
+    before, third = load_bundle(newest(tmp_path)).rule_calibrations
+    assert before == first
+    assert (third.measured_for, third.false_reject_target) == (second.measured_for, 0.2)
+
+
 def test_frames_of_one_part_count_once(tmp_path, station, frames):
     """Three frames of one part that is rejected are one of 58 parts; where parts are not known, nothing is promised."""
     write_tiny_bundle(tmp_path / "tiny")

@@ -153,7 +153,7 @@ def calibrate_rules(
         held_out=good.held_out,
         guarantee=good.qualify(describe_rejected_share(share, false_reject, images=counter.n, parts_known=good.parts.known)),
     )
-    others = [known for known in before.rule_calibrations if known.digest != entry.digest]
+    others = [known for known in before.rule_calibrations if known.measured_for != entry.measured_for]
     origin = Origin(command="calibrate-rules", parent_version=before.manifest.version, parent_digest=before.digest)
     draft = dataclasses.replace(BundleDraft.of(before), rules=(*others, entry), origin=origin)
     return RulesCalibrated(
