@@ -124,3 +124,25 @@ def test_a_hidden_tab_gives_its_connection_back(line: Line, config: Path, start_
     browser.wait_for("stream.source.readyState === EventSource.CLOSED && !stream.alive")
     browser.evaluate("hide(false)")
     browser.wait_for("heard.length === 2 && stream.alive")
+
+
+DETAIL = """(async () => {
+  const { Detail } = await import("./detail.js");
+  const dialog = document.createElement("dialog");
+  document.body.append(dialog);
+  const verdict = {
+    journal_id: "j", seq: 1, camera: "top", part_id: "p", captured_at: "2026-11-28T10:00:00Z",
+    outcome: "FAIL", score: 0.75, threshold: 0.25, total_ms: 20, source: null,
+  };
+  new Detail(dialog, () => {}).open("j/1", { verdict, pictures: null });
+  const bar = dialog.querySelector(".bar").getBoundingClientRect();
+  const mark = dialog.querySelector(".bar-mark").getBoundingClientRect();
+  return (mark.left + mark.width / 2 - bar.left) / bar.width;
+})()"""
+
+
+def test_the_bar_of_a_part_shows_its_threshold(start_view: StartView, browser: Browser) -> None:
+    """The mark on the bar of the score is where the threshold is: a quarter of the bar's width for 0.25."""
+    browser.open(f"{start_view().url}?lang=en")
+    browser.wait_for("document.querySelector('#theme') !== null")
+    assert browser.evaluate(DETAIL) == pytest.approx(0.25, abs=0.02)

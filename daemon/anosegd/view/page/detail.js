@@ -41,8 +41,8 @@ export class Detail {
     this.reason = element("p", "reason");
     this.bar = element("div", "bar");
     this.fill = element("div", "bar-fill");
-    this.mark = element("div", "bar-mark");
-    this.bar.append(this.fill, this.mark);
+    this.limit = element("div", "bar-mark");
+    this.bar.append(this.fill, this.limit);
     this.facts = element("dl", "facts");
     this.defects = element("ol", "defects");
     const close = element("button", "close", t("close"));
@@ -77,7 +77,7 @@ export class Detail {
     this.bar.hidden = !scored;
     if (scored) {
       this.fill.style.width = `${100 * Math.min(1, verdict.score)}%`;
-      this.mark.style.left = `${100 * Math.min(1, verdict.threshold)}%`;
+      this.limit.style.left = `${100 * Math.min(1, verdict.threshold)}%`;
     }
     facts(this.facts, [
       [t("fact.score"), scoreText(verdict)],
