@@ -146,3 +146,27 @@ def test_the_bar_of_a_part_shows_its_threshold(start_view: StartView, browser: B
     browser.open(f"{start_view().url}?lang=en")
     browser.wait_for("document.querySelector('#theme') !== null")
     assert browser.evaluate(DETAIL) == pytest.approx(0.25, abs=0.02)
+
+
+def test_marks_are_seen_at_other_screens(line: Line, start_view: StartView, browser: Browser) -> None:
+    """The window of a reject shows a mark that was given elsewhere meanwhile, and so does the strip after a reload."""
+    control = line.endpoint.replace("pub", "control")
+    more = f"control: {{endpoint: '{control}'}}\njournal: {{path: '{line.folder}/verdicts.db'}}"
+    view = start_view()
+    browser.open(f"{view.url}?lang=en")
+    browser.wait_for("document.querySelector('#theme') !== null")
+    line.run(line.config("top: {source: {kind: demo, parts: 40, fps: 40}, policy: wait}", more=more))
+    failed = [one for one in line.listener.wait_for_verdicts(40) if one["outcome"] == "FAIL"][-1]
+    reject = f"[...document.querySelectorAll('.reject')].find((one) => one.innerText.includes('{failed['part_id']}'))"
+    browser.wait_for(f"{reject} !== undefined")
+    with Client(line.endpoint, control) as client:
+        client.feedback(failed["journal_id"], [failed["seq"]], "false_reject", who="Ada")
+
+    browser.evaluate(f"{reject}.click()")
+    browser.wait_for("document.querySelector('#detail[open] p.mark')?.innerText.startsWith('False reject · Ada')")
+    back = "[...document.querySelectorAll('#detail .buttons button')].at(-1)"
+    assert browser.evaluate(f"[{back}.textContent, {back}.disabled]") == ["Take back", False]
+
+    browser.open(f"{view.url}?lang=en")
+    browser.wait_for(f"{reject}?.querySelector('.reject-mark').textContent === 'False reject'")
+    assert browser.messages == []

@@ -70,7 +70,7 @@ export class Detail {
     this.verdict = verdict;
     this.feedback.clear();
     this.showMark();
-    if (verdict.mark === undefined && sensible(verdict).length) this.readMark();
+    if (sensible(verdict).length) this.readMark();
     this.title.textContent = `${SIGNS[verdict.outcome]} ${t(`outcome.${verdict.outcome}`)}`;
     this.reason.textContent = [reasonText(verdict), short(verdict.detail ?? "", 300)].filter(Boolean).join(": ");
     const scored = verdict.score !== null && verdict.threshold !== null;
@@ -105,7 +105,7 @@ export class Detail {
     this.feedback.refresh();
   }
 
-  // Somebody may have marked the part at another screen, too.
+  // A live verdict comes before anybody can mark it, and somebody may have marked the part at another screen since.
   async readMark() {
     const verdict = this.verdict;
     const found = await fetchPart(verdict);

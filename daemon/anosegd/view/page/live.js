@@ -61,6 +61,7 @@ const handlers = {
     if (data.shift) handlers.shift(data.shift);
     for (const verdict of data.last) take(verdict);
     for (const verdict of data.rejects) rejects.add(verdict, pictures.get(keyOf(verdict)));
+    rejects.readMarks();
     rejects.findPictures();
   },
   state(data) {
@@ -89,6 +90,7 @@ const handlers = {
   rejects(data) {
     rejects.clear();
     for (const verdict of data) rejects.add(verdict, pictures.get(keyOf(verdict)));
+    rejects.readMarks();
     rejects.findPictures();
   },
   picture(data) {

@@ -67,6 +67,23 @@ export class Rejects {
     if (mark) mark.textContent = markText(verdict.mark);
   }
 
+  // The marks that the station has now. One answer holds more marked rejects than the strip shows.
+  async readMarks() {
+    let answer;
+    try {
+      answer = await (await fetch("journal?outcome=REJECT&feedback=marked")).json();
+    } catch {
+      return;
+    }
+    if (answer.error) return;
+    const marks = new Map(answer.parts.map((part) => [keyOf(part), part.mark]));
+    for (const [key, { verdict }] of this.items) {
+      if (!marks.has(key) && answer.before !== null && verdict.seq < answer.before) continue;  // the answer ends before this part
+      verdict.mark = marks.get(key) ?? null;
+      this.showMark(verdict);
+    }
+  }
+
   open(key) {
     const item = this.items.get(key);
     if (item) this.detail.open(key, item);
