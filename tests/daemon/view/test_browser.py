@@ -170,3 +170,36 @@ def test_marks_are_seen_at_other_screens(line: Line, start_view: StartView, brow
     browser.open(f"{view.url}?lang=en")
     browser.wait_for(f"{reject}?.querySelector('.reject-mark').textContent === 'False reject'")
     assert browser.messages == []
+
+
+CLOCK = """(async () => {
+  const clock = await import("./clock.js?of-its-own");
+  const real = performance.now;
+  let browser = 0, server = 0;
+  performance.now = () => browser;
+  try {
+    clock.restart(server);
+    const hear = (delay) => {
+      browser = server * RATE + delay;
+      clock.heard(server);
+      return clock.age(server);
+    };
+    let oldest = 0;
+    for (; server < 3 * 86400e3; server += 1000) oldest = Math.max(oldest, hear(server % 7000 / 1000));
+    let youngest = Infinity;
+    for (const end = server + 60e3; server < end; server += 1000) youngest = Math.min(youngest, hear(5000));
+    return [oldest, youngest];
+  } finally {
+    performance.now = real;
+  }
+})()"""
+
+
+@pytest.mark.parametrize("rate", [1 - 100e-6, 1.0, 1 + 100e-6])
+def test_ages_stay_right_for_days(rate: float, start_view: StartView, browser: Browser) -> None:
+    """Where the browser's clock is slower or faster than the server's, fresh events look fresh after days, and late ones late."""
+    browser.open(f"{start_view().url}?lang=en")
+    browser.wait_for("document.querySelector('#theme') !== null")
+    oldest, youngest = browser.evaluate(CLOCK.replace("RATE", repr(rate)))
+    assert oldest < 50
+    assert youngest > 4900
