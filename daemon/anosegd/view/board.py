@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from anosegd.client import Event
 from anosegd.view.event_log import EventLog
+from anosegd.view.shown_verdict import StationClock
 
 REJECTS = 60
 FRESH_PICTURES = 64
@@ -96,6 +97,11 @@ class Board:
     def recipe(self) -> str | None:
         """The recipe in force; None before the first heartbeat."""
         return None if self._state is None else self._state.get("recipe")
+
+    @property
+    def station_clock(self) -> StationClock | None:
+        """The station's clock; None before the first heartbeat."""
+        return None if self._state is None else StationClock(self._state["at"], self._state_at)
 
     def add_state(self, state: dict[str, Any]) -> None:
         """Take a heartbeat."""

@@ -90,7 +90,8 @@ class PastParts:
         key = (journal_id, seq)
         pictures = await self._pictures(key, part_time(verdict))
         announced = None if pictures is None else self._board.announcement(key, pictures)
-        return JSONResponse({"verdict": shown_verdict(verdict, clock_ms()), "pictures": announced}, headers=NO_STORE)
+        shown = shown_verdict(verdict, clock_ms(), self._board.station_clock)
+        return JSONResponse({"verdict": shown, "pictures": announced}, headers=NO_STORE)
 
     async def _thumbnail(self, request: Request) -> Response:
         """Answer with a small picture of a part from the evidence, which the browser keeps. `at` is the part's own time."""

@@ -194,8 +194,9 @@ async def _fill(board: Board, journal: JournalSearch) -> None:
         except (ClientError, TooManyRequestsError):
             await asyncio.sleep(2.0)
             continue
+        now_ms, clock = clock_ms(), board.station_clock
         board.add_past_rejects(
-            [shown_verdict(verdict, clock_ms()) for verdict in reversed(found.verdicts) if is_reject(verdict)]
+            [shown_verdict(verdict, now_ms, clock) for verdict in reversed(found.verdicts) if is_reject(verdict)]
         )
         return
 

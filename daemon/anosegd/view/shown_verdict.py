@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime, timezone
-from typing import Any
+from datetime import datetime
+from typing import Any, NamedTuple
 
 from anosegd.client import Verdict
 
@@ -25,24 +25,38 @@ COPIED = (
     "source",
     "durable",
 )
+EARLY_MS = 3000.0
+"""A part may be this much later than its station's clock, as the screen knows it: a heartbeat takes a moment to arrive."""
 
 
-def shown_verdict(verdict: Verdict, now_ms: float) -> dict[str, Any]:
+class StationClock(NamedTuple):
+    """What the station's clock showed when a heartbeat was sent.
+
+    Attributes:
+        at: The heartbeat's time, UTC.
+        heard_ms: When the heartbeat arrived, by the screen's own clock (`clock_ms`).
+    """
+
+    at: str
+    heard_ms: float
+
+
+def shown_verdict(verdict: Verdict, now_ms: float, clock: StationClock | None) -> dict[str, Any]:
     """Return what the pages show of a verdict.
 
     Args:
         verdict: The verdict.
         now_ms: The present time of the screen's own clock (`clock_ms`).
+        clock: The station's clock; None before the first heartbeat.
 
     Returns:
         Some of its fields; `total_ms`; `bundle`; `boxes`, with their places in camera pixels; and `at`, the time of capture by
-        the screen's own clock.
+        the screen's own clock, or None if the verdict is from the journal and its age is not known.
     """
-    total_ms = float(verdict["timings_ms"]["total"])
-    age_ms = _age_ms(verdict) if verdict.replayed else total_ms
+    age_ms = _age_ms(verdict, now_ms, clock) if verdict.replayed else float(verdict["timings_ms"]["total"])
     return {
         **past_verdict(verdict),
-        "at": now_ms - age_ms,
+        "at": None if age_ms is None else now_ms - age_ms,
         "boxes": [
             {name: defect.get(name) for name in ("x", "y", "width", "height", "peak", "rule")} for defect in verdict["defects"]
         ],
@@ -66,7 +80,13 @@ def part_time(verdict: Mapping[str, Any]) -> str:
     return str(verdict.get("captured_at") or verdict.get("triggered_at") or verdict["committed_at"])
 
 
-def _age_ms(verdict: dict[str, Any]) -> float:
-    """Return how old a verdict from the journal is, by the clock of the machine."""
-    at = datetime.fromisoformat(part_time(verdict).replace("Z", "+00:00"))
-    return max(0.0, (datetime.now(timezone.utc) - at).total_seconds() * 1000)
+def _age_ms(verdict: Mapping[str, Any], now_ms: float, clock: StationClock | None) -> float | None:
+    """Return how old a verdict from the journal is, by the clock of its station: that of this machine may differ."""
+    if clock is None:
+        return None
+    age_ms = (_moment(clock.at) - _moment(part_time(verdict))).total_seconds() * 1000 + now_ms - clock.heard_ms
+    return max(0.0, age_ms) if age_ms > -EARLY_MS else None  # later than now: the station's clock was set back
+
+
+def _moment(utc: str) -> datetime:
+    return datetime.fromisoformat(utc.replace("Z", "+00:00"))

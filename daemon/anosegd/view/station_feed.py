@@ -14,9 +14,9 @@ from typing import Any, Protocol
 
 import zmq
 
-from anosegd.client import Client, ClientError, Event, Key, Verdict, connect
+from anosegd.client import Client, ClientError, Event, Key, connect
 from anosegd.view.board import PictureKind, clock_ms
-from anosegd.view.shown_verdict import shown_verdict
+from anosegd.view.shown_verdict import StationClock, shown_verdict
 from anosegd.worker import Worker
 
 RETRY_S = 0.5
@@ -50,6 +50,7 @@ class VerdictFeed(Worker):
     def __init__(self, publish: str, control: str | None, receiver: Receiver, *, key: Key | None = None) -> None:
         super().__init__("station")
         self._publish, self._control, self._key, self._receiver = publish, control, key, receiver
+        self._clock: StationClock | None = None
         self._stopping = threading.Event()
 
     def stop(self) -> None:
@@ -73,12 +74,16 @@ class VerdictFeed(Worker):
             self._control,
             key=self._key,
             on_event=receiver.event,
-            on_state=receiver.state,
+            on_state=self._take_state,
             on_wait=self._check,
         ) as client:
             for verdict in client.follow():
                 self._check()
-                receiver.verdict(_shown(verdict))
+                receiver.verdict(shown_verdict(verdict, clock_ms(), self._clock))
+
+    def _take_state(self, state: dict[str, Any]) -> None:
+        self._clock = StationClock(state["at"], clock_ms())
+        self._receiver.state(state)
 
     def _check(self) -> None:
         self.answer()
@@ -125,10 +130,6 @@ class PictureFeed(Worker):
         except (ValueError, KeyError, TypeError, RecursionError):
             return  # not a station's message
         self._receiver.picture(header, kind, parts[2])
-
-
-def _shown(verdict: Verdict) -> dict[str, Any]:
-    return shown_verdict(verdict, clock_ms())
 
 
 def wait_for(workers: tuple[Worker, ...], timeout_s: float) -> None:

@@ -197,9 +197,27 @@ CLOCK = """(async () => {
 
 @pytest.mark.parametrize("rate", [1 - 100e-6, 1.0, 1 + 100e-6])
 def test_ages_stay_right_for_days(rate: float, start_view: StartView, browser: Browser) -> None:
-    """Where the browser's clock is slower or faster than the server's, fresh events look fresh after days, and late ones late."""
+    """A browser's clock that is slower or faster than the server's: after days, fresh events look fresh, and late ones late."""
     browser.open(f"{start_view().url}?lang=en")
     browser.wait_for("document.querySelector('#theme') !== null")
     oldest, youngest = browser.evaluate(CLOCK.replace("RATE", repr(rate)))
     assert oldest < 50
     assert youngest > 4900
+
+
+PANEL = """(async () => {
+  const { Panel } = await import("./panel.js");
+  const panel = new Panel("top", 10000);
+  panel.setVerdict({
+    journal_id: "j", seq: 1, camera: "top", part_id: "p", outcome: "PASS", reason: null, score: 0.1, threshold: 0.5, at: null,
+  });
+  panel.health = { state: "running" };
+  return [panel.render(true), panel.age.textContent];
+})()"""
+
+
+def test_a_verdict_of_unknown_age_is_not_new(start_view: StartView, browser: Browser) -> None:
+    """The panel shows it as an old one, and no age."""
+    browser.open(f"{start_view().url}?lang=en")
+    browser.wait_for("document.querySelector('#theme') !== null")
+    assert browser.evaluate(PANEL) == ["old", ""]

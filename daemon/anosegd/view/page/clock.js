@@ -20,7 +20,7 @@ export function restart(now) {
   offset = heardAt - now;
 }
 
-// Milliseconds since a moment of the server's clock.
+// Milliseconds since a moment of the server's clock; Infinity if the moment is not known (null).
 export function age(at) {
-  return Math.max(0, performance.now() - offset - at);
+  return at === null ? Infinity : Math.max(0, performance.now() - offset - at);
 }

@@ -9,6 +9,11 @@ import { duration, milliseconds, number, percent, t } from "./texts.js";
 const OTHER_PICTURE_MS = 400;  // image and map of a part come one after the other
 const PICTURE_BEHIND_MS = 1500;  // a picture this much older than the verdict beside it is marked
 
+// How old a verdict is; empty if that is not known.
+function ageText(verdict) {
+  return verdict.at === null ? "" : t("age", { age: duration(clock.age(verdict.at)) });
+}
+
 export class Panel {
   constructor(name, staleAfter) {
     this.name = name;
@@ -92,7 +97,7 @@ export class Panel {
     const last = verdict ? t("last.part", { outcome: t(`outcome.${verdict.outcome}`) }) : "";
     const why = { lost: () => short(this.health.last_error ?? "", 160), paused: () => t("paused.left", { left: duration(this.health.pause.left_s * 1000) }) };
     setText(this.reason, fresh ? reasonText(verdict) : look in why ? why[look]() : last);
-    setText(this.age, verdict && look !== "paused" ? t("age", { age: duration(clock.age(verdict.at)) }) : "");
+    setText(this.age, verdict && look !== "paused" ? ageText(verdict) : "");
     this.renderFacts(fresh && verdict);
     setText(this.note, trust && this.health?.note ? short(this.health.note, 200) : "");
     this.renderPicture(fresh);
@@ -119,6 +124,6 @@ export class Panel {
     setData(this.root, "picture", !shown ? "none" : fresh && !behind ? "current" : "old");
     setText(this.stamp, !shown ? t("picture.none") : fresh && !behind ? "" : t("picture.old"));
     const outcome = shown ? `${SIGNS[shown.outcome]} ${t(`outcome.${shown.outcome}`)}` : "";
-    setText(this.caption, shown ? `${outcome} · ${short(shown.part_id, 40)} · ${t("age", { age: duration(clock.age(shown.at)) })}` : "");
+    setText(this.caption, shown ? [outcome, short(shown.part_id, 40), ageText(shown)].filter(Boolean).join(" · ") : "");
   }
 }
