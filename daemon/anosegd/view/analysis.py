@@ -101,6 +101,8 @@ class Analysis:
         """Return what `compute` finds, with what is said about every answer; or a refusal."""
         if self._history is None:
             return _refusal(409, "no_control", "the station has no control socket: set `control` in its configuration")
+        if (refusal := self._history.refusal) is not None:
+            return _refusal(409, refusal.code, str(refusal))
         try:
             found = compute(self._history, part_filter(request.query_params))
         except ValueError as error:

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from anosegd.client import Client, ClientError, RefusedError
-from anosegd.view.journal_search import JournalSearch, TooManyRequestsError, page_from
+from anosegd.view.journal_search import NO_JOURNAL_S, JournalSearch, TooManyRequestsError, page_from
 from anosegd.view.part_filter import PartFilter
 from anosegd.view.verdict_table import MAX_ROWS, Row, VerdictTable, rows_of
 
@@ -38,23 +38,31 @@ def beginning(client: Client) -> tuple[int, bool]:
 
 
 class History:
-    """Reads the journal into `table`."""
+    """Reads the journal into `table`.
+
+    Attributes:
+        table: What is known of past verdicts.
+        refusal: Why there are none: the station stores no verdicts. None otherwise.
+    """
 
     def __init__(self, journal: JournalSearch) -> None:
         self.table = VerdictTable.empty()
+        self.refusal: RefusedError | None = None
         self._journal = journal
 
     async def keep(self) -> None:
-        """Read without end, or until the station says that it keeps no journal."""
+        """Read without end."""
         while True:
             failed = True
             try:
                 await self._step()
-                failed = False
+                self.refusal, failed = None, False
             except RefusedError as error:
-                if error.code == "no_journal":
-                    return
                 self.table.complete = False
+                if error.code == "no_journal":
+                    self.refusal = error
+                    await asyncio.sleep(NO_JOURNAL_S)
+                    continue
             except (ClientError, TooManyRequestsError):
                 pass  # down, or busy: the next second tries again
             table = self.table

@@ -24,6 +24,8 @@ SEARCH_S = 0.15
 MARKS_A_PAGE = 1000
 NEAR = 32
 """Verdicts whose numbers differ by at most this are read together."""
+NO_JOURNAL_S = 10.0
+"""A station without a journal is asked again after this long: a reload may add one."""
 LATE_COMMIT_NS = 60_000_000_000
 """A camera's stamp may be later than the commit, by the difference of two clocks."""
 LATE_VERDICT_NS = 600_000_000_000

@@ -13,7 +13,7 @@ from datetime import date, datetime, time, timedelta
 from typing import Any
 
 from anosegd.client import Client, ClientError, RefusedError
-from anosegd.view.journal_search import JournalSearch, TooManyRequestsError, page_from
+from anosegd.view.journal_search import NO_JOURNAL_S, JournalSearch, TooManyRequestsError, page_from
 from anosegd.view.part_filter import PartFilter
 from anosegd.wire import utc
 
@@ -133,7 +133,8 @@ async def count_shifts(journal: JournalSearch, starts: tuple[time, ...], show: C
             counts.add_page(await journal.ask(counts.read_page))
         except RefusedError as error:
             if error.code == "no_journal":
-                return
+                await asyncio.sleep(NO_JOURNAL_S)
+                continue
         except (ClientError, TooManyRequestsError):
             pass  # down, or busy: the next second tries again
         shown = counts.shown()

@@ -249,6 +249,10 @@ def test_station_without_a_journal_says_so(line: Line, start_view: StartView, co
     view = start_view()
     answer = view.get("/journal")
     assert (answer.status, answer.json()["error"]) == (409, "no_journal")
+    for path in ("trend.json", "report.json", "what-if.json?threshold=0.5"):
+        # Until the screen has asked the station, it cannot know.
+        wait_until(lambda path=path: view.get(f"/{path}").status == 409, f"{path} says that there is no journal")
+        assert view.get(f"/{path}").json()["error"] == "no_journal"
     with pytest.raises(RefusedError), Client(line.endpoint, control) as client:
         search(client, PartFilter(), before=None, wanted=1)
 

@@ -1,11 +1,14 @@
 """The counts of a shift: when it began, and each verdict once."""
 
+import asyncio
 import time as clock
 from datetime import datetime, time
 from typing import Any
 
 import pytest
 
+from anosegd.client import RefusedError
+from anosegd.view import shift
 from anosegd.view.shift import ShiftCounts, shift_start, shift_starts
 
 START = datetime(2026, 11, 27, 6).astimezone()
@@ -65,3 +68,30 @@ def test_new_journal_begins_again() -> None:
     assert (counts.next, counts.cameras) == (None, {})
     counts.add_page(page(1, 4, 4, "new"))
     assert counts.shown()["cameras"]["top"]["passed"] == 2
+
+
+def test_a_journal_that_a_reload_adds_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A station without a journal is asked again, so the counts of the shift appear soon after it has one."""
+
+    class AddedLater:
+        """Refuses the first two questions."""
+
+        def __init__(self) -> None:
+            self.refusals = 2
+
+        async def ask(self, _: Any) -> dict[str, Any]:
+            self.refusals -= 1
+            if self.refusals >= 0:
+                raise RefusedError("replay", "no_journal", "this station keeps no journal")
+            return page(1, 0, 0)
+
+    async def count() -> dict[str, Any]:
+        shown: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        task = asyncio.ensure_future(shift.count_shifts(AddedLater(), (time(6),), shown.set_result))  # type: ignore[arg-type]
+        try:
+            return await shown
+        finally:
+            task.cancel()
+
+    monkeypatch.setattr(shift, "NO_JOURNAL_S", 0.01)
+    assert asyncio.run(asyncio.wait_for(count(), 60))["complete"]
