@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from typing import Any
 
 from anosegd.client import Client, ClientError, RefusedError
 from anosegd.view.journal_search import NO_JOURNAL_S, JournalSearch, TooManyRequestsError, page_from
-from anosegd.view.part_filter import PartFilter
+from anosegd.view.part_filter import PartFilter, unix_ns
 from anosegd.view.verdict_table import MAX_ROWS, Row, VerdictTable, rows_of
 
 KEPT_S = 8 * 24 * 3600.0
@@ -49,6 +50,12 @@ class History:
         self.table = VerdictTable.empty()
         self.refusal: RefusedError | None = None
         self._journal = journal
+
+    def newest(self, chosen: PartFilter) -> int:
+        """Return the highest number that is known of a filter's period, however the station's clock was set; 0 for none."""
+        since = 0.0 if chosen.since is None else unix_ns(chosen.since) / 1e9
+        until = math.inf if chosen.until is None else unix_ns(chosen.until) / 1e9
+        return int(self.table.of_period(since, until)["seq"].max(initial=0))
 
     async def keep(self) -> None:
         """Read without end."""

@@ -88,7 +88,9 @@ class JournalSearch:
             self._client.close()
 
 
-def search(client: Client, chosen: PartFilter, *, before: int | None, wanted: int, limit_s: float = SEARCH_S) -> Found:
+def search(
+    client: Client, chosen: PartFilter, *, before: int | None, wanted: int, limit_s: float = SEARCH_S, newest_known: int = 0
+) -> Found:
     """Search backwards from the newest parts, for a bounded time.
 
     Args:
@@ -97,6 +99,7 @@ def search(client: Client, chosen: PartFilter, *, before: int | None, wanted: in
         before: Only parts with lower numbers; None begins with the newest, or with the end of the filter's period.
         wanted: Stop at so many.
         limit_s: Stop after this time. At least one question is asked.
+        newest_known: The highest number of the filter's period that the caller knows; 0 for none.
     """
     give_up_at = time.monotonic() + limit_s
     journal = client.status()["journal"]
@@ -107,7 +110,8 @@ def search(client: Client, chosen: PartFilter, *, before: int | None, wanted: in
     if chosen.since is not None:
         first = max(first, client.first_seq_since(max(0, unix_ns(chosen.since) - LATE_COMMIT_NS)))
     if before is None and chosen.until is not None:
-        before = client.first_seq_since(unix_ns(chosen.until) + LATE_VERDICT_NS)
+        # If the station's clock was set back, a part of the period may have a higher number than the first one after its end.
+        before = max(client.first_seq_since(unix_ns(chosen.until) + LATE_VERDICT_NS), newest_known + 1)
     high = highest if before is None else min(before - 1, highest)
     if chosen.feedback not in (None, UNMARKED):
         return _search_marks(client, chosen, (first, high), wanted, give_up_at)

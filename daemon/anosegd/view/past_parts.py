@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from anosegd.client import Client, ClientError, RefusedError, Verdict
 from anosegd.view.board import Board, Key, Pictures, clock_ms
+from anosegd.view.history import History
 from anosegd.view.journal_search import Found, JournalSearch, TooManyRequestsError, forward, one_verdict, search
 from anosegd.view.kept_pictures import KeptPictures
 from anosegd.view.part_filter import PartFilter, part_filter
@@ -42,8 +43,16 @@ class CsvForm:
 class PastParts:
     """Serves past parts. `stop` ends its threads."""
 
-    def __init__(self, board: Board, journal: JournalSearch | None, kept: KeptPictures | None, form: CsvForm) -> None:
-        self._board, self._journal, self._kept, self._form = board, journal, kept, form
+    def __init__(
+        self,
+        board: Board,
+        journal: JournalSearch | None,
+        kept: KeptPictures | None,
+        form: CsvForm,
+        *,
+        history: History | None = None,
+    ) -> None:
+        self._board, self._journal, self._kept, self._form, self._history = board, journal, kept, form, history
         self._evidence = ThreadPoolExecutor(1, "evidence")
         self._thumbnails = ThreadPoolExecutor(1, "thumbnails")  # of a whole page: one large picture must not wait for them
         self._thumbnails_waiting = 0
@@ -66,7 +75,8 @@ class PastParts:
             chosen, before = part_filter(request.query_params), _number(request, "before")
         except ValueError as error:
             return _refusal(400, "bad_filter", str(error))
-        found = await self._ask(lambda client: search(client, chosen, before=before, wanted=PARTS_A_PAGE))
+        known = 0 if self._history is None else self._history.newest(chosen)
+        found = await self._ask(lambda client: search(client, chosen, before=before, wanted=PARTS_A_PAGE, newest_known=known))
         if isinstance(found, Response):
             return found
         assert isinstance(found, Found)

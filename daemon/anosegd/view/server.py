@@ -121,13 +121,13 @@ async def _serve(settings: ViewSettings, listener: socket.socket, sessions: Sess
     receiver = _OnLoop(board, loop)
     journal = None if settings.control is None else JournalSearch(settings.publish, settings.control, key=settings.key)
     kept = None if settings.evidence is None else KeptPictures(settings.evidence)
-    past = PastParts(board, journal, kept, settings.csv_form)
+    history = None if journal is None else History(journal)
+    past = PastParts(board, journal, kept, settings.csv_form, history=history)
     certificate = settings.certificate
     store = BundleStore(settings.bundles, lambda: board.recipe)
     requests = StationRequests(settings.publish, settings.control, key=settings.key)
     changes = Changes(sessions or NoLogin(), requests, (*CHANGES, *store.changes))
     pages = {"stale_after_ms": settings.stale_after_s * 1000}
-    history = None if journal is None else History(journal)
     analysis = Analysis(history, journal, settings.shifts)
     server = _Server(
         board.events,

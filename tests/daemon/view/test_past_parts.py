@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import shutil
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -17,14 +18,17 @@ from starlette.requests import ClientDisconnect, Request
 from support.anosegd_line import Line, run_anosegd, wait_until
 from support.view_server import StartView, ViewServer
 
+from anosegd import wire
 from anosegd.client import Client, RefusedError, Verdict
 from anosegd.view import past_parts
 from anosegd.view.board import Board
 from anosegd.view.event_log import EventLog
+from anosegd.view.history import History
 from anosegd.view.journal_search import WINDOW, JournalSearch, TooManyRequestsError, search
 from anosegd.view.kept_pictures import THUMBNAIL_SIDE
 from anosegd.view.part_filter import PartFilter, part_filter
 from anosegd.view.past_parts import CsvForm, PastParts
+from anosegd.view.verdict_table import PASS, Row
 
 STATION = """
 top: {source: {kind: demo, parts: 40, fps: 40}, policy: wait}
@@ -186,6 +190,59 @@ def test_search_is_bounded() -> None:
     assert journal.questions == 2  # which is the newest, and one page
     assert part.before == 100_000 - WINDOW
     journal.close()
+
+
+def minute(seq: int) -> datetime:
+    """When a part was captured: one a minute from 10:00 on, and before number 61 the clock was set back from 11:00 to 10:00."""
+    return datetime(2026, 11, 27, 10, (seq - 1) % 60, tzinfo=timezone.utc)
+
+
+class SetBackJournal(Journal):
+    """Has the numbers 1 to 120 with the times of `minute`, and finds numbers by time as a station does."""
+
+    def __init__(self) -> None:
+        super().__init__(list(range(1, 121)))
+
+    def request(self, op: str, **arguments: Any) -> dict[str, Any]:
+        if op == "since":
+            return {
+                "seq": min((seq for seq in self.seqs if minute(seq).timestamp() * 1e9 >= arguments["time_ns"]), default=121)
+            }
+        answer = super().request(op, **arguments)
+        for one in answer.get("verdicts", ()):
+            engine = {"name": "tiny", "version": 1}
+            one.update(captured_at=wire.utc(int(minute(one["seq"]).timestamp()) * 10**9), journal_id="j", engine=engine)
+            one.update(timings_ms={"total": 1.0}, defects=[])
+        return answer
+
+
+class Direct(JournalSearch):
+    """Asks a client at once."""
+
+    def __init__(self, client: Client) -> None:
+        super().__init__("ipc://nowhere", "ipc://nowhere")
+        self.client = client
+
+    async def ask(self, question: Any) -> Any:
+        return question(self.client)
+
+
+def test_a_period_has_its_parts_after_the_clock_was_set_back() -> None:
+    """The parts of both passes through the period are found, as in the CSV file."""
+    client = SetBackJournal()
+    journal = Direct(client)
+    history = History(journal)
+    history.table.add([Row(seq, minute(seq).timestamp(), 0.1, 0.5, PASS, "top", "tiny/1 abc", "") for seq in client.seqs])
+    past = PastParts(Board(EventLog()), journal, None, CsvForm([], lambda _: []), history=history)
+    query = urlencode({"since": minute(11).isoformat(), "until": minute(21).isoformat()}).encode()
+    scope = {"type": "http", "method": "GET", "headers": [], "query_string": query, "path": "/journal"}
+    try:
+        found = json.loads(bytes(asyncio.run(past.routes["/journal"](Request(scope))).body))
+    finally:
+        past.stop()
+        client.close()
+    assert [part["seq"] for part in found["parts"]] == [*range(80, 70, -1), *range(20, 10, -1)]
+    assert found["before"] is None
 
 
 class SlowJournal(JournalSearch):
