@@ -54,8 +54,8 @@ class KeptPictures:
         try:
             name = self._reader.by_seq(seq, journal_id, at=datetime.fromisoformat(at.replace("Z", "+00:00")))
             return None if name is None else (name, self._reader.read(name))
-        except (AnosegError, ValueError):
-            return None  # deleted meanwhile, or not whole
+        except (AnosegError, ValueError, OverflowError):
+            return None  # deleted meanwhile, or not whole, or there is no such time
 
 
 def _for_the_screen(part: KeptPart, longest_side: int = LONGEST_SIDE) -> bytes | None:

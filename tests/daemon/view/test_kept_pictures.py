@@ -49,3 +49,9 @@ def test_region_outside_the_picture_leaves_the_map(kept: dict[str, Any], tmp_pat
     pictures = KeptPictures(tmp_path).read("j", 1, AT)
     assert pictures is not None
     assert pictures.files.keys() == {"map"}
+
+
+@pytest.mark.parametrize("at", ["never", "0001-01-01T00:00:00+23:00", "9999-12-31T23:00:00-23:00"])
+def test_a_time_that_does_not_exist_has_no_picture(at: str, tmp_path: Path) -> None:
+    """Anybody can write any time into the address: there is no picture, and no error."""
+    assert KeptPictures(tmp_path).thumbnail("j", 1, at) is None
