@@ -36,6 +36,10 @@ class TooManyRequestsError(Exception):
     """Too many requests wait for the journal."""
 
 
+class JournalChangedError(Exception):
+    """The station has begun a new journal, whose numbers mean other verdicts."""
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """What one search gave.
@@ -184,21 +188,39 @@ def verdicts_of(client: Client, seqs: Sequence[int]) -> list[Verdict]:
     return [found[seq] for seq in seqs if seq in found]
 
 
-def forward(client: Client, chosen: PartFilter, first: int | None) -> tuple[list[Verdict], int | None]:
-    """Return one page of the journal in order, and where to go on; None at the end.
+class JournalPages:
+    """Reads the chosen verdicts of one journal in order, page by page. Runs on the journal's thread."""
 
-    Args:
-        client: A client of the station.
-        chosen: Which parts.
-        first: Where to begin; None begins with the filter's period.
-    """
-    page = page_from(client, chosen, first)
-    rest = page["next"] if page["next"] <= page["last"] else None
-    return [verdict for verdict in with_marks(page) if chosen.has(verdict)], rest
+    def __init__(self, chosen: PartFilter) -> None:
+        self._chosen = chosen
+        self._journal_id: str | None = None
+
+    def read(self, client: Client, first: int | None) -> tuple[list[Verdict], int | None]:
+        """Return the verdicts of one page, and where to go on; None at the end.
+
+        Args:
+            client: A client of the station.
+            first: Where to begin; None begins with the filter's period.
+
+        Raises:
+            JournalChangedError: The station has begun a new journal since the first page.
+        """
+        page = page_from(client, self._chosen, first)
+        if self._journal_id not in (None, page["journal_id"]):
+            raise JournalChangedError("the station has begun a new journal")
+        self._journal_id = page["journal_id"]
+        rest = page["next"] if page["next"] <= page["last"] else None
+        return [verdict for verdict in with_marks(page) if self._chosen.has(verdict)], rest
 
 
 def page_from(client: Client, chosen: PartFilter, first: int | None) -> dict[str, Any]:
-    """Return the journal's answer to one question; the arguments are those of `forward`."""
+    """Return the journal's answer to one question: verdicts in order.
+
+    Args:
+        client: A client of the station.
+        chosen: Which parts. Only the beginning of its period counts.
+        first: Where to begin; None begins with the period.
+    """
     if first is None:
         first = 1 if chosen.since is None else client.first_seq_since(max(0, unix_ns(chosen.since) - LATE_COMMIT_NS))
     return _page(client, first, None)

@@ -6,6 +6,7 @@ import asyncio
 import csv
 import io
 import re
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,12 +16,21 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from anosegd import logs
 from anosegd.client import Client, ClientError, RefusedError, Verdict
 from anosegd.view.board import Board, Key, Pictures, clock_ms
 from anosegd.view.history import History
-from anosegd.view.journal_search import Found, JournalSearch, TooManyRequestsError, forward, one_verdict, search
+from anosegd.view.journal_search import (
+    Found,
+    JournalChangedError,
+    JournalPages,
+    JournalSearch,
+    TooManyRequestsError,
+    one_verdict,
+    search,
+)
 from anosegd.view.kept_pictures import KeptPictures
-from anosegd.view.part_filter import PartFilter, part_filter
+from anosegd.view.part_filter import part_filter
 from anosegd.view.shown_verdict import part_time, past_verdict, shown_verdict
 
 PARTS_A_PAGE = 50
@@ -28,6 +38,9 @@ MAX_EXPORTS = 2
 MAX_THUMBNAILS = 4 * PARTS_A_PAGE
 """Small pictures that wait to be read."""
 BUSY_PAUSE_S = 0.2
+NO_ANSWER_PAUSE_S = 1.0
+NO_ANSWER_LIMIT_S = 60.0
+"""An export waits this long for a station that does not answer."""
 NO_STORE = {"cache-control": "no-store"}
 SEQ = re.compile(r"[1-9]\d{0,17}", re.ASCII)
 
@@ -144,10 +157,11 @@ class PastParts:
         self._exports += 1
         response: Response | None = None
         try:
-            first = await self._ask(lambda client: forward(client, chosen, None))  # before the answer begins: it may fail
+            pages = JournalPages(chosen)
+            first = await self._ask(lambda client: pages.read(client, None))  # before the answer begins: it may fail
             if isinstance(first, Response):
                 return first
-            response = _CsvResponse(self._lines(chosen, *first), self._export_ended)
+            response = _CsvResponse(self._lines(pages, *first), self._export_ended)
             return response
         finally:
             if response is None:
@@ -156,22 +170,34 @@ class PastParts:
     def _export_ended(self) -> None:
         self._exports -= 1
 
-    async def _lines(self, chosen: PartFilter, verdicts: list[Verdict], rest: int | None) -> AsyncIterator[bytes]:
+    async def _lines(self, pages: JournalPages, verdicts: list[Verdict], rest: int | None) -> AsyncIterator[bytes]:
         yield b"\xef\xbb\xbf" + self._csv([self._form.head])  # a byte order mark, without which spreadsheets guess
         while True:
             if verdicts:
                 yield self._csv([self._form.row(verdict) for verdict in verdicts])
             if rest is None:
                 return
-            verdicts, rest = await self._next_page(chosen, rest)
+            verdicts, rest = await self._next_page(pages, rest)
 
-    async def _next_page(self, chosen: PartFilter, start: int) -> tuple[list[Verdict], int | None]:
+    async def _next_page(self, pages: JournalPages, start: int) -> tuple[list[Verdict], int | None]:
+        """Return the next page, also of a station that restarts meanwhile.
+
+        Raises:
+            _UnfinishedError: The rest cannot be had.
+        """
         assert self._journal is not None
+        give_up_at = time.monotonic() + NO_ANSWER_LIMIT_S
         while True:
             try:
-                return await self._journal.ask(lambda client: forward(client, chosen, start))
+                return await self._journal.ask(lambda client: pages.read(client, start))
             except TooManyRequestsError:
                 await asyncio.sleep(BUSY_PAUSE_S)  # half a file would look like a whole one
+            except JournalChangedError as error:
+                raise _UnfinishedError(str(error)) from error
+            except ClientError as error:
+                if time.monotonic() >= give_up_at:
+                    raise _UnfinishedError(str(error)) from error
+                await asyncio.sleep(NO_ANSWER_PAUSE_S)
 
     @staticmethod
     def _csv(rows: Sequence[Sequence[Any]]) -> bytes:
@@ -193,6 +219,10 @@ class PastParts:
             return _refusal(503, "no_answer", str(error))
 
 
+class _UnfinishedError(Exception):
+    """The rest of a file cannot be had."""
+
+
 class _CsvResponse(StreamingResponse):
     """Sends a CSV file, and calls `ended` however that ends, even if the browser left before the first line."""
 
@@ -204,6 +234,9 @@ class _CsvResponse(StreamingResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
+        except _UnfinishedError as error:
+            # The answer has no end then, by which the browser knows that the file is not whole.
+            logs.warning("export.failed", error=str(error))
         finally:
             self._ended()
 

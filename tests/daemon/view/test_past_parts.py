@@ -5,6 +5,7 @@ import contextlib
 import csv
 import io
 import json
+import logging
 import shutil
 from datetime import datetime, timezone
 from pathlib import Path
@@ -19,7 +20,7 @@ from support.anosegd_line import Line, run_anosegd, wait_until
 from support.view_server import StartView, ViewServer
 
 from anosegd import wire
-from anosegd.client import Client, RefusedError, Verdict
+from anosegd.client import Client, NoAnswerError, RefusedError, Verdict
 from anosegd.view import past_parts
 from anosegd.view.board import Board
 from anosegd.view.event_log import EventLog
@@ -296,6 +297,76 @@ def test_exports_at_once_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
         asyncio.run(run())
     finally:
         past.stop()
+
+
+class Restarting(Journal):
+    """Gives one verdict a page. Each page after the first comes only after `silent` questions without an answer."""
+
+    def __init__(self, silent: int, journal_ids: tuple[str, ...] = ("j",) * 9) -> None:
+        super().__init__([1, 2, 3], page_limit=1)
+        self.silent, self.failures, self.journal_ids = silent, 0, iter(journal_ids)
+
+    def request(self, op: str, **arguments: Any) -> dict[str, Any]:
+        if arguments["from"] > 1 and self.failures < self.silent:
+            self.failures += 1
+            raise NoAnswerError("no answer")
+        self.failures = 0
+        return {**super().request(op, **arguments), "journal_id": next(self.journal_ids)}
+
+
+def exported(client: Client) -> tuple[list[str], bool]:
+    """The lines of a CSV file, and whether the answer was sent to its end."""
+    past = PastParts(Board(EventLog()), Direct(client), None, CsvForm(["seq"], lambda one: [one["seq"]]))
+    scope = {"type": "http", "method": "GET", "headers": [], "query_string": b"", "path": "/parts.csv"}
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    async def export() -> None:
+        response = await past.routes["/parts.csv"](Request(scope))
+        await response(scope, receive, send)
+
+    try:
+        asyncio.run(asyncio.wait_for(export(), 60))
+    finally:
+        past.stop()
+        client.close()
+    text = b"".join(message.get("body", b"") for message in sent).decode("utf-8-sig")
+    return text.splitlines(), not sent[-1].get("more_body", False)
+
+
+def test_an_export_goes_on_after_a_restart_of_the_station(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A station that is away for a moment, again and again, leaves no gap in the file."""
+    monkeypatch.setattr(past_parts, "NO_ANSWER_PAUSE_S", 0.01)
+    assert exported(Restarting(silent=3)) == (["seq", "1", "2", "3"], True)
+
+
+@pytest.mark.parametrize(
+    ("silent", "journal_ids", "rows", "why"),
+    [(10**9, ("j",) * 9, 1, "no answer"), (0, ("j", "j", "new"), 2, "new journal")],
+)
+def test_half_a_file_is_no_whole_one(
+    silent: int,
+    journal_ids: tuple[str, ...],
+    rows: int,
+    why: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """If the rest cannot be had, the answer stays without an end, and the log says why in one line, without a traceback."""
+    monkeypatch.setattr(past_parts, "NO_ANSWER_PAUSE_S", 0.01)
+    monkeypatch.setattr(past_parts, "NO_ANSWER_LIMIT_S", 0.1)
+    monkeypatch.setattr(logging.getLogger("anosegd"), "propagate", True)
+    lines, whole = exported(Restarting(silent, journal_ids))
+    assert (len(lines), whole) == (1 + rows, False)
+    (record,) = caplog.records
+    assert record.getMessage() == "export.failed"
+    assert why in record.fields["error"]  # type: ignore[attr-defined]
+    assert record.exc_info is None
 
 
 def test_station_without_a_journal_says_so(line: Line, start_view: StartView, config: Path) -> None:
