@@ -1,6 +1,5 @@
 """Verdicts that wait for a real journal, whose file is locked: order, deadlines, failed commits."""
 
-import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -222,7 +221,6 @@ def test_a_disk_that_hangs_holds_no_verdict_back(
 ) -> None:
     """Those that wait go out once the hang is noticed, later ones at once. The journal later keeps what was sent."""
     caplog.set_level("INFO", "anosegd")
-    monkeypatch.setattr(logging.getLogger("anosegd"), "propagate", True)
     bench = Bench(journal, on_failure)
     bench.add(part(1), passed())
     hanging_disk.wait_until_it_hangs()

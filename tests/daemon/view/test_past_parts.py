@@ -5,7 +5,6 @@ import contextlib
 import csv
 import io
 import json
-import logging
 import shutil
 from datetime import datetime, timezone
 from pathlib import Path
@@ -360,7 +359,6 @@ def test_half_a_file_is_no_whole_one(
     """If the rest cannot be had, the answer stays without an end, and the log says why in one line, without a traceback."""
     monkeypatch.setattr(past_parts, "NO_ANSWER_PAUSE_S", 0.01)
     monkeypatch.setattr(past_parts, "NO_ANSWER_LIMIT_S", 0.1)
-    monkeypatch.setattr(logging.getLogger("anosegd"), "propagate", True)
     lines, whole = exported(Restarting(silent, journal_ids))
     assert (len(lines), whole) == (1 + rows, False)
     (record,) = caplog.records
