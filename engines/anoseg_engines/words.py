@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 
 def counted(n: int, thing: str, several: str | None = None) -> str:
     """Return the number with its noun: `1 part`, `3 parts`.
@@ -17,3 +19,8 @@ def counted(n: int, thing: str, several: str | None = None) -> str:
 def agreeing(n: int, one: str, several: str) -> str:
     """Return the word that agrees with the number, such as `is` or `are`."""
     return one if n == 1 else several
+
+
+def rounded_up(share: float) -> float:
+    """Return the least number of thousandths that is not below a share: an upper bound stays one."""
+    return math.ceil(1000 * share - 1e-9) / 1000

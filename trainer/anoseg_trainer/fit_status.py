@@ -238,9 +238,12 @@ def alone_in(work: Path) -> Iterator[None]:
     """Keep other trainings out of the folder: they would overwrite the scaled parts that this one reads, and its checkpoint.
 
     Raises:
-        AnosegError: Another training uses it.
+        AnosegError: Another training uses it, or it cannot be opened.
     """
-    folder = os.open(work, os.O_RDONLY)
+    try:
+        folder = os.open(work, os.O_RDONLY)
+    except OSError as error:
+        raise AnosegError(f"{shown_name(work)}: cannot be opened ({error.strerror})", hint="choose another --work") from error
     try:
         try:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)

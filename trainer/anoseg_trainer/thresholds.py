@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from anoseg_engines.bundle import NOT_PROMISED, GoldenTolerance
 from anoseg_engines.errors import DataError
-from anoseg_engines.words import counted
+from anoseg_engines.words import counted, rounded_up
 from anoseg_trainer.metrics import PixelHistogram
 
 MAX_SLOPE = 1.5
@@ -147,11 +147,6 @@ def for_the_line(threshold: ScoreThreshold, *, promised: bool) -> str:
         f"For the line: of 1000 good parts like these, expect at most {rejected:.0f} to be rejected, on average over many "
         "calibrations; this one may reject somewhat more or fewer. It says nothing about defective parts that pass."
     )
-
-
-def rounded_up(share: float) -> float:
-    """Return the least number of thousandths that is not below a share: an upper bound stays one."""
-    return math.ceil(1000 * share - 1e-9) / 1000
 
 
 def score_scale(

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 from anoseg_engines.bundle import Bundle, RuleCalibration
 from anoseg_engines.judgement import rules_digest
-from anoseg_engines.words import counted
+from anoseg_engines.words import counted, rounded_up
 from anosegd.config import CameraConfig
 
 DECIDE = "region rules decide"
@@ -45,9 +43,8 @@ def is_worrying(note: str) -> bool:
 
 
 def _share(entry: RuleCalibration) -> str:
-    percent = math.ceil(entry.guaranteed * 1000 - 1e-9) / 10  # rounded up: never less than guaranteed
     images = f"{counted(entry.n_images, 'image')} of {_size(entry)}"
-    share = f"at most {percent:.1f} % of good parts rejected, from {images}"
+    share = f"at most {100 * rounded_up(entry.guaranteed):.1f} % of good parts rejected, from {images}"
     return share if entry.held_out else f"{share} {NOT_HELD_OUT}"
 
 

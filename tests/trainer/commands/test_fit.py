@@ -217,8 +217,13 @@ def test_bad_input_is_refused_in_words(trained, product, tmp_path):
     assert not (tmp_path / "store").exists()
 
 
+def tiny_command(product, folder, config):
+    out, work = folder / "store" / "x", folder / "work"
+    return ["fit", "--data", product, "--out", out, "--config", config, "--work", work]
+
+
 def fit_tiny(product, folder, config, *more):
-    return run("fit", "--data", product, "--out", folder / "store" / "x", "--config", config, "--work", folder / "work", *more)
+    return run(*tiny_command(product, folder, config), *more)
 
 
 def test_a_first_version_is_released_on_request(trained, product, tmp_path):
@@ -251,17 +256,7 @@ def test_the_same_command_may_run_again(product, tiny_config, tmp_path):
 @pytest.mark.long
 def test_two_trainings_do_not_share_a_folder(product, tiny_config, tmp_path):
     """The second would overwrite the parts that the first one reads. It is refused, and the first one goes on."""
-    command = [
-        "fit",
-        "--data",
-        product,
-        "--out",
-        tmp_path / "store" / "x",
-        "--config",
-        tiny_config,
-        "--work",
-        tmp_path / "work",
-    ]
+    command = tiny_command(product, tmp_path, tiny_config)
     first = subprocess.Popen([*COMMAND, *map(str, command), "--steps", "1000000"], env=ENVIRONMENT, stderr=subprocess.DEVNULL)
     try:
         give_up_at = time.monotonic() + 200
@@ -321,17 +316,7 @@ def undisturbed(product, tmp_path_factory):
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_stopped_training_resumes_to_the_same_end(undisturbed, product, tiny_config, tmp_path, stop):
     """Ctrl-C or SIGTERM keeps a checkpoint and says so; from there, or after kill -9, --resume ends as if undisturbed."""
-    command = [
-        "fit",
-        "--data",
-        product,
-        "--out",
-        tmp_path / "store" / "x",
-        "--config",
-        tiny_config,
-        "--work",
-        tmp_path / "work",
-    ]
+    command = tiny_command(product, tmp_path, tiny_config)
     command += ["--steps", 24]
     process = subprocess.Popen(
         [*COMMAND, *(str(a) for a in command)], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, start_new_session=True

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from anoseg_engines.commands.extra_packages import extra_packages
 from anoseg_engines.errors import AnosegError
-from anoseg_engines.words import counted
+from anoseg_engines.words import counted, rounded_up
 from anoseg_trainer.fit_status import STOPPED
 from anoseg_trainer.fleet.fleet_report import failures, figures_of, worst_first, write_report
 from anoseg_trainer.fleet.on_this_machine import OnThisMachine, has_unused_gpu
@@ -26,7 +26,6 @@ from anoseg_trainer.fleet.screen import Screen, minutes_of, summary
 from anoseg_trainer.fleet.supervision import Account, Place, account_of, supervise
 from anoseg_trainer.stop_signals import StopSignals
 from anoseg_trainer.tables import table
-from anoseg_trainer.thresholds import rounded_up
 
 
 class FleetError(AnosegError):

@@ -20,13 +20,12 @@ import msgspec
 from anoseg_engines.errors import AnosegError
 from anoseg_engines.files import shown_json, shown_name, write_synced
 from anoseg_engines.images import read_image
-from anoseg_engines.words import agreeing, counted
+from anoseg_engines.words import agreeing, counted, rounded_up
 from anoseg_trainer.fit_status import Figures
 from anoseg_trainer.fleet.products_file import HTML, JSON
 from anoseg_trainer.fleet.supervision import Account
 from anoseg_trainer.operating_point import share_of
 from anoseg_trainer.report.html import STYLE, picture_html
-from anoseg_trainer.thresholds import rounded_up
 
 PICTURE = 56
 """Longer side of a product's picture, pixels."""
