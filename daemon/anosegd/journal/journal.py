@@ -19,23 +19,22 @@ Any thread may use `Journal`. Only its own thread, "journal", writes entries. Fi
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import os
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from anoseg_engines.words import agreeing, counted
 from anosegd.journal.background import Background
 from anosegd.journal.consumers import Consumers
 from anosegd.journal.feedback import FeedbackChange
 from anosegd.journal.numbers import Numbers, SeqFile
 from anosegd.journal.place import check_content, check_place
+from anosegd.journal.queue import Queue, Queued
 from anosegd.journal.reader import JournalReader
 from anosegd.journal.transaction import Transaction
+from anosegd.journal.triggers import Triggers
 from anosegd.journal.types import (
     AcceptedTrigger,
     Change,
@@ -51,35 +50,10 @@ from anosegd.worker import Worker
 
 Done = Callable[[Sequence[Entry], Exception | None], None]
 
-MAX_WAITING, MAX_WAITING_BYTES = 10_000, 64 << 20
 HANGS_AFTER_S = 10.0
 """If the journal's thread has not answered for this long, its disk hangs: a write neither succeeds nor fails."""
-MAX_COMMIT, MAX_COMMIT_BYTES = 2000, 4 << 20
-MAX_COMMIT_MARKS = 200
-"""The most parts that feedback may concern in one transaction: verdicts that come meanwhile wait for it."""
 JOIN_S = 5.0
 """How long the background thread may take to end if the journal cannot be opened."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Queued:
-    """Holds verdicts to commit together, or a trigger, change or feedback to record. `answer` is called with the result."""
-
-    entries: Sequence[Entry]
-    triggers: Sequence[AcceptedTrigger]
-    answer: Callable[[Exception | None], None]
-    changes: Sequence[Change] = ()
-    feedback: Sequence[FeedbackChange] = ()
-
-    @property
-    def size(self) -> int:
-        """Bytes of the verdicts' headers."""
-        return sum(len(e.header) for e in self.entries)
-
-    @property
-    def marks(self) -> int:
-        """How many parts its feedback concerns; the most if that is not known before."""
-        return sum(len(said.seqs) if said.mark else MAX_COMMIT_MARKS for said in self.feedback)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +61,8 @@ class _Batch:
     """Holds what was taken from the queue at once. `taken` gets the transaction's result; `refused` gets an error."""
 
     transaction: Transaction
-    taken: list[_Queued]
-    refused: list[_Queued]
+    taken: list[Queued]
+    refused: list[Queued]
 
 
 class Journal(Worker):
@@ -159,16 +133,11 @@ class Journal(Worker):
         self._changed = threading.Condition()  # guards what follows
         self._numbers = Numbers(seq_file.reserved_to)
         self._latest_id = self._numbers.unsaved_id  # of the file that was opened last
-        self._queue: deque[_Queued] = deque()
-        self._feedback: deque[_Queued] = deque()  # apart from the queue, so that verdicts pass it
-        self._waiting = self._waiting_bytes = 0
+        self._queue = Queue()
         self._held: set[int] = set()
         self._amends: dict[int, Entry] = {}  # not written yet
         self._consumers = Consumers()
-        self._trigger_numbers = itertools.count(time.time_ns())
-        self._unanswered: dict[int, bool] = {}  # triggers in the file, or soon; True: answered, but by no stored verdict
-        self._owed: list[AcceptedTrigger] = []
-        self._requests: list[AcceptedTrigger] = []
+        self._triggers = Triggers()
         self._damage: str | None = None
         self._openings = 0  # of files; readers open theirs again when it changes
         self._woken = self._closing = False
@@ -216,19 +185,16 @@ class Journal(Worker):
             JournalError: Too many verdicts wait (the numbers then become void), a number was never given out or is used
                 twice, or the journal is closed. `done` is not called.
         """
-        item = _Queued(entries, (), lambda error: done(entries, error))
         with self._changed:
             self._check_open()
             seqs = self._numbers.claim(entries)
-            if self._waiting + len(entries) > MAX_WAITING or self._waiting_bytes + item.size > MAX_WAITING_BYTES:
+            try:
+                self._queue.add(Queued(lambda error: done(entries, error), entries=entries))
+            except JournalError:
                 self._numbers.void(seqs)
-                what = f"{counted(self._waiting, 'verdict')} wait{agreeing(self._waiting, 's', '')} for the commit"
-                raise JournalError(what, hint="the disk is too slow, or hangs")
+                raise
             if hold:
                 self._held.update(seqs)
-            self._queue.append(item)
-            self._waiting += len(entries)
-            self._waiting_bytes += item.size
             self._wake()
 
     def discard(self, ids: Sequence[VerdictId]) -> None:
@@ -284,32 +250,30 @@ class Journal(Worker):
         """
         with self._changed:
             self._check_open()
-            if len(self._queue) >= MAX_WAITING:
-                raise JournalError(f"{len(self._queue)} verdicts and triggers wait to be written")
-            trigger = AcceptedTrigger(next(self._trigger_numbers), camera, part_id, at_ns, request_id, recipe)
-            self._queue.append(_Queued((), (trigger,), done))
-            self._unanswered[trigger.number] = False
+            trigger = self._triggers.accept(camera, part_id, at_ns, request_id, recipe)
+            try:
+                self._queue.add(Queued(done, triggers=(trigger,)))
+            except JournalError:
+                self._triggers.forget([trigger.number])
+                raise
             self._wake()
         return trigger
 
     def answered(self, number: int) -> None:
         """A trigger's verdict was sent without being stored. Its record is removed as soon as the file can be written."""
         with self._changed:
-            if number in self._unanswered:
-                self._unanswered[number] = True
+            if self._triggers.answer(number):
                 self._wake()
 
     def take_owed(self) -> list[AcceptedTrigger]:
         """Return the triggers that an earlier run accepted and did not answer, each once. Empty before the file is open."""
         with self._changed:
-            owed, self._owed = self._owed, []
-            return owed
+            return self._triggers.take_owed()
 
     def take_requests(self) -> list[AcceptedTrigger]:
         """Return the triggers with a request id that earlier runs accepted, once, oldest first."""
         with self._changed:
-            requests, self._requests = self._requests, []
-            return requests
+            return self._triggers.take_requests()
 
     # ---- changes
 
@@ -323,7 +287,7 @@ class Journal(Worker):
         Raises:
             JournalError: The journal is closed or too much waits. `done` is not called.
         """
-        self._record(_Queued((), (), done, (change,)), self._queue)
+        self._record(Queued(done, changes=(change,)))
 
     def note_feedback(self, said: FeedbackChange, done: Callable[[Exception | None], None]) -> None:
         """Record what somebody said about parts, or take it back. Verdicts go first, even if they are submitted later.
@@ -335,14 +299,12 @@ class Journal(Worker):
         Raises:
             JournalError: As `note`.
         """
-        self._record(_Queued((), (), done, (), (said,)), self._feedback)
+        self._record(Queued(done, feedback=(said,)))
 
-    def _record(self, item: _Queued, queue: deque[_Queued]) -> None:
+    def _record(self, item: Queued) -> None:
         with self._changed:
             self._check_open()
-            if len(queue) >= MAX_WAITING:
-                raise JournalError(f"{len(queue)} verdicts, triggers or marks wait to be written")
-            queue.append(item)
+            self._queue.add(item)
             self._wake()
 
     # ---- durable consumers
@@ -392,7 +354,7 @@ class Journal(Worker):
 
     def stats(self) -> JournalStats:
         """Return the journal's state. While the disk hangs, it does not work."""
-        stats = dataclasses.replace(self._writer.stats, waiting=self._waiting)
+        stats = dataclasses.replace(self._writer.stats, waiting=self._queue.verdicts)
         hang = self.hang
         return stats if hang is None else dataclasses.replace(stats, working=False, last_error=hang)
 
@@ -432,14 +394,14 @@ class Journal(Worker):
             while True:
                 self.answer()
                 with self._changed:
-                    if not (self._woken or self._queue or self._feedback):
+                    if not (self._woken or self._queue):
                         self._changed.wait(self._writer.idle_s)
                     self._woken = False
                 self._repair()
                 self._reserve(urgent=True)
                 with self._changed:
                     batch = self._take(retry=self._closing or self._writer.may_retry)
-                    ending = self._closing and not (self._queue or self._feedback)
+                    ending = self._closing and not self._queue
                 self._settle(batch, self._writer.commit(batch.transaction) if batch.transaction else None)
                 if ending:
                     return
@@ -476,14 +438,11 @@ class Journal(Worker):
         with self._changed:
             self._numbers.begin(opened.journal_id, opened.used_to, opened.voids)
             is_new, self._latest_id = self._latest_id != opened.journal_id, opened.journal_id
-            # The file keeps the requests with the highest numbers: new ones must be higher, also if the clock went back.
-            highest = max((trigger.number for trigger in (*opened.owed, *opened.requests)), default=0)
-            self._trigger_numbers = itertools.count(max(next(self._trigger_numbers), highest + 1))
+            self._triggers.number_above([*opened.owed, *opened.requests])
             self._damage = None
             self._openings += 1
             if is_new:  # otherwise the file also lists triggers of this run, whose parts are still being inspected
-                self._owed, self._requests = opened.owed, opened.requests
-                self._unanswered.update((trigger.number, False) for trigger in opened.owed)
+                self._triggers.begin(opened.owed, opened.requests)
                 self._consumers.begin(opened.cursors)
                 self._amends.clear()
                 self._held.clear()
@@ -507,43 +466,30 @@ class Journal(Worker):
 
         `retry` includes amendments, voids, cursors and answered triggers even if no verdict or trigger is queued.
         """
-        batch, numbers = _Batch(transaction := Transaction(), [], []), self._numbers
-        entries: dict[int, Entry] = {}
-        size = 0
-        while self._queue and len(entries) < MAX_COMMIT and size < MAX_COMMIT_BYTES:
-            item = self._queue.popleft()
-            seqs = numbers.claimed(item.entries)
-            if numbers.journal_id is None or len(seqs) < len(item.entries):  # numbered before this file was opened
-                numbers.void(seqs)
-                batch.refused.append(item)
-                continue
-            batch.taken.append(item)
-            entries.update((e.seq, self._amends.get(e.seq, e)) for e in item.entries)
+        taken, refused = self._queue.take(self._fits_file)
+        numbers, transaction = self._numbers, Transaction()
+        for item in taken:
+            transaction.entries += (self._amends.get(e.seq, e) for e in item.entries)
             transaction.triggers += item.triggers
             transaction.changes += item.changes
-            size += item.size
-        transaction.entries += entries.values()
-        self._take_feedback(batch)
-        if numbers.journal_id is not None and (batch.taken or retry):
+            transaction.feedback += item.feedback
+        if numbers.journal_id is not None and (taken or retry):
             transaction.amends += (e for e in self._amends.values() if e.seq not in numbers.pending)
             transaction.voids, numbers.voids = numbers.voids, []
             transaction.cursors.update(self._consumers.take())
-            if not self._queue:  # otherwise a trigger could still be behind: its record must come before this removal
-                transaction.answered = [number for number, answered in self._unanswered.items() if answered]
-        transaction.barrier = next((seq for seq in numbers.pending if seq not in entries), None)
-        return batch
+            if self._queue.only_feedback:  # otherwise a trigger's record could still wait, and must come before its removal
+                transaction.answered = self._triggers.answered
+        seqs = {e.seq for e in transaction.entries}
+        transaction.barrier = next((seq for seq in numbers.pending if seq not in seqs), None)
+        return _Batch(transaction, taken, refused)
 
-    def _take_feedback(self, batch: _Batch) -> None:
-        """Add what fits of the feedback that waits. Call with the lock held."""
-        marks = 0
-        while self._feedback and (marks == 0 or marks + self._feedback[0].marks <= MAX_COMMIT_MARKS):
-            item = self._feedback.popleft()
-            if self._numbers.journal_id is None:
-                batch.refused.append(item)
-                continue
-            batch.taken.append(item)
-            batch.transaction.feedback += item.feedback
-            marks += item.marks
+    def _fits_file(self, item: Queued) -> bool:
+        """Return whether the open file can take an item. Verdicts that were numbered before it was opened become void."""
+        seqs = self._numbers.claimed(item.entries)
+        if self._numbers.journal_id is not None and len(seqs) == len(item.entries):
+            return True
+        self._numbers.void(seqs)
+        return False
 
     def _settle(self, batch: _Batch, error: JournalError | None) -> None:
         """Record what a transaction wrote, or that it failed with `error`, and call every `done`."""
@@ -552,7 +498,7 @@ class Journal(Worker):
         with self._changed:
             if error is None:
                 self._numbers.settle(seqs)
-                self._forget_triggers([*transaction.answered, *(e.answers for e in transaction.entries)])
+                self._triggers.forget([*transaction.answered, *(e.answers for e in transaction.entries)])
                 for entry in (*transaction.entries, *transaction.amends):
                     if self._amends.get(entry.seq) is entry:  # not amended again meanwhile
                         del self._amends[entry.seq]
@@ -562,22 +508,14 @@ class Journal(Worker):
                 self._numbers.void(seqs)
                 self._numbers.voids = merged([*self._numbers.voids, *transaction.voids])
                 self._consumers.put_back(transaction.cursors)
-                self._forget_triggers(trigger.number for trigger in transaction.triggers)  # they are not in the file
+                self._triggers.forget(trigger.number for trigger in transaction.triggers)  # they are not in the file
             for item in batch.refused:
-                self._forget_triggers(trigger.number for trigger in item.triggers)
-            for item in (*batch.taken, *batch.refused):
-                self._waiting -= len(item.entries)
-                self._waiting_bytes -= item.size
+                self._triggers.forget(trigger.number for trigger in item.triggers)
+            self._queue.settle([*batch.taken, *batch.refused])
         for item in batch.taken:
             item.answer(error)
         for item in batch.refused:
             item.answer(JournalError("there is no journal, or it was opened after the verdict got its number"))
-
-    def _forget_triggers(self, numbers: Iterable[int | None]) -> None:
-        """Note that the file does not hold these triggers any more, or never will. Call with the lock held."""
-        for number in numbers:
-            if number is not None:
-                self._unanswered.pop(number, None)
 
     def _close_file(self) -> None:
         """Close the files. Unused numbers are given back: only a crash leaves a hole."""

@@ -26,8 +26,8 @@ from support.journal_tools import (
 )
 
 from anosegd.journal import Entry, Journal, JournalError, JournalReader, VerdictId
-from anosegd.journal import journal as journal_module
 from anosegd.journal import numbers as journal_numbers
+from anosegd.journal import queue as journal_queue
 from anosegd.journal import store as journal_store
 from anosegd.journal import store_file as journal_file
 from anosegd.journal import writer as journal_writer
@@ -282,7 +282,7 @@ def test_holes_are_declared_without_waiting_for_the_next_verdict(opened: Opener,
 
 def test_too_many_waiting_verdicts_are_refused(opened: Opener, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that hangs does not fill the memory. The numbers of refused verdicts become void."""
-    monkeypatch.setattr(journal_module, "MAX_WAITING", 100)
+    monkeypatch.setattr(journal_queue, "MAX_WAITING", 100)
     journal = opened()
     with writing_blocked(path):
         _, answer = submit(journal, 100)

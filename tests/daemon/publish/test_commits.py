@@ -18,6 +18,7 @@ from anosegd.capture.config import DemoSource
 from anosegd.config import CameraConfig, Config, EngineConfig
 from anosegd.journal import Journal
 from anosegd.journal import journal as journal_module
+from anosegd.journal import queue as journal_queue
 from anosegd.outcome import Inspected, Outcome, Unknown
 from anosegd.part import Part
 from anosegd.publish import commits as commits_module
@@ -137,7 +138,7 @@ def test_a_verdict_in_time_is_sent_as_it_was_committed(journal: Journal) -> None
 
 def test_a_refused_verdict_keeps_its_place(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     """If too many wait, the journal refuses the next one at once; it is still sent after those before it."""
-    monkeypatch.setattr(journal_module, "MAX_WAITING", 2)
+    monkeypatch.setattr(journal_queue, "MAX_WAITING", 2)
     bench = Bench(journal)
     with writing_blocked(journal.path):
         for i in (1, 2, 3):
@@ -282,7 +283,7 @@ def test_a_verdict_waits_for_its_commit_for_a_limited_time(
 
 def test_a_long_hang_fills_no_memory(journal: Journal, hanging_disk: HangingDisk, monkeypatch: pytest.MonkeyPatch) -> None:
     """Verdicts that the journal refuses, because too many wait, do not queue behind one that it never answers."""
-    monkeypatch.setattr(journal_module, "MAX_WAITING", 3)
+    monkeypatch.setattr(journal_queue, "MAX_WAITING", 3)
     bench = Bench(journal)
     bench.add(part(1), passed())
     hanging_disk.wait_until_it_hangs()
@@ -335,8 +336,8 @@ def test_a_trigger_whose_verdict_the_journal_refuses_is_answered_once(
     journal: Journal, hanging_disk: HangingDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The verdict is refused at once, and its trigger still waits to be recorded: the next start owes no second verdict."""
-    monkeypatch.setattr(journal_module, "MAX_WAITING", 2)
-    monkeypatch.setattr(journal_module, "MAX_COMMIT", 1)
+    monkeypatch.setattr(journal_queue, "MAX_WAITING", 2)
+    monkeypatch.setattr(journal_queue, "MAX_COMMIT", 1)
     bench = Bench(journal)
     for sequence in (1, 2):
         bench.add(part(sequence), passed())
