@@ -290,6 +290,8 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     Attributes:
         input: The network's input.
+        background: Whether the parts are on a plain background. If false, the product fills the image, as a surface does. None:
+            chosen from the images.
         coordinates: Whether the network sees where on the part each pixel is (AnoSeg's coordinate channels).
         detector: If true, the image score joins all views, and all pools of the network's map. If false, it comes from the 16
             largest values of the network's map alone, and `memory` and `views` have no effect.
@@ -298,6 +300,7 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """
 
     input: InputConfig = InputConfig()
+    background: bool | None = None
     coordinates: bool = True
     detector: bool = True
     false_reject: Annotated[float, Meta(gt=0.0, lt=1.0)] = 0.01

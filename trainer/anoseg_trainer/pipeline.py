@@ -194,9 +194,11 @@ def _fit(
             f"{len(images.paths)} good images: {len(split.train)} for training, {len(split.validation)} for validation, "
             f"{len(split.calibration)} (of {counted(split.calibration_groups, 'part')}) for the score threshold"
         )
-        background = has_background(store[i] for i in split.train[:BACKGROUND_PROBES])
-        if background:
-            on_note("parts are on a plain background: synthetic defects are placed on the part")
+        background = config.background
+        if background is None:
+            background = has_background(store[i] for i in split.train[:BACKGROUND_PROBES])
+            note(_describe_background(background))
+            config = msgspec.structs.replace(config, background=background)
         samples = _sample_settings(config, store, split.train, seed=seed, background=background)
         cases = make_cases(_sample_settings(config, store, split.validation, seed=seed, background=background))
         if all(case.label is None for case in cases):
@@ -383,6 +385,14 @@ def _report(
     finally:
         engine.close()
     return study, report
+
+
+def _describe_background(background: bool) -> str:
+    if background:
+        return (
+            "parts are on a plain background: synthetic defects are placed on the part (`background: false` if that is wrong)"
+        )
+    return "no plain background: the product fills the image (`background: true` if parts do lie on one)"
 
 
 def _sample_settings(

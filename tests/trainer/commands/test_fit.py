@@ -410,9 +410,23 @@ def test_quick_ends_with_a_bundle_that_needs_no_training(product, tmp_path):
     bundle = load_bundle(tmp_path / "store" / "x" / "1")
     assert bundle.manifest.training["steps"] == 0
     assert bundle.manifest.training["encoder"]["licence"] == "Apache-2.0"
+    assert "the product fills the image" in done.stderr
+    assert bundle.manifest.training["config"]["background"] is False
     figures = tmp_path / "figures.json"
     assert run("evaluate", "--bundle", bundle.path, "--data", product, "--json", figures).returncode == 0
     assert json.loads(figures.read_text())["overall"]["image_auroc"] > 0.9
+
+
+def test_the_user_can_say_that_parts_are_on_a_plain_background(product, tmp_path):
+    """The images say that the plates fill them, but `background: true` decides."""
+    config = tmp_path / "train.yaml"
+    config.write_text("input: {height: 96, width: 128}\nbackground: true\nmemory: {vectors: 800}\nviews: {places: 0}\n")
+    store = tmp_path / "store" / "x"
+    done = run("fit", "--data", product, "--out", store, "--config", config, "--work", tmp_path / "w", "--quick")
+    assert done.returncode == 0, done.stderr
+    assert load_bundle(store / "1").manifest.training["config"]["background"] is True
+    assert "fills the image" not in done.stderr
+    assert "at strides 8, 16 (" in done.stderr
 
 
 def test_int8_is_an_option_that_proves_itself(product, tmp_path):
