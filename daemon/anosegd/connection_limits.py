@@ -38,6 +38,8 @@ UNREAD_BYTES_PER_S = 1024
 
 With keys, a heartbeat every 0.2 s takes 210 bytes a second. A message that never ends may grow at this rate: by 88 MB a day.
 """
+STUCK_S = 5.0
+"""If a connection takes nothing for this long although something waits for it, its client does not read."""
 MAX_SUBSCRIPTIONS = 256
 MAX_TOPIC_BYTES = 16 << 10
 """Of all subscriptions of one connection."""
@@ -55,6 +57,8 @@ class _Connection:
         looked_at: When what it had sent was looked at last, monotonic seconds.
         delivered: Bytes of its frames that the socket has delivered, with what they take on the wire.
         allowed: Bytes that were not delivered and are taken for heartbeats. What is not used up is not saved for later.
+        acknowledged: Bytes that its client had taken when that was looked at last.
+        taking_at: When its client had last taken something, or nothing waited for it, monotonic seconds.
         topics: Its subscriptions.
     """
 
@@ -62,6 +66,8 @@ class _Connection:
     looked_at: float
     delivered: int = 0
     allowed: float = 0.0
+    acknowledged: int = -1
+    taking_at: float = 0.0
     topics: set[bytes] = field(default_factory=set)
 
 
@@ -124,8 +130,11 @@ class ConnectionLimits:
         topic_bytes = sum(map(len, connection.topics))
         if len(connection.topics) > MAX_SUBSCRIPTIONS or topic_bytes > MAX_TOPIC_BYTES:
             descriptor = int(frame.get(zmq.SRCFD))
-            with duplicate(descriptor, connection.identity) as copy:
-                received = None if copy is None else _received(copy)
+            try:
+                with duplicate(descriptor, connection.identity) as copy:
+                    received = None if copy is None else _received(copy)
+            except OSError:  # no file descriptor is free: its next subscription will do
+                return
             if received is None or received >= topic_bytes:
                 self._shut_down(descriptor, "it has too many subscriptions")
             else:  # they are of the client that had this descriptor before
@@ -157,8 +166,25 @@ class ConnectionLimits:
         now = time.monotonic()
         if now >= self._check_at:
             self._check_at = now + CHECK_EVERY_S
-            self._close_flooding(now)
+            with contextlib.suppress(OSError):  # no file descriptor is free: look again next time
+                self._close_flooding(now)
         return more
+
+    def close_stuck(self) -> None:
+        """Close connections whose clients do not read what waits for them. Call it often while too much waits."""
+        now = time.monotonic()
+        for descriptor, connection in list(self._open.items()):
+            try:
+                with duplicate(descriptor, connection.identity) as copy:
+                    counters = None if copy is None else tcp_counters(copy)
+            except OSError:  # no file descriptor is free: look again next time
+                return
+            if counters is None:
+                continue
+            if counters.acknowledged != connection.acknowledged or not counters.unsent:
+                connection.acknowledged, connection.taking_at = counters.acknowledged, now
+            elif now - connection.taking_at > STUCK_S:
+                self._shut_down(descriptor, "it does not read what it subscribes to")
 
     def _take_events(self) -> bool:
         """Look at events, at most `MAX_EVENTS`. Return whether some may be left."""
@@ -219,12 +245,17 @@ class ConnectionLimits:
             total -= left
 
     def _shut_down(self, descriptor: int, why: str) -> None:
-        connection = self._forget(descriptor)
+        connection = self._open.get(descriptor)
         if connection is None:
             return
-        with duplicate(descriptor, connection.identity) as copy:
-            address = None if copy is None else _address(copy)
-        if shut_down(descriptor, connection.identity):
+        try:
+            with duplicate(descriptor, connection.identity) as copy:
+                address = None if copy is None else _address(copy)
+            closed = shut_down(descriptor, connection.identity)
+        except OSError:  # no file descriptor is free: it stays known, and is closed when it is looked at again
+            return
+        self._forget(descriptor)
+        if closed:
             self._closed.of(why).warning(why=why, address=address)
 
 

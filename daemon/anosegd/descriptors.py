@@ -6,6 +6,7 @@ libzmq may close a descriptor at any moment, and the next file gets its number. 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket as socketlib
 import stat
@@ -29,10 +30,16 @@ def identity_of(descriptor: int) -> Identity | None:
 
 @contextlib.contextmanager
 def duplicate(descriptor: int, identity: Identity) -> Iterator[socketlib.socket | None]:
-    """Lend a duplicate of a socket's descriptor, which stays this socket's; None if the descriptor is another's by now."""
+    """Lend a duplicate of a socket's descriptor, which stays this socket's; None if the descriptor is another's by now.
+
+    Raises:
+        OSError: The process has no free file descriptor.
+    """
     try:
         copy = os.dup(descriptor)
-    except OSError:
+    except OSError as error:
+        if error.errno != errno.EBADF:
+            raise
         yield None
         return
     if identity_of(copy) != identity:
@@ -44,7 +51,11 @@ def duplicate(descriptor: int, identity: Identity) -> Iterator[socketlib.socket 
 
 
 def shut_down(descriptor: int, identity: Identity) -> bool:
-    """Shut a connection down and return whether it was still the wanted one."""
+    """Shut a connection down and return whether it was still the wanted one.
+
+    Raises:
+        OSError: The process has no free file descriptor.
+    """
     with duplicate(descriptor, identity) as connection:
         if connection is None:
             return False

@@ -6,8 +6,8 @@ import socket as socketlib
 import struct
 from typing import NamedTuple, Protocol
 
-COUNTERS = struct.Struct("=120xQQ")
-"""`tcpi_bytes_acked` and `tcpi_bytes_received` in the kernel's struct tcp_info, since Linux 4.1."""
+COUNTERS = struct.Struct("=120xQQ8xI")
+"""`tcpi_bytes_acked`, `tcpi_bytes_received` and `tcpi_notsent_bytes` in the kernel's struct tcp_info, since Linux 4.6."""
 
 
 class HasOptions(Protocol):
@@ -23,10 +23,12 @@ class TcpCounters(NamedTuple):
     Attributes:
         acknowledged: Sent, and received by the other end's kernel.
         received: Received by this machine's kernel.
+        unsent: Written, but not sent yet: the other end has no room for it, or the network is slow.
     """
 
     acknowledged: int
     received: int
+    unsent: int
 
 
 def tcp_counters(connection: HasOptions) -> TcpCounters | None:

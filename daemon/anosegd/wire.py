@@ -390,7 +390,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
         uptime_s: Seconds since the start, at the time `at`. A clock that is set does not change it.
         last_seq: Number of the last verdict sent; 0 before the first.
         counts: Verdicts of all cameras.
-        masks_dropped: Anomaly maps that were not published for lack of time.
+        masks_dropped: Anomaly maps that were not published for lack of time, or because too many waited for slow subscribers.
         engine: The engine that inspects.
         rollback_to: Product and version of the bundle that a rollback would return to; None if no other bundle has inspected.
         recipe: The recipe in force. Without `recipes` in the configuration, the names that the cameras have.

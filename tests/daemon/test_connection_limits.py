@@ -1,5 +1,6 @@
 """Clients that would fill the memory lose their connection, and others are served. The bad ones speak ZMTP by hand."""
 
+import errno
 import os
 import socket as socketlib
 import threading
@@ -9,10 +10,12 @@ from contextlib import closing
 
 import pytest
 import zmq
+from support.journal_tools import eventually
 from support.zmtp import command, frame, handshake
 
 from anosegd import connection_limits
 from anosegd.connection_limits import MAX_SUBSCRIPTIONS, MAX_TOPIC_BYTES, MAX_UNREAD_BYTES, ConnectionLimits
+from anosegd.descriptors import identity_of, shut_down
 
 LIMIT_S = 30.0
 MORE = 1
@@ -245,3 +248,23 @@ def test_a_connection_does_not_save_up_what_it_may_send(serve: Server, monkeypat
         time.sleep(3)
         peer.settimeout(1)
         assert send_until_closed(peer, frame(b"x" * 20_000, MORE) * (2 * MAX_UNREAD_BYTES // 20_000), 2 * MAX_UNREAD_BYTES)
+
+
+def test_without_a_free_descriptor_nothing_is_taken_for_closed(publish: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a flood of connections no descriptor may be free. Subscribers stay known, and are looked at again later."""
+    with closing(connected(publish, b"SUB")) as peer:
+        peer.sendall(frame(b"\1image.a"))
+        eventually(lambda: publish.subscribers.get(b"image.a") == 1)
+        refused = threading.Event()
+
+        def no_descriptor(descriptor: int) -> int:
+            refused.set()
+            raise OSError(errno.EMFILE, "too many open files")
+
+        with monkeypatch.context() as without:
+            without.setattr(os, "dup", no_descriptor)
+            assert refused.wait(LIMIT_S)
+            with pytest.raises(OSError, match="too many"):
+                shut_down(peer.fileno(), identity_of(peer.fileno()) or (0, 0))
+        assert publish.subscribers.get(b"image.a") == 1
+        assert shut_down(peer.fileno(), identity_of(peer.fileno()) or (0, 0))

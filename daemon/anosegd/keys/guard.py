@@ -166,5 +166,10 @@ class Guard(Worker):
             if public is None:
                 continue
             self._connections.pop(descriptor, None)
-            if shut_down(descriptor, known.identity):
+            try:
+                closed = shut_down(descriptor, known.identity)
+            except OSError:  # no file descriptor is free, as in a flood of connections: try again
+                self._connections.setdefault(descriptor, known)
+                continue
+            if closed:
                 self._refuse(f"connection closed: {self._keyring.why_refused(public)}", public=public)

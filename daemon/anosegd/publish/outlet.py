@@ -17,12 +17,30 @@ SEND_HWM = 2000
 """Messages kept for one slow subscriber before it loses some. Each takes about 160 bytes; the content is shared."""
 LINGER_MS = 1000
 """How long unsent messages are kept when the daemon stops."""
-MAX_IMAGE_BYTES = 64 << 20
-"""Pictures that ZeroMQ may hold for subscribers that do not read them. While it holds more, no further ones are sent."""
+MAX_WAITING_BYTES = 64 << 20
+"""Pictures that ZeroMQ may hold for subscribers that do not read them, and as much of anomaly maps. While it holds more, no
+further ones are sent."""
 MAX_SUBSCRIPTION_MESSAGES = 1000
 """Subscriptions that are looked at in one step, so that nobody can hold up verdicts with them."""
 MAX_SUBSCRIPTION_BYTES = 1024
 """A topic is a word and a camera's name; ZeroMQ's own handshake takes a few hundred bytes."""
+
+
+class _Waiting:
+    """Messages of one kind that ZeroMQ may still hold."""
+
+    def __init__(self) -> None:
+        self._sent: deque[tuple[zmq.MessageTracker, int]] = deque()
+
+    def has_room(self, size: int) -> bool:
+        """Return whether so many bytes more may wait."""
+        while self._sent and self._sent[0][0].done:
+            self._sent.popleft()
+        return sum(size for _, size in self._sent) + size <= MAX_WAITING_BYTES
+
+    def add(self, tracker: zmq.MessageTracker, size: int) -> None:
+        """Count a message that was sent."""
+        self._sent.append((tracker, size))
 
 
 class Outlet:
@@ -30,20 +48,30 @@ class Outlet:
 
     def __init__(self, socket: zmq.Socket[bytes], limits: ConnectionLimits, guard: Guard | None) -> None:
         self._socket, self._limits, self._guard = socket, limits, guard
-        self._images: deque[tuple[zmq.MessageTracker, int]] = deque()  # that ZeroMQ may still hold, with their sizes
+        self._images, self._maps = _Waiting(), _Waiting()
+        self._crowded = False
 
     def send(self, topic: str, *frames: bytes) -> None:
         """Send a message to everybody who subscribes to its topic."""
         self._socket.send_multipart([topic.encode(), *frames])
 
-    def send_image(self, topic: bytes, header: bytes, jpeg: bytes) -> None:
-        """Send a picture, unless too many wait for subscribers that do not read them: they must not fill the memory."""
-        while self._images and self._images[0][0].done:
-            self._images.popleft()
-        if sum(size for _, size in self._images) + len(jpeg) <= MAX_IMAGE_BYTES:
-            tracker = self._socket.send_multipart([topic, header, jpeg], copy=False, track=True)
-            assert tracker is not None
-            self._images.append((tracker, len(jpeg)))
+    def send_image(self, topic: bytes, header: bytes, jpeg: bytes) -> bool:
+        """Send a picture, unless too many wait for subscribers that do not read them. Return whether it was sent."""
+        return self._send_large(self._images, topic, header, jpeg)
+
+    def send_map(self, topic: bytes, header: bytes, png: bytes) -> bool:
+        """Send an anomaly map, unless too many wait for subscribers that do not read them. Return whether it was sent."""
+        return self._send_large(self._maps, topic, header, png)
+
+    def _send_large(self, waiting: _Waiting, *frames: bytes) -> bool:
+        """Send a message whose last frame is large: those that nobody reads must not fill the memory."""
+        if not waiting.has_room(len(frames[-1])):
+            self._crowded = True
+            return False
+        tracker = self._socket.send_multipart(frames, copy=False, track=True)
+        assert tracker is not None
+        waiting.add(tracker, len(frames[-1]))
+        return True
 
     def hear(self) -> bool:
         """Note who subscribes to what, and close connections that would fill the memory.
@@ -52,6 +80,9 @@ class Outlet:
             Whether something of a flood is left, for which it is to be called at once.
         """
         left = self._limits.check()
+        if self._crowded:  # who does not read must not take pictures and maps from those who do
+            self._crowded = False
+            self._limits.close_stuck()
         with contextlib.suppress(zmq.Again):
             for _ in range(MAX_SUBSCRIPTION_MESSAGES):
                 frame = self._socket.recv(zmq.DONTWAIT, copy=False)

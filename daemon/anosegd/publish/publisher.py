@@ -116,6 +116,7 @@ class Publisher(Worker):
             )
         self._masks = MaskEncoder(MASK_QUEUE, self._mask_encoded)
         self._encoded: deque[tuple[wire.Mask, bytes]] = deque()
+        self._maps_unsent = 0
         self._evidence = evidence
         self._subscriptions = Subscriptions()
         self._images = ImageEncoder(self._image_encoded)
@@ -228,8 +229,8 @@ class Publisher(Worker):
 
     @property
     def masks_dropped(self) -> int:
-        """Maps that were dropped because too many waited."""
-        return self._masks.dropped + (self._commits.maps_dropped if self._commits is not None else 0)
+        """Maps that were dropped because too many waited, here or for subscribers that do not read them."""
+        return self._masks.dropped + self._maps_unsent + (self._commits.maps_dropped if self._commits is not None else 0)
 
     @property
     def idle(self) -> bool:
@@ -364,7 +365,7 @@ class Publisher(Worker):
     def _send_masks(self) -> None:
         while self._encoded:
             header, png = self._encoded.popleft()
-            self._outlet.send(f"mask.{header.camera}", wire.encode(header), png)
+            self._maps_unsent += not self._outlet.send_map(f"mask.{header.camera}".encode(), wire.encode(header), png)
 
     def _image_encoded(self, header: wire.Image, jpeg: bytes) -> None:
         """On the encoder's thread."""
