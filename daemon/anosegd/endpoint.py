@@ -19,6 +19,8 @@ MAX_IPC_PATH_BYTES = 107  # of a Unix socket
 
 
 _TCP = re.compile(r"tcp://(\[[^\[\]]+\]|[^\[\]:\s]+):(\d{1,5})")
+_HOST = re.compile(r"\[[0-9A-Fa-f:.]+(%[0-9A-Za-z._-]+)?\]|[0-9A-Za-z._-]+")
+"""What ZeroMQ looks up or takes for an address."""
 
 
 def check_address(endpoint: str) -> None:
@@ -27,8 +29,12 @@ def check_address(endpoint: str) -> None:
     Raises:
         ValueError: It is no address.
     """
+    if endpoint.startswith((f"{IPC}/", f"{IPC}@")):
+        if len(endpoint[len(IPC) :].encode()) > MAX_IPC_PATH_BYTES:
+            raise ValueError(f"{endpoint}: the path is longer than {MAX_IPC_PATH_BYTES} bytes, the limit for a socket")
+        return
     match = _TCP.fullmatch(endpoint)
-    if not endpoint.startswith((f"{IPC}/", f"{IPC}@")) and not (match and 0 < int(match[2]) <= MAX_PORT):
+    if not (match and _HOST.fullmatch(match[1]) and 0 < int(match[2]) <= MAX_PORT):
         raise ValueError(f"{endpoint}: not an endpoint; write tcp://HOST:PORT or ipc:///PATH")
 
 

@@ -14,7 +14,7 @@ from anoseg_engines.strict_yaml import read_yaml
 from anosegd.config import DEFAULT_CONTROL
 from anosegd.endpoint import check_address
 
-DEFAULT_CONSUMER = "archive"
+DEFAULT_CONSUMER = "anosegd-archive"
 """The name under which a station without keys notes how far the archive has come."""
 NotEmpty = Annotated[str, Meta(min_length=1)]
 StationName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z", description="a name such as press-4")]

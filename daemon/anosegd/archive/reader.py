@@ -78,6 +78,7 @@ class StationReader(Worker):
         self._acked: tuple[str | None, int] = (None, 0)
         self._replaced = False
         self._events: list[ArchiveEvent] = []  # not stored yet
+        self._station_run: tuple[str, str] | None = None  # the station's program and its start
         self._asks_notes = self._acknowledges = True
         self._journal_failing = False
 
@@ -103,9 +104,15 @@ class StationReader(Worker):
                     self._stopping.wait(WAIT_S)
                     continue
                 try:
-                    self._stopping.wait(self._try_round(client, position))
+                    self._pause(self._try_round(client, position))
                 except _StoppedError:
                     return
+
+    def _pause(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while not self._stopping.is_set() and (left := end - time.monotonic()) > 0:
+            self.answer()
+            self._stopping.wait(min(left, WAIT_S))
 
     def _on_wait(self) -> None:
         self.answer()
@@ -138,7 +145,9 @@ class StationReader(Worker):
             self._note_trouble("not_understood", f"the answer of the station cannot be used: {error}")
             return AFTER_TROUBLE_S
         self._note_end_of_trouble()
-        return 0.0 if more else self._config.poll_s
+        pause_s = 0.0 if more else self._config.poll_s
+        self._heard_at = time.monotonic() + pause_s  # until then it is not asked, and cannot be silent
+        return pause_s
 
     def _round(self, client: Client, position: Position) -> bool:
         """Archive a page, and from time to time notes and changes. Return whether there may be more now."""
@@ -226,6 +235,8 @@ class StationReader(Worker):
 
     def _see(self, state: dict[str, Any]) -> None:
         self._heard_at = time.monotonic()
+        if (run := (state["version"], state["run_id"])) != self._station_run:  # it may have been updated
+            self._station_run, self._asks_notes, self._acknowledges = run, True, True
         journal = state.get("journal") or {}
         seen = Seen(self.name, state["station"], state["version"], state["state"], journal.get("last_committed"), True)
         self._writer.see(seen)

@@ -18,13 +18,21 @@ WAIT_S = 0.1
 
 
 def connect(socket: zmq.Socket[bytes], endpoint: str, key: Key | None = None) -> None:
-    """Connect a socket to a station, with the key that the station asks for."""
-    socket.set(zmq.IPV6, int("[" in endpoint))
-    if key is not None:
-        socket.set(zmq.CURVE_SERVERKEY, key.station.encode())
-        socket.set(zmq.CURVE_PUBLICKEY, key.public.encode())
-        socket.set(zmq.CURVE_SECRETKEY, key.secret.encode())
-    socket.connect(endpoint)
+    """Connect a socket to a station, with the key that the station asks for.
+
+    Raises:
+        zmq.ZMQError: ZeroMQ does not understand the address or the key. The socket is closed.
+    """
+    try:
+        socket.set(zmq.IPV6, int("[" in endpoint))
+        if key is not None:
+            socket.set(zmq.CURVE_SERVERKEY, key.station.encode())
+            socket.set(zmq.CURVE_PUBLICKEY, key.public.encode())
+            socket.set(zmq.CURVE_SECRETKEY, key.secret.encode())
+        socket.connect(endpoint)
+    except zmq.ZMQError:
+        socket.close(linger=0)  # sending through it would wait for ever
+        raise
 
 
 class Connection:
@@ -79,8 +87,9 @@ class Connection:
         if len(request) > MAX_REQUEST_BYTES:  # the station would not answer it
             raise RequestError(op, f"it has {len(request)} bytes, and a request may have {MAX_REQUEST_BYTES}")
         if self._socket is None:
-            self._socket = self.context.socket(zmq.DEALER)
-            connect(self._socket, self._endpoint, self._key)
+            socket = self.context.socket(zmq.DEALER)
+            connect(socket, self._endpoint, self._key)
+            self._socket = socket
         self._socket.send(request)
         end = time.monotonic() + self._timeout_s
         while (left := end - time.monotonic()) > 0:

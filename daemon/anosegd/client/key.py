@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import NamedTuple
 
 from .errors import KeyFileError
+
+Z85 = re.compile(r"[0-9a-zA-Z.:+=^!/*?&<>()\[\]{}@%$#-]{40}")
+"""A key of 32 bytes as ZeroMQ writes it."""
 
 
 class Key(NamedTuple):
@@ -41,7 +45,7 @@ class Key(NamedTuple):
                     raise KeyFileError(f"{path}: other users may read or change this secret key; run: chmod 600 {path}")
                 content = json.loads(file.read(4096))
             key = cls(*(content[field] for field in cls._fields))
-            if content["kind"] != "client" or any(len(value) != 40 for value in key[1:]):
+            if content["kind"] != "client" or not all(Z85.fullmatch(value) for value in key[1:]):
                 raise ValueError
         except OSError as error:
             raise KeyFileError(f"{path}: cannot be read ({error.strerror})") from error

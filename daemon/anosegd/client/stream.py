@@ -89,7 +89,10 @@ class VerdictStream:
         self, *, consumer: str | None = None, after: Cursor | None = None, first: int | None = None, idle_s: float | None = None
     ) -> Iterator[Verdict]:
         """Yield verdicts in order, live and from the journal. See `Client.follow`."""
-        position = _Position(after.journal_id if after else None, after.seq + 1 if after else first)
+        if after is not None:
+            position = _Position(after.journal_id, after.seq + 1)
+        else:
+            position = _Position(None, None if first is None else max(1, first))
         acks = Acks(self._connection, consumer)
         socket = self._connection.context.socket(zmq.SUB)
         try:
@@ -107,11 +110,12 @@ class VerdictStream:
                 for verdict in self._fill_gap(position, None):
                     yield verdict
                     acks.done(verdict)
+                    last_verdict = time.monotonic()
             while idle_s is None or time.monotonic() - last_verdict < idle_s:
                 for verdict in self._receive(socket, position):
-                    last_verdict = time.monotonic()
                     yield verdict
                     acks.done(verdict)
+                    last_verdict = time.monotonic()
                 acks.flush()
         finally:
             socket.close(linger=0)

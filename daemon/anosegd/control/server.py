@@ -374,7 +374,7 @@ class Control(Worker):
 
     def _replay(self, journal: Journal, request: ReplayRequest) -> dict[str, Any]:
         reader = self._journal_reader(journal)
-        page = reader.page(request.first, request.last, limit=request.limit, max_bytes=MAX_PAGE_BYTES)
+        page = reader.page(max(1, request.first), request.last, limit=request.limit, max_bytes=MAX_PAGE_BYTES)
         marks = reader.marks(page.entries[0].seq, page.entries[-1].seq) if page.entries else []
         return {
             "journal_id": page.journal_id,

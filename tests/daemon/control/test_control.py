@@ -66,6 +66,8 @@ def test_a_late_client_gets_everything_in_order(station: Station) -> None:
     station.wait_until_committed(12)
     with station.client() as client:
         verdicts = list(islice(client.follow(first=1), 12))
+        assert [v["seq"] for v in islice(client.follow(first=0), 12)] == list(range(1, 13))  # 0: from the beginning
+        assert [v["seq"] for v in client.replay(0, 3)] == [1, 2, 3]
     assert [v["seq"] for v in verdicts] == list(range(1, 13))
     assert all(v.replayed and v["durable"] for v in verdicts)
     assert [dict(v) for v in verdicts] == station.line.listener.wait_for_verdicts(12)
