@@ -31,13 +31,15 @@ TABLE = (
     "CREATE INDEX feedback_undone ON feedback (undoes) WHERE undoes IS NOT NULL",
 )
 FORGET_NAMES = "UPDATE feedback SET who = '' WHERE at_ns < ? AND who <> ''"
-EXPIRE = "DELETE FROM feedback WHERE seq < ?"
+# The newest stays, even if its part is deleted, so that no number is used again if the clock went back.
+EXPIRE = "DELETE FROM feedback WHERE seq < ? AND number < (SELECT max(number) FROM feedback)"
 
 _COUNTS = "f.undoes IS NULL AND NOT EXISTS (SELECT 1 FROM feedback u WHERE u.undoes = f.number)"
 # The limit is inside, so that a page of marks does not read the whole table.
 _CURRENT = f"""SELECT seq, mark, comment, who, at_ns, change FROM feedback WHERE number IN (
-    SELECT max(f.number) FROM feedback f WHERE f.seq BETWEEN ? AND ? AND {_COUNTS} GROUP BY f.seq ORDER BY f.seq {{order}}
-    LIMIT ?) ORDER BY seq {{order}}"""
+    SELECT max(f.number) FROM feedback f WHERE f.seq BETWEEN ? AND ? AND {_COUNTS}
+    AND EXISTS (SELECT 1 FROM entry WHERE entry.seq = f.seq) GROUP BY f.seq ORDER BY f.seq {{order}} LIMIT ?)
+    ORDER BY seq {{order}}"""
 _NOTES = """SELECT number, seq, mark, comment, who, at_ns, change, undoes FROM feedback WHERE number > ?
     ORDER BY number LIMIT ?"""
 _LAST_OF_PERSON = f"SELECT f.change FROM feedback f WHERE f.who = ? AND {_COUNTS} ORDER BY f.number DESC LIMIT 1"

@@ -37,10 +37,12 @@ _INSERT = """INSERT INTO entry (seq, camera, outcome, captured_ns, committed_ns,
     VALUES (?, ?, ?, ?, ?, ?, ?, ?)"""
 _REMARK = "UPDATE mark SET latest_ns = max(latest_ns, ?) WHERE seq = (SELECT min(seq) FROM mark WHERE seq >= ?)"
 _FORGET_REQUESTS = "DELETE FROM request WHERE number < (SELECT number FROM request ORDER BY number DESC LIMIT 1 OFFSET ?)"
-_FORGET_CHANGES = "DELETE FROM change WHERE number <= (SELECT max(number) FROM change) - ?"
+_FORGET_CHANGES = "DELETE FROM change WHERE number <= (SELECT number FROM change ORDER BY number DESC LIMIT 1 OFFSET ?)"
 _FORGET_NAMES = ("UPDATE change SET who = '' WHERE at_ns < ? AND who NOT IN ('', 'configuration')", feedback.FORGET_NAMES)
 """For each table with names of persons: removes those from before a moment."""
-_CHANGE = "INSERT INTO change (at_ns, kind, camera, old, new, who, why) VALUES (?, ?, ?, ?, ?, ?, ?)"
+# By the clock, so that a number that a power failure has taken back is not used again. Microseconds, as of feedback.
+_CHANGE = """INSERT INTO change (number, at_ns, kind, camera, old, new, who, why)
+    VALUES ((SELECT max(coalesce(max(number), 0) + 1, ? / 1000) FROM change), ?, ?, ?, ?, ?, ?, ?)"""
 _VOID_BEFORE = "SELECT first, last FROM void WHERE first < ? ORDER BY first DESC LIMIT 1"
 _AMEND = "UPDATE entry SET camera = ?, outcome = ?, captured_ns = ?, committed_ns = ?, crc = ?, header = ? WHERE seq = ?"
 
@@ -135,7 +137,7 @@ class Store:
             self._db.executemany("INSERT INTO request VALUES (?, ?, ?, ?, ?)", requests)
             if requests:
                 self._db.execute(_FORGET_REQUESTS, (REQUESTS_KEPT - 1,))
-            self._db.executemany(_CHANGE, ((c.at_ns, c.kind, c.camera, c.old, c.new, c.who, c.why) for c in t.changes))
+            self._db.executemany(_CHANGE, ((c.at_ns, c.at_ns, c.kind, c.camera, c.old, c.new, c.who, c.why) for c in t.changes))
             if t.changes:
                 self._db.execute(_FORGET_CHANGES, (CHANGES_KEPT,))
             answered = [(number,) for number in (*t.answered, *(e.answers for e in t.entries)) if number is not None]

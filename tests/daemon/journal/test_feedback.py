@@ -55,6 +55,20 @@ def test_marks_go_with_their_part_and_names_before_them(tmp_path: Path) -> None:
     assert journal.close()
 
 
+def test_numbers_do_not_go_back_with_the_clock(tmp_path: Path) -> None:
+    """A mark was given while the clock was ahead, and its part is deleted: later marks have greater numbers all the same."""
+    now = [400 * DAY_NS]
+    journal = open_journal(config(tmp_path / "j.db", keep_days=1), monotonic_ns=lambda: now[0], wall_ns=lambda: now[0])
+    commit(journal, 1)
+    ahead = note(journal, seqs=[1], mark="right", at_ns=4000 * DAY_NS).change
+    now[0] += 2 * DAY_NS
+    commit(journal, 1)
+    eventually(lambda: journal.stats().first_kept == 2)
+    assert note(journal, seqs=[2], mark="unsure", at_ns=now[0]).change > ahead
+    assert marks(journal).keys() == {2}
+    assert journal.close()
+
+
 def test_a_part_that_is_marked_without_end_does_not_fill_the_journal(tmp_path: Path) -> None:
     """The newest notes of a part stay; the mark that counts is the last one, and it can be taken back."""
     journal = open_journal(config(tmp_path / "j.db"))

@@ -226,6 +226,8 @@ def test_changes_are_kept_and_the_oldest_are_forgotten(tmp_path: Path, monkeypat
     assert journal.close()
     with open_journal(config(path)).reader() as reader:
         assert reader.changes() == changes[2:]
+        numbers = [number for number, _ in reader.numbered_changes(3)[1]]
+        assert numbers == sorted({*numbers, now // 1000 + 2})  # not one that a power failure has taken back
         assert reader.changes(1) == changes[4:]
 
 

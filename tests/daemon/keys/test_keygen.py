@@ -1,6 +1,7 @@
 """`anosegd keygen` writes and refuses the right files, and no message shows a secret."""
 
 import json
+import os
 import stat
 from pathlib import Path
 
@@ -31,6 +32,21 @@ def test_secret_files_are_for_their_owner_alone(tmp_path: Path) -> None:
     assert json.loads(authorised).items() >= {"name": "screen", "control": True, "expires": "2099-12-31"}.items()
     assert not any(secret in said + authorised for secret in secrets)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clients", "screen.key", "station.key"]
+
+
+def test_the_daemons_user_can_read_an_authorisation_whatever_the_umask(tmp_path: Path) -> None:
+    """Root of a hardened machine, whose umask is 077, makes the key and the folder."""
+    station, clients, out = tmp_path / "station.key", tmp_path / "keys" / "clients", tmp_path / "screen.key"
+    assert run_anosegd("keygen", "station", str(station)).returncode == 0
+    before = os.umask(0o077)
+    try:
+        where = ("--station", station, "--clients", clients, "--out", out)
+        done = run_anosegd("keygen", "client", "screen", *map(str, where))
+    finally:
+        os.umask(before)
+    assert done.returncode == 0, done.stderr
+    modes = [stat.S_IMODE(path.stat().st_mode) for path in (clients, clients / "screen.pub", out)]
+    assert modes == [0o755, 0o644, 0o600]
 
 
 def test_keys_are_not_overwritten(tmp_path: Path) -> None:
