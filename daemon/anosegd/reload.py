@@ -139,12 +139,18 @@ class _Check(Worker):
             answer(error)
 
 
-def needs_restart(config: Config, now: Config, in_force: Recipe) -> bool:
-    """Return whether more than cameras, recipes and bundle has changed, or the recipe in force is gone or has another slot."""
+def needs_restart(config: Config, now: Config, in_force: Recipe, *, new_engine: bool) -> bool:
+    """Return whether the new configuration can only come into force as a whole, with another station.
+
+    So it is if more than cameras, recipes and bundle has changed, if the recipe in force is gone or has another slot, or if
+    another engine takes over and cameras or recipes change with it: one engine must not judge by the thresholds and rules that
+    are meant for the other one.
+    """
     same_engine = msgspec.structs.replace(config.engine, bundle=now.engine.bundle)
     same = msgspec.structs.replace(config, cameras=now.cameras, recipes=now.recipes, engine=same_engine) == now
     recipe = recipe_after(recipes_of(config), in_force)
-    return not same or recipe.key != in_force.key or recipe.slot != in_force.slot
+    judged_otherwise = new_engine and (config.cameras, config.recipes) != (now.cameras, now.recipes)
+    return not same or recipe.key != in_force.key or recipe.slot != in_force.slot or judged_otherwise
 
 
 def recipe_after(recipes: Mapping[str, Recipe], in_force: Recipe) -> Recipe:
@@ -186,7 +192,7 @@ def load_reloaded(
         )
     check_other_recipes(config, recipe.slot, build=config.engine.build)
     engine = load_checked(config, recipe, bundle, build=config.engine.build)
-    if bundle.digest != inspecting.digest or needs_restart(config, now, inspector.recipe):
+    if bundle.digest != inspecting.digest or needs_restart(config, now, inspector.recipe, new_engine=False):
         return bundle, engine
     engine.close()
     inspector.keep_ready(cameras_at(recipes.values(), recipe.slot))

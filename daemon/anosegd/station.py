@@ -356,7 +356,7 @@ class Station:
         config, now, recipe = reloaded.config, self._config, self._inspector.recipe
         self._reloaded_cameras = []
         logs.info("reload.accepted", changed=reloaded.engine is not None or config != now)
-        if needs_restart(config, now, recipe):
+        if needs_restart(config, now, recipe, new_engine=reloaded.engine is not None):
             self._successor = Successor(config, reloaded.engine, self._history.all, recipe.key)
             reloaded.answer(None)
             return "reload"

@@ -269,6 +269,34 @@ def test_a_reload_reads_and_proves_a_bundle_once(line: Line, config: Path, store
     assert daemon.terminate() == 0
 
 
+SLOW_TO_WARM_UP = """
+import time
+from anosegd.inspection import swap
+from anosegd.cli import main
+
+def slow(*arguments):
+    time.sleep(2)
+    return warm_up(*arguments)
+
+warm_up, swap.warm_up = swap.warm_up, slow
+main()
+"""
+
+
+def test_no_engine_judges_by_the_threshold_of_another_one(line: Line, config: Path, store: Path) -> None:
+    """A reload brings another version and the threshold that is meant for it: both come into force together."""
+    daemon = line.run(config, program=("-c", SLOW_TO_WARM_UP))
+    line.listener.wait_for_verdicts(5)
+    text = config.read_text().replace(str(store / "1"), str(store / "2"))
+    config.write_text(text.replace("policy: wait", "score_threshold: 0.9, policy: wait"))
+    assert "inspecting with tiny/2" in ask("reload", config)
+    line.listener.wait_for(lambda m: m.topic == "verdict.line" and m.header["threshold"] == 0.9)
+    line.listener.wait_for_verdicts(len(line.listener.verdicts) + 20)
+    judged = [v for v in line.listener.verdicts if v["engine"] is not None and v["threshold"] is not None]
+    assert {(v["engine"]["version"], v["threshold"]) for v in judged} == {(1, 0.5), (2, 0.9)}
+    assert daemon.terminate() == 0
+
+
 def test_many_swaps_under_load() -> None:
     """A short run of tests/stress/swap_often.py: no UNKNOWN, no gap, no verdict of two engines, no growing memory."""
     assert swap_often(12) == []
