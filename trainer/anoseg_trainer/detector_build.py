@@ -280,6 +280,6 @@ def _turned_parts(parts: Sequence[int], variation: VariationConfig, already: int
 
 
 def _sample(parts: Sequence[int], reader: FeatureReader) -> Sequence[int]:
-    """Choose some of the parts, spread over all of them."""
+    """Choose some of the parts at random, in order: names may alternate between two cameras or exposures."""
     most = max(1, min(SAMPLE_PARTS, SAMPLE_INPUTS // reader.n_inputs(parts[:1])))
-    return parts[:: -(-len(parts) // most)]
+    return sorted(int(index) for index in np.random.default_rng(559).permutation(parts)[:most])

@@ -257,7 +257,7 @@ def _parts_of(images: GoodImages, engine: Engine) -> Parts:
     """Find which of the good images show the same part, as the training of the bundle did."""
     config = engine.bundle.manifest.training.get("config")
     holdout = config.get("holdout") if isinstance(config, dict) else None
-    return find_parts(images, str(holdout.get("group") or "") if isinstance(holdout, dict) else "")
+    return find_parts(images, str(holdout.get("group") or "") if isinstance(holdout, dict) else "", inherited=True)
 
 
 def _operating_point(engine: Engine, good: list[float], defective: list[float], parts: Parts) -> dict[str, Any]:

@@ -193,6 +193,8 @@ class StatusFile:
         elif isinstance(error, AnosegError):
             state = "stopped" if error.exit_code == STOPPED else "failed"
             self.write(state=state, error=str(error), exit_code=error.exit_code)
+        elif isinstance(error, Exception):
+            self.write(state="failed", error=repr(error), exit_code=1)
 
     def write(self, **changes: Any) -> None:
         """Write the file with these attributes changed."""

@@ -329,7 +329,7 @@ def _figures(fitted: Fitted, product: Product, result: TrainingResult | None) ->
     """Return the figures that status.json keeps."""
     manifest, study = fitted.bundle.manifest, fitted.study
     point, kind = study.point, study.defects[0]
-    level, answer = answer_of(point, kind, promised=study.parts_known)
+    level, answer = answer_of(point, kind, asked=study.false_reject, promised=study.parts_known)
     return Figures(
         version=manifest.version,
         digest=fitted.bundle.digest,

@@ -6,7 +6,7 @@ They load the bundle, find out which good images its training used or held out, 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -46,19 +46,23 @@ class CalibrationImages:
     notes: tuple[str, ...]
 
     @classmethod
-    def of(cls, images: GoodImages, bundle: Bundle, group: str | None = None) -> CalibrationImages:
+    def of(
+        cls, images: GoodImages, bundle: Bundle, group: str | None = None, *, cut: Mapping[Path, str] | None = None
+    ) -> CalibrationImages:
         """Compare the images with each other, and with those that `bundle` was trained on.
 
         Args:
             images: The good images.
             bundle: The bundle that is calibrated.
             group: Regular expression over file names that says which images show the same part; None: as in the training.
+            cut: As in `GoodImages.used_in`.
         """
         training = bundle.manifest.training
         notes = list(images.notes)
+        inherited = group is None
         group = _group_of(bundle) if group is None else group
-        parts = find_parts(images, group, notes.append)
-        used = len(images.used_in(training))
+        parts = find_parts(images, group, notes.append, inherited=inherited)
+        used = len(images.used_in(training, cut))
         if images.fingerprint == training.get("data_fingerprint"):
             used = len(images.paths)
         found = cls(parts, used, images.pixel_digests, group, tuple(notes))
@@ -118,7 +122,7 @@ class HeldOutImages:
         calibrated = bundle.manifest.training.get(CALIBRATED)
         wanted = set(calibrated["digests"]) if calibrated else _held_out_by_training(bundle)
         images = read_good_images(find_good_images(folder))
-        parts = find_parts(images, str(calibrated["group"]) if calibrated else _group_of(bundle))
+        parts = find_parts(images, str(calibrated["group"]) if calibrated else _group_of(bundle), inherited=True)
         digests = [digest[:DIGEST] for digest in images.pixel_digests]
         found = [i for i, digest in enumerate(digests) if digest in wanted]
         return cls(

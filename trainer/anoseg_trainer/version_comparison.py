@@ -249,7 +249,7 @@ def compare(
         read = read_good_images([images[i].path for i in of_kind])
         if kind == GOOD:
             notes += _notes_on_good(read, engines)
-        found = find_parts(read, group)
+        found = find_parts(read, group, inherited=True)
         if not found.known and len(of_kind) > 1:
             unknown.append(shown_name(kind))
         for number in range(found.count):

@@ -29,6 +29,7 @@ from anoseg_trainer.model.detector import (
     Detector,
     network_level,
 )
+from anoseg_trainer.model.inference import TILES_AT_ONCE
 from anoseg_trainer.model.network import valid_pixels
 from anoseg_trainer.model.place_gaussians import PlaceGaussians
 from anoseg_trainer.thresholds import score_scale
@@ -101,7 +102,8 @@ def _some_learned(product: Product) -> list[Image]:
     """Return scaled training parts for the level of the network's map, with `LEVEL_INPUTS` tiles at most, but one at least."""
     train, spec = product.split.train, scaled_spec(product.config.input.spec)
     most = max(1, LEVEL_INPUTS // len(whole_placement(spec, product.store[train[0]]).tiles))
-    return [product.store[i] for i in train[:: -(-len(train) // most)]]
+    chosen = np.random.default_rng(560).permutation(train)[:most]  # names may alternate between two cameras or exposures
+    return [product.store[int(i)] for i in chosen]
 
 
 @torch.no_grad()
@@ -134,16 +136,21 @@ def fit_maps(
         placement = whole_placement(spec, part)
         frames = np.empty((len(placement.tiles), spec.height, spec.width, 3), np.uint8)
         placement.fill(part, frames)
-        coords = torch.from_numpy(placement.coords_N2HW.astype(np.float32))
-        valid = valid_pixels(coords)
-        logits = detector.parts(torch.from_numpy(frames), coords, valid)[0]
-        assert logits is not None
-        levels.append(network_level(logits, valid))
+        peaks = []
+        for start in range(0, len(frames), TILES_AT_ONCE):
+            some = slice(start, start + TILES_AT_ONCE)
+            coords = torch.from_numpy(placement.coords_N2HW[some].astype(np.float32))
+            valid = valid_pixels(coords)
+            logits = detector.parts(torch.from_numpy(frames[some]), coords, valid)[0]
+            assert logits is not None
+            levels.append(network_level(logits, valid))
+            if is_held_out:
+                halved = functional.avg_pool2d(logits[:, None].float(), 2)[:, 0]
+                inside = functional.avg_pool2d(valid.float()[:, None], 2)[:, 0] == 1
+                pixels.append(halved[:, ::MAP_STRIDE, ::MAP_STRIDE][inside[:, ::MAP_STRIDE, ::MAP_STRIDE]])
+                peaks += [tile[within].max() for tile, within in zip(halved, inside, strict=True) if within.any()]
         if is_held_out:
-            halved = functional.avg_pool2d(logits[:, None].float(), 2)[:, 0]
-            inside = functional.avg_pool2d(valid.float()[:, None], 2)[:, 0] == 1
-            pixels.append(halved[:, ::MAP_STRIDE, ::MAP_STRIDE][inside[:, ::MAP_STRIDE, ::MAP_STRIDE]])
-            largest.append(halved[inside].max())
+            largest.append(torch.stack(peaks).max())
     if detector.memory is not None:
         span = torch.stack(largest).median() - torch.cat(pixels).median()
         _weigh_comparing_maps(detector, share * float(span.clamp(min=0.5)), 0.0)

@@ -15,7 +15,7 @@ from anoseg_engines.loading import load_engine
 from anoseg_engines.placement import InputSpec, Placement, Region
 from anoseg_trainer.commands.calibrate_rules import least_passing_threshold, sufficient_threshold
 from anoseg_trainer.confidence_bound import rejected_share, upper_bound
-from anoseg_trainer.data.good_images import find_good_images, read_good_images
+from anoseg_trainer.data.good_images import DIGEST, PIXEL_DIGESTS, find_good_images, pixel_digest, read_good_images
 from anoseg_trainer.thresholds import conformal_threshold
 
 RUNTIME = ("--runtime", "cpu-f32")
@@ -243,6 +243,18 @@ def test_rules_are_counted_and_kept(tmp_path, station, frames):
     data = good_folder(tmp_path / "good", range(100, 120))
     assert run("calibrate", "--bundle", newest(tmp_path), "--data", data, *RUNTIME).returncode == 0
     assert load_bundle(newest(tmp_path)).rule_calibrations == found  # a new score threshold changes nothing about rules
+
+
+def test_frames_whose_region_was_trained_on_promise_nothing(tmp_path, station, frames):
+    """The training had the pictures cut to the region; these are the whole frames of the same parts."""
+    shown = [cv2.rotate(cv2.imread(str(path)), cv2.ROTATE_180)[10:58, 10:90] for path in sorted(frames.iterdir())]
+    used = {PIXEL_DIGESTS: [pixel_digest(np.ascontiguousarray(image))[:DIGEST] for image in shown[:5]]}
+    write_bundle(tmp_path / "tiny", dataclasses.replace(tiny_draft(), training={**tiny_draft().training, **used}))
+    done = calibrate_rules(tmp_path)
+    assert done.returncode == 0, done.stderr
+    (entry,) = load_bundle(newest(tmp_path)).rule_calibrations
+    assert not entry.held_out
+    assert "the network was trained on 5 of these images" in entry.guarantee
 
 
 def test_each_size_of_the_frames_has_its_own_entry(tmp_path, station, frames):

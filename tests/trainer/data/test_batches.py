@@ -1,5 +1,9 @@
 import contextlib
 import dataclasses
+import multiprocessing
+import os
+import signal
+import time
 
 import msgspec
 import numpy as np
@@ -114,6 +118,26 @@ def test_batches_depend_on_seed_and_step_alone(paths, tmp_path):
     assert (other[0] != here[0]).any()
 
 
+def test_a_signal_to_all_processes_leaves_the_workers_to_the_main_process(paths, tmp_path):
+    """systemd and `timeout` signal every process: the step under way must still get its batch, and the end is in order."""
+    settings = settings_of(tmp_path, paths, InputSpec(64, 64), variation=VariationConfig())
+    before = set(multiprocessing.active_children())
+    with contextlib.closing(batches(settings, range(1000), workers=2)) as stream:
+        for _ in range(3):  # each worker has made one
+            next(stream)
+        workers = set(multiprocessing.active_children()) - before
+        for worker in workers:
+            os.kill(worker.pid, signal.SIGTERM)
+        time.sleep(0.5)
+        for _ in range(12):
+            next(stream)
+        assert len(workers) == 2
+        assert all(worker.is_alive() for worker in workers)
+    for worker in workers:
+        worker.join(30)
+        assert not worker.is_alive()
+
+
 @pytest.mark.parametrize(
     ("said", "hint"),
     [
@@ -144,8 +168,8 @@ def test_only_what_is_known_to_be_memory_is_called_so(paths, tmp_path, monkeypat
 
 
 def test_defective_parts_keep_the_parts_size(paths, tmp_path):
-    """Held-out parts get their defects at full size, whatever the tile."""
-    settings = settings_of(tmp_path, paths, InputSpec(64, 64, "tile", 1.0, 16))
+    """Held-out parts get their defects at full size, whatever the tile, and stay in their own light."""
+    settings = settings_of(tmp_path, paths, InputSpec(64, 64, "tile", 1.0, 16), variation=VariationConfig(brightness=0.5))
     image, label = defective_part(np.random.default_rng(0), settings, 3)
     assert image.shape == (96, 128, 3)
     assert label.shape == (96, 128)

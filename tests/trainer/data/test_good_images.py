@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from anoseg_engines.errors import AnosegError, DataError
+from anoseg_engines.errors import AnosegError, ConfigError, DataError
 from anoseg_engines.images import read_image
 from anoseg_engines.placement import InputSpec
 from anoseg_trainer.config import HoldoutConfig
@@ -163,6 +163,22 @@ def test_names_that_lack_the_group_stand_alone(tmp_path, write_plates):
         path.rename(tmp_path / (f"a{i // 3}_{i}.png" if i < 6 else f"b{i}.png"))
     groups = find_parts(load(tmp_path), r"^(?:a(\d)|b)").numbers
     assert sorted(np.bincount(groups)) == [1, 1, 1, 1, 3, 3]
+
+
+def test_a_pattern_that_matches_no_name_is_not_used(tmp_path, write_plates):
+    """The user's own is refused: otherwise each exposure would count as a part. That of an earlier training gives way."""
+    write_plates(tmp_path, 12)
+    for i, path in enumerate(sorted(tmp_path.iterdir())):
+        path.rename(tmp_path / f"Part{i:02}.png")
+    images, notes = load(tmp_path), []
+    with pytest.raises(ConfigError, match=r"'\^\(part\\d\+\)' matches none of the file names, such as Part00.png"):
+        find_parts(images, r"^(part\d+)")
+    compared = find_parts(images, "")
+    found = find_parts(images, r"^(part\d+)", notes.append, inherited=True)
+    assert (found.known, found.numbers.tolist()) == (compared.known, compared.numbers.tolist())
+    assert "the images are compared instead" in notes[0]
+    find_parts(images, r"^(Part0\d)", notes.append)
+    assert notes[1] == r"'^(Part0\d)' does not match Part10.png, Part11.png: each of these images counts as another part"
 
 
 def test_copies_are_one_part_whatever_else_is_found(tmp_path, plate):
@@ -333,6 +349,15 @@ def test_calibration_takes_as_many_parts_as_the_target_needs():
     assert len(split_images(groups, HoldoutConfig(calibration=0.3), 0, needed=19).calibration) == 300
     by_four = np.arange(1000) // 4
     assert split_images(by_four, HoldoutConfig(), 0, needed=40).calibration_groups == 40
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_parts_are_counted_where_some_have_more_images_than_others(seed):
+    """600 parts, photographed once to four times: 99 of them are held out, which is less than a fifth of the images."""
+    parts = np.repeat(np.arange(600), np.random.default_rng(seed).integers(1, 5, 600))
+    split = split_images(parts, HoldoutConfig(), seed, needed=99)
+    assert 99 <= split.calibration_groups <= 115
+    assert len(split.calibration) < 0.2 * len(parts)
 
 
 def test_whole_groups_come_as_near_to_the_wanted_share_as_they_allow():

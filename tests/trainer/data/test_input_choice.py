@@ -47,6 +47,8 @@ def test_what_is_given_stays():
     scaled = choose_input(InputConfig(scale=2.0), ((600, 600),))
     assert (scaled.mode, scaled.scale) == ("tile", 2.0)
     assert choose_input(InputConfig(height=96, width=128), ((3000, 4000),)).mode == "resize"
+    tiles = choose_input(InputConfig(height=384, width=384, scale=0.5), ((3000, 4000),))
+    assert (tiles.mode, tiles.scale, tiles.height) == ("tile", 0.5, 384)
     tiled = InputConfig(height=64, width=64, mode="tile", scale=1.25, overlap=16)
     assert choose_input(tiled, ((300, 300),)) == tiled
 

@@ -24,6 +24,7 @@ from anoseg_engines.loading import load_engine
 from anoseg_engines.result_files import try_folder
 from anoseg_trainer.config import DEFECT_KINDS, TrainConfig, load_config, with_limits
 from anoseg_trainer.data.evaluation_images import check_masks, find_evaluation_images
+from anoseg_trainer.data.good_images import find_good_images
 from anoseg_trainer.evaluation import METRICS, evaluate, metric_cells
 from anoseg_trainer.model.checkpoint import NAME as CHECKPOINT
 from anoseg_trainer.pipeline import fit
@@ -186,9 +187,12 @@ def ablate(
     unknown = [name for name in names if name not in VARIANTS]
     if unknown:
         raise ConfigError(f"no such variant: {', '.join(unknown)}", hint=f"choose from {', '.join(VARIANTS)}")
-    for text in check_masks(find_evaluation_images(data)):  # before hours of training, not after
+    tested = find_evaluation_images(data)
+    for text in check_masks(tested):  # before hours of training, not after
         on_note(text)
-    identity = hashlib.sha256(msgspec.json.encode([msgspec.to_builtins(config), seed, str(data.resolve())])).hexdigest()
+    masks = [image.mask for image in tested if image.mask is not None and image.mask.is_file()]
+    files = [[str(path), path.stat().st_size] for path in (*find_good_images(data), *(image.path for image in tested), *masks)]
+    identity = hashlib.sha256(msgspec.json.encode([msgspec.to_builtins(config), seed, str(data.resolve()), files])).hexdigest()
     rows = []
     for name in names or list(VARIANTS):
         words, change = VARIANTS[name]

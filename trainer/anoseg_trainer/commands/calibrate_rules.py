@@ -19,14 +19,14 @@ from anoseg_engines.bundle_writer import BundleDraft, write_bundle
 from anoseg_engines.engine import Engine
 from anoseg_engines.errors import ConfigError
 from anoseg_engines.files import shown_name
-from anoseg_engines.images import Image, rotated
+from anoseg_engines.images import Image, as_bgr, rotated
 from anoseg_engines.judgement import Inspection, RuleMaps, Thresholds, judge, rules_digest
 from anoseg_engines.loading import load_engine
 from anoseg_engines.placement import Placement, Region
 from anoseg_engines.result_files import try_folder
 from anoseg_engines.words import counted
 from anoseg_trainer.confidence_bound import RejectedShare, describe_rejected_share, rejected_share
-from anoseg_trainer.data.good_images import find_good_images, read_good_images
+from anoseg_trainer.data.good_images import find_good_images, pixel_digest, read_good_images
 from anoseg_trainer.data.station_camera import CameraRules
 from anoseg_trainer.recalibration import CalibrationImages, OnImage, check_runtime, load_version, plan_notes
 
@@ -132,7 +132,7 @@ def calibrate_rules(
             counter.add(path, image)
             on_image(counter.n, len(paths))
 
-        good = CalibrationImages.of(read_good_images(paths, count), before, group)
+        good = CalibrationImages.of(read_good_images(paths, count), before, group, cut=counter.cut)
         ran_on = engine.runtime_description
     finally:
         engine.close()
@@ -178,6 +178,7 @@ class _FrameCounter:
         size_hw: Height and width of the rotated frames.
         rejected: Rejected frames, each with the rules that found something.
         pass_thresholds: `least_passing_threshold` of each rejected frame.
+        cut: `pixel_digest` of what the region of each frame shows.
         review: Frames that are for a person to look at.
         uncovered: Whether some of the part is in no rule's region.
     """
@@ -190,6 +191,7 @@ class _FrameCounter:
         self.size_hw = (0, 0)
         self.rejected: list[tuple[Path, tuple[str, ...]]] = []
         self.pass_thresholds: list[float] = []
+        self.cut: dict[Path, str] = {}
         self.review = 0
         self.uncovered = False
 
@@ -213,6 +215,8 @@ class _FrameCounter:
         except ConfigError as error:
             hint = error.hint or "use whole camera frames, neither rotated nor cut to the region"
             raise ConfigError(f"{path}: {error.what}", hint=hint) from error
+        region = placement.region
+        self.cut[path] = pixel_digest(as_bgr(frame[region.y : region.y + region.height, region.x : region.x + region.width]))
         thresholds = self._engine.thresholds
         verdict = judge(inspection, thresholds, placement, rules=rules, review_from=self._camera.review_from)
         self.n += 1

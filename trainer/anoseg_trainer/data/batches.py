@@ -5,6 +5,7 @@ So the order of the workers does not matter. A resumed training gets the same ba
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
@@ -101,8 +102,9 @@ def batches(settings: SampleSettings, steps: range, workers: int) -> BatchStream
         raise failure from error
     finally:
         wanted.ended = True
-        for _ in made:
-            pass
+        with contextlib.suppress(RuntimeError, OSError):  # a worker that has died must not hide why the training ends
+            for _ in made:
+                pass
 
 
 def _lost_worker(said: str) -> AnosegError | None:
@@ -136,7 +138,12 @@ class _Steps:
 
 
 def _init_worker(_: int) -> None:
-    """Leave Ctrl-C to the main process, and use one thread. More threads would compete with the training for the cores."""
+    """Leave Ctrl-C and SIGTERM to the main process, and use one thread. More threads would compete for the cores.
+
+    systemd, `timeout` and a terminal signal all processes of a training at once. The main process then still needs the workers
+    for the step that it finishes, before it writes the checkpoint.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     torch.set_num_threads(1)
     cv2.setNumThreads(1)

@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import io
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,10 +82,16 @@ class GoodImages:
     tints: NDArray[np.float32]
     notes: tuple[str, ...]
 
-    def used_in(self, training: dict[str, Any]) -> list[Path]:
-        """Return the images that a training used, by its record in the manifest; a record of before has none."""
-        used = set(training.get(PIXEL_DIGESTS) or ())
-        return [path for path, digest in zip(self.paths, self.pixel_digests, strict=True) if digest[:DIGEST] in used]
+    def used_in(self, training: dict[str, Any], cut: Mapping[Path, str] | None = None) -> list[Path]:
+        """Return the images that a training used.
+
+        Args:
+            training: The training's record in the manifest; a record of before has none.
+            cut: For camera frames, the digest of what the region of each shows: a training may have used that.
+        """
+        used, cut = set(training.get(PIXEL_DIGESTS) or ()), cut or {}
+        own = zip(self.paths, self.pixel_digests, strict=True)
+        return [path for path, digest in own if {digest[:DIGEST], cut.get(path, "")[:DIGEST]} & used]
 
     def only(self, indices: Iterable[int]) -> GoodImages:
         """Return these images alone; fingerprint and notes stay those of the whole folder."""

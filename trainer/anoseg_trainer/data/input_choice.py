@@ -55,7 +55,7 @@ def _choose_input(given: InputConfig, sizes_hw: Sizes) -> InputConfig:
     mode = given.mode
     if mode == "auto":
         is_whole = high / low <= ONE_INPUT and shrink >= MIN_SCALE and given.scale is None
-        mode = "resize" if given.sides_given or is_whole else "tile"
+        mode = "resize" if (given.sides_given and given.scale is None) or is_whole else "tile"
     if mode == "resize":
         if given.height is not None:
             shrink = given.height / height

@@ -8,12 +8,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from anoseg_engines.errors import ConfigError
+from anoseg_engines.files import shown_name
 from anoseg_engines.words import agreeing
-from anoseg_trainer.data.good_images import DETAIL, GoodImages
+from anoseg_trainer.data.good_images import DETAIL, GoodImages, named
 
 NEAR_DUPLICATE = 0.9
 """Correlation of two thumbnails from which the images count as the same part."""
@@ -53,7 +56,9 @@ class Parts:
         return int(self.numbers.max()) + 1 if len(self.numbers) else 0
 
 
-def find_parts(images: GoodImages, pattern: str, on_note: Callable[[str], None] = lambda _: None) -> Parts:
+def find_parts(
+    images: GoodImages, pattern: str, on_note: Callable[[str], None] = lambda _: None, *, inherited: bool = False
+) -> Parts:
     """Number the parts: images of one part (copies, near-duplicates, exposures) get the same number.
 
     Copies, which have the same pixels, are always one part. Beyond that, names that match `pattern` decide. Without a
@@ -72,6 +77,10 @@ def find_parts(images: GoodImages, pattern: str, on_note: Callable[[str], None] 
         pattern: Regular expression over file names. Names with an equal first group (or, without groups, an equal match)
             are the same part; a name without a match is a part of its own. Empty: compare the images.
         on_note: Receives remarks for the user.
+        inherited: Whether the pattern is that of an earlier training. If it matches no name, the images are compared.
+
+    Raises:
+        ConfigError: The pattern matches no name, and the user gave it for these images.
     """
     n = len(images.paths)
     _, first, copy_of = np.unique(np.array(images.pixel_digests), return_index=True, return_inverse=True)
@@ -79,6 +88,16 @@ def find_parts(images: GoodImages, pattern: str, on_note: Callable[[str], None] 
         copied = n - len(first)
         are = agreeing(copied, "is a copy of another", "are copies of others")
         on_note(f"{copied} of {n} images {are}: images with equal pixels count as one part")
+    unnamed = [path for path in images.paths if _part_name(path, pattern) is None] if pattern else []
+    if unnamed and len(unnamed) == n:
+        none = f"'{pattern}' matches none of the file names, such as {shown_name(unnamed[0].name)}"
+        if not inherited:
+            hint = "names with an equal first group are images of one part; without it, the images are compared"
+            raise ConfigError(f"the regular expression that says which images show the same part: {none}", hint=hint)
+        on_note(f"the training's holdout.group {none}: the images are compared instead")
+        pattern = ""
+    elif unnamed:
+        on_note(f"'{pattern}' does not match {named(unnamed)}: each of these images counts as another part")
     if pattern:
         copies = np.stack([first[copy_of], np.arange(n)], axis=1)
         return Parts(_connected(_connected(np.arange(n), copies), _same_name(images, pattern)), known=True)
@@ -182,11 +201,15 @@ def _same_name(images: GoodImages, pattern: str) -> NDArray[np.int64]:
     first: dict[str, int] = {}
     pairs = []
     for i, path in enumerate(images.paths):
-        match = re.search(pattern, path.name)
-        key = match and (match.group(1) if match.re.groups else match.group(0))
-        if key is not None:
+        if (key := _part_name(path, pattern)) is not None:
             pairs.append((first.setdefault(key, i), i))
     return np.array(pairs, np.int64).reshape(-1, 2)
+
+
+def _part_name(path: Path, pattern: str) -> str | None:
+    """Return what the file's name says about which part the image shows; None if it does not match."""
+    match = re.search(pattern, path.name)
+    return match and (match.group(1) if match.re.groups else match.group(0))
 
 
 def _connected(numbers: NDArray[np.int64], pairs: NDArray[np.int64]) -> NDArray[np.int64]:

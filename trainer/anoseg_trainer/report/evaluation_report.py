@@ -67,7 +67,8 @@ def _lead(engine: Engine, data: Path, evaluation: Evaluation) -> Lead:
     """Build the first screen; the defects shown are spread over their scores."""
     point = OperatingPoint(**evaluation.operating_point["calibrated"])
     promised = not evaluation.operating_point["promise"].startswith(NOT_PROMISED)
-    level, answer = answer_of(point, "defective images", promised=promised)
+    asked = engine.bundle.manifest.calibration.false_reject_target
+    level, answer = answer_of(point, "defective images", asked=asked, promised=promised)
     few = OperatingPoint(**evaluation.operating_point["at_most_2_percent_rejected"])
     recall = evaluation.operating_point["recall_at_no_false_reject"]
     keys = list(evaluation.images)

@@ -193,7 +193,7 @@ class _Pictures:
 
 def _lead(study: ThresholdStudy, show: _Pictures, bad: list[ValidationCase]) -> Lead:
     point, kind = study.point, study.defects[0]
-    level, answer = answer_of(point, kind, promised=study.parts_known)
+    level, answer = answer_of(point, kind, asked=study.false_reject, promised=study.parts_known)
     defects = "; ".join(
         f"{at_threshold([], scores, study.threshold.value).escapes_cell} {name} pass" for name, scores in study.kinds().items()
     )

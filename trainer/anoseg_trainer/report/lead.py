@@ -55,19 +55,20 @@ class Lead:
     next_steps: list[str] = field(default_factory=list)
 
 
-def answer_of(point: OperatingPoint, defects: str, *, promised: bool) -> tuple[Level, str]:
+def answer_of(point: OperatingPoint, defects: str, *, asked: float, promised: bool) -> tuple[Level, str]:
     """Say whether a bundle is good enough to use.
 
     Args:
         point: What its threshold does.
         defects: By which defects it is judged.
+        asked: The share of good parts that may be rejected, as it was asked for.
         promised: Whether there is a promise about false rejects.
     """
     caught = point.recall
     if caught is None:
         return "bad", "Nothing is known: there are no defects to judge it by."
     passes = f"{point.escapes} of {point.defective} {defects} pass"
-    if point.false_rejects > max(1, MANY_REJECTED * point.good):
+    if point.false_rejects > max(1, max(MANY_REJECTED, asked) * point.good):
         return "bad", f"Not good enough yet: {point.false_rejects} of {point.good} good parts are rejected, {passes}."
     if caught < WITH_CARE:
         return "bad", f"Not good enough yet: {passes}."
