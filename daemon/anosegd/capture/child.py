@@ -17,6 +17,7 @@ import sys
 import time
 
 import cv2
+import msgspec
 
 from anoseg_engines.errors import AnosegError, CameraError, EndedEarlyError, LoginRefusedError, StreamRefusedError
 from anoseg_engines.images import ROTATIONS, Image, rotated
@@ -162,6 +163,11 @@ class Capture:
                 source=shot.source,
                 trigger=trigger,
             )
+            for _ in range(shot.missed):
+                missed = msgspec.structs.replace(origin, position=self._position, part_id=None, source=None)
+                self._report(missed, None, "camera_lost", "the camera has counted a part whose frame did not arrive")
+                self._position += 1
+            origin = msgspec.structs.replace(origin, position=self._position)
             if self._hand_over(source, shot, slot, origin):
                 self._position += 1
 

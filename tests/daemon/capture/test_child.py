@@ -8,10 +8,11 @@ import pytest
 from anoseg_engines.errors import CameraError
 from anosegd.capture import child
 from anosegd.capture.child import Capture
-from anosegd.capture.config import CaptureConfig, DeviceSource
+from anosegd.capture.config import CaptureConfig, DeviceSource, HardwareTrigger
 from anosegd.capture.link import Link
-from anosegd.capture.protocol import Job
+from anosegd.capture.protocol import Job, Uncaptured
 from anosegd.capture.shared_slots import Slots
+from anosegd.capture.sources import Shot
 
 
 class Refused:
@@ -46,3 +47,33 @@ def test_a_camera_that_cannot_be_set_up_is_closed_before_the_pause(monkeypatch: 
         Capture(job, Link(theirs), slots)._open()
     slots.close_fd()
     assert held == [False]
+
+
+def test_parts_whose_frames_did_not_arrive_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hardware-triggered camera has counted two more parts than came: they are UNKNOWN, each with its own number."""
+
+    class Triggered:
+        live = True
+        inter_coded = False
+        fps = None
+        description = "a camera"
+
+        def upcoming(self, position: int) -> None:
+            return None
+
+        def read(self, position: int, into: object) -> Shot | None:
+            if position > 1:
+                return None
+            return Shot(None, error="incomplete", missed=2 * position)
+
+    sent: list[object] = []
+    monkeypatch.setattr(Link, "send", lambda self, message: sent.append(message))
+    monkeypatch.setattr(Link, "take_messages", lambda self, timeout_s: None)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    slots = Slots.create(2, 4096)
+    config = CaptureConfig(source=DeviceSource(device=0), policy="every", trigger=HardwareTrigger())
+    with ours, theirs:
+        Capture(Job(camera=config, slots=2, frame_bytes=slots.frame_bytes), Link(theirs), slots)._read_all(Triggered())
+    slots.close_fd()
+    reported = [(m.origin.position, m.reason) for m in sent if isinstance(m, Uncaptured)]
+    assert reported == [(0, "unreadable"), (1, "camera_lost"), (2, "camera_lost"), (3, "unreadable")]

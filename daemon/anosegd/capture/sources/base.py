@@ -38,6 +38,7 @@ class Shot:
         source: The file that the image comes from, where there is one.
         error: Why there is no image.
         stamp: The source's own time of the frame; None if it has none.
+        missed: Hardware-triggered frames that the camera has counted since the one before, and that did not come.
     """
 
     image: Image | None
@@ -45,6 +46,7 @@ class Shot:
     source: str | None = None
     error: str = ""
     stamp: Stamp | None = None
+    missed: int = 0
 
 
 class Source(Protocol):

@@ -23,6 +23,10 @@ from anosegd.capture.sources.base import LIBRARY_SHARE, Shot, Stamp
 BUFFERS = 4
 SLICE_S = 0.2
 """Waits are cut into slices of this length, so that a lost camera is noticed however long the wait for a trigger may be."""
+FRAME_IDS_16_BIT = 65_535
+"""GigE Vision: after this id the next one is 1, unless the camera has longer ids."""
+MOST_MISSED = 1000
+"""If more ids than this are missing, the camera has begun to count again."""
 RELEASE_S = 0.1
 ASK_AFTER_S = 0.4
 CONTROL_REGISTER, CONTROL_BITS = 0x0A00, 0b11
@@ -58,6 +62,8 @@ class Genicam:
         self._lost = threading.Event()
         self._asked = True  # whether the camera was asked since its last frame; its first may take long
         self._heard_at = 0.0  # when the last complete frame came
+        self._frame_id: int | None = None  # of the last frame of which anything came
+        self._missed = 0  # triggered frames of which nothing came, since the last read
         self._glib_error: type[Exception] = Exception
         self._aravis = self._camera = self._stream = cast(Any, None)
         self.description = f"GenICam {config.camera}"
@@ -101,7 +107,10 @@ class Genicam:
     def read(self, position: int, into: Image | None) -> Shot:
         """Return the next frame. If some of its packets were lost, the part has no image."""
         raw = self._raw(self._next())
-        return Shot(_decoded(raw), stamp=raw.stamp) if isinstance(raw, Raw) else Shot(None, error=raw)
+        missed, self._missed = self._missed, 0
+        if isinstance(raw, Raw):
+            return Shot(_decoded(raw), stamp=raw.stamp, missed=missed)
+        return Shot(None, error=raw, missed=missed)
 
     def back(self, within_s: float) -> bool | None:
         """Return whether frames come again.
@@ -156,7 +165,9 @@ class Genicam:
     def _raw(self, buffer: Any) -> Raw | str:
         """Return the frame in the buffer, or the reason why it cannot be used. The buffer goes back to Aravis."""
         try:
-            status = buffer.get_status()
+            status, kinds = buffer.get_status(), self._aravis.BufferStatus
+            if status in (kinds.SUCCESS, kinds.MISSING_PACKETS, kinds.TIMEOUT):
+                self._count_missed(buffer.get_frame_id())
             if status != self._aravis.BufferStatus.SUCCESS:
                 return f"{self.description}: the frame is incomplete ({status.value_nick}): is net.core.rmem_max too small?"
             self._limit_s, self._heard_at, self._asked = self._patience_s, time.monotonic(), False
@@ -169,6 +180,17 @@ class Genicam:
             )
         finally:
             self._stream.push_buffer(buffer)
+
+    def _count_missed(self, frame_id: int) -> None:
+        """Count the triggered frames between the last one and this one: their packets were all lost, or no buffer was free."""
+        before, self._frame_id = self._frame_id, frame_id
+        if before is None or not self._hardware:
+            return
+        step = frame_id - before
+        if step < 0 and before <= FRAME_IDS_16_BIT:
+            step += FRAME_IDS_16_BIT
+        if 1 < step <= MOST_MISSED:
+            self._missed += step - 1
 
     def _opened(self, config: GenicamSource) -> Any:
         # Aravis also tries an unknown name as a host name: a name server that does not answer must not delay it.
