@@ -197,6 +197,8 @@ class Request:
     def _make_room(self, scaler: RegionScaler, needs: tuple[int, int], memory: LaneMemory) -> None:
         """Have memory for a region of this size, and forget the placement that was used longest ago if there are too many."""
         if self._region is None or not self._region.hold(*needs):
+            if self._region is not None:  # else a camera with more pixels and one with more row values would replace it in turn
+                needs = (max(needs[0], self._region.region_bytes), max(needs[1], self._region.row_values))
             self._drop_scaled(memory)
             self._region = RegionBuffers(scaler, self._device, *needs)
         if len(self._scaled) >= MAX_PLACEMENTS:

@@ -135,6 +135,28 @@ def test_cameras_of_all_sizes_take_turns(driver: Driver, bundle: Bundle) -> None
     engine.close()
 
 
+def test_the_region_memory_holds_the_largest_of_every_camera(driver: Driver, bundle: Bundle) -> None:
+    """A camera with more pixels and one with more scaled rows take turns: once both have had a part, nothing is allocated."""
+    engine = loaded(driver, bundle)
+    places = [engine.place(Region(0, 0, *size)) for size in ((400, 200), (210, 210))]
+    needs = [ScaledPlacement.needs(place, 3) for place in places]
+    assert needs[0] is not None
+    assert needs[1] is not None
+    assert needs[0][0] > needs[1][0]
+    assert needs[0][1] < needs[1][1]
+
+    def inspect() -> list[float]:
+        images = [np.full((p.region.height, p.region.width, 3), 255, np.uint8) for p in places]
+        return [engine.inspect(image, place).score for image, place in zip(images, places, strict=True)]
+
+    inspect()
+    before = driver.ledger
+    assert inspect() == pytest.approx([127 / 128] * 2, abs=0.01)
+    after = driver.ledger
+    assert (after.launches - before.launches, after.allocations - before.allocations) == (2, 0)
+    engine.close()
+
+
 def test_parts_that_are_started_do_not_wait_for_a_busy_lane(driver: Driver, bundle: Bundle) -> None:
     """While a lane runs a part, three parts of two cameras are started for it. Then they run together."""
     engine = loaded(driver, bundle)
