@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from anoseg_engines.bundle import INT8, Bundle
-from anoseg_engines.errors import ConfigError, EngineError, GpuMemoryError, PrecisionError, SelfTestError
+from anoseg_engines.errors import AnosegError, ConfigError, EngineError, GpuMemoryError, PrecisionError, SelfTestError
 from anoseg_engines.runtimes.base import Runtime
 from anoseg_engines.runtimes.openvino import CpuRuntime
 from anoseg_engines.runtimes.openvino_network import PRECISIONS, cpu_precisions
@@ -54,7 +54,7 @@ def select_runtimes(
     """List the runtimes to try, in order. The caller tries the next runtime after an error that `instead` names.
 
     On the CPU, precisions are tried from the fastest to FP32. If `auto` chose TensorRT, the CPU follows in case other programs
-    have taken the GPU's memory.
+    have taken the GPU's memory. If a plan cannot be built, `auto` takes the CPU: each restart would only fail again.
 
     Args:
         runtime: One of `RUNTIMES`.
@@ -64,12 +64,19 @@ def select_runtimes(
 
     Raises:
         ConfigError: The name is unknown.
-        EngineError: The named runtime cannot run here.
+        EngineError: The named runtime cannot run here, or a plan's description is damaged.
+        AnosegError: A plan for the named runtime cannot be built.
     """
     if runtime not in RUNTIMES:
         raise ConfigError(f"runtime {runtime!r} is unknown", hint=f"choose one of {', '.join(RUNTIMES)}")
     if runtime == "tensorrt":
-        return [_tensorrt(bundle, find_gpu(), build_with)]
+        gpu = find_gpu()
+        try:
+            return [_stored_plan(bundle, gpu)]
+        except NoPlanError as missing:
+            if build_with is None:
+                raise
+            return [_new_plan(bundle, gpu, build_with, missing)]
     if runtime == "auto":
         try:
             gpu = find_gpu()
@@ -77,9 +84,17 @@ def select_runtimes(
         except EngineError as error:
             return _cpu_in_order(bundle, threads, error.what)
         try:
-            return [_tensorrt(bundle, gpu, build_with), *_cpu_in_order(bundle, threads, "")]
-        except (NoPlanError, GpuMemoryError) as error:
-            return _cpu_in_order(bundle, threads, f"{error.what}; {error.hint}")
+            tensorrt = _stored_plan(bundle, gpu)
+        except NoPlanError as missing:
+            if build_with is None:
+                return _cpu_in_order(bundle, threads, f"{missing.what}; {missing.hint}")
+            try:
+                tensorrt = _new_plan(bundle, gpu, build_with, missing)
+            except AnosegError as error:
+                failure = error.what.splitlines()[0]  # the other lines are what TensorRT printed
+                why = f"the TensorRT plan could not be built: {failure}; `{build_command(bundle)}` shows more"
+                return _cpu_in_order(bundle, threads, why)
+        return [tensorrt, *_cpu_in_order(bundle, threads, "")]
     if runtime == "cpu":
         return _cpu_in_order(bundle, threads, "")
     return [_cpu(bundle, runtime.removeprefix("cpu-"), threads, "named in the configuration")]
@@ -89,19 +104,29 @@ class NoPlanError(EngineError):
     """There is no plan for this machine. `auto` takes the CPU instead."""
 
 
-def _tensorrt(bundle: Bundle, gpu: Gpu, build_with: PlanTest | None) -> SelectedRuntime:
-    """Find the plan for this GPU. This checks the plan's description, and does not read the plan yet."""
-    found = libraries()
-    try:
-        library, description = _plan_here(bundle, gpu, found)
-        why = f"{gpu.name}, plan of {description.built}"
-    except NoPlanError as error:
-        if build_with is None:
-            raise
-        # The build tests the plan before it stores it. Loading tests it again, as it does every engine.
-        options = BuildOptions(library=found[0].name, workspace_mb=_workspace_mb(gpu))
-        description = build_plan(bundle, options, self_test=build_with)
-        library, why = found[0], f"{gpu.name}, plan built now: {error.what}"
+def _stored_plan(bundle: Bundle, gpu: Gpu) -> SelectedRuntime:
+    """Find the plan for this GPU. This checks the plan's description, and does not read the plan yet.
+
+    Raises:
+        NoPlanError, EngineError: As `_plan_here`.
+    """
+    library, description = _plan_here(bundle, gpu, libraries())
+    return _tensorrt(bundle, gpu, library, description, f"{gpu.name}, plan of {description.built}")
+
+
+def _new_plan(bundle: Bundle, gpu: Gpu, build_with: PlanTest, missing: NoPlanError) -> SelectedRuntime:
+    """Build a plan for this GPU. The build tests it before it stores it. Loading tests it again, as it does every engine.
+
+    Raises:
+        AnosegError: The build failed, or the plan did not pass its self-test.
+    """
+    library = libraries()[0]
+    options = BuildOptions(library=library.name, workspace_mb=_workspace_mb(gpu))
+    description = build_plan(bundle, options, self_test=build_with)
+    return _tensorrt(bundle, gpu, library, description, f"{gpu.name}, plan built now: {missing.what}")
+
+
+def _tensorrt(bundle: Bundle, gpu: Gpu, library: Library, description: PlanDescription, why: str) -> SelectedRuntime:
     store = PlanStore.of(bundle)
 
     def load() -> Runtime:

@@ -15,7 +15,7 @@ from support.paths import DEMO
 from support.tiny_bundle import write_tiny_bundle
 
 from anoseg_engines.bundle import Bundle, GoldenTolerance, load_bundle
-from anoseg_engines.errors import ConfigError, EngineError, GpuMemoryError, SelfTestError
+from anoseg_engines.errors import AnosegError, ConfigError, EngineError, GpuMemoryError, SelfTestError
 from anoseg_engines.golden import self_test
 from anoseg_engines.loading import load_engine
 from anoseg_engines.placement import Placement, Region
@@ -132,6 +132,32 @@ def test_auto_takes_the_cpu_if_the_gpu_has_no_memory_left(bundle: Bundle, gpu: N
     engine.close()
     with pytest.raises(GpuMemoryError, match="memory is full"):
         load_engine(bundle, runtime="tensorrt")
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        AnosegError("memory ran out: the kernel killed the build (SIGKILL)\n    its last output:", hint="close other programs"),
+        EngineError("TensorRT rejects the network", hint="the CPU runtime works without a plan"),
+        SelfTestError("the self-test failed on TensorRT", hint="the engine is refused"),
+    ],
+)
+def test_auto_takes_the_cpu_if_the_plan_cannot_be_built(
+    bundle: Bundle, gpu: None, monkeypatch: pytest.MonkeyPatch, failure: AnosegError
+) -> None:
+    """Each restart of a station would build again and fail again. The reason is given; a named `tensorrt` is an error."""
+
+    def fails(*_: object, **__: object) -> PlanDescription:
+        raise failure
+
+    monkeypatch.setattr(select, "build_plan", fails)
+    engine = load_engine(bundle, build=True)
+    assert engine.runtime_name == f"cpu-{cpu_precisions()[0]}"
+    assert engine.why.startswith(f"the TensorRT plan could not be built: {failure.what.splitlines()[0]}; `anoseg-engine build ")
+    assert "last output" not in engine.why
+    engine.close()
+    with pytest.raises(type(failure), match=failure.what.splitlines()[0].split("(")[0]):
+        load_engine(bundle, runtime="tensorrt", build=True)
 
 
 @pytest.mark.parametrize("named", [True, False])
