@@ -50,9 +50,17 @@ class EngineError(AnosegError):
 class RuntimeFailedError(EngineError):
     """A runtime that failed while it ran a network that it had loaded, such as a GPU whose context is lost."""
 
+    exit_code = 1
+
 
 class GpuMemoryError(RuntimeFailedError):
     """A GPU without enough free memory. Other programs on the GPU may have taken it."""
+
+
+class GpuDriverError(EngineError):
+    """A GPU driver that reports an error instead of a GPU. Soon after the machine has started, it may not be ready yet."""
+
+    exit_code = 1
 
 
 class EngineLostError(AnosegError):

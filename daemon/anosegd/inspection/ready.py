@@ -85,11 +85,11 @@ def warm_up(engine: Engine, placement: Placement) -> None:
 
 @contextlib.contextmanager
 def naming(key: str) -> Iterator[None]:
-    """Put the configuration's key before an error's message. An error of the engine keeps its exit code."""
+    """Put the configuration's key before an error's message. An error of the engine keeps its class and its exit code."""
     try:
         yield
     except EngineError as error:
-        raise EngineError(f"{key}: {error.what}", hint=error.hint) from error
+        raise type(error)(f"{key}: {error.what}", hint=error.hint) from error
     except AnosegError as error:
         raise ConfigError(f"{key}: {error.what}", hint=error.hint) from error
 

@@ -14,7 +14,7 @@ from support.tiny_bundle import TINY_RULES, bad_part, good_part, tiny_draft, wri
 from anoseg_engines.bundle import RuleCalibration, load_bundle, release_version
 from anoseg_engines.bundle_writer import write_bundle
 from anoseg_engines.engine import Engine
-from anoseg_engines.errors import EngineError
+from anoseg_engines.errors import EngineError, GpuMemoryError
 from anoseg_engines.judgement import Rule, rules_digest
 from anoseg_engines.placement import Region
 from anosegd.capture.config import DemoSource
@@ -37,18 +37,21 @@ def inspect(line: Line, more: str) -> list[dict[str, object]]:
     return line.listener.verdicts
 
 
-def test_a_region_that_the_engine_refuses(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The check names the camera, and remains an error of the engine: the exit code says which it is."""
+@pytest.mark.parametrize(("kind", "exit_code"), [(EngineError, 3), (GpuMemoryError, 1)])
+def test_a_region_that_the_engine_refuses(
+    line: Line, monkeypatch: pytest.MonkeyPatch, kind: type[EngineError], exit_code: int
+) -> None:
+    """The check names the camera, and remains the same error: the exit code says whether a restart may help."""
     (line.folder / "images").mkdir()
     cv2.imwrite(str(line.folder / "images" / "0.png"), good_part())
 
     def refused(self: Engine, region: Region) -> None:
-        raise EngineError("9 tiles, the plan was built for 4", hint="build it again")
+        raise kind("9 tiles, the plan was built for 4", hint="build it again")
 
     monkeypatch.setattr(Engine, "place", refused)
-    with pytest.raises(EngineError, match=r"cameras\.top: 9 tiles") as caught:
+    with pytest.raises(kind, match=r"cameras\.top: 9 tiles") as caught:
         check_whole(load_config(line.config(FOLDER + WHOLE)))
-    assert caught.value.exit_code == 3
+    assert caught.value.exit_code == exit_code
     assert caught.value.hint == "build it again"
 
 

@@ -7,7 +7,7 @@ import warnings
 from dataclasses import dataclass
 from typing import Any
 
-from anoseg_engines.errors import EngineError
+from anoseg_engines.errors import EngineError, GpuDriverError
 
 GPU_EXTRA = "install the NVIDIA driver, and `pip install 'anoseg-edge[tensorrt]'` (pycuda compiles against the CUDA toolkit)"
 
@@ -42,6 +42,7 @@ def find_gpu() -> Gpu:
     """Find the first GPU.
 
     Raises:
+        GpuDriverError: The driver reports an error.
         EngineError: There is no GPU, driver or pycuda. The message says which.
     """
     cuda = cuda_driver()
@@ -54,7 +55,7 @@ def find_gpu() -> Gpu:
         multiprocessors = int(device.get_attribute(cuda.device_attribute.MULTIPROCESSOR_COUNT))
         return Gpu(str(device.name()), f"{major}.{minor}", int(device.total_memory()), multiprocessors)
     except cuda.Error as error:
-        raise EngineError(f"no GPU can be used ({error})", hint=GPU_EXTRA) from error
+        raise GpuDriverError(f"no GPU can be used ({error})", hint=GPU_EXTRA) from error
 
 
 def cuda_driver() -> Any:

@@ -8,9 +8,9 @@ import pytest
 from support.mock_gpu import Driver
 from support.mock_network import HostFunction
 
-from anoseg_engines.errors import GpuMemoryError, RuntimeFailedError
+from anoseg_engines.errors import GpuDriverError, GpuMemoryError, RuntimeFailedError
 from anoseg_engines.runtimes.tensorrt.device import WAIT_BLOCKING, PycudaDevice, upload_now
-from anoseg_engines.runtimes.tensorrt.gpu import find_gpu
+from anoseg_engines.runtimes.tensorrt.gpu import cuda_driver, find_gpu
 
 
 def test_the_gpu_is_found_without_a_context(driver: Driver) -> None:
@@ -18,6 +18,19 @@ def test_the_gpu_is_found_without_a_context(driver: Driver) -> None:
     gpu = find_gpu()
     assert (gpu.name, gpu.compute_capability, gpu.memory_bytes) == ("Mock GPU", "8.7", 8 << 30)
     assert driver.ledger.contexts == 0
+
+
+def test_a_driver_that_is_not_ready_is_an_error_that_a_restart_may_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Soon after the machine has started, the driver may report an error: exit code 1, so the service starts again."""
+    cuda = cuda_driver()
+
+    def not_ready() -> None:
+        raise cuda.RuntimeError("cuInit failed: initialization error")
+
+    monkeypatch.setattr(cuda, "init", not_ready)
+    with pytest.raises(GpuDriverError, match=r"no GPU can be used.*initialization error") as caught:
+        find_gpu()
+    assert caught.value.exit_code == 1
 
 
 def test_devices_share_the_primary_context(driver: Driver) -> None:
