@@ -116,8 +116,9 @@ demo-bundle: $(VENV)/.installed-dev ## train the demo's bundle: render its image
 clean: ## remove the virtual environment and everything generated
 	rm -rf $(VENV) demo-out runs docs/_build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
+# Debian's Python without python3-venv fails after it has made bin/python, which would count as an environment the next time.
 $(VENV)/bin/python:
-	$(PYTHON) -m venv $(if $(JETPACK),--system-site-packages) $(VENV)
+	$(PYTHON) -m venv $(if $(JETPACK),--system-site-packages) $(VENV) || { rm -f $@; exit 1; }
 
 # Installed editable, so that the commands run this checkout. The base install is all that the line needs: no PyTorch.
 $(VENV)/.installed-base: $(VENV)/bin/python pyproject.toml constraints.txt

@@ -360,3 +360,16 @@ def test_programs_run(here: Path, tmp_path_factory: pytest.TempPathFactory) -> N
             finally:
                 process.kill()
                 process.communicate()
+
+
+def test_an_environment_that_was_not_finished_is_not_taken_for_one(tmp_path: Path) -> None:
+    """Debian's Python without python3-venv makes bin/python, then fails: the next `make demo` makes the environment again."""
+    venv, debian = tmp_path / "venv", tmp_path / "python3"
+    debian.write_text(f"#!/bin/sh\nmkdir -p {venv}/bin; ln -s /bin/true {venv}/bin/python\nexit 1\n")
+    debian.chmod(0o755)
+    command = ["make", "--silent", "--directory", REPOSITORY, f"VENV={venv}", f"PYTHON={debian}", f"{venv}/bin/python"]
+    for _ in range(2):
+        assert subprocess.run(command, capture_output=True, timeout=60).returncode == 2
+    debian.write_text(f"#!/bin/sh\nln -s /bin/true {venv}/bin/python\n")
+    assert subprocess.run(command, timeout=60).returncode == 0
+    assert (venv / "bin" / "python").exists()
