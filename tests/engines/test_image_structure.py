@@ -292,6 +292,27 @@ def test_a_preview_in_a_tiff_is_no_further_page() -> None:
         assert has_more_pages(file.getvalue()) is more
 
 
+@pytest.mark.parametrize("offset", [1 << 20, 1 << 63, (1 << 64) - 1])
+@pytest.mark.parametrize("of", ["directory", "next directory"])
+def test_a_large_tiff_whose_offsets_are_damaged(offset: int, of: str) -> None:
+    """BigTIFF has offsets of 64 bits. One outside the file is damage, or the end of the pages, and not an internal error."""
+    data = bytearray(TIFFS["big"])
+    (first,) = struct.unpack_from("<Q", data, 8)
+    (entries,) = struct.unpack_from("<Q", data, first)
+    struct.pack_into("<Q", data, 8 if of == "directory" else first + 8 + 20 * entries, offset)
+    assert not has_more_pages(bytes(data))
+    if of == "directory":
+        with pytest.raises(StructureError):
+            check_structure(bytes(data))
+
+
+@pytest.mark.parametrize("digits", [21, 5000])
+def test_a_portable_map_whose_header_has_a_very_long_number_is_refused(digits: int) -> None:
+    """Python refuses to read a number of more than 4300 digits with another error than the one of a damaged image."""
+    with pytest.raises(StructureError, match="the header of the portable map is damaged"):
+        check_structure(b"P5 " + b"9" * digits + b" 1 255\n" + bytes(100))
+
+
 TEXT = cv2.imencode(".ppm", photo(), [cv2.IMWRITE_PXM_BINARY, 0])[1].tobytes()
 MORE = {"text": TEXT, "text grey": TEXT.replace(b"P3", b"P2", 1).replace(b"83 61", b"249 61", 1)}
 

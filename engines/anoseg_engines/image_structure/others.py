@@ -13,8 +13,8 @@ _CORE_HEADER = 12
 """Size of the header of an OS/2 bitmap."""
 _BMP_HEADER = 54
 _WEBP_START = re.compile(rb"RIFF.{4}WEBPVP8", re.DOTALL)
-_NUMBER = re.compile(rb"(?:\s|#[^\n\r]*[\n\r])*(\d+)")
-"""A number in the header of a portable map, after spaces and comments."""
+_NUMBER = re.compile(rb"(?:\s|#[^\n\r]*[\n\r])*(\d{1,20})(?!\d)")
+"""A number in the header of a portable map, after spaces and comments. Python refuses to read very long ones."""
 
 
 def check_bmp(data: bytes) -> None:

@@ -79,7 +79,7 @@ def tiff_pages(data: bytes) -> TiffPages:
             read += 1
             pages += read == 1 or not tags.get(_SUBFILE, (0,))[0] & _PREVIEW_OR_MASK
             (at,) = struct.unpack_from(order + offset, data, at + head + entry * entries)
-    except struct.error:
+    except (struct.error, OverflowError):  # outside the file; beyond 2^63, which a BigTIFF's offset can be
         pass
     orientation = first.get(_ORIENTATION, (1,))[0]
     return TiffPages(orientation if 1 <= orientation <= 8 else 1, pages, first)
