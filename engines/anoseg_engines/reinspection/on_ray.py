@@ -49,14 +49,19 @@ class ShardInspector:
     An error is a result like any other. Ray would wrap one that is raised, and start the actor again.
     """
 
-    def __init__(self, engine: EngineOnRay, digest: str, source: str, record: bytes, version: str) -> None:
+    def __init__(self, engine: EngineOnRay, digest: str, folder: str | None, record: bytes, version: str) -> None:
+        """Check this node and load its engine.
+
+        Args:
+            folder: Of the images, if it was given instead of a list.
+        """
         self._record = record
         self._failure: AnosegError | None = None
         try:
             node = f"node {ray.util.get_node_ip_address()}"
             check_version(ray.util.get_node_ip_address(), installed_version(), version)  # the node may have come later
-            if not Path(source).exists():
-                raise ConfigError(f"{node}: {source} is not there", hint="every node needs the images at the same path")
+            if folder is not None and not Path(folder).exists():
+                raise ConfigError(f"{node}: {folder} is not there", hint="every node needs the images at the same path")
             bundle = load_bundle(engine.bundle)
             if bundle.digest != digest:
                 raise EngineError(f"{node}: {engine.bundle} is another bundle there", hint="copy it to every node")
@@ -142,7 +147,7 @@ def _inspect_shards(
             fn_constructor_args=(
                 engine,
                 result.record.engine_digest,
-                str(images.source.absolute()),
+                str(images.source.absolute()) if images.source.is_dir() else None,  # of a list, nodes need the images only
                 result.metadata(),
                 installed_version(),
             ),

@@ -98,6 +98,37 @@ def test_the_images_of_the_first_unfinished_shard_are_named(tmp_path: Path) -> N
     assert first_not_finished(images, result) == said
 
 
+READ_ONCE = """
+from anoseg_engines.reinspection import image_list
+find = image_list.find_images
+def find_images(source):
+    images = find(source)
+    source.unlink()
+    return images
+image_list.find_images = find_images
+"""
+
+
+@pytest.mark.long
+@needs_ray
+def test_nodes_need_no_list(tmp_path: Path) -> None:
+    """The list is read where the command runs, and is removed then: on another node it is not there either."""
+    write_tiny_bundle(tmp_path / "tiny")
+    cv2.imwrite(str(tmp_path / "0.png"), good_part())
+    (tmp_path / "parts.txt").write_text(f"{tmp_path}/0.png\n")
+    done = subprocess.run(
+        [
+            *(sys.executable, "-c", READ_ONCE + MAIN),
+            *("reinspect", "--bundle", "tiny", "--images", "parts.txt", "--out", "out", "--ray", "--engines", "1"),
+        ],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert [row["outcome"] for row in rows_of(tmp_path / "out")] == ["PASS"]
+
+
 @needs_ray
 def test_a_cluster_that_cannot_be_reached(tmp_path: Path) -> None:
     """The address is named, exit code 1, without a traceback; what is there already stays."""
