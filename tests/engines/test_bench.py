@@ -46,6 +46,15 @@ def test_a_wrong_number_of_threads_is_named(command: str, threads: str) -> None:
     assert "argument --threads" in done.stderr
 
 
+@pytest.mark.parametrize("command", ["bench", "build"])
+@pytest.mark.parametrize("size", ["0", "1025"])
+def test_a_batch_that_no_plan_can_have_is_named(command: str, size: str) -> None:
+    """A plan for a larger batch would be built for minutes, and then be refused by every program."""
+    done = run_here(main, "anoseg-engine", command, "no/bundle", "--max-batch", size)
+    assert done.returncode == 2
+    assert f"argument --max-batch: must be from 1 to 1024, not {size}" in done.stderr
+
+
 def test_a_runtime_named_to_bench_must_run(tmp_path: Path) -> None:
     """A named runtime that cannot run is an error with exit code 3, not a table without it."""
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
@@ -30,6 +31,18 @@ def positive(text: str) -> int:
     number = whole_number(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")
+    return number
+
+
+def positive_up_to(most: int) -> Callable[[str], int]:
+    """A whole number from 1 to `most`, as an argument's type."""
+
+    def number(text: str) -> int:
+        found = whole_number(text)
+        if not 1 <= found <= most:
+            raise argparse.ArgumentTypeError(f"must be from 1 to {most}, not {text}")
+        return found
+
     return number
 
 

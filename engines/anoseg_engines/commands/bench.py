@@ -12,11 +12,12 @@ from rich.table import Table
 
 from anoseg_engines.benchmark import BenchReport, candidates, measure
 from anoseg_engines.bundle import load_bundle, note_on_candidates
-from anoseg_engines.commands.arguments import Subparsers, above_zero, add_bundle, positive, threads
+from anoseg_engines.commands.arguments import Subparsers, above_zero, add_bundle, positive_up_to, threads
 from anoseg_engines.errors import AnosegError, EngineError
 from anoseg_engines.result_files import try_file
 from anoseg_engines.runtimes.select import RUNTIMES
 from anoseg_engines.runtimes.tensorrt.build import MAX_BATCH
+from anoseg_engines.runtimes.tensorrt.plan import LARGEST_BATCH
 
 
 def add_parser(commands: Subparsers) -> None:
@@ -26,7 +27,9 @@ def add_parser(commands: Subparsers) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
     parser.add_argument("--runtime", action="append", default=[], choices=RUNTIMES[1:], help="only this one; may be repeated")
     parser.add_argument("--threads", type=threads, default=0, metavar="N", help="threads of the CPU runtime; 0: it decides")
-    parser.add_argument("--max-batch", type=positive, default=MAX_BATCH, metavar="N", help=f"largest batch ({MAX_BATCH})")
+    parser.add_argument(
+        "--max-batch", type=positive_up_to(LARGEST_BATCH), default=MAX_BATCH, metavar="N", help=f"largest batch ({MAX_BATCH})"
+    )
     parser.add_argument("--seconds", type=above_zero, default=2.0, metavar="S", help="for each runtime and batch size (2)")
     parser.set_defaults(run=run)
 

@@ -13,12 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from anoseg_engines.bundle import load_bundle, note_on_candidates
-from anoseg_engines.commands.arguments import Subparsers, add_bundle, positive
+from anoseg_engines.commands.arguments import Subparsers, add_bundle, positive, positive_up_to
 from anoseg_engines.loading import plan_test
 from anoseg_engines.runtimes.tensorrt.build import MAX_BATCH, BuildOptions, build_plan
 from anoseg_engines.runtimes.tensorrt.build_child import PhaseFinished, PhaseStarted, Report, StepDone
 from anoseg_engines.runtimes.tensorrt.library import MODULES
-from anoseg_engines.runtimes.tensorrt.plan import PlanDescription
+from anoseg_engines.runtimes.tensorrt.plan import LARGEST_BATCH, PlanDescription
 from anoseg_engines.runtimes.tensorrt.plan_store import PlanStore
 
 
@@ -30,7 +30,11 @@ def add_parser(commands: Subparsers) -> None:
     parser.add_argument("--runtime", default="auto", choices=("auto", *MODULES), help="which TensorRT, if both are installed")
     parser.add_argument("--workspace-mb", type=positive, metavar="N", help="memory that TensorRT may use for the build (all)")
     parser.add_argument(
-        "--max-batch", type=positive, default=MAX_BATCH, metavar="N", help=f"largest number of tiles of a part ({MAX_BATCH})"
+        "--max-batch",
+        type=positive_up_to(LARGEST_BATCH),
+        default=MAX_BATCH,
+        metavar="N",
+        help=f"largest number of tiles of a part ({MAX_BATCH})",
     )
     parser.add_argument("--opt-batch", type=positive, metavar="N", help="number of tiles to tune for (as a golden image has)")
     parser.set_defaults(run=run)

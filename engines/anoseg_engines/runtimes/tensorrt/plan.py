@@ -16,6 +16,8 @@ from anoseg_engines.runtimes.tensorrt.layers import Layer
 from anoseg_engines.runtimes.tensorrt.library import Library
 
 SCHEMA_VERSION: Literal[2] = 2
+LARGEST_BATCH = 1024
+"""Of a plan. The commands that build or measure plans refuse more."""
 
 
 class PlanDescription(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -45,7 +47,7 @@ class PlanDescription(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     width: Annotated[int, Meta(ge=1)]
     min_batch: Annotated[int, Meta(ge=1)] = 1
     opt_batch: Annotated[int, Meta(ge=1)]
-    max_batch: Annotated[int, Meta(ge=1, le=1024)]
+    max_batch: Annotated[int, Meta(ge=1, le=LARGEST_BATCH)]
     workspace_mb: int | None = None
     built: str
     build_seconds: float
