@@ -133,8 +133,28 @@ install_files() {
     install -m 644 configs/archive.yaml "$config/archive.yaml"
     rm -rf "$store/.demo"
     cp -R engines/store/demo "$store/.demo"
-    rm -rf "$store/demo"
-    mv "$store/.demo" "$store/demo"
+    replace_demo
+}
+
+# Versions that somebody added to the demo stay, with the list that says which version is released.
+replace_demo() {
+    if [ -L "$store/demo" ]; then rm "$store/demo"; fi  # the versions that it points to are not the demo's
+    mkdir -p "$store/demo"
+    added=
+    for version in "$store/demo"/[0-9]*/; do
+        number=$(basename "$version")
+        if [ -d "$version" ] && [ ! -e "$store/.demo/$number" ]; then added="$added $number"; fi
+    done
+    for version in "$store/.demo"/[0-9]*/; do
+        number=$(basename "$version")
+        rm -rf "$store/demo/$number"
+        mv "$version" "$store/demo/$number"
+        if [ -n "$added" ]; then
+            say "kept $store/demo/releases.json and the versions$added. To use the demo's: anoseg-engine release $store/demo/$number"
+        fi
+    done
+    if [ -z "$added" ] || [ ! -e "$store/demo/releases.json" ]; then mv "$store/.demo/releases.json" "$store/demo/"; fi
+    rm -rf "$store/.demo"
 }
 
 tell_system() {

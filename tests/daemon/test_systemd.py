@@ -105,7 +105,7 @@ def test_installer_refuses(tmp_path: Path, what: str, settings: dict[str, str], 
 
 def installed(tmp_path: Path, *, jetpack: bool, tensorrt: bool = True, nvcc: bool = True) -> tuple[int, str, str, Path]:
     """Run the installer with EXTRAS=tensorrt,plc on a system tree. Returns exit code, output, what pip was asked, the venv."""
-    system, target, log = tmp_path / "system", tmp_path / "target", tmp_path / "pip.log"
+    system, log = tmp_path / "system", tmp_path / "pip.log"
     packages = system / "usr" / "lib" / "python3.10" / "dist-packages"
     packages.mkdir(parents=True)
     if jetpack:
@@ -120,6 +120,12 @@ def installed(tmp_path: Path, *, jetpack: bool, tensorrt: bool = True, nvcc: boo
         compiler.write_text("#!/bin/sh\n")
         compiler.chmod(0o755)
     make_system_python(system / "usr" / "bin" / "python3", packages, log)
+    return upgraded(tmp_path)
+
+
+def upgraded(tmp_path: Path) -> tuple[int, str, str, Path]:
+    """Run the installer again on the system tree of `installed`, which describes what is returned."""
+    system, target, log = tmp_path / "system", tmp_path / "target", tmp_path / "pip.log"
     environment = {
         "PATH": f"{system}/usr/bin:/usr/bin:/bin",
         "ROOT": str(system),
@@ -159,6 +165,29 @@ def test_elsewhere_pip_brings_tensorrt(tmp_path: Path) -> None:
     assert " .[tensorrt,plc]\n" in asked
     assert f"nvcc: {tmp_path}/system/usr/local/cuda/bin/nvcc" in asked
     assert not list(venv.rglob("jetpack-tensorrt.pth"))
+
+
+def test_an_upgrade_keeps_what_was_added_to_the_demo(tmp_path: Path) -> None:
+    """Versions of the demo are replaced. Others stay, and what is released with them; without any, the list is new."""
+    assert installed(tmp_path, jetpack=False)[0] == 0
+    demo = tmp_path / "target" / "var" / "lib" / "anoseg" / "engines" / "demo"
+    shipped = sorted(path.name for path in (REPOSITORY / "engines" / "store" / "demo").iterdir())
+    assert sorted(path.name for path in demo.iterdir()) == shipped
+    for added, list_kept in ((False, False), (True, True)):
+        (demo / "3" / "left.txt").write_text("of the version before")
+        (demo / "releases.json").write_text("of the line")
+        if added:
+            (demo / "4").mkdir()
+            (demo / "4" / "manifest.json").write_text("of the line")
+        code, said, _, _ = upgraded(tmp_path)
+        assert code == 0, said
+        assert sorted(path.name for path in demo.iterdir()) == sorted([*shipped, *(["4"] if added else [])])
+        assert not (demo / "3" / "left.txt").exists()
+        assert (demo / "3" / "model.onnx").is_file()
+        assert ((demo / "releases.json").read_text() == "of the line") == list_kept
+        assert (f"kept {demo}/releases.json and the versions 4. To use" in said) == list_kept
+    assert (demo / "4" / "manifest.json").read_text() == "of the line"
+    assert not (demo.parent / ".demo").exists()
 
 
 @pytest.mark.skipif(Path("/usr/bin/nvcc").exists() or Path("/bin/nvcc").exists(), reason="this machine has a CUDA toolkit")
