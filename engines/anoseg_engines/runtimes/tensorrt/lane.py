@@ -117,6 +117,7 @@ class Lane:
         self._enqueues: dict[int, Enqueue] = {}
         self._together: dict[int, Work] = {}
         self._layout: list[NDArray[np.float16]] = []
+        self._closed = False
         self.runs_without_graph = False
 
     @contextlib.contextmanager
@@ -125,11 +126,15 @@ class Lane:
 
         Raises:
             GpuMemoryError: There is no memory for it.
+            EngineError: It is closed.
         """
-        with self._lock, self.device.current():
-            if self._memory is None:
-                self._memory = LaneMemory(self._spec, self.device, self.network)
-            yield self._memory
+        with self._lock:
+            if self._closed:
+                raise EngineError("the engine was closed before this call could use the GPU")
+            with self.device.current():
+                if self._memory is None:
+                    self._memory = LaneMemory(self._spec, self.device, self.network)
+                yield self._memory
 
     def enqueue_for(self, n: int, memory: LaneMemory) -> Enqueue:
         """Return the network for N inputs. Call it inside `use`.
@@ -211,12 +216,14 @@ class Lane:
         self._layout = layout
 
     def close(self) -> None:
-        """Destroy the graphs and the stream, and free the memory. The context must be current, and nothing may run."""
-        self._together.clear()
-        self._enqueues.clear()
-        if self._memory is not None:
-            self._memory.close()
-            self._memory = None
+        """Wait until nobody uses the lane, then destroy graphs and stream, and free the memory. The context must be current."""
+        with self._lock:
+            self._closed = True
+            self._together.clear()
+            self._enqueues.clear()
+            if self._memory is not None:
+                self._memory.close()
+                self._memory = None
 
     @property
     def stream(self) -> Stream | None:

@@ -139,7 +139,10 @@ class TensorRTRuntime:
             return str(getattr(self._network, "layer_information", ""))
 
     def close(self) -> None:
-        """Free everything: graphs and buffers, then the network, then the context. Calling it twice does no harm."""
+        """Free everything: graphs and buffers, then the network, then the context. Calling it twice does no harm.
+
+        A call on another thread that uses a lane, such as `keep_ready`, ends first. Later ones raise an `EngineError`.
+        """
         if self._closed:
             return
         self._closed = True

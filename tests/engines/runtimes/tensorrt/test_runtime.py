@@ -1,5 +1,6 @@
 """The TensorRT runtime on a device layer without a GPU: buffers, coordinates, one launch a part, freeing everything."""
 
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +137,22 @@ def test_a_failed_size_can_be_tried_again(device: HostDevice) -> None:
     runtime.infer()
     runtime.close()
     assert (device.memory, device.page_locked) == ({}, 0)
+
+
+def test_a_call_on_another_thread_ends_before_the_runtime_closes(device: HostDevice) -> None:
+    """A stop during a reload: nothing is freed that `keep_ready` is using, and what it would do afterwards is an error."""
+    runtime = TensorRTRuntime(TILES, device, TinyNetwork(device, 3), "host")
+    runtime.bind(np.zeros((1, 2, 32, 32), np.float16))
+    with ThreadPoolExecutor(1) as pool:
+        with runtime._lanes[0].use():  # as `keep_ready` does
+            closing = pool.submit(runtime.close)
+            assert not wait([closing], 0.3).done
+            assert (device.closed, bool(device.memory), bool(device.page_locked)) == (0, True, True)
+        closing.result()
+    for call in (lambda: runtime.keep_ready([1]), lambda: runtime.bind(np.zeros((1, 2, 32, 32), np.float16)), runtime.infer):
+        with pytest.raises(EngineError):
+            call()
+    assert (device.closed, device.memory, device.page_locked) == (1, {}, 0)
 
 
 def test_an_error_at_a_part_leaves_a_runtime_that_closes(tmp_path: Path) -> None:
