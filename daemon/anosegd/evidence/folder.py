@@ -2,6 +2,9 @@
 
 Runs on the thread "evidence". The folder has one subfolder a day. Each file is written under a temporary name and then renamed.
 It is not synced to the disk: that would hold up the journal on the same disk. A power failure may cost the newest half minute.
+
+Names carry the wall clock's time, which may be wrong. So each file's time of modification is set to the time of the age clock
+(`AgeClock`), and a file is too old only by both. The file `.clock` carries the age clock's time while no parts are stored.
 """
 
 from __future__ import annotations
@@ -16,11 +19,12 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from anosegd import logs
-from anosegd.age_clock import AgeClock
+from anosegd.age_clock import DAY_NS, AgeClock
 from anosegd.evidence.config import EvidenceConfig
 from anosegd.evidence.names import PartName, form, is_day, parse
 
 TEMPORARY = ".tmp"
+CLOCK = ".clock"
 GIB = 1 << 30
 REPORT_S = 600.0
 """How often the log repeats that files cannot be deleted."""
@@ -83,6 +87,11 @@ class EvidenceFolder:
         """
         self._make_root()
         self._delete_old()
+        assert self._clock is not None, "the folder was scanned"
+        with contextlib.suppress(OSError):  # then age goes on from the newest part at the next start
+            clock = self._root / CLOCK
+            clock.touch()
+            _set_age(clock, self._clock.now_ns())
 
     def _make_root(self) -> None:
         """Make sure that the folder is there and its size is known.
@@ -111,23 +120,22 @@ class EvidenceFolder:
 
     def _scan(self) -> int:
         """Return the size of all parts' files. Removes what a killed daemon or a power failure left."""
-        size, newest = 0, ""
-        soon = form(_moment(self._wall_ns()) + timedelta(days=1))  # a later name is of a clock that was wrong
+        size, newest_ns = 0, None
+        with contextlib.suppress(OSError):
+            newest_ns = (self._root / CLOCK).lstat().st_mtime_ns
         for day in self._days():
             for entry in self._entries(day):
                 is_part = parse(entry.name) is not None
                 if not is_part and not (entry.name.startswith(".") and entry.name.endswith(TEMPORARY)):
                     continue
                 with contextlib.suppress(OSError):
-                    found = entry.stat(follow_symlinks=False).st_size
-                    if is_part and found:
-                        size += found
-                        newest = max(newest, entry.name) if entry.name < soon else newest
+                    found = entry.stat(follow_symlinks=False)
+                    if is_part and found.st_size:
+                        size += found.st_size
+                        newest_ns = max(newest_ns or 0, found.st_mtime_ns)
                     else:
                         Path(entry.path).unlink(missing_ok=True)
         if self._clock is None:
-            name = parse(newest)
-            newest_ns = None if name is None else round(name.moment.timestamp() * 1e9)
             self._clock = AgeClock(newest_ns, self._wall_ns(), time.monotonic_ns)
         return size
 
@@ -175,9 +183,9 @@ class EvidenceFolder:
 
     def _delete_old(self) -> None:
         assert self._clock is not None, "the folder was scanned"
-        now_ns = min(self._clock.now_ns(), self._wall_ns())  # the wall clock may have been ahead at the start
-        until = form(_moment(now_ns) - timedelta(days=self._config.keep_days))
-        while (path := self._next_oldest()) is not None and path.name < until:
+        until = form(_moment(self._wall_ns()) - timedelta(days=self._config.keep_days))
+        until_ns = self._clock.now_ns() - round(self._config.keep_days * DAY_NS)
+        while (path := self._next_oldest()) is not None and path.name < until and _stored_before(path, until_ns):
             self._delete_next()
 
     def _delete_oldest(self) -> int:
@@ -229,6 +237,9 @@ class EvidenceFolder:
         temporary = folder / f".{name.file_name}{TEMPORARY}"
         try:
             temporary.write_bytes(data)
+            if self._clock is not None:
+                with contextlib.suppress(OSError):  # then the file has the time of the wall clock
+                    _set_age(temporary, self._clock.now_ns())
             temporary.replace(folder / name.file_name)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -240,6 +251,17 @@ def _mount_points(path: Path) -> int:
     """Return how many mount points are on the way to a folder: fewer than before if its disk is no longer mounted."""
     path = path.resolve()
     return sum(os.path.ismount(folder) for folder in (path, *path.parents))
+
+
+def _set_age(path: Path, age_ns: int) -> None:
+    os.utime(path, ns=(age_ns, age_ns))
+
+
+def _stored_before(path: Path, age_ns: int) -> bool:
+    try:
+        return path.lstat().st_mtime_ns < age_ns
+    except OSError:  # deleting it finds out why
+        return True
 
 
 def _moment(wall_ns: int) -> datetime:

@@ -44,11 +44,14 @@ def test_parts_go_when_they_are_too_old(tmp_path: Path) -> None:
     folder = EvidenceFolder(EvidenceConfig(folder=str(tmp_path), min_free=0, keep_days=2))
     for seq, age_h in enumerate((100, 80, 47, 10), start=1):
         (tmp_path / name(seq, age_h=age_h).day).mkdir(exist_ok=True)
-        (tmp_path / name(seq, age_h=age_h).day / name(seq, age_h=age_h).file_name).write_bytes(b"part")
+        path = tmp_path / name(seq, age_h=age_h).day / name(seq, age_h=age_h).file_name
+        path.write_bytes(b"part")
+        stored_s = (NOW - timedelta(hours=age_h)).timestamp()
+        os.utime(path, (stored_s, stored_s))
     folder.tidy()
     assert kept(tmp_path) == [3, 4]
     assert folder.size == 8
-    assert {p.name for p in tmp_path.iterdir()} == {name(3, age_h=47).day, name(4, age_h=10).day}
+    assert {p.name for p in tmp_path.iterdir()} == {name(3, age_h=47).day, name(4, age_h=10).day, ".clock"}
 
 
 def test_a_share_of_the_disk_stays_free(tmp_path: Path) -> None:
@@ -170,6 +173,30 @@ def test_a_clock_that_jumps_deletes_nothing(tmp_path: Path) -> None:
     wrong.tidy()
     EvidenceFolder(config).tidy()  # the clock is right again
     assert kept(tmp_path) == [1, 2]
+
+
+def test_a_restart_while_the_clock_is_ahead_deletes_nothing(tmp_path: Path) -> None:
+    """Parts with names of a wrong clock make the others at most a day older at the next start."""
+    config = EvidenceConfig(folder=str(tmp_path), min_free=0, keep_days=3)
+    ahead = timedelta(days=3650)
+    EvidenceFolder(config).store(name(1, age_h=1), b"part")
+    wrong = EvidenceFolder(config, lambda: time.time_ns() + ahead // timedelta(microseconds=1) * 1000)
+    wrong.store(name(2, age_h=-ahead / timedelta(hours=1)), b"part")
+    again = EvidenceFolder(config, lambda: time.time_ns() + ahead // timedelta(microseconds=1) * 1000)
+    again.tidy()
+    again.store(name(3, age_h=-ahead / timedelta(hours=1)), b"part")
+    EvidenceFolder(config).tidy()
+    assert kept(tmp_path) == [1, 2, 3]
+
+
+def test_time_off_counts_as_a_day_at_most(tmp_path: Path) -> None:
+    """A station that is often off, and stores no part meanwhile, still deletes what is too old."""
+    config = EvidenceConfig(folder=str(tmp_path), min_free=0, keep_days=2.5)
+    EvidenceFolder(config).store(name(1), b"part")
+    for days, left in ((10, [1]), (20, [1]), (30, [])):
+        later_ns = time.time_ns() + days * 86_400 * 10**9
+        EvidenceFolder(config, lambda later_ns=later_ns: later_ns).tidy()
+        assert kept(tmp_path) == left
 
 
 def test_a_clock_that_is_set_back_deletes_nothing(tmp_path: Path) -> None:
