@@ -133,6 +133,7 @@ install_files() {
     install -m 644 configs/archive.yaml "$config/archive.yaml"
     rm -rf "$store/.demo"
     cp -R engines/store/demo "$store/.demo"
+    chmod -R u=rwX,go=rX "$store/.demo"  # the service's user must read it, whatever the umask of the checkout was
     replace_demo
 }
 

@@ -15,6 +15,7 @@ import cv2
 from anoseg_engines.bundle import Bundle, load_bundle
 from anoseg_engines.engine import Engine
 from anoseg_engines.errors import ConfigError
+from anoseg_engines.files import ENTER, looking
 from anoseg_engines.loading import load_engine
 from anosegd.cameras import Presence
 from anosegd.capture.config import (
@@ -94,8 +95,11 @@ def check_ipc_folders(config: Config, *, created: Path | None = None) -> None:
     endpoints = {"publish": config.publish.endpoint, "control": config.control.endpoint if config.control else ""}
     for key, endpoint in endpoints.items():
         folder = Path(endpoint.removeprefix(IPC)).parent
-        if endpoint.startswith(f"{IPC}/") and folder != created and not folder.is_dir():
-            raise ConfigError(f"{key}.endpoint: {folder}: no such folder", hint="create it, writable for the daemon's user")
+        if not endpoint.startswith(f"{IPC}/") or folder == created:
+            continue
+        with looking(ConfigError, key=f"{key}.endpoint", hint=ENTER):
+            if not folder.is_dir():
+                raise ConfigError(f"{key}.endpoint: {folder}: no such folder", hint="create it, writable for the daemon's user")
 
 
 Passed = Callable[[Engine, list[Recipe]], None]
@@ -192,7 +196,8 @@ def _check_source(source: SourceConfig) -> None:
         load_aravis()
     if isinstance(source, FileSource):
         path = Path(source.path)
-        if not path.exists() or path.is_dir():
-            raise ConfigError(f"{path}: no such file", hint="give a video file")
+        with looking(ConfigError, hint=ENTER):
+            if not path.exists() or path.is_dir():
+                raise ConfigError(f"{path}: no such file", hint="give a video file")
     if isinstance(source, FolderSource):
         images_of(Path(source.path), recursive=source.recursive)

@@ -15,6 +15,7 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from anoseg_engines.errors import DataError
+from anoseg_engines.files import ENTER, looking
 from anoseg_engines.image_structure import (
     JPEG_START,
     StructureError,
@@ -52,8 +53,9 @@ def list_images(folder: Path) -> list[Path]:
     Raises:
         DataError: The folder does not exist, is not a folder, or cannot be listed.
     """
-    if not folder.is_dir():
-        raise DataError(f"{folder}: {no_folder(folder)}", hint="give a folder of images")
+    with looking(DataError, hint=ENTER):
+        if not folder.is_dir():
+            raise DataError(f"{folder}: {no_folder(folder)}", hint="give a folder of images")
     try:
         return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
     except OSError as error:
@@ -65,8 +67,13 @@ def no_folder(path: Path) -> str:
     return "is a file, not a folder" if path.is_file() else "no such folder"
 
 
+@looking(DataError, hint=ENTER)
 def unread_files(folder: Path) -> list[Path]:
-    """List the files directly in `folder` that `list_images` leaves out, sorted by name, but no hidden files and no texts."""
+    """List the files directly in `folder` that `list_images` leaves out, sorted by name, but no hidden files and no texts.
+
+    Raises:
+        DataError: The files cannot be looked at.
+    """
     return sorted(
         p
         for p in folder.iterdir()
@@ -108,6 +115,8 @@ def other_than_file(path: Path) -> str | None:
     """Name what is at the path if it is not a file; None if it is a file, or nothing is there."""
     try:
         mode = path.stat().st_mode
+    except PermissionError:  # whoever reads it finds out
+        return None
     except OSError:
         return "a link to something that does not exist" if path.is_symlink() else None
     if stat.S_ISREG(mode):

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from support.anosegd_line import run_anosegd
+from support.permissions import locked
 from support.tiny_bundle import good_part
 
 from anoseg_engines.runtimes.select import RUNTIMES
 from anosegd.commands import check
 from anosegd.config import load_config
 
+REFUSED = "cannot be looked at (Permission denied)"
 CAMERA = "a: {source: {kind: demo}"
 
 
@@ -109,6 +112,37 @@ def test_what_run_cannot_use_is_refused(folder: Path, text: str, says: str) -> N
         assert done.returncode == 2
         assert says in done.stderr
         assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "says"),
+    [
+        ("cameras: {a: {source: {kind: folder, path: shut/images}, policy: wait}}", 2, f"shut/images: {REFUSED}"),
+        ("cameras: {a: {source: {kind: folder, path: names}, policy: wait}}", 2, REFUSED),
+        ("cameras: {a: {source: {kind: folder, path: names, recursive: true}, policy: wait}}", 2, f"names/below: {REFUSED}"),
+        ("cameras: {a: {source: {kind: file, path: shut/v.avi}}}", 2, f"shut/v.avi: {REFUSED}"),
+        (f"cameras: {{{CAMERA}, presence: {{empty: shut/e.png}}}}}}", 2, "shut/e.png: cannot be read (Permission denied)"),
+        (f"journal: {{path: shut/v.db}}\ncameras: {{{CAMERA}}}}}", 2, f"journal.path: {{folder}}/shut/v.db: {REFUSED}"),
+        (f"publish: {{endpoint: 'ipc://{{folder}}/shut/s/p'}}\ncameras: {{{CAMERA}}}}}", 2, f"shut/s: {REFUSED}"),
+        (f"engine: {{bundle: shut/store}}\ncameras: {{{CAMERA}}}}}", 3, f"shut/store/manifest.json: {REFUSED}\n  give it to"),
+        (f"engine: {{bundle: shut}}\ncameras: {{{CAMERA}}}}}", 3, f"shut/manifest.json: {REFUSED}\n  give it to"),
+        (f"engine: {{bundle: half}}\ncameras: {{{CAMERA}}}}}", 3, f"half/1/manifest.json: {REFUSED}\n  give it to"),
+        (f"evidence: {{folder: shut/a/b}}\ncameras: {{{CAMERA}}}}}", 0, "keeps pictures of parts in"),
+    ],
+)
+def test_what_this_user_may_not_enter_is_named(folder: Path, text: str, code: int, says: str) -> None:
+    """With the code that keeps the service from being restarted for ever; evidence stops no station."""
+    (folder / "shut").mkdir()
+    shutil.copytree(folder / "store", folder / "half")
+    shutil.copytree(folder / "images", folder / "names")
+    (folder / "names" / "below").mkdir()
+    (folder / "names" / "notes.raw").write_bytes(b"raw")
+    path = write(folder, text.replace("{folder}", str(folder)))
+    with locked(folder / "shut", folder / "half" / "1", folder / "names"):
+        (folder / "names").chmod(0o400)  # the names may be read
+        done = run_anosegd("check", str(path))
+    says = says.replace("{folder}", str(folder))
+    assert (done.returncode, says in done.stderr + done.stdout) == (code, True), done.stderr + done.stdout
 
 
 def test_folders_that_the_service_creates_may_be_missing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

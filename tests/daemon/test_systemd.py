@@ -103,7 +103,9 @@ def test_installer_refuses(tmp_path: Path, what: str, settings: dict[str, str], 
     assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["mine", "mine/letters"]
 
 
-def installed(tmp_path: Path, *, jetpack: bool, tensorrt: bool = True, nvcc: bool = True) -> tuple[int, str, str, Path]:
+def installed(
+    tmp_path: Path, *, jetpack: bool, tensorrt: bool = True, nvcc: bool = True, checkout: Path = REPOSITORY
+) -> tuple[int, str, str, Path]:
     """Run the installer with EXTRAS=tensorrt,plc on a system tree. Returns exit code, output, what pip was asked, the venv."""
     system, log = tmp_path / "system", tmp_path / "pip.log"
     packages = system / "usr" / "lib" / "python3.10" / "dist-packages"
@@ -132,10 +134,25 @@ def upgraded(tmp_path: Path) -> tuple[int, str, str, Path]:
         "DESTDIR": str(target),
         "EXTRAS": "tensorrt,plc",
     }
-    script = REPOSITORY / "systemd" / "install.sh"
+    script = checkout / "systemd" / "install.sh"
     done = subprocess.run([script, "install"], capture_output=True, text=True, env=environment, timeout=120)
     asked = log.read_text() if log.exists() else ""
     return done.returncode, done.stdout + done.stderr, asked, target / "opt" / "anoseg"
+
+
+def test_the_service_may_read_the_demo_bundle(tmp_path: Path) -> None:
+    """Whatever the umask of the checkout was."""
+    checkout = tmp_path / "checkout"
+    for name in ("systemd", "configs", "engines/store/demo"):
+        shutil.copytree(REPOSITORY / name, checkout / name)
+    shutil.copy(REPOSITORY / "constraints.txt", checkout)
+    for path in (checkout / "engines" / "store").rglob("*"):
+        path.chmod(0o700 if path.is_dir() else 0o600)
+    code, said, _, _ = installed(tmp_path, jetpack=False, checkout=checkout)
+    assert code == 0, said
+    copied = tmp_path / "target" / "var" / "lib" / "anoseg" / "engines" / "demo"
+    modes = {(path.is_dir(), path.stat().st_mode & 0o777) for path in (copied, *copied.rglob("*"))}
+    assert modes == {(True, 0o755), (False, 0o644)}
 
 
 def test_on_a_jetson_the_environment_sees_the_systems_tensorrt(tmp_path: Path) -> None:

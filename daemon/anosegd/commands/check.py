@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from anoseg_engines.engine import Engine
-from anoseg_engines.files import shown_name
+from anoseg_engines.errors import ConfigError
+from anoseg_engines.files import ENTER, looking, shown_name
 from anoseg_engines.passwords import mask_passwords
 from anoseg_engines.words import counted
 from anosegd.capture.config import FolderSource
@@ -112,8 +113,9 @@ def _journal_line(config: JournalConfig, created: Path) -> str:
         ConfigError: A journal cannot be at this path.
     """
     folder = Path(config.path).absolute().parent
-    if folder == created and not folder.exists():
-        return f"  not yet: journal.path: {folder}: no such folder; the service creates it when it starts"
+    with looking(ConfigError, key="journal.path", hint=ENTER):
+        if folder == created and not folder.exists():
+            return f"  not yet: journal.path: {folder}: no such folder; the service creates it when it starts"
     path = check_place(config)
     check_content(path)
     return f"  journal {path}"

@@ -6,10 +6,11 @@ import os
 from pathlib import Path
 
 from anoseg_engines.errors import ConfigError
-from anoseg_engines.files import shown_name
+from anoseg_engines.files import ENTER, looking, shown_name
 from anosegd.evidence.config import EvidenceConfig
 
 
+@looking(ConfigError, key="evidence.folder", hint=ENTER)
 def check_place(config: EvidenceConfig) -> None:
     """Check that nothing else is where the folder is to be. A disk that is missing or full does not stop a station.
 
@@ -27,7 +28,7 @@ def check_place(config: EvidenceConfig) -> None:
 def place_warning(config: EvidenceConfig) -> str | None:
     """Return why no parts could be kept now; None if they could."""
     there = Path(config.folder)
-    while not there.exists():
+    while not os.access(there, os.F_OK):  # Path.exists fails below a folder that this user may not enter
         there = there.parent
     shown = shown_name(config.folder)
     if not os.access(there, os.W_OK | os.X_OK):

@@ -10,6 +10,7 @@ import sqlite3
 from pathlib import Path
 
 from anoseg_engines.errors import ConfigError
+from anoseg_engines.files import ENTER, looking
 from anosegd.journal.format import APPLICATION_ID, beside, files_of, refuse_newer
 from anosegd.journal.numbers import holds_record
 from anosegd.journal.reader import uri
@@ -30,6 +31,7 @@ _WRITTEN = (".new", ".copying")
 _CHOOSE = "give the path of a new file, in a folder that only this station uses"
 
 
+@looking(ConfigError, key="journal.path", hint=ENTER)
 def check_place(config: JournalConfig) -> Path:
     """Return the journal's absolute path, with a link followed. Opens no file.
 

@@ -35,6 +35,7 @@ from anoseg_engines.bundle.read import (
     store_of,
 )
 from anoseg_engines.bundle.releases import (
+    GIVE,
     RELEASES,
     Release,
     next_version,
@@ -45,6 +46,7 @@ from anoseg_engines.bundle.releases import (
 )
 
 __all__ = [
+    "GIVE",
     "INT8",
     "INT8_MODEL",
     "INT8_TOLERANCE",

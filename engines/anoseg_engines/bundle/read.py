@@ -25,9 +25,16 @@ from anoseg_engines.bundle.manifest import (
     canonical_bytes,
     sealed,
 )
-from anoseg_engines.bundle.releases import contained_version, odd_versions, released_versions, replaced_releases, versions
+from anoseg_engines.bundle.releases import (
+    GIVE,
+    contained_version,
+    odd_versions,
+    released_versions,
+    replaced_releases,
+    versions,
+)
 from anoseg_engines.errors import ConfigError, EngineError
-from anoseg_engines.files import shown_name
+from anoseg_engines.files import looking, shown_name
 from anoseg_engines.images import Image
 from anoseg_engines.judgement import Thresholds
 
@@ -166,6 +173,7 @@ def _nearest(path: Path) -> str:
     return ""
 
 
+@looking(EngineError, hint=GIVE)
 def _find(path: Path) -> tuple[Path, str | None]:
     """Return the folder, and a remark if later versions were passed over, or the folder contains another version."""
     if (path / MANIFEST).is_file():
@@ -335,7 +343,8 @@ def _read(path: Path, limit: int) -> bytes:
             raise EngineError(f"{path}: {path.stat().st_size} bytes; the limit is {limit}", hint=_RESTORE)
         return path.read_bytes()
     except OSError as error:
-        raise EngineError(f"{path}: cannot be read ({error.strerror})", hint=_RESTORE) from error
+        hint = GIVE if isinstance(error, PermissionError) else _RESTORE
+        raise EngineError(f"{path}: cannot be read ({error.strerror})", hint=hint) from error
 
 
 def _decode(data: bytes, flags: int) -> NDArray[Any] | None:

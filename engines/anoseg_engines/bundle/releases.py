@@ -26,7 +26,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from anoseg_engines.bundle.manifest import MANIFEST, Sha256
 from anoseg_engines.errors import AnosegError, ConfigError, EngineError
-from anoseg_engines.files import sync_folder, write_synced
+from anoseg_engines.files import looking, sync_folder, write_synced
 
 RELEASES = "releases.json"
 SCHEMA_VERSION = 1
@@ -68,11 +68,17 @@ class _Head(msgspec.Struct, frozen=True):
     origin: msgspec.Raw | UnsetType = UNSET
 
 
+GIVE = "give it to the daemon's group, under systemd anoseg: chgrp -R anoseg STORE/NAME; chmod -R g+rX STORE/NAME"
+"""What to do about a bundle that this user may not read."""
+
+
+@looking(EngineError, hint=GIVE)
 def versions(store_name: Path) -> list[int]:
     """Finished versions under STORE/NAME, ascending."""
     return sorted(int(p.name) for p in _numbered(store_name) if p.name == str(int(p.name)) and (p / MANIFEST).is_file())
 
 
+@looking(EngineError, hint=GIVE)
 def next_version(store_name: Path) -> int:
     """Return the first number above all versions under STORE/NAME that names nothing there, not even a half-copied version."""
     number = (versions(store_name) or [0])[-1] + 1
@@ -81,6 +87,7 @@ def next_version(store_name: Path) -> int:
     return number
 
 
+@looking(EngineError, hint=GIVE)
 def odd_versions(store_name: Path) -> dict[str, str]:
     """Return the entries that are named like versions but cannot be used: half copied, still being copied, or misnamed.
 
@@ -238,7 +245,8 @@ def _read_log(path: Path) -> _Log | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise EngineError(f"{path}: cannot be read ({error.strerror})", hint=hint) from error
+        what = f"{path}: cannot be read ({error.strerror})"
+        raise EngineError(what, hint=GIVE if isinstance(error, PermissionError) else hint) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise EngineError(f"{path}: not a list of releases: {error}", hint=hint) from error
     return log

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from anoseg_engines.bundle import (
+    GIVE,
     MANIFEST,
     Bundle,
     Release,
@@ -26,7 +27,7 @@ from anoseg_engines.bundle import (
 )
 from anoseg_engines.commands.arguments import Subparsers
 from anoseg_engines.errors import ConfigError, EngineError
-from anoseg_engines.files import shown_name
+from anoseg_engines.files import looking, shown_name
 
 
 def add_parser(commands: Subparsers) -> None:
@@ -49,7 +50,9 @@ def run(options: argparse.Namespace) -> None:
         AnosegError: The list of releases cannot be written.
     """
     path: Path = options.bundle
-    if path.is_dir() and not (path / MANIFEST).is_file() and (written := versions(path)):
+    with looking(EngineError, hint=GIVE):
+        written = versions(path) if path.is_dir() and not (path / MANIFEST).is_file() else []
+    if written:
         hint = f"for example: anoseg-engine release {path / str(written[-1])}; `anoseg-engine list {path}` shows all versions"
         raise ConfigError(f"{path}: name the version to release", hint=hint)
     bundle = load_bundle(path)
@@ -102,7 +105,8 @@ def run_list(options: argparse.Namespace) -> None:
         EngineError: The list of releases is damaged.
     """
     path: Path = options.bundle
-    store_name = store_of(load_bundle(path)) if (path / MANIFEST).is_file() else path
+    with looking(EngineError, hint=GIVE):
+        store_name = store_of(load_bundle(path)) if (path / MANIFEST).is_file() else path
     found = rows(store_name)
     if options.json:
         sys.stdout.write(json.dumps([asdict(row) for row in found], indent=2) + "\n")
@@ -125,7 +129,10 @@ def rows(store_name: Path) -> list[Row]:
     released = {entry.version: entry for entry in read_releases(store_name)}
     numbers = sorted({*versions(store_name), *released})
     if not numbers:
-        below = sorted(str(p) for p in store_name.iterdir() if p.is_dir() and versions(p)) if store_name.is_dir() else []
+        below = []
+        with looking(EngineError, hint=GIVE):
+            if store_name.is_dir():
+                below = sorted(str(p) for p in store_name.iterdir() if p.is_dir() and versions(p))
         hint = f"give STORE/NAME; there are: {', '.join(below)}" if below else "give STORE/NAME"
         raise ConfigError(f"{store_name}: no versions of a bundle in this folder", hint=hint)
     found: list[Row] = []

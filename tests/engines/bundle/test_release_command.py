@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from support.commands import run_here
+from support.permissions import locked
 from support.tiny_bundle import tiny_draft
 
 from anoseg_engines.bundle import Origin, released_versions
@@ -56,6 +57,15 @@ def test_release_needs_a_whole_version(store: Path, tmp_path: Path) -> None:
     done = engine("release", tmp_path / "loose")
     assert (done.returncode, "is not in a store" in done.stderr) == (2, True)
     assert not list(store.glob("*.json"))
+
+
+def test_a_store_that_may_not_be_read_is_named(store: Path) -> None:
+    """With what to do, whatever part of it is locked."""
+    for folder in (store.parent, store, store / "3"):
+        with locked(folder):
+            for done in (engine("release", store), engine("release", store / "3"), engine("list", store)):
+                assert done.returncode == 3, done.stderr
+                assert "(Permission denied)\n  give it to the daemon's group" in done.stderr
 
 
 def test_list_shows_every_version(store: Path) -> None:

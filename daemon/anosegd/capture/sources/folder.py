@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 
 from anoseg_engines.errors import DataError
-from anoseg_engines.files import shown_name
+from anoseg_engines.files import ENTER, looking, shown_name
 from anoseg_engines.images import IMAGE_SUFFIXES, Image, decode_image, list_images, read_bytes, unread_files
 from anoseg_engines.words import counted
 from anosegd.capture.config import FolderSource
@@ -39,7 +39,11 @@ def images_of(folder: Path, *, recursive: bool) -> list[Path]:
 
 
 def not_read(folder: Path, *, recursive: bool) -> str:
-    """Name the files that are not read because of their format, and the links to folders; empty if there are none."""
+    """Name the files that are not read because of their format, and the links to folders; empty if there are none.
+
+    Raises:
+        DataError: The files in the folder cannot be looked at.
+    """
     folders, _, links = _below(folder) if recursive else ([folder], [], [])
     files = [p for place in folders for p in unread_files(place)]
     found = {
@@ -49,6 +53,7 @@ def not_read(folder: Path, *, recursive: bool) -> str:
     return "; ".join(f"{what}: {_named(paths)}" for what, paths in found.items() if paths)
 
 
+@looking(DataError, hint=ENTER)
 def _below(folder: Path) -> tuple[list[Path], list[Path], list[Path]]:
     """Return the folder with its subfolders, those that cannot be listed, and the links to folders."""
     unlisted: list[Path] = []
