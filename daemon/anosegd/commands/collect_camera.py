@@ -13,7 +13,7 @@ from anoseg_engines.errors import CameraError, ConfigError, LoginRefusedError
 from anoseg_engines.images import Image
 from anoseg_engines.passwords import mask_passwords
 from anosegd.cameras import SPAWN_TIMEOUT_S, WAITING_SLOTS, CaptureHandle, Presence
-from anosegd.capture.config import LIVE, CaptureConfig, FileSource, FolderSource, FreeRun, SoftwareTrigger
+from anosegd.capture.config import LIVE, CaptureConfig, FileSource, FolderSource, FreeRun, HardwareTrigger, SoftwareTrigger
 from anosegd.capture.protocol import Away, Captured, Failed, Finished, FromCapture, Job, Opened, Repeated, Uncaptured
 from anosegd.commands.collect_choice import Choice
 from anosegd.config import CameraConfig
@@ -159,7 +159,9 @@ class CameraReader:
         elif isinstance(message, Uncaptured):
             self._choice.leave_out("unreadable")
         elif isinstance(message, Opened):
-            self._limit_s = self._capture.open_timeout_s
+            capture = self._capture
+            hardware = isinstance(capture.trigger, HardwareTrigger)  # the line may not run yet
+            self._limit_s = capture.longest_read_s if hardware else capture.open_timeout_s
             self._say(mask_passwords(message.description))
         elif isinstance(message, Away):
             self._say(f"camera away: {mask_passwords(message.error)}")

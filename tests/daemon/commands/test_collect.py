@@ -18,6 +18,12 @@ from support.small_disk import mounted
 
 from anoseg_engines.images import read_image
 from anoseg_trainer.data.good_images import find_good_images, read_good_images
+from anosegd.cameras import CaptureHandle
+from anosegd.capture.config import DeviceSource, HardwareTrigger
+from anosegd.capture.protocol import Captured, Finished, FromCapture, Opened, Origin, Started
+from anosegd.commands.collect_camera import CameraReader, capture_of
+from anosegd.commands.collect_choice import Choice
+from anosegd.config import CameraConfig
 
 
 def config(folder: Path, source: str, more: str = "") -> Path:
@@ -112,6 +118,44 @@ def test_a_camera_that_goes_away_and_comes_back(tmp_path: Path) -> None:
     assert "120 images" in printed
     assert "camera away" in said or "camera lost" in said
     assert len(find_good_images(tmp_path / "data")) == 120
+
+
+class WaitingCamera:
+    """A capture process whose hardware-triggered camera is open, and gives its only part when the line runs."""
+
+    complaint = ""
+
+    def __init__(self, first_part_after_s: float) -> None:
+        self._runs_at = time.monotonic() + first_part_after_s
+        self._messages: list[FromCapture] = [Started(), Opened("a camera")]
+
+    def receive(self, timeout_s: float, wake_fd: int) -> list[FromCapture]:
+        time.sleep(0.05)
+        if time.monotonic() > self._runs_at:
+            origin = Origin(position=0, captured_ns=0, captured_wall_ns=0, read_wall_ns=0)
+            return [Captured(origin=origin, slot=0, shape=(120, 200, 3), lost=0), Finished()]
+        messages, self._messages = self._messages, []
+        return messages
+
+    def image(self, message: Captured) -> np.ndarray:
+        return textured(0)
+
+    def release(self, slot: int) -> None:
+        pass
+
+    def kill(self) -> None:
+        pass
+
+
+def test_a_triggered_camera_waits_for_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first part of a hardware-triggered camera may come later than open_timeout_s after it was opened."""
+    monkeypatch.setattr(CaptureHandle, "start", lambda job, environment: WaitingCamera(1.0))
+    source = DeviceSource(device=0)
+    camera = CameraConfig(source=source, trigger=HardwareTrigger(), policy="every", open_timeout_s=0.5)
+    reader = CameraReader(
+        capture_of("top", camera, every_frame=False), camera, Choice(1, None), say=lambda text: None, idle=lambda: None
+    )
+    assert len(list(reader.parts(None))) == 1
 
 
 def test_a_still_camera_gives_no_duplicates(tmp_path: Path) -> None:
