@@ -57,6 +57,7 @@ class Capture:
         self._wait = PartWait(job.camera, link, self._last_frame)
         self._lost = 0  # frames discarded since the last report
         self._position = job.start_at
+        self._ticked_at = 0.0  # monotonic; while the source is opened
         self._shape: tuple[int, ...] | None = None  # of the last frame as it was read
 
     def run(self) -> None:
@@ -90,7 +91,7 @@ class Capture:
             # From the beginning of the attempt: a search in the network takes a second by itself. Jitter, so that cameras
             # behind one failed switch do not all come back at the same moment.
             again_at = time.monotonic() + pause_s * random.uniform(0.75, 1.25)
-            source = source_of(self._job)
+            source = source_of(self._job, self._alive)
             try:
                 source.open()
                 return source
@@ -105,6 +106,12 @@ class Capture:
             self._wait.pause_until(again_at)
             self._link.take_messages(timeout_s=0)
             pause_s = min(pause_s * 2, REFUSED_MAX_S if refused else longest_s)
+
+    def _alive(self) -> None:
+        """Report, at most every `TICK_S`, that opening the source goes on."""
+        if time.monotonic() - self._ticked_at >= TICK_S:
+            self._ticked_at = time.monotonic()
+            self._link.tick()
 
     def _read_with_reconnects(self, source: Source) -> None:
         """Read to the end, across interruptions that the camera's connection survives.

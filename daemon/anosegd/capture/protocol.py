@@ -139,7 +139,7 @@ class Remarks(msgspec.Struct, frozen=True, tag=True, array_like=True, kw_only=Tr
 
 
 class Tick(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Capture → daemon: alive, waiting for a slot, a trigger or the next frame's time."""
+    """Capture → daemon: alive: waiting for a slot, a trigger or the next frame's time, or busy opening a file or folder."""
 
 
 class Finished(msgspec.Struct, frozen=True, tag=True, array_like=True):

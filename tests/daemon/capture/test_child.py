@@ -2,15 +2,19 @@
 
 import socket
 import weakref
+from collections.abc import Callable
+from pathlib import Path
 
+import cv2
 import pytest
+from support.tiny_bundle import good_part
 
 from anoseg_engines.errors import CameraError
 from anosegd.capture import child
 from anosegd.capture.child import Capture
-from anosegd.capture.config import CaptureConfig, DeviceSource, HardwareTrigger
+from anosegd.capture.config import CaptureConfig, DeviceSource, FileSource, FolderSource, HardwareTrigger
 from anosegd.capture.link import Link
-from anosegd.capture.protocol import Job, Uncaptured
+from anosegd.capture.protocol import Job, Tick, Uncaptured, decode_from_capture
 from anosegd.capture.shared_slots import Slots
 from anosegd.capture.sources import Shot
 
@@ -27,7 +31,7 @@ def test_a_camera_that_cannot_be_set_up_is_closed_before_the_pause(monkeypatch: 
     opened: list[weakref.ref[Refused]] = []
     held: list[bool] = []
 
-    def source_of(job: Job) -> Refused:
+    def source_of(job: Job, alive: Callable[[], None]) -> Refused:
         opened.append(weakref.ref(source := Refused()))
         return source
 
@@ -77,3 +81,25 @@ def test_parts_whose_frames_did_not_arrive_are_reported(monkeypatch: pytest.Monk
     slots.close_fd()
     reported = [(m.origin.position, m.reason) for m in sent if isinstance(m, Uncaptured)]
     assert reported == [(0, "unreadable"), (1, "camera_lost"), (2, "camera_lost"), (3, "unreadable")]
+
+
+@pytest.mark.parametrize("kind", ["video", "folder"])
+def test_opening_that_takes_long_reports_that_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """A video is read up to the position before a restart, and a folder with `preload` is decoded: neither hangs."""
+    monkeypatch.setattr(child, "TICK_S", 0.0)
+    film, images = tmp_path / "v.avi", tmp_path / "images"
+    images.mkdir()
+    writer = cv2.VideoWriter(str(film), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"MJPG"), 25.0, (80, 48))
+    for i in range(9):
+        writer.write(good_part())
+        cv2.imwrite(str(images / f"{i}.png"), good_part())
+    writer.release()
+    source = FileSource(path=str(film)) if kind == "video" else FolderSource(path=str(images), preload=True)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    slots = Slots.create(1, 1 << 20)
+    camera = CaptureConfig(source=source, policy="wait")
+    with ours, theirs:
+        Capture(Job(camera=camera, slots=1, frame_bytes=slots.frame_bytes, start_at=9), Link(theirs), slots)._open()
+        ours.settimeout(5)
+        assert [type(decode_from_capture(ours.recv(4096))) for _ in range(9)] == [Tick] * 9
+    slots.close_fd()

@@ -11,6 +11,8 @@ To add a kind of source:
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from anosegd.capture.config import DemoSource, DeviceSource, FileSource, FolderSource, GenicamSource
 from anosegd.capture.protocol import Job
 from anosegd.capture.sources.base import Shot, Source
@@ -22,17 +24,22 @@ from anosegd.capture.sources.opencv import Device, Stream, VideoFile
 __all__ = ["Shot", "Source", "source_of"]
 
 
-def source_of(job: Job) -> Source:
-    """Return the job's source, not opened yet."""
+def source_of(job: Job, alive: Callable[[], None] = lambda: None) -> Source:
+    """Return the job's source, not opened yet.
+
+    Args:
+        job: The job.
+        alive: Called while the source is opened, if that can take long although nothing hangs.
+    """
     config = job.camera.source
     if isinstance(config, DeviceSource):
         return Device(config, job)
     if isinstance(config, GenicamSource):
         return Genicam(config, job)
     if isinstance(config, FileSource):
-        return VideoFile(config, job)
+        return VideoFile(config, job, alive)
     if isinstance(config, FolderSource):
-        return Folder(config, job)
+        return Folder(config, job, alive)
     if isinstance(config, DemoSource):
         return Demo(config)
     return Stream(config, job)

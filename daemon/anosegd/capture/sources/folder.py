@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -73,8 +74,9 @@ def _named(paths: list[Path]) -> str:
 class Folder(StillSource):
     """Reads the images of a folder in order of name. An unreadable file is a part too: no file is skipped in silence."""
 
-    def __init__(self, config: FolderSource, job: Job) -> None:
+    def __init__(self, config: FolderSource, job: Job, alive: Callable[[], None] = lambda: None) -> None:
         self._config = config
+        self._alive = alive
         self._start_at, self._after = job.start_at, job.after
         self._first = job.start_at  # index of the file at position start_at
         self._base = Path(config.path)
@@ -95,7 +97,10 @@ class Folder(StillSource):
         left_out = not_read(self._base, recursive=self._config.recursive)
         self.description = counted(len(self._paths), "image") + (f"; {left_out}" if left_out else "")
         if self._config.preload:
-            self._preloaded = {path: self._decode(path) for path in self._paths}
+            self._preloaded = {}
+            for path in self._paths:
+                self._preloaded[path] = self._decode(path)
+                self._alive()
 
     def upcoming(self, position: int) -> str | None:
         """Return the file's path below the folder; None for preloaded images, which are decoded already."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -52,9 +53,10 @@ DEFAULT_FPS = 25.0
 class VideoFile(StillSource):
     """Reads the frames of a video file."""
 
-    def __init__(self, config: FileSource, job: Job) -> None:
+    def __init__(self, config: FileSource, job: Job, alive: Callable[[], None] = lambda: None) -> None:
         self._config = config
         self._job = job
+        self._alive = alive
         self._frames = 0  # read since the file was opened
         self._damaged = self._last_damaged = False  # any frame since then, and the last one
         self._now_s = self._end_s = 0.0  # time of this frame, and the latest of all
@@ -75,6 +77,7 @@ class VideoFile(StillSource):
             for _ in range(self._job.start_at):
                 if not self._grabbed():
                     return
+                self._alive()  # the position may be so far on that this takes longer than opening may
 
     def read(self, position: int, into: Image | None) -> Shot | None:
         """Return the next frame; a looped file begins again at its end.
