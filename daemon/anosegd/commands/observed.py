@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from anoseg_engines.words import counted
 from anosegd.client import Client, ClientError
 from anosegd.commands.shown import local_time
+from anosegd.wire import State
 
 LOOKED_AT = 10_000
 """The newest verdicts of the station that are looked at."""
@@ -15,7 +16,7 @@ LOOKED_AT = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """Counts a camera's inspected parts in the journal, with one bundle.
+    """Counts a camera's inspected parts in the journal, with one bundle and recipe.
 
     Attributes:
         parts: How many there are.
@@ -28,24 +29,28 @@ class Observed:
     first_at: str | None
 
 
-def observed(client: Client, camera: str, digest: str, thresholds: Collection[float]) -> Observed | None:
+def observed(client: Client, state: State, camera: str, thresholds: Collection[float]) -> Observed | None:
     """Look at the newest parts of a camera in the journal.
 
     Args:
         client: A client of the station.
+        state: The station's state. Only parts of its bundle and of the camera's recipe count: scores of other bundles cannot
+            be compared, and recipes may share a bundle, but inspect other parts.
         camera: The camera.
-        digest: The bundle that inspects; scores of other bundles cannot be compared.
         thresholds: The thresholds.
 
     Returns:
         The counts; None if the station keeps no journal or does not answer.
     """
+    recipe = state.cameras[camera].recipe if camera in state.cameras else ""
     parts, rejected, first_at = 0, dict.fromkeys(thresholds, 0), None
     try:
         last = client.status()["last_seq"]
         for verdict in client.replay(max(1, last - LOOKED_AT + 1)):
             score = verdict.get("score")
-            if verdict["camera"] != camera or verdict["engine"]["digest"] != digest or score is None:
+            if verdict["camera"] != camera or verdict["engine"]["digest"] != state.engine.digest or score is None:
+                continue
+            if recipe and verdict.get("recipe") != recipe:
                 continue
             parts += 1
             first_at = first_at or verdict["committed_at"]

@@ -31,7 +31,7 @@ def main(options: argparse.Namespace) -> int:
         state = msgspec.convert(client.status(), State)
         lines = [f"set-threshold: {options.camera} is FAIL from {_in_words(new)} on; before, from {_in_words(old)}"]
         if note := threshold_note(new):
-            found = observed(client, options.camera, state.engine.digest, (new.value, old.value, new.calibrated))
+            found = observed(client, state, options.camera, (new.value, old.value, new.calibrated))
             lines += [f"  {shown(note)}", f"  {observed_note(found, new.value, before=old.value)}"]
     sys.stdout.write("\n".join(lines) + "\n")
     return 0

@@ -54,7 +54,7 @@ def _observed(state: State, endpoints: Endpoints) -> dict[str, str]:
     notes = {}
     with connect(endpoints) as client:
         for name, in_use in moved.items():
-            found = observed(client, name, state.engine.digest, (in_use.value, in_use.calibrated))
+            found = observed(client, state, name, (in_use.value, in_use.calibrated))
             notes[name] = observed_note(found, in_use.value, before=in_use.calibrated)
     return notes
 
