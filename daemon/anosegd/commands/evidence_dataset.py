@@ -48,17 +48,16 @@ def export_dataset(
         cameras: Only these; None takes all.
 
     Raises:
-        ConfigError: The parts come from several cameras, or the folder is not one that this command made.
+        ConfigError: The parts and the pictures in the folder come from several cameras, or the folder is not one that this
+            command made.
         AnosegError: It cannot be written.
     """
     kept = {(name.journal_id, name.seq): name for name in reader.find()}
     chosen = [name for key, name in kept.items() if key in marks and (cameras is None or name.camera in cameras)]
-    found = sorted({name.camera for name in chosen})
-    if len(found) > 1:
-        what = f"the marked parts come from several cameras: {', '.join(found)}"
-        raise ConfigError(what, hint="a bundle learns one camera's picture: choose one with --camera")
+    _refuse_several({name.camera for name in chosen})
     try:
         dataset = _Dataset(folder, marks)
+        _refuse_several({name.camera for name in chosen} | dataset.cameras, f" and the pictures in {shown_name(folder)}")
         dataset.sort_again(verdict_of)
         for name in sorted(chosen):
             dataset.add(reader, name)
@@ -68,6 +67,12 @@ def export_dataset(
     if cameras is not None:
         without = [key for key in without if (verdict := verdict_of(*key)) is None or verdict["camera"] in cameras]
     return "\n".join(_said(folder, dataset.written, sorted([*(seq for _, seq in without), *dataset.unreadable]))) + "\n"
+
+
+def _refuse_several(cameras: Collection[str], also: str = "") -> None:
+    if len(cameras) > 1:
+        what = f"the marked parts{also} come from several cameras: {', '.join(sorted(cameras))}"
+        raise ConfigError(what, hint="a bundle learns one camera's picture: choose one with --camera, and a folder for each")
 
 
 class _Dataset:
@@ -88,6 +93,11 @@ class _Dataset:
         self.written: Counter[str] = Counter()
         self.unreadable: list[int] = []
         self._counts = Counter(self._place_of(path) for path in self.files.values())
+
+    @property
+    def cameras(self) -> set[str]:
+        """The cameras of its pictures, by their names."""
+        return {path.stem.rsplit("-", 3)[0] for path in self.files.values()}
 
     def sort_again(self, verdict_of: FindVerdict) -> None:
         """Move the pictures of parts that are marked differently now. Without a verdict, nobody knows, and they stay."""

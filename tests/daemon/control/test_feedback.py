@@ -180,6 +180,12 @@ def test_the_dataset_follows_the_marks(station: Station, tmp_path: Path) -> None
     client.feedback(journal, [8], "right", who=WHO)
     dataset()
     assert sorted(pictures()["train/good"]) == [1, 2, 3, 4, 5, 7, 8]
+    of_side = tmp_path / "side" / "train" / "good" / f"side-20261127T060001289000Z-000000000001-{journal}.png"
+    of_side.parent.mkdir(parents=True)
+    of_side.write_bytes(b"a picture")
+    mixed = run_anosegd("evidence", "dataset", str(station.config), "--data", str(tmp_path / "side"))
+    assert (mixed.returncode, "come from several cameras: line, side" in mixed.stderr) == (2, True)
+    assert [path for path in (tmp_path / "side").rglob("*") if path.is_file()] == [of_side]
     other = tmp_path / "other"
     other.mkdir()
     (other / "notes.txt").write_text("mine")
