@@ -46,6 +46,8 @@ END_GAP_S = 1.0
 """A container's duration may be longer than its video by this much, for example because of its sound."""
 SAME_FRAME_S = 0.004
 """Times of the same frame differ by at most this much."""
+SAME_RATE = 0.01
+"""Share by which a device's frame rate may differ from the one asked for: 29.97 instead of 30 is the same."""
 DEFAULT_FPS = 25.0
 """The frame rate of a video file whose container names no usable rate."""
 
@@ -255,8 +257,18 @@ class Device(LiveVideo):
             if wanted is not None and wanted != round(given):
                 raise CameraError(f"{self.description} gives a {name} of {given:.0f} pixels, {wanted} was asked for")
         self.inter_coded = fourcc(capture) in ("H264", "HEVC", "H265")
-        self.description += _size_text(capture)
+        self.description += _size_text(capture) + self._otherwise(capture)
         self._video.open_device(capture)
+
+    def _otherwise(self, capture: cv2.VideoCapture) -> str:
+        """Say which rate and pixel format the camera takes in place of those that were asked for. This is no error."""
+        config, text = self._config, ""
+        fps = float(capture.get(cv2.CAP_PROP_FPS))
+        if config.fps is not None and fps > 0 and abs(fps - config.fps) > SAME_RATE * config.fps:
+            text += f", {fps:g} frames per second ({config.fps:g} asked for)"
+        if config.fourcc and (found := fourcc(capture)) and found != config.fourcc:
+            text += f", {found} ({config.fourcc} asked for)"
+        return text
 
     def _set_up(self, capture: cv2.VideoCapture) -> None:
         config = self._config
