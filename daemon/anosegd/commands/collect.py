@@ -8,11 +8,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
+import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from anoseg_engines.bundle import Release, read_releases, without_version
 from anoseg_engines.errors import AnosegError, ConfigError
 from anoseg_engines.files import shown_name
 from anoseg_engines.images import Image
@@ -53,8 +55,7 @@ def main(options: argparse.Namespace) -> int:
     presence = None if camera.presence is None else Presence.load(camera.presence, camera.region)
     choice = Choice(options.every, camera.quality)
     status = CollectStatus(name, options.out, options.count, options.every, choice)
-    data, bundle = shown_name(options.out), shown_name(config.engine.bundle)
-    fit = f"anoseg-train fit --data {data} --out {bundle} --release"
+    fit = _fit(options.out, Path(config.engine.bundle))
     with _page(status, options.listen or (ANY_PORT if options.view else None)):
         ended = "failed"
         progress = _Progress(status)
@@ -71,7 +72,7 @@ def main(options: argparse.Namespace) -> int:
         finally:
             progress.end()
             n = status.saved
-            sys.stdout.write(f"{counted(n, 'image')} of camera {name} in {data}{choice.left_out}\n")
+            sys.stdout.write(f"{counted(n, 'image')} of camera {name} in {shown_name(options.out)}{choice.left_out}\n")
             status.next, status.ended = fit if n else "", ended
     if n:
         sys.stdout.write(f"next: {fit}\n")
@@ -113,6 +114,16 @@ def _camera(config: Config, name: str | None) -> tuple[str, CameraConfig]:
         what = "which camera?" if name is None else f"--camera {name}: no such camera"
         raise ConfigError(what, hint=f"give --camera with one of: {known}")
     return name, config.cameras[name]
+
+
+def _fit(data: Path, bundle: Path) -> str:
+    """Return the command that trains with the images. Its `--release` is for a product without a released version."""
+    released: Sequence[Release] = ()
+    with contextlib.suppress(AnosegError):  # whoever trains finds out
+        bundle = without_version(bundle)
+        released = read_releases(bundle)
+    command = f"anoseg-train fit --data {shlex.quote(shown_name(data))} --out {shlex.quote(shown_name(bundle))}"
+    return command if released else f"{command} --release"
 
 
 def _save(image: Image, path: Path) -> None:

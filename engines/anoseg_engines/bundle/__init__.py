@@ -33,6 +33,7 @@ from anoseg_engines.bundle.read import (
     load_bundle,
     note_on_candidates,
     store_of,
+    without_version,
 )
 from anoseg_engines.bundle.releases import (
     GIVE,
@@ -81,4 +82,5 @@ __all__ = [
     "sealed",
     "store_of",
     "versions",
+    "without_version",
 ]

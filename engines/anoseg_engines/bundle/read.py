@@ -208,7 +208,7 @@ def _find(path: Path) -> tuple[Path, str | None]:
 def _remark_on(folder: Path) -> str | None:
     """Return a remark if STORE/NAME/VERSION contains another version; other folders may have any name."""
     contained, name = contained_version(folder), folder.name
-    if not (name.isascii() and name.isdigit()) or contained in (None, int(name)) or len(name) > MAX_DIGITS:
+    if not _is_number(name) or contained in (None, int(name)):
         return None
     return f"{folder}: this folder contains version {contained}, which is used. Copy each version to the folder of its number"
 
@@ -271,6 +271,19 @@ def store_of(bundle: Bundle) -> Path:
             hint=f"copy the bundle to STORE/{bundle.manifest.product}/{bundle.manifest.version}",
         )
     return folder.parent
+
+
+def without_version(path: Path) -> Path:
+    """Return STORE/NAME if the path is STORE/NAME/VERSION, whether that exists or not; else the path.
+
+    Raises:
+        EngineError: This user may not look at it.
+    """
+    return path.parent if _is_number(path.name) and not versions(path) else path
+
+
+def _is_number(name: str) -> bool:
+    return name.isascii() and name.isdigit() and len(name) <= MAX_DIGITS
 
 
 def note_on_candidates(path: Path) -> str | None:

@@ -1,6 +1,7 @@
 """`anosegd collect`: a folder that `fit` takes, from files and from cameras, without a bundle."""
 
 import itertools
+import re
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ from support.anosegd_line import run_anosegd
 from support.mjpeg_camera import mjpeg_server, noisy
 from support.refusing_camera import http_camera
 from support.small_disk import mounted
+from support.tiny_bundle import write_tiny_bundle
 
 from anoseg_engines.images import read_image
 from anoseg_trainer.data.good_images import find_good_images, read_good_images
@@ -186,6 +188,24 @@ def test_an_rtsp_camera(tmp_path: Path) -> None:
         camera.stop()
     assert done.returncode == 0, done.stderr
     assert len(read_good_images(find_good_images(tmp_path / "data")).paths) == 15
+
+
+def test_the_next_command_can_be_typed(images: Path) -> None:
+    """With `--release` only for a first version, without the version in `engine.bundle`, and with quoted names."""
+    path = config(images, "{kind: folder, path: images}", "    policy: wait\n")
+    for bundle, said in {
+        "'my store/part'": f"--out '{images}/my store/part' --release\n",
+        "store/part/2": f"--out {images}/store/part --release\n",
+        "store/20261127": f"--out {images}/store/20261127 --release\n",
+        "made/tiny": f"--out {images}/made/tiny\n",
+        "made/tiny/1": f"--out {images}/made/tiny\n",
+    }.items():
+        if bundle == "made/tiny":
+            write_tiny_bundle(images / "made" / "tiny")
+        path.write_text(re.sub("bundle: [^}]*", f"bundle: {bundle}", path.read_text()))
+        data = images / "data and more" / bundle.replace("/", "-").strip("'")
+        done = run_anosegd("collect", str(path), "--out", str(data), "--count", "1")
+        assert f"next: anoseg-train fit --data '{data}' {said}" in done.stdout
 
 
 def test_a_full_disk_is_named(images: Path) -> None:
