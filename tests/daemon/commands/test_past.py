@@ -214,6 +214,7 @@ main()
             "1E5",
             "1e-5",
             "3/4",
+            "June 3",
         ),
         *("12:30", "2026-11-28", "28.11.2026", "MAR1", "1-DEC", "Mai 3", "TRUE", "falsch", "1,5", "1.000,50 €", " 007", "|cmd"),
     ],
@@ -227,6 +228,15 @@ def test_what_a_spreadsheet_would_change_begins_with_an_apostrophe(text: str) ->
 def test_other_text_is_as_it_is(text: str) -> None:
     """Nothing is put in front of what stays text anyway."""
     assert as_text(text) == text
+
+
+def test_a_long_text_of_words_takes_no_time() -> None:
+    """Whatever the word: text of a foreign system must not stop an export."""
+    script = (
+        "from anosegd.commands.export import _WORDS, as_text\n"
+        "for word in [*_WORDS.split('|'), 'june', 'janfebmar', 'e1']: assert as_text(word * 60 + 'x') == word * 60 + 'x'"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
 
 
 def test_the_file_opens_in_a_spreadsheet(station: Station) -> None:
