@@ -122,10 +122,10 @@ def installed(
         compiler.write_text("#!/bin/sh\n")
         compiler.chmod(0o755)
     make_system_python(system / "usr" / "bin" / "python3", packages, log)
-    return upgraded(tmp_path)
+    return upgraded(tmp_path, checkout)
 
 
-def upgraded(tmp_path: Path) -> tuple[int, str, str, Path]:
+def upgraded(tmp_path: Path, checkout: Path = REPOSITORY) -> tuple[int, str, str, Path]:
     """Run the installer again on the system tree of `installed`, which describes what is returned."""
     system, target, log = tmp_path / "system", tmp_path / "target", tmp_path / "pip.log"
     environment = {
