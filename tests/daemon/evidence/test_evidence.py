@@ -15,6 +15,7 @@ from support.small_disk import fill, mounted, remount
 from support.tiny_bundle import bad_part, good_part
 
 from anosegd.evidence import EvidenceReader
+from anosegd.evidence.folder import CLOCK
 
 FOLDER = "top:\n  source: {kind: folder, path: images, fps: 20}\n  policy: wait\n"
 LOOP = FOLDER.replace("fps: 20", "fps: 20, loop: true")
@@ -68,7 +69,7 @@ def decoded(data: bytes) -> np.ndarray[Any, Any]:
 
 
 def files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CLOCK)
 
 
 def finished(line: Line, daemon: Daemon) -> dict[str, Any]:
