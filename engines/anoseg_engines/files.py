@@ -10,6 +10,8 @@ from pathlib import Path
 
 from anoseg_engines.errors import AnosegError
 
+ENTER_AS = "`namei -l PATH` shows who may enter the folders on the way there: run the command as such a user, or move it"
+"""What to do about a path that the user of a command may not look at."""
 ENTER = "`namei -l PATH` shows who may enter the folders on the way there; the daemon's user must, or move it elsewhere"
 """What to do about a path that cannot be looked at."""
 

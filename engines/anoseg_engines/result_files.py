@@ -6,8 +6,10 @@ import tempfile
 from pathlib import Path
 
 from anoseg_engines.errors import ConfigError
+from anoseg_engines.files import ENTER_AS, looking
 
 
+@looking(ConfigError, hint=ENTER_AS)
 def try_file(path: Path | None, option: str) -> None:
     """Check that a file can be written at `path`; its folder may be missing. Nothing is left behind.
 
@@ -26,6 +28,7 @@ def try_file(path: Path | None, option: str) -> None:
     try_folder(path.parent, option)
 
 
+@looking(ConfigError, hint=ENTER_AS)
 def try_folder(path: Path | None, option: str) -> None:
     """Check that the folder `path` can be written, or created. Nothing is left behind.
 

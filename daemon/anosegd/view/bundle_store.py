@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from anoseg_engines.bundle import MANIFEST, Bundle, load_bundle, read_releases, release_version, store_of, versions
-from anoseg_engines.errors import AnosegError
+from anoseg_engines.errors import AnosegError, EngineError
 from anosegd.view.change import Change, ChangeRefusedError
 from anosegd.view.station_requests import StationRequests
 
@@ -82,9 +82,13 @@ class BundleStore:
         if recipe not in self._bundles:
             raise ChangeRefusedError("no_recipe", f"the screen was started with a configuration without the recipe {recipe!r}")
         folder = self._bundles[recipe].absolute()
-        if (folder / MANIFEST).is_file():
-            folder = folder.resolve().parent
-        if not versions(folder):
+        try:
+            if (folder / MANIFEST).is_file():
+                folder = folder.resolve().parent
+            found = versions(folder)
+        except (EngineError, OSError) as error:  # the screen may run as another user than the station
+            raise ChangeRefusedError("no_store", f"{folder}: the screen's user may not look at it ({error})") from error
+        if not found:
             raise ChangeRefusedError("no_store", f"{folder}: no bundles are there; does the screen run on another machine?")
         return folder
 

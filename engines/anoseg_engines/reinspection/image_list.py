@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from anoseg_engines.errors import DataError
-from anoseg_engines.files import shown_name
+from anoseg_engines.files import ENTER_AS, looking, shown_name
 from anoseg_engines.images import IMAGE_SUFFIXES, TEXT_SUFFIXES
 from anoseg_engines.words import agreeing, counted
 
@@ -79,6 +79,7 @@ class _Line(msgspec.Struct):
     verdict: _Verdict = _Verdict()
 
 
+@looking(DataError, hint=ENTER_AS)
 def find_images(source: Path) -> ImageList:
     """Find the images of a folder and the folders below it, or read a list.
 

@@ -9,11 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
+from support.permissions import locked
 
 from anoseg_engines.errors import AnosegError, ConfigError, DataError
 from anoseg_engines.images import read_image
 from anoseg_engines.placement import InputSpec
 from anoseg_trainer.config import HoldoutConfig
+from anoseg_trainer.data.evaluation_images import find_evaluation_images
 from anoseg_trainer.data.good_images import GoodImages, find_good_images, read_good_images
 from anoseg_trainer.data.image_size import sizes_from_headers
 from anoseg_trainer.data.part_store import PartStoreWriter, whole_placement
@@ -491,3 +493,12 @@ def test_many_images_that_look_alike_fit_into_memory():
     assert parts.count == n - 1
     assert parts.numbers[0] == parts.numbers[1]
     assert peak < 250e6  # the details in FP32 take 33 MB, and as pairs of numbers all pairs took 400 MB
+
+
+@pytest.mark.parametrize("find", [find_good_images, find_evaluation_images])
+def test_a_folder_that_the_user_may_not_enter_is_refused(tmp_path, find):
+    """In one line, with what to do; not with a traceback, as pathlib's PermissionError would be."""
+    (tmp_path / "home" / "parts" / "train" / "good").mkdir(parents=True)
+    with locked(tmp_path / "home"), pytest.raises(DataError, match="cannot be looked at") as raised:
+        find(tmp_path / "home" / "parts")
+    assert "namei -l" in raised.value.hint

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anoseg_engines.errors import DataError
+from anoseg_engines.files import ENTER_AS, looking
 from anoseg_engines.image_structure import has_more_pages
 from anoseg_engines.images import Image, list_images, no_folder, orientation, read_bytes, unread_files
 from anoseg_engines.words import counted
@@ -67,6 +68,7 @@ class EvaluationImage:
         return mask if mask.any() else None
 
 
+@looking(DataError, hint=ENTER_AS)
 def find_evaluation_images(data: Path) -> list[EvaluationImage]:
     """List all test images of an MVTec AD layout, sorted by folder and name.
 

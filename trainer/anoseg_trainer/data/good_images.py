@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anoseg_engines.errors import DataError
-from anoseg_engines.files import shown_name
+from anoseg_engines.files import ENTER_AS, looking, shown_name
 from anoseg_engines.images import (
     TWELVE_BITS,
     Image,
@@ -109,6 +109,7 @@ class GoodImages:
         )
 
 
+@looking(DataError, hint=ENTER_AS)
 def find_good_images(data: Path, least: int = MIN_IMAGES) -> list[Path]:
     """List the good images of `data`, sorted by name: those in `train/good` if there is one, else those in `data` itself.
 
