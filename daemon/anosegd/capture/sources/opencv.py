@@ -16,7 +16,7 @@ from anoseg_engines.errors import CameraError, EndedEarlyError, StreamRefusedErr
 from anoseg_engines.images import Image
 from anoseg_engines.passwords import address_of, mask_passwords
 from anoseg_engines.words import counted
-from anosegd.capture.config import BACKENDS, DeviceSource, FileSource, UrlSource
+from anosegd.capture.config import BACKENDS, DeviceSource, FileSource, HardwareTrigger, UrlSource
 from anosegd.capture.protocol import Job
 from anosegd.capture.sources.avi_index import empty_frames
 from anosegd.capture.sources.base import LIBRARY_SHARE, Shot, Stamp, StillSource
@@ -289,7 +289,8 @@ class Device(LiveVideo):
         ):
             if value is not None and not capture.set(prop, value):
                 raise CameraError(f"{self.description} does not accept {name} {value:g}", hint=f"leave {name} out")
-        capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # an old frame judged late is worth less than a new one
+        if not isinstance(self._job.camera.trigger, HardwareTrigger):  # then each frame is a part, and the driver keeps some
+            capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # an old frame judged late is worth less than a new one
 
 
 class Stream(LiveVideo):
