@@ -15,8 +15,8 @@ import cv2
 from anoseg_engines.bundle import Bundle, load_bundle
 from anoseg_engines.engine import Engine
 from anoseg_engines.errors import ConfigError
-from anoseg_engines.files import ENTER, looking
 from anoseg_engines.loading import load_engine
+from anoseg_engines.permissions import ENTER, looking
 from anosegd.cameras import Presence
 from anosegd.capture.config import (
     BACKENDS,

@@ -8,13 +8,6 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from anoseg_engines.errors import AnosegError
-
-ENTER_AS = "`namei -l PATH` shows who may enter the folders on the way there: run the command as such a user, or move it"
-"""What to do about a path that the user of a command may not look at."""
-ENTER = "`namei -l PATH` shows who may enter the folders on the way there; the daemon's user must, or move it elsewhere"
-"""What to do about a path that cannot be looked at."""
-
 
 def shown_name(name: str | os.PathLike[str]) -> str:
     """Return a file name, or a text that contains one, as text that can be written: bytes that are not UTF-8 as `\\xf6`."""
@@ -24,22 +17,6 @@ def shown_name(name: str | os.PathLike[str]) -> str:
 def shown_json(text: str) -> str:
     """Return JSON that can be written: in its texts, bytes of a file name that are not UTF-8 as `\\xf6`."""
     return re.sub("[\udc80-\udcff]", lambda found: rf"\\x{ord(found[0]) - 0xDC00:02x}", text)
-
-
-@contextlib.contextmanager
-def looking(error: type[AnosegError], *, key: str = "", hint: str = "") -> Iterator[None]:
-    """Turn it into this error if the block may not look at a path, because the user may not enter a folder on the way to it.
-
-    Args:
-        error: The kind of error to raise.
-        key: The configuration's key, which is put before the message.
-        hint: What to do if the user may not.
-    """
-    try:
-        yield
-    except OSError as e:
-        what = f"{shown_name(e.filename or 'a path')}: cannot be looked at ({e.strerror})"
-        raise error(f"{key}: {what}" if key else what, hint=hint if isinstance(e, PermissionError) else "") from e
 
 
 @contextlib.contextmanager

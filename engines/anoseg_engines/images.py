@@ -15,7 +15,6 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from anoseg_engines.errors import DataError
-from anoseg_engines.files import ENTER, looking
 from anoseg_engines.image_structure import (
     JPEG_START,
     StructureError,
@@ -26,6 +25,7 @@ from anoseg_engines.image_structure import (
     is_tiff,
     tiff_pages,
 )
+from anoseg_engines.permissions import ENTER, looking
 
 IMAGE_SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".webp"),

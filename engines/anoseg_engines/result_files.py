@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from anoseg_engines.errors import ConfigError
-from anoseg_engines.files import ENTER_AS, looking
+from anoseg_engines.permissions import ENTER_AS, looking
 
 
 @looking(ConfigError, hint=ENTER_AS)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from anoseg_engines.engine import Engine
 from anoseg_engines.errors import ConfigError
-from anoseg_engines.files import ENTER, looking, shown_name
+from anoseg_engines.files import shown_name
 from anoseg_engines.passwords import mask_passwords
+from anoseg_engines.permissions import ENTER, looking
 from anoseg_engines.words import counted
 from anosegd.capture.config import FolderSource
 from anosegd.capture.sources.folder import not_read

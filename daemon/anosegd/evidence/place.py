@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 
 from anoseg_engines.errors import ConfigError
-from anoseg_engines.files import ENTER, looking, shown_name
+from anoseg_engines.files import shown_name
+from anoseg_engines.permissions import ENTER, looking
 from anosegd.evidence.config import EvidenceConfig
 
 

@@ -10,7 +10,7 @@ import sqlite3
 from pathlib import Path
 
 from anoseg_engines.errors import ConfigError
-from anoseg_engines.files import ENTER, looking
+from anoseg_engines.permissions import ENTER, looking
 from anosegd.journal.format import APPLICATION_ID, beside, files_of, refuse_newer
 from anosegd.journal.numbers import holds_record
 from anosegd.journal.reader import uri

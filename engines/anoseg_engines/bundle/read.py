@@ -34,9 +34,10 @@ from anoseg_engines.bundle.releases import (
     versions,
 )
 from anoseg_engines.errors import ConfigError, EngineError
-from anoseg_engines.files import looking, shown_name
+from anoseg_engines.files import shown_name
 from anoseg_engines.images import Image
 from anoseg_engines.judgement import Thresholds
+from anoseg_engines.permissions import looking
 
 MODEL = "model.onnx"
 INT8_MODEL = "model.int8.onnx"

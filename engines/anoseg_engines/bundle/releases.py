@@ -26,7 +26,8 @@ from msgspec import UNSET, Meta, UnsetType
 
 from anoseg_engines.bundle.manifest import MANIFEST, Sha256
 from anoseg_engines.errors import AnosegError, ConfigError, EngineError
-from anoseg_engines.files import looking, sync_folder, write_synced
+from anoseg_engines.files import sync_folder, write_synced
+from anoseg_engines.permissions import looking
 
 RELEASES = "releases.json"
 SCHEMA_VERSION = 1

@@ -27,7 +27,8 @@ from anoseg_engines.bundle import (
 )
 from anoseg_engines.commands.arguments import Subparsers
 from anoseg_engines.errors import ConfigError, EngineError
-from anoseg_engines.files import looking, shown_name
+from anoseg_engines.files import shown_name
+from anoseg_engines.permissions import looking
 
 
 def add_parser(commands: Subparsers) -> None:

@@ -12,8 +12,9 @@ from pathlib import Path
 import msgspec
 
 from anoseg_engines.errors import DataError
-from anoseg_engines.files import ENTER_AS, looking, shown_name
+from anoseg_engines.files import shown_name
 from anoseg_engines.images import IMAGE_SUFFIXES, TEXT_SUFFIXES
+from anoseg_engines.permissions import ENTER_AS, looking
 from anoseg_engines.words import agreeing, counted
 
 MAX_LINE_BYTES = 1 << 20

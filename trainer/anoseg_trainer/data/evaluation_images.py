@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anoseg_engines.errors import DataError
-from anoseg_engines.files import ENTER_AS, looking
 from anoseg_engines.image_structure import has_more_pages
 from anoseg_engines.images import Image, list_images, no_folder, orientation, read_bytes, unread_files
+from anoseg_engines.permissions import ENTER_AS, looking
 from anoseg_engines.words import counted
 from anoseg_trainer.data.good_images import ORIENTATION_IGNORED, named
 from anoseg_trainer.data.image_size import sizes_from_headers

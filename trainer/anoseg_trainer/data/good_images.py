@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anoseg_engines.errors import DataError
-from anoseg_engines.files import ENTER_AS, looking, shown_name
+from anoseg_engines.files import shown_name
 from anoseg_engines.images import (
     TWELVE_BITS,
     Image,
@@ -31,6 +31,7 @@ from anoseg_engines.images import (
     read_bytes,
     unread_files,
 )
+from anoseg_engines.permissions import ENTER_AS, looking
 from anoseg_engines.words import agreeing, counted
 
 MIN_IMAGES = 10

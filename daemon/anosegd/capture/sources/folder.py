@@ -9,8 +9,9 @@ from pathlib import Path
 import cv2
 
 from anoseg_engines.errors import DataError
-from anoseg_engines.files import ENTER, looking, shown_name
+from anoseg_engines.files import shown_name
 from anoseg_engines.images import IMAGE_SUFFIXES, Image, decode_image, list_images, read_bytes, unread_files
+from anoseg_engines.permissions import ENTER, looking
 from anoseg_engines.words import counted
 from anosegd.capture.config import FolderSource
 from anosegd.capture.protocol import Job
