@@ -141,6 +141,7 @@ install_files() {
 replace_demo() {
     if [ -L "$store/demo" ]; then rm "$store/demo"; fi  # the versions that it points to are not the demo's
     mkdir -p "$store/demo"
+    chmod u=rwx,go=rx "$store/demo"  # an earlier installer may have made it for root alone
     added=
     for version in "$store/demo"/[0-9]*/; do
         number=$(basename "$version")

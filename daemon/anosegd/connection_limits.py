@@ -89,6 +89,7 @@ class ConnectionLimits:
         self.subscribers: Counter[bytes] = Counter()
         self._open: dict[int, _Connection] = {}  # by file descriptor
         self._check_at = 0.0
+        self._stuck_looked_at = 0.0
         self._closed = logs.Throttles("connection.closed")
         self._monitor: zmq.Socket[bytes] | None = None
 
@@ -149,12 +150,11 @@ class ConnectionLimits:
                 del self.subscribers[topic]
         connection.topics -= topics
 
-    def _forget(self, descriptor: int) -> _Connection | None:
-        """Forget a connection that is closed, or is about to be. Return what was known of it."""
+    def _forget(self, descriptor: int) -> None:
+        """Forget a connection that is closed."""
         connection = self._open.pop(descriptor, None)
         if connection is not None:
             self._end(connection, set(connection.topics))
-        return connection
 
     def check(self) -> bool:
         """Look at what has happened. Call it at least four times a second.
@@ -171,8 +171,10 @@ class ConnectionLimits:
         return more
 
     def close_stuck(self) -> None:
-        """Close connections whose clients do not read what waits for them. Call it often while too much waits."""
+        """Close TCP connections whose clients do not read what waits for them. Call it often while too much waits."""
         now = time.monotonic()
+        began = now - self._stuck_looked_at > STUCK_S / 2  # what was seen long ago says nothing about now
+        self._stuck_looked_at = now
         for descriptor, connection in list(self._open.items()):
             try:
                 with duplicate(descriptor, connection.identity) as copy:
@@ -181,7 +183,7 @@ class ConnectionLimits:
                 return
             if counters is None:
                 continue
-            if counters.acknowledged != connection.acknowledged or not counters.unsent:
+            if began or counters.acknowledged != connection.acknowledged or not counters.unsent:
                 connection.acknowledged, connection.taking_at = counters.acknowledged, now
             elif now - connection.taking_at > STUCK_S:
                 self._shut_down(descriptor, "it does not read what it subscribes to")

@@ -16,7 +16,7 @@ ENTER = "`namei -l PATH` shows who may enter the folders on the way there; the d
 
 @contextlib.contextmanager
 def looking(error: type[AnosegError], *, key: str = "", hint: str = "") -> Iterator[None]:
-    """Turn it into this error if the block may not look at a path, because the user may not enter a folder on the way to it.
+    """Raise `error` in place of an OSError of the block: mostly the user may not enter a folder on the way to a path.
 
     Args:
         error: The kind of error to raise.

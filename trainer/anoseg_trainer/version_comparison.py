@@ -6,6 +6,7 @@ and of an image in tiles the largest of its tiles. Images of one part (copies, e
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -240,6 +241,8 @@ def compare(
         a, b = (judge((x := inspect_image(e, image)).inspection, e.thresholds, x.placement).score for e in engines)
         scores.append((a, b))
         on_image(n + 1, len(images))
+    if group and not any(re.search(group, image.path.name) for image in images):
+        raise ConfigError(f"--group: '{group}' matches none of the file names", hint="without it, the images are compared")
     if group is None:
         group = next(filter(None, (_group_of(engine) for engine in reversed(engines))), "")
     thresholds = tuple(engine.thresholds.score for engine in engines)

@@ -72,7 +72,10 @@ def observed_note(found: Observed | None, threshold: float, *, before: float) ->
     if found is None:
         return "what it would have rejected is not known: the station keeps no journal that can be asked"
     if not found.parts:
-        return "what it would have rejected is not known: the journal has no part of this camera that this bundle inspected"
+        return (
+            "what it would have rejected is not known: the journal has no part of this camera that this bundle has inspected "
+            "with the recipe in force"
+        )
     rejected = found.rejected[threshold]
     parts = counted(found.parts, "part")
     share = f"rejects {rejected} of the last {parts} ({rejected / found.parts:.1%})"

@@ -4,7 +4,8 @@ Runs on the thread "evidence". The folder has one subfolder a day. Each file is 
 It is not synced to the disk: that would hold up the journal on the same disk. A power failure may cost the newest half minute.
 
 Names carry the wall clock's time, which may be wrong. So each file's time of modification is set to the time of the age clock
-(`AgeClock`), and a file is too old only by both. The file `.clock` carries the age clock's time while no parts are stored.
+(`AgeClock`), and a file is too old only by both. The file `.clock` has the age clock's time as its time of modification; it
+says at which time of the wall clock that was.
 """
 
 from __future__ import annotations
@@ -89,9 +90,10 @@ class EvidenceFolder:
         self._delete_old()
         assert self._clock is not None, "the folder was scanned"
         with contextlib.suppress(OSError):  # then age goes on from the newest part at the next start
-            clock = self._root / CLOCK
-            clock.touch()
-            _set_age(clock, self._clock.now_ns())
+            written = self._root / f"{CLOCK}{TEMPORARY}"
+            written.write_text(str(self._wall_ns()))
+            _set_age(written, self._clock.now_ns())
+            written.replace(self._root / CLOCK)
 
     def _make_root(self) -> None:
         """Make sure that the folder is there and its size is known.
@@ -120,9 +122,11 @@ class EvidenceFolder:
 
     def _scan(self) -> int:
         """Return the size of all parts' files. Removes what a killed daemon or a power failure left."""
-        size, newest_ns = 0, None
-        with contextlib.suppress(OSError):
+        size, newest_ns, wall_ns = 0, None, self._wall_ns()
+        with contextlib.suppress(OSError, ValueError):
             newest_ns = (self._root / CLOCK).lstat().st_mtime_ns
+            # Since the last run, not since the age: with a clock that is ahead, each start would add a day.
+            wall_ns = newest_ns + max(0, wall_ns - int((self._root / CLOCK).read_text()))
         for day in self._days():
             for entry in self._entries(day):
                 is_part = parse(entry.name) is not None
@@ -136,7 +140,7 @@ class EvidenceFolder:
                     else:
                         Path(entry.path).unlink(missing_ok=True)
         if self._clock is None:
-            self._clock = AgeClock(newest_ns, self._wall_ns(), time.monotonic_ns)
+            self._clock = AgeClock(newest_ns, wall_ns, time.monotonic_ns)
         return size
 
     def _entries(self, day: Path) -> list[os.DirEntry[str]]:

@@ -42,7 +42,8 @@ _CURRENT = f"""SELECT seq, mark, comment, who, at_ns, change FROM feedback WHERE
     ORDER BY seq {{order}}"""
 _NOTES = """SELECT number, seq, mark, comment, who, at_ns, change, undoes FROM feedback WHERE number > ?
     ORDER BY number LIMIT ?"""
-_LAST_OF_PERSON = f"SELECT f.change FROM feedback f WHERE f.who = ? AND {_COUNTS} ORDER BY f.number DESC LIMIT 1"
+_LAST_OF_PERSON = f"""SELECT f.change FROM feedback f WHERE f.who = ? AND {_COUNTS}
+    AND EXISTS (SELECT 1 FROM entry WHERE entry.seq = f.seq) ORDER BY f.number DESC LIMIT 1"""
 _OF_CHANGE = f"SELECT f.number, f.seq FROM feedback f WHERE f.change = ? AND {_COUNTS}"
 _KNOWN = "SELECT 1 FROM feedback WHERE change = ? AND undoes IS NULL"
 # By the clock, so that the number of a deleted change is not used again. Microseconds: JavaScript reads them exactly.

@@ -93,9 +93,10 @@ def write_key(path: Path, key: StationKey | ClientSecret | ClientKey) -> None:
     mode = 0o644 if isinstance(key, ClientKey) else 0o600
     part = path.with_name(f".{path.name}.part")
     try:
-        if not path.parent.exists():
-            path.parent.mkdir(mode=0o755, parents=True)  # others may not write, whatever the umask
-            path.parent.chmod(0o755)  # but the daemon's user must be able to read
+        made = [folder for folder in path.parents if not folder.exists()]
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        for folder in made:  # whatever the umask: the daemon's user must be able to read, and others may not write
+            folder.chmod(0o755)
         part.unlink(missing_ok=True)
         with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
             os.fchmod(file.fileno(), mode)  # whatever the umask

@@ -31,16 +31,21 @@ class _Waiting:
 
     def __init__(self) -> None:
         self._sent: deque[tuple[zmq.MessageTracker, int]] = deque()
+        self._bytes = 0
 
     def has_room(self, size: int) -> bool:
         """Return whether so many bytes more may wait."""
         while self._sent and self._sent[0][0].done:
-            self._sent.popleft()
-        return sum(size for _, size in self._sent) + size <= MAX_WAITING_BYTES
+            self._bytes -= self._sent.popleft()[1]
+        if self._bytes + size > MAX_WAITING_BYTES:  # one client may hold an old message, and the later ones are sent
+            self._sent = deque(each for each in self._sent if not each[0].done)
+            self._bytes = sum(waiting for _, waiting in self._sent)
+        return self._bytes + size <= MAX_WAITING_BYTES
 
     def add(self, tracker: zmq.MessageTracker, size: int) -> None:
         """Count a message that was sent."""
         self._sent.append((tracker, size))
+        self._bytes += size
 
 
 class Outlet:
@@ -55,9 +60,9 @@ class Outlet:
         """Send a message to everybody who subscribes to its topic."""
         self._socket.send_multipart([topic.encode(), *frames])
 
-    def send_image(self, topic: bytes, header: bytes, jpeg: bytes) -> bool:
-        """Send a picture, unless too many wait for subscribers that do not read them. Return whether it was sent."""
-        return self._send_large(self._images, topic, header, jpeg)
+    def send_image(self, topic: bytes, header: bytes, jpeg: bytes) -> None:
+        """Send a picture, unless too many wait for subscribers that do not read them."""
+        self._send_large(self._images, topic, header, jpeg)
 
     def send_map(self, topic: bytes, header: bytes, png: bytes) -> bool:
         """Send an anomaly map, unless too many wait for subscribers that do not read them. Return whether it was sent."""
@@ -65,8 +70,8 @@ class Outlet:
 
     def _send_large(self, waiting: _Waiting, *frames: bytes) -> bool:
         """Send a message whose last frame is large: those that nobody reads must not fill the memory."""
-        if not waiting.has_room(len(frames[-1])):
-            self._crowded = True
+        self._crowded = not waiting.has_room(len(frames[-1]))
+        if self._crowded:
             return False
         tracker = self._socket.send_multipart(frames, copy=False, track=True)
         assert tracker is not None
@@ -81,7 +86,6 @@ class Outlet:
         """
         left = self._limits.check()
         if self._crowded:  # who does not read must not take pictures and maps from those who do
-            self._crowded = False
             self._limits.close_stuck()
         with contextlib.suppress(zmq.Again):
             for _ in range(MAX_SUBSCRIPTION_MESSAGES):

@@ -82,10 +82,12 @@ def test_a_gap_in_the_numbers_is_a_part_without_a_frame(ids: tuple[int, ...], ex
     assert missed(*map(Buffer, ids)) == expected
 
 
-def test_incomplete_frames_count_and_others_have_no_number() -> None:
-    """Of an incomplete frame some packets came. One that was given up may have any number."""
-    assert missed(Buffer(1), Buffer(2, MISSING_PACKETS), Buffer(3)) == [0, 0, 0]
-    assert missed(Buffer(1), Buffer(0, ABORTED), Buffer(4)) == [0, 0, 2]
+@pytest.mark.parametrize("stale", [0, 2, 97])
+@pytest.mark.parametrize("status", [MISSING_PACKETS, ABORTED])
+def test_an_incomplete_frame_is_a_part_whatever_its_number(stale: int, status: Any) -> None:
+    """Its buffer may still have the number of an earlier frame, or none. It is reported as a part, so it is not missed."""
+    assert missed(Buffer(100), Buffer(stale, status), Buffer(102)) == [0, 0, 0]
+    assert missed(Buffer(100), Buffer(stale, status), Buffer(104)) == [0, 0, 2]
 
 
 def test_a_camera_in_free_run_misses_no_part() -> None:

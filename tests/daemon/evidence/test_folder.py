@@ -189,6 +189,18 @@ def test_a_restart_while_the_clock_is_ahead_deletes_nothing(tmp_path: Path) -> N
     assert kept(tmp_path) == [1, 2, 3]
 
 
+def test_many_restarts_while_the_clock_is_ahead_delete_nothing(tmp_path: Path) -> None:
+    """A station that starts again and again counts the wrong time once, not at each start."""
+    config = EvidenceConfig(folder=str(tmp_path), min_free=0, keep_days=3)
+    folder = EvidenceFolder(config)
+    folder.store(name(1), b"part")
+    folder.tidy()
+    ahead_ns = time.time_ns() + 3650 * 86_400 * 10**9
+    for start in range(20):
+        EvidenceFolder(config, lambda start=start: ahead_ns + start * 10**9).tidy()
+    assert kept(tmp_path) == [1]
+
+
 def test_time_off_counts_as_a_day_at_most(tmp_path: Path) -> None:
     """A station that is often off, and stores no part meanwhile, still deletes what is too old."""
     config = EvidenceConfig(folder=str(tmp_path), min_free=0, keep_days=2.5)

@@ -45,8 +45,8 @@ def test_the_daemons_user_can_read_an_authorisation_whatever_the_umask(tmp_path:
     finally:
         os.umask(before)
     assert done.returncode == 0, done.stderr
-    modes = [stat.S_IMODE(path.stat().st_mode) for path in (clients, clients / "screen.pub", out)]
-    assert modes == [0o755, 0o644, 0o600]
+    modes = [stat.S_IMODE(path.stat().st_mode) for path in (clients.parent, clients, clients / "screen.pub", out)]
+    assert modes == [0o755, 0o755, 0o644, 0o600]
 
 
 def test_keys_are_not_overwritten(tmp_path: Path) -> None:

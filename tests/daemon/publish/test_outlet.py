@@ -49,7 +49,7 @@ def test_a_subscriber_that_reads_no_maps_loses_its_connection(
 ) -> None:
     """Maps wait for it up to a limit. Then its connection is closed, and the others get every further map."""
     monkeypatch.setattr(outlet_module, "MAX_WAITING_BYTES", 4 * len(MAP))
-    monkeypatch.setattr(connection_limits, "STUCK_S", 0.5)
+    monkeypatch.setattr(connection_limits, "STUCK_S", 3.0)
     endpoint = free_endpoint()
     stopped = threading.Event()
     with open_outlet(endpoint, None, Subscriptions()) as outlet, context.socket(zmq.SUB) as reading:

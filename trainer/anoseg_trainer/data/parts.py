@@ -77,7 +77,7 @@ def find_parts(
         pattern: Regular expression over file names. Names with an equal first group (or, without groups, an equal match)
             are the same part; a name without a match is a part of its own. Empty: compare the images.
         on_note: Receives remarks for the user.
-        inherited: Whether the pattern is that of an earlier training. If it matches no name, the images are compared.
+        inherited: Whether the pattern is that of an earlier run. If it matches no name, the images are compared.
 
     Raises:
         ConfigError: The pattern matches no name, and the user gave it for these images.
@@ -93,8 +93,8 @@ def find_parts(
         none = f"'{pattern}' matches none of the file names, such as {shown_name(unnamed[0].name)}"
         if not inherited:
             hint = "names with an equal first group are images of one part; without it, the images are compared"
-            raise ConfigError(f"the regular expression that says which images show the same part: {none}", hint=hint)
-        on_note(f"the training's holdout.group {none}: the images are compared instead")
+            raise ConfigError(f"holdout.group or --group: {none}", hint=hint)
+        on_note(f"the pattern of an earlier run {none}: the images are compared instead")
         pattern = ""
     elif unnamed:
         on_note(f"'{pattern}' does not match {named(unnamed)}: each of these images counts as another part")

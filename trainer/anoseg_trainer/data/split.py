@@ -72,10 +72,11 @@ def split_images(
         most = share
     calibration = _taken(members, share * n, most * n)
     # Images were counted, and parts are promised about: some parts have more images than others.
-    while holdout.calibration is None and members and len(set(parts[calibration].tolist())) < needed:
-        if len(calibration) + len(members[-1]) > most * n:
+    for k in reversed(range(len(members)) if holdout.calibration is None else ()):
+        if len(set(parts[calibration].tolist())) >= needed:
             break
-        calibration += [int(i) for i in members.pop()]
+        if len(calibration) + len(members[k]) <= most * n:
+            calibration += [int(i) for i in members.pop(k)]
     validation = _taken(members, holdout.validation * n, holdout.validation * n)
     train = sorted(int(i) for m in members for i in m)
     if len(train) < 4 or not validation:

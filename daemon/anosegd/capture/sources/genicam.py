@@ -62,7 +62,7 @@ class Genicam:
         self._lost = threading.Event()
         self._asked = True  # whether the camera was asked since its last frame; its first may take long
         self._heard_at = 0.0  # when the last complete frame came
-        self._frame_id: int | None = None  # of the last frame of which anything came
+        self._frame_id: int | None = None  # of the last frame that was a part
         self._missed = 0  # triggered frames of which nothing came, since the last read
         self._glib_error: type[Exception] = Exception
         self._aravis = self._camera = self._stream = cast(Any, None)
@@ -165,11 +165,12 @@ class Genicam:
     def _raw(self, buffer: Any) -> Raw | str:
         """Return the frame in the buffer, or the reason why it cannot be used. The buffer goes back to Aravis."""
         try:
-            status, kinds = buffer.get_status(), self._aravis.BufferStatus
-            if status in (kinds.SUCCESS, kinds.MISSING_PACKETS, kinds.TIMEOUT):
-                self._count_missed(buffer.get_frame_id())
+            status = buffer.get_status()
             if status != self._aravis.BufferStatus.SUCCESS:
+                # It may still have the id of an earlier frame. It is reported as a part, so it counts as the next one.
+                self._frame_id = None if self._frame_id is None else self._frame_id + 1
                 return f"{self.description}: the frame is incomplete ({status.value_nick}): is net.core.rmem_max too small?"
+            self._count_missed(buffer.get_frame_id())
             self._limit_s, self._heard_at, self._asked = self._patience_s, time.monotonic(), False
             return Raw(
                 buffer.get_data(),

@@ -15,6 +15,9 @@ ANY_GPU = "any"
 """The GPU's name and compute capability in a plan that was built without a GPU. TensorRT for RTX compiles its kernels when it
 loads such a plan."""
 
+PASSING = ("initialization error", "not initialized", "not yet initialized", "unknown error", "out of memory", "busy")
+"""CUDA's words for errors that may be gone at the next start. Others, such as no device or an old driver, stay."""
+
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
@@ -42,7 +45,7 @@ def find_gpu() -> Gpu:
     """Find the first GPU.
 
     Raises:
-        GpuDriverError: The driver reports an error.
+        GpuDriverError: The driver reports an error that may pass.
         EngineError: There is no GPU, driver or pycuda. The message says which.
     """
     cuda = cuda_driver()
@@ -55,7 +58,8 @@ def find_gpu() -> Gpu:
         multiprocessors = int(device.get_attribute(cuda.device_attribute.MULTIPROCESSOR_COUNT))
         return Gpu(str(device.name()), f"{major}.{minor}", int(device.total_memory()), multiprocessors)
     except cuda.Error as error:
-        raise GpuDriverError(f"no GPU can be used ({error})", hint=GPU_EXTRA) from error
+        kind = GpuDriverError if any(words in str(error) for words in PASSING) else EngineError
+        raise kind(f"no GPU can be used ({error})", hint=GPU_EXTRA) from error
 
 
 def cuda_driver() -> Any:

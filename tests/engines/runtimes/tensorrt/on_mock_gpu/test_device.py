@@ -8,7 +8,7 @@ import pytest
 from support.mock_gpu import Driver
 from support.mock_network import HostFunction
 
-from anoseg_engines.errors import GpuDriverError, GpuMemoryError, RuntimeFailedError
+from anoseg_engines.errors import EngineError, GpuDriverError, GpuMemoryError, RuntimeFailedError
 from anoseg_engines.runtimes.tensorrt.device import WAIT_BLOCKING, PycudaDevice, upload_now
 from anoseg_engines.runtimes.tensorrt.gpu import cuda_driver, find_gpu
 
@@ -31,6 +31,19 @@ def test_a_driver_that_is_not_ready_is_an_error_that_a_restart_may_cure(monkeypa
     with pytest.raises(GpuDriverError, match=r"no GPU can be used.*initialization error") as caught:
         find_gpu()
     assert caught.value.exit_code == 1
+
+
+def test_a_machine_without_a_gpu_is_not_started_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver is there and no GPU, or the driver is too old: exit code 3, because no restart cures that."""
+    cuda = cuda_driver()
+
+    def no_device() -> None:
+        raise cuda.RuntimeError("cuInit failed: no CUDA-capable device is detected")
+
+    monkeypatch.setattr(cuda, "init", no_device)
+    with pytest.raises(EngineError, match="no CUDA-capable device") as caught:
+        find_gpu()
+    assert caught.value.exit_code == 3
 
 
 def test_devices_share_the_primary_context(driver: Driver) -> None:
