@@ -52,7 +52,7 @@ def test_a_batch_that_no_plan_can_have_is_named(command: str, size: str) -> None
     """A plan for a larger batch would be built for minutes, and then be refused by every program."""
     done = run_here(main, "anoseg-engine", command, "no/bundle", "--max-batch", size)
     assert done.returncode == 2
-    assert f"argument --max-batch: must be from 1 to 1024, not {size}" in done.stderr
+    assert f"argument --max-batch: must be at least 1 and at most 1024, not {size}" in done.stderr
 
 
 def test_a_runtime_named_to_bench_must_run(tmp_path: Path) -> None:

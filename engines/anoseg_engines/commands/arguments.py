@@ -40,7 +40,7 @@ def positive_up_to(most: int) -> Callable[[str], int]:
     def number(text: str) -> int:
         found = whole_number(text)
         if not 1 <= found <= most:
-            raise argparse.ArgumentTypeError(f"must be from 1 to {most}, not {text}")
+            raise argparse.ArgumentTypeError(f"must be at least 1 and at most {most}, not {text}")
         return found
 
     return number
