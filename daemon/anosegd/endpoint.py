@@ -29,9 +29,8 @@ def check_address(endpoint: str) -> None:
     Raises:
         ValueError: It is no address.
     """
-    if endpoint.startswith((f"{IPC}/", f"{IPC}@")):
-        if len(endpoint[len(IPC) :].encode()) > MAX_IPC_PATH_BYTES:
-            raise ValueError(f"{endpoint}: the path is longer than {MAX_IPC_PATH_BYTES} bytes, the limit for a socket")
+    if endpoint.startswith(IPC):
+        _check_ipc(endpoint)
         return
     match = _TCP.fullmatch(endpoint)
     if not (match and _HOST.fullmatch(match[1]) and 0 < int(match[2]) <= MAX_PORT):
@@ -45,13 +44,7 @@ def check_endpoint(endpoint: str) -> None:
         ValueError: The endpoint is invalid.
     """
     if endpoint.startswith(IPC):
-        path = endpoint[len(IPC) :]
-        if not path.startswith(("/", "@")):
-            raise ValueError(f"{endpoint}: an ipc endpoint needs an absolute path")
-        if path.endswith("/") or path == "@":
-            raise ValueError(f"{endpoint}: the name of the socket is missing; write ipc:///PATH")
-        if len(path.encode()) > MAX_IPC_PATH_BYTES:
-            raise ValueError(f"{endpoint}: the path is longer than {MAX_IPC_PATH_BYTES} bytes, the limit for a socket")
+        _check_ipc(endpoint)
         return
     match = _TCP.fullmatch(endpoint)
     if not match or not 0 < int(match[2]) <= MAX_PORT:
@@ -60,6 +53,16 @@ def check_endpoint(endpoint: str) -> None:
         match[1] == "localhost" or ipaddress.ip_address(match[1].strip("[]"))
     except ValueError:
         raise ValueError(f"{endpoint}: give the IP address at which to listen, not a name; 0.0.0.0 is every address") from None
+
+
+def _check_ipc(endpoint: str) -> None:
+    path = endpoint[len(IPC) :]
+    if not path.startswith(("/", "@")):
+        raise ValueError(f"{endpoint}: an ipc endpoint needs an absolute path")
+    if path.endswith("/") or path == "@":
+        raise ValueError(f"{endpoint}: the name of the socket is missing; write ipc:///PATH")
+    if len(path.encode()) > MAX_IPC_PATH_BYTES:
+        raise ValueError(f"{endpoint}: the path is longer than {MAX_IPC_PATH_BYTES} bytes, the limit for a socket")
 
 
 def check_local(endpoint: str) -> None:
