@@ -113,7 +113,9 @@ def create_bundle(
         return CreatedBundle(earlier, validation, threshold, scores, good_scores, defective_scores)
     golden = _GoldenSamples(detector, spec, threshold.value)
     golden.add(calibration_parts)
-    golden.add(case.image for case in product.cases if case.label is not None)
+    # The clearest defects first: they stay rejected by a higher threshold, in half precision, and after `learn-good`.
+    defective = [case.image for case in product.cases if case.label is not None]
+    golden.add(defective[i] for i in np.argsort(defective_scores)[::-1])
     golden.add(case.image for case in product.cases if case.label is None)
     samples = golden.samples()
     for text in missing_verdicts(samples):

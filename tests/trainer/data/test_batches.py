@@ -168,8 +168,8 @@ def test_only_what_is_known_to_be_memory_is_called_so(paths, tmp_path, monkeypat
 
 
 def test_defective_parts_keep_the_parts_size(paths, tmp_path):
-    """Held-out parts get their defects at full size, whatever the tile."""
-    settings = settings_of(tmp_path, paths, InputSpec(64, 64, "tile", 1.0, 16))
+    """Held-out parts get their defects at full size, whatever the tile, and stay in their own light."""
+    settings = settings_of(tmp_path, paths, InputSpec(64, 64, "tile", 1.0, 16), variation=VariationConfig(brightness=0.5))
     image, label = defective_part(np.random.default_rng(0), settings, 3)
     assert image.shape == (96, 128, 3)
     assert label.shape == (96, 128)

@@ -18,7 +18,7 @@ from anoseg_trainer.synthesis.background import point_on, within
 from anoseg_trainer.synthesis.canvas import Canvas
 from anoseg_trainer.synthesis.defects import add_defects
 from anoseg_trainer.synthesis.shapes import Mask
-from anoseg_trainer.synthesis.variation import compressed, is_grey, littered, random_window, relit, varied_window
+from anoseg_trainer.synthesis.variation import compressed, is_grey, littered, random_window, varied_window
 
 MARGIN, MARGIN_ROTATED = 0.1, 0.21
 """Shares of a window's side that may enter it from around: when it is rotated a few degrees, and by any angle."""
@@ -109,11 +109,13 @@ def make_sample(rng: Generator, settings: SampleSettings, defective: bool) -> Sa
 
 
 def defective_part(rng: Generator, settings: SampleSettings, index: int) -> tuple[Image, Mask]:
-    """Add synthetic defects to a whole held-out part; return it with its label, for validation and golden samples."""
+    """Add synthetic defects to a whole held-out part; return it with its label, for validation and golden samples.
+
+    Its light stays as it is, as that of the good cases: another light alone would make some parts count as caught.
+    """
     height, width = settings.store.shapes[index]
     canvas = canvas_of(settings, settings.store[index], index, (0, 0, width, height))
-    image, label = add_defects(rng, canvas, settings.defects)
-    return relit(rng, image, settings.variation), label
+    return add_defects(rng, canvas, settings.defects)
 
 
 def canvas_of(settings: SampleSettings, image: Image, index: int, window: Window) -> Canvas:
