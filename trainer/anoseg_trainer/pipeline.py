@@ -23,7 +23,7 @@ from anoseg_trainer.config import TrainConfig
 from anoseg_trainer.data.clusters import describe_clusters
 from anoseg_trainer.data.good_images import find_good_images, named, read_good_images
 from anoseg_trainer.data.image_size import sizes_from_headers
-from anoseg_trainer.data.input_choice import choose_input, describe_input
+from anoseg_trainer.data.input_choice import choose_input, describe_input, show_one_view
 from anoseg_trainer.data.part_store import PartStore, PartStoreWriter
 from anoseg_trainer.data.parts import find_parts, held_out_together
 from anoseg_trainer.data.samples import SampleSettings
@@ -171,7 +171,7 @@ def _fit(
 
     paths = find_good_images(data)
     sizes = sizes_from_headers(paths) or read_good_images(paths).sizes_hw
-    chosen_input = choose_input(config.input, sizes)
+    chosen_input = choose_input(config.input, sizes, lambda: show_one_view(paths))
     with PartStoreWriter(work / "parts.u8", chosen_input.spec) as writer:
         images = read_good_images(paths, writer.add)
         store = writer.finish()

@@ -1,9 +1,11 @@
+import cv2
+import numpy as np
 import pytest
 
 from anoseg_engines.errors import ConfigError
 from anoseg_engines.placement import Placement, Region
 from anoseg_trainer.config import InputConfig
-from anoseg_trainer.data.input_choice import choose_input
+from anoseg_trainer.data.input_choice import choose_input, show_one_view
 
 
 @pytest.mark.parametrize(
@@ -25,6 +27,35 @@ def test_input_follows_the_images(sizes, mode, height, width):
     assert (found.mode, found.height, found.width) == (mode, height, width)
     assert found.scale <= 1
     assert found.spec.height % 32 == 0
+
+
+def test_large_parts_that_always_lie_the_same_way_are_one_input():
+    """Only a whole input lets each place be compared with the same place of good parts. What is given stays."""
+    boards = ((1800, 2400),) * 5
+    whole = choose_input(InputConfig(), boards, lambda: True)
+    assert (whole.mode, whole.height, whole.width, whole.scale) == ("resize", 832, 1088, 1.0)
+    assert choose_input(InputConfig(), boards, lambda: False).mode == "tile"
+    for given in ({"mode": "tile"}, {"scale": 0.5}, {"overlap": 64}, {"height": 384}):
+        assert choose_input(InputConfig(**given), boards, lambda: True).mode == "tile"
+    assert choose_input(InputConfig(), ((1800, 2400), (2400, 1800)) * 5, lambda: True).mode == "tile"
+
+
+def test_one_view_is_seen_in_a_few_images(tmp_path):
+    """Boards whose components lie at the same places show one view, tiles of a random surface do not, broken files neither."""
+    rng = np.random.default_rng(1)
+    layout = cv2.resize(rng.uniform(40, 220, (9, 12)), (240, 180), interpolation=cv2.INTER_NEAREST)
+    boards, surfaces = [], []
+    for i in range(12):
+        boards.append(tmp_path / f"board_{i}.png")
+        moved = np.roll(layout, rng.integers(-2, 3, 2), (0, 1)) * rng.uniform(0.7, 1.1) + rng.normal(0, 6, layout.shape)
+        cv2.imwrite(str(boards[-1]), np.clip(moved, 0, 255).astype(np.uint8))
+        surfaces.append(tmp_path / f"surface_{i}.png")
+        brushed = cv2.GaussianBlur(rng.normal(128, 400, layout.shape), (0, 0), sigmaX=2, sigmaY=12)
+        cv2.imwrite(str(surfaces[-1]), np.clip(brushed, 0, 255).astype(np.uint8))
+    assert show_one_view(boards)
+    assert not show_one_view(surfaces)
+    boards[0].write_bytes(b"no image")
+    assert not show_one_view(boards)
 
 
 @pytest.mark.parametrize(("height", "width"), [(500, 5000), (600, 5000), (1024, 8192), (100, 20000)])

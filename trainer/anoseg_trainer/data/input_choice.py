@@ -1,19 +1,26 @@
-"""Chooses the network's input where the configuration leaves it open, from the sizes of the images. Pure functions."""
+"""Chooses the network's input where the configuration leaves it open.
+
+The sizes of the images decide, and for large parts also whether they always lie the same way.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import msgspec
 import numpy as np
 
-from anoseg_engines.errors import ConfigError
+from anoseg_engines.errors import ConfigError, DataError
 from anoseg_trainer.config import NETWORK_STRIDE, InputConfig
+from anoseg_trainer.data.good_images import read_good_images
+from anoseg_trainer.data.variation_choice import FIXED_POSE
 
 RESIZE_AREA = 448 * 448
 """Network pixels of a whole part in resize mode, at most."""
-TILED_AREA = 900_000
-"""Network pixels of a whole part in tile mode, at most: about a dozen tiles."""
+LARGE_AREA = 900_000
+"""Network pixels of a large part, at most: one input, or about a dozen tiles."""
 TILE = 384
 """Largest side of a tile: many parts that differ in shape fit into one tile of this size."""
 OVERLAP = 160
@@ -24,12 +31,14 @@ SAME_ASPECT = 1.15
 """The aspect ratios of the middle 80 % count as equal if they differ by less than this factor."""
 ONE_INPUT = 4.0
 """Images whose aspect ratios differ by more than this factor are cut into tiles: one input would be mostly padding."""
+VIEWED = 16
+"""Images of large parts that are looked at before all are read."""
 
 Sizes = tuple[tuple[int, int], ...]
 """Height and width of each image in camera pixels."""
 
 
-def choose_input(given: InputConfig, sizes_hw: Sizes) -> InputConfig:
+def choose_input(given: InputConfig, sizes_hw: Sizes, same_view: Callable[[], bool] = lambda: False) -> InputConfig:
     """Choose mode, size, scale and overlap; values that are given stay.
 
     Parts shrink only as far as the running time requires. The network sees each whole image. If all have one aspect ratio,
@@ -37,16 +46,24 @@ def choose_input(given: InputConfig, sizes_hw: Sizes) -> InputConfig:
     it. Images that would shrink below `MIN_SCALE`, or that differ very much in shape, are cut into tiles at one scale; so are
     all if a scale is given. If one side of a whole input is given, the other one follows from the images' shape.
 
+    Large parts that always lie the same way are one large input: only there can each place be compared with the same place
+    of good parts, and it has half the pixels of overlapping tiles of the same scale.
+
+    Args:
+        given: The configured input.
+        sizes_hw: Height and width of each image.
+        same_view: Says whether parts always lie the same way. It is called only if the answer matters.
+
     Raises:
         ConfigError: The given sides, scale and overlap do not fit together.
     """
     try:
-        return _choose_input(given, sizes_hw)
+        return _choose_input(given, sizes_hw, same_view)
     except ValueError as error:
         raise ConfigError(f"input: {error}", hint="leave height, width, scale and overlap out, or change them") from error
 
 
-def _choose_input(given: InputConfig, sizes_hw: Sizes) -> InputConfig:
+def _choose_input(given: InputConfig, sizes_hw: Sizes, same_view: Callable[[], bool]) -> InputConfig:
     sizes = np.array(sizes_hw, np.float64)
     low, high = np.percentile(sizes[:, 1] / sizes[:, 0], [10, 90])
     usual = np.percentile(sizes, 75, axis=0)
@@ -54,8 +71,15 @@ def _choose_input(given: InputConfig, sizes_hw: Sizes) -> InputConfig:
     shrink = min(1.0, math.sqrt(RESIZE_AREA / (height * width)))
     mode = given.mode
     if mode == "auto":
-        is_whole = high / low <= ONE_INPUT and shrink >= MIN_SCALE and given.scale is None
-        mode = "resize" if (given.sides_given and given.scale is None) or is_whole else "tile"
+        whole = high / low <= ONE_INPUT and shrink >= MIN_SCALE
+        if given.scale is not None:
+            mode = "tile"
+        elif given.sides_given or whole:
+            mode = "resize"
+        elif (given.height, given.width, given.overlap) == (None, None, None) and high / low <= SAME_ASPECT and same_view():
+            mode, shrink = "resize", min(1.0, math.sqrt(LARGE_AREA / (height * width)))
+        else:
+            mode = "tile"
     if mode == "resize":
         if given.height is not None:
             shrink = given.height / height
@@ -70,7 +94,7 @@ def _choose_input(given: InputConfig, sizes_hw: Sizes) -> InputConfig:
             overlap=given.overlap or 0,
         )
     height, width = np.median(sizes, axis=0)
-    scale = given.scale or min(1.0, math.sqrt(TILED_AREA / (height * width)))
+    scale = given.scale or min(1.0, math.sqrt(LARGE_AREA / (height * width)))
     # Rounded up: a part that is a few pixels wider than its tile would need a second, nearly equal one.
     tile_height, tile_width = (min(TILE, _side(math.ceil(side * scale / NETWORK_STRIDE) * NETWORK_STRIDE)) for side in usual)
     tile_height, tile_width = given.height or tile_height, given.width or tile_width
@@ -83,6 +107,20 @@ def _choose_input(given: InputConfig, sizes_hw: Sizes) -> InputConfig:
 def _side(pixels: float) -> int:
     """Return the multiple of the network's stride nearest to `pixels`, at least two strides."""
     return max(2, round(pixels / NETWORK_STRIDE)) * NETWORK_STRIDE
+
+
+def show_one_view(paths: Sequence[Path]) -> bool:
+    """Return whether images of different parts look alike at first sight, as where parts always lie the same way.
+
+    A few images are read. If one cannot be used, the answer is no; the error comes when all are read.
+    """
+    some = sorted(int(i) for i in np.random.default_rng(561).permutation(len(paths))[:VIEWED])
+    try:
+        thumbnails = read_good_images([paths[i] for i in some]).thumbnails
+    except DataError:
+        return False
+    alike = (thumbnails @ thumbnails.T)[np.triu_indices(len(some), 1)]
+    return bool(len(alike)) and float(np.median(alike)) > FIXED_POSE
 
 
 def describe_input(given: InputConfig, chosen: InputConfig, sizes_hw: Sizes) -> str:
