@@ -21,6 +21,11 @@ from anoseg_trainer.metrics import PixelHistogram
 
 MAX_SLOPE = 1.5
 """Largest slope of the score: half-precision noise of 0.02 in the pooled logit then moves the score by less than 0.01."""
+MIDDLE = 5.0
+"""Standard deviations above the median good part at which the score is at least 0.5."""
+LEAST_SPREAD = 0.5
+"""Least standard deviation of good parts for `MIDDLE`, in units of the joined views: on a very uniform product, tiny differences
+would otherwise count."""
 MARGIN = GoldenTolerance().score + 1e-4
 """Distance of the threshold from the conformal score. A runtime on the line may score a good part higher than the FP32 network
 that calibrates: by the tolerance of the self-test, which accepts such a runtime."""
@@ -152,14 +157,26 @@ def for_the_line(threshold: ScoreThreshold, *, promised: bool) -> str:
 def score_scale(
     good: NDArray[np.floating], defective: NDArray[np.floating], steepest: float = MAX_SLOPE
 ) -> tuple[float, float]:
-    """Return slope and shift that give the median good part a score of 0.1, and the median defective one 0.9.
+    """Return slope and shift of the score's logit. The median good part scores 0.1, the median defective one at least 0.9.
 
-    The slope is kept within 0.05…`steepest`; the middle between both medians then scores 0.5.
+    If the defects are far away, that slope would leave all good parts at 0.1, and the `MARGIN` of the threshold would hide
+    faint defects. So a good part that is `MIDDLE` standard deviations above the median scores at least 0.5. The slope is kept
+    within 0.05…`steepest`; if the steepest slope is too flat, the middle between both medians scores 0.5.
+
+    Args:
+        good: Joined values of held-out good parts, in units of about one standard deviation.
+        defective: The same of parts with synthetic defects.
+        steepest: Largest slope.
     """
     low, high = float(np.median(good)), float(np.median(defective))
-    spread = 2 * math.log(9.0)
-    slope = min(max(spread / max(high - low, 1e-6), 0.05), steepest) if high > low else steepest
-    return slope, -slope * (low + high) / 2
+    if high <= low:
+        return steepest, -steepest * (low + high) / 2
+    half = math.log(9.0)
+    by_medians = 2 * half / max(high - low, 1e-6)
+    by_spread = half / (MIDDLE * max(float(good.std()), LEAST_SPREAD))
+    slope = min(max(by_medians, by_spread, 0.05), steepest)
+    middle = low + min(half / slope, (high - low) / 2)
+    return slope, -slope * middle
 
 
 def pixel_threshold(histogram: PixelHistogram) -> float:
