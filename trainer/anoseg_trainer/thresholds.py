@@ -24,8 +24,8 @@ MAX_SLOPE = 1.5
 MIDDLE = 5.0
 """Standard deviations above the median good part at which the score is at least 0.5."""
 LEAST_SPREAD = 0.5
-"""Least standard deviation of good parts for `MIDDLE`, in units of the joined views: on a very uniform product, tiny differences
-would otherwise count."""
+"""Least standard deviation of good parts for `MIDDLE`, in units of the joined views: on a very uniform product, tiny
+differences would otherwise count."""
 MARGIN = GoldenTolerance().score + 1e-4
 """Distance of the threshold from the conformal score. A runtime on the line may score a good part higher than the FP32 network
 that calibrates: by the tolerance of the self-test, which accepts such a runtime."""
