@@ -111,12 +111,13 @@ def test_good_parts_differ_in_their_scores_however_far_away_the_defects_are():
     """Otherwise the threshold's margin, 0.01, would be as large as all that good parts differ by."""
     good, bad = np.linspace(-2, 2, 41), np.array([60.0, 80.0, 100.0])
     slope, shift = score_scale(good, bad)
-    lowest, median, highest, five = 1 / (1 + np.exp(-(slope * np.array([-2, 0, 2, 5 * good.std()]) + shift)))
-    assert (median, five) == (pytest.approx(0.1), pytest.approx(0.5))
-    assert lowest < median - 0.04
-    assert highest > median + 0.08
+    at = np.array([0, 3, 8, 18]) * good.std()
+    median, three, eight, eighteen = 1 / (1 + np.exp(-(slope * at + shift)))
+    assert (median, eight) == (pytest.approx(0.1), pytest.approx(0.5))
+    assert three > median + 0.08
+    assert eighteen < 0.95, "above an odd good part that sets the threshold, a defect can still be clearly rejected"
     flat, _ = score_scale(good / 1000, bad)
-    assert flat == pytest.approx(np.log(9) / 2.5), "on a very uniform product, tiny differences do not count"
+    assert flat == pytest.approx(np.log(9) / 8), "on a very uniform product, tiny differences do not count"
     assert score_scale(good, bad, steepest=0.1)[0] == 0.1
 
 

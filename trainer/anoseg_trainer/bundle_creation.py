@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,6 +39,8 @@ SAME_TRAINING = ("config", "seed", "data_fingerprint", "steps", "seconds", "curv
 """Keys of the training record that are equal only if the training is the same: the curve has its times."""
 GOLDEN_EACH = 3
 """Golden samples of each verdict."""
+CLEAR = 4 * GoldenTolerance().margin
+"""How far above the threshold a golden defect scores at least, if there are such defects."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,15 +111,15 @@ def create_bundle(
         **training_record(product, detector, result),
         GOOD_VALUES: np.round(np.median(good_values, axis=0), 6).tolist(),
     }
-    if once and (earlier := _version_of(target, training)) is not None:
+    earlier = _version_of(target, training) if once else None
+    # An earlier version of this program may have scaled scores otherwise. Then its bundle is not the one described here.
+    if earlier is not None and abs(earlier.manifest.score_threshold - threshold.value) <= GoldenTolerance().score:
         threshold = dataclasses.replace(threshold, value=earlier.manifest.score_threshold)
         return CreatedBundle(earlier, validation, threshold, scores, good_scores, defective_scores)
     golden = _GoldenSamples(detector, spec, threshold.value)
-    golden.add(calibration_parts)
-    # The clearest defects first: they stay rejected by a higher threshold, in half precision, and after `learn-good`.
+    golden.add("PASS", chain(calibration_parts, (case.image for case in product.cases if case.label is None)))
     defective = [case.image for case in product.cases if case.label is not None]
-    golden.add(defective[i] for i in np.argsort(defective_scores)[::-1])
-    golden.add(case.image for case in product.cases if case.label is None)
+    golden.add("FAIL", (defective[i] for i in golden_defects(defective_scores, threshold.value)))
     samples = golden.samples()
     for text in missing_verdicts(samples):
         on_note(text)
@@ -199,6 +202,23 @@ def describe_score(detector: Detector) -> str:
     )
 
 
+def golden_defects(scores: Sequence[float], threshold: float) -> list[int]:
+    """Order synthetic defects, those first that serve best as golden samples.
+
+    Of those that are at least `CLEAR` above the threshold, the first three are the clearest, the faintest, and the one in the
+    middle. They stay rejected by a somewhat higher threshold, in half precision and after `learn-good`, and the fainter ones
+    show if much less is found. The others follow, the clearest first.
+
+    Args:
+        scores: Their scores.
+        threshold: The score threshold.
+    """
+    ordered = [int(i) for i in np.argsort(-np.array(scores), kind="stable")]
+    clear = [i for i in ordered if scores[i] >= threshold + CLEAR]
+    first = list(dict.fromkeys([clear[0], clear[-1], clear[len(clear) // 2]])) if clear else []
+    return first + [i for i in ordered if i not in first]
+
+
 class _GoldenSamples:
     """Collects held-out parts whose score is well away from the threshold, a few for each verdict."""
 
@@ -207,17 +227,17 @@ class _GoldenSamples:
         self._margin = GoldenTolerance().margin
         self._found: dict[Literal["PASS", "FAIL"], list[GoldenSample]] = {"PASS": [], "FAIL": []}
 
-    def add(self, parts: Iterable[Image]) -> None:
-        """Predict scaled parts until there are enough samples."""
+    def add(self, verdict: Literal["PASS", "FAIL"], parts: Iterable[Image]) -> None:
+        """Predict scaled parts until enough of them clearly have this verdict."""
+        found = self._found[verdict]
         for part in parts:
-            if all(len(samples) >= GOLDEN_EACH for samples in self._found.values()):
+            if len(found) >= GOLDEN_EACH:
                 return
             image = self._unscaled(part)
             prediction = predict_part(self._detector, self._spec, image)
-            verdict: Literal["PASS", "FAIL"] = "FAIL" if prediction.score >= self._threshold else "PASS"
-            of_verdict = self._found[verdict]
-            if abs(prediction.score - self._threshold) >= self._margin and len(of_verdict) < GOLDEN_EACH:
-                of_verdict.append(GoldenSample(image, prediction.anomaly_map, prediction.score, verdict))
+            above = prediction.score - self._threshold
+            if (above if verdict == "FAIL" else -above) >= self._margin:
+                found.append(GoldenSample(image, prediction.anomaly_map, prediction.score, verdict))
 
     def samples(self) -> list[GoldenSample]:
         """Return the samples, those that pass first.

@@ -39,6 +39,8 @@ SAMPLE_PARTS = 48
 """Training parts from which the memory's projection is computed, at most."""
 SAMPLE_INPUTS = 144
 """Their inputs, at most: the features of 48 parts of 16 tiles each would take more than a gigabyte."""
+SAMPLE_PIXELS = SAMPLE_INPUTS * 384**2
+"""The network pixels of these inputs, at most: one input may be as large as six tiles."""
 VARIED_PARTS = 0.3
 """Share of the training parts that memory and whole image learn a second time, with noise or compression."""
 ANY_WAY = 180.0
@@ -215,8 +217,7 @@ def _sample_and_places(reader: FeatureReader, product: Product, *, fixed: bool) 
     encoder (`fixed` is false).
     """
     config, train, spec = product.config, product.split.train, reader.spec
-    posed = (config.variation.rotation_deg or 0.0) < ANY_WAY
-    wanted = config.detector and config.views.places and posed and not fixed and spec.mode == "resize"
+    wanted = places_may_count(config) and not fixed and spec.mode == "resize"
     if wanted:
         reader = dataclasses.replace(reader, strides=_with_places(reader))
     sample = list(reader.features(_sample(train, reader)))
@@ -225,6 +226,13 @@ def _sample_and_places(reader: FeatureReader, product: Product, *, fixed: bool) 
     places = PlaceGaussians(spec.height, spec.width, reader.detector.channels)
     places.alignment = fit_alignment(places, sample, torch.Generator().manual_seed(product.seed))
     return sample, places if places.alignment > ALIGNED[0] else None
+
+
+def places_may_count(config: TrainConfig) -> bool:
+    """Return whether the configuration lets parts be compared place by place: they may not appear any way round."""
+    views = config.views
+    compared = any((config.network.memory_input, views.memory, views.memory_map, views.whole_image))
+    return bool(config.detector and compared and views.places and (config.variation.rotation_deg or 0.0) < ANY_WAY)
 
 
 def _with_places(reader: FeatureReader) -> tuple[int, ...]:
@@ -281,5 +289,7 @@ def _turned_parts(parts: Sequence[int], variation: VariationConfig, already: int
 
 def _sample(parts: Sequence[int], reader: FeatureReader) -> Sequence[int]:
     """Choose some of the parts at random, in order: names may alternate between two cameras or exposures."""
-    most = max(1, min(SAMPLE_PARTS, SAMPLE_INPUTS // reader.n_inputs(parts[:1])))
+    inputs = reader.n_inputs(parts[:1])
+    pixels = inputs * reader.spec.height * reader.spec.width
+    most = max(1, min(SAMPLE_PARTS, SAMPLE_INPUTS // inputs, SAMPLE_PIXELS // pixels))
     return sorted(int(index) for index in np.random.default_rng(559).permutation(parts)[:most])

@@ -22,7 +22,9 @@ from anoseg_trainer.synthesis.variation import compressed, noisy, turned
 from anoseg_trainer.training.step import Arithmetic
 
 BATCH = 8
-"""Inputs that are encoded together."""
+"""Inputs that are encoded together, at most."""
+BATCH_PIXELS = 1_800_000
+"""Their network pixels, at most, but one input in any case: eight of 1088×832 would take 1.4 GB."""
 RETURN_EVERY = 64
 """Free memory is returned to the system after this many parts."""
 
@@ -59,6 +61,7 @@ class FeatureReader:
         frames: list[NDArray[np.uint8]] = []
         coords: list[NDArray[np.float16]] = []
         parts: list[int] = []
+        batch = max(1, min(BATCH, BATCH_PIXELS // (self.spec.height * self.spec.width)))
         for done, index in enumerate(indices):
             if done % RETURN_EVERY == 0:
                 return_free_memory()
@@ -69,9 +72,9 @@ class FeatureReader:
             frames += list(tiles)
             coords += list(placement.coords_N2HW)
             parts += [int(self.groups[index])] * len(tiles)
-            while len(parts) >= BATCH:
-                yield self._encoded(frames[:BATCH], coords[:BATCH], parts[:BATCH])
-                del frames[:BATCH], coords[:BATCH], parts[:BATCH]
+            while len(parts) >= batch:
+                yield self._encoded(frames[:batch], coords[:batch], parts[:batch])
+                del frames[:batch], coords[:batch], parts[:batch]
         if parts:
             yield self._encoded(frames, coords, parts)
 

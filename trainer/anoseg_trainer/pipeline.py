@@ -29,7 +29,13 @@ from anoseg_trainer.data.parts import find_parts, held_out_together
 from anoseg_trainer.data.samples import SampleSettings
 from anoseg_trainer.data.split import split_images
 from anoseg_trainer.data.variation_choice import choose_variation
-from anoseg_trainer.detector_build import describe_comparison, describe_places, features_of_good_parts, with_good_parts
+from anoseg_trainer.detector_build import (
+    describe_comparison,
+    describe_places,
+    features_of_good_parts,
+    places_may_count,
+    with_good_parts,
+)
 from anoseg_trainer.fit_status import Figures, StatusFile, TrainingKey, alone_in
 from anoseg_trainer.model.backbone import PretrainedBackbone
 from anoseg_trainer.model.checkpoint import find_checkpoint
@@ -171,7 +177,8 @@ def _fit(
 
     paths = find_good_images(data)
     sizes = sizes_from_headers(paths) or read_good_images(paths).sizes_hw
-    chosen_input = choose_input(config.input, sizes, lambda: show_one_view(paths))
+    by_places = pretrained is not None and places_may_count(config)
+    chosen_input = choose_input(config.input, sizes, lambda: by_places and show_one_view(paths))
     with PartStoreWriter(work / "parts.u8", chosen_input.spec) as writer:
         images = read_good_images(paths, writer.add)
         store = writer.finish()

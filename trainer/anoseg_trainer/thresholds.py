@@ -21,11 +21,12 @@ from anoseg_trainer.metrics import PixelHistogram
 
 MAX_SLOPE = 1.5
 """Largest slope of the score: half-precision noise of 0.02 in the pooled logit then moves the score by less than 0.01."""
-MIDDLE = 5.0
-"""Standard deviations above the median good part at which the score is at least 0.5."""
-LEAST_SPREAD = 0.5
-"""Least standard deviation of good parts for `MIDDLE`, in units of the joined views: on a very uniform product, tiny
-differences would otherwise count."""
+MIDDLE = 8.0
+"""Standard deviations above the median good part at which the score is at least 0.5. Odd good parts of a calibration are up to
+some ten above it. With 5, their scores would come close to 1, and no defect could be clearly above the threshold."""
+LEAST_SPREAD = 1.0
+"""Least standard deviation for `MIDDLE`, in units of the joined views: few held-out parts may be alike by chance, and on a very
+uniform product tiny differences would count."""
 MARGIN = GoldenTolerance().score + 1e-4
 """Distance of the threshold from the conformal score. A runtime on the line may score a good part higher than the FP32 network
 that calibrates: by the tolerance of the self-test, which accepts such a runtime."""
@@ -160,11 +161,12 @@ def score_scale(
     """Return slope and shift of the score's logit. The median good part scores 0.1, the median defective one at least 0.9.
 
     If the defects are far away, that slope would leave all good parts at 0.1, and the `MARGIN` of the threshold would hide
-    faint defects. So a good part that is `MIDDLE` standard deviations above the median scores at least 0.5. The slope is kept
-    within 0.05…`steepest`; if the steepest slope is too flat, the middle between both medians scores 0.5.
+    faint defects. So a good part that is `MIDDLE` standard deviations above the median scores at least 0.5, unless the good
+    parts hardly differ. The slope is kept within 0.05…`steepest`; if that is too flat, the middle between both medians scores
+    0.5.
 
     Args:
-        good: Joined values of held-out good parts, in units of about one standard deviation.
+        good: Joined values of held-out good parts, a weighted sum of the views' standardised values.
         defective: The same of parts with synthetic defects.
         steepest: Largest slope.
     """

@@ -5,7 +5,7 @@ import pytest
 from anoseg_engines.errors import ConfigError
 from anoseg_engines.placement import Placement, Region
 from anoseg_trainer.config import InputConfig
-from anoseg_trainer.data.input_choice import choose_input, show_one_view
+from anoseg_trainer.data.input_choice import choose_input, describe_input, show_one_view
 
 
 @pytest.mark.parametrize(
@@ -38,6 +38,10 @@ def test_large_parts_that_always_lie_the_same_way_are_one_input():
     for given in ({"mode": "tile"}, {"scale": 0.5}, {"overlap": 64}, {"height": 384}):
         assert choose_input(InputConfig(**given), boards, lambda: True).mode == "tile"
     assert choose_input(InputConfig(), ((1800, 2400), (2400, 1800)) * 5, lambda: True).mode == "tile"
+    assert choose_input(InputConfig(), ((50, 40000),) * 5, lambda: True).mode == "tile", "one input would be mostly padding"
+    assert "large and always lie the same way" in describe_input(InputConfig(), whole, boards)
+    small = choose_input(InputConfig(), ((512, 512),))
+    assert "large" not in describe_input(InputConfig(), small, ((512, 512),))
 
 
 def test_one_view_is_seen_in_a_few_images(tmp_path):

@@ -1,4 +1,4 @@
-"""Finds, reads, checks and describes the good images of a data folder. Each image is read once.
+"""Finds, reads, checks and describes the good images of a data folder, in one pass over them.
 
 The folder has the MVTec AD layout (`train/good`) or is a flat folder of good images.
 """

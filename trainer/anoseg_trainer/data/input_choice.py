@@ -14,19 +14,19 @@ import numpy as np
 
 from anoseg_engines.errors import ConfigError, DataError
 from anoseg_trainer.config import NETWORK_STRIDE, InputConfig
-from anoseg_trainer.data.good_images import read_good_images
+from anoseg_trainer.data.good_images import THUMBNAIL, read_good_images
 from anoseg_trainer.data.variation_choice import FIXED_POSE
 
 RESIZE_AREA = 448 * 448
 """Network pixels of a whole part in resize mode, at most."""
 LARGE_AREA = 900_000
-"""Network pixels of a large part, at most: one input, or about a dozen tiles."""
+"""Network pixels of a large part, about: one input, or a dozen tiles."""
 TILE = 384
 """Largest side of a tile: many parts that differ in shape fit into one tile of this size."""
 OVERLAP = 160
 """Network pixels that large tiles share: as far as the network sees, so that no seam shows."""
 MIN_SCALE = 0.4
-"""A part that would shrink further than this to fit one input is cut into tiles instead."""
+"""A part that would shrink further than this to fit one input is large."""
 SAME_ASPECT = 1.15
 """The aspect ratios of the middle 80 % count as equal if they differ by less than this factor."""
 ONE_INPUT = 4.0
@@ -43,16 +43,18 @@ def choose_input(given: InputConfig, sizes_hw: Sizes, same_view: Callable[[], bo
 
     Parts shrink only as far as the running time requires. The network sees each whole image. If all have one aspect ratio,
     the input has that shape. If not, the input holds three quarters of the images as they are, and each is letterboxed into
-    it. Images that would shrink below `MIN_SCALE`, or that differ very much in shape, are cut into tiles at one scale; so are
-    all if a scale is given. If one side of a whole input is given, the other one follows from the images' shape.
+    it. If one side of a whole input is given, the other one follows from the images' shape.
 
-    Large parts that always lie the same way are one large input: only there can each place be compared with the same place
-    of good parts, and it has half the pixels of overlapping tiles of the same scale.
+    Parts that would shrink below `MIN_SCALE` are large. Large parts of one shape that always lie the same way are one large
+    input: only there can each place be compared with the same place of good parts, and it has half the pixels of overlapping
+    tiles of the same scale. Other large parts, and parts that differ very much in shape, are cut into tiles at one scale; so
+    are all if a scale is given.
 
     Args:
         given: The configured input.
         sizes_hw: Height and width of each image.
-        same_view: Says whether parts always lie the same way. It is called only if the answer matters.
+        same_view: Says whether parts always lie the same way and may be compared place by place. It is called only if the
+            answer matters.
 
     Raises:
         ConfigError: The given sides, scale and overlap do not fit together.
@@ -76,10 +78,13 @@ def _choose_input(given: InputConfig, sizes_hw: Sizes, same_view: Callable[[], b
             mode = "tile"
         elif given.sides_given or whole:
             mode = "resize"
-        elif (given.height, given.width, given.overlap) == (None, None, None) and high / low <= SAME_ASPECT and same_view():
-            mode, shrink = "resize", min(1.0, math.sqrt(LARGE_AREA / (height * width)))
         else:
-            mode = "tile"
+            large = math.sqrt(LARGE_AREA / (height * width))
+            open_, one_shape = (given.height, given.width, given.overlap) == (None, None, None), high / low <= SAME_ASPECT
+            if open_ and one_shape and min(height, width) * large >= 2 * NETWORK_STRIDE and same_view():
+                mode, shrink = "resize", min(1.0, large)
+            else:
+                mode = "tile"
     if mode == "resize":
         if given.height is not None:
             shrink = given.height / height
@@ -110,7 +115,7 @@ def _side(pixels: float) -> int:
 
 
 def show_one_view(paths: Sequence[Path]) -> bool:
-    """Return whether images of different parts look alike at first sight, as where parts always lie the same way.
+    """Return whether images look alike at first sight, as where parts always lie the same way.
 
     A few images are read. If one cannot be used, the answer is no; the error comes when all are read.
     """
@@ -119,7 +124,11 @@ def show_one_view(paths: Sequence[Path]) -> bool:
         thumbnails = read_good_images([paths[i] for i in some]).thumbnails
     except DataError:
         return False
-    alike = (thumbnails @ thumbnails.T)[np.triu_indices(len(some), 1)]
+    y, x = np.mgrid[0:THUMBNAIL, 0:THUMBNAIL] - (THUMBNAIL - 1) / 2
+    disc = (x * x + y * y <= (THUMBNAIL / 2) ** 2).reshape(-1)  # the corners around a round part always look alike
+    inner = thumbnails * disc
+    inner /= np.linalg.norm(inner, axis=1, keepdims=True) + 1e-6
+    alike = (inner @ inner.T)[np.triu_indices(len(some), 1)]
     return bool(len(alike)) and float(np.median(alike)) > FIXED_POSE
 
 
@@ -127,11 +136,12 @@ def describe_input(given: InputConfig, chosen: InputConfig, sizes_hw: Sizes) -> 
     """Say in a note for the user what was chosen, and why."""
     height, width = (int(v) for v in np.median(np.array(sizes_hw), axis=0))
     size = f"{chosen.width}×{chosen.height}"
+    chosen_freely = given.mode == "auto" and given.scale is None
+    why = ""
     if chosen.mode == "resize":
-        return f"the whole part is shown at {size} pixels (images: median {width}×{height})"
-    why = (
-        f", because the images (median {width}×{height}) differ in shape or are large"
-        if given.mode == "auto" and given.scale is None
-        else ""
-    )
+        if chosen_freely and not given.sides_given and chosen.spec.height * chosen.spec.width > 2 * RESIZE_AREA:
+            why = ", because the parts are large and always lie the same way; `input.mode: tile` cuts them into tiles"
+        return f"the whole part is shown at {size} pixels (images: median {width}×{height}){why}"
+    if chosen_freely:
+        why = f", because the images (median {width}×{height}) differ in shape, or are large and show the parts differently"
     return f"parts are cut into tiles of {size} pixels at scale {chosen.scale:g}{why}"
