@@ -42,6 +42,8 @@ def test_large_parts_that_always_lie_the_same_way_are_one_input():
     assert "large and always lie the same way" in describe_input(InputConfig(), whole, boards)
     small = choose_input(InputConfig(), ((512, 512),))
     assert "large" not in describe_input(InputConfig(), small, ((512, 512),))
+    given = InputConfig(height=896)
+    assert "large" not in describe_input(given, choose_input(given, ((1000, 1000),)), ((1000, 1000),))
 
 
 def test_one_view_is_seen_in_a_few_images(tmp_path):

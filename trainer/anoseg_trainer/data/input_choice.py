@@ -139,9 +139,10 @@ def describe_input(given: InputConfig, chosen: InputConfig, sizes_hw: Sizes) -> 
     chosen_freely = given.mode == "auto" and given.scale is None
     why = ""
     if chosen.mode == "resize":
-        if chosen_freely and not given.sides_given and chosen.spec.height * chosen.spec.width > 2 * RESIZE_AREA:
+        no_side = given.height is None and given.width is None
+        if chosen_freely and no_side and chosen.spec.height * chosen.spec.width > 2 * RESIZE_AREA:
             why = ", because the parts are large and always lie the same way; `input.mode: tile` cuts them into tiles"
         return f"the whole part is shown at {size} pixels (images: median {width}×{height}){why}"
     if chosen_freely:
-        why = f", because the images (median {width}×{height}) differ in shape, or are large and show the parts differently"
+        why = f", because the images (median {width}×{height}) differ in shape or are large"
     return f"parts are cut into tiles of {size} pixels at scale {chosen.scale:g}{why}"
