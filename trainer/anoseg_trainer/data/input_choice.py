@@ -79,12 +79,11 @@ def _choose_input(given: InputConfig, sizes_hw: Sizes, same_view: Callable[[], b
         elif given.sides_given or whole:
             mode = "resize"
         else:
-            large = math.sqrt(LARGE_AREA / (height * width))
-            open_, one_shape = (given.height, given.width, given.overlap) == (None, None, None), high / low <= SAME_ASPECT
-            if open_ and one_shape and min(height, width) * large >= 2 * NETWORK_STRIDE and same_view():
+            mode, large = "tile", math.sqrt(LARGE_AREA / (height * width))
+            nothing_given = (given.height, given.width, given.overlap) == (None, None, None)
+            fits = high / low <= SAME_ASPECT and min(height, width) * large >= 2 * NETWORK_STRIDE
+            if nothing_given and fits and same_view():
                 mode, shrink = "resize", min(1.0, large)
-            else:
-                mode = "tile"
     if mode == "resize":
         if given.height is not None:
             shrink = given.height / height
